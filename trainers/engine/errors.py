@@ -1,0 +1,44 @@
+"""What can go wrong for the person at the keyboard, and the exit code that says which kind it was."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+FAILED = 1  # the run failed, or `verify` found a difference
+WORDS = 2  # the words are wrong: all mistakes are told at once, before anything starts
+SURROUNDINGS = 3  # something is missing: cluster, space, CPUs, GPUs, a data set
+CONFLICT = 4  # a name in use, a locked run, another recipe
+STOPPED = 130  # stopped on request, after saving
+
+
+class TroupeError(Exception):
+    """One or more mistakes, a line each, with the exit code of the command that made them.
+
+    Raised where the mistake is known; `cluster.cli` prints each line after `troupe: ` and exits with `code`.
+    """
+
+    def __init__(self, mistakes: str | Iterable[str], code: int = FAILED) -> None:
+        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
+        self.code = code
+        super().__init__("\n".join(self.mistakes))
+
+    def __reduce__(self) -> tuple[type[TroupeError], tuple[list[str], int]]:
+        return type(self), (self.mistakes, self.code)  # keeps the code on its way between processes
+
+
+class Stopped(TroupeError):
+    """The run was asked to stop, has saved, and can go on with `--resume`."""
+
+    def __init__(self, mistakes: str | Iterable[str], code: int = STOPPED) -> None:
+        super().__init__(mistakes, code)
+
+
+class PeerLost(TroupeError):
+    """This worker is fine, but another one no longer answers. Never shown: the guilty worker's own error is."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the known word nearest to `word`, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""

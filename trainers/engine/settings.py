@@ -1,0 +1,277 @@
+"""Typed settings: one declaration gives the default, the bounds, the help, the reading of `key=value`, and the recipe.
+
+Imports no torch: words are checked, all of them, before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+
+from trainers.engine.errors import WORDS, TroupeError, did_you_mean
+
+Kind = Literal["recipe", "running"]
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    kind: Kind = "recipe",
+    unit: str = "",
+    source: str = "",
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Declare one setting. `recipe` settings fix the numbers of a run; `running` ones may change at any time.
+
+    The bounds hold for numbers, not for the words that a setting may take beside them (`auto`); `source` names the
+    paper and section of the default.
+    """
+    bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+    facts = {"kind": kind, "unit": unit, "source": source, "bounds": {k: v for k, v in bounds.items() if v is not None}}
+    return Field(default, description=help, json_schema_extra=facts)
+
+
+class Check(NamedTuple):
+    """A rule across settings: `rule(*values of fields)` returns what is wrong, or None."""
+
+    fields: tuple[str, ...]
+    rule: Callable[..., str | None]
+
+
+def _whole_microbatches(batch_size: int, microbatch_size: int) -> str | None:
+    if batch_size % microbatch_size == 0:
+        return None
+    fitting = [size for size in range(1, batch_size + 1) if batch_size % size == 0]
+    nearest = min(fitting, key=lambda size: abs(size - microbatch_size))
+    return (
+        f"microbatch_size={microbatch_size}: does not divide batch_size={batch_size}; say microbatch_size={nearest}"
+    )
+
+
+def _enough_microbatches(workers: int, batch_size: int, microbatch_size: int) -> str | None:
+    if batch_size % microbatch_size or workers <= batch_size // microbatch_size:
+        return None
+    fitting = [size for size in range(1, batch_size + 1) if batch_size % size == 0 and batch_size // size >= workers]
+    count = batch_size // microbatch_size
+    advice = f"microbatch_size={max(fitting)}" if fitting else f"batch_size={workers * microbatch_size}"
+    return (
+        f"workers={workers}: more workers than the {count} micro-batches of a batch "
+        f"(batch_size={batch_size} / microbatch_size={microbatch_size}); say {advice}"
+    )
+
+
+class Config(BaseModel):
+    """The settings that every family has. A family's `config.py` extends it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    checks: ClassVar[tuple[Check, ...]] = (
+        Check(("batch_size", "microbatch_size"), _whole_microbatches),
+        Check(("workers", "batch_size", "microbatch_size"), _enough_microbatches),
+    )
+    summary: ClassVar[str] = ""  # one line for `troupe families`
+    tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {}}  # small variants for tests and `verify`
+
+    steps: int = setting(1000, "optimizer steps of the run; may be raised later, which extends it", unit="steps", at_least=0)
+    batch_size: int = setting(64, "samples in one step, over all workers", unit="samples", at_least=1)
+    microbatch_size: int = setting(
+        16, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1
+    )
+    seed: int = setting(0, "seed of everything random in the run", at_least=0, at_most=2**63 - 1)
+    precision: Literal["float32", "float64", "bfloat16"] = setting(
+        "float32", "number format; bfloat16 by autocast, with float32 weights"
+    )
+    exchange: Literal["auto", "exact", "ddp"] = setting(
+        "auto", "how gradients meet: exact (same bits for any number of workers) or ddp; auto: exact on CPUs"
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute; auto: a GPU where there is one")
+    threads_per_worker: int = setting(1, "CPU threads of each worker", unit="threads", at_least=1, at_most=512)
+    memory_format: Literal["channels_last", "contiguous"] = setting("channels_last", "layout of images and filters")
+    ema: float = setting(0.0, "decay of the running average of weights, 0 for none", at_least=0, below=1)
+    evaluate_on: Literal["test", "validation"] = setting(
+        "test", "learn from the whole training part, or hold out a tenth of it to evaluate on"
+    )
+    evaluate_every: int = setting(0, "evaluate after so many steps and at the end, 0 for never", unit="steps", at_least=0)
+    compile: bool = setting(False, "torch.compile each network")
+
+    workers: int = setting(1, "worker processes that share each batch", kind="running", at_least=1, at_most=4096)
+    checkpoint_every: int = setting(250, "save after so many steps, and at the end", kind="running", unit="steps", at_least=1)
+    keep: int = setting(3, "checkpoints kept; the best one is always kept too", kind="running", at_least=1)
+    sample_every: int = setting(100, "draw the fixed-noise grid after so many steps", kind="running", unit="steps", at_least=1)
+    log_every: int = setting(10, "write metrics after so many steps", kind="running", unit="steps", at_least=1)
+    max_restarts: int = setting(3, "times a lost or hung worker group is started anew", kind="running", at_least=0)
+    hang_after: float = setting(
+        60.0, "a worker silent for so long, and for ten times its slowest micro-batch, counts as hung",
+        kind="running", unit="seconds", above=0,
+    )  # fmt: skip
+
+    @classmethod
+    def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[str]]:
+        """Read `key=value` words (texts, or values of the right type) into a config; all mistakes at once.
+
+        Returns (config, []) or (None, mistakes), a line each.
+        """
+        mistakes: list[str] = []
+        good: dict[str, Any] = {name: field.get_default() for name, field in cls.model_fields.items()}
+        for name, value in words.items():
+            field = cls.model_fields.get(name)
+            if field is None:
+                mistakes.append(f"{name}: no such setting of {family}{did_you_mean(name, cls.model_fields)}")
+                continue
+            try:
+                value = read_value(field.annotation, value) if isinstance(value, str) else value
+                good[name] = TypeAdapter(field.annotation).validate_python(value)
+                _hold_bounds(field, good[name])
+            except (ValidationError, ValueError) as error:
+                good.pop(name, None)
+                reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+                mistakes.append(f"{name}={value if isinstance(value, str) else show_value(value)}: {reason}")
+        for check in cls.checks:
+            if all(name in good for name in check.fields):
+                mistake = check.rule(*(good[name] for name in check.fields))
+                if mistake:
+                    mistakes.append(mistake)
+        return (None, mistakes) if mistakes else (cls(**good), [])
+
+    @classmethod
+    def of(cls, words: Mapping[str, Any], family: str = "the family") -> Self:
+        """As `from_words`, but raises TroupeError (exit code 2) with all mistakes."""
+        config, mistakes = cls.from_words(words, family)
+        if config is None:
+            raise TroupeError(mistakes, WORDS)
+        return config
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: Any, info: ValidationInfo) -> Any:
+        _hold_bounds(cls.model_fields[str(info.field_name)], value)
+        return value
+
+    @property
+    def microbatches(self) -> int:
+        """Micro-batches of one step, over all workers."""
+        return self.batch_size // self.microbatch_size
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings that fix the numbers of the run."""
+        return {row.name: getattr(self, row.name) for row in type(self).described() if row.kind == "recipe"}
+
+    @classmethod
+    def described(cls) -> Iterator[Described]:
+        """Each setting as a person should see it, the family's own first."""
+        own = [name for name in cls.model_fields if name not in Config.model_fields]
+        for name in own + [name for name in cls.model_fields if name in Config.model_fields]:
+            field = cls.model_fields[name]
+            facts = _facts(field)
+            yield Described(
+                name, show_value(field.get_default()), _bounds(field), facts["unit"], facts["kind"],
+                field.description or "", facts["source"],
+            )  # fmt: skip
+
+
+class ImageConfig(Config):
+    """What every family that learns from images has besides."""
+
+    data: str = setting("digits", "what to learn from; `troupe datasets` lists them, imagefolder:PATH takes any folder")
+    image_size: int | Literal["auto"] = setting(
+        "auto", "side of the images; auto: the next power of two, 64 for folders", unit="pixels", at_least=8, at_most=1024
+    )
+
+
+class Described(NamedTuple):
+    name: str
+    default: str
+    bounds: str
+    unit: str
+    kind: str
+    help: str
+    source: str
+
+
+def read_value(annotation: Any, text: str) -> Any:
+    """Read the text of a `key=value` word as its setting's type wants it. Raises ValueError with the reason.
+
+    `1:2:4` is a list; `a,b` and `a..b` are choices and ranges, which only a search can take.
+    """
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    words = [word for option in options if get_origin(option) is Literal for word in get_args(option)]
+    if str in options or text in words:
+        return text
+    if text.lower() == "none" and type(None) in options:
+        return None
+    if "," in text or ".." in text:
+        raise ValueError("one value is needed here; choices (a,b) and ranges (a..b) are for a search")
+    for option in options:
+        if get_origin(option) is tuple:
+            (item, *_) = get_args(option)
+            return tuple(read_value(item, part) for part in text.split(":"))
+        if option is bool:
+            if text.lower() in ("true", "yes", "on", "1", "false", "no", "off", "0"):
+                return text.lower() in ("true", "yes", "on", "1")
+            raise ValueError("is neither true nor false")
+        if option is int:
+            number = _number(text, words)
+            if number != int(number):
+                raise ValueError("is not a whole number")
+            return int(text) if text.lstrip("+-").isdigit() else int(number)
+        if option is float:
+            return _number(text, words)
+    raise ValueError(f"is none of {', '.join(words)}{did_you_mean(text, words)}" if words else "cannot be one word")
+
+
+def show_value(value: Any) -> str:
+    """The word that `read_value` reads as `value`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (tuple, list)):
+        return ":".join(show_value(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return "none" if value is None else str(value)
+
+
+def _number(text: str, words: Sequence[str] = ()) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError("is not a number" + (f", nor one of {', '.join(words)}" if words else "")) from None
+    if not math.isfinite(number):
+        raise ValueError("is not a finite number")
+    return number
+
+
+def _facts(field: FieldInfo) -> dict[str, Any]:
+    assert isinstance(field.json_schema_extra, dict), "declare every setting with setting()"
+    return field.json_schema_extra
+
+
+def _hold_bounds(field: FieldInfo, value: Any) -> None:
+    """Raise ValueError where a number, or one of a list, breaks a bound of its setting."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            continue
+        for bound, limit in _facts(field)["bounds"].items():
+            holds = {"at least": number >= limit, "above": number > limit,
+                     "at most": number <= limit, "below": number < limit}  # fmt: skip
+            if not holds[bound]:
+                raise ValueError(f"must be {bound} {show_value(limit)}")
+
+
+def _bounds(field: FieldInfo) -> str:
+    """Choices and bounds as a person should read them: `auto or at least 8, at most 1024`."""
+    annotation = field.annotation
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    words = [str(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
+    if bool in options:
+        words = ["true", "false"]
+    limits = ", ".join(f"{bound} {show_value(limit)}" for bound, limit in _facts(field)["bounds"].items())
+    return " or ".join(part for part in ("|".join(words), limits) if part)
