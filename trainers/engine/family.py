@@ -81,6 +81,7 @@ class Phase:
     leaves: tuple[str, ...] = ()  # networks whose graph stays in `kept` for a later phase that trains them
     before: Callable[[Mapping[str, nn.Module]], None] | None = None  # sees the reduced gradients: clip their norm here
     after: Callable[[Mapping[str, nn.Module]], None] | None = None  # follows the optimizer step: clip weights here
+    closure: bool = False  # the optimizer asks for the loss several times in its step, as L-BFGS does
 
 
 class Family:

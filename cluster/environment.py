@@ -1,0 +1,54 @@
+"""The environment of worker processes, which must be set before they start.
+
+glibc's allocator gives large tensors back to the kernel and fetches them anew, with a page fault for every 4 KiB, in
+every step; these settings keep them in the heap, in one arena, on huge pages where the kernel offers them. They change
+the speed and no number (benchmarks/step_speed.py runs the plain loop without them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+
+MARK = "TROUPE_ENVIRONMENT"
+TUNABLES = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in {
+        "hugetlb": 1, "arena_max": 1, "mmap_threshold": 1 << 32, "trim_threshold": 1 << 33, "top_pad": 1 << 28,
+    }.items()
+)  # fmt: skip
+
+
+def worker_environment() -> dict[str, str]:
+    """Variables of every process that trains. One thread: workers are the unit of parallelism, and a run that wants
+    more threads says so to torch itself."""
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", MARK: "1"}
+    if platform.libc_ver()[0] == "glibc" and not os.environ.get("GLIBC_TUNABLES", "").startswith("glibc.malloc"):
+        environment["GLIBC_TUNABLES"] = TUNABLES
+    return environment
+
+
+def start_anew() -> None:
+    """Replace this process by the same command in the workers' environment, once."""
+    if MARK not in os.environ:
+        os.environ.update(worker_environment())
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """These variables, for the processes that are started inside."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

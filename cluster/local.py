@@ -1,0 +1,130 @@
+"""A pool of plain local processes that form a gloo group: for `troupe verify`, for tests, and never with Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any, Self
+
+from cluster.environment import environment, worker_environment
+from trainers.engine.errors import FAILED, PeerLost, TroupeError
+from trainers.engine.world import World, free_port
+
+
+class LocalGroup:
+    """Processes that stay, and run one function after another with any number of workers up to their own.
+
+    `prepare`, as "module:function", is called in each process once: a test may break something there.
+    """
+
+    def __init__(self, workers: int, prepare: str = "") -> None:
+        self.workers = workers
+        context = multiprocessing.get_context("spawn")
+        port = free_port()
+        self.connections: list[Connection] = []
+        self.processes = []
+        with environment(worker_environment()):
+            for rank in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, rank, workers, port, prepare), daemon=True)
+                process.start()
+                theirs.close()
+                self.connections.append(ours)
+                self.processes.append(process)
+
+    def run(self, function: Callable[..., Any], *args: Any, workers: int | None = None) -> list[Any]:
+        """`function(world, *args)` in the first `workers` processes; their results in the order of ranks.
+
+        The first error that is a worker's own is raised, and the whole pool is then gone.
+        """
+        size = workers or self.workers
+        for connection in self.connections[:size]:
+            connection.send((function, args, size))
+        results: dict[int, Any] = {}
+        errors: dict[int, BaseException] = {}
+        waiting = dict(zip(self.connections[:size], range(size), strict=True))
+        while waiting and not any(not isinstance(error, PeerLost) for error in errors.values()):
+            for connection in wait(list(waiting)):
+                assert isinstance(connection, Connection)
+                rank = waiting.pop(connection)
+                try:
+                    done, value = connection.recv()
+                except EOFError:
+                    self.processes[rank].join(10)
+                    code = self.processes[rank].exitcode
+                    done, value = False, TroupeError(f"worker {rank}: its process ended with code {code}", FAILED)
+                if done:
+                    results[rank] = value
+                else:
+                    errors[rank] = value
+        if errors:
+            self.close()
+            raise min(errors.values(), key=lambda error: isinstance(error, PeerLost))
+        return [results[rank] for rank in range(size)]
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in self.processes:
+            if process.is_alive():
+                process.kill()
+        for process in self.processes:
+            process.join()
+        for connection in self.connections:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _serve(connection: Connection, rank: int, size: int, port: int, prepare: str) -> None:
+    """The life of one process of the pool."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    import torch
+    import torch.distributed as dist
+
+    from trainers.engine.world import join
+
+    torch.set_num_threads(1)
+    world = join("127.0.0.1", port, rank, size, "cpu")
+    groups = {size: world.group, 1: None}
+    for smaller in range(2, size):
+        groups[smaller] = dist.new_group(list(range(smaller)))
+    if prepare:
+        module, function = prepare.split(":")
+        getattr(importlib.import_module(module), function)()
+    while True:
+        try:
+            task, args, workers = connection.recv()
+        except EOFError:
+            os._exit(0)
+        try:
+            answer = (True, task(World(rank, workers, groups[workers]), *args))
+        except (Exception, SystemExit) as error:
+            answer = (False, _portable(error, rank))
+        with contextlib.suppress(BrokenPipeError):
+            connection.send(answer)
+
+
+def _portable(error: BaseException, rank: int) -> BaseException:
+    """An error that can be sent; one that is no TroupeError keeps its traceback as text."""
+    if isinstance(error, TroupeError):
+        return error
+    return TroupeError(f"worker {rank}: {''.join(traceback.format_exception(error)).strip()}", FAILED)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)

@@ -1,0 +1,87 @@
+"""Finding data sets by name, in the package and outside of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainers.data.sources import all_sources, check_name, open_data
+from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
+
+EXTRA = """
+import numpy as np
+from trainers.data.images import Part, Source, content_digest, in_memory
+
+def open_dots(request):
+    part = Part(np.full((20, 5, 5, 1), 7, np.uint8))
+    return in_memory(part, part, (), content_digest(part, part, ()), request)
+
+SOURCES = {"dots": Source("dots", "20 + 20 dots, 5x5 grey", open_dots)}
+"""
+
+
+def extra(folder: Path, content: str) -> Path:
+    (folder / "data").mkdir()
+    (folder / "data" / "dots.py").write_text(content)
+    return folder
+
+
+def test_every_source_has_its_name_and_one_line_for_people() -> None:
+    sources = all_sources()
+    assert {"digits", "mnist", "fashion_mnist", "cifar10", "imagefolder"} <= set(sources)
+    for name, source in sources.items():
+        assert source.name == name and source.summary and "\n" not in source.summary
+    assert [name for name, source in sources.items() if source.takes_path] == ["imagefolder"]
+
+
+def test_right_names_are_no_mistake(tmp_path: Path) -> None:
+    assert check_name("digits") is None
+    assert check_name("cifar10") is None
+    assert check_name(f"imagefolder:{tmp_path}") is None
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ("digts", "data=digts: no such data set; did you mean digits?"),
+        ("cifar-10", "data=cifar-10: no such data set; did you mean cifar10?"),
+        ("imagefolder", "data=imagefolder: of which folder? say data=imagefolder:PATH"),
+        ("imagefolder:", "data=imagefolder:: of which folder? say data=imagefolder:PATH"),
+        ("digits:here", "data=digits:here: digits takes no path; say data=digits"),
+        ("imagefolder:/no/such", "data=imagefolder:/no/such: no such folder; give the path of one"),
+    ],
+)
+def test_a_wrong_name_is_told_in_one_line_with_advice(data: str, line: str) -> None:
+    assert check_name(data) == line
+    with pytest.raises(TroupeError) as caught:
+        open_data(data, data_dir=Path("unused"))
+    assert caught.value.mistakes == [line]
+    assert caught.value.code == (SURROUNDINGS if "/no/such" in data else WORDS)
+
+
+def test_a_name_like_no_other_is_answered_with_all_names() -> None:
+    assert check_name("xyzzy") == f"data=xyzzy: no such data set; there are {', '.join(all_sources())}"
+
+
+def test_data_from_outside_the_package_is_found_by_folder(tmp_path: Path) -> None:
+    path = extra(tmp_path, EXTRA)
+    assert check_name("dots") is not None
+    assert check_name("dots", [path]) is None
+    data = open_data("dots", data_dir=tmp_path, extra=[path])
+    assert (data.size, data.facts["image_size"], data.facts["classes"]) == (20, 8, 0)
+    assert data.batch([0])["images"].sum() == 25 * 7
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("import no_such_module", "no_such_module"),
+        (EXTRA.replace('"dots"', '"digits"'), "digits is the name of another"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: str, words: str) -> None:
+    with pytest.raises(TroupeError) as caught:
+        all_sources([extra(tmp_path, content)])
+    (line,) = caught.value.mistakes
+    assert "dots.py" in line and words in line and caught.value.code == WORDS

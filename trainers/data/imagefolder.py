@@ -1,0 +1,238 @@
+"""`imagefolder:PATH`: any folder of images, packed once into mapped files under the data folder.
+
+<data_dir>/packed/KEY/   train_images.bin  test_images.bin   uint8, samples x size x size x channels
+                         train_labels.npy  test_labels.npy   int64, where the folder has labels
+                         unreadable.txt                      images that were skipped, and why
+                         packed.json                         what it was made of
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from trainers.data.images import ImageData, Part, Request, Source, fingerprint
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
+
+EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
+GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
+AUTO_SIZE = 64
+
+
+class Listed(NamedTuple):
+    """An image of the folder; another size or time of change means that it has to be packed again."""
+
+    path: str  # within the folder, with /
+    size: int
+    changed: int  # nanoseconds
+
+
+def open_folder(request: Request) -> ImageData:
+    """Open a folder of images, packed first where it is not, or has changed since."""
+    words = f"data=imagefolder:{request.argument}"
+    root = Path(request.argument).expanduser().resolve()
+    if not root.is_dir():
+        raise TroupeError(f"{words}: no such folder; give the path of one", SURROUNDINGS)
+    listing = list_images(root)
+    if not listing:
+        raise TroupeError(f"{words}: holds no images; they are known by {', '.join(EXTENSIONS)}", SURROUNDINGS)
+    size = request.image_size or AUTO_SIZE
+    cache = request.data_dir / "packed" / fingerprint(str(root), size)[:16]
+    facts = _facts_of(cache, listing)
+    if facts is None:
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache.with_suffix(".lock")):  # others that want the same folder wait, and find it made
+                facts = _facts_of(cache, listing) or _pack(root, listing, size, cache, request.progress)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            advice = "make room there, or give another folder with --data-dir"
+            raise TroupeError(
+                f"{words}: cannot be packed under {cache.parent} ({reason}); {advice}", SURROUNDINGS
+            ) from error
+    if facts["unreadable"]:
+        request.warn(
+            f"{words}: {facts['unreadable']} unreadable images were skipped; {cache / 'unreadable.txt'} lists them"
+        )
+    return ImageData(
+        _part(cache, "train", facts),
+        _part(cache, "test", facts),
+        fingerprint=facts["fingerprint"],
+        class_names=facts["class_names"],
+        evaluate_on=request.evaluate_on,
+    )
+
+
+SOURCES = {
+    "imagefolder": Source(
+        "imagefolder",
+        "any folder of images, nine tenths + one tenth, 64x64 unless image_size= says otherwise; say imagefolder:PATH",
+        open_folder,
+        takes_path=True,
+    )
+}
+
+
+def cached(data_dir: Path) -> list[tuple[str, int, Path]]:
+    """(folder it was made of, bytes, where it lies) of each packed folder."""
+    found = []
+    for folder in sorted(path for path in (data_dir / "packed").glob("*") if path.is_dir()):
+        try:
+            source = json.loads((folder / "packed.json").read_text())["source"]
+        except FileNotFoundError:
+            source = "(unfinished)"
+        found.append((source, sum(file.stat().st_size for file in folder.iterdir()), folder))
+    return found
+
+
+def remove(folder: Path) -> None:
+    """Remove a packed folder that `cached` gave."""
+    try:
+        with FileLock(folder.with_suffix(".lock"), timeout=0):
+            shutil.rmtree(folder)
+    except Timeout:
+        raise TroupeError(f"{folder}: is being packed at this moment; wait for that run", CONFLICT) from None
+
+
+def list_images(root: Path) -> list[Listed]:
+    """Every image below `root`, sorted; hidden files and folders are left out."""
+    listing, seen = [], set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real in seen:  # links may lead in circles
+            continue
+        seen.add(real)
+        for name in files:
+            if name.lower().rpartition(".")[2] in EXTENSIONS and not name.startswith("."):
+                path = Path(folder, name)
+                if path.is_file():
+                    state = path.stat()
+                    listing.append(Listed(path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns))
+    return sorted(listing)
+
+
+def class_names_of(listing: Sequence[Listed]) -> list[str]:
+    """First-level folders, where every image lies in one and there are two or more."""
+    first = {PurePosixPath(image.path).parts[0] if "/" in image.path else "" for image in listing}
+    return sorted(first) if len(first) > 1 and "" not in first else []
+
+
+def decode(content: bytes, size: int, channels: int) -> NDArray[np.uint8]:
+    """The image in a file: upright, over white, shorter side resized with antialiasing, centre cropped."""
+    with Image.open(io.BytesIO(content)) as opened:
+        opened.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size: much faster
+        image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion clips them
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("L" if channels == 1 else "RGB")
+    image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image).reshape(size, size, channels)
+
+
+def _facts_of(cache: Path, listing: Sequence[Listed]) -> dict[str, Any] | None:
+    """What packed.json says, if it was made of just this listing and its files are whole."""
+    try:
+        facts: dict[str, Any] = json.loads((cache / "packed.json").read_text())
+        sizes = [(cache / f"{part}_images.bin").stat().st_size for part in ("train", "test")]
+    except (FileNotFoundError, ValueError):
+        return None
+    row = facts["image_size"] ** 2 * facts["channels"]
+    whole = sizes == [facts["train"] * row, facts["test"] * row]
+    return facts if whole and facts["listing"] == fingerprint(listing) else None
+
+
+def _part(cache: Path, part: str, facts: dict[str, Any]) -> Part:
+    shape = (facts[part], facts["image_size"], facts["image_size"], facts["channels"])
+    images: NDArray[np.uint8] = np.zeros(shape, np.uint8)
+    if facts[part]:  # an empty file cannot be mapped
+        images = np.memmap(cache / f"{part}_images.bin", np.uint8, "r", shape=shape)
+    return Part(images, np.load(cache / f"{part}_labels.npy") if facts["class_names"] else None)
+
+
+def _pack(
+    root: Path, listing: Sequence[Listed], size: int, cache: Path, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Pack the folder under another name, renamed when it is whole; what a killed packing left is cleared first."""
+    partial = cache.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about images that it reads all the same
+            facts = _write(root, listing, size, partial, progress)
+        shutil.rmtree(cache, ignore_errors=True)
+        partial.rename(cache)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return facts
+
+
+def _write(
+    root: Path, listing: Sequence[Listed], size: int, target: Path, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Write the images one after the other, never more than one in memory."""
+    class_names = class_names_of(listing)
+    channels = 1 if all(_is_grey(root / image.path) for image in listing) else 3
+    if shutil.disk_usage(target).free < len(listing) * size * size * channels:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    labels: dict[str, list[int]] = {"train": [], "test": []}
+    digests, unreadable = [], []
+    with open(target / "train_images.bin", "wb") as train, open(target / "test_images.bin", "wb") as test:
+        for done, (path, *_) in enumerate(listing, start=1):
+            try:
+                content = (root / path).read_bytes()
+                image = decode(content, size, channels)
+            except Exception as error:  # damaged images raise nearly anything in Pillow
+                unreadable.append(f"{path}\t{type(error).__name__}: {error}\n")
+            else:
+                digest = hashlib.sha256(content).hexdigest()
+                for_test = int(digest[:8], 16) % 10 == 0 and labels["train"]  # the first one is always to learn from
+                (test if for_test else train).write(image.tobytes())
+                label = class_names.index(path.partition("/")[0]) if class_names else 0
+                labels["test" if for_test else "train"].append(label)
+                digests.append((path, digest))
+            progress(done, len(listing))
+    if not digests:
+        raise TroupeError(f"data=imagefolder:{root}: none of its {len(listing)} images can be read", SURROUNDINGS)
+    facts = {
+        "source": str(root),
+        "image_size": size,
+        "channels": channels,
+        "class_names": class_names,
+        **{part: len(labels[part]) for part in labels},
+        "unreadable": len(unreadable),
+        "listing": fingerprint(listing),
+        "fingerprint": fingerprint(digests, class_names, channels, size),
+    }
+    for part in labels:
+        np.save(target / f"{part}_labels.npy", np.array(labels[part], np.int64))
+    (target / "unreadable.txt").write_text("".join(unreadable))
+    (target / "packed.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return facts
+
+
+def _is_grey(file: Path) -> bool:
+    """Whether the header tells of an image without colour; one that cannot be read decides nothing."""
+    try:
+        with Image.open(file) as image:
+            return image.mode in GREY_MODES
+    except Exception:  # as in `_write`, where it is reported
+        return True

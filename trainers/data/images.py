@@ -1,0 +1,204 @@
+"""Images held as uint8, in memory or in a mapped file: what every image source gives to the engine.
+
+Nothing here imports torch before the first tensor is asked for: the driver opens data too, and must stay light.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a source is to be opened."""
+
+    argument: str  # what follows `name:`, or ""
+    data_dir: Path
+    image_size: int | None  # None is auto
+    evaluate_on: str  # "test" or "validation"
+    warn: Callable[[str], None]
+    progress: Callable[[int, int], None]  # (done, total), while a folder is packed
+
+
+@dataclass(frozen=True)
+class Source:
+    """One name that `data=` takes."""
+
+    name: str
+    summary: str  # one line for `troupe datasets`
+    open: Callable[[Request], ImageData]
+    takes_path: bool = False  # `name:PATH`
+
+
+class Part(NamedTuple):
+    """The training or the test part of a source."""
+
+    images: NDArray[np.uint8]  # NHWC
+    labels: NDArray[np.int64] | None = None
+
+
+class ImageData:
+    """Images, and labels where there are some; see `Data` in trainers/engine/family.py for what each name promises."""
+
+    def __init__(
+        self,
+        train: Part,
+        test: Part,
+        *,
+        fingerprint: str,
+        class_names: Sequence[str] = (),
+        evaluate_on: str = "test",
+    ) -> None:
+        rows = np.arange(len(train.images))
+        if evaluate_on == "validation":
+            self._held_out_rows = validation_rows(len(rows))
+            self._train_rows = np.setdiff1d(rows, self._held_out_rows, assume_unique=True)
+            self._parts = (train, train)
+        else:
+            self._held_out_rows = np.arange(len(test.images))
+            self._train_rows = rows
+            self._parts = (train, test)
+        self._device: torch.device | None = None
+        self.size = len(self._train_rows)
+        self.held_out = len(self._held_out_rows)
+        self.fingerprint = fingerprint
+        self.facts: Mapping[str, Any] = {
+            "channels": train.images.shape[3],
+            "image_size": train.images.shape[1],
+            "classes": len(class_names),
+            "class_names": tuple(class_names),
+        }
+
+    def to(self, device: torch.device) -> None:
+        """Give batches on `device` from now on; on a GPU, move all images there if they take less than half of it."""
+        import torch
+
+        self._device = torch.device(device)
+        if self._device.type != "cuda":
+            return
+        train, held_out = self._tensors
+        parts = [train] if held_out is train else [train, held_out]
+        needed = sum(tensor.nbytes for part in parts for tensor in part.values())
+        if needed < torch.cuda.mem_get_info(self._device)[0] / 2:
+            moved = [{name: tensor.to(self._device) for name, tensor in part.items()} for part in parts]
+            self._tensors = (moved[0], moved[-1])
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """uint8 images (NCHW, channels last in memory) and int64 labels of these training samples."""
+        return self._take(self._tensors[0], self._train_rows[np.asarray(indices, np.int64)])
+
+    def held_out_batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """As `batch`, of the samples to evaluate on."""
+        return self._take(self._tensors[1], self._held_out_rows[np.asarray(indices, np.int64)])
+
+    def examples(self, count: int) -> Tensor:
+        """`count` training images, or all if there are fewer, spread evenly over the training part, in [0, 1]."""
+        count = min(count, self.size)
+        images = self.batch([place * self.size // count for place in range(count)])["images"]
+        return images.float().div_(255)
+
+    @cached_property
+    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Both parts as tensors over the same memory: of a mapped file, that is the pages all workers share."""
+        train, held_out = self._parts
+        tensors = _as_tensors(train)
+        return tensors, tensors if held_out is train else _as_tensors(held_out)
+
+    def _take(self, part: Mapping[str, Tensor], rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        import torch
+
+        index = torch.from_numpy(rows).to(part["images"].device)
+        taken = {name: tensor.index_select(0, index).to(self._device or "cpu") for name, tensor in part.items()}
+        return {**taken, "images": taken["images"].permute(0, 3, 1, 2)}
+
+
+def _as_tensors(part: Part) -> dict[str, Tensor]:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of memory that cannot be written; these are only ever read
+        tensors = {"images": torch.from_numpy(part.images)}
+        if part.labels is not None:
+            tensors["labels"] = torch.from_numpy(part.labels)
+    return tensors
+
+
+def signed(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 images as numbers in [-1, 1], in the same memory format."""
+    return images.to(dtype).div_(127.5).sub_(1)
+
+
+def in_memory(train: Part, test: Part, class_names: Sequence[str], digest: str, request: Request) -> ImageData:
+    """Data of a source whose images all have one size, brought to the size that is asked for."""
+    train, test = (Part(fit(part.images, request.image_size), part.labels) for part in (train, test))
+    return ImageData(
+        train,
+        test,
+        fingerprint=fingerprint(digest, train.images.shape[1]),
+        class_names=class_names,
+        evaluate_on=request.evaluate_on,
+    )
+
+
+def fingerprint(*content: object) -> str:
+    """SHA-256 of whatever identifies the samples."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def content_digest(train: Part, test: Part, class_names: Sequence[str]) -> str:
+    """What `fingerprint` needs of arrays, the same in whatever file they lie."""
+    arrays = [array for part in (train, test) for array in part if array is not None]
+    return fingerprint([[array.shape, array_digest(array)] for array in arrays], list(class_names))
+
+
+def array_digest(array: NDArray[Any]) -> str:
+    """SHA-256 of the values of an array."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def validation_rows(count: int) -> NDArray[np.int64]:
+    """The fixed tenth of `count` samples that `evaluate_on=validation` holds out."""
+    # RandomState, since numpy promises that its numbers never change; those of default_rng may.
+    order = np.random.RandomState(0).permutation(count)
+    return np.sort(order[: count // 10]).astype(np.int64)
+
+
+def fit(images: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
+    """Square images at another size: zero padded up to the next power of two, which is auto; resized from there."""
+    own = images.shape[1]
+    power = 1 << (own - 1).bit_length()
+    size = size or power
+    if own <= size <= power:
+        return pad(images, size)
+    return resize(pad(images, power), size)
+
+
+def pad(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Zeros around each image, equally on all sides."""
+    before = (size - images.shape[1]) // 2
+    after = size - images.shape[1] - before
+    return np.pad(images, ((0, 0), (before, after), (before, after), (0, 0))) if before + after else images
+
+
+def resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Each image resized with antialiasing."""
+    resized = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for image, target in zip(images, resized, strict=True):
+        source = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        target[:] = np.asarray(source.resize((size, size), Image.Resampling.LANCZOS)).reshape(target.shape)
+    return resized

@@ -1,0 +1,84 @@
+"""The project's own packed form of a data set: one folder of mapped arrays.
+
+    train_images.npy  test_images.npy   uint8, samples x height x width x channels
+    train_labels.npy  test_labels.npy   int64
+    packed.json                         name, class names; shape and SHA-256 of the values of each array
+
+packed.json is written last: a folder without it is not packed. The digests are checked whenever it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from trainers.data.images import Part, array_digest
+from trainers.engine.errors import SURROUNDINGS, TroupeError
+
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+class Content(NamedTuple):
+    """Both parts of a data set, and the names of its classes."""
+
+    train: Part
+    test: Part
+    class_names: tuple[str, ...]
+
+
+def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence[str]) -> None:
+    """Write the packed form into `folder`, which may hold other files, so that at no time half of it looks whole."""
+    assert train.labels is not None and test.labels is not None, "the packed form has labels"
+    arrays: dict[str, NDArray[Any]] = {
+        "train_images": train.images,
+        "train_labels": train.labels.astype(np.int64),
+        "test_images": test.images,
+        "test_labels": test.labels.astype(np.int64),
+    }
+    facts = {key: {"shape": list(array.shape), "sha256": array_digest(array)} for key, array in arrays.items()}
+    manifest = {"name": name, "class_names": list(class_names), "arrays": facts}
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"), tempfile.TemporaryDirectory(prefix=".packing-", dir=folder) as temporary:
+        for key, array in arrays.items():
+            np.save(Path(temporary, f"{key}.npy"), array)
+        Path(temporary, "packed.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        (folder / "packed.json").unlink(missing_ok=True)
+        for file in [*(f"{key}.npy" for key in arrays), "packed.json"]:
+            os.replace(Path(temporary, file), folder / file)
+
+
+def read_packed(folder: Path) -> Content | None:
+    """The data set packed in `folder`, its images mapped; None if there is none."""
+    try:
+        manifest = json.loads((folder / "packed.json").read_text())
+        class_names = tuple(manifest["class_names"])
+        facts = [(key, manifest["arrays"][key]["shape"], manifest["arrays"][key]["sha256"]) for key in ARRAYS]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _damaged(folder / "packed.json", error) from error
+    images, labels, test_images, test_labels = (_read(folder / f"{key}.npy", *fact) for key, *fact in facts)
+    return Content(Part(images, np.array(labels)), Part(test_images, np.array(test_labels)), class_names)
+
+
+def _read(file: Path, shape: list[int], sha256: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(file, error) from error
+    if list(array.shape) != shape or array_digest(array) != sha256:
+        raise _damaged(file, "not the values that packed.json tells of")
+    return array
+
+
+def _damaged(file: Path, reason: object) -> TroupeError:
+    text = " ".join(str(reason).split())
+    return TroupeError(f"{file}: damaged ({text}); remove {file.parent} and pack it again", SURROUNDINGS)

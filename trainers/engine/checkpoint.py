@@ -1,0 +1,141 @@
+"""Checkpoints: the whole state of a run in a folder that is either complete and proved by its manifest, or not there.
+
+A checkpoint is written under another name, made durable, and renamed. Its manifest, written last, holds the size and
+SHA-256 of every other file: what does not agree with its manifest is no checkpoint.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainers.engine.errors import SURROUNDINGS, TroupeError
+
+FORMAT = 1
+NAME = re.compile(r"step_(\d{8,})(?:_phase_(\d+))?$")
+
+
+def name_of(step: int, phases_done: int = 0) -> str:
+    """`step_00000500`, or `step_00000500_phase_3` in the middle of a step."""
+    return f"step_{step:08d}" + (f"_phase_{phases_done}" if phases_done else "")
+
+
+def all_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = [(match, path) for path in (folder.iterdir() if folder.is_dir() else ()) if (match := NAME.match(path.name))]
+    return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2] or 0)))]
+
+
+def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
+    """Write one checkpoint. Raises TroupeError (exit code 3) where the disk is full; nothing half-made is left."""
+    import torch
+
+    final, making = folder / name, folder / f".making_{name}"
+    shutil.rmtree(making, ignore_errors=True)
+    try:
+        making.mkdir(parents=True)
+        with open(making / "state.pt", "wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        files = {"state.pt": {"bytes": (making / "state.pt").stat().st_size, "sha256": digest(making / "state.pt")}}
+        write_durably(making / "manifest.json", json.dumps({"format": FORMAT, **facts, "files": files}, indent=1))
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(making, final)
+        sync_folder(folder)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        shutil.rmtree(making, ignore_errors=True)
+        raise TroupeError(disk_mistake(folder, error), SURROUNDINGS) from error
+    return final
+
+
+def disk_mistake(path: Path, error: BaseException) -> str:
+    """One line for a write that failed."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or shutil.disk_usage(path).free < 1 << 20
+    if full:
+        return f"{path}: no space left; free some, or take another --runs-dir, then go on with --resume"
+    return f"{path}: could not be written ({str(error).splitlines()[0]})"
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is whole. Damaged ones are set aside, with a warning."""
+    for path in reversed(all_in(folder)):
+        damage = damage_of(path)
+        if damage is None:
+            return path
+        aside = path.with_name(path.name + ".damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(path, aside)
+        warn(f"{path.name}: damaged ({damage}); set aside as {aside.name}, the one before is used")
+    return None
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        if manifest["format"] > FORMAT:
+            return f"written by a newer troupe, format {manifest['format']}"
+        for name, facts in manifest["files"].items():
+            if (path / name).stat().st_size != facts["bytes"]:
+                return f"{name} has another size than its manifest says"
+            if digest(path / name) != facts["sha256"]:
+                return f"{name} has another SHA-256 than its manifest says"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"manifest: {type(error).__name__}: {error}"
+    return None
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest of a whole checkpoint."""
+    manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+    return manifest
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint, on the CPU. Only tensors and plain values are read, never code."""
+    import torch
+
+    state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    return state
+
+
+def prune(folder: Path, keep: int, best: str | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one."""
+    for path in all_in(folder)[:-keep]:
+        if path.name != best:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a small text file so that it survives a crash whole, or is not there."""
+    making = path.with_name(f".{path.name}.making")
+    with open(making, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(making, path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,27 @@
+"""What whoever watches a worker sees of it, and the one thing it can be asked: to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+class Control:
+    """Shared by a worker's loop and its watcher, which may live in another thread."""
+
+    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
+        self.say = say  # tells the person one line: a notice or a warning
+        self.stop_requested = False
+        self.progress: dict[str, Any] = {}  # step, steps, images_per_second, metrics: the newest
+        self.beats = 0
+        self.slowest = 0.0  # seconds of the longest piece of work so far
+        self.last = time.monotonic()
+
+    def beat(self) -> None:
+        """A piece of work is done: a micro-batch, a chunk of a grid, a checkpoint."""
+        now = time.monotonic()
+        if self.beats:
+            self.slowest = max(self.slowest, now - self.last)
+        self.beats += 1
+        self.last = now

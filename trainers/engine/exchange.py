@@ -1,0 +1,512 @@
+"""How gradients meet: sums over micro-batches in one fixed binary tree, the same bits for any number of workers.
+
+The tree over the M micro-batches of a step halves [0, M) in the middle, again and again; it does not know the workers.
+A worker holds a contiguous range of micro-batches and adds up the largest whole subtrees inside it, its *nodes*. What
+remains of the tree is added slice by slice: every worker owns a slice of the vector and adds all workers' nodes there.
+Workers of one host read each other's nodes in shared memory; hosts send each other slices of theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import platform
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainers.engine.errors import PeerLost
+from trainers.engine.world import World, lost_peers
+
+ALIGNMENT = 64  # bytes: every tensor in a flat vector starts at a multiple of it
+BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
+SHARED_MEMORY = "/dev/shm"
+TAIL_ROOM = 1 << 20  # bytes for what each worker tells the others besides its gradients: metrics, averages, flags
+Node = tuple[int, int]  # micro-batches [first, last)
+Value = TypeVar("Value")
+
+
+def shares(microbatches: int, workers: int) -> list[range]:
+    """The contiguous micro-batches of each worker: as even as can be, the longer ones first."""
+    short, longer = divmod(microbatches, workers)
+    starts = [rank * short + min(rank, longer) for rank in range(workers + 1)]
+    return [range(start, end) for start, end in zip(starts, starts[1:], strict=False)]
+
+
+def nodes_of(share: range, microbatches: int) -> list[Node]:
+    """The largest whole subtrees inside a worker's share, from left to right."""
+
+    def inside(first: int, last: int) -> list[Node]:
+        if share.start <= first and last <= share.stop:
+            return [(first, last)]
+        if last <= share.start or share.stop <= first:
+            return []
+        middle = (first + last) // 2
+        return inside(first, middle) + inside(middle, last)
+
+    return inside(0, microbatches)
+
+
+def fold(nodes: dict[Node, Value], add: Callable[[Value, Value], Value], first: int, last: int) -> Value:
+    """The sum over [first, last) in the tree's order, from nodes that cover it."""
+    if (first, last) in nodes:
+        return nodes[first, last]
+    middle = (first + last) // 2
+    return add(fold(nodes, add, first, middle), fold(nodes, add, middle, last))
+
+
+class Leaf(NamedTuple):
+    """One micro-batch of a worker: where its gradient goes, and which partial sums are complete after it."""
+
+    index: int
+    slot: int
+    fresh: bool  # the slot starts from zero; else the gradient is added to what is there
+    additions: tuple[tuple[int, int], ...]  # (into, from) slots
+
+
+def accumulation(share: range, microbatches: int) -> list[Leaf]:
+    """The order in which a worker adds up its micro-batches: node n ends in slot n, the others are scratch."""
+    nodes = nodes_of(share, microbatches)
+
+    def subtree(first: int, last: int, slot: int, scratch: int) -> list[Leaf]:
+        if last - first == 1:
+            return [Leaf(first, slot, True, ())]
+        middle = (first + last) // 2
+        left = subtree(first, middle, slot, scratch)
+        if last - middle == 1:  # a lone right leaf can be added by autograd itself
+            return [*left, Leaf(middle, slot, False, ())]
+        right = subtree(middle, last, scratch, scratch + 1)
+        end = right[-1]
+        return [*left, *right[:-1], end._replace(additions=(*end.additions, (slot, scratch)))]
+
+    return [leaf for slot, node in enumerate(nodes) for leaf in subtree(*node, slot, len(nodes))]
+
+
+class Exchange(Protocol):
+    """What the loop needs of an exchange. In each phase: `gradients`, then `meet`, then `average`."""
+
+    share: range  # this worker's micro-batches
+    notice: str  # what a person should know about how it works here, or nothing
+    waiting: bool  # whether this worker waits for others: then it is not the one that hangs
+
+    def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
+        """The networks as a loss should call them, where the phase trains or leaves those named in `used`."""
+
+    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
+        """Ask for the loss of each micro-batch of the share and add up its gradients in this worker.
+
+        `left` says that the graphs of several micro-batches were made in an earlier phase.
+        """
+
+    def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
+        """Add up a float64 row for each micro-batch, over all workers and in the tree's order."""
+
+    def average(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+        """Leave in `.grad` the sum of all gradients over `weight`; `private`: somebody will change it in place."""
+
+
+class Exact:
+    """The exact exchange: the same bits for any number of workers and any placement on hosts."""
+
+    def __init__(self, world: World, microbatches: int, networks: Mapping[str, nn.Module], longest: int = 0) -> None:
+        """`longest` is the number of bytes of the longest flat vector of gradients."""
+        self.world = world
+        self.networks = networks
+        self.microbatches = microbatches
+        self.shares = shares(microbatches, world.size)
+        self.share = self.shares[world.rank]
+        self.nodes = [nodes_of(share, microbatches) for share in self.shares]
+        self.leaves = accumulation(self.share, microbatches)
+        self.notice = ""
+        self.waiting = False
+        self.flat: dict[int, Flat] = {}
+        self.current: Flat | None = None
+        self.hosts = world.hosts()
+        self.room: Room | None = None
+        if any(len(host) > 1 for host in self.hosts):
+            self.room = Room.open(world, self._host(), [len(self.nodes[rank]) for rank in self._host()], longest)
+            if not all(world.gather(self.room is not None)):
+                self.room = None
+                self.hosts = [[rank] for rank in range(world.size)]
+                self.notice = (
+                    f"too little shared memory in {SHARED_MEMORY}: workers of one host exchange gradients by "
+                    "messages, which is slower; the numbers are the same"
+                )
+        self.host = self._host()
+        self.place = self.host.index(world.rank)
+        self.host_nodes = [nodes_of(covered(host, self.shares), microbatches) for host in self.hosts]
+
+    def _host(self) -> list[int]:
+        return next(host for host in self.hosts if self.world.rank in host)
+
+    def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
+        return self.networks
+
+    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
+        if self.microbatches == 1:  # nothing to add up, now or with other workers
+            for parameter in parameters:
+                parameter.grad = None
+            loss(0).backward()
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            return
+        flat = self.current = self._flat(parameters)
+        for leaf in self.leaves:
+            if leaf.fresh:
+                flat.slots[leaf.slot].zero_()
+            flat.point(parameters, leaf.slot)
+            loss(leaf.index).backward()
+            for into, source in leaf.additions:
+                flat.slots[into].add_(flat.slots[source])
+
+    def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
+        leaves = {(index, index + 1): row for index, row in rows.items()}
+        if self.world.size == 1:
+            return fold(leaves, torch.add, 0, self.microbatches)
+        own = [fold(leaves, torch.add, *node) for node in self.nodes[self.world.rank]]
+        with self._waiting():
+            tails = self._tails(torch.stack(own))
+        return fold(tails, torch.add, 0, self.microbatches)
+
+    def _tails(self, own: Tensor) -> dict[Node, Tensor]:
+        """The rows of every node of every worker. Returns when all workers' gradients are in their slots."""
+        length = own.shape[1]
+        if self.room is not None and own.nbytes <= TAIL_ROOM:
+            self.room.tails[self.place].view(torch.float64)[: own.numel()] = own.view(-1)
+        if self.current is not None:
+            self.current.publish()
+        if self.room is not None:
+            self.room.barrier()
+        if self.room is not None and len(self.hosts) == 1 and all(
+            len(self.nodes[rank]) * length * 8 <= TAIL_ROOM for rank in self.host
+        ):  # fmt: skip
+            told = [tail.view(torch.float64)[: len(self.nodes[rank]) * length].view(-1, length).clone()
+                    for rank, tail in zip(self.host, self.room.tails, strict=True)]  # fmt: skip
+        else:
+            most = max(map(len, self.nodes))
+            mine = torch.zeros(most, length, dtype=torch.float64)
+            mine[: len(own)] = own
+            told = [torch.empty_like(mine) for _ in self.shares]
+            with lost_peers():
+                dist.all_gather(told, mine, group=self.world.group)
+        return {
+            node: row for nodes, rows in zip(self.nodes, told, strict=True)
+            for node, row in zip(nodes, rows, strict=False)
+        }  # fmt: skip
+
+    def average(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+        if self.microbatches == 1:
+            if weight != 1:
+                torch._foreach_div_([p.grad for p in parameters if p.grad is not None], weight)
+            return
+        flat = self._flat(parameters)
+        if self.world.size == 1:
+            for start in range(0, len(flat.result), BLOCK):
+                self._add_blocks({node: slot for node, slot in zip(self.nodes[0], flat.slots, strict=False)},
+                                 flat.result, start, start + BLOCK, weight)  # fmt: skip
+        else:
+            with self._waiting():
+                self._add_slices(flat, weight)
+        flat.receive()
+        if private and self.world.size > 1:
+            flat.slots[0].copy_(flat.received)
+            flat.point(parameters, 0)
+        else:
+            flat.point(parameters, -1)
+
+    def _add_slices(self, flat: Flat, weight: float) -> None:
+        """Add up the slice that this worker owns and give every host the sum."""
+        here = self.hosts.index(self.host)
+        nodes: dict[Node, Tensor] = {
+            node: slot for rank, slots in zip(self.host, flat.published, strict=True)
+            for node, slot in zip(self.nodes[rank], slots, strict=True)
+        }  # fmt: skip
+        owned = slices(len(flat.result), self.world.size, flat.result.element_size())
+        first, last = owned[self.world.rank]
+        partners = [(host, ranks[self.place % len(ranks)]) for host, ranks in enumerate(self.hosts) if host != here]
+        served = [
+            rank for host, ranks in enumerate(self.hosts) if host != here
+            for place, rank in enumerate(ranks) if place % len(self.host) == self.place
+        ]  # fmt: skip
+        sums: dict[Node, Tensor] = {}  # of the other hosts, in my slice
+        with lost_peers():
+            messages = []
+            for host, rank in partners:
+                for node in self.host_nodes[host]:
+                    sums[node] = torch.empty(last - first, dtype=flat.result.dtype)
+                    messages.append(dist.irecv(sums[node], group=self.world.group, group_src=rank))
+            for rank in served:
+                start, end = owned[rank]
+                for node in self.host_nodes[here]:
+                    partial = fold({n: slot[start:end] for n, slot in nodes.items()}, torch.add, *node)
+                    messages.append(dist.isend(partial, group=self.world.group, group_dst=rank))
+            for message in messages:
+                message.wait()
+        whole = {**nodes, **{node: _Offset(part, first) for node, part in sums.items()}}
+        for start in range(first, last, BLOCK):
+            self._add_blocks(whole, flat.result, start, min(start + BLOCK, last), weight)
+        with lost_peers():
+            messages = [
+                dist.irecv(flat.result[slice(*owned[rank])], group=self.world.group, group_src=rank) for rank in served
+            ]
+            messages += [
+                dist.isend(flat.result[first:last], group=self.world.group, group_dst=rank) for _, rank in partners
+            ]
+            for message in messages:
+                message.wait()
+        if self.room is not None:
+            self.room.barrier()
+
+    def _add_blocks(self, nodes: Mapping[Node, Any], result: Tensor, start: int, end: int, weight: float) -> None:
+        """The tree's sum of result[start:end], divided once."""
+        parts = {node: vector[start:end] for node, vector in nodes.items()}
+        total = fold(parts, torch.add, 0, self.microbatches)
+        torch.div(total, weight, out=result[start:end])
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
+    def _flat(self, parameters: Sequence[nn.Parameter]) -> Flat:
+        """The flat vectors of these parameters' gradients, made at their first use."""
+        key = id(parameters)
+        if key not in self.flat:
+            scratch = max(leaf.slot for leaf in self.leaves) + 1 - len(self.nodes[self.world.rank])
+            shared = self.room.vectors(parameters) if self.room is not None else None
+            own = self.nodes[self.world.rank]
+            self.flat[key] = Flat(parameters, shared, self.place, len(own), max(scratch, 0), self.world.size)
+        return self.flat[key]
+
+
+class _Offset:
+    """A vector of which only the part from `first` on is here."""
+
+    def __init__(self, part: Tensor, first: int) -> None:
+        self.part, self.first = part, first
+
+    def __getitem__(self, where: slice) -> Tensor:
+        return self.part[where.start - self.first : where.stop - self.first]
+
+
+class Flat:
+    """The gradients of one optimizer's parameters as flat vectors, and views of them in the parameters' shapes."""
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], shared: tuple[list[list[Tensor]], Tensor] | None,
+        place: int, nodes: int, scratch: int, workers: int,
+    ) -> None:  # fmt: skip
+        length = padded_length(parameters)
+        like = parameters[0]
+        on_device = like.device.type != "cpu"
+
+        def new(device: Any = like.device) -> Tensor:
+            return torch.zeros(length, dtype=like.dtype, device=device)
+
+        if shared is None:
+            own = [new("cpu") for _ in range(nodes)]
+            shared = [own], new("cpu") if workers > 1 else own[0]
+        self.published, self.result = shared  # on the CPU, where the workers of this host see them
+        own = self.published[place]
+        self.moved = on_device  # then slots and received sum lie on the device, and are copied from and to the CPU
+        self.slots = [new() for _ in own] if on_device else list(own)
+        self.slots += [new() for _ in range(scratch)]
+        self.own = own
+        if on_device and workers == 1:
+            self.moved, self.result = False, self.slots[0]
+        self.received = new() if self.moved else self.result
+        self.views = [views(vector, parameters) for vector in [*self.slots, self.received]]
+
+    def point(self, parameters: Sequence[nn.Parameter], slot: int) -> None:
+        """Let every `.grad` be its part of a slot; -1 is the received sum."""
+        for parameter, view in zip(parameters, self.views[slot], strict=True):
+            parameter.grad = view
+
+    def publish(self) -> None:
+        for seen, slot in zip(self.own, self.slots, strict=False) if self.moved else ():
+            seen.copy_(slot)
+
+    def receive(self) -> None:
+        if self.moved:
+            self.received.copy_(self.result)
+
+
+class Room:
+    """Memory that the workers of one host share: counters for a barrier, a tail of each, then vectors."""
+
+    COUNTER = 64  # bytes apart, so that no two lie in one cache line
+
+    def __init__(self, memory: mmap.mmap, place: int, nodes: Sequence[int], longest: int) -> None:
+        self.place, self.nodes, self.longest = place, nodes, longest
+        self.turn = 0
+        self.parent = os.getppid()
+        everything = torch.frombuffer(memory, dtype=torch.uint8)
+        head = len(nodes) * self.COUNTER
+        self.counters = np.frombuffer(memory, dtype=np.int64, count=head // 8)[:: self.COUNTER // 8]
+        self.tails = list(everything[head : head + len(nodes) * TAIL_ROOM].split(TAIL_ROOM))
+        self.rest = everything[head + len(nodes) * TAIL_ROOM :]
+
+    @classmethod
+    def open(cls, world: World, host: Sequence[int], nodes: Sequence[int], longest: int) -> Room | None:
+        """Make the file, let all workers of the host map it, and unlink it: nothing is left when they are killed."""
+        first = world.rank == host[0]
+        path, memory = "", None
+        size = len(nodes) * (cls.COUNTER + TAIL_ROOM) + (sum(nodes) + 1) * longest
+        if first and len(host) > 1:
+            path = f"{SHARED_MEMORY}/troupe-{uuid.uuid4().hex}"
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+                try:
+                    os.posix_fallocate(descriptor, 0, size)  # else a full memory would kill us at the first write
+                    memory = mmap.mmap(descriptor, size)
+                finally:
+                    os.close(descriptor)
+        paths = world.gather(path if memory is not None else "")
+        if not first and paths[host[0]]:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(paths[host[0]], os.O_RDWR)
+                memory = mmap.mmap(descriptor, size)
+                os.close(descriptor)
+        world.gather(None)  # all have it open
+        if path:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        if memory is None and len(host) > 1:
+            return None
+        return cls(memory or mmap.mmap(-1, size), list(host).index(world.rank), nodes, longest)
+
+    def vectors(self, parameters: Sequence[nn.Parameter]) -> tuple[list[list[Tensor]], Tensor]:
+        """Each worker's nodes, and the sum.
+
+        Phases follow one another, so that the vectors of all lie in the same place; but a slow worker may still read
+        the sum of one phase while a fast one writes its nodes of the next, so that each has a place of its own.
+        """
+        length = padded_length(parameters)
+        places = self.rest.view(-1, self.longest)[:, : length * parameters[0].element_size()]
+        parts = [place.view(parameters[0].dtype) for place in places]
+        starts = [sum(self.nodes[:place]) for place in range(len(self.nodes) + 1)]
+        return [parts[a:b] for a, b in zip(starts, starts[1:], strict=False)], parts[-1]
+
+    def barrier(self) -> None:
+        """Wait until all workers of the host are here."""
+        self.turn += 1
+        _publish_writes()
+        self.counters[self.place] = self.turn
+        waits = 0
+        while self.counters.min() < self.turn:
+            waits += 1
+            if waits > 20:
+                time.sleep(min(0.001, 0.00005 * (waits - 20)))
+                if waits % 1000 == 0 and os.getppid() != self.parent:
+                    raise PeerLost("the process that started this worker has gone")
+        _publish_writes()
+
+
+_FENCE = None if platform.machine() in ("x86_64", "AMD64", "i686") else __import__("threading").Lock()
+
+
+def _publish_writes() -> None:
+    """Order memory accesses between processes. On x86 stores are seen in order as they are."""
+    if _FENCE is not None:
+        for _ in range(2):
+            with _FENCE:
+                pass
+
+
+class Ddp:
+    """`DistributedDataParallel`: gradients meet while backward still runs; sums are rounded in another order."""
+
+    def __init__(self, world: World, microbatches: int, networks: Mapping[str, nn.Module]) -> None:
+        self.world = world
+        self.microbatches = microbatches
+        self.shares = shares(microbatches, world.size)
+        self.share = self.shares[world.rank]
+        self.networks = networks
+        self.notice = ""
+        self.waiting = False
+        self.wrappers: dict[str, nn.Module] = {}
+        if world.size > 1:
+            self.wrappers = {
+                name: DistributedDataParallel(network, process_group=world.group, broadcast_buffers=False)
+                for name, network in networks.items()
+                if any(parameter.requires_grad for parameter in network.parameters())
+            }
+        self.used: list[nn.Module] = []
+
+    def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
+        self.used = [self.wrappers[name] for name in used if name in self.wrappers]
+        return {**self.networks, **{name: self.wrappers[name] for name in used if name in self.wrappers}}
+
+    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
+        for parameter in parameters:
+            parameter.grad = None
+        if left:  # the wrapper saw all forwards before: one backward, or it would reduce the first one only
+            torch.stack([loss(index) for index in self.share]).sum().backward()
+        else:
+            for index in self.share:
+                with contextlib.ExitStack() as unsynchronised:
+                    if index != self.share[-1]:
+                        for wrapper in self.used:
+                            unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
+                    loss(index).backward()
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
+        mine = torch.stack(list(rows.values()))
+        most = len(self.shares[0])
+        padded = torch.zeros(most, mine.shape[1], dtype=mine.dtype)
+        padded[: len(mine)] = mine
+        told = [padded]
+        if self.world.size > 1:
+            told = [torch.empty_like(padded) for _ in self.shares]
+            self.waiting = True
+            with lost_peers():
+                dist.all_gather(told, padded, group=self.world.group)
+            self.waiting = False
+        every = [row for share, rows_of in zip(self.shares, told, strict=True) for row in rows_of[: len(share)]]
+        return fold({(i, i + 1): row for i, row in enumerate(every)}, torch.add, 0, self.microbatches)
+
+    def average(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.world.size / weight)
+
+
+def covered(host: Sequence[int], shares: Sequence[range]) -> range:
+    """The micro-batches of a host's workers, who hold neighbouring shares."""
+    return range(shares[host[0]].start, shares[host[-1]].stop)
+
+
+def slices(length: int, workers: int, bytes_each: int) -> list[tuple[int, int]]:
+    """The part of a vector that each worker adds up, in whole cache lines."""
+    line = ALIGNMENT // bytes_each
+    cuts = [min(length, -(-length * rank // (workers * line)) * line) for rank in range(workers + 1)]
+    return list(zip(cuts, cuts[1:], strict=False))
+
+
+def padded_length(parameters: Sequence[Tensor]) -> int:
+    """Numbers in the flat vector of these tensors, each starting at a multiple of 64 bytes."""
+    line = ALIGNMENT // parameters[0].element_size()
+    return sum(-(-parameter.numel() // line) * line for parameter in parameters)
+
+
+def views(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The parts of a flat vector in the shapes and strides of the tensors."""
+    line, start, parts = ALIGNMENT // vector.element_size(), 0, []
+    for parameter in parameters:
+        offset = vector.storage_offset() + start
+        parts.append(vector.as_strided(parameter.shape, parameter.stride(), offset))
+        start += -(-parameter.numel() // line) * line
+    return parts

@@ -1,0 +1,633 @@
+"""The one loop: it trains every family, on one worker or many, in this process, in Ray actors and in searches."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import random
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers.engine import averages, checkpoint, pictures, streams
+from trainers.engine.control import Control
+from trainers.engine.errors import CONFLICT, FAILED, Stopped, TroupeError
+from trainers.engine.exchange import Ddp, Exact, Exchange, padded_length, shares
+from trainers.engine.family import Data, Family, MicroBatch, Phase
+from trainers.engine.runfolder import RunFolder
+from trainers.engine.settings import Config
+from trainers.engine.world import World
+
+GRID_CELLS = 64
+CHUNK = 16  # grid cells drawn at once: must not depend on the workers, or the bits would
+EVALUATION_CHUNK = 256  # held-out samples evaluated at once
+WEIGHT, STOP, LOSS = 0, 1, 2  # places in the row that each micro-batch adds to
+
+
+class Trainer:
+    """A run in one worker: networks, optimizers, exchange, and where in the stream of samples it is."""
+
+    def __init__(self, family: Family, data: Data, config: Config, world: World, control: Control) -> None:
+        self.family, self.data, self.config, self.world, self.control = family, data, config, world, control
+        self.device = torch.device(config.device)
+        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.random = default_generator(self.device)
+        data.to(self.device)
+
+        self._seed("networks")
+        self.networks = {name: self._placed(network) for name, network in family.networks().items()}
+        world.copy_from_first([tensor for network in self.networks.values() for tensor in network.state_dict().values()])
+        self.ema: dict[str, nn.Module] = {}
+        if config.ema:
+            self.ema = {name: copy.deepcopy(self.networks[name]).requires_grad_(False) for name in family.ema_networks}
+        self.trainable = {name: [p for p in net.parameters() if p.requires_grad] for name, net in self.networks.items()}
+        self.averages = averages.Averages(self.networks)
+        self.optimizers = family.optimizers(self.networks)
+        self.parameters = {
+            name: [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            for name, (optimizer, _) in self.optimizers.items()
+        }
+        self.exchange: Exchange = self._exchange()
+        if config.compile:
+            for network in self.networks.values():
+                network.compile()
+
+        self.step = 0
+        self.phases_done = 0  # of the step under way
+        self.position = 0  # samples drawn from the stream so far
+        self.phase_counts: dict[str, int] = {}
+        self.carried = {index: self._to_device(family.carried(index)) for index in self.exchange.share}
+        self.best: dict[str, Any] = {}
+        self.sample_inputs = family.sample_inputs(torch.Generator().manual_seed(streams.GRID_SEED), GRID_CELLS)
+        self.microbatches: dict[int, MicroBatch] = {}
+        self.left: dict[int, dict[str, list[averages.Statistics]]] = {}  # statistics of forwards left for a later phase
+        self.stop_agreed = False
+        self.metrics: dict[str, float] = {}  # of the newest step
+
+    # One step
+
+    def advance(self) -> bool:
+        """Run phases until the step is done (True), or until a stop is agreed on where nothing is kept (False)."""
+        phases = self.family.phases(self.step)
+        while self.phases_done < len(phases):
+            self._run(phases[self.phases_done])
+            self.phases_done += 1
+            rest = phases[self.phases_done :]
+            if self.stop_agreed and rest and rest[0].fresh:
+                return False
+        trained = {name for phase in phases for name in phase.trains}
+        for name in trained.intersection(self.ema):
+            self._average_weights(name)
+        self.microbatches, self.left = {}, {}
+        self.step += 1
+        self.phases_done = 0
+        return True
+
+    def _run(self, phase: Phase) -> None:
+        """One phase: gradients of all micro-batches meet, then one optimizer step."""
+        if phase.fresh:
+            self._draw()
+        for name, parameters in self.trainable.items():
+            wanted = name in phase.trains or name in phase.leaves
+            if parameters and parameters[0].requires_grad != wanted:
+                for parameter in parameters:
+                    parameter.requires_grad_(wanted)
+        optimizer, schedule = self.optimizers[phase.optimizer]
+        values = schedule(self.step)
+        for group in optimizer.param_groups:
+            group.update(values)
+        if phase.closure:
+            self._step_with_closure(phase, optimizer)
+        else:
+            loss, statistics, means = self._reduce(phase)
+            if not math.isfinite(loss):
+                raise self._not_finite(phase, loss)
+            averages.move(statistics, means)
+            if phase.before is not None:
+                phase.before(self.networks)
+            optimizer.step()
+        if phase.after is not None:
+            with torch.no_grad():
+                phase.after(self.networks)
+        for index, microbatch in self.microbatches.items():
+            if microbatch.carried:
+                self.carried[index] = {name: value.detach() for name, value in microbatch.carried.items()}
+        self.phase_counts[phase.name] = self.phase_counts.get(phase.name, 0) + 1
+
+    def _step_with_closure(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer that asks for the loss several times: each time for the same samples, noise and state."""
+        newest: list[Any] = []
+
+        def closure() -> float:
+            newest[:] = self._reduce(phase)
+            if phase.before is not None:
+                phase.before(self.networks)
+            return float(newest[0])
+
+        first = optimizer.step(closure)  # type: ignore[arg-type]
+        assert first is not None
+        if not math.isfinite(first):
+            raise self._not_finite(phase, first)
+        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters[phase.optimizer]):
+            raise self._not_finite(phase, float(newest[0]))
+        averages.move(newest[1], newest[2])
+
+    def _reduce(self, phase: Phase) -> tuple[float, list[averages.Statistics], Tensor]:
+        """Reduced gradients into `.grad`; returns the loss, and batch norm statistics with their means."""
+        calls = self.exchange.callables((*phase.trains, *phase.leaves))
+        run = self.phase_counts.get(phase.name, 0)
+        rows: dict[int, Tensor] = {}
+        names: list[str] = []
+        statistics: list[averages.Statistics] = []
+        autocast = self.config.precision == "bfloat16"
+
+        def loss(index: int) -> Tensor:
+            microbatch = self.microbatches[index]
+            microbatch.carried = dict(self.carried[index])
+            self.random.manual_seed(streams.seed_of(self.config.seed, phase.name, run, index))
+            if autocast:
+                with torch.autocast(self.device.type, torch.bfloat16):
+                    answer = phase.loss(calls, microbatch)
+            else:
+                answer = phase.loss(calls, microbatch)
+            value, metrics = answer[0], answer[-1]
+            weight = float(answer[1]) if len(answer) == 3 else 1.0
+            noted = self.averages.take((*phase.trains, *phase.leaves))
+            left = self.left.setdefault(index, {})
+            for name in phase.leaves:
+                left.setdefault(name, []).extend(noted[name])
+            own = [note for name in phase.trains for note in [*left.get(name, ()), *noted[name]]]
+            number = float(value.detach())
+            row = [weight, float(self.control.stop_requested), number if len(answer) == 3 else number * weight]
+            row += [float(metric.detach() if isinstance(metric, Tensor) else metric) * weight for metric in metrics.values()]
+            names[:] = metrics
+            statistics[:] = own
+            rows[index] = torch.tensor(row, dtype=torch.float64)
+            if own:
+                rows[index] = torch.cat([rows[index], *(part.double().cpu() for part in averages.row_of(own))])
+            self.control.beat()
+            return value
+
+        parameters = self.parameters[phase.optimizer]
+        left_before = any(name in left for left in self.left.values() for name in phase.trains)
+        self.exchange.gradients(parameters, loss, left_before)
+        total = self.exchange.meet(rows)
+        numbers = total[: LOSS + 1 + len(names)].tolist()
+        weight = numbers[WEIGHT]
+        self.stop_agreed |= numbers[STOP] > 0
+        mean = numbers[LOSS] / weight if weight else math.nan
+        self.metrics[f"{phase.name}_loss"] = mean
+        for name, number in zip(names, numbers[LOSS + 1 :], strict=True):
+            self.metrics[name] = number / weight if weight else math.nan
+        if math.isfinite(mean) or phase.closure:
+            self.exchange.average(parameters, weight, private=phase.before is not None or phase.closure)
+        return mean, statistics, total[LOSS + 1 + len(names) :] / self.config.microbatches
+
+    def _draw(self) -> None:
+        """The next samples of the stream, cut into this worker's micro-batches."""
+        size = self.config.microbatch_size
+        self.left = {}
+        self.microbatches = {}
+        for index in self.exchange.share:
+            start = self.position + index * size
+            indices = streams.sample_indices(self.data.size, self.config.seed, start, size)
+            self.microbatches[index] = MicroBatch(
+                self._formatted(self.data.batch(indices)), indices, start // self.data.size, self.step, index, size,
+                self.device, self.dtype, self.random,
+            )  # fmt: skip
+        self.position += self.config.batch_size
+
+    def _not_finite(self, phase: Phase, loss: float) -> TroupeError:
+        return TroupeError(
+            f"step {self.step}: the loss of phase {phase.name} is not finite ({loss}); nothing was updated, and the "
+            "last checkpoint is good: go on from it with a lower learning rate (--resume NAME learning_rate=... "
+            "--allow-changes)",
+            FAILED,
+        )
+
+    @torch.no_grad()
+    def _average_weights(self, name: str) -> None:
+        """Move the running average of a network's weights; buffers are copied."""
+        average, network = self.ema[name], self.networks[name]
+        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - self.config.ema)
+        for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    # Pictures and evaluation: in chunks that no number of workers changes, dealt over the workers
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[Mapping[str, nn.Module]]:
+        """The networks as they are used: averaged where there is an average, in eval mode, without gradients."""
+        networks = {**self.networks, **self.ema}
+        for network in networks.values():
+            network.eval()
+        try:
+            with torch.no_grad():
+                yield networks
+        finally:
+            for network in networks.values():
+                network.train()
+
+    def draw_grid(self) -> Tensor | None:
+        """The fixed grid as uint8 (cells, height, width, channels), on rank 0."""
+        if not self.sample_inputs:
+            return None
+        chunks = range(0, GRID_CELLS, CHUNK)
+        images = {}
+        with self.at_rest() as networks:
+            for place in shares(len(chunks), self.world.size)[self.world.rank]:
+                inputs = {name: value[chunks[place] : chunks[place] + CHUNK] for name, value in self.sample_inputs.items()}
+                self._seed("grid", place)
+                images[place] = as_uint8(self.family.samples(networks, self._to_device(inputs)))
+                self.control.beat()
+        every = {place: part for parts in self.world.gather(images) for place, part in parts.items()}
+        return torch.cat([every[place] for place in sorted(every)])
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics over the held-out samples, the same on every rank, under their names with `eval_` before."""
+        starts = range(0, self.data.held_out, EVALUATION_CHUNK)
+        told = {}
+        with self.at_rest() as networks:
+            for place in shares(len(starts), self.world.size)[self.world.rank]:
+                indices = range(starts[place], min(starts[place] + EVALUATION_CHUNK, self.data.held_out))
+                self._seed("evaluation", place)
+                microbatch = MicroBatch(
+                    self._formatted(self.data.held_out_batch(indices)), indices, 0, self.step, place, len(indices),
+                    self.device, self.dtype, self.random,
+                )  # fmt: skip
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                    told[place] = self.family.evaluate(networks, microbatch)
+                self.control.beat()
+        every = {place: part for parts in self.world.gather(told) for place, part in parts.items()}
+        results: dict[str, float] = {}
+        for metric in every.get(0, {}):
+            pairs = [every[place][metric] for place in sorted(every)]
+            results[f"eval_{metric}"] = sum(float(total) for total, _ in pairs) / sum(float(n) for _, n in pairs)
+        return results
+
+    def is_better(self, results: Mapping[str, float]) -> bool:
+        """Whether these results are the best so far; remembers them if so."""
+        metric = f"eval_{self.family.main_metric}"
+        if metric not in results or not math.isfinite(results[metric]):
+            return False
+        value = results[metric]
+        known = self.best.get("value")
+        if known is not None and not (value > known if self.family.main_mode == "max" else value < known):
+            return False
+        self.best = {"step": self.step, "metric": metric, "value": value}
+        return True
+
+    # The whole state, in a form that knows no number of workers
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the run's future depends on. The same for any number of workers."""
+        carried = {index: kept for part in self.world.gather(self.carried) for index, kept in part.items()}
+        return {
+            "step": self.step,
+            "phases_done": self.phases_done,
+            "position": self.position,
+            "phase_counts": dict(self.phase_counts),
+            "networks": {name: network.state_dict() for name, network in self.networks.items()},
+            "ema": {name: network.state_dict() for name, network in self.ema.items()},
+            "optimizers": {name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()},
+            "carried": dict(sorted(carried.items())),
+            "sample_inputs": self.sample_inputs,
+            "best": self.best,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over a state; every worker has loaded the same one."""
+        self.step, self.phases_done, self.position = state["step"], state["phases_done"], state["position"]
+        self.phase_counts = dict(state["phase_counts"])
+        self.sample_inputs, self.best = state["sample_inputs"], dict(state["best"])
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+        for name, network in self.ema.items():
+            network.load_state_dict(state["ema"].get(name, state["networks"][name]))
+        for name, (optimizer, _) in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.carried = {
+            index: self._to_device(state["carried"].get(index, {})) or self.carried[index]
+            for index in self.exchange.share
+        }
+
+    def load_weights(self, weights: Mapping[str, Mapping[str, Tensor]], where: str) -> None:
+        """Begin with another run's weights. Raises TroupeError (exit code 4) where they do not fit."""
+        mistakes = []
+        for name, network in self.networks.items():
+            own, given = network.state_dict(), weights.get(name, {})
+            wrong = [key for key in own if key not in given or own[key].shape != given[key].shape]
+            if wrong or len(given) != len(own):
+                wrong += [key for key in given if key not in own]
+                mistakes.append(f"--from {where}: the weights do not fit {name}, at {', '.join(sorted(set(wrong))[:5])}")
+        if mistakes:
+            raise TroupeError(mistakes, CONFLICT)
+        for name, network in self.networks.items():
+            network.load_state_dict(weights[name])
+        for name, network in self.ema.items():
+            network.load_state_dict(weights[name])
+
+    def check(self) -> None:
+        """Compare the replicas. Raises TroupeError naming a tensor that is not finite, or differs between workers."""
+        tensors = dict(named_tensors(self.state_of_replica()))
+        sick = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        if sick:
+            raise TroupeError(
+                f"step {self.step}: {sick[0]} is not finite; nothing was saved, and the last checkpoint is good: go on "
+                "from it with a lower learning rate",
+                FAILED,
+            )
+        if self.world.size == 1:
+            return
+        sums = {name: zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+                for name, tensor in tensors.items() if tensor.numel()}  # fmt: skip
+        for rank, other in enumerate(self.world.gather(sums)):
+            for name, value in other.items():
+                if value != sums[name] and rank != self.world.rank:
+                    raise TroupeError(
+                        f"step {self.step}: workers {min(rank, self.world.rank)} and {max(rank, self.world.rank)} "
+                        f"disagree on {name}; nothing was saved: the exchange of gradients is broken",
+                        FAILED,
+                    )
+
+    def state_of_replica(self) -> dict[str, Any]:
+        """The part of the state that every worker holds."""
+        return {
+            "networks": {name: network.state_dict() for name, network in self.networks.items()},
+            "ema": {name: network.state_dict() for name, network in self.ema.items()},
+            "optimizers": {name: optimizer.state_dict()["state"] for name, (optimizer, _) in self.optimizers.items()},
+        }
+
+    # Small things
+
+    def _exchange(self) -> Exchange:
+        if self.config.exchange == "ddp":
+            return Ddp(self.world, self.config.microbatches, self.networks)
+        longest = max(padded_length(parameters) * parameters[0].element_size() for parameters in self.parameters.values())
+        return Exact(self.world, self.config.microbatches, self.networks, longest)
+
+    def _placed(self, network: nn.Module) -> nn.Module:
+        """A network on its device, in its precision and memory format, in training mode."""
+        network = network.to(self.device, self.dtype)
+        if self.config.memory_format == "channels_last":
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.train()
+
+    def _formatted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A micro-batch's tensors on the device, images in the run's memory format."""
+        wanted = torch.channels_last if self.config.memory_format == "channels_last" else torch.contiguous_format
+        return {
+            name: (tensor.contiguous(memory_format=wanted) if tensor.dim() == 4 else tensor).to(self.device)
+            for name, tensor in tensors.items()
+        }
+
+    def _to_device(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors on the device, numbers in the precision of the networks."""
+        return {
+            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+            for name, tensor in tensors.items()
+        }
+
+    def _seed(self, *key: object) -> None:
+        """Seed the default generators of this device."""
+        seed = streams.seed_of(self.config.seed, *key)
+        torch.default_generator.manual_seed(seed)
+        self.random.manual_seed(seed)
+
+
+def train(
+    family: Family, data: Data, config: Config, world: World, folder: RunFolder, control: Control,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Train a run to its last step, from its newest checkpoint or its beginning. Returns its result, on every rank.
+
+    `facts` go into each manifest. Raises Stopped after saving when a stop was asked for, TroupeError when the run
+    failed; the caller's random state, default dtype and threads are put back.
+    """
+    with put_back(), contextlib.ExitStack() as held:
+        if world.rank == 0:
+            held.enter_context(folder.lock(patience=10))
+        torch.set_default_dtype(torch.float64 if config.precision == "float64" else torch.float32)
+        torch.set_num_threads(config.threads_per_worker)
+        trainer = Trainer(family, data, config, world, control)
+        recorder = Recorder(trainer, folder, facts)
+        if trainer.exchange.notice and world.rank == 0:
+            control.say(trainer.exchange.notice)
+        recorder.begin()
+        while trainer.step < config.steps:
+            done = trainer.advance()
+            if not done or (trainer.stop_agreed and trainer.step < config.steps):
+                recorder.save()
+                raise Stopped(f"{folder.name}: stopped at step {trainer.step} of {config.steps} and saved")
+            recorder.after_step()
+        return recorder.finish()
+
+
+class Recorder:
+    """What a run writes down while it trains, in its folder, and what it tells its watcher."""
+
+    def __init__(self, trainer: Trainer, folder: RunFolder, facts: Mapping[str, Any]) -> None:
+        self.trainer, self.folder, self.facts = trainer, folder, facts
+        self.config, self.control = trainer.config, trainer.control
+        self.first = trainer.world.rank == 0
+        self.seconds = 0.0  # of training before this process
+        self.started = time.monotonic()
+        self.since = (0, time.monotonic())  # step and time from which the speed is counted
+        self.speed = 0.0
+        self.events: Any = None
+        self.saved = -1
+
+    def begin(self) -> None:
+        """Go on from the newest checkpoint; or save the first one."""
+        trainer = self.trainer
+        newest = checkpoint.newest(self.folder.checkpoints, self.control.say) if self.first else None
+        name = trainer.world.agree(newest.name if newest else None)
+        if name is not None:
+            path = self.folder.checkpoints / name
+            trainer.restore(checkpoint.load(path))
+            self.seconds = float(checkpoint.manifest_of(path).get("seconds", 0))
+            self.saved = trainer.step if not trainer.phases_done else -1
+            if self.first:
+                self.folder.forget_after(trainer.step)
+        else:
+            weights = self.folder.path / "from.pt"
+            if weights.exists():
+                trainer.load_weights(torch.load(weights, weights_only=True), self.facts.get("from", "the other run"))
+        self.started = time.monotonic()
+        self.since = (trainer.step, self.started)
+        if name is None:
+            if self.first and not self.folder.real.exists():
+                write_images(self.folder.real, as_uint8(trainer.data.examples(GRID_CELLS)))
+            self.draw()
+            self.save()
+        self._tell()
+
+    def after_step(self) -> None:
+        """Metrics, evaluation, grid and checkpoint, where this step is one for them."""
+        trainer, config, step = self.trainer, self.config, self.trainer.step
+        last = step >= config.steps
+        if self.first and (step % config.log_every == 0 or last):
+            self._write_metrics()
+        better = False
+        if config.evaluate_every and (step % config.evaluate_every == 0 or last):
+            results = trainer.evaluate()
+            better = trainer.is_better(results)
+            trainer.metrics.update(results)
+            self._write(results)
+        if step % config.sample_every == 0 or last:
+            self.draw()
+        if step % config.checkpoint_every == 0 or last or better:
+            self.save()
+        self._tell()
+
+    def draw(self) -> None:
+        """The fixed grid of this step."""
+        images = self.trainer.draw_grid()
+        if images is None or not self.first:
+            return
+        path = self.folder.grids / f"step_{self.trainer.step:08d}.png"
+        write_images(path, images)
+        if self.events is not None:
+            sheet = pictures.grid(images.numpy()).convert("RGB")
+            self.events.add_image("grid", as_array(sheet), self.trainer.step, dataformats="HWC")
+
+    def save(self) -> None:
+        """A checkpoint of this moment, when the replicas agree."""
+        trainer = self.trainer
+        trainer.check()
+        state = trainer.state()
+        name = checkpoint.name_of(trainer.step, trainer.phases_done)
+        failure: TroupeError | None = None
+        if self.first:
+            try:
+                facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3)}
+                checkpoint.save(self.folder.checkpoints, name, state, facts)
+                best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
+                checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
+            except TroupeError as error:
+                failure = error
+        failure = trainer.world.agree(failure)
+        if failure is not None:
+            raise failure
+        self.saved = trainer.step
+        self.control.beat()
+
+    def finish(self) -> dict[str, Any]:
+        """The result of a run that has made its last step."""
+        trainer = self.trainer
+        if self.saved != trainer.step:
+            self.save()
+        grids = sorted(self.folder.grids.glob("step_*.png"))
+        result = {
+            "name": self.folder.name,
+            "steps": trainer.step,
+            "seconds": round(self._elapsed(), 1),
+            "metrics": trainer.metrics or self._last_metrics(),
+            "best": trainer.best,
+            "checkpoint": f"checkpoints/{checkpoint.name_of(trainer.step)}",
+            "grid": f"grids/{grids[-1].name}" if grids else None,
+            "timelapse": "timelapse.gif" if grids else None,
+        }
+        if self.first:
+            pictures.write_timelapse(self.folder.timelapse, grids)
+            checkpoint.write_durably(self.folder.result, json.dumps(result, indent=1) + "\n")
+            if self.events is not None:
+                self.events.close()
+        return result
+
+    def _write_metrics(self) -> None:
+        step = self.trainer.step
+        now = time.monotonic()
+        before, then = self.since
+        if now > then and step > before:
+            self.speed = (step - before) * self.config.batch_size / (now - then)
+            self.since = (step, now)
+        self._write({**self.trainer.metrics, "images_per_second": round(self.speed, 2)})
+
+    def _write(self, row: Mapping[str, float]) -> None:
+        """A row of metrics.jsonl, and the same for TensorBoard."""
+        if not self.first:
+            return
+        step = self.trainer.step
+        try:
+            with open(self.folder.metrics, "a") as file:
+                file.write(json.dumps({"step": step, "seconds": round(self._elapsed(), 3), **row}) + "\n")
+            if self.events is None:
+                from tensorboardX import SummaryWriter  # heavy: not before the first step
+
+                self.events = SummaryWriter(str(self.folder.path), purge_step=step)
+            for name, value in row.items():
+                self.events.add_scalar(name, value, step)
+        except OSError as error:
+            raise TroupeError(checkpoint.disk_mistake(self.folder.path, error), 3) from error
+
+    def _tell(self) -> None:
+        self.control.progress = {
+            "step": self.trainer.step, "steps": self.config.steps, "metrics": dict(self.trainer.metrics),
+            "images_per_second": self.speed,
+        }  # fmt: skip
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.started
+
+    def _last_metrics(self) -> dict[str, float]:
+        if not self.folder.metrics.exists():
+            return {}
+        lines = self.folder.metrics.read_text().splitlines()
+        return {k: v for k, v in json.loads(lines[-1]).items() if k not in ("step", "seconds")} if lines else {}
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """The generator that functions without one of their own draw from."""
+    if device.type == "cuda":
+        torch.cuda.init()
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator
+
+
+def as_uint8(images: Tensor) -> Tensor:
+    """Images NCHW in [0, 1] as uint8 NHWC on the CPU."""
+    return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+
+
+def as_array(image: Any) -> Any:
+    import numpy as np
+
+    return np.asarray(image)
+
+
+def write_images(path: Path, images: Tensor) -> None:
+    """A grid of small images, magnified so that they can be seen."""
+    pictures.write_png(path, pictures.grid(images.numpy()), magnify=2 if images.shape[1] <= 32 else 1)
+
+
+def named_tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a state, with the path to it."""
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from named_tensors(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(state, Sequence) and not isinstance(state, str):
+        for place, value in enumerate(state):
+            yield from named_tensors(value, f"{name}[{place}]")
+
+
+@contextlib.contextmanager
+def put_back() -> Iterator[None]:
+    """Restore what a run changes in its process: random state, default dtype, threads."""
+    threads, dtype, state = torch.get_num_threads(), torch.get_default_dtype(), random.getstate()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        random.setstate(state)

@@ -1,0 +1,49 @@
+"""Grids of images as PNG, and a timelapse of them as GIF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+GAP = 2  # pixels between cells
+
+
+def grid(images: np.ndarray) -> Image.Image:
+    """Lay out images (count, height, width, channels), uint8, row by row on a square as near as can be."""
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), np.uint8)
+    for place, image in enumerate(images):
+        top, left = (GAP + part * (side + GAP) for part, side in zip(divmod(place, columns), (height, width), strict=True))
+        sheet[top : top + height, left : left + width] = image
+    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet[:, :, :3])
+
+
+def write_png(path: Path, image: Image.Image, magnify: int = 1) -> None:
+    """Write a PNG whole or not at all."""
+    making = path.with_name(f".{path.name}.making")
+    if magnify > 1:
+        image = image.resize((image.width * magnify, image.height * magnify), Image.Resampling.NEAREST)
+    image.save(making, format="PNG", optimize=True)
+    making.replace(path)
+
+
+def write_timelapse(path: Path, grids: Sequence[Path], seconds: float = 6.0, most: int = 120) -> None:
+    """An endless GIF of at most `most` of the grids, in `seconds`, that rests on the last one."""
+    if not grids:
+        return
+    step = -(-len(grids) // most)
+    chosen = list(grids[::-1][::step])[::-1]  # always with the last
+    frames = [Image.open(grid).convert("P", palette=Image.Palette.ADAPTIVE) for grid in chosen]
+    each = max(40, min(400, round(1000 * seconds / len(frames))))
+    making = path.with_name(f".{path.name}.making")
+    frames[0].save(
+        making, format="GIF", save_all=True, append_images=frames[1:], loop=0,
+        duration=[each] * (len(frames) - 1) + [1500],
+    )  # fmt: skip
+    making.replace(path)

@@ -1,0 +1,105 @@
+"""The workers of one run as each of them sees the others: its rank, their number, and a few small messages."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from trainers.engine.errors import PeerLost
+
+PATIENCE = datetime.timedelta(minutes=30)  # of the message library; whoever watches the group gives up much earlier
+
+
+@dataclass(frozen=True)
+class World:
+    """A group of workers. `group` is its gloo process group; None for a worker that is alone."""
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+    shares_memory: bool = True  # whether workers of one host may meet in /dev/shm
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in the order of ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with lost_peers():
+            dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def agree(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        values = [value]
+        with lost_peers():
+            dist.broadcast_object_list(values, group=self.group, group_src=0)
+        return values[0]
+
+    def copy_from_first(self, tensors: list[torch.Tensor]) -> None:
+        """Overwrite the tensors with rank 0's."""
+        for tensor in tensors if self.size > 1 else []:
+            received = tensor.detach().cpu().contiguous()
+            with lost_peers():
+                dist.broadcast(received, group=self.group, group_src=0)
+            tensor.detach().copy_(received)
+
+    def hosts(self) -> list[list[int]]:
+        """The ranks by host: those of one list can share memory. In the order of ranks."""
+        here = (host_identity(), "" if self.shares_memory else str(self.rank))
+        everywhere = self.gather(here)
+        hosts: list[list[int]] = []
+        for rank, where in enumerate(everywhere):  # neighbours in rank, since they hold neighbouring micro-batches
+            if rank and where == everywhere[rank - 1]:
+                hosts[-1].append(rank)
+            else:
+                hosts.append([rank])
+        return hosts
+
+
+class lost_peers:
+    """Errors of torch.distributed inside this block mean that another worker has gone."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, RuntimeError):
+            raise PeerLost(f"lost the other workers: {str(error).splitlines()[0]}") from error
+
+
+def join(address: str, port: int, rank: int, size: int, device: str, shares_memory: bool = True) -> World:
+    """Join the process group of `size` workers that meet at rank 0's address; gloo, and NCCL too on GPUs."""
+    if size == 1:
+        return World()
+    with lost_peers():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+            init_method=f"tcp://{address}:{port}", rank=rank, world_size=size, timeout=PATIENCE,
+        )  # fmt: skip
+    return World(rank, size, dist.group.WORLD, shares_memory)
+
+
+def free_port() -> int:
+    """A TCP port that is free on this host now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def host_identity() -> str:
+    """The same for processes that see the same /dev/shm, different otherwise."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+        shared = os.stat("/dev/shm")
+        return f"{boot}:{shared.st_dev}"
+    except OSError:
+        return f"{socket.gethostname()}:{os.getpid()}"  # no shared memory to be had: every worker is a host of its own

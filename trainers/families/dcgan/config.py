@@ -1,0 +1,30 @@
+"""Settings of DCGAN: Radford, Metz, Chintala, "Unsupervised Representation Learning with DCGANs", 2016."""
+
+from typing import ClassVar, Literal
+
+from trainers.engine.settings import Check, ImageConfig, setting
+
+
+def _size(image_size: int | str) -> str | None:
+    if image_size in ("auto", 16, 32, 64, 128):
+        return None
+    return f"image_size={image_size}: DCGAN takes 16, 32, 64 or 128"
+
+
+class Config(ImageConfig):
+    summary: ClassVar[str] = "deep convolutional GAN, non-saturating loss (Radford et al. 2016)"
+    checks: ClassVar[tuple[Check, ...]] = (*ImageConfig.checks, Check(("image_size",), _size))
+    tiny: ClassVar = {
+        "tiny": {"image_size": 16, "width": 8, "latent": 16, "batch_size": 16, "microbatch_size": 4, "steps": 4},
+        "nearest": {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 2, "steps": 4,
+                    "upsample": "nearest", "ema": 0.9},
+    }  # fmt: skip
+
+    steps: int = setting(800, "optimizer steps of each network; may be raised later", unit="steps", at_least=0)
+    latent: int = setting(100, "numbers that an image is made from", at_least=1, source="Radford 2016, section 4")
+    width: int = setting(64, "channels of the layers at half size", at_least=1, source="Radford 2016, figure 1")
+    learning_rate: float = setting(2e-4, "of both Adams", above=0, source="Radford 2016, section 4")
+    beta1: float = setting(0.5, "momentum of both Adams", at_least=0, below=1, source="Radford 2016, section 4")
+    upsample: Literal["transposed", "nearest"] = setting(
+        "transposed", "how images grow: transposed convolutions, or nearest neighbours and a convolution"
+    )

@@ -1,0 +1,54 @@
+"""How DCGAN learns: one phase for each network; the fakes are made once in a step and serve both."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from trainers.data.images import signed
+from trainers.engine.family import Family, Loss, MicroBatch, Networks, Phase
+from trainers.engine.schedules import Schedule, constant
+from trainers.families.dcgan.networks import Discriminator, Generator
+
+
+class DCGAN(Family):
+    ema_networks = ("generator",)
+
+    def networks(self) -> dict[str, nn.Module]:
+        config, channels, size = self.config, self.facts["channels"], self.facts["image_size"]
+        return {
+            "generator": Generator(config.latent, config.width, channels, size, config.upsample),
+            "discriminator": Discriminator(config.width, channels, size),
+        }
+
+    def optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, tuple[torch.optim.Optimizer, Schedule]]:
+        def adam(name: str) -> torch.optim.Optimizer:
+            return torch.optim.Adam(networks[name].parameters(), betas=(self.config.beta1, 0.999), fused=True)
+
+        return {name: (adam(name), constant(lr=self.config.learning_rate)) for name in networks}
+
+    def phases(self, step: int) -> tuple[Phase, ...]:
+        return (
+            Phase("discriminator", ("discriminator",), "discriminator", self.discriminate, leaves=("generator",)),
+            Phase("generator", ("generator",), "generator", self.generate, fresh=False),
+        )
+
+    def discriminate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
+        fakes = networks["generator"](microbatch.randn(microbatch.size, self.config.latent, 1, 1))
+        microbatch.kept["fakes"] = fakes
+        real = networks["discriminator"](signed(microbatch["images"], microbatch.dtype)).to(microbatch.dtype)
+        fake = networks["discriminator"](fakes.detach()).to(microbatch.dtype)
+        loss = softplus(-real).mean() + softplus(fake).mean()  # binary cross entropy on logits
+        return loss, {"real_score": real.sigmoid().mean(), "fake_score": fake.sigmoid().mean()}
+
+    def generate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
+        fake = networks["discriminator"](microbatch.kept["fakes"]).to(microbatch.dtype)
+        return softplus(-fake).mean(), {}  # non-saturating: make fakes look real
+
+    def sample_inputs(self, random: torch.Generator, count: int) -> dict[str, Tensor]:
+        return {"latent": torch.randn(count, self.config.latent, 1, 1, generator=random)}
+
+    def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
+        images: Tensor = networks["generator"](inputs["latent"])
+        return images.add(1).div(2)

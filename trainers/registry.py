@@ -1,0 +1,76 @@
+"""Families by their folders: adding one means adding a folder. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from trainers.engine.errors import WORDS, TroupeError, did_you_mean
+from trainers.engine.settings import Config
+
+BUILT_IN = Path(__file__).parent / "families"
+
+
+def families(extra: Sequence[Path] = ()) -> dict[str, Path]:
+    """The folder of each family, by name; those outside the package may not take a built-in name."""
+    found: dict[str, Path] = {}
+    for root in (BUILT_IN, *extra):
+        if not root.is_dir():
+            raise TroupeError(f"--families {root}: no such folder", WORDS)
+        for folder in sorted(root.iterdir()):
+            if (folder / "config.py").exists() and (folder / "training.py").exists():
+                if folder.name in found:
+                    raise TroupeError(f"--families {root}: there is a family named {folder.name} already", WORDS)
+                found[folder.name] = folder
+    return found
+
+
+def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
+    """The settings of a family. Raises TroupeError (exit code 2) for an unknown one."""
+    known = families(extra)
+    if name not in known:
+        raise TroupeError(f"{name}: no such family{did_you_mean(name, known)}; `troupe families` lists them", WORDS)
+    found = [
+        value for value in vars(_module(name, known[name], "config")).values()
+        if isinstance(value, type) and issubclass(value, Config) and value.__module__.endswith(f"{name}.config")
+    ]  # fmt: skip
+    if len(found) != 1:
+        raise TroupeError(f"{known[name] / 'config.py'}: one subclass of Config is needed, found {len(found)}", WORDS)
+    return found[0]
+
+
+def family_class(name: str, extra: Sequence[Path] = ()) -> type:
+    """The training part of a family. Imports torch."""
+    from trainers.engine.family import Family
+
+    folder = families(extra)[name]
+    found = [
+        value for value in vars(_module(name, folder, "training")).values()
+        if isinstance(value, type) and issubclass(value, Family) and value.__module__.endswith(f"{name}.training")
+    ]  # fmt: skip
+    if len(found) != 1:
+        raise TroupeError(f"{folder / 'training.py'}: one subclass of Family is needed, found {len(found)}", WORDS)
+    return found[0]
+
+
+def _module(name: str, folder: Path, part: str) -> ModuleType:
+    """`config` or `training` of a family; those outside the package get a package of their own."""
+    if folder.parent == BUILT_IN:
+        return importlib.import_module(f"trainers.families.{name}.{part}")
+    package = f"trainers.families.{name}"  # so that `from trainers.families.NAME.networks import ...` works there too
+    if package not in sys.modules or list(sys.modules[package].__path__) != [str(folder)]:
+        for loaded in [key for key in sys.modules if key == package or key.startswith(package + ".")]:
+            del sys.modules[loaded]
+        spec = importlib.util.spec_from_loader(package, None, is_package=True)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        module.__path__ = [str(folder)]
+        sys.modules[package] = module
+    try:
+        return importlib.import_module(f"{package}.{part}")
+    except Exception as error:
+        raise TroupeError(f"{folder / part}.py: {type(error).__name__}: {error}", WORDS) from error

@@ -1,0 +1,76 @@
+"""One worker's part of a run, the same in this process, in a Ray actor, in a test's process and in a trial."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from trainers import registry
+from trainers.data.sources import open_data
+from trainers.engine.control import Control
+from trainers.engine.errors import CONFLICT
+from trainers.engine.errors import TroupeError
+from trainers.engine.runfolder import RunFolder
+from trainers.engine.settings import Config
+from trainers.engine.world import World
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every worker is told: plain values, so that it can be sent anywhere."""
+
+    family: str
+    settings: Mapping[str, Any]  # all of them, resolved: no `auto` for device and exchange
+    folder: Path
+    data_dir: Path
+    families: tuple[Path, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)  # go into the manifests
+    fingerprint: str | None = None  # that the data must have
+
+    def config(self) -> Config:
+        return registry.config_class(self.family, self.families).of(self.settings, self.family)
+
+
+def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
+    """Open the data, build the family, train. Returns the run's result."""
+    from trainers.engine import loop
+
+    config = plan.config()
+    data = open_for(config, plan.data_dir, plan.families, control)
+    if plan.fingerprint is not None and data.fingerprint != plan.fingerprint:
+        raise TroupeError(f"data={config.data}: not the same samples as the driver found", CONFLICT)  # type: ignore[attr-defined]
+    family = registry.family_class(plan.family, plan.families)(config, data.facts)
+    return loop.train(family, data, config, world, RunFolder(plan.folder), control, plan.facts)
+
+
+def open_for(config: Any, data_dir: Path, families: tuple[Path, ...], control: Control) -> Any:
+    """The data set that a config names."""
+    return open_data(
+        config.data, data_dir=data_dir, image_size=None if config.image_size == "auto" else config.image_size,
+        evaluate_on=config.evaluate_on, extra=families, warn=control.say,
+    )  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """What a run's numbers may depend on besides its recipe."""
+    return {
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+        "troupe": metadata.version("troupe"),
+        "processor": processor(),
+    }
+
+
+def processor() -> str:
+    """The kind of processor: kernels are chosen by it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            facts = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)
+        named = {key.strip(): value.strip() for key, value in facts.items()}
+        return f"{named.get('model name', platform.machine())} (model {named.get('model', '?')})"
+    except OSError:
+        return platform.processor() or platform.machine()
