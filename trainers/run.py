@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainers import registry
 from trainers.data.sources import open_data
 from trainers.engine.control import Control
-from trainers.engine.errors import CONFLICT
-from trainers.engine.errors import TroupeError
+from trainers.engine.errors import CONFLICT, TroupeError
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import Config
-from trainers.engine.world import World
+
+if TYPE_CHECKING:  # torch is not loaded before a run starts
+    from trainers.engine.world import World
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,21 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
     from trainers.engine import loop
 
     config = plan.config()
-    data = open_for(config, plan.data_dir, plan.families, control)
+    data = open_for(config, plan.data_dir, plan.families)
     if plan.fingerprint is not None and data.fingerprint != plan.fingerprint:
         raise TroupeError(f"data={config.data}: not the same samples as the driver found", CONFLICT)  # type: ignore[attr-defined]
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
     return loop.train(family, data, config, world, RunFolder(plan.folder), control, plan.facts)
 
 
-def open_for(config: Any, data_dir: Path, families: tuple[Path, ...], control: Control) -> Any:
-    """The data set that a config names."""
+def open_for(
+    config: Any, data_dir: Path, families: Sequence[Path] = (),
+    warn: Callable[[str], None] = lambda line: None, progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Any:  # fmt: skip
+    """The data set that a config names. Imports no torch; `progress(done, total)` is called while a folder is packed."""
     return open_data(
         config.data, data_dir=data_dir, image_size=None if config.image_size == "auto" else config.image_size,
-        evaluate_on=config.evaluate_on, extra=families, warn=control.say,
+        evaluate_on=config.evaluate_on, extra=families, warn=warn, progress=progress,
     )  # fmt: skip
 
 

@@ -49,7 +49,8 @@ def test_the_file_is_small_and_its_content_is_never_changed_unnoticed() -> None:
     assert FILE.stat().st_size < 2_000_000
     assert digits().fingerprint == "e2659ed17e39d7f93d08b0f24aaad626556fb58e006b95fd6783e343464c5255"
     with np.load(FILE) as file:
-        assert file["train_images"].shape == (9000, 28, 28) and file["train_images"].dtype == np.uint8
+        assert file["train_images"].shape == (9000, 28, 28)
+        assert file["train_images"].dtype == np.uint8
 
 
 def test_opening_data_loads_no_torch(tmp_path: Path) -> None:

@@ -51,10 +51,12 @@ def test_on_validation_a_tenth_of_the_training_part_is_held_out_and_never_learne
 def test_a_batch_has_the_samples_in_the_order_asked_for_channels_last_in_memory() -> None:
     train = Part(np.random.RandomState(0).randint(0, 256, (9, 8, 8, 3), np.uint8), np.arange(9, dtype=np.int64))
     batch = data_of(train, train).batch([5, 2, 5])
-    assert batch["images"].dtype == torch.uint8 and batch["images"].shape == (3, 3, 8, 8)
+    assert batch["images"].dtype == torch.uint8
+    assert batch["images"].shape == (3, 3, 8, 8)
     assert batch["images"].is_contiguous(memory_format=torch.channels_last)
     assert np.array_equal(batch["images"].numpy(), train.images[[5, 2, 5]].transpose(0, 3, 1, 2))
-    assert batch["labels"].dtype == torch.int64 and batch["labels"].tolist() == [5, 2, 5]
+    assert batch["labels"].dtype == torch.int64
+    assert batch["labels"].tolist() == [5, 2, 5]
 
 
 def test_unlabelled_images_have_no_labels() -> None:
@@ -81,7 +83,8 @@ def test_batches_of_a_mapped_file_are_copies_that_can_be_changed(tmp_path: Path)
 def test_examples_are_spread_over_the_training_part_and_lie_between_0_and_1() -> None:
     data = data_of(numbered(200), numbered(1))
     examples = data.examples(4)
-    assert examples.dtype == torch.float32 and examples.shape == (4, 1, 8, 8)
+    assert examples.dtype == torch.float32
+    assert examples.shape == (4, 1, 8, 8)
     assert torch.equal(examples[:, 0, 0, 0], torch.tensor([0, 50, 100, 150]) / 255)
     assert len(data_of(numbered(3), numbered(1)).examples(9)) == 3
 
@@ -89,9 +92,10 @@ def test_examples_are_spread_over_the_training_part_and_lie_between_0_and_1() ->
 def test_signed_images_reach_from_minus_one_to_one_in_the_same_layout() -> None:
     images = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 2, 1).repeat(2, 1, 1, 3).permute(0, 3, 1, 2)
     result = signed(images, torch.float64)
-    assert result.dtype == torch.float64 and (result.min(), result.max()) == (-1.0, 1.0)
+    assert result.dtype == torch.float64
+    assert (result.min().item(), result.max().item()) == (-1.0, 1.0)
     assert result.is_contiguous(memory_format=torch.channels_last)
-    assert (images.min(), images.max()) == (0, 255)
+    assert (images.min().item(), images.max().item()) == (0, 255)
 
 
 def test_sizes_up_to_the_next_power_of_two_are_padded_with_equal_borders_of_zero() -> None:
@@ -99,7 +103,8 @@ def test_sizes_up_to_the_next_power_of_two_are_padded_with_equal_borders_of_zero
     for size in (None, 32):
         padded = fit(images, size)
         assert padded.shape == (2, 32, 32, 1)
-        assert (padded[:, 2:30, 2:30] == 200).all() and padded.sum() == images.sum()
+        assert (padded[:, 2:30, 2:30] == 200).all()
+        assert padded.sum() == images.sum()
     assert fit(images, 28) is images
     assert fit(fit(images, 32), None).shape[1] == 32
 
@@ -130,4 +135,5 @@ def test_the_fingerprint_changes_with_pixels_labels_names_and_size_and_not_with_
         mark(size=16),
     ]
     assert len(set(marks)) == 5
-    assert mark() == marks[0] and len(marks[0]) == 64
+    assert mark() == marks[0]
+    assert len(marks[0]) == 64

@@ -73,7 +73,8 @@ def test_what_is_packed_is_read_again_mapped_and_exact(tmp_path: Path, monkeypat
     pack(tmp_path / "cifar10", "cifar10", train, test, KNOWN["cifar10"].class_names)
     data = open_data("cifar10", data_dir=tmp_path)
     assert (data.size, data.held_out) == (30, 10)
-    assert data.facts["class_names"][3] == "cat" and data.facts["image_size"] == 32
+    assert data.facts["class_names"][3] == "cat"
+    assert data.facts["image_size"] == 32
     assert np.array_equal(pixels(data), train.images)
     assert test.labels is not None
     assert data.held_out_batch(range(10))["labels"].tolist() == test.labels.tolist()
@@ -145,7 +146,8 @@ def test_a_download_is_packed_so_that_it_happens_once(tmp_path: Path, monkeypatc
     parts = {True: photographs(8, 1), False: photographs(4, 2)}
 
     def download(root: str, train: bool, download: bool) -> SimpleNamespace:
-        assert root == str(tmp_path) and download
+        assert root == str(tmp_path)
+        assert download
         labels = parts[train].labels
         assert labels is not None
         return SimpleNamespace(data=parts[train].images, targets=labels.tolist())
@@ -154,7 +156,8 @@ def test_a_download_is_packed_so_that_it_happens_once(tmp_path: Path, monkeypatc
     first = open_data("cifar10", data_dir=tmp_path)
     no_network(monkeypatch)
     second = open_data("cifar10", data_dir=tmp_path)
-    assert np.array_equal(pixels(first), parts[True].images) and np.array_equal(pixels(second), parts[True].images)
+    assert np.array_equal(pixels(first), parts[True].images)
+    assert np.array_equal(pixels(second), parts[True].images)
     assert first.fingerprint == second.fingerprint
 
 
@@ -169,7 +172,8 @@ def test_without_files_and_network_one_line_says_what_to_do(tmp_path: Path, monk
 
 def test_sheets_of_cifar_are_packed_tile_by_tile(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("pack_cifar10", BENCHMARKS / "pack_cifar10.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     parts = {name: photographs(6, seed) for seed, name in enumerate([*script.BATCHES, "test_batch"])}

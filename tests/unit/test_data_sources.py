@@ -31,7 +31,9 @@ def test_every_source_has_its_name_and_one_line_for_people() -> None:
     sources = all_sources()
     assert {"digits", "mnist", "fashion_mnist", "cifar10", "imagefolder"} <= set(sources)
     for name, source in sources.items():
-        assert source.name == name and source.summary and "\n" not in source.summary
+        assert source.name == name
+        assert source.summary
+        assert "\n" not in source.summary
     assert [name for name, source in sources.items() if source.takes_path] == ["imagefolder"]
 
 
@@ -84,4 +86,6 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: str, words
     with pytest.raises(TroupeError) as caught:
         all_sources([extra(tmp_path, content)])
     (line,) = caught.value.mistakes
-    assert "dots.py" in line and words in line and caught.value.code == WORDS
+    assert "dots.py" in line
+    assert words in line
+    assert caught.value.code == WORDS

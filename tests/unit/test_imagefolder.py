@@ -125,7 +125,8 @@ def test_the_centre_is_cut_out_and_the_shorter_side_kept_whole(size: tuple[int, 
     image = Image.new("RGB", size, BLACK)
     image.paste(RED, ((size[0] - 32) // 2, (size[1] - 32) // 2, (size[0] + 32) // 2, (size[1] + 32) // 2))
     pixels = decoded(image)
-    assert pixels.shape == (16, 16, 3) and (pixels[4:-4, 4:-4] == RED).all()
+    assert pixels.shape == (16, 16, 3)
+    assert (pixels[4:-4, 4:-4] == RED).all()
     assert (pixels[..., 0] > 200).all()  # near the cut, the filter sees a little of what is beyond
 
 
@@ -161,7 +162,8 @@ def test_first_level_folders_are_labels_and_stay_with_their_images(tmp_path: Pat
         save(folder / "red" / f"{number}.png", (100 + number, 0, 0))
         save(folder / "blue" / "deeper" / f"{number}.JPG", (0, 0, 200), side=9 + number)
     data = Opened(folder, tmp_path, image_size=8).data
-    assert data.facts["class_names"] == ("blue", "red") and data.facts["classes"] == 2
+    assert data.facts["class_names"] == ("blue", "red")
+    assert data.facts["classes"] == 2
     assert data.size + data.held_out == 60
     for batch in (data.batch(range(data.size)), data.held_out_batch(range(data.held_out))):
         is_red = batch["images"][:, 0, 0, 0] > batch["images"][:, 2, 0, 0]
@@ -173,7 +175,8 @@ def test_other_folders_have_no_labels(tmp_path: Path, paths: list[str]) -> None:
     for number, path in enumerate(paths):
         save(tmp_path / "images" / path, (number, 0, 0))
     data = Opened(tmp_path / "images", tmp_path).data
-    assert data.facts["classes"] == 0 and set(data.batch([0])) == {"images"}
+    assert data.facts["classes"] == 0
+    assert set(data.batch([0])) == {"images"}
 
 
 def test_about_a_tenth_is_the_test_part_and_equal_files_are_never_in_both(tmp_path: Path) -> None:
@@ -182,8 +185,10 @@ def test_about_a_tenth_is_the_test_part_and_equal_files_are_never_in_both(tmp_pa
     data = Opened(folder, tmp_path, image_size=8).data
     learned = set(data.batch(range(data.size))["images"][:, 0, 0, 0].tolist())
     tested = set(data.held_out_batch(range(data.held_out))["images"][:, 0, 0, 0].tolist())
-    assert data.size + data.held_out == 500 and 20 < data.held_out < 90
-    assert learned | tested == set(range(250)) and not learned & tested
+    assert data.size + data.held_out == 500
+    assert 20 < data.held_out < 90
+    assert learned | tested == set(range(250))
+    assert not learned & tested
 
 
 def test_a_folder_of_one_image_can_be_learned_from(tmp_path: Path) -> None:
@@ -206,7 +211,8 @@ def test_unreadable_images_are_skipped_counted_and_listed(tmp_path: Path, monkey
     opened = Opened(folder, tmp_path)
     assert opened.data.size + opened.data.held_out == 10
     (line,) = opened.warnings
-    assert "4 unreadable images" in line and "\n" not in line
+    assert "4 unreadable images" in line
+    assert "\n" not in line
     report = Path(line.partition("skipped; ")[2].removesuffix(" lists them"))
     assert sorted(entry.split("\t")[0] for entry in report.read_text().splitlines()) == [
         "bomb.png", "cut.png", "empty.gif", "text.jpg",
@@ -230,7 +236,8 @@ def test_a_folder_without_images_is_one_line_and_leaves_nothing(tmp_path: Path, 
         (tmp_path / "images" / name).write_text("no image")
     with pytest.raises(TroupeError) as caught:
         Opened(tmp_path / "images", tmp_path)
-    assert caught.value.code == SURROUNDINGS and len(caught.value.mistakes) == 1
+    assert caught.value.code == SURROUNDINGS
+    assert len(caught.value.mistakes) == 1
     assert cached(tmp_path) == []
 
 
@@ -243,10 +250,12 @@ def test_a_folder_is_packed_once_mapped_and_packed_again_when_it_changes(tmp_pat
     assert first.progress == [(done, 30) for done in range(1, 31)]
     assert isinstance(first.data._parts[0].images, np.memmap)
     again = Opened(folder, tmp_path)
-    assert again.progress == [] and again.data.fingerprint == first.data.fingerprint
+    assert again.progress == []
+    assert again.data.fingerprint == first.data.fingerprint
     save(folder / "new.png", BLUE)
     changed = Opened(folder, tmp_path)
-    assert len(changed.progress) == 31 and changed.data.size + changed.data.held_out == 31
+    assert len(changed.progress) == 31
+    assert changed.data.size + changed.data.held_out == 31
     assert changed.data.fingerprint != first.data.fingerprint
     (folder / "new.png").unlink()
     assert Opened(folder, tmp_path).data.fingerprint == first.data.fingerprint
@@ -258,7 +267,8 @@ def test_the_fingerprint_is_of_the_content_and_not_of_times_or_places(tmp_path: 
     fingerprint = Opened(folder, tmp_path).data.fingerprint
     os.utime(folder / "001.png", (1, 1))
     touched = Opened(folder, tmp_path)
-    assert touched.progress and touched.data.fingerprint == fingerprint
+    assert touched.progress
+    assert touched.data.fingerprint == fingerprint
     shutil.copytree(folder, tmp_path / "copy")
     assert Opened(tmp_path / "copy", tmp_path).data.fingerprint == fingerprint
     assert Opened(folder, tmp_path, image_size=32).data.fingerprint != fingerprint
@@ -290,10 +300,10 @@ def test_two_processes_that_want_the_same_folder_pack_it_once(tmp_path: Path) ->
     processes = [context.Process(target=open_together, args=(folder, tmp_path, barrier, results)) for _ in range(2)]
     for process in processes:
         process.start()
-    found = [results.get(timeout=60) for _ in processes]
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
+    found = [results.get(timeout=60) for _ in processes]
     assert sorted(packed for packed, _ in found) == [0, 40]
     assert found[0][1] == found[1][1]
 
@@ -315,7 +325,8 @@ def test_a_killed_packing_is_begun_anew_and_can_be_removed(tmp_path: Path) -> No
     ((source, _, left),) = cached(tmp_path)
     assert source == "(unfinished)"
     assert len(Opened(folder, tmp_path).progress) == 10
-    assert not left.exists() and [source for source, *_ in cached(tmp_path)] == [str(folder)]
+    assert not left.exists()
+    assert [source for source, *_ in cached(tmp_path)] == [str(folder)]
 
 
 def test_a_stopped_packing_leaves_nothing(tmp_path: Path) -> None:
@@ -332,7 +343,8 @@ def assert_no_room(folder: Path, data_dir: Path) -> None:
         Opened(folder, data_dir)
     (line,) = caught.value.mistakes
     assert caught.value.code == SURROUNDINGS
-    assert f"cannot be packed under {data_dir / 'packed'}" in line and "--data-dir" in line
+    assert f"cannot be packed under {data_dir / 'packed'}" in line
+    assert "--data-dir" in line
     assert cached(data_dir) == []
 
 
@@ -371,7 +383,8 @@ def test_a_folder_that_is_being_packed_is_not_removed(tmp_path: Path) -> None:
         ((_, _, place),) = cached(tmp_path)
         with pytest.raises(TroupeError) as caught:
             remove(place)
-        assert caught.value.code == CONFLICT and place.exists()
+        assert caught.value.code == CONFLICT
+        assert place.exists()
 
     data = open_data(f"imagefolder:{filled(tmp_path / 'images', 1)}", data_dir=tmp_path, progress=meanwhile)
     assert data.size == 1

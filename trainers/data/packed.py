@@ -36,7 +36,8 @@ class Content(NamedTuple):
 
 def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence[str]) -> None:
     """Write the packed form into `folder`, which may hold other files, so that at no time half of it looks whole."""
-    assert train.labels is not None and test.labels is not None, "the packed form has labels"
+    assert train.labels is not None, "the packed form has labels"
+    assert test.labels is not None, "the packed form has labels"
     arrays: dict[str, NDArray[Any]] = {
         "train_images": train.images,
         "train_labels": train.labels.astype(np.int64),

@@ -9,6 +9,7 @@ Workers of one host read each other's nodes in shared memory; hosts send each ot
 from __future__ import annotations
 
 import contextlib
+import inspect
 import mmap
 import os
 import platform
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainers.engine.errors import PeerLost
-from trainers.engine.world import World, lost_peers
+from trainers.engine.world import World
 
 ALIGNMENT = 64  # bytes: every tensor in a flat vector starts at a multiple of it
 BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
@@ -95,7 +96,6 @@ class Exchange(Protocol):
 
     share: range  # this worker's micro-batches
     notice: str  # what a person should know about how it works here, or nothing
-    waiting: bool  # whether this worker waits for others: then it is not the one that hangs
 
     def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
         """The networks as a loss should call them, where the phase trains or leaves those named in `used`."""
@@ -126,7 +126,6 @@ class Exact:
         self.nodes = [nodes_of(share, microbatches) for share in self.shares]
         self.leaves = accumulation(self.share, microbatches)
         self.notice = ""
-        self.waiting = False
         self.flat: dict[int, Flat] = {}
         self.current: Flat | None = None
         self.hosts = world.hosts()
@@ -173,7 +172,7 @@ class Exact:
         if self.world.size == 1:
             return fold(leaves, torch.add, 0, self.microbatches)
         own = [fold(leaves, torch.add, *node) for node in self.nodes[self.world.rank]]
-        with self._waiting():
+        with self.world.waits():
             tails = self._tails(torch.stack(own))
         return fold(tails, torch.add, 0, self.microbatches)
 
@@ -196,8 +195,7 @@ class Exact:
             mine = torch.zeros(most, length, dtype=torch.float64)
             mine[: len(own)] = own
             told = [torch.empty_like(mine) for _ in self.shares]
-            with lost_peers():
-                dist.all_gather(told, mine, group=self.world.group)
+            dist.all_gather(told, mine, group=self.world.group)
         return {
             node: row for nodes, rows in zip(self.nodes, told, strict=True)
             for node, row in zip(nodes, rows, strict=False)
@@ -214,7 +212,7 @@ class Exact:
                 self._add_blocks({node: slot for node, slot in zip(self.nodes[0], flat.slots, strict=False)},
                                  flat.result, start, start + BLOCK, weight)  # fmt: skip
         else:
-            with self._waiting():
+            with self.world.waits():
                 self._add_slices(flat, weight)
         flat.receive()
         if private and self.world.size > 1:
@@ -238,31 +236,29 @@ class Exact:
             for place, rank in enumerate(ranks) if place % len(self.host) == self.place
         ]  # fmt: skip
         sums: dict[Node, Tensor] = {}  # of the other hosts, in my slice
-        with lost_peers():
-            messages = []
-            for host, rank in partners:
-                for node in self.host_nodes[host]:
-                    sums[node] = torch.empty(last - first, dtype=flat.result.dtype)
-                    messages.append(dist.irecv(sums[node], group=self.world.group, group_src=rank))
-            for rank in served:
-                start, end = owned[rank]
-                for node in self.host_nodes[here]:
-                    partial = fold({n: slot[start:end] for n, slot in nodes.items()}, torch.add, *node)
-                    messages.append(dist.isend(partial, group=self.world.group, group_dst=rank))
-            for message in messages:
-                message.wait()
+        messages = []
+        for host, rank in partners:
+            for node in self.host_nodes[host]:
+                sums[node] = torch.empty(last - first, dtype=flat.result.dtype)
+                messages.append(dist.irecv(sums[node], group=self.world.group, group_src=rank))
+        for rank in served:
+            start, end = owned[rank]
+            for node in self.host_nodes[here]:
+                partial = fold({n: slot[start:end] for n, slot in nodes.items()}, torch.add, *node)
+                messages.append(dist.isend(partial, group=self.world.group, group_dst=rank))
+        for message in messages:
+            message.wait()
         whole = {**nodes, **{node: _Offset(part, first) for node, part in sums.items()}}
         for start in range(first, last, BLOCK):
             self._add_blocks(whole, flat.result, start, min(start + BLOCK, last), weight)
-        with lost_peers():
-            messages = [
-                dist.irecv(flat.result[slice(*owned[rank])], group=self.world.group, group_src=rank) for rank in served
-            ]
-            messages += [
-                dist.isend(flat.result[first:last], group=self.world.group, group_dst=rank) for _, rank in partners
-            ]
-            for message in messages:
-                message.wait()
+        messages = [
+            dist.irecv(flat.result[slice(*owned[rank])], group=self.world.group, group_src=rank) for rank in served
+        ]
+        messages += [
+            dist.isend(flat.result[first:last], group=self.world.group, group_dst=rank) for _, rank in partners
+        ]
+        for message in messages:
+            message.wait()
         if self.room is not None:
             self.room.barrier()
 
@@ -271,14 +267,6 @@ class Exact:
         parts = {node: vector[start:end] for node, vector in nodes.items()}
         total = fold(parts, torch.add, 0, self.microbatches)
         torch.div(total, weight, out=result[start:end])
-
-    @contextlib.contextmanager
-    def _waiting(self) -> Iterator[None]:
-        self.waiting = True
-        try:
-            yield
-        finally:
-            self.waiting = False
 
     def _flat(self, parameters: Sequence[nn.Parameter]) -> Flat:
         """The flat vectors of these parameters' gradients, made at their first use."""
@@ -435,11 +423,12 @@ class Ddp:
         self.share = self.shares[world.rank]
         self.networks = networks
         self.notice = ""
-        self.waiting = False
         self.wrappers: dict[str, nn.Module] = {}
         if world.size > 1:
+            parameters = inspect.signature(DistributedDataParallel).parameters
+            buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
             self.wrappers = {
-                name: DistributedDataParallel(network, process_group=world.group, broadcast_buffers=False)
+                name: DistributedDataParallel(network, process_group=world.group, **{buffers: False})  # type: ignore[arg-type]
                 for name, network in networks.items()
                 if any(parameter.requires_grad for parameter in network.parameters())
             }
@@ -473,10 +462,8 @@ class Ddp:
         told = [padded]
         if self.world.size > 1:
             told = [torch.empty_like(padded) for _ in self.shares]
-            self.waiting = True
-            with lost_peers():
+            with self.world.waits():
                 dist.all_gather(told, padded, group=self.world.group)
-            self.waiting = False
         every = [row for share, rows_of in zip(self.shares, told, strict=True) for row in rows_of[: len(share)]]
         return fold({(i, i + 1): row for i, row in enumerate(every)}, torch.add, 0, self.microbatches)
 

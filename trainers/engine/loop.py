@@ -318,7 +318,7 @@ class Trainer:
             for index in self.exchange.share
         }
 
-    def load_weights(self, weights: Mapping[str, Mapping[str, Tensor]], where: str) -> None:
+    def load_weights(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Begin with another run's weights. Raises TroupeError (exit code 4) where they do not fit."""
         mistakes = []
         for name, network in self.networks.items():
@@ -326,7 +326,7 @@ class Trainer:
             wrong = [key for key in own if key not in given or own[key].shape != given[key].shape]
             if wrong or len(given) != len(own):
                 wrong += [key for key in given if key not in own]
-                mistakes.append(f"--from {where}: the weights do not fit {name}, at {', '.join(sorted(set(wrong))[:5])}")
+                mistakes.append(f"--from: the weights do not fit {name}, at {', '.join(sorted(set(wrong))[:5])}")
         if mistakes:
             raise TroupeError(mistakes, CONFLICT)
         for name, network in self.networks.items():
@@ -457,9 +457,9 @@ class Recorder:
             if self.first:
                 self.folder.forget_after(trainer.step)
         else:
-            weights = self.folder.path / "from.pt"
-            if weights.exists():
-                trainer.load_weights(torch.load(weights, weights_only=True), self.facts.get("from", "the other run"))
+            weights = weights_in(self.folder.path)
+            if weights is not None:
+                trainer.load_weights(weights)
         self.started = time.monotonic()
         self.since = (trainer.step, self.started)
         if name is None:
@@ -606,6 +606,22 @@ def as_array(image: Any) -> Any:
 def write_images(path: Path, images: Tensor) -> None:
     """A grid of small images, magnified so that they can be seen."""
     pictures.write_png(path, pictures.grid(images.numpy()), magnify=2 if images.shape[1] <= 32 else 1)
+
+
+def weights_in(folder: Path) -> dict[str, dict[str, Tensor]] | None:
+    """The weights that a run begins with, by network, where it does not begin with its own."""
+    if (folder / "from.pt").exists():
+        state: dict[str, Any] = torch.load(folder / "from.pt", map_location="cpu", weights_only=True)
+        return {**state["networks"], **state["ema"]}
+    if (folder / "from.safetensors").exists():
+        from safetensors.torch import load_file
+
+        weights: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in load_file(folder / "from.safetensors").items():
+            network, _, name = key.partition(".")
+            weights.setdefault(network, {})[name] = tensor
+        return weights
+    return None
 
 
 def named_tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,21 +17,33 @@ from trainers.engine.errors import PeerLost
 PATIENCE = datetime.timedelta(minutes=30)  # of the message library; whoever watches the group gives up much earlier
 
 
-@dataclass(frozen=True)
 class World:
     """A group of workers. `group` is its gloo process group; None for a worker that is alone."""
 
-    rank: int = 0
-    size: int = 1
-    group: Any = None
-    shares_memory: bool = True  # whether workers of one host may meet in /dev/shm
+    def __init__(self, rank: int = 0, size: int = 1, group: Any = None, shares_memory: bool = True) -> None:
+        self.rank = rank
+        self.size = size
+        self.group = group
+        self.shares_memory = shares_memory  # whether workers of one host may meet in /dev/shm
+        self.waiting = False  # whether this worker waits for others: then it is not the one that hangs
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """Other workers are waited for inside this block; an error of torch.distributed means that one has gone."""
+        self.waiting = True
+        try:
+            yield
+        except RuntimeError as error:
+            raise PeerLost(f"lost the other workers: {str(error).splitlines()[0]}") from error
+        finally:
+            self.waiting = False
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in the order of ranks, on every rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with lost_peers():
+        with self.waits():
             dist.all_gather_object(values, value, group=self.group)
         return values
 
@@ -39,7 +52,7 @@ class World:
         if self.size == 1:
             return value
         values = [value]
-        with lost_peers():
+        with self.waits():
             dist.broadcast_object_list(values, group=self.group, group_src=0)
         return values[0]
 
@@ -47,7 +60,7 @@ class World:
         """Overwrite the tensors with rank 0's."""
         for tensor in tensors if self.size > 1 else []:
             received = tensor.detach().cpu().contiguous()
-            with lost_peers():
+            with self.waits():
                 dist.broadcast(received, group=self.group, group_src=0)
             tensor.detach().copy_(received)
 
@@ -64,22 +77,11 @@ class World:
         return hosts
 
 
-class lost_peers:
-    """Errors of torch.distributed inside this block mean that another worker has gone."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, RuntimeError):
-            raise PeerLost(f"lost the other workers: {str(error).splitlines()[0]}") from error
-
-
 def join(address: str, port: int, rank: int, size: int, device: str, shares_memory: bool = True) -> World:
     """Join the process group of `size` workers that meet at rank 0's address; gloo, and NCCL too on GPUs."""
     if size == 1:
         return World()
-    with lost_peers():
+    with World().waits():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
             init_method=f"tcp://{address}:{port}", rank=rank, world_size=size, timeout=PATIENCE,

@@ -1,0 +1,80 @@
+"""What must be true of the surroundings before a run starts: said at once, never a silent wait."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from trainers.engine.settings import Config
+
+
+def cores() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> int:
+    """CUDA devices that this process may use, told without importing torch."""
+    there = [name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)] if os.path.isdir("/dev") else []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return len(there)
+    return min(len(there), len([part for part in visible.split(",") if part.strip() not in ("", "-1")]))
+
+
+def resolve(config: Config, own_machine: bool) -> dict[str, Any]:
+    """The settings with `auto` replaced by what it means here."""
+    settings = config.model_dump()
+    if config.device == "auto":
+        settings["device"] = "cuda" if own_machine and gpus() else "cpu"
+    if config.exchange == "auto":
+        settings["exchange"] = "ddp" if settings["device"] == "cuda" else "exact"
+    return settings
+
+
+def room(config: Config, oversubscribe: bool) -> list[str]:
+    """What this machine lacks for the run."""
+    if config.device == "cuda":
+        there = gpus()
+        if there == 0:
+            return ["device=cuda: there is no GPU here; say device=cpu"]
+        if config.workers > there:
+            return [f"workers={config.workers}: one GPU each is needed, there are {there}; say workers={there}"]
+        return []
+    needed = config.workers * config.threads_per_worker
+    if needed > cores() and config.workers > 1 and not oversubscribe:
+        return [
+            f"workers={config.workers}: needs {needed} CPUs, this machine has {cores()}; take fewer workers, or let "
+            "them share cores with --oversubscribe"
+        ]
+    return []
+
+
+def idle_cores(config: Config) -> str | None:
+    """A hint where more workers would make the run faster."""
+    if config.device == "cuda":
+        return None
+    possible = min(cores() // config.threads_per_worker, config.microbatches)
+    if possible <= config.workers:
+        return None
+    return (
+        f"{cores() - config.workers * config.threads_per_worker} of {cores()} cores stay idle; "
+        f"workers={possible} gives the same numbers sooner"
+    )
+
+
+def writable(folder: Path) -> str | None:
+    """Why a folder cannot be written, or None; makes it where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"troupe" * 1024)
+        probe.unlink()
+    except OSError as error:
+        return f"{folder}: cannot be written ({error.strerror or error})"
+    if shutil.disk_usage(folder).free < 16 << 20:
+        return f"{folder}: no space left (less than 16 MB); free some, or take another folder"
+    return None

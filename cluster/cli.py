@@ -1,0 +1,244 @@
+"""The command `troupe`. Imports neither torch nor Ray until the words are right."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cluster import words as grammar
+from cluster.environment import start_anew
+from cluster.words import Words
+from trainers.engine.errors import FAILED, STOPPED, WORDS, TroupeError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and end the process with its exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["train"] and arguments is None and "--help" not in given and "--dry-run" not in given:
+        start_anew()  # before anything heavy is imported
+    sys.exit(command(given))
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code."""
+    if list(arguments) == ["--version"]:
+        from importlib import metadata
+
+        print(f"troupe {metadata.version('troupe')}")
+        return 0
+    said = grammar.parse(arguments)
+    try:
+        if said.help:
+            print(help_text(said))
+            return 0
+        answer = HANDLERS[said.verb](said) if said.verb in HANDLERS else None
+        if said.mistakes:
+            raise TroupeError(said.mistakes, WORDS)
+        if answer is None:
+            return 0
+        result, text, code = answer
+        print(json.dumps(result, indent=1) if said.has("json") else text)
+        return code
+    except TroupeError as error:
+        if said.has("debug"):
+            traceback.print_exc()
+        for line in error.mistakes:
+            print(f"troupe: {line}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("troupe: stopped at once; what was saved before is good", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        with contextlib.suppress(Exception):
+            sys.stdout.close()
+        return 0
+    except Exception as error:
+        if said.has("debug"):
+            raise
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"troupe: {line} (a bug of ours: --debug shows where; please report it with `troupe env`)", file=sys.stderr)
+        return FAILED
+
+
+Answer = tuple[Any, str, int]  # for --json, for people, exit code
+
+
+def train(said: Words) -> Answer | None:
+    from cluster import launch
+    from cluster.show import Progress, duration
+
+    order = launch.Order(
+        said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
+        said.options.get("from"), said.has("allow-changes"), said.options.get("address"), said.has("oversubscribe"),
+        said.path("config", "") if said.has("config") else None, said.path("runs-dir", "runs"),
+        said.path("data-dir", launch.DATA_DIR), said.families, said.has("dry-run"),
+    )  # fmt: skip
+    if said.mistakes:  # words that the parser found wrong, with those that only the family can
+        _add_mistakes(said, lambda: launch.prepare(order))
+        return None
+    if said.has("dry-run"):
+        return dry_run(launch.dry_run(order))
+    result = launch.launch(order, Progress(sys.stderr if said.has("json") else sys.stdout))
+    speed = result["metrics"].get("images_per_second")
+    lines = [f"{result['name']}: {result['steps']} steps in {duration(result['seconds'])}" + (f", {speed:.0f} images/s" if speed else "")]
+    lines += [f"  {part:<10}  {result[part]}" for part in ("grid", "timelapse", "checkpoint") if result.get(part)]
+    return result, "\n".join(lines), 0
+
+
+def verify(said: Words) -> Answer | None:
+    from cluster import verify as proof
+
+    order = proof.Order(said.names[0] if said.names else "", said.settings, said.path("data-dir", "~/.cache/troupe"), said.families)
+    if said.mistakes:
+        _add_mistakes(said, lambda: proof.prepare(order))
+        return None
+    if said.has("dry-run"):
+        return dry_run(proof.dry_run(order))
+    result = proof.verify(order, print if not said.has("json") else lambda line: print(line, file=sys.stderr))
+    return result, proof.text(result), 0 if result["passed"] else FAILED
+
+
+def sample(said: Words) -> Answer | None:
+    from cluster import use
+
+    count, seed = said.number("count", 64, 1), said.number("seed", 0, 0)
+    if said.mistakes:
+        return None
+    out = said.path("out", f"{said.names[0].rstrip('/').split('/')[-1]}-samples.png")
+    result = use.sample(said.names[0], said.path("runs-dir", "runs"), said.families, count, seed, out)
+    return result, f"{result['file']}: {count} samples of step {result['step']}", 0
+
+
+def export(said: Words) -> Answer | None:
+    from cluster import use
+
+    if said.mistakes:
+        return None
+    out = said.path("out", f"{said.names[0].rstrip('/').split('/')[-1]}-export")
+    result = use.export(said.names[0], said.path("runs-dir", "runs"), said.families, out)
+    return result, f"{result['folder']}: {', '.join(result['files'])} of step {result['step']}", 0
+
+
+def runs(said: Words) -> Answer | None:
+    from cluster import use
+
+    if said.has("remove") and not said.names:
+        said.mistakes.append("--remove: name the runs to remove, as in `troupe runs --remove dcgan-1`")
+    if said.mistakes:
+        return None
+    folder = said.path("runs-dir", "runs")
+    if said.has("remove"):
+        removed = use.remove_runs(folder, said.names)
+        return removed, "\n".join(f"{row['name']}: removed, {row['size']} freed" for row in removed), 0
+    rows = use.list_runs(folder, said.names)
+    return rows, table(rows, f"no runs in {folder}; `troupe train dcgan data=digits` makes one"), 0
+
+
+def families(said: Words) -> Answer | None:
+    from cluster import use
+
+    if said.mistakes:
+        return None
+    rows = use.list_families(said.families)
+    return rows, table(rows, "none") + "\n\n`troupe train FAMILY --help` shows the settings of one", 0
+
+
+def datasets(said: Words) -> Answer | None:
+    from cluster import use
+
+    if said.mistakes:
+        return None
+    folder = said.path("data-dir", "~/.cache/troupe")
+    if said.has("remove"):
+        freed = use.remove_packed(folder, said.options["remove"])
+        return freed, f"{freed['source']}: its packed copy is removed, {freed['size']} freed", 0
+    known, packed = use.list_datasets(said.families), use.list_packed(folder)
+    text = table(known, "none") + (f"\n\npacked folders in {folder}:\n{table(packed, '')}" if packed else "")
+    return {"datasets": known, "packed": packed}, text, 0
+
+
+def env(said: Words) -> Answer | None:
+    from cluster import use
+
+    if said.mistakes:
+        return None
+    facts = use.environment_facts()
+    width = max(map(len, facts))
+    block = "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
+    return facts, f"Paste this into the bug report:\n\n```\n{block}\n```", 0
+
+
+HANDLERS: dict[str, Callable[[Words], Answer | None]] = {
+    "train": train, "verify": verify, "sample": sample, "export": export, "runs": runs, "families": families,
+    "datasets": datasets, "env": env,
+}  # fmt: skip
+
+
+def dry_run(resolved: dict[str, Any]) -> Answer:
+    from trainers.engine.settings import show_value
+
+    rows = [f"{key} = {show_value(value)}" for key, value in resolved["settings"].items()]
+    facts = [f"{key}: {value}" for key, value in resolved.items() if key != "settings"]
+    return resolved, "\n".join([*facts, *rows]), 0
+
+
+def table(rows: Sequence[dict[str, Any]], empty: str) -> str:
+    """Rows with the same keys as aligned columns."""
+    if not rows:
+        return empty
+    heads = list(rows[0])
+    cells = [heads, *([str(row[head]) for head in heads] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(heads))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def help_text(said: Words) -> str:
+    """`troupe --help`, `troupe VERB --help`, and `troupe train FAMILY --help` with every setting."""
+    if said.verb not in grammar.VERBS:
+        verbs = "\n".join(f"  {name:<9} {verb.summary}" for name, verb in grammar.VERBS.items())
+        return (
+            "Train GANs and other networks, in one process or on a Ray cluster, with the same words.\n\n"
+            f"usage: troupe VERB [FAMILY|NAME] [key=value ...] [--option ...]\n\n{verbs}\n\n"
+            "`troupe VERB --help` says more; `troupe train FAMILY --help` shows the settings of a family.\n"
+            "Exit codes: 0 done, 1 failed, 2 wrong words, 3 something missing here, 4 a name or recipe in conflict,\n"
+            "130 stopped on request after saving."
+        )
+    verb = grammar.VERBS[said.verb]
+    usage = " ".join(
+        [f"troupe {said.verb}", *verb.names, *(["[key=value ...]"] if verb.settings else []), "[--option ...]"]
+    ).replace("FAMILY?", "[FAMILY]")
+    options = [{"option": f"--{o.name} {o.value}".strip(), "": o.help} for o in (*verb.options, grammar.HELP)]
+    text = f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n\n{table(options, '')}"
+    if verb.settings and said.names:
+        from trainers import registry
+
+        kind = registry.config_class(said.names[0], said.families)
+        rows = [
+            {"setting": s.name, "default": s.default, "bounds": s.bounds or "-", "unit": s.unit or "-", "kind": s.kind,
+             "": s.help + (f" [{s.source}]" if s.source else "")}
+            for s in kind.described()
+        ]  # fmt: skip
+        text += (
+            f"\n\nSettings of {said.names[0]}, {kind.summary}. `recipe` settings fix the numbers of a run;\n"
+            f"`running` ones may change when it goes on.\n\n{table(rows, '')}"
+        )
+    elif verb.settings:
+        text += f"\n\n`troupe {said.verb} FAMILY --help` shows every setting of a family."
+    return text
+
+
+def _add_mistakes(said: Words, prepare: Callable[[], Any]) -> None:
+    """What else is wrong with a command whose words the parser did not all understand."""
+    try:
+        prepare()
+    except TroupeError as error:
+        if error.code == WORDS:
+            said.mistakes += [line for line in error.mistakes if line not in said.mistakes]
+
+
+if __name__ == "__main__":
+    main()

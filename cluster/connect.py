@@ -1,0 +1,163 @@
+"""A Ray to work on: one of our own on this machine, or the cluster at an address."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.environment import environment, worker_environment
+from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.settings import Config
+
+OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
+
+
+@contextlib.contextmanager
+def ray_for(config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Connect to Ray, and yield the runtime environment that its actors need."""
+    if address:
+        with _cluster(config, address, folders) as runtime_env:
+            yield runtime_env
+    else:
+        with _own(config, oversubscribe):
+            yield {}
+
+
+@contextlib.contextmanager
+def _own(config: Config, oversubscribe: bool) -> Iterator[None]:
+    """Start a Ray of our own: on loopback only, with a token, without its dashboard; or use that of our caller."""
+    variables = {
+        **worker_environment(),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without GPUs keep the variables of this process
+        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    _make_token()
+    with environment(variables):
+        import ray
+
+        if ray.is_initialized():
+            yield
+            return
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        needed = config.workers * config.threads_per_worker
+        try:
+            ray.init(
+                address="local", num_cpus=max(cpus, needed) if oversubscribe else cpus, include_dashboard=False,
+                log_to_driver=False, logging_level="ERROR", configure_logging=False, object_store_memory=OBJECT_STORE,
+            )  # fmt: skip
+        except Exception as error:
+            raise TroupeError(f"Ray did not start: {str(error).strip().splitlines()[-1]}", SURROUNDINGS) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _cluster(config: Config, address: str, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Join the cluster at an address, when its nodes are like this one and see the same folders."""
+    import ray
+
+    with environment({"RAY_USAGE_STATS_ENABLED": "0"}):
+        ours = not ray.is_initialized()
+        if ours:
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+            except Exception as error:
+                reason = str(error).strip().splitlines()[0]
+                raise TroupeError(f"--address {address}: cannot be joined ({reason})", SURROUNDINGS) from error
+    try:
+        runtime_env: dict[str, Any] = {"env_vars": worker_environment()}
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        kind = "GPU" if config.device == "cuda" else "CPU"
+        needed = config.workers * (1 if kind == "GPU" else config.threads_per_worker)
+        there = sum(node["Resources"].get(kind, 0) for node in nodes)
+        if there < needed:
+            raise TroupeError(
+                f"workers={config.workers}: needs {needed} {kind}s, the cluster has {there:.0f}", SURROUNDINGS
+            )
+        mistakes = _compare(nodes, folders)
+        if mistakes:
+            raise TroupeError(mistakes, SURROUNDINGS)
+        yield runtime_env
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
+    """What is different on some node: versions, or folders that it does not see."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    marks = {folder: folder / f".seen-{uuid.uuid4().hex}" for folder in folders}
+    here = facts_of_node([])
+    try:
+        for mark in marks.values():
+            mark.write_text("")
+        look = ray.remote(num_cpus=0)(facts_of_node)
+        answers = {
+            node["NodeManagerAddress"]: look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote([str(mark) for mark in marks.values()])
+            for node in nodes
+        }
+        mistakes = []
+        for name, answer in answers.items():
+            try:
+                there = ray.get(answer, timeout=60)
+            except Exception as error:
+                mistakes.append(f"node {name}: does not answer ({str(error).splitlines()[0]})")
+                continue
+            mistakes += [
+                f"node {name}: has {what} {there.get(what) or 'nothing'}, this machine has {version}; install the same"
+                for what, version in here.items()
+                if what != "missing" and there.get(what) != version
+            ]
+            mistakes += [
+                f"node {name}: does not see {folder}; put it on a disk that all nodes share"
+                for folder, mark in marks.items()
+                if str(mark) in there["missing"]
+            ]
+        return mistakes
+    finally:
+        for mark in marks.values():
+            mark.unlink(missing_ok=True)
+
+
+def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
+    """Versions on the node that runs this, and those of the marked folders that it does not see."""
+    import platform
+    from importlib import metadata
+
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return ""
+
+    return {
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        **{package: version(package) for package in ("ray", "torch", "troupe")},
+        "missing": [mark for mark in marks if not os.path.exists(mark)],
+    }
+
+
+def _make_token() -> None:
+    """Ray would write its token for everybody to read: make it first, for this user alone."""
+    path = Path.home() / ".ray" / "auth_token"
+    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or path.exists():
+        return
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))

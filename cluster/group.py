@@ -1,0 +1,245 @@
+"""A group of workers from its start to its result: watched, ended as a whole, and started anew where that can help.
+
+`Group` is what is watched: Ray actors in one placement group, or a dummy in tests. The policies `hung_worker` and
+`guilty` only look and answer; `supervise` acts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from cluster.show import Progress, duration
+from trainers.engine.errors import FAILED, SURROUNDINGS, PeerLost, Stopped, TroupeError
+from trainers.run import Plan
+
+POLL = 0.1  # seconds between looks at results
+STATUS = 0.25  # seconds between looks at the workers
+PATIENCE_AT_START = 300.0  # seconds until the first micro-batch: imports, data, compiling
+GRACE = 10.0  # seconds for the other workers to end, or to say who is guilty, once one has ended
+
+
+class Lost(TroupeError):
+    """A worker died or hung: the run can go on from its newest checkpoint in a new group."""
+
+
+class Look(NamedTuple):
+    """What was seen of one worker."""
+
+    silent: float  # seconds since it last answered
+    beats: int  # pieces of work done
+    idle: float  # seconds since the last one
+    slowest: float  # seconds of its longest piece of work
+    waiting: bool  # for other workers
+
+
+class Group(Protocol):
+    """Workers that train one run."""
+
+    def outcomes(self) -> Mapping[int, Any]:
+        """By rank: results, and errors as values, of the workers that have ended. Waits for a moment."""
+
+    def looks(self) -> Sequence[Look]:
+        """The newest look at every worker, ended or not."""
+
+    def news(self) -> tuple[Mapping[str, Any], Sequence[str]]:
+        """Progress of the run, and lines to be told."""
+
+    def stop(self) -> None:
+        """Ask all workers to save and stop."""
+
+    def end(self) -> None:
+        """End all workers at once, and give back what they held."""
+
+
+def hung_worker(looks: Sequence[Look], limit: float) -> int | None:
+    """The worker that hangs: one that should be busy but shows no progress; never one that waits for others."""
+    for rank, look in enumerate(looks):
+        allowed = max(limit, 10 * look.slowest) if look.beats else max(limit, PATIENCE_AT_START)
+        if look.silent > allowed or (look.idle > allowed and not look.waiting):
+            return rank
+    everyone_waits = bool(looks) and all(look.waiting for look in looks)
+    if everyone_waits and min(look.idle for look in looks) > max(limit, PATIENCE_AT_START):
+        return 0
+    return None
+
+
+def guilty(outcomes: Mapping[int, Any]) -> TroupeError | None:
+    """The error to show: a worker's own, or the loss of a worker; not that of those who missed it."""
+    errors = [outcome for outcome in outcomes.values() if isinstance(outcome, TroupeError)]
+    own = [error for error in errors if not isinstance(error, PeerLost)]
+    return min(own, key=lambda error: isinstance(error, (Lost, Stopped)), default=None)
+
+
+def supervise(
+    start: Callable[[], Group], max_restarts: int, hang_after: float, stop_requested: Callable[[], bool],
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Start a group, watch it to its end, and start it anew after the loss of a worker. Returns the run's result."""
+    restarts = 0
+    while True:
+        group = start()
+        try:
+            return _watch(group, hang_after, stop_requested, progress)
+        except Lost as lost:
+            if restarts >= max_restarts:
+                again = f" ({restarts} restarts before)" if restarts else ""
+                raise TroupeError(f"{lost.mistakes[0]}{again}; go on with --resume", FAILED) from None
+            if stop_requested():
+                raise Stopped(f"{lost.mistakes[0]} while it was stopped; go on with --resume") from None
+            restarts += 1
+            progress.say(f"{lost.mistakes[0]}; going on from the newest checkpoint (restart {restarts} of {max_restarts})")
+        finally:
+            group.end()
+
+
+def _watch(
+    group: Group, hang_after: float, stop_requested: Callable[[], bool], progress: Progress
+) -> dict[str, Any]:
+    """The result of a group, or the error of the worker that is guilty of there being none."""
+    asked, last_status, ended = False, 0.0, None
+    while True:
+        outcomes = group.outcomes()
+        looks = group.looks()
+        if time.monotonic() - last_status > STATUS or len(outcomes) == len(looks):
+            last_status = time.monotonic()
+            newest, lines = group.news()
+            for line in lines:
+                progress.say(line)
+            progress.show(newest)
+        if stop_requested() and not asked:
+            asked = True
+            progress.say("stopping: saving first")
+            group.stop()
+        error = guilty(outcomes)
+        if error is not None and not isinstance(error, Stopped):
+            raise error
+        if len(outcomes) == len(looks):
+            if error is not None:
+                raise error
+            missed = next((outcome for outcome in outcomes.values() if isinstance(outcome, PeerLost)), None)
+            if missed is not None:
+                raise Lost(missed.mistakes)
+            result: dict[str, Any] = outcomes[0]
+            return result
+        if outcomes:  # some have ended: the others should too, soon
+            ended = ended or time.monotonic()
+            if time.monotonic() - ended > GRACE:
+                missing = [rank for rank in range(len(looks)) if rank not in outcomes]
+                raise Lost(f"worker {missing[0]} did not end with the others")
+            continue
+        rank = hung_worker(looks, hang_after)
+        if rank is not None:
+            look = looks[rank]
+            what = "does not answer" if look.silent > look.idle / 2 else "makes no progress"
+            raise Lost(f"worker {rank} {what} since {duration(max(look.silent, look.idle))}")
+
+
+class ActorGroup:
+    """Ray actors, one for each worker, in one placement group."""
+
+    def __init__(self, plan: Plan, runtime_env: Mapping[str, Any]) -> None:
+        import ray
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        from cluster.worker import Worker
+
+        self.ray = ray
+        self.size = int(plan.settings["workers"])
+        needs = {"CPU": float(plan.settings["threads_per_worker"])}
+        if plan.settings["device"] == "cuda":
+            needs["GPU"] = 1.0
+        self.placement = placement_group([needs] * self.size, strategy="PACK")
+        if not self.placement.wait(60):
+            ray.util.remove_placement_group(self.placement)
+            raise TroupeError(
+                f"workers={self.size}: the cluster has no room for them now; wait, or take fewer workers", SURROUNDINGS
+            )
+        actor = ray.remote(
+            num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), runtime_env=dict(runtime_env) or None, max_restarts=0,
+            concurrency_groups={"watch": 2},
+        )(Worker)  # fmt: skip
+        self.actors = [
+            actor.options(
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self.placement, placement_group_bundle_index=bundle)
+            ).remote()
+            for bundle in range(self.size)
+        ]
+        self.processes: dict[int, int] = {}
+        try:
+            places = ray.get([worker.where.options(concurrency_group="watch").remote() for worker in self.actors])
+        except ray.exceptions.RayError as error:
+            self.end()
+            raise Lost(f"the workers did not start: {str(error).splitlines()[0]}") from error
+        order = sorted(range(self.size), key=lambda place: places[place][0])  # neighbours in rank share a host
+        self.actors = [self.actors[place] for place in order]
+        _, address, port = places[order[0]]
+        self.results = {
+            worker.train.remote(plan, rank, self.size, address, port): rank for rank, worker in enumerate(self.actors)
+        }
+        self.ended: dict[int, Any] = {}
+        self.answered = [time.monotonic()] * self.size
+        self.answers: list[dict[str, Any]] = [{} for _ in self.actors]
+        self.asked: dict[Any, int] = {}
+        self.lines: list[str] = []
+
+    def outcomes(self) -> Mapping[int, Any]:
+        waiting = [ref for ref, rank in self.results.items() if rank not in self.ended]
+        if waiting:
+            done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=POLL)
+            for ref in done:
+                rank = self.results[ref]
+                try:
+                    self.ended[rank] = self.ray.get(ref)
+                except self.ray.exceptions.RayActorError:
+                    process = f", process {self.processes[rank]}" if rank in self.processes else ""
+                    self.ended[rank] = Lost(f"worker {rank} died (killed, or out of memory{process})")
+                except self.ray.exceptions.RayError as error:
+                    self.ended[rank] = Lost(f"worker {rank}: {str(error).splitlines()[0]}")
+        return self.ended
+
+    def looks(self) -> Sequence[Look]:
+        self._ask()
+        now = time.monotonic()
+        return [
+            Look(
+                now - self.answered[rank], answer.get("beats", 0), answer.get("idle", 0.0) + now - self.answered[rank],
+                answer.get("slowest", 0.0), answer.get("waiting", False),
+            )
+            for rank, answer in enumerate(self.answers)
+        ]  # fmt: skip
+
+    def news(self) -> tuple[Mapping[str, Any], Sequence[str]]:
+        lines, self.lines = self.lines, []
+        return self.answers[0].get("progress", {}), lines
+
+    def stop(self) -> None:
+        for worker in self.actors:
+            worker.stop.options(concurrency_group="watch").remote()
+
+    def end(self) -> None:
+        for worker in self.actors:
+            with contextlib.suppress(Exception):
+                self.ray.kill(worker)
+        with contextlib.suppress(Exception):
+            self.ray.util.remove_placement_group(self.placement)
+
+    def _ask(self) -> None:
+        """Keep one question under way to each worker, and take in what has been answered."""
+        if self.asked:
+            done, _ = self.ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)
+            for ref in done:
+                rank = self.asked.pop(ref)
+                with contextlib.suppress(self.ray.exceptions.RayError):
+                    answer = self.ray.get(ref)
+                    self.answered[rank], self.answers[rank] = time.monotonic(), answer
+                    self.processes[rank] = answer["process"]
+                    self.lines += answer["said"] if rank == 0 else []
+        for rank, worker in enumerate(self.actors):
+            if rank not in self.asked.values() and rank not in self.ended:
+                if time.monotonic() - self.answered[rank] < STATUS and self.answers[rank]:
+                    continue
+                self.asked[worker.status.options(concurrency_group="watch").remote()] = rank

@@ -1,0 +1,400 @@
+"""One run from words to result: check everything, plan, start, watch, collect."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster import checks
+from cluster.show import Progress
+from trainers import registry
+from trainers.data import sources
+from trainers.engine import checkpoint, runfolder
+from trainers.engine.control import Control
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.runfolder import RunFolder
+from trainers.engine.settings import Config, show_value
+from trainers.run import Plan, open_for, run, versions
+
+DATA_DIR = "~/.cache/troupe"
+
+
+@dataclass(frozen=True)
+class Order:
+    """A `train` command as it was given."""
+
+    family: str | None = None
+    settings: Mapping[str, Any] | None = None
+    name: str | None = None
+    resume: str | None = None
+    from_run: str | None = None
+    allow_changes: bool = False
+    address: str | None = None
+    oversubscribe: bool = False
+    config: Path | None = None
+    runs_dir: Path = Path("runs")
+    data_dir: Path = Path(DATA_DIR)
+    families: tuple[Path, ...] = ()
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start: all that could be wrong with its words has been said."""
+
+    family: str
+    config: Config
+    folder: RunFolder | None  # None: a new run, whose folder is not made yet
+    stored: Mapping[str, Any]  # what an old run's folder says of it
+
+
+def train(
+    family: str | None = None, *, name: str | None = None, resume: str | None = None, from_run: str | None = None,
+    allow_changes: bool = False, address: str | None = None, oversubscribe: bool = False,
+    config: str | Path | None = None, runs_dir: str | Path = "runs", data_dir: str | Path = DATA_DIR,
+    families: Sequence[str | Path] = (), progress: bool = False, **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a family, or go on with a run (`resume=NAME`); settings as in `troupe train FAMILY key=value`.
+
+    Returns the result: name, steps, seconds, metrics, and the paths of grid, timelapse and checkpoint. Raises
+    TroupeError with the exit code (`.code`) and all mistakes (`.mistakes`) of the command. Never restarts or ends the
+    caller's process; threads, random state and signal handlers are put back.
+    """
+    order = Order(
+        family, settings, name, resume, from_run, allow_changes, address, oversubscribe,
+        Path(config) if config else None, Path(runs_dir), Path(data_dir).expanduser(),
+        tuple(Path(path).expanduser().resolve() for path in families),
+    )  # fmt: skip
+    return launch(order, Progress() if progress else Progress(stream=Silence()))  # type: ignore[arg-type]
+
+
+class Silence:
+    """A stream that nobody reads."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+
+def launch(order: Order, progress: Progress) -> dict[str, Any]:
+    """Carry out a `train` command. Returns the run's result, with paths that can be opened from here."""
+    prepared = prepare(order)
+    config = prepared.config
+    if prepared.folder is not None:
+        finished = _finished(prepared)
+        if finished is not None:
+            progress.say(f"{prepared.folder.name}: finished before, at step {finished['steps']}; raise steps to go on")
+            return with_paths(finished, prepared.folder)
+    data = open_for(config, order.data_dir, order.families, progress.say, progress.packing)
+    fingerprint = data.fingerprint
+    del data
+    folder = _old_folder(prepared, fingerprint, order, progress) if prepared.folder else _new_folder(prepared, order)
+    facts = {"family": prepared.family, "versions": versions(), "data": fingerprint}
+    settings = config.model_dump()
+    if prepared.folder is None or prepared.stored["settings"] != _plain(settings) or order.allow_changes:
+        folder.write_settings({**facts, "settings": _plain(settings), "from": _from(order, prepared)})
+    folder.result.unlink(missing_ok=True)
+    plan = Plan(
+        prepared.family, settings, folder.path.resolve(), order.data_dir.resolve(), order.families,
+        {**facts, "recipe": _plain(config.recipe())}, fingerprint,
+    )  # fmt: skip
+    hint = checks.idle_cores(config) if not order.address else None
+    progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
+    try:
+        if config.workers == 1 and not order.address:
+            result = _here(plan, progress)
+        else:
+            result = _on_ray(plan, config, order, progress)
+    finally:
+        progress.end()
+    return with_paths(result, folder)
+
+
+def prepare(order: Order) -> Prepared:
+    """Check every word of a command. Raises TroupeError: exit code 2 with all mistakes first, then 3, then 4."""
+    mistakes: list[str] = []
+    from_file = _read_config(order.config, mistakes)
+    words = {**from_file, **dict(order.settings or {})}
+    family = words.pop("family", None) if order.family is None else order.family
+    if order.family is not None:
+        words.pop("family", None)
+    stored: dict[str, Any] = {}
+    folder: RunFolder | None = None
+    if order.resume is not None:
+        for option, value in (("--name", order.name), ("--from", order.from_run)):
+            if value is not None:
+                mistakes.append(f"{option} {value}: --resume goes on with a run as it is; leave {option} out")
+        try:
+            folder = runfolder.find(order.runs_dir, order.resume)
+        except TroupeError as error:
+            mistakes += [f"--resume {line}" for line in error.mistakes]
+        else:
+            stored = folder.read_settings()
+            if family is not None and family != stored["family"]:
+                mistakes.append(f"{family}: {folder.name} is a run of {stored['family']}")
+            family = stored["family"]
+    elif family is None:
+        mistakes.append("train: needs a family, as in `troupe train dcgan data=digits`, or --resume NAME")
+    if order.name is not None and (mistake := runfolder.check_name(order.name)):
+        mistakes.append(mistake)
+    config: Config | None = None
+    if family is not None and not (order.resume and folder is None):
+        try:
+            kind = registry.config_class(family, order.families)
+        except TroupeError as error:
+            mistakes += error.mistakes
+        else:
+            old = {key: value for key, value in stored.get("settings", {}).items() if key in kind.model_fields}
+            old = {key: tuple(value) if isinstance(value, list) else value for key, value in old.items()}
+            config, wrong = kind.from_words({**old, **words}, family)
+            mistakes += wrong
+            data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default()))) \
+                if "data" in kind.model_fields else None  # fmt: skip
+            if data is not None and (mistake := sources.check_name(data, order.families)):
+                mistakes.append(mistake)
+            if order.name in registry.families(order.families):
+                mistakes.append(f"--name {order.name}: is the name of a family; take another, as {order.name}-first")
+    if order.from_run is not None:
+        mistakes += _check_from(order)
+    if mistakes:
+        raise TroupeError(mistakes, WORDS)
+    assert config is not None
+    assert family is not None
+    config = config.model_copy(update=checks.resolve(config, own_machine=not order.address))
+    missing = [] if order.address else checks.room(config, order.oversubscribe)
+    if not order.dry_run and (mistake := checks.writable(order.runs_dir)):
+        missing.append(f"--runs-dir {mistake}")
+    if missing:
+        raise TroupeError(missing, SURROUNDINGS)
+    if order.name is not None and (order.runs_dir / order.name).exists():
+        raise TroupeError(
+            f"--name {order.name}: in use; go on with `troupe train --resume {order.name}`, or take another name", CONFLICT
+        )
+    if folder is not None:
+        _compare_recipes(folder, stored, config, order.allow_changes)
+    return Prepared(family, config, folder, stored)
+
+
+def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """A result whose pictures and checkpoint are paths from here; the folder itself holds none."""
+    shown = dict(result)
+    for part in ("grid", "timelapse", "checkpoint"):
+        if shown.get(part):
+            shown[part] = str(folder.path / shown[part])
+    return {**shown, "folder": str(folder.path)}
+
+
+def _read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
+    """Settings from a YAML or JSON file."""
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        read = yaml.safe_load(path.expanduser().read_text())
+    except OSError as error:
+        mistakes.append(f"--config {path}: {error.strerror}")
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mistakes.append(f"--config {path}: not YAML ({' '.join(str(error).split())[:200]})")
+        return {}
+    if not isinstance(read, dict):
+        mistakes.append(f"--config {path}: needs lines of the form `setting: value`")
+        return {}
+    return {str(key): tuple(value) if isinstance(value, list) else value for key, value in read.items()}
+
+
+def _check_from(order: Order) -> list[str]:
+    """What is wrong with `--from`."""
+    try:
+        _weights_path(order)
+    except TroupeError as error:
+        return error.mistakes
+    return []
+
+
+def _weights_path(order: Order) -> Path:
+    """Where the weights of `--from` lie: a checkpoint, or an exported file."""
+    assert order.from_run is not None
+    given = Path(order.from_run).expanduser()
+    if given.suffix == ".safetensors" or (given / "weights.safetensors").exists():
+        file = given if given.suffix == ".safetensors" else given / "weights.safetensors"
+        if file.exists():
+            return file
+        raise TroupeError(f"--from {order.from_run}: no such file", WORDS)
+    try:
+        folder = runfolder.find(order.runs_dir, order.from_run)
+    except TroupeError:
+        known = [run.name for run in runfolder.all_runs(order.runs_dir)]
+        hint = did_you_mean(order.from_run, known)
+        raise TroupeError(f"--from {order.from_run}: neither a run nor an exported file{hint}", WORDS) from None
+    newest = checkpoint.newest(folder.checkpoints, lambda line: None)
+    if newest is None:
+        raise TroupeError(f"--from {order.from_run}: the run has no checkpoint", WORDS)
+    return newest
+
+
+def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:
+    """Refuse to go on under another recipe, naming each difference."""
+    old = stored["settings"]
+    reached = max((checkpoint.manifest_of(path).get("step", 0) for path in checkpoint.all_in(folder.checkpoints)
+                   if checkpoint.damage_of(path) is None), default=0)  # fmt: skip
+    differences = []
+    for key, value in _plain(config.recipe()).items():
+        if key == "steps":
+            if value < reached:
+                raise TroupeError(f"steps={value}: {folder.name} has made {reached} steps already", CONFLICT)
+        elif key in old and old[key] != value:
+            differences.append(f"{key}: {folder.name} has {show_value(old[key])}, you said {show_value(value)}")
+    if differences and not allow_changes:
+        raise TroupeError(
+            [*differences, f"{folder.name} was begun with another recipe; --allow-changes goes on all the same"], CONFLICT
+        )
+
+
+def _finished(prepared: Prepared) -> dict[str, Any] | None:
+    """The result of a run that has made all its steps."""
+    assert prepared.folder is not None
+    result = prepared.folder.read_result()
+    if result is None or result.get("steps", 0) < prepared.config.steps:
+        return None
+    return result
+
+
+def _old_folder(prepared: Prepared, fingerprint: str, order: Order, progress: Progress) -> RunFolder:
+    """The folder of a run that goes on; nobody else may be working on it."""
+    folder = prepared.folder
+    assert folder is not None
+    data = prepared.stored.get("data")
+    if data != fingerprint and not order.allow_changes:
+        raise TroupeError(
+            f"data: other samples than {folder.name} began with; --allow-changes goes on all the same", CONFLICT
+        )
+    with folder.lock(patience=10):
+        pass
+    here = versions()
+    for what, version in prepared.stored.get("versions", {}).items():
+        if here.get(what) != version:
+            progress.say(f"{what} was {version} and is {here.get(what)}: the last bits may differ from here on")
+    return folder
+
+
+def _new_folder(prepared: Prepared, order: Order) -> RunFolder:
+    """The folder of a new run, with the weights that it begins with."""
+    weights = _weights_path(order) if order.from_run else None
+    folder = runfolder.create(order.runs_dir, prepared.family, order.name)
+    if weights is not None:
+        try:
+            if weights.suffix == ".safetensors":
+                shutil.copyfile(weights, folder.path / "from.safetensors")
+            else:
+                shutil.copyfile(weights / "state.pt", folder.path / "from.pt")
+        except OSError as error:
+            raise TroupeError(checkpoint.disk_mistake(folder.path, error), SURROUNDINGS) from error
+    return folder
+
+
+def _from(order: Order, prepared: Prepared) -> str | None:
+    """The name of the run whose weights this one began with."""
+    if prepared.folder is not None:
+        before: str | None = prepared.stored.get("from")
+        return before
+    return Path(order.from_run).name if order.from_run else None
+
+
+def _what(config: Config, prepared: Prepared) -> str:
+    """What is about to happen, in a few words."""
+    workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
+    verb = "going on to" if prepared.folder is not None else "training"
+    return f"{verb} {config.steps} steps of {config.batch_size} samples with {workers}, exchange {config.exchange}"
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON keeps them."""
+    kept: dict[str, Any] = json.loads(json.dumps(dict(settings)))
+    return kept
+
+
+def _here(plan: Plan, progress: Progress) -> dict[str, Any]:
+    """Train in this process."""
+    from trainers.engine.world import World
+
+    control = Control(progress.say)
+    done = threading.Event()
+
+    def show() -> None:
+        while not done.wait(0.25):
+            progress.show(control.progress)
+
+    def ask() -> None:
+        progress.say("stopping: saving first")
+        control.stop_requested = True
+
+    watcher = threading.Thread(target=show, daemon=True)
+    watcher.start()
+    try:
+        with signals(ask):
+            return run(plan, World(), control)
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _on_ray(plan: Plan, config: Config, order: Order, progress: Progress) -> dict[str, Any]:
+    """Train in Ray actors, and watch them."""
+    from cluster.connect import ray_for
+    from cluster.group import ActorGroup, supervise
+
+    asked = threading.Event()
+    folders = [plan.folder, *plan.families]
+    with signals(asked.set), ray_for(config, order.address, order.oversubscribe, folders) as runtime_env:
+        return supervise(
+            lambda: ActorGroup(plan, runtime_env), config.max_restarts, config.hang_after, asked.is_set, progress
+        )
+
+
+@contextlib.contextmanager
+def signals(ask: Callable[[], None]) -> Iterator[None]:
+    """Inside, the first SIGINT or SIGTERM calls `ask`; a second one ends the process as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: Any) -> None:
+        for known, handler in before.items():
+            signal.signal(known, handler if handler is not None else signal.SIG_DFL)
+        ask()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def dry_run(order: Order) -> dict[str, Any]:
+    """Every resolved setting of a command, and the folder that it would use."""
+    prepared = prepare(replace(order, dry_run=True))
+    if prepared.folder is not None:
+        folder = prepared.folder.path
+    else:
+        number = 1
+        while (order.runs_dir / f"{prepared.family}-{number}").exists():
+            number += 1
+        folder = order.runs_dir / (order.name or f"{prepared.family}-{number}")
+    return {"family": prepared.family, "folder": str(folder), "settings": _plain(prepared.config.model_dump())}

@@ -1,0 +1,187 @@
+"""The words people type: `VERB FAMILY key=value ... --option`. One parser, that finds all mistakes of a command.
+
+Ready-made parsers stop at the first mistake; this one goes on. It imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from trainers.engine.errors import did_you_mean
+
+SETTING = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+
+
+class Option(NamedTuple):
+    """`--name VALUE`, or a plain `--name` where `value` is empty."""
+
+    name: str
+    value: str
+    help: str
+    repeats: bool = False
+
+
+class Verb(NamedTuple):
+    """What a verb takes: names (FAMILY, NAME; with `...` any number), settings, options."""
+
+    summary: str
+    names: tuple[str, ...]
+    settings: bool
+    options: tuple[Option, ...]
+    example: str
+
+
+JSON = Option("json", "", "print one JSON object; progress goes to stderr")
+DEBUG = Option("debug", "", "show tracebacks")
+RUNS = Option("runs-dir", "DIR", "where runs lie (default: runs)")
+DATA = Option("data-dir", "DIR", "where data sets and packed folders lie (default: ~/.cache/troupe)")
+FAMILIES = Option("families", "PATH", "a folder with families of your own, and data sources in its folder data/", True)
+DRY = Option("dry-run", "", "print every resolved setting, and stop")
+CONFIG = Option("config", "FILE", "settings from a YAML or JSON file, `key: value`; words on the command line win")
+
+HELP = Option("help", "", "show this")
+
+VERBS = {
+    "train": Verb(
+        "train a family, or go on with a run", ("FAMILY?",), True,
+        (
+            Option("name", "NAME", "name of the new run (default: dcgan-1, dcgan-2, ...)"),
+            Option("resume", "NAME", "go on with this run, on any number of workers"),
+            Option("from", "NAME|PATH", "begin with the weights of another run, or of an exported file"),
+            Option("allow-changes", "", "go on even where the recipe or the data is another one"),
+            Option("address", "ADDRESS", "join the Ray cluster at this address"),
+            Option("oversubscribe", "", "let workers share cores"),
+            CONFIG, DRY, RUNS, DATA, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe train dcgan data=digits workers=2",
+    ),
+    "verify": Verb(
+        "prove that the number of workers does not change the numbers", ("FAMILY",), True,
+        (DRY, DATA, FAMILIES, JSON, DEBUG),
+        "troupe verify dcgan workers=4",
+    ),
+    "sample": Verb(
+        "draw pictures from a run's newest checkpoint", ("NAME",), False,
+        (
+            Option("count", "N", "how many (default: 64)"),
+            Option("seed", "N", "seed of the noise (default: 0)"),
+            Option("out", "FILE", "where to write the PNG (default: NAME-samples.png)"),
+            RUNS, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe sample dcgan-1 --count 100",
+    ),
+    "export": Verb(
+        "write weights (safetensors) and a config that rebuilds the networks", ("NAME",), False,
+        (Option("out", "DIR", "where to write (default: NAME-export)"), RUNS, FAMILIES, JSON, DEBUG),
+        "troupe export dcgan-1 --out dcgan-digits",
+    ),
+    "runs": Verb(
+        "list runs with their sizes, or remove some", ("NAME...",), False,
+        (Option("remove", "", "remove the runs named"), RUNS, JSON, DEBUG),
+        "troupe runs --remove dcgan-1",
+    ),
+    "families": Verb("list what can be trained", (), False, (FAMILIES, JSON, DEBUG), "troupe families"),
+    "datasets": Verb(
+        "list what can be learned from, and packed folders", (), False,
+        (Option("remove", "PATH", "remove the packed copy of this folder"), DATA, FAMILIES, JSON, DEBUG),
+        "troupe datasets",
+    ),
+    "env": Verb("print versions and hardware, to paste into a bug report", (), False, (JSON, DEBUG), "troupe env"),
+}  # fmt: skip
+
+
+@dataclass
+class Words:
+    """A command, taken apart. `mistakes` holds a line for each thing that is wrong with it."""
+
+    verb: str = ""
+    names: list[str] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)  # plain options hold ""
+    repeated: dict[str, list[str]] = field(default_factory=dict)
+    help: bool = False
+    mistakes: list[str] = field(default_factory=list)
+
+    def has(self, option: str) -> bool:
+        return option in self.options
+
+    def path(self, option: str, default: str) -> Path:
+        return Path(self.options.get(option) or default).expanduser()
+
+    def number(self, option: str, default: int, least: int) -> int:
+        """A whole number; a mistake is noted where it is none."""
+        text = self.options.get(option, str(default))
+        if text.isdigit() and int(text) >= least:
+            return int(text)
+        self.mistakes.append(f"--{option} {text}: must be a whole number, at least {least}")
+        return default
+
+    @property
+    def families(self) -> tuple[Path, ...]:
+        return tuple(Path(path).expanduser().resolve() for path in self.repeated.get("families", ()))
+
+
+def parse(arguments: Sequence[str]) -> Words:
+    """Take a command apart; never raises."""
+    words = Words()
+    rest = list(arguments)
+    if rest and rest[0] in ("-h", "--help", "help"):
+        words.help = True
+        return words
+    if not rest:
+        words.help = True
+        return words
+    words.verb = rest.pop(0)
+    verb = VERBS.get(words.verb)
+    if verb is None:
+        words.mistakes.append(f"{words.verb}: no such verb{did_you_mean(words.verb, VERBS)}; `troupe --help` lists them")
+        return words
+    options = {option.name: option for option in verb.options}
+    while rest:
+        word = rest.pop(0)
+        if word in ("-h", "--help"):
+            words.help = True
+        elif word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            option = options.get(name)
+            if option is None:
+                known = {f"--{known}": None for known in options}
+                words.mistakes.append(f"--{name}: no such option of {words.verb}{did_you_mean('--' + name, known)}")
+                if not equals and rest and not rest[0].startswith("-") and "=" not in rest[0] and words.names:
+                    rest.pop(0)  # most likely its value
+                continue
+            if option.value and not equals:
+                if not rest or rest[0].startswith("--"):
+                    words.mistakes.append(f"--{name}: needs a value, --{name} {option.value}")
+                    continue
+                value = rest.pop(0)
+            elif not option.value and equals:
+                words.mistakes.append(f"--{name}: takes no value")
+            if option.repeats:
+                words.repeated.setdefault(name, []).append(value)
+            elif name in words.options and option.value:
+                words.mistakes.append(f"--{name}: said twice")
+            words.options[name] = value
+        elif word.startswith("-") and len(word) > 1:
+            words.mistakes.append(f"{word}: options begin with two dashes{did_you_mean('-' + word, ['--' + o for o in options])}")
+        elif match := SETTING.fullmatch(word):
+            key, value = match.groups()
+            if not verb.settings:
+                words.mistakes.append(f"{word}: {words.verb} takes no settings")
+            elif key in words.settings:
+                words.mistakes.append(f"{key}: said twice, as {words.settings[key]} and {value}")
+            else:
+                words.settings[key] = value
+        else:
+            words.names.append(word)
+    most = None if any(name.endswith("...") for name in verb.names) else len(verb.names)
+    least = sum(1 for name in verb.names if name[-1] not in "?.")
+    if most is not None:
+        words.mistakes += [f"{extra}: one name too many" for extra in words.names[most:]]
+    if len(words.names) < least and not words.help:
+        words.mistakes.append(f"{words.verb}: needs a {verb.names[len(words.names)].lower()}, as in `{verb.example}`")
+    return words

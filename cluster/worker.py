@@ -1,0 +1,78 @@
+"""The Ray actor: it joins the group of workers and does its part of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from typing import Any
+
+import ray
+
+from trainers.engine.control import Control
+from trainers.engine.errors import FAILED, PeerLost, TroupeError
+from trainers.engine.runfolder import RunFolder
+from trainers.engine.world import free_port, join
+from trainers.run import Plan, run
+
+
+class Worker:
+    """One worker. `train` takes its time; `status` and `stop` answer meanwhile, from threads of their own."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.control = Control(self.said.append)
+        self.world: Any = None
+
+    def where(self) -> tuple[str, str, int]:
+        """Node, address and a free port of this worker."""
+        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), free_port()
+
+    def train(self, plan: Plan, rank: int, size: int, address: str, port: int) -> Any:
+        """This worker's part of the run: its result, or the error that ended it."""
+        log = RunFolder(plan.folder).logs / f"rank_{rank}.log"
+        try:
+            write_to(log)
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} worker {rank} of {size}, process {os.getpid()}", flush=True)
+            self.world = join(address, port, rank, size, str(plan.settings["device"]))
+            return run(plan, self.world, self.control)
+        except TroupeError as error:
+            if not isinstance(error, PeerLost):
+                traceback.print_exc()
+            return error
+        except Exception as error:
+            traceback.print_exc()
+            where = f"logs/{log.name}"
+            return TroupeError(f"worker {rank}: {type(error).__name__}: {error} (traceback in {where})", FAILED)
+        finally:
+            sys.stdout.flush()
+
+    def status(self) -> dict[str, Any]:
+        """What the watcher needs to know."""
+        said, self.said[:] = list(self.said), []
+        control = self.control
+        return {
+            "beats": control.beats,
+            "idle": time.monotonic() - control.last,
+            "slowest": control.slowest,
+            "waiting": self.world is not None and self.world.waiting,
+            "progress": control.progress,
+            "said": said,
+            "process": os.getpid(),
+        }
+
+    def stop(self) -> None:
+        """Ask the run to save and stop at the next moment at which all workers can."""
+        self.control.stop_requested = True
+
+
+def write_to(log: Any) -> None:
+    """Let everything that this process prints, C++ included, go to a file."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
