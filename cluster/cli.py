@@ -60,7 +60,9 @@ def command(arguments: Sequence[str]) -> int:
         if said.has("debug"):
             raise
         line = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"troupe: {line} (a bug of ours: --debug shows where; please report it with `troupe env`)", file=sys.stderr)
+        print(
+            f"troupe: {line} (a bug of ours: --debug shows where; please report it with `troupe env`)", file=sys.stderr
+        )
         return FAILED
 
 
@@ -83,8 +85,11 @@ def train(said: Words) -> Answer | None:
     if said.has("dry-run"):
         return dry_run(launch.dry_run(order))
     result = launch.launch(order, Progress(sys.stderr if said.has("json") else sys.stdout))
-    speed = result["metrics"].get("images_per_second")
-    lines = [f"{result['name']}: {result['steps']} steps in {duration(result['seconds'])}" + (f", {speed:.0f} images/s" if speed else "")]
+    speed = result.get("images_per_second")
+    lines = [
+        f"{result['name']}: {result['steps']} steps in {duration(result['seconds'])}"
+        + (f", {speed:.0f} images/s" if speed else "")
+    ]
     lines += [f"  {part:<10}  {result[part]}" for part in ("grid", "timelapse", "checkpoint") if result.get(part)]
     return result, "\n".join(lines), 0
 
@@ -92,7 +97,9 @@ def train(said: Words) -> Answer | None:
 def verify(said: Words) -> Answer | None:
     from cluster import verify as proof
 
-    order = proof.Order(said.names[0] if said.names else "", said.settings, said.path("data-dir", "~/.cache/troupe"), said.families)
+    order = proof.Order(
+        said.names[0] if said.names else "", said.settings, said.path("data-dir", "~/.cache/troupe"), said.families
+    )
     if said.mistakes:
         _add_mistakes(said, lambda: proof.prepare(order))
         return None
@@ -193,7 +200,9 @@ def table(rows: Sequence[dict[str, Any]], empty: str) -> str:
     heads = list(rows[0])
     cells = [heads, *([str(row[head]) for head in heads] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(heads))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+    )
 
 
 def help_text(said: Words) -> str:
@@ -212,7 +221,9 @@ def help_text(said: Words) -> str:
         [f"troupe {said.verb}", *verb.names, *(["[key=value ...]"] if verb.settings else []), "[--option ...]"]
     ).replace("FAMILY?", "[FAMILY]")
     options = [{"option": f"--{o.name} {o.value}".strip(), "": o.help} for o in (*verb.options, grammar.HELP)]
-    text = f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n\n{table(options, '')}"
+    text = (
+        f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n\n{table(options, '')}"
+    )
     if verb.settings and said.names:
         from trainers import registry
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import uuid
@@ -18,7 +19,9 @@ OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 
 
 @contextlib.contextmanager
-def ray_for(config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def ray_for(
+    config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path]
+) -> Iterator[dict[str, Any]]:
     """Connect to Ray, and yield the runtime environment that its actors need."""
     if address:
         with _cluster(config, address, folders) as runtime_env:
@@ -51,7 +54,8 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[None]:
         try:
             ray.init(
                 address="local", num_cpus=max(cpus, needed) if oversubscribe else cpus, include_dashboard=False,
-                log_to_driver=False, logging_level="ERROR", configure_logging=False, object_store_memory=OBJECT_STORE,
+                log_to_driver=False, logging_level=logging.ERROR, configure_logging=False,
+                object_store_memory=OBJECT_STORE,
             )  # fmt: skip
         except Exception as error:
             raise TroupeError(f"Ray did not start: {str(error).strip().splitlines()[-1]}", SURROUNDINGS) from error
@@ -70,13 +74,13 @@ def _cluster(config: Config, address: str, folders: Sequence[Path]) -> Iterator[
         ours = not ray.is_initialized()
         if ours:
             try:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
             except Exception as error:
                 reason = str(error).strip().splitlines()[0]
                 raise TroupeError(f"--address {address}: cannot be joined ({reason})", SURROUNDINGS) from error
     try:
         runtime_env: dict[str, Any] = {"env_vars": worker_environment()}
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         kind = "GPU" if config.device == "cuda" else "CPU"
         needed = config.workers * (1 if kind == "GPU" else config.threads_per_worker)
         there = sum(node["Resources"].get(kind, 0) for node in nodes)

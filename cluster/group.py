@@ -90,14 +90,14 @@ def supervise(
             if stop_requested():
                 raise Stopped(f"{lost.mistakes[0]} while it was stopped; go on with --resume") from None
             restarts += 1
-            progress.say(f"{lost.mistakes[0]}; going on from the newest checkpoint (restart {restarts} of {max_restarts})")
+            progress.say(
+                f"{lost.mistakes[0]}; going on from the newest checkpoint (restart {restarts} of {max_restarts})"
+            )
         finally:
             group.end()
 
 
-def _watch(
-    group: Group, hang_after: float, stop_requested: Callable[[], bool], progress: Progress
-) -> dict[str, Any]:
+def _watch(group: Group, hang_after: float, stop_requested: Callable[[], bool], progress: Progress) -> dict[str, Any]:
     """The result of a group, or the error of the worker that is guilty of there being none."""
     asked, last_status, ended = False, 0.0, None
     while True:
@@ -158,13 +158,15 @@ class ActorGroup:
             raise TroupeError(
                 f"workers={self.size}: the cluster has no room for them now; wait, or take fewer workers", SURROUNDINGS
             )
-        actor = ray.remote(
+        actor: Any = ray.remote(  # type: ignore[call-overload]
             num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), runtime_env=dict(runtime_env) or None, max_restarts=0,
             concurrency_groups={"watch": 2},
         )(Worker)  # fmt: skip
         self.actors = [
             actor.options(
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self.placement, placement_group_bundle_index=bundle)
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    self.placement, placement_group_bundle_index=bundle
+                )
             ).remote()
             for bundle in range(self.size)
         ]

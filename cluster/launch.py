@@ -98,13 +98,13 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
             progress.say(f"{prepared.folder.name}: finished before, at step {finished['steps']}; raise steps to go on")
             return with_paths(finished, prepared.folder)
     data = open_for(config, order.data_dir, order.families, progress.say, progress.packing)
-    fingerprint = data.fingerprint
+    fingerprint, shapes = data.fingerprint, _plain(data.facts)
     del data
     folder = _old_folder(prepared, fingerprint, order, progress) if prepared.folder else _new_folder(prepared, order)
     facts = {"family": prepared.family, "versions": versions(), "data": fingerprint}
     settings = config.model_dump()
     if prepared.folder is None or prepared.stored["settings"] != _plain(settings) or order.allow_changes:
-        folder.write_settings({**facts, "settings": _plain(settings), "from": _from(order, prepared)})
+        folder.write_settings({**facts, "settings": _plain(settings), "facts": shapes, "from": _from(order, prepared)})
     folder.result.unlink(missing_ok=True)
     plan = Plan(
         prepared.family, settings, folder.path.resolve(), order.data_dir.resolve(), order.families,
@@ -180,7 +180,8 @@ def prepare(order: Order) -> Prepared:
         raise TroupeError(missing, SURROUNDINGS)
     if order.name is not None and (order.runs_dir / order.name).exists():
         raise TroupeError(
-            f"--name {order.name}: in use; go on with `troupe train --resume {order.name}`, or take another name", CONFLICT
+            f"--name {order.name}: in use; go on with `troupe train --resume {order.name}`, or take another name",
+            CONFLICT,
         )
     if folder is not None:
         _compare_recipes(folder, stored, config, order.allow_changes)
@@ -260,7 +261,8 @@ def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Confi
             differences.append(f"{key}: {folder.name} has {show_value(old[key])}, you said {show_value(value)}")
     if differences and not allow_changes:
         raise TroupeError(
-            [*differences, f"{folder.name} was begun with another recipe; --allow-changes goes on all the same"], CONFLICT
+            [*differences, f"{folder.name} was begun with another recipe; --allow-changes goes on all the same"],
+            CONFLICT,
         )
 
 

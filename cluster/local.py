@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from cluster.environment import environment, worker_environment
 from trainers.engine.errors import FAILED, PeerLost, TroupeError
@@ -52,8 +52,8 @@ class LocalGroup:
         errors: dict[int, BaseException] = {}
         waiting = dict(zip(self.connections[:size], range(size), strict=True))
         while waiting and not any(not isinstance(error, PeerLost) for error in errors.values()):
-            for connection in wait(list(waiting)):
-                assert isinstance(connection, Connection)
+            for ready in wait(list(waiting)):
+                connection = cast("Connection[Any, Any]", ready)
                 rank = waiting.pop(connection)
                 try:
                     done, value = connection.recv()

@@ -138,7 +138,9 @@ def parse(arguments: Sequence[str]) -> Words:
     words.verb = rest.pop(0)
     verb = VERBS.get(words.verb)
     if verb is None:
-        words.mistakes.append(f"{words.verb}: no such verb{did_you_mean(words.verb, VERBS)}; `troupe --help` lists them")
+        words.mistakes.append(
+            f"{words.verb}: no such verb{did_you_mean(words.verb, VERBS)}; `troupe --help` lists them"
+        )
         return words
     options = {option.name: option for option in verb.options}
     while rest:
@@ -167,7 +169,9 @@ def parse(arguments: Sequence[str]) -> Words:
                 words.mistakes.append(f"--{name}: said twice")
             words.options[name] = value
         elif word.startswith("-") and len(word) > 1:
-            words.mistakes.append(f"{word}: options begin with two dashes{did_you_mean('-' + word, ['--' + o for o in options])}")
+            words.mistakes.append(
+                f"{word}: options begin with two dashes{did_you_mean('-' + word, ['--' + o for o in options])}"
+            )
         elif match := SETTING.fullmatch(word):
             key, value = match.groups()
             if not verb.settings:

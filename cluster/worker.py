@@ -28,7 +28,8 @@ class Worker:
 
     def where(self) -> tuple[str, str, int]:
         """Node, address and a free port of this worker."""
-        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), free_port()
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return ray.get_runtime_context().get_node_id(), address, free_port()
 
     def train(self, plan: Plan, rank: int, size: int, address: str, port: int) -> Any:
         """This worker's part of the run: its result, or the error that ended it."""

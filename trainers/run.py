@@ -52,7 +52,7 @@ def open_for(
     config: Any, data_dir: Path, families: Sequence[Path] = (),
     warn: Callable[[str], None] = lambda line: None, progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Any:  # fmt: skip
-    """The data set that a config names. Imports no torch; `progress(done, total)` is called while a folder is packed."""
+    """The data set that a config names. Imports no torch; `progress(done, total)` tells how far packing is."""
     return open_data(
         config.data, data_dir=data_dir, image_size=None if config.image_size == "auto" else config.image_size,
         evaluate_on=config.evaluate_on, extra=families, warn=warn, progress=progress,

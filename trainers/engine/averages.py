@@ -46,7 +46,9 @@ class Averages:
         def forward(input: Tensor) -> Tensor:
             if not layer.training:
                 return plain(input)
-            layer._check_input_dim(input)
+            layer._check_input_dim(input)  # type: ignore[no-untyped-call]
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
             mean, variance = torch.zeros_like(layer.running_mean), torch.zeros_like(layer.running_var)
             notes.append(Statistics(layer, mean, variance))
             return nn.functional.batch_norm(input, mean, variance, layer.weight, layer.bias, True, 1.0, layer.eps)

@@ -30,7 +30,9 @@ def name_of(step: int, phases_done: int = 0) -> str:
 
 def all_in(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    found = [(match, path) for path in (folder.iterdir() if folder.is_dir() else ()) if (match := NAME.match(path.name))]
+    found = [
+        (match, path) for path in (folder.iterdir() if folder.is_dir() else ()) if (match := NAME.match(path.name))
+    ]
     return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2] or 0)))]
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import mmap
 import os
 import platform
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -39,7 +40,7 @@ def shares(microbatches: int, workers: int) -> list[range]:
     """The contiguous micro-batches of each worker: as even as can be, the longer ones first."""
     short, longer = divmod(microbatches, workers)
     starts = [rank * short + min(rank, longer) for rank in range(workers + 1)]
-    return [range(start, end) for start, end in zip(starts, starts[1:], strict=False)]
+    return [range(start, end) for start, end in itertools.pairwise(starts)]
 
 
 def nodes_of(share: range, microbatches: int) -> list[Node]:
@@ -67,7 +68,7 @@ def fold(nodes: dict[Node, Value], add: Callable[[Value, Value], Value], first: 
 class Leaf(NamedTuple):
     """One micro-batch of a worker: where its gradient goes, and which partial sums are complete after it."""
 
-    index: int
+    microbatch: int
     slot: int
     fresh: bool  # the slot starts from zero; else the gradient is added to what is there
     additions: tuple[tuple[int, int], ...]  # (into, from) slots
@@ -153,7 +154,7 @@ class Exact:
         if self.microbatches == 1:  # nothing to add up, now or with other workers
             for parameter in parameters:
                 parameter.grad = None
-            loss(0).backward()
+            loss(0).backward()  # type: ignore[no-untyped-call]
             for parameter in parameters:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -163,7 +164,7 @@ class Exact:
             if leaf.fresh:
                 flat.slots[leaf.slot].zero_()
             flat.point(parameters, leaf.slot)
-            loss(leaf.index).backward()
+            loss(leaf.microbatch).backward()  # type: ignore[no-untyped-call]
             for into, source in leaf.additions:
                 flat.slots[into].add_(flat.slots[source])
 
@@ -209,7 +210,7 @@ class Exact:
         flat = self._flat(parameters)
         if self.world.size == 1:
             for start in range(0, len(flat.result), BLOCK):
-                self._add_blocks({node: slot for node, slot in zip(self.nodes[0], flat.slots, strict=False)},
+                self._add_blocks(dict(zip(self.nodes[0], flat.slots, strict=False)),
                                  flat.result, start, start + BLOCK, weight)  # fmt: skip
         else:
             with self.world.waits():
@@ -236,7 +237,7 @@ class Exact:
             for place, rank in enumerate(ranks) if place % len(self.host) == self.place
         ]  # fmt: skip
         sums: dict[Node, Tensor] = {}  # of the other hosts, in my slice
-        messages = []
+        messages: list[Any] = []
         for host, rank in partners:
             for node in self.host_nodes[host]:
                 sums[node] = torch.empty(last - first, dtype=flat.result.dtype)
@@ -343,7 +344,7 @@ class Room:
         everything = torch.frombuffer(memory, dtype=torch.uint8)
         head = len(nodes) * self.COUNTER
         self.counters = np.frombuffer(memory, dtype=np.int64, count=head // 8)[:: self.COUNTER // 8]
-        self.tails = list(everything[head : head + len(nodes) * TAIL_ROOM].split(TAIL_ROOM))
+        self.tails = list(everything[head : head + len(nodes) * TAIL_ROOM].view(len(nodes), TAIL_ROOM))
         self.rest = everything[head + len(nodes) * TAIL_ROOM :]
 
     @classmethod
@@ -385,7 +386,7 @@ class Room:
         places = self.rest.view(-1, self.longest)[:, : length * parameters[0].element_size()]
         parts = [place.view(parameters[0].dtype) for place in places]
         starts = [sum(self.nodes[:place]) for place in range(len(self.nodes) + 1)]
-        return [parts[a:b] for a, b in zip(starts, starts[1:], strict=False)], parts[-1]
+        return [parts[a:b] for a, b in itertools.pairwise(starts)], parts[-1]
 
     def barrier(self) -> None:
         """Wait until all workers of the host are here."""
@@ -442,14 +443,14 @@ class Ddp:
         for parameter in parameters:
             parameter.grad = None
         if left:  # the wrapper saw all forwards before: one backward, or it would reduce the first one only
-            torch.stack([loss(index) for index in self.share]).sum().backward()
+            torch.stack([loss(index) for index in self.share]).sum().backward()  # type: ignore[no-untyped-call]
         else:
             for index in self.share:
                 with contextlib.ExitStack() as unsynchronised:
                     if index != self.share[-1]:
                         for wrapper in self.used:
                             unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
-                    loss(index).backward()
+                    loss(index).backward()  # type: ignore[no-untyped-call]
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -459,12 +460,12 @@ class Ddp:
         most = len(self.shares[0])
         padded = torch.zeros(most, mine.shape[1], dtype=mine.dtype)
         padded[: len(mine)] = mine
-        told = [padded]
+        told: list[Tensor] = [padded]
         if self.world.size > 1:
             told = [torch.empty_like(padded) for _ in self.shares]
             with self.world.waits():
                 dist.all_gather(told, padded, group=self.world.group)
-        every = [row for share, rows_of in zip(self.shares, told, strict=True) for row in rows_of[: len(share)]]
+        every: list[Tensor] = [row for share, of in zip(self.shares, told, strict=True) for row in of[: len(share)]]
         return fold({(i, i + 1): row for i, row in enumerate(every)}, torch.add, 0, self.microbatches)
 
     def average(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
@@ -480,7 +481,7 @@ def slices(length: int, workers: int, bytes_each: int) -> list[tuple[int, int]]:
     """The part of a vector that each worker adds up, in whole cache lines."""
     line = ALIGNMENT // bytes_each
     cuts = [min(length, -(-length * rank // (workers * line)) * line) for rank in range(workers + 1)]
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(itertools.pairwise(cuts))
 
 
 def padded_length(parameters: Sequence[Tensor]) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +44,9 @@ class Trainer:
 
         self._seed("networks")
         self.networks = {name: self._placed(network) for name, network in family.networks().items()}
-        world.copy_from_first([tensor for network in self.networks.values() for tensor in network.state_dict().values()])
+        world.copy_from_first(
+            [tensor for network in self.networks.values() for tensor in network.state_dict().values()]
+        )
         self.ema: dict[str, nn.Module] = {}
         if config.ema:
             self.ema = {name: copy.deepcopy(self.networks[name]).requires_grad_(False) for name in family.ema_networks}
@@ -131,7 +134,7 @@ class Trainer:
                 phase.before(self.networks)
             return float(newest[0])
 
-        first = optimizer.step(closure)  # type: ignore[arg-type]
+        first = optimizer.step(closure)
         assert first is not None
         if not math.isfinite(first):
             raise self._not_finite(phase, first)
@@ -166,7 +169,9 @@ class Trainer:
             own = [note for name in phase.trains for note in [*left.get(name, ()), *noted[name]]]
             number = float(value.detach())
             row = [weight, float(self.control.stop_requested), number if len(answer) == 3 else number * weight]
-            row += [float(metric.detach() if isinstance(metric, Tensor) else metric) * weight for metric in metrics.values()]
+            row += [
+                float(metric.detach() if isinstance(metric, Tensor) else metric) * weight for metric in metrics.values()
+            ]
             names[:] = metrics
             statistics[:] = own
             rows[index] = torch.tensor(row, dtype=torch.float64)
@@ -197,7 +202,7 @@ class Trainer:
         self.microbatches = {}
         for index in self.exchange.share:
             start = self.position + index * size
-            indices = streams.sample_indices(self.data.size, self.config.seed, start, size)
+            indices = streams.sample_indices(self.data.size, self.config.seed, start, size).tolist()
             self.microbatches[index] = MicroBatch(
                 self._formatted(self.data.batch(indices)), indices, start // self.data.size, self.step, index, size,
                 self.device, self.dtype, self.random,
@@ -243,7 +248,9 @@ class Trainer:
         images = {}
         with self.at_rest() as networks:
             for place in shares(len(chunks), self.world.size)[self.world.rank]:
-                inputs = {name: value[chunks[place] : chunks[place] + CHUNK] for name, value in self.sample_inputs.items()}
+                inputs = {
+                    name: value[chunks[place] : chunks[place] + CHUNK] for name, value in self.sample_inputs.items()
+                }
                 self._seed("grid", place)
                 images[place] = as_uint8(self.family.samples(networks, self._to_device(inputs)))
                 self.control.beat()
@@ -346,7 +353,7 @@ class Trainer:
             )
         if self.world.size == 1:
             return
-        sums = {name: zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        sums = {name: zlib.crc32(bytes_of(tensor))
                 for name, tensor in tensors.items() if tensor.numel()}  # fmt: skip
         for rank, other in enumerate(self.world.gather(sums)):
             for name, value in other.items():
@@ -370,14 +377,16 @@ class Trainer:
     def _exchange(self) -> Exchange:
         if self.config.exchange == "ddp":
             return Ddp(self.world, self.config.microbatches, self.networks)
-        longest = max(padded_length(parameters) * parameters[0].element_size() for parameters in self.parameters.values())
+        longest = max(
+            padded_length(parameters) * parameters[0].element_size() for parameters in self.parameters.values()
+        )
         return Exact(self.world, self.config.microbatches, self.networks, longest)
 
     def _placed(self, network: nn.Module) -> nn.Module:
         """A network on its device, in its precision and memory format, in training mode."""
         network = network.to(self.device, self.dtype)
         if self.config.memory_format == "channels_last":
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = network.to(memory_format=torch.channels_last)
         return network.train()
 
     def _formatted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -496,7 +505,7 @@ class Recorder:
         write_images(path, images)
         if self.events is not None:
             sheet = pictures.grid(images.numpy()).convert("RGB")
-            self.events.add_image("grid", as_array(sheet), self.trainer.step, dataformats="HWC")
+            self.events.add_image("grid", np.asarray(sheet), self.trainer.step, dataformats="HWC")
 
     def save(self) -> None:
         """A checkpoint of this moment, when the replicas agree."""
@@ -529,6 +538,7 @@ class Recorder:
             "name": self.folder.name,
             "steps": trainer.step,
             "seconds": round(self._elapsed(), 1),
+            "images_per_second": round(self.speed, 2),
             "metrics": trainer.metrics or self._last_metrics(),
             "best": trainer.best,
             "checkpoint": f"checkpoints/{checkpoint.name_of(trainer.step)}",
@@ -587,7 +597,7 @@ class Recorder:
 def default_generator(device: torch.device) -> torch.Generator:
     """The generator that functions without one of their own draw from."""
     if device.type == "cuda":
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         return torch.cuda.default_generators[device.index or 0]
     return torch.default_generator
 
@@ -597,10 +607,9 @@ def as_uint8(images: Tensor) -> Tensor:
     return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
 
-def as_array(image: Any) -> Any:
-    import numpy as np
-
-    return np.asarray(image)
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bits of a tensor."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_images(path: Path, images: Tensor) -> None:

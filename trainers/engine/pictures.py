@@ -19,7 +19,9 @@ def grid(images: np.ndarray) -> Image.Image:
     rows = -(-count // columns)
     sheet = np.zeros((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), np.uint8)
     for place, image in enumerate(images):
-        top, left = (GAP + part * (side + GAP) for part, side in zip(divmod(place, columns), (height, width), strict=True))
+        top, left = (
+            GAP + part * (side + GAP) for part, side in zip(divmod(place, columns), (height, width), strict=True)
+        )
         sheet[top : top + height, left : left + width] = image
     return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet[:, :, :3])
 

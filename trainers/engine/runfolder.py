@@ -1,7 +1,7 @@
 """What a run leaves behind: one folder, that can be moved, copied and read without troupe.
 
-    settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json
-    grids/step_00000500.png  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
+settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json
+grids/step_00000500.png  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
 """
 
 from __future__ import annotations

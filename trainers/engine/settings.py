@@ -36,7 +36,12 @@ def setting(
     paper and section of the default.
     """
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
-    facts = {"kind": kind, "unit": unit, "source": source, "bounds": {k: v for k, v in bounds.items() if v is not None}}
+    facts: Any = {
+        "kind": kind,
+        "unit": unit,
+        "source": source,
+        "bounds": {k: v for k, v in bounds.items() if v is not None},
+    }
     return Field(default, description=help, json_schema_extra=facts)
 
 
@@ -52,9 +57,7 @@ def _whole_microbatches(batch_size: int, microbatch_size: int) -> str | None:
         return None
     fitting = [size for size in range(1, batch_size + 1) if batch_size % size == 0]
     nearest = min(fitting, key=lambda size: abs(size - microbatch_size))
-    return (
-        f"microbatch_size={microbatch_size}: does not divide batch_size={batch_size}; say microbatch_size={nearest}"
-    )
+    return f"microbatch_size={microbatch_size}: does not divide batch_size={batch_size}; say microbatch_size={nearest}"
 
 
 def _enough_microbatches(workers: int, batch_size: int, microbatch_size: int) -> str | None:
@@ -81,7 +84,9 @@ class Config(BaseModel):
     summary: ClassVar[str] = ""  # one line for `troupe families`
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {}}  # small variants for tests and `verify`
 
-    steps: int = setting(1000, "optimizer steps of the run; may be raised later, which extends it", unit="steps", at_least=0)
+    steps: int = setting(
+        1000, "optimizer steps of the run; may be raised later, which extends it", unit="steps", at_least=0
+    )
     batch_size: int = setting(64, "samples in one step, over all workers", unit="samples", at_least=1)
     microbatch_size: int = setting(
         16, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1
@@ -100,13 +105,19 @@ class Config(BaseModel):
     evaluate_on: Literal["test", "validation"] = setting(
         "test", "learn from the whole training part, or hold out a tenth of it to evaluate on"
     )
-    evaluate_every: int = setting(0, "evaluate after so many steps and at the end, 0 for never", unit="steps", at_least=0)
+    evaluate_every: int = setting(
+        0, "evaluate after so many steps and at the end, 0 for never", unit="steps", at_least=0
+    )
     compile: bool = setting(False, "torch.compile each network")
 
     workers: int = setting(1, "worker processes that share each batch", kind="running", at_least=1, at_most=4096)
-    checkpoint_every: int = setting(250, "save after so many steps, and at the end", kind="running", unit="steps", at_least=1)
+    checkpoint_every: int = setting(
+        250, "save after so many steps, and at the end", kind="running", unit="steps", at_least=1
+    )
     keep: int = setting(3, "checkpoints kept; the best one is always kept too", kind="running", at_least=1)
-    sample_every: int = setting(100, "draw the fixed-noise grid after so many steps", kind="running", unit="steps", at_least=1)
+    sample_every: int = setting(
+        100, "draw the fixed-noise grid after so many steps", kind="running", unit="steps", at_least=1
+    )
     log_every: int = setting(10, "write metrics after so many steps", kind="running", unit="steps", at_least=1)
     max_restarts: int = setting(3, "times a lost or hung worker group is started anew", kind="running", at_least=0)
     hang_after: float = setting(
@@ -129,7 +140,7 @@ class Config(BaseModel):
                 continue
             try:
                 value = read_value(field.annotation, value) if isinstance(value, str) else value
-                good[name] = TypeAdapter(field.annotation).validate_python(value)
+                good[name] = TypeAdapter[Any](field.annotation or Any).validate_python(value)
                 _hold_bounds(field, good[name])
             except (ValidationError, ValueError) as error:
                 good.pop(name, None)
@@ -183,7 +194,11 @@ class ImageConfig(Config):
 
     data: str = setting("digits", "what to learn from; `troupe datasets` lists them, imagefolder:PATH takes any folder")
     image_size: int | Literal["auto"] = setting(
-        "auto", "side of the images; auto: the next power of two, 64 for folders", unit="pixels", at_least=8, at_most=1024
+        "auto",
+        "side of the images; auto: the next power of two, 64 for folders",
+        unit="pixels",
+        at_least=8,
+        at_most=1024,
     )
 
 

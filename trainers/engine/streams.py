@@ -22,7 +22,7 @@ def seed_of(*key: object) -> int:
 @functools.lru_cache(maxsize=2)
 def order(size: int, seed: int, epoch: int) -> np.ndarray:
     """The order of `size` samples in an epoch: every sample once. Shape (size,), int64."""
-    bits = np.random.Philox(key=[seed, epoch])  # type: ignore[call-overload]
+    bits = np.random.Philox(key=[seed, epoch])
     return np.random.Generator(bits).permutation(size)
 
 

@@ -1,0 +1,235 @@
+"""What can be done with runs besides training them: list, remove, sample, export; and what there is to train with."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cluster import checks
+from cluster.show import duration, size
+from trainers import registry
+from trainers.data import imagefolder, sources
+from trainers.engine import checkpoint, runfolder
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.runfolder import RunFolder
+from trainers.run import versions
+
+LIBRARIES = ("torch", "torchvision", "ray", "numpy", "pillow", "pydantic", "tensorboardX", "safetensors")
+
+
+def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each run: how far it is, how large, what it learns."""
+    chosen = [runfolder.find(runs, name) for name in names] or runfolder.all_runs(runs)
+    rows = []
+    for folder in chosen:
+        try:
+            stored = folder.read_settings()
+        except TroupeError as error:
+            rows.append({"name": folder.name, "family": "?", "data": "?", "steps": "?", "state": error.mistakes[0],
+                         "time": "?", "size": size(folder.size())})  # fmt: skip
+            continue
+        settings = stored["settings"]
+        kept = checkpoint.all_in(folder.checkpoints)
+        manifest = _manifest(kept[-1]) if kept else {}
+        rows.append({
+            "name": folder.name,
+            "family": stored["family"],
+            "data": settings.get("data", "-"),
+            "steps": f"{manifest.get('step', 0)}/{settings['steps']}",
+            "state": "finished" if folder.read_result() else ("working" if _locked(folder) else "stopped"),
+            "time": duration(float(manifest.get("seconds", 0))),
+            "size": size(folder.size()),
+        })  # fmt: skip
+    return rows
+
+
+def remove_runs(runs: Path, names: Sequence[str]) -> list[dict[str, str]]:
+    """Remove runs; none is removed where one of the names is wrong."""
+    folders, mistakes = [], []
+    for name in names:
+        try:
+            folders.append(runfolder.find(runs, name))
+        except TroupeError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise TroupeError(mistakes, WORDS)
+    return [{"name": folder.name, "size": size(runfolder.remove(folder))} for folder in folders]
+
+
+def sample(name: str, runs: Path, families: Sequence[Path], count: int, seed: int, out: Path) -> dict[str, Any]:
+    """Draw pictures from a run's newest checkpoint, and write them as one PNG."""
+    folder, state, family = _opened(name, runs, families)
+    import torch
+
+    from trainers.engine.loop import CHUNK, as_uint8, write_images
+
+    inputs = family.sample_inputs(torch.Generator().manual_seed(seed), count)
+    if not inputs:
+        raise TroupeError(f"{folder.name}: its family draws no pictures", WORDS)
+    networks = _networks(family, state)
+    with torch.no_grad():
+        parts = [
+            as_uint8(family.samples(networks, {key: value[start : start + CHUNK] for key, value in inputs.items()}))
+            for start in range(0, count, CHUNK)
+        ]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_images(out, torch.cat(parts))
+    except (OSError, ValueError) as error:
+        raise TroupeError(f"--out {out}: cannot be written ({error})", SURROUNDINGS) from error
+    return {"file": str(out), "count": count, "seed": seed, "step": state["step"]}
+
+
+def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Write the weights of a run's newest checkpoint as safetensors, and the config that rebuilds the networks.
+
+    `weights.safetensors` holds NETWORK.KEY for each tensor; where there is a running average, it is taken.
+    """
+    folder, state, family = _opened(name, runs, families)
+    from safetensors.torch import save_file
+
+    stored = folder.read_settings()
+    tensors = {
+        f"{network}.{key}": tensor.contiguous()
+        for network, part in {**state["networks"], **state["ema"]}.items()
+        for key, tensor in part.items()
+    }
+    config = {"family": stored["family"], "settings": stored["settings"], "facts": _plain(family.facts),
+              "step": state["step"], "versions": stored["versions"]}  # fmt: skip
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, out / "weights.safetensors", {"family": stored["family"], "step": str(state["step"])})
+        checkpoint.write_durably(out / "config.json", json.dumps(config, indent=1) + "\n")
+    except OSError as error:
+        raise TroupeError(f"--out {out}: cannot be written ({error.strerror})", SURROUNDINGS) from error
+    return {"folder": str(out), "files": ["weights.safetensors", "config.json"], "step": state["step"]}
+
+
+def load_exported(folder: Path, families: Sequence[Path] = ()) -> dict[str, Any]:
+    """The networks of an exported folder, in eval mode, by name."""
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text())
+    kind = registry.config_class(config["family"], families)
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
+    family = registry.family_class(config["family"], families)(kind.of(settings, config["family"]), config["facts"])
+    weights: dict[str, dict[str, Any]] = {}
+    for key, tensor in load_file(folder / "weights.safetensors").items():
+        network, _, rest = key.partition(".")
+        weights.setdefault(network, {})[rest] = tensor
+    return _networks(family, {"networks": weights, "ema": {}})
+
+
+def list_families(extra: Sequence[Path]) -> list[dict[str, str]]:
+    """A row for each family."""
+    return [
+        {"family": name, "": registry.config_class(name, extra).summary, "settings": f"troupe train {name} --help"}
+        for name in registry.families(extra)
+    ]
+
+
+def list_datasets(extra: Sequence[Path]) -> list[dict[str, str]]:
+    """A row for each data source."""
+    return [
+        {"data": f"{name}:PATH" if source.takes_path else name, "": source.summary}
+        for name, source in sources.all_sources(extra).items()
+    ]
+
+
+def list_packed(data_dir: Path) -> list[dict[str, str]]:
+    """A row for each packed folder of images."""
+    return [
+        {"source": str(source), "size": size(count), "packed": str(folder)}
+        for source, count, folder in imagefolder.cached(data_dir)
+    ]
+
+
+def remove_packed(data_dir: Path, source: str) -> dict[str, str]:
+    """Remove the packed copies of a folder of images."""
+    wanted = str(Path(source.removeprefix("imagefolder:")).expanduser().resolve())
+    found = [(count, folder) for known, count, folder in imagefolder.cached(data_dir) if str(known) in (source, wanted)]
+    if not found:
+        raise TroupeError(f"--remove {source}: no packed copy of it; `troupe datasets` lists them", WORDS)
+    for _, folder in found:
+        imagefolder.remove(folder)
+    return {"source": source, "size": size(sum(count for count, _ in found))}
+
+
+def environment_facts() -> dict[str, str]:
+    """Versions and hardware. Imports no heavy library, so that it works where one of them is broken."""
+
+    def version(library: str) -> str:
+        try:
+            return metadata.version(library)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    prefixes = ("RAY_", "OMP_", "MKL_", "GLIBC_", "CUDA_")
+    variables = sorted(pair for pair in os.environ.items() if pair[0].startswith(prefixes) and "TOKEN" not in pair[0])
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    shared = f"{size(shutil.disk_usage('/dev/shm').free)} free" if os.path.isdir("/dev/shm") else "none"
+    return {
+        "troupe": version("troupe"),
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": platform.platform(),
+        "processor": f"{versions()['processor']}, {checks.cores()} cores",
+        "memory": size(memory),
+        "shared memory": shared,
+        "gpus": str(checks.gpus()),
+        **{library: version(library) for library in LIBRARIES},
+        "environment": " ".join(f"{name}={value}" for name, value in variables) or "-",
+    }  # fmt: skip
+
+
+def _opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder, dict[str, Any], Any]:
+    """A run, the state in its newest whole checkpoint, and its family."""
+    folder = runfolder.find(runs, name)
+    stored = folder.read_settings()
+    kept = [path for path in reversed(checkpoint.all_in(folder.checkpoints)) if checkpoint.damage_of(path) is None]
+    if not kept:
+        raise TroupeError(f"{folder.name}: it has no checkpoint that is whole", CONFLICT)
+    kind = registry.config_class(stored["family"], families)
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["settings"].items()}
+    state = checkpoint.load(kept[0])
+    family = registry.family_class(stored["family"], families)(kind.of(settings, stored["family"]), stored["facts"])
+    return folder, state, family
+
+
+def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """A family's networks with the weights of a state; the running average where there is one."""
+    import torch
+
+    weights = {**state["networks"], **state["ema"]}
+    networks = family.networks()
+    for name, network in networks.items():
+        dtype = next((tensor.dtype for tensor in weights[name].values() if tensor.is_floating_point()), torch.float32)
+        network.to(dtype).load_state_dict(weights[name])
+        network.eval()
+    return dict(networks)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        return checkpoint.manifest_of(path)
+    except (OSError, ValueError):
+        return {}
+
+
+def _locked(folder: RunFolder) -> bool:
+    try:
+        with folder.lock():
+            return False
+    except TroupeError:
+        return True
+
+
+def _plain(facts: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(dict(facts)))
+    return plain

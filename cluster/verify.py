@@ -1,0 +1,158 @@
+"""`troupe verify`: a few steps with one process and with several, compared tensor by tensor. Never uses Ray."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainers import registry
+from trainers.data import sources
+from trainers.engine.control import Control
+from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.settings import Config
+from trainers.run import Plan, run
+
+STEPS = 3
+TOLERANCE = 1e-9  # of ddp in float64, relative to the largest number of each tensor; exact allows no difference
+PROOFS = (("exact", "float32", 0.0), ("ddp", "float64", TOLERANCE))
+
+
+@dataclass(frozen=True)
+class Order:
+    """A `verify` command as it was given. `prepare` breaks something on purpose, for tests."""
+
+    family: str
+    settings: Mapping[str, Any]
+    data_dir: Path
+    families: tuple[Path, ...] = ()
+    prepare: str = ""
+
+
+class Difference(NamedTuple):
+    tensor: str
+    largest: float  # absolute
+    relative: float  # to the largest number of the tensor, or 1; 0 only for equal bits
+
+
+def prepare(order: Order) -> list[tuple[str, Config]]:
+    """A small config for each network that the family has of its own, with the settings of the command."""
+    kind = registry.config_class(order.family, order.families)
+    mistakes: list[str] = []
+    configs = []
+    for name, tiny in kind.tiny.items():
+        config, wrong = kind.from_words(
+            {"workers": 4, **tiny, "steps": STEPS, "device": "cpu", **order.settings}, order.family
+        )
+        mistakes += [line for line in wrong if line not in mistakes]
+        if config is not None:
+            configs.append((name, config))
+    data = (
+        str(order.settings.get("data", kind.model_fields["data"].get_default()))
+        if "data" in kind.model_fields
+        else None
+    )
+    if data is not None and (mistake := sources.check_name(data, order.families)):
+        mistakes.append(mistake)
+    if mistakes:
+        raise TroupeError(mistakes, WORDS)
+    return configs
+
+
+def dry_run(order: Order) -> dict[str, Any]:
+    """Every resolved setting of the first variant."""
+    name, config = prepare(order)[0]
+    return {"family": order.family, "variant": name, "settings": config.model_dump()}
+
+
+def verify(order: Order, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train each variant with 1 and with `workers` processes, with both exchanges, and compare."""
+    from cluster.local import LocalGroup
+
+    configs = prepare(order)
+    workers = configs[0][1].workers
+    rows: list[dict[str, Any]] = []
+    say(f"verify {order.family}: {configs[0][1].steps} steps with 1 process and with {workers}")
+    with tempfile.TemporaryDirectory() as scratch, LocalGroup(workers, order.prepare) as group:
+        for variant, config in configs:
+            for exchange, precision, allowed in PROOFS:
+                rows.append(_prove(group, order, config, variant, exchange, precision, allowed, Path(scratch)))
+                row = rows[-1]
+                say(f"  {variant}, {exchange} in {precision}: {'equal' if row['passed'] else 'DIFFERENT'}{row['why']}")
+    return {"family": order.family, "workers": workers, "passed": all(row["passed"] for row in rows), "proofs": rows}
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """The verdict in one line."""
+    if result["passed"]:
+        return f"passed: {result['workers']} processes give the same run as 1"
+    return f"FAILED: {result['workers']} processes give another run than 1"
+
+
+def _prove(
+    group: Any, order: Order, config: Config, variant: str, exchange: str, precision: str, allowed: float, scratch: Path
+) -> dict[str, Any]:
+    """One variant with one exchange: what 1 process and several end with."""
+    row = {"variant": variant, "exchange": exchange, "precision": precision, "allowed": allowed}
+    states = []
+    try:
+        for workers in (1, config.workers):
+            settings = {**config.model_dump(), "exchange": exchange, "precision": precision, "workers": workers}
+            folder = scratch / f"{variant}-{exchange}-{workers}"
+            plan = Plan(order.family, settings, folder, order.data_dir, order.families)
+            states.append(group.run(train_quietly, plan, workers=workers)[0])
+    except TroupeError as error:  # the comparison of replicas before a checkpoint found it first
+        return {**row, "passed": False, "largest": [], "why": f" ({error.mistakes[0].splitlines()[-1]})"}
+    differences = compare(*states)
+    worst = [difference for difference in differences if difference.relative > 0][:3]
+    passed = all(d.relative <= allowed for d in differences) and len(differences) > 0
+    told = "; ".join(f"{d.tensor} by {d.largest:.2g}" for d in worst)
+    why = f", {len(differences)} tensors" + (f"; largest differences: {told}" if told else ", to the bit")
+    return {**row, "passed": passed, "largest": [d._asdict() for d in worst], "why": why}
+
+
+def train_quietly(world: Any, plan: Plan) -> dict[str, Any]:
+    """Train a plan in a process of the pool; the last checkpoint's state, on rank 0."""
+    from trainers.engine import checkpoint
+    from trainers.engine.runfolder import RunFolder
+
+    folder = RunFolder(plan.folder)
+    if world.rank == 0:
+        for part in (folder.checkpoints, folder.grids, folder.logs):
+            part.mkdir(parents=True, exist_ok=True)
+    world.gather(None)
+    run(plan, world, Control())
+    return checkpoint.load(checkpoint.all_in(folder.checkpoints)[-1]) if world.rank == 0 else {}
+
+
+def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:
+    """The difference of every tensor in two states, largest first. Raises TroupeError where they hold others."""
+    import torch
+
+    from trainers.engine.loop import named_tensors
+
+    left, right = dict(named_tensors(one)), dict(named_tensors(other))
+    if left.keys() != right.keys():
+        raise TroupeError(f"the states hold different tensors: {sorted(left.keys() ^ right.keys())[:3]}")
+    found = []
+    for name, tensor in left.items():
+        if tensor.shape != right[name].shape:
+            raise TroupeError(f"{name}: of shape {tuple(tensor.shape)} and {tuple(right[name].shape)}")
+        if tensor.numel() == 0:
+            continue
+        if tensor.dtype == right[name].dtype and torch.equal(_bits(tensor), _bits(right[name])):
+            found.append(Difference(name, 0.0, 0.0))
+            continue
+        distance = (tensor.double() - right[name].double()).abs().max().item()
+        scale = max(tensor.double().abs().max().item(), 1.0)
+        relative = distance / scale if distance == distance else float("inf")
+        found.append(Difference(name, distance, max(relative, 5e-324)))  # bits differ, if only in the sign of a zero
+    return sorted(found, key=lambda difference: -difference.relative)
+
+
+def _bits(tensor: Any) -> Any:
+    import torch
+
+    return tensor.contiguous().reshape(-1).view(torch.uint8)

@@ -1,0 +1,8 @@
+"""What is worth trying with DCGAN: plain values, in the words of the command line."""
+
+SEARCH = {
+    "learning_rate": "5e-5..1e-3",  # Radford et al. 2016 found 1e-3 too high and chose 2e-4
+    "beta1": "0,0.5,0.9",  # and 0.9 unstable, where 0.5 was not
+    "width": "32,64,96",
+    "upsample": "transposed,nearest",
+}
