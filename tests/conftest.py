@@ -1,0 +1,38 @@
+"""`pytest` runs the fast tests; `pytest --all` also those that kill processes, fill disks and start Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.local import LocalGroup
+
+SLOW = ("faults", "on_ray")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the slow tests too")
+    parser.addoption("--write-golden", action="store_true", help="store the losses of every family anew")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if collection_path.name in SLOW and collection_path.parent.name == "tests" and not config.getoption("--all"):
+        asked = any(part in argument for argument in config.args for part in SLOW)
+        return True if not asked else None
+    return None
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[LocalGroup]:
+    """Four gloo processes for the whole test run."""
+    with LocalGroup(4) as group:
+        yield group
+
+
+@pytest.fixture
+def fresh_pool() -> Iterator[LocalGroup]:
+    """Three processes of one's own, for a test that ends or breaks them."""
+    with LocalGroup(3) as group:
+        yield group

@@ -1,0 +1,47 @@
+"""What tests let processes of a pool do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.verify import train_quietly
+from trainers import registry
+from trainers.engine import checkpoint
+from trainers.run import Plan
+
+OWN_FAMILIES = Path(__file__).parent / "families"
+
+
+def plan_of(family: str, variant: str, folder: Path, **changes: Any) -> Plan:
+    """A tiny run of a family in `folder`, on CPUs."""
+    kind = registry.config_class(family, (OWN_FAMILIES,))
+    settings = {"device": "cpu", "exchange": "exact", **kind.tiny[variant], **changes}
+    config = kind.of(settings, family)
+    return Plan(family, config.model_dump(), folder, folder.parent / "data", (OWN_FAMILIES,))
+
+
+def trained(pool: Any, plan: Plan, workers: int) -> dict[str, Any]:
+    """The state in the last checkpoint of a plan, trained on so many processes."""
+    state: dict[str, Any] = pool.run(train_quietly, plan, workers=workers)[0]
+    return state
+
+
+def last_state(folder: Path) -> dict[str, Any]:
+    return checkpoint.load(checkpoint.all_in(folder / "checkpoints")[-1])
+
+
+def variants() -> list[tuple[str, str]]:
+    """Every family, built in or of these tests, with each of its tiny variants."""
+    return [
+        (family, variant)
+        for family in registry.families((OWN_FAMILIES,))
+        for variant in registry.config_class(family, (OWN_FAMILIES,)).tiny
+    ]
+
+
+def microbatches(family: str, variant: str) -> int:
+    kind = registry.config_class(family, (OWN_FAMILIES,))
+    settings: Mapping[str, Any] = kind.tiny[variant]
+    return kind.of(settings, family).microbatches
