@@ -19,6 +19,9 @@ from trainers.engine.errors import FAILED, PeerLost, TroupeError
 from trainers.engine.world import World, free_port
 
 
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}  # workers of one machine meet there
+
+
 class LocalGroup:
     """Processes that stay, and run one function after another with any number of workers up to their own.
 
@@ -27,14 +30,20 @@ class LocalGroup:
 
     def __init__(self, workers: int, prepare: str = "") -> None:
         self.workers = workers
+        self.prepare = prepare
+        self.connections: list[Connection[Any, Any]] = []
+        self.processes: list[Any] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start all processes."""
         context = multiprocessing.get_context("spawn")
         port = free_port()
-        self.connections: list[Connection] = []
-        self.processes = []
-        with environment(worker_environment()):
-            for rank in range(workers):
+        with environment({**worker_environment(), **LOOPBACK}):
+            for rank in range(self.workers):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, rank, workers, port, prepare), daemon=True)
+                args = (theirs, rank, self.workers, port, self.prepare)
+                process = context.Process(target=_serve, args=args, daemon=True)
                 process.start()
                 theirs.close()
                 self.connections.append(ours)
@@ -43,8 +52,10 @@ class LocalGroup:
     def run(self, function: Callable[..., Any], *args: Any, workers: int | None = None) -> list[Any]:
         """`function(world, *args)` in the first `workers` processes; their results in the order of ranks.
 
-        The first error that is a worker's own is raised, and the whole pool is then gone.
+        The first error that is a worker's own is raised; the whole pool is then ended, and starts anew at its next use.
         """
+        if not self.processes:
+            self.start()
         size = workers or self.workers
         for connection in self.connections[:size]:
             connection.send((function, args, size))
@@ -79,6 +90,7 @@ class LocalGroup:
             process.join()
         for connection in self.connections:
             connection.close()
+        self.processes, self.connections = [], []
 
     def __enter__(self) -> Self:
         return self

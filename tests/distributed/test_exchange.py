@@ -1,0 +1,165 @@
+"""The exact exchange among real processes: any placement on hosts, with and without shared memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cluster.local import LocalGroup
+from cluster.verify import Order, compare, train_quietly, verify
+from tests.jobs import plan_of
+from trainers.engine.errors import TroupeError
+from trainers.engine.exchange import Exact, fold, padded_length
+from trainers.engine.world import World
+from trainers.run import Plan
+
+SHAPES = ((3, 5, 4, 4), (70_001,), (2, 129), (1,))
+
+
+def gradient_of(microbatch: int) -> list[torch.Tensor]:
+    random = torch.Generator().manual_seed(microbatch)
+    return [torch.randn(shape, generator=random) * 10**microbatch for shape in SHAPES]
+
+
+class Placed(World):
+    """A world whose workers lie on hosts as the test wants it."""
+
+    layout: list[list[int]]
+
+    def hosts(self) -> list[list[int]]:
+        return self.layout
+
+
+def add_up(world: World, layout: list[list[int]], microbatches: int, rounds: int) -> list[torch.Tensor]:
+    """The mean of made-up gradients, and the sum of a made-up row, as this worker gets them."""
+    placed = Placed(world.rank, world.size, world.group)
+    placed.layout = layout
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
+    fewer = parameters[1:2]
+    exchange = Exact(placed, microbatches, {}, padded_length(parameters) * 4)
+    assert exchange.notice == ""
+    answers: list[torch.Tensor] = []
+    for turn in range(rounds):
+        for chosen in (parameters, fewer):  # vectors of two lengths take turns in the same memory
+
+            def loss(index: int, chosen: Any = chosen) -> torch.Tensor:
+                wanted = gradient_of(index)
+                return torch.stack([(p * wanted[SHAPES.index(tuple(p.shape))]).sum() for p in chosen]).sum()
+
+            exchange.gradients(chosen, loss, False)
+            total = exchange.meet({index: torch.tensor([0.1 * index, turn]).double() for index in exchange.share})
+            exchange.average(chosen, microbatches, private=bool(turn % 2))
+            answers += [total, *(p.grad.clone() for p in chosen if p.grad is not None)]
+    return answers
+
+
+def expected(microbatches: int) -> list[torch.Tensor]:
+    leaves = [{(i, i + 1): gradient_of(i)[place] for i in range(microbatches)} for place in range(len(SHAPES))]
+    return [fold(leaf, torch.add, 0, microbatches) / microbatches for leaf in leaves]
+
+
+@pytest.mark.parametrize("microbatches", [4, 5, 12])
+@pytest.mark.parametrize(
+    "layout",
+    [[[0, 1]], [[0], [1]], [[0, 1, 2]], [[0], [1], [2]], [[0, 1], [2]], [[0], [1, 2]], [[0, 1, 2, 3]],
+     [[0, 1], [2, 3]], [[0], [1, 2, 3]], [[0, 1, 2], [3]], [[0], [1], [2], [3]]],
+)  # fmt: skip
+def test_sums_have_the_same_bits_on_any_placement(pool: LocalGroup, layout: list[list[int]], microbatches: int) -> None:
+    workers = sum(map(len, layout))
+    wanted = expected(microbatches)
+    for answer in pool.run(add_up, layout, microbatches, 3, workers=workers):
+        for turn in range(3):
+            start = turn * (len(SHAPES) + 3)
+            for found, known in zip(answer[start + 1 : start + 1 + len(SHAPES)], wanted, strict=True):
+                assert torch.equal(found, known)
+            assert torch.equal(answer[start + len(SHAPES) + 2], wanted[1])
+            assert answer[start].tolist() == pytest.approx(
+                [0.05 * microbatches * (microbatches - 1), turn * microbatches]
+            )
+
+
+def train_by_messages(world: World, plan: Plan) -> dict[str, Any]:
+    return train_quietly(World(world.rank, world.size, world.group, shares_memory=False), plan)
+
+
+def test_a_run_by_messages_has_the_bits_of_one_through_shared_memory(pool: LocalGroup, tmp_path: Path) -> None:
+    shared = pool.run(train_quietly, plan_of("dcgan", "tiny", tmp_path / "shared"), workers=3)[0]
+    messages = pool.run(train_by_messages, plan_of("dcgan", "tiny", tmp_path / "messages"), workers=3)[0]
+    assert all(difference.relative == 0 for difference in compare(shared, messages))
+
+
+def test_nothing_is_left_in_shared_memory(pool: LocalGroup, tmp_path: Path) -> None:
+    pool.run(train_quietly, plan_of("dcgan", "tiny", tmp_path / "run"), workers=4)
+    assert [name for name in os.listdir("/dev/shm") if name.startswith("troupe-")] == []
+
+
+def break_one_slice() -> None:
+    """Let rank 1 leave one number of its slice out of every sum."""
+    whole = Exact._add_blocks
+
+    def broken(self: Exact, nodes: Any, result: torch.Tensor, start: int, end: int, weight: float) -> None:
+        whole(self, nodes, result, start, end, weight)
+        if self.world.rank == 1:
+            result[start] = 0
+
+    Exact._add_blocks = broken  # type: ignore[method-assign]
+
+
+def break_the_mean() -> None:
+    """Let all workers divide by the number of workers instead of micro-batches: replicas agree, the run is another."""
+    whole = Exact.average
+
+    def broken(self: Exact, parameters: Any, weight: float, private: bool) -> None:
+        whole(self, parameters, self.world.size if self.world.size > 1 else weight, private)
+
+    Exact.average = broken  # type: ignore[method-assign]
+
+
+def break_one_worker() -> None:
+    """Let rank 1 add something to its own gradients after the exchange: replicas drift apart."""
+    whole = Exact.average
+
+    def broken(self: Exact, parameters: Any, weight: float, private: bool) -> None:
+        whole(self, parameters, weight, True)
+        if self.world.rank == 1:
+            parameters[0].grad.add_(1)
+
+    Exact.average = broken  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("breaks", ["break_one_slice", "break_the_mean", "break_one_worker"])
+def test_verify_catches_a_broken_exchange(tmp_path: Path, breaks: str) -> None:
+    order = Order("dcgan", {"workers": 2}, tmp_path, prepare=f"tests.distributed.test_exchange:{breaks}")
+    said: list[str] = []
+    result = verify(order, said.append)
+    assert result["passed"] is False
+    assert any("DIFFERENT" in line for line in said)
+
+
+def test_verify_names_the_tensor_that_differs_between_workers(tmp_path: Path) -> None:
+    order = Order("dcgan", {"workers": 2}, tmp_path, prepare="tests.distributed.test_exchange:break_one_worker")
+    result = verify(order, lambda line: None)
+    assert "workers 0 and 1 disagree on networks." in result["proofs"][0]["why"]
+
+
+def test_verify_passes_where_nothing_is_broken(tmp_path: Path) -> None:
+    assert verify(Order("dcgan", {"workers": 2}, tmp_path), lambda line: None)["passed"] is True
+
+
+def fail_on(world: World, rank: int) -> int:
+    world.gather(None)
+    if world.rank == rank:
+        raise ValueError("a mistake of rank 1")
+    world.gather(None)
+    return world.rank
+
+
+def test_the_guilty_process_speaks(fresh_pool: LocalGroup) -> None:
+    with pytest.raises(TroupeError, match="worker 1: .*a mistake of rank 1") as raised:
+        fresh_pool.run(fail_on, 1)
+    assert "ValueError" in str(raised.value)
