@@ -1,0 +1,242 @@
+"""Starting `troupe` as a process of its own, hurting it, and comparing what two runs left behind.
+
+Every process of a command lives in the command's session, so that nothing survives a test, Ray included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.verify import compare
+from trainers.engine import checkpoint
+
+TESTS = Path(__file__).parent
+OWN_FAMILIES = TESTS / "families"
+FRAGILE = TESTS / "faults" / "families"
+DCGAN = ("dcgan", "data=digits", "image_size=16", "width=4", "latent=8", "batch_size=8", "microbatch_size=2")
+TROUPE = (str(Path(sys.executable).with_name("troupe")),)  # the installed command
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def mistakes(self) -> list[str]:
+        """The lines on stderr, where nothing but `troupe: ...` may stand."""
+        return self.err.splitlines()
+
+
+class Command:
+    """A `troupe` command under way, in a session of its own."""
+
+    def __init__(self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str] | None = None) -> None:
+        self.started = time.monotonic()
+        self.out, self.err = folder / f"out-{time.time_ns()}", folder / f"err-{time.time_ns()}"
+        variables = {key: value for key, value in os.environ.items() if key != "TROUPE_ENVIRONMENT"}
+        with open(self.out, "wb") as out, open(self.err, "wb") as err:
+            self.process = subprocess.Popen(
+                arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
+                env={**variables, "PYTHONPATH": str(TESTS.parent), **(environment or {})},
+            )  # fmt: skip
+
+    def wait(self, seconds: float = 60) -> Done:
+        """Its end. Fails, with what it has said, where it takes longer."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            said = self.out.read_text() + self.err.read_text()
+            raise AssertionError(f"still working after {seconds} s; it said:\n{said}") from None
+        return Done(code, self.out.read_text(), self.err.read_text(), time.monotonic() - self.started)
+
+    def send(self, number: int) -> None:
+        """A signal to the command itself, as `kill` sends it."""
+        os.kill(self.process.pid, number)
+
+    def interrupt(self) -> None:
+        """Ctrl-C: every process of the terminal's foreground group hears it."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        self.process.wait(10)
+
+    def members(self) -> list[int]:
+        """All processes of the session that are not dead."""
+        return list(_session(self.process.pid))
+
+    def clean(self) -> None:
+        """End whatever is left of the session."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            left = self.members()
+            if not left:
+                break
+            for pid in left:
+                _quietly(os.kill, pid, signal.SIGKILL)
+            self.process.poll()
+            time.sleep(0.05)
+        self.process.wait(10)
+
+
+class Commands:
+    """Starts commands in one folder, and ends all that is left of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[Command] = []
+
+    def start(self, *words: str, prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> Command:
+        """`troupe WORDS ...`, behind a prefix such as `unshare`."""
+        return self.call(*prefix, *TROUPE, *words, environment=environment)
+
+    def call(self, *arguments: str, environment: dict[str, str] | None = None) -> Command:
+        command = Command(self.folder, arguments, environment)
+        self.started.append(command)
+        return command
+
+    def run(self, *words: str, seconds: float = 60, environment: dict[str, str] | None = None) -> Done:
+        return self.start(*words, environment=environment).wait(seconds)
+
+    def train(self, *words: str, seconds: float = 60) -> Done:
+        """`troupe train WORDS`, which must succeed."""
+        done = self.run("train", *words, seconds=seconds)
+        assert done.code == 0, done
+        return done
+
+    def path(self, name: str) -> Path:
+        return self.folder / "runs" / name
+
+    def clean(self) -> None:
+        for command in self.started:
+            command.clean()
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = 40, every: float = 0.01) -> Any:
+    """Wait until something is true; returns it. Fails where it takes longer than `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = true()
+        if answer:
+            return answer
+        time.sleep(every)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def step_of(run: Path) -> int:
+    """The newest step in the run's metrics."""
+    rows = metrics(run)
+    return int(rows[-1]["step"]) if rows else -1
+
+
+def until_step(run: Path, step: int, command: Command, seconds: float = 60) -> int:
+    """Wait until a run that logs every step has made so many."""
+
+    def there() -> int:
+        assert command.process.poll() is None, command.wait(0)
+        now = step_of(run)
+        return now if now >= step else 0
+
+    return int(until(there, f"step {step} of {run.name}", seconds))
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, without what depends on the clock; half a line at its end is left out."""
+    rows = []
+    for line in (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        rows.append({key: value for key, value in row.items() if key not in ("seconds", "images_per_second")})
+    return rows
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return checkpoint.all_in(run / "checkpoints")
+
+
+def state_of(run: Path) -> dict[str, Any]:
+    """The state in the newest checkpoint."""
+    return checkpoint.load(checkpoints(run)[-1])
+
+
+def assert_same_state(run: Path, other: Path) -> None:
+    """The newest checkpoints of two runs hold the same, to the bit."""
+    one, two = state_of(run), state_of(other)
+    differences = compare(one, two)
+    assert differences, "nothing was compared"
+    assert [difference for difference in differences if difference.relative] == []
+    assert _without_tensors(one) == _without_tensors(two)
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """Two runs ended with the same bits, logged the same numbers once for each step, and drew the same pictures."""
+    assert_same_state(run, other)
+    assert metrics(run) == metrics(other)
+    drawn, others = ({path.name: path.read_bytes() for path in sorted((r / "grids").iterdir())} for r in (run, other))
+    assert list(drawn) == list(others)
+    assert drawn == others
+    assert leftovers(run) == []
+
+
+def leftovers(run: Path) -> list[str]:
+    """What no finished run may have: parts of files and folders under other names."""
+    return [path.name for path in run.rglob("*") if "making" in path.name]
+
+
+def process_of(run: Path, rank: int) -> int:
+    """The process of a worker, from the newest line in its log that names one."""
+    log = run / "logs" / f"rank_{rank}.log"
+    found = re.findall(r"worker \d+ of \d+, process (\d+)", log.read_text()) if log.exists() else []
+    return int(found[-1]) if found else 0
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] != "Z"
+
+
+def _without_tensors(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _without_tensors(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [_without_tensors(value) for value in state]
+    return state if isinstance(state, (int, float, str, bool, type(None))) else type(state).__name__
+
+
+def _session(leader: int) -> Iterator[int]:
+    """Processes whose session is that of `leader`."""
+    for name in os.listdir("/proc"):
+        fields = _stat(int(name)) if name.isdigit() else None
+        if fields is not None and int(fields[3]) == leader and fields[0] != "Z":
+            yield int(name)
+
+
+def _stat(pid: int) -> list[str] | None:
+    """state, parent, group, session, ... of a process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+
+
+def _quietly(function: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        function(*arguments)
+    except OSError:
+        pass
