@@ -101,7 +101,8 @@ def verify(said: Words) -> Answer | None:
         said.names[0] if said.names else "", said.settings, said.path("data-dir", "~/.cache/troupe"), said.families
     )
     if said.mistakes:
-        _add_mistakes(said, lambda: proof.prepare(order))
+        if order.family:
+            _add_mistakes(said, lambda: proof.prepare(order))
         return None
     if said.has("dry-run"):
         return dry_run(proof.dry_run(order))

@@ -80,8 +80,9 @@ def supervise(
     """Start a group, watch it to its end, and start it anew after the loss of a worker. Returns the run's result."""
     restarts = 0
     while True:
-        group = start()
+        group: Group | None = None
         try:
+            group = start()
             return _watch(group, hang_after, stop_requested, progress)
         except Lost as lost:
             if restarts >= max_restarts:
@@ -94,7 +95,8 @@ def supervise(
                 f"{lost.mistakes[0]}; going on from the newest checkpoint (restart {restarts} of {max_restarts})"
             )
         finally:
-            group.end()
+            if group is not None:
+                group.end()
 
 
 def _watch(group: Group, hang_after: float, stop_requested: Callable[[], bool], progress: Progress) -> dict[str, Any]:

@@ -127,11 +127,11 @@ def prepare(order: Order) -> Prepared:
     mistakes: list[str] = []
     from_file = _read_config(order.config, mistakes)
     words = {**from_file, **dict(order.settings or {})}
-    family = words.pop("family", None) if order.family is None else order.family
-    if order.family is not None:
-        words.pop("family", None)
+    in_file = words.pop("family", None)
+    family = order.family if order.family is not None or in_file is None else str(in_file)
     stored: dict[str, Any] = {}
     folder: RunFolder | None = None
+    conflict: TroupeError | None = None  # told when all words are right
     if order.resume is not None:
         for option, value in (("--name", order.name), ("--from", order.from_run)):
             if value is not None:
@@ -141,16 +141,20 @@ def prepare(order: Order) -> Prepared:
         except TroupeError as error:
             mistakes += [f"--resume {line}" for line in error.mistakes]
         else:
-            stored = folder.read_settings()
-            if family is not None and family != stored["family"]:
-                mistakes.append(f"{family}: {folder.name} is a run of {stored['family']}")
-            family = stored["family"]
+            try:
+                stored = folder.read_settings()
+            except TroupeError as error:
+                conflict = error
+            else:
+                if family is not None and family != stored["family"]:
+                    mistakes.append(f"{family}: {folder.name} is a run of {stored['family']}")
+                family = stored["family"]
     elif family is None:
         mistakes.append("train: needs a family, as in `troupe train dcgan data=digits`, or --resume NAME")
     if order.name is not None and (mistake := runfolder.check_name(order.name)):
         mistakes.append(mistake)
     config: Config | None = None
-    if family is not None and not (order.resume and folder is None):
+    if family is not None and not (order.resume and not stored):
         try:
             kind = registry.config_class(family, order.families)
         except TroupeError as error:
@@ -162,14 +166,21 @@ def prepare(order: Order) -> Prepared:
             mistakes += wrong
             data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default()))) \
                 if "data" in kind.model_fields else None  # fmt: skip
-            if data is not None and (mistake := sources.check_name(data, order.families)):
-                mistakes.append(mistake)
-            if order.name in registry.families(order.families):
-                mistakes.append(f"--name {order.name}: is the name of a family; take another, as {order.name}-first")
+            try:
+                mistake = sources.check_name(data, order.families) if data is not None else None
+            except TroupeError as error:
+                mistakes += error.mistakes
+            else:
+                mistakes += [mistake] if mistake else []
+    with contextlib.suppress(TroupeError):  # said above
+        if order.name in registry.families(order.families):
+            mistakes.append(f"--name {order.name}: is the name of a family; take another, as {order.name}-first")
     if order.from_run is not None:
         mistakes += _check_from(order)
     if mistakes:
         raise TroupeError(mistakes, WORDS)
+    if conflict is not None:
+        raise conflict
     assert config is not None
     assert family is not None
     config = config.model_copy(update=checks.resolve(config, own_machine=not order.address))
@@ -241,10 +252,10 @@ def _weights_path(order: Order) -> Path:
         known = [run.name for run in runfolder.all_runs(order.runs_dir)]
         hint = did_you_mean(order.from_run, known)
         raise TroupeError(f"--from {order.from_run}: neither a run nor an exported file{hint}", WORDS) from None
-    newest = checkpoint.newest(folder.checkpoints, lambda line: None)
-    if newest is None:
-        raise TroupeError(f"--from {order.from_run}: the run has no checkpoint", WORDS)
-    return newest
+    for path in reversed(checkpoint.all_in(folder.checkpoints)):  # of another run: nothing is set aside there
+        if checkpoint.damage_of(path) is None:
+            return path
+    raise TroupeError(f"--from {order.from_run}: the run has no checkpoint", WORDS)
 
 
 def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:

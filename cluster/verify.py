@@ -69,9 +69,9 @@ def dry_run(order: Order) -> dict[str, Any]:
 
 def verify(order: Order, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train each variant with 1 and with `workers` processes, with both exchanges, and compare."""
-    from cluster.local import LocalGroup
-
     configs = prepare(order)
+    from cluster.local import LocalGroup  # imports torch: not before the words are right
+
     workers = configs[0][1].workers
     rows: list[dict[str, Any]] = []
     say(f"verify {order.family}: {configs[0][1].steps} steps with 1 process and with {workers}")

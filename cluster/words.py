@@ -115,7 +115,7 @@ class Words:
     def number(self, option: str, default: int, least: int) -> int:
         """A whole number; a mistake is noted where it is none."""
         text = self.options.get(option, str(default))
-        if text.isdigit() and int(text) >= least:
+        if text.isdecimal() and int(text) >= least:
             return int(text)
         self.mistakes.append(f"--{option} {text}: must be a whole number, at least {least}")
         return default

@@ -36,7 +36,7 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
         raise TroupeError(f"{name}: no such family{did_you_mean(name, known)}; `troupe families` lists them", WORDS)
     found = [
         value for value in vars(_module(name, known[name], "config")).values()
-        if isinstance(value, type) and issubclass(value, Config) and value.__module__.endswith(f"{name}.config")
+        if isinstance(value, type) and issubclass(value, Config) and value.__module__.endswith(f".{name}.config")
     ]  # fmt: skip
     if len(found) != 1:
         raise TroupeError(f"{known[name] / 'config.py'}: one subclass of Config is needed, found {len(found)}", WORDS)
@@ -50,7 +50,7 @@ def family_class(name: str, extra: Sequence[Path] = ()) -> type:
     folder = families(extra)[name]
     found = [
         value for value in vars(_module(name, folder, "training")).values()
-        if isinstance(value, type) and issubclass(value, Family) and value.__module__.endswith(f"{name}.training")
+        if isinstance(value, type) and issubclass(value, Family) and value.__module__.endswith(f".{name}.training")
     ]  # fmt: skip
     if len(found) != 1:
         raise TroupeError(f"{folder / 'training.py'}: one subclass of Family is needed, found {len(found)}", WORDS)
@@ -73,4 +73,5 @@ def _module(name: str, folder: Path, part: str) -> ModuleType:
     try:
         return importlib.import_module(f"{package}.{part}")
     except Exception as error:
-        raise TroupeError(f"{folder / part}.py: {type(error).__name__}: {error}", WORDS) from error
+        reason = " ".join(str(error).split())
+        raise TroupeError(f"{folder / part}.py: {type(error).__name__}: {reason}", WORDS) from error

@@ -6,6 +6,7 @@ SHA-256 of every other file: what does not agree with its manifest is no checkpo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -61,7 +62,9 @@ def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, 
 
 def disk_mistake(path: Path, error: BaseException) -> str:
     """One line for a write that failed."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or shutil.disk_usage(path).free < 1 << 20
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    with contextlib.suppress(OSError):  # the path may not be there
+        full = full or shutil.disk_usage(path).free < 1 << 20
     if full:
         return f"{path}: no space left; free some, or take another --runs-dir, then go on with --resume"
     return f"{path}: could not be written ({str(error).splitlines()[0]})"
@@ -86,7 +89,7 @@ def damage_of(path: Path) -> str | None:
         manifest = json.loads((path / "manifest.json").read_text())
         if manifest["format"] > FORMAT:
             return f"written by a newer troupe, format {manifest['format']}"
-        for name, facts in manifest["files"].items():
+        for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
             if (path / name).stat().st_size != facts["bytes"]:
                 return f"{name} has another size than its manifest says"
             if digest(path / name) != facts["sha256"]:

@@ -73,6 +73,7 @@ class Trainer:
         self.left: dict[int, dict[str, list[averages.Statistics]]] = {}  # statistics of forwards left for a later phase
         self.stop_agreed = False
         self.metrics: dict[str, float] = {}  # of the newest step
+        self.results: dict[str, float] = {}  # of the newest evaluation
 
     # One step
 
@@ -307,6 +308,8 @@ class Trainer:
             "carried": dict(sorted(carried.items())),
             "sample_inputs": self.sample_inputs,
             "best": self.best,
+            "metrics": dict(self.metrics),  # of the phases done, where the step is under way
+            "results": self.results,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -314,6 +317,7 @@ class Trainer:
         self.step, self.phases_done, self.position = state["step"], state["phases_done"], state["position"]
         self.phase_counts = dict(state["phase_counts"])
         self.sample_inputs, self.best = state["sample_inputs"], dict(state["best"])
+        self.metrics, self.results = dict(state["metrics"]), dict(state["results"])
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, network in self.ema.items():
@@ -432,10 +436,14 @@ def train(
         recorder.begin()
         while trainer.step < config.steps:
             done = trainer.advance()
+            if done:
+                recorder.after_step()
             if not done or (trainer.stop_agreed and trainer.step < config.steps):
                 recorder.save()
-                raise Stopped(f"{folder.name}: stopped at step {trainer.step} of {config.steps} and saved")
-            recorder.after_step()
+                raise Stopped(
+                    f"{folder.name}: stopped at step {trainer.step} of {config.steps} and saved; go on with "
+                    f"--resume {folder.name}"
+                )
         return recorder.finish()
 
 
@@ -451,7 +459,7 @@ class Recorder:
         self.since = (0, time.monotonic())  # step and time from which the speed is counted
         self.speed = 0.0
         self.events: Any = None
-        self.saved = -1
+        self.saved = (-1, 0)  # step and phases done of the newest checkpoint
 
     def begin(self) -> None:
         """Go on from the newest checkpoint; or save the first one."""
@@ -462,7 +470,7 @@ class Recorder:
             path = self.folder.checkpoints / name
             trainer.restore(checkpoint.load(path))
             self.seconds = float(checkpoint.manifest_of(path).get("seconds", 0))
-            self.saved = trainer.step if not trainer.phases_done else -1
+            self.saved = (trainer.step, trainer.phases_done)
             if self.first:
                 self.folder.forget_after(trainer.step)
         else:
@@ -486,10 +494,9 @@ class Recorder:
             self._write_metrics()
         better = False
         if config.evaluate_every and (step % config.evaluate_every == 0 or last):
-            results = trainer.evaluate()
-            better = trainer.is_better(results)
-            trainer.metrics.update(results)
-            self._write(results)
+            trainer.results = trainer.evaluate()
+            better = trainer.is_better(trainer.results)
+            self._write(trainer.results)
         if step % config.sample_every == 0 or last:
             self.draw()
         if step % config.checkpoint_every == 0 or last or better:
@@ -508,8 +515,10 @@ class Recorder:
             self.events.add_image("grid", np.asarray(sheet), self.trainer.step, dataformats="HWC")
 
     def save(self) -> None:
-        """A checkpoint of this moment, when the replicas agree."""
+        """A checkpoint of this moment, when the replicas agree; nothing where there is one."""
         trainer = self.trainer
+        if self.saved == (trainer.step, trainer.phases_done):
+            return
         trainer.check()
         state = trainer.state()
         name = checkpoint.name_of(trainer.step, trainer.phases_done)
@@ -525,21 +534,20 @@ class Recorder:
         failure = trainer.world.agree(failure)
         if failure is not None:
             raise failure
-        self.saved = trainer.step
+        self.saved = (trainer.step, trainer.phases_done)
         self.control.beat()
 
     def finish(self) -> dict[str, Any]:
         """The result of a run that has made its last step."""
         trainer = self.trainer
-        if self.saved != trainer.step:
-            self.save()
+        self.save()
         grids = sorted(self.folder.grids.glob("step_*.png"))
         result = {
             "name": self.folder.name,
             "steps": trainer.step,
             "seconds": round(self._elapsed(), 1),
             "images_per_second": round(self.speed, 2),
-            "metrics": trainer.metrics or self._last_metrics(),
+            "metrics": {**trainer.metrics, **trainer.results},
             "best": trainer.best,
             "checkpoint": f"checkpoints/{checkpoint.name_of(trainer.step)}",
             "grid": f"grids/{grids[-1].name}" if grids else None,
@@ -580,18 +588,12 @@ class Recorder:
 
     def _tell(self) -> None:
         self.control.progress = {
-            "step": self.trainer.step, "steps": self.config.steps, "metrics": dict(self.trainer.metrics),
+            "step": self.trainer.step, "steps": self.config.steps, "metrics": {**self.trainer.metrics, **self.trainer.results},
             "images_per_second": self.speed,
         }  # fmt: skip
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started
-
-    def _last_metrics(self) -> dict[str, float]:
-        if not self.folder.metrics.exists():
-            return {}
-        lines = self.folder.metrics.read_text().splitlines()
-        return {k: v for k, v in json.loads(lines[-1]).items() if k not in ("step", "seconds")} if lines else {}
 
 
 def default_generator(device: torch.device) -> torch.Generator:

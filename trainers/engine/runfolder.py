@@ -20,7 +20,7 @@ import filelock
 from trainers.engine import checkpoint
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FORMAT = 1
 
 
@@ -100,7 +100,7 @@ class RunFolder:
 
 def check_name(name: str) -> str | None:
     """What is wrong with a run's name, or None."""
-    if NAME.match(name):
+    if NAME.fullmatch(name):
         return None
     return f"--name {name}: a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit"
 
@@ -136,7 +136,7 @@ def create(runs: Path, family: str, name: str | None) -> RunFolder:
 def find(runs: Path, name: str) -> RunFolder:
     """The run of this name, or at this path. Raises TroupeError (exit code 2) where there is none."""
     for path in (runs / name, Path(name)):
-        if (path / "settings.json").exists():
+        if os.path.exists(path / "settings.json"):  # Path.exists raises where a name is too long
             return RunFolder(path.resolve())
     known = [folder.name for folder in all_runs(runs)]
     raise TroupeError(f"{name}: no such run in {runs}{did_you_mean(name, known)}", WORDS)
@@ -148,7 +148,7 @@ def all_runs(runs: Path) -> list[RunFolder]:
     def natural(path: Path) -> list[Any]:
         return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
-    found = [path.parent for path in runs.glob("*/settings.json")] if runs.is_dir() else []
+    found = [path.parent for path in runs.glob("[!.]*/settings.json")] if runs.is_dir() else []
     return [RunFolder(path) for path in sorted(found, key=natural)]
 
 

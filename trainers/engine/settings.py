@@ -274,6 +274,8 @@ def _hold_bounds(field: FieldInfo, value: Any) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue
+        if not math.isfinite(number):
+            raise ValueError("is not a finite number")
         for bound, limit in _facts(field)["bounds"].items():
             holds = {"at least": number >= limit, "above": number > limit,
                      "at most": number <= limit, "below": number < limit}  # fmt: skip

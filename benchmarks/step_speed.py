@@ -1,0 +1,109 @@
+"""Speed of one training step: ours against a plain hand-written loop of the same family, both with one thread.
+
+One worker, one micro-batch in a step. The plain loop (benchmarks/plain/FAMILY.py) runs without the environment that
+troupe gives its workers. Both begin with the same weights, pictures and noise: in float32 the losses of the first step
+must agree to 1e-4, or the comparison is worth nothing and fails. bfloat16 is ours only, against the same plain loop.
+"""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import common
+
+TOLERANCE = 1e-4
+
+
+def plain_side(family: str, warm_up: int, steps: int) -> dict[str, Any]:
+    """The plain loop."""
+    import torch
+    import workload
+
+    torch.set_num_threads(1)
+    plain = importlib.import_module(f"plain.{family}")
+    config = workload.config_of(family, **plain.SETTINGS)
+    logged: list[dict[str, float]] = []
+    loop = plain.steps(config, workload.generated(plain.PICTURE_SIZE), 1 + warm_up + steps)
+    next(loop)  # what it prepares is not timed
+    logged.append(next(loop))
+    return {"first": logged[0], "seconds": workload.seconds_of_steps(partial(next, loop), warm_up, steps)}
+
+
+def our_side(family: str, precision: str, warm_up: int, steps: int) -> dict[str, Any]:
+    """The engine's loop."""
+    import workload
+
+    plain = importlib.import_module(f"plain.{family}")
+    config = workload.config_of(family, precision=precision, **plain.SETTINGS)
+    trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
+    trainer.advance()
+    return {"first": dict(trainer.metrics), "seconds": workload.seconds_of_steps(trainer.advance, warm_up, steps)}
+
+
+def compare(family: str, rounds: int, warm_up: int, steps: int) -> tuple[list[dict[str, Any]], list[common.Bound], Any]:
+    """Rows, bounds and raw numbers of one family."""
+    plain = importlib.import_module(f"plain.{family}")
+    precisions = ["float32"] + (["bfloat16"] if common.bfloat16_instructions() else [])
+
+    def run(*words: object, ours: bool) -> Callable[[], Any]:
+        environment = common.our_environment() if ours else common.plain_environment()
+        return partial(common.side, __file__, *words, warm_up, steps, environment=environment)
+
+    sides = {f"{family} plain": run(family, "plain", ours=False)}
+    sides |= {f"{family} {precision}": run(family, precision, ours=True) for precision in precisions}
+    answers = common.alternate(sides, rounds)
+    theirs = answers[f"{family} plain"]
+    rows, bounds = [], []
+    for precision in precisions:
+        ours = answers[f"{family} {precision}"]
+        ratio = common.paired(*([statistics.median(answer["seconds"]) for answer in side] for side in (theirs, ours)))
+        losses = [name for name in theirs[0]["first"] if name.endswith("_loss")]
+        difference = max(abs(a["first"][loss] - b["first"][loss])
+                         for a, b in zip(ours, theirs, strict=True) for loss in losses)  # fmt: skip
+        if precision == "float32" and not difference <= TOLERANCE:
+            sys.exit(f"{family}: the losses of the first step differ by {difference:.2g}: not the same training")
+        rows.append({
+            "family": family, "ours in": precision, "n": rounds,
+            "plain ms": common.spread([1000 * statistics.median(answer["seconds"]) for answer in theirs]),
+            "ours ms": common.spread([1000 * statistics.median(answer["seconds"]) for answer in ours]),
+            "times faster": ratio, "first losses differ by": difference,
+        })  # fmt: skip
+        bounds.append(common.at_least(f"{family}, ours in {precision}: times faster", ratio.median,
+                                      plain.FASTER[precision]))  # fmt: skip
+    return rows, bounds, answers
+
+
+def main() -> None:
+    known = sorted(path.stem for path in Path(__file__).with_name("plain").glob("[!_]*.py"))
+    options = common.parser(__doc__, rounds=5)
+    options.add_argument("families", nargs="*", metavar="FAMILY", help=f"any of {', '.join(known)}; all by default")
+    options.add_argument("--steps", type=int, default=12, help="timed steps in each process (default 12)")
+    options.add_argument("--warm-up", type=int, default=3, help="steps before them (default 3)")
+    given = options.parse_args()
+    rows, bounds, raw = [], [], {}
+    for family in given.families or known:
+        more = compare(family, given.rounds, given.warm_up, given.steps)
+        rows += more[0]
+        bounds += more[1]
+        raw[family] = more[2]
+    common.report("step_speed", given.rounds, rows, bounds, raw, steps=given.steps, warm_up=given.warm_up)
+
+
+def side(family: str, which: str, warm_up: str, steps: str) -> None:
+    if which == "plain":
+        common.tell(plain_side(family, int(warm_up), int(steps)))
+    else:
+        common.tell(our_side(family, which, int(warm_up), int(steps)))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--side"]:
+        side(*sys.argv[2:])
+    else:
+        main()

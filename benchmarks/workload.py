@@ -1,0 +1,56 @@
+"""What the benchmarks train: a family on generated pictures, in one process, step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainers import registry
+from trainers.data.images import ImageData, Part
+from trainers.engine.control import Control
+from trainers.engine.family import Data, Family
+from trainers.engine.loop import Trainer
+from trainers.engine.settings import Config
+from trainers.engine.world import World
+
+PICTURES = 1024
+
+
+def generated(size: int, channels: int = 3, count: int = PICTURES) -> ImageData:
+    """Pictures of noise, the same each time; learning from them costs as much as from any others."""
+    images = np.random.default_rng(0).integers(0, 256, (count, size, size, channels), np.uint8)
+    return ImageData(Part(images), Part(images[:0]), fingerprint="generated")
+
+
+def config_of(family: str, **settings: Any) -> Config:
+    """Settings of a family on the CPU with one thread."""
+    return registry.config_class(family).of({"device": "cpu", "exchange": "exact", **settings}, family)
+
+
+def trainer_of(family: str, config: Config, data: Data, world: World | None = None) -> Trainer:
+    """The engine's own trainer of a family, without its folder, grids and checkpoints."""
+    built: Family = registry.family_class(family)(config, data.facts)
+    return trainer_for(built, config, data, world)
+
+
+def trainer_for(family: Family, config: Config, data: Data, world: World | None = None) -> Trainer:
+    torch.set_num_threads(config.threads_per_worker)
+    return Trainer(family, data, config, world or World(), Control())
+
+
+def seconds_of_steps(
+    step: Callable[[], Any], warm_up: int, steps: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """How long each of `steps` calls takes, after `warm_up` others."""
+    for _ in range(warm_up):
+        step()
+    seconds = []
+    for _ in range(steps):
+        started = clock()
+        step()
+        seconds.append(clock() - started)
+    return seconds

@@ -1,0 +1,256 @@
+"""Checkpoints: whole or not there, proved by their manifest, and read without running anything."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainers.engine import checkpoint
+from trainers.engine.errors import SURROUNDINGS, TroupeError
+
+
+def state_of(step: int) -> dict[str, Any]:
+    return {
+        "step": step,
+        "networks": {"generator": {"weight": torch.arange(6.0).view(2, 3) + step, "count": torch.tensor(step)}},
+        "carried": {3: {"hidden": torch.ones(2, dtype=torch.float64)}},
+        "best": {"step": 1, "value": 0.5},
+        "phase_counts": {"generator": 7},
+    }
+
+
+def save(folder: Path, step: int) -> Path:
+    return checkpoint.save(folder, checkpoint.name_of(step), state_of(step), {"step": step, "versions": {"torch": "x"}})
+
+
+def nothing(line: str) -> None:
+    raise AssertionError(f"warned: {line}")
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = save(tmp_path, 500)
+    assert path == tmp_path / "step_00000500"
+    assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "state.pt"]
+    loaded, expected = checkpoint.load(path), state_of(500)
+    weights = loaded["networks"]["generator"]
+    assert torch.equal(weights["weight"], expected["networks"]["generator"]["weight"])
+    assert weights["count"].dtype == torch.int64
+    assert loaded["carried"][3]["hidden"].dtype == torch.float64
+    assert {key: loaded[key] for key in ("step", "best", "phase_counts")} == {
+        key: expected[key] for key in ("step", "best", "phase_counts")
+    }
+
+
+def test_the_manifest_says_what_is_in_the_checkpoint(tmp_path: Path) -> None:
+    path = save(tmp_path, 500)
+    manifest = checkpoint.manifest_of(path)
+    assert (manifest["format"], manifest["step"], manifest["versions"]) == (checkpoint.FORMAT, 500, {"torch": "x"})
+    assert manifest["files"] == {
+        "state.pt": {
+            "bytes": (path / "state.pt").stat().st_size, "sha256": checkpoint.digest(path / "state.pt"),
+        }
+    }  # fmt: skip
+    assert checkpoint.damage_of(path) is None
+
+
+def test_saving_again_replaces(tmp_path: Path) -> None:
+    save(tmp_path, 500)
+    checkpoint.save(tmp_path, "step_00000500", {"step": "other"}, {})
+    assert checkpoint.load(tmp_path / "step_00000500") == {"step": "other"}
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000500"]
+
+
+def test_the_manifest_is_written_last_and_the_name_is_given_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    write, rename = checkpoint.write_durably, os.rename
+
+    def watched_write(path: Path, text: str) -> None:
+        assert (path.parent / "state.pt").stat().st_size == json.loads(text)["files"]["state.pt"]["bytes"]
+        assert not (tmp_path / "step_00000500").exists()
+        events.append(path.name)
+        write(path, text)
+
+    def watched_rename(source: Path, target: Path) -> None:
+        assert (Path(source) / "manifest.json").exists()
+        events.append(Path(target).name)
+        rename(source, target)
+
+    monkeypatch.setattr(checkpoint, "write_durably", watched_write)
+    monkeypatch.setattr(os, "rename", watched_rename)
+    save(tmp_path, 500)
+    assert events == ["manifest.json", "step_00000500"]
+
+
+def full(*_: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def half_a_file(state: Any, file: Any) -> None:
+    file.write(b"half")
+    raise RuntimeError("unexpected pos 64 vs 4\nmore lines")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "failing", "reason"),
+    [
+        (torch, "save", half_a_file, "could not be written (unexpected pos 64 vs 4)"),
+        (torch, "save", full, "no space left"),
+        (os, "fsync", full, "no space left"),
+        (os, "rename", full, "no space left"),
+        (checkpoint, "digest", full, "no space left"),
+        (checkpoint, "write_durably", full, "no space left"),
+    ],
+)
+def test_nothing_half_made_is_left_when_a_write_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, failing: Callable[..., Any], reason: str
+) -> None:
+    save(tmp_path, 100)
+    with monkeypatch.context() as broken:
+        broken.setattr(owner, name, failing)
+        with pytest.raises(TroupeError) as caught:
+            save(tmp_path, 200)
+    assert caught.value.code == SURROUNDINGS
+    (line,) = caught.value.mistakes
+    assert reason in line
+    assert "\n" not in line
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000100"]
+    assert checkpoint.newest(tmp_path, nothing) == tmp_path / "step_00000100"
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TroupeError) as caught:
+        save(tmp_path / "file" / "checkpoints", 1)
+    assert caught.value.code == SURROUNDINGS
+    assert len(caught.value.mistakes) == 1
+
+
+def test_what_a_killed_writer_left_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / ".making_step_00000200").mkdir()
+    (tmp_path / ".making_step_00000200" / "state.pt").write_bytes(b"half")
+    assert checkpoint.all_in(tmp_path) == []
+    save(tmp_path, 200)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000200"]
+
+
+def flip(path: Path) -> None:
+    content = bytearray((path / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / "state.pt").write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    (path / "state.pt").write_bytes((path / "state.pt").read_bytes()[:-1])
+
+
+def rewrite(text: str) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        (path / "manifest.json").write_text(text)
+
+    return damage
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a bit is flipped": (flip, "another SHA-256"),
+    "the state is cut off": (truncate, "another size"),
+    "the state is missing": (lambda path: (path / "state.pt").unlink(), "FileNotFoundError"),
+    "the manifest is missing": (lambda path: (path / "manifest.json").unlink(), "FileNotFoundError"),
+    "the manifest is empty": (rewrite(""), "JSONDecodeError"),
+    "the manifest is no JSON": (lambda path: (path / "manifest.json").write_bytes(b"\xff\xfe{"), "Unicode"),
+    "the manifest is another JSON": (rewrite("[1, 2]"), "manifest"),
+    "the manifest has no files": (rewrite('{"format": 1}'), "manifest"),
+    "the manifest proves nothing": (rewrite('{"format": 1, "files": {}}'), "manifest"),
+    "the manifest has a list of files": (rewrite('{"format": 1, "files": ["state.pt"]}'), "manifest"),
+    "the manifest has no digest": (rewrite('{"format": 1, "files": {"state.pt": {}}}'), "manifest"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path: Path, damage: str) -> None:
+    save(tmp_path, 100)
+    path = save(tmp_path, 200)
+    break_it, reason = DAMAGES[damage]
+    break_it(path)
+    warnings: list[str] = []
+    assert checkpoint.newest(tmp_path, warnings.append) == tmp_path / "step_00000100"
+    (line,) = warnings
+    assert "\n" not in line
+    assert reason in line
+    assert line.startswith("step_00000200: damaged (")
+    assert line.endswith("set aside as step_00000200.damaged, the one before is used")
+    assert (tmp_path / "step_00000200.damaged").is_dir()
+    assert checkpoint.newest(tmp_path, nothing) == tmp_path / "step_00000100"  # told once
+
+
+def test_nothing_is_found_where_all_are_damaged_or_none_is_there(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    assert checkpoint.newest(tmp_path / "missing", nothing) is None
+    for step in (100, 200):
+        flip(save(tmp_path, step))
+    assert checkpoint.newest(tmp_path, warnings.append) is None
+    assert len(warnings) == 2
+
+
+@pytest.mark.parametrize(
+    ("best", "kept"),
+    [(None, [300, 400]), (100, [100, 300, 400]), (400, [300, 400]), (777, [300, 400])],
+)
+def test_the_newest_and_the_best_are_kept(tmp_path: Path, best: int | None, kept: list[int]) -> None:
+    for step in (0, 100, 200, 300, 400):
+        save(tmp_path, step)
+    checkpoint.prune(tmp_path, 2, checkpoint.name_of(best) if best is not None else None)
+    assert checkpoint.all_in(tmp_path) == [tmp_path / checkpoint.name_of(step) for step in kept]
+
+
+class Bomb:
+    """Pickled, it makes a folder when it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, "step_00000001", {"step": 1, "bomb": Bomb(tmp_path / "exploded")}, {})
+    assert checkpoint.damage_of(path) is None
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoint.load(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_checkpoints_are_ordered_by_their_step(tmp_path: Path) -> None:
+    names = [
+        "step_00000000", "step_00000900", "step_00001000", "step_00001000_phase_2", "step_00001000_phase_10",
+        "step_99999999", "step_100000000", "step_100000000_phase_1",
+    ]  # fmt: skip
+    for name in reversed(names):
+        (tmp_path / name).mkdir()
+    for other in ("step_500", "step_00000500.damaged", ".making_step_00000500", "best", "step_00000500_phase_x"):
+        (tmp_path / other).mkdir()
+    assert [path.name for path in checkpoint.all_in(tmp_path)] == names
+
+
+def test_names_are_those_of_steps_and_of_phases_within_them() -> None:
+    assert checkpoint.name_of(500) == "step_00000500"
+    assert checkpoint.name_of(500, 3) == "step_00000500_phase_3"
+    assert checkpoint.name_of(123456789) == "step_123456789"
+
+
+def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.write_durably(tmp_path / "file", "before")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write_durably(tmp_path / "file", "after")
+    assert (tmp_path / "file").read_text() == "before"

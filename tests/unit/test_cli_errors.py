@@ -1,0 +1,456 @@
+"""Commands that cannot be carried out: every mistake at once, a line each, the right exit code, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cluster import checks, cli, launch
+from cluster.words import VERBS
+from trainers import registry
+from trainers.engine import checkpoint, runfolder
+from trainers.engine.errors import CONFLICT, FAILED, SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.runfolder import RunFolder
+
+
+class Told(NamedTuple):
+    code: int
+    lines: list[str]  # on stderr, without `troupe: `
+    out: str
+
+
+class Command:
+    """Runs commands in this process, in a folder of their own, on a machine of two cores without a GPU."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+
+    def __call__(self, *words: str) -> Told:
+        code = cli.command(words)
+        out, err = self.capsys.readouterr()
+        assert "Traceback" not in out + err
+        lines = err.splitlines()
+        if code:
+            assert out == ""
+            assert lines
+            assert all(line.startswith("troupe: ") for line in lines)
+            assert "a bug of ours" not in err
+        return Told(code, [line.removeprefix("troupe: ") for line in lines], out)
+
+    def run_folder(self, name: str, **settings: Any) -> RunFolder:
+        """A run of this name that has made its first steps."""
+        folder = runfolder.create(self.folder / "runs", "dcgan", name)
+        words = {**registry.config_class("dcgan").tiny["tiny"], **settings}
+        config = registry.config_class("dcgan").of(words)
+        settings = {**config.model_dump(), "device": "cpu", "exchange": "exact"}
+        folder.write_settings({"family": "dcgan", "settings": settings, "facts": {}, "data": "x", "versions": {}})
+        return folder
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    def started(*_: Any) -> Any:
+        raise AssertionError("a run was started")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checks, "cores", lambda: 2)
+    monkeypatch.setattr(checks, "gpus", lambda: 0)
+    monkeypatch.setattr(launch, "open_for", started)
+    monkeypatch.setattr(launch, "_here", started)
+    monkeypatch.setattr(launch, "_on_ray", started)
+    return Command(tmp_path, capsys)
+
+
+TRAIN = ("train", "dcgan")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("train", "dcgn"), "dcgn: no such family; did you mean dcgan?; `troupe families` lists them"),
+        (("train",), "train: needs a family, as in `troupe train dcgan data=digits`, or --resume NAME"),
+        ((*TRAIN, "learning_rat=1"), "learning_rat: no such setting of dcgan; did you mean learning_rate?"),
+        ((*TRAIN, "data=digts"), "data=digts: no such data set; did you mean digits?"),
+        ((*TRAIN, "data=imagefolder:/no/such"), "data=imagefolder:/no/such: no such folder; give the path of one"),
+        ((*TRAIN, "learning_rate=fast"), "learning_rate=fast: is not a number"),
+        ((*TRAIN, "steps=1.5"), "steps=1.5: is not a whole number"),
+        ((*TRAIN, "beta1=1"), "beta1=1: must be below 1"),
+        ((*TRAIN, "learning_rate=0"), "learning_rate=0: must be above 0"),
+        ((*TRAIN, "upsample=nearst"), "upsample=nearst: is none of transposed, nearest; did you mean nearest?"),
+        ((*TRAIN, "image_size=20"), "image_size=20: DCGAN takes 16, 32, 64 or 128"),
+        ((*TRAIN, "learning_rate=1e-4,1e-3"),
+         "learning_rate=1e-4,1e-3: one value is needed here; choices (a,b) and ranges (a..b) are for a search"),
+        ((*TRAIN, "microbatch_size=15"),
+         "microbatch_size=15: does not divide batch_size=64; say microbatch_size=16"),
+        ((*TRAIN, "workers=8"),
+         "workers=8: more workers than the 4 micro-batches of a batch (batch_size=64 / microbatch_size=16); "
+         "say microbatch_size=8"),
+        ((*TRAIN, "workers=0"), "workers=0: must be at least 1"),
+        ((*TRAIN, "--name", "../x"),
+         "--name ../x: a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit"),
+        ((*TRAIN, "--name="),
+         "--name : a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit"),
+        ((*TRAIN, "--name", "dcgan"), "--name dcgan: is the name of a family; take another, as dcgan-first"),
+        ((*TRAIN, "--config", "missing.yaml"), "--config missing.yaml: No such file or directory"),
+        ((*TRAIN, "--families", "missing"), None),
+        ((*TRAIN, "--from", "missing"), "--from missing: neither a run nor an exported file"),
+        ((*TRAIN, "--nam", "x"), "--nam: no such option of train; did you mean --name?"),
+        ((*TRAIN, "again"), "again: one name too many"),
+        (("tran", "dcgan"), "tran: no such verb; did you mean train?; `troupe --help` lists them"),
+        (("verify",), "verify: needs a family, as in `troupe verify dcgan workers=4`"),
+        (("verify", "dcgn"), "dcgn: no such family; did you mean dcgan?; `troupe families` lists them"),
+        (("sample",), "sample: needs a name, as in `troupe sample dcgan-1 --count 100`"),
+        (("sample", "x", "--count", "none"), "--count none: must be a whole number, at least 1"),
+        (("sample", "missing"), "missing: no such run in runs"),
+        (("sample", "x" * 300), f"{'x' * 300}: no such run in runs"),
+        (("export", "missing"), "missing: no such run in runs"),
+        (("runs", "--remove"), "--remove: name the runs to remove, as in `troupe runs --remove dcgan-1`"),
+        (("runs", "missing"), "missing: no such run in runs"),
+        (("datasets", "--remove", "missing"), "--remove missing: no packed copy of it; `troupe datasets` lists them"),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_told_in_one_line_with_code_2(
+    command: Command, words: tuple[str, ...], line: str | None
+) -> None:
+    told = command(*words)
+    assert told.code == WORDS
+    assert len(told.lines) == 1
+    assert line is None or told.lines == [line]
+
+
+def test_every_mistake_of_a_command_is_told_at_once(command: Command) -> None:
+    told = command(
+        *TRAIN, "learning_rat=1", "steps=many", "beta1=2", "data=digts", "workers=9", "seed=1", "seed=2", "again",
+        "--name", "../x", "--resum", "y", "-json", "--from", "nothing",
+    )  # fmt: skip
+    assert told.code == WORDS
+    heads = [line.split(":")[0] for line in told.lines]
+    assert sorted(heads) == sorted([
+        "learning_rat", "steps=many", "beta1=2", "data=digts", "workers=9", "seed", "again", "--name ../x", "--resum",
+        "-json", "--from nothing",
+    ])  # fmt: skip
+
+
+def test_a_name_is_checked_where_the_family_is_wrong_too(command: Command) -> None:
+    told = command("train", "dcgn", "--name", "dcgan", "--config", "missing")
+    assert told.code == WORDS
+    assert [line.split(":")[0] for line in told.lines] == ["--config missing", "dcgn", "--name dcgan"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"steps: [1", "--config broken.yaml: not YAML ("),
+        (b"\xff\xfe\x00", "--config broken.yaml: not YAML ("),
+        (b"- steps\n- 4\n", "--config broken.yaml: needs lines of the form `setting: value`"),
+        (b"", "--config broken.yaml: needs lines of the form `setting: value`"),
+        (b"learning_rat: 1\n", "learning_rat: no such setting of dcgan; did you mean learning_rate?"),
+        (b"steps: many\n", "steps=many: is not a number"),
+        (b"learning_rate: .inf\n", "learning_rate=inf: "),
+        (b"learning_rate:\n", "learning_rate=none: "),
+        (b"learning_rate: {a: 1}\n", "learning_rate={'a': 1}: "),
+        (b"data: 7\n", "data=7: "),
+    ],
+)
+def test_a_config_file_that_cannot_be_used_is_told_with_code_2(command: Command, content: bytes, line: str) -> None:
+    (command.folder / "broken.yaml").write_bytes(content)
+    told = command(*TRAIN, "--config", "broken.yaml")
+    assert told.code == WORDS
+    assert told.lines[0].startswith(line)
+    assert len({told.split(":")[0].split("=")[0] for told in told.lines}) == 1
+
+
+def test_a_family_in_a_config_file_must_be_one(command: Command) -> None:
+    for family in ("7", "dcgn"):
+        (command.folder / "c.yaml").write_text(f"family: {family}\n")
+        told = command("train", "--config", "c.yaml")
+        assert told.code == WORDS
+        assert told.lines[0].startswith(f"{family}: no such family")
+
+
+def test_words_of_the_command_line_win_over_those_of_the_config_file(command: Command) -> None:
+    (command.folder / "c.yaml").write_text("family: dcgan\nsteps: 1e3\nseed: 5\nlearning_rate: 0.001\n")
+    told = command("train", "--config", "c.yaml", "seed=6", "--dry-run", "--json")
+    settings = json.loads(told.out)["settings"]
+    assert (settings["steps"], settings["seed"], settings["learning_rate"]) == (1000, 6, 0.001)
+
+
+def test_more_workers_than_cpus_are_refused_with_code_3(command: Command) -> None:
+    told = command(*TRAIN, "workers=8", "microbatch_size=8")
+    assert told.code == SURROUNDINGS
+    assert told.lines == [
+        "workers=8: needs 8 CPUs, this machine has 2; take fewer workers, or let them share cores with --oversubscribe"
+    ]
+    assert command(*TRAIN, "workers=8", "microbatch_size=8", "--oversubscribe", "--dry-run").code == 0
+    assert command(*TRAIN, "workers=2", "threads_per_worker=2").code == SURROUNDINGS
+    assert command(*TRAIN, "workers=2", "--dry-run").code == 0
+
+
+def test_a_gpu_that_is_not_there_is_told_with_code_3(command: Command) -> None:
+    told = command(*TRAIN, "device=cuda")
+    assert (told.code, told.lines) == (SURROUNDINGS, ["device=cuda: there is no GPU here; say device=cpu"])
+
+
+def test_more_workers_than_gpus_are_refused_with_code_3(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "gpus", lambda: 1)
+    told = command(*TRAIN, "device=cuda", "workers=2")
+    assert told.code == SURROUNDINGS
+    assert told.lines == ["workers=2: one GPU each is needed, there are 1; say workers=1"]
+
+
+def test_a_runs_folder_that_cannot_be_written_is_told_with_code_3(command: Command) -> None:
+    (command.folder / "file").write_text("")
+    told = command(*TRAIN, "--runs-dir", "file/runs")
+    assert told.code == SURROUNDINGS
+    assert told.lines == ["--runs-dir file/runs: cannot be written (Not a directory)"]
+    told = command(*TRAIN, "--runs-dir", "file")
+    assert told.code == SURROUNDINGS
+    assert told.lines[0].startswith("--runs-dir file: cannot be written (")
+
+
+def test_all_that_is_missing_is_told_at_once(command: Command) -> None:
+    (command.folder / "file").write_text("")
+    told = command(*TRAIN, "device=cuda", "--runs-dir", "file/runs")
+    assert told.code == SURROUNDINGS
+    assert len(told.lines) == 2
+
+
+def test_a_name_in_use_is_refused_with_code_4(command: Command) -> None:
+    command.run_folder("mine")
+    told = command(*TRAIN, "--name", "mine")
+    assert told.code == CONFLICT
+    assert told.lines == ["--name mine: in use; go on with `troupe train --resume mine`, or take another name"]
+
+
+def test_wrong_words_are_decided_before_what_is_missing_and_that_before_conflicts(command: Command) -> None:
+    command.run_folder("mine")
+    (command.folder / "runs" / "broken").mkdir()
+    (command.folder / "runs" / "broken" / "settings.json").write_text("{")
+    words = (*TRAIN, "--name", "mine")
+    assert command(*words, "device=cuda", "steps=many").code == WORDS
+    assert command(*words, "device=cuda").code == SURROUNDINGS
+    assert command(*words).code == CONFLICT
+    assert command("train", "--resume", "broken", "--bogus").code == WORDS
+    assert command("train", "--resume", "broken", "--name", "x").code == WORDS
+    assert command("train", "--resume", "broken").code == CONFLICT
+
+
+def test_a_run_that_is_not_there_cannot_go_on(command: Command) -> None:
+    command.run_folder("mine")
+    told = command("train", "--resume", "mina")
+    assert told.code == WORDS
+    assert told.lines == ["--resume mina: no such run in runs; did you mean mine?"]
+
+
+def test_a_run_that_goes_on_keeps_its_name_and_its_family(command: Command) -> None:
+    command.run_folder("mine")
+    told = command("train", "wgan", "--resume", "mine", "--name", "other", "--from", "mine", "steps=many")
+    assert told.code == WORDS
+    assert [line.split(":")[0] for line in told.lines[:3]] == ["--name other", "--from mine", "wgan"]
+    assert "steps=many: is not a number" in told.lines
+    assert command("train", "dcgan", "--resume", "mine", "--dry-run").code == 0
+
+
+def test_another_recipe_is_refused_with_every_difference_unless_it_is_allowed(command: Command) -> None:
+    command.run_folder("mine")
+    words = ("train", "--resume", "mine", "learning_rate=1e-3", "beta1=0.9", "keep=7", "workers=2", "steps=9")
+    told = command(*words)
+    assert told.code == CONFLICT
+    assert told.lines == [
+        "learning_rate: mine has 0.0002, you said 0.001",
+        "beta1: mine has 0.5, you said 0.9",
+        "mine was begun with another recipe; --allow-changes goes on all the same",
+    ]
+    assert command(*words, "--allow-changes", "--dry-run").code == 0
+
+
+def test_running_settings_and_more_steps_are_no_other_recipe(command: Command) -> None:
+    command.run_folder("mine")
+    words = ("workers=2", "keep=7", "checkpoint_every=5", "sample_every=5", "log_every=5", "max_restarts=0", "steps=9")
+    assert command("train", "--resume", "mine", *words, "--dry-run").code == 0
+
+
+def test_a_run_cannot_go_back_behind_the_steps_it_has_made(command: Command) -> None:
+    folder = command.run_folder("mine")
+    checkpoint.save(folder.checkpoints, "step_00000003", {}, {"step": 3})
+    told = command("train", "--resume", "mine", "steps=2")
+    assert (told.code, told.lines) == (CONFLICT, ["steps=2: mine has made 3 steps already"])
+    assert command("train", "--resume", "mine", "steps=3", "--dry-run").code == 0
+
+
+def test_runs_are_removed_all_or_none(command: Command) -> None:
+    command.run_folder("mine")
+    told = command("runs", "--remove", "mine", "yours", "theirs")
+    assert told.code == WORDS
+    assert [line.split(":")[0] for line in told.lines] == ["yours", "theirs"]
+    assert (command.folder / "runs" / "mine").is_dir()
+    assert command("runs", "--remove", "mine").code == 0
+    assert not (command.folder / "runs" / "mine").exists()
+
+
+def test_a_run_without_a_checkpoint_cannot_be_drawn_from(command: Command) -> None:
+    command.run_folder("mine")
+    for verb in ("sample", "export"):
+        told = command(verb, "mine")
+        assert (told.code, told.lines) == (CONFLICT, ["mine: it has no checkpoint that is whole"])
+    assert command(*TRAIN, "--from", "mine").lines == ["--from mine: the run has no checkpoint"]
+
+
+def test_a_run_whose_weights_are_taken_is_left_as_it_is(command: Command) -> None:
+    folder = command.run_folder("mine")
+    for step in (1, 2):
+        checkpoint.save(folder.checkpoints, checkpoint.name_of(step), {}, {"step": step})
+    (folder.checkpoints / "step_00000002" / "state.pt").write_bytes(b"damaged")
+    assert command(*TRAIN, "--from", "mine", "--dry-run").code == 0
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step_00000001", "step_00000002"]
+
+
+def test_a_damaged_run_is_listed_as_such(command: Command) -> None:
+    command.run_folder("mine").settings.write_text("{")
+    told = command("runs")
+    assert told.code == 0
+    assert "damaged" in told.out
+
+
+def test_a_family_that_cannot_be_loaded_is_told_in_one_line(command: Command) -> None:
+    folder = command.folder / "own" / "broken_family"
+    folder.mkdir(parents=True)
+    (folder / "training.py").write_text("")
+    (folder / "config.py").write_text("import nothing_of_this_name\n")
+    told = command("train", "broken_family", "--families", "own", "steps=4")
+    assert told.code == WORDS
+    (line,) = told.lines
+    assert "config.py: ModuleNotFoundError" in line
+
+
+def test_data_from_outside_that_cannot_be_loaded_is_told_with_the_rest(command: Command) -> None:
+    (command.folder / "own" / "data").mkdir(parents=True)
+    (command.folder / "own" / "data" / "dots.py").write_text("import nothing_of_this_name\n")
+    told = command(*TRAIN, "--families", "own", "steps=many")
+    assert told.code == WORDS
+    assert any("dots.py" in line for line in told.lines)
+    assert any(line.startswith("steps=many") for line in told.lines)
+
+
+def test_errors_stay_on_stderr_with_json_too(command: Command) -> None:
+    assert command(*TRAIN, "--json", "steps=many").lines == ["steps=many: is not a number"]
+
+
+def test_python_gets_the_same_mistakes_and_the_code(command: Command) -> None:
+    with pytest.raises(TroupeError) as caught:
+        launch.train("dcgan", steps="many", learning_rat=1, name="../x")
+    assert caught.value.code == WORDS
+    assert len(caught.value.mistakes) == 3
+
+
+def test_a_bug_is_told_as_ours_in_one_line_and_debug_shows_where(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(said: Any) -> Any:
+        raise ValueError("first line\nsecond line")
+
+    monkeypatch.setitem(cli.HANDLERS, "env", broken)
+    assert cli.command(["env"]) == FAILED
+    assert command.capsys.readouterr().err == (
+        "troupe: ValueError: first line (a bug of ours: --debug shows where; please report it with `troupe env`)\n"
+    )
+    with pytest.raises(ValueError, match="first line"):
+        cli.command(["env", "--debug"])
+
+
+def test_debug_shows_where_a_mistake_was_found(command: Command) -> None:
+    assert cli.command([*TRAIN, "steps=many", "--debug"]) == WORDS
+    err = command.capsys.readouterr().err
+    assert "Traceback" in err
+    assert "troupe: steps=many: is not a number" in err
+
+
+def test_a_dry_run_shows_every_setting_and_makes_nothing(command: Command) -> None:
+    told = command(*TRAIN, "seed=7", "--dry-run")
+    assert told.code == 0
+    shown = dict(line.split(" = ") for line in told.out.splitlines() if " = " in line)
+    assert set(shown) == set(registry.config_class("dcgan").model_fields)
+    assert (shown["seed"], shown["device"], shown["exchange"]) == ("7", "cpu", "exact")
+    assert "folder: runs/dcgan-1" in told.out
+    assert list(command.folder.iterdir()) == []
+
+
+def test_a_dry_run_of_verify_shows_the_small_config(command: Command) -> None:
+    told = command("verify", "dcgan", "seed=7", "--dry-run", "--json")
+    assert told.code == 0
+    assert json.loads(told.out)["settings"]["seed"] == 7
+    assert list(command.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", sorted(registry.families()))
+def test_help_shows_every_setting_with_default_bounds_unit_kind_and_source(command: Command, family: str) -> None:
+    told = command("train", family, "--help")
+    assert told.code == 0
+    lines = {line.split(" ")[0]: line for line in told.out.splitlines() if line}
+    for row in registry.config_class(family).described():
+        cells = lines[row.name].split()
+        assert cells[1] == row.default
+        rest = lines[row.name]
+        for part in (row.bounds or "-", row.unit or "-", f" {row.kind} ", row.help, row.source):
+            assert part in rest, f"{row.name}: {part}"
+
+
+def test_help_lists_every_verb_and_every_option(command: Command) -> None:
+    told = command("--help")
+    assert told.code == 0
+    for name, verb in VERBS.items():
+        assert f"  {name} " in told.out
+        assert verb.summary in told.out
+        text = command(name, "--help").out
+        assert verb.example in text
+        for option in verb.options:
+            assert f"--{option.name}" in text
+            assert option.help in text
+    assert command().out == told.out
+
+
+def test_help_for_an_unknown_family_or_verb_is_a_wrong_word(command: Command) -> None:
+    assert command("train", "dcgn", "--help").code == WORDS
+    assert command("tran", "--help").code == WORDS
+
+
+def test_the_version_is_told(command: Command) -> None:
+    told = command("--version")
+    assert told.code == 0
+    assert told.out.startswith("troupe ")
+
+
+LIGHT = """
+import sys
+from cluster.cli import command
+wrong = [["train", "dcgan", "learning_rat=1", "data=digts"], ["train", "dcgn"], ["verify", "dcgan", "steps=many"],
+         ["sample", "nothing"], ["export", "nothing"], ["runs", "nothing"], ["train", "dcgan", "--name", "../x"]]
+assert [command(words) for words in wrong] == [2] * len(wrong)
+assert command(["train", "dcgan", "--help"]) == 0
+heavy = [name for name in ("torch", "ray", "torchvision", "tensorboardX", "safetensors") if name in sys.modules]
+assert not heavy, heavy
+"""
+
+
+def test_wrong_words_are_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_ends_with_its_code_and_one_line_for_each_mistake(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", "train", "dcgan", "steps=many", "--bogus"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == WORDS
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "troupe: --bogus: no such option of train",
+        "troupe: steps=many: is not a number",
+    ]

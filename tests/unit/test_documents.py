@@ -1,0 +1,72 @@
+"""The documents know every word that can be typed, and what is shipped beside the code fits it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.words import VERBS
+from trainers import registry
+
+ROOT = Path(__file__).parents[2]
+FAMILIES = sorted(registry.families())
+
+
+@cache
+def documents() -> str:
+    paths = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return "\n".join(path.read_text() for path in paths if path.exists())
+
+
+def named(word: str) -> bool:
+    """Whether a verb or an option is there as it is typed."""
+    return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", documents()) is not None
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_and_every_option_is_in_the_documents(verb: str) -> None:
+    missing = [] if named(f"troupe {verb}") else [f"troupe {verb}"]
+    missing += [f"--{option.name}" for option in VERBS[verb].options if not named(f"--{option.name}")]
+    assert missing == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_and_every_setting_of_it_is_in_the_documents(family: str) -> None:
+    assert named(family)
+    names = [row.name for row in registry.config_class(family).described()]
+    assert [name for name in names if f"`{name}`" not in documents() and f"`{name}=" not in documents()] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_search_space_of_words_that_its_settings_take(family: str) -> None:
+    space = importlib.import_module(f"searchspaces.{family}").SEARCH
+    kind = registry.config_class(family)
+    assert space
+    for name, words in space.items():
+        assert kind.model_fields[name], name
+        parts = words.removeprefix("linear:").split("..") if ".." in words else words.split(",")
+        assert len(parts) == 2 if ".." in words else len(parts) > 1, f"{name}: nothing to choose from"
+        for part in parts:
+            assert kind.from_words({name: part}, family)[1] == []
+        if ".." in words:
+            low, high = map(float, parts)
+            assert low < high, name
+
+
+def test_no_search_space_is_of_a_family_that_is_not_there() -> None:
+    found = {path.stem for path in (ROOT / "searchspaces").glob("*.py")} - {"__init__"}
+    assert found == set(FAMILIES)
+
+
+def test_the_cluster_file_is_one_that_ray_takes() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config  # no public name for it
+
+    config = yaml.safe_load((ROOT / "ray_config.yaml").read_text())
+    validate_config(prepare_config(config))
+    with pytest.raises(Exception, match="additional"):
+        validate_config(prepare_config({**config, "no_such_word": 1}))

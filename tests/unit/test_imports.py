@@ -1,0 +1,179 @@
+"""Which part may import which: read from the source, so that no rule is broken where no test runs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("cluster", "trainers", "searchspaces", "benchmarks", "tests")
+ALLOWED_PRIVATE = ROOT / "tests" / "unit" / "test_documents.py"  # Ray's own check of a cluster file has no public name
+
+
+class Import(NamedTuple):
+    name: str  # of the module, and of what is taken from it: `trainers.engine.family.Phase`
+    at_start: bool  # when the module is imported, not when a function runs
+    typing: bool  # only for type checkers
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+@cache
+def imports_of(path: Path) -> tuple[Import, ...]:
+    return tuple(_imports(tree_of(path).body, True, False))
+
+
+def _imports(body: list[ast.stmt], at_start: bool, typing: bool) -> Iterator[Import]:
+    for statement in body:
+        if isinstance(statement, ast.Import):
+            yield from (Import(alias.name, at_start, typing) for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            assert statement.level == 0, "imports are absolute"
+            yield from (Import(f"{statement.module}.{alias.name}", at_start, typing) for alias in statement.names)
+        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from _imports(statement.body, False, typing)
+        else:
+            for_checkers = isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test)
+            for name in ("body", "orelse", "finalbody"):
+                yield from _imports(getattr(statement, name, []), at_start, typing or (for_checkers and name == "body"))
+            for handler in [*getattr(statement, "handlers", []), *getattr(statement, "cases", [])]:
+                yield from _imports(handler.body, at_start, typing)
+
+
+def files(*parts: str) -> list[Path]:
+    found = [path for part in parts for path in sorted((ROOT / part).rglob("*.py"))]
+    assert found, parts
+    return found
+
+
+def within(name: str, *modules: str) -> bool:
+    return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+def broken(paths: list[Path], *forbidden: str, at_start: bool = False) -> list[str]:
+    """`file imports module` for each import of a forbidden module."""
+    return [
+        f"{path.relative_to(ROOT)} imports {imported.name}"
+        for path in paths
+        for imported in imports_of(path)
+        if within(imported.name, *forbidden) and (not at_start or (imported.at_start and not imported.typing))
+    ]
+
+
+def family_folders() -> list[Path]:
+    return sorted(path.parent for path in (ROOT / "trainers" / "families").glob("*/config.py"))
+
+
+def test_the_reader_of_imports_sees_them_all(tmp_path: Path) -> None:
+    path = tmp_path / "example.py"
+    path.write_text(
+        "import a.b\nfrom c import d\ntry:\n    import e\nexcept ImportError:\n    import f\n"
+        "if TYPE_CHECKING:\n    import g\nelse:\n    import h\nclass K:\n    import i\n"
+        "    def m(self):\n        with x:\n            import j\n"
+    )
+    assert {(i.name, i.at_start, i.typing) for i in imports_of(path)} == {
+        ("a.b", True, False), ("c.d", True, False), ("e", True, False), ("f", True, False), ("g", True, True),
+        ("h", True, False), ("i", True, False), ("j", False, False),
+    }  # fmt: skip
+
+
+def test_trainers_know_neither_ray_nor_the_cluster() -> None:
+    assert broken(files("trainers"), "ray", "cluster", "searchspaces") == []
+
+
+def test_the_engine_knows_no_family_and_no_data_source() -> None:
+    assert broken(files("trainers/engine"), "trainers.families", "trainers.data", "trainers.registry") == []
+    names = {folder.name for folder in family_folders()}
+    for path in files("trainers/engine"):
+        words = {node.value for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant)}
+        assert not names & {word for word in words if isinstance(word, str)}, path
+
+
+def test_data_sources_know_no_family_and_no_loop() -> None:
+    assert broken(files("trainers/data"), "trainers.families", "trainers.registry", "trainers.engine.loop") == []
+
+
+@pytest.mark.parametrize("folder", family_folders(), ids=lambda folder: folder.name)
+def test_a_family_imports_its_contract_data_and_networks_only(folder: Path) -> None:
+    allowed = (
+        "trainers.engine.family", "trainers.engine.schedules", "trainers.engine.settings", "trainers.data",
+        f"trainers.families.{folder.name}", "torch", *sys.stdlib_module_names,
+    )  # fmt: skip
+    for path in sorted(folder.rglob("*.py")):
+        for imported in imports_of(path):
+            others = within(imported.name, "trainers.families") and imported.name.split(".")[3] == "networks"
+            assert within(imported.name, *allowed) or others, f"{path.name} imports {imported.name}"
+
+
+@pytest.mark.parametrize("folder", family_folders(), ids=lambda folder: folder.name)
+def test_a_family_has_no_loop_over_steps_no_backward_no_device_and_no_rank(folder: Path) -> None:
+    for path in sorted(folder.rglob("*.py")):
+        nodes = list(ast.walk(tree_of(path)))
+        attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        assert not attributes & {"backward", "cuda", "rank", "world", "manual_seed"}, path
+        assert not {n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)} & {
+            "open", "print",
+        }, path  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", family_folders(), ids=lambda folder: folder.name)
+def test_settings_of_a_family_are_read_without_torch(folder: Path) -> None:
+    for imported in imports_of(folder / "config.py"):
+        others = within(imported.name, "trainers.families") and imported.name.split(".")[3] == "config"
+        assert within(imported.name, "trainers.engine.settings", *sys.stdlib_module_names) or others, imported.name
+
+
+def test_settings_and_errors_import_no_torch() -> None:
+    light = [ROOT / "trainers" / name for name in ("registry.py", "run.py", "engine/settings.py", "engine/errors.py",
+             "engine/runfolder.py", "engine/checkpoint.py", "engine/control.py", "engine/streams.py")]  # fmt: skip
+    assert broken(light, "torch", at_start=True) == []
+
+
+def test_search_spaces_are_plain_values() -> None:
+    assert [imported for path in files("searchspaces") for imported in imports_of(path)] == []
+
+
+def test_package_files_are_empty_but_that_of_cluster() -> None:
+    for path in files("trainers", "searchspaces", "cluster"):
+        if path.name == "__init__.py" and path.parent.name != "cluster":
+            assert path.read_text() == "", path
+    assert broken([ROOT / "cluster" / "__init__.py"], "cluster", "trainers", at_start=True) == []
+
+
+IN_WORKERS = {"worker.py"}  # imported where a worker lives
+
+
+def test_the_cluster_imports_torch_and_ray_only_when_they_are_needed() -> None:
+    paths = [path for path in files("cluster") if path.name not in IN_WORKERS]
+    assert broken(paths, "torch", "ray", "torchvision", "safetensors", at_start=True) == []
+
+
+def test_no_part_of_the_cluster_brings_ray_in_by_being_imported_nor_torch_but_for_pools_and_workers() -> None:
+    modules = [f"cluster.{path.stem}" for path in files("cluster") if path.stem not in ("__init__", "worker", "local")]
+    code = f"import sys, {', '.join(modules)}\nassert not {{'torch', 'ray'}} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_uses_private_parts_of_ray() -> None:
+    found = []
+    for path in files(*PARTS):
+        if path == ALLOWED_PRIVATE:
+            continue
+        names = [imported.name for imported in imports_of(path)]
+        names += [ast.unparse(node) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)]
+        for name in names:
+            first, *rest = name.replace("self.ray", "ray").split(".")
+            if first == "ray" and any(part.startswith("_") and not part.startswith("__") for part in rest):
+                found.append(f"{path.relative_to(ROOT)}: {name}")
+    assert found == []

@@ -1,0 +1,211 @@
+"""Run folders: their names, their lock, and what is said where one is missing, damaged or busy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from trainers.engine import runfolder
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.runfolder import RunFolder
+
+
+def make(runs: Path, name: str) -> RunFolder:
+    folder = runfolder.create(runs, "dcgan", name)
+    folder.write_settings({"family": "dcgan", "settings": {"steps": 4}})
+    return folder
+
+
+def test_new_runs_are_named_after_their_family_and_numbered(tmp_path: Path) -> None:
+    runs = tmp_path / "not" / "there"
+    assert [runfolder.create(runs, "dcgan", None).name for _ in range(3)] == ["dcgan-1", "dcgan-2", "dcgan-3"]
+    assert runfolder.create(runs, "wgan", None).name == "wgan-1"
+    assert runfolder.create(runs, "wgan", "mine").path == runs / "mine"
+    assert all((runs / "mine" / part).is_dir() for part in ("checkpoints", "grids", "logs"))
+
+
+def test_runs_that_start_at_the_same_moment_get_names_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(lambda _: runfolder.create(tmp_path, "dcgan", None).name, range(24)))
+    assert sorted(names) == sorted(f"dcgan-{number}" for number in range(1, 25))
+
+
+def test_a_name_in_use_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    runfolder.create(tmp_path, "dcgan", "mine")
+    with pytest.raises(TroupeError) as caught:
+        runfolder.create(tmp_path, "dcgan", "mine")
+    assert caught.value.code == CONFLICT
+    assert caught.value.mistakes == [
+        "--name mine: in use; go on with `troupe train --resume mine`, or take another name"
+    ]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TroupeError) as caught:
+        runfolder.create(tmp_path / "file" / "runs", "dcgan", None)
+    assert caught.value.code == SURROUNDINGS
+    assert len(caught.value.mistakes) == 1
+
+
+@pytest.mark.parametrize("name", ["a", "dcgan-1", "A.b_c-9", "0", "x" * 100])
+def test_plain_names_are_taken(name: str) -> None:
+    assert runfolder.check_name(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a b", "ä", "a\n", "x" * 101, "a\\b", "a:b"]
+)
+def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
+    mistake = runfolder.check_name(name)
+    assert mistake is not None
+    assert "begins with a letter or digit" in mistake
+
+
+def test_all_runs_come_by_name_with_2_before_10(tmp_path: Path) -> None:
+    for name in ("dcgan-10", "dcgan-2", "dcgan-1", "10", "9", "zebra", "b2c10", "b2c9"):
+        make(tmp_path, name)
+    (tmp_path / "no-run").mkdir()
+    assert [folder.name for folder in runfolder.all_runs(tmp_path)] == [
+        "9", "10", "b2c9", "b2c10", "dcgan-1", "dcgan-2", "dcgan-10", "zebra",
+    ]  # fmt: skip
+    assert runfolder.all_runs(tmp_path / "missing") == []
+
+
+def test_a_run_is_found_by_its_name_and_by_its_path(tmp_path: Path) -> None:
+    make(tmp_path / "runs", "mine")
+    by_name = runfolder.find(tmp_path / "runs", "mine")
+    by_path = runfolder.find(tmp_path / "elsewhere", str(tmp_path / "runs" / "mine"))
+    assert by_name.path == by_path.path == tmp_path / "runs" / "mine"
+
+
+@pytest.mark.parametrize("name", ["min", "x" * 300, "a\0b"])
+def test_an_unknown_run_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+    make(tmp_path, "mine")
+    with pytest.raises(TroupeError) as caught:
+        runfolder.find(tmp_path, name)
+    assert caught.value.code == WORDS
+    (line,) = caught.value.mistakes
+    assert line.startswith(f"{name}: no such run in {tmp_path}")
+    assert line.endswith("did you mean mine?") == (name == "min")
+
+
+def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
+    folder = make(tmp_path, "mine")
+    assert folder.read_settings() == {"format": 1, "family": "dcgan", "settings": {"steps": 4}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "\udcff", '{"settings": []}', '{"family": "dcgan"}', '{"family": 1, "settings": {}}'],
+)
+def test_damaged_settings_are_told_in_one_line(tmp_path: Path, text: str) -> None:
+    folder = make(tmp_path, "mine")
+    folder.settings.write_text(text, errors="surrogateescape")
+    with pytest.raises(TroupeError) as caught:
+        folder.read_settings()
+    assert caught.value.code == CONFLICT
+    (line,) = caught.value.mistakes
+    assert "\n" not in line
+    assert "settings.json: damaged (" in line
+
+
+def test_missing_settings_are_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TroupeError, match=r"not a run, it has no settings\.json") as caught:
+        RunFolder(tmp_path).read_settings()
+    assert caught.value.code == CONFLICT
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from trainers.engine.runfolder import RunFolder
+with RunFolder(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which holds the lock of the run `mine`."""
+    folder = make(tmp_path, "mine")
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_run_that_another_process_holds_is_left_alone_until_that_process_dies(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    folder = RunFolder(tmp_path / "mine")
+    with pytest.raises(TroupeError) as caught, folder.lock():
+        pass
+    assert caught.value.code == CONFLICT
+    assert caught.value.mistakes == ["mine: another process is working on this run; wait for it, or stop it first"]
+    with pytest.raises(TroupeError) as caught:
+        runfolder.remove(folder)
+    assert caught.value.code == CONFLICT
+    assert folder.settings.exists()
+    holder.kill()
+    holder.wait()
+    with folder.lock(patience=5):
+        pass
+
+
+def test_a_lock_is_given_back_after_an_error_too(tmp_path: Path) -> None:
+    folder = make(tmp_path, "mine")
+    with pytest.raises(KeyError), folder.lock():
+        raise KeyError
+    with folder.lock():
+        pass
+
+
+def test_a_run_is_removed_as_a_whole(tmp_path: Path) -> None:
+    folder = make(tmp_path, "mine")
+    (folder.grids / "big.png").write_bytes(b"x" * 1000)
+    assert folder.size() >= 1000
+    assert runfolder.remove(folder) >= 1000
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_removal_left_is_no_run(tmp_path: Path) -> None:
+    folder = make(tmp_path, "mine")
+    folder.path.rename(tmp_path / ".removed-mine-123")
+    assert runfolder.all_runs(tmp_path) == []
+
+
+def test_metrics_after_the_step_to_go_on_from_are_dropped_with_half_lines(tmp_path: Path) -> None:
+    folder = make(tmp_path, "mine")
+    rows = [json.dumps({"step": step, "loss": step / 10}) for step in (10, 20, 30, 40)]
+    folder.metrics.write_text("\n".join([*rows, '{"step": 5, "lo', "[1]", "7", '{"loss": 1}', '{"step": "x"}', ""]))
+    folder.forget_after(30)
+    assert folder.metrics.read_text() == "".join(row + "\n" for row in rows[:3])
+    folder.forget_after(0)
+    assert folder.metrics.read_text() == ""
+
+
+def test_there_may_be_no_metrics_yet(tmp_path: Path) -> None:
+    folder = make(tmp_path, "mine")
+    folder.forget_after(30)
+    assert not folder.metrics.exists()
+
+
+def test_a_result_is_there_when_the_run_has_ended(tmp_path: Path) -> None:
+    folder = make(tmp_path, "mine")
+    assert folder.read_result() is None
+    folder.result.write_text('{"ste')
+    assert folder.read_result() is None
+    folder.result.write_text('{"steps": 4}')
+    assert folder.read_result() == {"steps": 4}

@@ -1,0 +1,300 @@
+"""Settings: how `key=value` is read, what is said of mistakes, and that every family's settings are whole."""
+
+from __future__ import annotations
+
+import types
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from trainers import registry
+from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.settings import Check, Config, ImageConfig, read_value, setting, show_value
+
+
+class Example(Config):
+    """A family with a setting of every kind."""
+
+    checks: ClassVar[tuple[Check, ...]] = (
+        *Config.checks,
+        Check(("depth", "rate"), lambda depth, rate: f"depth={depth}: too deep for this rate" if depth > 9 else None),
+    )
+    depth: int = setting(2, "how deep", at_least=1, at_most=20)
+    rate: float = setting(0.1, "how fast", above=0, below=1, unit="1/step")
+    clip: float | None = setting(None, "largest norm", above=0, kind="running")
+    widths: tuple[int, ...] = setting((8, 16), "of the layers", at_least=1)
+    betas: tuple[float, float] = setting((0.5, 0.999), "of Adam", at_least=0, below=1)
+    flag: bool = setting(False, "on or off")
+    mode: Literal["plain", "fancy"] = setting("plain", "how")
+    size: int | Literal["auto"] = setting("auto", "side", at_least=8)
+    text: str = setting("words", "any text")
+
+
+def mistakes_of(**words: Any) -> list[str]:
+    config, mistakes = Example.from_words(words, "example")
+    assert (config is None) == bool(mistakes)
+    assert all("\n" not in line for line in mistakes)
+    return mistakes
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "value"),
+    [
+        ("depth", "3", 3),
+        ("steps", "1e3", 1000),
+        ("steps", "2.0", 2),
+        ("seed", str(2**63 - 1), 2**63 - 1),
+        ("rate", "1e-3", 0.001),
+        ("rate", ".5", 0.5),
+        ("clip", "none", None),
+        ("clip", "None", None),
+        ("clip", "2", 2.0),
+        ("widths", "1:2:4:6:3", (1, 2, 4, 6, 3)),
+        ("widths", "7", (7,)),
+        ("betas", "0.9:0.99", (0.9, 0.99)),
+        ("flag", "true", True),
+        ("flag", "ON", True),
+        ("flag", "no", False),
+        ("flag", "0", False),
+        ("mode", "fancy", "fancy"),
+        ("size", "auto", "auto"),
+        ("size", "64", 64),
+        ("text", "a,b..c=d:e", "a,b..c=d:e"),
+        ("text", "none", "none"),
+    ],
+)
+def test_a_word_is_read_as_the_type_of_its_setting_wants(name: str, word: str, value: Any) -> None:
+    config = Example.of({name: word})
+    assert getattr(config, name) == value
+    assert type(getattr(config, name)) is type(value)
+
+
+@pytest.mark.parametrize("word", ["0.1,0.2", "0.1..0.5"])
+@pytest.mark.parametrize("name", ["rate", "depth", "clip", "widths", "flag", "mode", "size"])
+def test_choices_and_ranges_are_refused_with_the_reason(name: str, word: str) -> None:
+    (line,) = mistakes_of(**{name: word})
+    assert line == f"{name}={word}: one value is needed here; choices (a,b) and ranges (a..b) are for a search"
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "reason"),
+    [
+        ("depth", "many", "is not a number"),
+        ("depth", "", "is not a number"),
+        ("depth", "2.5", "is not a whole number"),
+        ("depth", "0", "must be at least 1"),
+        ("depth", "21", "must be at most 20"),
+        ("rate", "0", "must be above 0"),
+        ("rate", "1", "must be below 1"),
+        ("rate", "nan", "is not a finite number"),
+        ("rate", "inf", "is not a finite number"),
+        ("steps", "1e999", "is not a finite number"),
+        ("clip", "-1", "must be above 0"),
+        ("widths", "8:0:8", "must be at least 1"),
+        ("widths", "8:x", "is not a number"),
+        ("flag", "maybe", "is neither true nor false"),
+        ("mode", "fency", "is none of plain, fancy; did you mean fancy?"),
+        ("mode", "xyz", "is none of plain, fancy"),
+        ("size", "huge", "is not a number, nor one of auto"),
+        ("size", "7", "must be at least 8"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_reason(name: str, word: str, reason: str) -> None:
+    (line,) = mistakes_of(**{name: word})
+    assert line.startswith(f"{name}=")
+    assert line.endswith(f": {reason}")
+
+
+@pytest.mark.parametrize("word", ["0.5", "0.5:0.6:0.7"])
+def test_a_list_of_another_length_is_refused(word: str) -> None:
+    (line,) = mistakes_of(betas=word)
+    assert line.startswith("betas=")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rate", float("nan")), ("rate", float("inf")), ("hang_after", float("inf")), ("depth", 2.5), ("depth", None),
+        ("depth", [3]), ("mode", 7), ("mode", "odd"), ("text", 7), ("widths", ("a",)), ("flag", "perhaps"),
+        ("betas", (0.5, float("nan"))),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_from_python_or_a_file_is_told_like_a_wrong_word(name: str, value: Any) -> None:
+    (line,) = mistakes_of(**{name: value})
+    assert line.startswith(f"{name}=")
+
+
+def test_values_from_python_are_taken_as_they_are() -> None:
+    config = Example.of({"rate": 0.5, "widths": (1, 2), "clip": None, "flag": True, "size": 32})
+    assert (config.rate, config.widths, config.clip, config.flag, config.size) == (0.5, (1, 2), None, True, 32)
+
+
+def test_an_unknown_setting_is_answered_with_the_nearest_one() -> None:
+    assert mistakes_of(dept="3") == ["dept: no such setting of example; did you mean depth?"]
+    assert mistakes_of(xyzzy="3") == ["xyzzy: no such setting of example"]
+
+
+def test_every_mistake_is_told_at_once_in_the_order_of_the_words() -> None:
+    lines = mistakes_of(rate="fast", dept="3", flag="maybe", batch_size="0", depth="4")
+    assert [line.split(":")[0] for line in lines] == ["rate=fast", "dept", "flag=maybe", "batch_size=0"]
+    with pytest.raises(TroupeError) as caught:
+        Example.of({"rate": "fast", "dept": "3"}, "example")
+    assert caught.value.code == WORDS
+    assert len(caught.value.mistakes) == 2
+
+
+def test_checks_across_settings_run_on_whatever_settings_are_good() -> None:
+    both = mistakes_of(workers="9", mode="odd")
+    assert both[0].startswith("mode=odd")
+    assert both[1].startswith("workers=9")
+    assert mistakes_of(depth="10", rate="fast") == ["rate=fast: is not a number"]  # no check on half of its settings
+    assert mistakes_of(depth="10") == ["depth=10: too deep for this rate"]
+
+
+def test_a_batch_that_cannot_be_split_is_answered_with_the_nearest_size_that_can() -> None:
+    assert mistakes_of(batch_size="64", microbatch_size="15") == [
+        "microbatch_size=15: does not divide batch_size=64; say microbatch_size=16"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ({"workers": "8"}, "microbatch_size=8"),
+        ({"workers": "5"}, "microbatch_size=8"),
+        ({"workers": "64"}, "microbatch_size=1"),
+        ({"workers": "70"}, "batch_size=1120"),
+    ],
+)
+def test_too_many_workers_are_answered_with_the_word_that_helps(words: dict[str, str], advice: str) -> None:
+    (line,) = mistakes_of(**words)
+    assert line.startswith(f"workers={words['workers']}: more workers than the 4 micro-batches of a batch")
+    assert line.endswith(f"say {advice}")
+    name, value = advice.split("=")
+    assert mistakes_of(**words, **{name: value}) == []
+
+
+def test_any_number_of_workers_up_to_the_number_of_microbatches_will_do() -> None:
+    assert [mistakes_of(workers=str(workers)) for workers in (1, 2, 3, 4)] == [[]] * 4
+    assert Example.of({"batch_size": "60", "microbatch_size": "5"}).microbatches == 12
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = Example.of({})
+    with pytest.raises(ValidationError, match="frozen"):
+        config.depth = 3
+
+
+def test_every_way_to_a_config_holds_the_bounds() -> None:
+    for wrong in ({"depth": 0}, {"rate": float("inf")}, {"dept": 1}):
+        with pytest.raises(ValidationError):
+            Example(**wrong)
+
+
+RUNNING = {
+    "workers", "checkpoint_every", "keep", "sample_every", "log_every", "max_restarts", "hang_after",
+}  # fmt: skip
+
+
+def test_the_recipe_holds_what_fixes_the_numbers_and_nothing_else() -> None:
+    config = Example.of({"depth": "3", "workers": "2"})
+    assert set(Config().recipe()) == set(Config.model_fields) - RUNNING
+    assert set(config.recipe()) == set(Example.model_fields) - RUNNING - {"clip"}
+    assert config.recipe()["depth"] == 3
+    assert {"exchange", "threads_per_worker", "device", "precision", "microbatch_size", "seed"} <= set(config.recipe())
+
+
+def test_settings_are_described_with_the_familys_own_first() -> None:
+    rows = list(Example.described())
+    assert [row.name for row in rows][:2] == ["depth", "rate"]
+    assert {row.name for row in rows} == set(Example.model_fields)
+    by_name = {row.name: row for row in rows}
+    assert by_name["depth"].bounds == "at least 1, at most 20"
+    assert by_name["size"].bounds == "auto or at least 8"
+    assert by_name["mode"].bounds == "plain|fancy"
+    assert by_name["flag"][1:3] == ("false", "true|false")
+    assert by_name["widths"].default == "8:16"
+    assert (by_name["clip"].default, by_name["clip"].kind) == ("none", "running")
+    assert (by_name["rate"].unit, by_name["rate"].kind, by_name["rate"].help) == ("1/step", "recipe", "how fast")
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+WHOLE = st.integers(-(2**63), 2**63)
+VALUES = st.one_of(
+    st.tuples(st.just(int), WHOLE),
+    st.tuples(st.just(float), NUMBERS),
+    st.tuples(st.just(bool), st.booleans()),
+    st.tuples(st.just(str), st.text()),
+    st.tuples(st.just(float | None), NUMBERS | st.none()),
+    st.tuples(st.just(int | Literal["auto"]), WHOLE | st.just("auto")),
+    st.tuples(st.just(Literal["plain", "fancy"]), st.sampled_from(["plain", "fancy"])),
+    st.tuples(st.just(tuple[int, ...]), st.lists(WHOLE, min_size=1).map(tuple)),
+    st.tuples(st.just(tuple[float, ...]), st.lists(NUMBERS, min_size=1).map(tuple)),
+)
+
+
+@given(VALUES)
+def test_a_shown_value_is_read_as_itself(pair: tuple[Any, Any]) -> None:
+    annotation, value = pair
+    assert read_value(annotation, show_value(value)) == value
+
+
+FAMILIES = sorted(registry.families())
+
+
+def options_of(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_setting_of_every_family_says_what_it_is(family: str) -> None:
+    kind = registry.config_class(family)
+    assert kind.summary
+    assert "\n" not in kind.summary
+    for row in kind.described():
+        assert row.help, row.name
+        assert "\n" not in row.help, row.name
+        assert row.kind in ("recipe", "running"), row.name
+        annotation = kind.model_fields[row.name].annotation
+        if any(option is not str and option is not type(None) for option in options_of(annotation)):
+            assert row.bounds, f"{row.name} takes any value"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_default_of_every_family_is_a_word_that_its_setting_takes(family: str) -> None:
+    kind = registry.config_class(family)
+    for row in kind.described():
+        config = kind.of({row.name: row.default}, family)  # holds the bounds, or raises
+        assert getattr(config, row.name) == kind.model_fields[row.name].get_default(), row.name
+    assert kind.of({}, family) == kind()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_default_number_of_a_familys_own_lies_inside_its_bounds(family: str) -> None:
+    kind = registry.config_class(family)
+    common = {**Config.model_fields, **ImageConfig.model_fields}
+    for name, field in kind.model_fields.items():
+        default = field.get_default()
+        if name in common or isinstance(default, bool) or not isinstance(default, (int, float)):
+            continue
+        assert isinstance(field.json_schema_extra, dict)
+        bounds: Any = field.json_schema_extra["bounds"]
+        assert "at least" in bounds or "above" in bounds, f"{name} has no lower bound"
+        below = min(bounds.get("at most", float("inf")), bounds.get("below", float("inf")))
+        above = max(bounds.get("at least", -float("inf")), bounds.get("above", -float("inf")))
+        assert above <= default <= below, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tiny_variants_of_every_family_are_valid_and_tiny(family: str) -> None:
+    kind = registry.config_class(family)
+    assert kind.tiny
+    for name, words in kind.tiny.items():
+        config, mistakes = kind.from_words(words, family)
+        assert mistakes == [], name
+        assert config is not None
+        assert config.steps <= 10, name
+        assert config.microbatches >= 4, f"{name}: contract tests deal its micro-batches to 4 workers"

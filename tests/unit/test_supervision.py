@@ -1,0 +1,247 @@
+"""Watching a group of workers: who hangs, who is guilty, what is started anew. With a dummy group, without Ray."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from cluster import group
+from cluster.group import PATIENCE_AT_START, Look, Lost, guilty, hung_worker, supervise
+from cluster.show import Progress
+from trainers.engine.errors import CONFLICT, FAILED, STOPPED, PeerLost, Stopped, TroupeError
+
+BUSY = Look(silent=0.1, beats=100, idle=0.5, slowest=0.4, waiting=False)
+WAITING = BUSY._replace(idle=1000.0, waiting=True)
+RESULT = {"name": "mine", "steps": 4}
+
+
+class Dummy:
+    """A group whose life is a list of moments: outcomes, and looks where not all are busy. The last one stays."""
+
+    def __init__(self, *moments: Mapping[int, Any] | tuple[Mapping[int, Any], Sequence[Look]], size: int = 2) -> None:
+        self.moments = [moment if isinstance(moment, tuple) else (moment, [BUSY] * size) for moment in moments]
+        self.place = -1
+        self.ended = self.stopped = 0
+        self.lines = ["a notice"]
+        self.on_stop: Callable[[], None] = lambda: None
+
+    def outcomes(self) -> Mapping[int, Any]:
+        time.sleep(0.001)
+        self.place = min(self.place + 1, len(self.moments) - 1)
+        return self.moments[self.place][0]
+
+    def looks(self) -> Sequence[Look]:
+        return self.moments[self.place][1]
+
+    def news(self) -> tuple[Mapping[str, Any], Sequence[str]]:
+        lines, self.lines = self.lines, []
+        return {"step": 2, "steps": 4, "metrics": {}}, lines
+
+    def stop(self) -> None:
+        self.stopped += 1
+        self.on_stop()
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+class Watched:
+    """What came of supervising groups, one after the other."""
+
+    def __init__(
+        self,
+        groups: Iterable[Dummy | Exception],
+        max_restarts: int = 3,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.groups = list(groups)
+        self.started = 0
+        self.stream = io.StringIO()
+        self.result: Any = None
+        self.error: TroupeError | None = None
+        try:
+            self.result = supervise(self.start, max_restarts, 60.0, stop_requested, Progress(self.stream))
+        except TroupeError as error:
+            self.error = error
+        begun = [one for one in self.groups[: self.started] if isinstance(one, Dummy)]
+        assert all(one.ended == 1 for one in begun), "each group is ended, once"
+
+    def start(self) -> Any:
+        self.started += 1
+        one = self.groups[self.started - 1]
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    @property
+    def said(self) -> str:
+        return self.stream.getvalue()
+
+
+def killed(rank: int) -> Lost:
+    return Lost(f"worker {rank} died (killed, or out of memory)")
+
+
+def test_the_result_of_the_first_worker_is_the_runs() -> None:
+    watched = Watched([Dummy({}, {1: {}}, {1: {}, 0: RESULT})])
+    assert watched.result == RESULT
+    assert "a notice" in watched.said
+
+
+def test_a_lost_worker_starts_the_group_anew() -> None:
+    watched = Watched([Dummy({}, {1: killed(1)}), Dummy({0: RESULT, 1: RESULT})])
+    assert watched.result == RESULT
+    assert watched.started == 2
+    assert "worker 1 died" in watched.said
+    assert "going on from the newest checkpoint (restart 1 of 3)" in watched.said
+
+
+def test_after_so_many_restarts_it_is_told_in_one_line() -> None:
+    watched = Watched([Dummy({0: killed(0)}) for _ in range(5)], max_restarts=2)
+    assert watched.started == 3
+    assert watched.error is not None
+    assert watched.error.code == FAILED
+    assert watched.error.mistakes == [
+        "worker 0 died (killed, or out of memory) (2 restarts before); go on with --resume"
+    ]
+
+
+def test_no_restart_is_made_where_none_is_wanted() -> None:
+    watched = Watched([Dummy({0: killed(0)})], max_restarts=0)
+    assert watched.error is not None
+    assert watched.error.mistakes == ["worker 0 died (killed, or out of memory); go on with --resume"]
+
+
+def test_workers_that_do_not_start_are_a_lost_group() -> None:
+    watched = Watched([Lost("the workers did not start: gone"), Dummy({0: RESULT, 1: RESULT})])
+    assert watched.result == RESULT
+    assert watched.started == 2
+
+
+def test_a_place_that_is_not_there_is_no_loss() -> None:
+    watched = Watched([TroupeError("no room", 3)])
+    assert watched.started == 1
+    assert watched.error is not None
+    assert (watched.error.code, watched.error.mistakes) == (3, ["no room"])
+
+
+def test_a_workers_own_error_is_shown_at_once_and_nothing_is_started_anew() -> None:
+    own = TroupeError("step 3: the loss is not finite", FAILED)
+    watched = Watched([Dummy({}, {1: own}), Dummy({0: RESULT, 1: RESULT})])
+    assert watched.error is own
+    assert watched.started == 1
+
+
+def test_an_own_error_wins_over_a_loss_and_those_who_missed_others_are_never_shown() -> None:
+    own = TroupeError("another recipe", CONFLICT)
+    missed = PeerLost("lost the other workers: connection closed")
+    stopped = Stopped("stopped")
+    assert guilty({}) is None
+    assert guilty({0: RESULT}) is None
+    assert guilty({0: missed, 1: missed}) is None
+    assert guilty({0: missed, 1: own}) is own
+    assert guilty({0: killed(0), 1: own, 2: missed}) is own
+    assert guilty({0: stopped, 1: own}) is own
+    assert isinstance(guilty({0: missed, 1: killed(1)}), Lost)
+
+
+def test_a_worker_that_missed_others_waits_for_the_guilty_one_to_be_known() -> None:
+    missed = PeerLost("lost the other workers: connection closed")
+    own = TroupeError("worker 1: ValueError: broken", FAILED)
+    watched = Watched([Dummy({0: missed}, {0: missed}, {0: missed, 1: own})])
+    assert watched.error is own
+    watched = Watched([Dummy({0: missed}, {0: missed, 1: killed(1)}), Dummy({0: RESULT, 1: RESULT})])
+    assert watched.result == RESULT
+    assert "lost the other workers" not in watched.said
+
+
+def test_where_all_missed_one_another_the_group_is_started_anew() -> None:
+    missed = PeerLost("lost the other workers: connection closed")
+    watched = Watched([Dummy({0: missed, 1: missed}), Dummy({0: RESULT, 1: RESULT})])
+    assert watched.result == RESULT
+
+
+def test_a_worker_that_does_not_end_with_the_others_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "GRACE", 0.02)
+    watched = Watched([Dummy({1: RESULT})], max_restarts=0)
+    assert watched.error is not None
+    assert watched.error.mistakes == ["worker 0 did not end with the others; go on with --resume"]
+
+
+def test_a_stop_is_asked_for_once_and_ends_the_run_after_saving() -> None:
+    stopped = Stopped("mine: stopped at step 2, saved; go on with --resume mine")
+    dummy = Dummy({}, {}, {}, {0: stopped}, {0: stopped, 1: stopped})
+    watched = Watched([dummy], stop_requested=lambda: dummy.place >= 1)
+    assert dummy.stopped == 1
+    assert watched.error is stopped
+    assert stopped.code == STOPPED
+    assert "stopping: saving first" in watched.said
+
+
+def test_a_group_lost_while_it_was_stopped_is_not_started_anew() -> None:
+    watched = Watched([Dummy({}, {0: killed(0)}), Dummy({0: RESULT, 1: RESULT})], stop_requested=lambda: True)
+    assert watched.started == 1
+    assert isinstance(watched.error, Stopped)
+    assert "while it was stopped; go on with --resume" in watched.error.mistakes[0]
+
+
+def test_a_hung_worker_is_lost_and_the_group_started_anew() -> None:
+    hung = BUSY._replace(idle=125.0)
+    silent = BUSY._replace(silent=125.0, idle=125.0)
+    watched = Watched([
+        Dummy({}, ({}, [WAITING, hung])), Dummy(({}, [silent, WAITING])), Dummy({0: RESULT, 1: RESULT}),
+    ])  # fmt: skip
+    assert watched.result == RESULT
+    assert "worker 1 makes no progress since 2m05s" in watched.said
+    assert "worker 0 does not answer since 2m05s" in watched.said
+
+
+def test_a_group_is_ended_where_watching_it_fails() -> None:
+    class Broken(Dummy):
+        def looks(self) -> Sequence[Look]:
+            raise RuntimeError("a bug")
+
+    broken = Broken({})
+    with pytest.raises(RuntimeError, match="a bug"):
+        supervise(lambda: broken, 3, 60.0, lambda: False, Progress(io.StringIO()))
+    assert broken.ended == 1
+
+
+def test_nobody_hangs_where_all_are_busy() -> None:
+    assert hung_worker([], 60) is None
+    assert hung_worker([BUSY] * 4, 60) is None
+
+
+def test_a_worker_that_waits_is_never_the_one_that_hangs() -> None:
+    assert hung_worker([WAITING, WAITING, BUSY], 60) is None
+    assert hung_worker([WAITING, BUSY._replace(idle=61.0), WAITING], 60) == 1
+    assert hung_worker([BUSY._replace(idle=61.0), WAITING], 60) == 0
+
+
+def test_a_worker_that_no_longer_answers_hangs_even_where_it_waited() -> None:
+    assert hung_worker([BUSY, WAITING._replace(silent=61.0)], 60) == 1
+    assert hung_worker([BUSY, WAITING._replace(silent=59.0)], 60) is None
+
+
+def test_slow_work_gets_ten_times_its_slowest_piece() -> None:
+    slow = BUSY._replace(idle=90.0, slowest=10.0)
+    assert hung_worker([slow], 60) is None
+    assert hung_worker([slow._replace(idle=101.0)], 60) == 0
+
+
+def test_before_the_first_beat_there_is_more_patience() -> None:
+    starting = Look(silent=0.1, beats=0, idle=PATIENCE_AT_START - 1, slowest=0.0, waiting=False)
+    assert hung_worker([starting, BUSY], 60) is None
+    assert hung_worker([starting._replace(idle=PATIENCE_AT_START + 1), BUSY], 60) == 0
+    assert hung_worker([starting._replace(silent=PATIENCE_AT_START + 1), BUSY], 60) == 0
+    assert hung_worker([starting._replace(idle=PATIENCE_AT_START + 1)], 2 * PATIENCE_AT_START) is None
+
+
+def test_workers_that_all_wait_for_one_another_hang_together() -> None:
+    both = [WAITING._replace(idle=PATIENCE_AT_START + 1)] * 2
+    assert hung_worker(both, 60) == 0
+    assert hung_worker([both[0], WAITING._replace(idle=PATIENCE_AT_START - 1)], 60) is None
