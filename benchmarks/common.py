@@ -119,7 +119,12 @@ def report(
     print(table([{key: _cell(value) for key, value in row.items()} for row in rows], "nothing measured"))
     shown = bounds if len(bounds) <= 12 else [bound for bound in bounds if not bound.met]
     verdicts = [
-        {"bound": bound.what, "asked": bound.asked, "measured": short(bound.value), "": "met" if bound.met else "MISSED"}
+        {
+            "bound": bound.what,
+            "asked": bound.asked,
+            "measured": short(bound.value),
+            "": "met" if bound.met else "MISSED",
+        }
         for bound in shown
     ]
     print(f"\n{table(verdicts, 'all bounds are met')}")

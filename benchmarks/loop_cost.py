@@ -32,7 +32,7 @@ def side(case: str, what: str, steps: int) -> list[float]:
     import workload
     from torch import nn
 
-    from trainers.engine.family import Loss, MicroBatch, Networks, Phase
+    from trainers.engine.family import Loss, MicroBatch, Networks
     from trainers.families.dcgan.training import DCGAN
 
     class Small(nn.Module):
@@ -86,9 +86,7 @@ def main() -> None:
     for case, limit in AT_MOST.items():
         counts = STEPS if case == "64 px, batch 64" else SMALL_STEPS
         sides = {
-            f"{case}: {what}": partial(
-                common.side, __file__, case, what, steps, environment=common.our_environment()
-            )
+            f"{case}: {what}": partial(common.side, __file__, case, what, steps, environment=common.our_environment())
             for what, steps in counts.items()
         }
         answers = raw[case] = common.alternate(sides, given.rounds)
@@ -103,9 +101,7 @@ def main() -> None:
                 "part of it in %": common.spread([100 * part for part in parts]),
             })  # fmt: skip
             if what == "one parameter":
-                bounds.append(
-                    common.at_most(f"{case}: our own code, part of a step", statistics.median(parts), limit)
-                )
+                bounds.append(common.at_most(f"{case}: our own code, part of a step", statistics.median(parts), limit))
     common.report("loop_cost", given.rounds, rows, bounds, raw)
 
 

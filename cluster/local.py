@@ -18,7 +18,6 @@ from cluster.environment import environment, worker_environment
 from trainers.engine.errors import FAILED, PeerLost, TroupeError
 from trainers.engine.world import World, free_port
 
-
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}  # workers of one machine meet there
 
 

@@ -16,7 +16,7 @@ from cluster import checks
 from cluster.show import duration, size
 from trainers import registry
 from trainers.data import imagefolder, sources
-from trainers.engine import checkpoint, runfolder
+from trainers.engine import checkpoint, pictures, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.runfolder import RunFolder
 from trainers.run import versions
@@ -68,7 +68,8 @@ def sample(name: str, runs: Path, families: Sequence[Path], count: int, seed: in
     folder, state, family = _opened(name, runs, families)
     import torch
 
-    from trainers.engine.loop import CHUNK, as_uint8, write_images
+    from trainers.engine.loop import CHUNK
+    from trainers.engine.tensors import as_uint8
 
     inputs = family.sample_inputs(torch.Generator().manual_seed(seed), count)
     if not inputs:
@@ -81,7 +82,7 @@ def sample(name: str, runs: Path, families: Sequence[Path], count: int, seed: in
         ]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_images(out, torch.cat(parts))
+        pictures.write_grid(out, torch.cat(parts).numpy())
     except (OSError, ValueError) as error:
         raise TroupeError(f"--out {out}: cannot be written ({error})", SURROUNDINGS) from error
     return {"file": str(out), "count": count, "seed": seed, "step": state["step"]}
@@ -114,16 +115,13 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
 
 def load_exported(folder: Path, families: Sequence[Path] = ()) -> dict[str, Any]:
     """The networks of an exported folder, in eval mode, by name."""
-    from safetensors.torch import load_file
+    from trainers.engine.tensors import read_weights
 
     config = json.loads((folder / "config.json").read_text())
     kind = registry.config_class(config["family"], families)
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
     family = registry.family_class(config["family"], families)(kind.of(settings, config["family"]), config["facts"])
-    weights: dict[str, dict[str, Any]] = {}
-    for key, tensor in load_file(folder / "weights.safetensors").items():
-        network, _, rest = key.partition(".")
-        weights.setdefault(network, {})[rest] = tensor
+    weights = read_weights(folder / "weights.safetensors")
     return _networks(family, {"networks": weights, "ema": {}})
 
 

@@ -15,7 +15,7 @@ from cluster.verify import TOLERANCE, compare
 from tests.jobs import OWN_FAMILIES, last_state, microbatches, plan_of, trained, variants
 from trainers import registry
 from trainers.engine import checkpoint
-from trainers.engine.loop import named_tensors
+from trainers.engine.tensors import named_tensors
 
 EVERY = pytest.mark.parametrize(("family", "variant"), variants())
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -160,6 +160,6 @@ def fail_on(world: World, rank: int) -> int:
 
 
 def test_the_guilty_process_speaks(fresh_pool: LocalGroup) -> None:
-    with pytest.raises(TroupeError, match="(?s)worker 1: .*a mistake of rank 1") as raised:
+    with pytest.raises(TroupeError, match=r"(?s)worker 1: .*a mistake of rank 1") as raised:
         fresh_pool.run(fail_on, 1)
     assert "ValueError" in str(raised.value)

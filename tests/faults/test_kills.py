@@ -7,8 +7,17 @@ import signal
 import time
 
 import pytest
-
-from commands import FRAGILE, OWN_FAMILIES, Commands, assert_same_run, checkpoints, leftovers, metrics, until, until_step
+from commands import (
+    FRAGILE,
+    OWN_FAMILIES,
+    Commands,
+    assert_same_run,
+    checkpoints,
+    leftovers,
+    metrics,
+    until,
+    until_step,
+)
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 

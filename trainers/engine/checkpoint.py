@@ -71,8 +71,13 @@ def disk_mistake(path: Path, error: BaseException) -> str:
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole. Damaged ones are set aside, with a warning."""
+    """The newest checkpoint that is whole. Damaged ones are set aside, with a warning; half-made ones are removed."""
+    for leftover in folder.glob(".making_*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     for path in reversed(all_in(folder)):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if manifest_of(path)["format"] > FORMAT:
+                raise TroupeError(f"{path}: written by a newer troupe; install that to go on", SURROUNDINGS)
         damage = damage_of(path)
         if damage is None:
             return path
@@ -87,8 +92,6 @@ def damage_of(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        if manifest["format"] > FORMAT:
-            return f"written by a newer troupe, format {manifest['format']}"
         for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
             if (path / name).stat().st_size != facts["bytes"]:
                 return f"{name} has another size than its manifest says"

@@ -35,6 +35,11 @@ def write_png(path: Path, image: Image.Image, magnify: int = 1) -> None:
     making.replace(path)
 
 
+def write_grid(path: Path, images: np.ndarray) -> None:
+    """A grid of images as PNG; small images are magnified so that they can be seen."""
+    write_png(path, grid(images), magnify=2 if images.shape[1] <= 32 else 1)
+
+
 def write_timelapse(path: Path, grids: Sequence[Path], seconds: float = 6.0, most: int = 120) -> None:
     """An endless GIF of at most `most` of the grids, in `seconds`, that rests on the last one."""
     if not grids:

@@ -23,7 +23,9 @@ def seed_of(*key: object) -> int:
 def order(size: int, seed: int, epoch: int) -> np.ndarray:
     """The order of `size` samples in an epoch: every sample once. Shape (size,), int64."""
     bits = np.random.Philox(key=[seed, epoch])
-    return np.random.Generator(bits).permutation(size)
+    permutation = np.random.Generator(bits).permutation(size)
+    permutation.setflags(write=False)  # it is kept, and handed out in parts
+    return permutation
 
 
 def sample_indices(size: int, seed: int, start: int, count: int) -> np.ndarray:

@@ -8,7 +8,8 @@ from trainers.engine.settings import ImageConfig, setting
 class Config(ImageConfig):
     summary: ClassVar[str] = "made up for tests: penalties, clipping, carried state, masks, closures, evaluation"
     tiny: ClassVar = {
-        "tiny": {"batch_size": 24, "microbatch_size": 4, "steps": 4, "evaluate_every": 2, "memory_format": "contiguous"},
+        "tiny": {"batch_size": 24, "microbatch_size": 4, "steps": 4, "evaluate_every": 2,
+                 "memory_format": "contiguous"},
         "uneven": {"batch_size": 20, "microbatch_size": 4, "steps": 4, "ema": 0.9, "memory_format": "contiguous"},
     }  # fmt: skip
 

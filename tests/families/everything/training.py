@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
+from trainers.families.everything.networks import Critic, Generator, Line, Reader
 
 from trainers.data.images import signed
 from trainers.engine.family import Family, Loss, MicroBatch, Networks, Phase
 from trainers.engine.schedules import Schedule, constant
-from trainers.families.everything.networks import Critic, Generator, Line, Reader
 
 
 class Everything(Family):
@@ -28,7 +28,8 @@ class Everything(Family):
     def optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, tuple[torch.optim.Optimizer, Schedule]]:
         return {
             "critic": (torch.optim.Adam(networks["critic"].parameters(), betas=(0.0, 0.9)), constant(lr=1e-3)),
-            "generator": (torch.optim.RMSprop(networks["generator"].parameters()), lambda step: {"lr": 1e-3 / (1 + step)}),
+            "generator": (torch.optim.RMSprop(networks["generator"].parameters()),
+                          lambda step: {"lr": 1e-3 / (1 + step)}),
             "reader": (torch.optim.SGD(networks["reader"].parameters(), momentum=0.9, nesterov=True, weight_decay=1e-3),
                        lambda step: {"lr": 0.1, "momentum": 0.9 - 0.1 * (step % 2)}),
             "line": (torch.optim.LBFGS(networks["line"].parameters(), max_iter=4, line_search_fn="strong_wolfe"),

@@ -1,0 +1,168 @@
+"""What a run writes down while it trains, in its folder, and what it tells its watcher."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainers.engine import checkpoint, pictures
+from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.runfolder import RunFolder
+from trainers.engine.tensors import as_uint8, read_weights
+
+if TYPE_CHECKING:
+    from trainers.engine.loop import Trainer
+
+GRID_CELLS = 64
+
+
+class Recorder:
+    """Writes metrics, grids and checkpoints of one run; on ranks other than 0 it only takes part."""
+
+    def __init__(self, trainer: Trainer, folder: RunFolder, facts: Mapping[str, Any]) -> None:
+        self.trainer, self.folder, self.facts = trainer, folder, facts
+        self.config, self.control = trainer.config, trainer.control
+        self.first = trainer.world.rank == 0
+        self.seconds = 0.0  # of training before this process
+        self.started = time.monotonic()
+        self.since = (0, time.monotonic())  # step and time from which the speed is counted
+        self.speed = 0.0
+        self.events: Any = None
+        self.saved = (-1, 0)  # step and phases done of the newest checkpoint
+
+    def begin(self) -> None:
+        """Go on from the newest checkpoint; or save the first one."""
+        trainer = self.trainer
+        newest = checkpoint.newest(self.folder.checkpoints, self.control.say) if self.first else None
+        name = trainer.world.agree(newest.name if newest else None)
+        if name is not None:
+            path = self.folder.checkpoints / name
+            trainer.restore(checkpoint.load(path))
+            self.seconds = float(checkpoint.manifest_of(path).get("seconds", 0))
+            self.saved = (trainer.step, trainer.phases_done)
+            if self.first:
+                self.folder.forget_after(trainer.step)
+        else:
+            for weights in self.folder.path.glob("from.*"):
+                trainer.load_weights(read_weights(weights))
+        self.started = time.monotonic()
+        self.since = (trainer.step, self.started)
+        if name is None:
+            if self.first and not self.folder.real.exists():
+                pictures.write_grid(self.folder.real, as_uint8(trainer.data.examples(GRID_CELLS)).numpy())
+            self.draw()
+            self.save()
+        self._tell()
+
+    def after_step(self) -> None:
+        """Metrics, evaluation, grid and checkpoint, where this step is one for them."""
+        trainer, config, step = self.trainer, self.config, self.trainer.step
+        last = step >= config.steps
+        if self.first and (step % config.log_every == 0 or last):
+            self._write_metrics()
+        better = False
+        if config.evaluate_every and (step % config.evaluate_every == 0 or last):
+            trainer.results = trainer.evaluate()
+            better = trainer.is_better(trainer.results)
+            self._write(trainer.results)
+        if step % config.sample_every == 0 or last:
+            self.draw()
+        if step % config.checkpoint_every == 0 or last or better:
+            self.save()
+        self._tell()
+
+    def draw(self) -> None:
+        """The fixed grid of this step."""
+        images = self.trainer.draw_grid()
+        if images is None or not self.first:
+            return
+        path = self.folder.grids / f"step_{self.trainer.step:08d}.png"
+        pictures.write_grid(path, images.numpy())
+        if self.events is not None:
+            sheet = pictures.grid(images.numpy()).convert("RGB")
+            self.events.add_image("grid", np.asarray(sheet), self.trainer.step, dataformats="HWC")
+
+    def save(self) -> None:
+        """A checkpoint of this moment, when the replicas agree; nothing where there is one."""
+        trainer = self.trainer
+        if self.saved == (trainer.step, trainer.phases_done):
+            return
+        trainer.check()
+        state = trainer.state()
+        name = checkpoint.name_of(trainer.step, trainer.phases_done)
+        failure: TroupeError | None = None
+        if self.first:
+            try:
+                facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3)}
+                checkpoint.save(self.folder.checkpoints, name, state, facts)
+                best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
+                checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
+            except TroupeError as error:
+                failure = error
+        failure = trainer.world.agree(failure)
+        if failure is not None:
+            raise failure
+        self.saved = (trainer.step, trainer.phases_done)
+        self.control.beat()
+
+    def finish(self) -> dict[str, Any]:
+        """The result of a run that has made its last step."""
+        trainer = self.trainer
+        self.save()
+        grids = sorted(self.folder.grids.glob("step_*.png"))
+        result = {
+            "name": self.folder.name,
+            "steps": trainer.step,
+            "seconds": round(self._elapsed(), 1),
+            "images_per_second": round(self.speed, 2),
+            "metrics": {**trainer.metrics, **trainer.results},
+            "best": trainer.best,
+            "checkpoint": f"checkpoints/{checkpoint.name_of(trainer.step)}",
+            "grid": f"grids/{grids[-1].name}" if grids else None,
+            "timelapse": "timelapse.gif" if grids else None,
+        }
+        if self.first:
+            pictures.write_timelapse(self.folder.timelapse, grids)
+            checkpoint.write_durably(self.folder.result, json.dumps(result, indent=1) + "\n")
+            if self.events is not None:
+                self.events.close()
+        return result
+
+    def _write_metrics(self) -> None:
+        step = self.trainer.step
+        now = time.monotonic()
+        before, then = self.since
+        if now > then and step > before:
+            self.speed = (step - before) * self.config.batch_size / (now - then)
+            self.since = (step, now)
+        self._write({**self.trainer.metrics, "images_per_second": round(self.speed, 2)})
+
+    def _write(self, row: Mapping[str, float]) -> None:
+        """A row of metrics.jsonl, and the same for TensorBoard."""
+        if not self.first:
+            return
+        step = self.trainer.step
+        try:
+            with open(self.folder.metrics, "a") as file:
+                file.write(json.dumps({"step": step, "seconds": round(self._elapsed(), 3), **row}) + "\n")
+            if self.events is None:
+                from tensorboardX import SummaryWriter  # heavy: not before the first step
+
+                self.events = SummaryWriter(str(self.folder.path), purge_step=step)
+            for name, value in row.items():
+                self.events.add_scalar(name, value, step)
+        except OSError as error:
+            raise TroupeError(checkpoint.disk_mistake(self.folder.path, error), SURROUNDINGS) from error
+
+    def _tell(self) -> None:
+        self.control.progress = {
+            "step": self.trainer.step, "steps": self.config.steps, "images_per_second": self.speed,
+            "metrics": {**self.trainer.metrics, **self.trainer.results},
+        }  # fmt: skip
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.started
