@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from cluster.cli import table
+from cluster import cli
 from cluster.environment import worker_environment
 from trainers.run import processor
 
@@ -116,18 +116,11 @@ def report(
     name: str, rounds: int, rows: Sequence[Mapping[str, Any]], bounds: Sequence[Bound], raw: Any, **facts: Any
 ) -> None:
     """Print the rows and bounds, and write them with everything that was measured to results/NAME.json."""
-    print(table([{key: _cell(value) for key, value in row.items()} for row in rows], "nothing measured"))
+    show(rows)
     shown = bounds if len(bounds) <= 12 else [bound for bound in bounds if not bound.met]
-    verdicts = [
-        {
-            "bound": bound.what,
-            "asked": bound.asked,
-            "measured": short(bound.value),
-            "": "met" if bound.met else "MISSED",
-        }
-        for bound in shown
-    ]
-    print(f"\n{table(verdicts, 'all bounds are met')}")
+    print()
+    show([{"bound": bound.what, "asked": bound.asked, "measured": bound.value,
+           "": "met" if bound.met else "MISSED"} for bound in shown])  # fmt: skip
     if len(shown) < len(bounds):
         print(f"{len(bounds) - len(shown)} of {len(bounds)} bounds are met; the file has them all")
     result = {
@@ -144,6 +137,11 @@ def report(
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\nwritten: benchmarks/results/{path.name}")
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as a table."""
+    print(cli.table([{key: _cell(value) for key, value in row.items()} for row in rows], "(no bound is missed)"))
 
 
 def machine() -> dict[str, Any]:

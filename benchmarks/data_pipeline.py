@@ -124,8 +124,8 @@ def main() -> None:
     held = {name: {kind: common.spread([answer[kind] for answer in answers]) for kind in answers[0]}
             for name, answers in memory.items()}  # fmt: skip
     few, many = held.values()
-    print(common.table([{"": name, **{f"{kind} MB": str(value) for kind, value in kinds.items()}}
-                        for name, kinds in held.items()], ""), end="\n\n")  # fmt: skip
+    common.show([{"": name, **{f"{kind} MB": value for kind, value in kinds.items()}} for name, kinds in held.items()])
+    print()
     growth = many["own"].median - few["own"].median
     part = growth / (many["images"].median - few["images"].median)
     bounds.append(common.at_most(f"own memory more with {MANY} images than with {FEW}, of their bytes", part, ALLOWED))

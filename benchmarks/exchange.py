@@ -3,7 +3,8 @@
 Exact: `meet` (with a small row, as in training) and `average`; gradients lie in their slots, added up within each
 worker. gloo: `all_reduce` of one flat vector, then its division. The slowest worker counts, the median of the
 repetitions in one process group. Each side of a round has processes of its own, in the environment of workers, one
-thread each. "messages" is the exchange without shared memory, as between hosts. More workers than cores: oversubscribed.
+thread each. "messages" is the exchange without shared memory, as between hosts. A row with more workers than cores is
+marked oversubscribed: processes then wait for cores as well as for each other.
 """
 
 from __future__ import annotations

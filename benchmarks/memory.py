@@ -30,7 +30,7 @@ ALLOWED_MB, ALLOWED_PART = 2.0, 0.01  # whichever is more
 def run(first: int, last: int, over: int) -> list[dict[str, float]]:
     """Step and megabytes, twice a second, of one run."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [TROUPE, "train", "dcgan", f"steps={last + over}", *TINY, "--name", "tiny"]
+        command = [str(TROUPE), "train", "dcgan", f"steps={last + over}", *TINY, "--name", "tiny"]
         with open(Path(folder, "output"), "wb") as output:
             process = subprocess.Popen(
                 command, cwd=folder, env=common.plain_environment(), stdout=output, stderr=output

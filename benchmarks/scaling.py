@@ -38,13 +38,14 @@ def train(world: World, case: str, exchange: str, alone: bool, steps: int) -> fl
     trainer = workload.trainer_of(family, config, data, World() if alone else world)
     world.gather(None)  # begin together
     seconds = workload.seconds_of_steps(trainer.advance, WARM_UP, steps)
-    return config.batch_size / statistics.median(seconds)
+    speed: float = config.batch_size / statistics.median(seconds)
+    return speed
 
 
 def one_group(case: str, workers: int, exchange: str, alone: bool, steps: int) -> float:
     with LocalGroup(workers) as group:
         speeds = group.run(train, case, exchange, alone, steps)
-    return sum(speeds) if alone else speeds[0]
+    return float(sum(speeds) if alone else speeds[0])
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """Seconds from the shell to the end of the first step of training, and the CPU seconds of everything that is started.
 
-`troupe train dcgan` with 1 worker against a least script with torch alone; with 2 workers against a least script with
-Ray's TorchTrainer and its defaults (benchmarks/first_step). All train the same networks, 32 px, global batch 64, for one
-step of both networks; ours reads its data, draws a grid and saves a checkpoint before it, which the others do not.
+`troupe train dcgan` with 1 worker against the least script with torch alone; with 2 workers against the least script
+with Ray's TorchTrainer and its defaults (both in benchmarks/first_step). All train the same networks, 32 px, global
+batch 64, for one step of both networks; ours reads its data, draws a grid and saves a checkpoint before it, which the
+others do not.
 
 The moment of the first step is the time of change of a file that is written right after it: `metrics.jsonl` on our
 side (one step, so one row), a file of its own on the other. CPU seconds: this process makes itself the parent of all

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.environment import environment, worker_environment
-from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.errors import SURROUNDINGS, Stopped, TroupeError
 from trainers.engine.settings import Config
 
 OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
@@ -57,6 +57,8 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[None]:
                 log_to_driver=False, logging_level=logging.ERROR, configure_logging=False,
                 object_store_memory=OBJECT_STORE,
             )  # fmt: skip
+        except SystemExit:  # SIGTERM meanwhile, in the words of Ray's handler
+            raise Stopped("stopped before it began") from None
         except Exception as error:
             raise TroupeError(f"Ray did not start: {str(error).strip().splitlines()[-1]}", SURROUNDINGS) from error
     try:
@@ -109,13 +111,14 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
             mark.write_text("")
         look = ray.remote(num_cpus=0)(facts_of_node)
         answers = {
-            node["NodeManagerAddress"]: look.options(
+            node["NodeID"]: look.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             ).remote([str(mark) for mark in marks.values()])
             for node in nodes
         }
         mistakes = []
-        for name, answer in answers.items():
+        for node in nodes:
+            name, answer = node["NodeManagerAddress"], answers[node["NodeID"]]
             try:
                 there = ray.get(answer, timeout=60)
             except Exception as error:

@@ -7,6 +7,7 @@ import json
 import shutil
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from trainers import registry
 from trainers.data import sources
 from trainers.engine import checkpoint, runfolder
 from trainers.engine.control import Control
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean, of_worker
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import Config, show_value
 from trainers.run import Plan, open_for, run, versions
@@ -117,6 +118,14 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
             result = _here(plan, progress)
         else:
             result = _on_ray(plan, config, order, progress)
+    except TroupeError as error:
+        if (
+            prepared.folder is None
+            and error.code in (SURROUNDINGS, CONFLICT)
+            and not checkpoint.all_in(folder.checkpoints)
+        ):
+            shutil.rmtree(folder.path, ignore_errors=True)  # it never began, and the name is free again
+        raise
     finally:
         progress.end()
     return with_paths(result, folder)
@@ -360,6 +369,13 @@ def _here(plan: Plan, progress: Progress) -> dict[str, Any]:
     try:
         with signals(ask):
             return run(plan, World(), control)
+    except TroupeError:
+        raise
+    except Exception as error:
+        log = RunFolder(plan.folder).logs / "rank_0.log"
+        with contextlib.suppress(OSError), open(log, "a") as file:
+            traceback.print_exc(file=file)
+        raise of_worker(0, error, log) from error
     finally:
         done.set()
         watcher.join()
@@ -372,32 +388,48 @@ def _on_ray(plan: Plan, config: Config, order: Order, progress: Progress) -> dic
 
     asked = threading.Event()
     folders = [plan.folder, *plan.families]
-    with signals(asked.set), ray_for(config, order.address, order.oversubscribe, folders) as runtime_env:
+    with (
+        signals(asked.set) as install,
+        ray_for(config, order.address, order.oversubscribe, folders) as runtime_env,
+    ):
+        install()  # Ray has put handlers of its own there
         return supervise(
             lambda: ActorGroup(plan, runtime_env), config.max_restarts, config.hang_after, asked.is_set, progress
         )
 
 
 @contextlib.contextmanager
-def signals(ask: Callable[[], None]) -> Iterator[None]:
-    """Inside, the first SIGINT or SIGTERM calls `ask`; a second one ends the process as usual."""
+def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Inside, the first SIGINT or SIGTERM calls `ask`; a second one ends the process as usual.
+
+    Yields what installs the handlers again, where somebody may have replaced them.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = False
 
-    def handle(number: int, frame: Any) -> None:
-        for known, handler in before.items():
-            signal.signal(known, handler if handler is not None else signal.SIG_DFL)
-        ask()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
+    def put_back() -> None:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        put_back()
+        ask()
+
+    def install() -> None:
+        put_back()
+        for number in before if not asked else ():
+            signal.signal(number, handle)
+
+    install()
+    try:
+        yield install
+    finally:
+        put_back()
 
 
 def dry_run(order: Order) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from trainers.engine.control import Control
-from trainers.engine.errors import FAILED, PeerLost, TroupeError
+from trainers.engine.errors import PeerLost, TroupeError, of_worker
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.world import free_port, join
 from trainers.run import Plan, run
@@ -45,8 +45,7 @@ class Worker:
             return error
         except Exception as error:
             traceback.print_exc()
-            where = f"logs/{log.name}"
-            return TroupeError(f"worker {rank}: {type(error).__name__}: {error} (traceback in {where})", FAILED)
+            return of_worker(rank, error, log)
         finally:
             sys.stdout.flush()
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from trainers.engine import checkpoint
-from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 
 
 def state_of(step: int) -> dict[str, Any]:
@@ -192,13 +192,19 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(tmp
     assert checkpoint.newest(tmp_path, nothing) == tmp_path / "step_00000100"  # told once
 
 
-def test_nothing_is_found_where_all_are_damaged_or_none_is_there(tmp_path: Path) -> None:
-    warnings: list[str] = []
+def test_nothing_is_found_where_none_is_there(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "missing", nothing) is None
+
+
+def test_where_all_are_damaged_nothing_is_changed_and_one_line_says_so(tmp_path: Path) -> None:
     for step in (100, 200):
         flip(save(tmp_path, step))
-    assert checkpoint.newest(tmp_path, warnings.append) is None
-    assert len(warnings) == 2
+    warnings: list[str] = []
+    with pytest.raises(TroupeError, match=r"no checkpoint is whole \(step_00000200: ") as caught:
+        checkpoint.newest(tmp_path, warnings.append)
+    assert caught.value.code == CONFLICT
+    assert len(checkpoint.all_in(tmp_path)) == 2
+    assert warnings == []
 
 
 @pytest.mark.parametrize(

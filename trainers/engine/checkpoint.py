@@ -14,11 +14,11 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 
 FORMAT = 1
 NAME = re.compile(r"step_(\d{8,})(?:_phase_(\d+))?$")
@@ -70,8 +70,21 @@ def disk_mistake(path: Path, error: BaseException) -> str:
     return f"{path}: could not be written ({str(error).splitlines()[0]})"
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, a write that fails becomes one line (TroupeError, exit code 3)."""
+    try:
+        yield
+    except OSError as error:
+        raise TroupeError(disk_mistake(path, error), SURROUNDINGS) from error
+
+
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole. Damaged ones are set aside, with a warning; half-made ones are removed."""
+    """The newest checkpoint that is whole. Damaged ones are set aside, with a warning; half-made ones are removed.
+
+    Raises TroupeError (exit code 4), and changes nothing, where all are damaged.
+    """
+    damaged: dict[Path, str] = {}
     for leftover in folder.glob(".making_*"):
         shutil.rmtree(leftover, ignore_errors=True)
     for path in reversed(all_in(folder)):
@@ -80,11 +93,19 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
                 raise TroupeError(f"{path}: written by a newer troupe; install that to go on", SURROUNDINGS)
         damage = damage_of(path)
         if damage is None:
+            for sick, reason in damaged.items():
+                aside = sick.with_name(sick.name + ".damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(sick, aside)
+                warn(f"{sick.name}: damaged ({reason}); set aside as {aside.name}, the one before is used")
             return path
-        aside = path.with_name(path.name + ".damaged")
-        shutil.rmtree(aside, ignore_errors=True)
-        os.rename(path, aside)
-        warn(f"{path.name}: damaged ({damage}); set aside as {aside.name}, the one before is used")
+        damaged[path] = damage
+    if damaged:
+        path, reason = next(iter(damaged.items()))
+        raise TroupeError(
+            f"{folder}: no checkpoint is whole ({path.name}: {reason}); restore one from a copy, or begin a new run",
+            CONFLICT,
+        )
     return None
 
 

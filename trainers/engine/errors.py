@@ -38,6 +38,12 @@ class PeerLost(TroupeError):
     """This worker is fine, but another one no longer answers. Never shown: the guilty worker's own error is."""
 
 
+def of_worker(rank: int, error: Exception, log: object) -> TroupeError:
+    """An error that nobody foresaw, in one line; its traceback is in the worker's log."""
+    said = (str(error).strip().splitlines() or [""])[0]
+    return TroupeError(f"worker {rank}: {type(error).__name__}: {said} (traceback in {log})", FAILED)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the known word nearest to `word`, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

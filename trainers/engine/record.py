@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainers.engine import checkpoint, pictures
-from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.errors import TroupeError
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.tensors import as_uint8, read_weights
 
@@ -45,7 +45,8 @@ class Recorder:
             self.seconds = float(checkpoint.manifest_of(path).get("seconds", 0))
             self.saved = (trainer.step, trainer.phases_done)
             if self.first:
-                self.folder.forget_after(trainer.step)
+                with checkpoint.writing(self.folder.path):
+                    self.folder.forget_after(trainer.step)
         else:
             for weights in self.folder.path.glob("from.*"):
                 trainer.load_weights(read_weights(weights))
@@ -53,7 +54,8 @@ class Recorder:
         self.since = (trainer.step, self.started)
         if name is None:
             if self.first and not self.folder.real.exists():
-                pictures.write_grid(self.folder.real, as_uint8(trainer.data.examples(GRID_CELLS)).numpy())
+                with checkpoint.writing(self.folder.path):
+                    pictures.write_grid(self.folder.real, as_uint8(trainer.data.examples(GRID_CELLS)).numpy())
             self.draw()
             self.save()
         self._tell()
@@ -81,10 +83,11 @@ class Recorder:
         if images is None or not self.first:
             return
         path = self.folder.grids / f"step_{self.trainer.step:08d}.png"
-        pictures.write_grid(path, images.numpy())
-        if self.events is not None:
-            sheet = pictures.grid(images.numpy()).convert("RGB")
-            self.events.add_image("grid", np.asarray(sheet), self.trainer.step, dataformats="HWC")
+        with checkpoint.writing(self.folder.path):
+            pictures.write_grid(path, images.numpy())
+            if self.events is not None:
+                sheet = pictures.grid(images.numpy()).convert("RGB")
+                self.events.image("grid", np.asarray(sheet), self.trainer.step)
 
     def save(self) -> None:
         """A checkpoint of this moment, when the replicas agree; nothing where there is one."""
@@ -126,10 +129,9 @@ class Recorder:
             "timelapse": "timelapse.gif" if grids else None,
         }
         if self.first:
-            pictures.write_timelapse(self.folder.timelapse, grids)
-            checkpoint.write_durably(self.folder.result, json.dumps(result, indent=1) + "\n")
-            if self.events is not None:
-                self.events.close()
+            with checkpoint.writing(self.folder.path):
+                pictures.write_timelapse(self.folder.timelapse, grids)
+                checkpoint.write_durably(self.folder.result, json.dumps(result, indent=1) + "\n")
         return result
 
     def _write_metrics(self) -> None:
@@ -146,17 +148,14 @@ class Recorder:
         if not self.first:
             return
         step = self.trainer.step
-        try:
+        with checkpoint.writing(self.folder.path):
             with open(self.folder.metrics, "a") as file:
                 file.write(json.dumps({"step": step, "seconds": round(self._elapsed(), 3), **row}) + "\n")
             if self.events is None:
-                from tensorboardX import SummaryWriter  # heavy: not before the first step
+                from trainers.engine.events import EventFile  # heavy: not before the first step
 
-                self.events = SummaryWriter(str(self.folder.path), purge_step=step)
-            for name, value in row.items():
-                self.events.add_scalar(name, value, step)
-        except OSError as error:
-            raise TroupeError(checkpoint.disk_mistake(self.folder.path, error), SURROUNDINGS) from error
+                self.events = EventFile(self.folder.path, step)
+            self.events.scalars(row, step)
 
     def _tell(self) -> None:
         self.control.progress = {

@@ -1,0 +1,198 @@
+"""What each verb does, on tiny runs in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cluster import train, use
+from cluster.cli import command
+from cluster.verify import compare
+from tests.jobs import last_state
+from trainers.engine import checkpoint
+from trainers.engine.errors import CONFLICT, WORDS, TroupeError
+
+TINY = ("image_size=16", "width=4", "latent=8", "batch_size=8", "microbatch_size=2", "device=cpu")
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ended(path: Path) -> dict[str, Any]:
+    return last_state(path)
+
+
+def test_a_run_leaves_its_pictures_metrics_and_events(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["train", "dcgan", *TINY, "steps=6", "sample_every=2", "log_every=2"]) == 0
+    told = capsys.readouterr().out
+    run = room / "runs/dcgan-1"
+    for part in ("grids/step_00000006.png", "timelapse.gif", "checkpoints/step_00000006"):
+        assert f"runs/dcgan-1/{part}" in told
+        assert (run / part).exists()
+    grid = np.asarray(Image.open(run / "grids/step_00000006.png"))
+    assert grid.std() > 1
+    assert Image.open(run / "timelapse.gif").n_frames == 4
+    assert Image.open(run / "real.png").size == Image.open(run / "grids/step_00000006.png").size
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert rows[-1].keys() >= {"discriminator_loss", "generator_loss", "images_per_second", "seconds"}
+    (events,) = run.glob("events.out.tfevents.*")
+    content = events.read_bytes()
+    assert b"generator_loss" in content
+    assert b"PNG" in content
+    assert json.loads((run / "result.json").read_text())["grid"] == "grids/step_00000006.png"
+
+
+def test_raising_steps_goes_on_with_the_bits_of_one_run(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["train", "dcgan", *TINY, "steps=6", "--name", "straight"]) == 0
+    assert command(["train", "dcgan", *TINY, "steps=3", "--name", "parts"]) == 0
+    capsys.readouterr()
+    assert command(["train", "--resume", "parts"]) == 0
+    assert "finished before, at step 3; raise steps to go on" in capsys.readouterr().out
+    assert command(["train", "--resume", "parts", "steps=6"]) == 0
+    assert all(d.relative == 0 for d in compare(ended(room / "runs/straight"), ended(room / "runs/parts")))
+    assert command(["train", "--resume", "parts", "steps=2"]) == CONFLICT
+    assert "parts has made 6 steps already" in capsys.readouterr().err
+
+
+def test_another_recipe_is_refused_with_each_difference(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["train", "dcgan", *TINY, "steps=2"]) == 0
+    capsys.readouterr()
+    words = ["train", "--resume", "dcgan-1", "steps=4", "learning_rate=1e-3", "seed=5", "keep=1"]
+    assert command(words) == CONFLICT
+    errors = capsys.readouterr().err.splitlines()
+    assert errors == [
+        "troupe: learning_rate: dcgan-1 has 0.0002, you said 0.001",
+        "troupe: seed: dcgan-1 has 0, you said 5",
+        "troupe: dcgan-1 was begun with another recipe; --allow-changes goes on all the same",
+    ]
+    assert checkpoint.all_in(room / "runs/dcgan-1/checkpoints")[-1].name == "step_00000002"
+    assert command([*words, "--allow-changes"]) == 0
+    stored = json.loads((room / "runs/dcgan-1/settings.json").read_text())["settings"]
+    assert (stored["learning_rate"], stored["seed"], stored["keep"]) == (1e-3, 5, 1)
+    assert len(checkpoint.all_in(room / "runs/dcgan-1/checkpoints")) == 1
+
+
+def test_a_folder_of_images_that_changed_is_another_recipe(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (room / "pictures").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(30):
+        Image.fromarray(random.integers(0, 255, (20, 24, 3), np.uint8)).save(room / f"pictures/{number}.png")
+    words = ["--data-dir", "data"]
+    assert command(["train", "dcgan", *TINY, "data=imagefolder:pictures", "steps=2", *words]) == 0
+    assert command(["train", "--resume", "dcgan-1", "steps=3", *words]) == 0
+    Image.fromarray(random.integers(0, 255, (20, 24, 3), np.uint8)).save(room / "pictures/30.png")
+    capsys.readouterr()
+    assert command(["train", "--resume", "dcgan-1", "steps=4", *words]) == CONFLICT
+    assert capsys.readouterr().err == (
+        "troupe: data: other samples than dcgan-1 began with; --allow-changes goes on all the same\n"
+    )
+    assert command(["train", "--resume", "dcgan-1", "steps=4", "--allow-changes", *words]) == 0
+
+
+def test_a_run_can_begin_with_the_weights_of_another(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["train", "dcgan", *TINY, "steps=2", "--name", "first"]) == 0
+    assert command(["export", "first", "--out", "exported"]) == 0
+    assert command(["train", "dcgan", *TINY, "steps=0", "--from", "first", "--name", "second"]) == 0
+    assert command(["train", "dcgan", *TINY, "steps=0", "--from", "exported", "--name", "third"]) == 0
+    first, second, third = (ended(room / "runs" / name)["networks"] for name in ("first", "second", "third"))
+    assert all(difference.relative == 0 for difference in compare(first, second))
+    assert all(difference.relative == 0 for difference in compare(first, third))
+    shutil.rmtree(room / "runs/first")
+    assert command(["train", "--resume", "second", "steps=1"]) == 0
+    capsys.readouterr()
+    wider = [word for word in TINY if not word.startswith("width")]
+    assert command(["train", "dcgan", *wider, "width=8", "steps=1", "--from", "third", "--name", "wide"]) == CONFLICT
+    assert not (room / "runs/wide").exists()
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert errors[0].startswith("troupe: --from: the weights do not fit generator, at main.")
+
+
+def test_samples_and_exports_come_from_the_newest_checkpoint(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["train", "dcgan", *TINY, "steps=2", "ema=0.5"]) == 0
+    assert command(["sample", "dcgan-1", "--count", "9", "--seed", "3", "--out", "nine.png"]) == 0
+    assert command(["sample", "dcgan-1", "--count", "9", "--seed", "4", "--out", "other.png"]) == 0
+    assert (room / "nine.png").read_bytes() != (room / "other.png").read_bytes()
+    assert command(["export", "dcgan-1"]) == 0
+    networks = use.load_exported(room / "dcgan-1-export")
+    state = ended(room / "runs/dcgan-1")
+    wanted = {**state["networks"], **state["ema"]}
+    for name, network in networks.items():
+        for key, tensor in network.state_dict().items():
+            assert torch.equal(tensor, wanted[name][key])
+    assert not networks["generator"].training
+    capsys.readouterr()
+    assert command(["sample", "dcgan-1", "--count", "0"]) == WORDS
+    assert "--count 0: must be a whole number, at least 1" in capsys.readouterr().err
+
+
+def test_runs_are_listed_with_sizes_and_removed(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["runs"]) == 0
+    assert "no runs in runs" in capsys.readouterr().out
+    for _ in range(2):
+        assert command(["train", "dcgan", *TINY, "steps=1"]) == 0
+    capsys.readouterr()
+    assert command(["runs", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["steps"], row["state"]) for row in rows] == [
+        ("dcgan-1", "1/1", "finished"),
+        ("dcgan-2", "1/1", "finished"),
+    ]
+    assert command(["runs", "--remove", "dcgan-1", "dcgan-9"]) == WORDS
+    assert "dcgan-9: no such run" in capsys.readouterr().err
+    assert (room / "runs/dcgan-1").exists()
+    assert command(["runs", "--remove", "dcgan-1"]) == 0
+    assert not (room / "runs/dcgan-1").exists()
+    assert [path.name for path in (room / "runs").iterdir()] == ["dcgan-2"]
+
+
+def test_json_is_one_object_and_progress_goes_to_stderr(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["train", "dcgan", *TINY, "steps=1", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["steps"] == 1
+    assert "training 1 steps" in told.err
+    for verb in ("families", "datasets", "env"):
+        assert command([verb, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)
+    assert command(["train", "dcgan", "--dry-run", "--json", "width=7"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["width"] == 7
+
+
+def test_a_config_file_says_settings_and_the_command_line_wins(room: Path) -> None:
+    (room / "small.yaml").write_text("family: dcgan\nimage_size: 16\nwidth: 4\nlatent: 8\nsteps: 1\nseed: 3\n")
+    assert command(["train", "--config", "small.yaml", "seed=4"]) == 0
+    stored = json.loads((room / "runs/dcgan-1/settings.json").read_text())["settings"]
+    assert (stored["width"], stored["seed"]) == (4, 4)
+
+
+def test_python_says_the_same_words(room: Path) -> None:
+    words = dict(word.split("=") for word in TINY)
+    result = train("dcgan", steps=2, **words)
+    assert result["steps"] == 2
+    assert Path(result["grid"]).exists()
+    with pytest.raises(TroupeError) as raised:
+        train("dcgan", stps=2, width=-1)
+    assert raised.value.code == WORDS
+    assert raised.value.mistakes == [
+        "stps: no such setting of dcgan; did you mean steps?",
+        "width=-1: must be at least 1",
+    ]
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+@pytest.mark.parametrize("upsample", ["transposed", "nearest"])
+def test_dcgan_takes_any_power_of_two(room: Path, size: int, upsample: str) -> None:
+    words = [f"image_size={size}", "width=2", "latent=4", "batch_size=4", "microbatch_size=2", f"upsample={upsample}"]
+    assert command(["train", "dcgan", *words, "steps=1", "device=cpu"]) == 0
+    assert Image.open(room / "runs/dcgan-1/grids/step_00000001.png").size[0] > 8 * size

@@ -1,0 +1,43 @@
+"""TensorBoard's event file, written at once: tensorboardX's own writer is a thread, and a full disk would hang the run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
+
+
+class EventFile:
+    """Scalars and images of a run, from `step` on: what older files say of later steps is hidden."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Raises OSError, as all writes do, where the disk is full."""
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        self.path = folder / name
+        self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._append(Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START)))
+
+    def scalars(self, row: Mapping[str, float], step: int) -> None:
+        for name, value in row.items():
+            self._append(Event(wall_time=time.time(), step=step, summary=summary.scalar(name, value)))
+
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """An image as uint8 (height, width, channels)."""
+        drawn = summary.image(name, image, dataformats="HWC")
+        self._append(Event(wall_time=time.time(), step=step, summary=drawn))
+
+    def _append(self, event: Any) -> None:
+        data = event.SerializeToString()
+        head = struct.pack("<Q", len(data))
+        checks = [struct.pack("<I", masked_crc32c(part)) for part in (head, data)]
+        with open(self.path, "ab") as file:
+            file.write(head + checks[0] + data + checks[1])
