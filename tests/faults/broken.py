@@ -1,0 +1,58 @@
+"""What is broken in the processes of a pool before they train: `LocalGroup(..., prepare="broken:FUNCTION")`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from trainers.engine import exchange, loop
+
+
+def small_memory() -> None:
+    """Shared memory is the little disk that the test has mounted."""
+    exchange.SHARED_MEMORY = os.environ["SMALL_MEMORY"]
+
+
+def one_rank() -> None:
+    """The second worker moves one parameter a little after its third step."""
+    advance = loop.Trainer.advance
+
+    def broken(trainer: Any) -> bool:
+        done = advance(trainer)
+        if trainer.step == 3 and dist.get_rank() == 1:
+            with torch.no_grad():
+                trainer.networks["two"].main[1].weight[0, 0] += 1e-6
+        return done
+
+    loop.Trainer.advance = broken  # type: ignore[method-assign]
+
+
+def one_optimizer() -> None:
+    """The last worker's momentum is another one after the fourth step; its weights are still the same."""
+    advance = loop.Trainer.advance
+
+    def broken(trainer: Any) -> bool:
+        done = advance(trainer)
+        if trainer.step == 4 and dist.get_rank() == 2:
+            state = trainer.optimizers["one"][0].state
+            next(iter(state.values()))["momentum_buffer"] *= 1.5
+        return done
+
+    loop.Trainer.advance = broken  # type: ignore[method-assign]
+
+
+def weights_that_overflow() -> None:
+    """Every worker ends up with a weight that is not finite, after a loss that was."""
+    advance = loop.Trainer.advance
+
+    def broken(trainer: Any) -> bool:
+        done = advance(trainer)
+        if trainer.step == 3:
+            with torch.no_grad():
+                trainer.networks["two"].main[1].weight[0, 0] = torch.inf
+        return done
+
+    loop.Trainer.advance = broken  # type: ignore[method-assign]

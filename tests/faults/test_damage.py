@@ -1,0 +1,158 @@
+"""Damaged files, a run that is in use, and a run that was moved: one clear line each, and no bit lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from commands import FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints, until_step
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+
+FRAGILE_RUN = ("fragile", "image_size=8", "batch_size=8", "microbatch_size=2", "log_every=1", "checkpoint_every=2",
+               "--families", str(FRAGILE))  # fmt: skip
+RESUME = ("--resume", "run", "steps=8", "--families", str(FRAGILE))
+
+
+@pytest.fixture(scope="module")
+def finished(shared: Commands) -> Commands:
+    """`half`, a run of 6 steps with checkpoints of steps 2, 4 and 6, and `whole`, the same with 8."""
+    shared.train(*FRAGILE_RUN, "steps=6", "--name", "half")
+    shared.train(*FRAGILE_RUN, "steps=8", "--name", "whole")
+    return shared
+
+
+def copy_of(finished: Commands, troupe: Commands) -> Path:
+    """The run of 6 steps under the name `run`, in a folder that the test may break."""
+    return Path(shutil.copytree(finished.path("half"), troupe.path("run")))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: flip(path / "state.pt"), "another SHA-256"),
+        (lambda path: (path / "manifest.json").write_text("{"), "JSONDecodeError"),
+        (lambda path: (path / "state.pt").write_bytes(b""), "another size"),
+    ],
+    ids=["a flipped bit", "a cut manifest", "an empty state"],
+)
+def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(
+    troupe: Commands, finished: Commands, damage: Callable[[Path], object], reason: str
+) -> None:
+    run = copy_of(finished, troupe)
+    damage(run / "checkpoints" / "step_00000006")
+    done = troupe.train(*RESUME)
+    (warning,) = [line for line in done.out.splitlines() if "damaged" in line]
+    assert reason in warning
+    assert "step_00000006" in warning
+    assert done.err == ""
+    assert_same_run(run, finished.path("whole"))
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_begun_anew_in_silence(
+    troupe: Commands, finished: Commands
+) -> None:
+    run = copy_of(finished, troupe)
+    before = checkpoints(run)
+    for path in before:
+        flip(path / "state.pt")
+    for _ in range(2):  # nothing is changed by the first attempt
+        done = troupe.run("train", *RESUME)
+        assert done.code == 4
+        (line,) = done.mistakes
+        assert "no checkpoint is whole (step_00000006: state.pt has another SHA-256" in line
+        assert "restore one from a copy" in line
+    assert checkpoints(run) == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": []}', "\x00\xff", '{"family": "fragile"}'])
+def test_a_corrupt_settings_file_is_told_in_one_line(troupe: Commands, finished: Commands, content: str) -> None:
+    run = copy_of(finished, troupe)
+    (run / "settings.json").write_text(content)
+    done = troupe.run("train", *RESUME)
+    assert done.code == 4
+    (line,) = done.mistakes
+    assert line.startswith(f"troupe: {run}/settings.json: damaged (")
+    assert line.endswith("restore it from a copy")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"steps": "many"}'])
+def test_a_corrupt_result_is_made_anew(troupe: Commands, finished: Commands, content: str) -> None:
+    run = copy_of(finished, troupe)
+    good = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(content)
+    troupe.train("--resume", "run", "--families", str(FRAGILE))
+    made = json.loads((run / "result.json").read_text())
+    assert {key: made[key] for key in ("steps", "metrics", "best", "checkpoint")} == {
+        key: good[key] for key in ("steps", "metrics", "best", "checkpoint")
+    }
+
+
+def test_half_a_line_of_metrics_is_dropped(troupe: Commands, finished: Commands) -> None:
+    run = copy_of(finished, troupe)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "sec')
+    troupe.train(*RESUME)
+    assert_same_run(run, finished.path("whole"))
+
+
+def test_a_second_process_on_the_same_run_is_sent_away(troupe: Commands) -> None:
+    """It waits for 10 s, in case a killed one is still dying; the first one goes on unharmed."""
+    run = troupe.path("run")
+    first = troupe.start("train", *FRAGILE_RUN, "steps=100000", "pause=0.02", "--name", "run")
+    until_step(run, 1, first)
+    settings = (run / "settings.json").read_bytes()
+    second = troupe.run("train", "--resume", "run", "keep=7", "--families", str(FRAGILE), seconds=40)
+    assert second.code == 4
+    assert second.mistakes == ["troupe: run: another process is working on this run; wait for it, or stop it first"]
+    assert (run / "settings.json").read_bytes() == settings
+    until_step(run, int(checkpoints(run)[-1].name[5:]) + 3, first)
+    third = troupe.run("train", *FRAGILE_RUN, "--name", "run")
+    assert third.code == 4
+    (line,) = third.mistakes
+    assert "in use" in line
+    first.kill()
+
+
+def test_a_moved_and_a_copied_run_go_on(troupe: Commands, finished: Commands) -> None:
+    elsewhere = troupe.folder / "an other place" / "moved"
+    elsewhere.parent.mkdir()
+    shutil.move(copy_of(finished, troupe), elsewhere)
+    done = troupe.train("--resume", str(elsewhere), "steps=8", "--families", str(FRAGILE))
+    assert f"checkpoint  {elsewhere}/checkpoints/step_00000008" in done.out
+    assert_same_run(elsewhere, finished.path("whole"))
+
+    shutil.copytree(finished.path("half"), troupe.path("copied"))
+    troupe.train("--resume", "copied", "steps=8", "--families", str(FRAGILE))
+    assert_same_run(troupe.path("copied"), finished.path("whole"))
+    assert not (troupe.folder / "runs" / "half").exists()
+    assert json.loads((troupe.path("copied") / "result.json").read_text())["name"] == "copied"
+
+
+def test_no_file_of_a_run_holds_a_path_outside_of_it(finished: Commands) -> None:
+    run = finished.path("whole")
+    texts = [path for path in run.rglob("*") if path.suffix in (".json", ".jsonl")]
+    assert len(texts) >= 6
+    for path in texts:
+        assert re.findall(r'"(?:/|~|\.\.)[^"]*"', path.read_text()) == [], path
+        assert str(finished.folder) not in path.read_text(), path
+
+
+def test_a_run_whose_metrics_are_gone_goes_on(troupe: Commands, finished: Commands) -> None:
+    run = copy_of(finished, troupe)
+    (run / "metrics.jsonl").unlink()
+    shutil.rmtree(run / "grids")
+    shutil.rmtree(run / "logs")
+    troupe.train(*RESUME)
+    assert_same_state(run, finished.path("whole"))

@@ -1,0 +1,117 @@
+"""Disks that are full or cannot be written, and too little shared memory: one clear line, and nothing saved is lost."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from commands import DCGAN, FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints, leftovers, until
+from trainers.engine import checkpoint
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
+
+FRAGILE_RUN = ("fragile", "image_size=8", "batch_size=8", "microbatch_size=2", "log_every=1", "--families", str(FRAGILE))
+
+
+class Disk:
+    """A small disk in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def fill(self) -> None:
+        """Leave no byte free."""
+        with open(self.path / "ballast", "ab", buffering=0) as file:
+            for size in (1 << 20, 1 << 12):
+                try:
+                    while file.write(bytes(size)) == size:
+                        pass
+                except OSError:
+                    continue
+
+    def clear(self) -> None:
+        (self.path / "ballast").unlink()
+
+    def remount(self, options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", str(self.path)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """24 MB, which is enough to start."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no disk can be mounted here: {made.stderr.strip()}")
+    yield Disk(path)
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_a_resume_ends_with_the_same_bits(troupe: Commands, disk: Disk) -> None:
+    """The metrics are what is written next: in every step."""
+    runs = ("--runs-dir", str(disk.path))
+    run = disk.path / "run"
+    command = troupe.start("train", *FRAGILE_RUN, "steps=150", "checkpoint_every=10", "pause=0.005", "--name", "run", *runs)
+    until(lambda: len(checkpoints(run)) > 2, "two checkpoints after the first", every=0.005)
+    disk.fill()
+    done = command.wait(30)
+    assert done.code == 3, done
+    assert done.mistakes == [
+        f"troupe: {run}: no space left; free some, or move the run to another disk, then go on with --resume"
+    ]
+    saved = checkpoints(run)
+    assert [path for path in saved if checkpoint.damage_of(path)] == []
+    again = troupe.run("train", "--resume", "run", *runs, "--families", str(FRAGILE))
+    assert again.code == 3
+    assert again.mistakes == [
+        f"troupe: {run}: no space left (less than 16 MB); free some, or take another folder"
+    ]
+    assert checkpoints(run) == saved
+    disk.clear()
+    troupe.train("--resume", "run", "pause=0", *runs, "--families", str(FRAGILE))
+    troupe.train(*FRAGILE_RUN, "steps=150", "checkpoint_every=10", "--name", "straight")
+    assert_same_run(run, troupe.path("straight"))
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_whole(troupe: Commands, disk: Disk) -> None:
+    """Two checkpoints of 8 MB fit, and the third does not."""
+    words = (*FRAGILE_RUN, "steps=6", "checkpoint_every=2", "ballast=8")
+    runs = ("--runs-dir", str(disk.path))
+    run = disk.path / "run"
+    done = troupe.run("train", *words, "--name", "run", *runs)
+    assert done.code == 3, done
+    (line,) = done.mistakes
+    assert "no space left; free some, or move the run to another disk, then go on with --resume" in line
+    assert [path.name for path in checkpoints(run)] == ["step_00000000", "step_00000002"]
+    assert [path for path in checkpoints(run) if checkpoint.damage_of(path)] == []
+    assert leftovers(run) == []
+    disk.remount("size=96m")
+    troupe.train("--resume", "run", *runs, "--families", str(FRAGILE))
+    troupe.train(*words, "--name", "straight")
+    assert_same_run(run, troupe.path("straight"))
+
+
+def test_a_runs_folder_that_cannot_be_written_is_told_at_once(troupe: Commands, disk: Disk) -> None:
+    troupe.train(*FRAGILE_RUN, "steps=2", "--name", "run", "--runs-dir", str(disk.path))
+    disk.remount("ro")
+    runs = ("--runs-dir", str(disk.path))
+    done = troupe.run("train", *FRAGILE_RUN, "--name", "new", *runs)
+    assert done.code == 3, done
+    assert done.mistakes == [f"troupe: --runs-dir {disk.path}: cannot be written (Read-only file system)"]
+    done = troupe.run("train", "--resume", "run", "steps=4", "--families", str(FRAGILE), *runs)
+    assert done.code == 3, done
+    assert done.mistakes == [f"troupe: {disk.path}/run: cannot be written (Read-only file system)"]
+    (troupe.folder / "file").write_text("")
+    done = troupe.run("train", *FRAGILE_RUN, "--runs-dir", "file/runs")
+    assert done.code == 3
+    assert done.mistakes == ["troupe: --runs-dir file/runs: cannot be written (Not a directory)"]
+
+
+def test_a_run_given_by_its_path_needs_no_runs_folder(troupe: Commands) -> None:
+    troupe.train(*FRAGILE_RUN, "steps=2", "--name", "run", "--runs-dir", "there")
+    troupe.train("--resume", "there/run", "steps=4", "--families", str(FRAGILE))
+    assert not (troupe.folder / "runs").exists()

@@ -1,0 +1,85 @@
+"""A stop on request saves first and exits with 130; a second request ends at once."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from commands import FRAGILE, OWN_FAMILIES, Commands, assert_same_run, checkpoints, leftovers, until, until_step
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
+
+# Something is written in every step, and a step has several phases between which it can stop
+EVERYTHING = (
+    "everything", "batch_size=16", "microbatch_size=4", "ema=0.9", "memory_format=contiguous", "log_every=1",
+    "checkpoint_every=1000", "evaluate_every=1", "sample_every=5", "steps=40", "--families", str(OWN_FAMILIES),
+)  # fmt: skip
+FRAGILE_RUN = ("fragile", "image_size=8", "batch_size=8", "microbatch_size=2", "log_every=1", "--families", str(FRAGILE))
+
+
+@pytest.fixture(scope="module")
+def straight(shared: Commands) -> Commands:
+    shared.train(*EVERYTHING, "--name", "run")
+    return shared
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_is_saved_and_goes_on_with_the_same_bits(
+    troupe: Commands, straight: Commands, number: signal.Signals
+) -> None:
+    run = troupe.path("run")
+    command = troupe.start("train", *EVERYTHING, "--name", "run")
+    until_step(run, 7, command)
+    command.send(number)
+    done = command.wait(20)
+    assert done.code == 130
+    (line,) = done.mistakes
+    step = int(checkpoints(run)[-1].name.removeprefix("step_")[:8])
+    assert line == f"troupe: run: stopped at step {step} of 40 and saved; go on with --resume run"
+    assert step >= 7
+    assert "troupe: stopping: saving first" in done.out.splitlines()
+    troupe.train("--resume", "run", "--families", str(OWN_FAMILIES))
+    assert_same_run(run, straight.path("run"))
+
+
+def test_a_stop_in_the_middle_of_a_step_is_kept_as_such(troupe: Commands) -> None:
+    """A step with two phases on fresh samples stops between them, and the second is made after the resume."""
+    run = troupe.path("run")
+    command = troupe.start("train", *FRAGILE_RUN, "steps=6", "pause=0.1", "--name", "run")
+    until_step(run, 3, command)
+    time.sleep(0.1)  # in the first phase of four micro-batches
+    command.send(signal.SIGINT)
+    assert command.wait(20).code == 130
+    assert checkpoints(run)[-1].name == "step_00000003_phase_1"
+    troupe.train("--resume", "run", "pause=0", "--families", str(FRAGILE))
+    troupe.train(*FRAGILE_RUN, "steps=6", "--name", "straight")
+    assert_same_run(run, troupe.path("straight"))
+
+
+def test_a_second_ctrl_c_ends_at_once(troupe: Commands) -> None:
+    """A micro-batch takes 20 s, so that nothing can be saved before."""
+    run = troupe.path("run")
+    command = troupe.start("train", *FRAGILE_RUN, "steps=6", "pause=20", "--name", "run")
+    until(lambda: checkpoints(run), "the first checkpoint")
+    time.sleep(0.5)
+    command.interrupt()
+    until(lambda: "saving first" in command.out.read_text(), "the first one is heard")
+    assert command.process.poll() is None
+    command.interrupt()
+    done = command.wait(5)
+    assert done.code == 130
+    assert done.mistakes == ["troupe: stopped at once; what was saved before is good"]
+    assert leftovers(run) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_before_there_is_anything_to_save(troupe: Commands, number: signal.Signals) -> None:
+    command = troupe.start("train", *FRAGILE_RUN, "--name", "run")
+    until((troupe.path("run") / "settings.json").exists, "the run's folder", every=0.001)
+    command.send(number)
+    done = command.wait(20)
+    assert done.code == 130
+    assert len(done.mistakes) == 1, done
+    assert done.mistakes[0].startswith("troupe: ")

@@ -1,0 +1,131 @@
+"""Joining a cluster that is already there: its nodes are compared first, and whatever is wrong is told in one line."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from commands import DCGAN, TESTS, Command, Commands, assert_same_run, until
+from trainers.engine.world import free_port
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
+
+RAY = str(Path(sys.executable).with_name("ray"))
+WORDS = (*DCGAN, "steps=10", "log_every=1", "sample_every=5", "workers=2")
+
+
+class Cluster:
+    """A head node of two CPUs, which wants a token."""
+
+    def __init__(self, commands: Commands, folder: str) -> None:
+        self.commands, self.folder = commands, folder
+        self.address = f"127.0.0.1:{free_port()}"
+        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0",
+                            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # fmt: skip
+        self.head = self.start("--head", "--port", self.address.split(":")[1], "--include-dashboard=false",
+                               "--temp-dir", folder, cpus=2)  # fmt: skip
+
+    def start(self, *words: str, cpus: int, prefix: tuple[str, ...] = (), path: str = "") -> Command:
+        environment = {**self.environment, "PYTHONPATH": f"{path}:{TESTS.parent}" if path else str(TESTS.parent)}
+        command = self.commands.call(
+            *prefix, RAY, "start", *words, "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--block",
+            "--object-store-memory=100000000", environment=environment,
+        )  # fmt: skip
+        until(lambda: "Ray runtime started" in command.out.read_text(), "a node", 60)
+        return command
+
+
+@pytest.fixture(scope="module")
+def cluster(shared: Commands) -> Iterator[Cluster]:
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # a short path: sockets lie there
+    yield Cluster(shared, folder)
+    shared.clean()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_run_on_a_cluster_is_the_run_of_this_machine(troupe: Commands, shared: Commands, cluster: Cluster) -> None:
+    done = troupe.run(
+        "train", *WORDS, "--name", "run", "--address", cluster.address, seconds=90, environment=cluster.environment
+    )
+    assert done.code == 0, done
+    assert done.err == ""
+    assert len(done.out.splitlines()) <= 8
+    shared.train(*WORDS[:-1], "--name", "straight")
+    assert_same_run(troupe.path("run"), shared.path("straight"))
+    assert not list(troupe.path("run").glob(".seen*"))
+    assert cluster.head.process.poll() is None
+
+
+def test_more_workers_than_the_cluster_has_cpus(troupe: Commands, cluster: Cluster) -> None:
+    done = troupe.run(
+        "train", *WORDS[:-1], "workers=4", "--address", cluster.address, environment=cluster.environment
+    )
+    assert done.code == 3, done
+    assert done.mistakes == ["troupe: workers=4: needs 4 CPUs, the cluster has 2"]
+
+
+def test_a_wrong_token_is_told_in_one_line(troupe: Commands, cluster: Cluster) -> None:
+    wrong = {**cluster.environment, "RAY_AUTH_TOKEN": "b" * 64}
+    done = troupe.run("train", *WORDS, "--address", cluster.address, environment=wrong, seconds=60)
+    assert done.code == 3, done
+    (line,) = done.mistakes
+    assert line.startswith(f"troupe: --address {cluster.address}: ")
+    assert "token" in line.lower()
+    assert done.seconds < 30
+
+
+def test_an_address_where_nothing_answers_is_told_soon(troupe: Commands) -> None:
+    port = free_port()
+    done = troupe.run("train", *WORDS, "--address", f"127.0.0.1:{port}")
+    assert done.code == 3, done
+    (line,) = done.mistakes
+    assert line.startswith(f"troupe: --address 127.0.0.1:{port}: nothing answers there (Connection refused)")
+    assert done.seconds < 15
+
+
+def test_an_address_where_something_else_listens_is_told_in_bounded_time(troupe: Commands) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = troupe.run("train", *WORDS, "--address", f"127.0.0.1:{port}", seconds=60)
+    assert done.code == 3, done
+    (line,) = done.mistakes
+    assert line.startswith(f"troupe: --address 127.0.0.1:{port}: ")
+
+
+def test_a_node_with_another_troupe_is_named(troupe: Commands, shared: Commands, cluster: Cluster) -> None:
+    """A second node finds the metadata of another version first."""
+    facts = shared.folder / "other" / "troupe-9.9.9.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: troupe\nVersion: 9.9.9\n")
+    node = cluster.start("--address", cluster.address, cpus=1, path=str(facts.parent))
+    try:
+        done = troupe.run("train", *WORDS, "--address", cluster.address, environment=cluster.environment)
+    finally:
+        node.clean()
+    assert done.code == 3, done
+    (line,) = done.mistakes
+    assert line.startswith("troupe: node 127.0.0.1: has troupe 9.9.9, this machine has ")
+    assert line.endswith("; install the same")
+
+
+def test_a_node_that_does_not_see_the_runs_is_named(troupe: Commands, cluster: Cluster) -> None:
+    """On a second node an empty disk lies over the folder, as where each machine has its own."""
+    runs = troupe.folder / "runs"
+    runs.mkdir()
+    hidden = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs tmpfs {runs} && exec "$@"', "sh")
+    if troupe.call(*hidden, "true").wait(10).code:
+        pytest.skip("no disk can be mounted here")
+    node = cluster.start("--address", cluster.address, cpus=1, prefix=hidden)
+    try:
+        done = troupe.run("train", *WORDS, "--name", "run", "--address", cluster.address, environment=cluster.environment)
+    finally:
+        node.clean()
+    assert done.code == 3, done
+    (line,) = [line for line in done.mistakes if "does not see" in line]
+    assert line == f"troupe: node 127.0.0.1: does not see {runs.resolve()}/run; put it on a disk that all nodes share"
