@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import shutil
@@ -68,13 +70,18 @@ def idle_cores(config: Config) -> str | None:
 
 def writable(folder: Path) -> str | None:
     """Why a folder cannot be written, or None; makes it where it is missing."""
+    full = False
+    probe = folder / f".probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
         probe.write_bytes(b"troupe" * 1024)
-        probe.unlink()
     except OSError as error:
-        return f"{folder}: cannot be written ({error.strerror or error})"
-    if shutil.disk_usage(folder).free < 16 << 20:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full:
+            return f"{folder}: cannot be written ({error.strerror or error})"
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    if full or shutil.disk_usage(folder).free < 16 << 20:
         return f"{folder}: no space left (less than 16 MB); free some, or take another folder"
     return None

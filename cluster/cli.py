@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["train"] and arguments is None and "--help" not in given and "--dry-run" not in given:
         start_anew()  # before anything heavy is imported
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also before there is anything to save
     sys.exit(command(given))
 
 

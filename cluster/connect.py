@@ -49,6 +49,7 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[None]:
         if ray.is_initialized():
             yield
             return
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right here
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         needed = config.workers * config.threads_per_worker
         try:
@@ -62,7 +63,8 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[None]:
         except Exception as error:
             raise TroupeError(f"Ray did not start: {str(error).strip().splitlines()[-1]}", SURROUNDINGS) from error
     try:
-        yield
+        with _quiet():
+            yield
     finally:
         ray.shutdown()
 
@@ -75,6 +77,8 @@ def _cluster(config: Config, address: str, folders: Sequence[Path]) -> Iterator[
     with environment({"RAY_USAGE_STATS_ENABLED": "0"}):
         ours = not ray.is_initialized()
         if ours:
+            _knock(address)
+            logging.getLogger("ray").setLevel(logging.ERROR)
             try:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
             except Exception as error:
@@ -93,10 +97,57 @@ def _cluster(config: Config, address: str, folders: Sequence[Path]) -> Iterator[
         mistakes = _compare(nodes, folders)
         if mistakes:
             raise TroupeError(mistakes, SURROUNDINGS)
-        yield runtime_env
+        with _quiet() if ours else contextlib.nullcontext():
+            yield runtime_env
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, Ray does not print a paragraph of its own where a worker dies: we say it in one line."""
+    from ray._private import worker
+
+    before: Any = getattr(worker, "print_to_stdstream", None)  # private: another Ray may lack it
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
+
+
+def _knock(address: str) -> None:
+    """Ray asks an address for a minute and tells no reason: ask once first, in its own words, for 5 s."""
+    if not address.rpartition(":")[2].isdigit() or "://" in address:
+        return  # Ray knows addresses of other kinds, like `auto`
+    import ray
+
+    try:
+        import grpc  # type: ignore[import-untyped]
+        from ray._private.grpc_utils import init_grpc_channel  # private: another Ray may lack it
+        from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+        with init_grpc_channel(address) as channel:
+            stub: Any = gcs_service_pb2_grpc
+            words: Any = gcs_service_pb2
+            alive = stub.NodeInfoGcsServiceStub(channel).CheckAlive(words.CheckAliveRequest(), timeout=5)
+            version = alive.ray_version
+    except ImportError:
+        return
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            mistake = "wants another token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the one that it began with"
+        else:
+            mistake = "no Ray answers there; `ray status` on its head node shows the address"
+        raise TroupeError(f"--address {address}: {mistake}", SURROUNDINGS) from None
+    except Exception as error:
+        raise TroupeError(f"--address {address}: {(str(error).splitlines() or [''])[0]}", SURROUNDINGS) from error
+    if version and version != ray.__version__:
+        raise TroupeError(
+            f"--address {address}: runs Ray {version}, this machine has {ray.__version__}; install the same",
+            SURROUNDINGS,
+        )
 
 
 def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
@@ -122,6 +173,8 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
             try:
                 there = ray.get(answer, timeout=60)
             except Exception as error:
+                if node["NodeID"] not in [other["NodeID"] for other in ray.nodes() if other["Alive"]]:  # type: ignore[no-untyped-call]
+                    continue  # it has left meanwhile
                 mistakes.append(f"node {name}: does not answer ({str(error).splitlines()[0]})")
                 continue
             mistakes += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import shutil
 import signal
 import threading
@@ -104,9 +105,11 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
     folder = _old_folder(prepared, fingerprint, order, progress) if prepared.folder else _new_folder(prepared, order)
     facts = {"family": prepared.family, "versions": versions(), "data": fingerprint}
     settings = config.model_dump()
-    if prepared.folder is None or prepared.stored["settings"] != _plain(settings) or order.allow_changes:
-        folder.write_settings({**facts, "settings": _plain(settings), "facts": shapes, "from": _from(order, prepared)})
-    folder.result.unlink(missing_ok=True)
+    with checkpoint.writing(folder.path):
+        if prepared.folder is None or prepared.stored["settings"] != _plain(settings) or order.allow_changes:
+            began = _from(order, prepared)
+            folder.write_settings({**facts, "settings": _plain(settings), "facts": shapes, "from": began})
+        folder.result.unlink(missing_ok=True)
     plan = Plan(
         prepared.family, settings, folder.path.resolve(), order.data_dir.resolve(), order.families,
         {**facts, "recipe": _plain(config.recipe())}, fingerprint,
@@ -194,7 +197,9 @@ def prepare(order: Order) -> Prepared:
     assert family is not None
     config = config.model_copy(update=checks.resolve(config, own_machine=not order.address))
     missing = [] if order.address else checks.room(config, order.oversubscribe)
-    if not order.dry_run and (mistake := checks.writable(order.runs_dir)):
+    if folder is not None and not order.dry_run and (mistake := checks.writable(folder.path)):
+        missing.append(mistake)
+    if folder is None and not order.dry_run and (mistake := checks.writable(order.runs_dir)):
         missing.append(f"--runs-dir {mistake}")
     if missing:
         raise TroupeError(missing, SURROUNDINGS)
@@ -389,6 +394,7 @@ def _on_ray(plan: Plan, config: Config, order: Order, progress: Progress) -> dic
     asked = threading.Event()
     folders = [plan.folder, *plan.families]
     with (
+        _random_kept(),
         signals(asked.set) as install,
         ray_for(config, order.address, order.oversubscribe, folders) as runtime_env,
     ):
@@ -396,6 +402,16 @@ def _on_ray(plan: Plan, config: Config, order: Order, progress: Progress) -> dic
         return supervise(
             lambda: ActorGroup(plan, runtime_env), config.max_restarts, config.hang_after, asked.is_set, progress
         )
+
+
+@contextlib.contextmanager
+def _random_kept() -> Iterator[None]:
+    """Put Python's random state back: Ray draws from it."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 @contextlib.contextmanager

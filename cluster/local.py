@@ -67,7 +67,7 @@ class LocalGroup:
                 rank = waiting.pop(connection)
                 try:
                     done, value = connection.recv()
-                except EOFError:
+                except (EOFError, ConnectionError):
                     self.processes[rank].join(10)
                     code = self.processes[rank].exitcode
                     done, value = False, TroupeError(f"worker {rank}: its process ended with code {code}", FAILED)

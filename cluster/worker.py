@@ -14,12 +14,14 @@ import ray
 from trainers.engine.control import Control
 from trainers.engine.errors import PeerLost, TroupeError, of_worker
 from trainers.engine.runfolder import RunFolder
-from trainers.engine.world import free_port, join
 from trainers.run import Plan, run
 
 
 class Worker:
-    """One worker. `train` takes its time; `status` and `stop` answer meanwhile, from threads of their own."""
+    """One worker. `train` takes its time; `status` and `stop` answer meanwhile, from threads of their own.
+
+    torch is imported inside, so that the driver, which only names this class, need not.
+    """
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -28,11 +30,15 @@ class Worker:
 
     def where(self) -> tuple[str, str, int]:
         """Node, address and a free port of this worker."""
+        from trainers.engine.world import free_port
+
         address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         return ray.get_runtime_context().get_node_id(), address, free_port()
 
     def train(self, plan: Plan, rank: int, size: int, address: str, port: int) -> Any:
         """This worker's part of the run: its result, or the error that ended it."""
+        from trainers.engine.world import join
+
         log = RunFolder(plan.folder).logs / f"rank_{rank}.log"
         try:
             write_to(log)

@@ -5,6 +5,7 @@ Every process of a command lives in the command's session, so that nothing survi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -236,7 +237,5 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def _quietly(function: Callable[..., Any], *arguments: Any) -> None:
-    try:
+    with contextlib.suppress(OSError):
         function(*arguments)
-    except OSError:
-        pass

@@ -21,12 +21,21 @@ PICTURE_SIZE = 64
 FASTER = {"float32": 1.3, "bfloat16": 2.2}  # what is asked of ours, in times
 
 
+def transposed(weight: torch.Tensor, latent: int) -> nn.Module:
+    """The first layer as the example has it, a transposed convolution, with the weights of our matrix product."""
+    layer = nn.ConvTranspose2d(latent, weight.shape[0] // 16, 4, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(weight.view(4, 4, -1, latent).permute(3, 2, 0, 1))
+    return layer
+
+
 def steps(config: Any, data: Data, count: int) -> Iterator[dict[str, float]]:
     """Train for `count` steps; yields what is logged of each."""
     channels, size, batch_size = data.facts["channels"], data.facts["image_size"], config.batch_size
     torch.manual_seed(seed_of(config.seed, "networks"))
     generator = Generator(config.latent, config.width, channels, size, config.upsample)
     discriminator = Discriminator(config.width, channels, size)
+    generator.main[0] = transposed(generator.main[0].linear.weight, config.latent)
     batches, noises = [], []
     for step in range(count):
         indices = sample_indices(data.size, config.seed, step * batch_size, batch_size).tolist()

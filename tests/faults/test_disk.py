@@ -7,13 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import FRAGILE, Commands, assert_same_run, checkpoints, leftovers, until
 
-from commands import DCGAN, FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints, leftovers, until
 from trainers.engine import checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 
-FRAGILE_RUN = ("fragile", "image_size=8", "batch_size=8", "microbatch_size=2", "log_every=1", "--families", str(FRAGILE))
+FRAGILE_RUN = (
+    "fragile",
+    "image_size=8",
+    "batch_size=8",
+    "microbatch_size=2",
+    "log_every=1",
+    "--families",
+    str(FRAGILE),
+)
 
 
 class Disk:
@@ -44,7 +52,9 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     """24 MB, which is enough to start."""
     path = tmp_path / "disk"
     path.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], capture_output=True, text=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], capture_output=True, text=True
+    )
     if made.returncode:
         pytest.skip(f"no disk can be mounted here: {made.stderr.strip()}")
     yield Disk(path)
@@ -55,7 +65,9 @@ def test_a_disk_that_fills_up_ends_the_run_and_a_resume_ends_with_the_same_bits(
     """The metrics are what is written next: in every step."""
     runs = ("--runs-dir", str(disk.path))
     run = disk.path / "run"
-    command = troupe.start("train", *FRAGILE_RUN, "steps=150", "checkpoint_every=10", "pause=0.005", "--name", "run", *runs)
+    command = troupe.start(
+        "train", *FRAGILE_RUN, "steps=150", "checkpoint_every=10", "pause=0.005", "--name", "run", *runs
+    )
     until(lambda: len(checkpoints(run)) > 2, "two checkpoints after the first", every=0.005)
     disk.fill()
     done = command.wait(30)
@@ -67,9 +79,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_a_resume_ends_with_the_same_bits(
     assert [path for path in saved if checkpoint.damage_of(path)] == []
     again = troupe.run("train", "--resume", "run", *runs, "--families", str(FRAGILE))
     assert again.code == 3
-    assert again.mistakes == [
-        f"troupe: {run}: no space left (less than 16 MB); free some, or take another folder"
-    ]
+    assert again.mistakes == [f"troupe: {run}: no space left (less than 16 MB); free some, or take another folder"]
     assert checkpoints(run) == saved
     disk.clear()
     troupe.train("--resume", "run", "pause=0", *runs, "--families", str(FRAGILE))
@@ -109,9 +119,3 @@ def test_a_runs_folder_that_cannot_be_written_is_told_at_once(troupe: Commands, 
     done = troupe.run("train", *FRAGILE_RUN, "--runs-dir", "file/runs")
     assert done.code == 3
     assert done.mistakes == ["troupe: --runs-dir file/runs: cannot be written (Not a directory)"]
-
-
-def test_a_run_given_by_its_path_needs_no_runs_folder(troupe: Commands) -> None:
-    troupe.train(*FRAGILE_RUN, "steps=2", "--name", "run", "--runs-dir", "there")
-    troupe.train("--resume", "there/run", "steps=4", "--families", str(FRAGILE))
-    assert not (troupe.folder / "runs").exists()

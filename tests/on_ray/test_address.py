@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import sys
@@ -10,14 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from commands import DCGAN, TESTS, Command, Commands, assert_same_run, until
+
 from trainers.engine.world import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
 
 RAY = str(Path(sys.executable).with_name("ray"))
 WORDS = (*DCGAN, "steps=10", "log_every=1", "sample_every=5", "workers=2")
+RUN = (*WORDS, "--name", "run")
 
 
 class Cluster:
@@ -50,9 +52,7 @@ def cluster(shared: Commands) -> Iterator[Cluster]:
 
 
 def test_a_run_on_a_cluster_is_the_run_of_this_machine(troupe: Commands, shared: Commands, cluster: Cluster) -> None:
-    done = troupe.run(
-        "train", *WORDS, "--name", "run", "--address", cluster.address, seconds=90, environment=cluster.environment
-    )
+    done = troupe.run("train", *RUN, "--address", cluster.address, seconds=90, environment=cluster.environment)
     assert done.code == 0, done
     assert done.err == ""
     assert len(done.out.splitlines()) <= 8
@@ -63,9 +63,7 @@ def test_a_run_on_a_cluster_is_the_run_of_this_machine(troupe: Commands, shared:
 
 
 def test_more_workers_than_the_cluster_has_cpus(troupe: Commands, cluster: Cluster) -> None:
-    done = troupe.run(
-        "train", *WORDS[:-1], "workers=4", "--address", cluster.address, environment=cluster.environment
-    )
+    done = troupe.run("train", *WORDS[:-1], "workers=4", "--address", cluster.address, environment=cluster.environment)
     assert done.code == 3, done
     assert done.mistakes == ["troupe: workers=4: needs 4 CPUs, the cluster has 2"]
 
@@ -75,27 +73,29 @@ def test_a_wrong_token_is_told_in_one_line(troupe: Commands, cluster: Cluster) -
     done = troupe.run("train", *WORDS, "--address", cluster.address, environment=wrong, seconds=60)
     assert done.code == 3, done
     (line,) = done.mistakes
-    assert line.startswith(f"troupe: --address {cluster.address}: ")
-    assert "token" in line.lower()
-    assert done.seconds < 30
+    assert line.startswith(f"troupe: --address {cluster.address}: wants another token; ")
+    assert done.seconds < 15
 
 
 def test_an_address_where_nothing_answers_is_told_soon(troupe: Commands) -> None:
     port = free_port()
-    done = troupe.run("train", *WORDS, "--address", f"127.0.0.1:{port}")
+    done = troupe.run("train", *RUN, "--address", f"127.0.0.1:{port}")
     assert done.code == 3, done
+    assert not troupe.path("run").exists(), "the same words can be said again, with the right address"
     (line,) = done.mistakes
-    assert line.startswith(f"troupe: --address 127.0.0.1:{port}: nothing answers there (Connection refused)")
+    assert line.startswith(f"troupe: --address 127.0.0.1:{port}: no Ray answers there; ")
     assert done.seconds < 15
 
 
 def test_an_address_where_something_else_listens_is_told_in_bounded_time(troupe: Commands) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        done = troupe.run("train", *WORDS, "--address", f"127.0.0.1:{port}", seconds=60)
+        done = troupe.run("train", *RUN, "--address", f"127.0.0.1:{port}")
     assert done.code == 3, done
+    assert not troupe.path("run").exists(), "the same words can be said again, with the right address"
     (line,) = done.mistakes
-    assert line.startswith(f"troupe: --address 127.0.0.1:{port}: ")
+    assert line.startswith(f"troupe: --address 127.0.0.1:{port}: no Ray answers there; ")
+    assert done.seconds < 20
 
 
 def test_a_node_with_another_troupe_is_named(troupe: Commands, shared: Commands, cluster: Cluster) -> None:
@@ -105,13 +105,13 @@ def test_a_node_with_another_troupe_is_named(troupe: Commands, shared: Commands,
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: troupe\nVersion: 9.9.9\n")
     node = cluster.start("--address", cluster.address, cpus=1, path=str(facts.parent))
     try:
-        done = troupe.run("train", *WORDS, "--address", cluster.address, environment=cluster.environment)
+        done = troupe.run("train", *RUN, "--address", cluster.address, environment=cluster.environment)
     finally:
         node.clean()
     assert done.code == 3, done
     (line,) = done.mistakes
-    assert line.startswith("troupe: node 127.0.0.1: has troupe 9.9.9, this machine has ")
-    assert line.endswith("; install the same")
+    assert re.fullmatch(r"troupe: node [0-9.]+: has troupe 9.9.9, this machine has [0-9.]+; install the same", line)
+    assert not troupe.path("run").exists()
 
 
 def test_a_node_that_does_not_see_the_runs_is_named(troupe: Commands, cluster: Cluster) -> None:
@@ -123,9 +123,11 @@ def test_a_node_that_does_not_see_the_runs_is_named(troupe: Commands, cluster: C
         pytest.skip("no disk can be mounted here")
     node = cluster.start("--address", cluster.address, cpus=1, prefix=hidden)
     try:
-        done = troupe.run("train", *WORDS, "--name", "run", "--address", cluster.address, environment=cluster.environment)
+        done = troupe.run("train", *RUN, "--address", cluster.address, environment=cluster.environment)
     finally:
         node.clean()
     assert done.code == 3, done
-    (line,) = [line for line in done.mistakes if "does not see" in line]
-    assert line == f"troupe: node 127.0.0.1: does not see {runs.resolve()}/run; put it on a disk that all nodes share"
+    (line,) = done.mistakes
+    assert re.match(
+        rf"troupe: node [0-9.]+: does not see {runs.resolve()}/run; put it on a disk that all nodes share", line
+    )

@@ -6,7 +6,6 @@ import json
 import sys
 
 import pytest
-
 from commands import FRAGILE, Commands, assert_same_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
@@ -22,6 +21,9 @@ from cluster import train
 from trainers.engine.errors import TroupeError
 
 
+LIBRARIES = ("TORCHINDUCTOR_CACHE_DIR", "CRC32C_SW_MODE", "PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # set on import
+
+
 def mine(number, frame):
     pass
 
@@ -32,7 +34,8 @@ def surroundings():
         "threads": torch.get_num_threads(), "dtype": str(torch.get_default_dtype()),
         "torch": torch.get_rng_state().tolist(), "random": str(random.getstate()),
         "numpy": str(numpy.random.get_state()), "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "environment": dict(os.environ), "folder": os.getcwd(), "stdout": sys.stdout is sys.__stdout__,
+        "environment": {key: value for key, value in os.environ.items() if key not in LIBRARIES},
+        "folder": os.getcwd(), "stdout": sys.stdout is sys.__stdout__,
         "process": os.getpid(),
     }
 

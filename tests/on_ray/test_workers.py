@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from commands import DCGAN, Commands, assert_same_run, process_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]

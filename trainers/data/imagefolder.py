@@ -160,9 +160,11 @@ def _facts_of(cache: Path, listing: Sequence[Listed]) -> dict[str, Any] | None:
 
 def _part(cache: Path, part: str, facts: dict[str, Any]) -> Part:
     shape = (facts[part], facts["image_size"], facts["image_size"], facts["channels"])
-    images: NDArray[np.uint8] = np.zeros(shape, np.uint8)
-    if facts[part]:  # an empty file cannot be mapped
+    images: NDArray[np.uint8]
+    if facts[part]:
         images = np.memmap(cache / f"{part}_images.bin", np.uint8, "r", shape=shape)
+    else:
+        images = np.zeros(shape, np.uint8)  # an empty file cannot be mapped
     return Part(images, np.load(cache / f"{part}_labels.npy") if facts["class_names"] else None)
 
 

@@ -55,18 +55,23 @@ def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, 
         os.rename(making, final)
         sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        mistake = disk_mistake(folder, error)  # before space is freed
         shutil.rmtree(making, ignore_errors=True)
-        raise TroupeError(disk_mistake(folder, error), SURROUNDINGS) from error
+        raise TroupeError(mistake, SURROUNDINGS) from error
     return final
 
 
 def disk_mistake(path: Path, error: BaseException) -> str:
     """One line for a write that failed."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    full = False
+    cause: BaseException | None = error
+    while cause is not None:  # torch hides the reason behind an error of its own
+        full = full or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        cause = cause.__cause__ or cause.__context__
     with contextlib.suppress(OSError):  # the path may not be there
         full = full or shutil.disk_usage(path).free < 1 << 20
     if full:
-        return f"{path}: no space left; free some, or take another --runs-dir, then go on with --resume"
+        return f"{path}: no space left; free some, or move the run to another disk, then go on with --resume"
     return f"{path}: could not be written ({str(error).splitlines()[0]})"
 
 

@@ -1,4 +1,4 @@
-"""TensorBoard's event file, written at once: tensorboardX's own writer is a thread, and a full disk would hang the run."""
+"""TensorBoard's event file, written at once: tensorboardX's writer is a thread, and a full disk would hang it."""
 
 from __future__ import annotations
 

@@ -57,10 +57,10 @@ class RunFolder:
     def read_result(self) -> dict[str, Any] | None:
         """The result of a finished run, or None."""
         try:
-            result: dict[str, Any] = json.loads(self.result.read_text())
-            return result
+            result: Any = json.loads(self.result.read_text())
         except (OSError, ValueError):
             return None
+        return result if isinstance(result, dict) and isinstance(result.get("steps"), int) else None
 
     @contextlib.contextmanager
     def lock(self, patience: float = 0) -> Iterator[None]:

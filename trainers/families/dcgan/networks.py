@@ -12,7 +12,7 @@ class Generator(nn.Module):
     def __init__(self, latent: int, width: int, channels: int, size: int, upsample: str) -> None:
         super().__init__()
         widths = [width << level for level in reversed(range(int(math.log2(size)) - 2))]
-        layers: list[nn.Module] = [nn.ConvTranspose2d(latent, widths[0], 4, bias=False)]
+        layers: list[nn.Module] = [Project(latent, widths[0])]
         for before, after in zip(widths, [*widths[1:], channels], strict=True):
             layers += [nn.BatchNorm2d(before), nn.ReLU(inplace=True)]
             if upsample == "transposed":
@@ -24,6 +24,17 @@ class Generator(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         images: Tensor = self.main(latent)
         return images
+
+
+class Project(nn.Module):
+    """Latent to a first image of 4x4: a matrix product, reshaped (Radford et al. 2016, figure 1)."""
+
+    def __init__(self, latent: int, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(latent, 16 * channels, bias=False)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.linear(latent.flatten(1)).unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2)
 
 
 class Discriminator(nn.Module):
@@ -45,8 +56,8 @@ class Discriminator(nn.Module):
 
 @torch.no_grad()
 def initialise(layer: nn.Module) -> None:
-    """Filters N(0, 0.02), batch norm weights N(1, 0.02) (Radford et al. 2016, section 4)."""
-    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+    """Weights and filters N(0, 0.02), batch norm weights N(1, 0.02) (Radford et al. 2016, section 4)."""
+    if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
         layer.weight.normal_(0, 0.02)
     elif isinstance(layer, nn.BatchNorm2d):
         layer.weight.normal_(1, 0.02)
