@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,15 +21,16 @@ OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 
 @contextlib.contextmanager
 def ray_for(
-    config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path]
+    config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path], log: Path
 ) -> Iterator[dict[str, Any]]:
-    """Connect to Ray, and yield the runtime environment that its actors need."""
-    if address:
-        with _cluster(config, address, folders) as runtime_env:
-            yield runtime_env
-    else:
-        with _own(config, oversubscribe):
-            yield {}
+    """Connect to Ray, and yield the runtime environment that its actors need. What Ray prints goes to `log`."""
+    with open(log, "a") as file, contextlib.redirect_stderr(file):
+        if address:
+            with _cluster(config, address, folders) as runtime_env:
+                yield runtime_env
+        else:
+            with _own(config, oversubscribe):
+                yield {}
 
 
 @contextlib.contextmanager
@@ -39,9 +41,10 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[None]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without GPUs keep the variables of this process
-        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
         "GLOO_SOCKET_IFNAME": "lo",
     }
+    if "ray" not in sys.modules:  # it reads this when it is imported; later, it decides for tokens by itself
+        variables["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE", "token")
     _make_token()
     with environment(variables):
         import ray
@@ -63,8 +66,7 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[None]:
         except Exception as error:
             raise TroupeError(f"Ray did not start: {str(error).strip().splitlines()[-1]}", SURROUNDINGS) from error
     try:
-        with _quiet():
-            yield
+        yield
     finally:
         ray.shutdown()
 
@@ -97,24 +99,10 @@ def _cluster(config: Config, address: str, folders: Sequence[Path]) -> Iterator[
         mistakes = _compare(nodes, folders)
         if mistakes:
             raise TroupeError(mistakes, SURROUNDINGS)
-        with _quiet() if ours else contextlib.nullcontext():
-            yield runtime_env
+        yield runtime_env
     finally:
         if ours:
             ray.shutdown()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, Ray does not print a paragraph of its own where a worker dies: we say it in one line."""
-    from ray._private import worker
-
-    before: Any = getattr(worker, "print_to_stdstream", None)  # private: another Ray may lack it
-    worker.print_to_stdstream = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream = before
 
 
 def _knock(address: str) -> None:

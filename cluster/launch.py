@@ -396,7 +396,9 @@ def _on_ray(plan: Plan, config: Config, order: Order, progress: Progress) -> dic
     with (
         _random_kept(),
         signals(asked.set) as install,
-        ray_for(config, order.address, order.oversubscribe, folders) as runtime_env,
+        ray_for(
+            config, order.address, order.oversubscribe, folders, RunFolder(plan.folder).logs / "driver.log"
+        ) as runtime_env,
     ):
         install()  # Ray has put handlers of its own there
         return supervise(

@@ -18,7 +18,7 @@ from trainers.engine.exchange import Exact, fold, padded_length
 from trainers.engine.world import World
 from trainers.run import Plan
 
-SHAPES = ((3, 5, 4, 4), (70_001,), (2, 129), (1,))
+SHAPES = ((3, 5, 4, 4), (270_001,), (2, 129), (1,))
 
 
 def gradient_of(microbatch: int) -> list[torch.Tensor]:
@@ -100,14 +100,14 @@ def test_nothing_is_left_in_shared_memory(pool: LocalGroup, tmp_path: Path) -> N
 
 def break_one_slice() -> None:
     """Let rank 1 leave one number of its slice out of every sum."""
-    whole = Exact._add_blocks
+    whole = Exact._add_block
 
-    def broken(self: Exact, nodes: Any, result: torch.Tensor, start: int, end: int, weight: float) -> None:
-        whole(self, nodes, result, start, end, weight)
+    def broken(self: Exact, parts: Any, result: torch.Tensor, weight: float) -> None:
+        whole(self, parts, result, weight)
         if self.world.rank == 1:
-            result[start] = 0
+            result[0] = 0
 
-    Exact._add_blocks = broken  # type: ignore[method-assign]
+    Exact._add_block = broken  # type: ignore[method-assign]
 
 
 def break_the_mean() -> None:

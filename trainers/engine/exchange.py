@@ -30,6 +30,7 @@ from trainers.engine.world import World
 
 ALIGNMENT = 64  # bytes: every tensor in a flat vector starts at a multiple of it
 BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
+PIECES = 4  # of a slice, in messages between hosts
 SHARED_MEMORY = "/dev/shm"
 TAIL_ROOM = 1 << 20  # bytes for what each worker tells the others besides its gradients: metrics, averages, flags
 Node = tuple[int, int]  # micro-batches [first, last)
@@ -209,9 +210,10 @@ class Exact:
             return
         flat = self._flat(parameters)
         if self.world.size == 1:
+            nodes = dict(zip(self.nodes[0], flat.slots, strict=False))
             for start in range(0, len(flat.result), BLOCK):
-                self._add_blocks(dict(zip(self.nodes[0], flat.slots, strict=False)),
-                                 flat.result, start, start + BLOCK, weight)  # fmt: skip
+                block = slice(start, start + BLOCK)
+                self._add_block({node: slot[block] for node, slot in nodes.items()}, flat.result[block], weight)
         else:
             with self.world.waits():
                 self._add_slices(flat, weight)
@@ -236,38 +238,45 @@ class Exact:
             rank for host, ranks in enumerate(self.hosts) if host != here
             for place, rank in enumerate(ranks) if place % len(self.host) == self.place
         ]  # fmt: skip
-        sums: dict[Node, Tensor] = {}  # of the other hosts, in my slice
-        messages: list[Any] = []
-        for host, rank in partners:
-            for node in self.host_nodes[host]:
-                sums[node] = torch.empty(last - first, dtype=flat.result.dtype)
-                messages.append(dist.irecv(sums[node], group=self.world.group, group_src=rank))
+        group = self.world.group
+        mine = pieces(first, last)
+        theirs: list[dict[Node, Tensor]] = []  # the other hosts' sums of each piece of mine, once they have come
+        arriving: list[list[Any]] = []
+        for start, end in mine:
+            sums = {node: flat.result.new_empty(end - start) for host, _ in partners for node in self.host_nodes[host]}
+            theirs.append(sums)
+            arriving.append([
+                dist.irecv(sums[node], group=group, group_src=rank, tag=0)
+                for host, rank in partners for node in self.host_nodes[host]
+            ])  # fmt: skip
+        under_way: list[Any] = [
+            dist.irecv(flat.result[start:end], group=group, group_src=rank, tag=1)
+            for rank in served for start, end in pieces(*owned[rank])
+        ]  # fmt: skip
         for rank in served:
-            start, end = owned[rank]
-            for node in self.host_nodes[here]:
-                partial = fold({n: slot[start:end] for n, slot in nodes.items()}, torch.add, *node)
-                messages.append(dist.isend(partial, group=self.world.group, group_dst=rank))
-        for message in messages:
-            message.wait()
-        whole = {**nodes, **{node: _Offset(part, first) for node, part in sums.items()}}
-        for start in range(first, last, BLOCK):
-            self._add_blocks(whole, flat.result, start, min(start + BLOCK, last), weight)
-        messages = [
-            dist.irecv(flat.result[slice(*owned[rank])], group=self.world.group, group_src=rank) for rank in served
-        ]
-        messages += [
-            dist.isend(flat.result[first:last], group=self.world.group, group_dst=rank) for _, rank in partners
-        ]
-        for message in messages:
+            for start, end in pieces(*owned[rank]):
+                parts = {node: slot[start:end] for node, slot in nodes.items()}
+                for node in self.host_nodes[here]:
+                    partial = fold(parts, torch.add, *node)
+                    under_way.append(dist.isend(partial, group=group, group_dst=rank, tag=0))
+        for (start, end), sums, messages in zip(mine, theirs, arriving, strict=True):
+            for message in messages:
+                message.wait()
+            for begin in range(start, end, BLOCK):
+                stop = min(begin + BLOCK, end)
+                parts = {node: slot[begin:stop] for node, slot in nodes.items()}
+                parts |= {node: part[begin - start : stop - start] for node, part in sums.items()}
+                self._add_block(parts, flat.result[begin:stop], weight)
+            for _, rank in partners:
+                under_way.append(dist.isend(flat.result[start:end], group=group, group_dst=rank, tag=1))
+        for message in under_way:
             message.wait()
         if self.room is not None:
             self.room.barrier()
 
-    def _add_blocks(self, nodes: Mapping[Node, Any], result: Tensor, start: int, end: int, weight: float) -> None:
-        """The tree's sum of result[start:end], divided once."""
-        parts = {node: vector[start:end] for node, vector in nodes.items()}
-        total = fold(parts, torch.add, 0, self.microbatches)
-        torch.div(total, weight, out=result[start:end])
+    def _add_block(self, parts: dict[Node, Tensor], result: Tensor, weight: float) -> None:
+        """The tree's sum of these parts of all nodes, divided once."""
+        torch.div(fold(parts, torch.add, 0, self.microbatches), weight, out=result)
 
     def _flat(self, parameters: Sequence[nn.Parameter]) -> Flat:
         """The flat vectors of these parameters' gradients, made at their first use."""
@@ -278,16 +287,6 @@ class Exact:
             own = self.nodes[self.world.rank]
             self.flat[key] = Flat(parameters, shared, self.place, len(own), max(scratch, 0), self.world.size)
         return self.flat[key]
-
-
-class _Offset:
-    """A vector of which only the part from `first` on is here."""
-
-    def __init__(self, part: Tensor, first: int) -> None:
-        self.part, self.first = part, first
-
-    def __getitem__(self, where: slice) -> Tensor:
-        return self.part[where.start - self.first : where.stop - self.first]
 
 
 class Flat:
@@ -481,6 +480,13 @@ def slices(length: int, workers: int, bytes_each: int) -> list[tuple[int, int]]:
     """The part of a vector that each worker adds up, in whole cache lines."""
     line = ALIGNMENT // bytes_each
     cuts = [min(length, -(-length * rank // (workers * line)) * line) for rank in range(workers + 1)]
+    return list(itertools.pairwise(cuts))
+
+
+def pieces(first: int, last: int) -> list[tuple[int, int]]:
+    """A slice cut so that adding one piece, sending another and receiving a third go on at once."""
+    count = max(1, min(PIECES, (last - first) // BLOCK))
+    cuts = [first + (last - first) * piece // count for piece in range(count + 1)]
     return list(itertools.pairwise(cuts))
 
 

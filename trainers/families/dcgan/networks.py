@@ -34,7 +34,8 @@ class Project(nn.Module):
         self.linear = nn.Linear(latent, 16 * channels, bias=False)
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.linear(latent.flatten(1)).unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2)
+        images: Tensor = self.linear(latent.flatten(1)).unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2)
+        return images
 
 
 class Discriminator(nn.Module):
