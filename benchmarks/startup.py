@@ -89,7 +89,7 @@ def start(command: Sequence[object], written: str) -> dict[str, float]:
 def main() -> None:
     given = common.parser(__doc__, rounds=5).parse_args()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    ours = (TROUPE, "train", "dcgan", "steps=1", "log_every=1", "--name", "one")
+    ours = (TROUPE, "train", "dcgan", "width=64", "steps=1", "log_every=1", "--name", "one")
     sides = {
         "torch alone": partial(start, (sys.executable, FIRST_STEP / "torch_alone.py", "done"), "done"),
         "troupe, 1 worker": partial(start, (*ours, "workers=1"), "runs/one/metrics.jsonl"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.environment import environment, worker_environment
+from trainers.engine import checkpoint
 from trainers.engine.errors import SURROUNDINGS, Stopped, TroupeError
 from trainers.engine.settings import Config
 
@@ -23,14 +24,25 @@ OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 def ray_for(
     config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path], log: Path
 ) -> Iterator[dict[str, Any]]:
-    """Connect to Ray, and yield the runtime environment that its actors need. What Ray prints goes to `log`."""
-    with open(log, "a") as file, contextlib.redirect_stderr(file):
-        if address:
-            with _cluster(config, address, folders) as runtime_env:
-                yield runtime_env
-        else:
-            with _own(config, oversubscribe):
-                yield {}
+    """Connect to Ray, and yield the runtime environment that its actors need. What Ray prints goes to `log`.
+
+    It prints to both streams, a paragraph where a worker dies; whoever shows progress has taken its stream before.
+    """
+    before = os.environ.get("RAY_AUTH_MODE")
+    with checkpoint.writing(log):
+        log.parent.mkdir(exist_ok=True)
+        file = open(log, "a")  # noqa: SIM115
+    try:
+        with file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            if address:
+                with _cluster(config, address, folders) as runtime_env:
+                    yield runtime_env
+            else:
+                with _own(config, oversubscribe):
+                    yield {}
+    finally:
+        if before is None:  # Ray sets it in our caller's environment
+            os.environ.pop("RAY_AUTH_MODE", None)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from trainers.data import sources
 from trainers.engine import checkpoint, runfolder
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean, of_worker
-from trainers.engine.runfolder import RunFolder
+from trainers.engine.runfolder import RunFolder, begun
 from trainers.engine.settings import Config, show_value
 from trainers.run import Plan, open_for, run, versions
 
@@ -371,16 +371,23 @@ def _here(plan: Plan, progress: Progress) -> dict[str, Any]:
 
     watcher = threading.Thread(target=show, daemon=True)
     watcher.start()
+    folder = RunFolder(plan.folder)
     try:
-        with signals(ask):
-            return run(plan, World(), control)
-    except TroupeError:
-        raise
-    except Exception as error:
-        log = RunFolder(plan.folder).logs / "rank_0.log"
-        with contextlib.suppress(OSError), open(log, "a") as file:
-            traceback.print_exc(file=file)
-        raise of_worker(0, error, log) from error
+        with (
+            checkpoint.writing(folder.path),
+            open(folder.log(0), "a", buffering=1) as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            print(begun(0, 1))
+            try:
+                with signals(ask):
+                    return run(plan, World(), control)
+            except TroupeError:
+                raise
+            except Exception as error:
+                traceback.print_exc()
+                raise of_worker(0, error, folder.log(0)) from error
     finally:
         done.set()
         watcher.join()

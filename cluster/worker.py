@@ -13,7 +13,7 @@ import ray
 
 from trainers.engine.control import Control
 from trainers.engine.errors import PeerLost, TroupeError, of_worker
-from trainers.engine.runfolder import RunFolder
+from trainers.engine.runfolder import RunFolder, begun
 from trainers.run import Plan, run
 
 
@@ -39,10 +39,10 @@ class Worker:
         """This worker's part of the run: its result, or the error that ended it."""
         from trainers.engine.world import join
 
-        log = RunFolder(plan.folder).logs / f"rank_{rank}.log"
+        log = RunFolder(plan.folder).log(rank)
         try:
             write_to(log)
-            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} worker {rank} of {size}, process {os.getpid()}", flush=True)
+            print(begun(rank, size), flush=True)
             self.world = join(address, port, rank, size, str(plan.settings["device"]))
             return run(plan, self.world, self.control)
         except TroupeError as error:

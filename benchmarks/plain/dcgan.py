@@ -16,7 +16,7 @@ from trainers.engine.family import Data
 from trainers.engine.streams import sample_indices, seed_of
 from trainers.families.dcgan.networks import Discriminator, Generator
 
-SETTINGS: dict[str, Any] = {"batch_size": 64, "microbatch_size": 64}
+SETTINGS: dict[str, Any] = {"batch_size": 64, "microbatch_size": 64, "width": 64, "ema": 0.0}
 PICTURE_SIZE = 64
 FASTER = {"float32": 1.3, "bfloat16": 2.2}  # what is asked of ours, in times
 

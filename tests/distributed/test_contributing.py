@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_walk_in_contributing_works(tmp_path: Path) -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     files = re.findall(r"`(my_families/\S+)`\n\n```python\n(.*?)```", text, re.DOTALL)

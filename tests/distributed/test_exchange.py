@@ -132,6 +132,7 @@ def break_one_worker() -> None:
     Exact.average = broken  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("breaks", ["break_one_slice", "break_the_mean", "break_one_worker"])
 def test_verify_catches_a_broken_exchange(tmp_path: Path, breaks: str) -> None:
     order = Order("dcgan", {"workers": 2}, tmp_path, prepare=f"tests.distributed.test_exchange:{breaks}")
@@ -141,12 +142,14 @@ def test_verify_catches_a_broken_exchange(tmp_path: Path, breaks: str) -> None:
     assert any("DIFFERENT" in line for line in said)
 
 
+@pytest.mark.slow
 def test_verify_names_the_tensor_that_differs_between_workers(tmp_path: Path) -> None:
     order = Order("dcgan", {"workers": 2}, tmp_path, prepare="tests.distributed.test_exchange:break_one_worker")
     result = verify(order, lambda line: None)
     assert "workers 0 and 1 disagree on networks." in result["proofs"][0]["why"]
 
 
+@pytest.mark.slow
 def test_verify_passes_where_nothing_is_broken(tmp_path: Path) -> None:
     assert verify(Order("dcgan", {"workers": 2}, tmp_path), lambda line: None)["passed"] is True
 

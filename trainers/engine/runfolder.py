@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ class RunFolder:
         self.real = path / "real.png"
         self.timelapse = path / "timelapse.gif"
         self.result = path / "result.json"
+
+    def log(self, rank: int) -> Path:
+        """What a worker prints."""
+        return self.logs / f"rank_{rank}.log"
 
     def read_settings(self) -> dict[str, Any]:
         """What the run is. Raises TroupeError (exit code 4) where the file is missing or damaged."""
@@ -96,6 +101,11 @@ class RunFolder:
     def size(self) -> int:
         """Bytes on disk."""
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+def begun(rank: int, size: int) -> str:
+    """The first line of a worker in its log."""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S')} worker {rank} of {size}, process {os.getpid()}"
 
 
 def check_name(name: str) -> str | None:

@@ -17,9 +17,10 @@ class DCGAN(Family):
 
     def networks(self) -> dict[str, nn.Module]:
         config, channels, size = self.config, self.facts["channels"], self.facts["image_size"]
+        width = min(64, size) if config.width == "auto" else config.width
         return {
-            "generator": Generator(config.latent, config.width, channels, size, config.upsample),
-            "discriminator": Discriminator(config.width, channels, size),
+            "generator": Generator(config.latent, width, channels, size, config.upsample),
+            "discriminator": Discriminator(width, channels, size),
         }
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, tuple[torch.optim.Optimizer, Schedule]]:
