@@ -30,7 +30,6 @@ def ray_for(
     """
     before = os.environ.get("RAY_AUTH_MODE")
     with checkpoint.writing(log):
-        log.parent.mkdir(exist_ok=True)
         file = open(log, "a")  # noqa: SIM115
     try:
         with file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

@@ -309,8 +309,8 @@ def _old_folder(prepared: Prepared, fingerprint: str, order: Order, progress: Pr
         raise TroupeError(
             f"data: other samples than {folder.name} began with; --allow-changes goes on all the same", CONFLICT
         )
-    with folder.lock(patience=10):
-        pass
+    with folder.lock(patience=10), checkpoint.writing(folder.path):
+        folder.make_parts()
     here = versions()
     for what, version in prepared.stored.get("versions", {}).items():
         if here.get(what) != version:

@@ -40,6 +40,11 @@ class RunFolder:
         self.timelapse = path / "timelapse.gif"
         self.result = path / "result.json"
 
+    def make_parts(self) -> None:
+        """The folders inside; somebody may have removed some of an old run."""
+        for part in (self.checkpoints, self.grids, self.logs):
+            part.mkdir(exist_ok=True)
+
     def log(self, rank: int) -> Path:
         """What a worker prints."""
         return self.logs / f"rank_{rank}.log"
@@ -138,8 +143,7 @@ def create(runs: Path, family: str, name: str | None) -> RunFolder:
     except OSError as error:
         raise TroupeError(f"--runs-dir {runs}: cannot be written ({error.strerror})", SURROUNDINGS) from None
     folder = RunFolder(path)
-    for part in (folder.checkpoints, folder.grids, folder.logs):
-        part.mkdir()
+    folder.make_parts()
     return folder
 
 
