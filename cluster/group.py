@@ -174,7 +174,8 @@ class ActorGroup:
         ]
         self.processes: dict[int, int] = {}
         try:
-            places = ray.get([worker.where.options(concurrency_group="watch").remote() for worker in self.actors])
+            asked = [worker.where.options(concurrency_group="watch").remote() for worker in self.actors]
+            places = ray.get(asked, timeout=PATIENCE_AT_START)
         except ray.exceptions.RayError as error:
             self.end()
             raise Lost(f"the workers did not start: {str(error).splitlines()[0]}") from error

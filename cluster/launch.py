@@ -127,7 +127,8 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
             and error.code in (SURROUNDINGS, CONFLICT)
             and not checkpoint.all_in(folder.checkpoints)
         ):
-            shutil.rmtree(folder.path, ignore_errors=True)  # it never began, and the name is free again
+            with contextlib.suppress(TroupeError), folder.lock():  # unless somebody else went on with it
+                shutil.rmtree(folder.path, ignore_errors=True)  # it never began, and the name is free again
         raise
     finally:
         progress.end()

@@ -18,6 +18,10 @@ class Control:
         self.slowest = 0.0  # seconds of the longest piece of work so far
         self.last = time.monotonic()
 
+    def rested(self) -> None:
+        """Time spent waiting for other workers is nobody's work."""
+        self.last = time.monotonic()
+
     def beat(self) -> None:
         """A piece of work is done: a micro-batch, a chunk of a grid, a checkpoint."""
         now = time.monotonic()

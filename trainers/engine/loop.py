@@ -191,6 +191,7 @@ class Trainer:
             self.metrics[name] = number / weight if weight else math.nan
         if math.isfinite(mean) or phase.closure:
             self.exchange.average(parameters, weight, private=phase.before is not None or phase.closure)
+        self.control.rested()
         return mean, statistics, total[LOSS + 1 + len(names) :] / self.config.microbatches
 
     def _draw(self) -> None:

@@ -23,7 +23,9 @@ class Config(ImageConfig):
     steps: int = setting(2000, "optimizer steps of each network; may be raised later", unit="steps", at_least=0)
     ema: float = setting(0.98, "decay of the generator's running average, 0 for none", at_least=0, below=1)
     latent: int = setting(100, "numbers that an image is made from", at_least=1, source="Radford 2016, section 4")
-    width: int | Literal["auto"] = setting("auto", "channels at half size; auto: the image size, at most 64", at_least=1)
+    width: int | Literal["auto"] = setting(
+        "auto", "channels at half size; auto: the image size, at most 64", at_least=1
+    )
     learning_rate: float = setting(2e-4, "of both Adams", above=0, source="Radford 2016, section 4")
     beta1: float = setting(0.5, "momentum of both Adams", at_least=0, below=1, source="Radford 2016, section 4")
     upsample: Literal["transposed", "nearest"] = setting("transposed", "how images grow; nearest: no checkerboards")
