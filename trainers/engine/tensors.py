@@ -33,10 +33,11 @@ def as_uint8(images: Tensor) -> Tensor:
 
 
 def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Weights by network, from a checkpoint's `state.pt` (averaged where there is an average) or from safetensors."""
+    """Weights by network, from a checkpoint's `state.pt` (as they were trained, not averaged) or from safetensors."""
     if path.suffix == ".pt":
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return {**state["networks"], **state["ema"]}
+        networks: dict[str, dict[str, Tensor]] = state["networks"]
+        return networks
     from safetensors.torch import load_file
 
     weights: dict[str, dict[str, Tensor]] = {}
