@@ -30,7 +30,7 @@ from trainers.engine.world import World
 
 ALIGNMENT = 64  # bytes: every tensor in a flat vector starts at a multiple of it
 BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
-PIECES = 4  # of a slice, in messages between hosts
+PIECES, PIECE = 4, 1 << 20  # of a slice in messages between hosts: how many at most, and numbers in each at least
 SHARED_MEMORY = "/dev/shm"
 TAIL_ROOM = 1 << 20  # bytes for what each worker tells the others besides its gradients: metrics, averages, flags
 Node = tuple[int, int]  # micro-batches [first, last)
@@ -485,7 +485,7 @@ def slices(length: int, workers: int, bytes_each: int) -> list[tuple[int, int]]:
 
 def pieces(first: int, last: int) -> list[tuple[int, int]]:
     """A slice cut so that adding one piece, sending another and receiving a third go on at once."""
-    count = max(1, min(PIECES, (last - first) // BLOCK))
+    count = max(1, min(PIECES, (last - first) // PIECE))
     cuts = [first + (last - first) * piece // count for piece in range(count + 1)]
     return list(itertools.pairwise(cuts))
 

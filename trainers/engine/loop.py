@@ -47,6 +47,11 @@ class Trainer:
         self.ema: dict[str, nn.Module] = {}
         if config.ema:
             self.ema = {name: copy.deepcopy(self.networks[name]).requires_grad_(False) for name in family.ema_networks}
+        self.averaged: dict[str, tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]] = {
+            name: (list(average.parameters()), list(self.networks[name].parameters()),
+                   list(average.buffers()), list(self.networks[name].buffers()))
+            for name, average in self.ema.items()
+        }  # fmt: skip
         self.trainable = {name: [p for p in net.parameters() if p.requires_grad] for name, net in self.networks.items()}
         self.averages = averages.Averages(self.networks)
         self.optimizers = family.optimizers(self.networks)
@@ -192,7 +197,8 @@ class Trainer:
         if math.isfinite(mean) or phase.closure:
             self.exchange.average(parameters, weight, private=phase.before is not None or phase.closure)
         self.control.rested()
-        return mean, statistics, total[LOSS + 1 + len(names) :] / self.config.microbatches
+        means = total[LOSS + 1 + len(names) :]
+        return mean, statistics, means / self.config.microbatches if statistics else means
 
     def _draw(self) -> None:
         """The next samples of the stream, cut into this worker's micro-batches."""
@@ -219,10 +225,10 @@ class Trainer:
     @torch.no_grad()
     def _average_weights(self, name: str) -> None:
         """Move the running average of a network's weights; buffers are copied."""
-        average, network = self.ema[name], self.networks[name]
-        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - self.config.ema)
-        for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
-            kept.copy_(buffer)
+        averages_of, parameters, kept, buffers = self.averaged[name]
+        torch._foreach_lerp_(averages_of, parameters, 1 - self.config.ema)
+        if buffers:
+            torch._foreach_copy_(kept, buffers)
 
     # Pictures and evaluation: in chunks that no number of workers changes, dealt over the workers
 
