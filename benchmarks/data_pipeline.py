@@ -11,6 +11,7 @@ but are no cost of a worker: all workers of a host share them, and the kernel ta
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import tempfile
@@ -30,9 +31,13 @@ ALLOWED = 0.02  # of the bytes of the images
 
 
 def open_source(name: str, folder: str) -> Any:
+    """As a worker opens it: a packed folder is known by the fingerprint that the driver has found."""
     from trainers.data.sources import open_data
 
-    return open_data("digits" if name == "digits" else f"imagefolder:{folder}/{name}", data_dir=Path(folder, "packed"))
+    packed = [json.loads(path.read_text()) for path in Path(folder, "packed", "packed").glob("*/packed.json")]
+    known = next((facts["fingerprint"] for facts in packed if facts["source"].endswith(f"/{name}")), None)
+    words = "digits" if name == "digits" else f"imagefolder:{folder}/{name}"
+    return open_data(words, data_dir=Path(folder, "packed"), fingerprint=known)
 
 
 def data_side(name: str, folder: str, batches: int) -> float:

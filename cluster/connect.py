@@ -118,20 +118,20 @@ def _cluster(config: Config, address: str, folders: Sequence[Path]) -> Iterator[
 
 def _knock(address: str) -> None:
     """Ray asks an address for a minute and tells no reason: ask once first, in its own words, for 5 s."""
-    if not address.rpartition(":")[2].isdigit() or "://" in address:
-        return  # Ray knows addresses of other kinds, like `auto`
+    if not address.rpartition(":")[2].isdigit() or "://" in address or os.environ.get("RAY_USE_TLS") == "1":
+        return  # Ray knows addresses of other kinds, like `auto`, and how to speak behind certificates
     import ray
 
     try:
         import grpc  # type: ignore[import-untyped]
-        from ray._private.grpc_utils import init_grpc_channel  # private: another Ray may lack it
         from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-        with init_grpc_channel(address) as channel:
-            stub: Any = gcs_service_pb2_grpc
-            words: Any = gcs_service_pb2
-            alive = stub.NodeInfoGcsServiceStub(channel).CheckAlive(words.CheckAliveRequest(), timeout=5)
-            version = alive.ray_version
+        stub: Any = gcs_service_pb2_grpc
+        words: Any = gcs_service_pb2
+        with grpc.insecure_channel(address) as channel:
+            ask = stub.NodeInfoGcsServiceStub(channel).CheckAlive
+            token = [("authorization", f"Bearer {_token()}")] if _token() else []
+            version = ask(words.CheckAliveRequest(), timeout=5, metadata=token).ray_version
     except ImportError:
         return
     except grpc.RpcError as error:
@@ -208,6 +208,14 @@ def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
         **{package: version(package) for package in ("ray", "torch", "troupe")},
         "missing": [mark for mark in marks if not os.path.exists(mark)],
     }
+
+
+def _token() -> str:
+    """The token that Ray would send, where there is one."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    with contextlib.suppress(OSError):
+        return os.environ.get("RAY_AUTH_TOKEN") or path.read_text().strip()
+    return ""
 
 
 def _make_token() -> None:

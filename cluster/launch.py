@@ -111,7 +111,7 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
             folder.write_settings({**facts, "settings": _plain(settings), "facts": shapes, "from": began})
         folder.result.unlink(missing_ok=True)
     plan = Plan(
-        prepared.family, settings, folder.path.resolve(), order.data_dir.resolve(), order.families,
+        prepared.family, _for_workers(settings), folder.path.resolve(), order.data_dir.resolve(), order.families,
         {**facts, "recipe": _plain(config.recipe())}, fingerprint,
     )  # fmt: skip
     hint = checks.idle_cores(config) if not order.address else None
@@ -347,6 +347,12 @@ def _what(config: Config, prepared: Prepared) -> str:
     workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
     verb = "going on to" if prepared.folder is not None else "training"
     return f"{verb} {config.steps} steps of {config.batch_size} samples with {workers}, exchange {config.exchange}"
+
+
+def _for_workers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings where the working folder may be another one: a path in `data=` becomes absolute."""
+    name, colon, path = str(settings.get("data", "")).partition(":")
+    return {**settings, "data": f"{name}:{Path(path).expanduser().resolve()}"} if colon else dict(settings)
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
     from trainers.engine import loop
 
     config = plan.config()
-    data = open_for(config, plan.data_dir, plan.families)
+    data = open_for(config, plan.data_dir, plan.families, fingerprint=plan.fingerprint)
     if plan.fingerprint is not None and data.fingerprint != plan.fingerprint:
         raise TroupeError(f"data={config.data}: not the same samples as the driver found", CONFLICT)  # type: ignore[attr-defined]
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
@@ -51,11 +51,13 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
 def open_for(
     config: Any, data_dir: Path, families: Sequence[Path] = (),
     warn: Callable[[str], None] = lambda line: None, progress: Callable[[int, int], None] = lambda done, total: None,
+    fingerprint: str | None = None,
 ) -> Any:  # fmt: skip
     """The data set that a config names. Imports no torch; `progress(done, total)` tells how far packing is."""
     return open_data(
         config.data, data_dir=data_dir, image_size=None if config.image_size == "auto" else config.image_size,
         evaluate_on=config.evaluate_on, extra=families, warn=warn, progress=progress,
+        fingerprint=fingerprint,
     )  # fmt: skip
 
 

@@ -262,6 +262,22 @@ def test_a_folder_is_packed_once_mapped_and_packed_again_when_it_changes(tmp_pat
     assert len(cached(tmp_path)) == 1
 
 
+def test_a_worker_that_knows_the_fingerprint_does_not_look_through_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = filled(tmp_path / "images")
+    first = Opened(folder, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "trainers.data.imagefolder.list_images", lambda root: pytest.fail("the folder was looked through")
+        )
+        worker = Opened(folder, tmp_path, fingerprint=first.data.fingerprint)
+    assert worker.data.fingerprint == first.data.fingerprint
+    save(folder / "new.png", BLUE)
+    other = Opened(folder, tmp_path, fingerprint="of other samples")
+    assert other.data.size + other.data.held_out == 31
+
+
 def test_the_fingerprint_is_of_the_content_and_not_of_times_or_places(tmp_path: Path) -> None:
     folder = filled(tmp_path / "images", 5)
     fingerprint = Opened(folder, tmp_path).data.fingerprint

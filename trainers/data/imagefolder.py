@@ -46,12 +46,14 @@ def open_folder(request: Request) -> ImageData:
     root = Path(request.argument).expanduser().resolve()
     if not root.is_dir():
         raise TroupeError(f"{words}: no such folder; give the path of one", SURROUNDINGS)
-    listing = list_images(root)
-    if not listing:
-        raise TroupeError(f"{words}: holds no images; they are known by {', '.join(EXTENSIONS)}", SURROUNDINGS)
     size = request.image_size or AUTO_SIZE
     cache = request.data_dir / "packed" / fingerprint(str(root), size)[:16]
-    facts = _facts_of(cache, listing)
+    facts = _facts_of(cache)
+    if facts is None or request.fingerprint is None or facts["fingerprint"] != request.fingerprint:
+        listing = list_images(root)
+        if not listing:
+            raise TroupeError(f"{words}: holds no images; they are known by {', '.join(EXTENSIONS)}", SURROUNDINGS)
+        facts = _facts_of(cache, listing)
     if facts is None:
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
@@ -146,8 +148,8 @@ def decode(content: bytes, size: int, channels: int) -> NDArray[np.uint8]:
     return np.asarray(image).reshape(size, size, channels)
 
 
-def _facts_of(cache: Path, listing: Sequence[Listed]) -> dict[str, Any] | None:
-    """What packed.json says, if it was made of just this listing and its files are whole."""
+def _facts_of(cache: Path, listing: Sequence[Listed] | None = None) -> dict[str, Any] | None:
+    """What packed.json says, if its files are whole, and it was made of just this listing where one is given."""
     try:
         facts: dict[str, Any] = json.loads((cache / "packed.json").read_text())
         sizes = [(cache / f"{part}_images.bin").stat().st_size for part in ("train", "test")]
@@ -155,7 +157,7 @@ def _facts_of(cache: Path, listing: Sequence[Listed]) -> dict[str, Any] | None:
         return None
     row = facts["image_size"] ** 2 * facts["channels"]
     whole = sizes == [facts["train"] * row, facts["test"] * row]
-    return facts if whole and facts["listing"] == fingerprint(listing) else None
+    return facts if whole and (listing is None or facts["listing"] == fingerprint(listing)) else None
 
 
 def _part(cache: Path, part: str, facts: dict[str, Any]) -> Part:

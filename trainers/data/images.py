@@ -33,6 +33,9 @@ class Request:
     evaluate_on: str  # "test" or "validation"
     warn: Callable[[str], None]
     progress: Callable[[int, int], None]  # (done, total), while a folder is packed
+    fingerprint: str | None = (
+        None  # of samples that the driver has just found: a folder need not be looked through again
+    )
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,18 @@ def open_data(
     extra: Sequence[Path] = (),
     warn: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    fingerprint: str | None = None,
 ) -> ImageData:
-    """Open the data set that `data=` names; the driver gives `warn` and `progress`, and the workers keep silent."""
+    """Open the data set that `data=` names.
+
+    The driver gives `warn` and `progress`; workers keep silent, and give the `fingerprint` that the driver found.
+    """
     sources = all_sources(extra)
     for mistake, code in ((_wrong_words(data, sources), WORDS), (_missing_folder(data), SURROUNDINGS)):
         if mistake:
             raise TroupeError(mistake, code)
     name, _, argument = data.partition(":")
-    return sources[name].open(Request(argument, Path(data_dir), image_size, evaluate_on, warn, progress))
+    return sources[name].open(Request(argument, Path(data_dir), image_size, evaluate_on, warn, progress, fingerprint))
 
 
 def _wrong_words(data: str, sources: dict[str, Source]) -> str | None:
