@@ -15,7 +15,8 @@ from cluster.verify import Order, compare, train_quietly, verify
 from tests.jobs import plan_of
 from trainers.engine import exchange as exchange_module
 from trainers.engine.errors import TroupeError
-from trainers.engine.exchange import Exact, fold, padded_length
+from trainers.engine.exchange import Exact, fold
+from trainers.engine.shared_memory import padded_length
 from trainers.engine.world import World
 from trainers.run import Plan
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainers.engine import exchange, loop
+from trainers.engine import loop, shared_memory
 
 
 def small_memory() -> None:
     """Shared memory is the little disk that the test has mounted."""
-    exchange.SHARED_MEMORY = os.environ["SMALL_MEMORY"]
+    shared_memory.SHARED_MEMORY = os.environ["SMALL_MEMORY"]
 
 
 def one_rank() -> None:

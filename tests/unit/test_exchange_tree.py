@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainers.engine.exchange import (
-    ALIGNMENT,
     Node,
     accumulation,
     covered,
     fold,
     nodes_of,
-    padded_length,
     shares,
     slices,
     views,
 )  # fmt: skip
+from trainers.engine.shared_memory import ALIGNMENT, padded_length
 
 MICROBATCHES = range(1, 25)
 WORKERS = range(1, 17)

@@ -11,28 +11,19 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-import mmap
-import os
-import platform
-import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainers.engine.errors import PeerLost
+from trainers.engine.shared_memory import ALIGNMENT, SHARED_MEMORY, TAIL_ROOM, Room, padded_length
 from trainers.engine.world import World
 
-ALIGNMENT = 64  # bytes: every tensor in a flat vector starts at a multiple of it
 BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
 PIECES, PIECE = 4, 1 << 20  # of a slice in messages between hosts: how many at most, and numbers in each at least
-SHARED_MEMORY = "/dev/shm"
-TAIL_ROOM = 1 << 20  # bytes for what each worker tells the others besides its gradients: metrics, averages, flags
 Node = tuple[int, int]  # micro-batches [first, last)
 Value = TypeVar("Value")
 
@@ -331,88 +322,6 @@ class Flat:
             self.received.copy_(self.result)
 
 
-class Room:
-    """Memory that the workers of one host share: counters for a barrier, a tail of each, then vectors."""
-
-    COUNTER = 64  # bytes apart, so that no two lie in one cache line
-
-    def __init__(self, memory: mmap.mmap, place: int, nodes: Sequence[int], longest: int) -> None:
-        self.place, self.nodes, self.longest = place, nodes, longest
-        self.turn = 0
-        self.parent = os.getppid()
-        everything = torch.frombuffer(memory, dtype=torch.uint8)
-        head = len(nodes) * self.COUNTER
-        self.counters = np.frombuffer(memory, dtype=np.int64, count=head // 8)[:: self.COUNTER // 8]
-        self.tails = list(everything[head : head + len(nodes) * TAIL_ROOM].view(len(nodes), TAIL_ROOM))
-        self.rest = everything[head + len(nodes) * TAIL_ROOM :]
-
-    @classmethod
-    def open(cls, world: World, host: Sequence[int], nodes: Sequence[int], longest: int) -> Room | None:
-        """Make the file, let all workers of the host map it, and unlink it: nothing is left when they are killed."""
-        first = world.rank == host[0]
-        path, memory = "", None
-        size = len(nodes) * (cls.COUNTER + TAIL_ROOM) + (sum(nodes) + 1) * longest
-        if first and len(host) > 1:
-            path = f"{SHARED_MEMORY}/troupe-{uuid.uuid4().hex}"
-            with contextlib.suppress(OSError):
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-                try:
-                    os.posix_fallocate(descriptor, 0, size)  # else a full memory would kill us at the first write
-                    memory = mmap.mmap(descriptor, size)
-                finally:
-                    os.close(descriptor)
-        paths = world.gather(path if memory is not None else "")
-        if not first and paths[host[0]]:
-            with contextlib.suppress(OSError):
-                descriptor = os.open(paths[host[0]], os.O_RDWR)
-                memory = mmap.mmap(descriptor, size)
-                os.close(descriptor)
-        world.gather(None)  # all have it open
-        if path:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-        if memory is None and len(host) > 1:
-            return None
-        return cls(memory or mmap.mmap(-1, size), list(host).index(world.rank), nodes, longest)
-
-    def vectors(self, parameters: Sequence[nn.Parameter]) -> tuple[list[list[Tensor]], Tensor]:
-        """Each worker's nodes, and the sum.
-
-        Phases follow one another, so that the vectors of all lie in the same place; but a slow worker may still read
-        the sum of one phase while a fast one writes its nodes of the next, so that each has a place of its own.
-        """
-        length = padded_length(parameters)
-        places = self.rest.view(-1, self.longest)[:, : length * parameters[0].element_size()]
-        parts = [place.view(parameters[0].dtype) for place in places]
-        starts = [sum(self.nodes[:place]) for place in range(len(self.nodes) + 1)]
-        return [parts[a:b] for a, b in itertools.pairwise(starts)], parts[-1]
-
-    def barrier(self) -> None:
-        """Wait until all workers of the host are here."""
-        self.turn += 1
-        _publish_writes()
-        self.counters[self.place] = self.turn
-        waits = 0
-        while self.counters.min() < self.turn:
-            waits += 1
-            if waits > 20:
-                time.sleep(min(0.001, 0.00005 * (waits - 20)))
-                if waits % 1000 == 0 and os.getppid() != self.parent:
-                    raise PeerLost("the process that started this worker has gone")
-        _publish_writes()
-
-
-_FENCE = None if platform.machine() in ("x86_64", "AMD64", "i686") else __import__("threading").Lock()
-
-
-def _publish_writes() -> None:
-    """Order memory accesses between processes. On x86 stores are seen in order as they are."""
-    if _FENCE is not None:
-        for _ in range(2):
-            with _FENCE:
-                pass
-
-
 class Ddp:
     """`DistributedDataParallel`: gradients meet while backward still runs; sums are rounded in another order."""
 
@@ -488,12 +397,6 @@ def pieces(first: int, last: int) -> list[tuple[int, int]]:
     count = max(1, min(PIECES, (last - first) // PIECE))
     cuts = [first + (last - first) * piece // count for piece in range(count + 1)]
     return list(itertools.pairwise(cuts))
-
-
-def padded_length(parameters: Sequence[Tensor]) -> int:
-    """Numbers in the flat vector of these tensors, each starting at a multiple of 64 bytes."""
-    line = ALIGNMENT // parameters[0].element_size()
-    return sum(-(-parameter.numel() // line) * line for parameter in parameters)
 
 
 def views(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from trainers.engine import averages, streams
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, FAILED, Stopped, TroupeError
-from trainers.engine.exchange import Ddp, Exact, Exchange, padded_length, shares
+from trainers.engine.exchange import Ddp, Exact, Exchange, shares
 from trainers.engine.family import Data, Family, MicroBatch, Phase
 from trainers.engine.record import GRID_CELLS, Recorder
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import Config
+from trainers.engine.shared_memory import padded_length
 from trainers.engine.tensors import as_uint8, bits_of, named_tensors
 from trainers.engine.world import World
 
