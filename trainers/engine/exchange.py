@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainers.engine.shared_memory import ALIGNMENT, SHARED_MEMORY, TAIL_ROOM, Room, padded_length
+from trainers.engine import shared_memory
+from trainers.engine.shared_memory import ALIGNMENT, TAIL_ROOM, Room, padded_length
 from trainers.engine.world import World
 
 BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
@@ -129,7 +130,7 @@ class Exact:
                 self.room = None
                 self.hosts = [[rank] for rank in range(world.size)]
                 self.notice = (
-                    f"too little shared memory in {SHARED_MEMORY}: workers of one host exchange gradients by "
+                    f"too little shared memory in {shared_memory.SHARED_MEMORY}: workers of one host exchange gradients by "
                     "messages, which is slower; the numbers are the same"
                 )
         self.host = self._host()
