@@ -130,8 +130,8 @@ class Exact:
                 self.room = None
                 self.hosts = [[rank] for rank in range(world.size)]
                 self.notice = (
-                    f"too little shared memory in {shared_memory.SHARED_MEMORY}: workers of one host exchange gradients by "
-                    "messages, which is slower; the numbers are the same"
+                    f"too little shared memory in {shared_memory.SHARED_MEMORY}: workers of one host exchange "
+                    "gradients by messages, which is slower; the numbers are the same"
                 )
         self.host = self._host()
         self.place = self.host.index(world.rank)
