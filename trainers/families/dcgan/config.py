@@ -20,7 +20,7 @@ class Config(ImageConfig):
                     "upsample": "nearest", "ema": 0.9},
     }  # fmt: skip
 
-    steps: int = setting(2000, "optimizer steps of each network; may be raised later", unit="steps", at_least=0)
+    steps: int = setting(3000, "optimizer steps of each network; may be raised later", unit="steps", at_least=0)
     ema: float = setting(0.98, "decay of the generator's running average, 0 for none", at_least=0, below=1)
     latent: int = setting(100, "numbers that an image is made from", at_least=1, source="Radford 2016, section 4")
     width: int | Literal["auto"] = setting(
