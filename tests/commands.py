@@ -23,6 +23,15 @@ from trainers.engine import checkpoint
 TESTS = Path(__file__).parent
 OWN_FAMILIES = TESTS / "families"
 FRAGILE = TESTS / "faults" / "families"
+FRAGILE_RUN = (
+    "fragile",
+    "image_size=8",
+    "batch_size=8",
+    "microbatch_size=2",
+    "log_every=1",
+    "--families",
+    str(FRAGILE),
+)
 DCGAN = ("dcgan", "data=digits", "image_size=16", "width=4", "latent=8", "batch_size=8", "microbatch_size=2")
 TROUPE = (str(Path(sys.executable).with_name("troupe")),)  # the installed command
 

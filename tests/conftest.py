@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import Commands
 
 from cluster.local import LocalGroup
 
@@ -43,3 +44,19 @@ def fresh_pool() -> Iterator[LocalGroup]:
     """Three processes of one's own, for a test that ends or breaks them."""
     with LocalGroup(3) as group:
         yield group
+
+
+@pytest.fixture
+def troupe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Commands in a folder of this test's own."""
+    commands = Commands(tmp_path_factory.mktemp("here"))
+    yield commands
+    commands.clean()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Commands whose runs the tests of a module share: compare with them, never change them."""
+    commands = Commands(tmp_path_factory.mktemp("shared"))
+    yield commands
+    commands.clean()

@@ -7,21 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import FRAGILE, Commands, assert_same_run, checkpoints, leftovers, until
+from commands import FRAGILE, FRAGILE_RUN, Commands, assert_same_run, checkpoints, leftovers, until
 
 from trainers.engine import checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 
-FRAGILE_RUN = (
-    "fragile",
-    "image_size=8",
-    "batch_size=8",
-    "microbatch_size=2",
-    "log_every=1",
-    "--families",
-    str(FRAGILE),
-)
 FULL = "no space left; free some, or move the run to another disk, then go on with --resume"
 
 

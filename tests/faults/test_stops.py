@@ -6,7 +6,17 @@ import signal
 import time
 
 import pytest
-from commands import FRAGILE, OWN_FAMILIES, Commands, assert_same_run, checkpoints, leftovers, until, until_step
+from commands import (
+    FRAGILE,
+    FRAGILE_RUN,
+    OWN_FAMILIES,
+    Commands,
+    assert_same_run,
+    checkpoints,
+    leftovers,
+    until,
+    until_step,
+)
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 
@@ -15,15 +25,6 @@ EVERYTHING = (
     "everything", "batch_size=16", "microbatch_size=4", "ema=0.9", "memory_format=contiguous", "log_every=1",
     "checkpoint_every=1000", "evaluate_every=1", "sample_every=5", "steps=40", "--families", str(OWN_FAMILIES),
 )  # fmt: skip
-FRAGILE_RUN = (
-    "fragile",
-    "image_size=8",
-    "batch_size=8",
-    "microbatch_size=2",
-    "log_every=1",
-    "--families",
-    str(FRAGILE),
-)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from trainers.engine.schedules import Schedule
-from trainers.engine.settings import Config
 
 Networks = Mapping[str, Callable[..., Any]]  # by name; in a loss, call them, and nothing else
 Loss = tuple[Tensor, Mapping[str, Tensor | float]] | tuple[Tensor, Tensor | float, Mapping[str, Tensor | float]]
@@ -125,8 +124,3 @@ class Family:
     def evaluate(self, networks: Networks, microbatch: MicroBatch) -> dict[str, tuple[Tensor | float, float]]:
         """(sum, count) of each metric over held-out samples; networks are in eval mode, without gradients."""
         raise NotImplementedError
-
-
-def config_of(config: Config) -> dict[str, Any]:
-    """Settings as plain values, as they are stored with a run."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in config.model_dump().items()}
