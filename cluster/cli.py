@@ -87,12 +87,18 @@ def train(said: Words) -> Answer | None:
     if said.has("dry-run"):
         return dry_run(launch.dry_run(order))
     result = launch.launch(order, Progress(sys.stderr if said.has("json") else sys.stdout))
-    speed = result.get("images_per_second")
-    lines = [
-        f"{result['name']}: {result['steps']} steps in {duration(result['seconds'])}"
-        + (f", {speed:.0f} images/s" if speed else "")
-    ]
-    lines += [f"  {part:<10}  {result[part]}" for part in ("grid", "timelapse", "checkpoint") if result.get(part)]
+    speed, share, best = result.get("images_per_second"), result.get("evaluation_share"), result.get("best")
+    said_of = [f"{result['steps']} steps in {duration(result['seconds'])}", f"{speed:.0f} images/s" if speed else "",
+               f"{share:.1%} of the time in evaluations" if share else ""]  # fmt: skip
+    lines = [f"{result['name']}: " + ", ".join(filter(None, said_of))]
+    if result.get("target"):
+        lines.append(f"  reached     {result['target']} at step {result['steps']}, after {result['seconds']:.1f} s")
+    if best:
+        newest = result["metrics"][best["metric"]]
+        lines.append(
+            f"  {best['metric']:<10}  {newest:.4g} at the end, best {best['value']:.4g} at step {best['step']}"
+        )
+    lines += [f"  {part:<10}  {result[part]}" for part in launch.SHOWN if result.get(part)]
     return result, "\n".join(lines), 0
 
 
@@ -192,7 +198,11 @@ def dry_run(resolved: dict[str, Any]) -> Answer:
     from trainers.engine.settings import show_value
 
     rows = [f"{key} = {show_value(value)}" for key, value in resolved["settings"].items()]
-    facts = [f"{key}: {value}" for key, value in resolved.items() if key != "settings"]
+    facts = [f"{key}: {value}" for key, value in resolved.items() if key not in ("settings", "schedule")]
+    if "schedule" in resolved:
+        from trainers.engine.plots import sparkline
+
+        rows += ["", "learning rate over the run, as a part of its peak:", sparkline(resolved["schedule"])]
     return resolved, "\n".join([*facts, *rows]), 0
 
 

@@ -18,7 +18,7 @@ from cluster import checks
 from cluster.show import Progress
 from trainers import registry
 from trainers.data import sources
-from trainers.engine import checkpoint, runfolder
+from trainers.engine import checkpoint, runfolder, schedules
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean, of_worker
 from trainers.engine.runfolder import RunFolder, begun
@@ -26,6 +26,7 @@ from trainers.engine.settings import Config, show_value
 from trainers.run import Plan, open_for, run, versions
 
 DATA_DIR = "~/.cache/troupe"
+SHOWN = ("grid", "timelapse", *runfolder.PICTURES, "checkpoint")  # parts of a result that are files
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,9 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
     data = open_for(config, order.data_dir, order.families, progress.say, progress.packing)
     fingerprint, shapes = data.fingerprint, _plain(data.facts)
     del data
+    if mistakes := config.misfit(shapes):
+        raise TroupeError(mistakes, WORDS)
+    config = config.resolved(shapes)
     folder = _old_folder(prepared, fingerprint, order, progress) if prepared.folder else _new_folder(prepared, order)
     facts = {"family": prepared.family, "versions": versions(), "data": fingerprint}
     settings = config.model_dump()
@@ -174,9 +178,14 @@ def prepare(order: Order) -> Prepared:
             mistakes += error.mistakes
         else:
             old = {key: value for key, value in stored.get("settings", {}).items() if key in kind.model_fields}
-            old = {key: tuple(value) if isinstance(value, list) else value for key, value in old.items()}
+            if "steps" in words and "epochs" in words:
+                mistakes.append("steps and epochs: say one of them; the other follows from the size of the data")
+            if "steps" in words:
+                old.pop("epochs", None)
             config, wrong = kind.from_words({**old, **words}, family)
             mistakes += wrong
+            if config is not None and old and "size" in stored["facts"]:
+                config = config.resolved(stored["facts"])
             data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default()))) \
                 if "data" in kind.model_fields else None  # fmt: skip
             try:
@@ -217,7 +226,7 @@ def prepare(order: Order) -> Prepared:
 def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     """A result whose pictures and checkpoint are paths from here; the folder itself holds none."""
     shown = dict(result)
-    for part in ("grid", "timelapse", "checkpoint"):
+    for part in SHOWN:
         if shown.get(part):
             shown[part] = str(folder.path / shown[part])
     return {**shown, "folder": str(folder.path)}
@@ -240,7 +249,7 @@ def _read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     if not isinstance(read, dict):
         mistakes.append(f"--config {path}: needs lines of the form `setting: value`")
         return {}
-    return {str(key): tuple(value) if isinstance(value, list) else value for key, value in read.items()}
+    return {str(key): value for key, value in read.items()}
 
 
 def _check_from(order: Order) -> list[str]:
@@ -283,6 +292,12 @@ def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Confi
         if key == "steps":
             if value < reached:
                 raise TroupeError(f"steps={value}: {folder.name} has made {reached} steps already", CONFLICT)
+            if value != old[key] and config.spans_the_run:
+                differences.append(
+                    f"steps: {folder.name} has {old[key]}, you said {value}, and its schedule depends on how many"
+                )
+        elif key == "epochs":
+            continue  # steps follow from it
         elif key in old and old[key] != value:
             differences.append(f"{key}: {folder.name} has {show_value(old[key])}, you said {show_value(value)}")
     if differences and not allow_changes:
@@ -296,9 +311,10 @@ def _finished(prepared: Prepared) -> dict[str, Any] | None:
     """The result of a run that has made all its steps."""
     assert prepared.folder is not None
     result = prepared.folder.read_result()
-    if result is None or result.get("steps", 0) < prepared.config.steps:
+    if result is None:
         return None
-    return result
+    reached = result.get("target") is not None and result["target"] == prepared.config.target
+    return result if reached or result.get("steps", 0) >= prepared.config.steps else None
 
 
 def _old_folder(prepared: Prepared, fingerprint: str, order: Order, progress: Progress) -> RunFolder:
@@ -474,4 +490,15 @@ def dry_run(order: Order) -> dict[str, Any]:
         while (order.runs_dir / f"{prepared.family}-{number}").exists():
             number += 1
         folder = order.runs_dir / (order.name or f"{prepared.family}-{number}")
-    return {"family": prepared.family, "folder": str(folder), "settings": _plain(prepared.config.model_dump())}
+    config = prepared.config
+    if config.epochs is not None or (config.evaluate_every == "auto" and config.metrics):  # they follow from the data
+        facts = open_for(config, order.data_dir, order.families).facts
+        if mistakes := config.misfit(facts):
+            raise TroupeError(mistakes, WORDS)
+        config = config.resolved(facts)
+    resolved: dict[str, Any] = {"family": prepared.family, "folder": str(folder)}
+    resolved["settings"] = _plain(config.model_dump())
+    if config.schedule != "constant" or config.warm_up > 0:
+        course = schedules.of(config, 1.0)
+        resolved["schedule"] = [course(round(config.steps * place / 60), ())["lr"] for place in range(60)]
+    return resolved

@@ -119,8 +119,8 @@ def load_exported(folder: Path, families: Sequence[Path] = ()) -> dict[str, Any]
 
     config = json.loads((folder / "config.json").read_text())
     kind = registry.config_class(config["family"], families)
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in config["settings"].items()}
-    family = registry.family_class(config["family"], families)(kind.of(settings, config["family"]), config["facts"])
+    settings = kind.of(config["settings"], config["family"])
+    family = registry.family_class(config["family"], families)(settings, config["facts"])
     weights = read_weights(folder / "weights.safetensors")
     return _networks(family, {"networks": weights, "ema": {}})
 
@@ -194,9 +194,9 @@ def _opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder,
     if not kept:
         raise TroupeError(f"{folder.name}: it has no checkpoint that is whole", CONFLICT)
     kind = registry.config_class(stored["family"], families)
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["settings"].items()}
+    settings = kind.of(stored["settings"], stored["family"])
     state = checkpoint.load(kept[0])
-    family = registry.family_class(stored["family"], families)(kind.of(settings, stored["family"]), stored["facts"])
+    family = registry.family_class(stored["family"], families)(settings, stored["facts"])
     return folder, state, family
 
 

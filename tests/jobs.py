@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 from cluster.verify import train_quietly
 from trainers import registry
 from trainers.engine import checkpoint
-from trainers.run import Plan
+from trainers.engine.control import Control
+from trainers.engine.errors import Stopped
+from trainers.engine.runfolder import RunFolder
+from trainers.run import Plan, run
 
 OWN_FAMILIES = Path(__file__).parent / "families"
 
@@ -26,6 +30,33 @@ def trained(pool: Any, plan: Plan, workers: int) -> dict[str, Any]:
     """The state in the last checkpoint of a plan, trained on so many processes."""
     state: dict[str, Any] = pool.run(train_quietly, plan, workers=workers)[0]
     return state
+
+
+class StopsAt(Control):
+    """Asks for a stop while this step is under way."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        super().__init__()
+
+    @property
+    def stop_requested(self) -> bool:
+        return bool(self.progress) and self.progress["step"] >= self.step
+
+    @stop_requested.setter
+    def stop_requested(self, asked: bool) -> None:
+        pass
+
+
+def train_until(world: Any, plan: Plan, step: int) -> None:
+    """Train a plan in a process of the pool until a stop is asked for in this step."""
+    folder = RunFolder(plan.folder)
+    if world.rank == 0:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.make_parts()
+    world.gather(None)
+    with contextlib.suppress(Stopped):
+        run(plan, world, StopsAt(step))
 
 
 def last_state(folder: Path) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
     data = open_for(config, plan.data_dir, plan.families, fingerprint=plan.fingerprint)
     if plan.fingerprint is not None and data.fingerprint != plan.fingerprint:
         raise TroupeError(f"data={config.data}: not the same samples as the driver found", CONFLICT)  # type: ignore[attr-defined]
+    config = config.resolved(data.facts)
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
     return loop.train(family, data, config, world, RunFolder(plan.folder), control, plan.facts)
 

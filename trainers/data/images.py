@@ -85,6 +85,8 @@ class ImageData:
             "image_size": train.images.shape[1],
             "classes": len(class_names),
             "class_names": tuple(class_names),
+            "size": self.size,
+            "held_out": self.held_out,
         }
 
     def to(self, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainers.engine.schedules import Schedule
 
 Networks = Mapping[str, Callable[..., Any]]  # by name; in a loss, call them, and nothing else
+Metrics = dict[str, tuple[Tensor | float, float]]  # (sum, count) of each; a sum with dimensions is a table
 Loss = tuple[Tensor, Mapping[str, Tensor | float]] | tuple[Tensor, Tensor | float, Mapping[str, Tensor | float]]
 
 
@@ -25,7 +26,7 @@ class Data(Protocol):
     size: int  # samples to learn from
     held_out: int  # samples to evaluate on, 0 for none
     fingerprint: str  # changes when the samples do; part of the recipe
-    facts: Mapping[str, Any]  # what networks are built by: channels, image_size, classes, ...
+    facts: Mapping[str, Any]  # what networks are built by: channels, image_size, classes, ..., size and held_out
 
     def to(self, device: torch.device) -> None:
         """Move the samples to the device where they fit."""
@@ -46,7 +47,7 @@ class MicroBatch:
 
     tensors: dict[str, Tensor]  # of the data source: images, labels, ...
     indices: Sequence[int]  # of the samples in the data
-    epoch: int  # of the first sample
+    epochs: Sequence[int]  # of each sample: a batch may span two
     step: int  # of the run, from 0
     index: int  # of this micro-batch among those of the step
     size: int  # samples
@@ -90,8 +91,6 @@ class Family:
     """
 
     ema_networks: ClassVar[tuple[str, ...]] = ()  # averaged when `ema` is on; used for samples and evaluation
-    main_metric: ClassVar[str] = ""  # of `evaluate`, decides which checkpoint is best
-    main_mode: ClassVar[str] = "max"  # or "min"
 
     def __init__(self, config: Any, facts: Mapping[str, Any]) -> None:
         self.config = config
@@ -100,6 +99,9 @@ class Family:
     def networks(self) -> dict[str, nn.Module]:
         """The networks by name, on the CPU. Runs under the run's seed."""
         raise NotImplementedError
+
+    def prepare(self, networks: Mapping[str, nn.Module], data: Data) -> None:
+        """Look at the training samples before the first step, on rank 0: weights that are computed, not learned."""
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, tuple[torch.optim.Optimizer, Schedule]]:
         """The optimizers by name, each with its schedule."""
@@ -121,6 +123,16 @@ class Family:
         """Images (rows, channels, height, width) in [0, 1] for these inputs."""
         raise NotImplementedError
 
-    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> dict[str, tuple[Tensor | float, float]]:
-        """(sum, count) of each metric over held-out samples; networks are in eval mode, without gradients."""
+    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Metrics:
+        """(sum, count) of each of the config's `metrics` over held-out samples, and tables such as a confusion matrix.
+
+        The networks are in eval mode, without gradients.
+        """
         raise NotImplementedError
+
+    def examples(self, microbatch: MicroBatch) -> tuple[Tensor, Sequence[str]] | None:
+        """(score, caption) of each sample just evaluated, from what `evaluate` kept; the highest scores are shown.
+
+        A score of minus infinity is never shown. None where a family has nothing to show.
+        """
+        return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 import random
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from trainers.engine import averages, streams
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, FAILED, Stopped, TroupeError
 from trainers.engine.exchange import Ddp, Exact, Exchange, shares
-from trainers.engine.family import Data, Family, MicroBatch, Phase
+from trainers.engine.family import Data, Family, Metrics, MicroBatch, Phase
 from trainers.engine.record import GRID_CELLS, Recorder
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import Config
@@ -27,6 +28,7 @@ from trainers.engine.world import World
 
 CHUNK = 16  # grid cells drawn at once: must not depend on the workers, or the bits would
 EVALUATION_CHUNK = 256  # held-out samples evaluated at once
+SHOWN = 24  # held-out samples with the highest scores that are kept to be looked at
 WEIGHT, STOP, LOSS = 0, 1, 2  # places in the row that each micro-batch adds to
 
 
@@ -42,6 +44,9 @@ class Trainer:
 
         self._seed("networks")
         self.networks = {name: self._placed(network) for name, network in family.networks().items()}
+        if world.rank == 0:
+            with torch.no_grad():
+                family.prepare(self.networks, data)
         world.copy_from_first(
             [tensor for network in self.networks.values() for tensor in network.state_dict().values()]
         )
@@ -77,6 +82,10 @@ class Trainer:
         self.stop_agreed = False
         self.metrics: dict[str, float] = {}  # of the newest step
         self.results: dict[str, float] = {}  # of the newest evaluation
+        self.tables: dict[str, Tensor] = {}  # of the newest evaluation
+        self.shown: list[tuple[float, int, str]] = []  # its highest scores: score, held-out sample, caption
+        self.history: list[float] = []  # the main metric of every evaluation
+        self.reached = False  # the target, after which no step is made
 
     # One step
 
@@ -107,9 +116,7 @@ class Trainer:
                 for parameter in parameters:
                     parameter.requires_grad_(wanted)
         optimizer, schedule = self.optimizers[phase.optimizer]
-        values = schedule(self.step)
-        for group in optimizer.param_groups:
-            group.update(values)
+        self._set_values(phase.optimizer, optimizer, schedule(self.step, self.history))
         if phase.closure:
             self._step_with_closure(phase, optimizer)
         else:
@@ -127,6 +134,21 @@ class Trainer:
             if microbatch.carried:
                 self.carried[index] = {name: value.detach() for name, value in microbatch.carried.items()}
         self.phase_counts[phase.name] = self.phase_counts.get(phase.name, 0) + 1
+
+    def _set_values(self, name: str, optimizer: torch.optim.Optimizer, values: Mapping[str, float]) -> None:
+        """Learning rate, momentum and whatever else a schedule says, into the optimizer's groups and the metrics."""
+        for group in optimizer.param_groups:
+            for key, value in values.items():
+                if key == "lr":
+                    group["lr"] = value * group.get("lr_scale", 1.0)
+                elif key == "momentum" and "betas" in group:
+                    group["betas"] = (value, group["betas"][1])
+                else:
+                    group[key] = value
+        whose = f"{name}_" if len(self.optimizers) > 1 else ""
+        for key, shown in (("lr", "learning_rate"), ("momentum", "momentum")):
+            if key in values:
+                self.metrics[whose + shown] = values[key]
 
     def _step_with_closure(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer that asks for the loss several times: each time for the same samples, noise and state."""
@@ -208,10 +230,11 @@ class Trainer:
         self.microbatches = {}
         for index in self.exchange.share:
             start = self.position + index * size
+            epochs = [place // self.data.size for place in range(start, start + size)]
             indices = streams.sample_indices(self.data.size, self.config.seed, start, size).tolist()
             self.microbatches[index] = MicroBatch(
-                self._formatted(self.data.batch(indices)), indices, start // self.data.size, self.step, index, size,
-                self.device, self.dtype, self.random,
+                self._formatted(self.data.batch(indices)), indices, epochs, self.step, index, size, self.device,
+                self.dtype, self.random,
             )  # fmt: skip
         self.position += self.config.batch_size
 
@@ -263,39 +286,48 @@ class Trainer:
         every = {place: part for parts in self.world.gather(images) for place, part in parts.items()}
         return torch.cat([every[place] for place in sorted(every)])
 
-    def evaluate(self) -> dict[str, float]:
-        """Metrics over the held-out samples, the same on every rank, under their names with `eval_` before."""
+    def evaluate(self) -> None:
+        """Metrics over the held-out samples into `results`, `tables`, `shown` and `history`, the same on every rank."""
         starts = range(0, self.data.held_out, EVALUATION_CHUNK)
-        told = {}
+        told: dict[int, tuple[Metrics, list[tuple[float, int, str]]]] = {}
         with self.at_rest() as networks:
             for place in shares(len(starts), self.world.size)[self.world.rank]:
                 indices = range(starts[place], min(starts[place] + EVALUATION_CHUNK, self.data.held_out))
                 self._seed("evaluation", place)
                 microbatch = MicroBatch(
-                    self._formatted(self.data.held_out_batch(indices)), indices, 0, self.step, place, len(indices),
-                    self.device, self.dtype, self.random,
+                    self._formatted(self.data.held_out_batch(indices)), indices, [0] * len(indices), self.step,
+                    place, len(indices), self.device, self.dtype, self.random,
                 )  # fmt: skip
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-                    told[place] = self.family.evaluate(networks, microbatch)
+                    metrics = self.family.evaluate(networks, microbatch)
+                told[place] = metrics, highest(self.family.examples(microbatch), indices)
                 self.control.beat()
         every = {place: part for parts in self.world.gather(told) for place, part in parts.items()}
-        results: dict[str, float] = {}
-        for metric in every.get(0, {}):
-            pairs = [every[place][metric] for place in sorted(every)]
-            results[f"eval_{metric}"] = sum(float(total) for total, _ in pairs) / sum(float(n) for _, n in pairs)
-        return results
+        self.results, self.tables, self.shown = {}, {}, []
+        for place in sorted(every):
+            self.shown = sorted([*self.shown, *every[place][1]], key=lambda row: (-row[0], row[1]))[:SHOWN]
+        for metric in every[0][0] if every else ():
+            sums = [torch.as_tensor(every[place][0][metric][0], dtype=torch.float64) for place in sorted(every)]
+            count = sum(float(every[place][0][metric][1]) for place in sorted(every))
+            total = functools.reduce(torch.add, [part.cpu() for part in sums])
+            if total.dim():
+                self.tables[metric] = total
+            else:
+                self.results[f"eval_{metric}"] = float(total) / count if count else math.nan
+        main = next(iter(self.config.metrics), None)
+        if main is not None and f"eval_{main}" in self.results:
+            self.history.append(self.results[f"eval_{main}"])
+        self.reached = self.config.reached(self.results)
 
-    def is_better(self, results: Mapping[str, float]) -> bool:
-        """Whether these results are the best so far; remembers them if so."""
-        metric = f"eval_{self.family.main_metric}"
-        if metric not in results or not math.isfinite(results[metric]):
-            return False
-        value = results[metric]
-        known = self.best.get("value")
-        if known is not None and not (value > known if self.family.main_mode == "max" else value < known):
-            return False
-        self.best = {"step": self.step, "metric": metric, "value": value}
-        return True
+    def is_better(self) -> bool:
+        """Whether the newest evaluation is the best so far; remembers it if so."""
+        for metric, mode in [*self.config.metrics.items()][:1]:
+            value = self.results.get(f"eval_{metric}", math.nan)
+            known = self.best.get("value", -math.inf if mode == "max" else math.inf)
+            if math.isfinite(value) and (value > known if mode == "max" else value < known):
+                self.best = {"step": self.step, "metric": f"eval_{metric}", "value": value}
+                return True
+        return False
 
     # The whole state, in a form that knows no number of workers
 
@@ -315,6 +347,8 @@ class Trainer:
             "best": self.best,
             "metrics": dict(self.metrics),  # of the phases done, where the step is under way
             "results": self.results,
+            "history": list(self.history),
+            "reached": self.config.target if self.reached else "",
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -323,6 +357,8 @@ class Trainer:
         self.phase_counts = dict(state["phase_counts"])
         self.sample_inputs, self.best = state["sample_inputs"], dict(state["best"])
         self.metrics, self.results = dict(state["metrics"]), dict(state["results"])
+        self.history = list(state.get("history", ()))
+        self.reached = self.config.target != "none" and state.get("reached") == self.config.target
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, network in self.ema.items():
@@ -439,17 +475,28 @@ def train(
         if trainer.exchange.notice and world.rank == 0:
             control.say(trainer.exchange.notice)
         recorder.begin()
-        while trainer.step < config.steps:
+        while trainer.step < config.steps and not trainer.reached:
             done = trainer.advance()
             if done:
                 recorder.after_step()
-            if not done or (trainer.stop_agreed and trainer.step < config.steps):
+            if not done or (trainer.stop_agreed and trainer.step < config.steps and not trainer.reached):
                 recorder.save()
                 raise Stopped(
                     f"{folder.name}: stopped at step {trainer.step} of {config.steps} and saved; go on with "
                     f"--resume {folder.name}"
                 )
         return recorder.finish()
+
+
+def highest(
+    examples: tuple[Tensor, Sequence[str]] | None, indices: Sequence[int]
+) -> list[tuple[float, int, str]]:  # fmt: skip
+    """The highest finite scores of a chunk: (score, sample, caption)."""
+    if examples is None:
+        return []
+    scores, captions = examples
+    rows = zip(scores.tolist(), indices, captions, strict=True)
+    return sorted((row for row in rows if math.isfinite(row[0])), key=lambda row: (-row[0], row[1]))[:SHOWN]
 
 
 def default_generator(device: torch.device) -> torch.Generator:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainers.engine import checkpoint, pictures
+from trainers.engine import checkpoint, pictures, plots
 from trainers.engine.errors import TroupeError
-from trainers.engine.runfolder import RunFolder
+from trainers.engine.runfolder import PICTURES, RunFolder
 from trainers.engine.tensors import as_uint8, read_weights
 
 if TYPE_CHECKING:
     from trainers.engine.loop import Trainer
 
 GRID_CELLS = 64
+PAUSE = 60.0  # seconds between pictures of evaluations
 
 
 class Recorder:
@@ -28,6 +30,8 @@ class Recorder:
         self.config, self.control = trainer.config, trainer.control
         self.first = trainer.world.rank == 0
         self.seconds = 0.0  # of training before this process
+        self.evaluating = 0.0  # of those, in evaluations
+        self.pictured = -math.inf  # when the newest evaluation was drawn
         self.started = time.monotonic()
         self.since = (0, time.monotonic())  # step and time from which the speed is counted
         self.speed = 0.0
@@ -42,7 +46,9 @@ class Recorder:
         if name is not None:
             path = self.folder.checkpoints / name
             trainer.restore(checkpoint.load(path))
-            self.seconds = float(checkpoint.manifest_of(path).get("seconds", 0))
+            manifest = checkpoint.manifest_of(path)
+            self.seconds = float(manifest.get("seconds", 0))
+            self.evaluating = float(manifest.get("evaluation_seconds", 0))
             self.saved = (trainer.step, trainer.phases_done)
             if self.first:
                 with checkpoint.writing(self.folder.path):
@@ -63,14 +69,18 @@ class Recorder:
     def after_step(self) -> None:
         """Metrics, evaluation, grid and checkpoint, where this step is one for them."""
         trainer, config, step = self.trainer, self.config, self.trainer.step
-        last = step >= config.steps
+        every = int(config.evaluate_every)
+        last, better = step >= config.steps, False
         if self.first and (step % config.log_every == 0 or last):
             self._write_metrics()
-        better = False
-        if config.evaluate_every and (step % config.evaluate_every == 0 or last):
-            trainer.results = trainer.evaluate()
-            better = trainer.is_better(trainer.results)
+        if every and (step % every == 0 or last):
+            before = time.monotonic()
+            trainer.evaluate()
+            better = trainer.is_better()
+            self.evaluating += time.monotonic() - before
             self._write(trainer.results)
+            last = last or trainer.reached
+            self._picture(last=False)
         if step % config.sample_every == 0 or last:
             self.draw()
         if step % config.checkpoint_every == 0 or last or better:
@@ -100,7 +110,8 @@ class Recorder:
         failure: TroupeError | None = None
         if self.first:
             try:
-                facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3)}
+                facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3),
+                         "evaluation_seconds": round(self.evaluating, 3)}  # fmt: skip
                 checkpoint.save(self.folder.checkpoints, name, state, facts)
                 best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
                 checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
@@ -116,23 +127,47 @@ class Recorder:
         """The result of a run that has made its last step."""
         trainer = self.trainer
         self.save()
+        if self.first and self.folder.metrics.exists():
+            self._picture(last=True)
         grids = sorted(self.folder.grids.glob("step_*.png"))
+        seconds = self._elapsed()
         result = {
             "name": self.folder.name,
             "steps": trainer.step,
-            "seconds": round(self._elapsed(), 1),
+            "seconds": round(seconds, 1),
+            "evaluation_share": round(self.evaluating / seconds, 4) if seconds and self.evaluating else 0.0,
+            "target": self.config.target if trainer.reached else None,
             "images_per_second": round(self.speed, 2),
             "metrics": {**trainer.metrics, **trainer.results},
             "best": trainer.best,
             "checkpoint": f"checkpoints/{checkpoint.name_of(trainer.step)}",
             "grid": f"grids/{grids[-1].name}" if grids else None,
             "timelapse": "timelapse.gif" if grids else None,
+            **{name: f"{name}.png" for name in PICTURES if (self.folder.path / f"{name}.png").exists()},
         }
         if self.first:
             with checkpoint.writing(self.folder.path):
                 pictures.write_timelapse(self.folder.timelapse, grids)
                 checkpoint.write_durably(self.folder.result, json.dumps(result, indent=1) + "\n")
         return result
+
+    def _picture(self, last: bool) -> None:
+        """Curves, tables and the highest scores of the newest evaluation; not again within a minute, but at the end."""
+        trainer, folder = self.trainer, self.folder
+        if not self.first or not (last or time.monotonic() - self.pictured > PAUSE):
+            return
+        self.pictured = time.monotonic()
+        with checkpoint.writing(folder.path):
+            rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+            plots.write_curves(folder.curves, rows)
+            if "confusion" in trainer.tables:
+                names = trainer.data.facts["class_names"]
+                plots.write_confusion(folder.confusion, trainer.tables["confusion"].numpy(), names)
+            if trainer.shown:
+                images = trainer.data.held_out_batch([sample for _, sample, _ in trainer.shown])["images"]
+                captions = [caption for _, _, caption in trainer.shown]
+                plots.write_mistakes(folder.mistakes, images.permute(0, 2, 3, 1).cpu().numpy(), captions)
+        self.control.beat()
 
     def _write_metrics(self) -> None:
         step = self.trainer.step

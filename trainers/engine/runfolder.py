@@ -1,6 +1,7 @@
 """What a run leaves behind: one folder, that can be moved, copied and read without troupe.
 
 settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json
+curves.png  confusion.png  mistakes.png
 grids/step_00000500.png  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
 """
 
@@ -23,6 +24,7 @@ from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, d
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FORMAT = 1
+PICTURES = ("curves", "confusion", "mistakes")  # of evaluations
 
 
 class RunFolder:
@@ -38,6 +40,7 @@ class RunFolder:
         self.logs = path / "logs"
         self.real = path / "real.png"
         self.timelapse = path / "timelapse.gif"
+        self.curves, self.confusion, self.mistakes = (path / f"{name}.png" for name in PICTURES)
         self.result = path / "result.json"
 
     def make_parts(self) -> None:

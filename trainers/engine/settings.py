@@ -5,6 +5,7 @@ Imports no torch: words are checked, all of them, before anything heavy is loade
 
 from __future__ import annotations
 
+import copy
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,6 +73,31 @@ def _enough_microbatches(workers: int, batch_size: int, microbatch_size: int) ->
     )
 
 
+def _two_momenta(momenta: tuple[float, ...]) -> str | None:
+    if len(momenta) == 2:
+        return None
+    return f"cycle_momentum={show_value(momenta)}: needs two, as in cycle_momentum=0.95:0.85"
+
+
+def _rising_shares(shares: tuple[float, ...]) -> str | None:
+    if list(shares) == sorted(set(shares)):
+        return None
+    return f"decay_at={show_value(shares)}: must rise, as in decay_at=0.5:0.75"
+
+
+def _peak_before_tail(peak: float | str, tail: float) -> str | None:
+    if isinstance(peak, str) or peak < 1 - tail:
+        return None
+    return f"cycle_peak={show_value(peak)}: must lie before the tail, below {show_value(1 - tail)}"
+
+
+def _evaluation_needed(target: str, schedule: str, every: int | str) -> str | None:
+    if every != 0 or (target == "none" and schedule != "plateau"):
+        return None
+    asked = f"target={target}" if target != "none" else "schedule=plateau"
+    return f"{asked}: needs evaluations; say evaluate_every=auto instead of 0"
+
+
 class Config(BaseModel):
     """The settings that every family has. A family's `config.py` extends it."""
 
@@ -80,13 +106,26 @@ class Config(BaseModel):
     checks: ClassVar[tuple[Check, ...]] = (
         Check(("batch_size", "microbatch_size"), _whole_microbatches),
         Check(("workers", "batch_size", "microbatch_size"), _enough_microbatches),
+        Check(("cycle_momentum",), _two_momenta),
+        Check(("decay_at",), _rising_shares),
+        Check(("cycle_peak", "cycle_tail"), _peak_before_tail),
+        Check(("target", "schedule", "evaluate_every"), _evaluation_needed),
     )
     summary: ClassVar[str] = ""  # one line for `troupe families`
+    metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {}  # of `evaluate`, the main one first, and which is best
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {}}  # small variants for tests and `verify`
+    defaults: ClassVar[Mapping[str, Any]] = {}  # of a family, where they differ from those of the class it extends
 
     steps: int = setting(
         1000, "optimizer steps of the run; may be raised later, which extends it", unit="steps", at_least=0
     )
+    epochs: float | None = setting(
+        None, "passes over the training part, from which `steps` follows; none: as `steps` says", unit="epochs", above=0
+    )
+    target: str = setting(
+        "none", "stop when an evaluation reaches this, as in eval_accuracy:0.94, and record the time to it",
+        kind="running",
+    )  # fmt: skip
     batch_size: int = setting(64, "samples in one step, over all workers", unit="samples", at_least=1)
     microbatch_size: int = setting(
         16, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1
@@ -105,10 +144,42 @@ class Config(BaseModel):
     evaluate_on: Literal["test", "validation"] = setting(
         "test", "learn from the whole training part, or hold out a tenth of it to evaluate on"
     )
-    evaluate_every: int = setting(
-        0, "evaluate after so many steps and at the end, 0 for never", unit="steps", at_least=0
-    )
+    evaluate_every: int | Literal["auto"] = setting(
+        "auto", "evaluate after so many steps and at the end, 0 for never; auto: seldom enough for 5 % of the time",
+        unit="steps", at_least=0,
+    )  # fmt: skip
     compile: bool = setting(False, "torch.compile each network")
+    schedule: Literal["constant", "one_cycle", "cosine", "step", "linear", "plateau"] = setting(
+        "constant", "course of the learning rate over the run"
+    )
+    warm_up: float = setting(
+        0.0, "part of the run in which the learning rate rises from 0", unit="share", at_least=0, below=1,
+        source="Goyal 2017, section 2.2",
+    )  # fmt: skip
+    cycle_ratio: float = setting(
+        20.0, "one_cycle: peak of the learning rate over its start", above=1, source="Smith 2018, section 4.2"
+    )
+    cycle_tail: float = setting(
+        0.2, "one_cycle: part of the run for the last descent, from the start's rate to a hundredth of it",
+        unit="share", at_least=0, below=1,
+    )  # fmt: skip
+    cycle_peak: float | Literal["auto"] = setting(
+        "auto", "one_cycle: part of the run after which the peak is reached; auto: half of what is before the tail",
+        unit="share", above=0, below=1,
+    )  # fmt: skip
+    cycle_momentum: tuple[float, ...] = setting(
+        (0.95, 0.85), "one_cycle: momentum at the start and at the peak", at_least=0, below=1,
+        source="Smith 2018, section 4.3",
+    )  # fmt: skip
+    decay_after: float = setting(
+        0.5, "linear: part of the run before the learning rate falls to 0", unit="share", at_least=0, below=1
+    )
+    decay_at: tuple[float, ...] = setting(
+        (0.3, 0.6, 0.8), "step: parts of the run after which the learning rate is multiplied by decay_factor",
+        unit="share", above=0, below=1,
+    )  # fmt: skip
+    decay_factor: float = setting(0.2, "step and plateau: what multiplies the learning rate", above=0, below=1)
+    patience: int = setting(5, "plateau: evaluations without a better main metric before it falls", at_least=1)
 
     workers: int = setting(1, "worker processes that share each batch", kind="running", at_least=1, at_most=4096)
     checkpoint_every: int = setting(
@@ -133,7 +204,10 @@ class Config(BaseModel):
         """
         mistakes: list[str] = []
         good: dict[str, Any] = {name: field.get_default() for name, field in cls.model_fields.items()}
+        if "steps" in words and "epochs" not in words:
+            good["epochs"] = None
         for name, value in words.items():
+            value = tuple(value) if isinstance(value, list) else value  # JSON and YAML know lists only
             field = cls.model_fields.get(name)
             if field is None:
                 mistakes.append(f"{name}: no such setting of {family}{did_you_mean(name, cls.model_fields)}")
@@ -151,6 +225,8 @@ class Config(BaseModel):
                 mistake = check.rule(*(good[name] for name in check.fields))
                 if mistake:
                     mistakes.append(mistake)
+        if (mistake := cls.wrong_target(str(good.get("target", "none")), family)) is not None:
+            mistakes.append(mistake)
         return (None, mistakes) if mistakes else (cls(**good), [])
 
     @classmethod
@@ -167,10 +243,72 @@ class Config(BaseModel):
         _hold_bounds(cls.model_fields[str(info.field_name)], value)
         return value
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **words: Any) -> None:
+        for name, value in cls.__dict__.get("defaults", {}).items():
+            field = copy.copy(cls.model_fields[name])
+            field.default = value
+            field.json_schema_extra = {**_facts(field), "source": ""}  # it was that of the other default
+            cls.model_fields[name] = field
+
     @property
     def microbatches(self) -> int:
         """Micro-batches of one step, over all workers."""
         return self.batch_size // self.microbatch_size
+
+    @classmethod
+    def wrong_target(cls, target: str, family: str = "the family") -> str | None:
+        """What is wrong with `target=`, in a line, or None."""
+        if target == "none":
+            return None
+        known = [f"eval_{metric}" for metric in cls.metrics]
+        if not known:
+            return f"target={target}: {family} evaluates nothing that could be reached"
+        metric, _, number = target.partition(":")
+        if metric not in known:
+            advice = did_you_mean(metric, known) or f"; there are {', '.join(known)}"
+            return f"target={target}: {metric} names no metric of {family}{advice}"
+        try:
+            _number(number)
+        except ValueError:
+            return f"target={target}: needs a number, as in target={known[0]}:0.94"
+        return None
+
+    def reached(self, results: Mapping[str, float]) -> bool:
+        """Whether an evaluation has reached the target; never where there is none."""
+        metric, _, number = self.target.partition(":")
+        if metric not in results:
+            return False
+        better = 1 if self.metrics[metric.removeprefix("eval_")] == "max" else -1
+        return better * results[metric] >= better * float(number)
+
+    @property
+    def evaluation_passes(self) -> int:
+        """How often an evaluation runs a sample through the networks."""
+        return 1
+
+    def resolved(self, facts: Mapping[str, Any]) -> Self:
+        """With what follows from the size of the data: `steps` from `epochs`, and how often to evaluate.
+
+        A pass of an evaluation costs a third of one of training, and two tenths of that is left as room: with an
+        evaluation after ten times as many samples as it takes, it is 3.3 % of the time.
+        """
+        changes: dict[str, Any] = {}
+        if self.epochs is not None:
+            changes["steps"] = max(1, math.ceil(self.epochs * facts["size"] / self.batch_size))
+        if self.evaluate_every == "auto":
+            samples = 10 * facts["held_out"] * self.evaluation_passes
+            changes["evaluate_every"] = -(-samples // self.batch_size) if self.metrics else 0
+        return self.model_copy(update=changes)
+
+    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
+        """What is wrong with such data for these settings, a line each: channels, image_size, classes."""
+        return []
+
+    @property
+    def spans_the_run(self) -> bool:
+        """Whether the learning rate at a step depends on how many there will be."""
+        return self.schedule in ("one_cycle", "cosine", "step", "linear") or self.warm_up > 0
 
     def recipe(self) -> dict[str, Any]:
         """The settings that fix the numbers of the run."""

@@ -7,6 +7,7 @@ from trainers.engine.settings import ImageConfig, setting
 
 class Config(ImageConfig):
     summary: ClassVar[str] = "made up for tests: penalties, clipping, carried state, masks, closures, evaluation"
+    metrics: ClassVar = {"accuracy": "max"}
     tiny: ClassVar = {
         "tiny": {"batch_size": 24, "microbatch_size": 4, "steps": 4, "evaluate_every": 2,
                  "memory_format": "contiguous"},

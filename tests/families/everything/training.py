@@ -8,13 +8,12 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from trainers.families.everything.networks import Critic, Generator, Line, Reader
 
 from trainers.data.images import signed
-from trainers.engine.family import Family, Loss, MicroBatch, Networks, Phase
+from trainers.engine.family import Family, Loss, Metrics, MicroBatch, Networks, Phase
 from trainers.engine.schedules import Schedule, constant
 
 
 class Everything(Family):
     ema_networks = ("generator", "reader")
-    main_metric = "accuracy"
 
     def networks(self) -> dict[str, nn.Module]:
         channels, size = self.facts["channels"], self.facts["image_size"]
@@ -29,9 +28,9 @@ class Everything(Family):
         return {
             "critic": (torch.optim.Adam(networks["critic"].parameters(), betas=(0.0, 0.9)), constant(lr=1e-3)),
             "generator": (torch.optim.RMSprop(networks["generator"].parameters()),
-                          lambda step: {"lr": 1e-3 / (1 + step)}),
+                          lambda step, history: {"lr": 1e-3 / (1 + step)}),
             "reader": (torch.optim.SGD(networks["reader"].parameters(), momentum=0.9, nesterov=True, weight_decay=1e-3),
-                       lambda step: {"lr": 0.1, "momentum": 0.9 - 0.1 * (step % 2)}),
+                       lambda step, history: {"lr": 0.1, "momentum": 0.9 - 0.1 * (step % 2)}),
             "line": (torch.optim.LBFGS(networks["line"].parameters(), max_iter=4, line_search_fn="strong_wolfe"),
                      constant(lr=1.0)),
         }  # fmt: skip
@@ -85,7 +84,7 @@ class Everything(Family):
         images: Tensor = networks["generator"](inputs["latent"])
         return images.add(1).div(2)
 
-    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> dict[str, tuple[Tensor | float, float]]:
+    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Metrics:
         images = signed(microbatch["images"], microbatch.dtype)
         state = torch.zeros(1, microbatch.size, self.config.hidden, dtype=images.dtype)
         guesses, _, _ = networks["reader"](images.permute(0, 2, 1, 3).flatten(2), state, state)

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from trainers.data.images import signed
+from trainers.engine import schedules
 from trainers.engine.family import Family, Loss, MicroBatch, Networks, Phase
-from trainers.engine.schedules import Schedule, constant
+from trainers.engine.schedules import Schedule
 from trainers.families.dcgan.networks import Discriminator, Generator
 
 
@@ -27,7 +28,7 @@ class DCGAN(Family):
         def adam(name: str) -> torch.optim.Optimizer:
             return torch.optim.Adam(networks[name].parameters(), betas=(self.config.beta1, 0.999), fused=True)
 
-        return {name: (adam(name), constant(lr=self.config.learning_rate)) for name in networks}
+        return {name: (adam(name), schedules.of(self.config, self.config.learning_rate)) for name in networks}
 
     def phases(self, step: int) -> tuple[Phase, ...]:
         return (

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.data.images import signed
-from trainers.engine.family import Family, Loss, MicroBatch, Networks, Phase
+from trainers.engine.family import Family, Loss, Metrics, MicroBatch, Networks, Phase
 from trainers.engine.schedules import Schedule, constant
 
 
@@ -23,8 +23,6 @@ class Scorer(nn.Module):
 
 
 class Fragile(Family):
-    main_metric = "right"
-
     def networks(self) -> dict[str, nn.Module]:
         pixels = self.facts["channels"] * self.facts["image_size"] ** 2
         return {"one": Scorer(pixels, self.config.ballast), "two": Scorer(pixels, 0)}
@@ -53,6 +51,6 @@ class Fragile(Family):
             loss = loss * float("nan")
         return loss, {}
 
-    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> dict[str, tuple[Tensor | float, float]]:
+    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Metrics:
         guesses = networks["one"](signed(microbatch["images"], microbatch.dtype)).argmax(1)
         return {"right": ((guesses == microbatch["labels"]).sum(), len(guesses))}

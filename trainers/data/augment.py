@@ -1,0 +1,67 @@
+"""Augmentation of whole micro-batches of uint8 images (rows, channels, height, width), on their device.
+
+Everything random comes from the generator that is given, which belongs to the micro-batch, or is a pure function of the
+sample: so the pictures are the same on any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def crop_and_flip(images: Tensor, padding: int, flipped: Tensor | None, random: torch.Generator) -> Tensor:
+    """Each image moved by up to `padding` pixels each way, its border filled by reflection, and mirrored where asked.
+
+    `flipped` holds a bool for each row. Height and width must be greater than `padding`. One gather does it all.
+    """
+    rows, _, height, width = images.shape
+    device = images.device
+    shifts = torch.randint(-padding, padding + 1, (2, rows, 1), generator=random, device=device)
+    down, across = torch.arange(height, device=device) + shifts[0], torch.arange(width, device=device) + shifts[1]
+    down, across = reflected(down, height), reflected(across, width)
+    if flipped is not None:
+        across = torch.where(flipped[:, None], across.flip(1), across)
+    places = (torch.arange(rows, device=device)[:, None, None] * height + down[:, :, None]) * width + across[:, None]
+    pixels = images.permute(0, 2, 3, 1).reshape(rows * height * width, -1)
+    return pixels[places.view(-1)].view(rows, height, width, -1).permute(0, 3, 1, 2)
+
+
+def reflected(places: Tensor, size: int) -> Tensor:
+    """Places outside [0, size) mirrored at the first and the last one, which are not repeated."""
+    return (size - 1) - ((size - 1) - places.abs()).abs()
+
+
+def random_flips(rows: int, random: torch.Generator) -> Tensor:
+    """A fair coin for each image."""
+    return torch.rand(rows, generator=random, device=random.device) < 0.5
+
+
+def alternating_flips(indices: Sequence[int], epochs: Sequence[int], seed: int) -> Tensor:
+    """A coin for each sample in its first epoch, and the other side in every second epoch after it.
+
+    In any two epochs in a row every image is seen both ways (Jordan 2024, arXiv 2404.00498, section 3.6).
+    """
+    mixed = np.asarray(indices, np.uint64) + np.uint64(seed % 2**32) * np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):  # the finaliser of splitmix64 (Steele 2014)
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(factor)
+    coin = (mixed >> np.uint64(63)).astype(bool)
+    return torch.from_numpy(coin ^ (np.asarray(epochs) % 2 == 1))
+
+
+def cutout(images: Tensor, size: int, fill: Tensor, random: torch.Generator) -> Tensor:
+    """A square of `size` pixels around a random place of each image replaced by `fill` (channels,).
+
+    Parts of the square may lie outside (DeVries and Taylor 2017, section 3).
+    """
+    rows, _, height, width = images.shape
+    device = images.device
+    top = torch.randint(0, height, (rows, 1), generator=random, device=device) - size // 2
+    left = torch.randint(0, width, (rows, 1), generator=random, device=device) - size // 2
+    down, across = torch.arange(height, device=device), torch.arange(width, device=device)
+    inside = ((down >= top) & (down < top + size))[:, :, None] & ((across >= left) & (across < left + size))[:, None, :]
+    return torch.where(inside[:, None], fill.to(images.dtype)[:, None, None], images)

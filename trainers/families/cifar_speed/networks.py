@@ -1,0 +1,65 @@
+"""A small fast network for 32x32 images (Jordan 2024, section 2.1, after Page 2019)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class FastNet(nn.Module):
+    """Images (rows, channels, 32, 32) to logits; the first layer whitens patches of 2x2 and is not learned."""
+
+    def __init__(self, widths: tuple[int, ...], channels: int, classes: int) -> None:
+        super().__init__()
+        patch = channels * 4
+        self.whiten = nn.Conv2d(channels, 2 * patch, 2)
+        self.whiten.weight.requires_grad = False
+        with torch.no_grad():
+            self.whiten.bias.zero_()  # type: ignore[union-attr]
+        groups = [Group(before, after) for before, after in zip((2 * patch, *widths), widths, strict=False)]
+        self.groups = nn.Sequential(nn.GELU(), *groups, nn.MaxPool2d(3), nn.Flatten())
+        self.head = nn.Linear(widths[-1], classes, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.groups(self.whiten(images))) / 9
+        return logits
+
+
+class Group(nn.Module):
+    """conv - pool - norm - GELU - conv - norm - GELU; norms have a bias and no scale."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            filters(before, after), nn.MaxPool2d(2), norm(after), nn.GELU(),
+            filters(after, after), norm(after), nn.GELU(),
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen: Tensor = self.main(images)
+        return seen
+
+
+def filters(before: int, after: int) -> nn.Conv2d:
+    """Filters of 3x3, the first of which pass their input on (Jordan 2024, section 3.2)."""
+    layer = nn.Conv2d(before, after, 3, padding=1, bias=False)
+    with torch.no_grad():
+        nn.init.dirac_(layer.weight[:before])
+    return layer
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    layer = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+    layer.weight.requires_grad = False
+    return layer
+
+
+def whitening(images: Tensor, epsilon: float = 5e-4) -> Tensor:
+    """Filters (2 * channels * 4, channels, 2, 2) that decorrelate patches of 2x2, and their negatives.
+
+    `images` (rows, channels, height, width), normalised. Eigenvectors of the patches' covariance over the root of their
+    eigenvalues (Jordan 2024, section 3.1).
+    """
+    channels = images.shape[1]
+    patches = images.double().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * 4)
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    own = (vectors / (values + epsilon).sqrt()).T.reshape(-1, channels, 2, 2).flip(0)
+    return torch.cat([own, -own])

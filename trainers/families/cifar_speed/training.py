@@ -1,0 +1,84 @@
+"""How the fast recipe learns: as every classifier, with whitened patches, its own groups, and a pull to the average."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from trainers.engine import schedules
+from trainers.engine.family import Data, Networks
+from trainers.engine.schedules import Schedule
+from trainers.families.cifar_speed.networks import FastNet, whitening
+from trainers.families.classification.learning import Classification
+
+SAMPLES = 5000  # images that the whitening is computed from
+PULL = 0.95  # decay of the running average in one step, at the end of the run
+
+
+class CifarSpeed(Classification):
+    def networks(self) -> dict[str, nn.Module]:
+        return {"network": FastNet(self.config.widths, self.facts["channels"], self.config.class_count(self.facts))}
+
+    def prepare(self, networks: Mapping[str, nn.Module], data: Data) -> None:
+        network = networks["network"]
+        assert isinstance(network, FastNet)
+        images = data.batch(range(min(SAMPLES, data.size)))["images"]
+        network.whiten.weight.copy_(whitening(self.normalised(images, torch.float64)))
+
+    def optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, tuple[torch.optim.Optimizer, Schedule]]:
+        config, network = self.config, networks["network"]
+        learned = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+        groups = [
+            {"params": [p for p in learned.values() if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [learned.pop("whiten.bias")], "weight_decay": 0.0},
+            {"params": [p for p in learned.values() if p.ndim <= 1], "weight_decay": 0, "lr_scale": config.bias_scale},
+        ]
+        optimizer = Lookahead(groups, lr=0.1, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        course = schedules.of(config, config.learning_rate, config.momentum)
+
+        def schedule(step: int, history: Sequence[float]) -> Mapping[str, float]:
+            done, last = (step + 1) / config.steps, step + 1 >= config.steps
+            pulled = config.lookahead and ((step + 1) % config.lookahead == 0 or last)
+            kept = 1.0 if last else PULL**config.lookahead * done**3
+            return {**course(step, history), "kept": kept if pulled else -1.0}
+
+        return {"network": (optimizer, schedule)}
+
+    def views(self, networks: Networks, images: Tensor) -> Tensor:
+        network = networks["network"]
+
+        def mirrored(images: Tensor) -> Tensor:
+            logits: Tensor = (network(images).float() + network(images.flip(3)).float()) / 2
+            return logits
+
+        if self.config.test_views == "one":
+            return super().views(networks, images)
+        if self.config.test_views == "mirror":
+            return mirrored(images)
+        height, width = images.shape[2:]
+        wide = pad(images, (1, 1, 1, 1), "reflect")
+        moved = mirrored(wide[:, :, :height, :width]) + mirrored(wide[:, :, 2:, 2:])
+        return (mirrored(images) + moved / 2) / 2
+
+
+class Lookahead(torch.optim.SGD):
+    """SGD whose weights are set to their running average now and then (Zhang 2019; Jordan 2024, section 3.4).
+
+    `kept` of a group is the part of the average that survives at this step; below 0: not at this step.
+    """
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if "average" not in self.state[parameter]:
+                    self.state[parameter]["average"] = parameter.detach().clone()
+        super().step(closure)
+        with torch.no_grad():
+            for group in self.param_groups:
+                if group["kept"] < 0:
+                    continue
+                averages = [self.state[parameter]["average"] for parameter in group["params"]]
+                torch._foreach_lerp_(averages, group["params"], 1 - group["kept"])
+                torch._foreach_copy_(group["params"], averages)

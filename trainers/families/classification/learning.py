@@ -1,0 +1,106 @@
+"""How classifiers learn: one phase, augmented and normalised on the device; accuracy, confusion, worst mistakes."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from trainers.data import augment
+from trainers.engine import schedules
+from trainers.engine.family import Family, Loss, Metrics, MicroBatch, Networks, Phase
+from trainers.engine.schedules import Schedule
+
+AUXILIARY = 0.3  # weight of each auxiliary output's loss (Szegedy 2015, section 5)
+
+
+class Classification(Family):
+    """A family of one network named `network`: images in, logits out, perhaps with auxiliary ones in training."""
+
+    ema_networks = ("network",)
+
+    def optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, tuple[torch.optim.Optimizer, Schedule]]:
+        config = self.config
+        optimizer: torch.optim.Optimizer
+        groups = decayed(networks["network"], config.weight_decay)
+        if config.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups, betas=(config.momentum, 0.999), fused=True)
+        else:
+            nesterov = config.nesterov and config.momentum > 0
+            optimizer = torch.optim.SGD(groups, lr=0.1, momentum=config.momentum, nesterov=nesterov, fused=True)
+        return {"network": (optimizer, schedules.of(config, config.learning_rate, config.momentum or None))}
+
+    def phases(self, step: int) -> tuple[Phase, ...]:
+        return (Phase("classify", ("network",), "network", self.classify),)
+
+    def classify(self, networks: Networks, microbatch: MicroBatch) -> Loss:
+        labels = microbatch["labels"]
+        outputs = networks["network"](self.normalised(self.augmented(microbatch), microbatch.dtype))
+        logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+        loss = self.loss(logits, labels, microbatch.dtype)
+        for other in auxiliary:
+            loss = loss + AUXILIARY * self.loss(other, labels, microbatch.dtype)
+        return loss, {"accuracy": (logits.argmax(1) == labels).double().mean()}
+
+    def loss(self, logits: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Cross entropy with smoothed labels."""
+        return cross_entropy(logits.to(dtype), labels, label_smoothing=self.config.label_smoothing)
+
+    def augmented(self, microbatch: MicroBatch) -> Tensor:
+        """uint8 images of a micro-batch, moved, mirrored and cut out as the settings say."""
+        config, images = self.config, microbatch["images"]
+        flipped = None
+        if config.flip == "random":
+            flipped = augment.random_flips(len(images), microbatch.random)
+        elif config.flip == "alternating":
+            flipped = augment.alternating_flips(microbatch.indices, microbatch.epochs, config.seed).to(images.device)
+        if config.crop_padding or flipped is not None:
+            images = augment.crop_and_flip(images, config.crop_padding, flipped, microbatch.random)
+        if config.cutout:
+            channels = images.shape[1]
+            fill = torch.tensor(config.channel_moments(channels)[0], device=images.device).mul(255).round()
+            images = augment.cutout(images, config.cutout, fill.expand(channels), microbatch.random)
+        return images
+
+    def normalised(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """uint8 images as numbers around 0, in the run's memory format."""
+        mean, deviation = (torch.tensor(part, dtype=dtype, device=images.device).view(1, -1, 1, 1)
+                           for part in self.config.channel_moments(images.shape[1]))  # fmt: skip
+        layout = torch.channels_last if self.config.memory_format == "channels_last" else torch.contiguous_format
+        return images.to(dtype, memory_format=layout).sub_(mean * 255).div_(deviation * 255)
+
+    def views(self, networks: Networks, images: Tensor) -> Tensor:
+        """Logits of normalised images where it counts: in evaluations."""
+        logits: Tensor = networks["network"](images)
+        return logits
+
+    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Metrics:
+        labels = microbatch["labels"]
+        logits = self.views(networks, self.normalised(microbatch["images"], microbatch.dtype)).to(microbatch.dtype)
+        guesses, count = logits.argmax(1), logits.shape[1]
+        confusion = torch.bincount(labels * count + guesses, minlength=count * count).view(count, count)
+        microbatch.kept["sure"], microbatch.kept["guesses"] = logits.softmax(1).max(1).values, guesses
+        return {
+            "accuracy": ((guesses == labels).sum(), len(labels)),
+            "loss": (cross_entropy(logits, labels, reduction="sum"), len(labels)),
+            "confusion": (confusion, len(labels)),
+        }
+
+    def examples(self, microbatch: MicroBatch) -> tuple[Tensor, Sequence[str]]:
+        labels, guesses, sure = microbatch["labels"], microbatch.kept["guesses"], microbatch.kept["sure"]
+        names = self.facts["class_names"]
+        captions = [
+            f"{names[guess]}, not {names[label]} {share:.1%}"
+            for guess, label, share in zip(guesses.tolist(), labels.tolist(), sure.tolist(), strict=True)
+        ]
+        return torch.where(guesses == labels, -torch.inf, sure.double()), captions
+
+
+def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Parameters in two groups: filters and matrices, which decay, and biases and norms, which do not."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

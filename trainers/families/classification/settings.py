@@ -1,0 +1,94 @@
+"""Settings that the families of image classifiers share."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from trainers.engine.settings import Check, ImageConfig, setting
+
+MEANS = {  # mean and standard deviation of each channel, in [0, 1]
+    "half": ((0.5,), (0.5,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.0,), (1.0,)),
+}
+
+
+def _padding_fits(crop_padding: int, image_size: int | str) -> str | None:
+    if image_size == "auto" or crop_padding < int(image_size):
+        return None
+    return f"crop_padding={crop_padding}: must be less than image_size={image_size}"
+
+
+class ClassificationConfig(ImageConfig):
+    """What every family that learns classes of images has."""
+
+    metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {"accuracy": "max", "loss": "min"}
+    checks: ClassVar[tuple[Check, ...]] = (
+        *ImageConfig.checks,
+        Check(("crop_padding", "image_size"), _padding_fits),
+    )
+
+    data: str = setting("cifar10", "what to learn from; `troupe datasets` lists them; it must have labels")
+    batch_size: int = setting(128, "samples in one step, over all workers", unit="samples", at_least=1)
+    microbatch_size: int = setting(
+        32, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1
+    )
+    optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd: with momentum; adamw: Loshchilov 2019")
+    learning_rate: float = setting(0.1, "peak of the learning rate", above=0)
+    momentum: float = setting(0.9, "of sgd, and beta1 of adamw", at_least=0, below=1)
+    nesterov: bool = setting(True, "sgd: look ahead along the momentum", source="Sutskever 2013, section 2.1")
+    weight_decay: float = setting(5e-4, "pull of weights to 0; not on biases and norms", at_least=0)
+    label_smoothing: float = setting(
+        0.0, "part of the truth given to all classes alike", at_least=0, below=1, source="Szegedy 2016, section 7"
+    )
+    crop_padding: int = setting(
+        4, "random crop after a border of so many pixels, filled by reflection", unit="pixels", at_least=0
+    )
+    flip: Literal["none", "random", "alternating"] = setting(
+        "random",
+        "mirror images; alternating: each image the other way in every epoch",
+        source="Jordan 2024, section 3.6",
+    )
+    cutout: int = setting(
+        0, "side of a square that is cut out of each image", unit="pixels", at_least=0, source="DeVries 2017"
+    )
+    normalisation: Literal["auto", "half", "cifar10", "mnist", "imagenet", "none"] = setting(
+        "auto", "mean and deviation of channels; auto: those of the model's published weights, of cifar10, or half"
+    )
+    classes: int | Literal["auto"] = setting("auto", "classes to tell apart; auto: those of the data", at_least=2)
+
+    def channel_moments(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, or one for all."""
+        name = self.usual_moments() if self.normalisation == "auto" else self.normalisation
+        fits = self.normalisation != "auto" or len(MEANS[name][0]) in (1, channels)
+        return MEANS[name if fits else "half"]
+
+    def usual_moments(self) -> str:
+        """The normalisation that `auto` stands for, where the channels fit."""
+        return "cifar10" if self.data == "cifar10" else "half"
+
+    def class_count(self, facts: Mapping[str, Any]) -> int:
+        """Classes that the network tells apart."""
+        return int(facts["classes"]) if self.classes == "auto" else self.classes
+
+    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
+        there, channels, size = facts["classes"], facts["channels"], facts["image_size"]
+        mistakes = []
+        if there < 2:
+            mistakes.append(f"data={self.data}: has no labels to learn; put images into a folder for each class")
+        elif self.classes != "auto" and self.classes != there:
+            mistakes.append(
+                f"classes={self.classes}: data={self.data} has {there}; leave classes out"
+            )
+        wanted = len(self.channel_moments(channels)[0])
+        if wanted not in (1, channels):
+            mistakes.append(
+                f"normalisation={self.normalisation}: is for {wanted} channels, data={self.data} has {channels}; say "
+                "normalisation=half"
+            )
+        if self.crop_padding >= facts["image_size"]:
+            mistakes.append(
+                f"crop_padding={self.crop_padding}: must be less than the images' {facts['image_size']} pixels"
+            )
+        return mistakes

@@ -1,0 +1,68 @@
+"""Settings of small classifiers: a first course's, He et al.'s for CIFAR, and every one of torchvision by name."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+from trainers.engine.errors import did_you_mean
+from trainers.engine.settings import Check, setting
+from trainers.families.classification.settings import ClassificationConfig
+
+OWN = ("mlp", "mlp_relu", "mlp_bn", "cnn", "lstm_rows", "lenet", "simple_cnn", "residual",
+       "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")  # fmt: skip
+HE = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+ANY_SIZE = ("mlp", "mlp_relu", "mlp_bn", "lstm_rows", "residual", *HE)  # of images
+
+
+@cache
+def torchvision_models() -> tuple[str, ...]:
+    """Names of torchvision's classification models, read from its source: importing it would take seconds."""
+    found = find_spec("torchvision")
+    if found is None or found.origin is None:
+        return ()
+    folder = Path(found.origin).parent / "models"
+    registered = re.compile(r"^@register_model\(.*\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+    return tuple(sorted(name for path in folder.glob("*.py") for name in registered.findall(path.read_text())))
+
+
+def _known(model: str) -> str | None:
+    if model in OWN or model in torchvision_models():
+        return None
+    advice = did_you_mean(model, [*OWN, *torchvision_models()])
+    return f"model={model}: no such model{advice or '; there are ' + ', '.join(OWN) + ', and those of torchvision'}"
+
+
+class Config(ClassificationConfig):
+    summary: ClassVar[str] = "small classifiers, He et al.'s CIFAR ResNets, and torchvision's models by name"
+    checks: ClassVar[tuple[Check, ...]] = (*ClassificationConfig.checks, Check(("model",), _known))
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "data": "digits", "epochs": 10.0, "batch_size": 64, "microbatch_size": 16, "learning_rate": 0.05,
+        "schedule": "one_cycle", "flip": "none", "crop_padding": 0,
+    }  # fmt: skip
+    tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mlp_bn": {"model": "mlp_bn", "image_size": 8, "batch_size": 24, "microbatch_size": 4, "steps": 4},
+        "cnn": {"model": "cnn", "image_size": 16, "batch_size": 8, "microbatch_size": 2, "steps": 4,
+                "label_smoothing": 0.1, "schedule": "cosine"},
+        "lstm_rows": {"model": "lstm_rows", "image_size": 8, "batch_size": 8, "microbatch_size": 2, "steps": 4,
+                      "optimizer": "adamw"},
+        "resnet20": {"model": "resnet20", "image_size": 8, "batch_size": 8, "microbatch_size": 2, "steps": 4,
+                     "flip": "random", "crop_padding": 2, "ema": 0.9},
+    }  # fmt: skip
+
+    model: str = setting("cnn", f"{', '.join(OWN)}, or any classification model of torchvision, as resnet18")
+
+    def usual_moments(self) -> str:
+        published = self.model in HE or self.model not in OWN  # weights that want this one
+        return "imagenet" if published else super().usual_moments()
+
+    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
+        mistakes = super().misfit(facts)
+        if not mistakes and self.model not in ANY_SIZE:
+            from trainers.families.classifier.networks import misfit
+
+            mistake = misfit(self.model, facts["channels"], facts["image_size"], self.class_count(facts))
+            mistakes += [mistake] if mistake else []
+        return mistakes

@@ -1,0 +1,248 @@
+"""Classifiers from perceptrons to He et al.'s residual networks, and those of torchvision, all built by name.
+
+"The book" is Liao Xingyu's on PyTorch (2017). Where nothing else is said, parameters begin as PyTorch draws them.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, relu
+from torch.overrides import TorchFunctionMode
+
+BUILT_IN: tuple[str, ...] = (
+    "mlp", "mlp_relu", "mlp_bn", "cnn", "simple_cnn", "lenet", "lstm_rows", "residual",
+    "resnet20", "resnet32", "resnet44", "resnet56", "resnet110",
+)  # fmt: skip
+USUAL_SIZES = (8, 16, 28, 32, 64, 96, 128, 224, 256, 299, 384, 512)
+
+
+def torchvision_models() -> tuple[str, ...]:
+    """The names of torchvision's classifiers of images."""
+    from torchvision import models
+
+    return tuple(models.list_models(module=models))
+
+
+def build(model: str, channels: int, size: int, classes: int) -> nn.Module:
+    """The network of that name: images (rows, channels, size, size) to logits (rows, classes).
+
+    `googlenet` and `inception_v3` return a named tuple in training mode: `logits` and those of their auxiliary heads.
+    """
+    match model:
+        case "mlp":
+            return perceptron(channels * size**2, classes, lambda width: [])
+        case "mlp_relu":
+            return perceptron(channels * size**2, classes, lambda width: [nn.ReLU(True)])
+        case "mlp_bn":
+            return perceptron(channels * size**2, classes, lambda width: [nn.BatchNorm1d(width), nn.ReLU(True)])
+        case "cnn":
+            return cnn(channels, size, classes)
+        case "simple_cnn":
+            return simple_cnn(channels, size, classes)
+        case "lenet":
+            return lenet(channels, size, classes)
+        case "lstm_rows":
+            return RowsLSTM(channels, size, classes)
+        case "residual":
+            return ResNet((3, 3, 3), channels, classes, projection=True)
+        case "resnet20" | "resnet32" | "resnet44" | "resnet56" | "resnet110":
+            return ResNet([int(model.removeprefix("resnet")) // 6] * 3, channels, classes)
+        case _:
+            return from_torchvision(model, channels, size, classes)
+
+
+def misfit(model: str, channels: int, size: int, classes: int) -> str | None:
+    """What is wrong with such images for that model, in one line, or None; computes shapes only."""
+    if model not in BUILT_IN and model not in (others := torchvision_models()):
+        near = difflib.get_close_matches(model, (*BUILT_IN, *others), n=1)
+        return f"model={model}: there is no such model" + (f"; did you mean {near[0]}?" if near else "")
+    if fits(model, channels, size, classes):
+        return None
+    usual = next((usual for usual in USUAL_SIZES if fits(model, channels, usual, classes)), None)
+    remedy = f"; the smallest usual size that fits is {usual}" if usual else ""
+    return f"model={model}: does not fit images of {size}x{size}{remedy}"
+
+
+def fits(model: str, channels: int, size: int, classes: int) -> bool:
+    """Whether two images go through the model, and in training mode: the heads used only there need more pixels."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            build(model, channels, size, classes).train()(torch.empty(2, channels, size, size))
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    return True
+
+
+def perceptron(inputs: int, classes: int, between: Callable[[int], list[nn.Module]]) -> nn.Module:
+    """Three linear layers, 300 and 100 wide, with `between(width)` after the first two (the book, section 3.8)."""
+    return nn.Sequential(
+        *(nn.Flatten(), nn.Linear(inputs, 300), *between(300)),
+        *(nn.Linear(300, 100), *between(100)),
+        nn.Linear(100, classes),
+    )
+
+
+def cnn(channels: int, size: int, classes: int) -> nn.Module:
+    """Four convolutions with norm, without padding, and three linear layers (the book, section 4.5)."""
+
+    def conv(before: int, after: int) -> tuple[nn.Module, ...]:
+        return nn.Conv2d(before, after, 3), nn.BatchNorm2d(after), nn.ReLU(True)
+
+    grid = ((size - 4) // 2 - 4) // 2
+    return nn.Sequential(
+        *(*conv(channels, 16), *conv(16, 32), nn.MaxPool2d(2)),
+        *(*conv(32, 64), *conv(64, 128), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(flat(128, grid), 1024), nn.ReLU(True)),
+        *(nn.Linear(1024, 128), nn.ReLU(True)),
+        nn.Linear(128, classes),
+    )
+
+
+def simple_cnn(channels: int, size: int, classes: int) -> nn.Module:
+    """Three padded convolutions, each with a maximum over 2x2, and three linear layers (the book, section 4.3.2)."""
+
+    def conv(before: int, after: int) -> tuple[nn.Module, ...]:
+        return nn.Conv2d(before, after, 3, padding=1), nn.ReLU(True), nn.MaxPool2d(2)
+
+    return nn.Sequential(
+        *(*conv(channels, 32), *conv(32, 64), *conv(64, 128)),
+        *(nn.Flatten(), nn.Linear(flat(128, size // 8), 512), nn.ReLU(True)),
+        *(nn.Linear(512, 64), nn.ReLU(True)),
+        nn.Linear(64, classes),
+    )
+
+
+def lenet(channels: int, size: int, classes: int) -> nn.Module:
+    """LeNet as the book has it (section 4.4.1): without any activation, as its author says himself; kept so."""
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 6, 3, padding=1), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(flat(16, (size // 2 - 4) // 2), 120), nn.Linear(120, 84), nn.Linear(84, classes)),
+    )
+
+
+def flat(channels: int, grid: int) -> int:
+    """The numbers of the last grid, which must have some."""
+    if grid < 1:
+        raise ValueError("the images are too small for this model")
+    return channels * grid**2
+
+
+class RowsLSTM(nn.Module):
+    """Reads an image row by row, all channels of a row at once (the book, section 5.3.2).
+
+    The book does not say how many units and layers: 128 and 2 are chosen here.
+    """
+
+    def __init__(self, channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(channels * size, 128, num_layers=2, batch_first=True)
+        self.linear = nn.Linear(128, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs, _ = self.lstm(images.transpose(1, 2).flatten(2))  # (rows, height, channels * width)
+        logits: Tensor = self.linear(outputs[:, -1])
+        return logits
+
+
+class ResNet(nn.Module):
+    """Images of any size to logits: three stages of 16, 32 and 64 channels (He et al. 2016, section 4.2).
+
+    Names as in github.com/akamaster/pytorch_resnet_cifar10, so that its published weights can be loaded. With
+    `projection` the shortcuts are those of the book (section 4.7), which does not say how many blocks a stage has.
+    """
+
+    def __init__(self, blocks: Sequence[int], channels: int, classes: int, projection: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = stage(16, 16, 1, blocks[0], projection)
+        self.layer2 = stage(16, 32, 2, blocks[1], projection)
+        self.layer3 = stage(32, 64, 2, blocks[2], projection)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(64, classes)
+        self.apply(initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = relu(self.bn1(self.conv1(images)), inplace=True)
+        features = self.layer3(self.layer2(self.layer1(features)))
+        logits: Tensor = self.linear(self.pool(features).flatten(1))
+        return logits
+
+
+def stage(before: int, after: int, stride: int, blocks: int, projection: bool) -> nn.Sequential:
+    """Blocks of one width, of which the first may halve the grid."""
+    rest = (Block(after, after, 1, projection) for _ in range(blocks - 1))
+    return nn.Sequential(Block(before, after, stride, projection), *rest)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with norm, added to the input (He et al. 2016, figure 2)."""
+
+    def __init__(self, before: int, after: int, stride: int, projection: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.shortcut: nn.Module = nn.Identity()
+        if (before, stride) != (after, 1):
+            conv = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+            self.shortcut = (
+                nn.Sequential(conv, nn.BatchNorm2d(after)) if projection else Subsample(after - before, stride)
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(relu(self.bn1(self.conv1(images)), inplace=True)))
+        return relu(residual.add_(self.shortcut(images)), inplace=True)  # a norm keeps no output for backward
+
+
+class Subsample(nn.Module):
+    """A shortcut without parameters: pixels left out, channels of zeros on both sides (He et al. 2016, option A)."""
+
+    def __init__(self, zeros: int, stride: int) -> None:
+        super().__init__()
+        self.zeros, self.stride = zeros, stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        low = self.zeros // 2
+        return pad(images[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, low, self.zeros - low))
+
+
+def initialise(layer: nn.Module) -> None:
+    """Weights and filters N(0, 2 / inputs) (He et al. 2015, equation 10), as those of the published weights began."""
+    if isinstance(layer, (nn.Linear, nn.Conv2d)):
+        nn.init.kaiming_normal_(layer.weight)
+
+
+def from_torchvision(model: str, channels: int, size: int, classes: int) -> nn.Module:
+    """A classifier of torchvision, untrained; its first filters are made to take that many channels."""
+    from torchvision import models
+
+    options: dict[str, Any] = {}
+    if model in ("googlenet", "inception_v3"):
+        options = {"aux_logits": True, "init_weights": True}  # a warning where the latter is not said
+    elif model.startswith("vit"):
+        options = {"image_size": size}
+    elif model.startswith("maxvit"):
+        options = {"input_size": (size, size)}
+    with PlansOnCPU() if model.startswith("regnet") else nullcontext():
+        network: nn.Module = models.get_model(model, weights=None, num_classes=classes, **options)
+    first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    if channels != 3:  # as many of the same filters, repeated or left out; what they give stays as large
+        filters = first.weight.detach()[:, [channel % 3 for channel in range(channels)]]
+        first.in_channels, first.weight = channels, nn.Parameter(filters * (3 / channels) ** 0.5)
+    return network
+
+
+class PlansOnCPU(TorchFunctionMode):
+    """Numbers that are computed to be read stay on the CPU: RegNet's widths, where it is built on the meta device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.arange, torch.tensor):
+            kwargs = {"device": "cpu", **(kwargs or {})}
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,36 @@
+"""Settings of Darknet: the backbone of Redmon and Farhadi, "YOLOv3", 2018 (arXiv 1804.02767), for small images."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from trainers.engine.settings import Check, setting
+from trainers.families.classification.settings import ClassificationConfig
+
+
+def _group(stride_one: int, blocks: tuple[int, ...]) -> str | None:
+    if stride_one < len(blocks):
+        return None
+    return f"stride_one={stride_one}: there are {len(blocks)} groups, counted from 0; say at most {len(blocks) - 1}"
+
+
+class Config(ClassificationConfig):
+    summary: ClassVar[str] = "Darknet: residual layers with a bottleneck or a widening, in groups"
+    checks: ClassVar[tuple[Check, ...]] = (*ClassificationConfig.checks, Check(("stride_one", "blocks"), _group))
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "epochs": 30.0, "batch_size": 256, "microbatch_size": 64, "learning_rate": 1.3, "weight_decay": 1e-4,
+        "schedule": "one_cycle",
+    }  # fmt: skip
+    tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "bottleneck": {"data": "digits", "image_size": 8, "blocks": (1, 1), "first_width": 4, "batch_size": 8,
+                       "microbatch_size": 2, "steps": 4, "crop_padding": 1, "cutout": 3},
+        "widening": {"data": "digits", "image_size": 8, "blocks": (1,), "first_width": 4, "inner": 2.0, "stride_one": 0,
+                     "batch_size": 8, "microbatch_size": 2, "steps": 4, "flip": "alternating", "crop_padding": 0},
+    }  # fmt: skip
+
+    blocks: tuple[int, ...] = setting((1, 2, 4, 6, 3), "residual layers of each group, as 1:2:4:6:3", at_least=0)
+    first_width: int = setting(32, "channels before the first group, which doubles them, as each does", at_least=1)
+    inner: float = setting(
+        0.5, "channels inside a residual layer, as a part of those outside: a bottleneck below 1, a widening above",
+        above=0,
+    )  # fmt: skip
+    stride_one: int = setting(1, "the group that keeps the images' size, counted from 0; -1 for none", at_least=-1)

@@ -1,0 +1,31 @@
+"""Settings of Wide-ResNet: Zagoruyko and Komodakis, "Wide Residual Networks", 2016 (arXiv 1605.07146)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from trainers.engine.settings import Check, setting
+from trainers.families.classification.settings import ClassificationConfig
+
+
+def _depth(depth: int) -> str | None:
+    if (depth - 4) % 6 == 0:
+        return None
+    near = max(10, depth - (depth - 4) % 6)
+    return f"depth={depth}: must be 6n + 4, for n blocks in each of three groups; say depth={near} or depth={near + 6}"
+
+
+class Config(ClassificationConfig):
+    summary: ClassVar[str] = "Wide-ResNet, WRN-depth-widen_factor"
+    checks: ClassVar[tuple[Check, ...]] = (*ClassificationConfig.checks, Check(("depth",), _depth))
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "epochs": 200.0,
+        "schedule": "step",
+    }  # section 3, with steps at 60, 120, 160 of 200
+    tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tiny": {"data": "digits", "image_size": 8, "depth": 10, "widen_factor": 1, "dropout": 0.3, "batch_size": 8,
+                 "microbatch_size": 2, "steps": 4, "crop_padding": 1, "label_smoothing": 0.1},
+    }  # fmt: skip
+
+    depth: int = setting(28, "convolutions in a row, 6n + 4", at_least=10)
+    widen_factor: int = setting(10, "times the width of the thin network", at_least=1)
+    dropout: float = setting(0.0, "between the convolutions of a block", at_least=0, below=1, source="section 2.4")
