@@ -37,15 +37,15 @@ def ray_for(
                 with _cluster(config, address, folders) as runtime_env:
                     yield runtime_env
             else:
-                with _own(config, oversubscribe):
-                    yield {}
+                with _own(config, oversubscribe) as runtime_env:
+                    yield runtime_env
     finally:
         if before is None:  # Ray sets it in our caller's environment
             os.environ.pop("RAY_AUTH_MODE", None)
 
 
 @contextlib.contextmanager
-def _own(config: Config, oversubscribe: bool) -> Iterator[None]:
+def _own(config: Config, oversubscribe: bool) -> Iterator[dict[str, Any]]:
     """Start a Ray of our own: on loopback only, with a token, without its dashboard; or use that of our caller."""
     variables = {
         **worker_environment(),
@@ -61,7 +61,8 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[None]:
         import ray
 
         if ray.is_initialized():
-            yield
+            _check_room(config, "the Ray of this process")
+            yield {"env_vars": worker_environment()}  # its processes were not started by us
             return
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right here
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -77,7 +78,8 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[None]:
         except Exception as error:
             raise TroupeError(f"Ray did not start: {str(error).strip().splitlines()[-1]}", SURROUNDINGS) from error
     try:
-        yield
+        _check_room(config, "this machine")
+        yield {}
     finally:
         ray.shutdown()
 
@@ -98,22 +100,44 @@ def _cluster(config: Config, address: str, folders: Sequence[Path]) -> Iterator[
                 reason = str(error).strip().splitlines()[0]
                 raise TroupeError(f"--address {address}: cannot be joined ({reason})", SURROUNDINGS) from error
     try:
-        runtime_env: dict[str, Any] = {"env_vars": worker_environment()}
-        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        kind = "GPU" if config.device == "cuda" else "CPU"
-        needed = config.workers * (1 if kind == "GPU" else config.threads_per_worker)
-        there = sum(node["Resources"].get(kind, 0) for node in nodes)
-        if there < needed:
-            raise TroupeError(
-                f"workers={config.workers}: needs {needed} {kind}s, the cluster has {there:.0f}", SURROUNDINGS
-            )
-        mistakes = _compare(nodes, folders)
+        mistakes = _compare(_check_room(config, "the cluster"), folders)
         if mistakes:
             raise TroupeError(mistakes, SURROUNDINGS)
-        yield runtime_env
+        yield {"env_vars": worker_environment()}
     finally:
         if ours:
             ray.shutdown()
+
+
+def _check_room(config: Config, where: str) -> list[dict[str, Any]]:
+    """The nodes, where all workers have room on them at once. Raises TroupeError (exit code 3) where they have not."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if mistake := lack(needs(config.model_dump()), config.workers, [node["Resources"] for node in nodes], where):
+        raise TroupeError(mistake, SURROUNDINGS)
+    return nodes
+
+
+def needs(settings: Mapping[str, Any]) -> dict[str, float]:
+    """What each worker takes of a node."""
+    return {"CPU": float(settings["threads_per_worker"]), **({"GPU": 1.0} if settings["device"] == "cuda" else {})}
+
+
+def lack(each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, float]], where: str) -> str | None:
+    """What `nodes` lack for so many workers, each of which must fit on one of them as a whole; or None."""
+    for kind, count in each.items():
+        there = sum(node.get(kind, 0) for node in nodes)
+        if there < workers * count:
+            return f"workers={workers}: needs {workers * count:.0f} {kind}s, {where} has {there:.0f}"
+    room = sum(int(min(node.get(kind, 0) // count for kind, count in each.items())) for node in nodes)
+    if room < workers:
+        whole = " and ".join(f"{count:.0f} {kind}s" for kind, count in each.items())
+        return (
+            f"workers={workers}: each needs {whole} on one node, {where} has room for {room} such; take fewer workers "
+            "or threads_per_worker"
+        )
+    return None
 
 
 def _knock(address: str) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from cluster.connect import needs
 from cluster.show import Progress, duration
 from trainers.engine.errors import FAILED, SURROUNDINGS, PeerLost, Stopped, TroupeError
 from trainers.run import Plan
@@ -29,7 +30,7 @@ class Look(NamedTuple):
     """What was seen of one worker."""
 
     silent: float  # seconds since it last answered
-    beats: int  # pieces of work done
+    microbatches: int  # whose loss was there; the last of them may not be finished
     idle: float  # seconds since the last one
     slowest: float  # seconds of its longest piece of work
     waiting: bool  # for other workers
@@ -57,7 +58,7 @@ class Group(Protocol):
 def hung_worker(looks: Sequence[Look], limit: float) -> int | None:
     """The worker that hangs: one that should be busy but shows no progress; never one that waits for others."""
     for rank, look in enumerate(looks):
-        allowed = max(limit, 10 * look.slowest) if look.beats else max(limit, PATIENCE_AT_START)
+        allowed = max(limit, 10 * look.slowest) if look.microbatches > 1 else max(limit, PATIENCE_AT_START)
         if look.silent > allowed or (look.idle > allowed and not look.waiting):
             return rank
     everyone_waits = bool(looks) and all(look.waiting for look in looks)
@@ -151,17 +152,15 @@ class ActorGroup:
 
         self.ray = ray
         self.size = int(plan.settings["workers"])
-        needs = {"CPU": float(plan.settings["threads_per_worker"])}
-        if plan.settings["device"] == "cuda":
-            needs["GPU"] = 1.0
-        self.placement = placement_group([needs] * self.size, strategy="PACK")
+        each = needs(plan.settings)
+        self.placement = placement_group([each] * self.size, strategy="PACK")
         if not self.placement.wait(60):
             ray.util.remove_placement_group(self.placement)
             raise TroupeError(
                 f"workers={self.size}: the cluster has no room for them now; wait, or take fewer workers", SURROUNDINGS
             )
         actor: Any = ray.remote(  # type: ignore[call-overload]
-            num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0), runtime_env=dict(runtime_env) or None, max_restarts=0,
+            num_cpus=each["CPU"], num_gpus=each.get("GPU", 0), runtime_env=dict(runtime_env) or None, max_restarts=0,
             concurrency_groups={"watch": 2},
         )(Worker)  # fmt: skip
         self.actors = [
@@ -211,8 +210,9 @@ class ActorGroup:
         now = time.monotonic()
         return [
             Look(
-                now - self.answered[rank], answer.get("beats", 0), answer.get("idle", 0.0) + now - self.answered[rank],
-                answer.get("slowest", 0.0), answer.get("waiting", False),
+                now - self.answered[rank], answer.get("microbatches", 0),
+                answer.get("idle", 0.0) + now - self.answered[rank], answer.get("slowest", 0.0),
+                answer.get("waiting", False),
             )
             for rank, answer in enumerate(self.answers)
         ]  # fmt: skip

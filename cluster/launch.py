@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -20,7 +21,8 @@ from trainers import registry
 from trainers.data import sources
 from trainers.engine import checkpoint, runfolder, schedules
 from trainers.engine.control import Control
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean, of_worker
+from trainers.engine.errors import CONFLICT, FAILED, SURROUNDINGS, WORDS, TroupeError, did_you_mean, of_worker
+from trainers.engine.paths import expanded
 from trainers.engine.runfolder import RunFolder, begun
 from trainers.engine.settings import Config, show_value
 from trainers.run import Plan, open_for, run, versions
@@ -72,8 +74,8 @@ def train(
     """
     order = Order(
         family, settings, name, resume, from_run, allow_changes, address, oversubscribe,
-        Path(config) if config else None, Path(runs_dir), Path(data_dir).expanduser(),
-        tuple(Path(path).expanduser().resolve() for path in families),
+        Path(config) if config else None, Path(runs_dir), expanded(data_dir),
+        tuple(expanded(path).resolve() for path in families),
     )  # fmt: skip
     return launch(order, Progress() if progress else Progress(stream=Silence()))  # type: ignore[arg-type]
 
@@ -106,14 +108,13 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
     if mistakes := config.misfit(shapes):
         raise TroupeError(mistakes, WORDS)
     config = config.resolved(shapes)
-    folder = _old_folder(prepared, fingerprint, order, progress) if prepared.folder else _new_folder(prepared, order)
     facts = {"family": prepared.family, "versions": versions(), "data": fingerprint}
     settings = config.model_dump()
-    with checkpoint.writing(folder.path):
-        if prepared.folder is None or prepared.stored["settings"] != _plain(settings) or order.allow_changes:
-            began = _from(order, prepared)
-            folder.write_settings({**facts, "settings": _plain(settings), "facts": shapes, "from": began})
-        folder.result.unlink(missing_ok=True)
+    stored = {**facts, "settings": _plain(settings), "facts": shapes, "from": _from(order, prepared)}
+    if prepared.folder is not None:
+        folder = _old_folder(prepared, stored, order, progress)
+    else:
+        folder = _new_folder(prepared, stored, order)
     plan = Plan(
         prepared.family, _for_workers(settings), folder.path.resolve(), order.data_dir.resolve(), order.families,
         {**facts, "recipe": _plain(config.recipe())}, fingerprint,
@@ -126,16 +127,12 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
         else:
             result = _on_ray(plan, config, order, progress)
     except TroupeError as error:
-        if (
-            prepared.folder is None
-            and error.code in (SURROUNDINGS, CONFLICT)
-            and not checkpoint.all_in(folder.checkpoints)
-        ):
-            with contextlib.suppress(TroupeError), folder.lock():  # unless somebody else went on with it
-                shutil.rmtree(folder.path, ignore_errors=True)  # it never began, and the name is free again
+        _clear_up(folder, prepared, error)
         raise
     finally:
         progress.end()
+    with contextlib.suppress(OSError):
+        folder.before.unlink(missing_ok=True)
     return with_paths(result, folder)
 
 
@@ -184,7 +181,7 @@ def prepare(order: Order) -> Prepared:
                 old.pop("epochs", None)
             config, wrong = kind.from_words({**old, **words}, family)
             mistakes += wrong
-            if config is not None and old and "size" in stored["facts"]:
+            if config is not None and old and "size" in stored.get("facts", {}):
                 config = config.resolved(stored["facts"])
             data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default()))) \
                 if "data" in kind.model_fields else None  # fmt: skip
@@ -239,7 +236,7 @@ def _read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     import yaml
 
     try:
-        read = yaml.safe_load(path.expanduser().read_text())
+        read = yaml.safe_load(expanded(path).read_text())
     except OSError as error:
         mistakes.append(f"--config {path}: {error.strerror}")
         return {}
@@ -262,12 +259,12 @@ def _check_from(order: Order) -> list[str]:
 
 
 def _weights_path(order: Order) -> Path:
-    """Where the weights of `--from` lie: a checkpoint, or an exported file."""
+    """The file with the weights of `--from`: of a checkpoint, or exported."""
     assert order.from_run is not None
-    given = Path(order.from_run).expanduser()
-    if given.suffix == ".safetensors" or (given / "weights.safetensors").exists():
+    given = expanded(order.from_run)
+    if given.suffix == ".safetensors" or os.path.exists(given / "weights.safetensors"):
         file = given if given.suffix == ".safetensors" else given / "weights.safetensors"
-        if file.exists():
+        if os.path.isfile(file):
             return file
         raise TroupeError(f"--from {order.from_run}: no such file", WORDS)
     try:
@@ -276,23 +273,23 @@ def _weights_path(order: Order) -> Path:
         known = [run.name for run in runfolder.all_runs(order.runs_dir)]
         hint = did_you_mean(order.from_run, known)
         raise TroupeError(f"--from {order.from_run}: neither a run nor an exported file{hint}", WORDS) from None
-    for path in reversed(checkpoint.all_in(folder.checkpoints)):  # of another run: nothing is set aside there
-        if checkpoint.damage_of(path) is None:
-            return path
-    raise TroupeError(f"--from {order.from_run}: the run has no checkpoint", WORDS)
+    newest = checkpoint.newest_whole(folder.checkpoints)  # of another run: nothing is set aside there
+    if newest is None:
+        raise TroupeError(f"--from {order.from_run}: the run has no checkpoint", WORDS)
+    return newest / "state.pt"
 
 
 def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:
     """Refuse to go on under another recipe, naming each difference."""
     old = stored["settings"]
-    reached = max((checkpoint.manifest_of(path).get("step", 0) for path in checkpoint.all_in(folder.checkpoints)
-                   if checkpoint.damage_of(path) is None), default=0)  # fmt: skip
-    differences = []
+    newest = checkpoint.newest_whole(folder.checkpoints)
+    reached = checkpoint.place_of(newest.name)[0] if newest else 0
+    differences, mistakes = [], []
     for key, value in _plain(config.recipe()).items():
         if key == "steps":
             if value < reached:
-                raise TroupeError(f"steps={value}: {folder.name} has made {reached} steps already", CONFLICT)
-            if value != old[key] and config.spans_the_run:
+                mistakes.append(f"steps={value}: {folder.name} has made {reached} steps already")
+            elif value != old[key] and config.spans_the_run:
                 differences.append(
                     f"steps: {folder.name} has {old[key]}, you said {value}, and its schedule depends on how many"
                 )
@@ -301,10 +298,10 @@ def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Confi
         elif key in old and old[key] != value:
             differences.append(f"{key}: {folder.name} has {show_value(old[key])}, you said {show_value(value)}")
     if differences and not allow_changes:
-        raise TroupeError(
-            [*differences, f"{folder.name} was begun with another recipe; --allow-changes goes on all the same"],
-            CONFLICT,
-        )
+        mistakes += differences
+        mistakes.append(f"{folder.name} was begun with another recipe; --allow-changes goes on all the same")
+    if mistakes:
+        raise TroupeError(mistakes, CONFLICT)
 
 
 def _finished(prepared: Prepared) -> dict[str, Any] | None:
@@ -317,37 +314,59 @@ def _finished(prepared: Prepared) -> dict[str, Any] | None:
     return result if reached or result.get("steps", 0) >= prepared.config.steps else None
 
 
-def _old_folder(prepared: Prepared, fingerprint: str, order: Order, progress: Progress) -> RunFolder:
-    """The folder of a run that goes on; nobody else may be working on it."""
+def _old_folder(prepared: Prepared, stored: Mapping[str, Any], order: Order, progress: Progress) -> RunFolder:
+    """The folder of a run that goes on, with its settings of now; nobody else may be working on it."""
     folder = prepared.folder
     assert folder is not None
-    data = prepared.stored.get("data")
-    if data != fingerprint and not order.allow_changes:
+    if prepared.stored.get("data") != stored["data"] and not order.allow_changes:
         raise TroupeError(
             f"data: other samples than {folder.name} began with; --allow-changes goes on all the same", CONFLICT
         )
     with folder.lock(patience=10), checkpoint.writing(folder.path):
         folder.make_parts()
-    here = versions()
+        folder.settle_settings()
+        if prepared.stored["settings"] != stored["settings"] or order.allow_changes:
+            folder.change_settings(stored)
+        folder.result.unlink(missing_ok=True)
+    here = stored["versions"]
     for what, version in prepared.stored.get("versions", {}).items():
         if here.get(what) != version:
             progress.say(f"{what} was {version} and is {here.get(what)}: the last bits may differ from here on")
     return folder
 
 
-def _new_folder(prepared: Prepared, order: Order) -> RunFolder:
-    """The folder of a new run, with the weights that it begins with."""
+def _new_folder(prepared: Prepared, stored: Mapping[str, Any], order: Order) -> RunFolder:
+    """The folder of a new run, with its settings and the weights that it begins with; or nothing at all."""
     weights = _weights_path(order) if order.from_run else None
     folder = runfolder.create(order.runs_dir, prepared.family, order.name)
-    if weights is not None:
-        try:
-            if weights.suffix == ".safetensors":
-                shutil.copyfile(weights, folder.path / "from.safetensors")
-            else:
-                shutil.copyfile(weights / "state.pt", folder.path / "from.pt")
-        except OSError as error:
-            raise TroupeError(checkpoint.disk_mistake(folder.path, error), SURROUNDINGS) from error
+    try:
+        with checkpoint.writing(folder.path):
+            if weights is not None:
+                _copy_weights(weights, folder, order)
+            folder.write_settings(stored)
+    except BaseException:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
     return folder
+
+
+def _copy_weights(weights: Path, folder: RunFolder, order: Order) -> None:
+    """Into a new run's folder: the run needs nobody else's files from then on."""
+    try:
+        source = open(weights, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise TroupeError(f"--from {order.from_run}: cannot be read ({error.strerror})", CONFLICT) from error
+    with source, open(folder.path / f"from{weights.suffix}", "wb") as copy:
+        shutil.copyfileobj(source, copy)
+
+
+def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError) -> None:
+    """After a failure before the first checkpoint: a new run's name is free again, an old one has its settings back."""
+    with contextlib.suppress(TroupeError, OSError), folder.lock(patience=2):  # unless somebody else went on with it
+        if prepared.folder is not None:
+            folder.settle_settings()
+        elif error.code != FAILED and not checkpoint.all_in(folder.checkpoints):  # FAILED: its log tells why
+            shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _from(order: Order, prepared: Prepared) -> str | None:
@@ -368,7 +387,7 @@ def _what(config: Config, prepared: Prepared) -> str:
 def _for_workers(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same settings where the working folder may be another one: a path in `data=` becomes absolute."""
     name, colon, path = str(settings.get("data", "")).partition(":")
-    return {**settings, "data": f"{name}:{Path(path).expanduser().resolve()}"} if colon else dict(settings)
+    return {**settings, "data": f"{name}:{expanded(path).resolve()}"} if colon else dict(settings)
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

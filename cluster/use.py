@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ from trainers import registry
 from trainers.data import imagefolder, sources
 from trainers.engine import checkpoint, pictures, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.paths import expanded
 from trainers.engine.runfolder import RunFolder
 from trainers.run import versions
 
@@ -27,40 +29,41 @@ LIBRARIES = ("torch", "torchvision", "ray", "numpy", "pillow", "pydantic", "tens
 def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each run: how far it is, how large, what it learns."""
     chosen = [runfolder.find(runs, name) for name in names] or runfolder.all_runs(runs)
-    rows = []
-    for folder in chosen:
-        try:
-            stored = folder.read_settings()
-        except TroupeError as error:
-            rows.append({"name": folder.name, "family": "?", "data": "?", "steps": "?", "state": error.mistakes[0],
-                         "time": "?", "size": size(folder.size())})  # fmt: skip
-            continue
-        settings = stored["settings"]
-        kept = checkpoint.all_in(folder.checkpoints)
-        manifest = _manifest(kept[-1]) if kept else {}
-        rows.append({
-            "name": folder.name,
-            "family": stored["family"],
-            "data": settings.get("data", "-"),
-            "steps": f"{manifest.get('step', 0)}/{settings['steps']}",
-            "state": "finished" if folder.read_result() else ("working" if _locked(folder) else "stopped"),
-            "time": duration(float(manifest.get("seconds", 0))),
-            "size": size(folder.size()),
-        })  # fmt: skip
-    return rows
+    return [_row(folder) for folder in chosen]
+
+
+def _row(folder: RunFolder) -> dict[str, Any]:
+    """What is to be said of one run, damaged or not."""
+    try:
+        stored = folder.read_settings()
+    except TroupeError as error:
+        return {"name": folder.name, "family": "?", "data": "?", "steps": "?", "state": error.mistakes[0],
+                "time": "?", "size": size(folder.size())}  # fmt: skip
+    step, seconds = _reached(folder)
+    return {
+        "name": folder.name,
+        "family": stored["family"],
+        "data": stored["settings"].get("data", "-"),
+        "steps": f"{step}/{stored['settings']['steps']}",
+        "state": "finished" if folder.read_result() else ("working" if _locked(folder) else "stopped"),
+        "time": duration(seconds),
+        "size": size(folder.size()),
+    }
 
 
 def remove_runs(runs: Path, names: Sequence[str]) -> list[dict[str, str]]:
     """Remove runs; none is removed where one of the names is wrong."""
-    folders, mistakes = [], []
+    folders: dict[Path, RunFolder] = {}
+    mistakes = []
     for name in names:
         try:
-            folders.append(runfolder.find(runs, name))
+            folder = runfolder.find_own(runs, name)
+            folders[folder.path] = folder
         except TroupeError as error:
             mistakes += error.mistakes
     if mistakes:
         raise TroupeError(mistakes, WORDS)
-    return [{"name": folder.name, "size": size(runfolder.remove(folder))} for folder in folders]
+    return [{"name": folder.name, "size": size(runfolder.remove(folder))} for folder in folders.values()]
 
 
 def sample(name: str, runs: Path, families: Sequence[Path], count: int, seed: int, out: Path) -> dict[str, Any]:
@@ -94,6 +97,7 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
     `weights.safetensors` holds NETWORK.KEY for each tensor; where there is a running average, it is taken.
     """
     folder, state, family = _opened(name, runs, families)
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     stored = folder.read_settings()
@@ -104,12 +108,17 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
     }
     config = {"family": stored["family"], "settings": stored["settings"], "facts": _plain(family.facts),
               "step": state["step"], "versions": stored["versions"]}  # fmt: skip
+    making = out / ".weights.safetensors.making"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, out / "weights.safetensors", {"family": stored["family"], "step": str(state["step"])})
+        save_file(tensors, making, {"family": stored["family"], "step": str(state["step"])})
+        os.replace(making, out / "weights.safetensors")
         checkpoint.write_durably(out / "config.json", json.dumps(config, indent=1) + "\n")
-    except OSError as error:
-        raise TroupeError(f"--out {out}: cannot be written ({error.strerror})", SURROUNDINGS) from error
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            making.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", error)
+        raise TroupeError(f"--out {out}: cannot be written ({reason})", SURROUNDINGS) from error
     return {"folder": str(out), "files": ["weights.safetensors", "config.json"], "step": state["step"]}
 
 
@@ -151,7 +160,7 @@ def list_packed(data_dir: Path) -> list[dict[str, str]]:
 
 def remove_packed(data_dir: Path, source: str) -> dict[str, str]:
     """Remove the packed copies of a folder of images."""
-    wanted = str(Path(source.removeprefix("imagefolder:")).expanduser().resolve())
+    wanted = str(expanded(source.removeprefix("imagefolder:")).resolve())
     found = [(count, folder) for known, count, folder in imagefolder.cached(data_dir) if str(known) in (source, wanted)]
     if not found:
         raise TroupeError(f"--remove {source}: no packed copy of it; `troupe datasets` lists them", WORDS)
@@ -190,12 +199,12 @@ def _opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder,
     """A run, the state in its newest whole checkpoint, and its family."""
     folder = runfolder.find(runs, name)
     stored = folder.read_settings()
-    kept = [path for path in reversed(checkpoint.all_in(folder.checkpoints)) if checkpoint.damage_of(path) is None]
-    if not kept:
+    newest = checkpoint.newest_whole(folder.checkpoints)
+    if newest is None:
         raise TroupeError(f"{folder.name}: it has no checkpoint that is whole", CONFLICT)
     kind = registry.config_class(stored["family"], families)
     settings = kind.of(stored["settings"], stored["family"])
-    state = checkpoint.load(kept[0])
+    state = checkpoint.load(newest)
     family = registry.family_class(stored["family"], families)(settings, stored["facts"])
     return folder, state, family
 
@@ -213,19 +222,21 @@ def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:
     return dict(networks)
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        return checkpoint.manifest_of(path)
-    except (OSError, ValueError):
-        return {}
+def _reached(folder: RunFolder) -> tuple[int, float]:
+    """Steps and seconds of the newest checkpoint that tells of them."""
+    for path in reversed(checkpoint.all_in(folder.checkpoints)):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # damaged, or removed meanwhile
+            manifest = checkpoint.manifest_of(path)
+            return int(manifest["step"]), float(manifest.get("seconds", 0))
+    return 0, 0.0
 
 
 def _locked(folder: RunFolder) -> bool:
     try:
         with folder.lock():
             return False
-    except TroupeError:
-        return True
+    except TroupeError as error:
+        return error.code == CONFLICT  # otherwise: a disk that cannot be written, and nobody works there
 
 
 def _plain(facts: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainers.engine.errors import did_you_mean
+from trainers.engine.paths import expanded
 
 SETTING = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
@@ -110,7 +111,7 @@ class Words:
         return option in self.options
 
     def path(self, option: str, default: str) -> Path:
-        return Path(self.options.get(option) or default).expanduser()
+        return expanded(self.options.get(option) or default)
 
     def number(self, option: str, default: int, least: int) -> int:
         """A whole number; a mistake is noted where it is none."""
@@ -122,7 +123,7 @@ class Words:
 
     @property
     def families(self) -> tuple[Path, ...]:
-        return tuple(Path(path).expanduser().resolve() for path in self.repeated.get("families", ()))
+        return tuple(expanded(path).resolve() for path in self.repeated.get("families", ()))
 
 
 def parse(arguments: Sequence[str]) -> Words:

@@ -60,7 +60,7 @@ class Worker:
         said, self.said[:] = list(self.said), []
         control = self.control
         return {
-            "beats": control.beats,
+            "microbatches": control.microbatches,
             "idle": time.monotonic() - control.last,
             "slowest": control.slowest,
             "waiting": self.world is not None and self.world.waiting,

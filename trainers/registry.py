@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ def families(extra: Sequence[Path] = ()) -> dict[str, Path]:
     """The folder of each family, by name; those outside the package may not take a built-in name."""
     found: dict[str, Path] = {}
     for root in (BUILT_IN, *extra):
-        if not root.is_dir():
+        if not os.path.isdir(root):
             raise TroupeError(f"--families {root}: no such folder", WORDS)
         for folder in sorted(root.iterdir()):
             if (folder / "config.py").exists() and (folder / "training.py").exists():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,8 @@ from cluster.local import LocalGroup
 from cluster.verify import Order, compare, train_quietly, verify
 from tests.jobs import plan_of
 from trainers.engine import exchange as exchange_module
-from trainers.engine.errors import TroupeError
-from trainers.engine.exchange import Exact, fold
+from trainers.engine.errors import PeerLost, TroupeError
+from trainers.engine.exchange import Ddp, Exact, fold
 from trainers.engine.shared_memory import padded_length
 from trainers.engine.world import World
 from trainers.run import Plan
@@ -169,3 +173,91 @@ def test_the_guilty_process_speaks(fresh_pool: LocalGroup) -> None:
     with pytest.raises(TroupeError, match=r"(?s)worker 1: .*a mistake of rank 1") as raised:
         fresh_pool.run(fail_on, 1)
     assert "ValueError" in str(raised.value)
+
+
+def hang_up() -> None:
+    """Close this process's connections to others, as its death would."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as found:
+            listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if found.family in (socket.AF_INET, socket.AF_INET6) and not listens:
+                found.shutdown(socket.SHUT_RDWR)
+
+
+def reduce_with_one_that_goes(world: World, guilty: int, left: bool) -> list[Any]:
+    """What a worker gets where another one goes in the middle of a step of ddp, before its last backward."""
+    network = nn.Linear(4, 4)
+    exchange = Ddp(world, 2 * world.size, {"one": network})
+    call = exchange.callables(["one"])["one"]
+    for turn in range(4):
+
+        def loss(index: int, turn: int = turn) -> torch.Tensor:
+            value: torch.Tensor = call(torch.ones(2, 4)).sum()
+            if turn == 3 and world.rank == guilty and index == exchange.share[-1]:
+                hang_up()
+                raise KeyError("gone")
+            return value
+
+        try:
+            exchange.gradients(list(network.parameters()), loss, left)
+        except (PeerLost, RuntimeError, KeyError) as error:
+            return [turn, type(error).__name__, str(error).splitlines()[0], world.waiting]
+    return []
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_with_ddp_too_those_who_miss_another_worker_are_not_guilty(fresh_pool: LocalGroup, left: bool) -> None:
+    told = fresh_pool.run(reduce_with_one_that_goes, 1, left)
+    assert [one[:2] for one in told] == [[3, "PeerLost"], [3, "KeyError"], [3, "PeerLost"]]
+    assert told[0][2].startswith("lost the other workers: ")
+    assert [one[3] for one in told] == [False] * 3
+
+
+def look_while_one_is_slow(world: World, slow: int) -> bool:
+    """Whether this worker seems to wait while another one is slow."""
+    network = nn.Linear(4, 4)
+    exchange = Ddp(world, world.size, {"one": network})
+    call = exchange.callables(["one"])["one"]
+    seen: list[bool] = []
+
+    def loss(index: int) -> torch.Tensor:
+        time.sleep(1.0 if world.rank == slow else 0.0)
+        value: torch.Tensor = call(torch.ones(2, 4)).sum()
+        return value
+
+    world.gather(None)
+    looker = threading.Timer(0.5, lambda: seen.append(world.waiting))
+    looker.start()
+    exchange.gradients(list(network.parameters()), loss, False)
+    looker.join()
+    assert not world.waiting
+    return seen[0]
+
+
+def test_with_ddp_too_a_slow_worker_is_told_from_those_who_wait_for_it(pool: LocalGroup) -> None:
+    assert pool.run(look_while_one_is_slow, 1, workers=3) == [True, False, True]
+
+
+class Broken(torch.autograd.Function):
+    """Raises where its gradient is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise RuntimeError("made up: a mistake of the family")
+
+
+def test_an_error_of_the_familys_own_stays_its_own() -> None:
+    network = nn.Linear(4, 4)
+    exchange = Ddp(World(), 2, {"one": network})
+
+    def fails(index: int) -> torch.Tensor:
+        raise RuntimeError("made up: a mistake of the loss")
+
+    for loss in (fails, lambda index: Broken.apply(network(torch.ones(2, 4))).sum()):
+        for left in (False, True):
+            with pytest.raises(RuntimeError, match="made up: a mistake of the"):
+                exchange.gradients(list(network.parameters()), loss, left)

@@ -71,7 +71,7 @@ def test_every_worker_stops_before_the_update_where_one_micro_batch_has_no_finit
             assert (one["step"], one["phases"]) == (3, done)
             assert one["error"].code == FAILED
             (line,) = one["error"].mistakes
-            assert line.startswith(f"step 3: the loss of phase {phase} is not finite (nan); nothing was updated")
+            assert line.startswith(f"step 3: the loss of phase {phase} is not finite (nan); the phase changed nothing")
             differences = compare(one["before"], one["after"])
             assert len(differences) > 10
             assert [difference for difference in differences if difference.relative] == []
@@ -83,7 +83,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_checkpoint_good(tr
     done = troupe.run("train", *words, "nan_at=3", "--name", "run")
     assert done.code == 1
     (line,) = done.mistakes
-    assert line.startswith("troupe: step 3: the loss of phase second is not finite (nan); nothing was updated")
+    assert line.startswith("troupe: step 3: the loss of phase second is not finite (nan); the phase changed nothing")
     assert "--resume" in line
     names = [path.name for path in checkpoints(troupe.path("run"))]
     assert names == ["step_00000000", "step_00000002"]

@@ -42,6 +42,25 @@ def test_a_killed_worker_is_named_and_the_run_goes_on_by_itself(troupe: Commands
     assert_same_run(run, straight.path("run"))
 
 
+def test_with_ddp_a_killed_worker_is_named_too_and_the_run_goes_on(troupe: Commands) -> None:
+    """Gradients meet inside backward: those who waited there must not be taken for the guilty ones."""
+    run = troupe.path("run")
+    command = troupe.start("train", *WORDS, STEPS, SLOW, "workers=2", "exchange=ddp", "--name", "run")
+    until_step(run, 25, command)
+    victim = process_of(run, 1)
+    os.kill(victim, signal.SIGKILL)
+    done = command.wait(90)
+    assert done.code == 0, done
+    assert done.err == ""
+    (line,) = [line for line in done.out.splitlines() if "restart" in line]
+    assert line == (
+        f"troupe: worker 1 died (killed, or out of memory, process {victim}); going on from the newest checkpoint "
+        "(restart 1 of 3)"
+    )
+    assert "Traceback" not in (run / "logs" / "rank_0.log").read_text()
+    assert checkpoints(run)[-1].name == "step_00000120"
+
+
 def test_without_restarts_a_killed_worker_ends_the_run_in_one_line(troupe: Commands) -> None:
     run = troupe.path("run")
     command = troupe.start("train", *WORDS, STEPS, SLOW, "workers=2", "max_restarts=0", "--name", "run")
@@ -154,7 +173,7 @@ def test_a_loss_that_is_not_finite_ends_all_workers_without_a_restart(troupe: Co
     done = troupe.run("train", *WORDS, "steps=20", "nan_at=15", "guilty=3", "workers=2", "--name", "run")
     assert done.code == 1
     (line,) = done.mistakes
-    assert line.startswith("troupe: step 15: the loss of phase second is not finite (nan); nothing was updated")
+    assert line.startswith("troupe: step 15: the loss of phase second is not finite (nan); the phase changed nothing")
     assert "restart" not in done.out
     assert [path.name for path in checkpoints(run)] == ["step_00000000", "step_00000010"]
 

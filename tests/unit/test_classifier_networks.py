@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.families.classifier.networks import BUILT_IN, Subsample, build, misfit, torchvision_models
+from trainers.families.classifier.config import OWN, Config, torchvision_models
+from trainers.families.classifier.networks import Subsample, build, misfit
 from trainers.families.darknet.networks import Darknet, ResLayer
 from trainers.families.wide_resnet.networks import WideResNet
 
@@ -25,7 +26,7 @@ SMALL: dict[str, Callable[[int, int, int], nn.Module]] = {
     "widening": lambda channels, size, classes: Darknet([1, 1], 4, 1.5, 0, channels, classes),
     **{
         name: lambda channels, size, classes, name=name: build(name, channels, size, classes)
-        for name in BUILT_IN
+        for name in OWN
         if name not in ("resnet32", "resnet44", "resnet56", "resnet110")  # as resnet20
     },
 }
@@ -177,7 +178,7 @@ def test_lenet_has_no_activation_as_in_the_book() -> None:
 def test_every_classifier_of_torchvision_can_be_built_without_memory() -> None:
     names = torchvision_models()
     assert {"alexnet", "vgg16", "googlenet", "resnet18", "vit_b_16", "regnet_y_400mf"} <= set(names)
-    assert not set(names) & set(BUILT_IN)
+    assert not set(names) & set(OWN)
     for name in names:
         with torch.device("meta"):
             network = build(name, 1, 224, 7)
@@ -234,8 +235,14 @@ def test_what_fits_is_no_misfit(model: str, size: int) -> None:
 
 
 def test_an_unknown_model_is_told_with_the_nearest_name() -> None:
-    assert misfit("resnet_20", 3, 32, 10) == "model=resnet_20: there is no such model; did you mean resnet20?"
-    assert misfit("!", 3, 32, 10) == "model=!: there is no such model"
+    _, mistakes = Config.from_words({"model": "resnet_20"}, "classifier")
+    assert mistakes == ["model=resnet_20: no such model; did you mean resnet20?"]
+
+
+def test_names_of_torchvision_are_read_as_it_says_them_itself() -> None:
+    from torchvision import models
+
+    assert set(torchvision_models()) == set(models.list_models(module=models))
 
 
 def test_looking_for_misfits_draws_no_random_numbers() -> None:

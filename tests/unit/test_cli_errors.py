@@ -77,6 +77,18 @@ TRAIN = ("train", "dcgan")
         ((*TRAIN, "learning_rat=1"), "learning_rat: no such setting of dcgan; did you mean learning_rate?"),
         ((*TRAIN, "data=digts"), "data=digts: no such data set; did you mean digits?"),
         ((*TRAIN, "data=imagefolder:/no/such"), "data=imagefolder:/no/such: no such folder; give the path of one"),
+        ((*TRAIN, "data=imagefolder:~nouserx/pics"),
+         "data=imagefolder:~nouserx/pics: no such folder; give the path of one"),
+        ((*TRAIN, f"data=imagefolder:{'x' * 300}"),
+         f"data=imagefolder:{'x' * 300}: no such folder; give the path of one"),
+        ((*TRAIN, "--from", "x" * 300), f"--from {'x' * 300}: neither a run nor an exported file"),
+        ((*TRAIN, "--from", f"{'x' * 300}.safetensors"), f"--from {'x' * 300}.safetensors: no such file"),
+        ((*TRAIN, "--from", "~nouserx/run"), "--from ~nouserx/run: neither a run nor an exported file"),
+        ((*TRAIN, "--config", "~nouserx/c.yaml"), "--config ~nouserx/c.yaml: No such file or directory"),
+        ((*TRAIN, "--families", "x" * 300), None),
+        ((*TRAIN, "--families", "~nouserx/own"), None),
+        (("datasets", "--remove", "~nouserx/pics"),
+         "--remove ~nouserx/pics: no packed copy of it; `troupe datasets` lists them"),
         ((*TRAIN, "learning_rate=fast"), "learning_rate=fast: is not a number"),
         ((*TRAIN, "steps=1.5"), "steps=1.5: is not a whole number"),
         ((*TRAIN, "beta1=1"), "beta1=1: must be below 1"),
@@ -283,6 +295,35 @@ def test_a_run_cannot_go_back_behind_the_steps_it_has_made(command: Command) -> 
     assert command("train", "--resume", "mine", "steps=3", "--dry-run").code == 0
 
 
+def test_too_few_steps_are_told_with_what_else_is_another_recipe(command: Command) -> None:
+    folder = command.run_folder("mine")
+    checkpoint.save(folder.checkpoints, "step_00000003", {}, {"step": 3})
+    words = ("train", "--resume", "mine", "steps=2", "learning_rate=1e-3", "beta1=0.9")
+    told = command(*words)
+    assert told.code == CONFLICT
+    assert told.lines == [
+        "steps=2: mine has made 3 steps already",
+        "learning_rate: mine has 0.0002, you said 0.001",
+        "beta1: mine has 0.5, you said 0.9",
+        "mine was begun with another recipe; --allow-changes goes on all the same",
+    ]
+    assert command(*words, "--allow-changes").lines == ["steps=2: mine has made 3 steps already"]
+
+
+def test_of_many_checkpoints_only_the_newest_whole_one_is_read(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = command.run_folder("mine")
+    for step in range(5):
+        checkpoint.save(folder.checkpoints, checkpoint.name_of(step), {}, {"step": step})
+    (folder.checkpoints / "step_00000004" / "manifest.json").write_text("[]")
+    read: list[str] = []
+    digest = checkpoint.digest
+    monkeypatch.setattr(checkpoint, "digest", lambda path: read.append(path.parent.name) or digest(path))
+    assert command("train", "--resume", "mine", "steps=2").lines == ["steps=2: mine has made 3 steps already"]
+    assert read == ["step_00000003"]
+
+
 def test_runs_are_removed_all_or_none(command: Command) -> None:
     command.run_folder("mine")
     told = command("runs", "--remove", "mine", "yours", "theirs")
@@ -291,6 +332,47 @@ def test_runs_are_removed_all_or_none(command: Command) -> None:
     assert (command.folder / "runs" / "mine").is_dir()
     assert command("runs", "--remove", "mine").code == 0
     assert not (command.folder / "runs" / "mine").exists()
+
+
+def test_only_runs_of_the_runs_folder_are_removed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project with a settings.json of its own, as editors write, with folders of that kind here and there."""
+    settings = "{}"
+    project = command.folder
+    own = command.run_folder("mine")
+    for folder in (project, project / "app", project / "runs" / "vscode", project / "runs", own.path / "inner"):
+        folder.mkdir(exist_ok=True)
+        (folder / "settings.json").write_text(settings)
+    elsewhere = runfolder.create(project / "other", "dcgan", "theirs")
+    elsewhere.write_settings(json.loads(own.settings.read_text()))
+    (project / "runs" / "alias").symlink_to(elsewhere.path)
+    for name, line in {
+        "..": "..: does not lie in runs itself; name a run that does",
+        ".": ".: does not lie in runs itself; name a run that does",
+        "app": "app: does not lie in runs itself; name a run that does",
+        str(project): f"{project}: does not lie in runs itself; name a run that does",
+        "mine/..": "mine/..: does not lie in runs itself; name a run that does",
+        "mine/inner": "mine/inner: does not lie in runs itself; name a run that does",
+        "alias": "alias: does not lie in runs itself; name a run that does",
+        str(elsewhere.path): f"{elsewhere.path}: does not lie in runs itself; name a run that does",
+        "vscode": "vscode: its settings.json is not that of a run; remove it by hand",
+    }.items():
+        told = command("runs", "--remove", "mine", name)
+        assert (told.code, told.lines) == (WORDS, [line])
+    assert all((path / "settings.json").exists() for path in (own.path, project / "app", project, elsewhere.path))
+    monkeypatch.chdir(project / "runs")
+    told = command("runs", "--remove", "..")
+    assert (told.code, told.lines) == (WORDS, ["..: does not lie in runs itself; name a run that does"])
+    assert (project / "settings.json").exists()
+    monkeypatch.chdir(project)
+    assert command("runs", "--remove", "mine", "runs/mine", str(own.path)).code == 0
+    assert not own.path.exists()
+
+
+def test_a_damaged_run_of_the_runs_folder_can_be_removed(command: Command) -> None:
+    damaged = command.run_folder("mine")
+    damaged.settings.write_text("{")
+    assert command("runs", "--remove", "mine").code == 0
+    assert not damaged.path.exists()
 
 
 def test_a_run_without_a_checkpoint_cannot_be_drawn_from(command: Command) -> None:
@@ -315,6 +397,29 @@ def test_a_damaged_run_is_listed_as_such(command: Command) -> None:
     told = command("runs")
     assert told.code == 0
     assert "damaged" in told.out
+
+
+@pytest.mark.parametrize(
+    "content", ['{"settings": {}, "family": "dcgan"}', '{"settings": [], "family": "dcgan", "facts": {}}', "[]", "7"]
+)
+def test_a_damaged_run_never_hides_the_others(command: Command, content: str) -> None:
+    command.run_folder("damaged").settings.write_text(content)
+    command.run_folder("good", steps=7)
+    rows = json.loads(command("runs", "--json").out)
+    assert [(row["name"], row["steps"]) for row in rows] == [("damaged", "?"), ("good", "0/7")]
+    told = command("train", "--resume", "damaged")
+    assert told.code == CONFLICT
+    assert told.lines[0].startswith("runs/damaged/settings.json: damaged (") or "/runs/damaged/" in told.lines[0]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"step": null}', '{"step": 4, "seconds": "long"}', "{"])
+def test_a_damaged_manifest_is_no_reason_to_list_nothing(command: Command, content: str) -> None:
+    folder = command.run_folder("mine", steps=7)
+    for step in (3, 4):
+        checkpoint.save(folder.checkpoints, checkpoint.name_of(step), {}, {"step": step, "seconds": 61})
+    (folder.checkpoints / "step_00000004" / "manifest.json").write_text(content)
+    (row,) = json.loads(command("runs", "--json").out)
+    assert (row["steps"], row["time"], row["state"]) == ("3/7", "1m01s", "stopped")
 
 
 def test_a_family_that_cannot_be_loaded_is_told_in_one_line(command: Command) -> None:

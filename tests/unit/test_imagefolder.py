@@ -394,6 +394,17 @@ def test_packed_folders_are_listed_with_their_size_and_removed(tmp_path: Path) -
     assert cached(tmp_path) == []
 
 
+@pytest.mark.parametrize("content", ["[]", "7", "{", "{}", '{"image_size": "big"}', '{"source": 1}'])
+def test_a_damaged_packed_folder_is_listed_and_packed_anew(tmp_path: Path, content: str) -> None:
+    folder = filled(tmp_path / "images", 3)
+    digest = Opened(folder, tmp_path / "data").data.fingerprint
+    ((source, _, packed),) = cached(tmp_path / "data")
+    (packed / "packed.json").write_text(content)
+    assert [known for known, _, _ in cached(tmp_path / "data")] == ["1" if "source" in content else "(damaged)"]
+    assert Opened(folder, tmp_path / "data", fingerprint=digest).data.fingerprint == digest
+    assert [known for known, _, _ in cached(tmp_path / "data")] == [source]
+
+
 def test_a_folder_that_is_being_packed_is_not_removed(tmp_path: Path) -> None:
     def meanwhile(done: int, total: int) -> None:
         ((_, _, place),) = cached(tmp_path)

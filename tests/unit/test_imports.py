@@ -107,8 +107,8 @@ def test_data_sources_know_no_family_and_no_loop() -> None:
 def test_a_family_imports_its_contract_data_and_networks_only(folder: Path) -> None:
     allowed = (
         "trainers.engine.errors", "trainers.engine.family", "trainers.engine.schedules", "trainers.engine.settings",
-        "trainers.data",
-        f"trainers.families.{folder.name}", "trainers.families.classification", "torch", "torchvision", *sys.stdlib_module_names,
+        "trainers.data", f"trainers.families.{folder.name}", "trainers.families.classification", "torch", "torchvision",
+        *sys.stdlib_module_names,
     )  # fmt: skip
     for path in sorted(folder.rglob("*.py")):
         for imported in imports_of(path):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +21,7 @@ from trainers.engine.runfolder import RunFolder
 
 def make(runs: Path, name: str) -> RunFolder:
     folder = runfolder.create(runs, "dcgan", name)
-    folder.write_settings({"family": "dcgan", "settings": {"steps": 4}})
+    folder.write_settings({"family": "dcgan", "settings": {"steps": 4}, "facts": {}, "versions": {}})
     return folder
 
 
@@ -98,12 +101,24 @@ def test_an_unknown_run_is_told_in_one_line(tmp_path: Path, name: str) -> None:
 
 def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     folder = make(tmp_path, "mine")
-    assert folder.read_settings() == {"format": 1, "family": "dcgan", "settings": {"steps": 4}}
+    assert folder.read_settings() == {
+        "format": 1, "family": "dcgan", "settings": {"steps": 4}, "facts": {}, "versions": {},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "\udcff", '{"settings": []}', '{"family": "dcgan"}', '{"family": 1, "settings": {}}'],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\udcff",
+        '{"settings": []}',
+        '{"family": "dcgan"}',
+        '{"family": 1, "settings": {}}',
+        '{"family": "dcgan", "settings": {}, "facts": {}, "versions": {}}',
+    ],
 )
 def test_damaged_settings_are_told_in_one_line(tmp_path: Path, text: str) -> None:
     folder = make(tmp_path, "mine")
@@ -178,6 +193,23 @@ def test_a_run_is_removed_as_a_whole(tmp_path: Path) -> None:
     assert folder.size() >= 1000
     assert runfolder.remove(folder) >= 1000
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_vanishes_while_a_run_is_measured_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(tmp_path, "mine")
+    pruned = folder.checkpoints / "step_00000001"
+    pruned.mkdir()
+    (pruned / "state.pt").write_bytes(b"x" * 1000)
+    (folder.grids / "big.png").write_bytes(b"x" * 500)
+    stat = os.stat
+
+    def racing(path: Any, **how: Any) -> os.stat_result:
+        if str(path).endswith("state.pt"):
+            shutil.rmtree(pruned, ignore_errors=True)
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", racing)
+    assert 500 <= folder.size() < 1000
 
 
 def test_what_a_killed_removal_left_is_no_run(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 from cluster import group
 from cluster.group import PATIENCE_AT_START, Look, Lost, guilty, hung_worker, supervise
 from cluster.show import Progress
+from cluster.worker import Worker
 from trainers.engine.errors import CONFLICT, FAILED, STOPPED, PeerLost, Stopped, TroupeError
 
-BUSY = Look(silent=0.1, beats=100, idle=0.5, slowest=0.4, waiting=False)
+BUSY = Look(silent=0.1, microbatches=100, idle=0.5, slowest=0.4, waiting=False)
 WAITING = BUSY._replace(idle=1000.0, waiting=True)
 RESULT = {"name": "mine", "steps": 4}
 
@@ -233,12 +234,34 @@ def test_slow_work_gets_ten_times_its_slowest_piece() -> None:
     assert hung_worker([slow._replace(idle=101.0)], 60) == 0
 
 
-def test_before_the_first_beat_there_is_more_patience() -> None:
-    starting = Look(silent=0.1, beats=0, idle=PATIENCE_AT_START - 1, slowest=0.0, waiting=False)
+@pytest.mark.parametrize("microbatches", [0, 1])
+def test_before_the_first_finished_microbatch_there_is_more_patience(microbatches: int) -> None:
+    starting = Look(silent=0.1, microbatches=microbatches, idle=PATIENCE_AT_START - 1, slowest=0.0, waiting=False)
     assert hung_worker([starting, BUSY], 60) is None
     assert hung_worker([starting._replace(idle=PATIENCE_AT_START + 1), BUSY], 60) == 0
     assert hung_worker([starting._replace(silent=PATIENCE_AT_START + 1), BUSY], 60) == 0
     assert hung_worker([starting._replace(idle=PATIENCE_AT_START + 1)], 2 * PATIENCE_AT_START) is None
+
+
+def test_grids_and_checkpoints_do_not_end_the_patience_at_the_start() -> None:
+    """A worker that has drawn the first grid may compile for minutes; one that has trained may not."""
+    worker = Worker()
+    for _ in range(5):
+        worker.control.beat()
+    beaten = worker.status()["microbatches"]
+    worker.control.microbatch()
+    begun = worker.status()["microbatches"]
+    worker.control.microbatch()
+    trained = worker.status()["microbatches"]
+    assert worker.control.beats == 7
+    slow = [[WAITING, BUSY._replace(microbatches=count, idle=125.0)] for count in (beaten, begun, trained)]
+    watched = Watched([
+        Dummy({}, ({}, slow[0]), ({}, slow[1]), {0: RESULT, 1: RESULT}),
+    ])  # fmt: skip
+    assert watched.result == RESULT
+    assert watched.started == 1
+    watched = Watched([Dummy({}, ({}, slow[2])), Dummy({0: RESULT, 1: RESULT})])
+    assert "worker 1 makes no progress since 2m05s" in watched.said
 
 
 def test_workers_that_all_wait_for_one_another_hang_together() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from trainers.data.images import ImageData, Part, Request, Source, content_digest, in_memory
+from trainers.data.images import ImageData, Part, Request, Source, content_digest, fit, in_memory
 
 FILE = Path(__file__).with_name("digits.npz")
 CLASS_NAMES = tuple("0123456789")
@@ -14,12 +16,20 @@ CLASS_NAMES = tuple("0123456789")
 
 def open_digits(request: Request) -> ImageData:
     """9,000 digits to learn from and 1,000 to test on, 28x28 and grey."""
+    train, test, digest = at_size(request.image_size)
+    return in_memory(train, test, CLASS_NAMES, digest, replace(request, image_size=train.images.shape[1]))
+
+
+@lru_cache(maxsize=2)  # `verify` opens them for every run of its processes
+def at_size(size: int | None) -> tuple[Part, Part, str]:
+    """Both parts with images of this size, and the digest of the originals."""
     with np.load(FILE) as file:
         train, test = (
             Part(file[f"{part}_images"][..., None], file[f"{part}_labels"].astype(np.int64))
             for part in ("train", "test")
         )
-    return in_memory(train, test, CLASS_NAMES, content_digest(train, test, CLASS_NAMES), request)
+    digest = content_digest(train, test, CLASS_NAMES)
+    return Part(fit(train.images, size), train.labels), Part(fit(test.images, size), test.labels), digest
 
 
 SOURCES = {"digits": Source("digits", "9,000 + 1,000 handwritten digits of MNIST, 28x28 grey; built in", open_digits)}

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -26,10 +27,12 @@ from PIL import Image, ImageOps
 
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.engine.paths import expanded
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
 GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 AUTO_SIZE = 64
+FACTS = {"fingerprint", "class_names", "unreadable"}  # in packed.json, besides what its files are checked with
 
 
 class Listed(NamedTuple):
@@ -43,8 +46,8 @@ class Listed(NamedTuple):
 def open_folder(request: Request) -> ImageData:
     """Open a folder of images, packed first where it is not, or has changed since."""
     words = f"data=imagefolder:{request.argument}"
-    root = Path(request.argument).expanduser().resolve()
-    if not root.is_dir():
+    root = expanded(request.argument).resolve()
+    if not os.path.isdir(root):
         raise TroupeError(f"{words}: no such folder; give the path of one", SURROUNDINGS)
     size = request.image_size or AUTO_SIZE
     cache = request.data_dir / "packed" / fingerprint(str(root), size)[:16]
@@ -91,13 +94,22 @@ SOURCES = {
 def cached(data_dir: Path) -> list[tuple[str, int, Path]]:
     """(folder it was made of, bytes, where it lies) of each packed folder."""
     found = []
-    for folder in sorted(path for path in (data_dir / "packed").glob("*") if path.is_dir()):
-        try:
-            source = json.loads((folder / "packed.json").read_text())["source"]
-        except FileNotFoundError:
-            source = "(unfinished)"
-        found.append((source, sum(file.stat().st_size for file in folder.iterdir()), folder))
+    packed = data_dir / "packed"
+    for folder in sorted(packed.iterdir()) if os.path.isdir(packed) else ():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # renamed meanwhile, or a lock file
+            count = sum(file.stat().st_size for file in folder.iterdir())
+            found.append((_source_of(folder), count, folder))
     return found
+
+
+def _source_of(folder: Path) -> str:
+    """The folder that this one was made of, as far as it tells."""
+    try:
+        return str(json.loads((folder / "packed.json").read_text())["source"])
+    except FileNotFoundError:
+        return "(unfinished)"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "(damaged)"
 
 
 def remove(folder: Path) -> None:
@@ -153,11 +165,11 @@ def _facts_of(cache: Path, listing: Sequence[Listed] | None = None) -> dict[str,
     try:
         facts: dict[str, Any] = json.loads((cache / "packed.json").read_text())
         sizes = [(cache / f"{part}_images.bin").stat().st_size for part in ("train", "test")]
-    except (FileNotFoundError, ValueError):
+        row = facts["image_size"] ** 2 * facts["channels"]
+        whole = sizes == [facts["train"] * row, facts["test"] * row] and facts.keys() >= FACTS
+        return facts if whole and (listing is None or facts["listing"] == fingerprint(listing)) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: it is packed anew
         return None
-    row = facts["image_size"] ** 2 * facts["channels"]
-    whole = sizes == [facts["train"] * row, facts["test"] * row]
-    return facts if whole and (listing is None or facts["listing"] == fingerprint(listing)) else None
 
 
 def _part(cache: Path, part: str, facts: dict[str, Any]) -> Part:

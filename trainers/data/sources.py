@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from types import ModuleType
 import trainers.data
 from trainers.data.images import ImageData, Request, Source
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.paths import expanded
 
 
 def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
@@ -73,7 +75,7 @@ def _wrong_words(data: str, sources: dict[str, Source]) -> str | None:
 
 def _missing_folder(data: str) -> str | None:
     _, colon, argument = data.partition(":")
-    if colon and not Path(argument).expanduser().is_dir():
+    if colon and not os.path.isdir(expanded(argument)):
         return f"data={data}: no such folder; give the path of one"
     return None
 

@@ -31,10 +31,19 @@ def name_of(step: int, phases_done: int = 0) -> str:
 
 def all_in(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    found = [
-        (match, path) for path in (folder.iterdir() if folder.is_dir() else ()) if (match := NAME.match(path.name))
-    ]
-    return [path for _, path in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2] or 0)))]
+    found = [path for path in (folder.iterdir() if folder.is_dir() else ()) if NAME.match(path.name)]
+    return sorted(found, key=lambda path: place_of(path.name))
+
+
+def place_of(name: str) -> tuple[int, int]:
+    """Step and phases done, from the name of a checkpoint; before all of them where it is none."""
+    match = NAME.match(name)
+    return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole, or None. Changes nothing; `newest` sets damaged ones aside."""
+    return next((path for path in reversed(all_in(folder)) if damage_of(path) is None), None)
 
 
 def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:

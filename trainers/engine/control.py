@@ -15,12 +15,18 @@ class Control:
         self.stop_requested = False
         self.progress: dict[str, Any] = {}  # step, steps, images_per_second, metrics: the newest
         self.beats = 0
+        self.microbatches = 0
         self.slowest = 0.0  # seconds of the longest piece of work so far
         self.last = time.monotonic()
 
     def rested(self) -> None:
         """Time spent waiting for other workers is nobody's work."""
         self.last = time.monotonic()
+
+    def microbatch(self) -> None:
+        """The loss of a micro-batch is there; the micro-batch before it is finished."""
+        self.microbatches += 1
+        self.beat()
 
     def beat(self) -> None:
         """A piece of work is done: a micro-batch, a chunk of a grid, a checkpoint."""

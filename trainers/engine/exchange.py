@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainers.engine import shared_memory
+from trainers.engine.errors import PeerLost
 from trainers.engine.shared_memory import ALIGNMENT, TAIL_ROOM, Room, padded_length
 from trainers.engine.world import World
 
@@ -337,12 +338,26 @@ class Ddp:
         if world.size > 1:
             parameters = inspect.signature(DistributedDataParallel).parameters
             buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
-            self.wrappers = {
-                name: DistributedDataParallel(network, process_group=world.group, **{buffers: False})  # type: ignore[arg-type]
-                for name, network in networks.items()
-                if any(parameter.requires_grad for parameter in network.parameters())
-            }
+            with self._meets():
+                self.wrappers = {
+                    name: DistributedDataParallel(network, process_group=world.group, **{buffers: False})  # type: ignore[arg-type]
+                    for name, network in networks.items()
+                    if any(parameter.requires_grad for parameter in network.parameters())
+                }
         self.used: list[nn.Module] = []
+
+    @contextlib.contextmanager
+    def _meets(self, waiting: bool = True) -> Iterator[None]:
+        """The wrappers meet inside: an error of theirs means that a worker has gone, all others are somebody's own."""
+        self.world.waiting = waiting
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            raise PeerLost(f"lost the other workers: {str(error).splitlines()[0]}") from error
+        finally:
+            self.world.waiting = False
 
     def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
         self.used = [self.wrappers[name] for name in used if name in self.wrappers]
@@ -352,17 +367,25 @@ class Ddp:
         for parameter in parameters:
             parameter.grad = None
         if left:  # the wrapper saw all forwards before: one backward, or it would reduce the first one only
-            torch.stack([loss(index) for index in self.share]).sum().backward()  # type: ignore[no-untyped-call]
+            total = torch.stack([self._loss(loss, index) for index in self.share]).sum()
+            with self._meets():
+                total.backward()  # type: ignore[no-untyped-call]
         else:
             for index in self.share:
+                last = index == self.share[-1]
                 with contextlib.ExitStack() as unsynchronised:
-                    if index != self.share[-1]:
-                        for wrapper in self.used:
-                            unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
-                    loss(index).backward()  # type: ignore[no-untyped-call]
+                    for wrapper in self.used if not last else ():
+                        unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
+                    value = self._loss(loss, index)
+                    with self._meets() if last else contextlib.nullcontext():
+                        value.backward()  # type: ignore[no-untyped-call]
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+
+    def _loss(self, loss: Callable[[int], Tensor], index: int) -> Tensor:
+        with self._meets(waiting=False):  # a wrapper's second forward agrees on buckets with the other workers
+            return loss(index)
 
     def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
         mine = torch.stack(list(rows.values()))

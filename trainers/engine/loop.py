@@ -74,7 +74,7 @@ class Trainer:
         self.phases_done = 0  # of the step under way
         self.position = 0  # samples drawn from the stream so far
         self.phase_counts: dict[str, int] = {}
-        self.carried = {index: self._to_device(family.carried(index)) for index in self.exchange.share}
+        self.carried = {index: self._begun(index) for index in self.exchange.share}
         self.best: dict[str, Any] = {}
         self.sample_inputs = family.sample_inputs(torch.Generator().manual_seed(streams.GRID_SEED), GRID_CELLS)
         self.microbatches: dict[int, MicroBatch] = {}
@@ -218,7 +218,10 @@ class Trainer:
         for name, number in zip(names, numbers[LOSS + 1 :], strict=True):
             self.metrics[name] = number / weight if weight else math.nan
         if math.isfinite(mean) or phase.closure:
-            self.exchange.average(parameters, weight, private=phase.before is not None or phase.closure)
+            fused = all(group.get("fused") for group in self.optimizers[phase.optimizer][0].param_groups)
+            # who may write into the gradients: the family, a line search, and optimizers that are not fused
+            private = phase.before is not None or phase.closure or not fused
+            self.exchange.average(parameters, weight, private=private)
         self.control.rested()
         means = total[LOSS + 1 + len(names) :]
         return mean, statistics, means / self.config.microbatches if statistics else means
@@ -240,8 +243,8 @@ class Trainer:
 
     def _not_finite(self, phase: Phase, loss: float) -> TroupeError:
         return TroupeError(
-            f"step {self.step}: the loss of phase {phase.name} is not finite ({loss}); nothing was updated, and the "
-            "last checkpoint is good: go on from it with a lower learning rate (--resume NAME learning_rate=... "
+            f"step {self.step}: the loss of phase {phase.name} is not finite ({loss}); the phase changed nothing, and "
+            "the last checkpoint is good: go on from it with a lower learning rate (--resume NAME learning_rate=... "
             "--allow-changes)",
             FAILED,
         )
@@ -352,7 +355,17 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over a state; every worker has loaded the same one."""
+        """Take over a state; every worker has loaded the same one.
+
+        Raises TroupeError (exit code 4), before anything is changed, where it does not fit.
+        """
+        mistakes = [
+            f"the checkpoint does not fit {name}, at {', '.join(wrong[:5])}"
+            for name, network in self.networks.items()
+            if (wrong := unlike(network.state_dict(), state["networks"].get(name, {})))
+        ]
+        if mistakes:
+            raise TroupeError(mistakes, CONFLICT)
         self.step, self.phases_done, self.position = state["step"], state["phases_done"], state["position"]
         self.phase_counts = dict(state["phase_counts"])
         self.sample_inputs, self.best = state["sample_inputs"], dict(state["best"])
@@ -372,17 +385,7 @@ class Trainer:
 
     def load_weights(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Begin with another run's weights. Raises TroupeError (exit code 4) where they do not fit."""
-        mistakes = []
-        for name, network in self.networks.items():
-            own, given = network.state_dict(), weights.get(name, {})
-            wrong = [key for key in own if key not in given or own[key].shape != given[key].shape]
-            if wrong or len(given) != len(own):
-                wrong += [key for key in given if key not in own]
-                mistakes.append(f"--from: the weights do not fit {name}, at {', '.join(sorted(set(wrong))[:5])}")
-        if mistakes:
-            raise TroupeError(mistakes, CONFLICT)
-        for name, network in self.networks.items():
-            network.load_state_dict(weights[name])
+        load_weights(self.networks, weights, "--from")
         for name, network in self.ema.items():
             network.load_state_dict(weights[name])
 
@@ -442,6 +445,11 @@ class Trainer:
             for name, tensor in tensors.items()
         }
 
+    def _begun(self, index: int) -> dict[str, Tensor]:
+        """The carried state of a micro-batch before the first step."""
+        self._seed("carried", index)
+        return self._to_device(self.family.carried(index))
+
     def _to_device(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors on the device, numbers in the precision of the networks."""
         return {
@@ -486,6 +494,25 @@ def train(
                     f"--resume {folder.name}"
                 )
         return recorder.finish()
+
+
+def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], whose: str) -> None:
+    """Weights by network into networks. Raises TroupeError (exit code 4), naming tensors, where they do not fit."""
+    mistakes = [
+        f"{whose}: the weights do not fit {name}, at {', '.join(wrong[:5])}" + (", ..." if len(wrong) > 5 else "")
+        for name, network in networks.items()
+        if (wrong := unlike(network.state_dict(), weights.get(name, {})))
+    ]
+    if mistakes:
+        raise TroupeError(mistakes, CONFLICT)
+    for name, network in networks.items():
+        network.load_state_dict(weights[name])
+
+
+def unlike(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that one of two state dicts lacks, or that have another shape, sorted."""
+    both = own.keys() & given.keys()
+    return sorted((own.keys() ^ given.keys()) | {key for key in both if own[key].shape != given[key].shape})
 
 
 def highest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +40,18 @@ def write_grid(path: Path, images: np.ndarray) -> None:
     write_png(path, grid(images), magnify=2 if images.shape[1] <= 32 else 1)
 
 
-def write_timelapse(path: Path, grids: Sequence[Path], seconds: float = 6.0, most: int = 120) -> None:
-    """An endless GIF of at most `most` of the grids, in `seconds`, that rests on the last one."""
+def write_timelapse(
+    path: Path, grids: Sequence[Path], beat: Callable[[], None] = lambda: None, seconds: float = 6.0, most: int = 120
+) -> None:
+    """An endless GIF of at most `most` of the grids, in `seconds`, that rests on the last one; beats for each."""
     if not grids:
         return
     step = -(-len(grids) // most)
     chosen = list(grids[::-1][::step])[::-1]  # always with the last
-    frames = [Image.open(grid).convert("P", palette=Image.Palette.ADAPTIVE) for grid in chosen]
+    frames = []
+    for grid in chosen:
+        frames.append(Image.open(grid).convert("P", palette=Image.Palette.ADAPTIVE))
+        beat()
     each = max(40, min(400, round(1000 * seconds / len(frames))))
     making = path.with_name(f".{path.name}.making")
     frames[0].save(

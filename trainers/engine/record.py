@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ class Recorder:
         self.first = trainer.world.rank == 0
         self.seconds = 0.0  # of training before this process
         self.evaluating = 0.0  # of those, in evaluations
-        self.pictured = -math.inf  # when the newest evaluation was drawn
+        self.pictured = time.monotonic()  # when the newest evaluation was drawn
         self.started = time.monotonic()
         self.since = (0, time.monotonic())  # step and time from which the speed is counted
         self.speed = 0.0
@@ -80,7 +79,8 @@ class Recorder:
             self.evaluating += time.monotonic() - before
             self._write(trainer.results)
             last = last or trainer.reached
-            self._picture(last=False)
+            if not last and time.monotonic() - self.pictured > PAUSE:
+                self._picture()
         if step % config.sample_every == 0 or last:
             self.draw()
         if step % config.checkpoint_every == 0 or last or better:
@@ -127,8 +127,8 @@ class Recorder:
         """The result of a run that has made its last step."""
         trainer = self.trainer
         self.save()
-        if self.first and self.folder.metrics.exists():
-            self._picture(last=True)
+        if self.folder.metrics.exists():
+            self._picture()
         grids = sorted(self.folder.grids.glob("step_*.png"))
         seconds = self._elapsed()
         result = {
@@ -147,15 +147,16 @@ class Recorder:
         }
         if self.first:
             with checkpoint.writing(self.folder.path):
-                pictures.write_timelapse(self.folder.timelapse, grids)
+                pictures.write_timelapse(self.folder.timelapse, grids, self.control.beat)
                 checkpoint.write_durably(self.folder.result, json.dumps(result, indent=1) + "\n")
+        trainer.world.gather(None)  # nobody ends before the others: whoever watches would take them for lost
         return result
 
-    def _picture(self, last: bool) -> None:
-        """Curves, tables and the highest scores of the newest evaluation; not again within a minute, but at the end."""
-        trainer, folder = self.trainer, self.folder
-        if not self.first or not (last or time.monotonic() - self.pictured > PAUSE):
+    def _picture(self) -> None:
+        """Curves, tables and the highest scores of the newest evaluation, on rank 0."""
+        if not self.first:
             return
+        trainer, folder = self.trainer, self.folder
         self.pictured = time.monotonic()
         with checkpoint.writing(folder.path):
             rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]

@@ -1,6 +1,7 @@
 """What a run leaves behind: one folder, that can be moved, copied and read without troupe.
 
 settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json
+settings.json.before, until the first checkpoint under changed settings
 curves.png  confusion.png  mistakes.png
 grids/step_00000500.png  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
 """
@@ -34,6 +35,7 @@ class RunFolder:
         self.path = path
         self.name = path.name
         self.settings = path / "settings.json"
+        self.before = path / "settings.json.before"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.grids = path / "grids"
@@ -53,19 +55,47 @@ class RunFolder:
         return self.logs / f"rank_{rank}.log"
 
     def read_settings(self) -> dict[str, Any]:
-        """What the run is. Raises TroupeError (exit code 4) where the file is missing or damaged."""
+        """What the run is. Raises TroupeError (exit code 4) where the file is missing or damaged.
+
+        Changed settings count from the first checkpoint under them on; until then those of before are the run's.
+        """
+        path = self.before if self._untried() else self.settings
         try:
-            stored: dict[str, Any] = json.loads(self.settings.read_text())
-            if not isinstance(stored["settings"], dict) or not isinstance(stored["family"], str):
+            stored: dict[str, Any] = json.loads(path.read_text())
+            parts = [stored["family"], stored["settings"]["steps"], stored["facts"], stored["versions"]]
+            if [type(part) for part in parts] != [str, int, dict, dict]:
                 raise TypeError("not a run's settings")
             return stored
         except FileNotFoundError:
             raise TroupeError(f"{self.path}: not a run, it has no settings.json", CONFLICT) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TroupeError(f"{self.settings}: damaged ({error}); restore it from a copy", CONFLICT) from None
+            raise TroupeError(f"{path}: damaged ({error}); restore it from a copy", CONFLICT) from None
 
     def write_settings(self, facts: Mapping[str, Any]) -> None:
         checkpoint.write_durably(self.settings, json.dumps({"format": FORMAT, **facts}, indent=1) + "\n")
+
+    def change_settings(self, facts: Mapping[str, Any]) -> None:
+        """Write changed settings, and keep those of before until they are proved. Whoever calls holds the lock."""
+        newest = checkpoint.newest_whole(self.checkpoints)
+        checkpoint.write_durably(self.before, self.settings.read_text())
+        self.write_settings({**facts, "since": newest.name if newest else ""})
+
+    def settle_settings(self) -> None:
+        """Forget the settings of before, or put them back where no checkpoint was made since. Needs the lock too."""
+        if self._untried():
+            os.replace(self.before, self.settings)
+        self.before.unlink(missing_ok=True)
+
+    def _untried(self) -> bool:
+        """Whether settings were changed, and no checkpoint was made under them yet."""
+        if not self.before.exists():
+            return False
+        try:
+            since = json.loads(self.settings.read_text())["since"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        newest = checkpoint.newest_whole(self.checkpoints)
+        return newest is None or checkpoint.place_of(newest.name) <= checkpoint.place_of(since)
 
     def read_result(self) -> dict[str, Any] | None:
         """The result of a finished run, or None."""
@@ -107,8 +137,13 @@ class RunFolder:
         checkpoint.write_durably(self.metrics, "".join(rows))
 
     def size(self) -> int:
-        """Bytes on disk."""
-        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        """Bytes on disk; whatever vanishes meanwhile is none."""
+        count = 0
+        for folder, _, files in os.walk(self.path):
+            for name in files:
+                with contextlib.suppress(OSError):
+                    count += os.stat(os.path.join(folder, name)).st_size
+        return count
 
 
 def begun(rank: int, size: int) -> str:
@@ -146,7 +181,12 @@ def create(runs: Path, family: str, name: str | None) -> RunFolder:
     except OSError as error:
         raise TroupeError(f"--runs-dir {runs}: cannot be written ({error.strerror})", SURROUNDINGS) from None
     folder = RunFolder(path)
-    folder.make_parts()
+    try:
+        folder.make_parts()
+    except OSError as error:
+        mistake = checkpoint.disk_mistake(runs, error)
+        shutil.rmtree(path, ignore_errors=True)
+        raise TroupeError(mistake, SURROUNDINGS) from error
     return folder
 
 
@@ -159,13 +199,32 @@ def find(runs: Path, name: str) -> RunFolder:
     raise TroupeError(f"{name}: no such run in {runs}{did_you_mean(name, known)}", WORDS)
 
 
+def find_own(runs: Path, name: str) -> RunFolder:
+    """The run of this name in `runs` itself, or at a path to it. Raises TroupeError (exit code 2) for all else."""
+    find(runs, name)
+    inside = [
+        path for path in (runs / name, Path(name))
+        if path.parent.resolve() == runs.resolve() and not path.name.startswith(".") and not path.is_symlink()
+        and os.path.exists(path / "settings.json")
+    ]  # fmt: skip
+    if not inside:
+        raise TroupeError(f"{name}: does not lie in {runs} itself; name a run that does", WORDS)
+    folder = RunFolder(inside[0].resolve())
+    try:
+        folder.read_settings()
+    except TroupeError:
+        if not folder.checkpoints.is_dir():
+            raise TroupeError(f"{name}: its settings.json is not that of a run; remove it by hand", WORDS) from None
+    return folder
+
+
 def all_runs(runs: Path) -> list[RunFolder]:
     """Every run in a folder, by name; 2 before 10."""
 
     def natural(path: Path) -> list[Any]:
         return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
-    found = [path.parent for path in runs.glob("[!.]*/settings.json")] if runs.is_dir() else []
+    found = [path.parent for path in runs.glob("[!.]*/settings.json")] if os.path.isdir(runs) else []
     return [RunFolder(path) for path in sorted(found, key=natural)]
 
 

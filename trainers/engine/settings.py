@@ -227,6 +227,10 @@ class Config(BaseModel):
                     mistakes.append(mistake)
         if (mistake := cls.wrong_target(str(good.get("target", "none")), family)) is not None:
             mistakes.append(mistake)
+        if not cls.metrics and good.get("evaluate_every", "auto") not in ("auto", 0):
+            mistakes.append(f"evaluate_every={good['evaluate_every']}: {family} evaluates nothing; leave it out")
+        if not cls.metrics and good.get("schedule") == "plateau":
+            mistakes.append(f"schedule=plateau: {family} evaluates nothing that could stand still; take another")
         return (None, mistakes) if mistakes else (cls(**good), [])
 
     @classmethod
@@ -302,7 +306,10 @@ class Config(BaseModel):
         return self.model_copy(update=changes)
 
     def misfit(self, facts: Mapping[str, Any]) -> list[str]:
-        """What is wrong with such data for these settings, a line each: channels, image_size, classes."""
+        """What is wrong with such data for these settings, a line each: channels, image_size, classes, held_out."""
+        asked = self.target != "none" or self.schedule == "plateau" or self.evaluate_every not in ("auto", 0)
+        if self.metrics and asked and not facts["held_out"]:
+            return ["the data holds nothing out to evaluate on; say evaluate_on=validation, or take more images"]
         return []
 
     @property

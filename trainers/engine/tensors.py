@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.engine.errors import CONFLICT, TroupeError
+
 
 def named_tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor in a state, with the path to it."""
@@ -33,15 +35,25 @@ def as_uint8(images: Tensor) -> Tensor:
 
 
 def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Weights by network, from a checkpoint's `state.pt` (as they were trained, not averaged) or from safetensors."""
-    if path.suffix == ".pt":
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        networks: dict[str, dict[str, Tensor]] = state["networks"]
-        return networks
+    """Weights by network, from a checkpoint's `state.pt` (as they were trained, not averaged) or from safetensors.
+
+    Raises TroupeError (exit code 4) where it is none, or damaged.
+    """
     from safetensors.torch import load_file
 
+    try:
+        if path.suffix == ".pt":
+            networks: dict[str, dict[str, Tensor]] = torch.load(path, map_location="cpu", weights_only=True)["networks"]
+            return networks
+        tensors = load_file(path)
+    except Exception as error:  # both libraries raise nearly anything
+        whose = "--from" if path.stem == "from" else str(path)  # in the folder of the run that begins with them
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TroupeError(
+            f"{whose}: no weights can be read ({reason}); give a run, or what `troupe export` wrote", CONFLICT
+        ) from error
     weights: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_file(path).items():
+    for key, tensor in tensors.items():
         network, _, name = key.partition(".")
         weights.setdefault(network, {})[name] = tensor
     return weights

@@ -75,7 +75,7 @@ class Everything(Family):
 
     def carried(self, index: int) -> dict[str, Tensor]:
         shape = (1, self.config.microbatch_size, self.config.hidden)
-        return {"hidden": torch.full(shape, 0.01 * index), "cell": torch.zeros(shape)}
+        return {"hidden": 0.01 * torch.randn(shape) + 0.01 * index, "cell": torch.zeros(shape)}
 
     def sample_inputs(self, random: torch.Generator, count: int) -> dict[str, Tensor]:
         return {"latent": torch.randn(count, 8, 1, 1, generator=random)}

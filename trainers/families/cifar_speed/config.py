@@ -26,7 +26,7 @@ class Config(ClassificationConfig):
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {"data": "digits", "image_size": 32, "widths": (4, 8, 8), "batch_size": 8, "microbatch_size": 2,
-                 "steps": 6, "precision": "float32"},
+                 "steps": 6, "precision": "float32", "learning_rate": 0.01},
     }  # fmt: skip
 
     widths: tuple[int, ...] = setting((64, 256, 256), "channels of the three groups", at_least=1, source="section 2.1")

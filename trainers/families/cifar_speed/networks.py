@@ -47,7 +47,7 @@ def filters(before: int, after: int) -> nn.Conv2d:
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
-    layer = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+    layer = nn.BatchNorm2d(channels, momentum=0.4)
     layer.weight.requires_grad = False
     return layer
 

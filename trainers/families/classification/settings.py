@@ -74,21 +74,17 @@ class ClassificationConfig(ImageConfig):
 
     def misfit(self, facts: Mapping[str, Any]) -> list[str]:
         there, channels, size = facts["classes"], facts["channels"], facts["image_size"]
-        mistakes = []
+        mistakes = super().misfit(facts)
         if there < 2:
             mistakes.append(f"data={self.data}: has no labels to learn; put images into a folder for each class")
         elif self.classes != "auto" and self.classes != there:
-            mistakes.append(
-                f"classes={self.classes}: data={self.data} has {there}; leave classes out"
-            )
+            mistakes.append(f"classes={self.classes}: data={self.data} has {there}; leave classes out")
         wanted = len(self.channel_moments(channels)[0])
         if wanted not in (1, channels):
             mistakes.append(
                 f"normalisation={self.normalisation}: is for {wanted} channels, data={self.data} has {channels}; say "
                 "normalisation=half"
             )
-        if self.crop_padding >= facts["image_size"]:
-            mistakes.append(
-                f"crop_padding={self.crop_padding}: must be less than the images' {facts['image_size']} pixels"
-            )
+        if self.crop_padding >= size:
+            mistakes.append(f"crop_padding={self.crop_padding}: must be less than the images' {size} pixels")
         return mistakes

@@ -3,7 +3,6 @@
 "The book" is Liao Xingyu's on PyTorch (2017). Where nothing else is said, parameters begin as PyTorch draws them.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -13,18 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 from torch.overrides import TorchFunctionMode
 
-BUILT_IN: tuple[str, ...] = (
-    "mlp", "mlp_relu", "mlp_bn", "cnn", "simple_cnn", "lenet", "lstm_rows", "residual",
-    "resnet20", "resnet32", "resnet44", "resnet56", "resnet110",
-)  # fmt: skip
 USUAL_SIZES = (8, 16, 28, 32, 64, 96, 128, 224, 256, 299, 384, 512)
-
-
-def torchvision_models() -> tuple[str, ...]:
-    """The names of torchvision's classifiers of images."""
-    from torchvision import models
-
-    return tuple(models.list_models(module=models))
 
 
 def build(model: str, channels: int, size: int, classes: int) -> nn.Module:
@@ -57,9 +45,6 @@ def build(model: str, channels: int, size: int, classes: int) -> nn.Module:
 
 def misfit(model: str, channels: int, size: int, classes: int) -> str | None:
     """What is wrong with such images for that model, in one line, or None; computes shapes only."""
-    if model not in BUILT_IN and model not in (others := torchvision_models()):
-        near = difflib.get_close_matches(model, (*BUILT_IN, *others), n=1)
-        return f"model={model}: there is no such model" + (f"; did you mean {near[0]}?" if near else "")
     if fits(model, channels, size, classes):
         return None
     usual = next((usual for usual in USUAL_SIZES if fits(model, channels, usual, classes)), None)

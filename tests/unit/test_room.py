@@ -1,0 +1,72 @@
+"""Room for workers on the nodes of a Ray: what does not fit is told at once, and not after a minute. Without Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ray
+
+from cluster import connect
+from cluster.connect import lack, needs
+from cluster.environment import worker_environment
+from trainers import registry
+from trainers.engine.errors import SURROUNDINGS, TroupeError
+
+
+def nodes(*cpus: float, **more: float) -> list[dict[str, float]]:
+    return [{"CPU": count, **more} for count in cpus]
+
+
+@pytest.mark.parametrize(
+    ("each", "workers", "there"),
+    [
+        ({"CPU": 1.0}, 4, nodes(4)), ({"CPU": 1.0}, 4, nodes(2, 2)), ({"CPU": 4.0}, 2, nodes(4, 4)),
+        ({"CPU": 4.0}, 2, nodes(8)), ({"CPU": 3.0}, 2, nodes(1, 4, 4)),
+        ({"CPU": 2.0, "GPU": 1.0}, 4, nodes(4, 4, GPU=2)),
+    ],
+)  # fmt: skip
+def test_workers_that_fit_lack_nothing(each: dict[str, float], workers: int, there: list[dict[str, float]]) -> None:
+    assert lack(each, workers, there, "the cluster") is None
+
+
+def test_too_few_cpus_or_gpus_in_all_are_told() -> None:
+    assert lack({"CPU": 1.0}, 4, nodes(1, 2), "the cluster") == "workers=4: needs 4 CPUs, the cluster has 3"
+    assert lack({"CPU": 1.0}, 2, [{}], "this machine") == "workers=2: needs 2 CPUs, this machine has 0"
+    both = {"CPU": 1.0, "GPU": 1.0}
+    assert lack(both, 3, nodes(8, GPU=2), "the cluster") == "workers=3: needs 3 GPUs, the cluster has 2"
+    assert lack({**both, "CPU": 8.0}, 2, nodes(8, GPU=2), "this machine") == (
+        "workers=2: needs 16 CPUs, this machine has 8"
+    )
+
+
+def test_a_worker_needs_all_it_takes_on_one_node() -> None:
+    assert lack({"CPU": 8.0}, 2, nodes(4, 4, 4, 4), "the cluster") == (
+        "workers=2: each needs 8 CPUs on one node, the cluster has room for 0 such; take fewer workers or "
+        "threads_per_worker"
+    )
+    assert lack({"CPU": 3.0}, 2, nodes(4, 2), "the cluster") is not None
+    assert lack({"CPU": 2.0, "GPU": 1.0}, 2, [{"CPU": 8}, {"CPU": 2, "GPU": 4}], "the cluster") is not None
+
+
+def test_a_worker_takes_its_threads_and_one_gpu() -> None:
+    assert needs({"threads_per_worker": 3, "device": "cpu"}) == {"CPU": 3.0}
+    assert needs({"threads_per_worker": 3, "device": "cuda"}) == {"CPU": 3.0, "GPU": 1.0}
+
+
+def test_the_ray_of_our_caller_is_looked_at_and_its_workers_get_our_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kind = registry.config_class("dcgan")
+    config = kind.of({**kind.tiny["tiny"], "device": "cpu", "exchange": "exact", "workers": 2})
+    there: list[dict[str, Any]] = [{"Alive": True, "Resources": {"CPU": 1.0}}, {"Alive": False}]
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)  # so that none is made
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    with pytest.raises(TroupeError) as caught, connect._own(config, False):
+        pass
+    assert caught.value.code == SURROUNDINGS
+    assert caught.value.mistakes == ["workers=2: needs 2 CPUs, the Ray of this process has 1"]
+    there[0]["Resources"] = {"CPU": 2.0}
+    with connect._own(config, False) as runtime_env:
+        assert runtime_env == {"env_vars": worker_environment()}

@@ -1,0 +1,11 @@
+"""Paths as people type them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` and `~user` replaced; as it is where there is no such user, and then nothing is found there."""
+    return Path(os.path.expanduser(path))
