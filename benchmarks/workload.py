@@ -22,8 +22,11 @@ PICTURES = 1024
 
 def generated(size: int, channels: int = 3, count: int = PICTURES) -> ImageData:
     """Pictures of noise, the same each time; learning from them costs as much as from any others."""
-    images = np.random.default_rng(0).integers(0, 256, (count, size, size, channels), np.uint8)
-    return ImageData(Part(images), Part(images[:0]), fingerprint="generated")
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (count, size, size, channels), np.uint8)
+    labels = random.integers(0, 10, count)
+    test = Part(images[:0], labels[:0])
+    return ImageData(Part(images, labels), test, fingerprint="generated", class_names=tuple("0123456789"))
 
 
 def config_of(family: str, **settings: Any) -> Config:
