@@ -118,6 +118,23 @@ def verify(said: Words) -> Answer | None:
     return result, proof.text(result), 0 if result["passed"] else FAILED
 
 
+def evaluate(said: Words) -> Answer | None:
+    from cluster import evaluate as verdict
+    from cluster import launch
+
+    order = verdict.Order(
+        said.names[0] if said.names else "", said.settings, said.path("weights", "") if said.has("weights") else None,
+        said.path("runs-dir", "runs"), said.path("data-dir", launch.DATA_DIR), said.families,
+        said.path("out", "") if said.has("out") else None,
+    )  # fmt: skip
+    if said.mistakes:
+        if order.name:
+            _add_mistakes(said, lambda: verdict.prepare(order))
+        return None
+    result = verdict.evaluate(order)
+    return result, verdict.text(result), 0
+
+
 def sample(said: Words) -> Answer | None:
     from cluster import use
 
@@ -189,8 +206,8 @@ def env(said: Words) -> Answer | None:
 
 
 HANDLERS: dict[str, Callable[[Words], Answer | None]] = {
-    "train": train, "verify": verify, "sample": sample, "export": export, "runs": runs, "families": families,
-    "datasets": datasets, "env": env,
+    "train": train, "verify": verify, "evaluate": evaluate, "sample": sample, "export": export, "runs": runs,
+    "families": families, "datasets": datasets, "env": env,
 }  # fmt: skip
 
 

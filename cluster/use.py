@@ -78,6 +78,8 @@ def sample(name: str, runs: Path, families: Sequence[Path], count: int, seed: in
     if not inputs:
         raise TroupeError(f"{folder.name}: its family draws no pictures", WORDS)
     networks = _networks(family, state)
+    dtype = next(parameter.dtype for network in networks.values() for parameter in network.parameters())
+    inputs = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
     with torch.no_grad():
         parts = [
             as_uint8(family.samples(networks, {key: value[start : start + CHUNK] for key, value in inputs.items()}))

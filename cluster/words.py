@@ -65,6 +65,15 @@ VERBS = {
         (DRY, DATA, FAMILIES, JSON, DEBUG),
         "troupe verify dcgan workers=4",
     ),
+    "evaluate": Verb(
+        "tell how good a run is, or somebody's weights", ("NAME",), True,
+        (
+            Option("weights", "PATH", "weights for a family and its settings, instead of a run"),
+            Option("out", "DIR", "write pictures there: confusion.png, mistakes.png"),
+            RUNS, DATA, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe evaluate --weights resnet20.th classifier model=resnet20 data=cifar10",
+    ),
     "sample": Verb(
         "draw pictures from a run's newest checkpoint", ("NAME",), False,
         (

@@ -87,3 +87,37 @@ def test_train_from_python_returns_results_raises_mistakes_and_puts_everything_b
     assert told["wrong"]["code"] == 2
     assert [mistake.split(":")[0] for mistake in told["wrong"]["mistakes"]] == ["batch_sice", "steps=-1"]
     assert told["in use"]["code"] == 4
+
+
+CALLERS_RAY = """
+import json, sys, time
+
+import ray
+
+from cluster import train
+from trainers.engine.errors import TroupeError
+
+settings = dict(image_size=8, batch_size=8, microbatch_size=2, steps=2, workers=2, families=[sys.argv[1]])
+told = []
+for cpus in (1, 2):
+    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    began = time.monotonic()
+    try:
+        told.append(train("fragile", name=f"on-{cpus}", **settings)["steps"])
+    except TroupeError as error:
+        told.append([error.code, error.mistakes, time.monotonic() - began])
+    assert ray.is_initialized()
+    ray.shutdown()
+print(json.dumps(told))
+"""
+
+
+def test_where_the_callers_ray_has_no_room_it_is_told_at_once(troupe: Commands) -> None:
+    (troupe.folder / "script.py").write_text(CALLERS_RAY)
+    done = troupe.call(sys.executable, "script.py", str(FRAGILE)).wait(110)
+    assert done.code == 0, done
+    (code, mistakes, seconds), steps = json.loads(done.out.splitlines()[-1])
+    assert (code, mistakes) == (3, ["workers=2: needs 2 CPUs, the Ray of this process has 1"])
+    assert seconds < 30
+    assert not troupe.path("on-1").exists()
+    assert steps == 2

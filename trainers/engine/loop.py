@@ -506,13 +506,14 @@ def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Mappin
     if mistakes:
         raise TroupeError(mistakes, CONFLICT)
     for name, network in networks.items():
-        network.load_state_dict(weights[name])
+        network.load_state_dict(weights[name], strict=False)  # counts of batches may be missing
 
 
 def unlike(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """Names of tensors that one of two state dicts lacks, or that have another shape, sorted."""
     both = own.keys() & given.keys()
-    return sorted((own.keys() ^ given.keys()) | {key for key in both if own[key].shape != given[key].shape})
+    differing = (own.keys() ^ given.keys()) | {key for key in both if own[key].shape != given[key].shape}
+    return sorted(key for key in differing if not key.endswith("num_batches_tracked"))  # old files have none
 
 
 def highest(

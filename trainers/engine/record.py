@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,13 +162,7 @@ class Recorder:
         with checkpoint.writing(folder.path):
             rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
             plots.write_curves(folder.curves, rows)
-            if "confusion" in trainer.tables:
-                names = trainer.data.facts["class_names"]
-                plots.write_confusion(folder.confusion, trainer.tables["confusion"].numpy(), names)
-            if trainer.shown:
-                images = trainer.data.held_out_batch([sample for _, sample, _ in trainer.shown])["images"]
-                captions = [caption for _, _, caption in trainer.shown]
-                plots.write_mistakes(folder.mistakes, images.permute(0, 2, 3, 1).cpu().numpy(), captions)
+            write_evaluation(folder.path, trainer)
         self.control.beat()
 
     def _write_metrics(self) -> None:
@@ -201,3 +196,18 @@ class Recorder:
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started
+
+
+def write_evaluation(folder: Path, trainer: Trainer) -> list[Path]:
+    """Pictures of the newest evaluation into a folder: its table of confusion, and its highest scores."""
+    written = []
+    if "confusion" in trainer.tables:
+        written.append(folder / "confusion.png")
+        names = trainer.data.facts["class_names"]
+        plots.write_confusion(written[-1], trainer.tables["confusion"].numpy(), names)
+    if trainer.shown:
+        written.append(folder / "mistakes.png")
+        images = trainer.data.held_out_batch([sample for _, sample, _ in trainer.shown])["images"]
+        captions = [caption for _, _, caption in trainer.shown]
+        plots.write_mistakes(written[-1], images.permute(0, 2, 3, 1).cpu().numpy(), captions)
+    return written

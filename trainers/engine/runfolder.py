@@ -42,7 +42,7 @@ class RunFolder:
         self.logs = path / "logs"
         self.real = path / "real.png"
         self.timelapse = path / "timelapse.gif"
-        self.curves, self.confusion, self.mistakes = (path / f"{name}.png" for name in PICTURES)
+        self.curves = path / "curves.png"
         self.result = path / "result.json"
 
     def make_parts(self) -> None:

@@ -34,24 +34,36 @@ def as_uint8(images: Tensor) -> Tensor:
     return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
 
-def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Weights by network, from a checkpoint's `state.pt` (as they were trained, not averaged) or from safetensors.
+def read_weights(path: Path, networks: Sequence[str] = ()) -> dict[str, dict[str, Tensor]]:
+    """Weights by network: of a checkpoint (averaged, where there is an average), an exported file or folder, or any
+    state dict of torch, which then is that of the only one of `networks`; a prefix `module.` is taken off.
 
-    Raises TroupeError (exit code 4) where it is none, or damaged.
+    Raises TroupeError (exit code 4) where it is none of these, or damaged.
     """
     from safetensors.torch import load_file
 
+    inside = [path / name for name in ("state.pt", "weights.safetensors") if (path / name).exists()]
+    file = inside[0] if inside else path
     try:
-        if path.suffix == ".pt":
-            networks: dict[str, dict[str, Tensor]] = torch.load(path, map_location="cpu", weights_only=True)["networks"]
-            return networks
-        tensors = load_file(path)
+        if file.suffix == ".safetensors":
+            tensors: Any = load_file(file)
+        else:
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+        if "networks" in tensors:
+            return {**tensors["networks"], **(tensors.get("ema", {}) if networks else {})}
+        for key in ("state_dict", "model"):
+            tensors = tensors[key] if isinstance(tensors.get(key), Mapping) else tensors
+        if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+            raise TypeError("it holds other things than tensors")
     except Exception as error:  # both libraries raise nearly anything
         whose = "--from" if path.stem == "from" else str(path)  # in the folder of the run that begins with them
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TroupeError(
             f"{whose}: no weights can be read ({reason}); give a run, or what `troupe export` wrote", CONFLICT
         ) from error
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    if len(networks) == 1 and not all(name.startswith(f"{networks[0]}.") for name in tensors):
+        return {networks[0]: tensors}
     weights: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         network, _, name = key.partition(".")

@@ -1,0 +1,10 @@
+"""What is worth trying with small classifiers: plain values, in the words of the command line."""
+
+SEARCH = {
+    "model": "mlp_relu,mlp_bn,cnn,residual",
+    "optimizer": "sgd,adamw",
+    "learning_rate": "1e-3..0.3",  # its peak; 0.1 in He et al. 2016
+    "schedule": "one_cycle,cosine,constant",
+    "weight_decay": "1e-5..1e-2",  # 1e-4 in He et al. 2016
+    "label_smoothing": "0,0.1",
+}
