@@ -117,7 +117,7 @@ def test_a_run_can_begin_with_the_weights_of_another(room: Path, capsys: pytest.
     assert not (room / "runs/wide").exists()
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
-    assert errors[0].startswith("troupe: --from: the weights do not fit generator, at main.")
+    assert errors[0].startswith("troupe: --from: the weights do not fit generator: main.")
 
 
 def test_samples_and_exports_come_from_the_newest_checkpoint(room: Path, capsys: pytest.CaptureFixture[str]) -> None:

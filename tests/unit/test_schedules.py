@@ -55,9 +55,9 @@ def test_without_a_schedule_the_learning_rate_never_moves() -> None:
 
 
 @pytest.mark.parametrize("ratio", [5, 20])
-@pytest.mark.parametrize("tail", [0, 0.15, 0.2])
+@pytest.mark.parametrize("tail", [0, 0.1, 0.2])
 def test_one_cycle_rises_from_a_part_of_the_peak_and_falls_as_long_as_it_rose(ratio: float, tail: float) -> None:
-    words = {"schedule": "one_cycle", "cycle_ratio": ratio, "cycle_tail": tail}
+    words: dict[str, Any] = {"schedule": "one_cycle", "cycle_ratio": ratio, "cycle_tail": tail}
     top = round(STEPS * (1 - tail) / 2)
     assert rate_of(0, **words) == close(PEAK / ratio)
     assert rate_of(top, **words) == close(PEAK)
@@ -75,14 +75,14 @@ def test_one_cycle_ends_at_a_hundredth_of_its_start() -> None:
 
 
 def test_the_peak_of_one_cycle_may_be_put_elsewhere() -> None:
-    words = {"schedule": "one_cycle", "cycle_peak": 0.1, "cycle_tail": 0.3}
+    words: dict[str, Any] = {"schedule": "one_cycle", "cycle_peak": 0.1, "cycle_tail": 0.3}
     assert max(range(STEPS), key=lambda step: rate_of(step, **words)) == 100
     assert rate_of(400, **words) == close((PEAK + PEAK / 20) / 2)
     assert rate_of(700, **words) == close(PEAK / 20)
 
 
 def test_momentum_moves_against_the_learning_rate_and_is_level_in_the_tail() -> None:
-    words = {"schedule": "one_cycle"}  # of Smith: from 0.95 to 0.85 and back, and a tail of a fifth
+    words: dict[str, Any] = {"schedule": "one_cycle"}  # of Smith: from 0.95 to 0.85 and back, and a tail of a fifth
     assert momentum_of(0, **words) == close(0.95)
     assert momentum_of(400, **words) == close(0.85)
     assert momentum_of(200, **words) == close(0.9)
@@ -110,13 +110,13 @@ def test_cosine_falls_from_the_peak_to_nothing() -> None:
 
 
 def test_steps_multiply_the_rate_at_parts_of_the_run() -> None:
-    words = {"schedule": "step", "decay_at": (0.3, 0.6, 0.8), "decay_factor": 0.2}
+    words: dict[str, Any] = {"schedule": "step", "decay_at": (0.3, 0.6, 0.8), "decay_factor": 0.2}
     known = {0: 0, 299: 0, 300: 1, 599: 1, 600: 2, 799: 2, 800: 3, 999: 3}
     assert {step: rate_of(step, **words) for step in known} == {step: PEAK * 0.2**n for step, n in known.items()}
 
 
 def test_linear_is_level_and_then_falls_to_nothing() -> None:
-    words = {"schedule": "linear", "decay_after": 0.4}
+    words: dict[str, Any] = {"schedule": "linear", "decay_after": 0.4}
     assert {rate_of(step, **words) for step in range(0, 401, 100)} == {PEAK}
     assert rate_of(700, **words) == close(PEAK / 2)
     assert rate_of(STEPS, **words) == 0
@@ -142,7 +142,7 @@ def test_a_plateau_falls_after_as_many_evaluations_as_patience_has(
     history: tuple[float, ...], falls: int, mode: Literal["max", "min"]
 ) -> None:
     kind, sign = (ByAccuracy, 1) if mode == "max" else (ByError, -1)
-    words = {"schedule": "plateau", "patience": 2, "decay_factor": 0.5}
+    words: dict[str, Any] = {"schedule": "plateau", "patience": 2, "decay_factor": 0.5}
     seen = tuple(sign * value for value in history)
     assert rate_of(10, seen, kind, **words) == close(PEAK * 0.5**falls)
     assert rate_of(900, seen, kind, **words) == rate_of(10, seen, kind, **words)  # the step does not matter
@@ -155,7 +155,7 @@ def test_an_evaluation_that_is_no_number_is_no_better_than_any() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_warm_up_rises_to_what_the_schedule_says(name: str) -> None:
-    words = {"schedule": name, "warm_up": 0.1}
+    words: dict[str, Any] = {"schedule": name, "warm_up": 0.1}
     for step in (0, 24, 49, 98):
         assert rate_of(step, **words) == close(rate_of(step, schedule=name) * (step + 1) / 100)
     assert [rate_of(step, **words) for step in range(99, STEPS, 50)] == [
@@ -204,7 +204,7 @@ class Linear(Classification):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_loop_gives_the_values_of_each_step_to_the_optimizer(optimizer: str, tmp_path: Any) -> None:
     """Also after a change of them by hand, as a checkpoint of other settings would; of Adam, momentum is beta1."""
-    words = {"data": "digits", "image_size": 8, "batch_size": 4, "microbatch_size": 2, "steps": 4,
+    words: dict[str, Any] = {"data": "digits", "image_size": 8, "batch_size": 4, "microbatch_size": 2, "steps": 4,
              "optimizer": optimizer, "schedule": "one_cycle", "cycle_tail": 0.5, "device": "cpu",
              "exchange": "exact", "crop_padding": 0}  # fmt: skip
     config = ClassificationConfig.of(words)
@@ -229,7 +229,7 @@ def test_the_loop_gives_the_values_of_each_step_to_the_optimizer(optimizer: str,
 
 
 def test_a_group_may_learn_at_a_multiple_of_the_rate(tmp_path: Any) -> None:
-    words = {"data": "digits", "image_size": 8, "crop_padding": 0, "device": "cpu", "exchange": "exact"}
+    words: dict[str, Any] = {"data": "digits", "image_size": 8, "crop_padding": 0, "device": "cpu", "exchange": "exact"}
     config = ClassificationConfig.of(words)
     data = open_for(config, tmp_path)
     trainer = Trainer(Linear(config, data.facts), data, config, World(), Control())

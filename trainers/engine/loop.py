@@ -203,7 +203,7 @@ class Trainer:
             rows[index] = torch.tensor(row, dtype=torch.float64)
             if own:
                 rows[index] = torch.cat([rows[index], *(part.double().cpu() for part in averages.row_of(own))])
-            self.control.beat()
+            self.control.microbatch()
             return value
 
         parameters = self.parameters[phase.optimizer]
@@ -360,7 +360,7 @@ class Trainer:
         Raises TroupeError (exit code 4), before anything is changed, where it does not fit.
         """
         mistakes = [
-            f"the checkpoint does not fit {name}, at {', '.join(wrong[:5])}"
+            f"the checkpoint does not fit {name}: {some(wrong)}"
             for name, network in self.networks.items()
             if (wrong := unlike(network.state_dict(), state["networks"].get(name, {})))
         ]
@@ -499,7 +499,7 @@ def train(
 def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], whose: str) -> None:
     """Weights by network into networks. Raises TroupeError (exit code 4), naming tensors, where they do not fit."""
     mistakes = [
-        f"{whose}: the weights do not fit {name}, at {', '.join(wrong[:5])}" + (", ..." if len(wrong) > 5 else "")
+        f"{whose}: the weights do not fit {name}: {some(wrong)}"
         for name, network in networks.items()
         if (wrong := unlike(network.state_dict(), weights.get(name, {})))
     ]
@@ -509,11 +509,27 @@ def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Mappin
         network.load_state_dict(weights[name], strict=False)  # counts of batches may be missing
 
 
+def some(differences: Sequence[str]) -> str:
+    """The first three of them, and how many more there are."""
+    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return ", ".join(differences[:3]) + more
+
+
 def unlike(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """Names of tensors that one of two state dicts lacks, or that have another shape, sorted."""
-    both = own.keys() & given.keys()
-    differing = (own.keys() ^ given.keys()) | {key for key in both if own[key].shape != given[key].shape}
-    return sorted(key for key in differing if not key.endswith("num_batches_tracked"))  # old files have none
+    """What differs between the tensors that are wanted and those given, sorted: missing, unknown, of another shape."""
+    found = []
+    for key in sorted(own.keys() | given.keys()):
+        if key.endswith("num_batches_tracked"):  # old files have none
+            continue
+        if key not in given:
+            found.append(f"{key} (missing)")
+        elif key not in own:
+            found.append(f"{key} (not in this network)")
+        elif own[key].shape != given[key].shape:
+            found.append(
+                f"{key} ({'x'.join(map(str, given[key].shape))} where {'x'.join(map(str, own[key].shape))} fits)"
+            )
+    return found
 
 
 def highest(

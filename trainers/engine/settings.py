@@ -254,6 +254,8 @@ class Config(BaseModel):
             field.default = value
             field.json_schema_extra = {**_facts(field), "source": ""}  # it was that of the other default
             cls.model_fields[name] = field
+        if "defaults" in cls.__dict__:
+            cls.model_rebuild(force=True)
 
     @property
     def microbatches(self) -> int:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from trainers.data import augment
-from trainers.engine import schedules
+from trainers.engine import augment, schedules
 from trainers.engine.family import Family, Loss, Metrics, MicroBatch, Networks, Phase
 from trainers.engine.schedules import Schedule
 

@@ -1,0 +1,426 @@
+"""Classifiers: what is said of settings that cannot be, how loss and evaluation count, what decays, which defaults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cluster import cli
+from trainers import registry
+from trainers.engine.family import MicroBatch
+from trainers.engine.settings import Config, ImageConfig
+from trainers.families.classification.learning import AUXILIARY, Classification, decayed
+from trainers.families.classification.settings import MEANS, ClassificationConfig
+
+CLASSIFIERS = ("cifar_speed", "classifier", "darknet", "wide_resnet")
+COLOUR: dict[str, Any] = {"channels": 3, "image_size": 32, "classes": 10, "size": 50_000, "held_out": 10_000}
+GREY = {**COLOUR, "channels": 1, "size": 9_000, "held_out": 1_000}
+
+
+def mistakes_of(family: str, **words: Any) -> list[str]:
+    config, mistakes = registry.config_class(family).from_words(words, family)
+    assert (config is None) == bool(mistakes)
+    assert all("\n" not in line for line in mistakes)
+    return mistakes
+
+
+def config_of(family: str, **words: Any) -> Any:
+    return registry.config_class(family).of(words, family)
+
+
+def misfits_of(family: str, facts: Mapping[str, Any], **words: Any) -> list[str]:
+    mistakes = config_of(family, **words).misfit(facts)
+    assert all("\n" not in line for line in mistakes)
+    return list(mistakes)
+
+
+# Words that are wrong whatever the data is
+
+
+@pytest.mark.parametrize("family", CLASSIFIERS)
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        ("eval_acuracy:0.9", "eval_acuracy names no metric of {family}; did you mean eval_accuracy?"),
+        ("accuracy:0.9", "accuracy names no metric of {family}; did you mean eval_accuracy?"),
+        ("xyz:1", "xyz names no metric of {family}; there are eval_accuracy, eval_loss"),
+        ("0.94", "0.94 names no metric of {family}; there are eval_accuracy, eval_loss"),
+        ("eval_accuracy", "needs a number, as in target=eval_accuracy:0.94"),
+        ("eval_accuracy:", "needs a number, as in target=eval_accuracy:0.94"),
+        ("eval_accuracy:high", "needs a number, as in target=eval_accuracy:0.94"),
+        ("eval_loss:nan", "needs a number, as in target=eval_accuracy:0.94"),
+    ],
+)
+def test_a_target_that_cannot_be_reached_is_told_in_a_line(family: str, target: str, line: str) -> None:
+    assert mistakes_of(family, target=target) == [f"target={target}: {line.format(family=family)}"]
+
+
+def test_a_family_that_evaluates_nothing_has_no_target_no_evaluations_and_no_plateau() -> None:
+    assert mistakes_of("dcgan", target="eval_accuracy:0.9") == [
+        "target=eval_accuracy:0.9: dcgan evaluates nothing that could be reached"
+    ]
+    assert mistakes_of("dcgan", evaluate_every="50") == ["evaluate_every=50: dcgan evaluates nothing; leave it out"]
+    assert mistakes_of("dcgan", schedule="plateau") == [
+        "schedule=plateau: dcgan evaluates nothing that could stand still; take another"
+    ]
+    assert mistakes_of("dcgan", evaluate_every="0") == mistakes_of("dcgan", evaluate_every="auto") == []
+
+
+def test_what_looks_at_evaluations_needs_some() -> None:
+    for words in ({"schedule": "plateau"}, {"target": "eval_loss:0.3"}):
+        ((name, value),) = words.items()
+        assert mistakes_of("classifier", evaluate_every="0", **words) == [
+            f"{name}={value}: needs evaluations; say evaluate_every=auto instead of 0"
+        ]
+        assert mistakes_of("classifier", **words) == []
+
+
+@pytest.mark.parametrize(
+    ("family", "words", "line"),
+    [
+        ("wide_resnet", {"depth": "20"},
+         "depth=20: must be 6n + 4, for n blocks in each of three groups; say depth=16 or depth=22"),
+        ("wide_resnet", {"depth": "15"},
+         "depth=15: must be 6n + 4, for n blocks in each of three groups; say depth=10 or depth=16"),
+        ("wide_resnet", {"depth": "4"}, "depth=4: must be at least 10"),
+        ("darknet", {"stride_one": "5"}, "stride_one=5: there are 5 groups, counted from 0; say at most 4"),
+        ("darknet", {"stride_one": "2", "blocks": "3:2"},
+         "stride_one=2: there are 2 groups, counted from 0; say at most 1"),
+        ("darknet", {"stride_one": "-2"}, "stride_one=-2: must be at least -1"),
+        ("cifar_speed", {"widths": "64:256"}, "widths=64:256: needs three, as in widths=64:256:256"),
+        ("classifier", {"model": "lennet"}, "model=lennet: no such model; did you mean lenet?"),
+        ("classifier", {"model": "resnet-18"}, "model=resnet-18: no such model; did you mean resnet18?"),
+        ("darknet", {"cycle_peak": "0.8"}, "cycle_peak=0.8: must lie before the tail, below 0.8"),
+        ("darknet", {"cycle_peak": "0.6", "cycle_tail": "0.5"}, "cycle_peak=0.6: must lie before the tail, below 0.5"),
+        ("darknet", {"cycle_momentum": "0.9"}, "cycle_momentum=0.9: needs two, as in cycle_momentum=0.95:0.85"),
+        ("wide_resnet", {"decay_at": "0.6:0.3"}, "decay_at=0.6:0.3: must rise, as in decay_at=0.5:0.75"),
+        ("wide_resnet", {"image_size": "32", "crop_padding": "32"}, "crop_padding=32: must be less than image_size=32"),
+        ("classifier", {"classes": "1"}, "classes=1: must be at least 2"),
+        ("classifier", {"epochs": "0"}, "epochs=0: must be above 0"),
+        ("classifier", {"flip": "always"}, "flip=always: is none of none, random, alternating"),
+        ("classifier", {"optimizer": "adam"}, "optimizer=adam: is none of sgd, adamw; did you mean adamw?"),
+        ("classifier", {"schedule": "onecycle"},
+         "schedule=onecycle: is none of constant, one_cycle, cosine, step, linear, plateau; did you mean one_cycle?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_word_is_told_with_what_would_be_right(family: str, words: dict[str, str], line: str) -> None:
+    assert mistakes_of(family, **words) == [line]
+
+
+def test_an_unknown_model_like_no_other_is_answered_with_all_of_ours() -> None:
+    (line,) = mistakes_of("classifier", model="xyzzy")
+    assert line.startswith("model=xyzzy: no such model; there are mlp, mlp_relu, mlp_bn, cnn, lstm_rows, ")
+    assert line.endswith(", resnet110, and those of torchvision")
+
+
+# Words that are wrong for such data
+
+
+@pytest.mark.parametrize("family", CLASSIFIERS)
+def test_fitting_data_is_answered_with_nothing(family: str) -> None:
+    assert misfits_of(family, COLOUR) == misfits_of(family, GREY) == []
+    assert misfits_of(family, COLOUR, classes=10, target="eval_accuracy:0.9") == []
+
+
+@pytest.mark.parametrize("family", CLASSIFIERS)
+def test_data_without_labels_is_refused(family: str) -> None:
+    for classes in (0, 1):
+        assert misfits_of(family, {**COLOUR, "classes": classes}, data="imagefolder:pictures") == [
+            "data=imagefolder:pictures: has no labels to learn; put images into a folder for each class"
+        ]
+
+
+def test_another_number_of_classes_is_told() -> None:
+    assert misfits_of("classifier", GREY, classes=7) == ["classes=7: data=digits has 10; leave classes out"]
+    assert misfits_of("darknet", COLOUR, classes=100) == ["classes=100: data=cifar10 has 10; leave classes out"]
+
+
+def test_a_normalisation_of_other_channels_is_told() -> None:
+    assert misfits_of("classifier", GREY, normalisation="cifar10") == [
+        "normalisation=cifar10: is for 3 channels, data=digits has 1; say normalisation=half"
+    ]
+    assert misfits_of("classifier", COLOUR, normalisation="mnist") == []  # one number for all channels
+    assert misfits_of("classifier", COLOUR, normalisation="imagenet") == []
+
+
+def test_a_border_wider_than_the_images_is_told() -> None:
+    assert misfits_of("classifier", GREY, crop_padding=32) == [
+        "crop_padding=32: must be less than the images' 32 pixels"
+    ]
+    assert misfits_of("classifier", GREY, crop_padding=31) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "fits"), [("lenet", 8, 16), ("cnn", 8, 16), ("simple_cnn", 7, 8), ("alexnet", 32, 64)]
+)
+def test_images_too_small_for_a_model_are_told_with_a_size_that_fits(model: str, size: int, fits: int) -> None:
+    assert misfits_of("classifier", {**GREY, "image_size": size}, model=model) == [
+        f"model={model}: does not fit images of {size}x{size}; the smallest usual size that fits is {fits}"
+    ]
+
+
+@pytest.mark.parametrize("size", [8, 16, 64])
+def test_the_fast_net_says_which_images_it_takes(size: int) -> None:
+    (line,) = misfits_of("cifar_speed", {**COLOUR, "image_size": size})
+    assert "32" in line
+
+
+def test_what_looks_at_evaluations_needs_samples_that_are_held_out() -> None:
+    alone = {**COLOUR, "held_out": 0}
+    for words in ({"target": "eval_accuracy:0.9"}, {"schedule": "plateau"}, {"evaluate_every": 10}):
+        assert misfits_of("darknet", alone, **words) == [
+            "the data holds nothing out to evaluate on; say evaluate_on=validation, or take more images"
+        ]
+    assert misfits_of("darknet", alone) == []
+    assert config_of("darknet").resolved(alone).evaluate_every == 0
+
+
+# How long, and how often
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batch_size", "steps"), [(1, 125, 400), (2, 128, 782), (9.9, 1024, 484), (0.5, 128, 196), (1e-6, 128, 1)]
+)
+def test_epochs_become_steps_that_draw_as_many_samples(epochs: float, batch_size: int, steps: int) -> None:
+    config = config_of("darknet", epochs=epochs, batch_size=batch_size, microbatch_size=1)
+    assert config.resolved(COLOUR).steps == steps
+    assert config.resolved(COLOUR).resolved(COLOUR) == config.resolved(COLOUR)
+
+
+def test_steps_switch_the_epochs_of_a_family_off() -> None:
+    assert config_of("wide_resnet").epochs == 200
+    assert config_of("wide_resnet").resolved(COLOUR).steps == 78_125
+    assert config_of("wide_resnet", steps="17").epochs is None
+    assert config_of("wide_resnet", steps="17").resolved(COLOUR).steps == 17
+    assert config_of("wide_resnet", epochs="none").resolved(COLOUR).steps == Config().steps
+
+
+@pytest.mark.parametrize("family", CLASSIFIERS)
+@pytest.mark.parametrize("facts", [COLOUR, GREY, {**COLOUR, "size": 100, "held_out": 7}])
+def test_evaluations_take_less_than_a_twentieth_of_the_time_by_count(family: str, facts: dict[str, Any]) -> None:
+    """A sample in an evaluation is counted as a third of one in training, for each time that it is looked at."""
+    config = config_of(family).resolved(facts)
+    looked_at = facts["held_out"] * config.evaluation_passes / 3
+    assert looked_at / (config.evaluate_every * config.batch_size) <= 1 / 30 + 1e-9
+    assert looked_at / ((config.evaluate_every - 1) * config.batch_size + 1e-9) > 1 / 30
+
+
+def test_six_views_are_evaluated_a_sixth_as_often() -> None:
+    every = {views: config_of("cifar_speed", test_views=views).resolved(COLOUR).evaluate_every
+             for views in ("one", "mirror", "six")}  # fmt: skip
+    assert every == {"one": 98, "mirror": 196, "six": 586}
+    assert config_of("cifar_speed", evaluate_every="7").resolved(COLOUR).evaluate_every == 7
+
+
+def test_a_target_is_reached_from_its_own_side() -> None:
+    accuracy, loss = (config_of("darknet", target=target) for target in ("eval_accuracy:0.94", "eval_loss:0.3"))
+    assert [accuracy.reached({"eval_accuracy": value}) for value in (0.9399, 0.94, 0.95)] == [False, True, True]
+    assert [loss.reached({"eval_loss": value}) for value in (0.31, 0.3, 0.2)] == [False, True, True]
+    assert not accuracy.reached({"eval_accuracy": math.nan})
+    assert not accuracy.reached({})
+    assert not config_of("darknet").reached({"eval_accuracy": 1.0})
+
+
+# Defaults of families
+
+
+def test_the_defaults_of_a_family_are_its_own() -> None:
+    assert (config_of("darknet").learning_rate, config_of("darknet").schedule) == (1.3, "one_cycle")
+    assert (config_of("cifar_speed").batch_size, config_of("cifar_speed").precision) == (1024, "bfloat16")
+    assert (ClassificationConfig().learning_rate, ClassificationConfig().schedule) == (0.1, "constant")
+    assert (ClassificationConfig().batch_size, Config().batch_size, Config().epochs) == (128, 64, None)
+    assert (ClassificationConfig().data, ImageConfig().data, config_of("classifier").data) == (
+        "cifar10", "digits", "digits",
+    )  # fmt: skip
+    for family in CLASSIFIERS:
+        kind = registry.config_class(family)
+        assert set(kind.defaults) <= set(kind.model_fields)
+        assert all(getattr(config_of(family), name) == value for name, value in kind.defaults.items())
+
+
+@pytest.mark.parametrize("family", CLASSIFIERS)
+def test_the_help_of_a_family_shows_its_defaults(family: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.command(("train", family, "--help")) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
+    shown = {row.name: row.default for row in registry.config_class(family).described()}
+    for name in registry.config_class(family).defaults:
+        assert lines[name].split()[1] == shown[name], name
+        assert "[" not in lines[name] or shown[name] not in lines[name].split("[")[-1]
+
+
+def test_auto_normalisation_is_that_of_the_weights_of_the_data_or_half() -> None:
+    assert config_of("classifier", model="resnet20").channel_moments(3) == MEANS["imagenet"]
+    assert config_of("classifier", model="resnet18").channel_moments(3) == MEANS["imagenet"]
+    assert config_of("classifier", model="resnet20").channel_moments(1) == MEANS["half"]
+    assert config_of("classifier", model="cnn").channel_moments(1) == MEANS["half"]
+    assert config_of("classifier", model="cnn", data="cifar10").channel_moments(3) == MEANS["cifar10"]
+    assert config_of("darknet").channel_moments(3) == MEANS["cifar10"]
+    assert config_of("darknet", normalisation="none").channel_moments(3) == MEANS["none"]
+
+
+# Loss, evaluation and groups, against what a plain computation gives
+
+
+class Out(NamedTuple):
+    """What googlenet gives in training mode."""
+
+    logits: Tensor
+    aux_logits2: Tensor
+    aux_logits1: Tensor
+
+
+class Heads(nn.Module):
+    """A linear classifier with two auxiliary heads, used in training mode only."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(inputs, classes) for _ in range(3))
+
+    def forward(self, images: Tensor) -> Any:
+        logits = [head(images.flatten(1)) for head in self.heads]
+        return Out(*logits) if self.training else logits[0]
+
+
+FACTS = {**COLOUR, "image_size": 8, "classes": 4, "class_names": ("ant", "bee", "cow", "dog")}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def microbatch(rows: int = 50) -> MicroBatch:
+    random = torch.Generator().manual_seed(5)
+    images = torch.randint(0, 256, (rows, 3, 8, 8), generator=random, dtype=torch.uint8)
+    labels = torch.randint(0, 4, (rows,), generator=random)
+    return MicroBatch({"images": images, "labels": labels}, range(rows), [0] * rows, 0, 0, rows, torch.device("cpu"),
+                      torch.float64, random)  # fmt: skip
+
+
+def family_of(**words: Any) -> Classification:
+    plain = {"crop_padding": 0, "flip": "none", "normalisation": "half"}
+    return Classification(ClassificationConfig.of({**plain, **words}), FACTS)
+
+
+def log_shares(logits: Tensor) -> Tensor:
+    return logits - logits.exp().sum(1, keepdim=True).log()
+
+
+def test_an_evaluation_counts_hits_losses_and_confusions() -> None:
+    batch, network = microbatch(), Heads(192, 4).double().eval()
+    with torch.no_grad():
+        metrics = family_of(label_smoothing=0.3).evaluate({"network": network}, batch)
+        logits = network.heads[0]((batch["images"].double() / 127.5 - 1).flatten(1))
+    truth, guesses = batch["labels"].tolist(), logits.argmax(1).tolist()
+    table = [[sum(t == row and g == column for t, g in zip(truth, guesses, strict=True)) for column in range(4)]
+             for row in range(4)]  # fmt: skip
+    assert [count for _, count in metrics.values()] == [50, 50, 50]
+    assert int(metrics["accuracy"][0]) == sum(table[label][label] for label in range(4))
+    assert torch.as_tensor(metrics["confusion"][0]).tolist() == table
+    loss = -sum(float(row[label]) for row, label in zip(log_shares(logits), truth, strict=True))
+    assert float(metrics["loss"][0]) == pytest.approx(loss, rel=1e-12)  # without smoothing: that is for training
+
+
+def test_mistakes_are_told_with_what_was_seen_instead_and_hits_never_shown() -> None:
+    batch, network, family = microbatch(), Heads(192, 4).double().eval(), family_of()
+    with torch.no_grad():
+        family.evaluate({"network": network}, batch)
+        shares = log_shares(network(batch["images"].double() / 127.5 - 1)).exp()
+    shown = family.examples(batch)
+    assert shown is not None
+    scores, captions = shown
+    names = FACTS["class_names"]
+    for row, label in enumerate(batch["labels"].tolist()):
+        guess, share = int(shares[row].argmax()), float(shares[row].max())
+        if guess == label:
+            assert scores[row] == -math.inf
+        else:
+            assert float(scores[row]) == pytest.approx(share)
+            assert captions[row] == f"{names[guess]}, not {names[label]} {share:.1%}"
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_gives_a_part_of_the_truth_to_all_classes_and_counts_auxiliary_outputs(smoothing: float) -> None:
+    batch, network = microbatch(), Heads(192, 4).double()
+    loss, metrics = family_of(label_smoothing=smoothing).classify({"network": network}, batch)[:2]
+    outputs = network(batch["images"].double() / 127.5 - 1)
+    truth = torch.full((50, 4), smoothing / 4).double()
+    truth[torch.arange(50), batch["labels"]] += 1 - smoothing
+    losses = [float(-(truth * log_shares(logits.detach())).sum(1).mean()) for logits in outputs]
+    assert float(loss.detach()) == pytest.approx(losses[0] + AUXILIARY * (losses[1] + losses[2]), rel=1e-6)
+    assert isinstance(metrics, Mapping)
+    assert float(metrics["accuracy"]) == float((outputs.logits.argmax(1) == batch["labels"]).double().mean())
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_images_are_normalised_channel_by_channel() -> None:
+    images = microbatch()["images"]
+    before = images.clone()
+    mean, deviation = (torch.tensor(part).view(3, 1, 1) for part in MEANS["cifar10"])
+    normalised = family_of(normalisation="cifar10").normalised(images, torch.float32)
+    assert torch.allclose(normalised, (images / 255 - mean) / deviation, atol=1e-5)
+    assert normalised.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, before)
+
+
+def test_augmentation_is_what_the_settings_say_and_fills_with_the_mean() -> None:
+    plain, batch = family_of(), microbatch()
+    assert plain.augmented(batch) is batch["images"]
+    cut = family_of(normalisation="cifar10", cutout=16).augmented(microbatch())
+    assert bool(((cut == torch.tensor([125, 123, 114]).view(3, 1, 1)) | (cut == batch["images"])).all())
+    mirrored = family_of(flip="alternating").augmented(microbatch())
+    same, other = ((mirrored == images).flatten(1).all(1) for images in (batch["images"], batch["images"].flip(3)))
+    assert bool((same ^ other).all())
+    assert 10 < int(same.sum()) < 40
+
+
+def norms_and_all() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 4), nn.LayerNorm(4))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_norms_and_biases_do_not_decay(optimizer: str) -> None:
+    network = norms_and_all()
+    chosen, _ = family_of(optimizer=optimizer, weight_decay=0.25).optimizers({"network": network})["network"]
+    decays = {id(parameter): group["weight_decay"] for group in chosen.param_groups for parameter in group["params"]}
+    assert {name: decays[id(parameter)] for name, parameter in network.named_parameters()} == {
+        "0.weight": 0.25, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
+        "3.weight": 0.25, "3.bias": 0.0, "4.weight": 0.0, "4.bias": 0.0,
+    }  # fmt: skip
+
+
+def test_what_is_not_learned_is_in_no_group() -> None:
+    network = norms_and_all()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name == "3.weight")
+    assert [len(group["params"]) for group in decayed(network, 0.1)] == [1]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", [family for family in CLASSIFIERS if family != "classifier"])
+def test_every_learned_parameter_of_a_family_is_in_one_group_and_decays_as_its_shape_says(family: str) -> None:
+    kind = registry.config_class(family)
+    config = kind.of({**next(iter(kind.tiny.values())), "weight_decay": 0.25}, family)
+    made = registry.family_class(family)(config, GREY)
+    network = made.networks()["network"]
+    groups = made.optimizers({"network": network})["network"][0].param_groups
+    found = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    assert len(found) == sum(len(group["params"]) for group in groups) == len(learned)
+    assert all(found[id(parameter)] == (0.25 if parameter.ndim > 1 else 0) for parameter in learned)
+
+
+def test_momentum_of_nothing_is_plain_gradient_descent() -> None:
+    """Nesterov's needs one; a schedule then moves none."""
+    network = norms_and_all()
+    chosen, schedule = family_of(momentum=0.0, schedule="one_cycle").optimizers({"network": network})["network"]
+    assert [(group["momentum"], group["nesterov"]) for group in chosen.param_groups] == [(0, False), (0, False)]
+    assert set(schedule(0, ())) == {"lr"}
