@@ -44,7 +44,7 @@ def prepare(order: Order) -> list[tuple[str, Config]]:
     configs = []
     for name, tiny in kind.tiny.items():
         config, wrong = kind.from_words(
-            {"workers": 4, **tiny, "steps": STEPS, "device": "cpu", **order.settings}, order.family
+            {"workers": 4, **tiny, "steps": STEPS, "device": "cpu", "evaluate_every": 0, **order.settings}, order.family
         )
         mistakes = mistakes or wrong  # the same mistake reads differently in each variant
         if config is not None:

@@ -65,6 +65,10 @@ class Trainer:
             name: [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for name, (optimizer, _) in self.optimizers.items()
         }
+        self.writing = {
+            name for name, (optimizer, _) in self.optimizers.items()
+            if not all(group.get("fused") for group in optimizer.param_groups)
+        }  # optimizers that may write into gradients  # fmt: skip
         self.exchange: Exchange = self._exchange()
         if config.compile:
             for network in self.networks.values():
@@ -218,10 +222,8 @@ class Trainer:
         for name, number in zip(names, numbers[LOSS + 1 :], strict=True):
             self.metrics[name] = number / weight if weight else math.nan
         if math.isfinite(mean) or phase.closure:
-            fused = all(group.get("fused") for group in self.optimizers[phase.optimizer][0].param_groups)
-            # who may write into the gradients: the family, a line search, and optimizers that are not fused
-            private = phase.before is not None or phase.closure or not fused
-            self.exchange.average(parameters, weight, private=private)
+            private = phase.before is not None or phase.closure or phase.optimizer in self.writing
+            self.exchange.average(parameters, weight, private)
         self.control.rested()
         means = total[LOSS + 1 + len(names) :]
         return mean, statistics, means / self.config.microbatches if statistics else means

@@ -27,7 +27,8 @@ class Everything(Family):
     def optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, tuple[torch.optim.Optimizer, Schedule]]:
         return {
             "critic": (torch.optim.Adam(networks["critic"].parameters(), betas=(0.0, 0.9)), constant(lr=1e-3)),
-            "generator": (torch.optim.RMSprop(networks["generator"].parameters()),
+            # this one writes into the gradients
+            "generator": (torch.optim.SGD(networks["generator"].parameters(), 1e-3, 0.5, nesterov=True, foreach=True),
                           lambda step, history: {"lr": 1e-3 / (1 + step)}),
             "reader": (torch.optim.SGD(networks["reader"].parameters(), momentum=0.9, nesterov=True, weight_decay=1e-3),
                        lambda step, history: {"lr": 0.1, "momentum": 0.9 - 0.1 * (step % 2)}),

@@ -15,9 +15,17 @@ def _three(widths: tuple[int, ...]) -> str | None:
     return None if len(widths) == 3 else f"widths={':'.join(map(str, widths))}: needs three, as in widths=64:256:256"
 
 
+def _sgd(optimizer: str) -> str | None:
+    return None if optimizer == "sgd" else f"optimizer={optimizer}: cifar_speed learns by sgd only; leave it out"
+
+
 class Config(ClassificationConfig):
     summary: ClassVar[str] = "a small fast net and every trick that pays: CIFAR-10 to 94 % in the least time"
-    checks: ClassVar[tuple[Check, ...]] = (*ClassificationConfig.checks, Check(("widths",), _three))
+    checks: ClassVar[tuple[Check, ...]] = (
+        *ClassificationConfig.checks,
+        Check(("widths",), _three),
+        Check(("optimizer",), _sgd),
+    )
     defaults: ClassVar[Mapping[str, Any]] = {
         "epochs": 9.9, "batch_size": 1024, "microbatch_size": 256, "precision": "bfloat16",
         "learning_rate": 1.5, "momentum": 0.85, "weight_decay": 1.33e-3,  # those published, for a mean instead of a sum
@@ -29,15 +37,19 @@ class Config(ClassificationConfig):
                  "steps": 6, "precision": "float32", "learning_rate": 0.01},
     }  # fmt: skip
 
-    widths: tuple[int, ...] = setting((64, 256, 256), "channels of the three groups", at_least=1, source="section 2.1")
-    bias_scale: float = setting(64.0, "times the learning rate for the biases of norms", above=0, source="section 3.3")
+    widths: tuple[int, ...] = setting(
+        (64, 256, 256), "channels of the three groups", at_least=1, source="Jordan 2024, section 2.1"
+    )
+    bias_scale: float = setting(
+        64.0, "times the learning rate for the biases of norms", above=0, source="Jordan 2024, section 3.3"
+    )
     lookahead: int = setting(
         5, "pull the weights to their running average every so many steps; 0 for never", unit="steps", at_least=0,
-        source="section 3.4",
+        source="Jordan 2024, section 3.4",
     )  # fmt: skip
     test_views: Literal["one", "mirror", "six"] = setting(
         "six", "what an evaluation averages over: the image; and its mirror image; and both moved by a pixel two ways",
-        source="section 3.5",
+        source="Jordan 2024, section 3.5",
     )  # fmt: skip
 
     def misfit(self, facts: Mapping[str, Any]) -> list[str]:

@@ -34,9 +34,11 @@ class ClassificationConfig(ImageConfig):
     microbatch_size: int = setting(
         32, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1
     )
-    optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd: with momentum; adamw: Loshchilov 2019")
+    optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd, with momentum, or adamw", source="Loshchilov 2019")
     learning_rate: float = setting(0.1, "peak of the learning rate", above=0)
-    momentum: float = setting(0.9, "of sgd, and beta1 of adamw", at_least=0, below=1)
+    momentum: float = setting(
+        0.9, "of sgd, and beta1 of adamw; one_cycle takes cycle_momentum instead", at_least=0, below=1
+    )
     nesterov: bool = setting(True, "sgd: look ahead along the momentum", source="Sutskever 2013, section 2.1")
     weight_decay: float = setting(5e-4, "pull of weights to 0; not on biases and norms", at_least=0)
     label_smoothing: float = setting(

@@ -28,4 +28,6 @@ class Config(ClassificationConfig):
 
     depth: int = setting(28, "convolutions in a row, 6n + 4", at_least=10)
     widen_factor: int = setting(10, "times the width of the thin network", at_least=1)
-    dropout: float = setting(0.0, "between the convolutions of a block", at_least=0, below=1, source="section 2.4")
+    dropout: float = setting(
+        0.0, "between the convolutions of a block", at_least=0, below=1, source="Zagoruyko 2016, section 2.4"
+    )
