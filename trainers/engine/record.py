@@ -126,12 +126,11 @@ class Recorder:
 
     def finish(self) -> dict[str, Any]:
         """The result of a run that has made its last step."""
-        trainer = self.trainer
+        trainer, seconds = self.trainer, self._elapsed()
         self.save()
         if self.folder.metrics.exists():
             self._picture()
         grids = sorted(self.folder.grids.glob("step_*.png"))
-        seconds = self._elapsed()
         result = {
             "name": self.folder.name,
             "steps": trainer.step,
