@@ -83,12 +83,13 @@ class Trainer:
         self.sample_inputs = family.sample_inputs(torch.Generator().manual_seed(streams.GRID_SEED), GRID_CELLS)
         self.microbatches: dict[int, MicroBatch] = {}
         self.left: dict[int, dict[str, list[averages.Statistics]]] = {}  # statistics of forwards left for a later phase
+        self.said: dict[str, Mapping[str, float]] = {}  # by each schedule, since the state was last taken over
         self.stop_agreed = False
         self.metrics: dict[str, float] = {}  # of the newest step
         self.results: dict[str, float] = {}  # of the newest evaluation
         self.tables: dict[str, Tensor] = {}  # of the newest evaluation
         self.shown: list[tuple[float, int, str]] = []  # its highest scores: score, held-out sample, caption
-        self.history: list[float] = []  # the main metric of every evaluation
+        self.history: list[float] = []  # the main metric of every evaluation that was due
         self.reached = False  # the target, after which no step is made
 
     # One step
@@ -141,6 +142,9 @@ class Trainer:
 
     def _set_values(self, name: str, optimizer: torch.optim.Optimizer, values: Mapping[str, float]) -> None:
         """Learning rate, momentum and whatever else a schedule says, into the optimizer's groups and the metrics."""
+        if values is self.said.get(name):  # the very same as in the step before
+            return
+        self.said[name] = values
         for group in optimizer.param_groups:
             for key, value in values.items():
                 if key == "lr":
@@ -320,7 +324,8 @@ class Trainer:
             else:
                 self.results[f"eval_{metric}"] = float(total) / count if count else math.nan
         main = next(iter(self.config.metrics), None)
-        if main is not None and f"eval_{main}" in self.results:
+        due = self.step % max(1, int(self.config.evaluate_every)) == 0  # and not only because the run ends here
+        if due and f"eval_{main}" in self.results:
             self.history.append(self.results[f"eval_{main}"])
         self.reached = self.config.reached(self.results)
 
@@ -372,7 +377,7 @@ class Trainer:
         self.phase_counts = dict(state["phase_counts"])
         self.sample_inputs, self.best = state["sample_inputs"], dict(state["best"])
         self.metrics, self.results = dict(state["metrics"]), dict(state["results"])
-        self.history = list(state.get("history", ()))
+        self.history, self.said = list(state.get("history", ())), {}
         self.reached = self.config.target != "none" and state.get("reached") == self.config.target
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])

@@ -28,6 +28,8 @@ def of(config: Config, learning_rate: float, momentum: float | None = None) -> S
 
     `momentum` is given where the optimizer has one that may move: one_cycle moves it, the others leave it there.
     """
+    if config.schedule == "constant" and not config.warm_up:
+        return constant(lr=learning_rate) if momentum is None else constant(lr=learning_rate, momentum=momentum)
 
     def values(step: int, history: Sequence[float]) -> Mapping[str, float]:
         done = step / max(config.steps, 1)

@@ -8,6 +8,7 @@ from trainers.engine.settings import ImageConfig, setting
 class Config(ImageConfig):
     summary: ClassVar[str] = "made up for tests: fails on request"
     metrics: ClassVar = {"right": "max"}
+    defaults: ClassVar = {"evaluate_every": 0}
     tiny: ClassVar = {
         "tiny": {"image_size": 8, "batch_size": 8, "microbatch_size": 2, "steps": 6, "checkpoint_every": 2},
     }
