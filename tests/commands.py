@@ -60,6 +60,8 @@ class Command:
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
             self.process = subprocess.Popen(
                 arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
+                # a shell lets what it starts in the background ignore it, and that is inherited
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 env={**variables, "PYTHONPATH": str(TESTS.parent), **(environment or {})},
             )  # fmt: skip
 

@@ -106,8 +106,8 @@ def test_data_sources_know_no_family_and_no_loop() -> None:
 @pytest.mark.parametrize("folder", family_folders(), ids=lambda folder: folder.name)
 def test_a_family_imports_its_contract_data_and_networks_only(folder: Path) -> None:
     allowed = (
-        "trainers.engine.augment", "trainers.engine.errors", "trainers.engine.family", "trainers.engine.schedules",
-        "trainers.engine.settings", "trainers.data", f"trainers.families.{folder.name}",
+        "trainers.engine.augment", "trainers.engine.errors", "trainers.engine.family", "trainers.engine.layers",
+        "trainers.engine.schedules", "trainers.engine.settings", "trainers.data", f"trainers.families.{folder.name}",
         "trainers.families.classification", "torch", "torchvision", *sys.stdlib_module_names,
     )  # fmt: skip
     for path in sorted(folder.rglob("*.py")):

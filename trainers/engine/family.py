@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainers.engine.schedules import Schedule
 
 Networks = Mapping[str, Callable[..., Any]]  # by name; in a loss, call them, and nothing else
+Optimizers = dict[str, tuple[torch.optim.Optimizer, Schedule]]  # by name, each with its schedule
 Metrics = dict[str, tuple[Tensor | float, float]]  # (sum, count) of each; a sum with dimensions is a table
 Loss = tuple[Tensor, Mapping[str, Tensor | float]] | tuple[Tensor, Tensor | float, Mapping[str, Tensor | float]]
 
@@ -103,7 +104,7 @@ class Family:
     def prepare(self, networks: Mapping[str, nn.Module], data: Data) -> None:
         """Look at the training samples before the first step, on rank 0: weights that are computed, not learned."""
 
-    def optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, tuple[torch.optim.Optimizer, Schedule]]:
+    def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         """The optimizers by name, each with its schedule."""
         raise NotImplementedError
 

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from trainers.engine import schedules
-from trainers.engine.family import Data, Networks
-from trainers.engine.schedules import Schedule
+from trainers.engine.family import Data, Networks, Optimizers
 from trainers.families.cifar_speed.networks import FastNet, whitening
 from trainers.families.classification.learning import Classification
 
@@ -27,7 +26,7 @@ class CifarSpeed(Classification):
         images = data.batch(range(min(SAMPLES, data.size)))["images"]
         network.whiten.weight.copy_(whitening(self.normalised(images, torch.float64)))
 
-    def optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, tuple[torch.optim.Optimizer, Schedule]]:
+    def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         config, network = self.config, networks["network"]
         learned = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
         groups = [

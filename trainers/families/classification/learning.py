@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainers.engine import augment, schedules
-from trainers.engine.family import Family, Loss, Metrics, MicroBatch, Networks, Phase
-from trainers.engine.schedules import Schedule
+from trainers.engine.family import Family, Loss, Metrics, MicroBatch, Networks, Optimizers, Phase
 
 AUXILIARY = 0.3  # weight of each auxiliary output's loss (Szegedy 2015, section 5)
 
@@ -18,7 +17,7 @@ class Classification(Family):
 
     ema_networks = ("network",)
 
-    def optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, tuple[torch.optim.Optimizer, Schedule]]:
+    def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         config = self.config
         optimizer: torch.optim.Optimizer
         groups = decayed(networks["network"], config.weight_decay)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from trainers.engine.layers import Conv2d
+
 
 class Darknet(nn.Module):
     """Images (rows, channels, height, width) to logits (rows, classes); each group doubles the channels.
@@ -51,7 +53,7 @@ class ResLayer(nn.Module):
 def conv_layer(before: int, after: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Convolution, norm, leaky ReLU."""
     return nn.Sequential(
-        nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False),
+        Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(after, momentum=0.01),
         nn.LeakyReLU(0.1, inplace=True),
     )

@@ -8,8 +8,7 @@ from torch.nn.functional import softplus
 
 from trainers.data.images import signed
 from trainers.engine import schedules
-from trainers.engine.family import Family, Loss, MicroBatch, Networks, Phase
-from trainers.engine.schedules import Schedule
+from trainers.engine.family import Family, Loss, MicroBatch, Networks, Optimizers, Phase
 from trainers.families.dcgan.networks import Discriminator, Generator
 
 
@@ -24,7 +23,7 @@ class DCGAN(Family):
             "discriminator": Discriminator(width, channels, size),
         }
 
-    def optimizers(self, networks: Mapping[str, nn.Module]) -> dict[str, tuple[torch.optim.Optimizer, Schedule]]:
+    def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         def adam(name: str) -> torch.optim.Optimizer:
             return torch.optim.Adam(networks[name].parameters(), betas=(self.config.beta1, 0.999), fused=True)
 
