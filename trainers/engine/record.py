@@ -160,7 +160,8 @@ class Recorder:
         self.pictured = time.monotonic()
         with checkpoint.writing(folder.path):
             rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-            plots.write_curves(folder.curves, rows)
+            if len({row["step"] for row in rows}) > 1:  # a curve of one point shows nothing
+                plots.write_curves(folder.curves, rows)
             write_evaluation(folder.path, trainer)
         self.control.beat()
 
