@@ -25,6 +25,7 @@ def small_run(folder: Path, **words: Any) -> dict[str, Any]:
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, list[str]]:
     """Exit code, stdout and the lines on stderr of a command in this process."""
+    capsys.readouterr()  # whatever was said before
     code = cli.command(words)
     out, err = capsys.readouterr()
     return code, out, err.splitlines()
