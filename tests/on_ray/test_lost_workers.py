@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from commands import FRAGILE, Commands, assert_same_run, checkpoints, lives, process_of, until, until_step
@@ -24,9 +25,10 @@ def straight(shared: Commands) -> Commands:
     return shared
 
 
-def test_a_killed_worker_is_named_and_the_run_goes_on_by_itself(troupe: Commands, straight: Commands) -> None:
+def run_with_a_killed_worker(troupe: Commands, *words: str) -> tuple[Path, int]:
+    """A run to its end, of which worker 1 was killed half way, and that worker's process; it alone is named."""
     run = troupe.path("run")
-    command = troupe.start("train", *WORDS, STEPS, SLOW, "workers=2", "--name", "run")
+    command = troupe.start("train", *WORDS, STEPS, SLOW, "workers=2", *words, "--name", "run")
     until_step(run, 25, command)
     victim = process_of(run, 1)
     os.kill(victim, signal.SIGKILL)
@@ -34,29 +36,23 @@ def test_a_killed_worker_is_named_and_the_run_goes_on_by_itself(troupe: Commands
     assert done.code == 0, done
     assert done.err == ""
     (line,) = [line for line in done.out.splitlines() if "died" in line]  # and no paragraph of Ray's
+    assert [line] == [line for line in done.out.splitlines() if "restart" in line]
     assert line == (
         f"troupe: worker 1 died (killed, or out of memory, process {victim}); going on from the newest checkpoint "
         "(restart 1 of 3)"
     )
+    return run, victim
+
+
+def test_a_killed_worker_is_named_and_the_run_goes_on_by_itself(troupe: Commands, straight: Commands) -> None:
+    run, victim = run_with_a_killed_worker(troupe)
     assert process_of(run, 1) != victim
     assert_same_run(run, straight.path("run"))
 
 
 def test_with_ddp_a_killed_worker_is_named_too_and_the_run_goes_on(troupe: Commands) -> None:
     """Gradients meet inside backward: those who waited there must not be taken for the guilty ones."""
-    run = troupe.path("run")
-    command = troupe.start("train", *WORDS, STEPS, SLOW, "workers=2", "exchange=ddp", "--name", "run")
-    until_step(run, 25, command)
-    victim = process_of(run, 1)
-    os.kill(victim, signal.SIGKILL)
-    done = command.wait(90)
-    assert done.code == 0, done
-    assert done.err == ""
-    (line,) = [line for line in done.out.splitlines() if "restart" in line]
-    assert line == (
-        f"troupe: worker 1 died (killed, or out of memory, process {victim}); going on from the newest checkpoint "
-        "(restart 1 of 3)"
-    )
+    run, _ = run_with_a_killed_worker(troupe, "exchange=ddp")
     assert "Traceback" not in (run / "logs" / "rank_0.log").read_text()
     assert checkpoints(run)[-1].name == "step_00000120"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,6 +16,8 @@ from trainers.engine.family import MicroBatch
 from trainers.engine.settings import Config, ImageConfig
 from trainers.families.classification.learning import AUXILIARY, Classification, decayed
 from trainers.families.classification.settings import MEANS, ClassificationConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSIFIERS = ("cifar_speed", "classifier", "darknet", "wide_resnet")
 COLOUR: dict[str, Any] = {"channels": 3, "image_size": 32, "classes": 10, "size": 50_000, "held_out": 10_000}
@@ -287,14 +289,6 @@ class Heads(nn.Module):
 
 
 FACTS = {**COLOUR, "image_size": 8, "classes": 4, "class_names": ("ant", "bee", "cow", "dog")}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def microbatch(rows: int = 50) -> MicroBatch:

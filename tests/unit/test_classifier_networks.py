@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from trainers.families.classifier.config import OWN, Config, torchvision_models
 from trainers.families.classifier.networks import Subsample, build, misfit
 from trainers.families.darknet.networks import Darknet, ResLayer
 from trainers.families.wide_resnet.networks import WideResNet
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[2]
 SHARED = [folder / "shared" / "data" / "resnet_cifar10" for folder in (ROOT, ROOT.parent)]
@@ -31,15 +33,6 @@ SMALL: dict[str, Callable[[int, int, int], nn.Module]] = {
     },
 }
 small = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks are faster so, above all where other programs run too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def parameters(network: nn.Module) -> int:

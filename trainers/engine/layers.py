@@ -12,8 +12,7 @@ FEW = 16  # places of the output up to which a product of matrices is faster: 4x
 class Conv2d(nn.Conv2d):
     """A convolution that becomes one product of matrices where the output has few places.
 
-    oneDNN is slow there: 512 to 1024 channels at 2x2, 3x3 filters, 128 images, one thread of a Xeon with AMX,
-    forward and backward: 308 ms against 84 in float32, 218 against 25 in bfloat16.
+    oneDNN is slow there, backward above all: benchmarks/step_speed.py darknet shows what it is worth in a step.
     """
 
     def forward(self, input: Tensor) -> Tensor:

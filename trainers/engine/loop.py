@@ -366,13 +366,7 @@ class Trainer:
 
         Raises TroupeError (exit code 4), before anything is changed, where it does not fit.
         """
-        mistakes = [
-            f"the checkpoint does not fit {name}: {some(wrong)}"
-            for name, network in self.networks.items()
-            if (wrong := unlike(network.state_dict(), state["networks"].get(name, {})))
-        ]
-        if mistakes:
-            raise TroupeError(mistakes, CONFLICT)
+        refuse_unlike(self.networks, state["networks"], "the checkpoint does not fit")
         self.step, self.phases_done, self.position = state["step"], state["phases_done"], state["position"]
         self.phase_counts = dict(state["phase_counts"])
         self.sample_inputs, self.best = state["sample_inputs"], dict(state["best"])
@@ -505,15 +499,20 @@ def train(
 
 def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], whose: str) -> None:
     """Weights by network into networks. Raises TroupeError (exit code 4), naming tensors, where they do not fit."""
+    refuse_unlike(networks, weights, f"{whose}: the weights do not fit")
+    for name, network in networks.items():
+        network.load_state_dict(weights[name], strict=False)  # counts of batches may be missing
+
+
+def refuse_unlike(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], what: str) -> None:
+    """Raise TroupeError (exit code 4), a line for each network that the weights do not fit: `what` NAME: tensors."""
     mistakes = [
-        f"{whose}: the weights do not fit {name}: {some(wrong)}"
+        f"{what} {name}: {some(wrong)}"
         for name, network in networks.items()
         if (wrong := unlike(network.state_dict(), weights.get(name, {})))
     ]
     if mistakes:
         raise TroupeError(mistakes, CONFLICT)
-    for name, network in networks.items():
-        network.load_state_dict(weights[name], strict=False)  # counts of batches may be missing
 
 
 def some(differences: Sequence[str]) -> str:
