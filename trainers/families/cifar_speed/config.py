@@ -27,7 +27,7 @@ class Config(ClassificationConfig):
         Check(("optimizer",), _sgd),
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 9.9, "batch_size": 1024, "microbatch_size": 256, "precision": "bfloat16",
+        "epochs": 11, "batch_size": 1024, "microbatch_size": 256, "precision": "bfloat16",
         "learning_rate": 1.5, "momentum": 0.85, "weight_decay": 1.33e-3,  # those published, for a mean instead of a sum
         "schedule": "one_cycle", "cycle_ratio": 5.0, "cycle_peak": 0.23, "cycle_tail": 0.2,
         "cycle_momentum": (0.85, 0.85), "label_smoothing": 0.2, "crop_padding": 2, "flip": "alternating",
