@@ -14,6 +14,7 @@ from cluster import words as grammar
 from cluster.environment import start_anew
 from cluster.words import Words
 from trainers.engine.errors import FAILED, STOPPED, WORDS, TroupeError
+from trainers.engine.paths import DATA_DIR
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,20 +73,20 @@ Answer = tuple[Any, str, int]  # for --json, for people, exit code
 
 
 def train(said: Words) -> Answer | None:
-    from cluster import launch
+    from cluster import launch, prepare
     from cluster.show import Progress, duration
 
-    order = launch.Order(
+    order = prepare.Order(
         said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
         said.options.get("from"), said.has("allow-changes"), said.options.get("address"), said.has("oversubscribe"),
         said.path("config", "") if said.has("config") else None, said.path("runs-dir", "runs"),
-        said.path("data-dir", launch.DATA_DIR), said.families, said.has("dry-run"),
+        said.path("data-dir", DATA_DIR), said.families, said.has("dry-run"),
     )  # fmt: skip
     if said.mistakes:  # words that the parser found wrong, with those that only the family can
-        _add_mistakes(said, lambda: launch.prepare(order))
+        _add_mistakes(said, lambda: prepare.prepare(order))
         return None
     if said.has("dry-run"):
-        return dry_run(launch.dry_run(order))
+        return dry_run(prepare.dry_run(order))
     result = launch.launch(order, Progress(sys.stderr if said.has("json") else sys.stdout))
     speed, share, best = result.get("images_per_second"), result.get("evaluation_share"), result.get("best")
     said_of = [f"{result['steps']} steps in {duration(result['seconds'])}", f"{speed:.0f} images/s" if speed else "",
@@ -106,7 +107,7 @@ def verify(said: Words) -> Answer | None:
     from cluster import verify as proof
 
     order = proof.Order(
-        said.names[0] if said.names else "", said.settings, said.path("data-dir", "~/.cache/troupe"), said.families
+        said.names[0] if said.names else "", said.settings, said.path("data-dir", DATA_DIR), said.families
     )
     if said.mistakes:
         if order.family:
@@ -120,11 +121,10 @@ def verify(said: Words) -> Answer | None:
 
 def evaluate(said: Words) -> Answer | None:
     from cluster import evaluate as verdict
-    from cluster import launch
 
     order = verdict.Order(
         said.names[0] if said.names else "", said.settings, said.path("weights", "") if said.has("weights") else None,
-        said.path("runs-dir", "runs"), said.path("data-dir", launch.DATA_DIR), said.families,
+        said.path("runs-dir", "runs"), said.path("data-dir", DATA_DIR), said.families,
         said.path("out", "") if said.has("out") else None,
     )  # fmt: skip
     if said.mistakes:
@@ -185,7 +185,7 @@ def datasets(said: Words) -> Answer | None:
 
     if said.mistakes:
         return None
-    folder = said.path("data-dir", "~/.cache/troupe")
+    folder = said.path("data-dir", DATA_DIR)
     if said.has("remove"):
         freed = use.remove_packed(folder, said.options["remove"])
         return freed, f"{freed['source']}: its packed copy is removed, {freed['size']} freed", 0

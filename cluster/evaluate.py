@@ -72,8 +72,8 @@ def evaluate(order: Order) -> dict[str, Any]:
     import torch
 
     from trainers.engine.control import Control
-    from trainers.engine.loop import Trainer, load_weights, put_back
-    from trainers.engine.tensors import read_weights
+    from trainers.engine.loop import Trainer, put_back
+    from trainers.engine.tensors import load_weights, read_weights
     from trainers.engine.world import World
 
     config = config.resolved(data.facts).model_copy(update={"exchange": "exact", "ema": 0.0})
@@ -85,13 +85,18 @@ def evaluate(order: Order) -> dict[str, Any]:
         whose = f"--weights {path}" if order.weights else order.name
         load_weights(trainer.networks, read_weights(path, tuple(trainer.networks)), whose)
         trainer.evaluate()
-    result: dict[str, Any] = {"name": order.name, "weights": str(path), "samples": data.held_out, **trainer.results}
+    result: dict[str, Any] = {
+        "name": order.name,
+        "weights": str(path),
+        "samples": data.held_out,
+        **trainer.evaluation.results,
+    }
     if order.out is not None:
         from trainers.engine.record import write_evaluation
 
         try:
             order.out.mkdir(parents=True, exist_ok=True)
-            result["pictures"] = [str(picture) for picture in write_evaluation(order.out, trainer)]
+            result["pictures"] = [str(picture) for picture in write_evaluation(order.out, trainer.evaluation, data)]
         except OSError as error:
             raise TroupeError(f"--out {order.out}: cannot be written ({error.strerror})", SURROUNDINGS) from error
     return result

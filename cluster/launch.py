@@ -1,63 +1,29 @@
-"""One run from words to result: check everything, plan, start, watch, collect."""
+"""One run from its command to its result: make its folder, start it here or on Ray, watch it, clear up."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import random
 import shutil
 import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster import checks
+from cluster.prepare import Order, Prepared, prepare, weights_path
 from cluster.show import Progress
-from trainers import registry
-from trainers.data import sources
-from trainers.engine import checkpoint, runfolder, schedules
+from trainers.engine import checkpoint, runfolder
 from trainers.engine.control import Control
-from trainers.engine.errors import CONFLICT, FAILED, SURROUNDINGS, WORDS, TroupeError, did_you_mean, of_worker
-from trainers.engine.paths import expanded
+from trainers.engine.errors import CONFLICT, FAILED, WORDS, TroupeError, of_worker
+from trainers.engine.paths import DATA_DIR, expanded
 from trainers.engine.runfolder import RunFolder, begun
-from trainers.engine.settings import Config, show_value
+from trainers.engine.settings import Config, plain
 from trainers.run import Plan, open_for, run, versions
 
-DATA_DIR = "~/.cache/troupe"
 SHOWN = ("grid", "timelapse", *runfolder.PICTURES, "checkpoint")  # parts of a result that are files
-
-
-@dataclass(frozen=True)
-class Order:
-    """A `train` command as it was given."""
-
-    family: str | None = None
-    settings: Mapping[str, Any] | None = None
-    name: str | None = None
-    resume: str | None = None
-    from_run: str | None = None
-    allow_changes: bool = False
-    address: str | None = None
-    oversubscribe: bool = False
-    config: Path | None = None
-    runs_dir: Path = Path("runs")
-    data_dir: Path = Path(DATA_DIR)
-    families: tuple[Path, ...] = ()
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run that can start: all that could be wrong with its words has been said."""
-
-    family: str
-    config: Config
-    folder: RunFolder | None  # None: a new run, whose folder is not made yet
-    stored: Mapping[str, Any]  # what an old run's folder says of it
 
 
 def train(
@@ -103,21 +69,21 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
             progress.say(f"{prepared.folder.name}: finished before, at step {finished['steps']}; raise steps to go on")
             return with_paths(finished, prepared.folder)
     data = open_for(config, order.data_dir, order.families, progress.say, progress.packing)
-    fingerprint, shapes = data.fingerprint, _plain(data.facts)
+    fingerprint, shapes = data.fingerprint, plain(data.facts)
     del data
     if mistakes := config.misfit(shapes):
         raise TroupeError(mistakes, WORDS)
     config = config.resolved(shapes)
     facts = {"family": prepared.family, "versions": versions(), "data": fingerprint}
     settings = config.model_dump()
-    stored = {**facts, "settings": _plain(settings), "facts": shapes, "from": _from(order, prepared)}
+    stored = {**facts, "settings": plain(settings), "facts": shapes, "from": _from(order, prepared)}
     if prepared.folder is not None:
         folder = _old_folder(prepared, stored, order, progress)
     else:
         folder = _new_folder(prepared, stored, order)
     plan = Plan(
         prepared.family, _for_workers(settings), folder.path.resolve(), order.data_dir.resolve(), order.families,
-        {**facts, "recipe": _plain(config.recipe())}, fingerprint,
+        {**facts, "recipe": plain(config.recipe())}, fingerprint,
     )  # fmt: skip
     hint = checks.idle_cores(config) if not order.address else None
     progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
@@ -136,90 +102,6 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
     return with_paths(result, folder)
 
 
-def prepare(order: Order) -> Prepared:
-    """Check every word of a command. Raises TroupeError: exit code 2 with all mistakes first, then 3, then 4."""
-    mistakes: list[str] = []
-    from_file = _read_config(order.config, mistakes)
-    words = {**from_file, **dict(order.settings or {})}
-    in_file = words.pop("family", None)
-    family = order.family if order.family is not None or in_file is None else str(in_file)
-    stored: dict[str, Any] = {}
-    folder: RunFolder | None = None
-    conflict: TroupeError | None = None  # told when all words are right
-    if order.resume is not None:
-        for option, value in (("--name", order.name), ("--from", order.from_run)):
-            if value is not None:
-                mistakes.append(f"{option} {value}: --resume goes on with a run as it is; leave {option} out")
-        try:
-            folder = runfolder.find(order.runs_dir, order.resume)
-        except TroupeError as error:
-            mistakes += [f"--resume {line}" for line in error.mistakes]
-        else:
-            try:
-                stored = folder.read_settings()
-            except TroupeError as error:
-                conflict = error
-            else:
-                if family is not None and family != stored["family"]:
-                    mistakes.append(f"{family}: {folder.name} is a run of {stored['family']}")
-                family = stored["family"]
-    elif family is None:
-        mistakes.append("train: needs a family, as in `troupe train dcgan data=digits`, or --resume NAME")
-    if order.name is not None and (mistake := runfolder.check_name(order.name)):
-        mistakes.append(mistake)
-    config: Config | None = None
-    if family is not None and not (order.resume and not stored):
-        try:
-            kind = registry.config_class(family, order.families)
-        except TroupeError as error:
-            mistakes += error.mistakes
-        else:
-            old = {key: value for key, value in stored.get("settings", {}).items() if key in kind.model_fields}
-            if "steps" in words and "epochs" in words:
-                mistakes.append("steps and epochs: say one of them; the other follows from the size of the data")
-            if "steps" in words:
-                old.pop("epochs", None)
-            config, wrong = kind.from_words({**old, **words}, family)
-            mistakes += wrong
-            if config is not None and old and "size" in stored.get("facts", {}):
-                config = config.resolved(stored["facts"])
-            data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default()))) \
-                if "data" in kind.model_fields else None  # fmt: skip
-            try:
-                mistake = sources.check_name(data, order.families) if data is not None else None
-            except TroupeError as error:
-                mistakes += error.mistakes
-            else:
-                mistakes += [mistake] if mistake else []
-    with contextlib.suppress(TroupeError):  # said above
-        if order.name in registry.families(order.families):
-            mistakes.append(f"--name {order.name}: is the name of a family; take another, as {order.name}-first")
-    if order.from_run is not None:
-        mistakes += _check_from(order)
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
-    if conflict is not None:
-        raise conflict
-    assert config is not None
-    assert family is not None
-    config = config.model_copy(update=checks.resolve(config, own_machine=not order.address))
-    missing = [] if order.address else checks.room(config, order.oversubscribe)
-    if folder is not None and not order.dry_run and (mistake := checks.writable(folder.path)):
-        missing.append(mistake)
-    if folder is None and not order.dry_run and (mistake := checks.writable(order.runs_dir)):
-        missing.append(f"--runs-dir {mistake}")
-    if missing:
-        raise TroupeError(missing, SURROUNDINGS)
-    if order.name is not None and (order.runs_dir / order.name).exists():
-        raise TroupeError(
-            f"--name {order.name}: in use; go on with `troupe train --resume {order.name}`, or take another name",
-            CONFLICT,
-        )
-    if folder is not None:
-        _compare_recipes(folder, stored, config, order.allow_changes)
-    return Prepared(family, config, folder, stored)
-
-
 def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     """A result whose pictures and checkpoint are paths from here; the folder itself holds none."""
     shown = dict(result)
@@ -227,81 +109,6 @@ def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
         if shown.get(part):
             shown[part] = str(folder.path / shown[part])
     return {**shown, "folder": str(folder.path)}
-
-
-def _read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
-    """Settings from a YAML or JSON file."""
-    if path is None:
-        return {}
-    import yaml
-
-    try:
-        read = yaml.safe_load(expanded(path).read_text())
-    except OSError as error:
-        mistakes.append(f"--config {path}: {error.strerror}")
-        return {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mistakes.append(f"--config {path}: not YAML ({' '.join(str(error).split())[:200]})")
-        return {}
-    if not isinstance(read, dict):
-        mistakes.append(f"--config {path}: needs lines of the form `setting: value`")
-        return {}
-    return {str(key): value for key, value in read.items()}
-
-
-def _check_from(order: Order) -> list[str]:
-    """What is wrong with `--from`."""
-    try:
-        _weights_path(order)
-    except TroupeError as error:
-        return error.mistakes
-    return []
-
-
-def _weights_path(order: Order) -> Path:
-    """The file with the weights of `--from`: of a checkpoint, or exported."""
-    assert order.from_run is not None
-    given = expanded(order.from_run)
-    if given.suffix == ".safetensors" or os.path.exists(given / "weights.safetensors"):
-        file = given if given.suffix == ".safetensors" else given / "weights.safetensors"
-        if os.path.isfile(file):
-            return file
-        raise TroupeError(f"--from {order.from_run}: no such file", WORDS)
-    try:
-        folder = runfolder.find(order.runs_dir, order.from_run)
-    except TroupeError:
-        known = [run.name for run in runfolder.all_runs(order.runs_dir)]
-        hint = did_you_mean(order.from_run, known)
-        raise TroupeError(f"--from {order.from_run}: neither a run nor an exported file{hint}", WORDS) from None
-    newest = checkpoint.newest_whole(folder.checkpoints)  # of another run: nothing is set aside there
-    if newest is None:
-        raise TroupeError(f"--from {order.from_run}: the run has no checkpoint", WORDS)
-    return newest / "state.pt"
-
-
-def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:
-    """Refuse to go on under another recipe, naming each difference."""
-    old = stored["settings"]
-    newest = checkpoint.newest_whole(folder.checkpoints)
-    reached = checkpoint.place_of(newest.name)[0] if newest else 0
-    differences, mistakes = [], []
-    for key, value in _plain(config.recipe()).items():
-        if key == "steps":
-            if value < reached:
-                mistakes.append(f"steps={value}: {folder.name} has made {reached} steps already")
-            elif value != old[key] and config.spans_the_run:
-                differences.append(
-                    f"steps: {folder.name} has {old[key]}, you said {value}, and its schedule depends on how many"
-                )
-        elif key == "epochs":
-            continue  # steps follow from it
-        elif key in old and old[key] != value:
-            differences.append(f"{key}: {folder.name} has {show_value(old[key])}, you said {show_value(value)}")
-    if differences and not allow_changes:
-        mistakes += differences
-        mistakes.append(f"{folder.name} was begun with another recipe; --allow-changes goes on all the same")
-    if mistakes:
-        raise TroupeError(mistakes, CONFLICT)
 
 
 def _finished(prepared: Prepared) -> dict[str, Any] | None:
@@ -337,7 +144,7 @@ def _old_folder(prepared: Prepared, stored: Mapping[str, Any], order: Order, pro
 
 def _new_folder(prepared: Prepared, stored: Mapping[str, Any], order: Order) -> RunFolder:
     """The folder of a new run, with its settings and the weights that it begins with; or nothing at all."""
-    weights = _weights_path(order) if order.from_run else None
+    weights = weights_path(order) if order.from_run else None
     folder = runfolder.create(order.runs_dir, prepared.family, order.name)
     try:
         with checkpoint.writing(folder.path):
@@ -388,12 +195,6 @@ def _for_workers(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same settings where the working folder may be another one: a path in `data=` becomes absolute."""
     name, colon, path = str(settings.get("data", "")).partition(":")
     return {**settings, "data": f"{name}:{expanded(path).resolve()}"} if colon else dict(settings)
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON keeps them."""
-    kept: dict[str, Any] = json.loads(json.dumps(dict(settings)))
-    return kept
 
 
 def _here(plan: Plan, progress: Progress) -> dict[str, Any]:
@@ -497,27 +298,3 @@ def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
         yield install
     finally:
         put_back()
-
-
-def dry_run(order: Order) -> dict[str, Any]:
-    """Every resolved setting of a command, and the folder that it would use."""
-    prepared = prepare(replace(order, dry_run=True))
-    if prepared.folder is not None:
-        folder = prepared.folder.path
-    else:
-        number = 1
-        while (order.runs_dir / f"{prepared.family}-{number}").exists():
-            number += 1
-        folder = order.runs_dir / (order.name or f"{prepared.family}-{number}")
-    config = prepared.config
-    if config.epochs is not None or (config.evaluate_every == "auto" and config.metrics):  # they follow from the data
-        facts = open_for(config, order.data_dir, order.families).facts
-        if mistakes := config.misfit(facts):
-            raise TroupeError(mistakes, WORDS)
-        config = config.resolved(facts)
-    resolved: dict[str, Any] = {"family": prepared.family, "folder": str(folder)}
-    resolved["settings"] = _plain(config.model_dump())
-    if config.schedule != "constant" or config.warm_up > 0:
-        course = schedules.of(config, 1.0)
-        resolved["schedule"] = [course(round(config.steps * place / 60), ())["lr"] for place in range(60)]
-    return resolved

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainers.engine.errors import did_you_mean
-from trainers.engine.paths import expanded
+from trainers.engine.paths import DATA_DIR, expanded
 
 SETTING = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
@@ -39,7 +39,7 @@ class Verb(NamedTuple):
 JSON = Option("json", "", "print one JSON object; progress goes to stderr")
 DEBUG = Option("debug", "", "show tracebacks")
 RUNS = Option("runs-dir", "DIR", "where runs lie (default: runs)")
-DATA = Option("data-dir", "DIR", "where data sets and packed folders lie (default: ~/.cache/troupe)")
+DATA = Option("data-dir", "DIR", f"where data sets and packed folders lie (default: {DATA_DIR})")
 FAMILIES = Option("families", "PATH", "a folder with families of your own, and data sources in its folder data/", True)
 DRY = Option("dry-run", "", "print every resolved setting, and stop")
 CONFIG = Option("config", "FILE", "settings from a YAML or JSON file, `key: value`; words on the command line win")

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import math
 import random
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trainers.engine import averages, streams
+from trainers.engine import averages, evaluation, streams
 from trainers.engine.control import Control
-from trainers.engine.errors import CONFLICT, FAILED, Stopped, TroupeError
+from trainers.engine.errors import FAILED, Stopped, TroupeError
 from trainers.engine.exchange import Ddp, Exact, Exchange, shares
-from trainers.engine.family import Data, Family, Metrics, MicroBatch, Phase
+from trainers.engine.family import Data, Family, MicroBatch, Phase
 from trainers.engine.record import GRID_CELLS, Recorder
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import Config
 from trainers.engine.shared_memory import padded_length
-from trainers.engine.tensors import as_uint8, bits_of, named_tensors
+from trainers.engine.tensors import as_uint8, bits_of, load_weights, named_tensors, refuse_unlike
 from trainers.engine.world import World
 
 CHUNK = 16  # grid cells drawn at once: must not depend on the workers, or the bits would
 EVALUATION_CHUNK = 256  # held-out samples evaluated at once
-SHOWN = 24  # held-out samples with the highest scores that are kept to be looked at
 WEIGHT, STOP, LOSS = 0, 1, 2  # places in the row that each micro-batch adds to
 
 
@@ -86,9 +84,7 @@ class Trainer:
         self.said: dict[str, Mapping[str, float]] = {}  # by each schedule, since the state was last taken over
         self.stop_agreed = False
         self.metrics: dict[str, float] = {}  # of the newest step
-        self.results: dict[str, float] = {}  # of the newest evaluation
-        self.tables: dict[str, Tensor] = {}  # of the newest evaluation
-        self.shown: list[tuple[float, int, str]] = []  # its highest scores: score, held-out sample, caption
+        self.evaluation = evaluation.Evaluation()  # the newest
         self.history: list[float] = []  # the main metric of every evaluation that was due
         self.reached = False  # the target, after which no step is made
 
@@ -279,60 +275,53 @@ class Trainer:
                 network.train()
 
     def draw_grid(self) -> Tensor | None:
-        """The fixed grid as uint8 (cells, height, width, channels), on rank 0."""
+        """The fixed grid as uint8 (cells, height, width, channels), the same on every rank."""
         if not self.sample_inputs:
             return None
-        chunks = range(0, GRID_CELLS, CHUNK)
-        images = {}
         with self.at_rest() as networks:
-            for place in shares(len(chunks), self.world.size)[self.world.rank]:
-                inputs = {
-                    name: value[chunks[place] : chunks[place] + CHUNK] for name, value in self.sample_inputs.items()
-                }
-                self._seed("grid", place)
-                images[place] = as_uint8(self.family.samples(networks, self._to_device(inputs)))
-                self.control.beat()
-        every = {place: part for parts in self.world.gather(images) for place, part in parts.items()}
-        return torch.cat([every[place] for place in sorted(every)])
+
+            def images(place: int, cells: range) -> Tensor:
+                inputs = {name: value[cells.start : cells.stop] for name, value in self.sample_inputs.items()}
+                return as_uint8(self.family.samples(networks, self._to_device(inputs)))
+
+            return torch.cat(self._dealt("grid", GRID_CELLS, CHUNK, images))
 
     def evaluate(self) -> None:
-        """Metrics over the held-out samples into `results`, `tables`, `shown` and `history`, the same on every rank."""
-        starts = range(0, self.data.held_out, EVALUATION_CHUNK)
-        told: dict[int, tuple[Metrics, list[tuple[float, int, str]]]] = {}
+        """The family's own evaluation over the held-out samples, the same on every rank."""
         with self.at_rest() as networks:
-            for place in shares(len(starts), self.world.size)[self.world.rank]:
-                indices = range(starts[place], min(starts[place] + EVALUATION_CHUNK, self.data.held_out))
-                self._seed("evaluation", place)
+
+            def part(place: int, indices: range) -> evaluation.Part:
                 microbatch = MicroBatch(
                     self._formatted(self.data.held_out_batch(indices)), indices, [0] * len(indices), self.step,
                     place, len(indices), self.device, self.dtype, self.random,
                 )  # fmt: skip
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                     metrics = self.family.evaluate(networks, microbatch)
-                told[place] = metrics, highest(self.family.examples(microbatch), indices)
-                self.control.beat()
-        every = {place: part for parts in self.world.gather(told) for place, part in parts.items()}
-        self.results, self.tables, self.shown = {}, {}, []
-        for place in sorted(every):
-            self.shown = sorted([*self.shown, *every[place][1]], key=lambda row: (-row[0], row[1]))[:SHOWN]
-        for metric in every[0][0] if every else ():
-            sums = [torch.as_tensor(every[place][0][metric][0], dtype=torch.float64) for place in sorted(every)]
-            count = sum(float(every[place][0][metric][1]) for place in sorted(every))
-            total = functools.reduce(torch.add, [part.cpu() for part in sums])
-            if total.dim():
-                self.tables[metric] = total
-            else:
-                self.results[f"eval_{metric}"] = float(total) / count if count else math.nan
-        main = next(iter(self.config.metrics), None)
+                return metrics, evaluation.highest(self.family.examples(microbatch), indices)
+
+            parts = self._dealt("evaluation", self.data.held_out, EVALUATION_CHUNK, part)
+        self.evaluation = evaluation.together(parts)
+        main = f"eval_{next(iter(self.config.metrics), None)}"
         due = self.step % max(1, int(self.config.evaluate_every)) == 0  # and not only because the run ends here
-        if due and f"eval_{main}" in self.results:
-            self.history.append(self.results[f"eval_{main}"])
-        self.reached = self.config.reached(self.results)
+        if due and main in self.evaluation.results:
+            self.history.append(self.evaluation.results[main])
+        self.reached = self.config.reached(self.evaluation.results)
+
+    def _dealt(self, stream: str, count: int, size: int, work: Callable[[int, range], Any]) -> list[Any]:
+        """`work(chunk, its places)` for each chunk of `count` places, dealt over the workers; all answers, in order."""
+        starts = range(0, count, size)
+        done = {}
+        for chunk in shares(len(starts), self.world.size)[self.world.rank]:
+            self._seed(stream, chunk)
+            done[chunk] = work(chunk, range(starts[chunk], min(starts[chunk] + size, count)))
+            self.control.beat()
+        every = {chunk: answer for answers in self.world.gather(done) for chunk, answer in answers.items()}
+        return [every[chunk] for chunk in sorted(every)]
 
     def is_better(self) -> bool:
         """Whether the newest evaluation is the best so far; remembers it if so."""
         for metric, mode in [*self.config.metrics.items()][:1]:
-            value = self.results.get(f"eval_{metric}", math.nan)
+            value = self.evaluation.results.get(f"eval_{metric}", math.nan)
             known = self.best.get("value", -math.inf if mode == "max" else math.inf)
             if math.isfinite(value) and (value > known if mode == "max" else value < known):
                 self.best = {"step": self.step, "metric": f"eval_{metric}", "value": value}
@@ -356,7 +345,7 @@ class Trainer:
             "sample_inputs": self.sample_inputs,
             "best": self.best,
             "metrics": dict(self.metrics),  # of the phases done, where the step is under way
-            "results": self.results,
+            "results": dict(self.evaluation.results),
             "history": list(self.history),
             "reached": self.config.target if self.reached else "",
         }
@@ -370,7 +359,7 @@ class Trainer:
         self.step, self.phases_done, self.position = state["step"], state["phases_done"], state["position"]
         self.phase_counts = dict(state["phase_counts"])
         self.sample_inputs, self.best = state["sample_inputs"], dict(state["best"])
-        self.metrics, self.results = dict(state["metrics"]), dict(state["results"])
+        self.metrics, self.evaluation = dict(state["metrics"]), evaluation.Evaluation(dict(state["results"]))
         self.history, self.said = list(state.get("history", ())), {}
         self.reached = self.config.target != "none" and state.get("reached") == self.config.target
         for name, network in self.networks.items():
@@ -495,58 +484,6 @@ def train(
                     f"--resume {folder.name}"
                 )
         return recorder.finish()
-
-
-def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], whose: str) -> None:
-    """Weights by network into networks. Raises TroupeError (exit code 4), naming tensors, where they do not fit."""
-    refuse_unlike(networks, weights, f"{whose}: the weights do not fit")
-    for name, network in networks.items():
-        network.load_state_dict(weights[name], strict=False)  # counts of batches may be missing
-
-
-def refuse_unlike(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], what: str) -> None:
-    """Raise TroupeError (exit code 4), a line for each network that the weights do not fit: `what` NAME: tensors."""
-    mistakes = [
-        f"{what} {name}: {some(wrong)}"
-        for name, network in networks.items()
-        if (wrong := unlike(network.state_dict(), weights.get(name, {})))
-    ]
-    if mistakes:
-        raise TroupeError(mistakes, CONFLICT)
-
-
-def some(differences: Sequence[str]) -> str:
-    """The first three of them, and how many more there are."""
-    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-    return ", ".join(differences[:3]) + more
-
-
-def unlike(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What differs between the tensors that are wanted and those given, sorted: missing, unknown, of another shape."""
-    found = []
-    for key in sorted(own.keys() | given.keys()):
-        if key.endswith("num_batches_tracked"):  # old files have none
-            continue
-        if key not in given:
-            found.append(f"{key} (missing)")
-        elif key not in own:
-            found.append(f"{key} (not in this network)")
-        elif own[key].shape != given[key].shape:
-            found.append(
-                f"{key} ({'x'.join(map(str, given[key].shape))} where {'x'.join(map(str, own[key].shape))} fits)"
-            )
-    return found
-
-
-def highest(
-    examples: tuple[Tensor, Sequence[str]] | None, indices: Sequence[int]
-) -> list[tuple[float, int, str]]:  # fmt: skip
-    """The highest finite scores of a chunk: (score, sample, caption)."""
-    if examples is None:
-        return []
-    scores, captions = examples
-    rows = zip(scores.tolist(), indices, captions, strict=True)
-    return sorted((row for row in rows if math.isfinite(row[0])), key=lambda row: (-row[0], row[1]))[:SHOWN]
 
 
 def default_generator(device: torch.device) -> torch.Generator:

@@ -12,6 +12,8 @@ import numpy as np
 
 from trainers.engine import checkpoint, pictures, plots
 from trainers.engine.errors import TroupeError
+from trainers.engine.evaluation import Evaluation
+from trainers.engine.family import Data
 from trainers.engine.runfolder import PICTURES, RunFolder
 from trainers.engine.tensors import as_uint8, read_weights
 
@@ -78,7 +80,7 @@ class Recorder:
             trainer.evaluate()
             better = trainer.is_better()
             self.evaluating += time.monotonic() - before
-            self._write(trainer.results)
+            self._write(trainer.evaluation.results)
             last = last or trainer.reached
             if not last and time.monotonic() - self.pictured > PAUSE:
                 self._picture()
@@ -138,7 +140,7 @@ class Recorder:
             "evaluation_share": round(self.evaluating / seconds, 4) if seconds and self.evaluating else 0.0,
             "target": self.config.target if trainer.reached else None,
             "images_per_second": round(self.speed, 2),
-            "metrics": {**trainer.metrics, **trainer.results},
+            "metrics": {**trainer.metrics, **trainer.evaluation.results},
             "best": trainer.best,
             "checkpoint": f"checkpoints/{checkpoint.name_of(trainer.step)}",
             "grid": f"grids/{grids[-1].name}" if grids else None,
@@ -162,7 +164,7 @@ class Recorder:
             rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
             if len({row["step"] for row in rows}) > 1:  # a curve of one point shows nothing
                 plots.write_curves(folder.curves, rows)
-            write_evaluation(folder.path, trainer)
+            write_evaluation(folder.path, trainer.evaluation, trainer.data)
         self.control.beat()
 
     def _write_metrics(self) -> None:
@@ -191,23 +193,22 @@ class Recorder:
     def _tell(self) -> None:
         self.control.progress = {
             "step": self.trainer.step, "steps": self.config.steps, "images_per_second": self.speed,
-            "metrics": {**self.trainer.metrics, **self.trainer.results},
+            "metrics": {**self.trainer.metrics, **self.trainer.evaluation.results},
         }  # fmt: skip
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started
 
 
-def write_evaluation(folder: Path, trainer: Trainer) -> list[Path]:
-    """Pictures of the newest evaluation into a folder: its table of confusion, and its highest scores."""
+def write_evaluation(folder: Path, found: Evaluation, data: Data) -> list[Path]:
+    """Pictures of an evaluation into a folder: its table of confusion, and its highest scores."""
     written = []
-    if "confusion" in trainer.tables:
+    if "confusion" in found.tables:
         written.append(folder / "confusion.png")
-        names = trainer.data.facts["class_names"]
-        plots.write_confusion(written[-1], trainer.tables["confusion"].numpy(), names)
-    if trainer.shown:
+        plots.write_confusion(written[-1], found.tables["confusion"].numpy(), data.facts["class_names"])
+    if found.shown:
         written.append(folder / "mistakes.png")
-        images = trainer.data.held_out_batch([sample for _, sample, _ in trainer.shown])["images"]
-        captions = [caption for _, _, caption in trainer.shown]
+        images = data.held_out_batch([sample for _, sample, _ in found.shown])["images"]
+        captions = [caption for _, _, caption in found.shown]
         plots.write_mistakes(written[-1], images.permute(0, 2, 3, 1).cpu().numpy(), captions)
     return written

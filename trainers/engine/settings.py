@@ -6,6 +6,7 @@ Imports no torch: words are checked, all of them, before anything heavy is loade
 from __future__ import annotations
 
 import copy
+import json
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -399,6 +400,12 @@ def show_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return "none" if value is None else str(value)
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON keeps them."""
+    kept: dict[str, Any] = json.loads(json.dumps(dict(settings)))
+    return kept
 
 
 def _number(text: str, words: Sequence[str] = ()) -> float:

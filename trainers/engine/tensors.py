@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainers.engine.errors import CONFLICT, TroupeError
 
@@ -69,3 +69,44 @@ def read_weights(path: Path, networks: Sequence[str] = ()) -> dict[str, dict[str
         network, _, name = key.partition(".")
         weights.setdefault(network, {})[name] = tensor
     return weights
+
+
+def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], whose: str) -> None:
+    """Weights by network into networks. Raises TroupeError (exit code 4), naming tensors, where they do not fit."""
+    refuse_unlike(networks, weights, f"{whose}: the weights do not fit")
+    for name, network in networks.items():
+        network.load_state_dict(weights[name], strict=False)  # counts of batches may be missing
+
+
+def refuse_unlike(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], what: str) -> None:
+    """Raise TroupeError (exit code 4), a line for each network that the weights do not fit: `what` NAME: tensors."""
+    mistakes = [
+        f"{what} {name}: {some(wrong)}"
+        for name, network in networks.items()
+        if (wrong := unlike(network.state_dict(), weights.get(name, {})))
+    ]
+    if mistakes:
+        raise TroupeError(mistakes, CONFLICT)
+
+
+def some(differences: Sequence[str]) -> str:
+    """The first three of them, and how many more there are."""
+    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return ", ".join(differences[:3]) + more
+
+
+def unlike(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What differs between the tensors that are wanted and those given, sorted: missing, unknown, of another shape."""
+    found = []
+    for key in sorted(own.keys() | given.keys()):
+        if key.endswith("num_batches_tracked"):  # old files have none
+            continue
+        if key not in given:
+            found.append(f"{key} (missing)")
+        elif key not in own:
+            found.append(f"{key} (not in this network)")
+        elif own[key].shape != given[key].shape:
+            found.append(
+                f"{key} ({'x'.join(map(str, given[key].shape))} where {'x'.join(map(str, own[key].shape))} fits)"
+            )
+    return found
