@@ -4,6 +4,8 @@ One worker, one micro-batch in a step. The plain loop (benchmarks/plain/FAMILY.p
 troupe gives its workers. Both begin with the same weights, pictures and noise: in float32 the losses of the first step
 must agree to 1e-4, or the comparison is worth nothing and fails. bfloat16 is ours only, against the same plain loop.
 Bounds are on wall time; the ratio by CPU time stands beside it, since it suffers less from what else the machine does.
+How near our float32 step comes to what the core can do is told in its operations per second (convolutions and products
+of matrices, all else counted as none) over those of one large product of matrices.
 """
 
 from __future__ import annotations
@@ -46,7 +48,21 @@ def our_side(family: str, precision: str, warm_up: int, steps: int) -> dict[str,
     trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
     trainer.advance()
     answer = {"first": dict(trainer.metrics), **timed(trainer.advance, warm_up, steps)}
-    return {**answer, "data_seconds": seconds_of_data(family, plain)}
+    answer["data_seconds"] = seconds_of_data(family, plain)
+    return {**answer, **peak(trainer.advance)} if precision == "float32" else answer
+
+
+def peak(step: Callable[[], Any]) -> dict[str, float]:
+    """Operations of a step, and operations per second of one large product of matrices."""
+    import torch
+    import workload
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    left, right = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    best = min(workload.seconds_of_steps(lambda: left @ right, 2, 10))
+    return {"operations": counter.get_total_flops(), "product_operations_per_second": 2 * 2048**3 / best}
 
 
 def seconds_of_data(family: str, plain: Any) -> list[float]:
@@ -113,6 +129,15 @@ def compare(family: str, rounds: int, warm_up: int, steps: int) -> tuple[list[di
             "by CPU time": common.paired(medians(theirs, "cpu_seconds"), medians(ours, "cpu_seconds")),
             "first losses differ by": difference,
         })  # fmt: skip
+        if "operations" in ours[0]:
+            rows[-1]["part of a product's speed"] = common.spread(
+                [
+                    answer["operations"]
+                    / statistics.median(answer["seconds"])
+                    / answer["product_operations_per_second"]
+                    for answer in ours
+                ]
+            )
         if ours[0]["data_seconds"]:
             shares = [statistics.median(answer["data_seconds"]) / statistics.median(answer["cpu_seconds"])
                       for answer in ours]  # fmt: skip
