@@ -107,6 +107,8 @@ def main() -> None:
     options.add_argument("--data-dir", type=Path, required=True)
     options.add_argument("--runs-dir", type=Path, default=Path("runs"))
     given = options.parse_args()
+    if unknown := [part for part in given.parts if part not in PARTS]:
+        options.error(f"{unknown[0]}: no such part; there are {', '.join(PARTS)}")
     stored: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"runs": {}}
     for part in given.parts or PARTS:
         for seed in range(PARTS[part].seeds):

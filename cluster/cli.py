@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import traceback
@@ -89,17 +90,18 @@ def train(said: Words) -> Answer | None:
         return dry_run(prepare.dry_run(order))
     result = launch.launch(order, Progress(sys.stderr if said.has("json") else sys.stdout))
     speed, share, best = result.get("images_per_second"), result.get("evaluation_share"), result.get("best")
-    said_of = [f"{result['steps']} steps in {duration(result['seconds'])}", f"{speed:.0f} images/s" if speed else "",
+    steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
+    said_of = [f"{steps} in {duration(result['seconds'])}", f"{speed:.0f} images/s" if speed else "",
                f"{share:.1%} of the time in evaluations" if share else ""]  # fmt: skip
     lines = [f"{result['name']}: " + ", ".join(filter(None, said_of))]
     if result.get("target"):
-        lines.append(f"  reached     {result['target']} at step {result['steps']}, after {result['seconds']:.1f} s")
+        lines.append(f"  reached         {result['target']} at step {result['steps']}, after {result['seconds']:.1f} s")
     if best:
         newest = result["metrics"][best["metric"]]
         lines.append(
-            f"  {best['metric']:<10}  {newest:.4g} at the end, best {best['value']:.4g} at step {best['step']}"
+            f"  {best['metric']:<14}  {newest:.4g} at the end, best {best['value']:.4g} at step {best['step']}"
         )
-    lines += [f"  {part:<10}  {result[part]}" for part in launch.SHOWN if result.get(part)]
+    lines += [f"  {part:<14}  {from_here(result[part])}" for part in launch.SHOWN if result.get(part)]
     return result, "\n".join(lines), 0
 
 
@@ -215,12 +217,21 @@ def dry_run(resolved: dict[str, Any]) -> Answer:
     from trainers.engine.settings import show_value
 
     rows = [f"{key} = {show_value(value)}" for key, value in resolved["settings"].items()]
-    facts = [f"{key}: {value}" for key, value in resolved.items() if key not in ("settings", "schedule")]
-    if "schedule" in resolved:
-        from trainers.engine.plots import sparkline
+    facts = [f"{key}: {value}" for key, value in resolved.items() if isinstance(value, str)]
+    for course, title in (("schedule", "learning rate over the run, as a part of its peak"),
+                          ("momentum", "momentum over the run")):  # fmt: skip
+        if course in resolved:
+            from trainers.engine.plots import sparkline
 
-        rows += ["", "learning rate over the run, as a part of its peak:", sparkline(resolved["schedule"])]
+            rows += ["", f"{title}:", sparkline(resolved[course])]
+    rows += ["", *resolved["remarks"]] if "remarks" in resolved else []
     return resolved, "\n".join([*facts, *rows]), 0
+
+
+def from_here(path: str) -> str:
+    """A path as one would type it in this folder."""
+    near = os.path.relpath(path)
+    return path if near.startswith("..") else near
 
 
 def table(rows: Sequence[dict[str, Any]], empty: str) -> str:

@@ -34,7 +34,10 @@ def prepare(order: Order) -> tuple[str, Config, Path]:
     mistakes: list[str] = []
     stored: Mapping[str, Any] = {}
     family, weights = order.name, order.weights
-    if family not in registry.families(order.families):
+    known = registry.families(order.families)
+    if weights is not None and family not in known and not (order.runs_dir / family).exists():
+        registry.config_class(family, order.families)  # raises: no such family
+    if family not in known:
         folder = runfolder.find(order.runs_dir, order.name)
         if weights is not None:
             mistakes.append(f"--weights {weights}: is for a family; {order.name} is a run and has weights of its own")
@@ -47,9 +50,13 @@ def prepare(order: Order) -> tuple[str, Config, Path]:
         mistakes.append(f"{family}: needs --weights PATH, or name a run instead of a family")
     elif not weights.exists():
         mistakes.append(f"--weights {weights}: no such file")
+    elif (weights / "checkpoints").is_dir():
+        run, weights = weights, checkpoint.newest_whole(weights / "checkpoints")
+        if weights is None:
+            raise TroupeError(f"--weights {run}: it has no checkpoint that is whole", CONFLICT)
     kind = registry.config_class(family, order.families)
-    known = {key: value for key, value in stored.items() if key in kind.model_fields}
-    config, wrong = kind.from_words({**known, "device": "cpu", "target": "none", **order.settings}, family)
+    old = {key: value for key, value in stored.items() if key in kind.model_fields}
+    config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **order.settings}, family)
     mistakes += wrong
     if not kind.metrics:
         mistakes.append(f"{family}: evaluates nothing yet; `troupe sample` draws pictures")
@@ -83,7 +90,7 @@ def evaluate(order: Order) -> dict[str, Any]:
         family = registry.family_class(name, order.families)(config, data.facts)
         trainer = Trainer(family, data, config, World(), Control())
         whose = f"--weights {path}" if order.weights else order.name
-        load_weights(trainer.networks, read_weights(path, tuple(trainer.networks)), whose)
+        load_weights(trainer.networks, read_weights(path, tuple(trainer.networks), averaged=True), whose)
         trainer.evaluate()
     result: dict[str, Any] = {
         "name": order.name,

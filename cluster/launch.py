@@ -66,7 +66,10 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
     if prepared.folder is not None:
         finished = _finished(prepared)
         if finished is not None:
-            progress.say(f"{prepared.folder.name}: finished before, at step {finished['steps']}; raise steps to go on")
+            ended = f"finished before, at step {finished['steps']}; raise steps to go on"
+            if finished["steps"] < config.steps:
+                ended = f"reached {config.target} at step {finished['steps']}; say target=none to go on"
+            progress.say(f"{prepared.folder.name}: {ended}")
             return with_paths(finished, prepared.folder)
     data = open_for(config, order.data_dir, order.families, progress.say, progress.packing)
     fingerprint, shapes = data.fingerprint, plain(data.facts)
@@ -87,6 +90,9 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
     )  # fmt: skip
     hint = checks.idle_cores(config) if not order.address else None
     progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
+    progress.say(_samples(config, shapes))
+    for remark in config.remarks():
+        progress.say(remark)
     try:
         if config.workers == 1 and not order.address:
             result = _here(plan, progress)
@@ -188,7 +194,16 @@ def _what(config: Config, prepared: Prepared) -> str:
     """What is about to happen, in a few words."""
     workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
     verb = "going on to" if prepared.folder is not None else "training"
-    return f"{verb} {config.steps} steps of {config.batch_size} samples with {workers}, exchange {config.exchange}"
+    steps = "1 step" if config.steps == 1 else f"{config.steps} steps"
+    return f"{verb} {steps} of {config.batch_size} samples with {workers}, exchange {config.exchange}"
+
+
+def _samples(config: Config, facts: Mapping[str, Any]) -> str:
+    """What there is to learn from, in a few words."""
+    names = list(facts.get("class_names", ()))
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    classes = f", {len(names)} classes ({shown})" if names else ""
+    return f"data={config.data}: {facts['size']} samples, {facts['held_out']} held out{classes}"  # type: ignore[attr-defined]
 
 
 def _for_workers(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,11 @@ def prepare(order: Order) -> Prepared:
     """Check every word of a command. Raises TroupeError: exit code 2 with all mistakes first, then 3, then 4."""
     mistakes: list[str] = []
     from_file = _read_config(order.config, mistakes)
-    words = {**from_file, **dict(order.settings or {})}
+    said = dict(order.settings or {})
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in said and other not in said:
+            from_file.pop(other, None)
+    words = {**from_file, **said}
     in_file = words.pop("family", None)
     family = order.family if order.family is not None or in_file is None else str(in_file)
     stored: dict[str, Any] = {}
@@ -88,7 +92,7 @@ def prepare(order: Order) -> Prepared:
             mistakes += error.mistakes
         else:
             old = {key: value for key, value in stored.get("settings", {}).items() if key in kind.model_fields}
-            if "steps" in words and "epochs" in words:
+            if "steps" in words and words.get("epochs", "none") not in (None, "none"):
                 mistakes.append("steps and epochs: say one of them; the other follows from the size of the data")
             if "steps" in words:
                 old.pop("epochs", None)
@@ -140,7 +144,7 @@ def _read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     import yaml
 
     try:
-        read = yaml.safe_load(expanded(path).read_text())
+        read = yaml.load(expanded(path).read_text(), yaml.BaseLoader)  # texts, read as those on the command line
     except OSError as error:
         mistakes.append(f"--config {path}: {error.strerror}")
         return {}
@@ -150,7 +154,14 @@ def _read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     if not isinstance(read, dict):
         mistakes.append(f"--config {path}: needs lines of the form `setting: value`")
         return {}
-    return {str(key): value for key, value in read.items()}
+    words: dict[str, str] = {}
+    for key, value in read.items():
+        if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(part, str) for part in value)):
+            mistakes.append(f"--config {path}: {key}: needs one value, or a list of values")
+        else:
+            word = ":".join(value) if isinstance(value, list) else value
+            words[key] = "none" if word in ("", "~", "null") else word
+    return words
 
 
 def _check_from(order: Order) -> list[str]:
@@ -166,10 +177,10 @@ def weights_path(order: Order) -> Path:
     """The file with the weights of `--from`: of a checkpoint, or exported."""
     assert order.from_run is not None
     given = expanded(order.from_run)
-    if given.suffix == ".safetensors" or os.path.exists(given / "weights.safetensors"):
-        file = given if given.suffix == ".safetensors" else given / "weights.safetensors"
+    for file in (given / "weights.safetensors", given):
         if os.path.isfile(file):
             return file
+    if given.suffix in (".safetensors", ".pt", ".pth", ".th"):
         raise TroupeError(f"--from {order.from_run}: no such file", WORDS)
     try:
         folder = runfolder.find(order.runs_dir, order.from_run)
@@ -228,5 +239,10 @@ def dry_run(order: Order) -> dict[str, Any]:
     resolved["settings"] = plain(config.model_dump())
     if config.schedule != "constant" or config.warm_up > 0:
         course = schedules.of(config, 1.0)
-        resolved["schedule"] = [course(round(config.steps * place / 60), ())["lr"] for place in range(60)]
+        rows = [course(round(config.steps * place / 60), ()) for place in range(60)]
+        resolved["schedule"] = [row["lr"] for row in rows]
+        if len({row.get("momentum") for row in rows}) > 1:
+            resolved["momentum"] = [row["momentum"] for row in rows]
+    if config.evaluate_every != "auto" and (remarks := config.remarks()):
+        resolved["remarks"] = remarks
     return resolved

@@ -42,7 +42,7 @@ def prepare(order: Order) -> list[tuple[str, Config]]:
     kind = registry.config_class(order.family, order.families)
     mistakes: list[str] = []
     configs = []
-    for name, tiny in kind.tiny.items():
+    for name, tiny in variants(kind.tiny, order.settings).items():
         config, wrong = kind.from_words(
             {"workers": 4, **tiny, "steps": STEPS, "device": "cpu", "evaluate_every": 0, **order.settings}, order.family
         )
@@ -59,6 +59,19 @@ def prepare(order: Order) -> list[tuple[str, Config]]:
     if mistakes:
         raise TroupeError(mistakes, WORDS)
     return configs
+
+
+def variants(
+    tiny: Mapping[str, Mapping[str, Any]], said: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:  # fmt: skip
+    """A family's small variants; those named after a setting that the command gives are one, of that name."""
+    chosen: dict[str, Mapping[str, Any]] = {}
+    for name, settings in tiny.items():
+        key = next((key for key, value in settings.items() if value == name and key in said), None)
+        label = str(said[key]) if key else name
+        if label not in chosen or label == name:
+            chosen[label] = settings
+    return chosen
 
 
 def dry_run(order: Order) -> dict[str, Any]:

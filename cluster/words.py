@@ -66,7 +66,7 @@ VERBS = {
         "troupe verify dcgan workers=4",
     ),
     "evaluate": Verb(
-        "tell how good a run is, or somebody's weights", ("NAME",), True,
+        "tell how good a run is, or somebody's weights", ("NAME|FAMILY",), True,
         (
             Option("weights", "PATH", "weights for a family and its settings, instead of a run"),
             Option("out", "DIR", "write pictures there: confusion.png, mistakes.png"),
@@ -162,7 +162,10 @@ def parse(arguments: Sequence[str]) -> Words:
             option = options.get(name)
             if option is None:
                 known = {f"--{known}": None for known in options}
-                words.mistakes.append(f"--{name}: no such option of {words.verb}{did_you_mean('--' + name, known)}")
+                hint = did_you_mean("--" + name, known)
+                if verb.settings:
+                    hint = f"{hint[:-1]}, or {name}=...?" if hint else f"; settings have no dashes: {name}=..."
+                words.mistakes.append(f"--{name}: no such option of {words.verb}{hint}")
                 if not equals and rest and not rest[0].startswith("-") and "=" not in rest[0] and words.names:
                     rest.pop(0)  # most likely its value
                 continue

@@ -34,7 +34,9 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
     """The settings of a family. Raises TroupeError (exit code 2) for an unknown one."""
     known = families(extra)
     if name not in known:
-        raise TroupeError(f"{name}: no such family{did_you_mean(name, known)}; `troupe families` lists them", WORDS)
+        meant = [f"{family} {setting}" for family in families() if (setting := config_class(family).meant(name))]
+        hint = f"; did you mean {meant[0]}?" if meant else did_you_mean(name, known)
+        raise TroupeError(f"{name}: no such family{hint}; `troupe families` lists them", WORDS)
     found = [
         value for value in vars(_module(name, known[name], "config")).values()
         if isinstance(value, type) and issubclass(value, Config) and value.__module__.endswith(f".{name}.config")

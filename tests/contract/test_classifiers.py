@@ -132,7 +132,7 @@ def test_weights_of_another_architecture_are_refused_with_their_keys(
         (["train", "cifar_speed", "data=digits", "image_size=64"],
          "image_size=64: cifar_speed takes 25 to 48 pixels; say image_size=32"),
         (["train", "classifier", "model=alexnet", "data=digits"],
-         "model=alexnet: does not fit images of 32x32; the smallest usual size that fits is 64"),
+         "model=alexnet: does not fit images of 32x32; say image_size=64"),
         (["train", "cifar_speed", "optimizer=adamw"],
          "optimizer=adamw: cifar_speed learns by sgd only; leave it out"),
         (["train", "classifier", "classes=7", "data=digits"], "classes=7: data=digits has 10; leave classes out"),

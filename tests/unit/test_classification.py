@@ -51,7 +51,8 @@ def misfits_of(family: str, facts: Mapping[str, Any], **words: Any) -> list[str]
         ("eval_acuracy:0.9", "eval_acuracy names no metric of {family}; did you mean eval_accuracy?"),
         ("accuracy:0.9", "accuracy names no metric of {family}; did you mean eval_accuracy?"),
         ("xyz:1", "xyz names no metric of {family}; there are eval_accuracy, eval_loss"),
-        ("0.94", "0.94 names no metric of {family}; there are eval_accuracy, eval_loss"),
+        ("0.94", "of what? say target=eval_accuracy:0.94"),
+        ("eval_accuracy:94", "an accuracy is at most 1; say target=eval_accuracy:0.94"),
         ("eval_accuracy", "needs a number, as in target=eval_accuracy:0.94"),
         ("eval_accuracy:", "needs a number, as in target=eval_accuracy:0.94"),
         ("eval_accuracy:high", "needs a number, as in target=eval_accuracy:0.94"),
@@ -137,6 +138,24 @@ def test_data_without_labels_is_refused(family: str) -> None:
         ]
 
 
+def test_folders_that_are_parts_and_no_classes_are_told() -> None:
+    facts = {**COLOUR, "classes": 2, "class_names": ("Test", "train")}
+    assert misfits_of("classifier", facts, data="imagefolder:pets/") == [
+        "data=imagefolder:pets/: its folders Test and train are parts, and no classes; give the folder whose "
+        "folders are the classes, as data=imagefolder:pets/train"
+    ]
+    assert misfits_of("classifier", {**facts, "class_names": ("test", "dogs")}) == []
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_norms_over_one_number_are_told(size: int) -> None:
+    lines = misfits_of("darknet", {**COLOUR, "image_size": size}, batch_size=4, microbatch_size=1)
+    assert lines == (
+        ["microbatch_size=1: the last norms need two images or more; say microbatch_size=2"] if size <= 16 else []
+    )
+    assert misfits_of("darknet", {**COLOUR, "image_size": 32}, batch_size=4, microbatch_size=1) == []
+
+
 def test_another_number_of_classes_is_told() -> None:
     assert misfits_of("classifier", GREY, classes=7) == ["classes=7: data=digits has 10; leave classes out"]
     assert misfits_of("darknet", COLOUR, classes=100) == ["classes=100: data=cifar10 has 10; leave classes out"]
@@ -162,7 +181,7 @@ def test_a_border_wider_than_the_images_is_told() -> None:
 )
 def test_images_too_small_for_a_model_are_told_with_a_size_that_fits(model: str, size: int, fits: int) -> None:
     assert misfits_of("classifier", {**GREY, "image_size": size}, model=model) == [
-        f"model={model}: does not fit images of {size}x{size}; the smallest usual size that fits is {fits}"
+        f"model={model}: does not fit images of {size}x{size}; say image_size={fits}"
     ]
 
 
@@ -338,7 +357,7 @@ def test_mistakes_are_told_with_what_was_seen_instead_and_hits_never_shown() -> 
             assert scores[row] == -math.inf
         else:
             assert float(scores[row]) == pytest.approx(share)
-            assert captions[row] == f"{names[guess]}, not {names[label]} {share:.1%}"
+            assert captions[row] == f"{names[guess]} ({share:.1%}), is {names[label]}"
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

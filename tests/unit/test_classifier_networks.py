@@ -208,14 +208,22 @@ def test_inception_networks_give_auxiliary_logits_when_they_learn_and_warn_of_no
 @pytest.mark.parametrize(
     ("model", "size", "usual"),
     [
-        ("alexnet", 32, 64), ("vgg11", 28, 32), ("inception_v3", 128, 299), ("vit_b_16", 40, 16), ("maxvit_t", 32, 224),
-        ("cnn", 15, 16), ("simple_cnn", 7, 8), ("lenet", 11, 16),
+        ("alexnet", 32, "64"), ("vgg11", 28, "32"), ("inception_v3", 128, "299"), ("vit_b_16", 40, "32|64"),
+        ("maxvit_t", 32, "224"), ("cnn", 15, "16"), ("simple_cnn", 7, "8"), ("lenet", 11, "16"),
     ],
 )  # fmt: skip
-def test_a_misfit_is_told_with_a_size_that_fits(model: str, size: int, usual: int) -> None:
-    assert misfit(model, 3, size, 10) == (
-        f"model={model}: does not fit images of {size}x{size}; the smallest usual size that fits is {usual}"
+def test_a_misfit_is_told_with_the_nearest_sizes_that_fit(model: str, size: int, usual: str) -> None:
+    sizes = " or ".join(f"image_size={side}" for side in usual.split("|"))
+    assert misfit(model, 3, size, 10) == f"model={model}: does not fit images of {size}x{size}; say {sizes}"
+
+
+@pytest.mark.parametrize(("model", "size"), [("mlp_bn", 8), ("resnet18", 32)])
+def test_a_norm_over_one_number_is_told(model: str, size: int) -> None:
+    assert misfit(model, 1, size, 10, rows=1) == (
+        f"microbatch_size=1: a norm of model={model} needs two images or more; say microbatch_size=2"
     )
+    assert misfit(model, 1, size, 10, rows=2) is None
+    assert misfit("resnet18", 1, 64, 10, rows=1) is None
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ TRAIN = ("train", "dcgan")
         ((*TRAIN, "--config", "missing.yaml"), "--config missing.yaml: No such file or directory"),
         ((*TRAIN, "--families", "missing"), None),
         ((*TRAIN, "--from", "missing"), "--from missing: neither a run nor an exported file"),
-        ((*TRAIN, "--nam", "x"), "--nam: no such option of train; did you mean --name?"),
+        ((*TRAIN, "--nam", "x"), "--nam: no such option of train; did you mean --name, or nam=...?"),
         ((*TRAIN, "again"), "again: one name too many"),
         (("tran", "dcgan"), "tran: no such verb; did you mean train?; `troupe --help` lists them"),
         (("verify",), "verify: needs a family, as in `troupe verify dcgan workers=4`"),
@@ -163,9 +163,9 @@ def test_a_name_is_checked_where_the_family_is_wrong_too(command: Command) -> No
         (b"", "--config broken.yaml: needs lines of the form `setting: value`"),
         (b"learning_rat: 1\n", "learning_rat: no such setting of dcgan; did you mean learning_rate?"),
         (b"steps: many\n", "steps=many: is not a number"),
-        (b"learning_rate: .inf\n", "learning_rate=inf: "),
+        (b"learning_rate: .inf\n", "learning_rate=.inf: is not a number"),
         (b"learning_rate:\n", "learning_rate=none: "),
-        (b"learning_rate: {a: 1}\n", "learning_rate={'a': 1}: "),
+        (b"learning_rate: {a: 1}\n", "--config broken.yaml: learning_rate: needs one value, or a list of values"),
         (b"data: 7\n", "data=7: "),
     ],
 )
@@ -190,6 +190,51 @@ def test_words_of_the_command_line_win_over_those_of_the_config_file(command: Co
     told = command("train", "--config", "c.yaml", "seed=6", "--dry-run", "--json")
     settings = json.loads(told.out)["settings"]
     assert (settings["steps"], settings["seed"], settings["learning_rate"]) == (1000, 6, 0.001)
+
+
+def test_a_config_file_is_read_as_words_are(command: Command) -> None:
+    (command.folder / "c.yaml").write_text(
+        "family: darknet\nblocks: 1:2:4:6:3\ncycle_momentum: [0.9, 0.8]\nlearning_rate: 1e-3\nepochs: 3\nflip: none\n"
+    )
+    told = command("train", "--config", "c.yaml", "data=digits", "steps=5", "evaluate_every=1", "--dry-run", "--json")
+    settings = json.loads(told.out)["settings"]
+    assert settings["blocks"] == [1, 2, 4, 6, 3]
+    assert settings["cycle_momentum"] == [0.9, 0.8]
+    assert (settings["learning_rate"], settings["flip"]) == (0.001, "none")
+    assert (settings["steps"], settings["epochs"]) == (5, None)  # what is typed wins over the file
+
+
+def test_settings_that_change_nothing_are_told(command: Command) -> None:
+    words = ["train", "classifier", "model=mlp", "steps=50", "--dry-run"]
+    told = command(*words, "momentum=0.5", "decay_at=0.5", "target=eval_accuracy:0.9", "evaluate_every=100")
+    assert told.code == 0
+    assert told.out.splitlines()[-3:] == [
+        "target=eval_accuracy:0.9: is looked at when the run is over only (evaluate_every=100, steps=50); say "
+        "evaluate_every=5 for more",
+        "decay_at=0.5: changes nothing with schedule=one_cycle; it is of step",
+        "momentum=0.5: changes nothing with schedule=one_cycle; say cycle_momentum=0.5:0.5",
+    ]
+
+
+def test_names_that_other_tools_use_are_answered_with_ours(command: Command) -> None:
+    told = command("train", "classifier", "lr=0.1", "decay_at=0.3,0.6", "warm_up=5")
+    for word in ("resnet20", "vgg16"):
+        answer = f"{word}: no such family; did you mean classifier model={word}?; `troupe families` lists them"
+        assert command("train", word).lines == [answer]
+    assert told.code == WORDS
+    assert told.lines == [
+        "lr: no such setting of classifier; did you mean learning_rate?",
+        "decay_at=0.3,0.6: the parts of a list are separated by colons, as in 0.3:0.6",
+        "warm_up=5: must be below 1 (a part of the run, as in 0.3)",
+    ]
+
+
+def test_a_dry_run_draws_the_momentum_where_it_moves(command: Command) -> None:
+    for family in ("dcgan", "classifier"):
+        words = ("train", family, "steps=50", "schedule=one_cycle", "cycle_momentum=0.9:0.8", "--dry-run", "--json")
+        course = json.loads(command(*words).out)["momentum"]
+        assert (course[0], min(course)) == (0.9, pytest.approx(0.8, abs=0.01))
+    assert "momentum" not in json.loads(command("train", "dcgan", "schedule=cosine", "--dry-run", "--json").out)
 
 
 def test_more_workers_than_cpus_are_refused_with_code_3(command: Command) -> None:
@@ -556,6 +601,6 @@ def test_the_command_ends_with_its_code_and_one_line_for_each_mistake(tmp_path: 
     assert done.returncode == WORDS
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "troupe: --bogus: no such option of train",
+        "troupe: --bogus: no such option of train; settings have no dashes: bogus=...",
         "troupe: steps=many: is not a number",
     ]

@@ -76,7 +76,10 @@ def test_a_word_is_read_as_the_type_of_its_setting_wants(name: str, word: str, v
 @pytest.mark.parametrize("name", ["rate", "depth", "clip", "widths", "flag", "mode", "size"])
 def test_choices_and_ranges_are_refused_with_the_reason(name: str, word: str) -> None:
     (line,) = mistakes_of(**{name: word})
-    assert line == f"{name}={word}: one value is needed here; choices (a,b) and ranges (a..b) are for a search"
+    reason = "one value is needed here; choices (a,b) and ranges (a..b) are for a search"
+    if name == "widths" and "," in word:
+        reason = "the parts of a list are separated by colons, as in 0.1:0.2"
+    assert line == f"{name}={word}: {reason}"
 
 
 @pytest.mark.parametrize(

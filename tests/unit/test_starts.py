@@ -148,7 +148,7 @@ def test_a_file_without_weights_is_told_in_one_line_and_leaves_nothing(old: RunF
     Path("bad.safetensors").write_bytes(b"no weights" * 10)
     line = refused(CONFLICT, family="dcgan", name="new", from_run="bad.safetensors", **TINY)
     assert line.startswith("--from: no weights can be read (")
-    assert line.endswith("); give a run, or what `troupe export` wrote")
+    assert line.endswith("); give a state dict that torch saved, or a file or folder that `troupe export` wrote")
     assert [path.name for path in Path("runs").iterdir()] == ["old"]
     launch.train("dcgan", name="new", from_run="old", **TINY)
 

@@ -47,7 +47,7 @@ def alternating_flips(indices: Sequence[int], epochs: Sequence[int], seed: int) 
     """
     with np.errstate(over="ignore"):
         mixed = np.asarray(indices, np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
-        for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):  # the finaliser of splitmix64 (Steele 2014)
+        for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):  # the factors of splitmix64 (Steele 2014)
             mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(factor)
     coin = (mixed >> np.uint64(63)).astype(bool)
     return torch.from_numpy(coin ^ (np.asarray(epochs) % 2 == 1))

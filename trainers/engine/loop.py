@@ -27,6 +27,7 @@ from trainers.engine.world import World
 
 CHUNK = 16  # grid cells drawn at once: must not depend on the workers, or the bits would
 EVALUATION_CHUNK = 256  # held-out samples evaluated at once
+SCHEDULED = ("lr", "momentum", "betas")  # values of an optimizer's groups that schedules move
 WEIGHT, STOP, LOSS = 0, 1, 2  # places in the row that each micro-batch adds to
 
 
@@ -63,6 +64,10 @@ class Trainer:
             name: [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for name, (optimizer, _) in self.optimizers.items()
         }
+        self.begun = {
+            name: [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+            for name, (optimizer, _) in self.optimizers.items()
+        }  # values of the groups, as the settings of now say them
         self.writing = {
             name for name, (optimizer, _) in self.optimizers.items()
             if not all(group.get("fused") for group in optimizer.param_groups)
@@ -340,7 +345,10 @@ class Trainer:
             "phase_counts": dict(self.phase_counts),
             "networks": {name: network.state_dict() for name, network in self.networks.items()},
             "ema": {name: network.state_dict() for name, network in self.ema.items()},
-            "optimizers": {name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()},
+            "optimizers": {
+                name: {"kind": type(optimizer).__name__, "begun": self.begun[name], **optimizer.state_dict()}
+                for name, (optimizer, _) in self.optimizers.items()
+            },
             "carried": dict(sorted(carried.items())),
             "sample_inputs": self.sample_inputs,
             "best": self.best,
@@ -367,7 +375,15 @@ class Trainer:
         for name, network in self.ema.items():
             network.load_state_dict(state["ema"].get(name, state["networks"][name]))
         for name, (optimizer, _) in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            saved = state["optimizers"].get(name, {})
+            if saved.get("kind") == type(optimizer).__name__:
+                optimizer.load_state_dict(saved)
+                for group, now, then in zip(optimizer.param_groups, self.begun[name], saved["begun"], strict=True):
+                    group.update({
+                        key: value for key, value in now.items() if key in SCHEDULED or then.get(key) != value
+                    })  # fmt: skip
+            elif self.world.rank == 0:
+                self.control.say(f"optimizer {name}: another kind than the checkpoint's, so it begins without a memory")
         self.carried = {
             index: self._to_device(state["carried"].get(index, {})) or self.carried[index]
             for index in self.exchange.share
@@ -377,7 +393,7 @@ class Trainer:
         """Begin with another run's weights. Raises TroupeError (exit code 4) where they do not fit."""
         load_weights(self.networks, weights, "--from")
         for name, network in self.ema.items():
-            network.load_state_dict(weights[name])
+            network.load_state_dict(weights[name], strict=False)  # as `load_weights`
 
     def check(self) -> None:
         """Compare the replicas. Raises TroupeError naming a tensor that is not finite, or differs between workers."""

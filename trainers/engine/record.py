@@ -39,6 +39,7 @@ class Recorder:
         self.speed = 0.0
         self.events: Any = None
         self.saved = (-1, 0)  # step and phases done of the newest checkpoint
+        self.first_step = 0  # of this process
 
     def begin(self) -> None:
         """Go on from the newest checkpoint; or save the first one."""
@@ -57,9 +58,9 @@ class Recorder:
                     self.folder.forget_after(trainer.step)
         else:
             for weights in self.folder.path.glob("from.*"):
-                trainer.load_weights(read_weights(weights))
+                trainer.load_weights(read_weights(weights, tuple(trainer.networks)))
         self.started = time.monotonic()
-        self.since = (trainer.step, self.started)
+        self.since, self.first_step = (trainer.step, self.started), trainer.step
         if name is None:
             if self.first and not self.folder.real.exists():
                 with checkpoint.writing(self.folder.path):
@@ -130,6 +131,8 @@ class Recorder:
         """The result of a run that has made its last step."""
         trainer, seconds = self.trainer, self._elapsed()
         self.save()
+        if trainer.step == self.first_step and int(self.config.evaluate_every) and trainer.data.held_out:
+            trainer.evaluate()  # the process that did so at this step was killed before it drew its pictures
         if self.folder.metrics.exists():
             self._picture()
         grids = sorted(self.folder.grids.glob("step_*.png"))
@@ -202,13 +205,12 @@ class Recorder:
 
 def write_evaluation(folder: Path, found: Evaluation, data: Data) -> list[Path]:
     """Pictures of an evaluation into a folder: its table of confusion, and its highest scores."""
-    written = []
+    confusion, mistakes = folder / "confusion.png", folder / "mistakes.png"
+    mistakes.unlink(missing_ok=True)  # of an evaluation before, when now there are none
     if "confusion" in found.tables:
-        written.append(folder / "confusion.png")
-        plots.write_confusion(written[-1], found.tables["confusion"].numpy(), data.facts["class_names"])
+        plots.write_confusion(confusion, found.tables["confusion"].numpy(), data.facts["class_names"])
     if found.shown:
-        written.append(folder / "mistakes.png")
         images = data.held_out_batch([sample for _, sample, _ in found.shown])["images"]
         captions = [caption for _, _, caption in found.shown]
-        plots.write_mistakes(written[-1], images.permute(0, 2, 3, 1).cpu().numpy(), captions)
-    return written
+        plots.write_mistakes(mistakes, images.permute(0, 2, 3, 1).cpu().numpy(), captions)
+    return [path for path in (confusion, mistakes) if path.exists()]

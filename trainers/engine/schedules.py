@@ -23,23 +23,18 @@ def constant(**values: float) -> Schedule:
     return lambda step, history: values
 
 
-def of(config: Config, learning_rate: float, momentum: float | None = None) -> Schedule:
-    """The schedule that the settings name, with this peak of the learning rate.
-
-    `momentum` is given where the optimizer has one that may move: one_cycle moves it, the others leave it there.
-    """
+def of(config: Config, learning_rate: float) -> Schedule:
+    """The schedule that the settings name, with this peak of the learning rate; one_cycle moves the momentum too."""
     if config.schedule == "constant" and not config.warm_up:
-        return constant(lr=learning_rate) if momentum is None else constant(lr=learning_rate, momentum=momentum)
+        return constant(lr=learning_rate)
 
     def values(step: int, history: Sequence[float]) -> Mapping[str, float]:
         done = step / max(config.steps, 1)
         rate = learning_rate * factor(config, done, history)
         if config.warm_up > 0:
             rate *= min(1.0, (step + 1) / (config.warm_up * config.steps))
-        if momentum is None:
+        if config.schedule != "one_cycle" or not config.moves_momentum:
             return {"lr": rate}
-        if config.schedule != "one_cycle":
-            return {"lr": rate, "momentum": momentum}
         start, peak = config.cycle_momentum
         return {
             "lr": rate,

@@ -99,6 +99,20 @@ def _evaluation_needed(target: str, schedule: str, every: int | str) -> str | No
     return f"{asked}: needs evaluations; say evaluate_every=auto instead of 0"
 
 
+SCHEDULE_SETTINGS = {
+    "cycle_ratio": ("one_cycle",), "cycle_tail": ("one_cycle",), "cycle_peak": ("one_cycle",),
+    "cycle_momentum": ("one_cycle",), "decay_after": ("linear",), "decay_at": ("step",),
+    "decay_factor": ("step", "plateau"), "patience": ("plateau",),
+}  # fmt: skip
+OTHER_NAMES = {
+    "lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "num_classes": "classes", "dataset": "data",
+    "num_workers": "workers", "gpus": "workers", "max_steps": "steps", "max_epochs": "epochs", "num_epochs": "epochs",
+    "scheduler": "schedule", "lr_scheduler": "schedule", "dtype": "precision", "normalization": "normalisation",
+    "warmup": "warm_up", "img_size": "image_size", "size": "image_size", "arch": "model",
+    "width_factor": "widen_factor",
+}  # what other tools call a setting  # fmt: skip
+
+
 class Config(BaseModel):
     """The settings that every family has. A family's `config.py` extends it."""
 
@@ -118,8 +132,9 @@ class Config(BaseModel):
     defaults: ClassVar[Mapping[str, Any]] = {}  # of a family, where they differ from those of the class it extends
 
     steps: int = setting(
-        1000, "optimizer steps of the run; may be raised later, which extends it", unit="steps", at_least=0
-    )
+        1000, "optimizer steps, where there are no `epochs`; may be raised later where the schedule stays flat",
+        unit="steps", at_least=0,
+    )  # fmt: skip
     epochs: float | None = setting(
         None, "passes over the training part, from which `steps` follows; none: as `steps` says", unit="epochs", above=0
     )
@@ -158,7 +173,7 @@ class Config(BaseModel):
         source="Goyal 2017, section 2.2",
     )  # fmt: skip
     cycle_ratio: float = setting(
-        20.0, "one_cycle: peak of the learning rate over its start", above=1, source="Smith 2018, section 4.2"
+        20.0, "one_cycle: peak of the learning rate over its start", above=1, source="Smith 2018, section 4.1"
     )
     cycle_tail: float = setting(
         0.2, "one_cycle: part of the run for the last descent, from the start's rate to a hundredth of it",
@@ -211,7 +226,9 @@ class Config(BaseModel):
             value = tuple(value) if isinstance(value, list) else value  # JSON and YAML know lists only
             field = cls.model_fields.get(name)
             if field is None:
-                mistakes.append(f"{name}: no such setting of {family}{did_you_mean(name, cls.model_fields)}")
+                usual = OTHER_NAMES.get(name, "") if OTHER_NAMES.get(name) in cls.model_fields else ""
+                hint = f"; did you mean {usual}?" if usual else did_you_mean(name, cls.model_fields)
+                mistakes.append(f"{name}: no such setting of {family}{hint}")
                 continue
             try:
                 value = read_value(field.annotation, value) if isinstance(value, str) else value
@@ -264,6 +281,11 @@ class Config(BaseModel):
         return self.batch_size // self.microbatch_size
 
     @classmethod
+    def meant(cls, word: str) -> str | None:
+        """The setting that somebody may mean who takes this word for a family, as in `model=resnet20`."""
+        return None
+
+    @classmethod
     def wrong_target(cls, target: str, family: str = "the family") -> str | None:
         """What is wrong with `target=`, in a line, or None."""
         if target == "none":
@@ -271,8 +293,10 @@ class Config(BaseModel):
         known = [f"eval_{metric}" for metric in cls.metrics]
         if not known:
             return f"target={target}: {family} evaluates nothing that could be reached"
-        metric, _, number = target.partition(":")
+        metric, colon, number = target.partition(":")
         if metric not in known:
+            if not colon and metric.replace(".", "", 1).isdigit():
+                return f"target={target}: of what? say target={known[0]}:{target}"
             advice = did_you_mean(metric, known) or f"; there are {', '.join(known)}"
             return f"target={target}: {metric} names no metric of {family}{advice}"
         try:
@@ -293,6 +317,11 @@ class Config(BaseModel):
     def evaluation_passes(self) -> int:
         """How often an evaluation runs a sample through the networks."""
         return 1
+
+    @property
+    def moves_momentum(self) -> bool:
+        """Whether the optimizers have a momentum, or a beta1, that one_cycle may move."""
+        return False
 
     def resolved(self, facts: Mapping[str, Any]) -> Self:
         """With what follows from the size of the data: `steps` from `epochs`, and how often to evaluate.
@@ -319,6 +348,24 @@ class Config(BaseModel):
     def spans_the_run(self) -> bool:
         """Whether the learning rate at a step depends on how many there will be."""
         return self.schedule in ("one_cycle", "cosine", "step", "linear") or self.warm_up > 0
+
+    def remarks(self) -> list[str]:
+        """What a person should know of resolved settings that are not wrong, a line each."""
+        lines = []
+        asked = f"target={self.target}" if self.target != "none" else "schedule=plateau"
+        if (self.target != "none" or self.schedule == "plateau") and int(self.evaluate_every) >= self.steps > 1:
+            lines.append(
+                f"{asked}: is looked at when the run is over only (evaluate_every={self.evaluate_every}, "
+                f"steps={self.steps}); say evaluate_every={max(1, self.steps // 10)} for more"
+            )
+        for name, schedules in SCHEDULE_SETTINGS.items():
+            value = getattr(self, name)
+            if self.schedule not in schedules and value != type(self).model_fields[name].get_default():
+                lines.append(
+                    f"{name}={show_value(value)}: changes nothing with schedule={self.schedule}; it is of "
+                    f"{' and '.join(schedules)}"
+                )
+        return lines
 
     def recipe(self) -> dict[str, Any]:
         """The settings that fix the numbers of the run."""
@@ -371,6 +418,8 @@ def read_value(annotation: Any, text: str) -> Any:
         return text
     if text.lower() == "none" and type(None) in options:
         return None
+    if "," in text and any(get_origin(option) is tuple for option in options):
+        raise ValueError(f"the parts of a list are separated by colons, as in {text.replace(',', ':')}")
     if "," in text or ".." in text:
         raise ValueError("one value is needed here; choices (a,b) and ranges (a..b) are for a search")
     for option in options:
@@ -434,7 +483,8 @@ def _hold_bounds(field: FieldInfo, value: Any) -> None:
             holds = {"at least": number >= limit, "above": number > limit,
                      "at most": number <= limit, "below": number < limit}  # fmt: skip
             if not holds[bound]:
-                raise ValueError(f"must be {bound} {show_value(limit)}")
+                part = " (a part of the run, as in 0.3)" if _facts(field)["unit"] == "share" else ""
+                raise ValueError(f"must be {bound} {show_value(limit)}{part}")
 
 
 def _bounds(field: FieldInfo) -> str:

@@ -34,8 +34,8 @@ def as_uint8(images: Tensor) -> Tensor:
     return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
 
-def read_weights(path: Path, networks: Sequence[str] = ()) -> dict[str, dict[str, Tensor]]:
-    """Weights by network: of a checkpoint (averaged, where there is an average), an exported file or folder, or any
+def read_weights(path: Path, networks: Sequence[str] = (), averaged: bool = False) -> dict[str, dict[str, Tensor]]:
+    """Weights by network: of a checkpoint (`averaged` where there is an average), an exported file or folder, or any
     state dict of torch, which then is that of the only one of `networks`; a prefix `module.` is taken off.
 
     Raises TroupeError (exit code 4) where it is none of these, or damaged.
@@ -50,16 +50,18 @@ def read_weights(path: Path, networks: Sequence[str] = ()) -> dict[str, dict[str
         else:
             tensors = torch.load(file, map_location="cpu", weights_only=True)
         if "networks" in tensors:
-            return {**tensors["networks"], **(tensors.get("ema", {}) if networks else {})}
+            return {**tensors["networks"], **(tensors.get("ema", {}) if averaged else {})}
         for key in ("state_dict", "model"):
             tensors = tensors[key] if isinstance(tensors.get(key), Mapping) else tensors
         if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
             raise TypeError("it holds other things than tensors")
     except Exception as error:  # both libraries raise nearly anything
         whose = "--from" if path.stem == "from" else str(path)  # in the folder of the run that begins with them
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = error.strerror if isinstance(error, OSError) else "damaged, or something else"
         raise TroupeError(
-            f"{whose}: no weights can be read ({reason}); give a run, or what `troupe export` wrote", CONFLICT
+            f"{whose}: no weights can be read ({reason}); give a state dict that torch saved, or a file or folder that "
+            "`troupe export` wrote",
+            CONFLICT,
         ) from error
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if len(networks) == 1 and not all(name.startswith(f"{networks[0]}.") for name in tensors):
@@ -81,7 +83,7 @@ def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Mappin
 def refuse_unlike(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], what: str) -> None:
     """Raise TroupeError (exit code 4), a line for each network that the weights do not fit: `what` NAME: tensors."""
     mistakes = [
-        f"{what} {name}: {some(wrong)}"
+        f"{what} {name}: {some(wrong)}; are they of another network, or for other data?"
         for name, network in networks.items()
         if (wrong := unlike(network.state_dict(), weights.get(name, {})))
     ]

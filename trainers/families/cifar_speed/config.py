@@ -38,17 +38,17 @@ class Config(ClassificationConfig):
     }  # fmt: skip
 
     widths: tuple[int, ...] = setting(
-        (64, 256, 256), "channels of the three groups", at_least=1, source="Jordan 2024, section 2.1"
+        (64, 256, 256), "channels of the three groups", at_least=1, source="Jordan 2024, section 3.1"
     )
     bias_scale: float = setting(
-        64.0, "times the learning rate for the biases of norms", above=0, source="Jordan 2024, section 3.3"
+        64.0, "times the learning rate for the biases of norms", above=0, source="Jordan 2024, section 3.4"
     )
     lookahead: int = setting(
         5, "pull the weights to their running average every so many steps; 0 for never", unit="steps", at_least=0,
         source="Jordan 2024, section 3.4",
     )  # fmt: skip
     test_views: Literal["one", "mirror", "six"] = setting(
-        "six", "what an evaluation averages over: the image; and its mirror image; and both moved by a pixel two ways",
+        "six", "evaluations look at the image; mirror: and its mirror image; six: and both moved by a pixel two ways",
         source="Jordan 2024, section 3.5",
     )  # fmt: skip
 
@@ -57,6 +57,10 @@ class Config(ClassificationConfig):
         if 25 <= size <= 48:  # one pixel is left after the pools
             return super().misfit(facts)
         return [*super().misfit(facts), f"image_size={size}: cifar_speed takes 25 to 48 pixels; say image_size=32"]
+
+    @property
+    def spans_the_run(self) -> bool:
+        return super().spans_the_run or self.lookahead > 0  # how strong the pull is, and that it ends the run
 
     @property
     def evaluation_passes(self) -> int:

@@ -1,4 +1,4 @@
-"""A small fast network for 32x32 images (Jordan 2024, section 2.1, after Page 2019)."""
+"""A small fast network for 32x32 images (Jordan 2024, section 3.1, after Page 2019)."""
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Group(nn.Module):
 
 
 def filters(before: int, after: int) -> nn.Conv2d:
-    """Filters of 3x3, the first of which pass their input on (Jordan 2024, section 3.2)."""
+    """Filters of 3x3, the first of which pass their input on (Jordan 2024, section 3.3)."""
     layer = Conv2d(before, after, 3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(layer.weight[:before])
@@ -58,7 +58,7 @@ def whitening(images: Tensor, epsilon: float = 5e-4) -> Tensor:
     """Filters (2 * channels * 4, channels, 2, 2) that decorrelate patches of 2x2, and their negatives.
 
     `images` (rows, channels, height, width), normalised. Eigenvectors of the patches' covariance over the root of their
-    eigenvalues (Jordan 2024, section 3.1).
+    eigenvalues (Jordan 2024, section 3.2).
     """
     channels = images.shape[1]
     patches = images.double().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * 4)

@@ -34,22 +34,26 @@ class CifarSpeed(Classification):
             {"params": [learned.pop("whiten.bias")], "weight_decay": 0.0},
             {"params": [p for p in learned.values() if p.ndim <= 1], "weight_decay": 0, "lr_scale": config.bias_scale},
         ]
-        optimizer = Lookahead(groups, lr=0.1, momentum=config.momentum, nesterov=config.nesterov, fused=True)
-        course = schedules.of(config, config.learning_rate, config.momentum)
+        nesterov = config.nesterov and config.momentum > 0
+        words: dict[str, Any] = {"lr": 0.1, "momentum": config.momentum, "nesterov": nesterov, "fused": True}
+        course = schedules.of(config, config.learning_rate)
+        if not config.lookahead:
+            return {"network": (torch.optim.SGD(groups, **words), course)}
 
         def schedule(step: int, history: Sequence[float]) -> Mapping[str, float]:
-            done, last = (step + 1) / config.steps, step + 1 >= config.steps
-            pulled = config.lookahead and ((step + 1) % config.lookahead == 0 or last)
+            done, last = (step + 1) / config.steps, step + 1 >= config.steps > config.lookahead
+            pulled = (step + 1) % config.lookahead == 0 or last
             kept = 1.0 if last else PULL**config.lookahead * done**3
             return {**course(step, history), "kept": kept if pulled else -1.0}
 
-        return {"network": (optimizer, schedule)}
+        return {"network": (Lookahead(groups, **words), schedule)}
 
     def views(self, networks: Networks, images: Tensor) -> Tensor:
         network = networks["network"]
 
         def mirrored(images: Tensor) -> Tensor:
-            logits: Tensor = (network(images).float() + network(images.flip(3)).float()) / 2
+            wide = torch.promote_types(images.dtype, torch.float32)
+            logits: Tensor = (network(images).to(wide) + network(images.flip(3)).to(wide)) / 2
             return logits
 
         if self.config.test_views == "one":

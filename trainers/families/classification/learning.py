@@ -26,7 +26,7 @@ class Classification(Family):
         else:
             nesterov = config.nesterov and config.momentum > 0
             optimizer = torch.optim.SGD(groups, lr=0.1, momentum=config.momentum, nesterov=nesterov, fused=True)
-        return {"network": (optimizer, schedules.of(config, config.learning_rate, config.momentum or None))}
+        return {"network": (optimizer, schedules.of(config, config.learning_rate))}
 
     def phases(self, step: int) -> tuple[Phase, ...]:
         return (Phase("classify", ("network",), "network", self.classify),)
@@ -88,17 +88,21 @@ class Classification(Family):
         labels, guesses, sure = microbatch["labels"], microbatch.kept["guesses"], microbatch.kept["sure"]
         names = self.facts["class_names"]
         captions = [
-            f"{names[guess]}, not {names[label]} {share:.1%}"
+            f"{names[guess]} ({share:.1%}), is {names[label]}"
             for guess, label, share in zip(guesses.tolist(), labels.tolist(), sure.tolist(), strict=True)
         ]
         return torch.where(guesses == labels, -torch.inf, sure.double()), captions
 
 
 def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameters in two groups: filters and matrices, which decay, and biases and norms, which do not."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    """Parameters in two groups: filters and matrices, which decay, and biases, norms and scales, which do not."""
+    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups[parameter.ndim > 1 and "bias" not in name and "scale" not in name].append(parameter)
+    still, pulled = groups
+    return [
+        {"params": parameters, "weight_decay": decay}
+        for parameters, decay in ((pulled, weight_decay), (still, 0.0))
+        if parameters
     ]
-    return [group for group in groups if group["params"]]

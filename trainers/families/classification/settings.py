@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from trainers.engine.settings import Check, ImageConfig, setting
+from trainers.engine.settings import Check, ImageConfig, setting, show_value
 
 MEANS = {  # mean and standard deviation of each channel, in [0, 1]
     "half": ((0.5,), (0.5,)),
@@ -12,6 +12,8 @@ MEANS = {  # mean and standard deviation of each channel, in [0, 1]
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "none": ((0.0,), (1.0,)),
 }
+
+PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}  # names of folders that are no classes
 
 
 def _padding_fits(crop_padding: int, image_size: int | str) -> str | None:
@@ -49,7 +51,7 @@ class ClassificationConfig(ImageConfig):
     )
     flip: Literal["none", "random", "alternating"] = setting(
         "random",
-        "mirror images; alternating: each image the other way in every epoch",
+        "random: half of the images mirrored; alternating: each image the other way in every epoch",
         source="Jordan 2024, section 3.6",
     )
     cutout: int = setting(
@@ -59,6 +61,30 @@ class ClassificationConfig(ImageConfig):
         "auto", "mean and deviation of channels; auto: those of the model's published weights, of cifar10, or half"
     )
     classes: int | Literal["auto"] = setting("auto", "classes to tell apart; auto: those of the data", at_least=2)
+
+    @classmethod
+    def wrong_target(cls, target: str, family: str = "the family") -> str | None:
+        metric, _, number = target.partition(":")
+        mistake = super().wrong_target(target, family)
+        if mistake is None and metric == "eval_accuracy" and float(number) > 1:
+            share = float(number) / 100 if float(number) <= 100 else 0.94
+            return f"target={target}: an accuracy is at most 1; say target=eval_accuracy:{share:g}"
+        return mistake
+
+    @property
+    def moves_momentum(self) -> bool:
+        return self.momentum > 0
+
+    def remarks(self) -> list[str]:
+        lines = super().remarks()
+        usual = type(self).model_fields["momentum"].get_default()
+        if self.schedule == "one_cycle" and self.momentum not in (usual, 0.0):
+            both = ":".join([show_value(self.momentum)] * 2)
+            lines.append(
+                f"momentum={show_value(self.momentum)}: changes nothing with schedule=one_cycle; say "
+                f"cycle_momentum={both}"
+            )
+        return lines
 
     def channel_moments(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel, or one for all."""
@@ -77,6 +103,12 @@ class ClassificationConfig(ImageConfig):
     def misfit(self, facts: Mapping[str, Any]) -> list[str]:
         there, channels, size = facts["classes"], facts["channels"], facts["image_size"]
         mistakes = super().misfit(facts)
+        names = facts.get("class_names", ())
+        if there >= 2 and names and {name.lower() for name in names} <= PARTS:
+            mistakes.append(
+                f"data={self.data}: its folders {' and '.join(names)} are parts, and no classes; give the folder whose "
+                f"folders are the classes, as data={self.data.rstrip('/')}/{names[-1]}"
+            )
         if there < 2:
             mistakes.append(f"data={self.data}: has no labels to learn; put images into a folder for each class")
         elif self.classes != "auto" and self.classes != there:

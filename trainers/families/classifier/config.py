@@ -14,7 +14,7 @@ from trainers.families.classification.settings import ClassificationConfig
 OWN = ("mlp", "mlp_relu", "mlp_bn", "cnn", "lstm_rows", "lenet", "simple_cnn", "residual",
        "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")  # fmt: skip
 HE = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
-ANY_SIZE = ("mlp", "mlp_relu", "mlp_bn", "lstm_rows", "residual", *HE)  # of images
+ANY = ("mlp", "mlp_relu", "lstm_rows", "residual", *HE)  # size of images, and number in a micro-batch
 
 
 @cache
@@ -54,15 +54,20 @@ class Config(ClassificationConfig):
 
     model: str = setting("cnn", f"{', '.join(OWN)}, or any classification model of torchvision, as resnet18")
 
+    @classmethod
+    def meant(cls, word: str) -> str | None:
+        return f"model={word}" if word in OWN or word in torchvision_models() else None
+
     def usual_moments(self) -> str:
         published = self.model in HE or self.model not in OWN  # weights that want this one
         return "imagenet" if published else super().usual_moments()
 
     def misfit(self, facts: Mapping[str, Any]) -> list[str]:
         mistakes = super().misfit(facts)
-        if not mistakes and self.model not in ANY_SIZE:
+        if not mistakes and self.model not in ANY:
             from trainers.families.classifier.networks import misfit
 
-            mistake = misfit(self.model, facts["channels"], facts["image_size"], self.class_count(facts))
+            count, rows = self.class_count(facts), min(2, self.microbatch_size)
+            mistake = misfit(self.model, facts["channels"], facts["image_size"], count, rows)
             mistakes += [mistake] if mistake else []
         return mistakes

@@ -43,20 +43,27 @@ def build(model: str, channels: int, size: int, classes: int) -> nn.Module:
             return from_torchvision(model, channels, size, classes)
 
 
-def misfit(model: str, channels: int, size: int, classes: int) -> str | None:
-    """What is wrong with such images for that model, in one line, or None; computes shapes only."""
-    if fits(model, channels, size, classes):
+def misfit(model: str, channels: int, size: int, classes: int, rows: int = 2) -> str | None:
+    """What is wrong with `rows` such images for that model, in one line, or None; computes shapes only."""
+    if fits(model, channels, size, classes, rows):
         return None
-    usual = next((usual for usual in USUAL_SIZES if fits(model, channels, usual, classes)), None)
-    remedy = f"; the smallest usual size that fits is {usual}" if usual else ""
+    if rows == 1 and fits(model, channels, size, classes):
+        return f"microbatch_size=1: a norm of model={model} needs two images or more; say microbatch_size=2"
+
+    def first(sizes: Sequence[int]) -> list[str]:
+        return next(([f"image_size={usual}"] for usual in sizes if fits(model, channels, usual, classes)), [])
+
+    near = [*first([usual for usual in reversed(USUAL_SIZES) if usual < size]),
+            *first([usual for usual in USUAL_SIZES if usual > size])]  # fmt: skip
+    remedy = f"; say {' or '.join(near)}" if near else ""
     return f"model={model}: does not fit images of {size}x{size}{remedy}"
 
 
-def fits(model: str, channels: int, size: int, classes: int) -> bool:
-    """Whether two images go through the model, and in training mode: the heads used only there need more pixels."""
+def fits(model: str, channels: int, size: int, classes: int, rows: int = 2) -> bool:
+    """Whether images go through the model, and in training mode: the heads used only there need more pixels."""
     try:
         with torch.device("meta"), torch.no_grad():
-            build(model, channels, size, classes).train()(torch.empty(2, channels, size, size))
+            build(model, channels, size, classes).train()(torch.empty(rows, channels, size, size))
     except (RuntimeError, ValueError, AssertionError):
         return False
     return True

@@ -34,3 +34,11 @@ class Config(ClassificationConfig):
         above=0,
     )  # fmt: skip
     stride_one: int = setting(1, "the group that keeps the images' size, counted from 0; -1 for none", at_least=-1)
+
+    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
+        mistakes, side = super().misfit(facts), facts["image_size"]
+        for group in range(len(self.blocks)):
+            side = side if group == self.stride_one else -(-side // 2)
+        if side == 1 and self.microbatch_size == 1:
+            mistakes.append("microbatch_size=1: the last norms need two images or more; say microbatch_size=2")
+        return mistakes

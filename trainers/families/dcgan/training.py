@@ -27,7 +27,8 @@ class DCGAN(Family):
         def adam(name: str) -> torch.optim.Optimizer:
             return torch.optim.Adam(networks[name].parameters(), betas=(self.config.beta1, 0.999), fused=True)
 
-        return {name: (adam(name), schedules.of(self.config, self.config.learning_rate)) for name in networks}
+        course = schedules.of(self.config, self.config.learning_rate)
+        return {name: (adam(name), course) for name in networks}
 
     def phases(self, step: int) -> tuple[Phase, ...]:
         return (
