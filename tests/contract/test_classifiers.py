@@ -109,6 +109,23 @@ def test_weights_from_elsewhere_are_evaluated(tmp_path: Path, capsys: pytest.Cap
     assert re.search(r"eval_accuracy +0\.\d{4}", out)
 
 
+def test_the_folder_of_a_run_and_one_of_its_checkpoints_are_weights_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = small_run(tmp_path, name="judged", steps=30, ema=0.5)
+    words = ["classifier", *(f"{key}={value}" for key, value in WORDS_OF_A_SMALL_RUN.items()), "--json"]
+    code, out, _ = said(capsys, "evaluate", "--weights", str(tmp_path / "judged"), *words)
+    assert (code, json.loads(out)["eval_loss"]) == (0, result["metrics"]["eval_loss"])
+    first = tmp_path / "judged" / "checkpoints" / "step_00000000"
+    code, out, _ = said(capsys, "evaluate", "--weights", str(first), *words)
+    assert json.loads(out)["eval_loss"] > result["metrics"]["eval_loss"]
+    for nothing in (tmp_path, tmp_path / "judged" / "settings.json"):
+        code, _, errors = said(capsys, "evaluate", "--weights", str(nothing), *words)
+        assert code == CONFLICT
+        assert len(errors) == 1
+        assert errors[0].startswith(f"troupe: {nothing}: no weights can be read (")
+
+
 def test_weights_of_another_architecture_are_refused_with_their_keys(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,7 +162,7 @@ def test_json_is_one_object_and_progress_goes_to_stderr(room: Path, capsys: pyte
     assert command(["train", "dcgan", *TINY, "steps=1", "--json"]) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["steps"] == 1
-    assert "training 1 steps" in told.err
+    assert "training 1 step of" in told.err
     for verb in ("families", "datasets", "env"):
         assert command([verb, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)
