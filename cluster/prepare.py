@@ -177,7 +177,7 @@ def weights_path(order: Order) -> Path:
     """The file with the weights of `--from`: of a checkpoint, or exported."""
     assert order.from_run is not None
     given = expanded(order.from_run)
-    for file in (given / "weights.safetensors", given):
+    for file in (given / "weights.safetensors", given / "state.pt", given):
         if os.path.isfile(file):
             return file
     if given.suffix in (".safetensors", ".pt", ".pth", ".th"):
@@ -243,6 +243,6 @@ def dry_run(order: Order) -> dict[str, Any]:
         resolved["schedule"] = [row["lr"] for row in rows]
         if len({row.get("momentum") for row in rows}) > 1:
             resolved["momentum"] = [row["momentum"] for row in rows]
-    if config.evaluate_every != "auto" and (remarks := config.remarks()):
+    if remarks := config.remarks():
         resolved["remarks"] = remarks
     return resolved

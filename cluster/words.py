@@ -41,7 +41,7 @@ DEBUG = Option("debug", "", "show tracebacks")
 RUNS = Option("runs-dir", "DIR", "where runs lie (default: runs)")
 DATA = Option("data-dir", "DIR", f"where data sets and packed folders lie (default: {DATA_DIR})")
 FAMILIES = Option("families", "PATH", "a folder with families of your own, and data sources in its folder data/", True)
-DRY = Option("dry-run", "", "print every resolved setting, and stop")
+DRY = Option("dry-run", "", "print every setting and the course of the learning rate, and stop")
 CONFIG = Option("config", "FILE", "settings from a YAML or JSON file, `key: value`; words on the command line win")
 
 HELP = Option("help", "", "show this")
@@ -52,7 +52,7 @@ VERBS = {
         (
             Option("name", "NAME", "name of the new run (default: dcgan-1, dcgan-2, ...)"),
             Option("resume", "NAME", "go on with this run, on any number of workers"),
-            Option("from", "NAME|PATH", "begin with the weights of another run, or of an exported file"),
+            Option("from", "NAME|PATH", "begin with the weights of another run, or of a file of weights"),
             Option("allow-changes", "", "go on even where the recipe or the data is another one"),
             Option("address", "ADDRESS", "join the Ray cluster at this address"),
             Option("oversubscribe", "", "let workers share cores"),

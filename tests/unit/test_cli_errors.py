@@ -216,6 +216,13 @@ def test_settings_that_change_nothing_are_told(command: Command) -> None:
     ]
 
 
+def test_beta1_gives_way_to_the_cycle_too(command: Command) -> None:
+    told = command("train", "dcgan", "beta1=0.3", "schedule=one_cycle", "--dry-run")
+    assert told.out.splitlines()[-1] == (
+        "beta1=0.3: changes nothing with schedule=one_cycle; say cycle_momentum=0.3:0.3"
+    )
+
+
 def test_names_that_other_tools_use_are_answered_with_ours(command: Command) -> None:
     told = command("train", "classifier", "lr=0.1", "decay_at=0.3,0.6", "warm_up=5")
     for word in ("resnet20", "vgg16"):

@@ -14,7 +14,7 @@ from torch import nn
 from trainers.engine import schedules
 from trainers.engine.control import Control
 from trainers.engine.loop import Trainer
-from trainers.engine.settings import Config
+from trainers.engine.settings import Config, setting
 from trainers.engine.world import World
 from trainers.families.classification.learning import Classification
 from trainers.families.classification.settings import ClassificationConfig
@@ -34,9 +34,8 @@ class ByAccuracy(Config):
 class Moving(ByAccuracy):
     """A family whose optimizer has a momentum."""
 
-    @property
-    def moves_momentum(self) -> bool:
-        return True
+    momentum_setting: ClassVar = "inertia"
+    inertia: float = setting(0.9, "momentum")
 
 
 class ByError(Config):

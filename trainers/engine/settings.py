@@ -129,6 +129,9 @@ class Config(BaseModel):
     summary: ClassVar[str] = ""  # one line for `troupe families`
     metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {}  # of `evaluate`, the main one first, and which is best
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {}}  # small variants for tests and `verify`
+    momentum_setting: ClassVar[str] = (
+        ""  # the one that is the optimizers' momentum, or beta1, where one_cycle may move it
+    )
     defaults: ClassVar[Mapping[str, Any]] = {}  # of a family, where they differ from those of the class it extends
 
     steps: int = setting(
@@ -320,8 +323,8 @@ class Config(BaseModel):
 
     @property
     def moves_momentum(self) -> bool:
-        """Whether the optimizers have a momentum, or a beta1, that one_cycle may move."""
-        return False
+        """Whether the optimizers have a momentum that one_cycle may move."""
+        return bool(self.momentum_setting) and getattr(self, self.momentum_setting) > 0
 
     def resolved(self, facts: Mapping[str, Any]) -> Self:
         """With what follows from the size of the data: `steps` from `epochs`, and how often to evaluate.
@@ -350,10 +353,11 @@ class Config(BaseModel):
         return self.schedule in ("one_cycle", "cosine", "step", "linear") or self.warm_up > 0
 
     def remarks(self) -> list[str]:
-        """What a person should know of resolved settings that are not wrong, a line each."""
+        """What a person should know of settings that are not wrong, a line each."""
         lines = []
         asked = f"target={self.target}" if self.target != "none" else "schedule=plateau"
-        if (self.target != "none" or self.schedule == "plateau") and int(self.evaluate_every) >= self.steps > 1:
+        looked_at = (self.target != "none" or self.schedule == "plateau") and self.evaluate_every != "auto"
+        if looked_at and int(self.evaluate_every) >= self.steps > 1:
             lines.append(
                 f"{asked}: is looked at when the run is over only (evaluate_every={self.evaluate_every}, "
                 f"steps={self.steps}); say evaluate_every={max(1, self.steps // 10)} for more"
@@ -364,6 +368,14 @@ class Config(BaseModel):
                 lines.append(
                     f"{name}={show_value(value)}: changes nothing with schedule={self.schedule}; it is of "
                     f"{' and '.join(schedules)}"
+                )
+        name = self.momentum_setting
+        if self.schedule == "one_cycle" and self.moves_momentum:
+            momentum = getattr(self, name)
+            if momentum != type(self).model_fields[name].get_default():
+                word = show_value(momentum)
+                lines.append(
+                    f"{name}={word}: changes nothing with schedule=one_cycle; say cycle_momentum={word}:{word}"
                 )
         return lines
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from trainers.engine.settings import Check, ImageConfig, setting, show_value
+from trainers.engine.settings import Check, ImageConfig, setting
 
 MEANS = {  # mean and standard deviation of each channel, in [0, 1]
     "half": ((0.5,), (0.5,)),
@@ -26,6 +26,7 @@ class ClassificationConfig(ImageConfig):
     """What every family that learns classes of images has."""
 
     metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {"accuracy": "max", "loss": "min"}
+    momentum_setting: ClassVar[str] = "momentum"
     checks: ClassVar[tuple[Check, ...]] = (
         *ImageConfig.checks,
         Check(("crop_padding", "image_size"), _padding_fits),
@@ -70,21 +71,6 @@ class ClassificationConfig(ImageConfig):
             share = float(number) / 100 if float(number) <= 100 else 0.94
             return f"target={target}: an accuracy is at most 1; say target=eval_accuracy:{share:g}"
         return mistake
-
-    @property
-    def moves_momentum(self) -> bool:
-        return self.momentum > 0
-
-    def remarks(self) -> list[str]:
-        lines = super().remarks()
-        usual = type(self).model_fields["momentum"].get_default()
-        if self.schedule == "one_cycle" and self.momentum not in (usual, 0.0):
-            both = ":".join([show_value(self.momentum)] * 2)
-            lines.append(
-                f"momentum={show_value(self.momentum)}: changes nothing with schedule=one_cycle; say "
-                f"cycle_momentum={both}"
-            )
-        return lines
 
     def channel_moments(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel, or one for all."""

@@ -14,6 +14,7 @@ def _size(image_size: int | str) -> str | None:
 class Config(ImageConfig):
     summary: ClassVar[str] = "deep convolutional GAN, non-saturating loss (Radford et al. 2016)"
     checks: ClassVar[tuple[Check, ...]] = (*ImageConfig.checks, Check(("image_size",), _size))
+    momentum_setting: ClassVar = "beta1"
     defaults: ClassVar = {"steps": 3000, "ema": 0.98, "cycle_momentum": (0.5, 0.5)}
     tiny: ClassVar = {
         "tiny": {"image_size": 16, "width": 8, "latent": 16, "batch_size": 16, "microbatch_size": 4, "steps": 4},
@@ -26,7 +27,3 @@ class Config(ImageConfig):
     learning_rate: float = setting(2e-4, "of both Adams", above=0, source="Radford 2016, section 4")
     beta1: float = setting(0.5, "momentum of both Adams", at_least=0, below=1, source="Radford 2016, section 4")
     upsample: Literal["transposed", "nearest"] = setting("transposed", "how images grow; nearest: no checkerboards")
-
-    @property
-    def moves_momentum(self) -> bool:
-        return self.beta1 > 0
