@@ -14,7 +14,6 @@ from torch import nn
 
 from trainers import registry
 from trainers.engine.family import Data
-from trainers.engine.layers import Conv2d
 from trainers.engine.streams import sample_indices, seed_of
 
 PICTURE_SIZE = 32
@@ -26,9 +25,6 @@ def steps(family: str, config: Any, data: Data, count: int) -> Iterator[dict[str
     mean, deviation = (torch.tensor(part).view(1, -1, 1, 1) for part in config.channel_moments(data.facts["channels"]))
     torch.manual_seed(seed_of(config.seed, "networks"))
     network = registry.family_class(family)(config, data.facts).networks()["network"]
-    for layer in network.modules():
-        if isinstance(layer, Conv2d):
-            layer.__class__ = nn.Conv2d  # torch's own
     batches = []
     for step in range(count):
         indices = sample_indices(data.size, config.seed, step * config.batch_size, config.batch_size).tolist()

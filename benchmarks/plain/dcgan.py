@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from trainers.engine.family import Data
-from trainers.engine.layers import Conv2d
 from trainers.engine.streams import sample_indices, seed_of
 from trainers.families.dcgan.networks import Discriminator, Generator
 
@@ -37,9 +36,6 @@ def steps(config: Any, data: Data, count: int) -> Iterator[dict[str, float]]:
     generator = Generator(config.latent, config.width, channels, size, config.upsample)
     discriminator = Discriminator(config.width, channels, size)
     generator.main[0] = transposed(generator.main[0].linear.weight, config.latent)
-    for layer in discriminator.modules():
-        if isinstance(layer, Conv2d):
-            layer.__class__ = nn.Conv2d  # torch's own
     batches, noises = [], []
     for step in range(count):
         indices = sample_indices(data.size, config.seed, step * batch_size, batch_size).tolist()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.engine.layers import Conv2d
+from trainers.engine.layers import WIDE, Conv2d, Winograd, faster
 
 SHAPES = itertools.product((1, 2, 3, 4, 5, 8), (1, 2), (1, 3, 4), (0, 1))
 CASES = [case for case in SHAPES if case[0] + 2 * case[3] >= case[2]]  # (size, stride, kernel, padding)
@@ -43,6 +43,92 @@ def test_small_grids_do_not_use_the_slow_kernel_and_large_ones_do(monkeypatch: p
     for size in (2, 4, 5, 8):
         layer(torch.zeros(1, 2, size, size))
     assert asked == [5, 8]
+
+
+def wide_pair(size: tuple[int, int], bias: bool = False) -> tuple[nn.Conv2d, nn.Conv2d, torch.Tensor]:
+    """Ours in float32, torch's in float64 with the same weights, and images that Winograd's way takes."""
+    torch.manual_seed(0)
+    ours = nn.Conv2d(WIDE, WIDE + 8, 3, padding=1, bias=bias).to(memory_format=torch.channels_last)
+    theirs = nn.Conv2d(WIDE, WIDE + 8, 3, padding=1, bias=bias).double()
+    theirs.load_state_dict(ours.state_dict())
+    faster(ours)
+    return ours, theirs, torch.randn(3, WIDE, *size).contiguous(memory_format=torch.channels_last)
+
+
+def near(mine: torch.Tensor, exact: torch.Tensor) -> bool:
+    return bool((mine.double() - exact).abs().max() < 5e-5 * exact.abs().max())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("size", [(4, 4), (8, 12), (16, 4)])
+def test_winograds_way_is_near_the_exact_one_with_its_gradients(size: tuple[int, int], bias: bool) -> None:
+    ours, theirs, images = wide_pair(size, bias)
+    one, other = images.clone().requires_grad_(), images.double().requires_grad_()
+    results = ours(one).mul_(2), theirs(other).mul_(2)  # what comes out may be changed in place
+    assert results[0].grad_fn is not None
+    assert results[0].is_contiguous(memory_format=torch.channels_last)
+    assert near(*results)
+    weights = torch.randn_like(results[0])
+    for result in results:
+        (result * weights).sum().backward()
+    assert near(one.grad, other.grad)  # type: ignore[arg-type]
+    for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert near(mine.grad, its.grad)  # type: ignore[arg-type]
+
+
+def test_gradients_of_winograds_gradients_are_those_of_torch() -> None:
+    ours, theirs, images = wide_pair((8, 8))
+    found = []
+    for layer, own in ((ours, images), (theirs, images.double())):
+        own = own.clone().requires_grad_()
+        (inner,) = torch.autograd.grad(layer(own).pow(2).sum(), own, create_graph=True)
+        inner.pow(2).sum().backward()
+        found.append((own.grad, layer.weight.grad))
+    for mine, its in zip(*found, strict=True):
+        assert near(mine, its)  # type: ignore[arg-type]
+
+
+def test_winograds_way_gives_the_same_bits_each_time_and_wherever_the_images_lie() -> None:
+    ours, _, images = wide_pair((8, 8))
+    bits = []
+    for ahead in (0, 1, 5):
+        held = torch.empty(ahead * 3 + images.numel())[ahead * 3 :].view(3, 8, 8, WIDE).permute(0, 3, 1, 2)
+        ours.zero_grad()
+        result = ours(held.copy_(images))
+        result.square().sum().backward()
+        bits.append((result.detach(), ours.weight.grad))
+    for result, gradient in bits:
+        assert torch.equal(result, bits[0][0])
+        assert torch.equal(gradient, bits[0][1])  # type: ignore[arg-type]
+
+
+def test_winograds_way_is_taken_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Winograd, "apply", lambda images, weight: asked.append(0) or images)
+    images = torch.randn(2, WIDE, 8, 8).contiguous(memory_format=torch.channels_last)
+    layer = Conv2d(WIDE, WIDE, 3, padding=1)
+    layer(images)
+    assert len(asked) == 1
+    layer(images.contiguous())
+    layer(images[:, :, :7])
+    layer.double()(images.double())
+    Conv2d(WIDE, WIDE, 3, padding=1, stride=2)(images)
+    Conv2d(WIDE, WIDE - 1, 3, padding=1)(images)
+    Conv2d(WIDE, WIDE, 3, padding=1, groups=2)(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        Conv2d(WIDE, WIDE, 3, padding=1)(images)
+    assert len(asked) == 1
+
+
+def test_only_torchs_own_convolutions_are_made_faster() -> None:
+    class Special(nn.Conv2d):
+        pass
+
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), Special(2, 3, 3), nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Linear(4, 5))
+    names = list(network.state_dict())
+    faster(network)
+    assert [type(layer) for layer in network.modules() if isinstance(layer, nn.Conv2d)] == [Conv2d, Special, Conv2d]
+    assert list(network.state_dict()) == names
 
 
 def test_bfloat16_by_autocast() -> None:

@@ -18,6 +18,7 @@ from trainers.engine.control import Control
 from trainers.engine.errors import FAILED, Stopped, TroupeError
 from trainers.engine.exchange import Ddp, Exact, Exchange, shares
 from trainers.engine.family import Data, Family, MicroBatch, Phase
+from trainers.engine.layers import faster
 from trainers.engine.record import GRID_CELLS, Recorder
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import Config
@@ -439,6 +440,8 @@ class Trainer:
     def _placed(self, network: nn.Module) -> nn.Module:
         """A network on its device, in its precision and memory format, in training mode."""
         network = network.to(self.device, self.dtype)
+        if self.device.type == "cpu":
+            faster(network)
         if self.config.memory_format == "channels_last":
             network = network.to(memory_format=torch.channels_last)
         return network.train()

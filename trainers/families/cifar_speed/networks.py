@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from trainers.engine.layers import Conv2d
-
 
 class FastNet(nn.Module):
     """Images (rows, channels, 32, 32) to logits; the first layer whitens patches of 2x2 and is not learned."""
@@ -42,7 +40,7 @@ class Group(nn.Module):
 
 def filters(before: int, after: int) -> nn.Conv2d:
     """Filters of 3x3, the first of which pass their input on (Jordan 2024, section 3.3)."""
-    layer = Conv2d(before, after, 3, padding=1, bias=False)
+    layer = nn.Conv2d(before, after, 3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(layer.weight[:before])
     return layer

@@ -23,8 +23,9 @@ class Config(ClassificationConfig):
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "bottleneck": {"data": "digits", "image_size": 8, "blocks": (1, 1), "first_width": 4, "batch_size": 8,
                        "microbatch_size": 2, "steps": 4, "crop_padding": 1, "cutout": 3},
-        "widening": {"data": "digits", "image_size": 8, "blocks": (1,), "first_width": 4, "inner": 2.0, "stride_one": 0,
-                     "batch_size": 8, "microbatch_size": 2, "steps": 4, "flip": "alternating", "crop_padding": 0},
+        "widening": {"data": "digits", "image_size": 8, "blocks": (1,), "first_width": 64, "inner": 2.0,
+                     "stride_one": 0, "batch_size": 8, "microbatch_size": 2, "steps": 4, "flip": "alternating",
+                     "crop_padding": 0},
     }  # fmt: skip
 
     blocks: tuple[int, ...] = setting((1, 2, 4, 6, 3), "residual layers of each group, as 1:2:4:6:3", at_least=0)

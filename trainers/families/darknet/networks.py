@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from trainers.engine.layers import Conv2d
-
 
 class Darknet(nn.Module):
     """Images (rows, channels, height, width) to logits (rows, classes); each group doubles the channels.
@@ -53,7 +51,7 @@ class ResLayer(nn.Module):
 def conv_layer(before: int, after: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Convolution, norm, leaky ReLU."""
     return nn.Sequential(
-        Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False),
+        nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(after, momentum=0.01),
         nn.LeakyReLU(0.1, inplace=True),
     )

@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from trainers.engine.layers import Conv2d
-
 
 class Generator(nn.Module):
     """Latent (rows, latent, 1, 1) to images (rows, channels, size, size) in [-1, 1]."""
@@ -49,7 +47,7 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = []
         for before, after in zip([channels, *widths], widths, strict=False):
             norm = [nn.BatchNorm2d(after)] if layers else []  # none on the input layer
-            layers += [Conv2d(before, after, 4, stride=2, padding=1, bias=False), *norm, nn.LeakyReLU(0.2, True)]
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False), *norm, nn.LeakyReLU(0.2, True)]
         self.main = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, bias=False)).apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
