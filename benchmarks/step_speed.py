@@ -129,15 +129,11 @@ def compare(family: str, rounds: int, warm_up: int, steps: int) -> tuple[list[di
             "by CPU time": common.paired(medians(theirs, "cpu_seconds"), medians(ours, "cpu_seconds")),
             "first losses differ by": difference,
         })  # fmt: skip
-        if "operations" in ours[0]:
-            rows[-1]["part of a product's speed"] = common.spread(
-                [
-                    answer["operations"]
-                    / statistics.median(answer["seconds"])
-                    / answer["product_operations_per_second"]
-                    for answer in ours
-                ]
-            )
+        speeds = [
+            answer["operations"] / statistics.median(answer["seconds"]) / answer["product_operations_per_second"]
+            for answer in ours if "operations" in answer
+        ]  # fmt: skip
+        rows[-1]["part of a product's speed"] = common.spread(speeds) if speeds else "-"
         if ours[0]["data_seconds"]:
             shares = [statistics.median(answer["data_seconds"]) / statistics.median(answer["cpu_seconds"])
                       for answer in ours]  # fmt: skip
