@@ -187,7 +187,7 @@ def weights_path(order: Order) -> Path:
     except TroupeError:
         known = [run.name for run in runfolder.all_runs(order.runs_dir)]
         hint = did_you_mean(order.from_run, known)
-        raise TroupeError(f"--from {order.from_run}: neither a run nor an exported file{hint}", WORDS) from None
+        raise TroupeError(f"--from {order.from_run}: neither a run nor a file of weights{hint}", WORDS) from None
     newest = checkpoint.newest_whole(folder.checkpoints)  # of another run: nothing is set aside there
     if newest is None:
         raise TroupeError(f"--from {order.from_run}: the run has no checkpoint", WORDS)
