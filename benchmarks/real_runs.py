@@ -49,7 +49,7 @@ PARTS = {
                       "learning_rate=0.003 crop_padding=2", 1, 0.99, "the book: 99.08 %"),
     "wide_resnet": Part("wide_resnet depth=16 widen_factor=4 epochs=7 schedule=one_cycle learning_rate=0.4 "
                         "precision=bfloat16 workers=2", 1, None, "about 15 minutes of a recipe of 200 epochs"),
-    "darknet": Part("darknet epochs=4.7 learning_rate=0.2 precision=bfloat16 workers=2", 1,
+    "darknet": Part("darknet epochs=4.7 learning_rate=0.05 precision=bfloat16 workers=2", 1,
                     None, "about 15 minutes of a recipe of 30 epochs"),
     "residual": Part("classifier model=residual data=cifar10 batch_size=128 microbatch_size=32 epochs=28 "
                      "learning_rate=0.4 flip=random crop_padding=4 precision=bfloat16 workers=2", 1, None,
