@@ -168,6 +168,7 @@ def test_lenet_has_no_activation_as_in_the_book() -> None:
     assert kinds == {nn.Conv2d, nn.MaxPool2d, nn.Flatten, nn.Linear}
 
 
+@pytest.mark.slow
 def test_every_classifier_of_torchvision_can_be_built_without_memory() -> None:
     names = torchvision_models()
     assert {"alexnet", "vgg16", "googlenet", "resnet18", "vit_b_16", "regnet_y_400mf"} <= set(names)
