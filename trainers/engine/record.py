@@ -206,7 +206,8 @@ class Recorder:
 def write_evaluation(folder: Path, found: Evaluation, data: Data) -> list[Path]:
     """Pictures of an evaluation into a folder: its table of confusion, and its highest scores."""
     confusion, mistakes = folder / "confusion.png", folder / "mistakes.png"
-    mistakes.unlink(missing_ok=True)  # of an evaluation before, when now there are none
+    for picture in (confusion, mistakes):  # of an evaluation before, where this one has none
+        picture.unlink(missing_ok=True)
     if "confusion" in found.tables:
         plots.write_confusion(confusion, found.tables["confusion"].numpy(), data.facts["class_names"])
     if found.shown:

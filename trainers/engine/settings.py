@@ -129,9 +129,7 @@ class Config(BaseModel):
     summary: ClassVar[str] = ""  # one line for `troupe families`
     metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {}  # of `evaluate`, the main one first, and which is best
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {}}  # small variants for tests and `verify`
-    momentum_setting: ClassVar[str] = (
-        ""  # the one that is the optimizers' momentum, or beta1, where one_cycle may move it
-    )
+    momentum_setting: ClassVar[str] = ""  # the setting of the optimizers' momentum, where one_cycle may move it
     defaults: ClassVar[Mapping[str, Any]] = {}  # of a family, where they differ from those of the class it extends
 
     steps: int = setting(
@@ -229,8 +227,8 @@ class Config(BaseModel):
             value = tuple(value) if isinstance(value, list) else value  # JSON and YAML know lists only
             field = cls.model_fields.get(name)
             if field is None:
-                usual = OTHER_NAMES.get(name, "") if OTHER_NAMES.get(name) in cls.model_fields else ""
-                hint = f"; did you mean {usual}?" if usual else did_you_mean(name, cls.model_fields)
+                usual = OTHER_NAMES.get(name)
+                hint = f"; did you mean {usual}?" if usual in cls.model_fields else did_you_mean(name, cls.model_fields)
                 mistakes.append(f"{name}: no such setting of {family}{hint}")
                 continue
             try:
