@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from cluster import cli
+from cluster import show as shown
 from cluster.environment import worker_environment
-from trainers.run import processor
+from trainers.engine import processor
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "ours"
@@ -141,13 +141,14 @@ def report(
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as a table."""
-    print(cli.table([{key: _cell(value) for key, value in row.items()} for row in rows], "(no bound is missed)"))
+    print(shown.table([{key: _cell(value) for key, value in row.items()} for row in rows], "(no bound is missed)"))
 
 
 def machine() -> dict[str, Any]:
     """What the numbers depend on."""
     return {
-        "processor": processor(),
+        "processor": processor.name(),
+        "kind": processor.kind(),
         "cores": cores(),
         "bfloat16_instructions": bfloat16_instructions(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -168,11 +169,7 @@ def cores() -> int:
 
 def bfloat16_instructions() -> bool:
     """Whether the processor multiplies bfloat16 numbers itself."""
-    try:
-        words = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return "avx512_bf16" in words or "amx_bf16" in words
+    return processor.kind().endswith("_bf16")
 
 
 def memory_of(process: int | str = "self") -> dict[str, float]:

@@ -13,8 +13,9 @@ from typing import Any
 
 from cluster import words as grammar
 from cluster.environment import start_anew
+from cluster.show import ROWS, paragraphs, table, tell, width_of
 from cluster.words import Words
-from trainers.engine.errors import FAILED, STOPPED, WORDS, TroupeError
+from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR
 
 
@@ -24,7 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] == ["train"] and arguments is None and "--help" not in given and "--dry-run" not in given:
         start_anew()  # before anything heavy is imported
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also before there is anything to save
-    sys.exit(command(given))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # there may be none
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    code = command(given)
+    for stream in (sys.stdout, sys.stderr):  # what a reader who has gone did not take would else change the exit code
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -32,42 +43,45 @@ def command(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--version"]:
         from importlib import metadata
 
-        print(f"troupe {metadata.version('troupe')}")
+        tell(f"troupe {metadata.version('troupe')}")
         return 0
     said = grammar.parse(arguments)
     try:
         if said.help:
-            print(help_text(said))
-            return 0
+            return written(help_text(said), 0)
         answer = HANDLERS[said.verb](said) if said.verb in HANDLERS else None
         if said.mistakes:
             raise TroupeError(said.mistakes, WORDS)
         if answer is None:
             return 0
         result, text, code = answer
-        print(json.dumps(result, indent=1) if said.has("json") else text)
-        return code
+        return written(json.dumps(result, indent=1) if said.has("json") else text, code)
     except TroupeError as error:
         if said.has("debug"):
             traceback.print_exc()
         for line in error.mistakes:
-            print(f"troupe: {line}", file=sys.stderr)
+            tell(f"troupe: {line}", sys.stderr)
         return error.code
     except KeyboardInterrupt:
-        print("troupe: stopped at once; what was saved before is good", file=sys.stderr)
+        tell("troupe: stopped at once; what was saved before is good", sys.stderr)
         return STOPPED
-    except BrokenPipeError:
-        with contextlib.suppress(Exception):
-            sys.stdout.close()
-        return 0
     except Exception as error:
         if said.has("debug"):
             raise
         line = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(
-            f"troupe: {line} (a bug of ours: --debug shows where; please report it with `troupe env`)", file=sys.stderr
-        )
+        tell(f"troupe: {line} (a bug of ours: --debug shows where; please report it with `troupe env`)", sys.stderr)
         return FAILED
+
+
+def written(text: str, code: int) -> int:
+    """Print a command's answer; its exit code. A reader that has gone wanted no more, a full disk loses it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        return code
+    except OSError as error:
+        raise TroupeError(f"the output could not be written ({error.strerror})", SURROUNDINGS) from None
+    return code
 
 
 Answer = tuple[Any, str, int]  # for --json, for people, exit code
@@ -88,7 +102,7 @@ def train(said: Words) -> Answer | None:
         return None
     if said.has("dry-run"):
         return dry_run(prepare.dry_run(order))
-    result = launch.launch(order, Progress(sys.stderr if said.has("json") else sys.stdout))
+    result = launch.launch(order, Progress(sys.stderr if said.has("json") else sys.stdout), own_process=True)
     speed, share, best = result.get("images_per_second"), result.get("evaluation_share"), result.get("best")
     steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
     said_of = [f"{steps} in {duration(result['seconds'])}", f"{speed:.0f} images/s" if speed else "",
@@ -107,6 +121,7 @@ def train(said: Words) -> Answer | None:
 
 def verify(said: Words) -> Answer | None:
     from cluster import verify as proof
+    from cluster.show import Progress
 
     order = proof.Order(
         said.names[0] if said.names else "", said.settings, said.path("data-dir", DATA_DIR), said.families
@@ -117,7 +132,8 @@ def verify(said: Words) -> Answer | None:
         return None
     if said.has("dry-run"):
         return dry_run(proof.dry_run(order))
-    result = proof.verify(order, print if not said.has("json") else lambda line: print(line, file=sys.stderr))
+    stream = sys.stderr if said.has("json") else sys.stdout
+    result = proof.verify(order, Progress(stream).line)
     return result, proof.text(result), 0 if result["passed"] else FAILED
 
 
@@ -179,7 +195,7 @@ def families(said: Words) -> Answer | None:
     if said.mistakes:
         return None
     rows = use.list_families(said.families)
-    return rows, table(rows, "none") + "\n\n`troupe train FAMILY --help` shows the settings of one", 0
+    return rows, f"{table(rows, 'none')}\n\n`troupe train FAMILY --help` shows the settings of one", 0
 
 
 def datasets(said: Words) -> Answer | None:
@@ -216,16 +232,16 @@ HANDLERS: dict[str, Callable[[Words], Answer | None]] = {
 def dry_run(resolved: dict[str, Any]) -> Answer:
     from trainers.engine.settings import show_value
 
-    rows = [f"{key} = {show_value(value)}" for key, value in resolved["settings"].items()]
-    facts = [f"{key}: {value}" for key, value in resolved.items() if isinstance(value, str)]
+    parts = [f"{key}: {value}" for key, value in resolved.items() if isinstance(value, str)]
+    parts += [f"{key} = {show_value(value)}" for key, value in resolved["settings"].items()]
     for course, title in (("schedule", "learning rate over the run, as a part of its peak"),
                           ("momentum", "momentum over the run")):  # fmt: skip
         if course in resolved:
             from trainers.engine.plots import sparkline
 
-            rows += ["", f"{title}:", sparkline(resolved[course])]
-    rows += ["", *resolved["remarks"]] if "remarks" in resolved else []
-    return resolved, "\n".join([*facts, *rows]), 0
+            parts += ["", f"{title}:", sparkline(resolved[course], min(60, width_of(sys.stdout) - 10))]
+    parts += ["", *resolved["remarks"]] if "remarks" in resolved else []
+    return resolved, paragraphs("\n".join(parts), ROWS), 0
 
 
 def from_here(path: str) -> str:
@@ -234,52 +250,42 @@ def from_here(path: str) -> str:
     return path if near.startswith("..") else near
 
 
-def table(rows: Sequence[dict[str, Any]], empty: str) -> str:
-    """Rows with the same keys as aligned columns."""
-    if not rows:
-        return empty
-    heads = list(rows[0])
-    cells = [heads, *([str(row[head]) for head in heads] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-    )
-
-
 def help_text(said: Words) -> str:
     """`troupe --help`, `troupe VERB --help`, and `troupe train FAMILY --help` with every setting."""
+    width = width_of(sys.stdout)
     if said.verb not in grammar.VERBS:
-        verbs = "\n".join(f"  {name:<9} {verb.summary}" for name, verb in grammar.VERBS.items())
+        verbs = table([{"": f"  {name}", " ": verb.summary} for name, verb in grammar.VERBS.items()], width=width,
+                      heads=False)  # fmt: skip
         return (
-            "Train GANs and other networks, in one process or on a Ray cluster, with the same words.\n\n"
-            f"usage: troupe VERB [FAMILY|NAME] [key=value ...] [--option ...]\n\n{verbs}\n\n"
-            "`troupe VERB --help` says more; `troupe train FAMILY --help` shows the settings of a family.\n"
-            "Exit codes: 0 done, 1 failed, 2 wrong words, 3 something missing here, 4 a name or recipe in conflict,\n"
-            "130 stopped on request after saving."
-        )
+            paragraphs("Train GANs and other networks, in one process or on a Ray cluster, with the same words.\n\n"
+                       "usage: troupe VERB [FAMILY|NAME] [key=value ...] [--option ...]\n")
+            + f"\n{verbs}\n\n"
+            + paragraphs("`troupe VERB --help` says more; `troupe train FAMILY --help` shows a family's settings.\n"
+                         "Exit codes: 0 done, 1 failed, 2 wrong words, 3 something missing here, 4 a name or recipe in "
+                         "conflict, 130 stopped on request after saving.")
+        )  # fmt: skip
     verb = grammar.VERBS[said.verb]
     usage = " ".join(
         [f"troupe {said.verb}", *verb.names, *(["[key=value ...]"] if verb.settings else []), "[--option ...]"]
-    ).replace("FAMILY?", "[FAMILY]")
-    options = [{"option": f"--{o.name} {o.value}".strip(), "": o.help} for o in (*verb.options, grammar.HELP)]
-    text = (
-        f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n\n{table(options, '')}"
-    )
+    ).replace("FAMILY?", "[FAMILY]").replace("NAME...?", "[NAME...]")  # fmt: skip
+    options = [{"": f"--{o.name} {o.value}".strip(), " ": o.help} for o in (*verb.options, grammar.HELP)]
+    summary = f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n"
+    text = f"{paragraphs(summary)}\n{table(options, width=width, heads=False)}"
     if verb.settings and said.names:
         from trainers import registry
 
         kind = registry.config_class(said.names[0], said.families)
-        rows = [
-            {"setting": s.name, "default": s.default, "bounds": s.bounds or "-", "unit": s.unit or "-", "kind": s.kind,
-             "": s.help + (f" [{s.source}]" if s.source else "")}
-            for s in kind.described()
-        ]  # fmt: skip
-        text += (
-            f"\n\nSettings of {said.names[0]}, {kind.summary}. `recipe` settings fix the numbers of a run;\n"
-            f"`running` ones may change when it goes on.\n\n{table(rows, '')}"
-        )
+        known: dict[str, list[dict[str, str]]] = {"recipe": [], "running": []}
+        for s in kind.described(said.settings):
+            unit = f" {s.unit}" if s.unit and s.default[:1].isdigit() else ""
+            told = "; ".join(filter(None, [s.help, s.bounds, f"in {s.unit}" if s.unit and not unit else ""]))
+            source = f" [{s.source}]" if s.source else ""
+            known[s.kind].append({"setting": s.name, "default": s.default + unit, "": told + source})
+        for part, title in (("recipe", f"Settings of {said.names[0]}, {kind.summary}. They fix the numbers of a run:"),
+                            ("running", "Running settings, which may change when a run goes on:")):  # fmt: skip
+            text += f"\n\n{paragraphs(title)}\n\n{table(known[part], width=width)}"
     elif verb.settings:
-        text += f"\n\n`troupe {said.verb} FAMILY --help` shows every setting of a family."
+        text += "\n\n" + paragraphs(f"`troupe {said.verb} FAMILY --help` shows every setting of a family.")
     return text
 
 

@@ -6,7 +6,8 @@ import contextlib
 import logging
 import os
 import secrets
-import sys
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,31 +23,24 @@ OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 
 @contextlib.contextmanager
 def ray_for(
-    config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path], log: Path
+    config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path], log: Path | None
 ) -> Iterator[dict[str, Any]]:
-    """Connect to Ray, and yield the runtime environment that its actors need. What Ray prints goes to `log`.
+    """Connect to Ray, and yield the runtime environment that its actors need. What Ray prints goes to `log`, if given.
 
     It prints to both streams, a paragraph where a worker dies; whoever shows progress has taken its stream before.
     """
-    before = os.environ.get("RAY_AUTH_MODE")
-    with checkpoint.writing(log):
-        file = open(log, "a")  # noqa: SIM115
-    try:
-        with file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-            if address:
-                with _cluster(config, address, folders) as runtime_env:
-                    yield runtime_env
-            else:
-                with _own(config, oversubscribe) as runtime_env:
-                    yield runtime_env
-    finally:
-        if before is None:  # Ray sets it in our caller's environment
-            os.environ.pop("RAY_AUTH_MODE", None)
+    with contextlib.ExitStack() as held:
+        if log is not None:
+            held.enter_context(checkpoint.writing(log))
+            file = held.enter_context(open(log, "a"))
+            held.enter_context(contextlib.redirect_stdout(file))
+            held.enter_context(contextlib.redirect_stderr(file))
+        yield held.enter_context(_cluster(config, address, folders) if address else _own(config, oversubscribe))
 
 
 @contextlib.contextmanager
 def _own(config: Config, oversubscribe: bool) -> Iterator[dict[str, Any]]:
-    """Start a Ray of our own: on loopback only, with a token, without its dashboard; or use that of our caller."""
+    """Start a Ray of our own: on loopback only, with a token of its own, without its dashboard; or use our caller's."""
     variables = {
         **worker_environment(),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only
@@ -54,34 +48,34 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[dict[str, Any]]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without GPUs keep the variables of this process
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    if "ray" not in sys.modules:  # it reads this when it is imported; later, it decides for tokens by itself
-        variables["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE", "token")
-    _make_token()
-    with environment(variables):
-        import ray
+    with contextlib.ExitStack() as held:
+        with environment(variables):
+            import ray
 
-        if ray.is_initialized():
-            _check_room(config, "the Ray of this process")
-            yield {"env_vars": worker_environment()}  # its processes were not started by us
-            return
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right here
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        needed = config.workers * config.threads_per_worker
-        try:
-            ray.init(
-                address="local", num_cpus=max(cpus, needed) if oversubscribe else cpus, include_dashboard=False,
-                log_to_driver=False, logging_level=logging.ERROR, configure_logging=False,
-                object_store_memory=OBJECT_STORE,
-            )  # fmt: skip
-        except SystemExit:  # SIGTERM meanwhile, in the words of Ray's handler
-            raise Stopped("stopped before it began") from None
-        except Exception as error:
-            raise TroupeError(f"Ray did not start: {str(error).strip().splitlines()[-1]}", SURROUNDINGS) from error
-    try:
-        _check_room(config, "this machine")
-        yield {}
-    finally:
-        ray.shutdown()
+            ours = not ray.is_initialized()
+            if ours:
+                logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right
+                held.callback(_read_tokens_anew)  # when the environment is our caller's again
+                token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None,
+                         "RAY_AUTH_TOKEN_PATH": held.enter_context(_token_file())}  # fmt: skip
+                cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+                needed = config.workers * config.threads_per_worker
+                try:
+                    with environment(token):
+                        _read_tokens_anew()
+                        ray.init(
+                            address="local", num_cpus=max(cpus, needed) if oversubscribe else cpus,
+                            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+                            configure_logging=False, object_store_memory=OBJECT_STORE,
+                        )  # fmt: skip
+                except SystemExit:  # SIGTERM meanwhile, in the words of Ray's handler
+                    raise Stopped("stopped before it began") from None
+                except Exception as error:
+                    reason = str(error).strip().splitlines()[-1]
+                    raise TroupeError(f"Ray did not start: {reason}", SURROUNDINGS) from error
+                held.callback(ray.shutdown)
+        _check_room(config, "this machine" if ours else "the Ray of this process")
+        yield {} if ours else {"env_vars": worker_environment()}  # whose processes were not started by us
 
 
 @contextlib.contextmanager
@@ -89,24 +83,23 @@ def _cluster(config: Config, address: str, folders: Sequence[Path]) -> Iterator[
     """Join the cluster at an address, when its nodes are like this one and see the same folders."""
     import ray
 
-    with environment({"RAY_USAGE_STATS_ENABLED": "0"}):
-        ours = not ray.is_initialized()
-        if ours:
-            _knock(address)
-            logging.getLogger("ray").setLevel(logging.ERROR)
-            try:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-            except Exception as error:
-                reason = str(error).strip().splitlines()[0]
-                raise TroupeError(f"--address {address}: cannot be joined ({reason})", SURROUNDINGS) from error
-    try:
+    with contextlib.ExitStack() as held:
+        if not ray.is_initialized():
+            mode = {"RAY_AUTH_MODE": "token"} if _knock(address) else {}
+            held.callback(_read_tokens_anew)  # when the environment is our caller's again
+            with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}):
+                _read_tokens_anew()
+                logging.getLogger("ray").setLevel(logging.ERROR)
+                try:
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+                except Exception as error:
+                    reason = str(error).strip().splitlines()[0]
+                    raise TroupeError(f"--address {address}: cannot be joined ({reason})", SURROUNDINGS) from error
+                held.callback(ray.shutdown)
         mistakes = _compare(_check_room(config, "the cluster"), folders)
         if mistakes:
             raise TroupeError(mistakes, SURROUNDINGS)
         yield {"env_vars": worker_environment()}
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def _check_room(config: Config, where: str) -> list[dict[str, Any]]:
@@ -140,37 +133,58 @@ def lack(each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, f
     return None
 
 
-def _knock(address: str) -> None:
-    """Ray asks an address for a minute and tells no reason: ask once first, in its own words, for 5 s."""
+def _knock(address: str) -> bool:
+    """Ask an address once, in Ray's own words: whether it wants a token, and takes ours.
+
+    Ray itself asks for a minute and tells no reason. Raises TroupeError (exit code 3) where there is no Ray that would
+    let us in, after 3 s at most.
+    """
     if not address.rpartition(":")[2].isdigit() or "://" in address or os.environ.get("RAY_USE_TLS") == "1":
-        return  # Ray knows addresses of other kinds, like `auto`, and how to speak behind certificates
+        return False  # Ray knows addresses of other kinds, like `auto`, and how to speak behind certificates
     import ray
 
     try:
         import grpc  # type: ignore[import-untyped]
         from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    except ImportError:
+        return False
+    stub: Any = gcs_service_pb2_grpc
+    words: Any = gcs_service_pb2
+    token = _token()
 
-        stub: Any = gcs_service_pb2_grpc
-        words: Any = gcs_service_pb2
+    def version(metadata: Sequence[tuple[str, str]]) -> str:
         with grpc.insecure_channel(address) as channel:
             ask = stub.NodeInfoGcsServiceStub(channel).CheckAlive
-            token = [("authorization", f"Bearer {_token()}")] if _token() else []
-            version = ask(words.CheckAliveRequest(), timeout=5, metadata=token).ray_version
-    except ImportError:
-        return
+            answer: str = ask(words.CheckAliveRequest(), timeout=3, metadata=metadata).ray_version
+            return answer
+
+    wanted = False
+    try:
+        try:
+            there = version([])
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAUTHENTICATED:
+                raise
+            wanted = True
+            there = version([("authorization", f"Bearer {token}")] if token else [])
     except grpc.RpcError as error:
-        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-            mistake = "wants another token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the one that it began with"
-        else:
+        if error.code() != grpc.StatusCode.UNAUTHENTICATED:
             mistake = "no Ray answers there; `ray status` on its head node shows the address"
+        elif token:
+            mistake = (
+                "wants another token than RAY_AUTH_TOKEN or ~/.ray/auth_token holds; give it the one it began with"
+            )
+        else:
+            mistake = "wants a token; put the one that it began with into RAY_AUTH_TOKEN or ~/.ray/auth_token"
         raise TroupeError(f"--address {address}: {mistake}", SURROUNDINGS) from None
     except Exception as error:
         raise TroupeError(f"--address {address}: {(str(error).splitlines() or [''])[0]}", SURROUNDINGS) from error
-    if version and version != ray.__version__:
+    if there and there != ray.__version__:
         raise TroupeError(
-            f"--address {address}: runs Ray {version}, this machine has {ray.__version__}; install the same",
+            f"--address {address}: runs Ray {there}, this machine has {ray.__version__}; install the same",
             SURROUNDINGS,
         )
+    return wanted
 
 
 def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
@@ -236,19 +250,31 @@ def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
 
 def _token() -> str:
     """The token that Ray would send, where there is one."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    with contextlib.suppress(OSError):
-        return os.environ.get("RAY_AUTH_TOKEN") or path.read_text().strip()
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.read_text().strip()
     return ""
 
 
-def _make_token() -> None:
-    """Ray would write its token for everybody to read: make it first, for this user alone."""
-    path = Path.home() / ".ray" / "auth_token"
-    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or path.exists():
-        return
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
+@contextlib.contextmanager
+def _token_file() -> Iterator[str]:
+    """The path of a new token that only this user can read; it goes when the Ray that it is for has ended."""
+    folder = tempfile.mkdtemp(prefix="troupe-")
+    try:
+        path = os.path.join(folder, "token")
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
+        yield path
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_tokens_anew() -> None:
+    """Let Ray look at the environment of now for whether there is a token, and which: it keeps what it saw first."""
+    from ray import _raylet
+
+    with contextlib.suppress(AttributeError):  # no public name does it; another Ray may have others
+        _raylet.Config.initialize("")  # type: ignore[attr-defined]
+        _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]

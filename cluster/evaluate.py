@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster import checks
+from cluster.launch import alone
 from trainers import registry
 from trainers.data import sources
 from trainers.engine import checkpoint, runfolder
@@ -29,9 +32,23 @@ class Order:
     out: Path | None = None
 
 
-def prepare(order: Order) -> tuple[str, Config, Path]:
+class Prepared(NamedTuple):
+    """An evaluation that can start."""
+
+    family: str
+    config: Config
+    weights: Path
+    learned: Mapping[
+        str, Any
+    ]  # what the weights learned from, as their run tells it: data, settings, facts; or nothing
+    notes: tuple[str, ...] = ()  # what a person should know of the run's folder
+
+
+def prepare(order: Order) -> Prepared:
     """Family, settings, and where the weights lie. Raises TroupeError with all mistakes of the command."""
     mistakes: list[str] = []
+    notes: list[str] = []
+    learned: Mapping[str, Any] = {}
     stored: Mapping[str, Any] = {}
     family, weights = order.name, order.weights
     known = registry.families(order.families)
@@ -41,8 +58,8 @@ def prepare(order: Order) -> tuple[str, Config, Path]:
         folder = runfolder.find(order.runs_dir, order.name)
         if weights is not None:
             mistakes.append(f"--weights {weights}: is for a family; {order.name} is a run and has weights of its own")
-        saved = folder.read_settings()
-        family, stored = saved["family"], saved["settings"]
+        learned = folder.read_settings(notes.append)
+        family, stored = learned["family"], learned["settings"]
         weights = checkpoint.newest_whole(folder.checkpoints)
         if weights is None:
             raise TroupeError(f"{folder.name}: it has no checkpoint that is whole", CONFLICT)
@@ -50,10 +67,13 @@ def prepare(order: Order) -> tuple[str, Config, Path]:
         mistakes.append(f"{family}: needs --weights PATH, or name a run instead of a family")
     elif not weights.exists():
         mistakes.append(f"--weights {weights}: no such file")
-    elif (weights / "checkpoints").is_dir():
-        run, weights = weights, checkpoint.newest_whole(weights / "checkpoints")
-        if weights is None:
-            raise TroupeError(f"--weights {run}: it has no checkpoint that is whole", CONFLICT)
+    else:
+        run = weights
+        if (run / "checkpoints").is_dir():
+            weights = checkpoint.newest_whole(run / "checkpoints")
+            if weights is None:
+                raise TroupeError(f"--weights {run}: it has no checkpoint that is whole", CONFLICT)
+        learned = _learned(weights)
     kind = registry.config_class(family, order.families)
     old = {key: value for key, value in stored.items() if key in kind.model_fields}
     config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **order.settings}, family)
@@ -66,16 +86,64 @@ def prepare(order: Order) -> tuple[str, Config, Path]:
         raise TroupeError(mistakes, WORDS)
     assert config is not None
     assert weights is not None
-    return family, config.model_copy(update=checks.resolve(config, own_machine=True)), weights
+    config = config.model_copy(update=checks.resolve(config, own_machine=True))
+    return Prepared(family, config, weights, learned, tuple(notes))
+
+
+def _learned(weights: Path) -> Mapping[str, Any]:
+    """What the weights of a checkpoint, or of an exported folder, learned from; nothing where nobody tells."""
+    folder = weights if weights.is_dir() else weights.parent
+    for name in ("manifest.json", "config.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            told: dict[str, Any] = json.loads((folder / name).read_text())
+            if told.keys() >= {"data", "settings", "facts"}:
+                return told
+    return {}
+
+
+def compared(learned: Mapping[str, Any], config: Config, data: Any) -> tuple[bool, list[str], list[str]]:
+    """Whether the weights surely never saw the samples to evaluate on; what forbids to; and what else differs.
+
+    Samples are the same where source, size and fingerprint are; a part is held out where the run did not learn from it.
+    """
+    if not learned:
+        return False, [], ["what these weights learned from is not known: they may have seen the samples"]
+    settings, facts = learned["settings"], learned["facts"]
+    mistakes, notes = [], []
+    theirs, ours = list(facts.get("class_names", ())), list(data.facts.get("class_names", ()))
+    name = getattr(config, "data", None)
+    if theirs != ours:
+        shown = " and ".join(", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for names in (theirs, ours))
+        mistakes.append(f"data={name}: other classes than the run learned ({shown}): their numbers would be mixed up")
+    same = learned["data"] == data.fingerprint
+    if (same or name == settings.get("data")) and (config.evaluate_on, settings.get("evaluate_on")) == (
+        "validation", "test"
+    ):  # fmt: skip
+        mistakes.append(
+            "evaluate_on=validation: the run learned from these samples, as it held out the test part; leave it out"
+        )
+    if same:
+        pass
+    elif name != settings.get("data"):
+        notes.append(f"the run learned from data={settings.get('data')}; whether it saw some of these is not known")
+    elif data.facts.get("image_size") != facts.get("image_size"):
+        notes.append(f"the run learned at image_size={facts.get('image_size')}; its images are not compared with these")
+    else:
+        notes.append(f"data={name} has changed since the run learned from it, and it may have seen some of these")
+    return same, mistakes, notes
 
 
 def evaluate(order: Order) -> dict[str, Any]:
     """Metrics over the held-out samples; pictures of them into `out`, where it is given."""
-    name, config, path = prepare(order)
+    prepared = prepare(order)
+    config = prepared.config
     data = open_for(config, order.data_dir, order.families)
     mistakes = config.misfit(data.facts) or ([] if data.held_out else ["the data holds nothing out to evaluate on"])
     if mistakes:
         raise TroupeError(mistakes, WORDS)
+    held_out, mistakes, notes = compared(prepared.learned, config, data)
+    if mistakes:
+        raise TroupeError(mistakes, CONFLICT)
     import torch
 
     from trainers.engine.control import Control
@@ -84,18 +152,23 @@ def evaluate(order: Order) -> dict[str, Any]:
     from trainers.engine.world import World
 
     config = config.resolved(data.facts).model_copy(update={"exchange": "exact", "ema": 0.0})
-    with put_back():
+    with alone(), put_back():
         torch.set_default_dtype(torch.float64 if config.precision == "float64" else torch.float32)
         torch.set_num_threads(config.threads_per_worker)
-        family = registry.family_class(name, order.families)(config, data.facts)
+        family = registry.family_class(prepared.family, order.families)(config, data.facts)
         trainer = Trainer(family, data, config, World(), Control())
-        whose = f"--weights {path}" if order.weights else order.name
-        load_weights(trainer.networks, read_weights(path, tuple(trainer.networks), averaged=True), whose)
+        whose = f"--weights {prepared.weights}" if order.weights else order.name
+        weights = read_weights(prepared.weights, tuple(trainer.networks), averaged=True)
+        load_weights(trainer.networks, weights, whose)
         trainer.evaluate()
     result: dict[str, Any] = {
         "name": order.name,
-        "weights": str(path),
+        "weights": str(prepared.weights),
+        "data": getattr(config, "data", None),
+        "part": config.evaluate_on,
         "samples": data.held_out,
+        "held_out": held_out,
+        "notes": [*prepared.notes, *notes],
         **trainer.evaluation.results,
     }
     if order.out is not None:
@@ -111,6 +184,8 @@ def evaluate(order: Order) -> dict[str, Any]:
 
 def text(result: Mapping[str, Any]) -> str:
     """The metrics, a line each."""
-    lines = [f"{result['name']}: {result['samples']} held-out samples"]
+    what = "held-out samples" if result["held_out"] else f"samples of its {result['part']} part"
+    lines = [f"{result['name']}: {result['samples']} {what}, data={result['data']}"]
     lines += [f"  {key:<14} {value:.4f}" for key, value in result.items() if key.startswith("eval_")]
-    return "\n".join([*lines, *(f"  {picture}" for picture in result.get("pictures", ()))])
+    lines += [f"  {picture}" for picture in result.get("pictures", ())]
+    return "\n".join([*lines, *(f"  note: {note}" for note in result["notes"])])

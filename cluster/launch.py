@@ -15,7 +15,7 @@ from typing import Any
 from cluster import checks
 from cluster.prepare import Order, Prepared, prepare, weights_path
 from cluster.show import Progress
-from trainers.engine import checkpoint, runfolder
+from trainers.engine import checkpoint, durable, runfolder
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, FAILED, WORDS, TroupeError, of_worker
 from trainers.engine.paths import DATA_DIR, expanded
@@ -35,8 +35,9 @@ def train(
     """Train a family, or go on with a run (`resume=NAME`); settings as in `troupe train FAMILY key=value`.
 
     Returns the result: name, steps, seconds, metrics, and the paths of grid, timelapse and checkpoint. Raises
-    TroupeError with the exit code (`.code`) and all mistakes (`.mistakes`) of the command. Never restarts or ends the
-    caller's process; threads, random state and signal handlers are put back.
+    TroupeError with the exit code (`.code`) and all mistakes (`.mistakes`) of the command; exit code 4 while another
+    run trains in this process, since both would draw from torch's one generator. Never restarts or ends the caller's
+    process and leaves its streams alone; threads, random state and signal handlers are put back.
     """
     order = Order(
         family, settings, name, resume, from_run, allow_changes, address, oversubscribe,
@@ -59,10 +60,37 @@ class Silence:
         return False
 
 
-def launch(order: Order, progress: Progress) -> dict[str, Any]:
-    """Carry out a `train` command. Returns the run's result, with paths that can be opened from here."""
+TRAINING = threading.Lock()  # held while a run trains in this process
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Raise TroupeError (exit code 4) where a run trains in this process already: it has torch's default generator."""
+    if not TRAINING.acquire(blocking=False):
+        raise TroupeError(
+            "another run trains in this process; wait until it has ended, or start this one in a process of its own",
+            CONFLICT,
+        )
+    try:
+        yield
+    finally:
+        TRAINING.release()
+
+
+def launch(order: Order, progress: Progress, own_process: bool = False) -> dict[str, Any]:
+    """Carry out a `train` command. Returns the run's result, with paths that can be opened from here.
+
+    `own_process`: what is printed in this process is the run's, and goes to its logs.
+    """
+    with alone():
+        return _launch(order, progress, own_process)
+
+
+def _launch(order: Order, progress: Progress, own_process: bool) -> dict[str, Any]:
     prepared = prepare(order)
     config = prepared.config
+    for note in prepared.notes:
+        progress.say(note)
     if prepared.folder is not None:
         finished = _finished(prepared)
         if finished is not None:
@@ -77,16 +105,17 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
     if mistakes := config.misfit(shapes):
         raise TroupeError(mistakes, WORDS)
     config = config.resolved(shapes)
-    facts = {"family": prepared.family, "versions": versions(), "data": fingerprint}
     settings = config.model_dump()
-    stored = {**facts, "settings": plain(settings), "facts": shapes, "from": _from(order, prepared)}
+    stored = {
+        "family": prepared.family, "versions": versions(config.precision), "data": fingerprint,
+        "settings": plain(settings), "facts": shapes, "from": _from(order, prepared),
+    }  # fmt: skip
     if prepared.folder is not None:
         folder = _old_folder(prepared, stored, order, progress)
     else:
         folder = _new_folder(prepared, stored, order)
     plan = Plan(
-        prepared.family, _for_workers(settings), folder.path.resolve(), order.data_dir.resolve(), order.families,
-        {**facts, "recipe": plain(config.recipe())}, fingerprint,
+        prepared.family, settings, folder.path.resolve(), order.data_dir.resolve(), order.families, stored, fingerprint,
     )  # fmt: skip
     hint = checks.idle_cores(config) if not order.address else None
     progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
@@ -95,9 +124,9 @@ def launch(order: Order, progress: Progress) -> dict[str, Any]:
         progress.say(remark)
     try:
         if config.workers == 1 and not order.address:
-            result = _here(plan, progress)
+            result = _here(plan, progress, own_process)
         else:
-            result = _on_ray(plan, config, order, progress)
+            result = _on_ray(plan, config, order, progress, own_process)
     except TroupeError as error:
         _clear_up(folder, prepared, error)
         raise
@@ -138,6 +167,8 @@ def _old_folder(prepared: Prepared, stored: Mapping[str, Any], order: Order, pro
     with folder.lock(patience=10), checkpoint.writing(folder.path):
         folder.make_parts()
         folder.settle_settings()
+        if prepared.notes:
+            folder.write_settings(prepared.stored)
         if prepared.stored["settings"] != stored["settings"] or order.allow_changes:
             folder.change_settings(stored)
         folder.result.unlink(missing_ok=True)
@@ -169,7 +200,7 @@ def _copy_weights(weights: Path, folder: RunFolder, order: Order) -> None:
         source = open(weights, "rb")  # noqa: SIM115
     except OSError as error:
         raise TroupeError(f"--from {order.from_run}: cannot be read ({error.strerror})", CONFLICT) from error
-    with source, open(folder.path / f"from{weights.suffix}", "wb") as copy:
+    with source, durable.replacing(folder.path / f"from{weights.suffix}") as making, open(making, "wb") as copy:
         shutil.copyfileobj(source, copy)
 
 
@@ -194,6 +225,8 @@ def _what(config: Config, prepared: Prepared) -> str:
     """What is about to happen, in a few words."""
     workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
     verb = "going on to" if prepared.folder is not None else "training"
+    if prepared.folder is not None and not checkpoint.all_in(prepared.folder.checkpoints):
+        verb = "beginning at step 0, as there is no checkpoint: training"
     steps = "1 step" if config.steps == 1 else f"{config.steps} steps"
     return f"{verb} {steps} of {config.batch_size} samples with {workers}, exchange {config.exchange}"
 
@@ -203,16 +236,11 @@ def _samples(config: Config, facts: Mapping[str, Any]) -> str:
     names = list(facts.get("class_names", ()))
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     classes = f", {len(names)} classes ({shown})" if names else ""
-    return f"data={config.data}: {facts['size']} samples, {facts['held_out']} held out{classes}"  # type: ignore[attr-defined]
+    lost = "".join(f"; none of {name} ({why})" for name, why in facts.get("lost_classes", {}).items())
+    return f"data={config.data}: {facts['size']} samples, {facts['held_out']} held out{classes}{lost}"  # type: ignore[attr-defined]
 
 
-def _for_workers(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings where the working folder may be another one: a path in `data=` becomes absolute."""
-    name, colon, path = str(settings.get("data", "")).partition(":")
-    return {**settings, "data": f"{name}:{expanded(path).resolve()}"} if colon else dict(settings)
-
-
-def _here(plan: Plan, progress: Progress) -> dict[str, Any]:
+def _here(plan: Plan, progress: Progress, own_process: bool) -> dict[str, Any]:
     """Train in this process."""
     from trainers.engine.world import World
 
@@ -231,39 +259,38 @@ def _here(plan: Plan, progress: Progress) -> dict[str, Any]:
     watcher.start()
     folder = RunFolder(plan.folder)
     try:
-        with (
-            checkpoint.writing(folder.path),
-            open(folder.log(0), "a", buffering=1) as log,
-            contextlib.redirect_stdout(log),
-            contextlib.redirect_stderr(log),
-        ):
-            print(begun(0, 1))
+        with contextlib.ExitStack() as held:
+            held.enter_context(checkpoint.writing(folder.path))
+            log = held.enter_context(open(folder.log(0), "a", buffering=1))
+            if own_process:
+                held.enter_context(contextlib.redirect_stdout(log))
+                held.enter_context(contextlib.redirect_stderr(log))
+            print(begun(0, 1), file=log)
             try:
                 with signals(ask):
                     return run(plan, World(), control)
             except TroupeError:
                 raise
             except Exception as error:
-                traceback.print_exc()
+                traceback.print_exc(file=log)
                 raise of_worker(0, error, folder.log(0)) from error
     finally:
         done.set()
         watcher.join()
 
 
-def _on_ray(plan: Plan, config: Config, order: Order, progress: Progress) -> dict[str, Any]:
+def _on_ray(plan: Plan, config: Config, order: Order, progress: Progress, own_process: bool) -> dict[str, Any]:
     """Train in Ray actors, and watch them."""
     from cluster.connect import ray_for
     from cluster.group import ActorGroup, supervise
 
     asked = threading.Event()
     folders = [plan.folder, *plan.families]
+    log = RunFolder(plan.folder).logs / "driver.log" if own_process else None
     with (
         _random_kept(),
         signals(asked.set) as install,
-        ray_for(
-            config, order.address, order.oversubscribe, folders, RunFolder(plan.folder).logs / "driver.log"
-        ) as runtime_env,
+        ray_for(config, order.address, order.oversubscribe, folders, log) as runtime_env,
     ):
         install()  # Ray has put handlers of its own there
         return supervise(

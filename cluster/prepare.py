@@ -47,6 +47,7 @@ class Prepared:
     config: Config
     folder: RunFolder | None  # None: a new run, whose folder is not made yet
     stored: Mapping[str, Any]  # what an old run's folder says of it
+    notes: tuple[str, ...] = ()  # what a person should know of that folder
 
 
 def prepare(order: Order) -> Prepared:
@@ -63,6 +64,7 @@ def prepare(order: Order) -> Prepared:
     stored: dict[str, Any] = {}
     folder: RunFolder | None = None
     conflict: TroupeError | None = None  # told when all words are right
+    notes: list[str] = []
     if order.resume is not None:
         for option, value in (("--name", order.name), ("--from", order.from_run)):
             if value is not None:
@@ -73,7 +75,7 @@ def prepare(order: Order) -> Prepared:
             mistakes += [f"--resume {line}" for line in error.mistakes]
         else:
             try:
-                stored = folder.read_settings()
+                stored = folder.read_settings(notes.append)
             except TroupeError as error:
                 conflict = error
             else:
@@ -134,7 +136,15 @@ def prepare(order: Order) -> Prepared:
         )
     if folder is not None:
         _compare_recipes(folder, stored, config, order.allow_changes)
-    return Prepared(family, config, folder, stored)
+        if not checkpoint.all_in(folder.checkpoints) and not order.allow_changes:
+            made = max((int(row["step"]) for row in folder.read_metrics()[0]), default=0)
+            if made:
+                raise TroupeError(
+                    f"{folder.name}: made {made} steps, but has no checkpoint any more; copy one back, or say "
+                    "--allow-changes to begin it again at step 0",
+                    CONFLICT,
+                )
+    return Prepared(family, config, folder, stored, tuple(notes))
 
 
 def _read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
@@ -210,6 +220,8 @@ def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Confi
                 )
         elif key == "epochs":
             continue  # steps follow from it
+        elif key == "data" and _is_elsewhere(str(old.get(key)), str(value)):
+            continue  # its fingerprint tells whether it holds the same
         elif key in old and old[key] != value:
             differences.append(f"{key}: {folder.name} has {show_value(old[key])}, you said {show_value(value)}")
     if differences and not allow_changes:
@@ -217,6 +229,12 @@ def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Confi
         mistakes.append(f"{folder.name} was begun with another recipe; --allow-changes goes on all the same")
     if mistakes:
         raise TroupeError(mistakes, CONFLICT)
+
+
+def _is_elsewhere(one: str, other: str) -> bool:
+    """Whether both name data of one kind in a folder, which may have been moved."""
+    (kind, colon, _), (other_kind, _, path) = one.partition(":"), other.partition(":")
+    return kind == other_kind and bool(colon) and bool(path)
 
 
 def dry_run(order: Order) -> dict[str, Any]:

@@ -1,13 +1,28 @@
-"""What a person sees while a run goes on: one line that renews itself, or a plain line now and then."""
+"""What a person sees: one line that renews itself while a run goes on, plain lines where nobody looks, and tables.
+
+Everything fits the terminal: a line that wrapped could not be renewed. A reader that has gone costs no work.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 QUIET = 10.0  # seconds between plain lines, where the output is no terminal
+PIPE = 80  # columns of texts that are read, where the output is no terminal and COLUMNS says nothing
+ROWS = 10_000  # columns of tables there: one line for each row, for `grep`
+
+
+def tell(text: str, stream: TextIO | None = None, end: str = "\n") -> bool:
+    """Print at once; False where nobody can read it any more, as when `| head` has seen enough."""
+    try:
+        print(text, end=end, file=stream or sys.stdout, flush=True)
+    except (OSError, ValueError):  # ValueError: the stream is closed
+        return False
+    return True
 
 
 class Progress:
@@ -19,15 +34,21 @@ class Progress:
         self.started: tuple[float, int] | None = None
         self.last = 0.0
         self.shown = ""
+        self.gone = False  # whoever read the stream
 
     def say(self, line: str) -> None:
         """A notice or a warning, on a line of its own."""
         self._clear()
-        print(f"troupe: {line}", file=self.stream, flush=True)
+        self._print(f"troupe: {line}")
+
+    def line(self, line: str) -> None:
+        """Part of an answer, on a line of its own."""
+        self._clear()
+        self._print(line)
 
     def show(self, progress: Mapping[str, Any]) -> None:
         """The newest state of the run; does nothing where it was shown a moment ago."""
-        if not progress:
+        if not progress or self.gone:
             return
         now = time.monotonic()
         step, steps = progress["step"], progress["steps"]
@@ -38,15 +59,7 @@ class Progress:
         self.last = now
         begun, first = self.started
         left = (now - begun) / (step - first) * (steps - step) if step > first else None
-        line = describe(progress, left)
-        if line == self.shown:
-            return
-        self._clear()
-        self.shown = line
-        if self.terminal:
-            print(line, end="", file=self.stream, flush=True)
-        else:
-            print(line, file=self.stream, flush=True)
+        self._renew(describe(progress, left, self._width()))
 
     def packing(self, done: int, total: int) -> None:
         """How far a folder of images is packed."""
@@ -54,28 +67,103 @@ class Progress:
         if now - self.last < (0.2 if self.terminal else QUIET) and done < total:
             return
         self.last = now
-        self._clear()
-        self.shown = f"packing images {done}/{total}  {bar(done / max(1, total))}"
-        print(self.shown, end="" if self.terminal else "\n", file=self.stream, flush=True)
+        line, width = f"packing images {done}/{total}", self._width()
+        room = min(30, (width or 80) - len(line) - 4)
+        self._renew(f"{line}  {bar(done / max(1, total), room)}" if room > 4 else line[:width])
 
     def end(self) -> None:
         self._clear()
 
+    def _width(self) -> int | None:
+        """Columns that a line may take, so that it never wraps; None where there is no terminal."""
+        return width_of(self.stream) - 1 if self.terminal else None
+
+    def _renew(self, line: str) -> None:
+        if line == self.shown:
+            return
+        self._clear()
+        self.shown = line
+        self._print(line, end="" if self.terminal else "\n")
+
     def _clear(self) -> None:
         if self.terminal and self.shown:
-            print("\r\x1b[K", end="", file=self.stream)
+            self._print("\r\x1b[K", end="")
         self.shown = ""
 
+    def _print(self, text: str, end: str = "\n") -> None:
+        self.gone = self.gone or not tell(text, self.stream, end)
 
-def describe(progress: Mapping[str, Any], left: float | None) -> str:
-    """`step 120/800  412 images/s  discriminator_loss 0.41  generator_loss 2.13  1m10s left`."""
-    parts = [f"step {progress['step']}/{progress['steps']}"]
-    if progress.get("images_per_second"):
-        parts.append(f"{progress['images_per_second']:.0f} images/s")
-    parts += [f"{name} {value:.3g}" for name, value in progress["metrics"].items() if "loss" in name or "eval" in name]
-    if left is not None:
-        parts.append(f"{duration(left)} left")
-    return "  ".join(parts)
+
+def describe(progress: Mapping[str, Any], left: float | None, width: int | None = None) -> str:
+    """`step 120/800  412 images/s  discriminator_loss 0.41  generator_loss 2.13  1m10s left`.
+
+    Within `width` columns, where it is given: step and time left first, then speed, then as many metrics as there is
+    room for, those of evaluations before others.
+    """
+    step = f"step {progress['step']}/{progress['steps']}"
+    speed = f"{progress['images_per_second']:.0f} images/s" if progress.get("images_per_second") else ""
+    ends = f"{duration(left)} left" if left is not None else ""
+    metrics = [name for name in progress["metrics"] if "loss" in name or "eval" in name]
+    texts = {name: f"{name} {progress['metrics'][name]:.3g}" for name in metrics}
+    chosen: set[str] = set()
+    for part in (step, ends, speed, *sorted(metrics, key=lambda name: "eval" not in name)):
+        parts = [texts[name] for name in metrics if name in {*chosen, part}]
+        line = "  ".join(filter(None, [step, speed if {speed} & {*chosen, part} else "", *parts,
+                                       ends if {ends} & {*chosen, part} else ""]))  # fmt: skip
+        if width is None or len(line) <= width:
+            chosen.add(part)
+    parts = [step, speed if speed in chosen else "", *(texts[name] for name in metrics if name in chosen),
+             ends if ends in chosen else ""]  # fmt: skip
+    return "  ".join(filter(None, parts))[:width]
+
+
+def width_of(stream: TextIO, pipe: int = PIPE) -> int:
+    """Columns of a stream: what COLUMNS says, or the terminal, or `pipe` where it is none."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or pipe
+    except (OSError, ValueError, AttributeError):  # no terminal, or no file at all
+        return pipe
+
+
+def table(rows: Sequence[Mapping[str, Any]], empty: str = "", width: int | None = None, heads: bool = True) -> str:
+    """Rows with the same keys as aligned columns, within `width`; the first column is never cut or wrapped."""
+    if not rows:
+        return empty
+    from rich.table import Table
+
+    drawn = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=heads, header_style="")
+    for place, head in enumerate(rows[0]):
+        drawn.add_column(head, no_wrap=place == 0, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(str(cell) for cell in row.values()))
+    return text_of(drawn, width or width_of(sys.stdout, ROWS))
+
+
+def paragraphs(text: str, pipe: int = PIPE) -> str:
+    """A text whose lines are wrapped between words where they are longer than the terminal; indents are kept."""
+    import textwrap
+
+    width, lines = width_of(sys.stdout, pipe), []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False) \
+            if len(line) > width else [line]  # fmt: skip
+    return "\n".join(lines)
+
+
+def text_of(drawn: Any, width: int) -> str:
+    """What rich draws, as plain text without blanks at the ends of lines."""
+    import io
+
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False, emoji=False)
+    console.print(drawn)
+    written: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in written.splitlines())
 
 
 def bar(share: float, width: int = 30) -> str:

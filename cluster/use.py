@@ -17,11 +17,10 @@ from cluster import checks
 from cluster.show import duration, size
 from trainers import registry
 from trainers.data import imagefolder, sources
-from trainers.engine import checkpoint, pictures, runfolder
+from trainers.engine import checkpoint, durable, pictures, processor, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded
 from trainers.engine.runfolder import RunFolder
-from trainers.run import versions
 
 LIBRARIES = ("torch", "torchvision", "ray", "numpy", "pillow", "pydantic", "tensorboardX", "safetensors")
 
@@ -109,16 +108,13 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
         for key, tensor in part.items()
     }
     config = {"family": stored["family"], "settings": stored["settings"], "facts": _plain(family.facts),
-              "step": state["step"], "versions": stored["versions"]}  # fmt: skip
-    making = out / ".weights.safetensors.making"
+              "data": stored.get("data"), "step": state["step"], "versions": stored["versions"]}  # fmt: skip
     try:
         out.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, making, {"family": stored["family"], "step": str(state["step"])})
-        os.replace(making, out / "weights.safetensors")
-        checkpoint.write_durably(out / "config.json", json.dumps(config, indent=1) + "\n")
+        with durable.replacing(out / "weights.safetensors") as making:
+            save_file(tensors, making, {"family": stored["family"], "step": str(state["step"])})
+        durable.write(out / "config.json", json.dumps(config, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            making.unlink(missing_ok=True)
         reason = getattr(error, "strerror", error)
         raise TroupeError(f"--out {out}: cannot be written ({reason})", SURROUNDINGS) from error
     return {"folder": str(out), "files": ["weights.safetensors", "config.json"], "step": state["step"]}
@@ -139,15 +135,14 @@ def load_exported(folder: Path, families: Sequence[Path] = ()) -> dict[str, Any]
 def list_families(extra: Sequence[Path]) -> list[dict[str, str]]:
     """A row for each family."""
     return [
-        {"family": name, "": registry.config_class(name, extra).summary, "settings": f"troupe train {name} --help"}
-        for name in registry.families(extra)
+        {"family": name, "summary": registry.config_class(name, extra).summary} for name in registry.families(extra)
     ]
 
 
 def list_datasets(extra: Sequence[Path]) -> list[dict[str, str]]:
     """A row for each data source."""
     return [
-        {"data": f"{name}:PATH" if source.takes_path else name, "": source.summary}
+        {"data": f"{name}:PATH" if source.takes_path else name, "summary": source.summary}
         for name, source in sources.all_sources(extra).items()
     ]
 
@@ -188,7 +183,7 @@ def environment_facts() -> dict[str, str]:
         "troupe": version("troupe"),
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
-        "processor": f"{versions()['processor']}, {checks.cores()} cores",
+        "processor": f"{processor.name()} ({processor.kind()}), {checks.cores()} cores",
         "memory": size(memory),
         "shared memory": shared,
         "gpus": str(checks.gpus()),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainers import registry
 from trainers.data.sources import open_data
+from trainers.engine import processor
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, TroupeError
 from trainers.engine.runfolder import RunFolder
@@ -62,22 +63,12 @@ def open_for(
     )  # fmt: skip
 
 
-def versions() -> dict[str, str]:
+def versions(precision: str) -> dict[str, str]:
     """What a run's numbers may depend on besides its recipe."""
     return {
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
         "troupe": metadata.version("troupe"),
-        "processor": processor(),
+        "processor": processor.name(),
+        "convolutions": str(processor.ways(precision)),
     }
-
-
-def processor() -> str:
-    """The kind of processor: kernels are chosen by it."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            facts = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)
-        named = {key.strip(): value.strip() for key, value in facts.items()}
-        return f"{named.get('model name', platform.machine())} (model {named.get('model', '?')})"
-    except OSError:
-        return platform.processor() or platform.machine()

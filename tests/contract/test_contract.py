@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from cluster.environment import environment
 from cluster.local import LocalGroup
 from cluster.verify import TOLERANCE, compare
 from tests.jobs import OWN_FAMILIES, last_state, microbatches, plan_of, train_until, trained, variants
@@ -127,15 +129,45 @@ def test_checkpoints_hold_only_tensors_and_plain_values(
 def test_losses_are_those_stored(
     pool: LocalGroup, tmp_path: Path, family: str, variant: str, request: pytest.FixtureRequest
 ) -> None:
-    trained(pool, plan_of(family, variant, tmp_path / "run", precision="float64", log_every=1), 1)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [{key: value for key, value in row.items() if key.endswith("_loss")} for row in rows]
-    losses = [row for row in losses if row]
+    losses = losses_of(pool, tmp_path / "run", family, variant)
     stored = GOLDEN / f"{family}-{variant}.json"
     if request.config.getoption("--write-golden"):
         stored.parent.mkdir(exist_ok=True)
         stored.write_text(json.dumps(losses, indent=1) + "\n")
-    golden = json.loads(stored.read_text())
+    assert_stored(losses, family, variant)
+
+
+@pytest.fixture(scope="module")
+def older_processor() -> Iterator[LocalGroup]:
+    """A process that computes as on a processor without any of the newer instructions, as far as libraries let it."""
+    older = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
+    with environment(older), LocalGroup(1) as group:
+        yield group
+
+
+@pytest.mark.slow
+@EVERY
+def test_losses_are_those_stored_on_other_processors_too(
+    older_processor: LocalGroup, tmp_path: Path, family: str, variant: str
+) -> None:
+    assert older_processor.run(cpu_capability) == ["DEFAULT"]
+    assert_stored(losses_of(older_processor, tmp_path / "run", family, variant), family, variant)
+
+
+def cpu_capability(world: Any) -> str:
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def losses_of(pool: LocalGroup, folder: Path, family: str, variant: str) -> list[dict[str, float]]:
+    """The losses of each step in float64."""
+    trained(pool, plan_of(family, variant, folder, precision="float64", log_every=1), 1)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [{key: value for key, value in row.items() if key.endswith("_loss")} for row in rows]
+    return [row for row in losses if row]
+
+
+def assert_stored(losses: list[dict[str, float]], family: str, variant: str) -> None:
+    golden = json.loads((GOLDEN / f"{family}-{variant}.json").read_text())
     assert len(golden) == len(losses) > 0
     for known, found in zip(golden, losses, strict=True):
         assert known.keys() == found.keys()

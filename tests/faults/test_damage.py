@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints, until_step
+from commands import DCGAN, FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints, until_step
+from PIL import Image
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
@@ -76,14 +77,100 @@ def test_where_all_checkpoints_are_damaged_nothing_is_begun_anew_in_silence(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": []}', "\x00\xff", '{"family": "fragile"}'])
-def test_a_corrupt_settings_file_is_told_in_one_line(troupe: Commands, finished: Commands, content: str) -> None:
+def test_a_corrupt_settings_file_is_told_and_the_checkpoint_tells_what_the_run_is(
+    troupe: Commands, finished: Commands, content: str
+) -> None:
     run = copy_of(finished, troupe)
-    (run / "settings.json").write_text(content)
+    good = json.loads((run / "settings.json").read_text())
+    (run / "settings.json").write_bytes(content.encode("latin-1"))
+    done = troupe.train(*RESUME)
+    (line,) = [line for line in done.out.splitlines() if "settings.json" in line]
+    assert line.startswith("troupe: settings.json: damaged (")
+    assert line.endswith("; the run is what step_00000006 tells")
+    assert_same_run(run, finished.path("whole"))
+    mended = json.loads((run / "settings.json").read_text())
+    assert mended["settings"] == {**good["settings"], "steps": 8}
+
+
+@pytest.mark.parametrize("content", ["", "\xff"])
+def test_without_a_checkpoint_a_corrupt_settings_file_needs_a_copy(
+    troupe: Commands, finished: Commands, content: str
+) -> None:
+    run = copy_of(finished, troupe)
+    (run / "settings.json").write_bytes(content.encode("latin-1"))
+    shutil.rmtree(run / "checkpoints")
     done = troupe.run("train", *RESUME)
     assert done.code == 4
     (line,) = done.mistakes
     assert line.startswith(f"troupe: {run}/settings.json: damaged (")
     assert line.endswith("restore it from a copy")
+
+
+def test_a_flipped_bit_in_the_settings_is_told_and_not_followed(troupe: Commands, finished: Commands) -> None:
+    run = copy_of(finished, troupe)
+    text = (run / "settings.json").read_text()
+    assert '"seed": 0,' in text
+    (run / "settings.json").write_text(text.replace('"seed": 0,', '"seed": 1,').replace('"keep": 3', '"keep": 2'))
+    done = troupe.train(*RESUME)
+    told = [line for line in done.out.splitlines() if "settings.json" in line]
+    assert told == [
+        f"troupe: settings.json: says {name}={there}, but step_00000006 was made with {counts}, which counts"
+        for name, there, counts in (("seed", 1, 0), ("keep", 2, 3))
+    ]
+    assert_same_run(run, finished.path("whole"))
+    assert json.loads((run / "settings.json").read_text())["settings"]["seed"] == 0
+
+
+def test_settings_that_were_asked_for_are_followed(troupe: Commands, finished: Commands) -> None:
+    """What a resume changed is no damage, also when the run goes on once more."""
+    run = copy_of(finished, troupe)
+    troupe.train(*RESUME, "keep=2", "seed=1", "--allow-changes")
+    done = troupe.train("--resume", "run", "steps=9", "--families", str(FRAGILE))
+    assert "settings.json" not in done.out
+    assert json.loads((run / "settings.json").read_text())["settings"]["seed"] == 1
+
+
+def test_with_all_checkpoints_gone_a_run_is_not_begun_anew_in_silence(troupe: Commands, finished: Commands) -> None:
+    run = copy_of(finished, troupe)
+    shutil.rmtree(run / "checkpoints")
+    rows = (run / "metrics.jsonl").read_bytes()
+    done = troupe.run("train", *RESUME)
+    assert done.code == 4
+    assert done.mistakes == [
+        "troupe: run: made 6 steps, but has no checkpoint any more; copy one back, or say --allow-changes to begin it "
+        "again at step 0"
+    ]
+    assert (run / "metrics.jsonl").read_bytes() == rows
+    done = troupe.train(*RESUME, "--allow-changes")
+    assert "beginning at step 0, as there is no checkpoint" in done.out
+    assert_same_run(run, finished.path("whole"))
+
+
+def test_damaged_rows_of_metrics_cost_those_rows(troupe: Commands, finished: Commands) -> None:
+    run = copy_of(finished, troupe)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    lines[1] = b'{"step": 2, "se\xff\xfe\n'
+    lines[3] = b"\0\0\0\0\n"
+    (run / "metrics.jsonl").write_bytes(b"".join(lines))
+    done = troupe.train(*RESUME)
+    assert "troupe: metrics.jsonl: 2 of 6 rows are damaged; the run goes on without them" in done.out.splitlines()
+    assert_same_state(run, finished.path("whole"))
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 3, 5, 6, 7, 8]
+
+
+def test_a_damaged_picture_costs_its_frame(troupe: Commands, shared: Commands) -> None:
+    words = (*DCGAN, "sample_every=2", "checkpoint_every=2")
+    troupe.train(*words, "steps=4", "--name", "run")
+    run = troupe.path("run")
+    (run / "grids" / "step_00000000.png").write_bytes(b"")
+    content = (run / "grids" / "step_00000002.png").read_bytes()
+    (run / "grids" / "step_00000002.png").write_bytes(content[: len(content) // 2])
+    done = troupe.train("--resume", "run", "steps=6")
+    told = [line for line in done.out.splitlines() if "damaged" in line]
+    assert [line.split(":")[1] for line in told] == [" grids/step_00000000.png", " grids/step_00000002.png"]
+    with Image.open(run / "timelapse.gif") as timelapse:
+        assert timelapse.n_frames == 2
 
 
 @pytest.mark.parametrize("content", ["[]", '{"steps": "many"}'])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainers.engine import checkpoint
+from trainers.engine import checkpoint, durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 
 
@@ -72,7 +72,7 @@ def test_the_manifest_is_written_last_and_the_name_is_given_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    write, rename = checkpoint.write_durably, os.rename
+    write, rename = durable.write, os.rename
 
     def watched_write(path: Path, text: str) -> None:
         assert (path.parent / "state.pt").stat().st_size == json.loads(text)["files"]["state.pt"]["bytes"]
@@ -85,7 +85,7 @@ def test_the_manifest_is_written_last_and_the_name_is_given_after_it(
         events.append(Path(target).name)
         rename(source, target)
 
-    monkeypatch.setattr(checkpoint, "write_durably", watched_write)
+    monkeypatch.setattr(durable, "write", watched_write)
     monkeypatch.setattr(os, "rename", watched_rename)
     save(tmp_path, 500)
     assert events == ["manifest.json", "step_00000500"]
@@ -108,7 +108,7 @@ def half_a_file(state: Any, file: Any) -> None:
         (os, "fsync", full, "no space left"),
         (os, "rename", full, "no space left"),
         (checkpoint, "digest", full, "no space left"),
-        (checkpoint, "write_durably", full, "no space left"),
+        (durable, "write", full, "no space left"),
     ],
 )
 def test_nothing_half_made_is_left_when_a_write_fails(
@@ -255,8 +255,8 @@ def test_names_are_those_of_steps_and_of_phases_within_them() -> None:
 
 
 def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.write_durably(tmp_path / "file", "before")
+    durable.write(tmp_path / "file", "before")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.write_durably(tmp_path / "file", "after")
+        durable.write(tmp_path / "file", "after")
     assert (tmp_path / "file").read_text() == "before"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -134,15 +135,16 @@ def test_fitting_data_is_answered_with_nothing(family: str) -> None:
 def test_data_without_labels_is_refused(family: str) -> None:
     for classes in (0, 1):
         assert misfits_of(family, {**COLOUR, "classes": classes}, data="imagefolder:pictures") == [
-            "data=imagefolder:pictures: has no labels to learn; put images into a folder for each class"
+            f"data=imagefolder:{Path('pictures').resolve()}: has no labels to learn; put images into a folder for each "
+            "class"
         ]
 
 
 def test_folders_that_are_parts_and_no_classes_are_told() -> None:
     facts = {**COLOUR, "classes": 2, "class_names": ("Test", "train")}
     assert misfits_of("classifier", facts, data="imagefolder:pets/") == [
-        "data=imagefolder:pets/: its folders Test and train are parts, and no classes; give the folder whose "
-        "folders are the classes, as data=imagefolder:pets/train"
+        f"data=imagefolder:{Path('pets').resolve()}: its folders Test and train are parts, and no classes; give the "
+        f"folder whose folders are the classes, as data=imagefolder:{Path('pets/train').resolve()}"
     ]
     assert misfits_of("classifier", {**facts, "class_names": ("test", "dogs")}) == []
 

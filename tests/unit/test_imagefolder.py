@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.data.imagefolder import cached, decode, list_images, remove
-from trainers.data.images import ImageData
+from trainers.data.imagefolder import cached, decode, look_through, remove
+from trainers.data.images import ImageData, Part
 from trainers.data.sources import open_data
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 
@@ -210,7 +210,8 @@ def test_unreadable_images_are_skipped_counted_and_listed(tmp_path: Path, monkey
     (folder / "notes.txt").write_text("not meant to be an image")
     opened = Opened(folder, tmp_path)
     assert opened.data.size + opened.data.held_out == 10
-    (line,) = opened.warnings
+    passed, line = opened.warnings
+    assert passed == f"data=imagefolder:{folder}: files that are no images were passed over: 1 .txt"
     assert "4 unreadable images" in line
     assert "\n" not in line
     report = Path(line.partition("skipped; ")[2].removesuffix(" lists them"))
@@ -226,7 +227,7 @@ def test_hidden_files_and_circles_of_links_are_left_out(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere" / "linked.png")
     (folder / "circle").symlink_to(folder)
     (folder / "more").symlink_to(tmp_path / "elsewhere")
-    assert [image.path for image in list_images(folder)] == ["000.png", "001.png", "002.png", "more/linked.png"]
+    assert [image.path for image in look_through(folder).images] == ["000.png", "001.png", "002.png", "more/linked.png"]
 
 
 @pytest.mark.parametrize("content", [[], ["notes.txt"], ["broken.png"]])
@@ -269,7 +270,7 @@ def test_a_worker_that_knows_the_fingerprint_does_not_look_through_the_folder(
     first = Opened(folder, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "trainers.data.imagefolder.list_images", lambda root: pytest.fail("the folder was looked through")
+            "trainers.data.imagefolder.look_through", lambda root: pytest.fail("the folder was looked through")
         )
         worker = Opened(folder, tmp_path, fingerprint=first.data.fingerprint)
     assert worker.data.fingerprint == first.data.fingerprint
@@ -415,3 +416,52 @@ def test_a_folder_that_is_being_packed_is_not_removed(tmp_path: Path) -> None:
 
     data = open_data(f"imagefolder:{filled(tmp_path / 'images', 1)}", data_dir=tmp_path, progress=meanwhile)
     assert data.size == 1
+
+
+def test_floats_between_0_and_1_are_no_longer_black() -> None:
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    for brightest, expected in ((1.0, 255), (0.5, 128), (200.0, 200), (1000.0, 255)):
+        pixels = decoded(Image.fromarray(ramp * brightest), "tiff", 8, 1)[:, :, 0]
+        assert pixels[0, 0] == 0
+        assert abs(int(pixels[7, 7]) - expected) <= 1, brightest
+    assert decoded(Image.fromarray(np.full((8, 8), np.nan, np.float32)), "tiff", 8, 1).max() == 0
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_not_left_out(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "images" / "cat", 3).parent
+    filled(folder / "dog", 3)
+    (folder / "dog").chmod(0)
+    tmp_path.chmod(0o755)
+    before = os.geteuid()
+    if before == 0:
+        for above in tmp_path.parents[:2]:
+            above.chmod(0o755)
+        os.seteuid(65534)  # nobody: root may read everything
+    try:
+        with pytest.raises(TroupeError) as told:
+            look_through(folder)
+    finally:
+        os.seteuid(before)
+        (folder / "dog").chmod(0o755)
+    assert told.value.code == SURROUNDINGS
+    assert told.value.mistakes == [f"{folder / 'dog'}: cannot be read (Permission denied); its images would be missing"]
+
+
+def test_what_was_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "images" / "cat", 2).parent
+    (folder / "dog").mkdir()
+    for name in ("a.avif", "b.AVIF", "c.heic", "README", ".hidden"):
+        (folder / "dog" / name).touch()
+    (folder / "cat" / "gone.png").symlink_to("nowhere")
+    (folder / "bird").mkdir()
+    found = look_through(folder)
+    assert found.passed == {".avif": 2, ".heic": 1, "README": 1, "broken links": 1}
+    assert found.bare == {"bird": "it is empty", "dog": "it holds 2 .avif, 1 .heic, 1 README"}
+    save(folder / "beside.png")
+    assert look_through(folder).bare == {}, "with an image beside them folders are no classes"
+
+
+def test_a_class_all_of_whose_images_are_held_out_is_told(tmp_path: Path) -> None:
+    train, test = (Part(np.zeros((len(labels), 8, 8, 1), np.uint8), np.array(labels)) for labels in ([0, 0, 2, 2], [1]))
+    data = ImageData(train, test, fingerprint="x", class_names=("a", "b", "c"), lost_classes={"d": "it is empty"})
+    assert data.facts["lost_classes"] == {"d": "it is empty", "b": "all of its images are held out"}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from trainers.engine import processor
 from trainers.engine.layers import WIDE, Conv2d, Winograd, faster
+from trainers.engine.processor import FASTER, Ways
 
 SHAPES = itertools.product((1, 2, 3, 4, 5, 8), (1, 2), (1, 3, 4), (0, 1))
 CASES = [case for case in SHAPES if case[0] + 2 * case[3] >= case[2]]  # (size, stride, kernel, padding)
@@ -51,7 +54,7 @@ def wide_pair(size: tuple[int, int], bias: bool = False) -> tuple[nn.Conv2d, nn.
     ours = nn.Conv2d(WIDE, WIDE + 8, 3, padding=1, bias=bias).to(memory_format=torch.channels_last)
     theirs = nn.Conv2d(WIDE, WIDE + 8, 3, padding=1, bias=bias).double()
     theirs.load_state_dict(ours.state_dict())
-    faster(ours)
+    faster(ours, Ways(winograd=True))
     return ours, theirs, torch.randn(3, WIDE, *size).contiguous(memory_format=torch.channels_last)
 
 
@@ -126,7 +129,7 @@ def test_only_torchs_own_convolutions_are_made_faster() -> None:
 
     network = nn.Sequential(nn.Conv2d(1, 2, 3), Special(2, 3, 3), nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Linear(4, 5))
     names = list(network.state_dict())
-    faster(network)
+    faster(network, Ways(products=True))
     assert [type(layer) for layer in network.modules() if isinstance(layer, nn.Conv2d)] == [Conv2d, Special, Conv2d]
     assert list(network.state_dict()) == names
 
@@ -139,3 +142,47 @@ def test_bfloat16_by_autocast() -> None:
     result.sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.dtype == torch.float32
+
+
+def test_which_way_is_taken_follows_from_the_kind_of_processor_and_the_number_format(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for kind, precision in [*FASTER, ("GenuineIntel avx512f", "float32"), ("arm64", "bfloat16")]:
+        monkeypatch.setattr(processor, "kind", lambda kind=kind: kind)
+        network = nn.Sequential(nn.Conv2d(1, 2, 3))
+        ways = processor.ways(precision)
+        assert ways == FASTER.get((kind, precision), Ways())
+        faster(network, ways)
+        (layer,) = network
+        assert (type(layer) is nn.Conv2d) == (not any(ways))
+        assert not any(ways) or layer.ways == ways
+
+
+def test_a_kind_that_was_never_measured_and_float64_take_torchs_own() -> None:
+    assert {precision for _, precision in FASTER} <= {"float32", "bfloat16"}
+    assert processor.ways("float64") == Ways() == FASTER.get(("GenuineIntel avx2", "float32"), Ways())
+    assert str(Ways()) == "torch's own"
+    assert str(Ways(products=True, winograd=True)) == "products and winograd"
+
+
+def test_winograds_way_is_for_float32_only() -> None:
+    assert [precision for (_, precision), ways in FASTER.items() if ways.winograd] == ["float32"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name"),
+    [
+        ("vendor_id\t: AuthenticAMD\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f avx512_bf16\n",
+         "AuthenticAMD avx512_bf16", "AMD EPYC (model 17)"),
+        ("vendor_id\t: GenuineIntel\nmodel name\t: Xeon\nflags\t\t: avx2 avx512f amx_bf16 avx512_bf16\n",
+         "GenuineIntel amx_bf16", "Xeon (model ?)"),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: sse\n", "GenuineIntel", ""),
+    ],
+)  # fmt: skip
+def test_a_kind_is_the_maker_and_the_newest_instructions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, kind: str, name: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(text + "\n\nvendor_id\t: another core\n")
+    monkeypatch.setattr(processor, "CPUINFO", str(tmp_path / "cpuinfo"))
+    assert processor.kind.__wrapped__() == kind
+    assert not name or processor.name() == name

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cluster import show
-from cluster.show import QUIET, Progress, bar, describe, duration, size
+from cluster import cli, show
+from cluster.show import QUIET, Progress, bar, describe, duration, size, table
 
 
 class Terminal(io.StringIO):
@@ -117,3 +117,70 @@ def test_packing_is_told_like_training_and_its_end_always(clock: Clock) -> None:
         clock.now += 0.1
     lines = stream.getvalue().splitlines()
     assert lines == [f"packing images 0/100  {bar(0)}", f"packing images 100/100  {bar(1)}"]
+
+
+@pytest.mark.parametrize("columns", [20, 60, 80, 200])
+def test_the_line_never_wraps(clock: Clock, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """A line as wide as the terminal would wrap on some, and each renewal would leave one behind."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    progress = Progress(stream)
+    metrics = {"classify_loss": 0.4123, "accuracy": 0.9, "eval_accuracy": 0.87654, "eval_loss": 1.25, "test_loss": 3.0}
+    for step in (0, 120, 799):
+        progress.show(at(step, **metrics))
+        clock.now += 70
+        progress.packing(step, 100_000)
+        clock.now += 70
+    lines = stream.getvalue().replace("\r\x1b[K", "\n").splitlines()
+    assert len(lines) == 6
+    assert max(map(len, lines)) < columns
+    shown = lines[2]
+    assert columns == 20 or shown.endswith(" left")
+    assert columns < 80 or "eval_accuracy 0.877" in shown, "evaluations before other metrics"
+    assert (columns == 200) == ("classify_loss" in shown and "test_loss" in shown)
+
+
+def test_a_narrow_line_keeps_the_step_and_the_time_left() -> None:
+    assert describe(at(120, discriminator_loss=0.4), 70, 26) == "step 120/800  1m10s left"
+    assert describe(at(120, discriminator_loss=0.4), 70, 10) == "step 120/8"
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_reader_that_has_gone_costs_nothing(clock: Clock) -> None:
+    progress = Progress(Gone())
+    progress.say("hello")
+    for step in range(3):
+        progress.show(at(step))
+        clock.now += QUIET
+    progress.end()
+    assert progress.gone
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize(
+    "words",
+    [("--help",), ("train", "--help"), ("train", "dcgan", "--help"), ("train", "classifier", "model=mlp", "--help"),
+     ("runs", "--help"), ("families",), ("datasets",), ("train", "cifar_speed", "data=digits", "--dry-run")],
+    ids=" ".join,
+)  # fmt: skip
+def test_help_tables_and_dry_runs_fit_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any, columns: int, words: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.chdir(tmp_path)
+    assert cli.command(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_a_table_in_a_pipe_has_one_line_for_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    rows = [{"name": "a" * 50, "state": "b" * 200}, {"name": "c", "state": "d"}]
+    assert table(rows).splitlines()[1:] == ["a" * 50 + "  " + "b" * 200, "c" + " " * 51 + "d"]

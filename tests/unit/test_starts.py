@@ -13,7 +13,7 @@ import safetensors.torch
 
 from cluster import launch, use
 from trainers import registry
-from trainers.engine import checkpoint
+from trainers.engine import durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.tensors import read_weights
@@ -177,7 +177,7 @@ def test_settings_that_cannot_be_written_leave_no_folder(old: RunFolder, monkeyp
     def fails(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_durably", fails)
+    monkeypatch.setattr(durable, "write", fails)
     refused(SURROUNDINGS, family="dcgan", name="new", **TINY)
     assert [path.name for path in Path("runs").iterdir()] == ["old"]
 

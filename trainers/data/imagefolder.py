@@ -16,7 +16,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
+from trainers.engine import durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 from trainers.engine.paths import expanded
 
@@ -33,6 +35,14 @@ EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", 
 GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 AUTO_SIZE = 64
 FACTS = {"fingerprint", "class_names", "unreadable"}  # in packed.json, besides what its files are checked with
+
+
+class Found(NamedTuple):
+    """What a folder holds."""
+
+    images: list[Listed]
+    passed: dict[str, int]  # files that are no images as far as their names tell, by the ends of those
+    bare: dict[str, str]  # first-level folders without an image, and what they hold instead
 
 
 class Listed(NamedTuple):
@@ -46,14 +56,16 @@ class Listed(NamedTuple):
 def open_folder(request: Request) -> ImageData:
     """Open a folder of images, packed first where it is not, or has changed since."""
     words = f"data=imagefolder:{request.argument}"
-    root = expanded(request.argument).resolve()
+    root, bare = expanded(request.argument).resolve(), dict[str, str]()
     if not os.path.isdir(root):
         raise TroupeError(f"{words}: no such folder; give the path of one", SURROUNDINGS)
     size = request.image_size or AUTO_SIZE
     cache = request.data_dir / "packed" / fingerprint(str(root), size)[:16]
     facts = _facts_of(cache)
     if facts is None or request.fingerprint is None or facts["fingerprint"] != request.fingerprint:
-        listing = list_images(root)
+        listing, passed, bare = look_through(root)
+        if passed:
+            request.warn(f"{words}: files that are no images were passed over: {_counted(passed)}")
         if not listing:
             raise TroupeError(f"{words}: holds no images; they are known by {', '.join(EXTENSIONS)}", SURROUNDINGS)
         facts = _facts_of(cache, listing)
@@ -72,13 +84,15 @@ def open_folder(request: Request) -> ImageData:
         request.warn(
             f"{words}: {facts['unreadable']} unreadable images were skipped; {cache / 'unreadable.txt'} lists them"
         )
+    train, test, class_names = _part(cache, "train", facts), _part(cache, "test", facts), facts["class_names"]
+    lost, read = dict(bare), Counter[int]()
+    for part in (train, test):
+        read.update((part.labels if part.labels is not None else np.zeros(0, np.int64)).tolist())
+    lost |= {name: "none of its images can be read" for place, name in enumerate(class_names) if not read[place]}
     return ImageData(
-        _part(cache, "train", facts),
-        _part(cache, "test", facts),
-        fingerprint=facts["fingerprint"],
-        class_names=facts["class_names"],
-        evaluate_on=request.evaluate_on,
-    )
+        train, test, fingerprint=facts["fingerprint"], class_names=class_names, evaluate_on=request.evaluate_on,
+        lost_classes=lost,
+    )  # fmt: skip
 
 
 SOURCES = {
@@ -121,22 +135,51 @@ def remove(folder: Path) -> None:
         raise TroupeError(f"{folder}: is being packed at this moment; wait for that run", CONFLICT) from None
 
 
-def list_images(root: Path) -> list[Listed]:
-    """Every image below `root`, sorted; hidden files and folders are left out."""
-    listing, seen = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+def look_through(root: Path) -> Found:
+    """Every image below `root`, sorted, and what else is there; hidden files and folders are left out.
+
+    Raises TroupeError (exit code 3) where a folder cannot be read: its images would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise TroupeError(
+            f"{error.filename}: cannot be read ({error.strerror}); its images would be missing", SURROUNDINGS
+        )
+
+    listing, seen, passed = [], set(), Counter[str]()
+    held: dict[str, Counter[str]] = {}  # in each first-level folder, instead of images
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if real in seen:  # links may lead in circles
             continue
         seen.add(real)
+        within = Path(folder).relative_to(root)
+        if len(within.parts) == 1:
+            held[within.parts[0]] = Counter()
         for name in files:
-            if name.lower().rpartition(".")[2] in EXTENSIONS and not name.startswith("."):
-                path = Path(folder, name)
-                if path.is_file():
-                    state = path.stat()
-                    listing.append(Listed(path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns))
-    return sorted(listing)
+            path = Path(folder, name)
+            if name.startswith("."):
+                continue
+            if name.lower().rpartition(".")[2] in EXTENSIONS and path.is_file():
+                state = path.stat()
+                listing.append(Listed(path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns))
+            else:
+                kind = f".{name.rpartition('.')[2].lower()}" if "." in name else name
+                passed[kind if path.is_file() else "broken links"] += 1
+                if within.parts:
+                    held[within.parts[0]][kind] += 1
+    filled = {PurePosixPath(image.path).parts[0] for image in listing}
+    classes = all("/" in image.path for image in listing)
+    bare = {name: f"it holds {_counted(kinds)}" if kinds else "it is empty"
+            for name, kinds in held.items() if classes and name not in filled}  # fmt: skip
+    return Found(sorted(listing), dict(passed), bare)
+
+
+def _counted(kinds: Mapping[str, int]) -> str:
+    """`12 .avif, 1 .txt`, the most first."""
+    most = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join([f"{count} {kind}" for kind, count in most[:5]] + (["..."] if len(most) > 5 else []))
 
 
 def class_names_of(listing: Sequence[Listed]) -> list[str]:
@@ -150,6 +193,10 @@ def decode(content: bytes, size: int, channels: int) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(content)) as opened:
         opened.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size: much faster
         image = ImageOps.exif_transpose(opened)
+    if image.mode == "F":  # of other programs, mostly in [0, 1]; Pillow takes them for 0 to 255
+        numbers = np.nan_to_num(np.asarray(image), nan=0.0, posinf=255.0, neginf=0.0)
+        numbers = numbers * 255 if numbers.max(initial=0.0) <= 1 else numbers
+        image = Image.fromarray(numbers.clip(0, 255).round().astype(np.uint8))
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion clips them
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     if image.has_transparency_data:
@@ -193,8 +240,11 @@ def _pack(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about images that it reads all the same
             facts = _write(root, listing, size, partial, progress)
+        for file in partial.iterdir():  # else a pulled plug might leave zeros of the right size
+            durable.sync(file)
         shutil.rmtree(cache, ignore_errors=True)
         partial.rename(cache)
+        durable.sync(cache.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

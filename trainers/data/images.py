@@ -66,7 +66,9 @@ class ImageData:
         fingerprint: str,
         class_names: Sequence[str] = (),
         evaluate_on: str = "test",
+        lost_classes: Mapping[str, str] | None = None,
     ) -> None:
+        """`lost_classes`: names of those that the source has no image of, and why."""
         rows = np.arange(len(train.images))
         if evaluate_on == "validation":
             self._held_out_rows = validation_rows(len(rows))
@@ -88,6 +90,14 @@ class ImageData:
             "size": self.size,
             "held_out": self.held_out,
         }
+        lost = dict(lost_classes or {})
+        if train.labels is not None and class_names:
+            learned = np.bincount(train.labels[self._train_rows], minlength=len(class_names))
+            for name, count in zip(class_names, learned, strict=False):
+                if not count:
+                    lost.setdefault(name, "all of its images are held out")
+        if lost:
+            self.facts = {**self.facts, "lost_classes": lost}
 
     def to(self, device: torch.device) -> None:
         """Give batches on `device` from now on; on a GPU, move all images there if they take less than half of it."""

@@ -21,6 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from trainers.data.images import Part, array_digest
+from trainers.engine import durable
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -53,7 +54,9 @@ def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence
         Path(temporary, "packed.json").write_text(json.dumps(manifest, indent=1) + "\n")
         (folder / "packed.json").unlink(missing_ok=True)
         for file in [*(f"{key}.npy" for key in arrays), "packed.json"]:
+            durable.sync(Path(temporary, file))
             os.replace(Path(temporary, file), folder / file)
+        durable.sync(folder)
 
 
 def read_packed(folder: Path) -> Content | None:

@@ -13,11 +13,11 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainers.engine import durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 
 FORMAT = 1
@@ -59,10 +59,10 @@ def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, 
             file.flush()
             os.fsync(file.fileno())
         files = {"state.pt": {"bytes": (making / "state.pt").stat().st_size, "sha256": digest(making / "state.pt")}}
-        write_durably(making / "manifest.json", json.dumps({"format": FORMAT, **facts, "files": files}, indent=1))
+        durable.write(making / "manifest.json", durable.sealed({"format": FORMAT, **facts, "files": files}))
         shutil.rmtree(final, ignore_errors=True)
         os.rename(making, final)
-        sync_folder(folder)
+        durable.sync(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         mistake = disk_mistake(folder, error)  # before space is freed
         shutil.rmtree(making, ignore_errors=True)
@@ -127,12 +127,14 @@ def damage_of(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
+        if not durable.is_whole(manifest):
+            return "manifest.json is not as it was written"
         for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
             if (path / name).stat().st_size != facts["bytes"]:
                 return f"{name} has another size than its manifest says"
             if digest(path / name) != facts["sha256"]:
                 return f"{name} has another SHA-256 than its manifest says"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"manifest: {type(error).__name__}: {error}"
     return None
 
@@ -162,23 +164,3 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write a small text file so that it survives a crash whole, or is not there."""
-    making = path.with_name(f".{path.name}.making")
-    with open(making, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(making, path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    if sys.platform != "win32":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,7 +1,8 @@
-"""Convolutions that compute what torch's own do, faster on processors; parameters and their names are the same.
+"""Convolutions that compute what torch's own do, faster on some processors; parameters and their names are the same.
 
-oneDNN is slow where the output has few places, backward above all, and knows no shorter way for 3x3 filters in float32:
-benchmarks/step_speed.py shows what both are worth in a step.
+oneDNN is slow where the output has few places, and knows no shorter way for 3x3 filters in float32. Both ways here are
+products of matrices, which some processors' libraries compute much faster than others: trainers/engine/processor.py
+says which way is taken where.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
+
+from trainers.engine.processor import Ways
 
 FEW = 16  # places of the output up to which a product of matrices is faster: 4x4
 WIDE = 128  # channels from which fewer multiplications outweigh moving the numbers about
@@ -27,27 +30,31 @@ FROM_INPUT, FROM_FILTER, TO_OUTPUT = (
 )
 
 
-def faster(network: nn.Module) -> None:
-    """Let torch's own convolutions in a network take the faster ways."""
-    for layer in network.modules():
+def faster(network: nn.Module, ways: Ways) -> None:
+    """Let torch's own convolutions in a network take these ways."""
+    for layer in network.modules() if any(ways) else ():
         if type(layer) is nn.Conv2d:
             layer.__class__ = Conv2d
+            layer.ways = ways
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that takes a shorter way where there is one."""
+    """A convolution that takes one of its `ways` where that fits."""
+
+    ways = Ways(products=True, winograd=True)
 
     def forward(self, input: Tensor) -> Tensor:
         plain = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
         if not plain or isinstance(self.padding, str) or input.device.type != "cpu" or self.kernel_size == (1, 1):
             return super().forward(input)
-        if self._wide(input):
+        if self.ways.winograd and self._wide(input):
             output: Tensor = Winograd.apply(input, self.weight)
             return output if self.bias is None else output + self.bias[:, None, None]
         (above, aside), (by, along), (height, width) = self.padding, self.stride, self.kernel_size
         down = (input.shape[2] + 2 * above - height) // by + 1
         across = (input.shape[3] + 2 * aside - width) // along + 1
-        if len(input) * down * across == 1 or down * across > FEW:  # the bits of one row depend on where it lies
+        rows = len(input) * down * across  # the bits of a single one depend on where it lies
+        if not self.ways.products or rows == 1 or down * across > FEW:
             return super().forward(input)
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))

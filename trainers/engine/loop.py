@@ -19,6 +19,7 @@ from trainers.engine.errors import FAILED, Stopped, TroupeError
 from trainers.engine.exchange import Ddp, Exact, Exchange, shares
 from trainers.engine.family import Data, Family, MicroBatch, Phase
 from trainers.engine.layers import faster
+from trainers.engine.processor import ways
 from trainers.engine.record import GRID_CELLS, Recorder
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import Config
@@ -441,7 +442,7 @@ class Trainer:
         """A network on its device, in its precision and memory format, in training mode."""
         network = network.to(self.device, self.dtype)
         if self.device.type == "cpu":
-            faster(network)
+            faster(network, ways(self.config.precision))
         if self.config.memory_format == "channels_last":
             network = network.to(memory_format=torch.channels_last)
         return network.train()

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from trainers.engine import durable
+
 GAP = 2  # pixels between cells
 
 
@@ -28,11 +30,10 @@ def grid(images: np.ndarray) -> Image.Image:
 
 def write_png(path: Path, image: Image.Image, magnify: int = 1) -> None:
     """Write a PNG whole or not at all."""
-    making = path.with_name(f".{path.name}.making")
     if magnify > 1:
         image = image.resize((image.width * magnify, image.height * magnify), Image.Resampling.NEAREST)
-    image.save(making, format="PNG", optimize=True)
-    making.replace(path)
+    with durable.replacing(path) as making:
+        image.save(making, format="PNG", optimize=True)
 
 
 def write_grid(path: Path, images: np.ndarray) -> None:
@@ -41,21 +42,27 @@ def write_grid(path: Path, images: np.ndarray) -> None:
 
 
 def write_timelapse(
-    path: Path, grids: Sequence[Path], beat: Callable[[], None] = lambda: None, seconds: float = 6.0, most: int = 120
-) -> None:
-    """An endless GIF of at most `most` of the grids, in `seconds`, that rests on the last one; beats for each."""
-    if not grids:
-        return
+    path: Path, grids: Sequence[Path], beat: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None, seconds: float = 6.0, most: int = 120,
+) -> None:  # fmt: skip
+    """An endless GIF of at most `most` of the grids, in `seconds`, that rests on the last one; beats for each.
+
+    A grid that is damaged costs its frame, and is told.
+    """
     step = -(-len(grids) // most)
-    chosen = list(grids[::-1][::step])[::-1]  # always with the last
     frames = []
-    for grid in chosen:
-        frames.append(Image.open(grid).convert("P", palette=Image.Palette.ADAPTIVE))
+    for grid in list(grids[::-1][:: step or 1])[::-1]:  # always with the last
+        try:
+            with Image.open(grid) as opened:
+                frames.append(opened.convert("P", palette=Image.Palette.ADAPTIVE))
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged PNGs
+            say(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse goes without it")
         beat()
+    if not frames:
+        return
     each = max(40, min(400, round(1000 * seconds / len(frames))))
-    making = path.with_name(f".{path.name}.making")
-    frames[0].save(
-        making, format="GIF", save_all=True, append_images=frames[1:], loop=0,
-        duration=[each] * (len(frames) - 1) + [1500],
-    )  # fmt: skip
-    making.replace(path)
+    with durable.replacing(path) as making:
+        frames[0].save(
+            making, format="GIF", save_all=True, append_images=frames[1:], loop=0,
+            duration=[each] * (len(frames) - 1) + [1500],
+        )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainers.engine import checkpoint, pictures, plots
+from trainers.engine import checkpoint, durable, pictures, plots
 from trainers.engine.errors import TroupeError
 from trainers.engine.evaluation import Evaluation
 from trainers.engine.family import Data
@@ -55,16 +55,19 @@ class Recorder:
             self.saved = (trainer.step, trainer.phases_done)
             if self.first:
                 with checkpoint.writing(self.folder.path):
-                    self.folder.forget_after(trainer.step)
+                    self.folder.forget_after(trainer.step, self.control.say)
         else:
+            if self.first:
+                with checkpoint.writing(self.folder.path):
+                    self.folder.forget_after(-1)
             for weights in self.folder.path.glob("from.*"):
                 trainer.load_weights(read_weights(weights, tuple(trainer.networks)))
         self.started = time.monotonic()
         self.since, self.first_step = (trainer.step, self.started), trainer.step
+        if self.first and not self.folder.real.exists():
+            with checkpoint.writing(self.folder.path):
+                pictures.write_grid(self.folder.real, as_uint8(trainer.data.examples(GRID_CELLS)).numpy())
         if name is None:
-            if self.first and not self.folder.real.exists():
-                with checkpoint.writing(self.folder.path):
-                    pictures.write_grid(self.folder.real, as_uint8(trainer.data.examples(GRID_CELLS)).numpy())
             self.draw()
             self.save()
         self._tell()
@@ -114,6 +117,10 @@ class Recorder:
         failure: TroupeError | None = None
         if self.first:
             try:
+                with checkpoint.writing(self.folder.path):  # rows of steps before this one are never lost
+                    for written in (self.folder.metrics, self.events.path if self.events is not None else None):
+                        if written is not None and written.exists():
+                            durable.sync(written)
                 facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3),
                          "evaluation_seconds": round(self.evaluating, 3)}  # fmt: skip
                 checkpoint.save(self.folder.checkpoints, name, state, facts)
@@ -152,8 +159,8 @@ class Recorder:
         }
         if self.first:
             with checkpoint.writing(self.folder.path):
-                pictures.write_timelapse(self.folder.timelapse, grids, self.control.beat)
-                checkpoint.write_durably(self.folder.result, json.dumps(result, indent=1) + "\n")
+                pictures.write_timelapse(self.folder.timelapse, grids, self.control.beat, self.control.say)
+                durable.write(self.folder.result, json.dumps(result, indent=1) + "\n")
         trainer.world.gather(None)  # nobody ends before the others: whoever watches would take them for lost
         return result
 
@@ -164,7 +171,7 @@ class Recorder:
         trainer, folder = self.trainer, self.folder
         self.pictured = time.monotonic()
         with checkpoint.writing(folder.path):
-            rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+            rows, _ = folder.read_metrics()
             if len({row["step"] for row in rows}) > 1:  # a curve of one point shows nothing
                 plots.write_curves(folder.curves, rows)
             write_evaluation(folder.path, trainer.evaluation, trainer.data)

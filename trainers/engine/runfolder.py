@@ -14,17 +14,19 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from trainers.engine import checkpoint
+from trainers.engine import checkpoint, durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FORMAT = 1
+TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
+MISSING = "it is missing"
 PICTURES = ("curves", "confusion", "mistakes")  # of evaluations
 
 
@@ -54,36 +56,58 @@ class RunFolder:
         """What a worker prints."""
         return self.logs / f"rank_{rank}.log"
 
-    def read_settings(self) -> dict[str, Any]:
-        """What the run is. Raises TroupeError (exit code 4) where the file is missing or damaged.
+    def read_settings(self, note: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+        """What the run is. Raises TroupeError (exit code 4) where nothing tells it.
 
-        Changed settings count from the first checkpoint under them on; until then those of before are the run's.
+        Changed settings count from the first checkpoint under them on; until then those of before are the run's. A
+        settings.json that is not as it was written counts only as far as the newest whole checkpoint says the same:
+        each difference goes to `note`.
         """
         path = self.before if self._untried() else self.settings
-        try:
-            stored: dict[str, Any] = json.loads(path.read_text())
-            parts = [stored["family"], stored["settings"]["steps"], stored["facts"], stored["versions"]]
-            if [type(part) for part in parts] != [str, int, dict, dict]:
-                raise TypeError("not a run's settings")
+        stored, damage = _as_written(path)
+        if stored is not None and "digest" in stored and not damage:
             return stored
-        except FileNotFoundError:
-            raise TroupeError(f"{self.path}: not a run, it has no settings.json", CONFLICT) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TroupeError(f"{path}: damaged ({error}); restore it from a copy", CONFLICT) from None
+        newest = checkpoint.newest_whole(self.checkpoints)
+        if newest is None:
+            if damage == MISSING:
+                raise TroupeError(f"{self.path}: not a run, it has no settings.json", CONFLICT)
+            if damage:
+                raise TroupeError(f"{path}: damaged ({damage}), and there is no checkpoint; restore it from a copy",
+                                  CONFLICT)  # fmt: skip
+            assert stored is not None
+            return stored
+        manifest = checkpoint.manifest_of(newest)
+        counts = {part: manifest[part] for part in TOLD if part in manifest}
+        if "recipe" in manifest:  # 0.1.0 kept no more
+            counts["settings"] = manifest["recipe"]
+        if stored is None:
+            if counts.keys() < {*TOLD}:
+                raise TroupeError(f"{path}: damaged ({damage}); restore it from a copy", CONFLICT)
+            note(f"{path.name}: damaged ({damage}); the run is what {newest.name} tells")
+            return {**counts, "versions": manifest["versions"]}
+        settings = counts.pop("settings", {})
+        pairs = [(name, stored["settings"].get(name), value) for name, value in settings.items()]
+        pairs += [(part, stored.get(part), value) for part, value in counts.items()]
+        for name, there, value in pairs:
+            if there != value:
+                note(f"{path.name}: says {name}={json.dumps(there)[:60]}, but {newest.name} was made with "
+                     f"{json.dumps(value)[:60]}, which counts")  # fmt: skip
+        return {**stored, **counts, "settings": {**stored["settings"], **settings}}
 
     def write_settings(self, facts: Mapping[str, Any]) -> None:
-        checkpoint.write_durably(self.settings, json.dumps({"format": FORMAT, **facts}, indent=1) + "\n")
+        durable.write(self.settings, durable.sealed({"format": FORMAT, **facts}))
 
     def change_settings(self, facts: Mapping[str, Any]) -> None:
         """Write changed settings, and keep those of before until they are proved. Whoever calls holds the lock."""
         newest = checkpoint.newest_whole(self.checkpoints)
-        checkpoint.write_durably(self.before, self.settings.read_text())
+        durable.write(self.before, self.settings.read_text())
         self.write_settings({**facts, "since": newest.name if newest else ""})
 
     def settle_settings(self) -> None:
         """Forget the settings of before, or put them back where no checkpoint was made since. Needs the lock too."""
         if self._untried():
             os.replace(self.before, self.settings)
+            durable.sync(self.path)
         self.before.unlink(missing_ok=True)
 
     def _untried(self) -> bool:
@@ -125,16 +149,27 @@ class RunFolder:
         finally:
             lock.release()
 
-    def forget_after(self, step: int) -> None:
+    def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
+        """The rows of metrics.jsonl, and how many others are damaged; half a last one, of a killed writer, is none."""
+        rows, damaged = [], 0
+        lines = self.metrics.read_bytes().split(b"\n") if self.metrics.exists() else [b""]
+        for line in lines[:-1]:
+            try:
+                row = json.loads(line)
+                int(row["step"])
+                rows.append(row)
+            except (ValueError, KeyError, TypeError):
+                damaged += 1
+        return rows, damaged
+
+    def forget_after(self, step: int, say: Callable[[str], None] = lambda line: None) -> None:
         """Drop metrics of steps after `step`: they belong to a part of the run that is done anew."""
         if not self.metrics.exists():
             return
-        rows = []
-        for line in self.metrics.read_text().splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a killed writer may leave half a line
-                if json.loads(line)["step"] <= step:
-                    rows.append(line + "\n")
-        checkpoint.write_durably(self.metrics, "".join(rows))
+        rows, damaged = self.read_metrics()
+        if damaged:
+            say(f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run goes on without them")
+        durable.write(self.metrics, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
 
     def size(self) -> int:
         """Bytes on disk; whatever vanishes meanwhile is none."""
@@ -144,6 +179,20 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     count += os.stat(os.path.join(folder, name)).st_size
         return count
+
+
+def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """What a settings.json says, as far as it is that of a run, and what is wrong with it, or nothing."""
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+        parts = [stored["family"], stored["settings"]["steps"], stored["facts"], stored["versions"]]
+        if [type(part) for part in parts] != [str, int, dict, dict]:
+            return None, "not a run's settings"
+        return stored, "" if durable.is_whole(stored) else "not as it was written"
+    except FileNotFoundError:
+        return None, MISSING
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return None, f"{type(error).__name__}: {error}"
 
 
 def begun(rank: int, size: int) -> str:
@@ -187,6 +236,8 @@ def create(runs: Path, family: str, name: str | None) -> RunFolder:
         mistake = checkpoint.disk_mistake(runs, error)
         shutil.rmtree(path, ignore_errors=True)
         raise TroupeError(mistake, SURROUNDINGS) from error
+    for named in (path, runs):
+        durable.sync(named)
     return folder
 
 

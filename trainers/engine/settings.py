@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.fields import FieldInfo
 
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
+from trainers.engine.paths import expanded
 
 Kind = Literal["recipe", "running"]
 
@@ -239,6 +240,8 @@ class Config(BaseModel):
                 good.pop(name, None)
                 reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
                 mistakes.append(f"{name}={value if isinstance(value, str) else show_value(value)}: {reason}")
+        said = {name: good[name] for name in words if name in good}
+        good |= {name: value for name, value in cls.following(said).items() if name not in words}
         for check in cls.checks:
             if all(name in good for name in check.fields):
                 mistake = check.rule(*(good[name] for name in check.fields))
@@ -280,6 +283,11 @@ class Config(BaseModel):
     def microbatches(self) -> int:
         """Micro-batches of one step, over all workers."""
         return self.batch_size // self.microbatch_size
+
+    @classmethod
+    def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Defaults that follow from the settings that were `said`, as those of a model or of an optimizer."""
+        return {}
 
     @classmethod
     def meant(cls, word: str) -> str | None:
@@ -382,14 +390,16 @@ class Config(BaseModel):
         return {row.name: getattr(self, row.name) for row in type(self).described() if row.kind == "recipe"}
 
     @classmethod
-    def described(cls) -> Iterator[Described]:
-        """Each setting as a person should see it, the family's own first."""
+    def described(cls, words: Mapping[str, Any] | None = None) -> Iterator[Described]:
+        """Each setting as a person should see it, the family's own first; defaults beside `words`, where they fit."""
+        defaults = cls.from_words(words or {})[0]
         own = [name for name in cls.model_fields if name not in Config.model_fields]
         for name in own + [name for name in cls.model_fields if name in Config.model_fields]:
             field = cls.model_fields[name]
             facts = _facts(field)
+            default = getattr(defaults, name) if defaults is not None else field.get_default()
             yield Described(
-                name, show_value(field.get_default()), _bounds(field), facts["unit"], facts["kind"],
+                name, show_value(default), _bounds(field), facts["unit"], facts["kind"],
                 field.description or "", facts["source"],
             )  # fmt: skip
 
@@ -405,6 +415,13 @@ class ImageConfig(Config):
         at_least=8,
         at_most=1024,
     )
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, data: str) -> str:
+        """A path in it as it is from any folder: a run may go on from another one."""
+        name, colon, path = data.partition(":")
+        return f"{name}:{expanded(path).resolve()}" if colon and path else data
 
 
 class Described(NamedTuple):

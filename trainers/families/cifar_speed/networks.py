@@ -52,14 +52,23 @@ def norm(channels: int) -> nn.BatchNorm2d:
     return layer
 
 
-def whitening(images: Tensor, epsilon: float = 5e-4) -> Tensor:
+def whitening(pixels: Tensor, mean: Tensor, deviation: Tensor, epsilon: float = 5e-4) -> Tensor:
     """Filters (2 * channels * 4, channels, 2, 2) that decorrelate patches of 2x2, and their negatives.
 
-    `images` (rows, channels, height, width), normalised. Eigenvectors of the patches' covariance over the root of their
-    eigenvalues (Jordan 2024, section 3.2).
+    `pixels` (rows, channels, height, width), uint8, which the network sees less `mean` and over `deviation`
+    (channels,), both in pixels. Eigenvectors of the patches' covariance over the root of their eigenvalues (Jordan
+    2024, section 3.2).
+
+    The same on every kind of processor: sums of whole numbers are exact in any order, an eigenvector's largest number
+    is made positive, and what is left, the last digits of an eigendecomposition, falls to rounding to float32.
     """
-    channels = images.shape[1]
-    patches = images.double().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * 4)
-    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-    own = (vectors / (values + epsilon).sqrt()).T.reshape(-1, channels, 2, 2).flip(0)
+    channels = pixels.shape[1]
+    patches = pixels.double().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * 4)
+    mean, deviation = (part.double().repeat_interleave(4) for part in (mean, deviation))
+    sums = patches.sum(0)
+    products = patches.T @ patches - mean[:, None] * sums - sums[:, None] * mean
+    covariance = (products / len(patches) + mean[:, None] * mean) / (deviation[:, None] * deviation)
+    values, vectors = torch.linalg.eigh(covariance)
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    own = (vectors / (values + epsilon).sqrt()).T.reshape(-1, channels, 2, 2).flip(0).float()
     return torch.cat([own, -own])

@@ -24,7 +24,11 @@ class CifarSpeed(Classification):
         network = networks["network"]
         assert isinstance(network, FastNet)
         images = data.batch(range(min(SAMPLES, data.size)))["images"]
-        network.whiten.weight.copy_(whitening(self.normalised(images, torch.float64)))
+        mean, deviation = (
+            torch.tensor(part, dtype=torch.float64, device=images.device).mul(255).expand(images.shape[1])
+            for part in self.config.channel_moments(images.shape[1])
+        )
+        network.whiten.weight.copy_(whitening(images, mean, deviation))
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         config, network = self.config, networks["network"]

@@ -13,6 +13,7 @@ MEANS = {  # mean and standard deviation of each channel, in [0, 1]
     "none": ((0.0,), (1.0,)),
 }
 
+ADAMW_RATE = 0.002  # where nobody says another: that of sgd would be some hundred times too high
 PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}  # names of folders that are no classes
 
 
@@ -38,7 +39,7 @@ class ClassificationConfig(ImageConfig):
         32, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1
     )
     optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd, with momentum, or adamw", source="Loshchilov 2019")
-    learning_rate: float = setting(0.1, "peak of the learning rate", above=0)
+    learning_rate: float = setting(0.1, "peak of the learning rate; with adamw 0.002", above=0)
     momentum: float = setting(
         0.9, "of sgd, and beta1 of adamw; one_cycle takes cycle_momentum instead", at_least=0, below=1
     )
@@ -62,6 +63,10 @@ class ClassificationConfig(ImageConfig):
         "auto", "mean and deviation of channels; auto: those of the model's published weights, of cifar10, or half"
     )
     classes: int | Literal["auto"] = setting("auto", "classes to tell apart; auto: those of the data", at_least=2)
+
+    @classmethod
+    def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"learning_rate": ADAMW_RATE} if said.get("optimizer") == "adamw" else {}
 
     @classmethod
     def wrong_target(cls, target: str, family: str = "the family") -> str | None:
@@ -95,9 +100,14 @@ class ClassificationConfig(ImageConfig):
                 f"data={self.data}: its folders {' and '.join(names)} are parts, and no classes; give the folder whose "
                 f"folders are the classes, as data={self.data.rstrip('/')}/{names[-1]}"
             )
-        if there < 2:
+        for name, why in facts.get("lost_classes", {}).items():
+            mistakes.append(
+                f"data={self.data}: class {name} has no image to learn from ({why}); put some into its folder, or "
+                "remove it"
+            )
+        if there < 2 and not facts.get("lost_classes"):
             mistakes.append(f"data={self.data}: has no labels to learn; put images into a folder for each class")
-        elif self.classes != "auto" and self.classes != there:
+        elif there >= 2 and self.classes != "auto" and self.classes != there:
             mistakes.append(f"classes={self.classes}: data={self.data} has {there}; leave classes out")
         wanted = len(self.channel_moments(channels)[0])
         if wanted not in (1, channels):

@@ -1,0 +1,33 @@
+"""A Ray cluster of this machine, as somebody else may have started it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from commands import TESTS, Command, Commands, until
+
+from trainers.engine.world import free_port
+
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+class Cluster:
+    """A head node of two CPUs, which wants a token unless it is `open`."""
+
+    def __init__(self, commands: Commands, folder: str, open: bool = False) -> None:
+        self.commands, self.folder = commands, folder
+        self.address = f"127.0.0.1:{free_port()}"
+        token = {"RAY_AUTH_MODE": "disabled"} if open else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
+        self.environment = {**token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+        self.head = self.start("--head", "--port", self.address.split(":")[1], "--include-dashboard=false",
+                               "--temp-dir", folder, cpus=2)  # fmt: skip
+
+    def start(self, *words: str, cpus: int, prefix: tuple[str, ...] = (), path: str = "") -> Command:
+        environment = {**self.environment, "PYTHONPATH": f"{path}:{TESTS.parent}" if path else str(TESTS.parent)}
+        command = self.commands.call(
+            *prefix, RAY, "start", *words, "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--block",
+            "--object-store-memory=100000000", environment=environment,
+        )  # fmt: skip
+        until(lambda: "Ray runtime started" in command.out.read_text(), "a node", 60)
+        return command

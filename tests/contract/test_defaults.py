@@ -1,0 +1,41 @@
+"""Every small model learns with its defaults: in two epochs of `digits`, more than a nearest-mean classifier knows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import train
+from trainers import registry
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from defaults import SMALL, nearest_mean
+
+sys.path.pop(0)
+
+QUICK = ("mlp", "mlp_relu", "mlp_bn", "lstm_rows", "lenet")
+
+
+@pytest.mark.parametrize(
+    "model", [pytest.param(model, marks=[] if model in QUICK else [pytest.mark.slow]) for model in SMALL]
+)
+def test_two_epochs_are_enough_to_beat_the_nearest_mean(tmp_path: Path, model: str) -> None:
+    result = train("classifier", model=model, epochs=2, runs_dir=tmp_path)
+    assert result["metrics"]["eval_accuracy"] > nearest_mean()
+
+
+def test_the_nearest_mean_knows_what_is_known_of_it() -> None:
+    assert 0.78 < nearest_mean() < 0.84  # 0.82 on the whole of MNIST
+
+
+def test_defaults_follow_from_what_is_said() -> None:
+    kind = registry.config_class("classifier")
+    assert kind.of({}).learning_rate == 0.05
+    assert kind.of({"model": "mlp"}).learning_rate == 0.005
+    assert kind.of({"model": "mlp", "learning_rate": 0.1}).learning_rate == 0.1
+    assert kind.of({"optimizer": "adamw"}).learning_rate == 0.002
+    rows = kind.of({"model": "lstm_rows"})
+    assert (rows.optimizer, rows.learning_rate) == ("adamw", 0.002)
+    assert kind.of({"model": "lstm_rows", "optimizer": "sgd"}).learning_rate == 0.05

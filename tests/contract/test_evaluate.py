@@ -1,0 +1,184 @@
+"""`troupe evaluate` knows what the weights learned from, and never calls a sample held out that they have seen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cluster import cli, train
+from trainers.engine.errors import CONFLICT, WORDS
+
+SMALL = {"model": "mlp_relu", "image_size": 8, "batch_size": 16, "microbatch_size": 8, "steps": 3, "crop_padding": 0,
+         "schedule": "constant"}  # fmt: skip
+
+
+def pictures(folder: Path, *classes: str, count: int = 30) -> str:
+    """A folder of images of noise, brighter from class to class; as `data=` names it."""
+    random = np.random.default_rng(0)
+    for place, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = random.integers(60 * place, 60 * place + 90, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return f"imagefolder:{folder}"
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def learned(room: Path, data: str, **words: Any) -> dict[str, Any]:
+    return train("classifier", name="run", data=data, data_dir=room / "data", **{**SMALL, **words})
+
+
+def evaluated(room: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any], list[str]]:
+    """Exit code, answer, and the lines on stderr."""
+    capsys.readouterr()
+    code = cli.command(["evaluate", *words, "--json", "--data-dir", str(room / "data")])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if out else {}, err.splitlines()
+
+
+def test_what_a_run_held_out_is_called_so(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learned(room, pictures(room / "d1", "cat", "dog"))
+    code, answer, _ = evaluated(room, capsys, "run")
+    assert (code, answer["held_out"], answer["notes"], answer["part"]) == (0, True, [], "test")
+    cli.command(["evaluate", "run", "--data-dir", str(room / "data")])
+    assert f"held-out samples, data=imagefolder:{room / 'd1'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("weights", ["run", "checkpoint", "export"])
+def test_training_samples_are_never_called_held_out(
+    room: Path, capsys: pytest.CaptureFixture[str], weights: str
+) -> None:
+    """Noise that was learned by heart would be told as perfect."""
+    data = pictures(room / "d1", "cat", "dog")
+    learned(room, data)
+    words = ["run"]
+    if weights != "run":
+        cli.command(["export", "run", "--out", "out"])
+        path = "runs/run/checkpoints/step_00000003" if weights == "checkpoint" else "out"
+        shown = [f"{key}={value}" for key, value in SMALL.items()]
+        words = ["classifier", "--weights", path, f"data={data}", *shown]
+    code, _, lines = evaluated(room, capsys, *words, "evaluate_on=validation")
+    assert code == CONFLICT
+    assert lines == [
+        "troupe: evaluate_on=validation: the run learned from these samples, as it held out the test part; leave it out"
+    ]
+
+
+def test_both_parts_that_a_run_did_not_learn_from_can_be_told(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learned(room, pictures(room / "d1", "cat", "dog"), evaluate_on="validation")
+    for part in ("validation", "test"):
+        code, answer, _ = evaluated(room, capsys, "run", f"evaluate_on={part}")
+        assert (code, answer["held_out"], answer["part"]) == (0, True, part)
+
+
+def test_other_classes_are_refused_with_both(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learned(room, pictures(room / "d1", "cat", "dog"))
+    code, _, lines = evaluated(room, capsys, "run", f"data={pictures(room / 'd2', 'dog', 'zebra')}")
+    assert code == CONFLICT
+    assert lines == [
+        f"troupe: data=imagefolder:{room / 'd2'}: other classes than the run learned (cat, dog and dog, zebra): their "
+        "numbers would be mixed up"
+    ]
+
+
+def test_other_samples_are_told(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learned(room, pictures(room / "d1", "cat", "dog"))
+    code, answer, _ = evaluated(room, capsys, "run", f"data={pictures(room / 'd2', 'cat', 'dog', count=40)}")
+    assert (code, answer["held_out"]) == (0, False)
+    (note,) = answer["notes"]
+    assert note.startswith(f"the run learned from data=imagefolder:{room / 'd1'}; ")
+    pictures(room / "d1", "cat", "dog", count=45)
+    code, answer, _ = evaluated(room, capsys, "run")
+    assert (code, answer["held_out"]) == (0, False)
+    assert "has changed since the run learned from it" in answer["notes"][0]
+
+
+def test_weights_of_nobody_knows_what_are_not_called_tested(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = pictures(room / "d1", "cat", "dog")
+    learned(room, data)
+    shutil.copy(room / "runs/run/checkpoints/step_00000003/state.pt", room / "state.pt")
+    shown = [f"{key}={value}" for key, value in SMALL.items()]
+    code, answer, _ = evaluated(room, capsys, "classifier", "--weights", "state.pt", f"data={data}", *shown)
+    assert (code, answer["held_out"]) == (0, False)
+    assert "not known" in answer["notes"][0]
+
+
+def test_a_relative_path_is_that_folder_from_anywhere(
+    room: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another folder of the same relative name is not used in its place."""
+    pictures(room / "d1", "cat", "dog")
+    learned(room, "imagefolder:d1", steps=2)
+    settings = json.loads((room / "runs/run/settings.json").read_text())
+    assert settings["settings"]["data"] == f"imagefolder:{room / 'd1'}"
+    elsewhere = room / "elsewhere"
+    pictures(elsewhere / "d1", "cat", "dog", count=50)
+    monkeypatch.chdir(elsewhere)
+    code, answer, _ = evaluated(room, capsys, str(room / "runs/run"))
+    assert (code, answer["held_out"], answer["data"]) == (0, True, f"imagefolder:{room / 'd1'}")
+    assert train(resume=str(room / "runs/run"), steps=3, data_dir=room / "data")["steps"] == 3
+
+
+def test_data_that_was_moved_is_the_same_data(room: Path) -> None:
+    data = pictures(room / "d1", "cat", "dog")
+    learned(room, data, steps=2)
+    (room / "d1").rename(room / "moved")
+    assert train(resume="run", data="imagefolder:moved", steps=3, data_dir=room / "data")["steps"] == 3
+    shutil.rmtree(room / "moved" / "cat")
+    (room / "moved" / "cat").mkdir()
+    pictures(room / "moved", "cat", count=20)
+    with pytest.raises(Exception, match="other samples than run began with") as told:
+        train(resume="run", steps=4, data_dir=room / "data")
+    assert told.value.code == CONFLICT  # type: ignore[attr-defined]
+
+
+def broken(path: Path) -> None:
+    for file in path.iterdir():
+        file.write_bytes(file.read_bytes()[:20])
+
+
+def emptied(path: Path) -> None:
+    for file in path.iterdir():
+        file.unlink()
+
+
+def of_another_format(path: Path) -> None:
+    for file in path.iterdir():
+        file.rename(file.with_suffix(".avif"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (broken, "none of its images can be read"),
+        (emptied, "it is empty"),
+        (of_another_format, "it holds 30 .avif"),
+    ],
+)
+def test_a_class_without_images_is_told_by_name_before_anything_is_trained(
+    room: Path, capsys: pytest.CaptureFixture[str], harm: Any, why: str
+) -> None:
+    for others in (("cat", "zebra"), ("cat",)):  # with one other class nothing would be left to tell apart
+        data = pictures(room / str(len(others)), *others, "dog")
+        harm(room / str(len(others)) / "dog")
+        words = ["train", "classifier", "model=mlp_relu", f"data={data}", "--data-dir", str(room / "data")]
+        code = cli.command(words)
+        out, err = capsys.readouterr()
+        assert code == WORDS
+        assert err == (
+            f"troupe: data={data}: class dog has no image to learn from ({why}); put some into its folder, or remove "
+            "it\n"
+        )
+        assert ("30 .avif" in out) == (harm is of_another_format), "files that were passed over are counted"
+        assert not (room / "runs").exists()

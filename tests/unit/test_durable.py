@@ -1,0 +1,56 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from trainers.engine import durable
+
+
+def test_a_file_is_made_durable_before_it_has_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        events.append(os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(f"{tmp_path}/"))
+        fsync(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        events.append(f"-> {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    durable.write(tmp_path / "file", "content")
+    assert events == [".file.making", "-> file", str(tmp_path)]
+    assert (tmp_path / "file").read_text() == "content"
+
+
+def test_what_fails_half_way_leaves_the_file_of_before_and_nothing_else(tmp_path: Path) -> None:
+    durable.write(tmp_path / "file", "before")
+
+    def fails() -> None:
+        with durable.replacing(tmp_path / "file") as making:
+            making.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "before")]
+
+
+def test_facts_tell_whether_they_are_as_they_were_written() -> None:
+    facts = {"format": 1, "settings": {"rate": 0.1, "betas": [0.5, 1e-9], "data": "Größe"}, "none": None}
+    read = json.loads(durable.sealed(facts))
+    assert durable.is_whole(read)
+    assert {key: value for key, value in read.items() if key != "digest"} == facts
+    assert durable.is_whole(json.loads(durable.sealed(read))), "what was read can be written again"
+    for harm in ({"format": 2}, {"settings": {**facts["settings"], "rate": 0.2}}, {"more": 1}):
+        assert not durable.is_whole({**read, **harm})
+    assert durable.is_whole(facts), "what 0.1.0 wrote has no digest"

@@ -1,0 +1,59 @@
+"""Files that are whole or not there, also after a pulled plug: written aside, made durable, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The path to write to instead of `path`; what was written there takes its place when the block ends."""
+    making = path.with_name(f".{path.name}.making")
+    try:
+        yield making
+        sync(making)
+        os.replace(making, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            making.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a small text file."""
+    with replacing(path) as making:
+        making.write_text(text)
+
+
+def sync(path: Path) -> None:
+    """Make the content of a file durable, or the names in a folder."""
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sealed(facts: Mapping[str, Any]) -> str:
+    """JSON that tells by its own digest whether it is as it was written; see `is_whole`."""
+    content = {key: value for key, value in facts.items() if key != "digest"}
+    return json.dumps({**content, "digest": _digest(content)}, indent=1) + "\n"
+
+
+def is_whole(facts: Mapping[str, Any]) -> bool:
+    """Whether facts that `sealed` wrote are those; true of older ones, which have no digest."""
+    return facts.get("digest", "") in ("", _digest({key: value for key, value in facts.items() if key != "digest"}))
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
