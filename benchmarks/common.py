@@ -19,7 +19,7 @@ from cluster import show as shown
 from cluster.environment import worker_environment
 from trainers.engine import processor
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / processor.kind().replace(" ", "-").lower()  # one for each kind
 OURS = "ours"
 Answer = TypeVar("Answer")
 
@@ -133,10 +133,10 @@ def report(
         "rows": [{key: _plain(value) for key, value in row.items()} for row in rows],
         "raw": raw,
     }
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"\nwritten: benchmarks/results/{path.name}")
+    print(f"\nwritten: {path.relative_to(Path(__file__).parents[1])}")
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import common
 
 SIDES = {
-    "float32": ("torch's own", "products", "winograd", "products and winograd"),
-    "bfloat16": ("torch's own", "products"),  # Winograd's is for float32
+    "float32": ("torch's own", "products", "winograd", "products and winograd", "as chosen"),
+    "bfloat16": ("torch's own", "products", "as chosen"),  # Winograd's is for float32
 }
 FAMILIES = ("dcgan", "wide_resnet", "darknet")
 
@@ -28,8 +28,9 @@ def side(family: str, precision: str, way: str, warm_up: str, steps: str) -> Non
 
     from trainers.engine import loop, processor
 
-    chosen = processor.Ways(products="products" in way, winograd="winograd" in way)
-    loop.ways = lambda precision: chosen
+    if way != "as chosen":  # by trainers/engine/processor.py
+        tried = processor.Ways(places=16 if "products" in way else 0, winograd="winograd" in way)
+        loop.ways = lambda precision: tried
     plain = importlib.import_module(f"plain.{family}")
     config = workload.config_of(family, precision=precision, **plain.SETTINGS)
     trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))

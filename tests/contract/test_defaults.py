@@ -27,7 +27,7 @@ def test_two_epochs_are_enough_to_beat_the_nearest_mean(tmp_path: Path, model: s
 
 
 def test_the_nearest_mean_knows_what_is_known_of_it() -> None:
-    assert 0.78 < nearest_mean() < 0.84  # 0.82 on the whole of MNIST
+    assert 0.74 < nearest_mean() < 0.84  # 0.82 on the whole of MNIST
 
 
 def test_defaults_follow_from_what_is_said() -> None:

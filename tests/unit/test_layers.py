@@ -129,7 +129,7 @@ def test_only_torchs_own_convolutions_are_made_faster() -> None:
 
     network = nn.Sequential(nn.Conv2d(1, 2, 3), Special(2, 3, 3), nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Linear(4, 5))
     names = list(network.state_dict())
-    faster(network, Ways(products=True))
+    faster(network, Ways(places=16))
     assert [type(layer) for layer in network.modules() if isinstance(layer, nn.Conv2d)] == [Conv2d, Special, Conv2d]
     assert list(network.state_dict()) == names
 
@@ -147,33 +147,34 @@ def test_bfloat16_by_autocast() -> None:
 def test_which_way_is_taken_follows_from_the_kind_of_processor_and_the_number_format(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for kind, precision in [*FASTER, ("GenuineIntel avx512f", "float32"), ("arm64", "bfloat16")]:
+    for kind, precision in [*FASTER, ("GenuineIntel 6 avx512f", "float32"), ("arm64", "bfloat16")]:
         monkeypatch.setattr(processor, "kind", lambda kind=kind: kind)
         network = nn.Sequential(nn.Conv2d(1, 2, 3))
         ways = processor.ways(precision)
         assert ways == FASTER.get((kind, precision), Ways())
         faster(network, ways)
         (layer,) = network
-        assert (type(layer) is nn.Conv2d) == (not any(ways))
-        assert not any(ways) or layer.ways == ways
+        assert type(layer) is (Conv2d if (kind, precision) in FASTER else nn.Conv2d)
+        assert (kind, precision) not in FASTER or layer.ways == ways
 
 
 def test_a_kind_that_was_never_measured_and_float64_take_torchs_own() -> None:
     assert {precision for _, precision in FASTER} <= {"float32", "bfloat16"}
-    assert processor.ways("float64") == Ways() == FASTER.get(("GenuineIntel avx2", "float32"), Ways())
+    assert processor.ways("float64") == Ways() == FASTER.get(("GenuineIntel 6 avx2", "float32"), Ways())
     assert str(Ways()) == "torch's own"
-    assert str(Ways(products=True, winograd=True)) == "products and winograd"
+    assert str(Ways(places=4, winograd=True)) == "products up to 4 places and winograd"
 
 
 def test_winograds_way_is_for_float32_only() -> None:
-    assert [precision for (_, precision), ways in FASTER.items() if ways.winograd] == ["float32"]
+    assert {precision for (_, precision), ways in FASTER.items() if ways.winograd} == {"float32"}
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "name"),
     [
-        ("vendor_id\t: AuthenticAMD\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f avx512_bf16\n",
-         "AuthenticAMD avx512_bf16", "AMD EPYC (model 17)"),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+         "flags\t\t: fpu avx2 avx512f avx512_bf16\n",
+         "AuthenticAMD 25 avx512_bf16", "AMD EPYC (model 17)"),
         ("vendor_id\t: GenuineIntel\nmodel name\t: Xeon\nflags\t\t: avx2 avx512f amx_bf16 avx512_bf16\n",
          "GenuineIntel amx_bf16", "Xeon (model ?)"),
         ("vendor_id\t: GenuineIntel\nflags\t\t: sse\n", "GenuineIntel", ""),
@@ -186,3 +187,14 @@ def test_a_kind_is_the_maker_and_the_newest_instructions(
     monkeypatch.setattr(processor, "CPUINFO", str(tmp_path / "cpuinfo"))
     assert processor.kind.__wrapped__() == kind
     assert not name or processor.name() == name
+
+
+def test_narrow_convolutions_take_torchs_own_where_the_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    plain = nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, input: asked.append(self.in_channels) or plain(self, input))
+    for channels, size in ((4, 2), (8, 2), (8, 3)):
+        layer = Conv2d(channels, 2, 3, padding=1)
+        layer.ways = Ways(places=4, width=8)
+        layer(torch.zeros(1, channels, size, size))
+    assert asked == [4, 8]

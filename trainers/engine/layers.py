@@ -15,7 +15,6 @@ from torch.nn.functional import linear, pad
 
 from trainers.engine.processor import Ways
 
-FEW = 16  # places of the output up to which a product of matrices is faster: 4x4
 WIDE = 128  # channels from which fewer multiplications outweigh moving the numbers about
 
 # Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), section 4.3: F(4x4, 3x3)
@@ -32,7 +31,7 @@ FROM_INPUT, FROM_FILTER, TO_OUTPUT = (
 
 def faster(network: nn.Module, ways: Ways) -> None:
     """Let torch's own convolutions in a network take these ways."""
-    for layer in network.modules() if any(ways) else ():
+    for layer in network.modules() if ways.places or ways.winograd else ():
         if type(layer) is nn.Conv2d:
             layer.__class__ = Conv2d
             layer.ways = ways
@@ -41,7 +40,7 @@ def faster(network: nn.Module, ways: Ways) -> None:
 class Conv2d(nn.Conv2d):
     """A convolution that takes one of its `ways` where that fits."""
 
-    ways = Ways(products=True, winograd=True)
+    ways = Ways(places=16, winograd=True)
 
     def forward(self, input: Tensor) -> Tensor:
         plain = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
@@ -54,7 +53,7 @@ class Conv2d(nn.Conv2d):
         down = (input.shape[2] + 2 * above - height) // by + 1
         across = (input.shape[3] + 2 * aside - width) // along + 1
         rows = len(input) * down * across  # the bits of a single one depend on where it lies
-        if not self.ways.products or rows == 1 or down * across > FEW:
+        if rows == 1 or down * across > self.ways.places or self.in_channels < self.ways.width:
             return super().forward(input)
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))

@@ -16,20 +16,25 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # the newest of t
 class Ways(NamedTuple):
     """Which convolutions of trainers/engine/layers.py are taken instead of torch's own."""
 
-    products: bool = False  # one product of matrices, where the output has few places
+    places: int = 0  # of the output (height times width), up to which one product of matrices is taken; 0 for never
+    width: int = 1  # channels of the input that such a convolution has at least
     winograd: bool = False  # a quarter of the multiplications, for wide 3x3 filters; in float32 only
 
     def __str__(self) -> str:
-        taken = [name for name, chosen in self._asdict().items() if chosen]
-        return " and ".join(taken) or "torch's own"
+        products = f"products up to {self.places} places" if self.places else ""
+        return " and ".join(filter(None, [products, "winograd" if self.winograd else ""])) or "torch's own"
 
 
-# By maker and instructions, and by number format. Each line is a measurement of whole steps, benchmarks/convolutions.py
-# or, where it is older, step_speed.py; the file under benchmarks/results is named. What was never measured is torch's.
+# By kind of processor and number format; what was never measured takes torch's own. Whole steps of DCGAN, WRN-16-4 and
+# Darknet, under benchmarks/results/KIND: of genuineintel-6-amx_bf16 step_speed_*.json (1.31, 1.71, 1.56 times the plain
+# loop in float32), of authenticamd-25-avx512_bf16 convolutions.json (products up to 16 places were 0.93, 1.0 and 1.1
+# times as fast as torch's own in float32, which few places and many channels alone gain; Winograd's 1.0, 1.22, 1.09).
+# An AMD of family 26 was slower with either in float32, and is left to torch.
 FASTER = {
-    ("GenuineIntel amx_bf16", "float32"): Ways(products=True, winograd=True),  # step_speed_*, of an Intel with AMX
-    ("GenuineIntel amx_bf16", "bfloat16"): Ways(products=True),  # the same
-    ("AuthenticAMD avx512_bf16", "bfloat16"): Ways(products=True),  # convolutions, of an AMD with avx512_bf16
+    ("GenuineIntel 6 amx_bf16", "float32"): Ways(places=16, winograd=True),
+    ("GenuineIntel 6 amx_bf16", "bfloat16"): Ways(places=16),
+    ("AuthenticAMD 25 avx512_bf16", "float32"): Ways(places=4, width=128, winograd=True),
+    ("AuthenticAMD 25 avx512_bf16", "bfloat16"): Ways(places=4, width=128),
 }
 
 
@@ -40,11 +45,13 @@ def ways(precision: str) -> Ways:
 
 @functools.cache
 def kind() -> str:
-    """Maker and newest instruction set, as `GenuineIntel amx_bf16`; the machine's name where neither is told."""
+    """Maker, family and newest instruction set, as `GenuineIntel 6 amx_bf16`; elsewhere the machine's name."""
     facts = _facts()
+    if "vendor_id" not in facts:
+        return platform.machine()
     flags = set(facts.get("flags", "").split())
     newest = next((name for name in INSTRUCTIONS if name in flags), "")
-    return f"{facts['vendor_id']} {newest}".strip() if "vendor_id" in facts else platform.machine()
+    return " ".join(filter(None, [facts["vendor_id"], facts.get("cpu family", ""), newest]))
 
 
 def name() -> str:
