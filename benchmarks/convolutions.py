@@ -26,15 +26,15 @@ def side(family: str, precision: str, way: str, warm_up: str, steps: str) -> Non
     """Seconds of each step with that way."""
     import workload
 
-    from trainers.engine import loop, processor
+    from trainers.engine import processor, trainer
 
     if way != "as chosen":  # by trainers/engine/processor.py
         tried = processor.Ways(places=16 if "products" in way else 0, winograd="winograd" in way)
-        loop.ways = lambda precision: tried
+        trainer.ways = lambda precision: tried
     plain = importlib.import_module(f"plain.{family}")
     config = workload.config_of(family, precision=precision, **plain.SETTINGS)
-    trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
-    common.tell(workload.seconds_of_steps(trainer.advance, int(warm_up), int(steps)))
+    run = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
+    common.tell(workload.seconds_of_steps(partial(workload.advance, run), int(warm_up), int(steps)))
 
 
 def main() -> None:

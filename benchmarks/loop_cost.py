@@ -1,6 +1,6 @@
 """CPU time of our own code in a step, as a part of a whole step of DCGAN.
 
-Our own code is all of `Trainer.advance()` with a made-up family in DCGAN's two phases, whose two networks have one
+Our own code is all of `advance()` with a made-up family in DCGAN's two phases, whose two networks have one
 parameter each: what is left is the loop, the data path (the same pictures), the exchange, noise, metrics and the
 optimizers' calls. It is an upper bound: torch's own cost of two tiny graphs and optimizer steps counts as ours. A
 second row gives each of the two networks DCGAN's batch norm layers too, on 2x1 numbers, since running averages are
@@ -76,7 +76,7 @@ def side(case: str, what: str, steps: int) -> list[float]:
         trainer = workload.trainer_of("dcgan", config, data)
     else:
         trainer = workload.trainer_for(Nothing(config, data.facts), config, data)
-    return workload.seconds_of_steps(trainer.advance, max(2, steps // 10), steps, time.process_time)
+    return workload.seconds_of_steps(partial(workload.advance, trainer), max(2, steps // 10), steps, time.process_time)
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def train(world: World, case: str, exchange: str, alone: bool, steps: int) -> fl
     data = workload.generated(size)
     trainer = workload.trainer_of(family, config, data, World() if alone else world)
     world.gather(None)  # begin together
-    seconds = workload.seconds_of_steps(trainer.advance, WARM_UP, steps)
+    seconds = workload.seconds_of_steps(partial(workload.advance, trainer), WARM_UP, steps)
     speed: float = config.batch_size / statistics.median(seconds)
     return speed
 

@@ -46,10 +46,10 @@ def our_side(family: str, precision: str, warm_up: int, steps: int) -> dict[str,
     plain = importlib.import_module(f"plain.{family}")
     config = workload.config_of(family, precision=precision, **plain.SETTINGS)
     trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
-    trainer.advance()
-    answer = {"first": dict(trainer.metrics), **timed(trainer.advance, warm_up, steps)}
+    workload.advance(trainer)
+    answer = {"first": dict(trainer.metrics), **timed(partial(workload.advance, trainer), warm_up, steps)}
     answer["data_seconds"] = seconds_of_data(family, plain)
-    return {**answer, **peak(trainer.advance)} if precision == "float32" else answer
+    return {**answer, **peak(partial(workload.advance, trainer))} if precision == "float32" else answer
 
 
 def peak(step: Callable[[], Any]) -> dict[str, float]:
@@ -76,7 +76,7 @@ def seconds_of_data(family: str, plain: Any) -> list[float]:
     trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
 
     def step() -> None:
-        trainer._draw()
+        workload.draw(trainer)
         for microbatch in trainer.microbatches.values():
             trainer.family.normalised(trainer.family.augmented(microbatch), microbatch.dtype)
 

@@ -11,13 +11,16 @@ import torch
 
 from trainers import registry
 from trainers.data.images import ImageData, Part
+from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.family import Data, Family
-from trainers.engine.loop import Trainer
-from trainers.engine.settings import Config
+from trainers.engine.step import advance, draw
+from trainers.engine.trainer import Trainer
 from trainers.engine.world import World
 
 PICTURES = 1024
+
+__all__ = ["advance", "config_of", "draw", "generated", "seconds_of_steps", "trainer_for", "trainer_of"]
 
 
 def generated(size: int, channels: int = 3, count: int = PICTURES) -> ImageData:
@@ -42,7 +45,9 @@ def trainer_of(family: str, config: Config, data: Data, world: World | None = No
 
 def trainer_for(family: Family, config: Config, data: Data, world: World | None = None) -> Trainer:
     torch.set_num_threads(config.threads_per_worker)
-    return Trainer(family, data, config, world or World(), Control())
+    trainer = Trainer(family, data, config, world or World(), Control())
+    trainer.begin()
+    return trainer
 
 
 def seconds_of_steps(

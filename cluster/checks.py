@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from trainers.engine.settings import Config
+from trainers.engine.config import Config
 
 
 def cores() -> int:

@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from cluster import words as grammar
@@ -91,21 +92,21 @@ def train(said: Words) -> Answer | None:
     from cluster import launch, prepare
     from cluster.show import Progress, duration
 
-    order = prepare.Order(
+    wanted = prepare.TrainCommand(
         said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
         said.options.get("from"), said.has("allow-changes"), said.options.get("address"), said.has("oversubscribe"),
         said.path("config", "") if said.has("config") else None, said.path("runs-dir", "runs"),
         said.path("data-dir", DATA_DIR), said.families, said.has("dry-run"),
     )  # fmt: skip
     if said.mistakes:  # words that the parser found wrong, with those that only the family can
-        _add_mistakes(said, lambda: prepare.prepare(order))
+        _add_mistakes(said, lambda: prepare.prepare(wanted))
         return None
     if said.has("dry-run"):
-        return dry_run(prepare.dry_run(order))
-    result = launch.launch(order, Progress(sys.stderr if said.has("json") else sys.stdout), own_process=True)
-    speed, share, best = result.get("images_per_second"), result.get("evaluation_share"), result.get("best")
+        return dry_run(prepare.dry_run(wanted))
+    result = launch.launch(wanted, Progress(sys.stderr if said.has("json") else sys.stdout), own_process=True)
+    speed, share, best = result.get("samples_per_second"), result.get("evaluation_share"), result.get("best")
     steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
-    said_of = [f"{steps} in {duration(result['seconds'])}", f"{speed:.0f} images/s" if speed else "",
+    said_of = [f"{steps} in {duration(result['seconds'])}", f"{speed:.0f} samples/s" if speed else "",
                f"{share:.1%} of the time in evaluations" if share else ""]  # fmt: skip
     lines = [f"{result['name']}: " + ", ".join(filter(None, said_of))]
     if result.get("target"):
@@ -115,7 +116,9 @@ def train(said: Words) -> Answer | None:
         lines.append(
             f"  {best['metric']:<14}  {newest:.4g} at the end, best {best['value']:.4g} at step {best['step']}"
         )
-    lines += [f"  {part:<14}  {from_here(result[part])}" for part in launch.SHOWN if result.get(part)]
+    files = [(part, result[part]) for part in launch.SHOWN if result.get(part)]
+    files += [(Path(path).stem, path) for path in result["pictures"]]
+    lines += [f"  {part:<14}  {from_here(path)}" for part, path in files]
     return result, "\n".join(lines), 0
 
 
@@ -123,44 +126,47 @@ def verify(said: Words) -> Answer | None:
     from cluster import verify as proof
     from cluster.show import Progress
 
-    order = proof.Order(
+    wanted = proof.VerifyCommand(
         said.names[0] if said.names else "", said.settings, said.path("data-dir", DATA_DIR), said.families
     )
     if said.mistakes:
-        if order.family:
-            _add_mistakes(said, lambda: proof.prepare(order))
+        if wanted.family:
+            _add_mistakes(said, lambda: proof.prepare(wanted))
         return None
     if said.has("dry-run"):
-        return dry_run(proof.dry_run(order))
+        return dry_run(proof.dry_run(wanted))
     stream = sys.stderr if said.has("json") else sys.stdout
-    result = proof.verify(order, Progress(stream).line)
+    result = proof.verify(wanted, Progress(stream).line)
     return result, proof.text(result), 0 if result["passed"] else FAILED
 
 
 def evaluate(said: Words) -> Answer | None:
     from cluster import evaluate as verdict
 
-    order = verdict.Order(
+    wanted = verdict.EvaluateCommand(
         said.names[0] if said.names else "", said.settings, said.path("weights", "") if said.has("weights") else None,
         said.path("runs-dir", "runs"), said.path("data-dir", DATA_DIR), said.families,
         said.path("out", "") if said.has("out") else None,
     )  # fmt: skip
     if said.mistakes:
-        if order.name:
-            _add_mistakes(said, lambda: verdict.prepare(order))
+        if wanted.name:
+            _add_mistakes(said, lambda: verdict.prepare(wanted))
         return None
-    result = verdict.evaluate(order)
+    result = verdict.evaluate(wanted)
     return result, verdict.text(result), 0
 
 
 def sample(said: Words) -> Answer | None:
     from cluster import use
 
-    count, seed = said.number("count", 64, 1), said.number("seed", 0, 0)
+    count, seed, runs = said.number("count", 64, 1), said.number("seed", 0, 0), said.path("runs-dir", "runs")
     if said.mistakes:
+        if said.names:
+            _add_mistakes(said, lambda: use.asked_of(said.names[0], runs, said.families, said.settings, count))
         return None
-    out = said.path("out", f"{said.names[0].rstrip('/').split('/')[-1]}-samples.png")
-    result = use.sample(said.names[0], said.path("runs-dir", "runs"), said.families, count, seed, out)
+    out = said.path("out", "") if said.has("out") else None
+    result = use.sample(said.names[0], runs, said.families, said.settings, count, seed, out,
+                        said.path("data-dir", DATA_DIR))  # fmt: skip
     return result, f"{result['file']}: {count} samples of step {result['step']}", 0
 
 
@@ -271,7 +277,9 @@ def help_text(said: Words) -> str:
     options = [{"": f"--{o.name} {o.value}".strip(), " ": o.help} for o in (*verb.options, grammar.HELP)]
     summary = f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n"
     text = f"{paragraphs(summary)}\n{table(options, width=width, heads=False)}"
-    if verb.settings and said.names:
+    if said.verb == "sample":
+        text += "\n\n" + paragraphs("What else can be asked for depends on the run's family: `class=3`, `prompt=...`.")
+    elif verb.settings and said.names:
         from trainers import registry
 
         kind = registry.config_class(said.names[0], said.families)

@@ -15,8 +15,8 @@ from typing import Any
 
 from cluster.environment import environment, worker_environment
 from trainers.engine import checkpoint
+from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, Stopped, TroupeError
-from trainers.engine.settings import Config
 
 OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 

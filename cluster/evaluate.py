@@ -14,13 +14,13 @@ from cluster.launch import alone
 from trainers import registry
 from trainers.data import sources
 from trainers.engine import checkpoint, runfolder
+from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.settings import Config
 from trainers.run import open_for
 
 
 @dataclass(frozen=True)
-class Order:
+class EvaluateCommand:
     """An `evaluate` command as it was given: a run, or a family with its settings and weights."""
 
     name: str
@@ -44,20 +44,20 @@ class Prepared(NamedTuple):
     notes: tuple[str, ...] = ()  # what a person should know of the run's folder
 
 
-def prepare(order: Order) -> Prepared:
+def prepare(command: EvaluateCommand) -> Prepared:
     """Family, settings, and where the weights lie. Raises TroupeError with all mistakes of the command."""
     mistakes: list[str] = []
     notes: list[str] = []
     learned: Mapping[str, Any] = {}
     stored: Mapping[str, Any] = {}
-    family, weights = order.name, order.weights
-    known = registry.families(order.families)
-    if weights is not None and family not in known and not (order.runs_dir / family).exists():
-        registry.config_class(family, order.families)  # raises: no such family
+    family, weights = command.name, command.weights
+    known = registry.families(command.families)
+    if weights is not None and family not in known and not (command.runs_dir / family).exists():
+        registry.config_class(family, command.families)  # raises: no such family
     if family not in known:
-        folder = runfolder.find(order.runs_dir, order.name)
+        folder = runfolder.find(command.runs_dir, command.name)
         if weights is not None:
-            mistakes.append(f"--weights {weights}: is for a family; {order.name} is a run and has weights of its own")
+            mistakes.append(f"--weights {weights}: is for a family; {command.name} is a run and has weights of its own")
         learned = folder.read_settings(notes.append)
         family, stored = learned["family"], learned["settings"]
         weights = checkpoint.newest_whole(folder.checkpoints)
@@ -74,13 +74,13 @@ def prepare(order: Order) -> Prepared:
             if weights is None:
                 raise TroupeError(f"--weights {run}: it has no checkpoint that is whole", CONFLICT)
         learned = _learned(weights)
-    kind = registry.config_class(family, order.families)
+    kind = registry.config_class(family, command.families)
     old = {key: value for key, value in stored.items() if key in kind.model_fields}
-    config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **order.settings}, family)
+    config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **command.settings}, family)
     mistakes += wrong
     if not kind.metrics:
         mistakes.append(f"{family}: evaluates nothing yet; `troupe sample` draws pictures")
-    if config is not None and (mistake := sources.check_name(str(getattr(config, "data", "")), order.families)):
+    if config is not None and (mistake := sources.check_name(config.data, command.families, kind.learns_from)):
         mistakes.append(mistake)
     if mistakes:
         raise TroupeError(mistakes, WORDS)
@@ -111,7 +111,7 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any) -> tuple[boo
     settings, facts = learned["settings"], learned["facts"]
     mistakes, notes = [], []
     theirs, ours = list(facts.get("class_names", ())), list(data.facts.get("class_names", ()))
-    name = getattr(config, "data", None)
+    name = config.data
     if theirs != ours:
         shown = " and ".join(", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for names in (theirs, ours))
         mistakes.append(f"data={name}: other classes than the run learned ({shown}): their numbers would be mixed up")
@@ -133,11 +133,11 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any) -> tuple[boo
     return same, mistakes, notes
 
 
-def evaluate(order: Order) -> dict[str, Any]:
+def evaluate(command: EvaluateCommand) -> dict[str, Any]:
     """Metrics over the held-out samples; pictures of them into `out`, where it is given."""
-    prepared = prepare(order)
+    prepared = prepare(command)
     config = prepared.config
-    data = open_for(config, order.data_dir, order.families)
+    data = open_for(config, command.data_dir, command.families)
     mistakes = config.misfit(data.facts) or ([] if data.held_out else ["the data holds nothing out to evaluate on"])
     if mistakes:
         raise TroupeError(mistakes, WORDS)
@@ -146,39 +146,45 @@ def evaluate(order: Order) -> dict[str, Any]:
         raise TroupeError(mistakes, CONFLICT)
     import torch
 
+    from trainers.engine import pictures, rest
     from trainers.engine.control import Control
-    from trainers.engine.loop import Trainer, put_back
+    from trainers.engine.loop import put_back
     from trainers.engine.tensors import load_weights, read_weights
+    from trainers.engine.trainer import Trainer
     from trainers.engine.world import World
 
     config = config.resolved(data.facts).model_copy(update={"exchange": "exact", "ema": 0.0})
     with alone(), put_back():
         torch.set_default_dtype(torch.float64 if config.precision == "float64" else torch.float32)
         torch.set_num_threads(config.threads_per_worker)
-        family = registry.family_class(prepared.family, order.families)(config, data.facts)
+        family = registry.family_class(prepared.family, command.families)(config, data.facts)
         trainer = Trainer(family, data, config, World(), Control())
-        whose = f"--weights {prepared.weights}" if order.weights else order.name
-        weights = read_weights(prepared.weights, tuple(trainer.networks), averaged=True)
+        trainer.begin()
+        if (prepared.weights / "state.pt").exists():
+            kept = checkpoint.load(prepared.weights).get("kept", {})
+            family.kept = trainer.to_device(kept) if kept else family.kept
+        whose = f"--weights {prepared.weights}" if command.weights else command.name
+        weights = read_weights(prepared.weights, tuple(trainer.networks), ema=True)
         load_weights(trainer.networks, weights, whose)
-        trainer.evaluate()
+        rest.evaluate(trainer)
+        trainer.close()
     result: dict[str, Any] = {
-        "name": order.name,
+        "name": command.name,
         "weights": str(prepared.weights),
-        "data": getattr(config, "data", None),
+        "data": config.data,
         "part": config.evaluate_on,
         "samples": data.held_out,
         "held_out": held_out,
         "notes": [*prepared.notes, *notes],
         **trainer.evaluation.results,
     }
-    if order.out is not None:
-        from trainers.engine.record import write_evaluation
-
+    if command.out is not None:
         try:
-            order.out.mkdir(parents=True, exist_ok=True)
-            result["pictures"] = [str(picture) for picture in write_evaluation(order.out, trainer.evaluation, data)]
+            command.out.mkdir(parents=True, exist_ok=True)
+            drawn = family.pictures(trainer.evaluation, data)
+            result["pictures"] = [str(path) for path in pictures.write_named(command.out, drawn)]
         except OSError as error:
-            raise TroupeError(f"--out {order.out}: cannot be written ({error.strerror})", SURROUNDINGS) from error
+            raise TroupeError(f"--out {command.out}: cannot be written ({error.strerror})", SURROUNDINGS) from error
     return result
 
 

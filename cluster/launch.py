@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from cluster import checks
-from cluster.prepare import Order, Prepared, prepare, weights_path
+from cluster.prepare import Prepared, TrainCommand, prepare, weights_path
 from cluster.show import Progress
 from trainers.engine import checkpoint, durable, runfolder
+from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, FAILED, WORDS, TroupeError, of_worker
 from trainers.engine.paths import DATA_DIR, expanded
 from trainers.engine.runfolder import RunFolder, begun
-from trainers.engine.settings import Config, plain
+from trainers.engine.settings import plain
 from trainers.run import Plan, open_for, run, versions
 
-SHOWN = ("grid", "timelapse", *runfolder.PICTURES, "checkpoint")  # parts of a result that are files
+SHOWN = ("grid", "timelapse", "checkpoint")  # parts of a result that are files, besides its pictures
 
 
 def train(
@@ -39,12 +40,12 @@ def train(
     run trains in this process, since both would draw from torch's one generator. Never restarts or ends the caller's
     process and leaves its streams alone; threads, random state and signal handlers are put back.
     """
-    order = Order(
+    command = TrainCommand(
         family, settings, name, resume, from_run, allow_changes, address, oversubscribe,
         Path(config) if config else None, Path(runs_dir), expanded(data_dir),
         tuple(expanded(path).resolve() for path in families),
     )  # fmt: skip
-    return launch(order, Progress() if progress else Progress(stream=Silence()))  # type: ignore[arg-type]
+    return launch(command, Progress() if progress else Progress(stream=Silence()))  # type: ignore[arg-type]
 
 
 class Silence:
@@ -77,17 +78,17 @@ def alone() -> Iterator[None]:
         TRAINING.release()
 
 
-def launch(order: Order, progress: Progress, own_process: bool = False) -> dict[str, Any]:
+def launch(command: TrainCommand, progress: Progress, own_process: bool = False) -> dict[str, Any]:
     """Carry out a `train` command. Returns the run's result, with paths that can be opened from here.
 
     `own_process`: what is printed in this process is the run's, and goes to its logs.
     """
     with alone():
-        return _launch(order, progress, own_process)
+        return _launch(command, progress, own_process)
 
 
-def _launch(order: Order, progress: Progress, own_process: bool) -> dict[str, Any]:
-    prepared = prepare(order)
+def _launch(command: TrainCommand, progress: Progress, own_process: bool) -> dict[str, Any]:
+    prepared = prepare(command)
     config = prepared.config
     for note in prepared.notes:
         progress.say(note)
@@ -99,7 +100,7 @@ def _launch(order: Order, progress: Progress, own_process: bool) -> dict[str, An
                 ended = f"reached {config.target} at step {finished['steps']}; say target=none to go on"
             progress.say(f"{prepared.folder.name}: {ended}")
             return with_paths(finished, prepared.folder)
-    data = open_for(config, order.data_dir, order.families, progress.say, progress.packing)
+    data = open_for(config, command.data_dir, command.families, progress.say, progress.packing)
     fingerprint, shapes = data.fingerprint, plain(data.facts)
     del data
     if mistakes := config.misfit(shapes):
@@ -108,25 +109,26 @@ def _launch(order: Order, progress: Progress, own_process: bool) -> dict[str, An
     settings = config.model_dump()
     stored = {
         "family": prepared.family, "versions": versions(config.precision), "data": fingerprint,
-        "settings": plain(settings), "facts": shapes, "from": _from(order, prepared),
+        "settings": plain(settings), "facts": shapes, "from": _from(command, prepared),
     }  # fmt: skip
     if prepared.folder is not None:
-        folder = _old_folder(prepared, stored, order, progress)
+        folder = _old_folder(prepared, stored, command, progress)
     else:
-        folder = _new_folder(prepared, stored, order)
+        folder = _new_folder(prepared, stored, command)
     plan = Plan(
-        prepared.family, settings, folder.path.resolve(), order.data_dir.resolve(), order.families, stored, fingerprint,
+        prepared.family, settings, folder.path.resolve(), command.data_dir.resolve(), command.families, stored,
+        fingerprint,
     )  # fmt: skip
-    hint = checks.idle_cores(config) if not order.address else None
+    hint = checks.idle_cores(config) if not command.address else None
     progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
     progress.say(_samples(config, shapes))
     for remark in config.remarks():
         progress.say(remark)
     try:
-        if config.workers == 1 and not order.address:
+        if config.workers == 1 and not command.address:
             result = _here(plan, progress, own_process)
         else:
-            result = _on_ray(plan, config, order, progress, own_process)
+            result = _on_ray(plan, config, command, progress, own_process)
     except TroupeError as error:
         _clear_up(folder, prepared, error)
         raise
@@ -143,6 +145,7 @@ def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     for part in SHOWN:
         if shown.get(part):
             shown[part] = str(folder.path / shown[part])
+    shown["pictures"] = [str(folder.path / name) for name in shown.get("pictures", ())]
     return {**shown, "folder": str(folder.path)}
 
 
@@ -156,11 +159,11 @@ def _finished(prepared: Prepared) -> dict[str, Any] | None:
     return result if reached or result.get("steps", 0) >= prepared.config.steps else None
 
 
-def _old_folder(prepared: Prepared, stored: Mapping[str, Any], order: Order, progress: Progress) -> RunFolder:
+def _old_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand, progress: Progress) -> RunFolder:
     """The folder of a run that goes on, with its settings of now; nobody else may be working on it."""
     folder = prepared.folder
     assert folder is not None
-    if prepared.stored.get("data") != stored["data"] and not order.allow_changes:
+    if prepared.stored.get("data") != stored["data"] and not command.allow_changes:
         raise TroupeError(
             f"data: other samples than {folder.name} began with; --allow-changes goes on all the same", CONFLICT
         )
@@ -169,7 +172,7 @@ def _old_folder(prepared: Prepared, stored: Mapping[str, Any], order: Order, pro
         folder.settle_settings()
         if prepared.notes:
             folder.write_settings(prepared.stored)
-        if prepared.stored["settings"] != stored["settings"] or order.allow_changes:
+        if prepared.stored["settings"] != stored["settings"] or command.allow_changes:
             folder.change_settings(stored)
         folder.result.unlink(missing_ok=True)
     here = stored["versions"]
@@ -179,14 +182,14 @@ def _old_folder(prepared: Prepared, stored: Mapping[str, Any], order: Order, pro
     return folder
 
 
-def _new_folder(prepared: Prepared, stored: Mapping[str, Any], order: Order) -> RunFolder:
+def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand) -> RunFolder:
     """The folder of a new run, with its settings and the weights that it begins with; or nothing at all."""
-    weights = weights_path(order) if order.from_run else None
-    folder = runfolder.create(order.runs_dir, prepared.family, order.name)
+    weights = weights_path(command) if command.from_run else None
+    folder = runfolder.create(command.runs_dir, prepared.family, command.name)
     try:
         with checkpoint.writing(folder.path):
             if weights is not None:
-                _copy_weights(weights, folder, order)
+                _copy_weights(weights, folder, command)
             folder.write_settings(stored)
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)
@@ -194,12 +197,12 @@ def _new_folder(prepared: Prepared, stored: Mapping[str, Any], order: Order) -> 
     return folder
 
 
-def _copy_weights(weights: Path, folder: RunFolder, order: Order) -> None:
+def _copy_weights(weights: Path, folder: RunFolder, command: TrainCommand) -> None:
     """Into a new run's folder: the run needs nobody else's files from then on."""
     try:
         source = open(weights, "rb")  # noqa: SIM115
     except OSError as error:
-        raise TroupeError(f"--from {order.from_run}: cannot be read ({error.strerror})", CONFLICT) from error
+        raise TroupeError(f"--from {command.from_run}: cannot be read ({error.strerror})", CONFLICT) from error
     with source, durable.replacing(folder.path / f"from{weights.suffix}") as making, open(making, "wb") as copy:
         shutil.copyfileobj(source, copy)
 
@@ -213,12 +216,12 @@ def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError) -> None
             shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def _from(order: Order, prepared: Prepared) -> str | None:
+def _from(command: TrainCommand, prepared: Prepared) -> str | None:
     """The name of the run whose weights this one began with."""
     if prepared.folder is not None:
         before: str | None = prepared.stored.get("from")
         return before
-    return Path(order.from_run).name if order.from_run else None
+    return Path(command.from_run).name if command.from_run else None
 
 
 def _what(config: Config, prepared: Prepared) -> str:
@@ -237,7 +240,7 @@ def _samples(config: Config, facts: Mapping[str, Any]) -> str:
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     classes = f", {len(names)} classes ({shown})" if names else ""
     lost = "".join(f"; none of {name} ({why})" for name, why in facts.get("lost_classes", {}).items())
-    return f"data={config.data}: {facts['size']} samples, {facts['held_out']} held out{classes}{lost}"  # type: ignore[attr-defined]
+    return f"data={config.data}: {facts['size']} samples, {facts['held_out']} held out{classes}{lost}"
 
 
 def _here(plan: Plan, progress: Progress, own_process: bool) -> dict[str, Any]:
@@ -279,7 +282,7 @@ def _here(plan: Plan, progress: Progress, own_process: bool) -> dict[str, Any]:
         watcher.join()
 
 
-def _on_ray(plan: Plan, config: Config, order: Order, progress: Progress, own_process: bool) -> dict[str, Any]:
+def _on_ray(plan: Plan, config: Config, command: TrainCommand, progress: Progress, own_process: bool) -> dict[str, Any]:
     """Train in Ray actors, and watch them."""
     from cluster.connect import ray_for
     from cluster.group import ActorGroup, supervise
@@ -290,7 +293,7 @@ def _on_ray(plan: Plan, config: Config, order: Order, progress: Progress, own_pr
     with (
         _random_kept(),
         signals(asked.set) as install,
-        ray_for(config, order.address, order.oversubscribe, folders, log) as runtime_env,
+        ray_for(config, command.address, command.oversubscribe, folders, log) as runtime_env,
     ):
         install()  # Ray has put handlers of its own there
         return supervise(

@@ -24,12 +24,12 @@ LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}  # wo
 class LocalGroup:
     """Processes that stay, and run one function after another with any number of workers up to their own.
 
-    `prepare`, as "module:function", is called in each process once: a test may break something there.
+    `setup`, as "module:function", is called in each process once: a test may break something there.
     """
 
-    def __init__(self, workers: int, prepare: str = "") -> None:
+    def __init__(self, workers: int, setup: str = "") -> None:
         self.workers = workers
-        self.prepare = prepare
+        self.setup = setup
         self.connections: list[Connection[Any, Any]] = []
         self.processes: list[Any] = []
         self.start()
@@ -41,7 +41,7 @@ class LocalGroup:
         with environment({**worker_environment(), **LOOPBACK}):
             for rank in range(self.workers):
                 ours, theirs = context.Pipe()
-                args = (theirs, rank, self.workers, port, self.prepare)
+                args = (theirs, rank, self.workers, port, self.setup)
                 process = context.Process(target=_serve, args=args, daemon=True)
                 process.start()
                 theirs.close()
@@ -98,7 +98,7 @@ class LocalGroup:
         self.close()
 
 
-def _serve(connection: Connection, rank: int, size: int, port: int, prepare: str) -> None:
+def _serve(connection: Connection, rank: int, size: int, port: int, setup: str) -> None:
     """The life of one process of the pool."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -112,8 +112,8 @@ def _serve(connection: Connection, rank: int, size: int, port: int, prepare: str
     groups = {size: world.group, 1: None}
     for smaller in range(2, size):
         groups[smaller] = dist.new_group(list(range(smaller)))
-    if prepare:
-        module, function = prepare.split(":")
+    if setup:
+        module, function = setup.split(":")
         getattr(importlib.import_module(module), function)()
     while True:
         try:

@@ -13,15 +13,16 @@ from cluster import checks
 from trainers import registry
 from trainers.data import sources
 from trainers.engine import checkpoint, runfolder, schedules
+from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import DATA_DIR, expanded
 from trainers.engine.runfolder import RunFolder
-from trainers.engine.settings import Config, plain, show_value
+from trainers.engine.settings import plain, show_value
 from trainers.run import open_for
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainCommand:
     """A `train` command as it was given."""
 
     family: str | None = None
@@ -50,27 +51,27 @@ class Prepared:
     notes: tuple[str, ...] = ()  # what a person should know of that folder
 
 
-def prepare(order: Order) -> Prepared:
+def prepare(command: TrainCommand) -> Prepared:
     """Check every word of a command. Raises TroupeError: exit code 2 with all mistakes first, then 3, then 4."""
     mistakes: list[str] = []
-    from_file = _read_config(order.config, mistakes)
-    said = dict(order.settings or {})
+    from_file = _read_config(command.config, mistakes)
+    said = dict(command.settings or {})
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in said and other not in said:
             from_file.pop(other, None)
     words = {**from_file, **said}
     in_file = words.pop("family", None)
-    family = order.family if order.family is not None or in_file is None else str(in_file)
+    family = command.family if command.family is not None or in_file is None else str(in_file)
     stored: dict[str, Any] = {}
     folder: RunFolder | None = None
     conflict: TroupeError | None = None  # told when all words are right
     notes: list[str] = []
-    if order.resume is not None:
-        for option, value in (("--name", order.name), ("--from", order.from_run)):
+    if command.resume is not None:
+        for option, value in (("--name", command.name), ("--from", command.from_run)):
             if value is not None:
                 mistakes.append(f"{option} {value}: --resume goes on with a run as it is; leave {option} out")
         try:
-            folder = runfolder.find(order.runs_dir, order.resume)
+            folder = runfolder.find(command.runs_dir, command.resume)
         except TroupeError as error:
             mistakes += [f"--resume {line}" for line in error.mistakes]
         else:
@@ -84,12 +85,12 @@ def prepare(order: Order) -> Prepared:
                 family = stored["family"]
     elif family is None:
         mistakes.append("train: needs a family, as in `troupe train dcgan data=digits`, or --resume NAME")
-    if order.name is not None and (mistake := runfolder.check_name(order.name)):
+    if command.name is not None and (mistake := runfolder.check_name(command.name)):
         mistakes.append(mistake)
     config: Config | None = None
-    if family is not None and not (order.resume and not stored):
+    if family is not None and not (command.resume and not stored):
         try:
-            kind = registry.config_class(family, order.families)
+            kind = registry.config_class(family, command.families)
         except TroupeError as error:
             mistakes += error.mistakes
         else:
@@ -102,41 +103,40 @@ def prepare(order: Order) -> Prepared:
             mistakes += wrong
             if config is not None and old and "size" in stored.get("facts", {}):
                 config = config.resolved(stored["facts"])
-            data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default()))) \
-                if "data" in kind.model_fields else None  # fmt: skip
+            data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default())))
             try:
-                mistake = sources.check_name(data, order.families) if data is not None else None
+                mistake = sources.check_name(data, command.families, kind.learns_from)
             except TroupeError as error:
                 mistakes += error.mistakes
             else:
                 mistakes += [mistake] if mistake else []
     with contextlib.suppress(TroupeError):  # said above
-        if order.name in registry.families(order.families):
-            mistakes.append(f"--name {order.name}: is the name of a family; take another, as {order.name}-first")
-    if order.from_run is not None:
-        mistakes += _check_from(order)
+        if command.name in registry.families(command.families):
+            mistakes.append(f"--name {command.name}: is the name of a family; take another, as {command.name}-first")
+    if command.from_run is not None:
+        mistakes += _check_from(command)
     if mistakes:
         raise TroupeError(mistakes, WORDS)
     if conflict is not None:
         raise conflict
     assert config is not None
     assert family is not None
-    config = config.model_copy(update=checks.resolve(config, own_machine=not order.address))
-    missing = [] if order.address else checks.room(config, order.oversubscribe)
-    if folder is not None and not order.dry_run and (mistake := checks.writable(folder.path)):
+    config = config.model_copy(update=checks.resolve(config, own_machine=not command.address))
+    missing = [] if command.address else checks.room(config, command.oversubscribe)
+    if folder is not None and not command.dry_run and (mistake := checks.writable(folder.path)):
         missing.append(mistake)
-    if folder is None and not order.dry_run and (mistake := checks.writable(order.runs_dir)):
+    if folder is None and not command.dry_run and (mistake := checks.writable(command.runs_dir)):
         missing.append(f"--runs-dir {mistake}")
     if missing:
         raise TroupeError(missing, SURROUNDINGS)
-    if order.name is not None and (order.runs_dir / order.name).exists():
+    if command.name is not None and (command.runs_dir / command.name).exists():
         raise TroupeError(
-            f"--name {order.name}: in use; go on with `troupe train --resume {order.name}`, or take another name",
+            f"--name {command.name}: in use; go on with `troupe train --resume {command.name}`, or take another name",
             CONFLICT,
         )
     if folder is not None:
-        _compare_recipes(folder, stored, config, order.allow_changes)
-        if not checkpoint.all_in(folder.checkpoints) and not order.allow_changes:
+        _compare_recipes(folder, stored, config, command.allow_changes)
+        if not checkpoint.all_in(folder.checkpoints) and not command.allow_changes:
             made = max((int(row["step"]) for row in folder.read_metrics()[0]), default=0)
             if made:
                 raise TroupeError(
@@ -174,33 +174,33 @@ def _read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     return words
 
 
-def _check_from(order: Order) -> list[str]:
+def _check_from(command: TrainCommand) -> list[str]:
     """What is wrong with `--from`."""
     try:
-        weights_path(order)
+        weights_path(command)
     except TroupeError as error:
         return error.mistakes
     return []
 
 
-def weights_path(order: Order) -> Path:
+def weights_path(command: TrainCommand) -> Path:
     """The file with the weights of `--from`: of a checkpoint, or exported."""
-    assert order.from_run is not None
-    given = expanded(order.from_run)
+    assert command.from_run is not None
+    given = expanded(command.from_run)
     for file in (given / "weights.safetensors", given / "state.pt", given):
         if os.path.isfile(file):
             return file
     if given.suffix in (".safetensors", ".pt", ".pth", ".th"):
-        raise TroupeError(f"--from {order.from_run}: no such file", WORDS)
+        raise TroupeError(f"--from {command.from_run}: no such file", WORDS)
     try:
-        folder = runfolder.find(order.runs_dir, order.from_run)
+        folder = runfolder.find(command.runs_dir, command.from_run)
     except TroupeError:
-        known = [run.name for run in runfolder.all_runs(order.runs_dir)]
-        hint = did_you_mean(order.from_run, known)
-        raise TroupeError(f"--from {order.from_run}: neither a run nor a file of weights{hint}", WORDS) from None
+        known = [run.name for run in runfolder.all_runs(command.runs_dir)]
+        hint = did_you_mean(command.from_run, known)
+        raise TroupeError(f"--from {command.from_run}: neither a run nor a file of weights{hint}", WORDS) from None
     newest = checkpoint.newest_whole(folder.checkpoints)  # of another run: nothing is set aside there
     if newest is None:
-        raise TroupeError(f"--from {order.from_run}: the run has no checkpoint", WORDS)
+        raise TroupeError(f"--from {command.from_run}: the run has no checkpoint", WORDS)
     return newest / "state.pt"
 
 
@@ -237,19 +237,19 @@ def _is_elsewhere(one: str, other: str) -> bool:
     return kind == other_kind and bool(colon) and bool(path)
 
 
-def dry_run(order: Order) -> dict[str, Any]:
+def dry_run(command: TrainCommand) -> dict[str, Any]:
     """Every resolved setting of a command, and the folder that it would use."""
-    prepared = prepare(replace(order, dry_run=True))
+    prepared = prepare(replace(command, dry_run=True))
     if prepared.folder is not None:
         folder = prepared.folder.path
     else:
         number = 1
-        while (order.runs_dir / f"{prepared.family}-{number}").exists():
+        while (command.runs_dir / f"{prepared.family}-{number}").exists():
             number += 1
-        folder = order.runs_dir / (order.name or f"{prepared.family}-{number}")
+        folder = command.runs_dir / (command.name or f"{prepared.family}-{number}")
     config = prepared.config
     if config.epochs is not None or (config.evaluate_every == "auto" and config.metrics):  # they follow from the data
-        facts = open_for(config, order.data_dir, order.families).facts
+        facts = open_for(config, command.data_dir, command.families).facts
         if mistakes := config.misfit(facts):
             raise TroupeError(mistakes, WORDS)
         config = config.resolved(facts)

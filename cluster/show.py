@@ -95,13 +95,13 @@ class Progress:
 
 
 def describe(progress: Mapping[str, Any], left: float | None, width: int | None = None) -> str:
-    """`step 120/800  412 images/s  discriminator_loss 0.41  generator_loss 2.13  1m10s left`.
+    """`step 120/800  412 samples/s  discriminator_loss 0.41  generator_loss 2.13  1m10s left`.
 
     Within `width` columns, where it is given: step and time left first, then speed, then as many metrics as there is
     room for, those of evaluations before others.
     """
     step = f"step {progress['step']}/{progress['steps']}"
-    speed = f"{progress['images_per_second']:.0f} images/s" if progress.get("images_per_second") else ""
+    speed = f"{progress['samples_per_second']:.0f} samples/s" if progress.get("samples_per_second") else ""
     ends = f"{duration(left)} left" if left is not None else ""
     metrics = [name for name in progress["metrics"] if "loss" in name or "eval" in name]
     texts = {name: f"{name} {progress['metrics'][name]:.3g}" for name in metrics}

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from trainers.engine import checkpoint, durable, pictures, processor, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded
 from trainers.engine.runfolder import RunFolder
+from trainers.engine.streams import GRID_SEED
+from trainers.run import open_for
 
 LIBRARIES = ("torch", "torchvision", "ray", "numpy", "pillow", "pydantic", "tensorboardX", "safetensors")
 
@@ -65,31 +67,65 @@ def remove_runs(runs: Path, names: Sequence[str]) -> list[dict[str, str]]:
     return [{"name": folder.name, "size": size(runfolder.remove(folder))} for folder in folders.values()]
 
 
-def sample(name: str, runs: Path, families: Sequence[Path], count: int, seed: int, out: Path) -> dict[str, Any]:
-    """Draw pictures from a run's newest checkpoint, and write them as one PNG."""
+def asked_of(name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], count: int) -> Any:
+    """What is asked for of a run's family, as typed settings. Raises TroupeError (exit code 2) with all mistakes."""
+    folder = runfolder.find(runs, name)
+    family = folder.read_settings()["family"]
+    kind = registry.config_class(family, families).asked
+    mistakes = ["count: is an option here, --count N"] if "count" in words else []
+    asked, wrong = kind.from_words({**words, "count": count}, f"what {family} can be asked for")
+    if mistakes or wrong:
+        raise TroupeError(mistakes or wrong, WORDS)
+    return asked
+
+
+def sample(
+    name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], count: int, seed: int, out: Path | None,
+    data_dir: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Draw samples from a run's newest checkpoint, and write them as one PNG, or as one file of texts."""
+    asked = asked_of(name, runs, families, words, count)
     folder, state, family = _opened(name, runs, families)
     import torch
 
-    from trainers.engine.loop import CHUNK
-    from trainers.engine.tensors import as_uint8
+    from trainers.engine.rest import CHUNK, drawn
 
-    inputs = family.sample_inputs(torch.Generator().manual_seed(seed), count)
+    data = OpenedLater(family.config, data_dir, families)
+    inputs = family.sample_inputs(asked, torch.Generator().manual_seed(seed), data)
     if not inputs:
-        raise TroupeError(f"{folder.name}: its family draws no pictures", WORDS)
+        raise TroupeError(f"{folder.name}: its family draws nothing", WORDS)
     networks = _networks(family, state)
     dtype = next(parameter.dtype for network in networks.values() for parameter in network.parameters())
     inputs = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
+    count = len(next(iter(inputs.values())))
+    parts: list[Any] = []
     with torch.no_grad():
-        parts = [
-            as_uint8(family.samples(networks, {key: value[start : start + CHUNK] for key, value in inputs.items()}))
-            for start in range(0, count, CHUNK)
-        ]
+        for start in range(0, count, CHUNK):
+            part = {key: value[start : start + CHUNK] for key, value in inputs.items()}
+            parts.append(drawn(family.samples(networks, part)))
+    are_images = isinstance(parts[0], torch.Tensor)
+    out = out or Path(f"{folder.name}-samples.{'png' if are_images else 'txt'}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        pictures.write_grid(out, torch.cat(parts).numpy())
+        if are_images:
+            pictures.write_grid(out, torch.cat(parts).numpy(), asked.columns)
+        else:
+            durable.write(out, pictures.sheet_of_texts([text for part in parts for text in part]))
     except (OSError, ValueError) as error:
         raise TroupeError(f"--out {out}: cannot be written ({error})", SURROUNDINGS) from error
     return {"file": str(out), "count": count, "seed": seed, "step": state["step"]}
+
+
+class OpenedLater:
+    """A run's data, opened when somebody asks for anything of it: most samples are made of noise alone."""
+
+    def __init__(self, config: Any, data_dir: Path, families: Sequence[Path]) -> None:
+        self._words = config, data_dir, families
+
+    def __getattr__(self, name: str) -> Any:
+        if "_data" not in self.__dict__:
+            self._data = open_for(*self._words)
+        return getattr(self._data, name)
 
 
 def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
@@ -211,12 +247,14 @@ def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     weights = {**state["networks"], **state["ema"]}
+    family.kept = state.get("kept", {})
     networks = family.networks()
     for name, network in networks.items():
         dtype = next((tensor.dtype for tensor in weights[name].values() if tensor.is_floating_point()), torch.float32)
         network.to(dtype).load_state_dict(weights[name])
         network.eval()
-    return dict(networks)
+    torch.default_generator.manual_seed(GRID_SEED)
+    return {**networks, **{name: network.eval() for name, network in family.frozen().items()}}
 
 
 def _reached(folder: RunFolder) -> tuple[int, float]:

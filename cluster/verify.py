@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from trainers import registry
 from trainers.data import sources
+from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import WORDS, TroupeError
-from trainers.engine.settings import Config
 from trainers.run import Plan, run
 
 STEPS = 3
@@ -21,14 +21,14 @@ PROOFS = (("exact", "float32", 0.0), ("ddp", "float64", TOLERANCE))
 
 
 @dataclass(frozen=True)
-class Order:
-    """A `verify` command as it was given. `prepare` breaks something on purpose, for tests."""
+class VerifyCommand:
+    """A `verify` command as it was given. `setup` breaks something on purpose, for tests."""
 
     family: str
     settings: Mapping[str, Any]
     data_dir: Path
     families: tuple[Path, ...] = ()
-    prepare: str = ""
+    setup: str = ""
 
 
 class Difference(NamedTuple):
@@ -37,25 +37,23 @@ class Difference(NamedTuple):
     relative: float  # to the largest number of the tensor, or 1; 0 only for equal bits
 
 
-def prepare(order: Order) -> list[tuple[str, Config]]:
+def prepare(command: VerifyCommand) -> list[tuple[str, Config]]:
     """A small config for each network that the family has of its own, with the settings of the command."""
-    kind = registry.config_class(order.family, order.families)
+    kind = registry.config_class(command.family, command.families)
     mistakes: list[str] = []
     configs = []
-    for name, tiny in variants(kind.tiny, order.settings).items():
+    for name, tiny in variants(kind.tiny, command.settings).items():
         config, wrong = kind.from_words(
-            {"workers": 4, **tiny, "steps": STEPS, "device": "cpu", "evaluate_every": 0, **order.settings}, order.family
+            {"workers": 4, **tiny, "steps": STEPS, "device": "cpu", "evaluate_every": 0, **command.settings},
+            command.family,
         )
         mistakes = mistakes or wrong  # the same mistake reads differently in each variant
         if config is not None:
             configs.append((name, config))
-    data = (
-        str(order.settings.get("data", kind.model_fields["data"].get_default()))
-        if "data" in kind.model_fields
-        else None
-    )
-    if data is not None and (mistake := sources.check_name(data, order.families)):
-        mistakes.append(mistake)
+    said = [str(command.settings["data"])] if "data" in command.settings else [config.data for _, config in configs]
+    for data in dict.fromkeys(said):
+        if mistake := sources.check_name(data, command.families, kind.learns_from):
+            mistakes.append(mistake)
     if mistakes:
         raise TroupeError(mistakes, WORDS)
     return configs
@@ -74,27 +72,27 @@ def variants(
     return chosen
 
 
-def dry_run(order: Order) -> dict[str, Any]:
+def dry_run(command: VerifyCommand) -> dict[str, Any]:
     """Every resolved setting of the first variant."""
-    name, config = prepare(order)[0]
-    return {"family": order.family, "variant": name, "settings": config.model_dump()}
+    name, config = prepare(command)[0]
+    return {"family": command.family, "variant": name, "settings": config.model_dump()}
 
 
-def verify(order: Order, say: Callable[[str], None] = print) -> dict[str, Any]:
+def verify(command: VerifyCommand, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train each variant with 1 and with `workers` processes, with both exchanges, and compare."""
-    configs = prepare(order)
+    configs = prepare(command)
     from cluster.local import LocalGroup  # imports torch: not before the words are right
 
     workers = configs[0][1].workers
     rows: list[dict[str, Any]] = []
-    say(f"verify {order.family}: {configs[0][1].steps} steps with 1 process and with {workers}")
-    with tempfile.TemporaryDirectory() as scratch, LocalGroup(workers, order.prepare) as group:
+    say(f"verify {command.family}: {configs[0][1].steps} steps with 1 process and with {workers}")
+    with tempfile.TemporaryDirectory() as scratch, LocalGroup(workers, command.setup) as group:
         for variant, config in configs:
             for exchange, precision, allowed in PROOFS:
-                rows.append(_prove(group, order, config, variant, exchange, precision, allowed, Path(scratch)))
+                rows.append(_prove(group, command, config, variant, exchange, precision, allowed, Path(scratch)))
                 row = rows[-1]
                 say(f"  {variant}, {exchange} in {precision}: {'equal' if row['passed'] else 'DIFFERENT'}{row['why']}")
-    return {"family": order.family, "workers": workers, "passed": all(row["passed"] for row in rows), "proofs": rows}
+    return {"family": command.family, "workers": workers, "passed": all(row["passed"] for row in rows), "proofs": rows}
 
 
 def text(result: Mapping[str, Any]) -> str:
@@ -105,7 +103,14 @@ def text(result: Mapping[str, Any]) -> str:
 
 
 def _prove(
-    group: Any, order: Order, config: Config, variant: str, exchange: str, precision: str, allowed: float, scratch: Path
+    group: Any,
+    command: VerifyCommand,
+    config: Config,
+    variant: str,
+    exchange: str,
+    precision: str,
+    allowed: float,
+    scratch: Path,
 ) -> dict[str, Any]:
     """One variant with one exchange: what 1 process and several end with."""
     row = {"variant": variant, "exchange": exchange, "precision": precision, "allowed": allowed}
@@ -114,7 +119,7 @@ def _prove(
         for workers in (1, config.workers):
             settings = {**config.model_dump(), "exchange": exchange, "precision": precision, "workers": workers}
             folder = scratch / f"{variant}-{exchange}-{workers}"
-            plan = Plan(order.family, settings, folder, order.data_dir, order.families)
+            plan = Plan(command.family, settings, folder, command.data_dir, command.families)
             states.append(group.run(train_quietly, plan, workers=workers)[0])
     except TroupeError as error:
         if "disagree" not in error.mistakes[0]:

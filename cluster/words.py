@@ -75,12 +75,12 @@ VERBS = {
         "troupe evaluate --weights resnet20.th classifier model=resnet20 data=cifar10",
     ),
     "sample": Verb(
-        "draw pictures from a run's newest checkpoint", ("NAME",), False,
+        "draw samples from a run's newest checkpoint", ("NAME",), True,
         (
             Option("count", "N", "how many (default: 64)"),
             Option("seed", "N", "seed of the noise (default: 0)"),
-            Option("out", "FILE", "where to write the PNG (default: NAME-samples.png)"),
-            RUNS, FAMILIES, JSON, DEBUG,
+            Option("out", "FILE", "where to write them (default: NAME-samples.png, or .txt)"),
+            RUNS, DATA, FAMILIES, JSON, DEBUG,
         ),
         "troupe sample dcgan-1 --count 100",
     ),

@@ -53,6 +53,8 @@ class Worker:
             traceback.print_exc()
             return of_worker(rank, error, log)
         finally:
+            if self.world is not None:
+                self.world.leave()
             sys.stdout.flush()
 
     def status(self) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
-from trainers.engine.settings import Config
 
 BUILT_IN = Path(__file__).parent / "families"
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from trainers import registry
 from trainers.data.sources import open_data
 from trainers.engine import processor
+from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, TroupeError
 from trainers.engine.runfolder import RunFolder
-from trainers.engine.settings import Config
 
 if TYPE_CHECKING:  # torch is not loaded before a run starts
     from trainers.engine.world import World
@@ -44,7 +44,7 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
     config = plan.config()
     data = open_for(config, plan.data_dir, plan.families, fingerprint=plan.fingerprint)
     if plan.fingerprint is not None and data.fingerprint != plan.fingerprint:
-        raise TroupeError(f"data={config.data}: not the same samples as the driver found", CONFLICT)  # type: ignore[attr-defined]
+        raise TroupeError(f"data={config.data}: not the same samples as the driver found", CONFLICT)
     config = config.resolved(data.facts)
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
     return loop.train(family, data, config, world, RunFolder(plan.folder), control, plan.facts)
@@ -56,10 +56,10 @@ def open_for(
     fingerprint: str | None = None,
 ) -> Any:  # fmt: skip
     """The data set that a config names. Imports no torch; `progress(done, total)` tells how far packing is."""
+    size: Any = getattr(config, "image_size", "auto")
     return open_data(
-        config.data, data_dir=data_dir, image_size=None if config.image_size == "auto" else config.image_size,
-        evaluate_on=config.evaluate_on, extra=families, warn=warn, progress=progress,
-        fingerprint=fingerprint,
+        config.data, data_dir=data_dir, image_size=None if size == "auto" else size, evaluate_on=config.evaluate_on,
+        extra=families, warn=warn, progress=progress, fingerprint=fingerprint,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from cluster.local import LocalGroup
-from cluster.verify import Order, compare, train_quietly, verify
+from cluster.verify import VerifyCommand, compare, train_quietly, verify
 from tests.jobs import plan_of
 from trainers.engine import exchange as exchange_module
 from trainers.engine.errors import PeerLost, TroupeError
@@ -60,7 +60,7 @@ def add_up(world: World, layout: list[list[int]], microbatches: int, rounds: int
 
             exchange.gradients(chosen, loss, False)
             total = exchange.meet({index: torch.tensor([0.1 * index, turn]).double() for index in exchange.share})
-            exchange.average(chosen, microbatches, private=bool(turn % 2))
+            exchange.reduce(chosen, microbatches, private=bool(turn % 2))
             answers += [total, *(p.grad.clone() for p in chosen if p.grad is not None)]
     return answers
 
@@ -142,23 +142,23 @@ def break_one_worker() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("breaks", ["break_one_slice", "break_the_mean", "break_one_worker"])
 def test_verify_catches_a_broken_exchange(tmp_path: Path, breaks: str) -> None:
-    order = Order("dcgan", {"workers": 2}, tmp_path, prepare=f"tests.distributed.test_exchange:{breaks}")
+    command = VerifyCommand("dcgan", {"workers": 2}, tmp_path, setup=f"tests.distributed.test_exchange:{breaks}")
     said: list[str] = []
-    result = verify(order, said.append)
+    result = verify(command, said.append)
     assert result["passed"] is False
     assert any("DIFFERENT" in line for line in said)
 
 
 @pytest.mark.slow
 def test_verify_names_the_tensor_that_differs_between_workers(tmp_path: Path) -> None:
-    order = Order("dcgan", {"workers": 2}, tmp_path, prepare="tests.distributed.test_exchange:break_one_worker")
-    result = verify(order, lambda line: None)
+    command = VerifyCommand("dcgan", {"workers": 2}, tmp_path, setup="tests.distributed.test_exchange:break_one_worker")
+    result = verify(command, lambda line: None)
     assert "workers 0 and 1 disagree on networks." in result["proofs"][0]["why"]
 
 
 @pytest.mark.slow
 def test_verify_passes_where_nothing_is_broken(tmp_path: Path) -> None:
-    assert verify(Order("dcgan", {"workers": 2}, tmp_path), lambda line: None)["passed"] is True
+    assert verify(VerifyCommand("dcgan", {"workers": 2}, tmp_path), lambda line: None)["passed"] is True
 
 
 def fail_on(world: World, rank: int) -> int:

@@ -1,4 +1,4 @@
-"""What is broken in the processes of a pool before they train: `LocalGroup(..., prepare="broken:FUNCTION")`."""
+"""What is broken in the processes of a pool before they train: `LocalGroup(..., setup="broken:FUNCTION")`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def small_memory() -> None:
 
 def one_rank() -> None:
     """The second worker moves one parameter a little after its third step."""
-    advance = loop.Trainer.advance
+    advance = loop.advance
 
     def broken(trainer: Any) -> bool:
         done = advance(trainer)
@@ -27,26 +27,26 @@ def one_rank() -> None:
                 trainer.networks["two"].main[1].weight[0, 0] += 1e-6
         return done
 
-    loop.Trainer.advance = broken  # type: ignore[method-assign]
+    loop.advance = broken
 
 
 def one_optimizer() -> None:
     """The last worker's momentum is another one after the fourth step; its weights are still the same."""
-    advance = loop.Trainer.advance
+    advance = loop.advance
 
     def broken(trainer: Any) -> bool:
         done = advance(trainer)
         if trainer.step == 4 and dist.get_rank() == 2:
-            state = trainer.optimizers["one"][0].state
+            state = trainer.optimizing["one"].optimizer.state
             next(iter(state.values()))["momentum_buffer"] *= 1.5
         return done
 
-    loop.Trainer.advance = broken  # type: ignore[method-assign]
+    loop.advance = broken
 
 
 def weights_that_overflow() -> None:
     """Every worker ends up with a weight that is not finite, after a loss that was."""
-    advance = loop.Trainer.advance
+    advance = loop.advance
 
     def broken(trainer: Any) -> bool:
         done = advance(trainer)
@@ -55,4 +55,4 @@ def weights_that_overflow() -> None:
                 trainer.networks["two"].main[1].weight[0, 0] = torch.inf
         return done
 
-    loop.Trainer.advance = broken  # type: ignore[method-assign]
+    loop.advance = broken

@@ -14,9 +14,11 @@ from commands import FRAGILE, Commands, assert_same_run, assert_same_state, chec
 from cluster.local import LocalGroup
 from cluster.verify import compare, train_quietly
 from trainers import registry
-from trainers.engine import checkpoint, loop
+from trainers.engine import checkpoint, step
 from trainers.engine.control import Control
 from trainers.engine.errors import FAILED, TroupeError
+from trainers.engine.state import state_of_replica
+from trainers.engine.trainer import Trainer
 from trainers.run import Plan, open_for
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
@@ -35,22 +37,25 @@ def until_it_fails(world: Any, plan: Plan) -> dict[str, Any]:
     config = plan.config()
     data = open_for(config, plan.data_dir, plan.families)
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
-    trainer = loop.Trainer(family, data, config, world, Control())
+    trainer = Trainer(family, data, config, world, Control())
+    trainer.begin()
     before: dict[str, Any] = {}
-    run_phase = trainer._run
+    run_phase = step._run
 
-    def watched(phase: Any) -> None:
+    def watched(trainer: Trainer, phase: Any) -> None:
         before.clear()
-        before.update(copied(trainer.state_of_replica()))
-        run_phase(phase)
+        before.update(copied(state_of_replica(trainer)))
+        run_phase(trainer, phase)
 
-    trainer._run = watched  # type: ignore[method-assign]
+    step._run = watched
     try:
         while trainer.step < config.steps:
-            trainer.advance()
+            step.advance(trainer)
     except TroupeError as error:
         return {"error": error, "step": trainer.step, "phases": trainer.phases_done, "before": before,
-                "after": trainer.state_of_replica()}  # fmt: skip
+                "after": state_of_replica(trainer)}  # fmt: skip
+    finally:
+        step._run = run_phase
     raise AssertionError("it did not fail")
 
 
@@ -93,14 +98,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_checkpoint_good(tr
 
 
 @pytest.mark.parametrize(
-    ("prepare", "guilty", "tensor"),
+    ("setup", "guilty", "tensor"),
     [("one_rank", 1, "networks.two.main.1.weight"), ("one_optimizer", 2, "optimizers.one.0.momentum_buffer")],
 )
 def test_replicas_that_differ_are_named_before_a_checkpoint(
-    tmp_path: Path, prepare: str, guilty: int, tensor: str
+    tmp_path: Path, setup: str, guilty: int, tensor: str
 ) -> None:
     plan = plan_of(tmp_path / "run", workers=WORKERS, steps=6, checkpoint_every=4)
-    with LocalGroup(WORKERS, f"broken:{prepare}") as pool, pytest.raises(TroupeError) as caught:
+    with LocalGroup(WORKERS, f"broken:{setup}") as pool, pytest.raises(TroupeError) as caught:
         pool.run(train_quietly, plan)
     (line,) = caught.value.mistakes
     assert caught.value.code == FAILED

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from cluster import cli
 from trainers import registry
+from trainers.engine.config import Config, ImageConfig
 from trainers.engine.family import MicroBatch
-from trainers.engine.settings import Config, ImageConfig
 from trainers.families.classification.learning import AUXILIARY, Classification, decayed
 from trainers.families.classification.settings import MEANS, ClassificationConfig
 
@@ -349,7 +349,7 @@ def test_mistakes_are_told_with_what_was_seen_instead_and_hits_never_shown() -> 
     with torch.no_grad():
         family.evaluate({"network": network}, batch)
         shares = log_shares(network(batch["images"].double() / 127.5 - 1)).exp()
-    shown = family.examples(batch)
+    shown = family.scored(batch)
     assert shown is not None
     scores, captions = shown
     names = FACTS["class_names"]

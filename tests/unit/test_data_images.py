@@ -82,11 +82,11 @@ def test_batches_of_a_mapped_file_are_copies_that_can_be_changed(tmp_path: Path)
 
 def test_examples_are_spread_over_the_training_part_and_lie_between_0_and_1() -> None:
     data = data_of(numbered(200), numbered(1))
-    examples = data.examples(4)
+    examples = data.preview(4)
     assert examples.dtype == torch.float32
     assert examples.shape == (4, 1, 8, 8)
     assert torch.equal(examples[:, 0, 0, 0], torch.tensor([0, 50, 100, 150]) / 255)
-    assert len(data_of(numbered(3), numbered(1)).examples(9)) == 3
+    assert len(data_of(numbered(3), numbered(1)).preview(9)) == 3
 
 
 def test_signed_images_reach_from_minus_one_to_one_in_the_same_layout() -> None:

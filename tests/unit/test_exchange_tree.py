@@ -97,7 +97,7 @@ def accumulated(share: range, microbatches: int, values: list[Numbers]) -> dict[
     seen = []
     for leaf in accumulation(share, microbatches):
         seen.append(leaf.microbatch)
-        before = np.zeros(33, np.float32) if leaf.fresh else slots[leaf.slot]
+        before = np.zeros(33, np.float32) if leaf.first else slots[leaf.slot]
         slots[leaf.slot] = before + values[leaf.microbatch]
         for into, source in leaf.additions:
             slots[into] = slots[into] + slots[source]

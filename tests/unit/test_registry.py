@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from trainers import registry
+from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError
-from trainers.engine.settings import Config
 
 CONFIG = """
 from trainers.engine.settings import Config as Base, setting

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trainers.engine import schedules
+from trainers.engine.config import Config
 from trainers.engine.control import Control
-from trainers.engine.loop import Trainer
-from trainers.engine.settings import Config, setting
+from trainers.engine.settings import setting
+from trainers.engine.step import advance, set_groups
+from trainers.engine.trainer import Trainer
 from trainers.engine.world import World
 from trainers.families.classification.learning import Classification
 from trainers.families.classification.settings import ClassificationConfig
@@ -221,10 +223,10 @@ def test_the_loop_gives_the_values_of_each_step_to_the_optimizer(optimizer: str,
     course = schedules.of(config, config.learning_rate)
     rates = []
     for step in range(4):
-        groups = trainer.optimizers["network"][0].param_groups
+        groups = trainer.optimizing["network"].optimizer.param_groups
         for group in groups:
             group["lr"] = 77.0
-        assert trainer.advance()
+        assert advance(trainer)
         values = course(step, ())
         for group in groups:
             assert group["lr"] == values["lr"]
@@ -240,10 +242,8 @@ def test_a_group_may_learn_at_a_multiple_of_the_rate(tmp_path: Any) -> None:
     words: dict[str, Any] = {"data": "digits", "image_size": 8, "crop_padding": 0, "device": "cpu", "exchange": "exact"}
     config = ClassificationConfig.of(words)
     data = open_for(config, tmp_path)
-    trainer = Trainer(Linear(config, data.facts), data, config, World(), Control())
-    weight, bias = trainer.networks["network"].parameters()
+    weight, bias = Linear(config, data.facts).networks()["network"].parameters()
     optimizer = torch.optim.SGD([{"params": [weight]}, {"params": [bias], "lr_scale": 64.0}], lr=1.0)
-    trainer._set_values("network", optimizer, {"lr": 0.5, "kept": 0.25})
+    set_groups(optimizer, {"lr": 0.5, "kept": 0.25})
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 32.0]
     assert {group["kept"] for group in optimizer.param_groups} == {0.25}  # whatever else a schedule says
-    assert trainer.metrics == {"learning_rate": 0.5}

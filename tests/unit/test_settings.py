@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trainers import registry
+from trainers.engine.config import Config, ImageConfig
 from trainers.engine.errors import WORDS, TroupeError
-from trainers.engine.settings import Check, Config, ImageConfig, read_value, setting, show_value
+from trainers.engine.settings import Check, read_value, setting, show_value
 
 
 class Example(Config):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.engine.exchange import shares
-from trainers.engine.streams import order, sample_indices, seed_of
+from trainers.engine.streams import permutation, sample_indices, seed_of
 
 SIZES = st.integers(1, 50)
 SEEDS = st.integers(0, 2**63 - 1)
@@ -17,19 +17,21 @@ SEEDS = st.integers(0, 2**63 - 1)
 
 @given(SIZES, SEEDS, st.integers(0, 1000))
 def test_every_sample_comes_once_in_an_epoch(size: int, seed: int, epoch: int) -> None:
-    assert sorted(order(size, seed, epoch).tolist()) == list(range(size))
+    assert sorted(permutation(size, seed, epoch).tolist()) == list(range(size))
 
 
 def test_the_order_differs_between_epochs_and_between_seeds_and_is_the_same_each_time() -> None:
-    orders = {(seed, epoch): tuple(order(1000, seed, epoch)) for seed in (0, 1, 2**40, 2**63 - 1) for epoch in range(5)}
+    orders = {
+        (seed, epoch): tuple(permutation(1000, seed, epoch)) for seed in (0, 1, 2**40, 2**63 - 1) for epoch in range(5)
+    }
     assert len(set(orders.values())) == len(orders)
-    order.cache_clear()
-    assert all(tuple(order(1000, seed, epoch)) == known for (seed, epoch), known in orders.items())
+    permutation.cache_clear()
+    assert all(tuple(permutation(1000, seed, epoch)) == known for (seed, epoch), known in orders.items())
 
 
 def test_the_order_is_the_one_that_earlier_versions_had() -> None:
-    assert order(10, 0, 0).tolist() == [0, 7, 8, 6, 9, 5, 1, 3, 2, 4]
-    assert order(10, 7, 3).tolist() == [8, 4, 5, 3, 6, 0, 9, 7, 1, 2]
+    assert permutation(10, 0, 0).tolist() == [0, 7, 8, 6, 9, 5, 1, 3, 2, 4]
+    assert permutation(10, 7, 3).tolist() == [8, 4, 5, 3, 6, 0, 9, 7, 1, 2]
 
 
 @given(SIZES, SEEDS, st.integers(0, 500), st.integers(1, 120), st.integers(0, 120))
@@ -39,7 +41,7 @@ def test_the_stream_is_the_same_however_it_is_cut(size: int, seed: int, start: i
     parts = [sample_indices(size, seed, start + a, b - a) for a, b in ((0, cut), (cut, count)) if b > a]
     assert np.concatenate(parts).tolist() == whole.tolist()
     assert len(whole) == count
-    epochs = np.concatenate([order(size, seed, epoch) for epoch in range((start + count) // size + 1)])
+    epochs = np.concatenate([permutation(size, seed, epoch) for epoch in range((start + count) // size + 1)])
     assert whole.tolist() == epochs[start : start + count].tolist()
 
 

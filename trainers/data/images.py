@@ -44,8 +44,9 @@ class Source:
 
     name: str
     summary: str  # one line for `troupe datasets`
-    open: Callable[[Request], ImageData]
+    open: Callable[[Request], Any]  # see `Data` in trainers/engine/family.py
     takes_path: bool = False  # `name:PATH`
+    kind: str = "images"  # of samples, as `Config.learns_from` names it
 
 
 class Part(NamedTuple):
@@ -83,6 +84,7 @@ class ImageData:
         self.held_out = len(self._held_out_rows)
         self.fingerprint = fingerprint
         self.facts: Mapping[str, Any] = {
+            "kind": "images",
             "channels": train.images.shape[3],
             "image_size": train.images.shape[1],
             "classes": len(class_names),
@@ -121,7 +123,7 @@ class ImageData:
         """As `batch`, of the samples to evaluate on."""
         return self._take(self._tensors[1], self._held_out_rows[np.asarray(indices, np.int64)])
 
-    def examples(self, count: int) -> Tensor:
+    def preview(self, count: int) -> Tensor:
         """`count` training images, or all if there are fewer, spread evenly over the training part, in [0, 1]."""
         count = min(count, self.size)
         images = self.batch([place * self.size // count for place in range(count)])["images"]

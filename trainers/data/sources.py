@@ -11,9 +11,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import trainers.data
-from trainers.data.images import ImageData, Request, Source
+from trainers.data.images import Request, Source
+from trainers.engine.config import parts_of
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import expanded
 
@@ -33,9 +35,20 @@ def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
     return sources
 
 
-def check_name(data: str, extra: Sequence[Path] = ()) -> str | None:
-    """What is wrong with `data=`, in a line, or None."""
-    return _wrong_words(data, all_sources(extra)) or _missing_folder(data)
+def check_name(data: str, extra: Sequence[Path] = (), learns_from: str = "images") -> str | None:
+    """What is wrong with `data=` for a family that learns from such samples, in a line, or None."""
+    sources = all_sources(extra)
+    for part in parts_of(data):
+        if mistake := _wrong_words(part, sources) or _missing_folder(part):
+            return mistake
+    kind = "+".join(sources[part.partition(":")[0]].kind for part in parts_of(data))
+    if kind == learns_from:
+        return None
+    known = [name for name, source in sources.items() if source.kind == learns_from]
+    advice = (
+        f"; there are {', '.join(known)}" if known else f"; say data={'+'.join(['A'] * (learns_from.count('+') + 1))}"
+    )
+    return f"data={data}: holds {kind}, where {learns_from} are wanted{advice}"
 
 
 def open_data(
@@ -48,17 +61,48 @@ def open_data(
     warn: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     fingerprint: str | None = None,
-) -> ImageData:
-    """Open the data set that `data=` names.
+) -> Any:
+    """Open the data set that `data=` names, or several that it joins.
 
     The driver gives `warn` and `progress`; workers keep silent, and give the `fingerprint` that the driver found.
     """
-    sources = all_sources(extra)
-    for mistake, code in ((_wrong_words(data, sources), WORDS), (_missing_folder(data), SURROUNDINGS)):
-        if mistake:
-            raise TroupeError(mistake, code)
-    name, _, argument = data.partition(":")
-    return sources[name].open(Request(argument, Path(data_dir), image_size, evaluate_on, warn, progress, fingerprint))
+    sources, parts = all_sources(extra), parts_of(data)
+    for part in parts:
+        for mistake, code in ((_wrong_words(part, sources), WORDS), (_missing_folder(part), SURROUNDINGS)):
+            if mistake:
+                raise TroupeError(mistake, code)
+    opened = []
+    for part in parts:
+        name, _, argument = part.partition(":")
+        known = fingerprint if len(parts) == 1 else None
+        request = Request(argument, Path(data_dir), image_size, evaluate_on, warn, progress, known)
+        opened.append(sources[name].open(request))
+    return opened[0] if len(opened) == 1 else Joined(opened)
+
+
+class Joined:
+    """Several sets that know nothing of each other; a family's stream lays them side by side (`parts`)."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = list(parts)
+        self.size = max(part.size for part in parts)
+        self.held_out = min(part.held_out for part in parts)
+        self.fingerprint = hashlib.sha256("+".join(part.fingerprint for part in parts).encode()).hexdigest()
+        self.facts = {"kind": "+".join(part.facts["kind"] for part in parts), "size": self.size,
+                      "held_out": self.held_out, "parts": [dict(part.facts) for part in parts]}  # fmt: skip
+
+    def to(self, device: Any) -> None:
+        for part in self.parts:
+            part.to(device)
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        raise NotImplementedError("sets that are joined have no samples in common: ask one of `parts`")
+
+    held_out_batch = batch
+
+    def preview(self, count: int) -> Any:
+        """Images of the first set."""
+        return self.parts[0].preview(count)
 
 
 def _wrong_words(data: str, sources: dict[str, Source]) -> str | None:
@@ -75,7 +119,7 @@ def _wrong_words(data: str, sources: dict[str, Source]) -> str | None:
 
 def _missing_folder(data: str) -> str | None:
     _, colon, argument = data.partition(":")
-    if colon and not os.path.isdir(expanded(argument)):
+    if colon and not os.path.exists(expanded(argument)):
         return f"data={data}: no such folder; give the path of one"
     return None
 

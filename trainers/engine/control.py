@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
 class Control:
     """Shared by a worker's loop and its watcher, which may live in another thread."""
 
-    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self, say: Callable[[str], None] = lambda line: None,
+        report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
+    ) -> None:  # fmt: skip
         self.say = say  # tells the person one line: a notice or a warning
+        self.report = report  # on rank 0: every row of metrics with its step, in order, as it is written
         self.stop_requested = False
-        self.progress: dict[str, Any] = {}  # step, steps, images_per_second, metrics: the newest
+        self.progress: dict[str, Any] = {}  # step, steps, samples_per_second, metrics: the newest
         self.beats = 0
         self.microbatches = 0
         self.slowest = 0.0  # seconds of the longest piece of work so far

@@ -64,7 +64,7 @@ class Leaf(NamedTuple):
 
     microbatch: int
     slot: int
-    fresh: bool  # the slot starts from zero; else the gradient is added to what is there
+    first: bool  # the slot starts from zero; else the gradient is added to what is there
     additions: tuple[tuple[int, int], ...]  # (into, from) slots
 
 
@@ -87,7 +87,7 @@ def accumulation(share: range, microbatches: int) -> list[Leaf]:
 
 
 class Exchange(Protocol):
-    """What the loop needs of an exchange. In each phase: `gradients`, then `meet`, then `average`."""
+    """What the loop needs of an exchange. In each phase: `gradients`, then `meet`, then `reduce`."""
 
     share: range  # this worker's micro-batches
     notice: str  # what a person should know about how it works here, or nothing
@@ -104,8 +104,11 @@ class Exchange(Protocol):
     def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
         """Add up a float64 row for each micro-batch, over all workers and in the tree's order."""
 
-    def average(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+    def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
         """Leave in `.grad` the sum of all gradients over `weight`; `private`: somebody will change it in place."""
+
+    def close(self) -> None:
+        """Give back what is shared with others; no phase follows."""
 
 
 class Exact:
@@ -155,7 +158,7 @@ class Exact:
             return
         flat = self.current = self._flat(parameters)
         for leaf in self.leaves:
-            if leaf.fresh:
+            if leaf.first:
                 flat.slots[leaf.slot].zero_()
             flat.point(parameters, leaf.slot)
             loss(leaf.microbatch).backward()  # type: ignore[no-untyped-call]
@@ -196,7 +199,7 @@ class Exact:
             for node, row in zip(nodes, rows, strict=False)
         }  # fmt: skip
 
-    def average(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+    def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
         if self.microbatches == 1:
             if weight != 1:
                 torch._foreach_div_([p.grad for p in parameters if p.grad is not None], weight)
@@ -270,6 +273,10 @@ class Exact:
     def _add_block(self, parts: dict[Node, Tensor], result: Tensor, weight: float) -> None:
         """The tree's sum of these parts of all nodes, divided once."""
         torch.div(fold(parts, torch.add, 0, self.microbatches), weight, out=result)
+
+    def close(self) -> None:
+        self.flat.clear()
+        self.current = self.room = None
 
     def _flat(self, parameters: Sequence[nn.Parameter]) -> Flat:
         """The flat vectors of these parameters' gradients, made at their first use."""
@@ -400,8 +407,11 @@ class Ddp:
         every: list[Tensor] = [row for share, of in zip(self.shares, told, strict=True) for row in of[: len(share)]]
         return fold({(i, i + 1): row for i, row in enumerate(every)}, torch.add, 0, self.microbatches)
 
-    def average(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+    def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.world.size / weight)
+
+    def close(self) -> None:
+        self.wrappers, self.used = {}, []
 
 
 def covered(host: Sequence[int], shares: Sequence[range]) -> range:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from trainers.engine.config import Asked
+from trainers.engine.evaluation import Evaluation, Totals
 from trainers.engine.schedules import Schedule
+from trainers.engine.streams import InOrder, Shuffled, Stream
 
 Networks = Mapping[str, Callable[..., Any]]  # by name; in a loss, call them, and nothing else
 Optimizers = dict[str, tuple[torch.optim.Optimizer, Schedule]]  # by name, each with its schedule
-Metrics = dict[str, tuple[Tensor | float, float]]  # (sum, count) of each; a sum with dimensions is a table
-Loss = tuple[Tensor, Mapping[str, Tensor | float]] | tuple[Tensor, Tensor | float, Mapping[str, Tensor | float]]
+GRID = 64  # samples of the fixed grid, where a family says no other number
 
 
 class Data(Protocol):
@@ -27,7 +30,7 @@ class Data(Protocol):
     size: int  # samples to learn from
     held_out: int  # samples to evaluate on, 0 for none
     fingerprint: str  # changes when the samples do; part of the recipe
-    facts: Mapping[str, Any]  # what networks are built by: channels, image_size, classes, ..., size and held_out
+    facts: Mapping[str, Any]  # what networks are built by: kind, size, held_out; of images channels, image_size, ...
 
     def to(self, device: torch.device) -> None:
         """Move the samples to the device where they fit."""
@@ -38,15 +41,15 @@ class Data(Protocol):
     def held_out_batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """As `batch`, of the samples to evaluate on."""
 
-    def examples(self, count: int) -> Any:
-        """The first `count` training samples as `Family.samples` gives them (images in [0, 1]), for `real.png`."""
+    def preview(self, count: int) -> Tensor | None:
+        """The first `count` training samples as images (rows, channels, height, width) in [0, 1]; None for others."""
 
 
 @dataclass
 class MicroBatch:
     """All that a loss may depend on. It never learns which worker computes it, nor how many there are."""
 
-    tensors: dict[str, Tensor]  # of the data source: images, labels, ...
+    tensors: dict[str, Tensor]  # of the stream: images, labels, ...
     indices: Sequence[int]  # of the samples in the data
     epochs: Sequence[int]  # of each sample: a batch may span two
     step: int  # of the run, from 0
@@ -66,12 +69,26 @@ class MicroBatch:
         return torch.randn(*shape, generator=self.random, device=self.device, dtype=self.dtype)
 
 
+class Loss(NamedTuple):
+    """What a phase gives for a micro-batch.
+
+    Without a `weight`, `value` is the mean over the micro-batch. Where samples count unequally, as in masked texts, it
+    is their sum and `weight` what they count together: the gradient is that of the sum of sums over the sum of weights.
+    """
+
+    value: Tensor
+    metrics: Mapping[str, Tensor | float] = {}
+    weight: Tensor | float | None = None
+
+
 @dataclass(frozen=True)
 class Phase:
-    """One optimizer step of one optimizer: `loss` is asked for on each micro-batch, and the gradients meet.
+    """One optimizer step of one optimizer: `loss(networks, microbatch)` is asked for on each micro-batch, and the
+    gradients meet.
 
-    `loss(networks, microbatch)` returns (mean over the micro-batch, metrics), or (sum, weight, metrics) where samples
-    count unequally, as in masked texts: the gradient is then that of the sum of sums over the sum of weights.
+    Or, with `optimises`, a phase in which none meet: each micro-batch optimises tensors that it carries, by the
+    optimizer that `own` makes for them and whose state is carried too; the loss is asked for in a closure, with those
+    tensors in `microbatch.carried`.
     """
 
     name: str
@@ -83,12 +100,15 @@ class Phase:
     before: Callable[[Mapping[str, nn.Module]], None] | None = None  # sees the reduced gradients: clip their norm here
     after: Callable[[Mapping[str, nn.Module]], None] | None = None  # follows the optimizer step: clip weights here
     closure: bool = False  # the optimizer asks for the loss several times in its step, as L-BFGS does
+    optimises: tuple[str, ...] = ()  # carried tensors that each micro-batch changes for itself
+    own: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
 
 
 class Family:
     """One model family. Subclass it once in the family's `training.py`; override what the family has.
 
-    Attributes: `config`, the settings; `facts`, what the data says of itself (channels, image_size, classes).
+    Attributes: `config`, the settings; `facts`, what the data says of itself (channels, image_size, classes); `kept`,
+    what `begin` returned when the run was new.
     """
 
     ema_networks: ClassVar[tuple[str, ...]] = ()  # averaged when `ema` is on; used for samples and evaluation
@@ -96,44 +116,84 @@ class Family:
     def __init__(self, config: Any, facts: Mapping[str, Any]) -> None:
         self.config = config
         self.facts = facts
+        self.kept: Mapping[str, Tensor] = {}
+
+    # What learns, and from what
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks by name, on the CPU. Runs under the run's seed."""
         raise NotImplementedError
 
-    def prepare(self, networks: Mapping[str, nn.Module], data: Data) -> None:
-        """Look at the training samples before the first step, on rank 0: weights that are computed, not learned."""
+    def frozen(self) -> dict[str, nn.Module]:
+        """Networks that are used and never learned, saved or exported: of a file, or as a fixed seed draws them."""
+        return {}
+
+    def begin(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
+        """Look at the training samples once, on rank 0 of a new run; `networks` holds the frozen ones too.
+
+        For weights that are computed and not learned, which it writes into networks, and for statistics of the data,
+        which it returns: they are kept with the run, as `self.kept`.
+        """
+        return {}
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         """The optimizers by name, each with its schedule."""
         raise NotImplementedError
 
+    def stream(self, data: Data) -> Stream:
+        """Where micro-batches come from: the training samples, shuffled in each epoch."""
+        return Shuffled(data.batch, data.size, self.config.seed)
+
     def phases(self, step: int) -> Sequence[Phase]:
-        """What happens in this step, in order."""
+        """What happens in this step, in order; as many of them on fresh samples as `config.draws(step)` says."""
         raise NotImplementedError
 
     def carried(self, index: int) -> dict[str, Tensor]:
         """State that belongs to micro-batch `index` before the first step (LSTM, image pool)."""
         return {}
 
-    def sample_inputs(self, random: torch.Generator, count: int) -> dict[str, Tensor]:
-        """Inputs of the fixed grid, `count` rows each, the same for every run; {} where nothing is drawn."""
+    # What can be drawn
+
+    def grid(self) -> Asked:
+        """What the fixed grid asks for."""
+        return self.config.asked(count=GRID)  # type: ignore[no-any-return]
+
+    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+        """Inputs for what is asked for, `asked.count` rows each; {} where nothing is drawn."""
         return {}
 
-    def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
-        """Images (rows, channels, height, width) in [0, 1] for these inputs."""
+    def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor | list[str]:
+        """Images (rows, channels, height, width) in [0, 1], or texts, for these inputs."""
         raise NotImplementedError
 
-    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Metrics:
-        """(sum, count) of each of the config's `metrics` over held-out samples, and tables such as a confusion matrix.
+    # How good it is
+
+    def held_out(self, data: Data) -> Stream:
+        """What an evaluation goes through, once: the held-out samples, in their order."""
+        return InOrder(data.held_out, data.held_out_batch)
+
+    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:
+        """(sum, count) of what an evaluation adds up; sums may have dimensions, as a matrix of confusion.
 
         The networks are in eval mode, without gradients.
         """
         raise NotImplementedError
 
-    def examples(self, microbatch: MicroBatch) -> tuple[Tensor, Sequence[str]] | None:
-        """(score, caption) of each sample just evaluated, from what `evaluate` kept; the highest scores are shown.
+    def conclude(self, totals: Totals) -> Mapping[str, float]:
+        """The metrics that follow from the sums over all held-out samples: each of the config's `metrics`, and others.
+
+        The means of those without dimensions, where a family says nothing else.
+        """
+        return {name: float(total) / count if count else float("nan")
+                for name, (total, count) in totals.items() if torch.as_tensor(total).dim() == 0}  # fmt: skip
+
+    def scored(self, microbatch: MicroBatch) -> tuple[Tensor, Sequence[str]] | None:
+        """(score, caption) of each sample just evaluated, from what `evaluate` kept; the highest are kept to be shown.
 
         A score of minus infinity is never shown. None where a family has nothing to show.
         """
         return None
+
+    def pictures(self, found: Evaluation, data: Data) -> dict[str, Image.Image | None]:
+        """Pictures of an evaluation by name, as a matrix of confusion; None for those that this one has not."""
+        return {}

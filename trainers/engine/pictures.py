@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,10 @@ from trainers.engine import durable
 GAP = 2  # pixels between cells
 
 
-def grid(images: np.ndarray) -> Image.Image:
-    """Lay out images (count, height, width, channels), uint8, row by row on a square as near as can be."""
+def grid(images: np.ndarray, columns: int = 0) -> Image.Image:
+    """Lay out images (count, height, width, channels), uint8, row by row; without columns as square as can be."""
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = -(-count // columns)
     sheet = np.zeros((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), np.uint8)
     for place, image in enumerate(images):
@@ -36,9 +36,25 @@ def write_png(path: Path, image: Image.Image, magnify: int = 1) -> None:
         image.save(making, format="PNG", optimize=True)
 
 
-def write_grid(path: Path, images: np.ndarray) -> None:
+def write_grid(path: Path, images: np.ndarray, columns: int = 0) -> None:
     """A grid of images as PNG; small images are magnified so that they can be seen."""
-    write_png(path, grid(images), magnify=2 if images.shape[1] <= 32 else 1)
+    write_png(path, grid(images, columns), magnify=2 if images.shape[1] <= 32 else 1)
+
+
+def write_named(folder: Path, drawn: Mapping[str, Image.Image | None]) -> list[Path]:
+    """Pictures by name; where one is None, that of before goes."""
+    paths = {folder / f"{name}.png": picture for name, picture in drawn.items()}
+    for path, picture in paths.items():
+        if picture is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_png(path, picture)
+    return [path for path, picture in paths.items() if picture is not None]
+
+
+def sheet_of_texts(texts: Sequence[str]) -> str:
+    """Texts one after the other, each under its number."""
+    return "".join(f"--- {number}\n{text}\n" for number, text in enumerate(texts, start=1))
 
 
 def write_timelapse(

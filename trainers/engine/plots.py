@@ -1,16 +1,16 @@
-"""Plots of a run: its curves, its confusions and its worst mistakes as PNG, and a schedule for the terminal."""
+"""Plots of a run: its curves as PNG, and a schedule for the terminal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from trainers.engine import pictures
 
@@ -25,15 +25,6 @@ MOST_POINTS = 2000  # of a line
 NOISY = 60  # points from which a training curve is smoothed
 FEW = 40  # points up to which each is marked
 WIDE = 30  # times: a range of losses that needs a log scale
-
-NUMBERED = 20  # classes at most that have a number in each cell
-NAMED = 99  # classes at most that have their names at the axes
-
-SIDE = 96  # pixels of a mistaken image
-COLUMN = 148  # pixels from one mistake to the next
-LINE = 15  # pixels from one line of a caption to the next
-MARGIN = 12
-PER_ROW = 6
 
 
 class Curve(NamedTuple):
@@ -77,7 +68,7 @@ def write_curves(
         return
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    figure = _figure(900, 260 * panels)
+    figure = figure_of(900, 260 * panels)
     axes = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
     axes[-1].set_xlabel("step", color=INK)
     axes[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
@@ -88,67 +79,7 @@ def write_curves(
         _draw_shares(axes.pop(0), shares)
     if axes:
         _draw_schedules(axes.pop(0), left, right)
-    _write(path, figure)
-
-
-def write_confusion(path: Path, counts: np.ndarray, names: Sequence[str]) -> None:
-    """How often each true class (row) was taken for each class (column): `counts` is (classes, classes)."""
-    from matplotlib.colors import PowerNorm
-    from matplotlib.ticker import PercentFormatter
-
-    classes, total, right = len(counts), float(counts.sum()), float(np.trace(counts))
-    of_class = counts.sum(1, keepdims=True)
-    shares = counts / np.where(of_class > 0, of_class, 1)
-    figure = _figure(800, 720) if classes <= NUMBERED else _figure(1000, 900)
-    axes = figure.subplots()
-    # a root scale, so that a few mistakes are seen beside many right answers
-    picture = axes.imshow(shares, "Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    bar = figure.colorbar(
-        picture, ax=axes, shrink=0.8, format=PercentFormatter(1, symbol=" %"), ticks=[0, 0.05, 0.2, 0.5, 1]
-    )
-    bar.set_label("share of the true class", color=INK)
-    told = f"Accuracy {100 * right / total:.2f} % ({right:,.0f} of {total:,.0f})" if total > 0 else "No samples"
-    axes.set_title(told, color=INK, fontsize=13, pad=12)
-    axes.set_xlabel("predicted class", color=INK, fontsize=11)
-    axes.set_ylabel("true class", color=INK, fontsize=11)
-    for part in (axes, bar.ax):
-        part.tick_params(length=0, labelcolor=INK)
-        part.spines[:].set_color(FAINT)
-    size = 12 if classes <= 4 else 10 if classes <= 12 else 8 if classes <= 45 else 5
-    shown = [_cut(_plain(name), 18, len) for name in names] if classes <= NAMED else []
-    axes.set_xticks(range(len(shown)), shown, rotation=0 if classes <= 4 else 90, fontsize=size, parse_math=False)
-    axes.set_yticks(range(len(shown)), shown, fontsize=size, parse_math=False)
-    if classes <= NUMBERED:
-        for (row, column), count in np.ndenumerate(counts):
-            number = f"{count:.0f}" if float(count).is_integer() else f"{count:.3g}"
-            colour = FAINT if count == 0 else "white" if shares[row, column] > 0.35 else INK
-            axes.text(
-                column, row, number, color=colour, fontsize=size if classes <= 12 else 7, ha="center", va="center"
-            )
-    _write(path, figure)
-
-
-def write_mistakes(path: Path, images: np.ndarray, captions: Sequence[str]) -> None:
-    """Images (count, height, width, channels), uint8, side by side, each at about 96 pixels over its caption."""
-    if not len(images):
-        return
-    font, bold = _font("DejaVuSans.ttf", 11), _font("DejaVuSans-Bold.ttf", 13)
-    texts = [_lines(caption, font) for caption in captions]
-    columns, title = min(len(images), PER_ROW), "Most confident mistakes"
-    width = max(columns * COLUMN, math.ceil(bold.getlength(title)) + 2 * MARGIN)
-    left, top = (width - columns * COLUMN) // 2, MARGIN + 28
-    row_height = SIDE + 6 + LINE * max(map(len, texts)) + MARGIN
-    sheet = Image.new("RGB", (width, top + -(-len(images) // PER_ROW) * row_height), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((width // 2, MARGIN), title, INK, bold, anchor="ma")
-    for place, (image, lines) in enumerate(zip(images, texts, strict=True)):
-        row, column = divmod(place, PER_ROW)
-        middle, base = left + column * COLUMN + COLUMN // 2, top + row * row_height + SIDE
-        cell = _at_side(Image.fromarray(image[:, :, 0] if image.shape[2] < 3 else image[:, :, :3]))
-        sheet.paste(cell, (middle - cell.width // 2, base - cell.height))
-        for number, line in enumerate(lines):
-            draw.text((middle, base + 6 + number * LINE), line, INK, font, anchor="ma")
-    pictures.write_png(path, sheet)
+    pictures.write_png(path, image_of(figure))
 
 
 def sparkline(values: Sequence[float], width: int = 60, height: int = 8) -> str:
@@ -278,64 +209,18 @@ def _finish(axes: Axes, title: str, second: Axes | None = None) -> None:
         side.spines["bottom"].set_color(FAINT)
 
 
-def _figure(width: int, height: int) -> Figure:
+def figure_of(width: int, height: int) -> Figure:
     """An empty figure of so many pixels, that belongs to no window and to no list of figures."""
     from matplotlib.figure import Figure
 
     return Figure((width / 100, height / 100), dpi=100, layout="constrained")
 
 
-def _write(path: Path, figure: Figure) -> None:
-    """As PNG of 256 colours, which has a third of the bytes and looks the same."""
+def image_of(figure: Figure) -> Image.Image:
+    """In 256 colours, which has a third of the bytes as PNG and looks the same."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    pictures.write_png(path, image.quantize(256, dither=Image.Dither.NONE))
-
-
-# Mistakes and names
-
-
-def _at_side(image: Image.Image) -> Image.Image:
-    """Magnified by a whole number to SIDE pixels at most, so that every pixel is seen; made smaller where larger."""
-    longest = max(image.size)
-    if longest > SIDE:
-        width, height = (max(1, round(side * SIDE / longest)) for side in image.size)
-        return image.resize((width, height), Image.Resampling.BOX)
-    factor = SIDE // longest
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-
-
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """The font of the other plots, `size` pixels high."""
-    import matplotlib
-
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)  # the same with and without libraqm
-
-
-def _lines(caption: str, font: ImageFont.FreeTypeFont) -> list[str]:
-    """A caption in one line or two that are no wider than a column."""
-    first, *words = _plain(caption)[:200].replace(" %", "\u00a0%").split(" ")
-    lines = [first]
-    for word in words:
-        if font.getlength(f"{lines[-1]} {word}") <= COLUMN - 8:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return [_cut(line, COLUMN - 8, font.getlength) for line in (lines[0], " ".join(lines[1:])) if line]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _cut(text: str, most: float, length: Callable[[str], float]) -> str:
-    """The text, or its start and an ellipsis where it is too long."""
-    if length(text) <= most:
-        return text
-    while text and length(f"{text}…") > most:
-        text = text[:-1]
-    return f"{text.rstrip()}…"
+    return image.quantize(256, dither=Image.Dither.NONE)

@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from trainers.engine import checkpoint, durable, pictures, plots
+from trainers.engine import checkpoint, durable, pictures, plots, rest, state
 from trainers.engine.errors import TroupeError
-from trainers.engine.evaluation import Evaluation
-from trainers.engine.family import Data
-from trainers.engine.runfolder import PICTURES, RunFolder
+from trainers.engine.family import GRID
+from trainers.engine.runfolder import RunFolder
 from trainers.engine.tensors import as_uint8, read_weights
+from trainers.engine.trainer import Trainer
 
-if TYPE_CHECKING:
-    from trainers.engine.loop import Trainer
-
-GRID_CELLS = 64
 PAUSE = 60.0  # seconds between pictures of evaluations
 
 
@@ -35,7 +31,7 @@ class Recorder:
         self.evaluating = 0.0  # of those, in evaluations
         self.pictured = time.monotonic()  # when the newest evaluation was drawn
         self.started = time.monotonic()
-        self.since = (0, time.monotonic())  # step and time from which the speed is counted
+        self.since = (0, time.monotonic())  # samples drawn, and time, from which the speed is counted
         self.speed = 0.0
         self.events: Any = None
         self.saved = (-1, 0)  # step and phases done of the newest checkpoint
@@ -48,7 +44,7 @@ class Recorder:
         name = trainer.world.agree(newest.name if newest else None)
         if name is not None:
             path = self.folder.checkpoints / name
-            trainer.restore(checkpoint.load(path))
+            state.restore(trainer, checkpoint.load(path))
             manifest = checkpoint.manifest_of(path)
             self.seconds = float(manifest.get("seconds", 0))
             self.evaluating = float(manifest.get("evaluation_seconds", 0))
@@ -60,13 +56,14 @@ class Recorder:
             if self.first:
                 with checkpoint.writing(self.folder.path):
                     self.folder.forget_after(-1)
+            trainer.begin()
             for weights in self.folder.path.glob("from.*"):
-                trainer.load_weights(read_weights(weights, tuple(trainer.networks)))
+                state.begin_from(trainer, read_weights(weights, tuple(trainer.networks)))
         self.started = time.monotonic()
-        self.since, self.first_step = (trainer.step, self.started), trainer.step
-        if self.first and not self.folder.real.exists():
+        self.since, self.first_step = (trainer.position, self.started), trainer.step
+        if self.first and not self.folder.real.exists() and (real := trainer.data.preview(GRID)) is not None:
             with checkpoint.writing(self.folder.path):
-                pictures.write_grid(self.folder.real, as_uint8(trainer.data.examples(GRID_CELLS)).numpy())
+                pictures.write_grid(self.folder.real, as_uint8(real).numpy())
         if name is None:
             self.draw()
             self.save()
@@ -81,8 +78,8 @@ class Recorder:
             self._write_metrics()
         if every and (step % every == 0 or last):
             before = time.monotonic()
-            trainer.evaluate()
-            better = trainer.is_better()
+            rest.evaluate(trainer)
+            better = rest.note_best(trainer)
             self.evaluating += time.monotonic() - before
             self._write(trainer.evaluation.results)
             last = last or trainer.reached
@@ -95,24 +92,27 @@ class Recorder:
         self._tell()
 
     def draw(self) -> None:
-        """The fixed grid of this step."""
-        images = self.trainer.draw_grid()
-        if images is None or not self.first:
+        """The fixed grid of this step: a sheet of images, or a file of texts."""
+        samples, step = rest.draw_grid(self.trainer), self.trainer.step
+        if samples is None or not self.first:
             return
-        path = self.folder.grids / f"step_{self.trainer.step:08d}.png"
         with checkpoint.writing(self.folder.path):
-            pictures.write_grid(path, images.numpy())
+            if not isinstance(samples, Tensor):
+                durable.write(self.folder.grids / f"step_{step:08d}.txt", pictures.sheet_of_texts(samples))
+                return
+            columns = self.trainer.family.grid().columns
+            pictures.write_grid(self.folder.grids / f"step_{step:08d}.png", samples.numpy(), columns)
             if self.events is not None:
-                sheet = pictures.grid(images.numpy()).convert("RGB")
-                self.events.image("grid", np.asarray(sheet), self.trainer.step)
+                sheet = pictures.grid(samples.numpy(), columns).convert("RGB")
+                self.events.image("grid", np.asarray(sheet), step)
 
     def save(self) -> None:
         """A checkpoint of this moment, when the replicas agree; nothing where there is one."""
         trainer = self.trainer
         if self.saved == (trainer.step, trainer.phases_done):
             return
-        trainer.check()
-        state = trainer.state()
+        state.check(trainer)
+        held = state.state_of(trainer)
         name = checkpoint.name_of(trainer.step, trainer.phases_done)
         failure: TroupeError | None = None
         if self.first:
@@ -123,7 +123,7 @@ class Recorder:
                             durable.sync(written)
                 facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3),
                          "evaluation_seconds": round(self.evaluating, 3)}  # fmt: skip
-                checkpoint.save(self.folder.checkpoints, name, state, facts)
+                checkpoint.save(self.folder.checkpoints, name, held, facts)
                 best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
                 checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
             except TroupeError as error:
@@ -139,52 +139,53 @@ class Recorder:
         trainer, seconds = self.trainer, self._elapsed()
         self.save()
         if trainer.step == self.first_step and int(self.config.evaluate_every) and trainer.data.held_out:
-            trainer.evaluate()  # the process that did so at this step was killed before it drew its pictures
-        if self.folder.metrics.exists():
-            self._picture()
-        grids = sorted(self.folder.grids.glob("step_*.png"))
+            rest.evaluate(trainer)  # the process that did so at this step was killed before it drew its pictures
+        drawn = self._picture() if self.folder.metrics.exists() else []
+        grids = sorted(self.folder.grids.glob("step_*.*"))
+        sheets = [path for path in grids if path.suffix == ".png"]
         result = {
             "name": self.folder.name,
             "steps": trainer.step,
             "seconds": round(seconds, 1),
             "evaluation_share": round(self.evaluating / seconds, 4) if seconds and self.evaluating else 0.0,
             "target": self.config.target if trainer.reached else None,
-            "images_per_second": round(self.speed, 2),
+            "samples_per_second": round(self.speed, 2),
             "metrics": {**trainer.metrics, **trainer.evaluation.results},
             "best": trainer.best,
             "checkpoint": f"checkpoints/{checkpoint.name_of(trainer.step)}",
             "grid": f"grids/{grids[-1].name}" if grids else None,
-            "timelapse": "timelapse.gif" if grids else None,
-            **{name: f"{name}.png" for name in PICTURES if (self.folder.path / f"{name}.png").exists()},
+            "timelapse": "timelapse.gif" if sheets else None,
+            "pictures": drawn,
         }
         if self.first:
             with checkpoint.writing(self.folder.path):
-                pictures.write_timelapse(self.folder.timelapse, grids, self.control.beat, self.control.say)
+                pictures.write_timelapse(self.folder.timelapse, sheets, self.control.beat, self.control.say)
                 durable.write(self.folder.result, json.dumps(result, indent=1) + "\n")
         trainer.world.gather(None)  # nobody ends before the others: whoever watches would take them for lost
         return result
 
-    def _picture(self) -> None:
-        """Curves, tables and the highest scores of the newest evaluation, on rank 0."""
+    def _picture(self) -> list[str]:
+        """Curves, and what the family draws of the newest evaluation, on rank 0; the names of the files there are."""
         if not self.first:
-            return
+            return []
         trainer, folder = self.trainer, self.folder
         self.pictured = time.monotonic()
         with checkpoint.writing(folder.path):
             rows, _ = folder.read_metrics()
             if len({row["step"] for row in rows}) > 1:  # a curve of one point shows nothing
                 plots.write_curves(folder.curves, rows)
-            write_evaluation(folder.path, trainer.evaluation, trainer.data)
+            drawn = trainer.family.pictures(trainer.evaluation, trainer.data)
+            pictures.write_named(folder.path, drawn)
         self.control.beat()
+        return [f"{name}.png" for name in ("curves", *drawn) if (folder.path / f"{name}.png").exists()]
 
     def _write_metrics(self) -> None:
-        step = self.trainer.step
-        now = time.monotonic()
+        drawn, now = self.trainer.position, time.monotonic()
         before, then = self.since
-        if now > then and step > before:
-            self.speed = (step - before) * self.config.batch_size / (now - then)
-            self.since = (step, now)
-        self._write({**self.trainer.metrics, "images_per_second": round(self.speed, 2)})
+        if now > then and drawn > before:
+            self.speed = (drawn - before) / (now - then)
+            self.since = (drawn, now)
+        self._write({**self.trainer.metrics, "samples_per_second": round(self.speed, 2)})
 
     def _write(self, row: Mapping[str, float]) -> None:
         """A row of metrics.jsonl, and the same for TensorBoard."""
@@ -199,26 +200,13 @@ class Recorder:
 
                 self.events = EventFile(self.folder.path, step)
             self.events.scalars(row, step)
+        self.control.report(step, row)
 
     def _tell(self) -> None:
         self.control.progress = {
-            "step": self.trainer.step, "steps": self.config.steps, "images_per_second": self.speed,
+            "step": self.trainer.step, "steps": self.config.steps, "samples_per_second": self.speed,
             "metrics": {**self.trainer.metrics, **self.trainer.evaluation.results},
         }  # fmt: skip
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started
-
-
-def write_evaluation(folder: Path, found: Evaluation, data: Data) -> list[Path]:
-    """Pictures of an evaluation into a folder: its table of confusion, and its highest scores."""
-    confusion, mistakes = folder / "confusion.png", folder / "mistakes.png"
-    for picture in (confusion, mistakes):  # of an evaluation before, where this one has none
-        picture.unlink(missing_ok=True)
-    if "confusion" in found.tables:
-        plots.write_confusion(confusion, found.tables["confusion"].numpy(), data.facts["class_names"])
-    if found.shown:
-        images = data.held_out_batch([sample for _, sample, _ in found.shown])["images"]
-        captions = [caption for _, _, caption in found.shown]
-        plots.write_mistakes(mistakes, images.permute(0, 2, 3, 1).cpu().numpy(), captions)
-    return [path for path in (confusion, mistakes) if path.exists()]

@@ -2,8 +2,8 @@
 
 settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json
 settings.json.before, until the first checkpoint under changed settings
-curves.png  confusion.png  mistakes.png
-grids/step_00000500.png  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
+curves.png, and what the family draws of its newest evaluation
+grids/step_00000500.png (or .txt)  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FORMAT = 1
 TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
 MISSING = "it is missing"
-PICTURES = ("curves", "confusion", "mistakes")  # of evaluations
 
 
 class RunFolder:

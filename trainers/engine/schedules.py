@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
-from trainers.engine.settings import Config
+from trainers.engine.config import Config
 
 Schedule = Callable[[int, Sequence[float]], Mapping[str, float]]
 """(step from 0, main metric of each evaluation so far) -> values for the optimizer's groups, as {"lr": 2e-4}.

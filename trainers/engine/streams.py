@@ -1,13 +1,23 @@
-"""Everything random or ordered in a run, as pure functions of its seed: never of a worker, nor of their number."""
+"""Everything random or ordered in a run, as pure functions of its seed: never of a worker, nor of their number.
+
+A stream says which samples lie at its places, epochs laid end to end: a batch is the next so many places.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 GRID_SEED = 20151119  # of the fixed grid: not the run's seed, so that runs with different seeds can be compared
+CHUNK = 256  # places that are evaluated at once, where a stream says no other number
+Batch = Callable[[Sequence[int]], dict[str, Any]]
 
 
 def seed_of(*key: object) -> int:
@@ -19,13 +29,13 @@ def seed_of(*key: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
 
 
-@functools.lru_cache(maxsize=2)
-def order(size: int, seed: int, epoch: int) -> np.ndarray:
+@functools.lru_cache(maxsize=4)
+def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     """The order of `size` samples in an epoch: every sample once. Shape (size,), int64."""
     bits = np.random.Philox(key=[seed, epoch])
-    permutation = np.random.Generator(bits).permutation(size)
-    permutation.setflags(write=False)  # it is kept, and handed out in parts
-    return permutation
+    order = np.random.Generator(bits).permutation(size)
+    order.setflags(write=False)  # it is kept, and handed out in parts
+    return order
 
 
 def sample_indices(size: int, seed: int, start: int, count: int) -> np.ndarray:
@@ -33,7 +43,93 @@ def sample_indices(size: int, seed: int, start: int, count: int) -> np.ndarray:
     parts = []
     while count > 0:
         epoch, place = divmod(start, size)
-        part = order(size, seed, epoch)[place : place + count]
+        part = permutation(size, seed, epoch)[place : place + count]
         parts.append(part)
         start, count = start + len(part), count - len(part)
     return np.concatenate(parts) if len(parts) != 1 else parts[0]
+
+
+class Drawn(NamedTuple):
+    """What lies at some places of a stream."""
+
+    tensors: dict[str, Tensor]
+    indices: Sequence[int]  # of the samples in the data
+    epochs: Sequence[int]  # of each
+
+
+class Stream(Protocol):
+    """Where samples come from: a pure function of the place."""
+
+    length: int  # places of an epoch
+    chunk: int  # places that are evaluated at once, at most
+
+    def at(self, places: range) -> Drawn:
+        """What lies at these places."""
+
+
+class Shuffled:
+    """Every sample once in an epoch, in an order of its own in each. `batch` gives tensors of samples."""
+
+    def __init__(self, batch: Batch, length: int, seed: int) -> None:
+        self.batch, self.length, self.seed, self.chunk = batch, length, seed, CHUNK
+
+    def at(self, places: range) -> Drawn:
+        indices = sample_indices(self.length, self.seed, places.start, len(places)).tolist()
+        return Drawn(self.batch(indices), indices, [place // self.length for place in places])
+
+
+class InOrder:
+    """Samples in their own order; without `batch`, bare places, for what is made of noise alone."""
+
+    def __init__(self, length: int, batch: Batch | None = None, chunk: int = CHUNK) -> None:
+        self.length, self.batch, self.chunk = length, batch, chunk
+
+    def at(self, places: range) -> Drawn:
+        indices = [place % self.length for place in places]
+        tensors = self.batch(indices) if self.batch is not None else {}
+        return Drawn(tensors, indices, [place // self.length for place in places])
+
+
+class SideBySide:
+    """Streams that know nothing of each other, at the same places: the tensors of stream `a` are named `a_...`.
+
+    An epoch is that of the longest one; indices are those of the first.
+    """
+
+    def __init__(self, **streams: Stream) -> None:
+        self.streams = streams
+        self.length = max(stream.length for stream in streams.values())
+        self.chunk = min(stream.chunk for stream in streams.values())
+
+    def at(self, places: range) -> Drawn:
+        parts = {name: stream.at(places) for name, stream in self.streams.items()}
+        tensors = {f"{name}_{key}": tensor for name, part in parts.items() for key, tensor in part.tensors.items()}
+        return Drawn(tensors, next(iter(parts.values())).indices, [place // self.length for place in places])
+
+
+class Columns:
+    """A text cut into `columns` of equal length, read side by side, `window` words at a time.
+
+    A batch of as many samples as there are columns is one window of all of them, and the next batch goes on where it
+    ended: state that is carried from step to step belongs to a column. Place p is column p % columns of window
+    p // columns; the rest of the text that fills no column is left out. Tensors: `words` and `next`, (rows, window),
+    and `begins` (rows,), whether the text begins here.
+    """
+
+    def __init__(self, text: Tensor, columns: int, window: int) -> None:
+        self.columns, self.window, self.chunk = columns, window, columns
+        long = len(text) // columns
+        self.text = text[: long * columns].view(columns, long)
+        self.windows = max(0, (long - 1) // window)
+        self.length = columns * self.windows
+
+    def at(self, places: range) -> Drawn:
+        import torch
+
+        rows = [(place % self.columns, place // self.columns % self.windows) for place in places]
+        spans = [self.text[column, start * self.window : start * self.window + self.window + 1]
+                 for column, start in rows]  # fmt: skip
+        both = torch.stack(spans)
+        begins = torch.tensor([start == 0 for _, start in rows])
+        tensors = {"words": both[:, :-1], "next": both[:, 1:], "begins": begins}
+        return Drawn(tensors, [place % self.length for place in places], [place // self.length for place in places])

@@ -34,9 +34,9 @@ def as_uint8(images: Tensor) -> Tensor:
     return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
 
-def read_weights(path: Path, networks: Sequence[str] = (), averaged: bool = False) -> dict[str, dict[str, Tensor]]:
-    """Weights by network: of a checkpoint (`averaged` where there is an average), an exported file or folder, or any
-    state dict of torch, which then is that of the only one of `networks`; a prefix `module.` is taken off.
+def read_weights(path: Path, networks: Sequence[str] = (), ema: bool = False) -> dict[str, dict[str, Tensor]]:
+    """Weights by network: of a checkpoint (with `ema`, averaged where there is an average), an exported file or folder,
+    or any state dict of torch, which then is that of the only one of `networks`; a prefix `module.` is taken off.
 
     Raises TroupeError (exit code 4) where it is none of these, or damaged.
     """
@@ -50,7 +50,7 @@ def read_weights(path: Path, networks: Sequence[str] = (), averaged: bool = Fals
         else:
             tensors = torch.load(file, map_location="cpu", weights_only=True)
         if "networks" in tensors:
-            return {**tensors["networks"], **(tensors.get("ema", {}) if averaged else {})}
+            return {**tensors["networks"], **(tensors.get("ema", {}) if ema else {})}
         for key in ("state_dict", "model"):
             tensors = tensors[key] if isinstance(tensors.get(key), Mapping) else tensors
         if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):

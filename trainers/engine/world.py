@@ -47,6 +47,21 @@ class World:
             dist.all_gather_object(values, value, group=self.group)
         return values
 
+    def gather_first(self, value: Any) -> list[Any]:
+        """Every rank's value, in the order of ranks, on rank 0; one's own alone elsewhere."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        with self.waits():
+            dist.gather_object(value, values, group=self.group, group_dst=0)
+        return [value] if values is None else values
+
+    def leave(self) -> None:
+        """Leave the process group that `join` made: nothing more is said to the others."""
+        if self.group is not None:
+            dist.destroy_process_group(self.group)
+            self.group = None
+
     def agree(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         if self.size == 1:

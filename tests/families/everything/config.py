@@ -2,7 +2,8 @@
 
 from typing import ClassVar
 
-from trainers.engine.settings import ImageConfig, setting
+from trainers.engine.config import ImageConfig
+from trainers.engine.settings import setting
 
 
 class Config(ImageConfig):
@@ -14,6 +15,8 @@ class Config(ImageConfig):
         "uneven": {"batch_size": 20, "microbatch_size": 4, "steps": 4, "ema": 0.9, "memory_format": "contiguous"},
     }  # fmt: skip
 
-    data: str = setting("digits", "what to learn from")
     hidden: int = setting(12, "size of the recurrent state", at_least=1)
     critic_steps: int = setting(2, "steps of the critic before one of the generator", at_least=1)
+
+    def draws(self, step: int) -> int:
+        return self.critic_steps + (step == 0) + 2

@@ -8,7 +8,9 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from trainers.families.everything.networks import Critic, Generator, Line, Reader
 
 from trainers.data.images import signed
-from trainers.engine.family import Family, Loss, Metrics, MicroBatch, Networks, Phase
+from trainers.engine.config import Asked
+from trainers.engine.evaluation import Totals
+from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Phase
 from trainers.engine.schedules import Schedule, constant
 
 
@@ -53,10 +55,10 @@ class Everything(Family):
         (slope,) = torch.autograd.grad(networks["critic"](mixed).sum(), mixed, create_graph=True)
         penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
         gap = networks["critic"](fake).mean() - networks["critic"](real).mean()
-        return gap + 10 * penalty, {"gap": gap, "penalty": penalty}
+        return Loss(gap + 10 * penalty, {"gap": gap, "penalty": penalty})
 
     def generate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
-        return -networks["critic"](networks["generator"](microbatch.randn(microbatch.size, 8, 1, 1))).mean(), {}
+        return Loss(-networks["critic"](networks["generator"](microbatch.randn(microbatch.size, 8, 1, 1))).mean())
 
     def read(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         images = signed(microbatch["images"], microbatch.dtype)
@@ -67,25 +69,25 @@ class Everything(Family):
         wanted = microbatch["labels"][:, None].expand(guesses.shape[:2])
         total = cross_entropy(guesses[mask], wanted[mask], reduction="sum")
         right = (guesses[mask].argmax(1) == wanted[mask]).double().mean() if mask.any() else 0.0
-        return total, mask.sum(), {"right": right}
+        return Loss(total, {"right": right}, mask.sum())
 
     def fit(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         points = adaptive_avg_pool2d(signed(microbatch["images"], microbatch.dtype), 2).flatten(1)
         wanted = points[:, :3] * 2 - points[:, 1:] + 0.01 * microbatch.randn(microbatch.size, 3)
-        return (networks["line"](points) - wanted).square().mean(), {}
+        return Loss((networks["line"](points) - wanted).square().mean())
 
     def carried(self, index: int) -> dict[str, Tensor]:
         shape = (1, self.config.microbatch_size, self.config.hidden)
         return {"hidden": 0.01 * torch.randn(shape) + 0.01 * index, "cell": torch.zeros(shape)}
 
-    def sample_inputs(self, random: torch.Generator, count: int) -> dict[str, Tensor]:
-        return {"latent": torch.randn(count, 8, 1, 1, generator=random)}
+    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+        return {"latent": torch.randn(asked.count, 8, 1, 1, generator=random)}
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
         images: Tensor = networks["generator"](inputs["latent"])
         return images.add(1).div(2)
 
-    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Metrics:
+    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:
         images = signed(microbatch["images"], microbatch.dtype)
         state = torch.zeros(1, microbatch.size, self.config.hidden, dtype=images.dtype)
         guesses, _, _ = networks["reader"](images.permute(0, 2, 1, 3).flatten(2), state, state)

@@ -20,7 +20,7 @@ class CifarSpeed(Classification):
     def networks(self) -> dict[str, nn.Module]:
         return {"network": FastNet(self.config.widths, self.facts["channels"], self.config.class_count(self.facts))}
 
-    def prepare(self, networks: Mapping[str, nn.Module], data: Data) -> None:
+    def begin(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
         network = networks["network"]
         assert isinstance(network, FastNet)
         images = data.batch(range(min(SAMPLES, data.size)))["images"]
@@ -29,6 +29,7 @@ class CifarSpeed(Classification):
             for part in self.config.channel_moments(images.shape[1])
         )
         network.whiten.weight.copy_(whitening(images, mean, deviation))
+        return {}
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         config, network = self.config, networks["network"]

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainers.engine import augment, schedules
-from trainers.engine.family import Family, Loss, Metrics, MicroBatch, Networks, Optimizers, Phase
+from trainers.engine.evaluation import Evaluation, Totals
+from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.families.classification.drawing import draw_confusion, draw_mistakes
 
 AUXILIARY = 0.3  # weight of each auxiliary output's loss (Szegedy 2015, section 5)
 
@@ -38,7 +41,7 @@ class Classification(Family):
         loss = self.loss(logits, labels, microbatch.dtype)
         for other in auxiliary:
             loss = loss + AUXILIARY * self.loss(other, labels, microbatch.dtype)
-        return loss, {"accuracy": (logits.argmax(1) == labels).double().mean()}
+        return Loss(loss, {"accuracy": (logits.argmax(1) == labels).double().mean()})
 
     def loss(self, logits: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
         """Cross entropy with smoothed labels."""
@@ -72,7 +75,7 @@ class Classification(Family):
         logits: Tensor = networks["network"](images)
         return logits
 
-    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Metrics:
+    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:
         labels = microbatch["labels"]
         logits = self.views(networks, self.normalised(microbatch["images"], microbatch.dtype)).to(microbatch.dtype)
         guesses, count = logits.argmax(1), logits.shape[1]
@@ -84,7 +87,15 @@ class Classification(Family):
             "confusion": (confusion, len(labels)),
         }
 
-    def examples(self, microbatch: MicroBatch) -> tuple[Tensor, Sequence[str]]:
+    def pictures(self, found: Evaluation, data: Data) -> dict[str, Image.Image | None]:
+        if not found.totals:
+            return {"confusion": None, "mistakes": None}
+        images = data.held_out_batch([sample for _, sample, _ in found.shown])["images"]
+        mistakes = draw_mistakes(images.permute(0, 2, 3, 1).cpu().numpy(), [caption for *_, caption in found.shown])
+        counts = torch.as_tensor(found.totals["confusion"][0]).numpy()
+        return {"confusion": draw_confusion(counts, self.facts["class_names"]), "mistakes": mistakes}
+
+    def scored(self, microbatch: MicroBatch) -> tuple[Tensor, Sequence[str]]:
         labels, guesses, sure = microbatch["labels"], microbatch.kept["guesses"], microbatch.kept["sure"]
         names = self.facts["class_names"]
         captions = [

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from trainers.engine.settings import Check, ImageConfig, setting
+from trainers.engine.config import ImageConfig
+from trainers.engine.settings import Check, setting
 
 MEANS = {  # mean and standard deviation of each channel, in [0, 1]
     "half": ((0.5,), (0.5,)),

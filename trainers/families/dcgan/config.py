@@ -2,7 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from trainers.engine.settings import Check, ImageConfig, setting
+from trainers.engine.config import ImageConfig
+from trainers.engine.settings import Check, setting
 
 
 def _size(image_size: int | str) -> str | None:

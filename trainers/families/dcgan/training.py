@@ -8,7 +8,8 @@ from torch.nn.functional import softplus
 
 from trainers.data.images import signed
 from trainers.engine import schedules
-from trainers.engine.family import Family, Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.engine.config import Asked
+from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
 from trainers.families.dcgan.networks import Discriminator, Generator
 
 
@@ -42,14 +43,14 @@ class DCGAN(Family):
         real = networks["discriminator"](signed(microbatch["images"], microbatch.dtype)).to(microbatch.dtype)
         fake = networks["discriminator"](fakes.detach()).to(microbatch.dtype)
         loss = softplus(-real).mean() + softplus(fake).mean()  # binary cross entropy on logits
-        return loss, {"real_score": real.sigmoid().mean(), "fake_score": fake.sigmoid().mean()}
+        return Loss(loss, {"real_score": real.sigmoid().mean(), "fake_score": fake.sigmoid().mean()})
 
     def generate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         fake = networks["discriminator"](microbatch.kept["fakes"]).to(microbatch.dtype)
-        return softplus(-fake).mean(), {}  # non-saturating: make fakes look real
+        return Loss(softplus(-fake).mean())  # non-saturating: make fakes look real
 
-    def sample_inputs(self, random: torch.Generator, count: int) -> dict[str, Tensor]:
-        return {"latent": torch.randn(count, self.config.latent, 1, 1, generator=random)}
+    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+        return {"latent": torch.randn(asked.count, self.config.latent, 1, 1, generator=random)}
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
         images: Tensor = networks["generator"](inputs["latent"])

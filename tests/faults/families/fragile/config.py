@@ -2,7 +2,8 @@
 
 from typing import ClassVar
 
-from trainers.engine.settings import ImageConfig, setting
+from trainers.engine.config import ImageConfig
+from trainers.engine.settings import setting
 
 
 class Config(ImageConfig):
@@ -19,3 +20,6 @@ class Config(ImageConfig):
     guilty: int = setting(1, "micro-batch on which it happens", kind="running")
     pause: float = setting(0.0, "seconds that each micro-batch takes longer", kind="running", unit="seconds")
     ballast: int = setting(0, "size of a buffer that makes checkpoints large", unit="MB")
+
+    def draws(self, step: int) -> int:
+        return 2

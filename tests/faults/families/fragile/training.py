@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from trainers.data.images import signed
-from trainers.engine.family import Family, Loss, Metrics, MicroBatch, Networks, Phase
+from trainers.engine.evaluation import Totals
+from trainers.engine.family import Family, Loss, MicroBatch, Networks, Phase
 from trainers.engine.schedules import Schedule, constant
 
 
@@ -49,8 +50,8 @@ class Fragile(Family):
             raise ValueError(f"made up: micro-batch {microbatch.index} of step {microbatch.step}")
         if chosen and microbatch.step == config.nan_at and phase == config.nan_phase:
             loss = loss * float("nan")
-        return loss, {}
+        return Loss(loss)
 
-    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Metrics:
+    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:
         guesses = networks["one"](signed(microbatch["images"], microbatch.dtype)).argmax(1)
         return {"right": ((guesses == microbatch["labels"]).sum(), len(guesses))}

@@ -22,15 +22,17 @@ class Statistics(NamedTuple):
     variance: Tensor
 
 
-class Averages:
+class Norms:
     """Notes the statistics of the batch norm layers of some networks, by network."""
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         self.noted: dict[str, list[Statistics]] = {name: [] for name in networks}
+        self.watched: list[_BatchNorm] = []
         for name, network in networks.items():
             for layer in network.modules():
                 if isinstance(layer, _BatchNorm) and layer.track_running_stats:
                     self._watch(layer, self.noted[name])
+                    self.watched.append(layer)
 
     def take(self, names: Sequence[str]) -> dict[str, list[Statistics]]:
         """What has been noted of these networks since the last call; that of the others is forgotten."""
@@ -38,6 +40,11 @@ class Averages:
         for notes in self.noted.values():
             notes.clear()
         return taken
+
+    def close(self) -> None:
+        """Leave the layers as they were: what was put before their forward would keep them alive."""
+        for layer in self.watched:
+            layer.__dict__.pop("forward", None)
 
     @staticmethod
     def _watch(layer: _BatchNorm, notes: list[Statistics]) -> None:

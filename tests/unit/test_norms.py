@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.engine.averages import Averages, move, row_of
+from trainers.engine.norms import Norms, move, row_of
 
 
 def batches(count: int = 4) -> list[Tensor]:
@@ -24,13 +24,13 @@ def network(**arguments: Any) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, **arguments), nn.ReLU(), nn.BatchNorm2d(4)).double()
 
 
-def mean_row(averages: Averages, net: nn.Module, microbatches: Sequence[Tensor]) -> tuple[Any, Tensor]:
+def mean_row(norms: Norms, net: nn.Module, microbatches: Sequence[Tensor]) -> tuple[Any, Tensor]:
     """Forwards of all micro-batches; the newest statistics, and the mean of their rows."""
     rows = []
     statistics: Any = []
     for microbatch in microbatches:
         net(microbatch)
-        statistics = averages.take(["net"])["net"]
+        statistics = norms.take(["net"])["net"]
         rows.append(torch.cat(row_of(statistics)))
     return statistics, torch.stack(rows).mean(0)
 
@@ -63,7 +63,7 @@ def expected(net: nn.Sequential, microbatches: Sequence[Tensor], momentum: float
 def test_averages_move_once_by_the_mean_over_the_microbatches() -> None:
     net = network()
     wanted = expected(net, batches(), 0.1)
-    statistics, means = mean_row(Averages({"net": net}), net, batches())
+    statistics, means = mean_row(Norms({"net": net}), net, batches())
     assert [running(layer)[0].abs().max().item() for layer in layers(net)] == [0, 0]  # forwards move nothing
     move(statistics, means)
     found = [part for layer in layers(net) for part in running(layer)]
@@ -75,17 +75,17 @@ def test_averages_move_once_by_the_mean_over_the_microbatches() -> None:
 def test_the_output_is_that_of_a_plain_batch_norm() -> None:
     net = network()
     plain = copy.deepcopy(net)
-    Averages({"net": net})
+    Norms({"net": net})
     assert torch.equal(net(batches()[0]), plain(batches()[0]))
 
 
 def test_with_one_microbatch_they_move_as_a_plain_batch_norm_does() -> None:
     net = network(momentum=0.3)
     plain = copy.deepcopy(net)
-    averages = Averages({"net": net})
+    norms = Norms({"net": net})
     for microbatch in batches():
         plain(microbatch)
-        move(*mean_row(averages, net, [microbatch]))
+        move(*mean_row(norms, net, [microbatch]))
     for ours, theirs in zip(layers(net), layers(plain), strict=True):
         torch.testing.assert_close(running(ours), running(theirs), rtol=1e-12, atol=1e-12)
         assert ours.num_batches_tracked == theirs.num_batches_tracked == 4
@@ -93,10 +93,10 @@ def test_with_one_microbatch_they_move_as_a_plain_batch_norm_does() -> None:
 
 def test_without_a_momentum_they_are_the_mean_over_all_steps() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, momentum=None)).double()
-    averages = Averages({"net": net})
+    norms = Norms({"net": net})
     steps = [batches()[:2], batches()[2:]]
     for microbatches in steps:
-        move(*mean_row(averages, net, microbatches))
+        move(*mean_row(norms, net, microbatches))
     each = torch.stack([microbatch.mean((0, 2, 3)) for step in steps for microbatch in step])
     torch.testing.assert_close(running(layers(net)[0])[0], each.mean(0), rtol=1e-12, atol=1e-12)
     assert layers(net)[0].num_batches_tracked == 2
@@ -106,11 +106,11 @@ def test_without_a_momentum_they_are_the_mean_over_all_steps() -> None:
 def test_a_layer_called_twice_moves_twice_in_the_order_of_its_calls(momentum: float | None) -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum)).double()
     plain = copy.deepcopy(net)
-    averages = Averages({"net": net})
+    norms = Norms({"net": net})
     first, second = batches()[:2]
     net(first)
     net(second)
-    statistics = averages.take(["net"])["net"]
+    statistics = norms.take(["net"])["net"]
     assert len(statistics) == 2
     move(statistics, torch.cat(row_of(statistics)))
     plain(first)
@@ -122,7 +122,7 @@ def test_a_layer_called_twice_moves_twice_in_the_order_of_its_calls(momentum: fl
 def test_layers_may_differ_in_momentum() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, momentum=0.1), nn.BatchNorm2d(3, momentum=0.7)).double()
     plain = copy.deepcopy(net)
-    statistics, means = mean_row(Averages({"net": net}), net, batches()[:1])
+    statistics, means = mean_row(Norms({"net": net}), net, batches()[:1])
     move(statistics, means)
     plain(batches()[0])
     for ours, theirs in zip(layers(net), layers(plain), strict=True):
@@ -131,36 +131,36 @@ def test_layers_may_differ_in_momentum() -> None:
 
 def test_nothing_is_noted_or_moved_in_eval_mode() -> None:
     net = network()
-    averages = Averages({"net": net})
+    norms = Norms({"net": net})
     plain = copy.deepcopy(network()).eval()
     plain.load_state_dict(net.state_dict())
     before = copy.deepcopy(net.state_dict())
     net.eval()
     assert torch.equal(net(batches()[0]), plain(batches()[0]))
-    assert averages.take(["net"])["net"] == []
+    assert norms.take(["net"])["net"] == []
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_layers_that_use_batch_statistics_only_are_left_alone() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)).double()
-    averages = Averages({"net": net})
+    norms = Norms({"net": net})
     net(batches()[0])
-    assert averages.take(["net"])["net"] == []
+    assert norms.take(["net"])["net"] == []
 
 
 def test_what_networks_that_nobody_asked_for_saw_is_forgotten() -> None:
     nets = {"net": network(), "other": network()}
-    averages = Averages(nets)
+    norms = Norms(nets)
     nets["net"](batches()[0])
     nets["other"](batches()[0])
-    assert len(averages.take(["net"])["net"]) == 2
-    assert averages.take(["net", "other"]) == {"net": [], "other": []}
+    assert len(norms.take(["net"])["net"]) == 2
+    assert norms.take(["net", "other"]) == {"net": [], "other": []}
 
 
 def test_gradients_are_those_of_a_plain_batch_norm() -> None:
     net = network()
     plain = copy.deepcopy(net)
-    Averages({"net": net})
+    Norms({"net": net})
     for one in (net, plain):
         one(batches()[0]).square().sum().backward()
     for ours, theirs in zip(net.parameters(), plain.parameters(), strict=True):
@@ -172,6 +172,6 @@ def test_gradients_are_those_of_a_plain_batch_norm() -> None:
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d])
 def test_inputs_of_a_wrong_shape_are_refused_as_ever(kind: Any) -> None:
     net = nn.Sequential(kind(3))
-    Averages({"net": net})
+    Norms({"net": net})
     with pytest.raises(ValueError, match="expected"):
         net(torch.zeros(3))

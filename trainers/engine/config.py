@@ -1,0 +1,343 @@
+"""The settings that every family has, and what follows from them.
+
+Imports no torch: words are checked, all of them, before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import field_validator
+
+from trainers.engine.errors import did_you_mean
+from trainers.engine.paths import expanded
+from trainers.engine.settings import Check, Settings, number_of, setting, show_value
+
+
+def _whole_microbatches(batch_size: int, microbatch_size: int) -> str | None:
+    if batch_size % microbatch_size == 0:
+        return None
+    fitting = [size for size in range(1, batch_size + 1) if batch_size % size == 0]
+    nearest = min(fitting, key=lambda size: abs(size - microbatch_size))
+    return f"microbatch_size={microbatch_size}: does not divide batch_size={batch_size}; say microbatch_size={nearest}"
+
+
+def _enough_microbatches(workers: int, batch_size: int, microbatch_size: int) -> str | None:
+    if batch_size % microbatch_size or workers <= batch_size // microbatch_size:
+        return None
+    fitting = [size for size in range(1, batch_size + 1) if batch_size % size == 0 and batch_size // size >= workers]
+    count = batch_size // microbatch_size
+    advice = f"microbatch_size={max(fitting)}" if fitting else f"batch_size={workers * microbatch_size}"
+    return (
+        f"workers={workers}: more workers than the {count} micro-batches of a batch "
+        f"(batch_size={batch_size} / microbatch_size={microbatch_size}); say {advice}"
+    )
+
+
+def _two_momenta(momenta: tuple[float, ...]) -> str | None:
+    if len(momenta) == 2:
+        return None
+    return f"cycle_momentum={show_value(momenta)}: needs two, as in cycle_momentum=0.95:0.85"
+
+
+def _rising_shares(shares: tuple[float, ...]) -> str | None:
+    if list(shares) == sorted(set(shares)):
+        return None
+    return f"decay_at={show_value(shares)}: must rise, as in decay_at=0.5:0.75"
+
+
+def _peak_before_tail(peak: float | str, tail: float) -> str | None:
+    if isinstance(peak, str) or peak < 1 - tail:
+        return None
+    return f"cycle_peak={show_value(peak)}: must lie before the tail, below {show_value(1 - tail)}"
+
+
+def _evaluation_needed(target: str, schedule: str, every: int | str) -> str | None:
+    if every != 0 or (target == "none" and schedule != "plateau"):
+        return None
+    asked = f"target={target}" if target != "none" else "schedule=plateau"
+    return f"{asked}: needs evaluations; say evaluate_every=auto instead of 0"
+
+
+SCHEDULE_SETTINGS = {
+    "cycle_ratio": ("one_cycle",), "cycle_tail": ("one_cycle",), "cycle_peak": ("one_cycle",),
+    "cycle_momentum": ("one_cycle",), "decay_after": ("linear",), "decay_at": ("step",),
+    "decay_factor": ("step", "plateau"), "patience": ("plateau",),
+}  # fmt: skip
+
+
+def parts_of(data: str) -> list[str]:
+    """The data sets that `data=` joins: `digits+mnist`, `imagefolder:A+imagefolder:B`."""
+    return re.split(r"\+(?=[a-z_]\w*:)" if ":" in data else r"\+", data)
+
+
+class Asked(Settings):
+    """What is asked for when samples are drawn: a family may add settings, as a class or a prompt."""
+
+    count: int = setting(64, "how many", at_least=1, at_most=100_000)
+    columns: int = setting(0, "of the sheet; 0: as square as can be", at_least=0, at_most=1000)
+
+
+class Basics(Settings):
+    """What is learned from, how long, how much at once, in which numbers, and how it is evaluated."""
+
+    data: str = setting(
+        "digits", "what to learn from; `troupe datasets` lists them, imagefolder:PATH takes any folder; joined by +"
+    )
+    steps: int = setting(
+        1000, "optimizer steps, where there are no `epochs`; may be raised later where the schedule stays flat",
+        unit="steps", at_least=0,
+    )  # fmt: skip
+    epochs: float | None = setting(
+        None, "passes over the training part, from which `steps` follows; none: as `steps` says", unit="epochs", above=0
+    )
+    target: str = setting(
+        "none", "stop when an evaluation reaches this, as in eval_accuracy:0.94, and record the time to it",
+        kind="running",
+    )  # fmt: skip
+    batch_size: int = setting(64, "samples in one step, over all workers", unit="samples", at_least=1)
+    microbatch_size: int = setting(
+        16, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1
+    )
+    seed: int = setting(0, "seed of everything random in the run", at_least=0, at_most=2**63 - 1)
+    precision: Literal["float32", "float64", "bfloat16"] = setting(
+        "float32", "number format; bfloat16 by autocast, with float32 weights"
+    )
+    exchange: Literal["auto", "exact", "ddp"] = setting(
+        "auto", "how gradients meet: exact (same bits for any number of workers) or ddp; auto: exact on CPUs"
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute; auto: a GPU where there is one")
+    threads_per_worker: int = setting(1, "CPU threads of each worker", unit="threads", at_least=1, at_most=512)
+    memory_format: Literal["channels_last", "contiguous"] = setting("channels_last", "layout of images and filters")
+    ema: float = setting(0.0, "decay of the running average of weights, 0 for none", at_least=0, below=1)
+    evaluate_on: Literal["test", "validation"] = setting(
+        "test", "learn from the whole training part, or hold out a tenth of it to evaluate on"
+    )
+    evaluate_every: int | Literal["auto"] = setting(
+        "auto", "evaluate after so many steps and at the end, 0 for never; auto: seldom enough for 5 % of the time",
+        unit="steps", at_least=0,
+    )  # fmt: skip
+    compile: bool = setting(False, "torch.compile each network")
+
+
+class Schedules(Basics):
+    """The course of the learning rate over the run."""
+
+    schedule: Literal["constant", "one_cycle", "cosine", "step", "linear", "plateau"] = setting(
+        "constant", "course of the learning rate over the run"
+    )
+    warm_up: float = setting(
+        0.0, "part of the run in which the learning rate rises from 0", unit="share", at_least=0, below=1,
+        source="Goyal 2017, section 2.2",
+    )  # fmt: skip
+    cycle_ratio: float = setting(
+        20.0, "one_cycle: peak of the learning rate over its start", above=1, source="Smith 2018, section 4.1"
+    )
+    cycle_tail: float = setting(
+        0.2, "one_cycle: part of the run for the last descent, from the start's rate to a hundredth of it",
+        unit="share", at_least=0, below=1,
+    )  # fmt: skip
+    cycle_peak: float | Literal["auto"] = setting(
+        "auto", "one_cycle: part of the run after which the peak is reached; auto: half of what is before the tail",
+        unit="share", above=0, below=1,
+    )  # fmt: skip
+    cycle_momentum: tuple[float, ...] = setting(
+        (0.95, 0.85), "one_cycle: momentum at the start and at the peak", at_least=0, below=1,
+        source="Smith 2018, section 4.3",
+    )  # fmt: skip
+    decay_after: float = setting(
+        0.5, "linear: part of the run before the learning rate falls to 0", unit="share", at_least=0, below=1
+    )
+    decay_at: tuple[float, ...] = setting(
+        (0.3, 0.6, 0.8), "step: parts of the run after which the learning rate is multiplied by decay_factor",
+        unit="share", above=0, below=1,
+    )  # fmt: skip
+    decay_factor: float = setting(0.2, "step and plateau: what multiplies the learning rate", above=0, below=1)
+    patience: int = setting(5, "plateau: evaluations without a better main metric before it falls", at_least=1)
+
+
+class Config(Schedules):
+    """The settings that every family has. A family's `config.py` extends it."""
+
+    checks: ClassVar[tuple[Check, ...]] = (
+        Check(("batch_size", "microbatch_size"), _whole_microbatches),
+        Check(("workers", "batch_size", "microbatch_size"), _enough_microbatches),
+        Check(("cycle_momentum",), _two_momenta),
+        Check(("decay_at",), _rising_shares),
+        Check(("cycle_peak", "cycle_tail"), _peak_before_tail),
+        Check(("target", "schedule", "evaluate_every"), _evaluation_needed),
+    )
+    summary: ClassVar[str] = ""  # one line for `troupe families`
+    metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {}  # of `evaluate`, the main one first, and which is best
+    tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {}}  # small variants for tests and `verify`
+    learns_from: ClassVar[str] = "images"  # the kind of samples; `images+images` for two sets that are joined
+    asked: ClassVar[type[Asked]] = Asked  # what can be asked for when samples are drawn
+    momentum_setting: ClassVar[str] = ""  # the setting of the optimizers' momentum, where one_cycle may move it
+    workers: int = setting(1, "worker processes that share each batch", kind="running", at_least=1, at_most=4096)
+    checkpoint_every: int = setting(
+        250, "save after so many steps, and at the end", kind="running", unit="steps", at_least=1
+    )
+    keep: int = setting(3, "checkpoints kept; the best one is always kept too", kind="running", at_least=1)
+    sample_every: int = setting(
+        100, "draw the fixed-noise grid after so many steps", kind="running", unit="steps", at_least=1
+    )
+    log_every: int = setting(10, "write metrics after so many steps", kind="running", unit="steps", at_least=1)
+    max_restarts: int = setting(3, "times a lost or hung worker group is started anew", kind="running", at_least=0)
+    hang_after: float = setting(
+        60.0, "a worker silent for so long, and for ten times its slowest micro-batch, counts as hung",
+        kind="running", unit="seconds", above=0,
+    )  # fmt: skip
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, data: str) -> str:
+        """Paths in it as they are from any folder: a run may go on from another one."""
+        parts = []
+        for part in parts_of(data):
+            name, colon, path = part.partition(":")
+            parts.append(f"{name}:{expanded(path).resolve()}" if colon and path else part)
+        return "+".join(parts)
+
+    @classmethod
+    def instead(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"epochs": None} if "steps" in words and "epochs" not in words else {}
+
+    @classmethod
+    def common(cls) -> Collection[str]:
+        return Config.model_fields
+
+    @classmethod
+    def wrong(cls, good: Mapping[str, Any], family: str) -> list[str]:
+        mistakes = []
+        if (mistake := cls.wrong_target(str(good.get("target", "none")), family)) is not None:
+            mistakes.append(mistake)
+        if not cls.metrics and good.get("evaluate_every", "auto") not in ("auto", 0):
+            mistakes.append(f"evaluate_every={good['evaluate_every']}: {family} evaluates nothing; leave it out")
+        if not cls.metrics and good.get("schedule") == "plateau":
+            mistakes.append(f"schedule=plateau: {family} evaluates nothing that could stand still; take another")
+        return mistakes
+
+    @property
+    def microbatches(self) -> int:
+        """Micro-batches of one step, over all workers."""
+        return self.batch_size // self.microbatch_size
+
+    @classmethod
+    def meant(cls, word: str) -> str | None:
+        """The setting that somebody may mean who takes this word for a family, as in `model=resnet20`."""
+        return None
+
+    @classmethod
+    def wrong_target(cls, target: str, family: str = "the family") -> str | None:
+        """What is wrong with `target=`, in a line, or None."""
+        if target == "none":
+            return None
+        known = [f"eval_{metric}" for metric in cls.metrics]
+        if not known:
+            return f"target={target}: {family} evaluates nothing that could be reached"
+        metric, colon, number = target.partition(":")
+        if metric not in known:
+            if not colon and metric.replace(".", "", 1).isdigit():
+                return f"target={target}: of what? say target={known[0]}:{target}"
+            advice = did_you_mean(metric, known) or f"; there are {', '.join(known)}"
+            return f"target={target}: {metric} names no metric of {family}{advice}"
+        try:
+            number_of(number)
+        except ValueError:
+            return f"target={target}: needs a number, as in target={known[0]}:0.94"
+        return None
+
+    def reached(self, results: Mapping[str, float]) -> bool:
+        """Whether an evaluation has reached the target; never where there is none."""
+        metric, _, number = self.target.partition(":")
+        if metric not in results:
+            return False
+        better = 1 if self.metrics[metric.removeprefix("eval_")] == "max" else -1
+        return better * results[metric] >= better * float(number)
+
+    @property
+    def evaluation_passes(self) -> int:
+        """How often an evaluation runs a sample through the networks."""
+        return 1
+
+    @property
+    def moves_momentum(self) -> bool:
+        """Whether the optimizers have a momentum that one_cycle may move."""
+        return bool(self.momentum_setting) and getattr(self, self.momentum_setting) > 0
+
+    def resolved(self, facts: Mapping[str, Any]) -> Self:
+        """With what follows from the size of the data: `steps` from `epochs`, and how often to evaluate.
+
+        A pass of an evaluation costs a third of one of training, and two tenths of that is left as room: with an
+        evaluation after ten times as many samples as it takes, it is 3.3 % of the time.
+        """
+        changes: dict[str, Any] = {}
+        if self.epochs is not None:
+            wanted, drawn, steps = math.ceil(self.epochs * self.places(facts)), 0, 0
+            while drawn < wanted:
+                drawn += self.draws(steps) * self.batch_size
+                steps += 1
+            changes["steps"] = max(1, steps)
+        if self.evaluate_every == "auto":
+            samples = 10 * facts["held_out"] * self.evaluation_passes
+            changes["evaluate_every"] = -(-samples // self.batch_size) if self.metrics else 0
+        return self.model_copy(update=changes)
+
+    def draws(self, step: int) -> int:
+        """How many batches a step draws from the stream: as many as it has phases on fresh samples."""
+        return 1
+
+    def places(self, facts: Mapping[str, Any]) -> int:
+        """Places of the stream in an epoch of such data."""
+        return int(facts["size"])
+
+    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
+        """What is wrong with such data for these settings, a line each: channels, image_size, classes, held_out."""
+        asked = self.target != "none" or self.schedule == "plateau" or self.evaluate_every not in ("auto", 0)
+        if self.metrics and asked and not facts["held_out"]:
+            return ["the data holds nothing out to evaluate on; say evaluate_on=validation, or take more images"]
+        return []
+
+    @property
+    def spans_the_run(self) -> bool:
+        """Whether the learning rate at a step depends on how many there will be."""
+        return self.schedule in ("one_cycle", "cosine", "step", "linear") or self.warm_up > 0
+
+    def remarks(self) -> list[str]:
+        """What a person should know of settings that are not wrong, a line each."""
+        lines = []
+        asked = f"target={self.target}" if self.target != "none" else "schedule=plateau"
+        looked_at = (self.target != "none" or self.schedule == "plateau") and self.evaluate_every != "auto"
+        if looked_at and int(self.evaluate_every) >= self.steps > 1:
+            lines.append(
+                f"{asked}: is looked at when the run is over only (evaluate_every={self.evaluate_every}, "
+                f"steps={self.steps}); say evaluate_every={max(1, self.steps // 10)} for more"
+            )
+        for name, schedules in SCHEDULE_SETTINGS.items():
+            value = getattr(self, name)
+            if self.schedule not in schedules and value != type(self).model_fields[name].get_default():
+                lines.append(
+                    f"{name}={show_value(value)}: changes nothing with schedule={self.schedule}; it is of "
+                    f"{' and '.join(schedules)}"
+                )
+        name = self.momentum_setting
+        if self.schedule == "one_cycle" and self.moves_momentum:
+            momentum = getattr(self, name)
+            if momentum != type(self).model_fields[name].get_default():
+                word = show_value(momentum)
+                lines.append(
+                    f"{name}={word}: changes nothing with schedule=one_cycle; say cycle_momentum={word}:{word}"
+                )
+        return lines
+
+
+class ImageConfig(Config):
+    """What every family that learns from images has besides."""
+
+    image_size: int | Literal["auto"] = setting(
+        "auto", "side of the images; auto: the next power of two, 64 for folders", unit="pixels", at_least=8,
+        at_most=1024,
+    )  # fmt: skip

@@ -1,0 +1,119 @@
+"""What is done between steps, by all workers together: the fixed grid, and evaluations.
+
+Both go in chunks whose size no number of workers changes, dealt over the workers, under random numbers of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers.engine import evaluation
+from trainers.engine.evaluation import Evaluation
+from trainers.engine.exchange import shares
+from trainers.engine.family import MicroBatch
+from trainers.engine.tensors import as_uint8
+from trainers.engine.trainer import Trainer
+
+CHUNK = 16  # cells of the grid that are drawn at once
+
+
+@contextlib.contextmanager
+def at_rest(trainer: Trainer) -> Iterator[Mapping[str, nn.Module]]:
+    """The networks as they are used: averaged where there is an average, in eval mode, without gradients."""
+    averages = {name: average.network for name, average in trainer.averages.items()}
+    networks = {**trainer.networks, **averages}
+    for network in networks.values():
+        network.eval()
+    try:
+        with torch.no_grad():
+            yield {**networks, **trainer.frozen}
+    finally:
+        for network in networks.values():
+            network.train()
+
+
+def draw_grid(trainer: Trainer) -> Tensor | list[str] | None:
+    """The fixed grid as uint8 (cells, height, width, channels), or texts; the same on every rank."""
+    inputs = {**trainer.sample_inputs, **_carried_pictures(trainer)}
+    if not inputs:
+        return None
+    with at_rest(trainer) as networks:
+
+        def cells(place: int, cells: range) -> Tensor | list[str]:
+            part = {name: value[cells.start : cells.stop] for name, value in inputs.items()}
+            return drawn(trainer.family.samples(networks, trainer.to_device(part)))
+
+        parts = dealt(trainer, "grid", len(next(iter(inputs.values()))), CHUNK, cells)
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return [text for part in parts for text in part]
+
+
+def drawn(samples: Tensor | list[str]) -> Tensor | list[str]:
+    """Samples as they are kept: images as uint8, texts as they are."""
+    return as_uint8(samples) if isinstance(samples, Tensor) else list(samples)
+
+
+def _carried_pictures(trainer: Trainer) -> dict[str, Tensor]:
+    """What micro-batches carry and a phase optimises, in their order: such pictures are the samples themselves."""
+    names = {name for phase in trainer.family.phases(trainer.step) for name in phase.optimises}
+    if not names:
+        return {}
+    own = {index: {name: kept[name].cpu() for name in names} for index, kept in trainer.carried.items()}
+    every = {index: kept for part in trainer.world.gather(own) for index, kept in part.items()}
+    return {name: torch.cat([every[index][name] for index in sorted(every)]) for name in sorted(names)}
+
+
+def evaluate(trainer: Trainer) -> None:
+    """The family's own evaluation over the held-out samples, the same on every rank."""
+    stream = trainer.family.held_out(trainer.data)
+    with at_rest(trainer) as networks:
+
+        def part(place: int, places: range) -> evaluation.Part:
+            tensors, indices, epochs = stream.at(places)
+            microbatch = MicroBatch(
+                trainer.formatted(tensors), indices, epochs, trainer.step, place, len(places), trainer.device,
+                trainer.dtype, trainer.random,
+            )  # fmt: skip
+            with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.config.precision == "bfloat16"):
+                totals = trainer.family.evaluate(networks, microbatch)
+            return totals, evaluation.highest(trainer.family.scored(microbatch), indices)
+
+        totals, shown = evaluation.added(dealt(trainer, "evaluation", stream.length, stream.chunk, part))
+    results = trainer.family.conclude(totals) if totals else {}
+    trainer.evaluation = Evaluation({f"eval_{name}": float(value) for name, value in results.items()}, totals, shown)
+    main = f"eval_{next(iter(trainer.config.metrics), None)}"
+    due = trainer.step % max(1, int(trainer.config.evaluate_every)) == 0  # and not only because the run ends here
+    if due and main in trainer.evaluation.results:
+        trainer.history.append(trainer.evaluation.results[main])
+    trainer.reached = trainer.config.reached(trainer.evaluation.results)
+    trainer.stop_agreed |= any(trainer.world.gather(trainer.control.stop_requested))
+
+
+def note_best(trainer: Trainer) -> bool:
+    """Remember the newest evaluation where it is the best so far; returns whether it is."""
+    for metric, mode in [*trainer.config.metrics.items()][:1]:
+        value = trainer.evaluation.results.get(f"eval_{metric}", math.nan)
+        known = trainer.best.get("value", -math.inf if mode == "max" else math.inf)
+        if math.isfinite(value) and (value > known if mode == "max" else value < known):
+            trainer.best = {"step": trainer.step, "metric": f"eval_{metric}", "value": value}
+            return True
+    return False
+
+
+def dealt(trainer: Trainer, stream: str, count: int, size: int, work: Callable[[int, range], Any]) -> list[Any]:
+    """`work(chunk, its places)` for each chunk of `count` places, dealt over the workers; all answers, in order."""
+    starts = range(0, count, size)
+    done = {}
+    for chunk in shares(len(starts), trainer.world.size)[trainer.world.rank]:
+        trainer.seed(stream, chunk)
+        done[chunk] = work(chunk, range(starts[chunk], min(starts[chunk] + size, count)))
+        trainer.control.beat()
+    every = {chunk: answer for answers in trainer.world.gather(done) for chunk, answer in answers.items()}
+    return [every[chunk] for chunk in sorted(every)]

@@ -1,0 +1,123 @@
+"""The whole state of a run, in a form that knows no number of workers: saved, taken over, and compared."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from trainers.engine.errors import FAILED, TroupeError
+from trainers.engine.evaluation import Evaluation
+from trainers.engine.tensors import bits_of, load_weights, named_tensors, refuse_unlike
+from trainers.engine.trainer import Trainer
+
+SCHEDULED = ("lr", "momentum", "betas")  # values of an optimizer's groups that schedules move
+
+
+def state_of(trainer: Trainer) -> dict[str, Any]:
+    """Everything that the run's future depends on, on rank 0; elsewhere without what micro-batches carry."""
+    parts = trainer.world.gather_first((trainer.carried, trainer.apart))
+    carried = {index: kept for part, _ in parts for index, kept in part.items()}
+    apart: dict[str, dict[int, Any]] = {}
+    for _, part in parts:
+        for phase, states in part.items():
+            apart.setdefault(phase, {}).update(states)
+    return {
+        "step": trainer.step,
+        "phases_done": trainer.phases_done,
+        "position": trainer.position,
+        "phase_counts": dict(trainer.phase_counts),
+        "networks": {name: network.state_dict() for name, network in trainer.networks.items()},
+        "ema": {name: average.network.state_dict() for name, average in trainer.averages.items()},
+        "optimizers": {
+            name: {"kind": type(one.optimizer).__name__, "begun": one.begun, **one.optimizer.state_dict()}
+            for name, one in trainer.optimizing.items()
+        },
+        "carried": dict(sorted(carried.items())),
+        "apart": {phase: dict(sorted(states.items())) for phase, states in sorted(apart.items())},
+        "kept": dict(trainer.family.kept),
+        "sample_inputs": trainer.sample_inputs,
+        "best": trainer.best,
+        "metrics": dict(trainer.metrics),  # of the phases done, where the step is under way
+        "results": dict(trainer.evaluation.results),
+        "history": list(trainer.history),
+        "reached": trainer.config.target if trainer.reached else "",
+    }
+
+
+def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Take over a state; every worker has loaded the same one.
+
+    Raises TroupeError (exit code 4), before anything is changed, where it does not fit.
+    """
+    refuse_unlike(trainer.networks, state["networks"], "the checkpoint does not fit")
+    trainer.step, trainer.phases_done, trainer.position = state["step"], state["phases_done"], state["position"]
+    trainer.phase_counts = dict(state["phase_counts"])
+    trainer.sample_inputs, trainer.best = state["sample_inputs"], dict(state["best"])
+    trainer.family.kept = trainer.to_device(state.get("kept", {}))  # 0.1.0 had none
+    trainer.metrics, trainer.evaluation = dict(state["metrics"]), Evaluation(dict(state["results"]))
+    trainer.history = list(state.get("history", ()))
+    trainer.reached = trainer.config.target != "none" and state.get("reached") == trainer.config.target
+    for name, network in trainer.networks.items():
+        network.load_state_dict(state["networks"][name])
+    for name, average in trainer.averages.items():
+        average.network.load_state_dict(state["ema"].get(name, state["networks"][name]))
+    for name, one in trainer.optimizing.items():
+        saved = state["optimizers"].get(name, {})
+        one.said = None
+        if saved.get("kind") == type(one.optimizer).__name__:
+            one.optimizer.load_state_dict(saved)
+            for group, now, then in zip(one.optimizer.param_groups, one.begun, saved["begun"], strict=True):
+                group.update({key: value for key, value in now.items() if key in SCHEDULED or then.get(key) != value})
+        elif trainer.world.rank == 0:
+            trainer.control.say(f"optimizer {name}: another kind than the checkpoint's, so it begins without a memory")
+    trainer.carried = {
+        index: trainer.to_device(state["carried"].get(index, {})) or trainer.carried[index]
+        for index in trainer.exchange.share
+    }
+    trainer.apart = {
+        phase: {index: states[index] for index in trainer.exchange.share if index in states}
+        for phase, states in state.get("apart", {}).items()
+    }
+
+
+def begin_from(trainer: Trainer, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Begin with another run's weights. Raises TroupeError (exit code 4) where they do not fit."""
+    load_weights(trainer.networks, weights, "--from")
+    for name, average in trainer.averages.items():
+        average.network.load_state_dict(weights[name], strict=False)  # as `load_weights`
+
+
+def check(trainer: Trainer) -> None:
+    """Compare the replicas. Raises TroupeError naming a tensor that is not finite, or differs between workers."""
+    tensors = dict(named_tensors(state_of_replica(trainer)))
+    sick = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if sick:
+        raise TroupeError(
+            f"step {trainer.step}: {sick[0]} is not finite; nothing was saved, and the last checkpoint is good: go on "
+            "from it with a lower learning rate",
+            FAILED,
+        )
+    if trainer.world.size == 1:
+        return
+    sums = {name: zlib.crc32(bits_of(tensor).numpy().data) for name, tensor in tensors.items() if tensor.numel()}
+    mine = trainer.world.rank
+    for rank, other in enumerate(trainer.world.gather(sums)):
+        for name, value in other.items():
+            if value != sums[name] and rank != mine:
+                raise TroupeError(
+                    f"step {trainer.step}: workers {min(rank, mine)} and {max(rank, mine)} "
+                    f"disagree on {name}; nothing was saved: the exchange of gradients is broken",
+                    FAILED,
+                )
+
+
+def state_of_replica(trainer: Trainer) -> dict[str, Any]:
+    """The part of the state that every worker holds."""
+    return {
+        "networks": {name: network.state_dict() for name, network in trainer.networks.items()},
+        "ema": {name: average.network.state_dict() for name, average in trainer.averages.items()},
+        "optimizers": {name: one.optimizer.state_dict()["state"] for name, one in trainer.optimizing.items()},
+    }

@@ -1,0 +1,278 @@
+"""One step of a run: its phases, the gradients of their micro-batches, and where those meet.
+
+`advance` -> `_run` (one phase) -> `_reduce` (losses and gradients of all micro-batches) -> the optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers.engine import norms, streams
+from trainers.engine.errors import FAILED, TroupeError
+from trainers.engine.family import Loss, MicroBatch, Phase
+from trainers.engine.norms import Statistics
+from trainers.engine.trainer import Average, Optimizing, Trainer
+
+
+class Tally:
+    """What the micro-batches of a phase tell besides their gradients: a row of numbers for each, added up.
+
+    A row holds the weight, whether a stop was asked for, the loss, the metrics, and the statistics of batch norms.
+    """
+
+    WEIGHT, STOP, LOSS, METRICS = range(4)
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Tensor] = {}
+        self.names: list[str] = []  # of the metrics
+        self.statistics: list[Statistics] = []
+
+    def add(self, index: int, loss: Loss, stop: bool, statistics: list[Statistics]) -> None:
+        """The row of one micro-batch."""
+        weight = 1.0 if loss.weight is None else float(loss.weight)
+        row = [weight, float(stop), float(loss.value.detach())]
+        row += [float(value.detach() if isinstance(value, Tensor) else value) * weight
+                for value in loss.metrics.values()]  # fmt: skip
+        self.names, self.statistics = list(loss.metrics), statistics
+        self.rows[index] = torch.tensor(row, dtype=torch.float64)
+        if statistics:
+            numbers = [part.double().cpu() for part in norms.row_of(statistics)]
+            self.rows[index] = torch.cat([self.rows[index], *numbers])
+
+    def read(self, total: Tensor, phase: str) -> tuple[float, float, bool, dict[str, float], Tensor]:
+        """Weight, mean loss, whether to stop, metrics by name, and sums of the statistics, from the sum of all rows."""
+        numbers = total[: self.METRICS + len(self.names)].tolist()
+        weight = numbers[self.WEIGHT]
+
+        def mean(number: float) -> float:
+            return number / weight if weight else math.nan
+
+        metrics = {f"{phase}_loss": mean(numbers[self.LOSS])}
+        metrics |= {name: mean(number) for name, number in zip(self.names, numbers[self.METRICS :], strict=True)}
+        return weight, mean(numbers[self.LOSS]), numbers[self.STOP] > 0, metrics, total[len(numbers) :]
+
+
+def advance(trainer: Trainer) -> bool:
+    """Run phases until the step is done (True), or until a stop is agreed on where nothing is kept (False)."""
+    phases = trainer.family.phases(trainer.step)
+    if sum(phase.fresh for phase in phases) != trainer.config.draws(trainer.step):
+        raise TroupeError(
+            f"step {trainer.step}: has {sum(phase.fresh for phase in phases)} phases on fresh samples, but "
+            f"Config.draws says {trainer.config.draws(trainer.step)}; let both of the family say the same",
+            FAILED,
+        )
+    while trainer.phases_done < len(phases):
+        _run(trainer, phases[trainer.phases_done])
+        trainer.phases_done += 1
+        rest = phases[trainer.phases_done :]
+        if trainer.stop_agreed and rest and rest[0].fresh:
+            return False
+    trained = {name for phase in phases for name in phase.trains}
+    for name in trained.intersection(trainer.averages):
+        _move(trainer.averages[name], trainer.config.ema)
+    trainer.microbatches, trainer.left = {}, {}
+    trainer.step += 1
+    trainer.phases_done = 0
+    return True
+
+
+def draw(trainer: Trainer) -> None:
+    """The next samples of the stream, cut into this worker's micro-batches."""
+    size = trainer.config.microbatch_size
+    trainer.left = {}
+    trainer.microbatches = {}
+    for index in trainer.exchange.share:
+        start = trainer.position + index * size
+        tensors, indices, epochs = trainer.stream.at(range(start, start + size))
+        trainer.microbatches[index] = MicroBatch(
+            trainer.formatted(tensors), indices, epochs, trainer.step, index, size, trainer.device, trainer.dtype,
+            trainer.random,
+        )  # fmt: skip
+    trainer.position += trainer.config.batch_size
+
+
+def _run(trainer: Trainer, phase: Phase) -> None:
+    """One phase: gradients of all micro-batches meet, then one optimizer step."""
+    if phase.fresh:
+        draw(trainer)
+    for name, parameters in trainer.trainable.items():
+        wanted = name in phase.trains or name in phase.leaves
+        if parameters and parameters[0].requires_grad != wanted:
+            for parameter in parameters:
+                parameter.requires_grad_(wanted)
+    if phase.optimises:
+        _run_apart(trainer, phase)
+    else:
+        optimizing = trainer.optimizing[phase.optimizer]
+        _set_values(trainer, phase.optimizer, optimizing)
+        if phase.closure:
+            _step_with_closure(trainer, phase, optimizing)
+        else:
+            loss, statistics, means = _reduce(trainer, phase, optimizing)
+            if not math.isfinite(loss):
+                raise _not_finite(trainer, phase, loss)
+            norms.move(statistics, means)
+            if phase.before is not None:
+                phase.before(trainer.networks)
+            optimizing.optimizer.step()
+        if phase.after is not None:
+            with torch.no_grad():
+                phase.after(trainer.networks)
+        for index, microbatch in trainer.microbatches.items():
+            if microbatch.carried:
+                trainer.carried[index] = {name: value.detach() for name, value in microbatch.carried.items()}
+    trainer.phase_counts[phase.name] = trainer.phase_counts.get(phase.name, 0) + 1
+
+
+def _set_values(trainer: Trainer, name: str, optimizing: Optimizing) -> None:
+    """Learning rate, momentum and whatever else the schedule says, into the optimizer's groups and the metrics."""
+    values = optimizing.schedule(trainer.step, trainer.history)
+    if values is optimizing.said:  # the very same as in the step before
+        return
+    optimizing.said = values
+    set_groups(optimizing.optimizer, values)
+    whose = f"{name}_" if len(trainer.optimizing) > 1 else ""
+    for key, shown in (("lr", "learning_rate"), ("momentum", "momentum")):
+        if key in values:
+            trainer.metrics[whose + shown] = values[key]
+
+
+def set_groups(optimizer: torch.optim.Optimizer, values: Mapping[str, float]) -> None:
+    """What a schedule says, into an optimizer's groups: beta1 is Adam's momentum, `lr_scale` is a group's own."""
+    for group in optimizer.param_groups:
+        for key, value in values.items():
+            if key == "lr":
+                group["lr"] = value * group.get("lr_scale", 1.0)
+            elif key == "momentum" and "betas" in group:
+                group["betas"] = (value, group["betas"][1])
+            else:
+                group[key] = value
+
+
+def _reduce(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> tuple[float, list[Statistics], Tensor]:
+    """Reduced gradients into `.grad`; returns the loss, and batch norm statistics with their means."""
+    used = (*phase.trains, *phase.leaves)
+    networks = {**trainer.exchange.callables(used), **trainer.frozen}
+    tally = Tally()
+
+    def loss(index: int) -> Tensor:
+        microbatch = trainer.microbatches[index]
+        microbatch.carried = dict(trainer.carried[index])
+        found = _loss(trainer, phase, networks, microbatch)
+        noted = trainer.norms.take(used)
+        left = trainer.left.setdefault(index, {})
+        for name in phase.leaves:
+            left.setdefault(name, []).extend(noted[name])
+        own = [note for name in phase.trains for note in [*left.get(name, ()), *noted[name]]]
+        shown = found if found.weight is not None else found._replace(value=found.value.detach())
+        tally.add(index, shown, trainer.control.stop_requested, own)
+        trainer.control.microbatch()
+        return found.value
+
+    left_before = any(name in left for left in trainer.left.values() for name in phase.trains)
+    trainer.exchange.gradients(optimizing.parameters, loss, left_before)
+    weight, mean, stop, metrics, sums = tally.read(trainer.exchange.meet(tally.rows), phase.name)
+    trainer.stop_agreed |= stop
+    trainer.metrics |= metrics
+    if math.isfinite(mean) or phase.closure:
+        private = phase.before is not None or phase.closure or optimizing.writes
+        trainer.exchange.reduce(optimizing.parameters, weight, private)
+    trainer.control.rested()
+    return mean, tally.statistics, sums / trainer.config.microbatches if tally.statistics else sums
+
+
+def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatch: MicroBatch) -> Loss:
+    """What the phase gives for a micro-batch, under its own random numbers and the run's number format."""
+    run = trainer.phase_counts.get(phase.name, 0)
+    trainer.random.manual_seed(streams.seed_of(trainer.config.seed, phase.name, run, microbatch.index))
+    if trainer.config.precision == "bfloat16":
+        with torch.autocast(trainer.device.type, torch.bfloat16):
+            return phase.loss(networks, microbatch)
+    return phase.loss(networks, microbatch)
+
+
+def _step_with_closure(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> None:
+    """An optimizer that asks for the loss several times: each time for the same samples, noise and state."""
+    newest: list[Any] = []
+
+    def closure() -> float:
+        newest[:] = _reduce(trainer, phase, optimizing)
+        if phase.before is not None:
+            phase.before(trainer.networks)
+        return float(newest[0])
+
+    first = optimizing.optimizer.step(closure)
+    assert first is not None
+    if not math.isfinite(first):
+        raise _not_finite(trainer, phase, first)
+    if not all(bool(parameter.isfinite().all()) for parameter in optimizing.parameters):
+        raise _not_finite(trainer, phase, float(newest[0]))
+    norms.move(newest[1], newest[2])
+
+
+def _run_apart(trainer: Trainer, phase: Phase) -> None:
+    """A phase in which no gradients meet: each micro-batch optimises what it carries, and only its numbers meet."""
+    assert phase.own is not None, "a phase that optimises carried tensors says by which optimizer"
+    networks = {**trainer.networks, **trainer.frozen}
+    tally = Tally()
+    changed: dict[int, tuple[dict[str, Tensor], dict[str, Any]]] = {}
+    for index in trainer.exchange.share:
+        microbatch = trainer.microbatches[index]
+        own = {name: nn.Parameter(trainer.carried[index][name].clone()) for name in phase.optimises}
+        optimizer = phase.own(list(own.values()))
+        saved = trainer.apart.get(phase.name, {}).get(index)
+        if saved is not None:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": saved})
+        found: list[Loss] = []
+
+        def closure(
+            microbatch: MicroBatch = microbatch, own: Mapping[str, nn.Parameter] = own,
+            optimizer: torch.optim.Optimizer = optimizer, found: list[Loss] = found,
+        ) -> Tensor:  # fmt: skip
+            optimizer.zero_grad()
+            microbatch.carried = {**trainer.carried[microbatch.index], **own}
+            with torch.enable_grad():
+                found.append(_loss(trainer, phase, networks, microbatch))
+                found[-1].value.backward()  # type: ignore[no-untyped-call]
+            trainer.control.microbatch()
+            return found[-1].value.detach()
+
+        optimizer.step(closure)  # type: ignore[arg-type]
+        trainer.norms.take(())
+        finite = all(bool(tensor.isfinite().all()) for tensor in own.values())
+        shown = found[0] if finite else found[0]._replace(value=torch.tensor(math.nan))
+        tally.add(index, shown, trainer.control.stop_requested, [])
+        changed[index] = (
+            {name: value.detach() for name, value in microbatch.carried.items()}, optimizer.state_dict()["state"]
+        )  # fmt: skip
+    _, mean, stop, metrics, _ = tally.read(trainer.exchange.meet(tally.rows), phase.name)
+    trainer.stop_agreed |= stop
+    trainer.metrics |= metrics
+    trainer.control.rested()
+    if not math.isfinite(mean):
+        raise _not_finite(trainer, phase, mean)
+    for index, (carried, state) in changed.items():
+        trainer.carried[index] = carried
+        trainer.apart.setdefault(phase.name, {})[index] = state
+
+
+def _not_finite(trainer: Trainer, phase: Phase, loss: float) -> TroupeError:
+    return TroupeError(
+        f"step {trainer.step}: the loss of phase {phase.name} is not finite ({loss}); the phase changed nothing, and "
+        "the last checkpoint is good: go on from it with a lower learning rate (--resume NAME learning_rate=... "
+        "--allow-changes)",
+        FAILED,
+    )
+
+
+@torch.no_grad()
+def _move(average: Average, decay: float) -> None:
+    """Move the running average of a network's weights; buffers are copied."""
+    torch._foreach_lerp_(average.weights, average.of, 1 - decay)
+    if average.buffers:
+        torch._foreach_copy_(average.buffers, average.buffers_of)

@@ -1,0 +1,180 @@
+"""A run in one worker: its networks, optimizers and exchange, and where in the stream of samples it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers.engine import streams
+from trainers.engine.config import Config
+from trainers.engine.control import Control
+from trainers.engine.evaluation import Evaluation
+from trainers.engine.exchange import Ddp, Exact, Exchange
+from trainers.engine.family import Data, Family, MicroBatch
+from trainers.engine.layers import faster
+from trainers.engine.norms import Norms, Statistics
+from trainers.engine.processor import ways
+from trainers.engine.schedules import Schedule
+from trainers.engine.shared_memory import padded_length
+from trainers.engine.world import World
+
+
+@dataclass
+class Optimizing:
+    """One optimizer, and what the loop must know of it."""
+
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    parameters: list[nn.Parameter]
+    begun: list[dict[str, Any]]  # values of its groups, as the settings of now say them
+    writes: bool  # whether it may write into gradients
+    said: Mapping[str, float] | None = None  # by the schedule, since the state was last taken over
+
+
+@dataclass(frozen=True)
+class Average:
+    """The running average of one network's weights; its buffers are copied."""
+
+    network: nn.Module
+    weights: list[Tensor]
+    of: list[Tensor]
+    buffers: list[Tensor]
+    buffers_of: list[Tensor]
+
+
+class Trainer:
+    """Everything that a step changes. engine/step.py makes steps, engine/rest.py draws and evaluates, engine/state.py
+    says what a checkpoint holds."""
+
+    def __init__(self, family: Family, data: Data, config: Config, world: World, control: Control) -> None:
+        self.family, self.data, self.config, self.world, self.control = family, data, config, world, control
+        self.device = torch.device(config.device)
+        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.random = default_generator(self.device)
+        data.to(self.device)
+        self.stream = family.stream(data)
+
+        self.seed("networks")
+        self.networks = {name: self._placed(network) for name, network in family.networks().items()}
+        torch.default_generator.manual_seed(streams.GRID_SEED)  # the same for every run
+        self.frozen = {
+            name: self._placed(network).requires_grad_(False).eval() for name, network in family.frozen().items()
+        }
+        self.averages: dict[str, Average] = {}
+        for name in family.ema_networks if config.ema else ():
+            network, average = self.networks[name], copy.deepcopy(self.networks[name]).requires_grad_(False)
+            self.averages[name] = Average(average, list(average.parameters()), list(network.parameters()),
+                                          list(average.buffers()), list(network.buffers()))  # fmt: skip
+        self.trainable = {name: [p for p in net.parameters() if p.requires_grad] for name, net in self.networks.items()}
+        self.norms = Norms(self.networks)
+        self.optimizing = {
+            name: _optimizing(optimizer, schedule)
+            for name, (optimizer, schedule) in family.optimizers(self.networks).items()
+        }
+        self.exchange = self._exchange()
+        for network in self.networks.values() if config.compile else ():
+            network.compile()
+
+        self.step = 0
+        self.phases_done = 0  # of the step under way
+        self.position = 0  # samples drawn from the stream so far
+        self.phase_counts: dict[str, int] = {}
+        self.carried = {index: self._begun(index) for index in self.exchange.share}
+        self.apart: dict[str, dict[int, Any]] = {}  # optimizers of phases in which no gradients meet, by micro-batch
+        self.best: dict[str, Any] = {}
+        self.sample_inputs: dict[str, Tensor] = {}
+        self.microbatches: dict[int, MicroBatch] = {}
+        self.left: dict[int, dict[str, list[Statistics]]] = {}  # statistics of forwards left for a later phase
+        self.stop_agreed = False
+        self.metrics: dict[str, float] = {}  # of the newest step
+        self.evaluation = Evaluation()  # the newest
+        self.history: list[float] = []  # the main metric of every evaluation that was due
+        self.reached = False  # the target, after which no step is made
+
+    def begin(self) -> None:
+        """What a new run does before its first step: weights and statistics that follow from the data, and the grid."""
+        kept: Mapping[str, Tensor] = {}
+        if self.world.rank == 0:
+            with torch.no_grad():
+                kept = self.family.begin({**self.networks, **self.frozen}, self.data)
+        self.family.kept = self.to_device(self.world.agree(dict(kept)))
+        tensors = [tensor for network in self.networks.values() for tensor in network.state_dict().values()]
+        self.world.copy_from_first(tensors)
+        for name, average in self.averages.items():
+            average.network.load_state_dict(self.networks[name].state_dict())
+        random = torch.Generator().manual_seed(streams.GRID_SEED)
+        self.sample_inputs = self.family.sample_inputs(self.family.grid(), random, self.data)
+
+    def close(self) -> None:
+        """Give back what the run holds beside its tensors, at once: shared memory, and what keeps them alive."""
+        for optimizing in self.optimizing.values():
+            for parameter in optimizing.parameters:
+                parameter.grad = None
+        self.norms.close()
+        self.exchange.close()
+
+    def seed(self, *key: object) -> None:
+        """Seed the default generators of this device."""
+        seed = streams.seed_of(self.config.seed, *key)
+        torch.default_generator.manual_seed(seed)
+        self.random.manual_seed(seed)
+
+    def to_device(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors on the device, numbers in the precision of the networks."""
+        return {
+            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+            for name, tensor in tensors.items()
+        }
+
+    def formatted(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A micro-batch's tensors on the device, images in the run's memory format."""
+        wanted = torch.channels_last if self.config.memory_format == "channels_last" else torch.contiguous_format
+        return {
+            name: (tensor.contiguous(memory_format=wanted) if tensor.dim() == 4 else tensor).to(self.device)
+            for name, tensor in tensors.items()
+        }
+
+    def _placed(self, network: nn.Module) -> nn.Module:
+        """A network on its device, in its precision and memory format, in training mode."""
+        network = network.to(self.device, self.dtype)
+        if self.device.type == "cpu":
+            faster(network, ways(self.config.precision))
+        if self.config.memory_format == "channels_last":
+            network = network.to(memory_format=torch.channels_last)
+        return network.train()
+
+    def _exchange(self) -> Exchange:
+        if self.config.exchange == "ddp":
+            return Ddp(self.world, self.config.microbatches, self.networks)
+        longest = max(
+            (padded_length(one.parameters) * one.parameters[0].element_size() for one in self.optimizing.values()),
+            default=0,
+        )
+        return Exact(self.world, self.config.microbatches, self.networks, longest)
+
+    def _begun(self, index: int) -> dict[str, Tensor]:
+        """The carried state of a micro-batch before the first step."""
+        self.seed("carried", index)
+        return self.to_device(self.family.carried(index))
+
+
+def _optimizing(optimizer: torch.optim.Optimizer, schedule: Schedule) -> Optimizing:
+    groups = optimizer.param_groups
+    return Optimizing(
+        optimizer, schedule, [parameter for group in groups for parameter in group["params"]],
+        [{key: value for key, value in group.items() if key != "params"} for group in groups],
+        not all(group.get("fused") for group in groups),
+    )  # fmt: skip
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """The generator that functions without one of their own draw from."""
+    if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator
