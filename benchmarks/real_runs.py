@@ -70,7 +70,7 @@ def run(name: str, words: str, seed: int, data_dir: Path, runs_dir: Path) -> dic
     if (curves := runs_dir / name / "curves.png").exists():
         CURVES.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(curves, CURVES / f"{name}.png")
-    kept = ("steps", "seconds", "evaluation_share", "images_per_second", "metrics", "best")
+    kept = ("steps", "seconds", "evaluation_share", "samples_per_second", "metrics", "best")
     rows = [json.loads(line) for line in (runs_dir / name / "metrics.jsonl").read_text().splitlines()]
     return {
         "command": "troupe " + " ".join(command), "resumed": begun, **{key: result[key] for key in kept},

@@ -161,7 +161,7 @@ def sample(said: Words) -> Answer | None:
 
     count, seed, runs = said.number("count", 64, 1), said.number("seed", 0, 0), said.path("runs-dir", "runs")
     if said.mistakes:
-        if said.names:
+        if said.names and said.settings:
             _add_mistakes(said, lambda: use.asked_of(said.names[0], runs, said.families, said.settings, count))
         return None
     out = said.path("out", "") if said.has("out") else None

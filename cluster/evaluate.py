@@ -161,8 +161,7 @@ def evaluate(command: EvaluateCommand) -> dict[str, Any]:
         trainer = Trainer(family, data, config, World(), Control())
         trainer.begin()
         if (prepared.weights / "state.pt").exists():
-            kept = checkpoint.load(prepared.weights).get("kept", {})
-            family.kept = trainer.to_device(kept) if kept else family.kept
+            family.kept = checkpoint.load(prepared.weights).get("kept", {}) or family.kept
         whose = f"--weights {prepared.weights}" if command.weights else command.name
         weights = read_weights(prepared.weights, tuple(trainer.networks), ema=True)
         load_weights(trainer.networks, weights, whose)

@@ -173,7 +173,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             break
-        rows.append({key: value for key, value in row.items() if key not in ("seconds", "images_per_second")})
+        rows.append({key: value for key, value in row.items() if key not in ("seconds", "samples_per_second")})
     return rows
 
 

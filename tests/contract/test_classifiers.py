@@ -70,8 +70,9 @@ def test_a_schedule_over_the_whole_run_refuses_other_numbers_of_steps(tmp_path: 
 
 def test_what_an_evaluation_shows_lies_in_the_folder(tmp_path: Path) -> None:
     result = small_run(tmp_path, name="shown", steps=20)
-    for name in ("curves", "confusion", "mistakes"):
-        with Image.open(result[name]) as image:
+    assert [Path(picture).name for picture in result["pictures"]] == ["curves.png", "confusion.png", "mistakes.png"]
+    for picture in result["pictures"]:
+        with Image.open(picture) as image:
             assert image.width > 300
     assert 0 < result["evaluation_share"] < 1
 

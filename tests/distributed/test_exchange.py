@@ -18,9 +18,11 @@ from cluster.local import LocalGroup
 from cluster.verify import VerifyCommand, compare, train_quietly, verify
 from tests.jobs import plan_of
 from trainers.engine import exchange as exchange_module
+from trainers.engine.ddp import Ddp
 from trainers.engine.errors import PeerLost, TroupeError
-from trainers.engine.exchange import Ddp, Exact, fold
+from trainers.engine.exchange import Exact
 from trainers.engine.shared_memory import padded_length
+from trainers.engine.tree import fold
 from trainers.engine.world import World
 from trainers.run import Plan
 

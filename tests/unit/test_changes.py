@@ -102,7 +102,8 @@ def test_pictures_that_a_killed_run_did_not_draw_are_drawn_when_it_goes_on() -> 
         (folder / part).unlink()
     result = launch.train(resume="old")
     assert result["steps"] == 4
-    assert {Path(result[part]).name for part in ("confusion", "mistakes")} == {"confusion.png", "mistakes.png"}
+    assert [Path(picture).name for picture in result["pictures"]] == ["confusion.png", "mistakes.png"]
+    assert all(Path(picture).exists() for picture in result["pictures"])
 
 
 def test_weights_of_another_project_begin_a_run() -> None:

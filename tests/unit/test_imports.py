@@ -108,8 +108,9 @@ def test_data_sources_know_no_family_and_no_loop() -> None:
 @pytest.mark.parametrize("folder", family_folders(), ids=lambda folder: folder.name)
 def test_a_family_imports_its_contract_data_and_networks_only(folder: Path) -> None:
     allowed = (
-        "trainers.engine.augment", "trainers.engine.errors", "trainers.engine.family", "trainers.engine.layers",
-        "trainers.engine.schedules", "trainers.engine.settings", "trainers.data", f"trainers.families.{folder.name}",
+        "trainers.engine.augment", "trainers.engine.config", "trainers.engine.errors", "trainers.engine.evaluation",
+        "trainers.engine.family", "trainers.engine.plots", "trainers.engine.schedules", "trainers.engine.settings",
+        "trainers.engine.streams", "trainers.data", f"trainers.families.{folder.name}", "PIL", "numpy", "matplotlib",
         "trainers.families.classification", "torch", "torchvision", *sys.stdlib_module_names,
     )  # fmt: skip
     for path in sorted(folder.rglob("*.py")):
@@ -132,15 +133,50 @@ def test_a_family_has_no_loop_over_steps_no_backward_no_device_and_no_rank(folde
 @pytest.mark.parametrize("folder", family_folders(), ids=lambda folder: folder.name)
 def test_settings_of_a_family_are_read_without_torch(folder: Path) -> None:
     for imported in imports_of(folder / "config.py"):
-        allowed = ("trainers.engine.settings", "trainers.engine.errors", "trainers.families.classification.settings")
+        allowed = ("trainers.engine.config", "trainers.engine.settings", "trainers.engine.errors",
+                   "trainers.families.classification.settings")  # fmt: skip
         assert within(imported.name, *allowed, *sys.stdlib_module_names) or not imported.at_start, imported.name
 
 
 def test_settings_and_errors_import_no_torch() -> None:
     light = [ROOT / "trainers" / name for name in ("registry.py", "run.py", "engine/settings.py", "engine/errors.py",
              "engine/runfolder.py", "engine/checkpoint.py", "engine/control.py", "engine/streams.py",
-             "engine/durable.py", "engine/processor.py")]  # fmt: skip
+             "engine/durable.py", "engine/processor.py", "engine/config.py")]  # fmt: skip
     assert broken(light, "torch", at_start=True) == []
+
+
+def test_imports_go_one_way_without_a_circle() -> None:
+    """Those for types only too: who reads one of two files that know each other must read both."""
+    paths = files("cluster", "trainers", "searchspaces")
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+    knows: dict[str, set[str]] = {}
+    for name, path in names.items():
+        seen = {imported.name for imported in imports_of(path)}
+        seen |= {imported.rpartition(".")[0] for imported in seen}  # a module, or something in it
+        knows[name] = seen & set(names) - {name}
+    done: set[str] = set()
+
+    def follow(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            for other in sorted(knows[name]):
+                follow(other, (*way, name))
+            done.add(name)
+
+    for name in sorted(names):
+        follow(name, ())
+
+
+@pytest.mark.parametrize("path", files("trainers/engine", "cluster"), ids=lambda path: path.name)
+def test_no_file_of_the_engine_or_the_cluster_is_longer_than_400_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_the_engine_knows_no_words_of_classifiers() -> None:
+    for path in files("trainers/engine"):
+        text = path.read_text().lower()
+        for word in ("confusion.png", "class_names", "mistakes.png", '"confusion"', '"mistakes"', "accuracy)"):
+            assert word not in text, f"{path.name}: {word}"
 
 
 def test_search_spaces_are_plain_values() -> None:

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.engine import plots
+from trainers.engine import pictures, plots
+from trainers.families.classification import drawing
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PANEL = 260
@@ -27,7 +29,7 @@ def classifier_rows(count: int = 300) -> list[dict[str, float]]:
         loss = 2.3 * math.exp(-4 * done + 0.25 * draws.standard_normal()) + 0.04
         rows.append(
             {"step": 10 * row, "seconds": row / 9, "classify_loss": loss, "learning_rate": 0.4 * rise,
-             "momentum": 0.95 - 0.1 * rise, "images_per_second": 5000.0}
+             "momentum": 0.95 - 0.1 * rise, "samples_per_second": 5000.0}
         )  # fmt: skip
         if row % 15 == 0:
             share = 0.94 - 0.6 * math.exp(-5 * done)
@@ -108,7 +110,7 @@ def test_one_row_is_drawn(path: Path, row: dict[str, float]) -> None:
 @pytest.mark.parametrize(
     "rows",
     [[], [{}], [{"loss": 1.0}], [{"step": 1, "loss": math.nan}], [{"step": 1, "eval_fid": 40.0}],
-     [{"step": 1, "seconds": 0.5, "images_per_second": 9.0}]],
+     [{"step": 1, "seconds": 0.5, "samples_per_second": 9.0}]],
 )  # fmt: skip
 def test_without_anything_to_draw_no_curves_are_written(path: Path, rows: list[dict[str, float]]) -> None:
     plots.write_curves(path, rows)
@@ -152,34 +154,39 @@ def test_the_best_evaluation_is_named(
     assert labels == [f"{name.replace('_', ' ')}, best {best}"]
 
 
+def written(path: Path, draw: Any, *words: Any) -> None:
+    """What `draw` draws, as the engine writes it."""
+    pictures.write_named(path.parent, {path.stem: draw(*words)})
+
+
 @pytest.mark.parametrize(
     ("classes", "size"), [(1, (800, 720)), (20, (800, 720)), (21, (1000, 900)), (120, (1000, 900))]
 )
 def test_a_confusion_is_drawn_for_few_and_for_many_classes(path: Path, classes: int, size: tuple[int, int]) -> None:
-    plots.write_confusion(path, confusion(classes), [f"class {number}" for number in range(classes)])
+    written(path, drawing.draw_confusion, confusion(classes), [f"class {number}" for number in range(classes)])
     assert size_of(path) == size
 
 
 def test_a_confusion_takes_shares_empty_classes_and_odd_names(path: Path) -> None:
     counts = np.array([[0.5, 0.25], [0, 0]])
-    plots.write_confusion(path, counts, ["$5 and $", "a name\nthat is much too long to be shown whole"])
-    plots.write_confusion(path, np.zeros((2, 2), np.int64), ["cat", "dog"])
+    written(path, drawing.draw_confusion, counts, ["$5 and $", "a name\nthat is much too long to be shown whole"])
+    written(path, drawing.draw_confusion, np.zeros((2, 2), np.int64), ["cat", "dog"])
     assert size_of(path) == (800, 720)
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(2, 2, 1), (6, 6, 1), (7, 6, 2), (13, 6, 3)])
 def test_mistakes_are_laid_out_six_in_a_row(path: Path, count: int, columns: int, rows: int) -> None:
-    plots.write_mistakes(path, photos(count), ["ship, not car 99.8 %"] * count)
-    row = plots.SIDE + 6 + plots.LINE + plots.MARGIN
-    assert size_of(path) == (columns * plots.COLUMN, plots.MARGIN + 28 + rows * row)
+    written(path, drawing.draw_mistakes, photos(count), ["ship, not car 99.8 %"] * count)
+    row = drawing.SIDE + 6 + drawing.LINE + drawing.MARGIN
+    assert size_of(path) == (columns * drawing.COLUMN, drawing.MARGIN + 28 + rows * row)
 
 
 @pytest.mark.parametrize(("side", "shown"), [(8, 96), (28, 84), (32, 96), (64, 64), (224, 96)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_mistake_is_magnified_pixel_by_pixel(path: Path, side: int, shown: int, channels: int) -> None:
     images = photos(2, side, channels)
-    plots.write_mistakes(path, images, ["cat, not dog 99 %", "dog, not cat 98 %"])
-    left, base = (plots.COLUMN - shown) // 2, plots.MARGIN + 28 + plots.SIDE
+    written(path, drawing.draw_mistakes, images, ["cat, not dog 99 %", "dog, not cat 98 %"])
+    left, base = (drawing.COLUMN - shown) // 2, drawing.MARGIN + 28 + drawing.SIDE
     with Image.open(path) as sheet:
         cell = np.asarray(sheet)[base - shown : base, left : left + shown]
     if side <= shown:
@@ -191,28 +198,28 @@ def test_a_mistake_is_magnified_pixel_by_pixel(path: Path, side: int, shown: int
 
 
 def test_without_mistakes_nothing_is_written(path: Path) -> None:
-    plots.write_mistakes(path, photos(0), [])
+    written(path, drawing.draw_mistakes, photos(0), [])
     assert list(path.parent.iterdir()) == []
 
 
 def test_captions_are_cut_to_two_lines_of_a_column() -> None:
-    font = plots._font("DejaVuSans.ttf", 11)
-    assert plots._lines("ship, not car 99.8 %", font) == ["ship, not car 99.8\u00a0%"]
-    assert plots._lines("airplane, not automobile 99.8 %", font) == ["airplane, not automobile", "99.8\u00a0%"]
-    assert plots._lines(" ", font) == []
+    font = drawing._font("DejaVuSans.ttf", 11)
+    assert drawing._lines("ship, not car 99.8 %", font) == ["ship, not car 99.8\u00a0%"]
+    assert drawing._lines("airplane, not automobile 99.8 %", font) == ["airplane, not automobile", "99.8\u00a0%"]
+    assert drawing._lines(" ", font) == []
     for caption in ("W" * 1000, "short-haired pointer, not ridgeback " * 9, "a " * 500):
-        lines = plots._lines(caption, font)
+        lines = drawing._lines(caption, font)
         assert lines[-1].endswith("…")
         assert len(lines) <= 2
-        assert all(font.getlength(line) <= plots.COLUMN for line in lines)
+        assert all(font.getlength(line) <= drawing.COLUMN for line in lines)
 
 
 @pytest.mark.parametrize(
     "write",
     [
         lambda path: plots.write_curves(path, classifier_rows(70)),
-        lambda path: plots.write_confusion(path, confusion(10), NAMES),
-        lambda path: plots.write_mistakes(path, photos(2), ["cat, not dog 99 %"] * 2),
+        lambda path: written(path, drawing.draw_confusion, confusion(10), NAMES),
+        lambda path: written(path, drawing.draw_mistakes, photos(2), ["cat, not dog 99 %"] * 2),
     ],
     ids=["curves", "confusion", "mistakes"],
 )

@@ -13,7 +13,7 @@ from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError
 
 CONFIG = """
-from trainers.engine.settings import Config as Base, setting
+from trainers.engine.config import Config as Base, setting
 
 class Config(Base):
     summary = "a family of this test"

@@ -29,18 +29,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def at(step: int, **metrics: float) -> dict[str, Any]:
-    return {"step": step, "steps": 800, "images_per_second": 412.4, "metrics": metrics}
+    return {"step": step, "steps": 800, "samples_per_second": 412.4, "metrics": metrics}
 
 
 def test_the_line_tells_step_speed_losses_and_time_left() -> None:
     metrics = {"discriminator_loss": 0.4123, "real_score": 0.9, "eval_accuracy": 0.87654}
     assert describe(at(120, **metrics), 70) == (
-        "step 120/800  412 images/s  discriminator_loss 0.412  eval_accuracy 0.877  1m10s left"
+        "step 120/800  412 samples/s  discriminator_loss 0.412  eval_accuracy 0.877  1m10s left"
     )
 
 
 def test_the_line_leaves_out_what_is_not_known_yet() -> None:
-    assert describe({"step": 0, "steps": 800, "images_per_second": 0.0, "metrics": {}}, None) == "step 0/800"
+    assert describe({"step": 0, "steps": 800, "samples_per_second": 0.0, "metrics": {}}, None) == "step 0/800"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_where_nobody_looks_there_is_one_plain_line_now_and_then(clock: Clock) -
     progress.end()
     lines = stream.getvalue().splitlines()
     assert 9 <= len(lines) <= 11
-    assert lines[0] == "step 0/800  412 images/s"
+    assert lines[0] == "step 0/800  412 samples/s"
     assert all("\x1b" not in line and "\r" not in line for line in lines)
     assert lines[5].endswith(" left")
 

@@ -67,7 +67,7 @@ def test_an_option_that_repeats_keeps_every_value() -> None:
         (["env", "here"], "here: one name too many"),
         (["verify"], "verify: needs a family, as in `troupe verify dcgan workers=4`"),
         (["sample"], "sample: needs a name, as in `troupe sample dcgan-1 --count 100`"),
-        (["sample", "mine", "seed=3"], "seed=3: sample takes no settings"),
+        (["export", "mine", "seed=3"], "seed=3: export takes no settings"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_advice(given: list[str], line: str) -> None:

@@ -1,89 +1,27 @@
 """How gradients meet: sums over micro-batches in one fixed binary tree, the same bits for any number of workers.
 
-The tree over the M micro-batches of a step halves [0, M) in the middle, again and again; it does not know the workers.
-A worker holds a contiguous range of micro-batches and adds up the largest whole subtrees inside it, its *nodes*. What
-remains of the tree is added slice by slice: every worker owns a slice of the vector and adds all workers' nodes there.
-Workers of one host read each other's nodes in shared memory; hosts send each other slices of theirs.
+A worker adds up the largest whole subtrees of its micro-batches, its *nodes* (trainers/engine/tree.py). What remains of
+the tree is added slice by slice: every worker owns a slice of the vector and adds all workers' nodes there. Workers of
+one host read each other's nodes in shared memory; hosts send each other slices of theirs.
 """
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from trainers.engine import shared_memory
-from trainers.engine.errors import PeerLost
 from trainers.engine.shared_memory import ALIGNMENT, TAIL_ROOM, Room, padded_length
+from trainers.engine.tree import Node, accumulation, fold, nodes_of, shares
 from trainers.engine.world import World
 
 BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
 PIECES, PIECE = 4, 1 << 20  # of a slice in messages between hosts: how many at most, and numbers in each at least
-Node = tuple[int, int]  # micro-batches [first, last)
-Value = TypeVar("Value")
-
-
-def shares(microbatches: int, workers: int) -> list[range]:
-    """The contiguous micro-batches of each worker: as even as can be, the longer ones first."""
-    short, longer = divmod(microbatches, workers)
-    starts = [rank * short + min(rank, longer) for rank in range(workers + 1)]
-    return [range(start, end) for start, end in itertools.pairwise(starts)]
-
-
-def nodes_of(share: range, microbatches: int) -> list[Node]:
-    """The largest whole subtrees inside a worker's share, from left to right."""
-
-    def inside(first: int, last: int) -> list[Node]:
-        if share.start <= first and last <= share.stop:
-            return [(first, last)]
-        if last <= share.start or share.stop <= first:
-            return []
-        middle = (first + last) // 2
-        return inside(first, middle) + inside(middle, last)
-
-    return inside(0, microbatches)
-
-
-def fold(nodes: dict[Node, Value], add: Callable[[Value, Value], Value], first: int, last: int) -> Value:
-    """The sum over [first, last) in the tree's order, from nodes that cover it."""
-    if (first, last) in nodes:
-        return nodes[first, last]
-    middle = (first + last) // 2
-    return add(fold(nodes, add, first, middle), fold(nodes, add, middle, last))
-
-
-class Leaf(NamedTuple):
-    """One micro-batch of a worker: where its gradient goes, and which partial sums are complete after it."""
-
-    microbatch: int
-    slot: int
-    first: bool  # the slot starts from zero; else the gradient is added to what is there
-    additions: tuple[tuple[int, int], ...]  # (into, from) slots
-
-
-def accumulation(share: range, microbatches: int) -> list[Leaf]:
-    """The order in which a worker adds up its micro-batches: node n ends in slot n, the others are scratch."""
-    nodes = nodes_of(share, microbatches)
-
-    def subtree(first: int, last: int, slot: int, scratch: int) -> list[Leaf]:
-        if last - first == 1:
-            return [Leaf(first, slot, True, ())]
-        middle = (first + last) // 2
-        left = subtree(first, middle, slot, scratch)
-        if last - middle == 1:  # a lone right leaf can be added by autograd itself
-            return [*left, Leaf(middle, slot, False, ())]
-        right = subtree(middle, last, scratch, scratch + 1)
-        end = right[-1]
-        return [*left, *right[:-1], end._replace(additions=(*end.additions, (slot, scratch)))]
-
-    return [leaf for slot, node in enumerate(nodes) for leaf in subtree(*node, slot, len(nodes))]
 
 
 class Exchange(Protocol):
@@ -329,89 +267,6 @@ class Flat:
     def receive(self) -> None:
         if self.moved:
             self.received.copy_(self.result)
-
-
-class Ddp:
-    """`DistributedDataParallel`: gradients meet while backward still runs; sums are rounded in another order."""
-
-    def __init__(self, world: World, microbatches: int, networks: Mapping[str, nn.Module]) -> None:
-        self.world = world
-        self.microbatches = microbatches
-        self.shares = shares(microbatches, world.size)
-        self.share = self.shares[world.rank]
-        self.networks = networks
-        self.notice = ""
-        self.wrappers: dict[str, nn.Module] = {}
-        if world.size > 1:
-            parameters = inspect.signature(DistributedDataParallel).parameters
-            buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
-            with self._meets():
-                self.wrappers = {
-                    name: DistributedDataParallel(network, process_group=world.group, **{buffers: False})  # type: ignore[arg-type]
-                    for name, network in networks.items()
-                    if any(parameter.requires_grad for parameter in network.parameters())
-                }
-        self.used: list[nn.Module] = []
-
-    @contextlib.contextmanager
-    def _meets(self, waiting: bool = True) -> Iterator[None]:
-        """The wrappers meet inside: an error of theirs means that a worker has gone, all others are somebody's own."""
-        self.world.waiting = waiting
-        try:
-            yield
-        except RuntimeError as error:
-            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
-                raise
-            raise PeerLost(f"lost the other workers: {str(error).splitlines()[0]}") from error
-        finally:
-            self.world.waiting = False
-
-    def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
-        self.used = [self.wrappers[name] for name in used if name in self.wrappers]
-        return {**self.networks, **{name: self.wrappers[name] for name in used if name in self.wrappers}}
-
-    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
-        for parameter in parameters:
-            parameter.grad = None
-        if left:  # the wrapper saw all forwards before: one backward, or it would reduce the first one only
-            total = torch.stack([self._loss(loss, index) for index in self.share]).sum()
-            with self._meets():
-                total.backward()  # type: ignore[no-untyped-call]
-        else:
-            for index in self.share:
-                last = index == self.share[-1]
-                with contextlib.ExitStack() as unsynchronised:
-                    for wrapper in self.used if not last else ():
-                        unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
-                    value = self._loss(loss, index)
-                    with self._meets() if last else contextlib.nullcontext():
-                        value.backward()  # type: ignore[no-untyped-call]
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-
-    def _loss(self, loss: Callable[[int], Tensor], index: int) -> Tensor:
-        with self._meets(waiting=False):  # a wrapper's second forward agrees on buckets with the other workers
-            return loss(index)
-
-    def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
-        mine = torch.stack(list(rows.values()))
-        most = len(self.shares[0])
-        padded = torch.zeros(most, mine.shape[1], dtype=mine.dtype)
-        padded[: len(mine)] = mine
-        told: list[Tensor] = [padded]
-        if self.world.size > 1:
-            told = [torch.empty_like(padded) for _ in self.shares]
-            with self.world.waits():
-                dist.all_gather(told, padded, group=self.world.group)
-        every: list[Tensor] = [row for share, of in zip(self.shares, told, strict=True) for row in of[: len(share)]]
-        return fold({(i, i + 1): row for i, row in enumerate(every)}, torch.add, 0, self.microbatches)
-
-    def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.world.size / weight)
-
-    def close(self) -> None:
-        self.wrappers, self.used = {}, []
 
 
 def covered(host: Sequence[int], shares: Sequence[range]) -> range:

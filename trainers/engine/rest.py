@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from trainers.engine import evaluation
 from trainers.engine.evaluation import Evaluation
-from trainers.engine.exchange import shares
 from trainers.engine.family import MicroBatch
 from trainers.engine.tensors import as_uint8
 from trainers.engine.trainer import Trainer
+from trainers.engine.tree import shares
 
 CHUNK = 16  # cells of the grid that are drawn at once
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from trainers.engine import streams
 from trainers.engine.config import Config
 from trainers.engine.control import Control
+from trainers.engine.ddp import Ddp
 from trainers.engine.evaluation import Evaluation
-from trainers.engine.exchange import Ddp, Exact, Exchange
+from trainers.engine.exchange import Exact, Exchange
 from trainers.engine.family import Data, Family, MicroBatch
 from trainers.engine.layers import faster
 from trainers.engine.norms import Norms, Statistics
@@ -102,7 +103,7 @@ class Trainer:
         if self.world.rank == 0:
             with torch.no_grad():
                 kept = self.family.begin({**self.networks, **self.frozen}, self.data)
-        self.family.kept = self.to_device(self.world.agree(dict(kept)))
+        self.family.kept = {name: tensor.to(self.device) for name, tensor in self.world.agree(dict(kept)).items()}
         tensors = [tensor for network in self.networks.values() for tensor in network.state_dict().values()]
         self.world.copy_from_first(tensors)
         for name, average in self.averages.items():

@@ -1,0 +1,100 @@
+"""How the text is learned: state is carried from window to window, and perplexity concludes an evaluation."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from trainers.engine.config import Asked
+from trainers.engine.evaluation import Totals
+from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.engine.schedules import constant
+from trainers.engine.streams import Columns, InOrder, Stream
+
+COLUMNS = 4  # of the held-out text
+
+
+class Reader(nn.Module):
+    def __init__(self, words: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, hidden)
+        self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, words)
+
+    def forward(self, words: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        seen, (hidden, cell) = self.lstm(self.embedding(words), (hidden, cell))
+        return self.head(seen), hidden, cell
+
+
+class WordsFamily(Family):
+    ema_networks = ("reader",)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"reader": Reader(len(self.facts["vocabulary"]), self.config.hidden)}
+
+    def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
+        return {"reader": (torch.optim.SGD(networks["reader"].parameters()), constant(lr=1.0))}
+
+    def stream(self, data: Data) -> Stream:
+        return Columns(data.text, self.config.batch_size, self.config.window)  # type: ignore[attr-defined]
+
+    def held_out(self, data: Data) -> Stream:
+        text = data.held_out_text  # type: ignore[attr-defined]
+        columns = text[: len(text) // COLUMNS * COLUMNS].view(COLUMNS, -1)
+        return InOrder(COLUMNS, lambda indices: {"words": columns[list(indices)]}, chunk=2)
+
+    def phases(self, step: int) -> tuple[Phase, ...]:
+        return (Phase("read", ("reader",), "reader", self.read, before=clip),)
+
+    def carried(self, index: int) -> dict[str, Tensor]:
+        return self.blank(self.config.microbatch_size)
+
+    def blank(self, rows: int) -> dict[str, Tensor]:
+        return {name: torch.zeros(1, rows, self.config.hidden) for name in ("hidden", "cell")}
+
+    def read(self, networks: Networks, microbatch: MicroBatch) -> Loss:
+        goes_on = (~microbatch["begins"]).to(microbatch.dtype).view(1, -1, 1)
+        state = [microbatch.carried[name] * goes_on for name in ("hidden", "cell")]
+        guesses, hidden, cell = networks["reader"](microbatch["words"], *state)
+        microbatch.carried = {"hidden": hidden.to(microbatch.dtype), "cell": cell.to(microbatch.dtype)}
+        return Loss(cross_entropy(guesses.flatten(0, 1).to(microbatch.dtype), microbatch["next"].flatten()))
+
+    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:
+        words = microbatch["words"]
+        state = [part.to(words.device, microbatch.dtype) for part in self.blank(len(words)).values()]
+        loss = torch.zeros((), dtype=torch.float64)
+        for start in range(0, words.shape[1] - 1, self.config.window):  # state goes on through the whole column
+            span = words[:, start : start + self.config.window + 1]
+            guesses, *state = networks["reader"](span[:, :-1], *(part.to(microbatch.dtype) for part in state))
+            wide = guesses.flatten(0, 1).to(microbatch.dtype)
+            loss += cross_entropy(wide, span[:, 1:].flatten(), reduction="sum").double().cpu()
+        return {"loss": (loss, words.shape[0] * (words.shape[1] - 1))}
+
+    def conclude(self, totals: Totals) -> Mapping[str, float]:
+        means = super().conclude(totals)
+        return {"perplexity": math.exp(means["loss"]), **means}
+
+    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+        known = self.facts["vocabulary"]
+        prompt = [known.index(word) for word in asked.prompt.split() if word in known] or [0]  # type: ignore[attr-defined]
+        noise = torch.rand(asked.count, asked.length, generator=random)  # type: ignore[attr-defined]
+        sharp = torch.full((asked.count, 1), 1 / asked.temperature)  # type: ignore[attr-defined]
+        return {"prompt": torch.tensor([prompt] * asked.count), "noise": noise, "sharp": sharp}
+
+    def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> list[str]:
+        words, noise = inputs["prompt"], inputs["noise"]
+        state = [part.to(noise) for part in self.blank(len(words)).values()]
+        written, newest = [words], words
+        for place in range(noise.shape[1]):
+            guesses, *state = networks["reader"](newest, *state)
+            chances = (guesses[:, -1].to(noise.dtype) * inputs["sharp"]).softmax(1).cumsum(1)
+            newest = (chances < noise[:, place : place + 1] * chances[:, -1:]).sum(1, keepdim=True)
+            written.append(newest)
+        known = self.facts["vocabulary"]
+        return [" ".join(known[word] for word in row) for row in torch.cat(written, 1).tolist()]
+
+
+def clip(networks: Mapping[str, nn.Module]) -> None:
+    nn.utils.clip_grad_norm_(networks["reader"].parameters(), 0.25)
