@@ -18,6 +18,7 @@ from trainers.engine import checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, Stopped, TroupeError
 
+IMPORTED = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # what Ray sets in our caller's environment when it is imported
 OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 
 
@@ -30,6 +31,7 @@ def ray_for(
     It prints to both streams, a paragraph where a worker dies; whoever shows progress has taken its stream before.
     """
     with contextlib.ExitStack() as held:
+        held.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
         if log is not None:
             held.enter_context(checkpoint.writing(log))
             file = held.enter_context(open(log, "a"))

@@ -75,7 +75,7 @@ def asked_of(name: str, runs: Path, families: Sequence[Path], words: Mapping[str
     mistakes = ["count: is an option here, --count N"] if "count" in words else []
     asked, wrong = kind.from_words({**words, "count": count}, f"what {family} can be asked for")
     if mistakes or wrong:
-        raise TroupeError(mistakes or wrong, WORDS)
+        raise TroupeError([*mistakes, *wrong], WORDS)
     return asked
 
 

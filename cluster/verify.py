@@ -44,7 +44,14 @@ def prepare(command: VerifyCommand) -> list[tuple[str, Config]]:
     configs = []
     for name, tiny in variants(kind.tiny, command.settings).items():
         config, wrong = kind.from_words(
-            {"workers": 4, **tiny, "steps": STEPS, "device": "cpu", "evaluate_every": 0, **command.settings},
+            {
+                "workers": 4,
+                **tiny,
+                "steps": STEPS,
+                "device": "cpu",
+                "evaluate_every": STEPS if kind.metrics else 0,
+                **command.settings,
+            },
             command.family,
         )
         mistakes = mistakes or wrong  # the same mistake reads differently in each variant
@@ -126,12 +133,20 @@ def _prove(
             raise
         # the comparison of replicas before a checkpoint found it first
         return {**row, "passed": False, "largest": [], "why": f" ({error.mistakes[0].splitlines()[-1]})"}
-    differences = compare(*states)
+    differences = compare(*(with_results(state) for state in states))
     worst = [difference for difference in differences if difference.relative > 0][:3]
     passed = all(d.relative <= allowed for d in differences) and len(differences) > 0
     told = "; ".join(f"{d.tensor} by {d.largest:.2g}" for d in worst)
     why = f", {len(differences)} tensors" + (f"; largest differences: {told}" if told else ", to the bit")
     return {**row, "passed": passed, "largest": [d._asdict() for d in worst], "why": why}
+
+
+def with_results(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state with its newest evaluation as tensors, so that it is compared too."""
+    import torch
+
+    results = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["results"].items()}
+    return {**state, "results": results}
 
 
 def train_quietly(world: Any, plan: Plan) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cluster import train
 from trainers.engine.errors import TroupeError
 
 
-LIBRARIES = ("TORCHINDUCTOR_CACHE_DIR", "CRC32C_SW_MODE", "PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # set on import
+LIBRARIES = ("TORCHINDUCTOR_CACHE_DIR", "CRC32C_SW_MODE")  # set on import
 
 
 def mine(number, frame):

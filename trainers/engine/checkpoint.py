@@ -70,6 +70,27 @@ def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, 
     return final
 
 
+def clone(path: Path, folder: Path) -> Path:
+    """A copy of a checkpoint among those of another run, which goes on from it; it is whole or not there.
+
+    Raises TroupeError (exit code 3) where the disk is full.
+    """
+    making = folder / f".making_{path.name}"
+    shutil.rmtree(making, ignore_errors=True)
+    try:
+        shutil.copytree(path, making)
+        for file in making.iterdir():
+            durable.sync(file)
+        shutil.rmtree(folder / path.name, ignore_errors=True)
+        os.rename(making, folder / path.name)
+        durable.sync(folder)
+    except OSError as error:
+        mistake = disk_mistake(folder, error)
+        shutil.rmtree(making, ignore_errors=True)
+        raise TroupeError(mistake, SURROUNDINGS) from error
+    return folder / path.name
+
+
 def disk_mistake(path: Path, error: BaseException) -> str:
     """One line for a write that failed."""
     full = False

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainers.engine.errors import PeerLost
+from trainers.engine.errors import FAILED, PeerLost, TroupeError
 from trainers.engine.tree import fold, shares
 from trainers.engine.world import World
 
@@ -38,6 +38,13 @@ class Ddp:
                     if any(parameter.requires_grad for parameter in network.parameters())
                 }
         self.used: list[nn.Module] = []
+        self.fired: set[int] = set()  # parameters that the newest backward gave a gradient
+        self.hooks: list[Any] = []
+        self.whole: dict[int, bool] = {}  # by optimizer: whether each micro-batch gave every parameter one at first
+        for network in networks.values() if self.wrappers else ():
+            for parameter in network.parameters():
+                if parameter.requires_grad:
+                    self.hooks.append(parameter.register_post_accumulate_grad_hook(self._note))
 
     @contextlib.contextmanager
     def _meets(self, waiting: bool = True) -> Iterator[None]:
@@ -59,10 +66,15 @@ class Ddp:
     def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
         for parameter in parameters:
             parameter.grad = None
+        key = id(parameters)
         if left:  # the wrapper saw all forwards before: one backward, or it would reduce the first one only
             total = torch.stack([self._loss(loss, index) for index in self.share]).sum()
+            self.fired.clear()
             with self._meets():
                 total.backward()  # type: ignore[no-untyped-call]
+            self._refuse_gaps(parameters)
+        elif self.wrappers and not self.whole.get(key, False):
+            self._add_up_plainly(parameters, loss, key)
         else:
             for index in self.share:
                 last = index == self.share[-1]
@@ -70,11 +82,53 @@ class Ddp:
                     for wrapper in self.used if not last else ():
                         unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
                     value = self._loss(loss, index)
+                    self.fired.clear()
                     with self._meets() if last else contextlib.nullcontext():
                         value.backward()  # type: ignore[no-untyped-call]
+            self._refuse_gaps(parameters)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+
+    def _add_up_plainly(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], key: int) -> None:
+        """Without the wrappers' overlap: each phase at first, and always where one leaves a parameter out.
+
+        A wrapper sums wrongly, and says nothing, where a hook of it does not fire in the last micro-batch of a worker.
+        """
+        whole = True
+        with contextlib.ExitStack() as unsynchronised:
+            for wrapper in self.used:
+                unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
+            for index in self.share:
+                value = self._loss(loss, index)
+                self.fired.clear()
+                value.backward()  # type: ignore[no-untyped-call]
+                whole &= all(id(parameter) in self.fired for parameter in parameters)
+        with self._meets():
+            flat = torch.cat([
+                (parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)).reshape(-1)
+                for parameter in parameters
+            ])  # fmt: skip
+            dist.all_reduce(flat.div_(self.world.size), group=self.world.group)  # divided first, as the wrappers do
+        start = 0
+        for parameter in parameters:
+            part = flat[start : start + parameter.numel()].view(parameter.shape)
+            parameter.grad = torch.empty_like(parameter).copy_(part)
+            start += parameter.numel()
+        if key not in self.whole:
+            self.whole[key] = all(self.world.gather(whole))
+
+    def _note(self, parameter: Tensor) -> None:
+        self.fired.add(id(parameter))
+
+    def _refuse_gaps(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Raise TroupeError where a wrapper has just summed without some parameter."""
+        if self.wrappers and not all(id(parameter) in self.fired for parameter in parameters):
+            raise TroupeError(
+                "exchange=ddp: a parameter had no gradient in a micro-batch, where it had one before; its sum over the "
+                "workers would be wrong: say exchange=exact",
+                FAILED,
+            )
 
     def _loss(self, loss: Callable[[int], Tensor], index: int) -> Tensor:
         with self._meets(waiting=False):  # a wrapper's second forward agrees on buckets with the other workers
@@ -97,4 +151,6 @@ class Ddp:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.world.size / weight)
 
     def close(self) -> None:
-        self.wrappers, self.used = {}, []
+        for hook in self.hooks:
+            hook.remove()
+        self.wrappers, self.used, self.hooks = {}, [], []

@@ -82,6 +82,8 @@ class Recorder:
             better = rest.note_best(trainer)
             self.evaluating += time.monotonic() - before
             self._write(trainer.evaluation.results)
+            asked = trainer.world.gather(self.control.stop_requested)  # whoever was just told may have had enough
+            trainer.stop_agreed |= any(asked)
             last = last or trainer.reached
             if not last and time.monotonic() - self.pictured > PAUSE:
                 self._picture()

@@ -93,7 +93,6 @@ def evaluate(trainer: Trainer) -> None:
     if due and main in trainer.evaluation.results:
         trainer.history.append(trainer.evaluation.results[main])
     trainer.reached = trainer.config.reached(trainer.evaluation.results)
-    trainer.stop_agreed |= any(trainer.world.gather(trainer.control.stop_requested))
 
 
 def note_best(trainer: Trainer) -> bool:

@@ -34,7 +34,7 @@ class PaintedFamily(Family):
     def paint(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         wanted = grams(networks["eye"](signed(microbatch["images"], microbatch.dtype)))
         found = grams(networks["eye"](microbatch.carried["picture"]))
-        return Loss((found - wanted).square().mean().to(microbatch.dtype))
+        return Loss(1e4 * (found - wanted).square().mean().to(microbatch.dtype))
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
         return inputs["picture"].add(1).div(2)

@@ -1,0 +1,277 @@
+"""What the contract carries besides image classifiers and GANs: texts, pairs, pictures that are learned, judges."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cluster import cli, train
+from cluster.local import LocalGroup
+from tests.jobs import OWN_FAMILIES, last_state, plan_of, trained
+from trainers import registry
+from trainers.engine import checkpoint
+from trainers.engine.control import Control
+from trainers.engine.ddp import Ddp
+from trainers.engine.errors import FAILED, WORDS, TroupeError
+from trainers.engine.runfolder import RunFolder
+from trainers.engine.streams import Columns, InOrder, Shuffled, SideBySide
+from trainers.engine.world import World
+from trainers.run import run
+
+OWN = ["--families", str(OWN_FAMILIES)]
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, list[str]]:
+    """Exit code, stdout, and lines on stderr."""
+    capsys.readouterr()
+    code = cli.command([*words, *OWN])
+    out, err = capsys.readouterr()
+    return code, out, err.splitlines()
+
+
+def tiny(family: str, **changes: Any) -> dict[str, Any]:
+    return train(family, name="run", families=[OWN_FAMILIES],
+                 **{**registry.config_class(family, (OWN_FAMILIES,)).tiny["tiny"], **changes})  # fmt: skip
+
+
+# Streams
+
+
+def test_columns_of_a_text_go_on_where_the_batch_before_ended() -> None:
+    text = torch.arange(50)
+    stream = Columns(text, columns=4, window=3)  # columns of 12 words, of which 3 windows have a next word each
+    assert (stream.length, stream.windows) == (12, 3)
+    first, second = stream.at(range(4)), stream.at(range(4, 8))
+    assert first.tensors["words"][:, 0].tolist() == [0, 12, 24, 36]
+    assert torch.equal(first.tensors["next"], first.tensors["words"] + 1)
+    assert torch.equal(second.tensors["words"], first.tensors["words"] + 3)
+    assert first.tensors["begins"].all()
+    assert not second.tensors["begins"].any()
+    again = stream.at(range(12, 16))
+    assert torch.equal(again.tensors["words"], first.tensors["words"])
+    assert (list(first.epochs), list(again.epochs)) == ([0] * 4, [1] * 4)
+    parts = [stream.at(range(start, start + 2)).tensors["words"] for start in (4, 6)]
+    assert torch.equal(torch.cat(parts), second.tensors["words"]), "cut into micro-batches it is the same"
+
+
+def test_streams_side_by_side_know_nothing_of_each_other() -> None:
+    a = Shuffled(lambda indices: {"x": torch.tensor(indices)}, 5, seed=0)
+    b = Shuffled(lambda indices: {"x": torch.tensor(indices)}, 3, seed=1)
+    both = SideBySide(a=a, b=b)
+    drawn = both.at(range(15))
+    assert both.length == 5
+    for name, own, size in (("a_x", a, 5), ("b_x", b, 3)):
+        assert drawn.tensors[name].tolist() == own.at(range(15)).tensors["x"].tolist()
+        for start in range(0, 15, size):
+            assert sorted(drawn.tensors[name][start : start + size].tolist()) == list(range(size))
+
+
+def test_bare_places_are_for_what_is_made_of_noise_alone() -> None:
+    drawn = InOrder(10).at(range(8, 12))
+    assert (drawn.tensors, list(drawn.indices), list(drawn.epochs)) == ({}, [8, 9, 0, 1], [0, 0, 1, 1])
+
+
+# A text
+
+
+def test_a_text_is_learned_sampled_and_told_its_perplexity(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = tiny("words", steps=150, sample_every=50, evaluate_every=50)
+    assert result["metrics"]["eval_perplexity"] == pytest.approx(math.exp(result["metrics"]["eval_loss"]))
+    assert result["metrics"]["eval_perplexity"] < 5, "a blind guess has 10"
+    texts = sorted((room / "runs/run/grids").iterdir())
+    assert [path.name for path in texts] == [f"step_{step:08d}.txt" for step in (0, 50, 100, 150)]
+    assert texts[-1].read_text().startswith("--- 1\nthe ")
+    assert result["timelapse"] is None
+    assert not (room / "runs/run/real.png").exists()
+
+    code, _, _ = said(capsys, "sample", "run", "prompt=a river", "length=3", "temperature=0.1", "--count", "2")
+    assert code == 0
+    lines = (room / "run-samples.txt").read_text().splitlines()
+    assert lines[0::2] == ["--- 1", "--- 2"]
+    assert all(len(line.split()) == 5 and line.startswith("a river ") for line in lines[1::2])
+
+
+def test_what_is_asked_for_is_typed_and_all_mistakes_are_told(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny("words", steps=1)
+    code, _, lines = said(capsys, "sample", "run", "temperature=0", "promt=x", "count=3")
+    assert code == WORDS
+    assert lines == [
+        "troupe: count: is an option here, --count N",
+        "troupe: temperature=0: must be above 0",
+        "troupe: promt: no such setting of what words can be asked for; did you mean prompt?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "mistake"),
+    [
+        (("words", "data=digits"), "data=digits: holds images, where text are wanted; there are poem"),
+        (("dcgan", "data=poem"), "data=poem: holds text, where images are wanted; there are digits, imagefolder, "),
+        (("pairs", "data=digits"), "data=digits: holds images, where images+images are wanted; say data=A+A"),
+        (("dcgan", "data=digits+noise"), "data=digits+noise: holds images+images, where images are wanted; there are "),
+    ],
+)
+def test_data_of_the_wrong_kind_is_told_before_anything_starts(
+    room: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], mistake: str
+) -> None:
+    code, _, lines = said(capsys, "train", *words)
+    assert code == WORDS
+    (line,) = lines
+    assert line.startswith(f"troupe: {mistake}")
+    assert not (room / "runs").exists()
+
+
+def test_epochs_and_speed_count_what_is_drawn(room: Path) -> None:
+    """The made-up family draws four batches in its first step and three... as its config says."""
+    kind = registry.config_class("everything", (OWN_FAMILIES,))
+    config = kind.of({"epochs": 1, "batch_size": 100, "microbatch_size": 50})
+    steps = config.resolved({"size": 9000, "held_out": 0}).steps
+    drawn = [config.draws(step) * 100 for step in range(steps)]
+    assert sum(drawn) >= 9000 > sum(drawn[:-1])
+    assert steps < 90
+    text = registry.config_class("words", (OWN_FAMILIES,)).of({"epochs": 2, "batch_size": 8, "microbatch_size": 2})
+    assert text.resolved({"size": 800, "held_out": 200}).steps == 2 * ((800 // 8 - 1) // 5)
+
+
+# Others
+
+
+def test_two_unpaired_sets_are_translated(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = tiny("pairs", steps=30, evaluate_every=30)
+    assert 0 < result["metrics"]["eval_cycle"] < 2
+    pool = last_state(room / "runs/run")["carried"][0]["pool"]
+    assert pool.abs().sum() > 0
+    code, _, _ = said(capsys, "sample", "run", "--count", "9", "columns=9")
+    assert code == 0
+    with Image.open("run-samples.png") as sheet:
+        assert sheet.width > 5 * sheet.height, "the columns that were asked for"
+
+
+def test_pictures_are_painted_and_the_grid_shows_them(room: Path) -> None:
+    result = tiny("painted", steps=12, log_every=1, sample_every=12)
+    rows = [json.loads(line) for line in (room / "runs/run/metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["paint_loss"] < 0.05 * rows[0]["paint_loss"]
+    state = last_state(room / "runs/run")
+    assert set(state["apart"]["paint"]) == set(state["carried"]) == {0, 1, 2, 3}
+    assert Path(result["grid"]).name == "step_00000012.png"
+    begun, ended = ((room / f"runs/run/grids/step_{step:08d}.png").read_bytes() for step in (0, 12))
+    assert begun != ended
+
+
+def test_a_judge_is_in_no_checkpoint_and_what_it_computed_is_kept(room: Path) -> None:
+    result = tiny("judged", steps=40, evaluate_every=20)
+    state = last_state(room / "runs/run")
+    assert set(state["networks"]) == {"generator", "critic"}
+    assert {name: tensor.dtype for name, tensor in state["kept"].items()} == {
+        "mean": torch.float64, "covariance": torch.float64,
+    }  # fmt: skip
+    assert result["metrics"]["eval_frechet_distance"] > 0
+    again = train(resume="run", steps=60, families=[OWN_FAMILIES])
+    kept = last_state(room / "runs/run")["kept"]
+    assert all(torch.equal(kept[name], tensor) for name, tensor in state["kept"].items())
+    assert again["best"]["metric"] == "eval_frechet_distance"
+
+
+# Who watches, and what goes on
+
+
+def test_every_row_is_reported_in_order_and_a_stop_after_an_evaluation_is_at_that_step(tmp_path: Path) -> None:
+    plan = plan_of("classifier", "mlp_bn", tmp_path / "run", steps=9, log_every=2, evaluate_every=3)
+    for part in ("checkpoints", "grids", "logs"):
+        (tmp_path / "run" / part).mkdir(parents=True)
+    reported: list[tuple[int, str]] = []
+    control = Control()
+
+    def report(step: int, row: Any) -> None:
+        reported.append((step, "eval" if "eval_accuracy" in row else "train"))
+        control.stop_requested |= (step, reported[-1][1]) == (6, "eval")
+
+    control.report = report
+    with pytest.raises(TroupeError, match="stopped at step 6 of 9"):
+        run(plan, World(), control)
+    assert reported == [(2, "train"), (3, "eval"), (4, "train"), (6, "train"), (6, "eval")]
+    assert checkpoint.all_in(tmp_path / "run" / "checkpoints")[-1].name == "step_00000006"
+
+
+def test_a_checkpoint_is_cloned_into_another_run_which_goes_on_from_it(pool: LocalGroup, tmp_path: Path) -> None:
+    plan = plan_of("dcgan", "tiny", tmp_path / "one", steps=4, checkpoint_every=2)
+    state = trained(pool, plan, 2)
+    other = plan_of("dcgan", "tiny", tmp_path / "two", steps=4, checkpoint_every=2)
+    folder = RunFolder(other.folder)
+    folder.checkpoints.mkdir(parents=True)
+    copy = checkpoint.clone(RunFolder(plan.folder).checkpoints / "step_00000002", folder.checkpoints)
+    assert checkpoint.damage_of(copy) is None
+    again = trained(pool, other, 1)
+    for name, network in state["networks"].items():
+        assert all(torch.equal(tensor, again["networks"][name][key]) for key, tensor in network.items())
+
+
+class Forked(nn.Module):
+    """Leaves one of two weights out, as a micro-batch has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))])
+
+    def forward(self, which: int, row: Tensor) -> Tensor:
+        return (self.weights[which] * row).sum()
+
+
+def gradients_of_a_fork(world: World, choices: tuple[int, ...]) -> list[list[float]]:
+    """Gradients that ddp leaves, where micro-batch i takes weight `choices[i]`; in two phases in a row."""
+    network = Forked()
+    exchange = Ddp(world, 4, {"net": network})
+    parameters = list(network.parameters())
+    found = []
+    for taken in (choices, (0, 1, 0, 1)):
+        networks = exchange.callables(("net",))
+
+        def loss(index: int, taken: tuple[int, ...] = taken, networks: Any = networks) -> Tensor:
+            value: Tensor = networks["net"](taken[index], torch.full((3,), index + 1.0))
+            return value
+
+        exchange.gradients(parameters, loss, False)
+        exchange.meet({index: torch.ones(1, dtype=torch.float64) for index in exchange.share})
+        exchange.reduce(parameters, 4.0, False)
+        found.append([float(parameter.grad[0]) for parameter in parameters])  # type: ignore[index]
+    exchange.close()
+    return found
+
+
+def test_ddp_is_right_where_a_micro_batch_leaves_a_parameter_out(pool: LocalGroup) -> None:
+    told = pool.run(gradients_of_a_fork, (0, 1, 0, 1), workers=2)
+    assert told[0] == told[1] == [[1.0, 1.5], [1.0, 1.5]]
+
+
+def forked_later(world: World) -> str:
+    """Every micro-batch uses both weights at first, and one later."""
+    network = nn.Module()
+    network.both = nn.ParameterList([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))])
+    network.forward = lambda both: (network.both[0] + (network.both[1] if both else 0)).sum()  # type: ignore[method-assign]
+    exchange = Ddp(world, 2, {"net": network})
+    parameters = list(network.parameters())
+    for both in (True, False):
+        networks = exchange.callables(("net",))
+        try:
+            exchange.gradients(parameters, lambda index, both=both, networks=networks: networks["net"](both), False)
+        except TroupeError as error:
+            return f"{error.code} {error.mistakes[0]}"
+    return "nothing was said"
+
+
+def test_where_a_parameter_is_left_out_later_ddp_is_refused(fresh_pool: LocalGroup) -> None:
+    for told in fresh_pool.run(forked_later, workers=2):
+        assert told.startswith(f"{FAILED} exchange=ddp: a parameter had no gradient in a micro-batch")
