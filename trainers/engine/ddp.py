@@ -44,7 +44,7 @@ class Ddp:
         for network in networks.values() if self.wrappers else ():
             for parameter in network.parameters():
                 if parameter.requires_grad:
-                    self.hooks.append(parameter.register_post_accumulate_grad_hook(self._note))
+                    self.hooks.append(parameter.register_post_accumulate_grad_hook(self._note))  # type: ignore[no-untyped-call]
 
     @contextlib.contextmanager
     def _meets(self, waiting: bool = True) -> Iterator[None]:
