@@ -23,106 +23,126 @@ EVERY = pytest.mark.parametrize(("family", "variant"), variants())
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
+class Runs:
+    """Runs of tiny variants, each trained once and compared with many; of images of noise, which open at once."""
+
+    def __init__(self, pool: LocalGroup, folder: Path) -> None:
+        self.pool, self.folder = pool, folder
+        self.states: dict[Any, dict[str, Any]] = {}
+
+    def words(self, family: str, **changes: Any) -> dict[str, Any]:
+        """Everything that can move something, often; and what a test changes."""
+        kind = registry.config_class(family, (OWN_FAMILIES,))
+        data = {"data": kind.learns_from.replace("images", "noise")} if "images" in kind.learns_from else {}
+        often = {"sample_every": 2, "log_every": 1, "checkpoint_every": 2, "evaluate_every": 2 if kind.metrics else 0}
+        return {**data, **often, **changes}
+
+    def path(self, family: str, variant: str, workers: int, **changes: Any) -> Path:
+        named = "-".join([family, variant, str(workers), *(f"{key}={value}" for key, value in changes.items())])
+        return self.folder / named
+
+    def state(self, family: str, variant: str, workers: int, **changes: Any) -> dict[str, Any]:
+        """What such a run ends with."""
+        path = self.path(family, variant, workers, **changes)
+        if path not in self.states:
+            plan = plan_of(family, variant, path, **self.words(family, **changes))
+            self.states[path] = trained(self.pool, plan, workers)
+        return self.states[path]
+
+
+@pytest.fixture(scope="module")
+def runs(pool: LocalGroup, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(pool, tmp_path_factory.mktemp("runs"))
+
+
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[Any]:
-    """Tensors whose bits differ; the plain values must be equal."""
-    assert {key: one[key] for key in ("step", "position", "phase_counts", "best")} == {
-        key: other[key] for key in ("step", "position", "phase_counts", "best")
-    }
+    """Tensors whose bits differ; the plain values must be equal, those of evaluations too."""
+    plain = ("step", "position", "phase_counts", "best", "results", "history")
+    assert {key: one[key] for key in plain} == {key: other[key] for key in plain}
     return [difference for difference in compare(one, other) if difference.relative > 0]
 
 
+def assert_same_as_alone(runs: Runs, family: str, variant: str, workers: int) -> None:
+    """So many workers end with the bits, the evaluations and the grids of one."""
+    alone, together = (runs.state(family, variant, count) for count in (1, workers))
+    assert differences(alone, together) == []
+    if registry.config_class(family, (OWN_FAMILIES,)).metrics:
+        assert alone["results"] != {}
+        assert alone["best"] != {}
+    grids, others = (runs.path(family, variant, count) / "grids" for count in (1, workers))
+    for grid in sorted(grids.iterdir()):
+        assert (others / grid.name).read_bytes() == grid.read_bytes()
+
+
 @EVERY
-def test_any_number_of_workers_gives_the_same_bits(pool: LocalGroup, tmp_path: Path, family: str, variant: str) -> None:
-    alone = trained(pool, plan_of(family, variant, tmp_path / "1"), 1)
-    grids = sorted((tmp_path / "1" / "grids").iterdir())
+def test_three_workers_give_the_bits_of_one(runs: Runs, family: str, variant: str) -> None:
+    assert_same_as_alone(runs, family, variant, min(3, microbatches(family, variant)))
+
+
+@pytest.mark.slow
+@EVERY
+def test_any_number_of_workers_gives_the_same_bits(runs: Runs, family: str, variant: str) -> None:
     for workers in range(2, min(4, microbatches(family, variant)) + 1):
-        together = trained(pool, plan_of(family, variant, tmp_path / str(workers)), workers)
-        assert differences(alone, together) == []
-        for grid in grids:
-            assert (tmp_path / str(workers) / "grids" / grid.name).read_bytes() == grid.read_bytes()
+        assert_same_as_alone(runs, family, variant, workers)
 
 
+@pytest.mark.slow
 @EVERY
-def test_an_evaluation_is_the_same_on_any_number_of_workers(
-    pool: LocalGroup, tmp_path: Path, family: str, variant: str
-) -> None:
-    if not registry.config_class(family, (OWN_FAMILIES,)).metrics:
-        pytest.skip("evaluates nothing")
-    alone = trained(pool, plan_of(family, variant, tmp_path / "1", steps=1, evaluate_every=1), 1)
-    together = trained(pool, plan_of(family, variant, tmp_path / "3", steps=1, evaluate_every=1), 3)
-    assert together["results"] == alone["results"] != {}
-    assert together["best"] == alone["best"] != {}
-
-
-@EVERY
-def test_bfloat16_gives_the_same_bits_too(pool: LocalGroup, tmp_path: Path, family: str, variant: str) -> None:
-    alone = trained(pool, plan_of(family, variant, tmp_path / "1", precision="bfloat16", steps=2), 1)
-    together = trained(pool, plan_of(family, variant, tmp_path / "3", precision="bfloat16", steps=2), 3)
+def test_bfloat16_gives_the_same_bits_too(runs: Runs, family: str, variant: str) -> None:
+    alone, together = (runs.state(family, variant, count, precision="bfloat16", steps=2) for count in (1, 3))
     assert differences(alone, together) == []
 
 
+@pytest.mark.slow
 @EVERY
-def test_ddp_gives_the_same_run_in_float64(pool: LocalGroup, tmp_path: Path, family: str, variant: str) -> None:
-    words = {"exchange": "ddp", "precision": "float64"}
-    alone = trained(pool, plan_of(family, variant, tmp_path / "1", **words), 1)
+def test_ddp_gives_the_exact_run_in_float64(runs: Runs, family: str, variant: str) -> None:
+    exact = runs.state(family, variant, 1, precision="float64")
     for workers in (2, 3):
-        together = trained(pool, plan_of(family, variant, tmp_path / str(workers), **words), workers)
-        worst = compare(alone, together)[0]
+        together = runs.state(family, variant, workers, precision="float64", exchange="ddp")
+        worst = compare(exact, together)[0]
         assert worst.relative <= TOLERANCE, worst
 
 
-@EVERY
-def test_both_exchanges_compute_the_same_in_float64(
-    pool: LocalGroup, tmp_path: Path, family: str, variant: str
-) -> None:
-    exact = trained(pool, plan_of(family, variant, tmp_path / "exact", precision="float64"), 2)
-    ddp = trained(pool, plan_of(family, variant, tmp_path / "ddp", precision="float64", exchange="ddp"), 2)
-    worst = compare(exact, ddp)[0]
-    assert worst.relative <= TOLERANCE, worst
-
-
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("exchange", ["exact", "ddp"])
 def test_a_resume_on_another_number_of_workers_gives_the_same_bits(
-    pool: LocalGroup, tmp_path: Path, family: str, variant: str, exchange: str
+    runs: Runs, tmp_path: Path, family: str, variant: str, exchange: str
 ) -> None:
-    straight = trained(pool, plan_of(family, variant, tmp_path / "straight", exchange=exchange), 2)
-    plan = plan_of(family, variant, tmp_path / "parts", exchange=exchange)
+    words = {} if exchange == "exact" else {"exchange": "ddp"}
+    straight = runs.state(family, variant, 1 if exchange == "exact" else 2, **words)
+    plan = plan_of(family, variant, tmp_path / "parts", **runs.words(family, **words))
     other = (3, 1) if exchange == "exact" else (2, 2)
-    pool.run(train_until, plan, 0, workers=2)
-    pool.run(train_until, plan, 2, workers=other[0])
+    runs.pool.run(train_until, plan, 2, workers=other[0])
     assert 0 < last_state(plan.folder)["step"] < plan.config().steps
-    parts = trained(pool, plan, other[1])
-    assert differences(straight, parts) == []
+    assert differences(straight, trained(runs.pool, plan, other[1])) == []
+
+
+@pytest.mark.slow
+@EVERY
+def test_grids_and_evaluation_move_nothing(runs: Runs, family: str, variant: str) -> None:
+    often = runs.state(family, variant, 1)
+    rare = runs.state(family, variant, 1, evaluate_every=0, sample_every=1000, checkpoint_every=1000)
+    rare = {**rare, **{key: often[key] for key in ("best", "history", "results")}}
+    assert differences(often, rare) == []
+
+
+@pytest.mark.slow
+@EVERY
+def test_the_seed_changes_the_run(runs: Runs, family: str, variant: str) -> None:
+    one, other = (runs.state(family, variant, 1, **words) for words in ({}, {"seed": 1}))
+    parts = ("networks", "carried")
+    assert compare({part: one[part] for part in parts}, {part: other[part] for part in parts})[0].relative > 0
 
 
 @EVERY
-def test_grids_and_evaluation_move_nothing(pool: LocalGroup, tmp_path: Path, family: str, variant: str) -> None:
-    rare = trained(pool, plan_of(family, variant, tmp_path / "rare", evaluate_every=0, sample_every=1000), 2)
-    words = {"sample_every": 1, "log_every": 1, "checkpoint_every": 1}
-    if registry.config_class(family, (OWN_FAMILIES,)).metrics:
-        words["evaluate_every"] = 1
-    often = trained(pool, plan_of(family, variant, tmp_path / "often", **words), 2)
-    rare |= {key: often[key] for key in ("best", "history")}
-    assert differences(rare, often) == []
-
-
-@EVERY
-def test_the_seed_changes_the_run(pool: LocalGroup, tmp_path: Path, family: str, variant: str) -> None:
-    one = trained(pool, plan_of(family, variant, tmp_path / "0", steps=1), 1)
-    other = trained(pool, plan_of(family, variant, tmp_path / "1", steps=1, seed=1), 1)
-    assert compare(one, other)[0].relative > 0
-
-
-@EVERY
-def test_checkpoints_hold_only_tensors_and_plain_values(
-    pool: LocalGroup, tmp_path: Path, family: str, variant: str
-) -> None:
-    trained(pool, plan_of(family, variant, tmp_path / "run", steps=1), 1)
-    state = last_state(tmp_path / "run")  # loads with weights_only
+def test_checkpoints_hold_only_tensors_and_plain_values(runs: Runs, family: str, variant: str) -> None:
+    runs.state(family, variant, 1)
+    folder = runs.path(family, variant, 1)
+    state = last_state(folder)  # loads with weights_only
     assert all(isinstance(tensor, torch.Tensor) for _, tensor in named_tensors(state))
-    for path in checkpoint.all_in(tmp_path / "run" / "checkpoints"):
-        assert str(tmp_path) not in (path / "manifest.json").read_text()
+    for path in checkpoint.all_in(folder / "checkpoints"):
+        assert str(folder) not in (path / "manifest.json").read_text()
 
 
 @EVERY
@@ -161,7 +181,7 @@ def cpu_capability(world: Any) -> str:
 def losses_of(pool: LocalGroup, folder: Path, family: str, variant: str) -> list[dict[str, float]]:
     """The losses of each step in float64; of images of noise, since where pixels are equal a last bit may decide."""
     kind = registry.config_class(family, (OWN_FAMILIES,))
-    words = {"data": "noise"} if kind.learns_from == "images" else {}
+    words = {"data": kind.learns_from.replace("images", "noise")} if "images" in kind.learns_from else {}
     trained(pool, plan_of(family, variant, folder, precision="float64", log_every=1, **words), 1)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = [{key: value for key, value in row.items() if key.endswith("_loss")} for row in rows]

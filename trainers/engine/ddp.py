@@ -95,15 +95,16 @@ class Ddp:
 
         A wrapper sums wrongly, and says nothing, where a hook of it does not fire in the last micro-batch of a worker.
         """
-        whole = True
-        with contextlib.ExitStack() as unsynchronised:
-            for wrapper in self.used:
-                unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
-            for index in self.share:
+        whole, wanted = True, {id(parameter) for parameter in parameters}
+        trained = [one for one in self.used if any(id(parameter) in wanted for parameter in one.parameters())]
+        for index in self.share:  # a wrapper whose graph is left for a later phase sums there, from the last forward
+            with contextlib.ExitStack() as unsynchronised:
+                for wrapper in self.used if index != self.share[-1] else trained:
+                    unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
                 value = self._loss(loss, index)
                 self.fired.clear()
                 value.backward()  # type: ignore[no-untyped-call]
-                whole &= all(id(parameter) in self.fired for parameter in parameters)
+            whole &= wanted <= self.fired
         with self._meets():
             flat = torch.cat([
                 (parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)).reshape(-1)
