@@ -34,7 +34,7 @@ def faster(network: nn.Module, ways: Ways) -> None:
     for layer in network.modules() if ways.places or ways.winograd else ():
         if type(layer) is nn.Conv2d:
             layer.__class__ = Conv2d
-            layer.ways = ways
+            layer.ways = ways  # type: ignore[assignment]
 
 
 class Conv2d(nn.Conv2d):
