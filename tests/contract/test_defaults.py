@@ -15,7 +15,7 @@ from defaults import SMALL, nearest_mean
 
 sys.path.pop(0)
 
-QUICK = ("mlp", "mlp_relu", "mlp_bn", "lstm_rows", "lenet")
+QUICK = ("mlp", "mlp_relu", "mlp_bn")
 
 
 @pytest.mark.parametrize(

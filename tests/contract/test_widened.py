@@ -272,6 +272,7 @@ def forked_later(world: World) -> str:
     return "nothing was said"
 
 
+@pytest.mark.slow
 def test_where_a_parameter_is_left_out_later_ddp_is_refused(fresh_pool: LocalGroup) -> None:
     for told in fresh_pool.run(forked_later, workers=2):
         assert told.startswith(f"{FAILED} exchange=ddp: a parameter had no gradient in a micro-batch")

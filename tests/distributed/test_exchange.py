@@ -96,6 +96,7 @@ def train_by_messages(world: World, plan: Plan) -> dict[str, Any]:
     return train_quietly(World(world.rank, world.size, world.group, shares_memory=False), plan)
 
 
+@pytest.mark.slow
 def test_a_run_by_messages_has_the_bits_of_one_through_shared_memory(pool: LocalGroup, tmp_path: Path) -> None:
     shared = pool.run(train_quietly, plan_of("dcgan", "tiny", tmp_path / "shared"), workers=3)[0]
     messages = pool.run(train_by_messages, plan_of("dcgan", "tiny", tmp_path / "messages"), workers=3)[0]
@@ -207,6 +208,7 @@ def reduce_with_one_that_goes(world: World, guilty: int, left: bool) -> list[Any
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("left", [False, True])
 def test_with_ddp_too_those_who_miss_another_worker_are_not_guilty(fresh_pool: LocalGroup, left: bool) -> None:
@@ -237,6 +239,7 @@ def look_while_one_is_slow(world: World, slow: int) -> bool:
     return seen[0]
 
 
+@pytest.mark.slow
 def test_with_ddp_too_a_slow_worker_is_told_from_those_who_wait_for_it(pool: LocalGroup) -> None:
     assert pool.run(look_while_one_is_slow, 1, workers=3) == [True, False, True]
 
