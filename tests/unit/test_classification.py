@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from cluster import cli
 from trainers import registry
-from trainers.engine.config import Config, ImageConfig
+from trainers.data.settings import ImageConfig
+from trainers.engine.config import Config
 from trainers.engine.family import MicroBatch
 from trainers.families.classification.learning import AUXILIARY, Classification, decayed
 from trainers.families.classification.settings import MEANS, ClassificationConfig
@@ -197,7 +198,7 @@ def test_what_looks_at_evaluations_needs_samples_that_are_held_out() -> None:
     alone = {**COLOUR, "held_out": 0}
     for words in ({"target": "eval_accuracy:0.9"}, {"schedule": "plateau"}, {"evaluate_every": 10}):
         assert misfits_of("darknet", alone, **words) == [
-            "the data holds nothing out to evaluate on; say evaluate_on=validation, or take more images"
+            "the data holds nothing out to evaluate on; say evaluate_on=validation, or take more samples"
         ]
     assert misfits_of("darknet", alone) == []
     assert config_of("darknet").resolved(alone).evaluate_every == 0

@@ -134,7 +134,7 @@ def test_a_family_has_no_loop_over_steps_no_backward_no_device_and_no_rank(folde
 def test_settings_of_a_family_are_read_without_torch(folder: Path) -> None:
     for imported in imports_of(folder / "config.py"):
         allowed = ("trainers.engine.config", "trainers.engine.settings", "trainers.engine.errors",
-                   "trainers.families.classification.settings")  # fmt: skip
+                   "trainers.data.settings", "trainers.families.classification.settings")  # fmt: skip
         assert within(imported.name, *allowed, *sys.stdlib_module_names) or not imported.at_start, imported.name
 
 
@@ -170,6 +170,10 @@ def test_imports_go_one_way_without_a_circle() -> None:
 @pytest.mark.parametrize("path", files("trainers/engine", "cluster"), ids=lambda path: path.name)
 def test_no_file_of_the_engine_or_the_cluster_is_longer_than_400_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
+
+
+def test_dcgan_stays_short() -> None:
+    assert sum(len(path.read_text().splitlines()) for path in files("trainers/families/dcgan")) < 150
 
 
 def test_the_engine_knows_no_words_of_classifiers() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trainers import registry
-from trainers.engine.config import Config, ImageConfig
+from trainers.data.settings import ImageConfig
+from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.settings import Check, read_value, setting, show_value
 

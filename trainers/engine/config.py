@@ -298,7 +298,7 @@ class Config(Schedules):
         """What is wrong with such data for these settings, a line each: channels, image_size, classes, held_out."""
         asked = self.target != "none" or self.schedule == "plateau" or self.evaluate_every not in ("auto", 0)
         if self.metrics and asked and not facts["held_out"]:
-            return ["the data holds nothing out to evaluate on; say evaluate_on=validation, or take more images"]
+            return ["the data holds nothing out to evaluate on; say evaluate_on=validation, or take more samples"]
         return []
 
     @property
@@ -332,12 +332,3 @@ class Config(Schedules):
                     f"{name}={word}: changes nothing with schedule=one_cycle; say cycle_momentum={word}:{word}"
                 )
         return lines
-
-
-class ImageConfig(Config):
-    """What every family that learns from images has besides."""
-
-    image_size: int | Literal["auto"] = setting(
-        "auto", "side of the images; auto: the next power of two, 64 for folders", unit="pixels", at_least=8,
-        at_most=1024,
-    )  # fmt: skip

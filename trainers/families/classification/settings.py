@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from trainers.engine.config import ImageConfig
+from trainers.data.settings import ImageConfig
 from trainers.engine.settings import Check, setting
 
 MEANS = {  # mean and standard deviation of each channel, in [0, 1]

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from trainers.engine.config import ImageConfig
+from trainers.data.settings import ImageConfig
 from trainers.engine.settings import Check, setting
 
 

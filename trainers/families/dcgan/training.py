@@ -25,11 +25,9 @@ class DCGAN(Family):
         }
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
-        def adam(name: str) -> torch.optim.Optimizer:
-            return torch.optim.Adam(networks[name].parameters(), betas=(self.config.beta1, 0.999), fused=True)
-
-        course = schedules.of(self.config, self.config.learning_rate)
-        return {name: (adam(name), course) for name in networks}
+        course, betas = schedules.of(self.config, self.config.learning_rate), (self.config.beta1, 0.999)
+        return {name: (torch.optim.Adam(network.parameters(), betas=betas, fused=True), course)
+                for name, network in networks.items()}  # fmt: skip
 
     def phases(self, step: int) -> tuple[Phase, ...]:
         return (
