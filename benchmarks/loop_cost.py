@@ -65,10 +65,10 @@ def side(case: str, what: str, steps: int) -> list[float]:
             real = networks["discriminator"](microbatch["images"][0, 0, 0, :1].to(microbatch.dtype))
             fake = networks["discriminator"](fakes.detach())
             loss = fake.mean() - real.mean()
-            return loss, {"real_score": real.mean(), "fake_score": fake.mean()}
+            return Loss(loss, {"real_score": real.mean(), "fake_score": fake.mean()})
 
         def generate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
-            return -networks["discriminator"](microbatch.kept["fakes"]).mean(), {}
+            return Loss(-networks["discriminator"](microbatch.kept["fakes"]).mean())
 
     config = workload.config_of("dcgan", **CASES[case])
     data = workload.generated(CASES[case]["image_size"])
