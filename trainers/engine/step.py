@@ -190,10 +190,11 @@ def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatc
     """What the phase gives for a micro-batch, under its own random numbers and the run's number format."""
     run = trainer.phase_counts.get(phase.name, 0)
     trainer.random.manual_seed(streams.seed_of(trainer.config.seed, phase.name, run, microbatch.index))
-    if trainer.config.precision == "bfloat16":
-        with torch.autocast(trainer.device.type, torch.bfloat16):
-            return phase.loss(networks, microbatch)
-    return phase.loss(networks, microbatch)
+    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.config.precision == "bfloat16"):
+        found = phase.loss(networks, microbatch)
+    if isinstance(found, Loss):
+        return found
+    raise TroupeError(f"phase {phase.name}: gives a {type(found).__name__}, where a Loss is wanted", FAILED)
 
 
 def _step_with_closure(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> None:
