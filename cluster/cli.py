@@ -167,7 +167,8 @@ def sample(said: Words) -> Answer | None:
     out = said.path("out", "") if said.has("out") else None
     result = use.sample(said.names[0], runs, said.families, said.settings, count, seed, out,
                         said.path("data-dir", DATA_DIR))  # fmt: skip
-    return result, f"{result['file']}: {count} samples of step {result['step']}", 0
+    lines = [f"{result['file']}: {result['count']} samples of step {result['step']}"]
+    return result, "\n".join([*lines, *(f"  note: {note}" for note in result["notes"])]), 0
 
 
 def export(said: Words) -> Answer | None:
@@ -273,7 +274,7 @@ def help_text(said: Words) -> str:
     verb = grammar.VERBS[said.verb]
     usage = " ".join(
         [f"troupe {said.verb}", *verb.names, *(["[key=value ...]"] if verb.settings else []), "[--option ...]"]
-    ).replace("FAMILY?", "[FAMILY]").replace("NAME...?", "[NAME...]")  # fmt: skip
+    ).replace("FAMILY?", "[FAMILY]")  # fmt: skip
     options = [{"": f"--{o.name} {o.value}".strip(), " ": o.help} for o in (*verb.options, grammar.HELP)]
     summary = f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n"
     text = f"{paragraphs(summary)}\n{table(options, width=width, heads=False)}"

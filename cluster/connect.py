@@ -33,8 +33,8 @@ def ray_for(
     with contextlib.ExitStack() as held:
         held.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
         if log is not None:
-            held.enter_context(checkpoint.writing(log))
-            file = held.enter_context(open(log, "a"))
+            with checkpoint.writing(log):
+                file = held.enter_context(open(log, "a"))
             held.enter_context(contextlib.redirect_stdout(file))
             held.enter_context(contextlib.redirect_stderr(file))
         yield held.enter_context(_cluster(config, address, folders) if address else _own(config, oversubscribe))
@@ -139,7 +139,7 @@ def _knock(address: str) -> bool:
     """Ask an address once, in Ray's own words: whether it wants a token, and takes ours.
 
     Ray itself asks for a minute and tells no reason. Raises TroupeError (exit code 3) where there is no Ray that would
-    let us in, after 3 s at most.
+    let us in: at once where somebody answers, after 3 s where nobody does.
     """
     if not address.rpartition(":")[2].isdigit() or "://" in address or os.environ.get("RAY_USE_TLS") == "1":
         return False  # Ray knows addresses of other kinds, like `auto`, and how to speak behind certificates

@@ -116,6 +116,10 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any) -> tuple[boo
         shown = " and ".join(", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for names in (theirs, ours))
         mistakes.append(f"data={name}: other classes than the run learned ({shown}): their numbers would be mixed up")
     same = learned["data"] == data.fingerprint
+    if learned.get("from"):
+        notes.append(f"the run began with the weights of {learned['from']}, which may have seen these samples")
+    if learned.get("learned_before"):
+        notes.append("the run learned from other samples before, and may have seen these")
     if (same or name == settings.get("data")) and (config.evaluate_on, settings.get("evaluate_on")) == (
         "validation", "test"
     ):  # fmt: skip
@@ -130,7 +134,7 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any) -> tuple[boo
         notes.append(f"the run learned at image_size={facts.get('image_size')}; its images are not compared with these")
     else:
         notes.append(f"data={name} has changed since the run learned from it, and it may have seen some of these")
-    return same, mistakes, notes
+    return same and not notes, mistakes, notes
 
 
 def evaluate(command: EvaluateCommand) -> dict[str, Any]:
@@ -138,7 +142,10 @@ def evaluate(command: EvaluateCommand) -> dict[str, Any]:
     prepared = prepare(command)
     config = prepared.config
     data = open_for(config, command.data_dir, command.families)
-    mistakes = config.misfit(data.facts) or ([] if data.held_out else ["the data holds nothing out to evaluate on"])
+    lost = {name: why for name, why in data.facts.get("lost_classes", {}).items() if "held out" not in why}
+    mistakes = config.misfit({**data.facts, "lost_classes": lost})
+    if not mistakes and not config.held_out_places(data.facts):
+        mistakes = ["the data holds nothing out to evaluate on"]
     if mistakes:
         raise TroupeError(mistakes, WORDS)
     held_out, mistakes, notes = compared(prepared.learned, config, data)
@@ -161,10 +168,13 @@ def evaluate(command: EvaluateCommand) -> dict[str, Any]:
         trainer = Trainer(family, data, config, World(), Control())
         trainer.begin()
         if (prepared.weights / "state.pt").exists():
-            family.kept = checkpoint.load(prepared.weights).get("kept", {}) or family.kept
+            kept = checkpoint.load(prepared.weights).get("kept", {})
+            family.kept = {name: tensor.to(trainer.device) for name, tensor in kept.items()} or family.kept
         whose = f"--weights {prepared.weights}" if command.weights else command.name
         weights = read_weights(prepared.weights, tuple(trainer.networks), ema=True)
         load_weights(trainer.networks, weights, whose)
+        if "kept" in weights:  # of an export
+            family.kept = {name: tensor.to(trainer.device) for name, tensor in weights["kept"].items()}
         rest.evaluate(trainer)
         trainer.close()
     result: dict[str, Any] = {
@@ -172,7 +182,7 @@ def evaluate(command: EvaluateCommand) -> dict[str, Any]:
         "weights": str(prepared.weights),
         "data": config.data,
         "part": config.evaluate_on,
-        "samples": data.held_out,
+        "samples": config.held_out_places(data.facts),
         "held_out": held_out,
         "notes": [*prepared.notes, *notes],
         **trainer.evaluation.results,

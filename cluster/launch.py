@@ -107,10 +107,12 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool) -> dic
         raise TroupeError(mistakes, WORDS)
     config = config.resolved(shapes)
     settings = config.model_dump()
-    stored = {
+    stored: dict[str, Any] = {
         "family": prepared.family, "versions": versions(config.precision), "data": fingerprint,
         "settings": plain(settings), "facts": shapes, "from": _from(command, prepared),
     }  # fmt: skip
+    if before := _learned_before(prepared, stored):
+        stored["learned_before"] = before
     if prepared.folder is not None:
         folder = _old_folder(prepared, stored, command, progress)
     else:
@@ -170,8 +172,8 @@ def _old_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCom
     with folder.lock(patience=10), checkpoint.writing(folder.path):
         folder.make_parts()
         folder.settle_settings()
-        if prepared.notes:
-            folder.write_settings(prepared.stored)
+        if prepared.notes or "digest" not in prepared.stored:
+            folder.write_settings({**prepared.stored, "facts": stored["facts"]})
         if prepared.stored["settings"] != stored["settings"] or command.allow_changes:
             folder.change_settings(stored)
         folder.result.unlink(missing_ok=True)
@@ -214,6 +216,18 @@ def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError) -> None
             folder.settle_settings()
         elif error.code != FAILED and not checkpoint.all_in(folder.checkpoints):  # FAILED: its log tells why
             shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def _learned_before(prepared: Prepared, stored: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Samples that an old run learned from and learns from no more: an evaluation must know."""
+    if prepared.folder is None:
+        return []
+    old = prepared.stored
+    before: list[dict[str, str]] = list(old.get("learned_before", ()))
+    part = old["settings"].get("evaluate_on", "test")
+    if (old.get("data"), part) != (stored["data"], stored["settings"]["evaluate_on"]):
+        before.append({"data": str(old.get("data")), "evaluate_on": part})
+    return before
 
 
 def _from(command: TrainCommand, prepared: Prepared) -> str | None:

@@ -113,7 +113,9 @@ def sample(
             durable.write(out, pictures.sheet_of_texts([text for part in parts for text in part]))
     except (OSError, ValueError) as error:
         raise TroupeError(f"--out {out}: cannot be written ({error})", SURROUNDINGS) from error
-    return {"file": str(out), "count": count, "seed": seed, "step": state["step"]}
+    changed = data.opened and data.fingerprint != folder.read_settings().get("data")
+    notes = [f"data={family.config.data} has changed since the run learned from it"] if changed else []
+    return {"file": str(out), "count": count, "seed": seed, "step": state["step"], "notes": notes}
 
 
 class OpenedLater:
@@ -121,6 +123,10 @@ class OpenedLater:
 
     def __init__(self, config: Any, data_dir: Path, families: Sequence[Path]) -> None:
         self._words = config, data_dir, families
+
+    @property
+    def opened(self) -> bool:
+        return "_data" in self.__dict__
 
     def __getattr__(self, name: str) -> Any:
         if "_data" not in self.__dict__:
@@ -142,9 +148,11 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
         f"{network}.{key}": tensor.contiguous()
         for network, part in {**state["networks"], **state["ema"]}.items()
         for key, tensor in part.items()
-    }
+    } | {f"kept.{name}": tensor.contiguous() for name, tensor in state.get("kept", {}).items()}
     config = {"family": stored["family"], "settings": stored["settings"], "facts": _plain(family.facts),
-              "data": stored.get("data"), "step": state["step"], "versions": stored["versions"]}  # fmt: skip
+              "data": stored.get("data"), "from": stored.get("from"),
+              "learned_before": stored.get("learned_before", []), "step": state["step"],
+              "versions": stored["versions"]}  # fmt: skip
     try:
         out.mkdir(parents=True, exist_ok=True)
         with durable.replacing(out / "weights.safetensors") as making:
@@ -165,7 +173,7 @@ def load_exported(folder: Path, families: Sequence[Path] = ()) -> dict[str, Any]
     settings = kind.of(config["settings"], config["family"])
     family = registry.family_class(config["family"], families)(settings, config["facts"])
     weights = read_weights(folder / "weights.safetensors")
-    return _networks(family, {"networks": weights, "ema": {}})
+    return _networks(family, {"networks": weights, "ema": {}, "kept": weights.pop("kept", {})})
 
 
 def list_families(extra: Sequence[Path]) -> list[dict[str, str]]:
@@ -248,13 +256,20 @@ def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:
 
     weights = {**state["networks"], **state["ema"]}
     family.kept = state.get("kept", {})
-    networks = family.networks()
-    for name, network in networks.items():
-        dtype = next((tensor.dtype for tensor in weights[name].values() if tensor.is_floating_point()), torch.float32)
-        network.to(dtype).load_state_dict(weights[name])
-        network.eval()
-    torch.default_generator.manual_seed(GRID_SEED)
-    return {**networks, **{name: network.eval() for name, network in family.frozen().items()}}
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng():
+        networks = family.networks()
+        for name, network in networks.items():
+            floats = (tensor.dtype for tensor in weights[name].values() if tensor.is_floating_point())
+            network.to(next(floats, torch.float32)).load_state_dict(weights[name])
+            network.eval()
+        try:  # as in training: drawn in the run's own number format
+            torch.set_default_dtype(torch.float64 if family.config.precision == "float64" else torch.float32)
+            torch.default_generator.manual_seed(GRID_SEED)
+            frozen = {name: network.to(torch.get_default_dtype()).eval() for name, network in family.frozen().items()}
+        finally:
+            torch.set_default_dtype(before)
+    return {**networks, **frozen}
 
 
 def _reached(folder: RunFolder) -> tuple[int, float]:

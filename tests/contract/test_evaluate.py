@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -182,3 +183,34 @@ def test_a_class_without_images_is_told_by_name_before_anything_is_trained(
         )
         assert ("30 .avif" in out) == (harm is of_another_format), "files that were passed over are counted"
         assert list((room / "runs").iterdir()) == []
+
+
+def test_weights_that_saw_the_samples_before_are_not_called_tested(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of another run that it began with, and its own of before a change of data or of what is held out."""
+    data = pictures(room / "d1", "cat", "dog")
+    learned(room, data)
+    train(
+        "classifier", name="child", data=data, data_dir=room / "data", from_run="run", evaluate_on="validation", **SMALL
+    )
+    code, answer, _ = evaluated(room, capsys, "child")
+    assert (code, answer["held_out"]) == (0, False)
+    assert answer["notes"] == ["the run began with the weights of run, which may have seen these samples"]
+    words = {"evaluate_on": "validation", "steps": 4, "allow_changes": True, "data_dir": room / "data"}
+    train(resume="run", **words)
+    code, answer, _ = evaluated(room, capsys, "run")
+    assert (code, answer["held_out"]) == (0, False)
+    assert answer["notes"] == ["the run learned from other samples before, and may have seen these"]
+    train(resume="run", steps=5, data_dir=room / "data")
+    assert evaluated(room, capsys, "run")[1]["held_out"] is False, "nor later"
+
+
+def test_a_class_whose_images_are_all_held_out_can_be_evaluated(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learned(room, pictures(room / "d1", "cat", "dog"))
+    pictures(room / "d2", "cat", "dog", count=40)
+    for file in (room / "d2" / "dog").iterdir():
+        if int(hashlib.sha256(file.read_bytes()).hexdigest()[:8], 16) % 10:  # the tenth that is held out is kept
+            file.unlink()
+    code, answer, lines = evaluated(room, capsys, "run", f"data=imagefolder:{room / 'd2'}")
+    assert (code, answer["held_out"]) == (0, False), lines

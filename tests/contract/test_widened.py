@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cluster import cli, train
+from cluster import cli, train, use
 from cluster.local import LocalGroup
 from tests.jobs import OWN_FAMILIES, last_state, plan_of, trained
 from trainers import registry
@@ -22,6 +22,7 @@ from trainers.engine.ddp import Ddp
 from trainers.engine.errors import FAILED, WORDS, TroupeError
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.streams import Columns, InOrder, Shuffled, SideBySide
+from trainers.engine.tensors import read_weights
 from trainers.engine.world import World
 from trainers.run import run
 
@@ -185,6 +186,25 @@ def test_a_judge_is_in_no_checkpoint_and_what_it_computed_is_kept(room: Path) ->
     assert again["best"]["metric"] == "eval_frechet_distance"
 
 
+def test_an_export_holds_what_the_run_kept(room: Path) -> None:
+    tiny("judged", steps=1)
+    said_code = cli.command(["export", "run", "--out", "out", *OWN])
+    assert said_code == 0
+    networks = use.load_exported(room / "out", [OWN_FAMILIES])
+    assert set(networks) == {"generator", "critic", "judge"}
+    state = last_state(room / "runs/run")
+    assert torch.equal(read_weights(room / "out")["kept"]["mean"], state["kept"]["mean"])
+    before = torch.get_rng_state()
+    use.load_exported(room / "out", [OWN_FAMILIES])
+    assert torch.equal(torch.get_rng_state(), before), "nobody's random numbers are moved"
+
+
+def test_a_text_that_is_too_short_is_told(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, lines = said(capsys, "train", "words", "batch_size=512", "microbatch_size=256")
+    assert code == WORDS
+    assert lines == ["troupe: data=poem: holds too little for batch_size=512; take more samples, or fewer at once"]
+
+
 # Who watches, and what goes on
 
 
@@ -254,6 +274,33 @@ def gradients_of_a_fork(world: World, choices: tuple[int, ...]) -> list[list[flo
 def test_ddp_is_right_where_a_micro_batch_leaves_a_parameter_out(pool: LocalGroup) -> None:
     told = pool.run(gradients_of_a_fork, (0, 1, 0, 1), workers=2)
     assert told[0] == told[1] == [[1.0, 1.5], [1.0, 1.5]]
+
+
+def two_phases_of_one_optimizer(world: World) -> list[float]:
+    """An optimizer of two networks, both learned in one phase and one alone in the next."""
+    nets = {"one": nn.Linear(1, 1, bias=False), "two": nn.Linear(1, 1, bias=False)}
+    exchange = Ddp(world, 2, nets)
+    parameters = [parameter for net in nets.values() for parameter in net.parameters()]
+    for names in (("one", "two"), ("one",), ("one", "two")):
+        for name, net in nets.items():
+            net.requires_grad_(name in names)
+        networks = exchange.callables(names)
+
+        def loss(index: int, networks: Any = networks) -> Tensor:
+            value: Tensor = sum(networks[name](torch.ones(1, 1)).sum() for name in ("one", "two"))
+            return value
+
+        exchange.gradients(parameters, loss, False)
+        exchange.meet({index: torch.ones(1, dtype=torch.float64) for index in exchange.share})
+        exchange.reduce(parameters, 2.0, False)
+        if names == ("one",):
+            found = [float(parameter.grad) for parameter in parameters]  # type: ignore[arg-type]
+    exchange.close()
+    return found
+
+
+def test_ddp_knows_which_parameters_a_phase_learns(pool: LocalGroup) -> None:
+    assert pool.run(two_phases_of_one_optimizer, workers=2) == [[1.0, 0.0]] * 2
 
 
 def forked_later(world: World) -> str:

@@ -240,7 +240,7 @@ def _pack(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about images that it reads all the same
             facts = _write(root, listing, size, partial, progress)
-        for file in partial.iterdir():  # else a pulled plug might leave zeros of the right size
+        for file in (*partial.iterdir(), partial):  # else a pulled plug might leave zeros of the right size
             durable.sync(file)
         shutil.rmtree(cache, ignore_errors=True)
         partial.rename(cache)

@@ -79,7 +79,7 @@ def clone(path: Path, folder: Path) -> Path:
     shutil.rmtree(making, ignore_errors=True)
     try:
         shutil.copytree(path, making)
-        for file in making.iterdir():
+        for file in (*making.iterdir(), making):
             durable.sync(file)
         shutil.rmtree(folder / path.name, ignore_errors=True)
         os.rename(making, folder / path.name)

@@ -282,7 +282,7 @@ class Config(Schedules):
                 steps += 1
             changes["steps"] = max(1, steps)
         if self.evaluate_every == "auto":
-            samples = 10 * facts["held_out"] * self.evaluation_passes
+            samples = 10 * self.held_out_places(facts) * self.evaluation_passes
             changes["evaluate_every"] = -(-samples // self.batch_size) if self.metrics else 0
         return self.model_copy(update=changes)
 
@@ -294,10 +294,19 @@ class Config(Schedules):
         """Places of the stream in an epoch of such data."""
         return int(facts["size"])
 
+    def held_out_places(self, facts: Mapping[str, Any]) -> int:
+        """Places that an evaluation goes through."""
+        return int(facts["held_out"])
+
     def misfit(self, facts: Mapping[str, Any]) -> list[str]:
         """What is wrong with such data for these settings, a line each: channels, image_size, classes, held_out."""
         asked = self.target != "none" or self.schedule == "plateau" or self.evaluate_every not in ("auto", 0)
-        if self.metrics and asked and not facts["held_out"]:
+        if self.places(facts) < 1:
+            return [
+                f"data={self.data}: holds too little for batch_size={self.batch_size}; take more samples, or fewer at "
+                "once"
+            ]
+        if self.metrics and asked and not self.held_out_places(facts):
             return ["the data holds nothing out to evaluate on; say evaluate_on=validation, or take more samples"]
         return []
 

@@ -40,7 +40,7 @@ class Ddp:
         self.used: list[nn.Module] = []
         self.fired: set[int] = set()  # parameters that the newest backward gave a gradient
         self.hooks: list[Any] = []
-        self.whole: dict[int, bool] = {}  # by optimizer: whether each micro-batch gave every parameter one at first
+        self.whole: dict[tuple[int, ...], bool] = {}  # by what is learned: whether at first nothing was left out
         for network in networks.values() if self.wrappers else ():
             for parameter in network.parameters():
                 if parameter.requires_grad:
@@ -66,15 +66,16 @@ class Ddp:
     def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
         for parameter in parameters:
             parameter.grad = None
-        key = id(parameters)
+        learned = [parameter for parameter in parameters if parameter.requires_grad]
+        key = tuple(map(id, learned))
         if left:  # the wrapper saw all forwards before: one backward, or it would reduce the first one only
             total = torch.stack([self._loss(loss, index) for index in self.share]).sum()
             self.fired.clear()
             with self._meets():
                 total.backward()  # type: ignore[no-untyped-call]
-            self._refuse_gaps(parameters)
+            self._refuse_gaps(learned)
         elif self.wrappers and not self.whole.get(key, False):
-            self._add_up_plainly(parameters, loss, key)
+            self._add_up_plainly(learned, loss, key)
         else:
             for index in self.share:
                 last = index == self.share[-1]
@@ -85,12 +86,14 @@ class Ddp:
                     self.fired.clear()
                     with self._meets() if last else contextlib.nullcontext():
                         value.backward()  # type: ignore[no-untyped-call]
-            self._refuse_gaps(parameters)
+            self._refuse_gaps(learned)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
-    def _add_up_plainly(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], key: int) -> None:
+    def _add_up_plainly(
+        self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], key: tuple[int, ...]
+    ) -> None:
         """Without the wrappers' overlap: each phase at first, and always where one leaves a parameter out.
 
         A wrapper sums wrongly, and says nothing, where a hook of it does not fire in the last micro-batch of a worker.

@@ -64,6 +64,7 @@ class Exact:
         self.notice = ""
         self.flat: dict[int, Flat] = {}
         self.current: Flat | None = None
+        self.meetings = 0
         self.hosts = world.hosts()
         self.room: Room | None = None
         if any(len(host) > 1 for host in self.hosts):
@@ -115,8 +116,9 @@ class Exact:
     def _tails(self, own: Tensor) -> dict[Node, Tensor]:
         """The rows of every node of every worker. Returns when all workers' gradients are in their slots."""
         length = own.shape[1]
+        self.meetings += 1
         if self.room is not None and own.nbytes <= TAIL_ROOM:
-            self.room.tails[self.place].view(torch.float64)[: own.numel()] = own.view(-1)
+            self.room.tails[self.meetings % 2][self.place].view(torch.float64)[: own.numel()] = own.view(-1)
         if self.current is not None:
             self.current.publish()
         if self.room is not None:
@@ -125,7 +127,7 @@ class Exact:
             len(self.nodes[rank]) * length * 8 <= TAIL_ROOM for rank in self.host
         ):  # fmt: skip
             told = [tail.view(torch.float64)[: len(self.nodes[rank]) * length].view(-1, length).clone()
-                    for rank, tail in zip(self.host, self.room.tails, strict=True)]  # fmt: skip
+                    for rank, tail in zip(self.host, self.room.tails[self.meetings % 2], strict=True)]  # fmt: skip
         else:
             most = max(map(len, self.nodes))
             mine = torch.zeros(most, length, dtype=torch.float64)

@@ -42,7 +42,7 @@ class Data(Protocol):
         """As `batch`, of the samples to evaluate on."""
 
     def preview(self, count: int) -> Tensor | None:
-        """The first `count` training samples as images (rows, channels, height, width) in [0, 1]; None for others."""
+        """Some `count` training samples as images (rows, channels, height, width) in [0, 1]; None for others."""
 
 
 @dataclass

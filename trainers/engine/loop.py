@@ -24,7 +24,7 @@ def train(
     family: Family, data: Data, config: Config, world: World, folder: RunFolder, control: Control,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Train a run to its last step, from its newest checkpoint or its beginning. Returns its result, on every rank.
+    """Train a run to its last step, from its newest checkpoint or its beginning. Returns its result; rank 0's counts.
 
     `facts` go into each manifest. Raises Stopped after saving when a stop was asked for, TroupeError when the run
     failed; the caller's random state, default dtype and threads are put back, and shared memory is given back.

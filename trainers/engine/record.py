@@ -137,10 +137,10 @@ class Recorder:
         self.control.beat()
 
     def finish(self) -> dict[str, Any]:
-        """The result of a run that has made its last step."""
+        """The result of a run that has made its last step; that of rank 0 counts."""
         trainer, seconds = self.trainer, self._elapsed()
         self.save()
-        if trainer.step == self.first_step and int(self.config.evaluate_every) and trainer.data.held_out:
+        if trainer.step == self.first_step and int(self.config.evaluate_every):
             rest.evaluate(trainer)  # the process that did so at this step was killed before it drew its pictures
         drawn = self._picture() if self.folder.metrics.exists() else []
         grids = sorted(self.folder.grids.glob("step_*.*"))

@@ -26,11 +26,12 @@ from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, d
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FORMAT = 1
 TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
+SOMETIMES = ("learned_before",)  # too
 MISSING = "it is missing"
 
 
 class RunFolder:
-    """The paths of one run. Nothing in the folder holds a path outside of it."""
+    """The paths of one run. Nothing in the folder holds a path outside of it, but for that of its data."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,11 +77,11 @@ class RunFolder:
             assert stored is not None
             return stored
         manifest = checkpoint.manifest_of(newest)
-        counts = {part: manifest[part] for part in TOLD if part in manifest}
+        counts = {part: manifest[part] for part in (*TOLD, *SOMETIMES) if part in manifest}
         if "recipe" in manifest:  # 0.1.0 kept no more
             counts["settings"] = manifest["recipe"]
         if stored is None:
-            if counts.keys() < {*TOLD}:
+            if not counts.keys() >= {*TOLD}:
                 raise TroupeError(f"{path}: damaged ({damage}); restore it from a copy", CONFLICT)
             note(f"{path.name}: damaged ({damage}); the run is what {newest.name} tells")
             return {**counts, "versions": manifest["versions"]}

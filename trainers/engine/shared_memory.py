@@ -42,15 +42,16 @@ class Room:
         everything = torch.frombuffer(memory, dtype=torch.uint8)
         head = len(nodes) * self.COUNTER
         self.counters = np.frombuffer(memory, dtype=np.int64, count=head // 8)[:: self.COUNTER // 8]
-        self.tails = list(everything[head : head + len(nodes) * TAIL_ROOM].view(len(nodes), TAIL_ROOM))
-        self.rest = everything[head + len(nodes) * TAIL_ROOM :]
+        # two of each, by turns: a fast worker may write its next one while a slow one still reads
+        self.tails = everything[head : head + 2 * len(nodes) * TAIL_ROOM].view(2, len(nodes), TAIL_ROOM)
+        self.rest = everything[head + 2 * len(nodes) * TAIL_ROOM :]
 
     @classmethod
     def open(cls, world: World, host: Sequence[int], nodes: Sequence[int], longest: int) -> Room | None:
         """Make the file, let all workers of the host map it, and unlink it: nothing is left when they are killed."""
         first = world.rank == host[0]
         path, memory = "", None
-        size = len(nodes) * (cls.COUNTER + TAIL_ROOM) + (sum(nodes) + 1) * longest
+        size = len(nodes) * (cls.COUNTER + 2 * TAIL_ROOM) + (sum(nodes) + 1) * longest
         if first and len(host) > 1:
             path = f"{SHARED_MEMORY}/troupe-{uuid.uuid4().hex}"
             with contextlib.suppress(OSError):

@@ -169,8 +169,7 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> tuple[flo
         for name in phase.leaves:
             left.setdefault(name, []).extend(noted[name])
         own = [note for name in phase.trains for note in [*left.get(name, ()), *noted[name]]]
-        shown = found if found.weight is not None else found._replace(value=found.value.detach())
-        tally.add(index, shown, trainer.control.stop_requested, own)
+        tally.add(index, found, trainer.control.stop_requested, own)
         trainer.control.microbatch()
         return found.value
 
@@ -227,8 +226,8 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
         own = {name: nn.Parameter(trainer.carried[index][name].clone()) for name in phase.optimises}
         optimizer = phase.own(list(own.values()))
         saved = trainer.apart.get(phase.name, {}).get(index)
-        if saved is not None:
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": saved})
+        if saved is not None and saved["kind"] == type(optimizer).__name__:  # else it begins without a memory
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
         found: list[Loss] = []
 
         def closure(
@@ -249,7 +248,8 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
         shown = found[0] if finite else found[0]._replace(value=torch.tensor(math.nan))
         tally.add(index, shown, trainer.control.stop_requested, [])
         changed[index] = (
-            {name: value.detach() for name, value in microbatch.carried.items()}, optimizer.state_dict()["state"]
+            {name: value.detach() for name, value in microbatch.carried.items()},
+            {"kind": type(optimizer).__name__, "state": optimizer.state_dict()["state"]},
         )  # fmt: skip
     _, mean, stop, metrics, _ = tally.read(trainer.exchange.meet(tally.rows), phase.name)
     trainer.stop_agreed |= stop

@@ -100,14 +100,17 @@ class Trainer:
     def begin(self) -> None:
         """What a new run does before its first step: weights and statistics that follow from the data, and the grid."""
         kept: Mapping[str, Tensor] = {}
+        self.seed("begin")
         if self.world.rank == 0:
             with torch.no_grad():
                 kept = self.family.begin({**self.networks, **self.frozen}, self.data)
+            self.norms.take(())  # what was seen there is no micro-batch's
         self.family.kept = {name: tensor.to(self.device) for name, tensor in self.world.agree(dict(kept)).items()}
         tensors = [tensor for network in self.networks.values() for tensor in network.state_dict().values()]
         self.world.copy_from_first(tensors)
         for name, average in self.averages.items():
             average.network.load_state_dict(self.networks[name].state_dict())
+        self.seed("grid inputs")
         random = torch.Generator().manual_seed(streams.GRID_SEED)
         self.sample_inputs = self.family.sample_inputs(self.family.grid(), random, self.data)
 

@@ -1,6 +1,7 @@
 """Settings of a made-up family whose samples are judged by a network that nobody trains."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from trainers.data.settings import ImageConfig
 from trainers.engine.settings import setting
@@ -14,3 +15,6 @@ class Judged(ImageConfig):
 
     judged: int = setting(512, "samples that an evaluation draws", unit="samples", at_least=8)
     latent: int = setting(4, "numbers that an image is made from", at_least=1)
+
+    def held_out_places(self, facts: Mapping[str, Any]) -> int:
+        return self.judged

@@ -27,3 +27,7 @@ class Words(Config):
     def places(self, facts: Mapping[str, Any]) -> int:
         """A place of the stream is a window of one column."""
         return int(self.batch_size * ((facts["size"] // self.batch_size - 1) // self.window))
+
+    def held_out_places(self, facts: Mapping[str, Any]) -> int:
+        """Of an evaluation it is a whole column."""
+        return 4 if facts["held_out"] >= 8 else 0

@@ -61,7 +61,7 @@ class Config(ClassificationConfig):
     @classmethod
     def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
         own = MODELS.get(said.get("model", ""), {})
-        if said.get("optimizer", own.get("optimizer")) != own.get("optimizer"):
+        if said.get("optimizer", own.get("optimizer", "sgd")) != own.get("optimizer", "sgd"):
             own = {}  # they are for another optimizer
         return {**own, **super().following(said)}
 
