@@ -119,7 +119,7 @@ def train(said: Words) -> Answer | None:
     files = [(part, result[part]) for part in launch.SHOWN if result.get(part)]
     files += [(Path(path).stem, path) for path in result["pictures"]]
     lines += [f"  {part:<14}  {from_here(path)}" for part, path in files]
-    return result, "\n".join(lines), 0
+    return result, paragraphs("\n".join(lines), ROWS), 0
 
 
 def verify(said: Words) -> Answer | None:

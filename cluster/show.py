@@ -39,7 +39,7 @@ class Progress:
     def say(self, line: str) -> None:
         """A notice or a warning, on a line of its own."""
         self._clear()
-        self._print(f"troupe: {line}")
+        self._print(wrapped(f"troupe: {line}", width_of(self.stream)) if self.terminal else f"troupe: {line}")
 
     def line(self, line: str) -> None:
         """Part of an answer, on a line of its own."""
@@ -97,24 +97,25 @@ class Progress:
 def describe(progress: Mapping[str, Any], left: float | None, width: int | None = None) -> str:
     """`step 120/800  412 samples/s  discriminator_loss 0.41  generator_loss 2.13  1m10s left`.
 
-    Within `width` columns, where it is given: step and time left first, then speed, then as many metrics as there is
-    room for, those of evaluations before others.
+    Within `width` columns, where it is given: step and time left first, then the main evaluation, then speed, then as
+    many metrics as there is room for, those of evaluations before others.
     """
-    step = f"step {progress['step']}/{progress['steps']}"
-    speed = f"{progress['samples_per_second']:.0f} samples/s" if progress.get("samples_per_second") else ""
-    ends = f"{duration(left)} left" if left is not None else ""
-    metrics = [name for name in progress["metrics"] if "loss" in name or "eval" in name]
-    texts = {name: f"{name} {progress['metrics'][name]:.3g}" for name in metrics}
+    texts = {"step": f"step {progress['step']}/{progress['steps']}"}
+    if progress.get("samples_per_second"):
+        texts["speed"] = f"{progress['samples_per_second']:.0f} samples/s"
+    shown = {name: value for name, value in progress["metrics"].items() if "loss" in name or "eval" in name}
+    texts |= {name: f"{name} {value:.3g}" for name, value in shown.items()}
+    if left is not None:
+        texts["left"] = f"{duration(left)} left"
+    important = sorted(shown, key=lambda name: "eval" not in name)
     chosen: set[str] = set()
-    for part in (step, ends, speed, *sorted(metrics, key=lambda name: "eval" not in name)):
-        parts = [texts[name] for name in metrics if name in {*chosen, part}]
-        line = "  ".join(filter(None, [step, speed if {speed} & {*chosen, part} else "", *parts,
-                                       ends if {ends} & {*chosen, part} else ""]))  # fmt: skip
+    for name in ("step", "left", *important[:1], "speed", *important[1:]):
+        line = "  ".join(text for part, text in texts.items() if part in {*chosen, name})
         if width is None or len(line) <= width:
-            chosen.add(part)
-    parts = [step, speed if speed in chosen else "", *(texts[name] for name in metrics if name in chosen),
-             ends if ends in chosen else ""]  # fmt: skip
-    return "  ".join(filter(None, parts))[:width]
+            chosen.add(name)
+    if "step" not in chosen:
+        return texts["step"][:width]
+    return "  ".join(text for part, text in texts.items() if part in chosen)
 
 
 def width_of(stream: TextIO, pipe: int = PIPE) -> int:
@@ -144,14 +145,18 @@ def table(rows: Sequence[Mapping[str, Any]], empty: str = "", width: int | None 
 
 def paragraphs(text: str, pipe: int = PIPE) -> str:
     """A text whose lines are wrapped between words where they are longer than the terminal; indents are kept."""
+    width = width_of(sys.stdout, pipe)
+    return "\n".join(wrapped(line, width) for line in text.split("\n"))
+
+
+def wrapped(line: str, width: int) -> str:
+    """A line cut between words where it is longer than `width`, its indent kept."""
     import textwrap
 
-    width, lines = width_of(sys.stdout, pipe), []
-    for line in text.split("\n"):
-        indent = line[: len(line) - len(line.lstrip())]
-        lines += textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False) \
-            if len(line) > width else [line]  # fmt: skip
-    return "\n".join(lines)
+    if len(line) <= width:
+        return line
+    indent = line[: len(line) - len(line.lstrip())]
+    return "\n".join(textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def text_of(drawn: Any, width: int) -> str:
