@@ -22,6 +22,9 @@ PATIENCE_AT_START = 300.0  # seconds until the first micro-batch: imports, data,
 GRACE = 10.0  # seconds for the other workers to end, or to say who is guilty, once one has ended
 
 
+Row = tuple[int, Mapping[str, float]]  # step, metrics
+
+
 class Lost(TroupeError):
     """A worker died or hung: the run can go on from its newest checkpoint in a new group."""
 
@@ -45,8 +48,8 @@ class Group(Protocol):
     def looks(self) -> Sequence[Look]:
         """The newest look at every worker, ended or not."""
 
-    def news(self) -> tuple[Mapping[str, Any], Sequence[str]]:
-        """Progress of the run, and lines to be told."""
+    def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
+        """Progress of the run, lines to be told, and rows of metrics that were not handed over before, in order."""
 
     def stop(self) -> None:
         """Ask all workers to save and stop."""
@@ -76,15 +79,18 @@ def guilty(outcomes: Mapping[int, Any]) -> TroupeError | None:
 
 def supervise(
     start: Callable[[], Group], max_restarts: int, hang_after: float, stop_requested: Callable[[], bool],
-    progress: Progress,
+    progress: Progress, report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Start a group, watch it to its end, and start it anew after the loss of a worker. Returns the run's result."""
+    """Start a group, watch it to its end, and start it anew after the loss of a worker. Returns the run's result.
+
+    `report` is told every row of metrics, in order; steps that are made anew after a loss are told again.
+    """
     restarts = 0
     while True:
         group: Group | None = None
         try:
             group = start()
-            return _watch(group, hang_after, stop_requested, progress)
+            return _watch(group, hang_after, stop_requested, progress, report)
         except Lost as lost:
             if restarts >= max_restarts:
                 again = f" ({restarts} restarts before)" if restarts else ""
@@ -100,7 +106,10 @@ def supervise(
                 group.end()
 
 
-def _watch(group: Group, hang_after: float, stop_requested: Callable[[], bool], progress: Progress) -> dict[str, Any]:
+def _watch(
+    group: Group, hang_after: float, stop_requested: Callable[[], bool], progress: Progress,
+    report: Callable[[int, Mapping[str, float]], None],
+) -> dict[str, Any]:  # fmt: skip
     """The result of a group, or the error of the worker that is guilty of there being none."""
     asked, last_status, ended = False, 0.0, None
     while True:
@@ -108,7 +117,9 @@ def _watch(group: Group, hang_after: float, stop_requested: Callable[[], bool], 
         looks = group.looks()
         if time.monotonic() - last_status > STATUS or len(outcomes) == len(looks):
             last_status = time.monotonic()
-            newest, lines = group.news()
+            newest, lines, rows = group.news()
+            for step, row in rows:
+                report(step, row)
             for line in lines:
                 progress.say(line)
             progress.show(newest)
@@ -189,6 +200,7 @@ class ActorGroup:
         self.answers: list[dict[str, Any]] = [{} for _ in self.actors]
         self.asked: dict[Any, int] = {}
         self.lines: list[str] = []
+        self.rows: list[Row] = []
 
     def outcomes(self) -> Mapping[int, Any]:
         waiting = [ref for ref, rank in self.results.items() if rank not in self.ended]
@@ -217,9 +229,14 @@ class ActorGroup:
             for rank, answer in enumerate(self.answers)
         ]  # fmt: skip
 
-    def news(self) -> tuple[Mapping[str, Any], Sequence[str]]:
-        lines, self.lines = self.lines, []
-        return self.answers[0].get("progress", {}), lines
+    def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
+        if 0 in self.ended:  # its last rows: nobody asks a worker that has ended otherwise
+            with contextlib.suppress(self.ray.exceptions.RayError):
+                self._take(
+                    0, self.ray.get(self.actors[0].status.options(concurrency_group="watch").remote(), timeout=5)
+                )
+        (lines, self.lines), (rows, self.rows) = (self.lines, []), (self.rows, [])
+        return self.answers[0].get("progress", {}), lines, rows
 
     def stop(self) -> None:
         for worker in self.actors:
@@ -239,12 +256,17 @@ class ActorGroup:
             for ref in done:
                 rank = self.asked.pop(ref)
                 with contextlib.suppress(self.ray.exceptions.RayError):
-                    answer = self.ray.get(ref)
-                    self.answered[rank], self.answers[rank] = time.monotonic(), answer
-                    self.processes[rank] = answer["process"]
-                    self.lines += answer["said"] if rank == 0 else []
+                    self._take(rank, self.ray.get(ref))
         for rank, worker in enumerate(self.actors):
             if rank not in self.asked.values() and rank not in self.ended:
                 if time.monotonic() - self.answered[rank] < STATUS and self.answers[rank]:
                     continue
                 self.asked[worker.status.options(concurrency_group="watch").remote()] = rank
+
+    def _take(self, rank: int, answer: dict[str, Any]) -> None:
+        """What a worker has answered; only the first one's lines and rows are for others."""
+        self.answered[rank], self.answers[rank] = time.monotonic(), answer
+        self.processes[rank] = answer["process"]
+        if rank == 0:
+            self.lines += answer["said"]
+            self.rows += answer["rows"]

@@ -24,16 +24,25 @@ from trainers.engine.runfolder import RunFolder, begun
 from trainers.engine.settings import plain
 from trainers.run import Plan, open_for, run, versions
 
+Report = Callable[[int, Mapping[str, float]], None]  # (step, row of metrics)
 SHOWN = ("grid", "timelapse", "checkpoint")  # parts of a result that are files, besides its pictures
+
+
+def nobody(step: int, row: Mapping[str, float]) -> None:
+    """A report that nobody reads."""
 
 
 def train(
     family: str | None = None, *, name: str | None = None, resume: str | None = None, from_run: str | None = None,
     allow_changes: bool = False, address: str | None = None, oversubscribe: bool = False,
     config: str | Path | None = None, runs_dir: str | Path = "runs", data_dir: str | Path = DATA_DIR,
-    families: Sequence[str | Path] = (), progress: bool = False, **settings: Any,
+    families: Sequence[str | Path] = (), progress: bool = False,
+    report: Report = nobody, **settings: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Train a family, or go on with a run (`resume=NAME`); settings as in `troupe train FAMILY key=value`.
+
+    `report(step, row)` is told every row of metrics as it is written, in order; after the loss of a worker those of
+    steps that are made anew are told again.
 
     Returns the result: name, steps, seconds, metrics, and the paths of grid, timelapse and checkpoint. Raises
     TroupeError with the exit code (`.code`) and all mistakes (`.mistakes`) of the command; exit code 4 while another
@@ -45,7 +54,8 @@ def train(
         Path(config) if config else None, Path(runs_dir), expanded(data_dir),
         tuple(expanded(path).resolve() for path in families),
     )  # fmt: skip
-    return launch(command, Progress() if progress else Progress(stream=Silence()))  # type: ignore[arg-type]
+    shown = Progress() if progress else Progress(stream=Silence())  # type: ignore[arg-type]
+    return launch(command, shown, report=report)
 
 
 class Silence:
@@ -78,16 +88,18 @@ def alone() -> Iterator[None]:
         TRAINING.release()
 
 
-def launch(command: TrainCommand, progress: Progress, own_process: bool = False) -> dict[str, Any]:
+def launch(
+    command: TrainCommand, progress: Progress, own_process: bool = False, report: Report = nobody
+) -> dict[str, Any]:
     """Carry out a `train` command. Returns the run's result, with paths that can be opened from here.
 
     `own_process`: what is printed in this process is the run's, and goes to its logs.
     """
     with alone():
-        return _launch(command, progress, own_process)
+        return _launch(command, progress, own_process, report)
 
 
-def _launch(command: TrainCommand, progress: Progress, own_process: bool) -> dict[str, Any]:
+def _launch(command: TrainCommand, progress: Progress, own_process: bool, report: Report) -> dict[str, Any]:
     prepared = prepare(command)
     config = prepared.config
     for note in prepared.notes:
@@ -128,9 +140,9 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool) -> dic
         progress.say(remark)
     try:
         if config.workers == 1 and not command.address:
-            result = _here(plan, progress, own_process)
+            result = _here(plan, progress, own_process, report)
         else:
-            result = _on_ray(plan, config, command, progress, own_process)
+            result = _on_ray(plan, config, command, progress, own_process, report)
     except TroupeError as error:
         _clear_up(folder, prepared, error)
         raise
@@ -257,11 +269,11 @@ def _samples(config: Config, facts: Mapping[str, Any]) -> str:
     return f"data={config.data}: {facts['size']} samples, {facts['held_out']} held out{classes}{lost}"
 
 
-def _here(plan: Plan, progress: Progress, own_process: bool) -> dict[str, Any]:
+def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> dict[str, Any]:
     """Train in this process."""
     from trainers.engine.world import World
 
-    control = Control(progress.say)
+    control = Control(progress.say, report)
     done = threading.Event()
 
     def show() -> None:
@@ -296,7 +308,9 @@ def _here(plan: Plan, progress: Progress, own_process: bool) -> dict[str, Any]:
         watcher.join()
 
 
-def _on_ray(plan: Plan, config: Config, command: TrainCommand, progress: Progress, own_process: bool) -> dict[str, Any]:
+def _on_ray(
+    plan: Plan, config: Config, command: TrainCommand, progress: Progress, own_process: bool, report: Report
+) -> dict[str, Any]:
     """Train in Ray actors, and watch them."""
     from cluster.connect import ray_for
     from cluster.group import ActorGroup, supervise
@@ -311,7 +325,12 @@ def _on_ray(plan: Plan, config: Config, command: TrainCommand, progress: Progres
     ):
         install()  # Ray has put handlers of its own there
         return supervise(
-            lambda: ActorGroup(plan, runtime_env), config.max_restarts, config.hang_after, asked.is_set, progress
+            lambda: ActorGroup(plan, runtime_env),
+            config.max_restarts,
+            config.hang_after,
+            asked.is_set,
+            progress,
+            report,
         )
 
 

@@ -25,7 +25,8 @@ class Worker:
 
     def __init__(self) -> None:
         self.said: list[str] = []
-        self.control = Control(self.said.append)
+        self.rows: list[tuple[int, dict[str, float]]] = []  # of metrics, not handed over yet
+        self.control = Control(self.said.append, lambda step, row: self.rows.append((step, dict(row))))
         self.world: Any = None
 
     def where(self) -> tuple[str, str, int]:
@@ -60,6 +61,7 @@ class Worker:
     def status(self) -> dict[str, Any]:
         """What the watcher needs to know."""
         said, self.said[:] = list(self.said), []
+        rows = [self.rows.pop(0) for _ in range(len(self.rows))]
         control = self.control
         return {
             "microbatches": control.microbatches,
@@ -68,6 +70,7 @@ class Worker:
             "waiting": self.world is not None and self.world.waiting,
             "progress": control.progress,
             "said": said,
+            "rows": rows,
             "process": os.getpid(),
         }
 

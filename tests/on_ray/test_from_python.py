@@ -121,3 +121,30 @@ def test_where_the_callers_ray_has_no_room_it_is_told_at_once(troupe: Commands) 
     assert seconds < 30
     assert not troupe.path("on-1").exists()
     assert steps == 2
+
+
+REPORTS = """
+import json, sys
+
+from cluster import train
+
+told = {}
+for workers in (1, 2):
+    rows = []
+    result = train("fragile", name=f"with-{workers}", workers=workers, image_size=8, batch_size=8, microbatch_size=2,
+                   steps=40, log_every=1, pause=0.01, families=[sys.argv[1]],
+                   report=lambda step, row: rows.append([step, row["first_loss"]]))
+    told[workers] = rows
+print(json.dumps(told))
+"""
+
+
+def test_every_row_is_reported_once_and_in_order(troupe: Commands) -> None:
+    """From this process, and from an actor that ends while its last rows are still to be handed over."""
+    (troupe.folder / "script.py").write_text(REPORTS)
+    done = troupe.call(sys.executable, "script.py", str(FRAGILE)).wait(110)
+    assert done.code == 0, done
+    told = json.loads(done.out.splitlines()[-1])
+    written = [json.loads(line) for line in (troupe.path("with-2") / "metrics.jsonl").read_text().splitlines()]
+    assert told["1"] == told["2"] == [[row["step"], row["first_loss"]] for row in written]
+    assert [step for step, _ in told["2"]] == list(range(1, 41))

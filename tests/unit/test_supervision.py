@@ -38,9 +38,9 @@ class Dummy:
     def looks(self) -> Sequence[Look]:
         return self.moments[self.place][1]
 
-    def news(self) -> tuple[Mapping[str, Any], Sequence[str]]:
+    def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[tuple[int, Mapping[str, float]]]]:
         lines, self.lines = self.lines, []
-        return {"step": 2, "steps": 4, "metrics": {}}, lines
+        return {"step": 2, "steps": 4, "metrics": {}}, lines, [(2, {"loss": 1.0})]
 
     def stop(self) -> None:
         self.stopped += 1
