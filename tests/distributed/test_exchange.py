@@ -122,24 +122,24 @@ def break_one_slice() -> None:
 
 def break_the_mean() -> None:
     """Let all workers divide by the number of workers instead of micro-batches: replicas agree, the run is another."""
-    whole = Exact.average
+    whole = Exact.reduce
 
     def broken(self: Exact, parameters: Any, weight: float, private: bool) -> None:
         whole(self, parameters, self.world.size if self.world.size > 1 else weight, private)
 
-    Exact.average = broken  # type: ignore[method-assign]
+    Exact.reduce = broken  # type: ignore[method-assign]
 
 
 def break_one_worker() -> None:
     """Let rank 1 add something to its own gradients after the exchange: replicas drift apart."""
-    whole = Exact.average
+    whole = Exact.reduce
 
     def broken(self: Exact, parameters: Any, weight: float, private: bool) -> None:
         whole(self, parameters, weight, True)
         if self.world.rank == 1:
             parameters[0].grad.add_(1)
 
-    Exact.average = broken  # type: ignore[method-assign]
+    Exact.reduce = broken  # type: ignore[method-assign]
 
 
 @pytest.mark.slow
