@@ -189,7 +189,10 @@ def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatc
     """What the phase gives for a micro-batch, under its own random numbers and the run's number format."""
     run = trainer.phase_counts.get(phase.name, 0)
     trainer.random.manual_seed(streams.seed_of(trainer.config.seed, phase.name, run, microbatch.index))
-    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.config.precision == "bfloat16"):
+    if trainer.config.precision == "bfloat16":
+        with torch.autocast(trainer.device.type, torch.bfloat16):
+            found = phase.loss(networks, microbatch)
+    else:
         found = phase.loss(networks, microbatch)
     if isinstance(found, Loss):
         return found
