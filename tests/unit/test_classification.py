@@ -254,7 +254,7 @@ def test_a_target_is_reached_from_its_own_side() -> None:
 
 
 def test_the_defaults_of_a_family_are_its_own() -> None:
-    assert (config_of("darknet").learning_rate, config_of("darknet").schedule) == (1.3, "one_cycle")
+    assert (config_of("darknet").learning_rate, config_of("darknet").schedule) == (0.01, "one_cycle")
     assert (config_of("cifar_speed").batch_size, config_of("cifar_speed").precision) == (1024, "bfloat16")
     assert (ClassificationConfig().learning_rate, ClassificationConfig().schedule) == (0.1, "constant")
     assert (ClassificationConfig().batch_size, Config().batch_size, Config().epochs) == (128, 64, None)

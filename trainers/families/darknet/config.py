@@ -17,7 +17,7 @@ class Config(ClassificationConfig):
     summary: ClassVar[str] = "Darknet: residual layers with a bottleneck or a widening, in groups"
     checks: ClassVar[tuple[Check, ...]] = (*ClassificationConfig.checks, Check(("stride_one", "blocks"), _group))
     defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 30.0, "batch_size": 256, "microbatch_size": 64, "learning_rate": 1.3, "weight_decay": 1e-4,
+        "epochs": 30.0, "batch_size": 256, "microbatch_size": 64, "learning_rate": 0.01, "weight_decay": 1e-4,
         "schedule": "one_cycle",
     }  # fmt: skip
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
