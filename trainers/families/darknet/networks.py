@@ -52,6 +52,6 @@ def conv_layer(before: int, after: int, kernel: int, stride: int = 1) -> nn.Sequ
     """Convolution, norm, leaky ReLU."""
     return nn.Sequential(
         nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(after, momentum=0.01),
+        nn.BatchNorm2d(after),  # at 0.01, as in the lesson, running averages lag behind a run of few steps
         nn.LeakyReLU(0.1, inplace=True),
     )
