@@ -17,9 +17,9 @@ from trainers.engine import processor
 
 MARK = "TROUPE_ENVIRONMENT"
 TUNABLES = {"arena_max": 1, "mmap_threshold": 1 << 32, "trim_threshold": 1 << 33, "top_pad": 1 << 28}
-# Huge pages, by kind of processor. On this one a step of WRN-16-4 takes 0.88 of the time in float32 and 0.96 in
-# bfloat16, one of DCGAN the same. On an Intel with AMX they brought nothing in the steady state, and each first touch
-# cost milliseconds where a virtual machine had not touched its memory yet.
+# Huge pages, by kind of processor; tried by hand, once each. On this one a step of WRN-16-4 took 0.88 of the time in
+# float32 and 0.96 in bfloat16, one of DCGAN the same. On an Intel with AMX they brought nothing in the steady state,
+# and each first touch cost milliseconds where a virtual machine had not touched its memory yet.
 HUGE_PAGES = {"AuthenticAMD 25 avx512_bf16"}
 
 

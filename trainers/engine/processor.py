@@ -29,7 +29,7 @@ class Ways(NamedTuple):
 # Darknet, under benchmarks/results/KIND: of genuineintel-6-amx_bf16 step_speed_*.json (1.31, 1.71, 1.56 times the plain
 # loop in float32), of authenticamd-25-avx512_bf16 convolutions.json (products up to 16 places were 0.93, 1.0 and 1.1
 # times as fast as torch's own in float32, which few places and many channels alone gain; Winograd's 1.0, 1.22, 1.09).
-# An AMD of family 26 was slower with either in float32, and is left to torch.
+# An AMD of family 26 was slower with either in float32 when it was tried by hand, and is left to torch.
 FASTER = {
     ("GenuineIntel 6 amx_bf16", "float32"): Ways(places=16, winograd=True),
     ("GenuineIntel 6 amx_bf16", "bfloat16"): Ways(places=16),
