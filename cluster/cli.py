@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster import words as grammar
 from cluster.environment import start_anew
-from cluster.show import ROWS, paragraphs, table, tell, width_of
+from cluster.show import ROWS, Progress, duration, paragraphs, table, tell, width_of
 from cluster.words import Words
 from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR
@@ -90,7 +90,6 @@ Answer = tuple[Any, str, int]  # for --json, for people, exit code
 
 def train(said: Words) -> Answer | None:
     from cluster import launch, prepare
-    from cluster.show import Progress, duration
 
     wanted = prepare.TrainCommand(
         said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
@@ -124,7 +123,6 @@ def train(said: Words) -> Answer | None:
 
 def verify(said: Words) -> Answer | None:
     from cluster import verify as proof
-    from cluster.show import Progress
 
     wanted = proof.VerifyCommand(
         said.names[0] if said.names else "", said.settings, said.path("data-dir", DATA_DIR), said.families

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster import checks
 from cluster.environment import environment, worker_environment
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
@@ -60,7 +61,7 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[dict[str, Any]]:
                 held.callback(_read_tokens_anew)  # when the environment is our caller's again
                 token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None,
                          "RAY_AUTH_TOKEN_PATH": held.enter_context(_token_file())}  # fmt: skip
-                cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+                cpus = checks.cores()
                 needed = config.workers * config.threads_per_worker
                 try:
                     with environment(token):

@@ -167,14 +167,11 @@ def evaluate(command: EvaluateCommand) -> dict[str, Any]:
         family = registry.family_class(prepared.family, command.families)(config, data.facts)
         trainer = Trainer(family, data, config, World(), Control())
         trainer.begin()
-        if (prepared.weights / "state.pt").exists():
-            kept = checkpoint.load(prepared.weights).get("kept", {})
-            family.kept = {name: tensor.to(trainer.device) for name, tensor in kept.items()} or family.kept
         whose = f"--weights {prepared.weights}" if command.weights else command.name
         weights = read_weights(prepared.weights, tuple(trainer.networks), ema=True)
         load_weights(trainer.networks, weights, whose)
-        if "kept" in weights:  # of an export
-            family.kept = {name: tensor.to(trainer.device) for name, tensor in weights["kept"].items()}
+        if "kept" in weights:
+            trainer.keep(weights["kept"])
         rest.evaluate(trainer)
         trainer.close()
     result: dict[str, Any] = {

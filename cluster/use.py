@@ -85,7 +85,7 @@ def sample(
 ) -> dict[str, Any]:  # fmt: skip
     """Draw samples from a run's newest checkpoint, and write them as one PNG, or as one file of texts."""
     asked = asked_of(name, runs, families, words, count)
-    folder, state, family = _opened(name, runs, families)
+    folder, stored, state, family = _opened(name, runs, families)
     import torch
 
     from trainers.engine.rest import CHUNK, drawn
@@ -113,7 +113,7 @@ def sample(
             durable.write(out, pictures.sheet_of_texts([text for part in parts for text in part]))
     except (OSError, ValueError) as error:
         raise TroupeError(f"--out {out}: cannot be written ({error})", SURROUNDINGS) from error
-    changed = data.opened and data.fingerprint != folder.read_settings().get("data")
+    changed = data.opened and data.fingerprint != stored.get("data")
     notes = [f"data={family.config.data} has changed since the run learned from it"] if changed else []
     return {"file": str(out), "count": count, "seed": seed, "step": state["step"], "notes": notes}
 
@@ -139,11 +139,10 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
 
     `weights.safetensors` holds NETWORK.KEY for each tensor; where there is a running average, it is taken.
     """
-    folder, state, family = _opened(name, runs, families)
+    _, stored, state, family = _opened(name, runs, families)
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    stored = folder.read_settings()
     tensors = {
         f"{network}.{key}": tensor.contiguous()
         for network, part in {**state["networks"], **state["ema"]}.items()
@@ -236,8 +235,10 @@ def environment_facts() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder, dict[str, Any], Any]:
-    """A run, the state in its newest whole checkpoint, and its family."""
+def _opened(
+    name: str, runs: Path, families: Sequence[Path]
+) -> tuple[RunFolder, Mapping[str, Any], dict[str, Any], Any]:
+    """A run, its settings, the state in its newest whole checkpoint, and its family."""
     folder = runfolder.find(runs, name)
     stored = folder.read_settings()
     newest = checkpoint.newest_whole(folder.checkpoints)
@@ -247,7 +248,7 @@ def _opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder,
     settings = kind.of(stored["settings"], stored["family"])
     state = checkpoint.load(newest)
     family = registry.family_class(stored["family"], families)(settings, stored["facts"])
-    return folder, state, family
+    return folder, stored, state, family
 
 
 def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from trainers.engine import evaluation
 from trainers.engine.evaluation import Evaluation
-from trainers.engine.family import MicroBatch
 from trainers.engine.tensors import as_uint8
 from trainers.engine.trainer import Trainer
 from trainers.engine.tree import shares
@@ -76,14 +75,10 @@ def evaluate(trainer: Trainer) -> None:
     with at_rest(trainer) as networks:
 
         def part(place: int, places: range) -> evaluation.Part:
-            tensors, indices, epochs = stream.at(places)
-            microbatch = MicroBatch(
-                trainer.formatted(tensors), indices, epochs, trainer.step, place, len(places), trainer.device,
-                trainer.dtype, trainer.random,
-            )  # fmt: skip
+            microbatch = trainer.microbatch(stream, places, place)
             with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.config.precision == "bfloat16"):
                 totals = trainer.family.evaluate(networks, microbatch)
-            return totals, evaluation.highest(trainer.family.scored(microbatch), indices)
+            return totals, evaluation.highest(trainer.family.scored(microbatch), microbatch.indices)
 
         totals, shown = evaluation.added(dealt(trainer, "evaluation", stream.length, stream.chunk, part))
     results = trainer.family.conclude(totals) if totals else {}

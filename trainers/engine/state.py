@@ -56,7 +56,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer.step, trainer.phases_done, trainer.position = state["step"], state["phases_done"], state["position"]
     trainer.phase_counts = dict(state["phase_counts"])
     trainer.sample_inputs, trainer.best = state["sample_inputs"], dict(state["best"])
-    trainer.family.kept = {name: kept.to(trainer.device) for name, kept in state.get("kept", {}).items()}
+    trainer.keep(state.get("kept", {}))
     trainer.metrics, trainer.evaluation = dict(state["metrics"]), Evaluation(dict(state["results"]))
     trainer.history = list(state.get("history", ()))
     trainer.reached = trainer.config.target != "none" and state.get("reached") == trainer.config.target

@@ -88,11 +88,7 @@ def draw(trainer: Trainer) -> None:
     trainer.microbatches = {}
     for index in trainer.exchange.share:
         start = trainer.position + index * size
-        tensors, indices, epochs = trainer.stream.at(range(start, start + size))
-        trainer.microbatches[index] = MicroBatch(
-            trainer.formatted(tensors), indices, epochs, trainer.step, index, size, trainer.device, trainer.dtype,
-            trainer.random,
-        )  # fmt: skip
+        trainer.microbatches[index] = trainer.microbatch(trainer.stream, range(start, start + size), index)
     trainer.position += trainer.config.batch_size
 
 
@@ -175,14 +171,20 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> tuple[flo
 
     left_before = any(name in left for left in trainer.left.values() for name in phase.trains)
     trainer.exchange.gradients(optimizing.parameters, loss, left_before)
-    weight, mean, stop, metrics, sums = tally.read(trainer.exchange.meet(tally.rows), phase.name)
-    trainer.stop_agreed |= stop
-    trainer.metrics |= metrics
+    weight, mean, sums = _meet(trainer, phase, tally)
     if math.isfinite(mean) or phase.closure:
         private = phase.before is not None or phase.closure or optimizing.writes
         trainer.exchange.reduce(optimizing.parameters, weight, private)
     trainer.control.rested()
     return mean, tally.statistics, sums / trainer.config.microbatches if tally.statistics else sums
+
+
+def _meet(trainer: Trainer, phase: Phase, tally: Tally) -> tuple[float, float, Tensor]:
+    """The rows of all micro-batches, added up over the workers: weight, mean loss, and sums of the statistics."""
+    weight, mean, stop, metrics, sums = tally.read(trainer.exchange.meet(tally.rows), phase.name)
+    trainer.stop_agreed |= stop
+    trainer.metrics |= metrics
+    return weight, mean, sums
 
 
 def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatch: MicroBatch) -> Loss:
@@ -254,9 +256,7 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
             {name: value.detach() for name, value in microbatch.carried.items()},
             {"kind": type(optimizer).__name__, "state": optimizer.state_dict()["state"]},
         )  # fmt: skip
-    _, mean, stop, metrics, _ = tally.read(trainer.exchange.meet(tally.rows), phase.name)
-    trainer.stop_agreed |= stop
-    trainer.metrics |= metrics
+    _, mean, _ = _meet(trainer, phase, tally)
     trainer.control.rested()
     if not math.isfinite(mean):
         raise _not_finite(trainer, phase, mean)

@@ -37,6 +37,7 @@ def as_uint8(images: Tensor) -> Tensor:
 def read_weights(path: Path, networks: Sequence[str] = (), ema: bool = False) -> dict[str, dict[str, Tensor]]:
     """Weights by network: of a checkpoint (with `ema`, averaged where there is an average), an exported file or folder,
     or any state dict of torch, which then is that of the only one of `networks`; a prefix `module.` is taken off.
+    What a family keeps beside its networks is under `kept`, where there is any.
 
     Raises TroupeError (exit code 4) where it is none of these, or damaged.
     """
@@ -50,7 +51,9 @@ def read_weights(path: Path, networks: Sequence[str] = (), ema: bool = False) ->
         else:
             tensors = torch.load(file, map_location="cpu", weights_only=True)
         if "networks" in tensors:
-            return {**tensors["networks"], **(tensors.get("ema", {}) if ema else {})}
+            averages = tensors.get("ema", {}) if ema else {}
+            kept = {"kept": tensors["kept"]} if tensors.get("kept") else {}
+            return {**tensors["networks"], **averages, **kept}
         for key in ("state_dict", "model"):
             tensors = tensors[key] if isinstance(tensors.get(key), Mapping) else tensors
         if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):

@@ -22,6 +22,7 @@ from trainers.engine.norms import Norms, Statistics
 from trainers.engine.processor import ways
 from trainers.engine.schedules import Schedule
 from trainers.engine.shared_memory import padded_length
+from trainers.engine.streams import Stream
 from trainers.engine.world import World
 
 
@@ -105,7 +106,7 @@ class Trainer:
             with torch.no_grad():
                 kept = self.family.begin({**self.networks, **self.frozen}, self.data)
             self.norms.take(())  # what was seen there is no micro-batch's
-        self.family.kept = {name: tensor.to(self.device) for name, tensor in self.world.agree(dict(kept)).items()}
+        self.keep(self.world.agree(dict(kept)))
         tensors = [tensor for network in self.networks.values() for tensor in network.state_dict().values()]
         self.world.copy_from_first(tensors)
         for name, average in self.averages.items():
@@ -113,6 +114,16 @@ class Trainer:
         self.seed("grid inputs")
         random = torch.Generator().manual_seed(streams.GRID_SEED)
         self.sample_inputs = self.family.sample_inputs(self.family.grid(), random, self.data)
+
+    def keep(self, kept: Mapping[str, Tensor]) -> None:
+        """Tensors that the family keeps beside its networks, such as statistics of the data, on the device."""
+        self.family.kept = {name: tensor.to(self.device) for name, tensor in kept.items()}
+
+    def microbatch(self, stream: Stream, places: range, index: int) -> MicroBatch:
+        """The samples at these places of a stream, as the micro-batch with this index."""
+        tensors, indices, epochs = stream.at(places)
+        return MicroBatch(self.formatted(tensors), indices, epochs, self.step, index, len(places), self.device,
+                          self.dtype, self.random)  # fmt: skip
 
     def close(self) -> None:
         """Give back what the run holds beside its tensors, at once: shared memory, and what keeps them alive."""

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 from trainers.engine.errors import did_you_mean
 from trainers.engine.settings import Check, setting
-from trainers.families.classification.settings import ADAMW_RATE, ClassificationConfig
+from trainers.families.classification.settings import ClassificationConfig
 
 OWN = ("mlp", "mlp_relu", "mlp_bn", "cnn", "lstm_rows", "lenet", "simple_cnn", "residual",
        "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")  # fmt: skip
 HE = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 MODELS: Mapping[str, Mapping[str, Any]] = {  # where the family's defaults do not suit (benchmarks/defaults.py)
     "mlp": {"learning_rate": 0.005},  # three matrices and nothing between them: steep where all are large
-    "lstm_rows": {"optimizer": "adamw", "learning_rate": ADAMW_RATE},
+    "lstm_rows": {"optimizer": "adamw"},
 }
 ANY = ("mlp", "mlp_relu", "lstm_rows", "residual", *HE)  # size of images, and number in a micro-batch
 
@@ -63,7 +63,7 @@ class Config(ClassificationConfig):
         own = MODELS.get(said.get("model", ""), {})
         if said.get("optimizer", own.get("optimizer", "sgd")) != own.get("optimizer", "sgd"):
             own = {}  # they are for another optimizer
-        return {**own, **super().following(said)}
+        return {**super().following({**own, **said}), **own}
 
     @classmethod
     def meant(cls, word: str) -> str | None:
