@@ -26,6 +26,13 @@ def test_two_epochs_are_enough_to_beat_the_nearest_mean(tmp_path: Path, model: s
     assert result["metrics"]["eval_accuracy"] > nearest_mean()
 
 
+@pytest.mark.slow
+def test_the_evaluation_of_a_short_darknet_knows_what_it_learned(tmp_path: Path) -> None:
+    small = {"blocks": (1, 1), "first_width": 8, "flip": "none", "crop_padding": 0, "learning_rate": 0.3}
+    result = train("darknet", data="digits", epochs=2, runs_dir=tmp_path, **small)
+    assert result["metrics"]["eval_accuracy"] > 0.7  # with running averages that move by a hundredth a step: chance
+
+
 def test_the_nearest_mean_knows_what_is_known_of_it() -> None:
     assert 0.74 < nearest_mean() < 0.84  # 0.82 on the whole of MNIST
 
