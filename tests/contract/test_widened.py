@@ -172,6 +172,45 @@ def test_pictures_are_painted_and_the_grid_shows_them(room: Path) -> None:
     assert begun != ended
 
 
+def test_pictures_are_dreamt_octave_after_octave(room: Path) -> None:
+    tiny("dream", steps=12, log_every=1, sample_every=6)
+    rows = [json.loads(line) for line in (room / "runs/run/metrics.jsonl").read_text().splitlines()]
+    for octave, steps in ((0, rows[:6]), (1, rows[6:])):
+        climbed = [row[f"octave_{octave}_loss"] for row in steps]
+        assert climbed[-1] < climbed[0] < 0
+    state = last_state(room / "runs/run")
+    assert [tensor.shape[-1] for tensor in state["carried"][3].values()] == [11, 16]
+    assert set(state["apart"]) == {"octave_0", "octave_1"}
+    grids = [path.read_bytes() for path in sorted((room / "runs/run/grids").iterdir())]
+    assert len(set(grids)) == 3, "what each octave added is seen"
+
+
+def test_features_of_a_frozen_network_are_computed_once_and_learned_from(room: Path) -> None:
+    result = tiny("cached", data="digits", steps=150, batch_size=64, microbatch_size=32, features=64)
+    assert result["metrics"]["eval_accuracy"] > 0.3, "a blind guess has 0.1"
+    state = last_state(room / "runs/run")
+    assert set(state["networks"]) == {"head"}
+    assert {name: tuple(tensor.shape) for name, tensor in state["kept"].items()} == {
+        "train": (9000, 64), "held_out": (1000, 64),
+    }  # fmt: skip
+
+
+def test_sentences_are_translated_word_by_word(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = tiny("translator", steps=500, hidden=32)
+    assert result["metrics"]["eval_exact"] > 0.5, "of numbers that it never saw, all words right"
+    code, _, _ = said(capsys, "sample", "run", "text=1 7", "--count", "1")
+    assert code == 0
+    assert (room / "run-samples.txt").read_text().splitlines()[1] == "seventeen"
+
+
+def test_a_curve_is_fitted_to_points_without_end_until_it_is_good_enough(room: Path) -> None:
+    result = tiny("curve", steps=2000, evaluate_every=20, target="eval_error:0.001", batch_size=64, microbatch_size=32)
+    assert result["steps"] < 1000
+    assert result["metrics"]["eval_error"] <= 0.001
+    found = last_state(room / "runs/run")["networks"]["polynomial"]["coefficients"]
+    assert found.tolist() == pytest.approx([0.9, 0.5, 3.0, 2.4], abs=0.3)
+
+
 def test_a_judge_is_in_no_checkpoint_and_what_it_computed_is_kept(room: Path) -> None:
     result = tiny("judged", steps=40, evaluate_every=20)
     state = last_state(room / "runs/run")

@@ -60,13 +60,13 @@ def drawn(samples: Tensor | list[str]) -> Tensor | list[str]:
 
 
 def _carried_pictures(trainer: Trainer) -> dict[str, Tensor]:
-    """What micro-batches carry and a phase optimises, in their order: such pictures are the samples themselves."""
-    names = {name for phase in trainer.family.phases(trainer.step) for name in phase.optimises}
-    if not names:
+    """All that micro-batches carry, in their order, where a phase optimises some of it: pictures are made of that."""
+    if not any(phase.optimises for phase in trainer.family.phases(trainer.step)):
         return {}
-    own = {index: {name: kept[name].cpu() for name in names} for index, kept in trainer.carried.items()}
-    every = {index: kept for part in trainer.world.gather(own) for index, kept in part.items()}
-    return {name: torch.cat([every[index][name] for index in sorted(every)]) for name in sorted(names)}
+    own = {index: {name: kept.cpu() for name, kept in carried.items()} for index, carried in trainer.carried.items()}
+    every = {index: carried for part in trainer.world.gather(own) for index, carried in part.items()}
+    names = sorted(every[0])
+    return {name: torch.cat([every[index][name] for index in sorted(every)]) for name in names}
 
 
 def evaluate(trainer: Trainer) -> None:
