@@ -14,13 +14,13 @@ from trainers.data.images import ImageData, Part
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.family import Data, Family
-from trainers.engine.step import advance, draw
+from trainers.engine.step import advance, draw, run_phase
 from trainers.engine.trainer import Trainer
 from trainers.engine.world import World
 
 PICTURES = 1024
 
-__all__ = ["advance", "config_of", "draw", "generated", "seconds_of_steps", "trainer_for", "trainer_of"]
+__all__ = ["advance", "config_of", "draw", "first_phase", "generated", "seconds_of_steps", "trainer_for", "trainer_of"]
 
 
 def generated(size: int, channels: int = 3, count: int = PICTURES) -> ImageData:
@@ -48,6 +48,11 @@ def trainer_for(family: Family, config: Config, data: Data, world: World | None 
     trainer = Trainer(family, data, config, world or World(), Control())
     trainer.begin()
     return trainer
+
+
+def first_phase(trainer: Trainer) -> None:
+    """The first phase of a step, on fresh samples, and nothing else of it: a step of a critic."""
+    run_phase(trainer, trainer.family.phases(trainer.step)[0])
 
 
 def seconds_of_steps(

@@ -88,16 +88,18 @@ def sample(
     folder, stored, state, family = _opened(name, runs, families)
     import torch
 
-    from trainers.engine.rest import CHUNK, drawn
+    from trainers.engine.rest import CHUNK, drawn, in_order, makes_of_carried
 
     data = OpenedLater(family.config, data_dir, families)
     inputs = family.sample_inputs(asked, torch.Generator().manual_seed(seed), data)
+    if makes_of_carried(family, state["step"]):
+        inputs |= in_order(state["carried"])
     if not inputs:
         raise TroupeError(f"{folder.name}: its family draws nothing", WORDS)
     networks = _networks(family, state)
-    dtype = next(parameter.dtype for network in networks.values() for parameter in network.parameters())
-    inputs = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
-    count = len(next(iter(inputs.values())))
+    dtype = torch.float64 if family.config.precision == "float64" else torch.float32
+    count = min(len(value) for value in inputs.values())
+    inputs = {key: (value.to(dtype) if value.is_floating_point() else value)[:count] for key, value in inputs.items()}
     parts: list[Any] = []
     with torch.no_grad():
         for start in range(0, count, CHUNK):

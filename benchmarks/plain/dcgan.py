@@ -1,4 +1,4 @@
-"""DCGAN as everybody writes it: the loop of the well-known PyTorch example, on the networks of trainers/families/dcgan.
+"""DCGAN as everybody writes it: the loop of the well-known PyTorch example, on our networks.
 
 Float images in memory, NCHW, default Adam, two backward passes for the discriminator, `.item()` for what is logged.
 Weights, pictures and noise are those of the same run of ours, so that the losses of the first step can be compared.
@@ -14,7 +14,7 @@ from torch import nn
 
 from trainers.engine.family import Data
 from trainers.engine.streams import sample_indices, seed_of
-from trainers.families.dcgan.networks import Discriminator, Generator
+from trainers.families.adversarial.networks import Critic, Generator
 
 SETTINGS: dict[str, Any] = {"batch_size": 64, "microbatch_size": 64, "width": 64, "ema": 0.0}
 PICTURE_SIZE = 64
@@ -34,7 +34,7 @@ def steps(config: Any, data: Data, count: int) -> Iterator[dict[str, float]]:
     channels, size, batch_size = data.facts["channels"], data.facts["image_size"], config.batch_size
     torch.manual_seed(seed_of(config.seed, "networks"))
     generator = Generator(config.latent, config.width, channels, size, config.upsample)
-    discriminator = Discriminator(config.width, channels, size)
+    discriminator = Critic(config.width, channels, size)
     generator.main[0] = transposed(generator.main[0].linear.weight, config.latent)
     batches, noises = [], []
     for step in range(count):

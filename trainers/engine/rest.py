@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainers.engine import evaluation
 from trainers.engine.evaluation import Evaluation
+from trainers.engine.family import Family
 from trainers.engine.tensors import as_uint8
 from trainers.engine.trainer import Trainer
 from trainers.engine.tree import shares
@@ -39,7 +40,7 @@ def at_rest(trainer: Trainer) -> Iterator[Mapping[str, nn.Module]]:
 
 def draw_grid(trainer: Trainer) -> Tensor | list[str] | None:
     """The fixed grid as uint8 (cells, height, width, channels), or texts; the same on every rank."""
-    inputs = {**trainer.sample_inputs, **_carried_pictures(trainer)}
+    inputs = {**trainer.sample_inputs, **_carried(trainer)}
     if not inputs:
         return None
     with at_rest(trainer) as networks:
@@ -59,14 +60,22 @@ def drawn(samples: Tensor | list[str]) -> Tensor | list[str]:
     return as_uint8(samples) if isinstance(samples, Tensor) else list(samples)
 
 
-def _carried_pictures(trainer: Trainer) -> dict[str, Tensor]:
-    """All that micro-batches carry, in their order, where a phase optimises some of it: pictures are made of that."""
-    if not any(phase.optimises for phase in trainer.family.phases(trainer.step)):
+def _carried(trainer: Trainer) -> dict[str, Tensor]:
+    """What pictures are made of that micro-batches carry, wherever they are."""
+    if not makes_of_carried(trainer.family, trainer.step):
         return {}
     own = {index: {name: kept.cpu() for name, kept in carried.items()} for index, carried in trainer.carried.items()}
-    every = {index: carried for part in trainer.world.gather(own) for index, carried in part.items()}
-    names = sorted(every[0])
-    return {name: torch.cat([every[index][name] for index in sorted(every)]) for name in names}
+    return in_order({index: carried for part in trainer.world.gather(own) for index, carried in part.items()})
+
+
+def makes_of_carried(family: Family, step: int) -> bool:
+    """Whether the family's pictures are made of what micro-batches carry: where a phase optimises some of it."""
+    return any(phase.optimises for phase in family.phases(step))
+
+
+def in_order(carried: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What all micro-batches carry, one after another."""
+    return {name: torch.cat([carried[index][name] for index in sorted(carried)]) for name in carried[0]}
 
 
 def evaluate(trainer: Trainer) -> None:

@@ -64,7 +64,7 @@ OTHER_NAMES = {
 
 
 class Settings(BaseModel):
-    """Typed, immutable settings, read from `key=value` words."""
+    """Typed, immutable settings, read from `key=value` words; a setting `class_` is said as `class`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -78,6 +78,7 @@ class Settings(BaseModel):
         Returns (config, []) or (None, mistakes), a line each.
         """
         mistakes: list[str] = []
+        words = {f"{name}_" if f"{name}_" in cls.model_fields else name: value for name, value in words.items()}
         good: dict[str, Any] = {name: field.get_default() for name, field in cls.model_fields.items()}
         good |= cls.instead(words)
         for name, value in words.items():
@@ -95,7 +96,8 @@ class Settings(BaseModel):
             except (ValidationError, ValueError) as error:
                 good.pop(name, None)
                 reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-                mistakes.append(f"{name}={value if isinstance(value, str) else show_value(value)}: {reason}")
+                shown = value if isinstance(value, str) else show_value(value)
+                mistakes.append(f"{name.rstrip('_')}={shown}: {reason}")
         said = {name: good[name] for name in words if name in good}
         good |= {name: value for name, value in cls.following(said).items() if name not in words}
         for check in cls.checks:

@@ -1,6 +1,6 @@
 """One step of a run: its phases, the gradients of their micro-batches, and where those meet.
 
-`advance` -> `_run` (one phase) -> `_reduce` (losses and gradients of all micro-batches) -> the optimizer.
+`advance` -> `run_phase` -> `_reduce` (losses and gradients of all micro-batches) -> the optimizer.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def advance(trainer: Trainer) -> bool:
             FAILED,
         )
     while trainer.phases_done < len(phases):
-        _run(trainer, phases[trainer.phases_done])
+        run_phase(trainer, phases[trainer.phases_done])
         trainer.phases_done += 1
         rest = phases[trainer.phases_done :]
         if trainer.stop_agreed and rest and rest[0].fresh:
@@ -92,7 +92,7 @@ def draw(trainer: Trainer) -> None:
     trainer.position += trainer.config.batch_size
 
 
-def _run(trainer: Trainer, phase: Phase) -> None:
+def run_phase(trainer: Trainer, phase: Phase) -> None:
     """One phase: gradients of all micro-batches meet, then one optimizer step."""
     if phase.fresh:
         draw(trainer)

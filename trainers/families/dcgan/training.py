@@ -3,26 +3,16 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import softplus
 
-from trainers.data.images import signed
 from trainers.engine import schedules
-from trainers.engine.config import Asked
-from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
-from trainers.families.dcgan.networks import Discriminator, Generator
+from trainers.engine.family import Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.families.adversarial.learning import Adversarial
 
 
-class DCGAN(Family):
-    ema_networks = ("generator",)
-
-    def networks(self) -> dict[str, nn.Module]:
-        config, channels, size = self.config, self.facts["channels"], self.facts["image_size"]
-        width = min(64, size) if config.width == "auto" else config.width
-        return {
-            "generator": Generator(config.latent, width, channels, size, config.upsample),
-            "discriminator": Discriminator(width, channels, size),
-        }
+class DCGAN(Adversarial):
+    critic = "discriminator"  # its scores are logits of being real
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         course, betas = schedules.of(self.config, self.config.learning_rate), (self.config.beta1, 0.999)
@@ -36,20 +26,12 @@ class DCGAN(Family):
         )
 
     def discriminate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
-        fakes = networks["generator"](microbatch.randn(microbatch.size, self.config.latent, 1, 1))
-        microbatch.kept["fakes"] = fakes
-        real = networks["discriminator"](signed(microbatch["images"], microbatch.dtype)).to(microbatch.dtype)
-        fake = networks["discriminator"](fakes.detach()).to(microbatch.dtype)
-        loss = softplus(-real).mean() + softplus(fake).mean()  # binary cross entropy on logits
+        microbatch.kept["fakes"] = fakes = self.fakes(networks, microbatch)
+        real, fake, *wrong = self.scores(networks, microbatch, *self.judged(microbatch, fakes.detach()))
+        negative = sum(softplus(part).mean() for part in (fake, *wrong)) / (1 + len(wrong))
+        loss = softplus(-real).mean() + negative  # binary cross entropy on logits
         return Loss(loss, {"real_score": real.sigmoid().mean(), "fake_score": fake.sigmoid().mean()})
 
     def generate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
-        fake = networks["discriminator"](microbatch.kept["fakes"]).to(microbatch.dtype)
+        (fake,) = self.scores(networks, microbatch, (microbatch.kept["fakes"], self.labels(microbatch)))
         return Loss(softplus(-fake).mean())  # non-saturating: make fakes look real
-
-    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
-        return {"latent": torch.randn(asked.count, self.config.latent, 1, 1, generator=random)}
-
-    def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
-        images: Tensor = networks["generator"](inputs["latent"])
-        return images.add(1).div(2)

@@ -1,0 +1,246 @@
+"""What the adversarial families share: networks of every size, slopes by hand, classes, and cheap critic steps."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainers import registry
+from trainers.data.images import ImageData, Part
+from trainers.engine.control import Control
+from trainers.engine.errors import TroupeError
+from trainers.engine.step import advance, run_phase
+from trainers.engine.trainer import Trainer
+from trainers.engine.world import World
+from trainers.families.adversarial.networks import Critic, Generator, slopes_by_autograd
+
+ADVERSARIAL = ("dcgan", "wgan", "wgan_gp")
+
+
+def data_of(classes: int = 10, size: int = 16, channels: int = 1) -> ImageData:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (64, size, size, channels), generator=random, dtype=torch.uint8).numpy()
+    labels = (torch.arange(64) % max(1, classes)).numpy() if classes else None
+    test = Part(images[:16], labels[:16] if labels is not None else None)
+    names = tuple(f"kind {number}" for number in range(classes))
+    return ImageData(Part(images, labels), test, fingerprint="made", class_names=names)
+
+
+def trainer_of(family: str, data: ImageData, **settings: Any) -> Trainer:
+    small = {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 4, "device": "cpu"}
+    config = registry.config_class(family).of({**small, **settings}, family)
+    trainer = Trainer(registry.family_class(family)(config, data.facts), data, config, World(), Control())
+    trainer.begin()
+    return trainer
+
+
+# Networks
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+@pytest.mark.parametrize(("extra", "norm_after", "upsample"), [(0, False, "transposed"), (2, True, "nearest")])
+def test_networks_make_and_judge_images_of_every_size(size: int, extra: int, norm_after: bool, upsample: str) -> None:
+    generator = Generator(7, 4, 3, size, upsample, classes=5, extra=extra, norm_after=norm_after)
+    critic = Critic(4, 3, size, classes=5, extra=extra, norm_after=norm_after)
+    labels = torch.tensor([0, 4])
+    images = generator(torch.randn(2, 7, 1, 1), labels)
+    assert images.shape == (2, 3, size, size)
+    assert images.abs().max() <= 1
+    assert critic(images, labels).shape == (2,)
+    assert sum(isinstance(layer, (nn.ConvTranspose2d, nn.Upsample)) for layer in generator.modules()) == {
+        16: 2, 32: 3, 64: 4, 128: 5,
+    }[size]  # fmt: skip
+
+
+def test_the_norm_lies_where_it_is_asked_for() -> None:
+    for norm_after, wanted in ((False, [nn.BatchNorm2d, nn.ReLU]), (True, [nn.ReLU, nn.BatchNorm2d])):
+        kinds = [type(layer) for layer in Generator(8, 4, 1, 16, norm_after=norm_after).main]
+        assert kinds[1:3] == wanted
+    kinds = [type(layer) for layer in Critic(4, 1, 16, norm_after=True).main]
+    assert kinds == [nn.Conv2d, nn.LeakyReLU, nn.Conv2d, nn.LeakyReLU, nn.BatchNorm2d, nn.Conv2d]
+
+
+@pytest.mark.parametrize(("extra", "classes"), [(0, 0), (2, 0), (1, 5)])
+def test_slopes_by_hand_are_those_of_autograd_and_so_are_their_gradients(extra: int, classes: int) -> None:
+    torch.manual_seed(0)
+    critic = Critic(6, 3, 32, norm=False, classes=classes, extra=extra).double()
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    labels = torch.arange(4) if classes else None
+    found = {}
+    for name, slopes in (
+        ("by hand", critic.slopes(images, labels)),
+        ("by autograd", slopes_by_autograd(critic.score, images, labels)),
+    ):
+        critic.zero_grad()
+        (slopes.flatten(1).norm(dim=1) - 1).square().mean().backward()
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in critic.parameters()]
+        found[name] = [slopes.detach(), *gradients]
+    for one, other in zip(*found.values(), strict=True):
+        assert (one - other).abs().max() <= 1e-12 * other.abs().max()
+    assert all(one.abs().max() > 0 for one in found["by hand"])
+
+
+def test_a_critic_with_norms_leaves_its_slopes_to_autograd() -> None:
+    torch.manual_seed(0)
+    critic, images = Critic(4, 1, 16, norm=True).double(), torch.randn(6, 1, 16, 16, dtype=torch.float64)
+    assert torch.equal(critic.slopes(images), slopes_by_autograd(critic.score, images))
+
+
+def test_the_residual_networks_are_those_of_the_paper() -> None:
+    networks = trainer_of("wgan_gp", data_of(size=32, channels=3), network="resnet", image_size=32, width=128,
+                          latent=128, batch_size=2, microbatch_size=1).networks  # fmt: skip
+    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks.values()]
+    # Gulrajani et al. 2017, table 4, generator: a matrix 128 x 4 * 4 * 128, three blocks of two 3x3 convolutions
+    block, point = 2 * (9 * 128 * 128 + 128), 128 * 128 + 128
+    assert counts[0] == 128 * 2048 + 3 * (block + point + 4 * 128) + 2 * 128 + 9 * 128 * 3 + 3
+    first = 9 * 3 * 128 + 128 + 9 * 128 * 128 + 128 + 3 * 128 + 128
+    assert counts[1] == first + 3 * block + point + 128 + 1
+
+
+# Critic steps
+
+
+@pytest.mark.parametrize("family", ["wgan", "wgan_gp"])
+def test_critic_steps_make_fakes_without_a_graph_and_generator_steps_learn_no_critic(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(family, data_of(), n_critic=2)
+    graphs: list[bool] = []
+    generator = trainer.networks["generator"]
+    generator.register_forward_hook(lambda module, given, images: graphs.append(images.requires_grad))
+    *critic, last = trainer.family.phases(1000)
+    run_phase(trainer, critic[0])
+    assert graphs == [False, False], "one of each micro-batch"
+    before = {name: tensor.clone() for name, tensor in trainer.networks["critic"].state_dict().items()}
+    run_phase(trainer, last)
+    assert graphs[2:] == [True, True]
+    assert not any(parameter.requires_grad for parameter in trainer.networks["critic"].parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.networks["critic"].state_dict().items())
+
+
+def test_real_and_fake_go_together_where_no_norm_forbids_it() -> None:
+    for norm, wanted in ((True, [4, 4]), (False, [8])):
+        trainer = trainer_of("wgan", data_of(), n_critic=1, n_critic_warmup=0, critic_norm=norm)
+        rows: list[int] = []
+        trainer.networks["critic"].register_forward_pre_hook(
+            lambda module, given, rows=rows: rows.append(len(given[0]))
+        )
+        run_phase(trainer, trainer.family.phases(1)[0])
+        assert rows == wanted * 2
+
+
+def test_weights_of_wgans_critic_are_clipped_after_each_of_its_steps() -> None:
+    trainer = trainer_of("wgan", data_of(), clip=0.005, n_critic=2, n_critic_warmup=0, learning_rate=0.01)
+    assert largest(trainer.networks["critic"]) > 0.5
+    advance(trainer)
+    assert largest(trainer.networks["critic"]) <= 0.005
+    assert trainer.metrics["distance"] == pytest.approx(-trainer.metrics["critic_loss"])
+
+
+def largest(network: nn.Module) -> float:
+    return max(float(parameter.detach().abs().max()) for parameter in network.parameters())
+
+
+def test_wgan_warms_its_critic_up_as_its_authors_do() -> None:
+    config = registry.config_class("wgan").of({})
+    draws = [config.draws(step) for step in range(1001)]
+    assert draws[:26] == [100] * 25 + [5]
+    assert [step for step, count in enumerate(draws) if count == 100 and step >= 25] == [500, 1000]
+    off = registry.config_class("wgan").of({"n_critic_warmup": 0})
+    assert {off.draws(step) for step in range(1001)} == {5}
+
+
+# Classes
+
+
+@pytest.mark.parametrize("family", ADVERSARIAL)
+def test_a_conditional_grid_has_a_row_for_each_class(family: str) -> None:
+    trainer = trainer_of(family, data_of(), conditional=True)
+    assert trainer.sample_inputs["labels"].view(10, 8).tolist() == [[kind] * 8 for kind in range(10)]
+    many = trainer_of(family, data_of(classes=20), conditional=True)
+    assert many.sample_inputs["labels"].unique().tolist() == list(range(16)), "the first 16"
+    plain = trainer_of(family, data_of())
+    assert set(plain.sample_inputs) == {"latent"}
+
+
+def test_a_class_is_asked_for_by_name_or_number_and_changes_the_picture() -> None:
+    trainer = trainer_of("dcgan", data_of(), conditional=True)
+    asked = trainer.config.asked.of({"count": 3, "class": "kind 7"})
+    assert asked.class_ == "kind 7"
+
+    def inputs(**words: Any) -> dict[str, Tensor]:
+        asked = trainer.config.asked.of({"count": 3, **words})
+        return trainer.family.sample_inputs(asked, torch.Generator().manual_seed(0), trainer.data)
+
+    by_name, by_number = inputs(**{"class": "kind 7"}), inputs(**{"class": "7"})
+    assert by_name["labels"].tolist() == by_number["labels"].tolist() == [7, 7, 7]
+    other = inputs(**{"class": "3"})
+    assert torch.equal(by_name["latent"], other["latent"])
+    images = [trainer.family.samples(trainer.networks, one) for one in (by_name, other)]
+    assert not torch.equal(*images)
+    for wrong in ("kind 70", "10", "-1", ""):
+        with pytest.raises(TroupeError, match="no such class"):
+            inputs(**{"class": wrong})
+
+
+def test_no_class_can_be_asked_for_of_a_run_that_knows_none() -> None:
+    trainer = trainer_of("dcgan", data_of())
+    asked = trainer.config.asked.of({"class": "3"})
+    with pytest.raises(TroupeError, match="class=3: the run knows no classes; train one with conditional=true"):
+        trainer.family.sample_inputs(asked, torch.Generator(), trainer.data)
+
+
+@pytest.mark.parametrize("family", ADVERSARIAL)
+def test_classes_need_labels(family: str) -> None:
+    config = registry.config_class(family).of({"conditional": True})
+    (line,) = config.misfit(data_of(classes=0).facts)
+    assert line == "conditional=true: data=digits has no labels; leave it out, or take data with classes"
+    (line,) = config.misfit(data_of(classes=1).facts)
+    assert "one class (kind 0)" in line
+    config, mistakes = registry.config_class(family).from_words({"mismatched_negatives": "true"}, family)
+    assert mistakes == ["mismatched_negatives=true: is of conditional runs; say conditional=true"]
+
+
+@pytest.mark.parametrize("family", ADVERSARIAL)
+def test_mismatched_images_are_real_ones_of_another_class(family: str) -> None:
+    trainer = trainer_of(family, data_of(), conditional=True, mismatched_negatives=True)
+    seen: list[Any] = []
+    critic = trainer.networks["discriminator" if family == "dcgan" else "critic"]
+    critic.register_forward_pre_hook(lambda module, given: seen.append(given))
+    run_phase(trainer, trainer.family.phases(1000)[0])
+    chunks = [part.chunk(3) for part in seen[0][:2]] if len(seen[0][0]) == 12 else list(zip(*seen[:3], strict=True))[:2]
+    images, labels = chunks
+    assert torch.equal(images[0], images[2])
+    assert (labels[0] != labels[2]).all()
+    assert torch.equal(labels[0], labels[1])
+
+
+# Mistakes
+
+
+def test_mistakes_are_told_in_a_line_each() -> None:
+    kind = registry.config_class("wgan_gp")
+    for words, line in (
+        ({"image_size": "48"}, "image_size=48: the networks make images of 16, 32, 64 or 128 pixels; say one of these"),
+        ({"network": "resnet", "image_size": "64"},
+         "image_size=64: network=resnet makes images of 32 pixels; say image_size=32, or network=dcgan"),
+        ({"network": "resnet", "n_extra_layers": "1"},
+         "n_extra_layers: is of network=dcgan; leave it out with network=resnet"),
+        ({"penalty": "-1"}, "penalty=-1: must be at least 0"),
+    ):  # fmt: skip
+        assert kind.from_words(words, "wgan_gp")[1] == [line]
+    assert kind.of({"network": "resnet"}).misfit(data_of(size=64).facts) == [
+        "image_size=64: network=resnet makes images of 32 pixels; say image_size=32, or network=dcgan"
+    ]
+
+
+def test_every_adversarial_family_is_short() -> None:
+    root = Path(registry.__file__).parent / "families"
+    for family in ADVERSARIAL:
+        lines = itertools.chain(*(path.read_text().splitlines() for path in (root / family).glob("*.py")))
+        assert sum(1 for _ in lines) <= 210  # wgan_gp has the paper's residual networks besides

@@ -1,0 +1,142 @@
+"""What the adversarial families share: networks, noise and classes, what is drawn, and how scores are asked for."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trainers.data.images import signed
+from trainers.engine.config import Asked
+from trainers.engine.errors import WORDS, TroupeError, did_you_mean
+from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Phase
+from trainers.families.adversarial.networks import Critic, Generator
+
+ROWS, COLUMNS = 16, 8  # of the grid of a conditional run, a row for each class
+Seen = tuple[Tensor, Tensor | None]  # images, and their classes in a conditional run
+
+
+class Adversarial(Family):
+    """A generator, and a network that judges its images and is called `critic`."""
+
+    ema_networks = ("generator",)
+    critic: ClassVar[str] = "critic"
+    critic_norm: ClassVar[bool] = True  # whether images are judged beside others, by batch norms
+
+    @property
+    def classes(self) -> int:
+        """Classes that are learned each by itself, 0 for none."""
+        return int(self.facts["classes"]) if self.config.conditional else 0
+
+    @property
+    def width(self) -> int:
+        return min(64, self.facts["image_size"]) if self.config.width == "auto" else int(self.config.width)
+
+    def networks(self) -> dict[str, nn.Module]:
+        config, channels, size = self.config, self.facts["channels"], self.facts["image_size"]
+        more = {"classes": self.classes, "extra": config.n_extra_layers, "norm_after": config.norm_after_activation}
+        return {
+            "generator": Generator(config.latent, self.width, channels, size, config.upsample, **more),
+            self.critic: Critic(self.width, channels, size, self.critic_norm, **more),
+        }
+
+    # What a loss is made of
+
+    def real(self, microbatch: MicroBatch) -> Tensor:
+        return signed(microbatch["images"], microbatch.dtype)
+
+    def labels(self, microbatch: MicroBatch) -> Tensor | None:
+        """Of a conditional run: the generator makes images of the same classes as those that it is compared with."""
+        return microbatch["labels"] if self.classes else None
+
+    def fakes(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
+        latent = microbatch.randn(microbatch.size, self.config.latent, 1, 1)
+        images: Tensor = networks["generator"](latent, self.labels(microbatch))
+        return images
+
+    def judged(self, microbatch: MicroBatch, fakes: Tensor) -> list[Seen]:
+        """What the critic is shown: real images, fakes, and real ones of a wrong class where these count too."""
+        real, labels = self.real(microbatch), self.labels(microbatch)
+        wrong = [(real, self.mismatched(microbatch))] if self.config.mismatched_negatives else []
+        return [(real, labels), (fakes, labels), *wrong]
+
+    def scores(self, networks: Networks, microbatch: MicroBatch, *seen: Seen) -> list[Tensor]:
+        """Scores (rows,) of each of these; in one pass where no norm makes one image's depend on another."""
+        if self.critic_norm:
+            return [networks[self.critic](*part).to(microbatch.dtype) for part in seen]
+        scores: Tensor = networks[self.critic](*joined(seen))
+        return list(scores.to(microbatch.dtype).chunk(len(seen)))
+
+    def mismatched(self, microbatch: MicroBatch) -> Tensor:
+        """For each image a class that is not its own."""
+        labels = microbatch["labels"]
+        away = torch.randint(1, self.classes, labels.shape, generator=microbatch.random, device=labels.device)
+        return (labels + away) % self.classes
+
+    # What is drawn
+
+    def grid(self) -> Asked:
+        if not self.classes:
+            return super().grid()
+        asked: Asked = self.config.asked(count=COLUMNS * min(self.classes, ROWS), columns=COLUMNS)
+        return asked
+
+    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+        inputs = {"latent": torch.randn(asked.count, self.config.latent, 1, 1, generator=random)}
+        wanted: str = asked.class_  # type: ignore[attr-defined]
+        if not self.classes:
+            if wanted != "each":
+                raise TroupeError(f"class={wanted}: the run knows no classes; train one with conditional=true", WORDS)
+            return inputs
+        if wanted != "each":
+            return {**inputs, "labels": torch.full((asked.count,), self.class_number(wanted))}
+        columns = asked.columns or round(asked.count**0.5) or 1
+        return {**inputs, "labels": torch.arange(asked.count) // columns % self.classes}
+
+    def class_number(self, wanted: str) -> int:
+        """The number of a class that is asked for by name or number. Raises TroupeError (exit code 2)."""
+        names = [str(name) for name in self.facts["class_names"]]
+        if wanted in names:
+            return names.index(wanted)
+        if wanted.isdigit() and int(wanted) < self.classes:
+            return int(wanted)
+        known = did_you_mean(wanted, names) or f"; there are {', '.join(names[:10])}{', ...' if names[10:] else ''}"
+        raise TroupeError(f"class={wanted}: no such class{known}", WORDS)
+
+    def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
+        images: Tensor = networks["generator"](inputs["latent"], inputs.get("labels"))
+        return images.add(1).div(2)
+
+
+class Wasserstein(Adversarial):
+    """Some steps of the critic on fresh images, then one of the generator.
+
+    Where the critic's slopes are bounded, the scores of real images less those of fakes tell how far the two are apart
+    (Arjovsky et al. 2017, section 3), up to a factor.
+    """
+
+    def phases(self, step: int) -> tuple[Phase, ...]:
+        critic = Phase("critic", ("critic",), "critic", self.criticise, after=self.constrain)
+        generator = Phase("generator", ("generator",), "generator", self.generate, fresh=False)
+        return (*[critic] * self.config.draws(step), generator)
+
+    def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
+        raise NotImplementedError
+
+    def constrain(self, networks: Mapping[str, nn.Module]) -> None:
+        """What follows each step of the critic."""
+
+    def distance(self, real: Tensor, fake: Tensor, wrong: Sequence[Tensor] = ()) -> Tensor:
+        """Scores of real images less those of what is not real."""
+        return real.mean() - torch.stack([part.mean() for part in (fake, *wrong)]).mean()
+
+    def generate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
+        (fake,) = self.scores(networks, microbatch, (self.fakes(networks, microbatch), self.labels(microbatch)))
+        return Loss(-fake.mean())
+
+
+def joined(seen: Sequence[Seen]) -> Seen:
+    """Images one after another, and their classes."""
+    images, labels = zip(*seen, strict=True)
+    known = [part for part in labels if part is not None]
+    return torch.cat(images), torch.cat(known) if known else None

@@ -1,0 +1,32 @@
+"""How WGAN learns: several steps of a critic whose weights are clipped, then one of the generator."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from trainers.engine import schedules
+from trainers.engine.family import Loss, MicroBatch, Networks, Optimizers
+from trainers.families.adversarial.learning import Wasserstein
+
+
+class WGAN(Wasserstein):
+    def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
+        course = schedules.of(self.config, self.config.learning_rate)
+        return {name: (torch.optim.RMSprop(network.parameters(), foreach=True), course)
+                for name, network in networks.items()}  # fmt: skip
+
+    @property
+    def critic_norm(self) -> bool:  # type: ignore[override]
+        return bool(self.config.critic_norm)
+
+    def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
+        seen = self.judged(microbatch, self.fakes(networks, microbatch))
+        real, fake, *wrong = self.scores(networks, microbatch, *seen)
+        return Loss(-self.distance(real, fake, wrong), {"distance": self.distance(real, fake)})
+
+    def constrain(self, networks: Mapping[str, nn.Module]) -> None:
+        """Clip, so that scores cannot change faster with the pixels than some bound allows."""
+        weights: list[Tensor] = list(networks["critic"].parameters())
+        torch._foreach_clamp_min_(weights, -self.config.clip)
+        torch._foreach_clamp_max_(weights, self.config.clip)

@@ -1,0 +1,58 @@
+"""Settings of WGAN-GP: Gulrajani et al., "Improved Training of Wasserstein GANs", 2017 (arXiv 1704.00028)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from trainers.engine.settings import Check, setting
+from trainers.families.adversarial.settings import AdversarialConfig
+
+
+def _resnet_size(network: str, image_size: int | str) -> str | None:
+    if network != "resnet" or image_size in ("auto", 32):
+        return None
+    return f"image_size={image_size}: network=resnet makes images of 32 pixels; say image_size=32, or network=dcgan"
+
+
+def _resnet_plain(network: str, n_extra_layers: int, norm_after_activation: bool, upsample: str) -> str | None:
+    of_dcgan = {"n_extra_layers": n_extra_layers > 0, "norm_after_activation": norm_after_activation,
+                "upsample": upsample != "transposed"}  # fmt: skip
+    said = [name for name, is_said in of_dcgan.items() if is_said]
+    return f"{said[0]}: is of network=dcgan; leave it out with network=resnet" if network == "resnet" and said else None
+
+
+class Config(AdversarialConfig):
+    summary: ClassVar[str] = "Wasserstein GAN with a gradient penalty (Gulrajani et al. 2017)"
+    momentum_setting: ClassVar = "beta1"
+    checks: ClassVar[tuple[Check, ...]] = (
+        *AdversarialConfig.checks,
+        Check(("network", "image_size"), _resnet_size),
+        Check(("network", "n_extra_layers", "norm_after_activation", "upsample"), _resnet_plain),
+    )
+    defaults: ClassVar = {"cycle_momentum": (0.0, 0.0)}
+    tiny: ClassVar = {
+        "tiny": {"image_size": 16, "width": 8, "latent": 16, "batch_size": 16, "microbatch_size": 4, "steps": 4,
+                 "n_critic": 2},
+        "resnet": {"image_size": 32, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 2, "steps": 3,
+                   "n_critic": 2, "network": "resnet", "conditional": True},
+    }  # fmt: skip
+
+    network: Literal["dcgan", "resnet"] = setting(
+        "dcgan", "DCGAN's, without norms in the critic, or the paper's residual one for 32 pixels",
+        source="Gulrajani 2017, appendices B and C",
+    )  # fmt: skip
+    penalty: float = setting(10.0, "weight of the gradient penalty", at_least=0, source="Gulrajani 2017, algorithm 1")
+    n_critic: int = setting(
+        5, "steps of the critic in a step", at_least=1, at_most=1000, source="Gulrajani 2017, algorithm 1"
+    )
+    learning_rate: float = setting(1e-4, "of both Adams", above=0, source="Gulrajani 2017, algorithm 1")
+    beta1: float = setting(0.0, "momentum of both Adams", at_least=0, below=1, source="Gulrajani 2017, algorithm 1")
+    beta2: float = setting(
+        0.9, "decay of both Adams' mean squares", at_least=0, below=1, source="Gulrajani 2017, algorithm 1"
+    )
+
+    def draws(self, step: int) -> int:
+        return self.n_critic
+
+    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
+        mistake = _resnet_size(self.network, facts["image_size"])
+        return [*super().misfit(facts), *([mistake] if mistake else [])]

@@ -1,0 +1,41 @@
+"""How WGAN-GP learns: as WGAN, with a penalty on the critic's slopes where WGAN clips its weights."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from trainers.engine import schedules
+from trainers.engine.family import Loss, MicroBatch, Networks, Optimizers
+from trainers.families.adversarial.learning import Wasserstein, joined
+from trainers.families.wgan_gp.networks import ResNetCritic, ResNetGenerator
+
+
+class WGANGP(Wasserstein):
+    critic_norm = False  # the penalty is on the slopes of each image's own score
+
+    def networks(self) -> dict[str, nn.Module]:
+        if self.config.network == "dcgan":
+            return super().networks()
+        width = 128 if self.config.width == "auto" else self.config.width
+        return {
+            "generator": ResNetGenerator(self.config.latent, width, self.facts["channels"], self.classes),
+            "critic": ResNetCritic(width, self.facts["channels"], self.classes),
+        }
+
+    def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
+        course, betas = schedules.of(self.config, self.config.learning_rate), (self.config.beta1, self.config.beta2)
+        return {name: (torch.optim.Adam(network.parameters(), betas=betas, fused=True), course)
+                for name, network in networks.items()}  # fmt: skip
+
+    def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
+        fakes = self.fakes(networks, microbatch).to(microbatch.dtype)
+        seen = self.judged(microbatch, fakes)
+        part = torch.rand(len(fakes), 1, 1, 1, generator=microbatch.random, device=fakes.device, dtype=fakes.dtype)
+        mixed = torch.lerp(self.real(microbatch), fakes, part)
+        scores, slopes = networks["critic"](*joined(seen), mixed)
+        real, fake, *wrong = scores.to(microbatch.dtype).chunk(len(seen))
+        steepness = slopes.to(microbatch.dtype).flatten(1).norm(dim=1)
+        penalty = (steepness - 1).square().mean()
+        loss = self.config.penalty * penalty - self.distance(real, fake, wrong)
+        return Loss(loss, {"distance": self.distance(real, fake), "steepness": steepness.mean()})
