@@ -40,14 +40,14 @@ def until_it_fails(world: Any, plan: Plan) -> dict[str, Any]:
     trainer = Trainer(family, data, config, world, Control())
     trainer.begin()
     before: dict[str, Any] = {}
-    run_phase = step._run
+    run_phase = step.run_phase
 
     def watched(trainer: Trainer, phase: Any) -> None:
         before.clear()
         before.update(copied(state_of_replica(trainer)))
         run_phase(trainer, phase)
 
-    step._run = watched
+    step.run_phase = watched
     try:
         while trainer.step < config.steps:
             step.advance(trainer)
@@ -55,7 +55,7 @@ def until_it_fails(world: Any, plan: Plan) -> dict[str, Any]:
         return {"error": error, "step": trainer.step, "phases": trainer.phases_done, "before": before,
                 "after": state_of_replica(trainer)}  # fmt: skip
     finally:
-        step._run = run_phase
+        step.run_phase = run_phase
     raise AssertionError("it did not fail")
 
 

@@ -111,7 +111,7 @@ def test_a_family_imports_its_contract_data_and_networks_only(folder: Path) -> N
         "trainers.engine.augment", "trainers.engine.config", "trainers.engine.errors", "trainers.engine.evaluation",
         "trainers.engine.family", "trainers.engine.plots", "trainers.engine.schedules", "trainers.engine.settings",
         "trainers.engine.streams", "trainers.data", f"trainers.families.{folder.name}", "PIL", "numpy", "matplotlib",
-        "trainers.families.classification", "torch", "torchvision", *sys.stdlib_module_names,
+        "trainers.families.classification", "trainers.families.adversarial", "torch", "torchvision", *sys.stdlib_module_names,
     )  # fmt: skip
     for path in sorted(folder.rglob("*.py")):
         for imported in imports_of(path):
@@ -134,7 +134,8 @@ def test_a_family_has_no_loop_over_steps_no_backward_no_device_and_no_rank(folde
 def test_settings_of_a_family_are_read_without_torch(folder: Path) -> None:
     for imported in imports_of(folder / "config.py"):
         allowed = ("trainers.engine.config", "trainers.engine.settings", "trainers.engine.errors",
-                   "trainers.data.settings", "trainers.families.classification.settings")  # fmt: skip
+                   "trainers.data.settings", "trainers.families.classification.settings",
+                   "trainers.families.adversarial.settings")  # fmt: skip
         assert within(imported.name, *allowed, *sys.stdlib_module_names) or not imported.at_start, imported.name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,7 +52,9 @@ class Ddp:
         """The wrappers meet inside: an error of theirs means that a worker has gone, all others are somebody's own."""
         self.world.waiting = waiting
         try:
-            yield
+            with warnings.catch_warnings():  # filters of one channel lie alike in both layouts, and torch warns of that
+                warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
+                yield
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and "gloo" not in str(error):
                 raise

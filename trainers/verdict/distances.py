@@ -1,0 +1,69 @@
+"""How far the features of generated samples are from those of real ones, as distances between their distributions.
+
+Features are (samples, numbers), in any floating point format; all sums are taken in float64 and over all samples.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK = 2048  # samples that are compared at once
+
+
+class Moments(NamedTuple):
+    """Mean (numbers,) and covariance (numbers, numbers) of features, in float64, and how many samples there were."""
+
+    mean: Tensor
+    covariance: Tensor
+    samples: int
+
+
+def moments(features: Tensor) -> Moments:
+    """Mean and unbiased covariance. Raises ValueError for fewer than two samples."""
+    if len(features) < 2:
+        raise ValueError("a covariance needs two samples or more")
+    wide = features.double()
+    mean = wide.mean(0)
+    apart = wide - mean
+    return Moments(mean, apart.T @ apart / (len(wide) - 1), len(wide))
+
+
+def frechet(one: Moments, other: Moments) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)): how far two Gaussians are apart (Dowson and Landau 1982).
+
+    With Inception's features it is the FID (Heusel et al. 2017, section 2). It is biased: between samples of one
+    distribution it falls as 1/n, and with fewer samples than numbers it says little.
+    """
+    values, vectors = torch.linalg.eigh(one.covariance)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    both = torch.linalg.eigvalsh(root @ other.covariance @ root).clamp(min=0).sqrt().sum()
+    gap = (one.mean - other.mean).square().sum() + one.covariance.trace() + other.covariance.trace() - 2 * both
+    return max(0.0, float(gap))
+
+
+def kernel_distance(one: Tensor, other: Tensor) -> float:
+    """The unbiased squared maximum mean discrepancy with the kernel (x.y / numbers + 1)^3, over all pairs of samples.
+
+    KID with Inception's features (Binkowski et al. 2018, section 4); zero on average between samples of one
+    distribution, whatever their number, so that it may fall below zero. Raises ValueError for fewer than two samples.
+    """
+    if min(len(one), len(other)) < 2:
+        raise ValueError("a kernel distance needs two samples or more of each")
+    within = [(_kernel_sum(part, part) - _kernel_of_itself(part)) / (len(part) * (len(part) - 1))
+              for part in (one, other)]  # fmt: skip
+    return float(sum(within) - 2 * _kernel_sum(one, other) / (len(one) * len(other)))
+
+
+def _kernel_sum(one: Tensor, other: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for left in torch.split(one, BLOCK):
+        for right in torch.split(other, BLOCK):
+            total += (left.double() @ right.double().T / one.shape[1] + 1).pow(3).sum().cpu()
+    return total
+
+
+def _kernel_of_itself(features: Tensor) -> Tensor:
+    return (features.double().square().sum(1) / features.shape[1] + 1).pow(3).sum().cpu()

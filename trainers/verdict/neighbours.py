@@ -1,0 +1,156 @@
+"""What the nearest neighbours of samples tell: how real they are, how varied, and whether they were copied.
+
+Features are (samples, numbers). Distances are Euclidean, in float64, and computed block by block, so that 50,000
+samples of 2,048 numbers need less than 2 GB beside the features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK = 2048  # samples that are compared at once
+BALL, WIDE_BALL = 3, 5  # neighbours inside: Kynkaanniemi et al. 2019, section 3.1; Naeem et al. 2020, section 3.3
+CLOSEST = 0.01  # of held-out images, nearer than which a sample counts as a copy
+CELLS, AXES = 3, 64  # of the space in which copies are looked for
+FEWEST = 20  # samples of each kind in a cell that is looked at
+
+
+class Quality(NamedTuple):
+    precision: float  # share of generated samples that lie where real ones are
+    recall: float  # share of real samples that lie where generated ones are
+    density: float  # how many real balls a generated sample lies in, over how many are expected; above 1 at the modes
+    coverage: float  # share of real samples that have a generated one nearby
+
+
+def quality(real: Tensor, generated: Tensor) -> Quality:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, section 2), density and coverage (Naeem et al. 2020,
+    section 3). Raises ValueError where there are too few samples for their neighbours to be counted."""
+    if min(len(real), len(generated)) <= WIDE_BALL:
+        raise ValueError(f"precision, recall, density and coverage need more than {WIDE_BALL} samples of each")
+    ball_real, wide_real = radii(real, BALL, WIDE_BALL)
+    (ball_generated,) = radii(generated, BALL)
+    inside = torch.zeros(len(generated), dtype=torch.bool)
+    reached, covered = torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
+    hits = 0
+    for rows, columns, distance in _blocks(real, generated):
+        inside[columns] |= (distance <= ball_real[rows, None]).any(0)
+        reached[rows] |= (distance <= ball_generated[None, columns]).any(1)
+        near = distance <= wide_real[rows, None]
+        covered[rows] |= near.any(1)
+        hits += int(near.sum())
+    return Quality(
+        float(inside.double().mean()), float(reached.double().mean()), hits / (WIDE_BALL * len(generated)),
+        float(covered.double().mean()),
+    )  # fmt: skip
+
+
+def expected_coverage(real: int, generated: int, neighbours: int = WIDE_BALL) -> float:
+    """Coverage of samples of one distribution (Naeem et al. 2020, appendix C): 1 - prod (N-1-i) / (N+M-1-i)."""
+    return 1 - math.prod((real - 1 - i) / (real + generated - 1 - i) for i in range(neighbours))
+
+
+def nearest(points: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each point the distance to the nearest among others, and its index; each (points,)."""
+    distances = torch.full((len(points),), math.inf, dtype=torch.float64)
+    indices = torch.zeros(len(points), dtype=torch.int64)
+    for rows, columns, distance in _blocks(points, among):
+        least, place = distance.min(1)
+        closer = least < distances[rows]
+        distances[rows] = torch.where(closer, least, distances[rows])
+        indices[rows] = torch.where(closer, place + columns.start, indices[rows])
+    return distances, indices
+
+
+def radii(points: Tensor, *neighbours: int) -> list[Tensor]:
+    """The distance of each point to its k-th nearest other one, for each k; each (points,)."""
+    most = max(neighbours)
+    found = torch.full((len(points), most + 1), math.inf, dtype=torch.float64)
+    for rows, _, distance in _blocks(points, points):
+        both = torch.cat([found[rows], distance], 1)
+        found[rows] = both.topk(most + 1, dim=1, largest=False, sorted=True).values
+    return [found[:, count] for count in neighbours]  # the nearest is the point itself
+
+
+class Copies(NamedTuple):
+    copy_rate: float  # share of samples nearer to a training image than 99 of 100 held-out images are
+    copy_test: float  # C_T: far below 0 where samples are nearer to training images than held-out ones are
+    closest: list[tuple[int, int]]  # (sample, training image), the closest pairs first
+
+
+def copies(train: Tensor, held_out: Tensor, generated: Tensor, pairs: int = 16) -> Copies:
+    """Whether samples were learned by heart: distances to the nearest training image, beside those of held-out images.
+
+    `copy_test` is C_T of Meehan et al. 2020, section 4: in each cell of the space the z-score of Mann and Whitney's U
+    between both kinds of distances, weighed by the held-out images there.
+    """
+    of_held_out, _ = nearest(held_out, train)
+    of_generated, whose = nearest(generated, train)
+    limit = of_held_out.quantile(CLOSEST)
+    order = of_generated.argsort()[:pairs].tolist()
+    return Copies(
+        float((of_generated < limit).double().mean()), _copy_test(train, held_out, generated),
+        [(sample, int(whose[sample])) for sample in order],
+    )  # fmt: skip
+
+
+def _copy_test(train: Tensor, held_out: Tensor, generated: Tensor) -> float:
+    """C_T in the space of the training images' first axes, in cells found by k-means; nan where no cell has enough."""
+    wide = train.double()
+    mean = wide.mean(0)
+    apart = wide - mean
+    _, vectors = torch.linalg.eigh(apart.T @ apart)
+    axes = vectors[:, -AXES:]
+    known, tested, made = (((part.double() - mean) @ axes) for part in (train, held_out, generated))
+    centres = _centres(known)
+    cells = [torch.cdist(part, centres).argmin(1) for part in (known, tested, made)]
+    total, weight = 0.0, 0
+    for cell in range(len(centres)):
+        here, tests, fakes = (part[of == cell] for part, of in zip((known, tested, made), cells, strict=True))
+        if len(here) and min(len(tests), len(fakes)) >= FEWEST:
+            total += len(tests) * _u_score(nearest(fakes, here)[0], nearest(tests, here)[0])
+            weight += len(tests)
+    return total / weight if weight else math.nan
+
+
+def _centres(points: Tensor) -> Tensor:
+    """k-means from the points that are farthest from those before, so that nothing is random."""
+    centres = [points[(points - points.mean(0)).square().sum(1).argmax()]]
+    while len(centres) < min(CELLS, len(points)):
+        centres.append(points[torch.cdist(points, torch.stack(centres)).amin(1).argmax()])
+    found = torch.stack(centres)
+    for _ in range(100):
+        of = torch.cdist(points, found).argmin(1)
+        moved = torch.stack([points[of == cell].mean(0) if (of == cell).any() else found[cell]
+                             for cell in range(len(found))])  # fmt: skip
+        if torch.equal(moved, found):
+            break
+        found = moved
+    return found
+
+
+def _u_score(one: Tensor, other: Tensor) -> float:
+    """The z-score of Mann and Whitney's U: below 0 where numbers of `one` are mostly the smaller ones."""
+    both = torch.cat([one, other])
+    _, inverse, counts = torch.unique(both, return_inverse=True, return_counts=True)
+    above = counts.cumsum(0).double()
+    ranks = (above - (counts.double() - 1) / 2)[inverse]  # ties share their ranks
+    n, m = len(one), len(other)
+    u = float(ranks[:n].sum()) - n * (n + 1) / 2
+    return (u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
+
+
+def _blocks(one: Tensor, other: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, columns and distances of every block of (one, other)."""
+    for start in range(0, len(one), BLOCK):
+        rows = slice(start, min(start + BLOCK, len(one)))
+        left = one[rows].double().cpu()
+        for begin in range(0, len(other), BLOCK):
+            columns = slice(begin, min(begin + BLOCK, len(other)))
+            right = other[columns].double().cpu()
+            squares = left.square().sum(1)[:, None] + right.square().sum(1) - 2 * (left @ right.T)
+            yield rows, columns, squares.clamp(min=0).sqrt()
