@@ -33,8 +33,10 @@ def generated(size: int, channels: int = 3, count: int = PICTURES) -> ImageData:
 
 
 def config_of(family: str, **settings: Any) -> Config:
-    """Settings of a family on the CPU with one thread."""
-    return registry.config_class(family).of({"device": "cpu", "exchange": "exact", **settings}, family)
+    """Settings of a family on the CPU with one thread, without evaluations."""
+    return registry.config_class(family).of(
+        {"device": "cpu", "exchange": "exact", "evaluate_every": 0, **settings}, family
+    )
 
 
 def trainer_of(family: str, config: Config, data: Data, world: World | None = None) -> Trainer:
