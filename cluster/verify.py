@@ -159,7 +159,7 @@ def train_quietly(world: Any, plan: Plan) -> dict[str, Any]:
         for part in (folder.checkpoints, folder.grids, folder.logs):
             part.mkdir(parents=True, exist_ok=True)
     world.gather(None)
-    run(plan, world, Control())
+    run(plan, world, Control(draws=False))
     return checkpoint.load(checkpoint.all_in(folder.checkpoints)[-1]) if world.rank == 0 else {}
 
 

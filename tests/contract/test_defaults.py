@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from cluster import train
+from cluster.local import LocalGroup
+from tests.jobs import trained
 from trainers import registry
+from trainers.run import Plan
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from defaults import SMALL, nearest_mean
@@ -21,9 +24,11 @@ QUICK = ("mlp", "mlp_relu", "mlp_bn")
 @pytest.mark.parametrize(
     "model", [pytest.param(model, marks=[] if model in QUICK else [pytest.mark.slow]) for model in SMALL]
 )
-def test_two_epochs_are_enough_to_beat_the_nearest_mean(tmp_path: Path, model: str) -> None:
-    result = train("classifier", model=model, epochs=2, runs_dir=tmp_path)
-    assert result["metrics"]["eval_accuracy"] > nearest_mean()
+def test_two_epochs_are_enough_to_beat_the_nearest_mean(pool: LocalGroup, tmp_path: Path, model: str) -> None:
+    settings = {"model": model, "epochs": 2.0, "device": "cpu", "exchange": "exact"}
+    config = registry.config_class("classifier").of(settings, "classifier")
+    plan = Plan("classifier", config.model_dump(), tmp_path / "run", tmp_path / "data")
+    assert trained(pool, plan, 2)["results"]["eval_accuracy"] > nearest_mean()
 
 
 @pytest.mark.slow

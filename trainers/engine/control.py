@@ -12,10 +12,11 @@ class Control:
 
     def __init__(
         self, say: Callable[[str], None] = lambda line: None,
-        report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
+        report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None, draws: bool = True,
     ) -> None:  # fmt: skip
         self.say = say  # tells the person one line: a notice or a warning
         self.report = report  # on rank 0: every row of metrics with its step, in order, as it is written
+        self.draws = draws  # whether curves and pictures of evaluations are wanted, beside the samples themselves
         self.stop_requested = False
         self.progress: dict[str, Any] = {}  # step, steps, samples_per_second, metrics: the newest
         self.beats = 0
