@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster import words as grammar
 from cluster.environment import start_anew
-from cluster.show import ROWS, Progress, duration, paragraphs, table, tell, width_of
+from cluster.show import ROWS, Progress, duration, paragraphs, table, tell, verdict_lines, width_of
 from cluster.words import Words
 from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR
@@ -115,6 +115,7 @@ def train(said: Words) -> Answer | None:
         lines.append(
             f"  {best['metric']:<14}  {newest:.4g} at the end, best {best['value']:.4g} at step {best['step']}"
         )
+    lines += verdict_lines(result["verdict"]) if result.get("verdict") else []
     files = [(part, result[part]) for part in launch.SHOWN if result.get(part)]
     files += [(Path(path).stem, path) for path in result["pictures"]]
     lines += [f"  {part:<14}  {from_here(path)}" for part, path in files]

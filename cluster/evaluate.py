@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from cluster import checks
 from cluster.launch import alone
+from cluster.show import verdict_lines
 from trainers import registry
 from trainers.data import sources
 from trainers.engine import checkpoint, runfolder
@@ -79,7 +80,7 @@ def prepare(command: EvaluateCommand) -> Prepared:
     config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **command.settings}, family)
     mistakes += wrong
     if not kind.metrics:
-        mistakes.append(f"{family}: evaluates nothing yet; `troupe sample` draws pictures")
+        mistakes.append(f"{family}: evaluates nothing; `troupe sample` draws pictures")
     if config is not None and (mistake := sources.check_name(config.data, command.families, kind.learns_from)):
         mistakes.append(mistake)
     if mistakes:
@@ -183,6 +184,7 @@ def evaluate(command: EvaluateCommand) -> dict[str, Any]:
         "held_out": held_out,
         "notes": [*prepared.notes, *notes],
         **trainer.evaluation.results,
+        "verdict": {**report, "ema": prepared.config.ema} if (report := family.report()) else None,
     }
     if command.out is not None:
         try:
@@ -198,6 +200,9 @@ def text(result: Mapping[str, Any]) -> str:
     """The metrics, a line each."""
     what = "held-out samples" if result["held_out"] else f"samples of its {result['part']} part"
     lines = [f"{result['name']}: {result['samples']} {what}, data={result['data']}"]
-    lines += [f"  {key:<14} {value:.4f}" for key, value in result.items() if key.startswith("eval_")]
+    if result["verdict"]:
+        lines += verdict_lines(result["verdict"])
+    else:
+        lines += [f"  {key:<14} {value:.4f}" for key, value in result.items() if key.startswith("eval_")]
     lines += [f"  {picture}" for picture in result.get("pictures", ())]
     return "\n".join([*lines, *(f"  note: {note}" for note in result["notes"])])

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 QUIET = 10.0  # seconds between plain lines, where the output is no terminal
 PIPE = 80  # columns of texts that are read, where the output is no terminal and COLUMNS says nothing
+EVALUATED = 2  # metrics of an evaluation that a progress line names, the main one first
 ROWS = 10_000  # columns of tables there: one line for each row, for `grep`
 
 
@@ -103,7 +104,8 @@ def describe(progress: Mapping[str, Any], left: float | None, width: int | None 
     texts = {"step": f"step {progress['step']}/{progress['steps']}"}
     if progress.get("samples_per_second"):
         texts["speed"] = f"{progress['samples_per_second']:.0f} samples/s"
-    shown = {name: value for name, value in progress["metrics"].items() if "loss" in name or "eval" in name}
+    found = [name for name in progress["metrics"] if name.startswith("eval_")][:EVALUATED]
+    shown = {name: value for name, value in progress["metrics"].items() if "loss" in name or name in found}
     texts |= {name: f"{name} {value:.3g}" for name, value in shown.items()}
     if left is not None:
         texts["left"] = f"{duration(left)} left"
@@ -116,6 +118,18 @@ def describe(progress: Mapping[str, Any], left: float | None, width: int | None 
     if "step" not in chosen:
         return texts["step"][:width]
     return "  ".join(text for part, text in texts.items() if part in chosen)
+
+
+def verdict_lines(report: Mapping[str, Any]) -> list[str]:
+    """The numbers of a verdict beside those of real samples, and what they were taken from."""
+    right = report.get("judge_accuracy")
+    judge = f", by a classifier that is right on {right:.1%} of them" if right is not None else ""
+    rows = [
+        {"": f"  {name}", "generated": f"{sides['generated']:.4g}", "real": f"{sides['real']:.4g}"}
+        for name, sides in report["numbers"].items()
+    ]
+    head = f"  verdict by {report['features']}: {report['samples']} samples beside as many held-out ones{judge}"
+    return [head, *table(rows).splitlines(), *(f"  note: {note}" for note in report["notes"])]
 
 
 def width_of(stream: TextIO, pipe: int = PIPE) -> int:

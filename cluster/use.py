@@ -257,6 +257,8 @@ def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:
     """A family's networks with the weights of a state; the running average where there is one."""
     import torch
 
+    from trainers.engine.tensors import load_kept
+
     weights = {**state["networks"], **state["ema"]}
     family.kept = state.get("kept", {})
     before = torch.get_default_dtype()
@@ -272,6 +274,7 @@ def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:
             frozen = {name: network.to(torch.get_default_dtype()).eval() for name, network in family.frozen().items()}
         finally:
             torch.set_default_dtype(before)
+    load_kept(frozen, family.kept)
     return {**networks, **frozen}
 
 

@@ -32,7 +32,8 @@ FRAGILE_RUN = (
     "--families",
     str(FRAGILE),
 )
-DCGAN = ("dcgan", "data=digits", "image_size=16", "width=4", "latent=8", "batch_size=8", "microbatch_size=2")
+DCGAN = ("dcgan", "data=digits", "image_size=16", "width=4", "latent=8", "evaluate_every=0", "batch_size=8",
+         "microbatch_size=2")  # fmt: skip
 TROUPE = (str(Path(sys.executable).with_name("troupe")),)  # the installed command
 
 

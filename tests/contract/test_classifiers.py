@@ -144,7 +144,6 @@ def test_weights_of_another_architecture_are_refused_with_their_keys(
     [
         (["evaluate", "classifier"], "classifier: needs --weights PATH, or name a run instead of a family"),
         (["evaluate", "classifier", "--weights", "nowhere.pt"], "--weights nowhere.pt: no such file"),
-        (["evaluate", "dcgan", "--weights", "."], "dcgan: evaluates nothing yet; `troupe sample` draws pictures"),
         (["train", "classifier", "steps=3", "epochs=3"],
          "steps and epochs: say one of them; the other follows from the size of the data"),
         (["train", "cifar_speed", "data=digits", "image_size=64"],

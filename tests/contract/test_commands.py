@@ -19,7 +19,7 @@ from tests.jobs import last_state
 from trainers.engine import checkpoint
 from trainers.engine.errors import CONFLICT, WORDS, TroupeError
 
-TINY = ("image_size=16", "width=4", "latent=8", "batch_size=8", "microbatch_size=2", "device=cpu")
+TINY = ("image_size=16", "width=4", "latent=8", "batch_size=8", "microbatch_size=2", "device=cpu", "evaluate_every=0")
 
 
 @pytest.fixture
@@ -129,13 +129,27 @@ def test_samples_and_exports_come_from_the_newest_checkpoint(room: Path, capsys:
     networks = use.load_exported(room / "dcgan-1-export")
     state = ended(room / "runs/dcgan-1")
     wanted = {**state["networks"], **state["ema"]}
-    for name, network in networks.items():
-        for key, tensor in network.state_dict().items():
-            assert torch.equal(tensor, wanted[name][key])
+    for name, weights in wanted.items():
+        for key, tensor in networks[name].state_dict().items():
+            assert torch.equal(tensor, weights[key])
     assert not networks["generator"].training
     capsys.readouterr()
     assert command(["sample", "dcgan-1", "--count", "0"]) == WORDS
     assert "--count 0: must be a whole number, at least 1" in capsys.readouterr().err
+
+
+def test_a_class_of_a_conditional_run_is_drawn_by_name_or_number(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["train", "dcgan", *TINY, "steps=1", "conditional=true"]) == 0
+    with Image.open(room / "runs/dcgan-1/grids/step_00000001.png") as grid:
+        assert grid.size == (2 * (8 * 18 + 2), 2 * (10 * 18 + 2)), "a row of eight for each digit"
+    assert command(["sample", "dcgan-1", "class=7", "--count", "4", "--out", "seven.png"]) == 0
+    assert command(["sample", "dcgan-1", "class=3", "--count", "4", "--out", "three.png"]) == 0
+    assert (room / "seven.png").read_bytes() != (room / "three.png").read_bytes()
+    capsys.readouterr()
+    assert command(["sample", "dcgan-1", "class=cat"]) == WORDS
+    assert capsys.readouterr().err == ("troupe: class=cat: no such class; there are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n")
 
 
 def test_runs_are_listed_with_sizes_and_removed(room: Path, capsys: pytest.CaptureFixture[str]) -> None:

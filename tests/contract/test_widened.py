@@ -195,6 +195,7 @@ def test_features_of_a_frozen_network_are_computed_once_and_learned_from(room: P
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_sentences_are_translated_word_by_word(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = tiny("translator", steps=500, hidden=32)
     assert result["metrics"]["eval_exact"] > 0.5, "of numbers that it never saw, all words right"

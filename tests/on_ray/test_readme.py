@@ -19,6 +19,7 @@ pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "dcgan": ["width=4", "batch_size=16", "microbatch_size=4"],
+    "wgan_gp": ["width=4", "batch_size=16", "microbatch_size=4", "judged=100"],
     "classifier": ["batch_size=16", "microbatch_size=4"],
     "cifar_speed": ["widths=4:8:8", "batch_size=16", "microbatch_size=4", "learning_rate=0.01"],
     "wide_resnet": [],  # --dry-run does nothing

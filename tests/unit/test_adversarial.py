@@ -32,7 +32,8 @@ def data_of(classes: int = 10, size: int = 16, channels: int = 1) -> ImageData:
 
 
 def trainer_of(family: str, data: ImageData, **settings: Any) -> Trainer:
-    small = {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 4, "device": "cpu"}
+    small = {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 4, "device": "cpu",
+             "evaluate_every": 0}  # fmt: skip
     config = registry.config_class(family).of({**small, **settings}, family)
     trainer = Trainer(registry.family_class(family)(config, data.facts), data, config, World(), Control())
     trainer.begin()

@@ -66,14 +66,17 @@ def test_a_target_that_cannot_be_reached_is_told_in_a_line(family: str, target: 
 
 
 def test_a_family_that_evaluates_nothing_has_no_target_no_evaluations_and_no_plateau() -> None:
-    assert mistakes_of("dcgan", target="eval_accuracy:0.9") == [
-        "target=eval_accuracy:0.9: dcgan evaluates nothing that could be reached"
+    def mistakes(**words: str) -> list[str]:
+        return ImageConfig.from_words(words, "drawn")[1]
+
+    assert mistakes(target="eval_accuracy:0.9") == [
+        "target=eval_accuracy:0.9: drawn evaluates nothing that could be reached"
     ]
-    assert mistakes_of("dcgan", evaluate_every="50") == ["evaluate_every=50: dcgan evaluates nothing; leave it out"]
-    assert mistakes_of("dcgan", schedule="plateau") == [
-        "schedule=plateau: dcgan evaluates nothing that could stand still; take another"
+    assert mistakes(evaluate_every="50") == ["evaluate_every=50: drawn evaluates nothing; leave it out"]
+    assert mistakes(schedule="plateau") == [
+        "schedule=plateau: drawn evaluates nothing that could stand still; take another"
     ]
-    assert mistakes_of("dcgan", evaluate_every="0") == mistakes_of("dcgan", evaluate_every="auto") == []
+    assert mistakes(evaluate_every="0") == mistakes(evaluate_every="auto") == []
 
 
 def test_what_looks_at_evaluations_needs_some() -> None:

@@ -111,7 +111,8 @@ def test_a_family_imports_its_contract_data_and_networks_only(folder: Path) -> N
         "trainers.engine.augment", "trainers.engine.config", "trainers.engine.errors", "trainers.engine.evaluation",
         "trainers.engine.family", "trainers.engine.plots", "trainers.engine.schedules", "trainers.engine.settings",
         "trainers.engine.streams", "trainers.data", f"trainers.families.{folder.name}", "PIL", "numpy", "matplotlib",
-        "trainers.families.classification", "trainers.families.adversarial", "torch", "torchvision", *sys.stdlib_module_names,
+        "trainers.families.classification", "trainers.families.adversarial", "trainers.verdict", "torch", "torchvision",
+        *sys.stdlib_module_names,
     )  # fmt: skip
     for path in sorted(folder.rglob("*.py")):
         for imported in imports_of(path):

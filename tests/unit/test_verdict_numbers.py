@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainers.verdict.distances import Moments, frechet, kernel_distance, moments
 from trainers.verdict.modes import modes
-from trainers.verdict.neighbours import copies, expected_coverage, nearest, quality, radii
+from trainers.verdict.neighbours import Originals, expected_coverage, nearest, quality, radii
 
 
 def normal(count: int, numbers: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -85,17 +85,18 @@ def test_precision_falls_where_samples_are_unreal_and_recall_where_they_are_alik
 
 def test_an_honest_sample_copies_one_time_in_a_hundred_and_a_copy_machine_always() -> None:
     train, held_out = normal(2000, 16, 0), normal(2000, 16, 1)
-    honest = copies(train, held_out, normal(2000, 16, 2))
+    originals = Originals(train, held_out)
+    honest = originals.copies(normal(2000, 16, 2))
     assert honest.copy_rate == pytest.approx(0.01, abs=0.008)
     assert abs(honest.copy_test) < 3
-    machine = copies(train, held_out, train[:1000] + 0.05 * normal(1000, 16, 3))
+    machine = originals.copies(train[:1000] + 0.05 * normal(1000, 16, 3))
     assert machine.copy_rate > 0.99
     assert machine.copy_test < -10
-    half = copies(train, held_out, torch.cat([train[:500], normal(500, 16, 4)]))
+    half = originals.copies(torch.cat([train[:500], normal(500, 16, 4)]))
     assert half.copy_rate == pytest.approx(0.5, abs=0.02)
     assert [sample == image for sample, image in half.closest] == [True] * 16
-    blurred = copies(train, held_out, 0.2 * normal(2000, 16, 5))
-    assert blurred.copy_test < 0 < copies(train, held_out, 2 * normal(2000, 16, 5)).copy_test
+    blurred = originals.copies(0.2 * normal(2000, 16, 5))
+    assert blurred.copy_test < 0 < originals.copies(2 * normal(2000, 16, 5)).copy_test
 
 
 # Modes

@@ -83,6 +83,7 @@ class ImageData:
         self.size = len(self._train_rows)
         self.held_out = len(self._held_out_rows)
         self.fingerprint = fingerprint
+        self.cache: Path | None = None
         self.facts: Mapping[str, Any] = {
             "kind": "images",
             "channels": train.images.shape[3],

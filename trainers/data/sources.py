@@ -77,7 +77,9 @@ def open_data(
         known = fingerprint if len(parts) == 1 else None
         request = Request(argument, Path(data_dir), image_size, evaluate_on, warn, progress, known)
         opened.append(sources[name].open(request))
-    return opened[0] if len(opened) == 1 else Joined(opened)
+    whole: Any = opened[0] if len(opened) == 1 else Joined(opened)
+    whole.cache = Path(data_dir) / "computed"
+    return whole
 
 
 class Joined:

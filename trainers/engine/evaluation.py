@@ -13,25 +13,29 @@ from torch import Tensor
 SHOWN = 24  # samples with the highest scores that are kept to be looked at
 Totals = dict[str, tuple[Tensor | float, float]]  # (sum, count) of what an evaluation adds up
 Scored = tuple[float, int, str]  # score, held-out sample, caption
-Part = tuple[Totals, list[Scored]]  # what one chunk tells
+Rows = Mapping[str, Tensor]  # what is collected of each sample, (samples, ...)
+Part = tuple[Totals, list[Scored], Rows]  # what one chunk tells
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name (`eval_accuracy`), the sums that they follow from, and the samples with the highest scores."""
+    """What follows from an evaluation, by name (`eval_accuracy`), and on rank 0 what it follows from: sums, what was
+    collected of each sample, and the samples with the highest scores."""
 
     results: Mapping[str, float] = field(default_factory=dict)
     totals: Totals = field(default_factory=dict)
+    rows: Rows = field(default_factory=dict)
     shown: Sequence[Scored] = ()
 
 
-def added(parts: Sequence[Part]) -> tuple[Totals, list[Scored]]:
+def added(parts: Sequence[Part]) -> Evaluation:
     """All chunks as one; sums are added in the order of the chunks, so that the workers change no bit of them."""
     totals: Totals = {}
     for name in parts[0][0] if parts else ():
-        sums = [torch.as_tensor(chunk[name][0], dtype=torch.float64).cpu() for chunk, _ in parts]
-        totals[name] = (functools.reduce(torch.add, sums), sum(float(chunk[name][1]) for chunk, _ in parts))
-    return totals, first([row for _, shown in parts for row in shown])
+        sums = [torch.as_tensor(chunk[name][0], dtype=torch.float64).cpu() for chunk, *_ in parts]
+        totals[name] = (functools.reduce(torch.add, sums), sum(float(chunk[name][1]) for chunk, *_ in parts))
+    rows = {name: torch.cat([chunk[name] for *_, chunk in parts]) for name in (parts[0][2] if parts else ())}
+    return Evaluation({}, totals, rows, first([row for _, shown, _ in parts for row in shown]))
 
 
 def highest(scored: tuple[Tensor, Sequence[str]] | None, indices: Sequence[int]) -> list[Scored]:

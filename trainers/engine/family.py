@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainers.engine.config import Asked
-from trainers.engine.evaluation import Evaluation, Totals
+from trainers.engine.evaluation import Evaluation, Rows, Totals
 from trainers.engine.schedules import Schedule
 from trainers.engine.streams import InOrder, Shuffled, Stream
 
@@ -30,6 +31,7 @@ class Data(Protocol):
     size: int  # samples to learn from
     held_out: int  # samples to evaluate on, 0 for none
     fingerprint: str  # changes when the samples do; part of the recipe
+    cache: Path | None  # a folder for what is computed of the samples, None for nowhere
     facts: Mapping[str, Any]  # what networks are built by: kind, size, held_out; of images channels, image_size, ...
 
     def to(self, device: torch.device) -> None:
@@ -117,6 +119,7 @@ class Family:
         self.config = config
         self.facts = facts
         self.kept: Mapping[str, Tensor] = {}
+        self.looked: Mapping[str, Rows] = {}
 
     # What learns, and from what
 
@@ -132,7 +135,8 @@ class Family:
         """Look at the training samples once, on rank 0 of a new run; `networks` holds the frozen ones too.
 
         For weights that are computed and not learned, which it writes into networks, and for statistics of the data,
-        which it returns: they are kept with the run, as `self.kept`.
+        which it returns: they are kept with the run, as `self.kept`. What is named as a tensor of a frozen network,
+        `judge.0.weight`, is kept too and written into it.
         """
         return {}
 
@@ -179,13 +183,50 @@ class Family:
         """
         raise NotImplementedError
 
-    def conclude(self, totals: Totals) -> Mapping[str, float]:
-        """The metrics that follow from the sums over all held-out samples: each of the config's `metrics`, and others.
+    def collected(self, microbatch: MicroBatch) -> Rows:
+        """What is kept of each sample just evaluated until the evaluation is over, (samples, ...), as its features."""
+        return {}
 
-        The means of those without dimensions, where a family says nothing else.
+    def conclude(self, found: Evaluation) -> Mapping[str, float]:
+        """The metrics that follow from all held-out samples: each of the config's `metrics`, and others. On rank 0.
+
+        The means of those sums that have no dimensions, where a family says nothing else.
         """
         return {name: float(total) / count if count else float("nan")
-                for name, (total, count) in totals.items() if torch.as_tensor(total).dim() == 0}  # fmt: skip
+                for name, (total, count) in found.totals.items() if torch.as_tensor(total).dim() == 0}  # fmt: skip
+
+    def report(self) -> Mapping[str, Any] | None:
+        """All that the newest evaluation says, as JSON keeps it, on rank 0; it is written to verdict.json."""
+        return None
+
+    def before_evaluations(
+        self, networks: Mapping[str, nn.Module], data: Data, beat: Callable[[], None]
+    ) -> Mapping[str, Tensor]:
+        """What the evaluations need besides, on rank 0, once in each process before its first one: as `begin`.
+
+        What it returns is kept with the run from then on, beside what is kept already. Where it takes long, it calls
+        `beat` after each piece of work, or its worker would be taken for one that hangs.
+        """
+        return {}
+
+    def compared(self, data: Data) -> Mapping[str, Stream]:
+        """Real samples that an evaluation compares with, by name: what `look` sees of them is `self.looked` on rank 0.
+
+        Seen once for any number of runs: it is cached beside the data under the name that `look_name` gives.
+        """
+        return {}
+
+    def look(self, networks: Networks, microbatch: MicroBatch) -> Rows:
+        """What is kept of each of them, (samples, ...), by the frozen networks."""
+        raise NotImplementedError
+
+    def look_over(self, seen: Rows) -> Rows:
+        """What follows from all that was seen of such samples, to be cached with it."""
+        return {}
+
+    def look_name(self) -> str:
+        """All that decides on what `look` sees, besides the samples."""
+        raise NotImplementedError
 
     def scored(self, microbatch: MicroBatch) -> tuple[Tensor, Sequence[str]] | None:
         """(score, caption) of each sample just evaluated, from what `evaluate` kept; the highest are kept to be shown.

@@ -82,6 +82,7 @@ class Recorder:
             better = rest.note_best(trainer)
             self.evaluating += time.monotonic() - before
             self._write(trainer.evaluation.results)
+            self._report(better)
             asked = trainer.world.gather(self.control.stop_requested)  # whoever was just told may have had enough
             trainer.stop_agreed |= any(asked)
             last = last or trainer.reached
@@ -158,6 +159,7 @@ class Recorder:
             "grid": f"grids/{grids[-1].name}" if grids else None,
             "timelapse": "timelapse.gif" if sheets else None,
             "pictures": drawn,
+            "verdict": trainer.family.report(),
         }
         if self.first:
             with checkpoint.writing(self.folder.path):
@@ -168,7 +170,7 @@ class Recorder:
 
     def _picture(self) -> list[str]:
         """Curves, and what the family draws of the newest evaluation, on rank 0; the names of the files there are."""
-        if not self.first:
+        if not self.first or not self.control.draws:
             return []
         trainer, folder = self.trainer, self.folder
         self.pictured = time.monotonic()
@@ -180,6 +182,17 @@ class Recorder:
             pictures.write_named(folder.path, drawn)
         self.control.beat()
         return [f"{name}.png" for name in ("curves", *drawn) if (folder.path / f"{name}.png").exists()]
+
+    def _report(self, better: bool) -> None:
+        """All that the newest evaluation says, and the best one, into verdict.json."""
+        report = self.trainer.family.report() if self.first else None
+        if report is None:
+            return
+        told = {"step": self.trainer.step, **report}
+        known = {name: one for name, one in self.folder.read_verdict().items() if one["step"] < told["step"]}
+        best = told if better or "best" not in known else known["best"]
+        with checkpoint.writing(self.folder.path):
+            durable.write(self.folder.verdict, json.dumps({"final": told, "best": best}, indent=1) + "\n")
 
     def _write_metrics(self) -> None:
         drawn, now = self.trainer.position, time.monotonic()

@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trainers.engine import evaluation
+from trainers.engine import cache, evaluation
 from trainers.engine.evaluation import Evaluation
 from trainers.engine.family import Family
+from trainers.engine.streams import Stream
 from trainers.engine.tensors import as_uint8
 from trainers.engine.trainer import Trainer
 from trainers.engine.tree import shares
@@ -79,38 +81,90 @@ def in_order(carried: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def evaluate(trainer: Trainer) -> None:
-    """The family's own evaluation over the held-out samples, the same on every rank."""
-    stream = trainer.family.held_out(trainer.data)
+    """The family's own evaluation over the held-out samples; its results are the same on every rank."""
+    refer(trainer)
+    family = trainer.family
+    stream = family.held_out(trainer.data)
     with at_rest(trainer) as networks:
 
         def part(place: int, places: range) -> evaluation.Part:
             microbatch = trainer.microbatch(stream, places, place)
-            with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.config.precision == "bfloat16"):
-                totals = trainer.family.evaluate(networks, microbatch)
-            return totals, evaluation.highest(trainer.family.scored(microbatch), microbatch.indices)
+            with as_trained(trainer):
+                totals = family.evaluate(networks, microbatch)
+            rows = {name: tensor.cpu() for name, tensor in family.collected(microbatch).items()}
+            return totals, evaluation.highest(family.scored(microbatch), microbatch.indices), rows
 
-        totals, shown = evaluation.added(dealt(trainer, "evaluation", stream.length, stream.chunk, part))
-    results = trainer.family.conclude(totals) if totals else {}
-    trainer.evaluation = Evaluation({f"eval_{name}": float(value) for name, value in results.items()}, totals, shown)
-    main = f"eval_{next(iter(trainer.config.metrics), None)}"
+        parts = dealt(trainer, "evaluation", stream.length, stream.chunk, part, trainer.world.gather_first)
+    found, results = Evaluation(), {}
+    if trainer.world.rank == 0 and parts:
+        found = evaluation.added(parts)
+        results = {f"eval_{name}": float(value) for name, value in family.conclude(found).items()}
+    trainer.evaluation = replace(found, results=trainer.world.agree(results))
     due = trainer.step % max(1, int(trainer.config.evaluate_every)) == 0  # and not only because the run ends here
-    if due and main in trainer.evaluation.results:
-        trainer.history.append(trainer.evaluation.results[main])
+    if due and (main := main_metric(trainer)) is not None:
+        trainer.history.append(trainer.evaluation.results[f"eval_{main}"])
     trainer.reached = trainer.config.reached(trainer.evaluation.results)
+
+
+def refer(trainer: Trainer) -> None:
+    """Before the first evaluation in this process: what it needs, and what it compares with, seen by all workers."""
+    if trainer.referred:
+        return
+    family, trainer.referred = trainer.family, True
+    more: Mapping[str, Tensor] = {}
+    if trainer.world.rank == 0:
+        with torch.no_grad():
+            every = {**trainer.networks, **trainer.frozen}
+            more = family.before_evaluations(every, trainer.data, trainer.control.beat)
+    if more := trainer.world.agree(dict(more)):
+        trainer.keep({**family.kept, **more})
+    for name, stream in family.compared(trainer.data).items():
+        path = cache.place(trainer.data, name, family.look_name()) if trainer.world.rank == 0 else None
+        known = cache.read(path, trainer.control.say) if path is not None else None
+        if trainer.world.agree(known is not None):
+            family.looked = {**family.looked, name: known or {}}
+            continue
+        with at_rest(trainer) as networks:
+
+            def part(place: int, places: range, stream: Stream = stream) -> evaluation.Rows:
+                seen = family.look(networks, trainer.microbatch(stream, places, place))
+                return {key: tensor.cpu() for key, tensor in seen.items()}
+
+            parts = dealt(trainer, "compared", stream.length, stream.chunk, part, trainer.world.gather_first)
+        if trainer.world.rank == 0:
+            seen = {key: torch.cat([chunk[key] for chunk in parts]) for key in (parts[0] if parts else ())}
+            seen |= family.look_over(seen)
+            family.looked = {**family.looked, name: seen}
+            if path is not None:
+                cache.write(path, seen)
+
+
+def as_trained(trainer: Trainer) -> contextlib.AbstractContextManager[Any]:
+    """The number format of the run."""
+    return torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.config.precision == "bfloat16")
+
+
+def main_metric(trainer: Trainer) -> str | None:
+    """The first of the family's metrics that the newest evaluation gives: what is best follows from it."""
+    return next((name for name in trainer.config.metrics if f"eval_{name}" in trainer.evaluation.results), None)
 
 
 def note_best(trainer: Trainer) -> bool:
     """Remember the newest evaluation where it is the best so far; returns whether it is."""
-    for metric, mode in [*trainer.config.metrics.items()][:1]:
-        value = trainer.evaluation.results.get(f"eval_{metric}", math.nan)
-        known = trainer.best.get("value", -math.inf if mode == "max" else math.inf)
-        if math.isfinite(value) and (value > known if mode == "max" else value < known):
-            trainer.best = {"step": trainer.step, "metric": f"eval_{metric}", "value": value}
-            return True
+    if (main := main_metric(trainer)) is None:
+        return False
+    mode, value = trainer.config.metrics[main], trainer.evaluation.results[f"eval_{main}"]
+    known = trainer.best.get("value", -math.inf if mode == "max" else math.inf)
+    if math.isfinite(value) and (value > known if mode == "max" else value < known):
+        trainer.best = {"step": trainer.step, "metric": f"eval_{main}", "value": value}
+        return True
     return False
 
 
-def dealt(trainer: Trainer, stream: str, count: int, size: int, work: Callable[[int, range], Any]) -> list[Any]:
+def dealt(
+    trainer: Trainer, stream: str, count: int, size: int, work: Callable[[int, range], Any],
+    gather: Callable[[Any], list[Any]] | None = None,
+) -> list[Any]:  # fmt: skip
     """`work(chunk, its places)` for each chunk of `count` places, dealt over the workers; all answers, in order."""
     starts = range(0, count, size)
     done = {}
@@ -118,5 +172,5 @@ def dealt(trainer: Trainer, stream: str, count: int, size: int, work: Callable[[
         trainer.seed(stream, chunk)
         done[chunk] = work(chunk, range(starts[chunk], min(starts[chunk] + size, count)))
         trainer.control.beat()
-    every = {chunk: answer for answers in trainer.world.gather(done) for chunk, answer in answers.items()}
+    every = {chunk: answer for answers in (gather or trainer.world.gather)(done) for chunk, answer in answers.items()}
     return [every[chunk] for chunk in sorted(every)]

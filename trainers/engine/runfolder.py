@@ -1,6 +1,6 @@
 """What a run leaves behind: one folder, that can be moved, copied and read without troupe.
 
-settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json
+settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json  verdict.json
 settings.json.before, until the first checkpoint under changed settings
 curves.png, and what the family draws of its newest evaluation
 grids/step_00000500.png (or .txt)  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
@@ -46,6 +46,7 @@ class RunFolder:
         self.timelapse = path / "timelapse.gif"
         self.curves = path / "curves.png"
         self.result = path / "result.json"
+        self.verdict = path / "verdict.json"
 
     def make_parts(self) -> None:
         """The folders inside; somebody may have removed some of an old run."""
@@ -128,6 +129,14 @@ class RunFolder:
         except (OSError, ValueError):
             return None
         return result if isinstance(result, dict) and isinstance(result.get("steps"), int) else None
+
+    def read_verdict(self) -> dict[str, dict[str, Any]]:
+        """What the best and the newest evaluation say in full; nothing where there is none, or where it is damaged."""
+        try:
+            told: Any = json.loads(self.verdict.read_text())
+            return {name: one for name, one in told.items() if isinstance(one["step"], int)}
+        except (OSError, ValueError, AttributeError, TypeError, KeyError):
+            return {}
 
     @contextlib.contextmanager
     def lock(self, patience: float = 0) -> Iterator[None]:

@@ -83,6 +83,14 @@ def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Mappin
         network.load_state_dict(weights[name], strict=False)  # counts of batches may be missing
 
 
+def load_kept(networks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> None:
+    """What is kept under the names of a network's tensors, `judge.0.weight`, into that network."""
+    for name, network in networks.items():
+        own = {key.removeprefix(f"{name}."): part for key, part in kept.items() if key.startswith(f"{name}.")}
+        if own:
+            network.load_state_dict(own)
+
+
 def refuse_unlike(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], what: str) -> None:
     """Raise TroupeError (exit code 4), a line for each network that the weights do not fit: `what` NAME: tensors."""
     mistakes = [

@@ -23,6 +23,7 @@ from trainers.engine.processor import ways
 from trainers.engine.schedules import Schedule
 from trainers.engine.shared_memory import padded_length
 from trainers.engine.streams import Stream
+from trainers.engine.tensors import load_kept
 from trainers.engine.world import World
 
 
@@ -95,6 +96,7 @@ class Trainer:
         self.stop_agreed = False
         self.metrics: dict[str, float] = {}  # of the newest step
         self.evaluation = Evaluation()  # the newest
+        self.referred = False  # whether what evaluations compare with is there
         self.history: list[float] = []  # the main metric of every evaluation that was due
         self.reached = False  # the target, after which no step is made
 
@@ -118,6 +120,7 @@ class Trainer:
     def keep(self, kept: Mapping[str, Tensor]) -> None:
         """Tensors that the family keeps beside its networks, such as statistics of the data, on the device."""
         self.family.kept = {name: tensor.to(self.device) for name, tensor in kept.items()}
+        load_kept(self.frozen, kept)
 
     def microbatch(self, stream: Stream, places: range, index: int) -> MicroBatch:
         """The samples at these places of a stream, as the micro-batch with this index."""

@@ -44,26 +44,34 @@ def frechet(one: Moments, other: Moments) -> float:
     return max(0.0, float(gap))
 
 
-def kernel_distance(one: Tensor, other: Tensor) -> float:
+def kernel_distance(one: Tensor, other: Tensor, within_other: float | None = None) -> float:
     """The unbiased squared maximum mean discrepancy with the kernel (x.y / numbers + 1)^3, over all pairs of samples.
 
     KID with Inception's features (Binkowski et al. 2018, section 4); zero on average between samples of one
-    distribution, whatever their number, so that it may fall below zero. Raises ValueError for fewer than two samples.
+    distribution, whatever their number, so that it may fall below zero. `within_other` is `kernel_within(other)`, where
+    it is known. Raises ValueError for fewer than two samples.
     """
-    if min(len(one), len(other)) < 2:
+    if within_other is None:
+        within_other = kernel_within(other)
+    return kernel_within(one) + within_other - 2 * _kernel_sum(one, other) / (len(one) * len(other))
+
+
+def kernel_within(features: Tensor) -> float:
+    """The mean kernel of all pairs of different samples. Raises ValueError for fewer than two."""
+    if len(features) < 2:
         raise ValueError("a kernel distance needs two samples or more of each")
-    within = [(_kernel_sum(part, part) - _kernel_of_itself(part)) / (len(part) * (len(part) - 1))
-              for part in (one, other)]  # fmt: skip
-    return float(sum(within) - 2 * _kernel_sum(one, other) / (len(one) * len(other)))
+    itself = float(_kernel(features.double().square().sum(1) / features.shape[1]).sum())
+    return (_kernel_sum(features, features) - itself) / (len(features) * (len(features) - 1))
 
 
-def _kernel_sum(one: Tensor, other: Tensor) -> Tensor:
-    total = torch.zeros((), dtype=torch.float64)
+def _kernel_sum(one: Tensor, other: Tensor) -> float:
+    total = 0.0
     for left in torch.split(one, BLOCK):
         for right in torch.split(other, BLOCK):
-            total += (left.double() @ right.double().T / one.shape[1] + 1).pow(3).sum().cpu()
+            total += float(_kernel(left.double() @ right.double().T / one.shape[1]).sum())
     return total
 
 
-def _kernel_of_itself(features: Tensor) -> Tensor:
-    return (features.double().square().sum(1) / features.shape[1] + 1).pow(3).sum().cpu()
+def _kernel(product: Tensor) -> Tensor:
+    wide = product + 1
+    return wide * wide * wide

@@ -82,39 +82,50 @@ class Copies(NamedTuple):
     closest: list[tuple[int, int]]  # (sample, training image), the closest pairs first
 
 
-def copies(train: Tensor, held_out: Tensor, generated: Tensor, pairs: int = 16) -> Copies:
-    """Whether samples were learned by heart: distances to the nearest training image, beside those of held-out images.
+class Originals:
+    """Training images that samples may have been copied from, and held-out ones that surely were not."""
 
-    `copy_test` is C_T of Meehan et al. 2020, section 4: in each cell of the space the z-score of Mann and Whitney's U
-    between both kinds of distances, weighed by the held-out images there.
-    """
-    of_held_out, _ = nearest(held_out, train)
-    of_generated, whose = nearest(generated, train)
-    limit = of_held_out.quantile(CLOSEST)
-    order = of_generated.argsort()[:pairs].tolist()
-    return Copies(
-        float((of_generated < limit).double().mean()), _copy_test(train, held_out, generated),
-        [(sample, int(whose[sample])) for sample in order],
-    )  # fmt: skip
+    def __init__(self, train: Tensor, held_out: Tensor) -> None:
+        self.train = train
+        self.limit = nearest(held_out, train)[0].quantile(CLOSEST)
+        # C_T is looked for in the space of the training images' first axes, in cells found by k-means
+        wide = train.double()
+        self.mean = wide.mean(0)
+        apart = wide - self.mean
+        self.axes = torch.linalg.eigh(apart.T @ apart).eigenvectors[:, -AXES:]
+        known, tested = self._turned(train), self._turned(held_out)
+        self.centres = _centres(known)
+        cells, tests = self._cells(known), self._cells(tested)
+        self.known = [known[cells == cell] for cell in range(len(self.centres))]
+        self.tested = [nearest(tested[tests == cell], here)[0] for cell, here in enumerate(self.known)]
 
+    def copies(self, generated: Tensor, pairs: int = 16) -> Copies:
+        """Whether samples were learned by heart: distances to the nearest training image, beside held-out images'.
 
-def _copy_test(train: Tensor, held_out: Tensor, generated: Tensor) -> float:
-    """C_T in the space of the training images' first axes, in cells found by k-means; nan where no cell has enough."""
-    wide = train.double()
-    mean = wide.mean(0)
-    apart = wide - mean
-    _, vectors = torch.linalg.eigh(apart.T @ apart)
-    axes = vectors[:, -AXES:]
-    known, tested, made = (((part.double() - mean) @ axes) for part in (train, held_out, generated))
-    centres = _centres(known)
-    cells = [torch.cdist(part, centres).argmin(1) for part in (known, tested, made)]
-    total, weight = 0.0, 0
-    for cell in range(len(centres)):
-        here, tests, fakes = (part[of == cell] for part, of in zip((known, tested, made), cells, strict=True))
-        if len(here) and min(len(tests), len(fakes)) >= FEWEST:
-            total += len(tests) * _u_score(nearest(fakes, here)[0], nearest(tests, here)[0])
-            weight += len(tests)
-    return total / weight if weight else math.nan
+        `copy_test` is C_T of Meehan et al. 2020, section 4: in each cell of the space the z-score of Mann and Whitney's
+        U between both kinds of distances, weighed by the held-out images there; nan where no cell has enough.
+        """
+        distances, whose = nearest(generated, self.train)
+        order = distances.argsort()[:pairs].tolist()
+        made = self._turned(generated)
+        cells = self._cells(made)
+        total, weight = 0.0, 0
+        for cell, (here, tests) in enumerate(zip(self.known, self.tested, strict=True)):
+            fakes = made[cells == cell]
+            if len(here) and min(len(tests), len(fakes)) >= FEWEST:
+                total += len(tests) * _u_score(nearest(fakes, here)[0], tests)
+                weight += len(tests)
+        return Copies(
+            float((distances < self.limit).double().mean()), total / weight if weight else math.nan,
+            [(sample, int(whose[sample])) for sample in order],
+        )  # fmt: skip
+
+    def _turned(self, points: Tensor) -> Tensor:
+        turned: Tensor = (points.double() - self.mean) @ self.axes
+        return turned
+
+    def _cells(self, points: Tensor) -> Tensor:
+        return torch.cdist(points, self.centres).argmin(1)
 
 
 def _centres(points: Tensor) -> Tensor:

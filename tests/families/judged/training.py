@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 
 from trainers.data.images import signed
 from trainers.engine.config import Asked
-from trainers.engine.evaluation import Totals
+from trainers.engine.evaluation import Evaluation, Totals
 from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
 from trainers.engine.schedules import constant
 from trainers.engine.streams import InOrder, Stream
@@ -75,8 +75,8 @@ class JudgedFamily(Family):
         found = features_of(networks, networks["generator"](microbatch.randn(microbatch.size, self.config.latent)))
         return {"features": (found.sum(0), len(found)), "products": (found.T @ found, len(found))}
 
-    def conclude(self, totals: Totals) -> Mapping[str, float]:
-        (total, count), (products, _) = totals["features"], totals["products"]
+    def conclude(self, found: Evaluation) -> Mapping[str, float]:
+        (total, count), (products, _) = found.totals["features"], found.totals["products"]
         mean = torch.as_tensor(total) / count
         covariance = torch.as_tensor(products) / count - mean[:, None] * mean
         kept = {name: tensor.double().cpu() for name, tensor in self.kept.items()}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainers.engine.config import Asked
-from trainers.engine.evaluation import Totals
+from trainers.engine.evaluation import Evaluation, Totals
 from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
 from trainers.engine.schedules import constant
 from trainers.engine.streams import Columns, InOrder, Stream
@@ -72,8 +72,8 @@ class WordsFamily(Family):
             loss += cross_entropy(wide, span[:, 1:].flatten(), reduction="sum").double().cpu()
         return {"loss": (loss, words.shape[0] * (words.shape[1] - 1))}
 
-    def conclude(self, totals: Totals) -> Mapping[str, float]:
-        means = super().conclude(totals)
+    def conclude(self, found: Evaluation) -> Mapping[str, float]:
+        means = super().conclude(found)
         return {"perplexity": math.exp(means["loss"]), **means}
 
     def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from trainers.data.images import signed
 from trainers.engine.config import Asked
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
-from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Phase
+from trainers.engine.family import Data, Loss, MicroBatch, Networks, Phase
+from trainers.families.adversarial.judging import Judging
 from trainers.families.adversarial.networks import Critic, Generator
 
 ROWS, COLUMNS = 16, 8  # of the grid of a conditional run, a row for each class
 Seen = tuple[Tensor, Tensor | None]  # images, and their classes in a conditional run
 
 
-class Adversarial(Family):
+class Adversarial(Judging):
     """A generator, and a network that judges its images and is called `critic`."""
 
     ema_networks = ("generator",)
@@ -72,6 +73,9 @@ class Adversarial(Family):
         labels = microbatch["labels"]
         away = torch.randint(1, self.classes, labels.shape, generator=microbatch.random, device=labels.device)
         return (labels + away) % self.classes
+
+    def generated(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
+        return self.fakes(networks, microbatch)
 
     # What is drawn
 

@@ -143,10 +143,10 @@ def first(labels: Tensor | None, images: Tensor) -> Tensor | None:
 
 
 def with_class(latent: Tensor, labels: Tensor | None, classes: int) -> Tensor:
-    """Latent numbers (rows, latent), and behind them a one at the place of the class."""
-    flat = latent.flatten(1)
+    """Latent numbers, and behind them a one at the place of the class, where there are classes."""
     if labels is None:
-        return flat
+        return latent
+    flat = latent.flatten(1)
     return torch.cat([flat, one_hot(labels, classes).to(flat.dtype)], 1)
 
 

@@ -1,13 +1,19 @@
 """Settings that the adversarial families share."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator
 
 from trainers.data.settings import ImageConfig
 from trainers.engine.config import Asked
+from trainers.engine.paths import expanded
 from trainers.engine.settings import Check, setting
 
 SIZES = (16, 32, 64, 128)
+OWN_FEATURES = ("auto", "pixels")
+FEWEST = 16  # held-out images that an evaluation takes
 
 
 def _size(image_size: int | str) -> str | None:
@@ -20,6 +26,12 @@ def _classes_known(mismatched_negatives: bool, conditional: bool) -> str | None:
     if conditional or not mismatched_negatives:
         return None
     return "mismatched_negatives=true: is of conditional runs; say conditional=true"
+
+
+def _found(path: str) -> Path:
+    """A path as it was typed, or the run of that name."""
+    run = Path("runs") / path
+    return run if "/" not in path and not expanded(path).exists() and run.exists() else expanded(path)
 
 
 class AskedImages(Asked):
@@ -35,6 +47,10 @@ class AdversarialConfig(ImageConfig):
         Check(("mismatched_negatives", "conditional"), _classes_known),
     )
     asked: ClassVar[type[Asked]] = AskedImages
+    metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {
+        "frechet_distance": "min", "kernel_distance": "min", "precision": "max", "recall": "max", "density": "max",
+        "coverage": "max", "copy_rate": "min", "copy_test": "max", "classes_covered": "max", "class_divergence": "min",
+    }  # fmt: skip
     defaults: ClassVar[Mapping[str, Any]] = {"steps": 3000, "ema": 0.98}
 
     latent: int = setting(100, "numbers that an image is made from", at_least=1, source="Radford 2016, section 4")
@@ -49,6 +65,40 @@ class AdversarialConfig(ImageConfig):
     mismatched_negatives: bool = setting(
         False, "conditional: real images with a wrong class count as not real too", source="Reed 2016, section 4.2"
     )
+
+    features: str = setting(
+        "auto", "what a verdict sees of images: auto, a small classifier trained on labelled data, or pixels; pixels; "
+        "a classifier's run; or weights, as resnet56:FILE for a model of `classifier`",
+    )  # fmt: skip
+    judged: int | Literal["auto"] = setting(
+        "auto", "samples of an evaluation; auto: as many as there are images to compare with, at most 1000",
+        unit="samples", at_least=FEWEST,
+    )  # fmt: skip
+
+    @field_validator("features")
+    @classmethod
+    def _found_features(cls, features: str) -> str:
+        """A path in it as it is from any folder; a bare name is that of a run."""
+        model, colon, path = features.rpartition(":")
+        return features if features in OWN_FEATURES else f"{model}{colon}{_found(path).resolve()}"
+
+    @classmethod
+    def wrong(cls, good: Mapping[str, Any], family: str) -> list[str]:
+        mistakes, features = super().wrong(good, family), str(good.get("features", "auto"))
+        model, _, path = features.rpartition(":")
+        if features in OWN_FEATURES:
+            return mistakes
+        if not _found(path).exists():
+            mistakes.append(f"features={features}: is neither auto nor pixels, nor a run or a file that is there")
+        elif not model and not (_found(path) / "settings.json").exists():
+            mistakes.append(f"features={features}: is no run; say MODEL:FILE for weights, as resnet56:FILE")
+        return mistakes
+
+    def held_out_places(self, facts: Mapping[str, Any]) -> int:
+        """An evaluation goes through the samples that it makes; through none where there is little to compare with."""
+        if facts["held_out"] < FEWEST:
+            return 0
+        return min(1000, int(facts["held_out"])) if self.judged == "auto" else int(self.judged)
 
     def misfit(self, facts: Mapping[str, Any]) -> list[str]:
         mistakes = super().misfit(facts)

@@ -1,0 +1,250 @@
+"""A verdict on what a GAN learned: the same everywhere, kept with the run, and not to be fooled."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cluster import cli, train
+from tests.jobs import last_state
+from trainers.data.images import ImageData, Part, signed
+from trainers.data.sources import open_data
+from trainers.engine import cache
+from trainers.engine.errors import TroupeError
+from trainers.verdict.judges import Pixels, SmallClassifier, of_weights, trained
+from trainers.verdict.verdict import Reference
+
+TINY: dict[str, Any] = {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 2, "steps": 8,
+                        "device": "cpu", "evaluate_every": 4, "features": "pixels", "judged": 300}  # fmt: skip
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@functools.cache
+def digits() -> ImageData:
+    data: ImageData = open_data("digits", data_dir=Path("nowhere"))
+    data.cache = None
+    return data
+
+
+@functools.cache
+def judge() -> SmallClassifier:
+    found = SmallClassifier(1, 32, 10)
+    found.load_state_dict(trained(found, digits()))
+    return found.eval()
+
+
+def seen(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Features and classes of images."""
+    with torch.no_grad():
+        features, logits = judge()(signed(batch["images"], torch.float32))
+    return features, logits.argmax(1)
+
+
+def verdict_of(made: dict[str, Tensor]) -> dict[str, float]:
+    """Of these images beside every second training image."""
+    train, held_out = (seen(batch(range(0, size, 2))) for batch, size in (
+        (digits().batch, 9000), (digits().held_out_batch, 1000)))  # fmt: skip
+    features, classes = seen(made)
+    reference = Reference(len(features), train[0], held_out[0], train[1], held_out[1], 10)
+    told = reference.verdict(features, classes)["numbers"]
+    return {name: sides["generated"] for name, sides in told.items()}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As in runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_good_generator_a_collapsed_one_and_a_copy_machine_are_told_apart() -> None:
+    others = digits().batch(range(1, 9000, 2))  # images as real as can be, that are not compared with
+    good = verdict_of({"images": others["images"][::9]})
+    collapsed = verdict_of({"images": others["images"][others["labels"] == 3][:400]})
+    copied = verdict_of({"images": digits().batch(range(0, 9000, 18))["images"]})
+    assert (good["classes_covered"], good["class_divergence"] < 0.02) == (10, True)
+    assert good["recall"] > 0.65
+    assert good["copy_rate"] < 0.05
+    assert abs(good["copy_test"]) < 3
+    assert collapsed["precision"] > 0.75, "each picture is real"
+    assert collapsed["classes_covered"] <= 4, "but for what the classifier gets wrong"
+    assert collapsed["class_divergence"] > 1.5
+    assert collapsed["recall"] < 0.3
+    assert collapsed["coverage"] < 0.3
+    assert collapsed["frechet_distance"] > 20 * good["frechet_distance"]
+    assert copied["copy_rate"] > 0.95
+    assert copied["copy_test"] < -10
+    assert copied["precision"] > 0.75
+    assert copied["classes_covered"] == 10
+
+
+def test_the_judge_knows_digits_and_is_the_same_each_time() -> None:
+    assert float(judge().accuracy) > 0.95
+    again = trained(SmallClassifier(1, 32, 10), digits())
+    assert all(torch.equal(tensor, again[name]) for name, tensor in judge().state_dict().items())
+
+
+def test_pixels_see_the_same_in_any_size() -> None:
+    images = torch.rand(2, 3, 16, 16)
+    large = images.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.allclose(Pixels()(images).features, Pixels()(large).features)
+
+
+def test_a_run_keeps_its_final_and_its_best_verdict_and_evaluate_repeats_it(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train("dcgan", name="run", data_dir=room / "data", **TINY)
+    told = json.loads((room / "runs/run/verdict.json").read_text())
+    assert told["final"]["step"] == 8
+    assert told["best"]["step"] == result["best"]["step"]
+    assert told["best"]["numbers"]["frechet_distance"]["generated"] == result["best"]["value"]
+    assert result["verdict"]["numbers"] == told["final"]["numbers"]
+    assert (told["final"]["features"], told["final"]["samples"], told["final"]["dimensions"]) == ("pixels", 300, 256)
+    for name in ("verdict", "copies"):
+        with Image.open(room / f"runs/run/{name}.png") as picture:
+            assert min(picture.size) > 100
+    capsys.readouterr()
+    assert cli.command(["evaluate", "run", "--json", "--data-dir", "data"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["verdict"]["numbers"] == told["final"]["numbers"]
+    assert cli.command(["evaluate", "run", "--data-dir", "data"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "  verdict by pixels: 300 samples beside as many held-out ones"
+    assert lines[2].split() == ["generated", "real"]
+    assert lines[3].split()[0] == "frechet_distance"
+
+
+@pytest.mark.slow
+def test_real_images_are_looked_at_once_and_damage_is_told(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = train("dcgan", name="first", data_dir=room / "data", **TINY)
+    kept = sorted((room / "data/computed").glob("*.safetensors"))
+    times = [path.stat().st_mtime_ns for path in kept]
+    second = train("dcgan", name="second", data_dir=room / "data", **TINY)
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    damaged = bytearray(kept[0].read_bytes())
+    damaged[-10] ^= 1
+    kept[0].write_bytes(damaged)
+    capsys.readouterr()
+    words = [f"{name}={value}" for name, value in TINY.items()]
+    assert cli.command(["train", "dcgan", "--name", "third", "--json", "--data-dir", "data", *words]) == 0
+    shown = capsys.readouterr()
+    third = json.loads(shown.out)
+    assert f"{kept[0].name}: damaged; what it held of the data is computed anew" in shown.err
+    assert kept[0].stat().st_mtime_ns != times[0]
+    assert first["metrics"]["eval_frechet_distance"] == second["metrics"]["eval_frechet_distance"]
+    assert first["metrics"]["eval_frechet_distance"] == third["metrics"]["eval_frechet_distance"]
+
+
+def test_a_cached_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    said: list[str] = []
+    path = tmp_path / "folder/x.safetensors"
+    assert cache.read(path, said.append) is None
+    cache.write(path, {"a": torch.arange(3)})
+    found = cache.read(path, said.append)
+    assert found is not None
+    assert found["a"].tolist() == [0, 1, 2]
+    path.write_bytes(path.read_bytes()[:-3])
+    assert cache.read(path, said.append) is None
+    assert len(said) == 1
+
+
+def test_too_few_samples_for_a_frechet_distance_are_told(room: Path) -> None:
+    result = train("dcgan", name="run", data_dir=room / "data", **{**TINY, "judged": 100})
+    assert "eval_frechet_distance" not in result["metrics"]
+    assert result["best"]["metric"] == "eval_kernel_distance"
+    (note,) = result["verdict"]["notes"]
+    assert note.startswith("100 samples have no Frechet distance in 256 numbers, which takes more samples than numbers")
+
+
+@pytest.mark.slow
+def test_a_run_that_began_without_evaluations_gets_its_judge_with_the_first(room: Path) -> None:
+    words = {**TINY, "features": "auto", "evaluate_every": 0, "steps": 2}
+    train("dcgan", name="run", data_dir=room / "data", **words)
+    assert not (room / "data/computed").exists(), "nothing is computed for what nobody asks for"
+    result = train(resume="run", data_dir=room / "data", evaluate_every=2, steps=4, allow_changes=True)
+    assert result["verdict"]["judge_accuracy"] > 0.9
+    assert {"judge.accuracy", "judge.head.weight"} <= set(last_state(room / "runs/run")["kept"])
+
+
+def test_little_data_is_not_evaluated() -> None:
+    from trainers import registry
+
+    few = Part(digits().batch(range(20))["images"].permute(0, 2, 3, 1).contiguous().numpy())
+    data = ImageData(few, Part(few.images[:4]), fingerprint="few")
+    config = registry.config_class("dcgan").of({}).resolved(data.facts)
+    assert config.held_out_places(data.facts) == 0
+    assert config.evaluate_every == 0
+
+
+# Other judges
+
+
+@pytest.mark.slow
+def test_the_run_of_a_classifier_judges(room: Path) -> None:
+    train("classifier", model="lenet", steps=60, name="judge", data_dir=room / "data", device="cpu")
+    result = train("dcgan", name="run", data_dir=room / "data", **{**TINY, "features": "judge", "steps": 4})
+    told = result["verdict"]
+    assert (told["features"], told["distance"], told["dimensions"]) == ("judge", "fd_judge", 84)
+    assert told["classes"] == 10
+    assert sum(told["histogram"]["real"]) == 300
+    stored = json.loads((room / "runs/run/settings.json").read_text())["settings"]
+    assert stored["features"] == str(room / "runs/judge")
+
+
+SHARED = Path(__file__).parents[3] / "shared/data"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "file", "numbers"),
+    [
+        ("resnet56", "resnet_cifar10/resnet56-4bfd9763.th", 64),
+        ("squeezenet", "squeezenet/squeezenet1_1-caffe.pth", 512),
+    ],
+)
+def test_published_weights_judge(room: Path, model: str, file: str, numbers: int) -> None:
+    if not (SHARED / file).exists():
+        pytest.skip(f"{SHARED / file} is not there")
+    facts = {"channels": 1, "classes": 10, "class_names": tuple("0123456789")}
+    judge = of_weights(model, SHARED / file, facts).eval()
+    with torch.no_grad():
+        seen = judge(signed(digits().batch(range(4))["images"], torch.float32))
+    assert seen.features.shape == (4, numbers)
+    assert (seen.logits is not None) == (model == "resnet56"), "ten classes, as the data has"
+
+
+def test_wrong_judges_are_told_in_a_line(room: Path) -> None:
+    (room / "file.pt").write_bytes(b"no weights")
+    torch.save({"fc.weight": torch.zeros(10, 3)}, room / "other.pt")
+    (room / "folder").mkdir()
+    for features, line in (
+        ("nowhere", "features=nowhere: is neither auto nor pixels, nor a run or a file that is there"),
+        (
+            "resnet56:nowhere",
+            "features=resnet56:nowhere: is neither auto nor pixels, nor a run or a file that is there",
+        ),
+        ("folder", "features=folder: is no run; say MODEL:FILE for weights, as resnet56:FILE"),
+        ("resnet56:file.pt", "file.pt: no weights can be read (damaged, or something else)"),
+        ("resnet56:other.pt", "the weights do not fit network: bn1.bias (missing), "),
+        ("resnet57:other.pt", "resnet57"),
+    ):
+        with pytest.raises(TroupeError) as caught:
+            train("dcgan", name="run", data_dir=room / "data", **{**TINY, "features": features})
+        (mistake,) = caught.value.mistakes
+        assert line in mistake
+        assert "\n" not in mistake

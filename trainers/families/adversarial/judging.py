@@ -1,0 +1,141 @@
+"""How samples are judged: by their features beside those of real images, held-out ones too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from trainers.data.images import signed
+from trainers.engine import cache
+from trainers.engine.evaluation import Evaluation, Rows, Totals
+from trainers.engine.family import Data, Family, MicroBatch, Networks
+from trainers.engine.streams import InOrder, Stream
+from trainers.families.adversarial.settings import OWN_FEATURES
+from trainers.verdict.distances import kernel_within
+from trainers.verdict.drawing import draw_pairs, draw_verdict
+from trainers.verdict.judges import Pixels, SmallClassifier, of_run, of_weights, trained
+from trainers.verdict.verdict import Reference
+
+COMPARED = 50_000  # training images at most that samples are compared with
+KEPT = 1024  # samples whose images are kept until the evaluation is over, to be shown
+
+
+class Judging(Family):
+    """A family whose samples are judged: it says what `generated` is, and gets its evaluations."""
+
+    loaded = ""  # digest of a judge that was not trained for the run
+    reference: Reference | None = None  # on rank 0
+    told: Mapping[str, Any] | None = None  # the newest verdict, there too
+
+    def generated(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
+        """Samples (rows, channels, size, size) in [-1, 1] for a micro-batch of an evaluation."""
+        raise NotImplementedError
+
+    # Who looks
+
+    @property
+    def trains_judge(self) -> bool:
+        """Whether a small classifier is trained for the run: on labelled data, where nobody names another judge."""
+        return bool(self.config.features == "auto" and self.facts["classes"] > 1)
+
+    def frozen(self) -> dict[str, nn.Module]:
+        model, _, path = self.config.features.rpartition(":")
+        judge: nn.Module
+        if self.trains_judge:
+            judge = SmallClassifier(*(self.facts[key] for key in ("channels", "image_size", "classes")))
+        elif self.config.features in OWN_FEATURES:
+            judge = Pixels()
+        else:
+            judge = of_weights(model, Path(path), self.facts) if model else of_run(Path(path), self.facts)
+        self.loaded = "" if self.trains_judge else cache.digest(judge.state_dict())
+        return {"judge": judge}
+
+    def before_evaluations(
+        self, networks: Mapping[str, nn.Module], data: Data, beat: Callable[[], None]
+    ) -> Mapping[str, Tensor]:
+        if not self.trains_judge or "judge.accuracy" in self.kept:
+            return {}
+        return {f"judge.{name}": tensor for name, tensor in trained(networks["judge"], data, beat).items()}
+
+    def look_name(self) -> str:
+        return f"{self.features_name} {self.config.precision} {self.loaded} {cache.digest(self.kept)}"
+
+    @property
+    def features_name(self) -> str:
+        """What the features are of, in a word."""
+        model, _, path = self.config.features.rpartition(":")
+        if self.trains_judge:
+            return f"{self.config.data.partition(':')[0]}_cnn"
+        return "pixels" if self.config.features in OWN_FEATURES else model or Path(path).name
+
+    def compared(self, data: Data) -> Mapping[str, Stream]:
+        count = min(data.size, COMPARED)
+        some = InOrder(count, lambda places: data.batch([place * data.size // count for place in places]))
+        return {"train": some, "held_out": InOrder(data.held_out, data.held_out_batch)}
+
+    def look(self, networks: Networks, microbatch: MicroBatch) -> Rows:
+        return self.seen(networks, signed(microbatch["images"], microbatch.dtype))
+
+    def look_over(self, seen: Rows) -> Rows:
+        return {"within": torch.tensor([kernel_within(seen["features"])], dtype=torch.float64)}
+
+    def seen(self, networks: Networks, images: Tensor) -> dict[str, Tensor]:
+        """Features of images in [-1, 1], and the class that each is taken for."""
+        with torch.autocast(images.device.type, enabled=False):
+            features, logits = networks["judge"](images)
+        classes = {"classes": logits.argmax(1)} if logits is not None else {}
+        return {"features": features, **classes}
+
+    # Evaluations
+
+    def held_out(self, data: Data) -> Stream:
+        def labels(places: Any) -> dict[str, Tensor]:
+            batch = data.held_out_batch([place % data.held_out for place in places])
+            return {"labels": batch["labels"]} if "labels" in batch else {}
+
+        return InOrder(self.config.held_out_places(self.facts), labels)
+
+    def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:
+        # as they would be saved: real images have 256 values too
+        images = self.generated(networks, microbatch).float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        rows = self.seen(networks, signed(images, microbatch.dtype))
+        shown = images if microbatch.indices[-1] < KEPT else images[:0]
+        microbatch.kept["rows"] = {**rows, "images": shown}
+        return {}
+
+    def collected(self, microbatch: MicroBatch) -> Rows:
+        rows: Rows = microbatch.kept["rows"]
+        return rows
+
+    def conclude(self, found: Evaluation) -> Mapping[str, float]:
+        if self.reference is None:
+            train, held_out = self.looked["train"], self.looked["held_out"]
+            self.reference = Reference(
+                len(found.rows["features"]), train["features"], held_out["features"], train.get("classes"),
+                held_out.get("classes"), self.facts["classes"], float(train["within"]),
+            )  # fmt: skip
+        told = self.reference.verdict(found.rows["features"], found.rows.get("classes"))
+        name, accuracy = self.features_name, {}
+        if self.trains_judge:
+            accuracy = {"judge_accuracy": float(self.kept["judge.accuracy"])}
+        self.told = {"features": name, "distance": f"fd_{name}", "judge": self.loaded or cache.digest(self.kept),
+                     **accuracy, "ema": self.config.ema, **told}  # fmt: skip
+        return {name: sides["generated"] for name, sides in told["numbers"].items()}
+
+    def report(self) -> Mapping[str, Any] | None:
+        return self.told
+
+    def pictures(self, found: Evaluation, data: Data) -> dict[str, Image.Image | None]:
+        if self.told is None:
+            return {"verdict": None, "copies": None}
+        pairs = [(sample, image) for sample, image in self.told["closest"] if sample < len(found.rows["images"])]
+        count = min(data.size, COMPARED)
+        real = data.batch([image * data.size // count for _, image in pairs])["images"]
+        made = found.rows["images"][[sample for sample, _ in pairs]]
+        above, below = (images.permute(0, 2, 3, 1).cpu().numpy() for images in (made, real))
+        return {"verdict": draw_verdict(self.told), "copies": draw_pairs(above, below) if pairs else None}
