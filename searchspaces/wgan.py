@@ -2,7 +2,7 @@
 
 SEARCH = {
     "n_critic": "1,2,5,10",  # 5 in Arjovsky et al. 2017
-    "n_critic_warmup": "0,100",  # 0 saves 3,000 critic steps of a run of 3,000 steps
+    "n_critic_warmup": "0,100",  # 0 saves 2,850 critic steps of a run of 3,000 steps
     "clip": "0.003..0.1",  # 0.01 in the paper
     "learning_rate": "1e-5..1e-3",  # 5e-5 in the paper; 1e-4 in fast.ai's lesson of 2018
     "critic_norm": "true,false",
