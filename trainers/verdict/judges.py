@@ -17,11 +17,11 @@ from trainers.engine import cache
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.streams import sample_indices
 from trainers.engine.tensors import load_weights, read_weights
+from trainers.families.classifier.config import HE
 
 SIDE = 16  # of images whose pixels are features
 FEATURES = 64  # of a classifier that is trained on the spot
 BATCH, EPOCHS, MOST_STEPS = 100, 4, 600  # of its training
-HE = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")  # for 32 pixels; torchvision's models are for more
 SEED = 20171209  # of its first weights and of the order of its samples: it depends on the data alone
 
 
@@ -116,6 +116,7 @@ def of_weights(model: str, file: Path, facts: Mapping[str, Any]) -> Classifier:
     model = {"squeezenet": "squeezenet1_1"}.get(model, model)
     weights = read_weights(file, ("network",))["network"]
     last = [tensor for name, tensor in weights.items() if name.endswith("weight") and tensor.dim() in (2, 4)][-1]
+    # He's are for 32 pixels, torchvision's for more
     size = 32 if model in HE else 299 if model == "inception_v3" else 224
     theirs = {"channels": 3, "image_size": size, "classes": len(last), "class_names": (), "size": 1, "held_out": 1}
     config = registry.config_class("classifier").of({"model": model}, "classifier")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,7 @@ class Judging(Family):
         return "pixels" if self.config.features in OWN_FEATURES else model or Path(path).name
 
     def compared(self, data: Data) -> Mapping[str, Stream]:
-        count = min(data.size, COMPARED)
-        some = InOrder(count, lambda places: data.batch([place * data.size // count for place in places]))
+        some = InOrder(min(data.size, COMPARED), lambda places: compared_batch(data, places))
         return {"train": some, "held_out": InOrder(data.held_out, data.held_out_batch)}
 
     def look(self, networks: Networks, microbatch: MicroBatch) -> Rows:
@@ -134,8 +133,13 @@ class Judging(Family):
         if self.told is None:
             return {"verdict": None, "copies": None}
         pairs = [(sample, image) for sample, image in self.told["closest"] if sample < len(found.rows["images"])]
-        count = min(data.size, COMPARED)
-        real = data.batch([image * data.size // count for _, image in pairs])["images"]
+        real = compared_batch(data, [image for _, image in pairs])["images"]
         made = found.rows["images"][[sample for sample, _ in pairs]]
         above, below = (images.permute(0, 2, 3, 1).cpu().numpy() for images in (made, real))
         return {"verdict": draw_verdict(self.told), "copies": draw_pairs(above, below) if pairs else None}
+
+
+def compared_batch(data: Data, places: Sequence[int]) -> dict[str, Tensor]:
+    """The training images at these places among those that are compared with, evenly spread over all."""
+    count = min(data.size, COMPARED)
+    return data.batch([place * data.size // count for place in places])

@@ -14,7 +14,7 @@ from trainers.families.adversarial.judging import Judging
 from trainers.families.adversarial.networks import Critic, Generator
 
 ROWS, COLUMNS = 16, 8  # of the grid of a conditional run, a row for each class
-Seen = tuple[Tensor, Tensor | None]  # images, and their classes in a conditional run
+Shown = tuple[Tensor, Tensor | None]  # images, and their classes in a conditional run
 
 
 class Adversarial(Judging):
@@ -55,18 +55,18 @@ class Adversarial(Judging):
         images: Tensor = networks["generator"](latent, self.labels(microbatch))
         return images
 
-    def judged(self, microbatch: MicroBatch, fakes: Tensor) -> list[Seen]:
+    def shown(self, microbatch: MicroBatch, fakes: Tensor) -> list[Shown]:
         """What the critic is shown: real images, fakes, and real ones of a wrong class where these count too."""
         real, labels = self.real(microbatch), self.labels(microbatch)
         wrong = [(real, self.mismatched(microbatch))] if self.config.mismatched_negatives else []
         return [(real, labels), (fakes, labels), *wrong]
 
-    def scores(self, networks: Networks, microbatch: MicroBatch, *seen: Seen) -> list[Tensor]:
+    def scores(self, networks: Networks, microbatch: MicroBatch, *shown: Shown) -> list[Tensor]:
         """Scores (rows,) of each of these; in one pass where no norm makes one image's depend on another."""
         if self.critic_norm:
-            return [networks[self.critic](*part).to(microbatch.dtype) for part in seen]
-        scores: Tensor = networks[self.critic](*joined(seen))
-        return list(scores.to(microbatch.dtype).chunk(len(seen)))
+            return [networks[self.critic](*part).to(microbatch.dtype) for part in shown]
+        scores: Tensor = networks[self.critic](*joined(shown))
+        return list(scores.to(microbatch.dtype).chunk(len(shown)))
 
     def mismatched(self, microbatch: MicroBatch) -> Tensor:
         """For each image a class that is not its own."""
@@ -139,8 +139,8 @@ class Wasserstein(Adversarial):
         return Loss(-fake.mean())
 
 
-def joined(seen: Sequence[Seen]) -> Seen:
+def joined(shown: Sequence[Shown]) -> Shown:
     """Images one after another, and their classes."""
-    images, labels = zip(*seen, strict=True)
+    images, labels = zip(*shown, strict=True)
     known = [part for part in labels if part is not None]
     return torch.cat(images), torch.cat(known) if known else None

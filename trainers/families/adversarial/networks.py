@@ -91,7 +91,7 @@ class Critic(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None, mixed: Tensor | None = None) -> Any:
         """Scores (rows,) of the images. With `mixed`, also the slopes there; its labels are those of the first rows."""
         scores = self.score(images, labels)
-        return scores if mixed is None else (scores, self.slopes(mixed, first(labels, mixed)))
+        return scores if mixed is None else (scores, self.slopes(mixed, labels_of(mixed, labels)))
 
     def score(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         features = self.main[:-1](images)
@@ -137,7 +137,7 @@ def slopes_by_autograd(
     return slopes
 
 
-def first(labels: Tensor | None, images: Tensor) -> Tensor | None:
+def labels_of(images: Tensor, labels: Tensor | None) -> Tensor | None:
     """The labels of as many rows as there are images."""
     return labels if labels is None else labels[: len(images)]
 

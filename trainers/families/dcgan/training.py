@@ -27,7 +27,7 @@ class DCGAN(Adversarial):
 
     def discriminate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         microbatch.kept["fakes"] = fakes = self.fakes(networks, microbatch)
-        real, fake, *wrong = self.scores(networks, microbatch, *self.judged(microbatch, fakes.detach()))
+        real, fake, *wrong = self.scores(networks, microbatch, *self.shown(microbatch, fakes.detach()))
         negative = sum(softplus(part).mean() for part in (fake, *wrong)) / (1 + len(wrong))
         loss = softplus(-real).mean() + negative  # binary cross entropy on logits
         return Loss(loss, {"real_score": real.sigmoid().mean(), "fake_score": fake.sigmoid().mean()})

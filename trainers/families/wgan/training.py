@@ -21,8 +21,8 @@ class WGAN(Wasserstein):
         return bool(self.config.critic_norm)
 
     def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
-        seen = self.judged(microbatch, self.fakes(networks, microbatch))
-        real, fake, *wrong = self.scores(networks, microbatch, *seen)
+        shown = self.shown(microbatch, self.fakes(networks, microbatch))
+        real, fake, *wrong = self.scores(networks, microbatch, *shown)
         return Loss(-self.distance(real, fake, wrong), {"distance": self.distance(real, fake)})
 
     def constrain(self, networks: Mapping[str, nn.Module]) -> None:

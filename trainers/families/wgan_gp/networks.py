@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
-from trainers.families.adversarial.networks import Project, first, slopes_by_autograd, with_class
+from trainers.families.adversarial.networks import Project, labels_of, slopes_by_autograd, with_class
 
 
 class Block(nn.Module):
@@ -61,7 +61,7 @@ class ResNetCritic(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None, mixed: Tensor | None = None) -> Any:
         scores = self.score(images, labels)
-        return scores if mixed is None else (scores, slopes_by_autograd(self.score, mixed, first(labels, mixed)))
+        return scores if mixed is None else (scores, slopes_by_autograd(self.score, mixed, labels_of(mixed, labels)))
 
     def score(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         features = relu(self.main(images)).mean((2, 3))

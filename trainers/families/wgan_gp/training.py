@@ -30,11 +30,11 @@ class WGANGP(Wasserstein):
 
     def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         fakes = self.fakes(networks, microbatch).to(microbatch.dtype)
-        seen = self.judged(microbatch, fakes)
+        shown = self.shown(microbatch, fakes)
         part = torch.rand(len(fakes), 1, 1, 1, generator=microbatch.random, device=fakes.device, dtype=fakes.dtype)
         mixed = torch.lerp(self.real(microbatch), fakes, part)
-        scores, slopes = networks["critic"](*joined(seen), mixed)
-        real, fake, *wrong = scores.to(microbatch.dtype).chunk(len(seen))
+        scores, slopes = networks["critic"](*joined(shown), mixed)
+        real, fake, *wrong = scores.to(microbatch.dtype).chunk(len(shown))
         steepness = slopes.to(microbatch.dtype).flatten(1).norm(dim=1)
         penalty = (steepness - 1).square().mean()
         loss = self.config.penalty * penalty - self.distance(real, fake, wrong)
