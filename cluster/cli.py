@@ -105,9 +105,12 @@ def train(said: Words) -> Answer | None:
     result = launch.launch(wanted, Progress(sys.stderr if said.has("json") else sys.stdout), own_process=True)
     speed, share, best = result.get("samples_per_second"), result.get("evaluation_share"), result.get("best")
     steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
+    watch = f", {result['watch_share']:.1%} on watch" if result.get("watch_share") else ""
     said_of = [f"{steps} in {duration(result['seconds'])}", f"{speed:.0f} samples/s" if speed else "",
-               f"{share:.1%} of the time in evaluations" if share else ""]  # fmt: skip
+               f"{share or 0:.1%} of the time in evaluations{watch}" if share or watch else ""]  # fmt: skip
     lines = [f"{result['name']}: " + ", ".join(filter(None, said_of))]
+    if result.get("worry"):
+        lines.append(f"  worry           {result['worry']}")
     if result.get("target"):
         lines.append(f"  reached         {result['target']} at step {result['steps']}, after {result['seconds']:.1f} s")
     if best:

@@ -205,7 +205,7 @@ def test_python_says_the_same_words(room: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("size", [16, 32, 64, pytest.param(128, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [16, *(pytest.param(size, marks=pytest.mark.slow) for size in (32, 64, 128))])
 @pytest.mark.parametrize("upsample", ["transposed", "nearest"])
 def test_dcgan_takes_any_power_of_two(room: Path, size: int, upsample: str) -> None:
     words = [f"image_size={size}", "width=2", "latent=4", "batch_size=4", "microbatch_size=2", f"upsample={upsample}"]

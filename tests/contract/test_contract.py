@@ -57,7 +57,7 @@ def runs(pool: LocalGroup, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[Any]:
     """Tensors whose bits differ; the plain values must be equal, those of evaluations too."""
-    plain = ("step", "position", "phase_counts", "best", "results", "history")
+    plain = ("step", "position", "phase_counts", "best", "results", "history", "watched")
     assert {key: one[key] for key in plain} == {key: other[key] for key in plain}
     return [difference for difference in compare(one, other) if difference.relative > 0]
 

@@ -72,6 +72,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_a_good_generator_a_collapsed_one_and_a_copy_machine_are_told_apart() -> None:
     others = digits().batch(range(1, 9000, 2))  # images as real as can be, that are not compared with
     good = verdict_of({"images": others["images"][::9]})
@@ -93,6 +94,7 @@ def test_a_good_generator_a_collapsed_one_and_a_copy_machine_are_told_apart() ->
     assert copied["classes_covered"] == 10
 
 
+@pytest.mark.slow
 def test_the_judge_knows_digits_and_is_the_same_each_time() -> None:
     assert float(judge().accuracy) > 0.95
     again = trained(SmallClassifier(1, 32, 10), digits())

@@ -106,6 +106,17 @@ class Phase:
     own: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
 
 
+@dataclass(frozen=True)
+class Watch:
+    """What tells in time that a run goes wrong. It is looked at whenever the fixed grid is drawn."""
+
+    stream: Stream  # what is looked at, once
+    look: Callable[[Networks, MicroBatch], Rows]  # what is kept of each sample of it, (samples, ...)
+    conclude: Callable[[Rows, Mapping[str, float]], Mapping[str, float]]  # metrics, from all of it and those before
+    worry: Callable[[Mapping[str, float]], str | None]  # what is wrong, in words, from these
+    stops: bool = False  # whether the run ends where something is wrong
+
+
 class Family:
     """One model family. Subclass it once in the family's `training.py`; override what the family has.
 
@@ -169,6 +180,11 @@ class Family:
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor | list[str]:
         """Images (rows, channels, height, width) in [0, 1], or texts, for these inputs."""
         raise NotImplementedError
+
+    def watch(self, data: Data, inputs: Mapping[str, Tensor], drawn: Tensor) -> Watch | None:
+        """What is looked at beside the fixed grid, `drawn` from these inputs as uint8 (cells, height, width, channels);
+        None for nothing."""
+        return None
 
     # How good it is
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from trainers.engine import checkpoint, durable, pictures, plots, rest, state
-from trainers.engine.errors import TroupeError
+from trainers.engine.errors import FAILED, TroupeError
 from trainers.engine.family import GRID
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.tensors import as_uint8, read_weights
@@ -29,6 +29,7 @@ class Recorder:
         self.first = trainer.world.rank == 0
         self.seconds = 0.0  # of training before this process
         self.evaluating = 0.0  # of those, in evaluations
+        self.watching = 0.0  # and on watch
         self.pictured = time.monotonic()  # when the newest evaluation was drawn
         self.started = time.monotonic()
         self.since = (0, time.monotonic())  # samples drawn, and time, from which the speed is counted
@@ -48,6 +49,7 @@ class Recorder:
             manifest = checkpoint.manifest_of(path)
             self.seconds = float(manifest.get("seconds", 0))
             self.evaluating = float(manifest.get("evaluation_seconds", 0))
+            self.watching = float(manifest.get("watch_seconds", 0))
             self.saved = (trainer.step, trainer.phases_done)
             if self.first:
                 with checkpoint.writing(self.folder.path):
@@ -73,7 +75,7 @@ class Recorder:
         """Metrics, evaluation, grid and checkpoint, where this step is one for them."""
         trainer, config, step = self.trainer, self.config, self.trainer.step
         every = int(config.evaluate_every)
-        last, better = step >= config.steps, False
+        last, better, stops = step >= config.steps, False, False
         if self.first and (step % config.log_every == 0 or last):
             self._write_metrics()
         if every and (step % every == 0 or last):
@@ -89,25 +91,43 @@ class Recorder:
             if not last and time.monotonic() - self.pictured > PAUSE:
                 self._picture()
         if step % config.sample_every == 0 or last:
-            self.draw()
-        if step % config.checkpoint_every == 0 or last or better:
+            drawn = self.draw()
+            stops = isinstance(drawn, Tensor) and self._watch(drawn)
+        if step % config.checkpoint_every == 0 or last or better or stops:
             self.save()
         self._tell()
+        if stops and not last:
+            raise TroupeError(
+                f"step {step}: {trainer.worry}; stopped and saved: go on nevertheless with --resume {self.folder.name} "
+                "on_collapse=warn",
+                FAILED,
+            )
 
-    def draw(self) -> None:
-        """The fixed grid of this step: a sheet of images, or a file of texts."""
+    def draw(self) -> Tensor | list[str] | None:
+        """The fixed grid of this step: a sheet of images, or a file of texts; what it shows, the same on every rank."""
         samples, step = rest.draw_grid(self.trainer), self.trainer.step
         if samples is None or not self.first:
-            return
+            return samples
         with checkpoint.writing(self.folder.path):
             if not isinstance(samples, Tensor):
                 durable.write(self.folder.grids / f"step_{step:08d}.txt", pictures.sheet_of_texts(samples))
-                return
+                return samples
             columns = self.trainer.family.grid().columns
             pictures.write_grid(self.folder.grids / f"step_{step:08d}.png", samples.numpy(), columns)
             if self.events is not None:
                 sheet = pictures.grid(samples.numpy(), columns).convert("RGB")
                 self.events.image("grid", np.asarray(sheet), step)
+        return samples
+
+    def _watch(self, drawn: Tensor) -> bool:
+        """Look for signs that the run goes wrong; returns whether it ends for them."""
+        trainer, before, known = self.trainer, time.monotonic(), self.trainer.worry
+        watch = rest.watch(trainer, drawn)
+        self.watching += time.monotonic() - before
+        self._write(trainer.watched)
+        if self.first and trainer.worry and not known:
+            self.control.say(f"step {trainer.step}: {trainer.worry}")
+        return bool(trainer.worry) and watch is not None and watch.stops
 
     def save(self) -> None:
         """A checkpoint of this moment, when the replicas agree; nothing where there is one."""
@@ -125,7 +145,8 @@ class Recorder:
                         if written is not None and written.exists():
                             durable.sync(written)
                 facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3),
-                         "evaluation_seconds": round(self.evaluating, 3)}  # fmt: skip
+                         "evaluation_seconds": round(self.evaluating, 3),
+                         "watch_seconds": round(self.watching, 3)}  # fmt: skip
                 checkpoint.save(self.folder.checkpoints, name, held, facts)
                 best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
                 checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
@@ -151,6 +172,8 @@ class Recorder:
             "steps": trainer.step,
             "seconds": round(seconds, 1),
             "evaluation_share": round(self.evaluating / seconds, 4) if seconds and self.evaluating else 0.0,
+            "watch_share": round(self.watching / seconds, 4) if seconds and self.watching else 0.0,
+            "worry": trainer.worry,
             "target": self.config.target if trainer.reached else None,
             "samples_per_second": round(self.speed, 2),
             "metrics": {**trainer.metrics, **trainer.evaluation.results},
@@ -204,7 +227,7 @@ class Recorder:
 
     def _write(self, row: Mapping[str, float]) -> None:
         """A row of metrics.jsonl, and the same for TensorBoard."""
-        if not self.first:
+        if not self.first or not row:
             return
         step = self.trainer.step
         with checkpoint.writing(self.folder.path):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainers.engine import cache, evaluation
 from trainers.engine.evaluation import Evaluation
-from trainers.engine.family import Family
+from trainers.engine.family import Family, Watch
 from trainers.engine.streams import Stream
 from trainers.engine.tensors import as_uint8
 from trainers.engine.trainer import Trainer
@@ -78,6 +78,30 @@ def makes_of_carried(family: Family, step: int) -> bool:
 def in_order(carried: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """What all micro-batches carry, one after another."""
     return {name: torch.cat([carried[index][name] for index in sorted(carried)]) for name in carried[0]}
+
+
+def watch(trainer: Trainer, drawn: Tensor) -> Watch | None:
+    """Look for signs that the run goes wrong, at a grid just drawn; what is found is the same on every rank."""
+    watch = trainer.family.watch(trainer.data, trainer.sample_inputs, drawn)
+    if watch is None:
+        trainer.watched, trainer.worry = {}, ""
+        return None
+    networks = {**trainer.networks, **trainer.frozen}
+
+    def part(place: int, places: range) -> evaluation.Rows:
+        with as_trained(trainer), torch.no_grad():
+            seen = watch.look(networks, trainer.microbatch(watch.stream, places, place))
+        return {name: tensor.cpu() for name, tensor in seen.items()}
+
+    parts = dealt(trainer, "watch", watch.stream.length, watch.stream.chunk, part, trainer.world.gather_first)
+    trainer.norms.take(())  # what was seen there is no micro-batch's
+    told: tuple[dict[str, float], str] = {}, ""
+    if trainer.world.rank == 0:
+        rows = {name: torch.cat([chunk[name] for chunk in parts]) for name in parts[0]}
+        found = watch.conclude(rows, trainer.watched)
+        told = dict(found), watch.worry(found) or ""
+    trainer.watched, trainer.worry = trainer.world.agree(told)
+    return watch
 
 
 def evaluate(trainer: Trainer) -> None:

@@ -43,6 +43,8 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "metrics": dict(trainer.metrics),  # of the phases done, where the step is under way
         "results": dict(trainer.evaluation.results),
         "history": list(trainer.history),
+        "watched": dict(trainer.watched),
+        "worry": trainer.worry,
         "reached": trainer.config.target if trainer.reached else "",
     }
 
@@ -59,6 +61,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer.keep(state.get("kept", {}))
     trainer.metrics, trainer.evaluation = dict(state["metrics"]), Evaluation(dict(state["results"]))
     trainer.history = list(state.get("history", ()))
+    trainer.watched, trainer.worry = dict(state.get("watched", {})), str(state.get("worry", ""))
     trainer.reached = trainer.config.target != "none" and state.get("reached") == trainer.config.target
     for name, network in trainer.networks.items():
         network.load_state_dict(state["networks"][name])

@@ -96,6 +96,8 @@ class Trainer:
         self.stop_agreed = False
         self.metrics: dict[str, float] = {}  # of the newest step
         self.evaluation = Evaluation()  # the newest
+        self.watched: dict[str, float] = {}  # the newest signs of how the run goes
+        self.worry = ""  # what they say is wrong
         self.referred = False  # whether what evaluations compare with is there
         self.history: list[float] = []  # the main metric of every evaluation that was due
         self.reached = False  # the target, after which no step is made

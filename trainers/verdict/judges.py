@@ -39,10 +39,16 @@ class Pixels(nn.Module):
 
 
 class SmallClassifier(nn.Module):
-    """Convolutions that halve an image until it has 4x4 places, and two linear layers: features and logits."""
+    """Convolutions that halve an image until it has 4x4 places, and two linear layers: features and logits.
 
-    def __init__(self, channels: int, size: int, classes: int) -> None:
+    Of images that are stacked in the channels, it sees each by itself: `classes` are those of one of them, features
+    come one after another, and the logits of all combinations are sums, so that their softmax is a product.
+    """
+
+    def __init__(self, channels: int, size: int, classes: int, stacked: int = 1) -> None:
         super().__init__()
+        self.stacked = stacked
+        channels //= stacked
         layers: list[nn.Module] = []
         width = 16
         while size > 4:
@@ -54,8 +60,12 @@ class SmallClassifier(nn.Module):
         self.register_buffer("accuracy", torch.tensor(float("nan")))  # on the held-out part
 
     def forward(self, images: Tensor) -> Seen:
-        features = self.body(images)
-        return Seen(features, self.head(features))
+        features = self.body(images.reshape(-1, images.shape[1] // self.stacked, *images.shape[2:]))
+        each = self.head(features).unflatten(0, (-1, self.stacked)).unbind(1)
+        logits = each[0]
+        for more in each[1:]:
+            logits = (logits[:, :, None] + more[:, None]).flatten(1)
+        return Seen(features.view(len(images), -1), logits)
 
 
 class Classifier(nn.Module):

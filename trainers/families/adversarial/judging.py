@@ -47,7 +47,9 @@ class Judging(Family):
         model, _, path = self.config.features.rpartition(":")
         judge: nn.Module
         if self.trains_judge:
-            judge = SmallClassifier(*(self.facts[key] for key in ("channels", "image_size", "classes")))
+            channels, size, classes = (self.facts[key] for key in ("channels", "image_size", "classes"))
+            stacked = self.facts.get("stacked", 1)
+            judge = SmallClassifier(channels, size, round(classes ** (1 / stacked)), stacked)
         elif self.config.features in OWN_FEATURES:
             judge = Pixels()
         else:

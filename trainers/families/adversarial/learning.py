@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from trainers.data.images import signed
 from trainers.engine.config import Asked
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
-from trainers.engine.family import Data, Loss, MicroBatch, Networks, Phase
+from trainers.engine.evaluation import Rows
+from trainers.engine.family import Data, Loss, MicroBatch, Networks, Phase, Watch
+from trainers.engine.streams import InOrder
+from trainers.families.adversarial import watching
 from trainers.families.adversarial.judging import Judging
 from trainers.families.adversarial.networks import Critic, Generator
 
@@ -76,6 +79,21 @@ class Adversarial(Judging):
 
     def generated(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
         return self.fakes(networks, microbatch)
+
+    # How it goes
+
+    def watch(self, data: Data, inputs: Mapping[str, Tensor], drawn: Tensor) -> Watch | None:
+        if self.config.on_collapse == "off":
+            return None
+        looked = watching.images_of(data, drawn, inputs.get("labels"), self.config)
+        stream = InOrder(len(looked["kinds"]), lambda places: {name: part[places] for name, part in looked.items()},
+                         self.config.microbatch_size)  # fmt: skip
+        return Watch(stream, self.look_out, watching.numbers_of, watching.worry, self.config.on_collapse == "stop")
+
+    def look_out(self, networks: Networks, microbatch: MicroBatch) -> Rows:
+        images = signed(microbatch["images"], microbatch.dtype)
+        (scores,) = self.scores(networks, microbatch, (images, self.labels(microbatch)))
+        return {"kinds": microbatch["kinds"], "scores": scores, "pixels": watching.small(images)}
 
     # What is drawn
 

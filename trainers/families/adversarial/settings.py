@@ -66,6 +66,10 @@ class AdversarialConfig(ImageConfig):
         False, "conditional: real images with a wrong class count as not real too", source="Reed 2016, section 4.2"
     )
 
+    on_collapse: Literal["warn", "stop", "off"] = setting(
+        "warn", "when samples become alike, losses run away or training images are known by heart, looked at with each "
+        "grid; off: look at nothing", kind="running",
+    )  # fmt: skip
     features: str = setting(
         "auto", "what a verdict sees of images: auto, a small classifier trained on labelled data, or pixels; pixels; "
         "a classifier's run; or weights, as resnet56:FILE for a model of `classifier`",

@@ -1,0 +1,121 @@
+"""Signs, while a GAN is trained, that it goes wrong: its samples are alike, its critic knows the training images by
+heart, its losses run away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from trainers.engine.evaluation import Rows
+from trainers.engine.family import Data
+
+MOST = 128  # real images of each part that are looked at
+SIDE = 16  # of the images whose pixels are compared
+STEEP = 5.0  # times as far apart as the images, scores run away
+ALIKE = 0.02  # of the diversity of real images: all samples are one
+FALLEN, GROWN = 0.4, 0.3  # of the highest diversity so far, where that is more than this of real images
+BY_HEART = 0.25  # more pairs are right with training images than with held-out ones
+KINDS = TRAIN, HELD_OUT, GENERATED = range(3)
+
+
+def images_of(data: Data, drawn: Tensor, labels: Tensor | None, config: Any) -> dict[str, Tensor]:
+    """All that is looked at: `images` (rows, channels, height, width), what `kinds` they are of, and their `labels`.
+
+    Real images are spread evenly over their part: two batches, at most 128. As batch norms see what is beside an image,
+    each part comes in whole micro-batches, each of which is spread over the part too.
+    """
+    most = min(MOST, 2 * config.batch_size)
+    parts = []
+    for size, batch in ((data.size, data.batch), (data.held_out, data.held_out_batch)):
+        count = min(most, size)
+        places = [place * size // count for place in range(count)]
+        parts.append(batch([places[one] for one in dealt(count, config.microbatch_size)]))
+    device, order = parts[0]["images"].device, dealt(len(drawn), config.microbatch_size)
+    parts.append({"images": drawn[order].permute(0, 3, 1, 2).to(device)})
+    if labels is not None:
+        parts[GENERATED]["labels"] = labels[order].to(device)
+    kinds = [torch.full((len(part["images"]),), kind) for kind, part in zip(KINDS, parts, strict=True)]
+    wanted = ("images",) if labels is None else ("images", "labels")
+    return {"kinds": torch.cat(kinds), **{name: torch.cat([part[name] for part in parts]) for name in wanted}}
+
+
+def dealt(count: int, size: int) -> list[int]:
+    """Places of `count` samples in groups of `size`, each of which is spread over all; those left over are left out."""
+    groups = count // size
+    return [place * groups + group for group in range(groups) for place in range(size)]
+
+
+def small(images: Tensor) -> Tensor:
+    """The pixels of images in [-1, 1] at 16x16, (rows, numbers), about as far apart as the images themselves."""
+    side, size = min(SIDE, images.shape[-1]), images.shape[-1]
+    return adaptive_avg_pool2d(images.float(), side).flatten(1) * (size / side)
+
+
+def numbers_of(rows: Rows, before: Mapping[str, float]) -> dict[str, float]:
+    """What follows from the scores and the small pixels of all that was looked at, and from the numbers `before`.
+
+    `watch_right` is the share of pairs in which a training image has a higher score than a generated one;
+    `watch_right_held_out` is that of held-out images, which falls behind where training images are known by heart.
+    `watch_diversity` is how far generated images are from the most alike ones among them, over the same of real images;
+    `watch_diversity_most` is the highest so far. `watch_steepness` is how far the scores of real and generated images
+    are apart, over how far the images are: near 1 at most where the critic's slopes are bounded by 1 (Gulrajani et al.
+    2017, section 3). `watch_doubts` is how many looks in a row gave cause for concern.
+    """
+    real, held_out, generated = ((rows["kinds"] == kind) for kind in KINDS)
+    scores, pixels = rows["scores"].double(), rows["pixels"].double()
+    some = min(int(real.sum()), int(generated.sum()))  # distances to neighbours depend on how many there are
+    unlike = torch.cdist(pixels[real], pixels[generated]).square().mean().sqrt()
+    diversity = apart(pixels[generated][:some]) / max(1e-12, apart(pixels[real][:some]))
+    found = {
+        "watch_right": above(scores[real], scores[generated]),
+        **({"watch_right_held_out": above(scores[held_out], scores[generated])} if held_out.any() else {}),
+        "watch_diversity": diversity,
+        "watch_diversity_most": max(diversity, before.get("watch_diversity_most", 0.0)),
+        "watch_steepness": float((scores[real].mean() - scores[generated].mean()).abs() / unlike.clamp(min=1e-12)),
+    }
+    found["watch_doubts"] = before.get("watch_doubts", 0.0) + 1 if doubt(found) else 0.0
+    return found
+
+
+def doubt(found: Mapping[str, float]) -> str | None:
+    """What one look gives cause to think, in a line; a second one in a row makes it a worry."""
+    diversity, most, steepness = (found[f"watch_{name}"] for name in ("diversity", "diversity_most", "steepness"))
+    right, held_out = found["watch_right"], found.get("watch_right_held_out", found["watch_right"])
+    if not steepness <= STEEP:  # nor where it is no number
+        return (
+            f"the losses run away: scores of real and generated images are {steepness:.3g} times as far apart as the "
+            "images (1 is much); lower the learning rate, or bind the critic (clip, penalty)"
+        )
+    if diversity < ALIKE or (diversity < FALLEN * most and most > GROWN):
+        before = f", {most:.0%} at its best" if diversity < FALLEN * most else ""
+        return (
+            f"the samples become alike: they differ {diversity:.0%} as much as real images do{before}; lower the "
+            "learning rate, or begin with another seed"
+        )
+    if right - held_out > BY_HEART:
+        return (
+            f"the training images are known by heart: they get higher scores than generated ones in {right:.0%} of all "
+            f"pairs, held-out images in {held_out:.0%}; take more images, or stop here"
+        )
+    return None
+
+
+def worry(found: Mapping[str, float]) -> str | None:
+    return doubt(found) if found["watch_doubts"] >= 2 else None
+
+
+def above(ones: Tensor, others: Tensor) -> float:
+    """The share of pairs in which one is higher than the other; equal ones count half."""
+    gap = ones[:, None] - others
+    return float(((gap > 0).double() + (gap == 0).double() / 2).mean())
+
+
+def apart(points: Tensor) -> float:
+    """The mean distance of each point to the nearest other one."""
+    distances = torch.cdist(points, points).fill_diagonal_(math.inf)
+    return float(distances.amin(1).mean())
