@@ -123,7 +123,7 @@ class Recorder:
         """Look for signs that the run goes wrong; returns whether it ends for them."""
         trainer, before, known = self.trainer, time.monotonic(), self.trainer.worry
         watch = rest.watch(trainer, drawn)
-        self.watching += time.monotonic() - before
+        self.watching += time.monotonic() - before if watch is not None else 0.0
         self._write(trainer.watched)
         if self.first and trainer.worry and not known:
             self.control.say(f"step {trainer.step}: {trainer.worry}")
