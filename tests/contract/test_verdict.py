@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from trainers.data.images import ImageData, Part, signed
 from trainers.data.sources import open_data
 from trainers.engine import cache
 from trainers.engine.errors import TroupeError
-from trainers.verdict.judges import Pixels, SmallClassifier, of_weights, trained
+from trainers.verdict.judges import Inception, Pixels, SmallClassifier, of_weights, trained
 from trainers.verdict.verdict import Reference
 
 TINY: dict[str, Any] = {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 2, "steps": 8,
@@ -230,15 +231,64 @@ def test_published_weights_judge(room: Path, model: str, file: str, numbers: int
     assert (seen.logits is not None) == (model == "resnet56"), "ten classes, as the data has"
 
 
+@pytest.mark.slow
+def test_inception_judges_as_torch_fidelity_has_it(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Theirs
+
+    torch.manual_seed(0)
+    with monkeypatch.context() as patched:  # the published weights are not at hand: others of their format
+        patched.setattr(torch.nn.Module, "load_state_dict", lambda *given: None)
+        patched.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *a, **k: {})
+        theirs = Theirs("theirs", ["2048"])
+    torch.save(theirs.state_dict(), room / "weights.pth")
+    ours = Inception(room / "weights.pth").eval()
+    images = digits().batch(range(3))["images"]
+    with torch.no_grad():
+        expected = theirs(images.expand(-1, 3, -1, -1))[0]
+        seen = ours(signed(images, torch.float32))
+    assert torch.equal(seen.features, expected)
+    assert seen.logits is None
+    assert ours.distance == "fd_inception"
+    digest = hashlib.sha256((room / "weights.pth").read_bytes()).hexdigest()
+    monkeypatch.setattr(Inception, "PUBLISHED", digest[:8])
+    words = {**TINY, "features": f"inception:{room / 'weights.pth'}", "judged": 16, "steps": 2, "evaluate_every": 2,
+             "evaluate_on": "validation"}  # fmt: skip
+    result = train("dcgan", name="run", data_dir=room / "data", data=few_digits(room), **words)
+    assert (result["verdict"]["features"], result["verdict"]["distance"]) == ("inception", "fid")
+    assert result["verdict"]["notes"], "16 samples say nothing in 2048 numbers"
+
+
+def few_digits(room: Path) -> str:
+    """A folder of 200 digits, of which a tenth is held out for validation."""
+    (room / "few/all").mkdir(parents=True)
+    for number, image in enumerate(digits().batch(range(200))["images"][:, 0].numpy()):
+        Image.fromarray(image).save(room / f"few/all/{number}.png")
+    return f"imagefolder:{room / 'few'}"
+
+
+@pytest.mark.slow
+def test_without_a_network_inception_is_told_in_a_line(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*given: object, **named: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", nowhere)
+    with pytest.raises(TroupeError) as caught:
+        train("dcgan", name="run", data_dir=room / "data", **{**TINY, "features": "inception"})
+    assert caught.value.mistakes == [
+        "features=inception: no weights of Inception (no route to host); fetch them where there is a network, and say "
+        "inception:FILE"
+    ]
+
+
 def test_wrong_judges_are_told_in_a_line(room: Path) -> None:
     (room / "file.pt").write_bytes(b"no weights")
     torch.save({"fc.weight": torch.zeros(10, 3)}, room / "other.pt")
     (room / "folder").mkdir()
     for features, line in (
-        ("nowhere", "features=nowhere: is neither auto nor pixels, nor a run or a file that is there"),
+        ("nowhere", "features=nowhere: is none of auto, pixels and inception, nor a run or a file that is there"),
         (
             "resnet56:nowhere",
-            "features=resnet56:nowhere: is neither auto nor pixels, nor a run or a file that is there",
+            "features=resnet56:nowhere: is none of auto, pixels and inception, nor a run or a file that is there",
         ),
         ("folder", "features=folder: is no run; say MODEL:FILE for weights, as resnet56:FILE"),
         ("resnet56:file.pt", "file.pt: no weights can be read (damaged, or something else)"),

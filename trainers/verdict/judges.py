@@ -4,6 +4,7 @@ features (rows, numbers), and logits (rows, classes) where the judge knows class
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,6 +99,36 @@ class Classifier(nn.Module):
         features = self.given[-1] if self.last else self.network.features(images).mean((2, 3))  # type: ignore[operator]
         self.given.clear()
         return Seen(features.flatten(1), logits if self.knows_classes else None)
+
+
+class Inception(nn.Module):
+    """The network of the Inception score and the FID, as torch-fidelity has it from TensorFlow (Heusel et al. 2017).
+
+    With the published weights `distance` is `fid`. Raises TroupeError (exit code 3) where these cannot be had.
+    """
+
+    PUBLISHED = "6726825d"  # what the SHA-256 of their file begins with
+
+    def __init__(self, file: Path | None) -> None:
+        super().__init__()
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        whose = f"inception:{file}" if file else "inception"
+        published = file is None or hashlib.sha256(file.read_bytes()).hexdigest().startswith(self.PUBLISHED)
+        self.distance = "fid" if published else "fd_inception"
+        if file is not None:
+            read_weights(file, ("network",))  # says in a line what is wrong with it
+        try:
+            self.network = FeatureExtractorInceptionV3("inception", ["2048"], str(file) if file else None)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            advice = "take other weights" if file else "fetch them where there is a network, and say inception:FILE"
+            raise TroupeError(f"features={whose}: no weights of Inception ({reason}); {advice}", SURROUNDINGS) from None
+
+    def forward(self, images: Tensor) -> Seen:
+        images = images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        self.network.feature_extractor_internal_dtype = self.network.fc.weight.dtype
+        return Seen(self.network(images.expand(-1, 3, -1, -1))[0], None)
 
 
 def of_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:

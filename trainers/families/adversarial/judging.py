@@ -18,7 +18,7 @@ from trainers.engine.streams import InOrder, Stream
 from trainers.families.adversarial.settings import OWN_FEATURES
 from trainers.verdict.distances import kernel_within
 from trainers.verdict.drawing import draw_pairs, draw_verdict
-from trainers.verdict.judges import Pixels, SmallClassifier, of_run, of_weights, trained
+from trainers.verdict.judges import Inception, Pixels, SmallClassifier, of_run, of_weights, trained
 from trainers.verdict.verdict import Reference
 
 COMPARED = 50_000  # training images at most that samples are compared with
@@ -29,6 +29,7 @@ class Judging(Family):
     """A family whose samples are judged: it says what `generated` is, and gets its evaluations."""
 
     loaded = ""  # digest of a judge that was not trained for the run
+    distance_name = ""  # its name in a verdict, where it does not follow from the features
     reference: Reference | None = None  # on rank 0
     told: Mapping[str, Any] | None = None  # the newest verdict, there too
 
@@ -50,6 +51,9 @@ class Judging(Family):
             channels, size, classes = (self.facts[key] for key in ("channels", "image_size", "classes"))
             stacked = self.facts.get("stacked", 1)
             judge = SmallClassifier(channels, size, round(classes ** (1 / stacked)), stacked)
+        elif "inception" in (self.config.features, model):
+            judge = Inception(Path(path) if model else None)
+            self.distance_name = judge.distance
         elif self.config.features in OWN_FEATURES:
             judge = Pixels()
         else:
@@ -73,7 +77,8 @@ class Judging(Family):
         model, _, path = self.config.features.rpartition(":")
         if self.trains_judge:
             return f"{self.config.data.partition(':')[0]}_cnn"
-        return "pixels" if self.config.features in OWN_FEATURES else model or Path(path).name
+        own = {"auto": "pixels"}.get(self.config.features, self.config.features)
+        return own if self.config.features in OWN_FEATURES else model or Path(path).name
 
     def compared(self, data: Data) -> Mapping[str, Stream]:
         some = InOrder(min(data.size, COMPARED), lambda places: compared_batch(data, places))
@@ -122,9 +127,10 @@ class Judging(Family):
             )  # fmt: skip
         told = self.reference.verdict(found.rows["features"], found.rows.get("classes"))
         name, accuracy = self.features_name, {}
+        distance = self.distance_name or f"fd_{name}"
         if self.trains_judge:
             accuracy = {"judge_accuracy": float(self.kept["judge.accuracy"])}
-        self.told = {"features": name, "distance": f"fd_{name}", "judge": self.loaded or cache.digest(self.kept),
+        self.told = {"features": name, "distance": distance, "judge": self.loaded or cache.digest(self.kept),
                      **accuracy, "ema": self.config.ema, **told}  # fmt: skip
         return {name: sides["generated"] for name, sides in told["numbers"].items()}
 

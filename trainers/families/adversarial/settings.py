@@ -1,5 +1,6 @@
 """Settings that the adversarial families share."""
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,7 +13,7 @@ from trainers.engine.paths import expanded
 from trainers.engine.settings import Check, setting
 
 SIZES = (16, 32, 64, 128)
-OWN_FEATURES = ("auto", "pixels")
+OWN_FEATURES = ("auto", "pixels", "inception")
 FEWEST = 16  # held-out images that an evaluation takes
 
 
@@ -72,7 +73,7 @@ class AdversarialConfig(ImageConfig):
     )  # fmt: skip
     features: str = setting(
         "auto", "what a verdict sees of images: auto, a small classifier trained on labelled data, or pixels; pixels; "
-        "a classifier's run; or weights, as resnet56:FILE for a model of `classifier`",
+        "a classifier's run; weights, as resnet56:FILE for a model of `classifier`; or inception, for the FID",
     )  # fmt: skip
     judged: int | Literal["auto"] = setting(
         "auto", "samples of an evaluation; auto: as many as there are images to compare with, at most 1000",
@@ -90,10 +91,16 @@ class AdversarialConfig(ImageConfig):
     def wrong(cls, good: Mapping[str, Any], family: str) -> list[str]:
         mistakes, features = super().wrong(good, family), str(good.get("features", "auto"))
         model, _, path = features.rpartition(":")
+        if "inception" in (features, model) and importlib.util.find_spec("torch_fidelity") is None:
+            mistakes.append(
+                f"features={features}: needs torch-fidelity, which is not installed; pip install torch-fidelity"
+            )
         if features in OWN_FEATURES:
             return mistakes
         if not _found(path).exists():
-            mistakes.append(f"features={features}: is neither auto nor pixels, nor a run or a file that is there")
+            mistakes.append(
+                f"features={features}: is none of auto, pixels and inception, nor a run or a file that is there"
+            )
         elif not model and not (_found(path) / "settings.json").exists():
             mistakes.append(f"features={features}: is no run; say MODEL:FILE for weights, as resnet56:FILE")
         return mistakes
