@@ -17,7 +17,7 @@ from typing import Any
 
 import common
 
-COMMON = "data=digits workers=2 batch_size=32 evaluate_every=0 sample_every=50 checkpoint_every=100000"
+COMMON = "data=digits workers=2 batch_size=32 evaluate_every=0 checkpoint_every=100000"
 WRONG = {
     "dcgan, learning rate 1": ("dcgan image_size=32 width=24 steps=400 learning_rate=1", "away|alike"),
     "dcgan, learning rate 10": ("dcgan image_size=32 width=24 steps=400 learning_rate=10", "away|alike"),

@@ -15,11 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from cluster import cli, train
-from tests.jobs import last_state
+from tests.jobs import OWN_FAMILIES, last_state
 from trainers.data.images import ImageData, Part, signed
 from trainers.data.sources import open_data
 from trainers.engine import cache
 from trainers.engine.errors import TroupeError
+from trainers.engine.tensors import read_weights
+from trainers.families.adversarial.networks import Generator
 from trainers.verdict.judges import Inception, Pixels, SmallClassifier, of_weights, trained
 from trainers.verdict.verdict import Reference
 
@@ -73,22 +75,40 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def generated_by(room: Path, data: str) -> dict[str, Tensor]:
+    """500 samples of a small DCGAN that has learned from this data for a few seconds."""
+    words = {"image_size": 32, "width": 16, "latent": 32, "batch_size": 32, "learning_rate": 0.005, "steps": 400,
+             "evaluate_every": 0, "device": "cpu"}  # fmt: skip
+    result = train("dcgan", data=data, name=data, families=(OWN_FAMILIES,), **words)
+    generator = Generator(32, 16, 1, 32).eval()
+    generator.load_state_dict(read_weights(Path(result["checkpoint"]), ema=True)["generator"])
+    with torch.no_grad():
+        images = generator(torch.randn(500, 32, 1, 1, generator=torch.Generator().manual_seed(0)))
+    return {"images": images.add(1).mul(127.5).round().to(torch.uint8)}
+
+
 @pytest.mark.slow
-def test_a_good_generator_a_collapsed_one_and_a_copy_machine_are_told_apart() -> None:
+def test_a_good_generator_a_collapsed_one_and_a_copy_machine_are_told_apart(room: Path) -> None:
     others = digits().batch(range(1, 9000, 2))  # images as real as can be, that are not compared with
-    good = verdict_of({"images": others["images"][::9]})
-    collapsed = verdict_of({"images": others["images"][others["labels"] == 3][:400]})
+    ideal = verdict_of({"images": others["images"][::9]})
+    good = verdict_of(generated_by(room, "digits"))
+    collapsed = verdict_of(generated_by(room, "threes"))
     copied = verdict_of({"images": digits().batch(range(0, 9000, 18))["images"]})
-    assert (good["classes_covered"], good["class_divergence"] < 0.02) == (10, True)
-    assert good["recall"] > 0.65
+    assert (ideal["classes_covered"], ideal["class_divergence"] < 0.02) == (10, True)
+    assert ideal["recall"] > 0.65
+    assert ideal["copy_rate"] < 0.05
+    assert abs(ideal["copy_test"]) < 3
+    assert (good["classes_covered"], good["class_divergence"] < 0.3) == (10, True)
+    assert good["recall"] > 0.5
     assert good["copy_rate"] < 0.05
-    assert abs(good["copy_test"]) < 3
-    assert collapsed["precision"] > 0.75, "each picture is real"
-    assert collapsed["classes_covered"] <= 4, "but for what the classifier gets wrong"
+    assert good["copy_test"] > -3
+    assert collapsed["classes_covered"] <= 6, "but for what the classifier gets wrong"
     assert collapsed["class_divergence"] > 1.5
-    assert collapsed["recall"] < 0.3
-    assert collapsed["coverage"] < 0.3
-    assert collapsed["frechet_distance"] > 20 * good["frechet_distance"]
+    assert collapsed["recall"] < good["recall"] / 2
+    assert collapsed["coverage"] < good["coverage"] / 2
+    assert collapsed["precision"] > good["precision"], "each picture by itself is better"
+    assert collapsed["frechet_distance"] > 5 * good["frechet_distance"]
+    assert collapsed["copy_rate"] < 0.05
     assert copied["copy_rate"] > 0.95
     assert copied["copy_test"] < -10
     assert copied["precision"] > 0.75

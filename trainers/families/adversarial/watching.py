@@ -26,7 +26,7 @@ KINDS = TRAIN, HELD_OUT, GENERATED = range(3)
 def images_of(data: Data, drawn: Tensor, labels: Tensor | None, config: Any) -> dict[str, Tensor]:
     """All that is looked at: `images` (rows, channels, height, width), what `kinds` they are of, and their `labels`.
 
-    Real images are spread evenly over their part: two batches, at most 128. As batch norms see what is beside an image,
+    Of each kind two batches, at most 128, spread evenly over all. As batch norms see what is beside an image,
     each part comes in whole micro-batches, each of which is spread over the part too.
     """
     most = min(MOST, 2 * config.batch_size)
@@ -35,7 +35,8 @@ def images_of(data: Data, drawn: Tensor, labels: Tensor | None, config: Any) -> 
         count = min(most, size)
         places = [place * size // count for place in range(count)]
         parts.append(batch([places[one] for one in dealt(count, config.microbatch_size)]))
-    device, order = parts[0]["images"].device, dealt(len(drawn), config.microbatch_size)
+    device, count = parts[0]["images"].device, min(most, len(drawn))
+    order = [place * len(drawn) // count for place in dealt(count, config.microbatch_size)]
     parts.append({"images": drawn[order].permute(0, 3, 1, 2).to(device)})
     if labels is not None:
         parts[GENERATED]["labels"] = labels[order].to(device)
