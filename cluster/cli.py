@@ -154,7 +154,9 @@ def evaluate(said: Words) -> Answer | None:
         if wanted.name:
             _add_mistakes(said, lambda: verdict.prepare(wanted))
         return None
-    result = verdict.evaluate(wanted)
+    progress = Progress(sys.stderr)
+    result = verdict.evaluate(wanted, progress.doing)
+    progress.end()
     return result, verdict.text(result), 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,8 +138,11 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any) -> tuple[boo
     return same and not notes, mistakes, notes
 
 
-def evaluate(command: EvaluateCommand) -> dict[str, Any]:
-    """Metrics over the held-out samples; pictures of them into `out`, where it is given."""
+def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+    """Metrics over the held-out samples; pictures of them into `out`, where it is given.
+
+    `shows` is told what goes on, a few words each time.
+    """
     prepared = prepare(command)
     config = prepared.config
     data = open_for(config, command.data_dir, command.families)
@@ -166,7 +169,7 @@ def evaluate(command: EvaluateCommand) -> dict[str, Any]:
         torch.set_default_dtype(torch.float64 if config.precision == "float64" else torch.float32)
         torch.set_num_threads(config.threads_per_worker)
         family = registry.family_class(prepared.family, command.families)(config, data.facts)
-        trainer = Trainer(family, data, config, World(), Control())
+        trainer = Trainer(family, data, config, World(), Control(shows=shows))
         trainer.begin()
         whose = f"--weights {prepared.weights}" if command.weights else command.name
         weights = read_weights(prepared.weights, tuple(trainer.networks), ema=True)

@@ -72,6 +72,15 @@ class Progress:
         room = min(30, (width or 80) - len(line) - 4)
         self._renew(f"{line}  {bar(done / max(1, total), room)}" if room > 4 else line[:width])
 
+    def doing(self, what: str) -> None:
+        """What goes on where no step is made; in a pipe only where it takes long."""
+        now = time.monotonic()
+        self.last = self.last or now
+        if now - self.last < (0.2 if self.terminal else QUIET):
+            return
+        self.last = now
+        self._renew(what[: self._width()])
+
     def end(self) -> None:
         self._clear()
 
@@ -102,6 +111,8 @@ def describe(progress: Mapping[str, Any], left: float | None, width: int | None 
     many metrics as there is room for, those of evaluations before others.
     """
     texts = {"step": f"step {progress['step']}/{progress['steps']}"}
+    if progress.get("doing"):
+        texts["doing"], left = progress["doing"], None
     if progress.get("samples_per_second"):
         texts["speed"] = f"{progress['samples_per_second']:.0f} samples/s"
     found = [name for name in progress["metrics"] if name.startswith("eval_")][:EVALUATED]
@@ -111,7 +122,7 @@ def describe(progress: Mapping[str, Any], left: float | None, width: int | None 
         texts["left"] = f"{duration(left)} left"
     important = sorted(shown, key=lambda name: "eval" not in name)
     chosen: set[str] = set()
-    for name in ("step", "left", *important[:1], "speed", *important[1:]):
+    for name in ("step", "doing", "left", *important[:1], "speed", *important[1:]):
         line = "  ".join(text for part, text in texts.items() if part in {*chosen, name})
         if width is None or len(line) <= width:
             chosen.add(name)

@@ -145,6 +145,18 @@ def test_a_narrow_line_keeps_the_step_and_the_time_left() -> None:
     assert describe(at(120, discriminator_loss=0.4), 70, 10) == "step 120/8"
 
 
+def test_what_goes_on_between_two_steps_is_shown(clock: Clock) -> None:
+    text = describe({**at(120, discriminator_loss=0.4), "doing": "evaluating 34%"}, 70)
+    assert text == "step 120/800  evaluating 34%  412 samples/s  discriminator_loss 0.4"
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.doing("preparing evaluations")
+    assert stream.getvalue() == "", "a short one says nothing in a pipe"
+    clock.now += QUIET
+    progress.doing("evaluating 34%")
+    assert stream.getvalue() == "evaluating 34%\n"
+
+
 class Gone(io.StringIO):
     """A stream whose reader has gone."""
 

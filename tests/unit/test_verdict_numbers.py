@@ -173,3 +173,18 @@ def test_torchmetrics_agrees(features: tuple[Tensor, Tensor]) -> None:
     real, generated = (moments(part) for part in features)
     theirs = _compute_fid(real.mean, real.covariance, generated.mean, generated.covariance)
     assert frechet(real, generated) == pytest.approx(float(theirs), abs=1e-3)
+
+
+def test_what_takes_long_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainers.verdict import distances, neighbours
+
+    monkeypatch.setattr(distances, "BLOCK", 8)
+    monkeypatch.setattr(neighbours, "BLOCK", 8)
+    random = torch.Generator().manual_seed(0)
+    train, held_out, made = (torch.randn(64, 4, generator=random) for _ in range(3))
+    beats: list[int] = []
+    reference = Reference(64, train, held_out, beat=lambda: beats.append(1))
+    begun = len(beats)
+    assert begun > 6 * 64, "each of 8 x 8 blocks, in kernels, balls, neighbours and copies"
+    reference.verdict(made, beat=lambda: beats.append(1))
+    assert len(beats) - begun > 5 * 64

@@ -13,12 +13,14 @@ class Control:
     def __init__(
         self, say: Callable[[str], None] = lambda line: None,
         report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None, draws: bool = True,
+        shows: Callable[[str], None] = lambda what: None,
     ) -> None:  # fmt: skip
         self.say = say  # tells the person one line: a notice or a warning
         self.report = report  # on rank 0: every row of metrics with its step, in order, as it is written
+        self.shows = shows  # what goes on between two steps, whenever it changes
         self.draws = draws  # whether curves and pictures of evaluations are wanted, beside the samples themselves
         self.stop_requested = False
-        self.progress: dict[str, Any] = {}  # step, steps, samples_per_second, metrics: the newest
+        self.progress: dict[str, Any] = {}  # step, steps, samples_per_second, metrics: the newest; doing
         self.beats = 0
         self.microbatches = 0
         self.slowest = 0.0  # seconds of the longest piece of work so far
@@ -32,6 +34,11 @@ class Control:
         """The loss of a micro-batch is there; the micro-batch before it is finished."""
         self.microbatches += 1
         self.beat()
+
+    def doing(self, what: str) -> None:
+        """What goes on between two steps, for the progress line; "" for nothing."""
+        self.progress = {**self.progress, "doing": what}
+        self.shows(what)
 
     def beat(self) -> None:
         """A piece of work is done: a micro-batch, a chunk of a grid, a checkpoint."""

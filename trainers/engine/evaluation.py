@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,10 @@ Rows = Mapping[str, Tensor]  # what is collected of each sample, (samples, ...)
 Part = tuple[Totals, list[Scored], Rows]  # what one chunk tells
 
 
+def nothing() -> None:
+    """For whoever watches nobody."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What follows from an evaluation, by name (`eval_accuracy`), and on rank 0 what it follows from: sums, what was
@@ -26,16 +30,17 @@ class Evaluation:
     totals: Totals = field(default_factory=dict)
     rows: Rows = field(default_factory=dict)
     shown: Sequence[Scored] = ()
+    beat: Callable[[], None] = nothing  # to be called after each piece of what takes long to conclude
 
 
-def added(parts: Sequence[Part]) -> Evaluation:
+def added(parts: Sequence[Part], beat: Callable[[], None] = nothing) -> Evaluation:
     """All chunks as one; sums are added in the order of the chunks, so that the workers change no bit of them."""
     totals: Totals = {}
     for name in parts[0][0] if parts else ():
         sums = [torch.as_tensor(chunk[name][0], dtype=torch.float64).cpu() for chunk, *_ in parts]
         totals[name] = (functools.reduce(torch.add, sums), sum(float(chunk[name][1]) for chunk, *_ in parts))
     rows = {name: torch.cat([chunk[name] for *_, chunk in parts]) for name in (parts[0][2] if parts else ())}
-    return Evaluation({}, totals, rows, first([row for _, shown, _ in parts for row in shown]))
+    return Evaluation({}, totals, rows, first([row for _, shown, _ in parts for row in shown]), beat)
 
 
 def highest(scored: tuple[Tensor, Sequence[str]] | None, indices: Sequence[int]) -> list[Scored]:

@@ -206,7 +206,8 @@ class Family:
     def conclude(self, found: Evaluation) -> Mapping[str, float]:
         """The metrics that follow from all held-out samples: each of the config's `metrics`, and others. On rank 0.
 
-        The means of those sums that have no dimensions, where a family says nothing else.
+        The means of those sums that have no dimensions, where a family says nothing else. Where it takes long, it calls
+        `found.beat` after each piece of work, or its worker would be taken for one that hangs.
         """
         return {name: float(total) / count if count else float("nan")
                 for name, (total, count) in found.totals.items() if torch.as_tensor(total).dim() == 0}  # fmt: skip
@@ -236,8 +237,8 @@ class Family:
         """What is kept of each of them, (samples, ...), by the frozen networks."""
         raise NotImplementedError
 
-    def look_over(self, seen: Rows) -> Rows:
-        """What follows from all that was seen of such samples, to be cached with it."""
+    def look_over(self, seen: Rows, beat: Callable[[], None]) -> Rows:
+        """What follows from all that was seen of such samples, to be cached with it; `beat` as above."""
         return {}
 
     def look_name(self) -> str:

@@ -107,7 +107,7 @@ def watch(trainer: Trainer, drawn: Tensor) -> Watch | None:
 def evaluate(trainer: Trainer) -> None:
     """The family's own evaluation over the held-out samples; its results are the same on every rank."""
     refer(trainer)
-    family = trainer.family
+    family, control = trainer.family, trainer.control
     stream = family.held_out(trainer.data)
     with at_rest(trainer) as networks:
 
@@ -118,16 +118,20 @@ def evaluate(trainer: Trainer) -> None:
             rows = {name: tensor.cpu() for name, tensor in family.collected(microbatch).items()}
             return totals, evaluation.highest(family.scored(microbatch), microbatch.indices), rows
 
-        parts = dealt(trainer, "evaluation", stream.length, stream.chunk, part, trainer.world.gather_first)
+        parts = dealt(
+            trainer, "evaluation", stream.length, stream.chunk, part, trainer.world.gather_first, "evaluating"
+        )
     found, results = Evaluation(), {}
     if trainer.world.rank == 0 and parts:
-        found = evaluation.added(parts)
+        control.doing("evaluating")
+        found = evaluation.added(parts, control.beat)
         results = {f"eval_{name}": float(value) for name, value in family.conclude(found).items()}
     trainer.evaluation = replace(found, results=trainer.world.agree(results))
     due = trainer.step % max(1, int(trainer.config.evaluate_every)) == 0  # and not only because the run ends here
     if due and (main := main_metric(trainer)) is not None:
         trainer.history.append(trainer.evaluation.results[f"eval_{main}"])
     trainer.reached = trainer.config.reached(trainer.evaluation.results)
+    control.doing("")
 
 
 def refer(trainer: Trainer) -> None:
@@ -136,6 +140,7 @@ def refer(trainer: Trainer) -> None:
         return
     family, trainer.referred = trainer.family, True
     more: Mapping[str, Tensor] = {}
+    trainer.control.doing("preparing evaluations")
     if trainer.world.rank == 0:
         with torch.no_grad():
             every = {**trainer.networks, **trainer.frozen}
@@ -154,10 +159,11 @@ def refer(trainer: Trainer) -> None:
                 seen = family.look(networks, trainer.microbatch(stream, places, place))
                 return {key: tensor.cpu() for key, tensor in seen.items()}
 
-            parts = dealt(trainer, "compared", stream.length, stream.chunk, part, trainer.world.gather_first)
+            doing = "preparing evaluations"
+            parts = dealt(trainer, "compared", stream.length, stream.chunk, part, trainer.world.gather_first, doing)
         if trainer.world.rank == 0:
             seen = {key: torch.cat([chunk[key] for chunk in parts]) for key in (parts[0] if parts else ())}
-            seen |= family.look_over(seen)
+            seen |= family.look_over(seen, trainer.control.beat)
             family.looked = {**family.looked, name: seen}
             if path is not None:
                 cache.write(path, seen)
@@ -187,12 +193,18 @@ def note_best(trainer: Trainer) -> bool:
 
 def dealt(
     trainer: Trainer, stream: str, count: int, size: int, work: Callable[[int, range], Any],
-    gather: Callable[[Any], list[Any]] | None = None,
+    gather: Callable[[Any], list[Any]] | None = None, doing: str = "",
 ) -> list[Any]:  # fmt: skip
-    """`work(chunk, its places)` for each chunk of `count` places, dealt over the workers; all answers, in order."""
+    """`work(chunk, its places)` for each chunk of `count` places, dealt over the workers; all answers, in order.
+
+    `doing` is what the progress line says meanwhile.
+    """
     starts = range(0, count, size)
-    done = {}
-    for chunk in shares(len(starts), trainer.world.size)[trainer.world.rank]:
+    done: dict[int, Any] = {}
+    mine = shares(len(starts), trainer.world.size)[trainer.world.rank]
+    for chunk in mine:
+        if doing:
+            trainer.control.doing(f"{doing} {len(done) / len(mine):.0%}")
         trainer.seed(stream, chunk)
         done[chunk] = work(chunk, range(starts[chunk], min(starts[chunk] + size, count)))
         trainer.control.beat()

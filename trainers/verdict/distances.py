@@ -1,15 +1,20 @@
 """How far the features of generated samples are from those of real ones, as distances between their distributions.
 
 Features are (samples, numbers), in any floating point format; all sums are taken in float64 and over all samples.
+What takes long calls `beat` after each block of samples.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from trainers.engine.evaluation import nothing
+
+Beat = Callable[[], None]  # is called after each block
 BLOCK = 2048  # samples that are compared at once
 
 
@@ -44,7 +49,7 @@ def frechet(one: Moments, other: Moments) -> float:
     return max(0.0, float(gap))
 
 
-def kernel_distance(one: Tensor, other: Tensor, within_other: float | None = None) -> float:
+def kernel_distance(one: Tensor, other: Tensor, within_other: float | None = None, beat: Beat = nothing) -> float:
     """The unbiased squared maximum mean discrepancy with the kernel (x.y / numbers + 1)^3, over all pairs of samples.
 
     KID with Inception's features (Binkowski et al. 2018, section 4); zero on average between samples of one
@@ -52,23 +57,24 @@ def kernel_distance(one: Tensor, other: Tensor, within_other: float | None = Non
     it is known. Raises ValueError for fewer than two samples.
     """
     if within_other is None:
-        within_other = kernel_within(other)
-    return kernel_within(one) + within_other - 2 * _kernel_sum(one, other) / (len(one) * len(other))
+        within_other = kernel_within(other, beat)
+    return kernel_within(one, beat) + within_other - 2 * _kernel_sum(one, other, beat) / (len(one) * len(other))
 
 
-def kernel_within(features: Tensor) -> float:
+def kernel_within(features: Tensor, beat: Beat = nothing) -> float:
     """The mean kernel of all pairs of different samples. Raises ValueError for fewer than two."""
     if len(features) < 2:
         raise ValueError("a kernel distance needs two samples or more of each")
     itself = float(_kernel(features.double().square().sum(1) / features.shape[1]).sum())
-    return (_kernel_sum(features, features) - itself) / (len(features) * (len(features) - 1))
+    return (_kernel_sum(features, features, beat) - itself) / (len(features) * (len(features) - 1))
 
 
-def _kernel_sum(one: Tensor, other: Tensor) -> float:
+def _kernel_sum(one: Tensor, other: Tensor, beat: Beat) -> float:
     total = 0.0
     for left in torch.split(one, BLOCK):
         for right in torch.split(other, BLOCK):
             total += float(_kernel(left.double() @ right.double().T / one.shape[1]).sum())
+            beat()
     return total
 
 

@@ -13,6 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trainers.engine.evaluation import nothing
+from trainers.verdict.distances import Beat
+
 BLOCK = 2048  # samples that are compared at once
 BALL, WIDE_BALL = 3, 5  # neighbours inside: Kynkaanniemi et al. 2019, section 3.1; Naeem et al. 2020, section 3.3
 CLOSEST = 0.01  # of held-out images, nearer than which a sample counts as a copy
@@ -27,17 +30,17 @@ class Quality(NamedTuple):
     coverage: float  # share of real samples that have a generated one nearby
 
 
-def quality(real: Tensor, generated: Tensor) -> Quality:
+def quality(real: Tensor, generated: Tensor, beat: Beat = nothing) -> Quality:
     """Improved precision and recall (Kynkaanniemi et al. 2019, section 2), density and coverage (Naeem et al. 2020,
     section 3). Raises ValueError where there are too few samples for their neighbours to be counted."""
     if min(len(real), len(generated)) <= WIDE_BALL:
         raise ValueError(f"precision, recall, density and coverage need more than {WIDE_BALL} samples of each")
-    ball_real, wide_real = radii(real, BALL, WIDE_BALL)
-    (ball_generated,) = radii(generated, BALL)
+    ball_real, wide_real = radii(real, BALL, WIDE_BALL, beat=beat)
+    (ball_generated,) = radii(generated, BALL, beat=beat)
     inside = torch.zeros(len(generated), dtype=torch.bool)
     reached, covered = torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
     hits = 0
-    for rows, columns, distance in _blocks(real, generated):
+    for rows, columns, distance in _blocks(real, generated, beat):
         inside[columns] |= (distance <= ball_real[rows, None]).any(0)
         reached[rows] |= (distance <= ball_generated[None, columns]).any(1)
         near = distance <= wide_real[rows, None]
@@ -54,11 +57,11 @@ def expected_coverage(real: int, generated: int, neighbours: int = WIDE_BALL) ->
     return 1 - math.prod((real - 1 - i) / (real + generated - 1 - i) for i in range(neighbours))
 
 
-def nearest(points: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(points: Tensor, among: Tensor, beat: Beat = nothing) -> tuple[Tensor, Tensor]:
     """Of each point the distance to the nearest among others, and its index; each (points,)."""
     distances = torch.full((len(points),), math.inf, dtype=torch.float64)
     indices = torch.zeros(len(points), dtype=torch.int64)
-    for rows, columns, distance in _blocks(points, among):
+    for rows, columns, distance in _blocks(points, among, beat):
         least, place = distance.min(1)
         closer = least < distances[rows]
         distances[rows] = torch.where(closer, least, distances[rows])
@@ -66,11 +69,11 @@ def nearest(points: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     return distances, indices
 
 
-def radii(points: Tensor, *neighbours: int) -> list[Tensor]:
+def radii(points: Tensor, *neighbours: int, beat: Beat = nothing) -> list[Tensor]:
     """The distance of each point to its k-th nearest other one, for each k; each (points,)."""
     most = max(neighbours)
     found = torch.full((len(points), most + 1), math.inf, dtype=torch.float64)
-    for rows, _, distance in _blocks(points, points):
+    for rows, _, distance in _blocks(points, points, beat):
         both = torch.cat([found[rows], distance], 1)
         found[rows] = both.topk(most + 1, dim=1, largest=False, sorted=True).values
     return [found[:, count] for count in neighbours]  # the nearest is the point itself
@@ -85,9 +88,9 @@ class Copies(NamedTuple):
 class Originals:
     """Training images that samples may have been copied from, and held-out ones that surely were not."""
 
-    def __init__(self, train: Tensor, held_out: Tensor) -> None:
+    def __init__(self, train: Tensor, held_out: Tensor, beat: Beat = nothing) -> None:
         self.train = train
-        self.limit = nearest(held_out, train)[0].quantile(CLOSEST)
+        self.limit = nearest(held_out, train, beat)[0].quantile(CLOSEST)
         # C_T is looked for in the space of the training images' first axes, in cells found by k-means
         wide = train.double()
         self.mean = wide.mean(0)
@@ -97,15 +100,15 @@ class Originals:
         self.centres = _centres(known)
         cells, tests = self._cells(known), self._cells(tested)
         self.known = [known[cells == cell] for cell in range(len(self.centres))]
-        self.tested = [nearest(tested[tests == cell], here)[0] for cell, here in enumerate(self.known)]
+        self.tested = [nearest(tested[tests == cell], here, beat)[0] for cell, here in enumerate(self.known)]
 
-    def copies(self, generated: Tensor, pairs: int = 16) -> Copies:
+    def copies(self, generated: Tensor, pairs: int = 16, beat: Beat = nothing) -> Copies:
         """Whether samples were learned by heart: distances to the nearest training image, beside held-out images'.
 
         `copy_test` is C_T of Meehan et al. 2020, section 4: in each cell of the space the z-score of Mann and Whitney's
         U between both kinds of distances, weighed by the held-out images there; nan where no cell has enough.
         """
-        distances, whose = nearest(generated, self.train)
+        distances, whose = nearest(generated, self.train, beat)
         order = distances.argsort()[:pairs].tolist()
         made = self._turned(generated)
         cells = self._cells(made)
@@ -113,7 +116,7 @@ class Originals:
         for cell, (here, tests) in enumerate(zip(self.known, self.tested, strict=True)):
             fakes = made[cells == cell]
             if len(here) and min(len(tests), len(fakes)) >= FEWEST:
-                total += len(tests) * _u_score(nearest(fakes, here)[0], tests)
+                total += len(tests) * _u_score(nearest(fakes, here, beat)[0], tests)
                 weight += len(tests)
         return Copies(
             float((distances < self.limit).double().mean()), total / weight if weight else math.nan,
@@ -155,7 +158,7 @@ def _u_score(one: Tensor, other: Tensor) -> float:
     return (u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
 
 
-def _blocks(one: Tensor, other: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+def _blocks(one: Tensor, other: Tensor, beat: Beat) -> Iterator[tuple[slice, slice, Tensor]]:
     """Rows, columns and distances of every block of (one, other)."""
     for start in range(0, len(one), BLOCK):
         rows = slice(start, min(start + BLOCK, len(one)))
@@ -165,3 +168,4 @@ def _blocks(one: Tensor, other: Tensor) -> Iterator[tuple[slice, slice, Tensor]]
             right = other[columns].double().cpu()
             squares = left.square().sum(1)[:, None] + right.square().sum(1) - 2 * (left @ right.T)
             yield rows, columns, squares.clamp(min=0).sqrt()
+            beat()

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.verdict.distances import frechet, kernel_distance, kernel_within, moments
+from trainers.engine.evaluation import nothing
+from trainers.verdict.distances import Beat, frechet, kernel_distance, kernel_within, moments
 from trainers.verdict.modes import modes
 from trainers.verdict.neighbours import Originals, quality
 
@@ -23,24 +24,24 @@ class Reference:
 
     def __init__(
         self, count: int, train: Tensor, held_out: Tensor, train_classes: Tensor | None = None,
-        held_out_classes: Tensor | None = None, classes: int = 0, within: float | None = None,
+        held_out_classes: Tensor | None = None, classes: int = 0, within: float | None = None, beat: Beat = nothing,
     ) -> None:  # fmt: skip
         self.count, self.train = min(count, len(held_out)), train
         few = min(self.count, len(train))
         self.some = train[torch.arange(few) * len(train) // few]
-        self.originals = Originals(train, held_out)
+        self.originals = Originals(train, held_out, beat)
         self.moments = moments(train) if self.count > train.shape[1] else None
-        self.within = kernel_within(train) if within is None else within
+        self.within = kernel_within(train, beat) if within is None else within
         self.shares = torch.bincount(train_classes, minlength=classes) if train_classes is not None else None
-        self.real, self.more = self._numbers(held_out[: self.count], held_out_classes)
+        self.real, self.more = self._numbers(held_out[: self.count], held_out_classes, beat)
         # of held-out samples, one in a hundred is nearer than that to a training sample, by definition
         self.real |= {"copy_rate": 0.01, "copy_test": 0.0}
 
-    def verdict(self, generated: Tensor, classes: Tensor | None = None) -> dict[str, Any]:
+    def verdict(self, generated: Tensor, classes: Tensor | None = None, beat: Beat = nothing) -> dict[str, Any]:
         """`numbers` by name, {"generated": ..., "real": ...}; `samples` and `dimensions` that they are of; `notes`; the
         `closest` pairs (sample, training sample); and with classes their `histogram` and `entropy`."""
-        numbers, more = self._numbers(generated[: self.count], classes)
-        found = self.originals.copies(generated[: self.count])
+        numbers, more = self._numbers(generated[: self.count], classes, beat)
+        found = self.originals.copies(generated[: self.count], beat=beat)
         numbers |= {"copy_rate": found.copy_rate, "copy_test": found.copy_test}
         order = [*(name for name in numbers if "class" not in name), *(name for name in numbers if "class" in name)]
         notes = [] if self.moments is not None else [
@@ -58,13 +59,13 @@ class Reference:
                      **{name: {"generated": more[name], "real": self.more[name]} for name in more}}  # fmt: skip
         return told
 
-    def _numbers(self, samples: Tensor, classes: Tensor | None) -> tuple[dict[str, float], dict[str, Any]]:
+    def _numbers(self, samples: Tensor, classes: Tensor | None, beat: Beat) -> tuple[dict[str, float], dict[str, Any]]:
         """Those of either side."""
         numbers: dict[str, float] = {}
         if self.moments is not None:
             numbers["frechet_distance"] = frechet(moments(samples), self.moments)
-        numbers["kernel_distance"] = kernel_distance(samples, self.train, self.within)
-        numbers |= quality(self.some, samples)._asdict()
+        numbers["kernel_distance"] = kernel_distance(samples, self.train, self.within, beat)
+        numbers |= quality(self.some, samples, beat)._asdict()
         if classes is None or self.shares is None:
             return numbers, {}
         kinds = modes(classes[: self.count], self.shares)

@@ -87,8 +87,8 @@ class Judging(Family):
     def look(self, networks: Networks, microbatch: MicroBatch) -> Rows:
         return self.seen(networks, signed(microbatch["images"], microbatch.dtype))
 
-    def look_over(self, seen: Rows) -> Rows:
-        return {"within": torch.tensor([kernel_within(seen["features"])], dtype=torch.float64)}
+    def look_over(self, seen: Rows, beat: Callable[[], None]) -> Rows:
+        return {"within": torch.tensor([kernel_within(seen["features"], beat)], dtype=torch.float64)}
 
     def seen(self, networks: Networks, images: Tensor) -> dict[str, Tensor]:
         """Features of images in [-1, 1], and the class that each is taken for."""
@@ -124,8 +124,9 @@ class Judging(Family):
             self.reference = Reference(
                 len(found.rows["features"]), train["features"], held_out["features"], train.get("classes"),
                 held_out.get("classes"), self.facts["classes"], float(train["within"]),
+                found.beat,
             )  # fmt: skip
-        told = self.reference.verdict(found.rows["features"], found.rows.get("classes"))
+        told = self.reference.verdict(found.rows["features"], found.rows.get("classes"), found.beat)
         name, accuracy = self.features_name, {}
         distance = self.distance_name or f"fd_{name}"
         if self.trains_judge:
