@@ -251,6 +251,19 @@ def test_published_weights_judge(room: Path, model: str, file: str, numbers: int
     assert (seen.logits is not None) == (model == "resnet56"), "ten classes, as the data has"
 
 
+def test_a_judge_that_cannot_see_the_data_is_told_before_the_training(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(*given: object) -> None:
+        raise ValueError("cannot see it")
+
+    monkeypatch.setattr(Pixels, "forward", blind)
+    with pytest.raises(TroupeError, match="cannot see it"):
+        train("dcgan", name="run", data_dir=room / "data", **TINY)
+    assert not (room / "runs/run/metrics.jsonl").exists()
+    assert not list((room / "runs/run/grids").glob("*.png"))
+
+
 @pytest.mark.slow
 def test_inception_judges_as_torch_fidelity_has_it(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Theirs

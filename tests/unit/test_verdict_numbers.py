@@ -177,6 +177,7 @@ def test_torchmetrics_agrees(features: tuple[Tensor, Tensor]) -> None:
 
 def test_what_takes_long_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from trainers.verdict import distances, neighbours
+    from trainers.verdict.verdict import Reference
 
     monkeypatch.setattr(distances, "BLOCK", 8)
     monkeypatch.setattr(neighbours, "BLOCK", 8)

@@ -61,6 +61,8 @@ class Recorder:
             trainer.begin()
             for weights in self.folder.path.glob("from.*"):
                 state.begin_from(trainer, read_weights(weights, tuple(trainer.networks)))
+        if int(self.config.evaluate_every):
+            rest.try_out(trainer)
         self.started = time.monotonic()
         self.since, self.first_step = (trainer.position, self.started), trainer.step
         if self.first and not self.folder.real.exists() and (real := trainer.data.preview(GRID)) is not None:
@@ -80,6 +82,7 @@ class Recorder:
             self._write_metrics()
         if every and (step % every == 0 or last):
             before = time.monotonic()
+            self._tell()
             rest.evaluate(trainer)
             better = rest.note_best(trainer)
             self.evaluating += time.monotonic() - before

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.engine import cache, evaluation
+from trainers.engine.control import Control
 from trainers.engine.evaluation import Evaluation
 from trainers.engine.family import Family, Watch
 from trainers.engine.streams import Stream
@@ -123,8 +125,7 @@ def evaluate(trainer: Trainer) -> None:
         )
     found, results = Evaluation(), {}
     if trainer.world.rank == 0 and parts:
-        control.doing("evaluating")
-        found = evaluation.added(parts, control.beat)
+        found = evaluation.added(parts, _beating(control, "comparing"))
         results = {f"eval_{name}": float(value) for name, value in family.conclude(found).items()}
     trainer.evaluation = replace(found, results=trainer.world.agree(results))
     due = trainer.step % max(1, int(trainer.config.evaluate_every)) == 0  # and not only because the run ends here
@@ -134,17 +135,24 @@ def evaluate(trainer: Trainer) -> None:
     control.doing("")
 
 
+def try_out(trainer: Trainer) -> None:
+    """Look at a real sample of each kind that evaluations compare with: a mistake shows before the training."""
+    with at_rest(trainer) as networks:
+        for stream in trainer.family.compared(trainer.data).values():
+            trainer.family.look(networks, trainer.microbatch(stream, range(1), 0))
+
+
 def refer(trainer: Trainer) -> None:
     """Before the first evaluation in this process: what it needs, and what it compares with, seen by all workers."""
     if trainer.referred:
         return
     family, trainer.referred = trainer.family, True
     more: Mapping[str, Tensor] = {}
-    trainer.control.doing("preparing evaluations")
     if trainer.world.rank == 0:
         with torch.no_grad():
             every = {**trainer.networks, **trainer.frozen}
-            more = family.before_evaluations(every, trainer.data, trainer.control.beat)
+            beat = _beating(trainer.control, "preparing evaluations")
+            more = family.before_evaluations(every, trainer.data, beat)
     if more := trainer.world.agree(dict(more)):
         trainer.keep({**family.kept, **more})
     for name, stream in family.compared(trainer.data).items():
@@ -163,10 +171,21 @@ def refer(trainer: Trainer) -> None:
             parts = dealt(trainer, "compared", stream.length, stream.chunk, part, trainer.world.gather_first, doing)
         if trainer.world.rank == 0:
             seen = {key: torch.cat([chunk[key] for chunk in parts]) for key in (parts[0] if parts else ())}
-            seen |= family.look_over(seen, trainer.control.beat)
+            seen |= family.look_over(seen, _beating(trainer.control, doing))
             family.looked = {**family.looked, name: seen}
             if path is not None:
                 cache.write(path, seen)
+
+
+def _beating(control: Control, doing: str) -> Callable[[], None]:
+    """What is called after each piece of a long work: it tells whoever watches, and shows how long it has gone on."""
+    begun = time.monotonic()
+
+    def beat() -> None:
+        control.beat()
+        control.doing(f"{doing}, {time.monotonic() - begun:.0f} s")
+
+    return beat
 
 
 def as_trained(trainer: Trainer) -> contextlib.AbstractContextManager[Any]:
