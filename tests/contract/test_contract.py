@@ -123,7 +123,7 @@ def test_a_resume_on_another_number_of_workers_gives_the_same_bits(
 def test_grids_and_evaluation_move_nothing(runs: Runs, family: str, variant: str) -> None:
     often = runs.state(family, variant, 1)
     rare = runs.state(family, variant, 1, evaluate_every=0, sample_every=1000, checkpoint_every=1000)
-    rare = {**rare, **{key: often[key] for key in ("best", "history", "results", "kept")}}
+    rare = {**rare, **{key: often[key] for key in ("best", "history", "results", "kept", "watched")}}
     assert differences(often, rare) == []
 
 
