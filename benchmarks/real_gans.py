@@ -4,8 +4,8 @@
 
 DIR holds MNIST's four files in DIR/mnist, and CIFAR-10 as benchmarks/pack_cifar10.py writes it; FOLDER holds portraits.
 A part is one kind of run, trained once for each of its seeds; parts are done one by one, and an interrupted one goes on
-where it was (`troupe train --resume`). What is finished stands in results/real_gans.json and is not done again, unless it
-is removed there; its grid and its verdict lie beside it as pictures.
+where it was (`troupe train --resume`). What is finished stands in results/real_gans.json and is not done again, unless
+it is removed there; its grid and its verdict lie beside it as pictures.
 """
 
 from __future__ import annotations
