@@ -172,6 +172,7 @@ def fail_on(world: World, rank: int) -> int:
     return world.rank
 
 
+@pytest.mark.slow
 def test_the_guilty_process_speaks(fresh_pool: LocalGroup) -> None:
     with pytest.raises(TroupeError, match=r"(?s)worker 1: .*a mistake of rank 1") as raised:
         fresh_pool.run(fail_on, 1)
