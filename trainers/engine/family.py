@@ -114,7 +114,7 @@ class Watch:
     look: Callable[[Networks, MicroBatch], Rows]  # what is kept of each sample of it, (samples, ...)
     conclude: Callable[[Rows, Mapping[str, float]], Mapping[str, float]]  # metrics, from all of it and those before
     worry: Callable[[Mapping[str, float]], str | None]  # what is wrong, in words, from these
-    stops: bool = False  # whether the run ends where something is wrong
+    unless: str = ""  # the run ends where something is wrong, unless this is said; "" for a run that only tells it
 
 
 class Family:

@@ -77,7 +77,7 @@ class Recorder:
         """Metrics, evaluation, grid and checkpoint, where this step is one for them."""
         trainer, config, step = self.trainer, self.config, self.trainer.step
         every = int(config.evaluate_every)
-        last, better, stops = step >= config.steps, False, False
+        last, better, unless = step >= config.steps, False, ""
         if self.first and (step % config.log_every == 0 or last):
             self._write_metrics()
         if every and (step % every == 0 or last):
@@ -95,14 +95,14 @@ class Recorder:
                 self._picture()
         if step % config.sample_every == 0 or last:
             drawn = self.draw()
-            stops = isinstance(drawn, Tensor) and self._watch(drawn)
-        if step % config.checkpoint_every == 0 or last or better or stops:
+            unless = self._watch(drawn) if isinstance(drawn, Tensor) else ""
+        if step % config.checkpoint_every == 0 or last or better or unless:
             self.save()
         self._tell()
-        if stops and not last:
+        if unless and not last:
             raise TroupeError(
                 f"step {step}: {trainer.worry}; stopped and saved: go on nevertheless with --resume {self.folder.name} "
-                "on_collapse=warn",
+                f"{unless}",
                 FAILED,
             )
 
@@ -122,15 +122,15 @@ class Recorder:
                 self.events.image("grid", np.asarray(sheet), step)
         return samples
 
-    def _watch(self, drawn: Tensor) -> bool:
-        """Look for signs that the run goes wrong; returns whether it ends for them."""
+    def _watch(self, drawn: Tensor) -> str:
+        """Look for signs that the run goes wrong; returns what lets it go on, where it ends for them."""
         trainer, before, known = self.trainer, time.monotonic(), self.trainer.worry
         watch = rest.watch(trainer, drawn)
         self.watching += time.monotonic() - before if watch is not None else 0.0
         self._write(trainer.watched)
         if self.first and trainer.worry and not known:
             self.control.say(f"step {trainer.step}: {trainer.worry}")
-        return bool(trainer.worry) and watch is not None and watch.stops
+        return watch.unless if watch is not None and trainer.worry else ""
 
     def save(self) -> None:
         """A checkpoint of this moment, when the replicas agree; nothing where there is one."""

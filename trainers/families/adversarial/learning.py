@@ -88,7 +88,8 @@ class Adversarial(Judging):
         looked = watching.images_of(data, drawn, inputs.get("labels"), self.config)
         stream = InOrder(len(looked["kinds"]), lambda places: {name: part[places] for name, part in looked.items()},
                          self.config.microbatch_size)  # fmt: skip
-        return Watch(stream, self.look_out, watching.numbers_of, watching.worry, self.config.on_collapse == "stop")
+        unless = "on_collapse=warn" if self.config.on_collapse == "stop" else ""
+        return Watch(stream, self.look_out, watching.numbers_of, watching.worry, unless)
 
     def look_out(self, networks: Networks, microbatch: MicroBatch) -> Rows:
         images = signed(microbatch["images"], microbatch.dtype)
