@@ -27,7 +27,7 @@ def test_a_run_of_an_older_version_goes_on(troupe: Commands, old: Path) -> None:
     assert line.endswith("the last bits may differ from here on")
     assert [path.name for path in checkpoints(old)] == ["step_00000006"]
     rows = [json.loads(line) for line in (old / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "generator_loss" in row] == [1, 2, 3, 4, 5, 6]
     assert state_of(old)["position"] == 48
     assert troupe.run("sample", "old", "--count", "4").code == 0
     assert troupe.run("export", "old").code == 0

@@ -38,8 +38,14 @@ def test_two_workers_give_the_run_of_one(troupe: Commands, straight: Commands) -
 def test_two_workers_train_with_ddp(troupe: Commands, straight: Commands) -> None:
     """In float32 the last bits differ from one worker's, the run is the same."""
     troupe.train(*WORDS, "workers=2", "exchange=ddp", "--name", "run", seconds=90)
-    losses = [json.loads(line) for line in (troupe.path("run") / "metrics.jsonl").read_text().splitlines()]
-    known = [json.loads(line) for line in (straight.path("run") / "metrics.jsonl").read_text().splitlines()]
+    losses, known = (
+        [
+            row
+            for line in (path / "metrics.jsonl").read_text().splitlines()
+            if "generator_loss" in (row := json.loads(line))
+        ]
+        for path in (troupe.path("run"), straight.path("run"))
+    )
     assert len(losses) == len(known) == 30
     for name in ("discriminator_loss", "generator_loss"):
         assert losses[0][name] == pytest.approx(known[0][name], rel=1e-4)
