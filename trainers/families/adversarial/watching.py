@@ -17,7 +17,7 @@ from trainers.engine.family import Data
 MOST = 128  # real images of each part that are looked at
 SIDE = 16  # of the images whose pixels are compared
 STEEP = 5.0  # times as far apart as the images, scores run away
-ALIKE = 0.02  # of the diversity of real images: all samples are one
+ALIKE = 0.001  # of the diversity of real images: all samples are one; of narrow untrained generators it is a hundredth
 FALLEN, GROWN = 0.4, 0.3  # of the highest diversity so far, where that is more than this of real images
 BY_HEART = 0.25  # more pairs are right with training images than with held-out ones
 KINDS = TRAIN, HELD_OUT, GENERATED = range(3)
