@@ -31,6 +31,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, lis
     return code, out, err.splitlines()
 
 
+@pytest.mark.slow
 def test_a_run_stops_where_its_target_is_reached_and_tells_the_time(tmp_path: Path) -> None:
     target = "eval_accuracy:0.5"
     result = small_run(tmp_path, name="aimed", steps=400, evaluate_every=20, target=target)

@@ -186,6 +186,7 @@ def test_a_cached_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert len(said) == 1
 
 
+@pytest.mark.slow
 def test_too_few_samples_for_a_frechet_distance_are_told(room: Path) -> None:
     result = train("dcgan", name="run", data_dir=room / "data", **{**TINY, "judged": 100})
     assert "eval_frechet_distance" not in result["metrics"]

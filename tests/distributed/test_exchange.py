@@ -103,6 +103,7 @@ def test_a_run_by_messages_has_the_bits_of_one_through_shared_memory(pool: Local
     assert all(difference.relative == 0 for difference in compare(shared, messages))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_in_shared_memory(pool: LocalGroup, tmp_path: Path) -> None:
     pool.run(train_quietly, plan_of("dcgan", "tiny", tmp_path / "run"), workers=4)
     assert [name for name in os.listdir("/dev/shm") if name.startswith("troupe-")] == []
