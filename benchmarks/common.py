@@ -139,6 +139,30 @@ def report(
     print(f"\nwritten: {path.relative_to(Path(__file__).parents[1])}")
 
 
+def part_by_part(
+    name: str, wanted: Sequence[str], run: Callable[[str], dict[str, Any]],
+    summary: Callable[[dict[str, Any]], tuple[list[dict[str, Any]], list[Bound]]],
+) -> None:  # fmt: skip
+    """Make the runs that results/NAME.json does not hold yet, and write it after each; show what all of them say."""
+    file = RESULTS / f"{name}.json"
+    done: dict[str, Any] = json.loads(file.read_text())["runs"] if file.exists() else {}
+    for each in wanted:
+        if each in done:
+            continue
+        done[each] = run(each)
+        rows, bounds = summary(done)
+        told = {
+            "benchmark": name, "bounds": [bound._asdict() for bound in bounds],
+            "rows": [{key: str(value) for key, value in row.items()} for row in rows], "runs": done,
+        }  # fmt: skip
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(told, indent=1) + "\n")
+    rows, bounds = summary(done)
+    show(rows)
+    for bound in bounds:
+        print(f"{bound.what}: asked {bound.asked}, {bound.value:.4f}, {'met' if bound.met else 'MISSED'}")
+
+
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as a table."""
     print(shown.table([{key: _cell(value) for key, value in row.items()} for row in rows], "(no bound is missed)"))

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import common
 from PIL import Image
 
-FILE = common.RESULTS / "real_gans.json"
 PICTURES = common.RESULTS / "gans"
 NUMBERS = ("frechet_distance", "precision", "recall", "coverage", "copy_rate", "classes_covered")
 FAST = "precision=bfloat16 workers=2 ema=0.995"
@@ -118,25 +117,14 @@ def main() -> None:
     wanted = given.parts or list(PARTS)
     if given.portraits is None and any("portraits" in part for part in wanted):
         options.error("--portraits: of which folder? or name the other parts")
-    stored: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"runs": {}}
-    for part in wanted:
-        for seed in range(PARTS[part].seeds):
-            name = f"{part}-{seed}"
-            if name in stored["runs"]:
-                continue
-            print(f"{name}: about {PARTS[part].minutes} minutes", file=sys.stderr, flush=True)
-            stored["runs"][name] = run(name, f"{PARTS[part].words} seed={seed}", given)
-            rows, bounds = summary(stored["runs"])
-            stored = {
-                "benchmark": "real_gans", "bounds": [bound._asdict() for bound in bounds],
-                "rows": [{key: str(value) for key, value in row.items()} for row in rows], "runs": stored["runs"],
-            }  # fmt: skip
-            FILE.parent.mkdir(parents=True, exist_ok=True)
-            FILE.write_text(json.dumps(stored, indent=1) + "\n")
-    rows, bounds = summary(stored["runs"])
-    common.show(rows)
-    for bound in bounds:
-        print(f"{bound.what}: asked {bound.asked}, {bound.value:.4f}, {'met' if bound.met else 'MISSED'}")
+    names = {f"{part}-{seed}": (PARTS[part], seed) for part in wanted for seed in range(PARTS[part].seeds)}
+
+    def make(name: str) -> dict[str, Any]:
+        part, seed = names[name]
+        print(f"{name}: about {part.minutes} minutes", file=sys.stderr, flush=True)
+        return run(name, f"{part.words} seed={seed}", given)
+
+    common.part_by_part("real_gans", list(names), make, summary)
 
 
 if __name__ == "__main__":

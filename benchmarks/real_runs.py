@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import common
 
-FILE = common.RESULTS / "real_runs.json"
 CURVES = common.RESULTS / "curves"
 ABOUT_CIFAR10 = "of 60,000 images 97 (77 of the training part, 20 of the test part) are JPEG copies"
 PAPER = "normalisation=half flip=none crop_padding=0"
@@ -109,22 +108,11 @@ def main() -> None:
     given = options.parse_args()
     if unknown := [part for part in given.parts if part not in PARTS]:
         options.error(f"{unknown[0]}: no such part; there are {', '.join(PARTS)}")
-    stored: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {"runs": {}}
-    for part in given.parts or PARTS:
-        for seed in range(PARTS[part].seeds):
-            name = f"{part}-{seed}"
-            if name not in stored["runs"]:
-                stored["runs"][name] = run(name, PARTS[part].words, seed, given.data_dir, given.runs_dir)
-                rows, bounds = summary(stored["runs"])
-                stored = {
-                    "benchmark": "real_runs", "bounds": [bound._asdict() for bound in bounds],
-                    "rows": [{key: str(value) for key, value in row.items()} for row in rows], "runs": stored["runs"],
-                }  # fmt: skip
-                FILE.write_text(json.dumps(stored, indent=1) + "\n")
-    rows, bounds = summary(stored["runs"])
-    common.show(rows)
-    for bound in bounds:
-        print(f"{bound.what}: asked {bound.asked}, {bound.value:.4f}, {'met' if bound.met else 'MISSED'}")
+    names = {f"{part}-{seed}": (PARTS[part].words, seed) for part in given.parts or PARTS
+             for seed in range(PARTS[part].seeds)}  # fmt: skip
+    common.part_by_part(
+        "real_runs", list(names), lambda name: run(name, *names[name], given.data_dir, given.runs_dir), summary
+    )
 
 
 if __name__ == "__main__":
