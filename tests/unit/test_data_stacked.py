@@ -40,6 +40,11 @@ def test_no_digit_is_learned_and_held_out() -> None:
         data: Stacks = open_data("stacked_digits", data_dir=Path("nowhere"), evaluate_on=evaluate_on)
         learned, others = data._train, data._held_out
         assert (learned.max(), others.max()) == (data.single.size - 1, data.single.held_out - 1)
+        shown, own = (
+            data.held_out_batch([7])["images"][0],
+            data.single.held_out_batch(others[7].tolist())["images"][:, 0],
+        )
+        assert torch.equal(shown, own)
         parts = data.single._parts
         if parts[0] is parts[1]:
             assert not set(data.single._train_rows) & set(data.single._held_out_rows)
