@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +48,10 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
         raise TroupeError(f"data={config.data}: not the same samples as the driver found", CONFLICT)
     config = config.resolved(data.facts)
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
-    return loop.train(family, data, config, world, RunFolder(plan.folder), control, plan.facts)
+    try:
+        return loop.train(family, data, config, world, RunFolder(plan.folder), control, plan.facts)
+    finally:
+        gc.collect()  # figures hold themselves in circles: without this, 60 runs in one process keep 40 MB of them
 
 
 def open_for(
