@@ -1,4 +1,4 @@
-"""What a verdict over very many samples takes: 50,000 generated, 50,000 held-out and 50,000 training ones, in one process.
+"""What a verdict over very many samples takes: up to 50,000 generated, as many held-out and training ones, in a process.
 
 Features of 128 numbers, as the small classifier has them. Measured are the seconds of what the real images need once
 (`Reference`) and of each verdict, the most memory the process ever had, and the memory it had with its features only.
