@@ -1,4 +1,4 @@
-"""What a verdict over very many samples takes: up to 50,000 generated, as many held-out and training ones, in a process.
+"""What a verdict over very many samples takes: up to 50,000 generated, as many held-out and training ones.
 
 Features of 128 numbers, as the small classifier has them. Measured are the seconds of what the real images need once
 (`Reference`) and of each verdict, the most memory the process ever had, and the memory it had with its features only.
@@ -44,9 +44,7 @@ def main() -> None:
     given = common.parser(__doc__, rounds=1).parse_args()
     rows, raw, most = [], {}, 0.0
     for samples in SAMPLES:
-        answers = [
-            common.side(__file__, samples, environment=common.our_environment()) for _ in range(given.rounds)
-        ]
+        answers = [common.side(__file__, samples, environment=common.our_environment()) for _ in range(given.rounds)]
         raw[samples] = answers
         most = max(answer["gigabytes"] for answer in answers)
         shown = {key: common.spread([answer[key] for answer in answers]) for key in answers[0]}
