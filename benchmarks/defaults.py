@@ -39,17 +39,17 @@ def nearest_mean() -> float:
     return float((distances.argmin(1) == test.labels).mean())
 
 
-def reached(model: str, epochs: str, workers: int, runs: Path) -> dict[str, Any]:
+def reached(model: str, epochs: str, workers: int, precision: str, runs: Path) -> dict[str, Any]:
     """One run to its end."""
     words = [model, "data=digits"] if model not in OWN else ["classifier", f"model={model}"]
-    words += [f"epochs={epochs}", f"workers={workers}"]
+    words += [f"epochs={epochs}", f"workers={workers}", f"precision={precision}"]
     command = ["train", *words, "--runs-dir", str(runs), "--name", f"{model}-{epochs}", "--json"]
     done = subprocess.run([shutil.which("troupe") or "troupe", *command], capture_output=True, text=True)
     if done.returncode:
         return {"model": model, "epochs": epochs, "accuracy": 0.0, "": done.stderr.strip().splitlines()[-1]}
     result = json.loads(done.stdout)
     return {"model": model, "epochs": epochs, "accuracy": result["metrics"]["eval_accuracy"],
-            "": f"{result['seconds']:.0f} s"}  # fmt: skip
+            "": f"{result['seconds']:.0f} s" + (f", {precision}" if precision != "float32" else "")}  # fmt: skip
 
 
 def main() -> None:
@@ -57,6 +57,7 @@ def main() -> None:
     options.add_argument("models", nargs="*", metavar="MODEL", help=f"any of {', '.join(KNOWN)}; the small by default")
     options.add_argument("--epochs", default="2,10", help="how long to train, one run for each (default 2,10)")
     options.add_argument("--workers", type=int, default=1, help="they change the time and nothing else (default 1)")
+    options.add_argument("--precision", default="float32", help="the default; another one, where that takes too long")
     given = options.parse_args()
     least = nearest_mean()
     known = common.RESULTS / "defaults.json"
@@ -67,7 +68,7 @@ def main() -> None:
         for model in given.models or (*SMALL, "cifar_speed"):
             for epochs in given.epochs.split(","):
                 print(f"{model}, {epochs} epochs", file=sys.stderr, flush=True)
-                rows[model, epochs] = reached(model, epochs, given.workers, Path(runs))
+                rows[model, epochs] = reached(model, epochs, given.workers, given.precision, Path(runs))
                 bounds = [common.at_least(f"{row['model']}, {row['epochs']} epochs", row["accuracy"], least)
                           for row in rows.values()]  # fmt: skip
                 common.report("defaults", 1, list(rows.values()), bounds, {"nearest mean": least})

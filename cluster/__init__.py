@@ -1,4 +1,4 @@
-"""Where a run runs. `from cluster import train` is the same as `troupe train`."""
+"""Where a run runs. `from cluster import train, search` are the same as `troupe train` and `troupe search`."""
 
 from typing import Any
 
@@ -10,4 +10,11 @@ def train(family: str | None = None, **words: Any) -> dict[str, Any]:
     return launch.train(family, **words)
 
 
-__all__ = ["train"]
+def search(family: str | None = None, **words: Any) -> dict[str, Any]:
+    """Search a family's settings, as `troupe search` does: see `cluster.searching.search`."""
+    from cluster import searching
+
+    return searching.search(family, **words)
+
+
+__all__ = ["search", "train"]

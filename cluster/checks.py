@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ def room(config: Config, oversubscribe: bool) -> list[str]:
             "them share cores with --oversubscribe"
         ]
     return []
+
+
+def needs(settings: Mapping[str, Any]) -> dict[str, float]:
+    """What each worker takes of a node."""
+    return {"CPU": float(settings["threads_per_worker"]), **({"GPU": 1.0} if settings["device"] == "cuda" else {})}
 
 
 def idle_cores(config: Config) -> str | None:

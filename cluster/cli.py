@@ -125,6 +125,31 @@ def train(said: Words) -> Answer | None:
     return result, paragraphs("\n".join(lines), ROWS), 0
 
 
+def search(said: Words) -> Answer | None:
+    from cluster import prepare_search, searching
+
+    def count(option: str) -> int | None:
+        return said.number(option, 1, 1) if said.has(option) else None
+
+    wanted = prepare_search.SearchCommand(
+        said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
+        said.has("retry-failed"), said.options.get("space"), count("trials"), said.options.get("metric"),
+        said.options.get("mode"), said.options.get("scheduler"), said.options.get("algorithm"),
+        said.number("seed", 0, 0), count("max-concurrent"), count("trials-per-gpu") or 1,
+        said.amount("time-budget", 60), said.amount("disk-budget", 1e9), count("keep-best"), said.has("final"),
+        said.options.get("address"), said.path("config", "") if said.has("config") else None,
+        said.path("runs-dir", "runs"), said.path("data-dir", DATA_DIR), said.families,
+    )  # fmt: skip
+    if said.mistakes:
+        _add_mistakes(said, lambda: prepare_search.prepare(wanted))
+        return None
+    if said.has("dry-run"):
+        expected = searching.dry_run(wanted)
+        return expected, paragraphs("\n".join(searching.text_of_dry_run(expected)), ROWS), 0
+    result = searching.carry_out(wanted, Progress(sys.stderr if said.has("json") else sys.stdout))
+    return result, searching.text(result), 0
+
+
 def verify(said: Words) -> Answer | None:
     from cluster import verify as proof
 
@@ -235,8 +260,8 @@ def env(said: Words) -> Answer | None:
 
 
 HANDLERS: dict[str, Callable[[Words], Answer | None]] = {
-    "train": train, "verify": verify, "evaluate": evaluate, "sample": sample, "export": export, "runs": runs,
-    "families": families, "datasets": datasets, "env": env,
+    "train": train, "search": search, "verify": verify, "evaluate": evaluate, "sample": sample, "export": export,
+    "runs": runs, "families": families, "datasets": datasets, "env": env,
 }  # fmt: skip
 
 

@@ -25,9 +25,11 @@ OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 
 @contextlib.contextmanager
 def ray_for(
-    config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path], log: Path | None
-) -> Iterator[dict[str, Any]]:
+    config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path], log: Path | None,
+    job_wide: bool = False,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Connect to Ray, and yield the runtime environment that its actors need. What Ray prints goes to `log`, if given.
+    `job_wide`: actors that somebody else starts need it too.
 
     It prints to both streams, a paragraph where a worker dies; whoever shows progress has taken its stream before.
     """
@@ -38,7 +40,9 @@ def ray_for(
                 file = held.enter_context(open(log, "a"))
             held.enter_context(contextlib.redirect_stdout(file))
             held.enter_context(contextlib.redirect_stderr(file))
-        yield held.enter_context(_cluster(config, address, folders) if address else _own(config, oversubscribe))
+        yield held.enter_context(
+            _cluster(config, address, folders, job_wide) if address else _own(config, oversubscribe)
+        )
 
 
 @contextlib.contextmanager
@@ -82,7 +86,7 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _cluster(config: Config, address: str, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def _cluster(config: Config, address: str, folders: Sequence[Path], job_wide: bool) -> Iterator[dict[str, Any]]:
     """Join the cluster at an address, when its nodes are like this one and see the same folders."""
     import ray
 
@@ -94,7 +98,10 @@ def _cluster(config: Config, address: str, folders: Sequence[Path]) -> Iterator[
                 _read_tokens_anew()
                 logging.getLogger("ray").setLevel(logging.ERROR)
                 try:
-                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+                    ray.init(
+                        address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False,
+                        runtime_env={"env_vars": worker_environment()} if job_wide else None,
+                    )  # fmt: skip
                 except Exception as error:
                     reason = str(error).strip().splitlines()[0]
                     raise TroupeError(f"--address {address}: cannot be joined ({reason})", SURROUNDINGS) from error
@@ -110,14 +117,9 @@ def _check_room(config: Config, where: str) -> list[dict[str, Any]]:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if mistake := lack(needs(config.model_dump()), config.workers, [node["Resources"] for node in nodes], where):
+    if mistake := lack(checks.needs(config.model_dump()), config.workers, [node["Resources"] for node in nodes], where):
         raise TroupeError(mistake, SURROUNDINGS)
     return nodes
-
-
-def needs(settings: Mapping[str, Any]) -> dict[str, float]:
-    """What each worker takes of a node."""
-    return {"CPU": float(settings["threads_per_worker"]), **({"GPU": 1.0} if settings["device"] == "cuda" else {})}
 
 
 def lack(each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, float]], where: str) -> str | None:

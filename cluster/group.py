@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from cluster.connect import needs
+from cluster.checks import needs
 from cluster.show import Progress, duration
 from trainers.engine.errors import FAILED, SURROUNDINGS, PeerLost, Stopped, TroupeError
 from trainers.run import Plan
@@ -51,6 +51,12 @@ class Group(Protocol):
     def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
         """Progress of the run, lines to be told, and rows of metrics that were not handed over before, in order."""
 
+    def resting(self) -> int | None:
+        """The step at which the run is held for whoever watches, if it is."""
+
+    def go_on(self) -> None:
+        """Let a run go on that is held."""
+
     def stop(self) -> None:
         """Ask all workers to save and stop."""
 
@@ -80,17 +86,19 @@ def guilty(outcomes: Mapping[int, Any]) -> TroupeError | None:
 def supervise(
     start: Callable[[], Group], max_restarts: int, hang_after: float, stop_requested: Callable[[], bool],
     progress: Progress, report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
+    at_rest: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Start a group, watch it to its end, and start it anew after the loss of a worker. Returns the run's result.
 
-    `report` is told every row of metrics, in order; steps that are made anew after a loss are told again.
+    `report` is told every row of metrics, in order; steps that are made anew after a loss are told again. A group that
+    is held at a step goes on when `at_rest` returns.
     """
     restarts = 0
     while True:
         group: Group | None = None
         try:
             group = start()
-            return _watch(group, hang_after, stop_requested, progress, report)
+            return _watch(group, hang_after, stop_requested, progress, report, at_rest)
         except Lost as lost:
             if restarts >= max_restarts:
                 again = f" ({restarts} restarts before)" if restarts else ""
@@ -108,7 +116,7 @@ def supervise(
 
 def _watch(
     group: Group, hang_after: float, stop_requested: Callable[[], bool], progress: Progress,
-    report: Callable[[int, Mapping[str, float]], None],
+    report: Callable[[int, Mapping[str, float]], None], at_rest: Callable[[int], None],
 ) -> dict[str, Any]:  # fmt: skip
     """The result of a group, or the error of the worker that is guilty of there being none."""
     asked, last_status, ended = False, 0.0, None
@@ -123,10 +131,17 @@ def _watch(
             for line in lines:
                 progress.say(line)
             progress.show(newest)
+            resting = group.resting()
+            if resting is not None:
+                at_rest(resting)
+        else:
+            resting = None
         if stop_requested() and not asked:
             asked = True
             progress.say("stopping: saving first")
             group.stop()
+        if resting is not None:
+            group.go_on()
         error = guilty(outcomes)
         if error is not None and not isinstance(error, Stopped):
             raise error
@@ -154,7 +169,8 @@ def _watch(
 class ActorGroup:
     """Ray actors, one for each worker, in one placement group."""
 
-    def __init__(self, plan: Plan, runtime_env: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, runtime_env: Mapping[str, Any], held_for: str = "", placement: Any = None) -> None:
+        """Start the workers, in a placement group of their own or in the last bundles of the one given, and the run."""
         import ray
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -164,12 +180,16 @@ class ActorGroup:
         self.ray = ray
         self.size = int(plan.settings["workers"])
         each = needs(plan.settings)
-        self.placement = placement_group([each] * self.size, strategy="PACK")
-        if not self.placement.wait(60):
-            ray.util.remove_placement_group(self.placement)
-            raise TroupeError(
-                f"workers={self.size}: the cluster has no room for them now; wait, or take fewer workers", SURROUNDINGS
-            )
+        self.owned, self.placement = placement is None, placement
+        if self.placement is None:
+            self.placement = placement_group([each] * self.size, strategy="PACK")
+            if not self.placement.wait(60):
+                ray.util.remove_placement_group(self.placement)
+                raise TroupeError(
+                    f"workers={self.size}: the cluster has no room for them now; wait, or take fewer workers",
+                    SURROUNDINGS,
+                )
+        first = self.placement.bundle_count - self.size
         actor: Any = ray.remote(  # type: ignore[call-overload]
             num_cpus=each["CPU"], num_gpus=each.get("GPU", 0), runtime_env=dict(runtime_env) or None, max_restarts=0,
             concurrency_groups={"watch": 2},
@@ -177,7 +197,7 @@ class ActorGroup:
         self.actors = [
             actor.options(
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    self.placement, placement_group_bundle_index=bundle
+                    self.placement, placement_group_bundle_index=first + bundle
                 )
             ).remote()
             for bundle in range(self.size)
@@ -191,9 +211,14 @@ class ActorGroup:
             raise Lost(f"the workers did not start: {str(error).splitlines()[0]}") from error
         order = sorted(range(self.size), key=lambda place: places[place][0])  # neighbours in rank share a host
         self.actors = [self.actors[place] for place in order]
-        _, address, port = places[order[0]]
+        self.begin(plan, held_for)
+
+    def begin(self, plan: Plan, held_for: str = "") -> None:
+        """Start a run; the workers may have carried out another one. It is held after rows with the metric named."""
+        _, address, port = self.ray.get(self.actors[0].where.options(concurrency_group="watch").remote())
         self.results = {
-            worker.train.remote(plan, rank, self.size, address, port): rank for rank, worker in enumerate(self.actors)
+            worker.train.remote(plan, rank, self.size, address, port, held_for): rank
+            for rank, worker in enumerate(self.actors)
         }
         self.ended: dict[int, Any] = {}
         self.answered = [time.monotonic()] * self.size
@@ -238,6 +263,14 @@ class ActorGroup:
         (lines, self.lines), (rows, self.rows) = (self.lines, []), (self.rows, [])
         return self.answers[0].get("progress", {}), lines, rows
 
+    def resting(self) -> int | None:
+        step: int | None = self.answers[0].get("resting") if 0 not in self.ended else None
+        return step
+
+    def go_on(self) -> None:
+        self.answers[0]["resting"] = None  # until it says so again
+        self.actors[0].go_on.options(concurrency_group="watch").remote()
+
     def stop(self) -> None:
         for worker in self.actors:
             worker.stop.options(concurrency_group="watch").remote()
@@ -246,8 +279,9 @@ class ActorGroup:
         for worker in self.actors:
             with contextlib.suppress(Exception):
                 self.ray.kill(worker)
-        with contextlib.suppress(Exception):
-            self.ray.util.remove_placement_group(self.placement)
+        if self.owned:
+            with contextlib.suppress(Exception):
+                self.ray.util.remove_placement_group(self.placement)
 
     def _ask(self) -> None:
         """Keep one question under way to each worker, and take in what has been answered."""

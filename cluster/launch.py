@@ -14,15 +14,14 @@ from typing import Any
 
 from cluster import checks
 from cluster.prepare import Prepared, TrainCommand, prepare, weights_path
-from cluster.show import Progress
+from cluster.show import Progress, Silence
 from trainers.engine import checkpoint, durable, runfolder
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, FAILED, WORDS, TroupeError, of_worker
 from trainers.engine.paths import DATA_DIR, expanded
 from trainers.engine.runfolder import RunFolder, begun
-from trainers.engine.settings import plain
-from trainers.run import Plan, open_for, run, versions
+from trainers.run import Plan, description, open_for, run
 
 Report = Callable[[int, Mapping[str, float]], None]  # (step, row of metrics)
 SHOWN = ("grid", "timelapse", "checkpoint")  # parts of a result that are files, besides its pictures
@@ -56,19 +55,6 @@ def train(
     )  # fmt: skip
     shown = Progress() if progress else Progress(stream=Silence())  # type: ignore[arg-type]
     return launch(command, shown, report=report)
-
-
-class Silence:
-    """A stream that nobody reads."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-    def isatty(self) -> bool:
-        return False
 
 
 TRAINING = threading.Lock()  # held while a run trains in this process
@@ -113,16 +99,11 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
             progress.say(f"{prepared.folder.name}: {ended}")
             return with_paths(finished, prepared.folder)
     data = open_for(config, command.data_dir, command.families, progress.say, progress.packing)
-    fingerprint, shapes = data.fingerprint, plain(data.facts)
-    del data
-    if mistakes := config.misfit(shapes):
+    if mistakes := config.misfit(data.facts):
         raise TroupeError(mistakes, WORDS)
-    config = config.resolved(shapes)
-    settings = config.model_dump()
-    stored: dict[str, Any] = {
-        "family": prepared.family, "versions": versions(config.precision), "data": fingerprint,
-        "settings": plain(settings), "facts": shapes, "from": _from(command, prepared),
-    }  # fmt: skip
+    config = config.resolved(data.facts)
+    stored = {**description(prepared.family, config, data), "from": _from(command, prepared)}
+    del data
     if before := _learned_before(prepared, stored):
         stored["learned_before"] = before
     if prepared.folder is not None:
@@ -130,12 +111,12 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     else:
         folder = _new_folder(prepared, stored, command)
     plan = Plan(
-        prepared.family, settings, folder.path.resolve(), command.data_dir.resolve(), command.families, stored,
-        fingerprint,
+        prepared.family, config.model_dump(), folder.path.resolve(), command.data_dir.resolve(), command.families,
+        stored, stored["data"],
     )  # fmt: skip
     hint = checks.idle_cores(config) if not command.address else None
     progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
-    progress.say(_samples(config, shapes))
+    progress.say(_samples(config, stored["facts"]))
     for remark in config.remarks():
         progress.say(remark)
     try:

@@ -54,7 +54,7 @@ class Prepared:
 def prepare(command: TrainCommand) -> Prepared:
     """Check every word of a command. Raises TroupeError: exit code 2 with all mistakes first, then 3, then 4."""
     mistakes: list[str] = []
-    from_file = _read_config(command.config, mistakes)
+    from_file = read_config(command.config, mistakes)
     said = dict(command.settings or {})
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in said and other not in said:
@@ -147,7 +147,7 @@ def prepare(command: TrainCommand) -> Prepared:
     return Prepared(family, config, folder, stored, tuple(notes))
 
 
-def _read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
+def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     """Settings from a YAML or JSON file."""
     if path is None:
         return {}

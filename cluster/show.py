@@ -26,6 +26,19 @@ def tell(text: str, stream: TextIO | None = None, end: str = "\n") -> bool:
     return True
 
 
+class Silence:
+    """A stream that nobody reads."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+
 class Progress:
     """Shows the newest progress of a run on a stream."""
 

@@ -60,6 +60,30 @@ VERBS = {
         ),
         "troupe train dcgan data=digits workers=2",
     ),
+    "search": Verb(
+        "try many settings of a family, or go on with a search", ("FAMILY?",), True,
+        (
+            Option("name", "NAME", "name of the new search (default: dcgan-search-1, ...)"),
+            Option("resume", "NAME", "go on with this search: with the trials that have not ended"),
+            Option("retry-failed", "", "with --resume: those that failed as well"),
+            Option("space", "FILE", "more to search, or none (default: searchspaces/FAMILY.py)"),
+            Option("trials", "N", "how many points to try (default: what the space says, else 20)"),
+            Option("metric", "NAME", "what to compare by (default: the family's first)"),
+            Option("mode", "max|min", "which of its values are better (default: as the family says)"),
+            Option("scheduler", "NAME", "fifo; asha stops what falls behind; pbt and pb2 let it go on from the best"),
+            Option("algorithm", "NAME", "grid, random or optuna (default: grid, or random where there are too many)"),
+            Option("seed", "N", "seed of what the search itself draws (default: 0)"),
+            Option("max-concurrent", "N", "trials at once, at most"),
+            Option("trials-per-gpu", "N", "trials of one worker that share a GPU (default: 1)"),
+            Option("time-budget", "MINUTES", "save and stop after so long"),
+            Option("disk-budget", "GB", "of the whole search; the checkpoints of the worst trials make room"),
+            Option("keep-best", "N", "keep the checkpoints of the best N trials only"),
+            Option("final", "", "train the best point anew on the whole training part, and tell its test figure"),
+            Option("address", "ADDRESS", "join the Ray cluster at this address"),
+            CONFIG, DRY, RUNS, DATA, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe search wgan_gp n_critic=1,2,5 learning_rate=1e-5..1e-3 --scheduler asha",
+    ),
     "verify": Verb(
         "prove that the number of workers does not change the numbers", ("FAMILY",), True,
         (DRY, DATA, FAMILIES, JSON, DEBUG),
@@ -129,6 +153,20 @@ class Words:
             return int(text)
         self.mistakes.append(f"--{option} {text}: must be a whole number, at least {least}")
         return default
+
+    def amount(self, option: str, unit: float) -> float | None:
+        """A number above 0, in units of `unit`; a mistake is noted where it is none."""
+        text = self.options.get(option)
+        if text is None:
+            return None
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if 0 < number < float("inf"):
+            return number * unit
+        self.mistakes.append(f"--{option} {text}: must be a number above 0")
+        return None
 
     @property
     def families(self) -> tuple[Path, ...]:

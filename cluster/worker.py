@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -24,10 +26,30 @@ class Worker:
     """
 
     def __init__(self) -> None:
+        self._clear("")
+        self.world: Any = None
+
+    def _clear(self, held_for: str) -> None:
+        """Forget the run before."""
         self.said: list[str] = []
         self.rows: list[tuple[int, dict[str, float]]] = []  # of metrics, not handed over yet
-        self.control = Control(self.said.append, lambda step, row: self.rows.append((step, dict(row))))
-        self.world: Any = None
+        self.control = Control(self.said.append, self._report, at_rest=self._rest)
+        self.held_for = held_for  # the metric after whose rows the run waits for `go_on`
+        self.told = False  # such a row, since it last rested
+        self.resting: int | None = None
+        self.going_on = threading.Event()
+
+    def _report(self, step: int, row: Mapping[str, float]) -> None:
+        self.rows.append((step, dict(row)))
+        self.told = self.told or self.held_for in row
+
+    def _rest(self, step: int) -> None:
+        if self.told:
+            self.told = False
+            self.going_on.clear()
+            self.resting = step
+            self.going_on.wait()
+            self.control.rested()
 
     def where(self) -> tuple[str, str, int]:
         """Node, address and a free port of this worker."""
@@ -36,10 +58,11 @@ class Worker:
         address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         return ray.get_runtime_context().get_node_id(), address, free_port()
 
-    def train(self, plan: Plan, rank: int, size: int, address: str, port: int) -> Any:
+    def train(self, plan: Plan, rank: int, size: int, address: str, port: int, held_for: str = "") -> Any:
         """This worker's part of the run: its result, or the error that ended it."""
         from trainers.engine.world import join
 
+        self._clear(held_for)
         log = RunFolder(plan.folder).log(rank)
         try:
             write_to(log)
@@ -56,6 +79,7 @@ class Worker:
         finally:
             if self.world is not None:
                 self.world.leave()
+                self.world = None
             sys.stdout.flush()
 
     def status(self) -> dict[str, Any]:
@@ -67,12 +91,18 @@ class Worker:
             "microbatches": control.microbatches,
             "idle": time.monotonic() - control.last,
             "slowest": control.slowest,
-            "waiting": self.world is not None and self.world.waiting,
+            "waiting": self.resting is not None or (self.world is not None and self.world.waiting),
+            "resting": self.resting,
             "progress": control.progress,
             "said": said,
             "rows": rows,
             "process": os.getpid(),
         }
+
+    def go_on(self) -> None:
+        """Let a run go on that is held."""
+        self.resting = None
+        self.going_on.set()
 
     def stop(self) -> None:
         """Ask the run to save and stop at the next moment at which all workers can."""
@@ -85,5 +115,6 @@ def write_to(log: Any) -> None:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for stream in (1, 2):
             os.dup2(descriptor, stream)
+        os.close(descriptor)
         sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115

@@ -17,6 +17,7 @@ from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, TroupeError
 from trainers.engine.runfolder import RunFolder
+from trainers.engine.settings import plain
 
 if TYPE_CHECKING:  # torch is not loaded before a run starts
     from trainers.engine.world import World
@@ -33,6 +34,12 @@ class Plan:
     families: tuple[Path, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # go into the manifests
     fingerprint: str | None = None  # that the data must have
+
+    @classmethod
+    def of(cls, folder: RunFolder, data_dir: Path, families: tuple[Path, ...]) -> Plan:
+        """What a run's own folder says. Raises TroupeError where nothing tells it."""
+        told = folder.read_settings()
+        return cls(told["family"], told["settings"], folder.path, data_dir, families, told, told["data"])
 
     def config(self) -> Config:
         return registry.config_class(self.family, self.families).of(self.settings, self.family)
@@ -65,6 +72,14 @@ def open_for(
         config.data, data_dir=data_dir, image_size=None if size == "auto" else size, evaluate_on=config.evaluate_on,
         extra=families, warn=warn, progress=progress, fingerprint=fingerprint,
     )  # fmt: skip
+
+
+def description(family: str, config: Config, data: Any) -> dict[str, Any]:
+    """What a new run's folder says of it; the config is resolved for the data."""
+    return {
+        "family": family, "versions": versions(config.precision), "data": data.fingerprint,
+        "settings": plain(config.model_dump()), "facts": plain(data.facts), "from": None,
+    }  # fmt: skip
 
 
 def versions(precision: str) -> dict[str, str]:

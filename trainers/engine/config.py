@@ -85,7 +85,9 @@ class Basics(Settings):
     """What is learned from, how long, how much at once, in which numbers, and how it is evaluated."""
 
     data: str = setting(
-        "digits", "what to learn from; `troupe datasets` lists them, imagefolder:PATH takes any folder; joined by +"
+        "digits",
+        "what to learn from; `troupe datasets` lists them, imagefolder:PATH takes any folder; joined by +",
+        free=True,
     )
     steps: int = setting(
         1000, "optimizer steps, where there are no `epochs`; may be raised later where the schedule stays flat",
@@ -96,7 +98,7 @@ class Basics(Settings):
     )
     target: str = setting(
         "none", "stop when an evaluation reaches this, as in eval_accuracy:0.94, and record the time to it",
-        kind="running",
+        kind="running", free=True,
     )  # fmt: skip
     batch_size: int = setting(64, "samples in one step, over all workers", unit="samples", at_least=1)
     microbatch_size: int = setting(

@@ -13,11 +13,12 @@ class Control:
     def __init__(
         self, say: Callable[[str], None] = lambda line: None,
         report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None, draws: bool = True,
-        shows: Callable[[str], None] = lambda what: None,
+        shows: Callable[[str], None] = lambda what: None, at_rest: Callable[[int], None] = lambda step: None,
     ) -> None:  # fmt: skip
         self.say = say  # tells the person one line: a notice or a warning
         self.report = report  # on rank 0: every row of metrics with its step, in order, as it is written
         self.shows = shows  # what goes on between two steps, whenever it changes
+        self.at_rest = at_rest  # on rank 0: all of a step with rows is written, its checkpoint too; may hold the run
         self.draws = draws  # whether curves and pictures of evaluations are wanted, beside the samples themselves
         self.stop_requested = False
         self.progress: dict[str, Any] = {}  # step, steps, samples_per_second, metrics: the newest; doing

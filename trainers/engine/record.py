@@ -78,9 +78,11 @@ class Recorder:
         trainer, config, step = self.trainer, self.config, self.trainer.step
         every = int(config.evaluate_every)
         last, better, unless = step >= config.steps, False, ""
-        if self.first and (step % config.log_every == 0 or last):
+        told = step % config.log_every == 0 or last
+        evaluated = bool(every) and (step % every == 0 or last)
+        if self.first and told:
             self._write_metrics()
-        if every and (step % every == 0 or last):
+        if evaluated:
             before = time.monotonic()
             self._tell()
             rest.evaluate(trainer)
@@ -88,8 +90,6 @@ class Recorder:
             self.evaluating += time.monotonic() - before
             self._write(trainer.evaluation.results)
             self._report(better)
-            asked = trainer.world.gather(self.control.stop_requested)  # whoever was just told may have had enough
-            trainer.stop_agreed |= any(asked)
             last = last or trainer.reached
             if not last and time.monotonic() - self.pictured > PAUSE:
                 self._picture()
@@ -99,6 +99,10 @@ class Recorder:
         if step % config.checkpoint_every == 0 or last or better or unless:
             self.save()
         self._tell()
+        if self.first and (told or evaluated):
+            self.control.at_rest(step)
+        if evaluated:  # whoever was just told may have had enough
+            trainer.stop_agreed |= any(trainer.world.gather(self.control.stop_requested))
         if unless and not last:
             raise TroupeError(
                 f"step {step}: {trainer.worry}; stopped and saved: go on nevertheless with --resume {self.folder.name} "

@@ -25,6 +25,7 @@ from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, d
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FORMAT = 1
+SEARCH, TRIALS = "search.json", "trials"  # of a search: its folder holds one run for each trial, in TRIALS
 TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
 SOMETIMES = ("learned_before",)  # too
 MISSING = "it is missing"
@@ -36,6 +37,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
+        if path.parent.name == TRIALS and os.path.exists(path.parents[1] / SEARCH):
+            self.name = f"{path.parents[1].name}/{path.name}"
         self.settings = path / "settings.json"
         self.before = path / "settings.json.before"
         self.metrics = path / "metrics.jsonl"
@@ -251,11 +254,20 @@ def create(runs: Path, family: str, name: str | None) -> RunFolder:
 
 
 def find(runs: Path, name: str) -> RunFolder:
-    """The run of this name, or at this path. Raises TroupeError (exit code 2) where there is none."""
-    for path in (runs / name, Path(name)):
+    """The run of this name, or at this path; `SEARCH/0007` is a trial. Raises TroupeError (exit code 2) for none."""
+    search, _, trial = name.rpartition("/")
+    for path in (runs / name, Path(name), *((runs / search / TRIALS / trial,) if search else ())):
         if os.path.exists(path / "settings.json"):  # Path.exists raises where a name is too long
             return RunFolder(path.resolve())
-    known = [folder.name for folder in all_runs(runs)]
+    within = next((path for path in (runs / (search or name), Path(search or name)) if os.path.exists(path / SEARCH)),
+                  None)  # fmt: skip
+    if within is not None:
+        known = [folder.name for folder in all_runs(within / TRIALS)]
+        if not search:
+            advice = f"name one of its trials, as {known[0]}" if known else "it has no trials yet"
+            raise TroupeError(f"{name}: is a search, and no run; {advice}", WORDS)
+    else:
+        known = [folder.name for folder in all_runs(runs)]
     raise TroupeError(f"{name}: no such run in {runs}{did_you_mean(name, known)}", WORDS)
 
 
@@ -278,12 +290,13 @@ def find_own(runs: Path, name: str) -> RunFolder:
     return folder
 
 
+def natural(path: Path) -> list[Any]:
+    """What sorts names so that 2 comes before 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
 def all_runs(runs: Path) -> list[RunFolder]:
     """Every run in a folder, by name; 2 before 10."""
-
-    def natural(path: Path) -> list[Any]:
-        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-
     found = [path.parent for path in runs.glob("[!.]*/settings.json")] if os.path.isdir(runs) else []
     return [RunFolder(path) for path in sorted(found, key=natural)]
 

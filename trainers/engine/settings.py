@@ -31,11 +31,14 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    log: bool = False,
+    free: bool = False,
 ) -> Any:
     """Declare one setting. `recipe` settings fix the numbers of a run; `running` ones may change at any time.
 
     The bounds hold for numbers, not for the words that a setting may take beside them (`auto`); `source` names the
-    paper and section of the default.
+    paper and section of the default; a search draws from ranges of a `log` setting by its logarithm, and takes
+    the text of a `free` one as it is, which may be a path.
     """
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     facts: Any = {
@@ -43,6 +46,8 @@ def setting(
         "unit": unit,
         "source": source,
         "bounds": {k: v for k, v in bounds.items() if v is not None},
+        "log": log,
+        "free": free,
     }
     return Field(default, description=help, json_schema_extra=facts)
 

@@ -74,6 +74,7 @@ class AdversarialConfig(ImageConfig):
     features: str = setting(
         "auto", "what a verdict sees of images: auto, a small classifier trained on labelled data, or pixels; pixels; "
         "a classifier's run; weights, as resnet56:FILE for a model of `classifier`; or inception, for the FID",
+        free=True,
     )  # fmt: skip
     judged: int | Literal["auto"] = setting(
         "auto", "samples of an evaluation; auto: as many as there are images to compare with, at most 1000",

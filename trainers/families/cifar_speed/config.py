@@ -41,7 +41,7 @@ class Config(ClassificationConfig):
         (64, 256, 256), "channels of the three groups", at_least=1, source="Jordan 2024, section 3.1"
     )
     bias_scale: float = setting(
-        64.0, "times the learning rate for the biases of norms", above=0, source="Jordan 2024, section 3.4"
+        64.0, "times the learning rate for the biases of norms", above=0, log=True, source="Jordan 2024, section 3.4"
     )
     lookahead: int = setting(
         5, "pull the weights to their running average every so many steps; 0 for never", unit="steps", at_least=0,

@@ -34,18 +34,18 @@ class ClassificationConfig(ImageConfig):
         Check(("crop_padding", "image_size"), _padding_fits),
     )
 
-    data: str = setting("cifar10", "what to learn from; `troupe datasets` lists them; it must have labels")
+    data: str = setting("cifar10", "what to learn from; `troupe datasets` lists them; it must have labels", free=True)
     batch_size: int = setting(128, "samples in one step, over all workers", unit="samples", at_least=1)
     microbatch_size: int = setting(
         32, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1
     )
     optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd, with momentum, or adamw", source="Loshchilov 2019")
-    learning_rate: float = setting(0.1, "peak of the learning rate; with adamw 0.002", above=0)
+    learning_rate: float = setting(0.1, "peak of the learning rate; with adamw 0.002", above=0, log=True)
     momentum: float = setting(
         0.9, "of sgd, and beta1 of adamw; one_cycle takes cycle_momentum instead", at_least=0, below=1
     )
     nesterov: bool = setting(True, "sgd: look ahead along the momentum", source="Sutskever 2013, section 2.1")
-    weight_decay: float = setting(5e-4, "pull of weights to 0; not on biases and norms", at_least=0)
+    weight_decay: float = setting(5e-4, "pull of weights to 0; not on biases and norms", at_least=0, log=True)
     label_smoothing: float = setting(
         0.0, "part of the truth given to all classes alike", at_least=0, below=1, source="Szegedy 2016, section 7"
     )

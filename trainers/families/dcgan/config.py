@@ -18,5 +18,5 @@ class Config(AdversarialConfig):
                         "conditional": True, "mismatched_negatives": True},
     }  # fmt: skip
 
-    learning_rate: float = setting(2e-4, "of both Adams", above=0, source="Radford 2016, section 4")
+    learning_rate: float = setting(2e-4, "of both Adams", above=0, log=True, source="Radford 2016, section 4")
     beta1: float = setting(0.5, "momentum of both Adams", at_least=0, below=1, source="Radford 2016, section 4")

@@ -16,7 +16,7 @@ class Config(AdversarialConfig):
                     "conditional": True},
     }  # fmt: skip
 
-    learning_rate: float = setting(5e-5, "of both RMSprops", above=0, source="Arjovsky 2017, algorithm 1")
+    learning_rate: float = setting(5e-5, "of both RMSprops", above=0, log=True, source="Arjovsky 2017, algorithm 1")
     n_critic: int = setting(
         5, "steps of the critic in a step", at_least=1, at_most=1000, source="Arjovsky 2017, algorithm 1"
     )
@@ -29,7 +29,11 @@ class Config(AdversarialConfig):
         source="Arjovsky 2017, as published by its authors",
     )  # fmt: skip
     clip: float = setting(
-        0.01, "bound of each weight of the critic after each of its steps", above=0, source="Arjovsky 2017, algorithm 1"
+        0.01,
+        "bound of each weight of the critic after each of its steps",
+        above=0,
+        log=True,
+        source="Arjovsky 2017, algorithm 1",
     )
     critic_norm: bool = setting(True, "batch norms in the critic", source="Arjovsky 2017, section 4.3 shows both")
 

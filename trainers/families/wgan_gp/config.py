@@ -40,11 +40,13 @@ class Config(AdversarialConfig):
         "dcgan", "DCGAN's, without norms in the critic, or the paper's residual one for 32 pixels",
         source="Gulrajani 2017, appendices B and C",
     )  # fmt: skip
-    penalty: float = setting(10.0, "weight of the gradient penalty", at_least=0, source="Gulrajani 2017, algorithm 1")
+    penalty: float = setting(
+        10.0, "weight of the gradient penalty", at_least=0, log=True, source="Gulrajani 2017, algorithm 1"
+    )
     n_critic: int = setting(
         5, "steps of the critic in a step", at_least=1, at_most=1000, source="Gulrajani 2017, algorithm 1"
     )
-    learning_rate: float = setting(1e-4, "of both Adams", above=0, source="Gulrajani 2017, algorithm 1")
+    learning_rate: float = setting(1e-4, "of both Adams", above=0, log=True, source="Gulrajani 2017, algorithm 1")
     beta1: float = setting(0.0, "momentum of both Adams", at_least=0, below=1, source="Gulrajani 2017, algorithm 1")
     beta2: float = setting(
         0.9, "decay of both Adams' mean squares", at_least=0, below=1, source="Gulrajani 2017, algorithm 1"

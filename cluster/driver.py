@@ -1,0 +1,277 @@
+"""The driver of a search: it makes the trials' folders, lets Tune carry them out, and keeps search.json right."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster import checks, proposals, tuning
+from cluster.checks import needs
+from cluster.connect import ray_for
+from cluster.launch import signals
+from cluster.leaderboard import FAILED, FINISHED, OPEN, PRUNED, RUNNING, Search, TrialRecord
+from cluster.prepare_search import Prepared, SearchCommand
+from cluster.show import Progress, duration, size
+from trainers.engine import checkpoint
+from trainers.engine.config import Config
+from trainers.engine.errors import FAILED as RUN_FAILED
+from trainers.engine.errors import TroupeError
+from trainers.engine.settings import plain, show_value
+from trainers.run import description, open_for
+
+LOOK = 5.0  # seconds between looks at the disk
+SPARE = 64 << 20  # bytes that are left free on it
+
+
+class Known:
+    """What a trial's folder needs to know of the data that it learns from."""
+
+    def __init__(self, data: Any) -> None:
+        self.fingerprint, self.facts = data.fingerprint, plain(data.facts)
+
+
+class Driver:
+    """One search, while it is carried out."""
+
+    def __init__(self, search: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> None:
+        self.search, self.prepared, self.command, self.progress = search, prepared, command, progress
+        self.proposals = proposals.of(search, prepared.space)
+        self.data: dict[tuple[Any, ...], Known] = {}
+        self.began, self.before = time.monotonic(), float(search.told["seconds"])
+        self.since: dict[int, float] = {}  # when each running trial was last looked at
+        self.asked = threading.Event()
+        self.over = ""  # why no more is begun, where that is no mistake
+        self.full = ""  # or where it is
+        self.looked = 0.0
+        self.at_once = 1
+
+    # What Tune asks for
+
+    def next_trial(self) -> TrialRecord | None:
+        """The next trial, with its folder; those that cannot be made are failed."""
+        while (record := self.proposals.next()) is not None:
+            try:
+                self._make(record)
+                return record
+            except TroupeError as error:
+                record.state, record.reason = FAILED, "; ".join(error.mistakes)
+                self.changed(record, True)
+        return None
+
+    def changed(self, record: TrialRecord, ended: bool) -> None:
+        """A trial has news: the record is written, and who looks on is told."""
+        now = time.monotonic()
+        record.seconds += now - self.since.get(record.number, now)
+        self.since[record.number] = now
+        self.search.told["seconds"] = round(self.before + now - self.began, 1)
+        if ended:
+            del self.since[record.number]
+            if record.state == FINISHED and record.value is None:
+                record.state, record.reason = FAILED, self._no_metric(record)
+            if record.state in (FINISHED, PRUNED, FAILED):
+                self.proposals.ended(record)
+            self._keep_best()
+            self.progress.say(self.line(record))
+        self.search.write(lasting=ended)
+
+    def tick(self) -> None:
+        """Now and then: the line that renews itself, the clock, and the disk."""
+        self.progress.doing(self.state())
+        now = time.monotonic()
+        budget = self.command.time_budget
+        if budget is not None and now - self.began > budget and not self.over:
+            self.over = f"the time budget of {duration(budget)} is used up"
+            self.progress.say(f"{self.over}: saving what runs")
+        if now - self.looked > LOOK:
+            self.looked = now
+            self._look_at_disk()
+
+    def stop_requested(self) -> bool:
+        return self.asked.is_set() or bool(self.over or self.full)
+
+    # What it says
+
+    def state(self) -> str:
+        """`7/20 trials, 2 running, best eval_accuracy 0.934 (0004), 3m05s left`."""
+        trials = self.search.trials
+        done = [trial for trial in trials if trial.state not in OPEN]
+        whole = max(len(trials), self.search.told["points"] * max(1, len(self.search.told["seeds"])))
+        parts = [f"{len(done)}/{whole} trials", f"{sum(trial.state == RUNNING for trial in trials)} running"]
+        ranked = self.search.ranked()
+        if ranked:
+            parts.append(f"best {self.search.told['metric']} {ranked[0].value:.4g} ({ranked[0].name})")
+        times = [trial.seconds for trial in done if trial.state in (FINISHED, PRUNED)]
+        if times:
+            left = sum(times) / len(times) * (whole - len(done)) / self.at_once
+            spent = sum(trial.seconds for trial in trials if trial.state == RUNNING) / self.at_once
+            parts.append(f"about {duration(max(1.0, left - spent))} left")
+        return ", ".join(parts)
+
+    def line(self, record: TrialRecord) -> str:
+        """One trial that has ended, in a line."""
+        settings = " ".join(f"{name}={show_value(value)}" for name, value in record.settings.items())
+        where = f"{self.search.name}/{record.name}"
+        if record.state == FAILED:
+            return f"{where}: failed: {record.reason} ({settings})"
+        best = self.search.ranked()[:1]
+        value = "no value" if record.value is None else f"{self.search.told['metric']} {record.value:.4g}"
+        crown = ", the best so far" if best and best[0] is record else ""
+        state = f" {record.state} at step {record.step}," if record.state != FINISHED else ""
+        worry = f"; {record.worry}" if record.worry else ""
+        return f"{where}:{state} {value}{crown}, after {duration(record.seconds)} ({settings}){worry}"
+
+    # The parts
+
+    def _make(self, record: TrialRecord) -> None:
+        """A trial's folder, as that of a run that has not begun. Raises TroupeError for what is wrong with it."""
+        told, folder = self.search.told, self.search.folder(record)
+        if folder.settings.exists():
+            record.steps = int(folder.read_settings()["settings"]["steps"])
+            return
+        config, mistakes = self.prepared.kind.from_words({**told["fixed"], **record.settings}, told["family"])
+        if config is None:
+            raise TroupeError(mistakes, RUN_FAILED)
+        config = config.model_copy(update=checks.resolve(config, own_machine=not self.command.address))
+        config = self.resolved(config)
+        record.steps = config.steps
+        with checkpoint.writing(self.search.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder.make_parts()
+            folder.write_settings(description(told["family"], config, self.known(config)))
+
+    def known(self, config: Config) -> Known:
+        """What there is to learn from; opened once for all trials that learn from the same."""
+        key = (config.data, getattr(config, "image_size", "auto"), config.evaluate_on)
+        if key not in self.data:
+            data = open_for(config, self.command.data_dir, self.command.families, self.progress.say,
+                            self.progress.packing)  # fmt: skip
+            self.data[key] = Known(data)
+        return self.data[key]
+
+    def resolved(self, config: Config) -> Config:
+        """With what follows from the data, and as often evaluated and saved as the scheduler needs."""
+        facts = self.known(config).facts
+        if mistakes := config.misfit(facts):
+            raise TroupeError(mistakes, RUN_FAILED)
+        asked, config = config.evaluate_every, config.resolved(facts)
+        scheduler = self.search.told["scheduler"]
+        changes: dict[str, Any] = {}
+        every = int(config.evaluate_every)
+        if scheduler != "fifo" and asked == "auto" and config.metrics:
+            every = changes["evaluate_every"] = max(1, min(every, math.ceil(config.steps / 10)))
+        if scheduler in ("pbt", "pb2"):
+            changes["checkpoint_every"] = every  # each report has a checkpoint, from which others can go on
+        return config.model_copy(update=changes)
+
+    def _no_metric(self, record: TrialRecord) -> str:
+        rows, _ = self.search.folder(record).read_metrics()
+        names = sorted({name for row in rows for name in row} - {"step", "seconds"})
+        return f"reports no {self.search.told['metric']}; it has {', '.join(names) or 'none'}"
+
+    def _keep_best(self) -> None:
+        """Of all trials that have ended, only so many keep their checkpoints as were asked for."""
+        most = self.search.told["keep_best"]
+        if most is not None:
+            for record in self._ended_with_checkpoints()[most:]:
+                self._forget(record)
+
+    def _ended_with_checkpoints(self) -> list[TrialRecord]:
+        """The best first; those without a value last."""
+        ranked = self.search.ranked()
+        rest = [trial for trial in self.search.trials if trial not in ranked]
+        return [trial for trial in (*ranked, *rest) if trial.state in (FINISHED, PRUNED, FAILED)
+                and checkpoint.all_in(self.search.folder(trial).checkpoints)]  # fmt: skip
+
+    def _forget(self, record: TrialRecord) -> None:
+        for path in checkpoint.all_in(self.search.folder(record).checkpoints):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _look_at_disk(self) -> None:
+        """Make room where the disk, or the budget, is nearly used up; where there is none, stop loudly."""
+        free = shutil.disk_usage(self.search.path).free
+        budget = self.command.disk_budget
+        used = _size(self.search.path) if budget is not None else 0
+        while free < SPARE or (budget is not None and used > budget):
+            ended = self._ended_with_checkpoints()[1:]  # the best one's stay
+            what = "the disk" if free < SPARE else f"the disk budget of {size(budget or 0)}"
+            if not ended:
+                self.full = f"{what} is full, and only running trials and the best one have checkpoints"
+                self.progress.say(
+                    f"{self.full}: stopping; free some space, then go on with --resume {self.search.name}"
+                )
+                return
+            self._forget(ended[-1])
+            self.progress.say(
+                f"{what} is nearly full: the checkpoints of {self.search.name}/{ended[-1].name} are removed"
+            )
+            free = shutil.disk_usage(self.search.path).free
+            used = _size(self.search.path) if budget is not None else 0
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def rooms(each: Mapping[str, float], workers: int, nodes: list[Mapping[str, float]]) -> int:
+    """How many trials fit at once: each worker as a whole on one node, those of a trial together anywhere."""
+    places = sum(int(min(node.get(kind, 0) // count for kind, count in each.items() if count)) for node in nodes)
+    return places // workers
+
+
+def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> Driver:
+    """Carry out all trials that are left. Returns the driver, which knows how it ended."""
+    config = prepared.config
+    driver = Driver(search, prepared, command, progress)
+    folders = [search.path, *command.families]
+    each = needs(config.model_dump())
+    if "GPU" in each:
+        each["GPU"] = 1 / search.told["trials_per_gpu"]
+    resolved = driver.resolved(config)
+    whole = max(1, search.told["points"] * max(1, len(search.told["seeds"])))
+    with (
+        signals(driver.asked.set) as install,
+        ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as runtime_env,
+    ):
+        import ray
+
+        install()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        room = rooms(each, config.workers, nodes)
+        driver.at_once = max(1, min(room, whole, search.told["max_concurrent"] or room))
+        progress.say(f"{search.name}: {about(search, driver.at_once, each, config.workers, room)}")
+        shared = {
+            "folder": str(search.path), "data_dir": str(command.data_dir.resolve()),
+            "families": [str(path) for path in command.families], "metric": search.told["metric"],
+            "runtime_env": dict(runtime_env),
+        }  # fmt: skip
+        tuning.carry_out(
+            tuning.Job(
+                search, prepared.space, driver.next_trial, driver.changed, driver.tick, driver.stop_requested, shared,
+                [each] if config.workers == 1 else [{}, *[each] * config.workers], driver.at_once, resolved.steps,
+                int(resolved.evaluate_every) or resolved.log_every, config.max_restarts,
+            )
+        )  # fmt: skip
+    progress.end()
+    search.write(lasting=True)
+    return driver
+
+
+def about(search: Search, at_once: int, each: Mapping[str, float], workers: int, room: int) -> str:
+    """How many trials, how many of them at once, and why."""
+    told = search.told
+    seeds = f", each with {len(told['seeds'])} seeds" if told["seeds"] else ""
+    points = "1 point" if told["points"] == 1 else f"{told['points']} points"
+    takes = " and ".join(
+        f"{count * workers:g} {kind}{'s' if count * workers != 1 else ''}" for kind, count in each.items()
+    )
+    why = (
+        "as there is room for" if at_once == room else "as was asked for" if told["max_concurrent"] else "all there are"
+    )
+    return (
+        f"{points}{seeds}, {told['algorithm']}, {told['scheduler']}; {at_once} at once, {why} (a trial takes {takes})"
+    )

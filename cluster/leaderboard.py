@@ -1,0 +1,203 @@
+"""What a search knows of its trials: search.json, which is the truth of it, and leaderboard.csv, which shows it.
+
+Both are right after every report. A search can be gone on with from them and the trials' own folders alone, wherever
+they lie: no path stands in them. Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from trainers.engine import checkpoint, durable
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.runfolder import SEARCH, TRIALS, RunFolder, natural
+from trainers.engine.settings import show_value
+
+FORMAT = 1
+WAITING, RUNNING, FINISHED, PRUNED, FAILED, INTERRUPTED = (
+    "waiting", "running", "finished", "stopped early", "failed", "interrupted"
+)  # fmt: skip
+OPEN = (WAITING, RUNNING, INTERRUPTED)  # states from which a trial goes on when the search does
+
+
+@dataclass
+class TrialRecord:
+    """One trial: what is varied in it, and how it went."""
+
+    number: int
+    settings: dict[str, Any]  # those that are searched, and its seed where there are several
+    state: str = WAITING
+    step: int = 0
+    steps: int = 0
+    value: float | None = None  # of the metric, at the last report
+    best: float | None = None  # of all reports
+    best_step: int = 0
+    seconds: float = 0.0
+    reason: str = ""  # why it failed
+    clones: list[dict[str, Any]] = field(default_factory=list)  # whose weights it took over, and when
+    worry: str = ""  # what the watch on a GAN said
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:04d}"
+
+
+@dataclass
+class Search:
+    """A search: what it was asked for, and its trials in the order in which they were thought of."""
+
+    path: Path
+    told: dict[str, Any]  # family, metric, mode, space, fixed, options, ...
+    trials: list[TrialRecord] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def sign(self) -> int:
+        """1 where more of the metric is better, else -1."""
+        return 1 if self.told["mode"] == "max" else -1
+
+    def folder(self, trial: TrialRecord) -> RunFolder:
+        return RunFolder(self.path / TRIALS / trial.name)
+
+    def ranked(self) -> list[TrialRecord]:
+        """Trials that have a value, the best first."""
+        there = [trial for trial in self.trials if trial.value is not None and not math.isnan(trial.value)]
+        return sorted(there, key=lambda trial: (-self.sign * (trial.value or 0.0), trial.number))
+
+    def better(self, one: float, other: float | None) -> bool:
+        return other is None or math.isnan(other) or self.sign * one > self.sign * other
+
+    def points(self) -> list[tuple[list[TrialRecord], float | None, float | None]]:
+        """Trials that differ in their seed only, with the mean and the standard deviation of their values, the best
+        mean first; where each point has one trial, there is no deviation."""
+        groups: dict[str, list[TrialRecord]] = {}
+        for trial in self.trials:
+            point = {name: value for name, value in trial.settings.items() if name != "seed"}
+            groups.setdefault(json.dumps(point, sort_keys=True), []).append(trial)
+        rows: list[tuple[list[TrialRecord], float | None, float | None]] = []
+        for group in groups.values():
+            values = [trial.value for trial in group if trial.value is not None and not math.isnan(trial.value)]
+            mean = statistics.fmean(values) if values else None
+            rows.append((group, mean, statistics.stdev(values) if len(values) > 1 else None))
+        return sorted(rows, key=lambda row: (row[1] is None, -self.sign * (row[1] or 0.0), row[0][0].number))
+
+    def write(self, lasting: bool = False) -> None:
+        """Both files; `lasting`: also after a pulled plug."""
+        rows = self.leaderboard()
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, columns, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        told = {"format": FORMAT, **self.told, "trials": [asdict(trial) for trial in self.trials]}
+        with checkpoint.writing(self.path):
+            for file, text in ((SEARCH, json.dumps(told, indent=1) + "\n"), ("leaderboard.csv", table.getvalue())):
+                if lasting:
+                    durable.write(self.path / file, text)
+                else:
+                    making = self.path / f".{file}.making"
+                    making.write_text(text)
+                    os.replace(making, self.path / file)
+
+    def leaderboard(self) -> list[dict[str, Any]]:
+        """A row for each trial, the best first, those without a value last, in the order of their numbers."""
+        ranked = self.ranked()
+        rest = [trial for trial in self.trials if trial not in ranked]
+        return [
+            {
+                "trial": f"{self.name}/{trial.name}", "state": trial.state, self.told["metric"]: trial.value,
+                "step": trial.step, "steps": trial.steps, "best": trial.best, "best_step": trial.best_step,
+                "seconds": round(trial.seconds, 1), **{k: show_value(v) for k, v in trial.settings.items()},
+                "reason": trial.reason, "worry": trial.worry,
+            }
+            for trial in [*ranked, *rest]
+        ]  # fmt: skip
+
+    def command_of(self, trial: TrialRecord) -> str:
+        """The words that repeat a trial, from its own folder; a clone cannot be repeated by words."""
+        fixed = {**self.told["fixed"], **trial.settings}
+        return " ".join(
+            ["troupe train", self.told["family"], *(f"{name}={show_value(value)}" for name, value in fixed.items())]
+        )
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the search: only one driver works on it."""
+        lock = filelock.FileLock(self.path / ".lock", timeout=10)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise TroupeError(f"{self.name}: another process is working on this search", CONFLICT) from None
+        except OSError as error:
+            raise TroupeError(checkpoint.disk_mistake(self.path, error), SURROUNDINGS) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def working(self) -> bool:
+        """Whether a driver works on it now."""
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            with lock:
+                return False
+        except filelock.Timeout:
+            return True
+        except OSError:
+            return False
+
+
+def read(path: Path) -> Search:
+    """The search in a folder. Raises TroupeError (exit code 4) where its file is damaged."""
+    try:
+        told = json.loads((path / SEARCH).read_text())
+        trials = [TrialRecord(**trial) for trial in told.pop("trials")]
+        if told.pop("format") > FORMAT:
+            raise TroupeError(f"{path}: written by a newer troupe; install that to go on", SURROUNDINGS)
+        if not isinstance(told["metric"], str) or told["mode"] not in ("max", "min"):
+            raise ValueError("no metric")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TroupeError(
+            f"{path / SEARCH}: damaged ({type(error).__name__}: {error}); restore it from a copy", CONFLICT
+        ) from None
+    return Search(path, told, trials)
+
+
+def all_searches(runs: Path) -> list[Path]:
+    """The folders of searches, by name; 2 before 10."""
+    return sorted((file.parent for file in runs.glob(f"[!.]*/{SEARCH}")), key=natural) if runs.is_dir() else []
+
+
+def find(runs: Path, name: str) -> Search:
+    """The search of this name, or at this path. Raises TroupeError (exit code 2) where there is none."""
+    for path in (runs / name, Path(name)):
+        if os.path.exists(path / SEARCH):
+            return read(path.resolve())
+    known = [path.name for path in all_searches(runs)]
+    run = " is a run, and no search" if os.path.exists(runs / name / "settings.json") else ": no such search"
+    raise TroupeError(f"{name}{run} in {runs}{did_you_mean(name, known)}", WORDS)
+
+
+def is_search(runs: Path, name: str) -> bool:
+    return any(os.path.exists(path / SEARCH) for path in (runs / name, Path(name)))
+
+
+def shown(trials: Sequence[TrialRecord], searched: Mapping[str, Any]) -> str:
+    """Settings of trials that differ in their seed only, in words."""
+    return " ".join(f"{name}={show_value(trials[0].settings[name])}" for name in searched)

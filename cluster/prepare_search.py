@@ -1,0 +1,264 @@
+"""A `search` command, checked: every word of it, before anything is made or started."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import checks, leaderboard, space
+from cluster.leaderboard import OPEN, Search
+from cluster.prepare import read_config
+from trainers import registry
+from trainers.data import sources
+from trainers.engine import runfolder
+from trainers.engine.config import Config
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.paths import DATA_DIR
+from trainers.engine.settings import plain
+
+TRIES = 100  # draws of a point before it is said that none is possible
+TRIALS_AT_MOST = 20  # points, where nobody says
+SCHEDULERS = ("fifo", "asha", "pbt", "pb2")
+ALGORITHMS = ("random", "grid", "optuna")
+POPULATION = ("pbt", "pb2")
+
+
+@dataclass(frozen=True)
+class SearchCommand:
+    """A `search` command as it was given."""
+
+    family: str | None = None
+    settings: Mapping[str, Any] | None = None
+    name: str | None = None
+    resume: str | None = None
+    retry_failed: bool = False
+    space: str | None = None
+    trials: int | None = None
+    metric: str | None = None
+    mode: str | None = None
+    scheduler: str | None = None
+    algorithm: str | None = None
+    seed: int = 0
+    max_concurrent: int | None = None
+    trials_per_gpu: int = 1
+    time_budget: float | None = None  # seconds
+    disk_budget: float | None = None  # bytes
+    keep_best: int | None = None
+    final: bool = False
+    address: str | None = None
+    config: Path | None = None
+    runs_dir: Path = Path("runs")
+    data_dir: Path = Path(DATA_DIR)
+    families: tuple[Path, ...] = ()
+
+
+@dataclass
+class Prepared:
+    """A search that can start."""
+
+    kind: type[Config]
+    space: space.Space
+    told: dict[str, Any]  # goes into search.json
+    config: Config  # of its first point, for what is the same in all of them
+    found: Search | None  # one that goes on
+    notes: list[str]
+
+
+def prepare(command: SearchCommand) -> Prepared:
+    """Check every word. Raises TroupeError: exit code 2 with all mistakes first, then 3, then 4."""
+    if command.resume is not None:
+        return _prepare_again(command)
+    mistakes: list[str] = []
+    from_file = read_config(command.config, mistakes)
+    family = command.family if command.family is not None else from_file.pop("family", None)
+    from_file.pop("family", None)
+    if family is None:
+        mistakes.append("search: needs a family, as in `troupe search wgan_gp n_critic=1,2,5`, or --resume NAME")
+        raise TroupeError(mistakes, WORDS)
+    for option, value, known in (
+        ("--scheduler", command.scheduler, SCHEDULERS), ("--algorithm", command.algorithm, ALGORITHMS),
+        ("--mode", command.mode, ("max", "min")),
+    ):  # fmt: skip
+        if value is not None and value not in known:
+            mistakes.append(f"{option} {value}: is none of {', '.join(known)}{did_you_mean(value, known)}")
+    if command.name is not None and (mistake := runfolder.check_name(command.name)):
+        mistakes.append(mistake)
+    try:
+        kind = registry.config_class(family, command.families)
+    except TroupeError as error:
+        raise TroupeError([*mistakes, *error.mistakes], WORDS) from None
+    budget: dict[str, Any] = {}
+    said: dict[str, str] = {}
+    source = ""
+    try:
+        said, budget, source = space.module_of(family, command.space, command.families)
+    except TroupeError as error:
+        mistakes += error.mistakes
+    words = {**from_file, **(command.settings or {})}
+    options = {key: budget.pop(key) for key in ("trials", "scheduler") if key in budget}
+    defaults: dict[str, Any] = {"evaluate_on": "validation", "keep": "1", **budget}
+    if "steps" in words or "epochs" in words:
+        defaults.pop("steps", None), defaults.pop("epochs", None)
+    where, wrong = space.read(kind, family, {**defaults, **words}, said, source)
+    mistakes += wrong
+    data = str(words.get("data", kind.model_fields["data"].get_default()))
+    try:
+        mistakes += filter(None, [sources.check_name(data, command.families, kind.learns_from)])
+    except TroupeError as error:
+        mistakes += error.mistakes
+    metric, wrong_metric = _metric(kind, family, command.metric)
+    mistakes += [wrong_metric] if wrong_metric else []
+    scheduler = command.scheduler or str(options.get("scheduler", "fifo"))
+    trials = command.trials or int(options.get("trials", TRIALS_AT_MOST))
+    algorithm = command.algorithm
+    if where is not None:
+        if algorithm is None:
+            few = where.points is not None and where.points <= trials and scheduler not in POPULATION
+            algorithm = "grid" if few else "random"
+        mistakes += _together(where, scheduler, algorithm, trials, command.trials is not None)
+    if mistakes or where is None:
+        raise TroupeError(mistakes, WORDS)
+    first, wrong = next(_possible(kind, family, where, random.Random(command.seed)), (None, []))
+    if first is None:
+        raise TroupeError(["no point of the space is possible:", *wrong], WORDS)
+    if where.points is not None and algorithm != "optuna" and scheduler not in POPULATION:
+        trials = where.points if algorithm == "grid" else min(trials, where.points)
+    config = first.model_copy(update=checks.resolve(first, own_machine=not command.address))
+    _check_room(config, command)
+    told = {
+        "family": family, "metric": metric, "mode": command.mode or _mode(kind, metric), "scheduler": scheduler,
+        "algorithm": algorithm, "seed": command.seed, "points": trials, "seeds": list(where.seeds),
+        "space": {name: str(domain) for name, domain in where.domains.items()}, "source": where.source,
+        "fixed": plain(dict(where.fixed)), "families": [str(path) for path in command.families], "seconds": 0.0,
+        "max_concurrent": command.max_concurrent, "trials_per_gpu": command.trials_per_gpu,
+        "keep_best": command.keep_best,
+    }  # fmt: skip
+    if command.name is not None and (command.runs_dir / command.name).exists():
+        raise TroupeError(
+            f"--name {command.name}: in use; go on with `troupe search --resume {command.name}`, or take another name",
+            CONFLICT,
+        )
+    return Prepared(kind, where, told, config, None, _notes(kind, where, told, words, command))
+
+
+def _prepare_again(command: SearchCommand) -> Prepared:
+    """A search that goes on as it was begun."""
+    mistakes = [f"{word}: --resume goes on with a search as it is; leave it out" for word in (command.settings or {})]
+    for option in ("name", "space", "metric", "mode", "scheduler", "algorithm", "trials"):
+        if getattr(command, option) is not None:
+            mistakes.append(f"--{option}: --resume goes on with a search as it is; leave it out")
+    try:
+        found = leaderboard.find(command.runs_dir, str(command.resume))
+    except TroupeError as error:
+        if error.code != WORDS:
+            raise
+        raise TroupeError([*mistakes, *(f"--resume {line}" for line in error.mistakes)], WORDS) from None
+    told = found.told
+    if command.family is not None and command.family != told["family"]:
+        mistakes.append(f"{command.family}: {found.name} searches {told['family']}")
+    if mistakes:
+        raise TroupeError(mistakes, WORDS)
+    families = command.families or tuple(map(Path, told["families"]))
+    kind = registry.config_class(told["family"], families)
+    seeds = {"seed": ",".join(map(str, told["seeds"]))} if told["seeds"] else {}
+    where, wrong = space.read(kind, told["family"], {**told["fixed"], **told["space"], **seeds}, {}, "")
+    if where is None:
+        raise TroupeError(wrong, CONFLICT)
+    first, wrong = next(_possible(kind, told["family"], where, random.Random(told["seed"])), (None, []))
+    if first is None:
+        raise TroupeError(wrong, CONFLICT)
+    config = first.model_copy(update=checks.resolve(first, own_machine=not command.address))
+    _check_room(config, command)
+    changes = {"max_concurrent": command.max_concurrent, "keep_best": command.keep_best}
+    told.update({key: value for key, value in changes.items() if value is not None})
+    left = [trial for trial in found.trials if trial.state in OPEN]
+    note = f"{found.name}: going on with {len(left)} of {len(found.trials)} trials"
+    return Prepared(kind, where, told, config, found, [note])
+
+
+def _check_room(config: Config, command: SearchCommand) -> None:
+    """Raises TroupeError (exit code 3) for what this machine or the folder lacks."""
+    lacking = [] if command.address else checks.room(config, False)
+    if mistake := checks.writable(command.runs_dir):
+        lacking.append(f"--runs-dir {mistake}")
+    if command.trials_per_gpu > 1 and config.device != "cuda":
+        lacking.append(f"--trials-per-gpu {command.trials_per_gpu}: device={config.device} has no GPU; leave it out")
+    if lacking:
+        raise TroupeError(lacking, SURROUNDINGS)
+
+
+def _metric(kind: type[Config], family: str, said: str | None) -> tuple[str, str | None]:
+    """The metric to compare trials by, and what is wrong with it."""
+    known = [f"eval_{name}" for name in kind.metrics]
+    if said is None:
+        if not known:
+            return "", f"{family} evaluates nothing that trials could be compared by; say --metric, as --metric loss"
+        return known[0], None
+    if said in known or (not said.startswith("eval_") and f"eval_{said}" not in known):
+        return said, None  # a metric of training is known when the first row is written
+    if f"eval_{said}" in known:
+        return f"eval_{said}", None
+    return (
+        said,
+        f"--metric {said}: names no metric of {family}{did_you_mean(said, known) or '; there are ' + ', '.join(known)}",
+    )
+
+
+def _mode(kind: type[Config], metric: str) -> str:
+    return kind.metrics.get(metric.removeprefix("eval_"), "max" if "accuracy" in metric else "min")
+
+
+def _together(where: space.Space, scheduler: str, algorithm: str, trials: int, asked: bool) -> list[str]:
+    """What is wrong with options beside one another."""
+    mistakes = []
+    ranges = [name for name, domain in where.domains.items() if isinstance(domain, space.Range)]
+    choices = [name for name in where.domains if name not in ranges]
+    if algorithm == "grid" and ranges:
+        mistakes.append(
+            f"--algorithm grid: {ranges[0]} is a range, which has no grid; name values, as {ranges[0]}=a,b,c"
+        )
+    elif algorithm == "grid" and asked and where.points is not None and trials < where.points:
+        mistakes.append(f"--trials {trials}: the grid has {where.points} points; leave one of both out")
+    if scheduler in POPULATION:
+        if where.seeds:
+            mistakes.append(
+                f"--scheduler {scheduler}: its trials change places, so that seeds say nothing; give one seed"
+            )
+        if algorithm != "random":
+            mistakes.append(f"--scheduler {scheduler}: thinks of its points itself; leave --algorithm {algorithm} out")
+        if scheduler == "pb2" and choices:
+            mistakes.append(f"--scheduler pb2: moves ranges only; {choices[0]} has choices")
+    return mistakes
+
+
+def _possible(
+    kind: type[Config], family: str, where: space.Space, chance: random.Random
+) -> Iterator[tuple[Config | None, list[str]]]:
+    """The config of a point that is possible; or what is wrong with the first one."""
+    wrong: list[str] = []
+    for _ in range(TRIES):
+        config, mistakes = kind.from_words({**where.fixed, **where.draw(chance)}, family)
+        if config is not None:
+            yield config, []
+            return
+        wrong = wrong or mistakes
+    yield None, wrong
+
+
+def _notes(
+    kind: type[Config], where: space.Space, told: Mapping[str, Any], words: Mapping[str, Any], command: SearchCommand
+) -> list[str]:
+    """What a person should know before it starts."""
+    searched = ", ".join(f"{name}={domain}" for name, domain in where.domains.items())
+    of_file = [name for name in where.domains if name not in words]
+    notes = [
+        f"searching {searched}" + (f" ({', '.join(of_file)} by {where.source})" if of_file and where.source else "")
+    ]
+    why = "" if command.metric else f", the first metric of {told['family']}"
+    part = where.fixed.get("evaluate_on")
+    on = " on a tenth of the training part that is held out (evaluate_on=validation)" if part == "validation" else ""
+    notes.append(f"comparing by {told['metric']} ({told['mode']}){why}{on}")
+    return notes

@@ -1,0 +1,266 @@
+"""A search from its command to its result: what is tried, how much at once, and what came of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster import checks, proposals
+from cluster.checks import needs
+from cluster.leaderboard import FAILED, FINISHED, OPEN, WAITING, Search
+from cluster.prepare import TrainCommand
+from cluster.prepare_search import Prepared, SearchCommand, prepare
+from cluster.show import Progress, Silence, duration, table
+from trainers.engine import checkpoint
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError
+from trainers.engine.errors import FAILED as RUN_FAILED
+from trainers.engine.paths import DATA_DIR, expanded
+from trainers.engine.runfolder import TRIALS, RunFolder
+from trainers.engine.settings import show_value
+from trainers.run import open_for
+
+
+def search(
+    family: str | None = None, *, name: str | None = None, resume: str | None = None, retry_failed: bool = False,
+    space: str | None = None, trials: int | None = None, metric: str | None = None, mode: str | None = None,
+    scheduler: str | None = None, algorithm: str | None = None, search_seed: int = 0, max_concurrent: int | None = None,
+    trials_per_gpu: int = 1, time_budget: float | None = None, disk_budget: float | None = None,
+    keep_best: int | None = None, final: bool = False, address: str | None = None, config: str | Path | None = None,
+    runs_dir: str | Path = "runs", data_dir: str | Path = DATA_DIR, families: Sequence[str | Path] = (),
+    progress: bool = False, **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Search a family's settings; each is a value, or words as in `troupe search FAMILY key=a,b,c key=lo..hi`.
+
+    `time_budget` is in seconds, `disk_budget` in bytes. Returns the result: name, folder, metric, mode, the trials with
+    their settings and values (the best first), and the best one. Raises TroupeError with the exit code (`.code`) and
+    all mistakes (`.mistakes`): 1 where every trial failed, 130 where the search was stopped.
+    """
+    command = SearchCommand(
+        family, settings, name, resume, retry_failed, space, trials, metric, mode, scheduler, algorithm, search_seed,
+        max_concurrent, trials_per_gpu, time_budget, disk_budget, keep_best, final, address,
+        Path(config) if config else None, Path(runs_dir), expanded(data_dir),
+        tuple(expanded(path).resolve() for path in families),
+    )  # fmt: skip
+    return carry_out(command, Progress() if progress else Progress(stream=Silence()))  # type: ignore[arg-type]
+
+
+def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
+    """Carry out a `search` command. Returns its result, with paths that can be opened from here.
+
+    Raises TroupeError: exit code 1 where every trial failed, Stopped (130) where it was stopped.
+    """
+    from cluster import driver
+    from cluster.launch import alone
+
+    prepared = prepare(command)
+    for note in prepared.notes:
+        progress.say(note)
+    found = prepared.found or _new_folder(command, prepared)
+    with alone(), found.lock():
+        if prepared.found is not None:
+            for trial in found.trials:
+                if trial.state == FAILED and command.retry_failed:
+                    trial.state, trial.reason = WAITING, ""
+                    trial.value = trial.best = None
+        try:
+            ended = driver.drive(found, prepared, command, progress)
+        except BaseException:
+            if prepared.found is None and not any((found.path / TRIALS).iterdir()):
+                shutil.rmtree(found.path, ignore_errors=True)  # it never began: the name is free again
+            raise
+    failed = [trial for trial in found.trials if trial.state == FAILED]
+    resume = f"go on with `troupe search --resume {found.name}`"
+    if ended.full:
+        raise TroupeError(f"{found.name}: {ended.full}; free some space, then {resume}", SURROUNDINGS)
+    if ended.asked.is_set():
+        raise Stopped(f"{found.name}: stopped and saved; {resume}")
+    if found.trials and len(failed) == len(found.trials):
+        raise TroupeError(f"{found.name}: all {len(failed)} trials failed; the first: {failed[0].reason}", RUN_FAILED)
+    if ended.over:
+        progress.say(f"{found.name}: {ended.over}; {resume}")
+    if command.final and found.ranked():
+        _final(found, prepared, command, progress)
+    return result_of(found)
+
+
+def result_of(found: Search) -> dict[str, Any]:
+    """What a search came to: its points, the best first, and the trials of each."""
+    points = []
+    for group, mean, spread in found.points():
+        trials = [
+            {"name": f"{found.name}/{trial.name}", "state": trial.state, "value": trial.value, "step": trial.step,
+             "steps": trial.steps, "best": trial.best, "seconds": round(trial.seconds, 1), "settings": trial.settings,
+             "reason": trial.reason, "clones": trial.clones}
+            for trial in group
+        ]  # fmt: skip
+        settings = {name: value for name, value in group[0].settings.items() if name != "seed"}
+        points.append({"settings": settings, "mean": mean, "spread": spread, "trials": trials})
+    return {
+        "name": found.name, "family": found.told["family"], "folder": str(found.path), "metric": found.told["metric"],
+        "mode": found.told["mode"], "seconds": found.told["seconds"], "points": points,
+        "failed": sum(trial.state == FAILED for trial in found.trials), "final": found.told.get("final"),
+    }  # fmt: skip
+
+
+def text(result: Mapping[str, Any], most: int = 10) -> str:
+    """The best points of a result, for people."""
+    rows = []
+    for point in result["points"][:most]:
+        first = point["trials"][0]
+        row = {"trial": first["name"] + (f" +{len(point['trials']) - 1}" if len(point["trials"]) > 1 else "")}
+        row[result["metric"]] = "-" if point["mean"] is None else f"{point['mean']:.4g}"
+        if any(other["spread"] is not None for other in result["points"]):
+            row["+-"] = "" if point["spread"] is None else f"{point['spread']:.2g}"
+        row["step"] = f"{first['step']}/{first['steps']}"
+        row |= {name: show_value(value) for name, value in point["settings"].items()}
+        rows.append({**row, "": "" if first["state"] == FINISHED else first["state"]})
+    lines = [f"{result['name']}: {len(result['points'])} points in {duration(result['seconds'])}, the best first", ""]
+    lines.append(table(rows))
+    if len(result["points"]) > most:
+        lines.append(f"{len(result['points']) - most} more in leaderboard.csv")
+    if result["failed"]:
+        reasons = {trial["reason"]: trial["name"] for point in result["points"] for trial in point["trials"]
+                   if trial["state"] == FAILED}  # fmt: skip
+        lines += ["", f"{result['failed']} failed:", *(f"  {name}: {reason}" for reason, name in reasons.items())]
+    if result["final"]:
+        told = ", ".join(f"{name} {value:.4g}" for name, value in result["final"]["metrics"].items())
+        lines += ["", f"{result['final']['run']}: on the test part {told}"]
+    where = os.path.relpath(result["folder"])
+    return "\n".join([*lines, "", f"  folder          {result['folder'] if where.startswith('..') else where}"])
+
+
+def text_of_dry_run(expected: Mapping[str, Any]) -> list[str]:
+    """What a search would do, for people."""
+    trials = expected["trials"]
+    shown = [" ".join(f"{name}={show_value(value)}" for name, value in trial.items()) for trial in trials]
+    lines = [*expected["lines"], ""]
+    lines += [f"{place:04d}  {line}" for place, line in enumerate(shown, 1)]
+    fixed = " ".join(f"{name}={show_value(value)}" for name, value in expected["fixed"].items())
+    return [*lines, *([] if shown else ["optuna thinks of each trial when those before have ended"]), f"all: {fixed}"]
+
+
+def _new_folder(command: SearchCommand, prepared: Prepared) -> Search:
+    """The folder of a new search, with all trials that are known before it starts."""
+    told, runs = prepared.told, command.runs_dir
+    number = 0
+    while True:
+        number += 1
+        path = runs / (command.name or f"{told['family']}-search-{number}")
+        try:
+            path.mkdir(parents=True)
+            break
+        except FileExistsError:
+            if command.name:
+                raise TroupeError(f"--name {command.name}: in use; take another name", CONFLICT) from None
+        except OSError as error:
+            raise TroupeError(checkpoint.disk_mistake(runs, error), SURROUNDINGS) from None
+    found = Search(path.resolve(), told)
+    with checkpoint.writing(path):
+        (path / TRIALS).mkdir()
+    if told["algorithm"] != "optuna":
+        for point in proposals.listed(prepared.space, told["algorithm"], told["points"], told["seed"]):
+            proposals.add(found, prepared.space, point)
+    found.write(lasting=True)
+    return found
+
+
+def _final(found: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> None:
+    """Train the best point anew on the whole training part, and tell how it does on the test part, once."""
+    from cluster.launch import launch
+
+    best = next(group for group, mean, _ in found.points() if mean is not None)[0]
+    settings = {**found.told["fixed"], **best.settings, "evaluate_on": "test"}
+    name = f"{found.name}-final"
+    progress.say(
+        f"{name}: training {found.name}/{best.name} anew on the whole training part, evaluated on the test part"
+    )
+    resumes = (command.runs_dir / name / "settings.json").exists()
+    result = launch(
+        TrainCommand(
+            None if resumes else found.told["family"], None if resumes else settings, None if resumes else name,
+            name if resumes else None, address=command.address, runs_dir=command.runs_dir, data_dir=command.data_dir,
+            families=command.families or tuple(map(Path, found.told["families"])),
+        ),
+        progress,
+    )  # fmt: skip
+    metrics = {key: value for key, value in result["metrics"].items() if key.startswith("eval_")}
+    found.told["final"] = {"run": name, "of": f"{found.name}/{best.name}", "metrics": metrics}
+    found.write(lasting=True)
+
+
+def dry_run(command: SearchCommand) -> dict[str, Any]:
+    """The trials of a search, how many run at once and why, and what one is expected to take; nothing is kept."""
+    from cluster import driver
+
+    prepared = prepare(command)
+    told, found = prepared.told, prepared.found
+    if found is None:
+        found = Search(command.runs_dir / (command.name or f"{told['family']}-search"), told)
+        if told["algorithm"] != "optuna":
+            for point in proposals.listed(prepared.space, told["algorithm"], told["points"], told["seed"]):
+                proposals.add(found, prepared.space, point)
+    config = prepared.config
+    each = needs(config.model_dump())
+    if "GPU" in each:
+        each["GPU"] = 1 / told["trials_per_gpu"]
+    lines = list(prepared.notes)
+    left = [trial for trial in found.trials if trial.state in OPEN]
+    count = len(left) or told["points"] * max(1, len(told["seeds"]))
+    if command.address is None:
+        room = driver.rooms(each, config.workers, [{"CPU": checks.cores(), "GPU": checks.gpus()}])
+        at_once = max(1, min(room, count, told["max_concurrent"] or room))
+        lines.append(driver.about(found, at_once, each, config.workers, room))
+    else:
+        at_once = 1
+        lines.append(f"how many trials run at once depends on the cluster at {command.address}; each takes {each}")
+    first = left[0].settings if left else {}
+    seconds, steps, measured = _expected(prepared, {**told["fixed"], **first}, command)
+    lines.append(
+        f"a trial makes {steps} steps; by {measured} steps made just now, about {duration(seconds)} each without "
+        f"evaluations, {duration(seconds * count / at_once)} for all of them"
+        + (" at most" if told["scheduler"] == "asha" else "")
+    )
+    return {
+        **told, "name": found.name, "at_once": at_once, "trials": [trial.settings for trial in left], "lines": lines,
+        "seconds_of_a_trial": round(seconds, 1), "steps_of_a_trial": steps,
+    }  # fmt: skip
+
+
+def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchCommand) -> tuple[float, int, int]:
+    """Seconds that a trial takes, its steps, and how many were made to know that: the first trial's, in a process."""
+    import subprocess
+    import sys
+    import tempfile
+
+    from cluster.environment import worker_environment
+
+    config, mistakes = prepared.kind.from_words(words, prepared.told["family"])
+    if config is None:
+        raise TroupeError(mistakes, WORDS)
+    facts = open_for(config, command.data_dir, command.families).facts
+    if mistakes := config.misfit(facts):
+        raise TroupeError(mistakes, WORDS)
+    steps = config.resolved(facts).steps
+    few = max(1, min(4, steps))
+    with tempfile.TemporaryDirectory() as folder:
+        said = {**words, "steps": few, "evaluate_every": 0, "log_every": 1, "sample_every": 10**6, "target": "none"}
+        said.pop("epochs", None)
+        if said.get("schedule") == "plateau":
+            said["schedule"] = "constant"
+        call = ["train", prepared.told["family"], *(f"{name}={show_value(value)}" for name, value in said.items())]
+        call += ["--runs-dir", folder, "--data-dir", str(command.data_dir), "--name", "probe", "--json"]
+        for path in command.families:
+            call += ["--families", str(path)]
+        done = subprocess.run([sys.executable, "-m", "cluster.cli", *call], capture_output=True, text=True,
+                              env={**os.environ, **worker_environment()})  # fmt: skip
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no reason was told"]
+            raise TroupeError(f"the first trial cannot be trained: {lines[-1].removeprefix('troupe: ')}", RUN_FAILED)
+        rows = RunFolder(Path(folder) / "probe").read_metrics()[0]
+    times = [0.0, *(float(row["seconds"]) for row in rows if "samples_per_second" in row)]
+    later = [after - before for before, after in itertools.pairwise(times[1:])] or [times[-1]]
+    return sum(later) / len(later) * steps, steps, few

@@ -1,0 +1,232 @@
+"""A trial of a search: a run as any other, carried out for Ray Tune, in its actor or by workers in its placement group.
+
+Tune asks for one report after another (`step`); between two of them the run is held, so that a trial that is stopped or
+cloned stands where its last report was made. What Tune keeps as a checkpoint is the name of one in the run's folder.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import queue
+import shutil
+import threading
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.util import get_current_placement_group
+
+from cluster.group import ActorGroup, Lost, supervise
+from cluster.show import Progress, Silence
+from cluster.worker import write_to
+from trainers.engine import checkpoint
+from trainers.engine.control import Control
+from trainers.engine.errors import FAILED, Stopped, TroupeError, of_worker
+from trainers.engine.runfolder import TRIALS, RunFolder, begun
+from trainers.run import Plan, run
+
+SHARED = "search"  # the entry of a trial's configuration that is the same for all: no setting has this name
+
+
+class Trial(tune.Trainable):
+    """One actor, for one trial after another. `config` holds what is searched, and SHARED.
+
+    A trial ends with a report that holds `ended`: finished, stopped or failed, and why. An error that is no
+    TroupeError ends the actor with it, before the next trial: nobody knows what it left behind.
+    """
+
+    shared: Mapping[str, Any]
+    folder: RunFolder
+    thread: threading.Thread | None
+    reports: queue.Queue[dict[str, Any]]
+    last: dict[str, Any]  # all that was reported of the trial
+    told: dict[str, Any] | None  # the newest row with the metric that was not handed over
+    mistake: TroupeError | None
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.group: KeptGroup | None = None
+        self.sick = False
+        gc.collect()
+        gc.freeze()  # what was imported stays: looking through it after each trial would take longer than a short one
+        self._take(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._finish()
+        if self.sick:
+            os._exit(1)  # Tune takes another actor for the next trial
+        self._take(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next report: a row with the metric and its `step`, or how the trial ended."""
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._run, daemon=True)
+            self.thread.start()
+        else:
+            self.going_on.set()
+        report = self.reports.get()
+        if "ended" in report:
+            self.thread.join()
+        self.last = {**self.last, **report}
+        return {**self.last, "done": "ended" in report}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        newest = checkpoint.newest_whole(self.folder.checkpoints)
+        return {"trial": self.folder.path.name, "checkpoint": newest.name if newest else None}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Go on from another trial's checkpoint; its own newest one needs no telling."""
+        if checkpoint and checkpoint["trial"] != self.folder.path.name:
+            donor = RunFolder(self.folder.path.with_name(checkpoint["trial"]))
+            varied = {name: value for name, value in self.config.items() if name != SHARED}
+            try:
+                take_over(self.folder, donor, checkpoint["checkpoint"], varied)
+            except TroupeError as error:
+                self.mistake = error
+
+    def cleanup(self) -> None:
+        self._finish()
+        if self.group is not None:
+            self.group.kill()
+
+    def _take(self, config: Mapping[str, Any]) -> None:
+        """The next trial; its run starts when a report is asked for."""
+        self.shared = config[SHARED]
+        self.folder = RunFolder(Path(self.shared["folder"], TRIALS, self.trial_name))
+        self.reports = queue.Queue()
+        self.going_on = threading.Event()
+        self.thread = None
+        self.stopping = False
+        self.control: Control | None = None
+        self.last = {"step": 0}
+        self.told = None
+        self.mistake = None
+
+    def _finish(self) -> None:
+        """Let a run that is under way save, and end."""
+        if self.thread is not None and self.thread.is_alive():
+            self.stopping = True
+            if self.control is not None:
+                self.control.stop_requested = True
+            self.going_on.set()
+            self.thread.join()
+
+    def _run(self) -> None:
+        """The whole run, in a thread; its last report tells how it ended."""
+        try:
+            if self.mistake is not None:
+                raise self.mistake
+            plan = Plan.of(self.folder, Path(self.shared["data_dir"]), tuple(map(Path, self.shared["families"])))
+            result = self._here(plan) if int(plan.settings["workers"]) == 1 else self._beside(plan)
+            ended: dict[str, Any] = {"ended": "finished", "step": result["steps"], "result": result}
+            if self.shared["metric"] in result["metrics"]:
+                ended[self.shared["metric"]] = result["metrics"][self.shared["metric"]]
+        except Stopped:
+            ended = {"ended": "stopped"}
+        except TroupeError as error:
+            ended = {"ended": "failed", "reason": error.mistakes[0]}
+        except Exception as error:
+            self.sick = True
+            ended = {"ended": "failed", "reason": of_worker(0, error, self.folder.log(0)).mistakes[0]}
+        self.reports.put(ended)
+
+    def _here(self, plan: Plan) -> dict[str, Any]:
+        """The run in this process."""
+        from trainers.engine.world import World
+
+        self.folder.make_parts()
+        log = self.folder.log(0)
+        write_to(log)
+        print(begun(0, 1), flush=True)
+        self.control = Control(report=self._report, at_rest=self._rest)
+        self.control.stop_requested = self.stopping
+        try:
+            return run(plan, World(), self.control)
+        except Exception:
+            traceback.print_exc()
+            raise
+
+    def _beside(self, plan: Plan) -> dict[str, Any]:
+        """The run by workers in the other bundles of the trial's placement group, which stay for the next trial."""
+        self.folder.make_parts()
+        settings = plan.config()
+
+        def start() -> KeptGroup:
+            if self.group is not None and self.group.alive:
+                self.group.begin(plan, self.shared["metric"])
+            else:
+                self.group = KeptGroup(
+                    plan, self.shared["runtime_env"], self.shared["metric"], get_current_placement_group()
+                )
+            return self.group
+
+        return supervise(
+            start, settings.max_restarts, settings.hang_after, lambda: self.stopping, Progress(stream=Silence()),  # type: ignore[arg-type]
+            self._report, self._rest,
+        )  # fmt: skip
+
+    def _report(self, step: int, row: Mapping[str, float]) -> None:
+        if self.shared["metric"] in row:
+            self.told = {"step": step, **row}
+
+    def _rest(self, step: int) -> None:
+        """A step is written down: hand over its row, and wait for Tune to ask for the next one."""
+        if self.told is not None and not self.stopping:
+            self.going_on.clear()
+            report, self.told = self.told, None
+            self.reports.put(report)
+            self.going_on.wait()
+
+
+class KeptGroup(ActorGroup):
+    """Workers that carry out one run after another, as long as none of them was lost."""
+
+    alive = True
+
+    def end(self) -> None:
+        if len(self.ended) < self.size or any(isinstance(outcome, Lost) for outcome in self.ended.values()):
+            self.kill()
+
+    def kill(self) -> None:
+        self.alive = False
+        super().end()
+
+
+def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: Mapping[str, Any]) -> None:
+    """Let a trial go on from another one's checkpoint with settings of its own.
+
+    Where the checkpoint wanted has been removed meanwhile, the donor's newest whole one is taken. Raises TroupeError
+    where it has none: a clone never begins at step 0.
+    """
+    with folder.lock(patience=10), checkpoint.writing(folder.path):
+        copy = _copied(folder, donor, wanted)
+        told = folder.read_settings()
+        before = told["settings"]
+        mine = [path for path in checkpoint.all_in(folder.checkpoints) if path != copy]
+        clone = {
+            "from": donor.path.name, "step": checkpoint.place_of(copy.name)[0],
+            "left": max((checkpoint.place_of(path.name)[0] for path in mine), default=0),
+            "changed": {name: [before[name], value] for name, value in varied.items() if before[name] != value},
+        }  # fmt: skip
+        folder.write_settings({**told, "settings": {**before, **varied}, "clones": [*told.get("clones", ()), clone]})
+        for old in mine:
+            shutil.rmtree(old)
+        folder.result.unlink(missing_ok=True)
+
+
+def _copied(folder: RunFolder, donor: RunFolder, wanted: str | None) -> Path:
+    """A whole copy of a donor's checkpoint, which goes on meanwhile and may remove what is being copied."""
+    for _ in range(3):
+        named = donor.checkpoints / wanted if wanted else None
+        source = named if named is not None and named.is_dir() else checkpoint.newest_whole(donor.checkpoints)
+        if source is None:
+            break
+        copy = checkpoint.clone(source, folder.checkpoints)
+        if checkpoint.damage_of(copy) is None:
+            return copy
+        shutil.rmtree(copy, ignore_errors=True)
+        wanted = None
+    raise TroupeError(f"{folder.name}: {donor.name} has no whole checkpoint to go on from", FAILED)

@@ -1,0 +1,249 @@
+"""Ray Tune, as a search uses it: it starts and stops trials; what they are and how they went, the search itself keeps.
+
+Tune's own snapshots, loggers and tables are off: a search goes on from search.json and the trials' folders.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.environment import environment
+from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, PRUNED, RUNNING, Search, TrialRecord
+from cluster.space import Choice, Range, Space
+
+REDUCTION = 3  # asha: one of so many goes on at each of its steps (Li et al. 2020, section 3)
+RUNGS = 2  # at which trials are compared before their end
+POPULATION_MOVES = 10  # pbt: times in a run that a trial may be cloned
+VARIABLES = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # they keep every trial's configuration for ever
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000000",
+    "TUNE_WARN_THRESHOLD_S": "100",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+}
+
+
+@dataclass
+class Job:
+    """What Tune needs to carry out a search."""
+
+    search: Search
+    space: Space
+    next_trial: Callable[[], TrialRecord | None]  # whose folder is made
+    changed: Callable[[TrialRecord, bool], None]  # a trial has news; whether it has ended
+    tick: Callable[[], None]  # now and then
+    stop_requested: Callable[[], bool]
+    shared: Mapping[str, Any]  # see cluster.trial
+    bundles: list[dict[str, float]]
+    at_once: int
+    steps: int  # of the longest trial
+    every: int  # steps between reports
+    max_restarts: int
+
+
+class Unwritten:
+    """What Tune is given but need not write into its snapshots, from which nobody goes on."""
+
+    def __reduce__(self) -> Any:
+        return dict, ()
+
+    def save(self, path: str) -> None:
+        pass
+
+
+def carry_out(job: Job) -> None:
+    """Run all trials that the job thinks of, until there are no more or a stop is asked for."""
+    pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(job.at_once + 1)}  # else a searcher's trials wait for one another
+    with environment({**VARIABLES, **pending}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from ray import tune
+        from ray.tune.search import Searcher
+
+        from cluster.trial import SHARED, Trial
+
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        search = job.search
+        of_id: dict[str, TrialRecord] = {}
+        cloned: set[str] = set()
+
+        class Proposals(Unwritten, Searcher):
+            """Gives Tune the search's trials, one by one."""
+
+            def suggest(self, trial_id: str) -> Any:
+                record = None if job.stop_requested() else job.next_trial()
+                if record is None:
+                    return Searcher.FINISHED
+                of_id[trial_id] = record
+                return {**record.settings, SHARED: dict(job.shared)}
+
+            def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+                pass  # the watcher below is told more
+
+        class Watcher(Unwritten, tune.Callback):
+            """Keeps the record of each trial right."""
+
+            def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+                record = of_id[trial.trial_id]
+                record.state = RUNNING
+                settings = {name: value for name, value in trial.config.items() if name != SHARED}
+                if settings != record.settings:
+                    record.settings = settings
+                    cloned.add(record.name)  # its folder will tell from whom, when it has gone on
+                job.changed(record, False)
+
+            def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+                record = of_id[trial.trial_id]
+                note(search, record, result)
+                if record.name in cloned:
+                    cloned.remove(record.name)
+                    record.clones = list(search.folder(record).read_settings().get("clones", ()))
+                job.changed(record, False)
+
+            def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+                record, last = of_id[trial.trial_id], trial.last_result or {}
+                ended = last.get("ended")
+                record.state = {"finished": FINISHED, "failed": FAILED, "stopped": INTERRUPTED}.get(str(ended), PRUNED)
+                record.reason = str(last.get("reason", ""))
+                job.changed(record, True)
+
+            def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+                record = of_id[trial.trial_id]
+                record.state, record.reason = FAILED, "its process died (killed, or out of memory)"
+                job.changed(record, True)
+
+            def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+                job.tick()
+
+        class Stop(Unwritten, tune.Stopper):
+            """Ends all trials when a stop is asked for."""
+
+            def __call__(self, trial_id: str, result: Any) -> bool:
+                return False
+
+            def stop_all(self) -> bool:
+                return job.stop_requested()
+
+        storage = search.path / ".tune"
+        scheduler = _scheduler(job, of_id)
+        try:
+            tune.run(
+                Trial, name="tune", storage_path=str(storage),
+                resources_per_trial=tune.PlacementGroupFactory(job.bundles),
+                metric=None if scheduler is not None else search.told["metric"],
+                mode=None if scheduler is not None else search.told["mode"],
+                search_alg=Proposals(), scheduler=scheduler, num_samples=1 << 30, max_concurrent_trials=job.at_once,
+                reuse_actors=True, stop=Stop(), callbacks=[Watcher()], verbose=0, max_failures=job.max_restarts,
+                raise_on_failed_trial=False,
+                trial_name_creator=lambda trial: of_id[trial.trial_id].name,
+                trial_dirname_creator=lambda trial: of_id[trial.trial_id].name,
+            )  # fmt: skip
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+        for record in of_id.values():
+            if record.state == RUNNING:
+                record.state = INTERRUPTED
+                job.changed(record, True)
+
+
+def note(search: Search, record: TrialRecord, row: Mapping[str, Any]) -> None:
+    """What a report says of a trial."""
+    metric = search.told["metric"]
+    record.step = int(row.get("step", record.step))
+    if metric in row and row[metric] is not None:
+        record.value = float(row[metric])
+        if not math.isnan(record.value) and search.better(record.value, record.best):
+            record.best, record.best_step = record.value, record.step
+    if "result" in row:
+        record.worry = row["result"].get("worry") or ""
+
+
+def _scheduler(job: Job, of_id: Mapping[str, TrialRecord]) -> Any:
+    """Tune's scheduler; None for first in, first out."""
+    search, told = job.search, job.search.told
+    asked: dict[str, Any] = {"time_attr": "step", "metric": told["metric"], "mode": told["mode"]}
+    match told["scheduler"]:
+        case "asha":
+            from ray.tune.schedulers import AsyncHyperBandScheduler
+
+            class Remembering(Unwritten, AsyncHyperBandScheduler):
+                """Compares trials with all that were, those of before a resume too."""
+
+                def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+                    super().on_trial_add(tune_controller, trial)
+                    record = trial if isinstance(trial, Ended) else of_id[trial.trial_id]
+                    for row in search.folder(record).read_metrics()[0]:
+                        if told["metric"] in row:
+                            super().on_trial_result(tune_controller, trial, row)
+
+            asha = Remembering(
+                **asked, max_t=job.steps, grace_period=grace(job.steps, job.every), reduction_factor=REDUCTION,
+                stop_last_trials=False,
+            )  # fmt: skip
+            for record in search.trials:
+                if record.state in (FINISHED, PRUNED):
+                    asha.on_trial_add(None, Ended(record.number, {}))
+            return asha
+        case "pbt":
+            from ray.tune.schedulers import PopulationBasedTraining
+
+            chance = random.Random(told["seed"])
+            return PopulationBasedTraining(
+                **asked, perturbation_interval=interval(job.steps, job.every), log_config=False,
+                hyperparam_mutations={name: _drawn(domain, chance) for name, domain in job.space.domains.items()},
+                resample_probability=0.0, perturbation_factors=(1.0, 1.0),
+                custom_explore_fn=lambda config: {**config, **job.space.moved(config, chance)},
+            )  # fmt: skip
+        case "pb2":
+            from ray.tune.schedulers.pb2 import PB2
+
+            bounds: dict[str, Any] = {name: [domain.low, domain.high] for name, domain in job.space.domains.items()
+                      if isinstance(domain, Range)}  # fmt: skip
+            return PB2(
+                **asked, perturbation_interval=interval(job.steps, job.every), log_config=False,
+                hyperparam_bounds=bounds, custom_explore_fn=lambda config: {**config, **_rounded(job.space, config)},
+            )  # fmt: skip
+    return None
+
+
+class Ended(TrialRecord):
+    """A trial of before, as a scheduler knows one."""
+
+    stub = False
+
+    @property
+    def trial_id(self) -> str:
+        return f"ended-{self.name}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+def grace(steps: int, every: int) -> int:
+    """asha: steps that every trial gets."""
+    return max(every, -(-steps // int(REDUCTION**RUNGS)))
+
+
+def interval(steps: int, every: int) -> int:
+    """pbt: steps between two looks at who is behind."""
+    return max(every, math.ceil(steps / POPULATION_MOVES / every) * every)
+
+
+def _drawn(domain: Choice | Range, chance: random.Random) -> Any:
+    """A domain as Tune wants it; what it draws from it is drawn anew by us."""
+    return list(domain.values) if isinstance(domain, Choice) else lambda: domain.draw(chance)
+
+
+def _rounded(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that PB2 thought of, as they can be said."""
+    return {name: domain.within(config[name]) for name, domain in space.domains.items() if isinstance(domain, Range)}
