@@ -47,6 +47,7 @@ class Driver:
         self.asked = threading.Event()
         self.over = ""  # why no more is begun, where that is no mistake
         self.full = ""  # or where it is
+        self.told_trials = False
         self.looked = 0.0
         self.at_once = 1
 
@@ -92,7 +93,14 @@ class Driver:
             self._look_at_disk()
 
     def stop_requested(self) -> bool:
-        return self.asked.is_set() or bool(self.over or self.full)
+        """Also tells the trials, which would else hear of it after their next report only."""
+        stop = self.asked.is_set() or bool(self.over or self.full)
+        if stop and not self.told_trials:
+            self.told_trials = True
+            (self.search.path / STOP).touch()
+            if self.asked.is_set():
+                self.progress.say("stopping: saving first")
+        return stop
 
     # What it says
 
@@ -101,7 +109,10 @@ class Driver:
         trials = self.search.trials
         done = [trial for trial in trials if trial.state not in OPEN]
         whole = max(len(trials), self.search.told["points"] * max(1, len(self.search.told["seeds"])))
-        parts = [f"{len(done)}/{whole} trials", f"{sum(trial.state == RUNNING for trial in trials)} running"]
+        parts = [
+            f"{len(done)}/{whole} trials",
+            f"{min(self.at_once, sum(trial.state == RUNNING for trial in trials))} running",
+        ]
         ranked = self.search.ranked()
         if ranked:
             parts.append(f"best {self.search.told['metric']} {ranked[0].value:.4g} ({ranked[0].name})")
@@ -227,6 +238,7 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     """Carry out all trials that are left. Returns the driver, which knows how it ended."""
     config = prepared.config
     driver = Driver(search, prepared, command, progress)
+    (search.path / STOP).unlink(missing_ok=True)
     folders = [search.path, *command.families]
     each = needs(config.model_dump())
     if "GPU" in each:
@@ -257,6 +269,7 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
             )
         )  # fmt: skip
     progress.end()
+    (search.path / STOP).unlink(missing_ok=True)
     search.write(lasting=True)
     return driver
 

@@ -31,6 +31,9 @@ WAITING, RUNNING, FINISHED, PRUNED, FAILED, INTERRUPTED = (
 )  # fmt: skip
 OPEN = (WAITING, RUNNING, INTERRUPTED)  # states from which a trial goes on when the search does
 
+STOP = ".stop"  # a file in a search's folder: its trials save and end
+POPULATION = ("pbt", "pb2")  # schedulers whose trials all live at once, and take over from one another
+
 
 @dataclass
 class TrialRecord:

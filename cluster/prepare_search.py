@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import checks, leaderboard, space
-from cluster.leaderboard import OPEN, Search
+from cluster.leaderboard import OPEN, POPULATION, Search
 from cluster.prepare import read_config
 from trainers import registry
 from trainers.data import sources
@@ -23,7 +23,6 @@ TRIES = 100  # draws of a point before it is said that none is possible
 TRIALS_AT_MOST = 20  # points, where nobody says
 SCHEDULERS = ("fifo", "asha", "pbt", "pb2")
 ALGORITHMS = ("random", "grid", "optuna")
-POPULATION = ("pbt", "pb2")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def prepare(command: SearchCommand) -> Prepared:
         if algorithm is None:
             few = where.points is not None and where.points <= trials and scheduler not in POPULATION
             algorithm = "grid" if few else "random"
-        mistakes += _together(where, scheduler, algorithm, trials, command.trials is not None)
+        mistakes += _together(where, scheduler, algorithm, trials, command)
     if mistakes or where is None:
         raise TroupeError(mistakes, WORDS)
     first, wrong = next(_possible(kind, family, where, random.Random(command.seed)), (None, []))
@@ -211,7 +210,7 @@ def _mode(kind: type[Config], metric: str) -> str:
     return kind.metrics.get(metric.removeprefix("eval_"), "max" if "accuracy" in metric else "min")
 
 
-def _together(where: space.Space, scheduler: str, algorithm: str, trials: int, asked: bool) -> list[str]:
+def _together(where: space.Space, scheduler: str, algorithm: str, trials: int, command: SearchCommand) -> list[str]:
     """What is wrong with options beside one another."""
     mistakes = []
     ranges = [name for name, domain in where.domains.items() if isinstance(domain, space.Range)]
@@ -220,7 +219,7 @@ def _together(where: space.Space, scheduler: str, algorithm: str, trials: int, a
         mistakes.append(
             f"--algorithm grid: {ranges[0]} is a range, which has no grid; name values, as {ranges[0]}=a,b,c"
         )
-    elif algorithm == "grid" and asked and where.points is not None and trials < where.points:
+    elif algorithm == "grid" and command.trials is not None and where.points is not None and trials < where.points:
         mistakes.append(f"--trials {trials}: the grid has {where.points} points; leave one of both out")
     if scheduler in POPULATION:
         if where.seeds:
@@ -229,6 +228,8 @@ def _together(where: space.Space, scheduler: str, algorithm: str, trials: int, a
             )
         if algorithm != "random":
             mistakes.append(f"--scheduler {scheduler}: thinks of its points itself; leave --algorithm {algorithm} out")
+        if command.max_concurrent is not None:
+            mistakes.append(f"--max-concurrent: with --scheduler {scheduler} all trials live at once and take turns")
         if scheduler == "pb2" and choices:
             mistakes.append(f"--scheduler pb2: moves ranges only; {choices[0]} has choices")
     return mistakes

@@ -20,6 +20,7 @@ from ray import tune
 from ray.util import get_current_placement_group
 
 from cluster.group import ActorGroup, Lost, supervise
+from cluster.leaderboard import STOP
 from cluster.show import Progress, Silence
 from cluster.worker import write_to
 from trainers.engine import checkpoint
@@ -28,6 +29,7 @@ from trainers.engine.errors import FAILED, Stopped, TroupeError, of_worker
 from trainers.engine.runfolder import TRIALS, RunFolder, begun
 from trainers.run import Plan, run
 
+LOOK = 0.5  # seconds between looks for a stop of the whole search
 SHARED = "search"  # the entry of a trial's configuration that is the same for all: no setting has this name
 
 
@@ -67,11 +69,20 @@ class Trial(tune.Trainable):
             self.thread.start()
         else:
             self.going_on.set()
-        report = self.reports.get()
+        report = self._next_report()
         if "ended" in report:
             self.thread.join()
         self.last = {**self.last, **report}
         return {**self.last, "done": "ended" in report}
+
+    def _next_report(self) -> dict[str, Any]:
+        """Waits for it; a stop of the whole search does not wait for the next report, which may be long to come."""
+        while True:
+            try:
+                return self.reports.get(timeout=LOOK)
+            except queue.Empty:
+                if Path(self.shared["folder"], STOP).exists():
+                    self._ask_to_stop()
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         newest = checkpoint.newest_whole(self.folder.checkpoints)
@@ -108,11 +119,14 @@ class Trial(tune.Trainable):
     def _finish(self) -> None:
         """Let a run that is under way save, and end."""
         if self.thread is not None and self.thread.is_alive():
-            self.stopping = True
-            if self.control is not None:
-                self.control.stop_requested = True
-            self.going_on.set()
+            self._ask_to_stop()
             self.thread.join()
+
+    def _ask_to_stop(self) -> None:
+        self.stopping = True
+        if self.control is not None:
+            self.control.stop_requested = True
+        self.going_on.set()
 
     def _run(self) -> None:
         """The whole run, in a thread; its last report tells how it ended."""
@@ -202,18 +216,19 @@ def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: M
     where it has none: a clone never begins at step 0.
     """
     with folder.lock(patience=10), checkpoint.writing(folder.path):
+        mine = checkpoint.all_in(folder.checkpoints)
         copy = _copied(folder, donor, wanted)
         told = folder.read_settings()
         before = told["settings"]
-        mine = [path for path in checkpoint.all_in(folder.checkpoints) if path != copy]
         clone = {
             "from": donor.path.name, "step": checkpoint.place_of(copy.name)[0],
-            "left": max((checkpoint.place_of(path.name)[0] for path in mine), default=0),
+            "left": checkpoint.place_of(mine[-1].name)[0] if mine else 0,
             "changed": {name: [before[name], value] for name, value in varied.items() if before[name] != value},
         }  # fmt: skip
         folder.write_settings({**told, "settings": {**before, **varied}, "clones": [*told.get("clones", ()), clone]})
         for old in mine:
-            shutil.rmtree(old)
+            if old != copy:
+                shutil.rmtree(old)
         folder.result.unlink(missing_ok=True)
 
 

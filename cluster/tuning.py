@@ -12,11 +12,12 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from cluster.environment import environment
-from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, PRUNED, RUNNING, Search, TrialRecord
-from cluster.space import Choice, Range, Space
+from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, POPULATION, PRUNED, RUNNING, Search, TrialRecord
+from cluster.space import Range, Space
 
 REDUCTION = 3  # asha: one of so many goes on at each of its steps (Li et al. 2020, section 3)
 RUNGS = 2  # at which trials are compared before their end
@@ -63,7 +64,10 @@ class Unwritten:
 
 def carry_out(job: Job) -> None:
     """Run all trials that the job thinks of, until there are no more or a stop is asked for."""
-    pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(job.at_once + 1)}  # else a searcher's trials wait for one another
+    living = job.at_once  # trials that have begun and not ended
+    if job.search.told["scheduler"] in POPULATION:
+        living = len(job.search.trials)  # all of them, which take turns
+    pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(living + 1)}  # else a searcher's trials wait for one another
     with environment({**VARIABLES, **pending}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from ray import tune
@@ -141,7 +145,7 @@ def carry_out(job: Job) -> None:
                 resources_per_trial=tune.PlacementGroupFactory(job.bundles),
                 metric=None if scheduler is not None else search.told["metric"],
                 mode=None if scheduler is not None else search.told["mode"],
-                search_alg=Proposals(), scheduler=scheduler, num_samples=1 << 30, max_concurrent_trials=job.at_once,
+                search_alg=Proposals(), scheduler=scheduler, num_samples=1 << 30, max_concurrent_trials=living,
                 reuse_actors=True, stop=Stop(), callbacks=[Watcher()], verbose=0, max_failures=job.max_restarts,
                 raise_on_failed_trial=False,
                 trial_name_creator=lambda trial: of_id[trial.trial_id].name,
@@ -196,11 +200,14 @@ def _scheduler(job: Job, of_id: Mapping[str, TrialRecord]) -> Any:
         case "pbt":
             from ray.tune.schedulers import PopulationBasedTraining
 
+            class Population(Unwritten, Accepting, PopulationBasedTraining):
+                """Moves settings as we do: never out of their ranges."""
+
+                last_step = job.steps
+
             chance = random.Random(told["seed"])
-            return PopulationBasedTraining(
+            return Population(
                 **asked, perturbation_interval=interval(job.steps, job.every), log_config=False,
-                hyperparam_mutations={name: _drawn(domain, chance) for name, domain in job.space.domains.items()},
-                resample_probability=0.0, perturbation_factors=(1.0, 1.0),
                 custom_explore_fn=lambda config: {**config, **job.space.moved(config, chance)},
             )  # fmt: skip
         case "pb2":
@@ -208,11 +215,32 @@ def _scheduler(job: Job, of_id: Mapping[str, TrialRecord]) -> Any:
 
             bounds: dict[str, Any] = {name: [domain.low, domain.high] for name, domain in job.space.domains.items()
                       if isinstance(domain, Range)}  # fmt: skip
-            return PB2(
+
+            class Bandits(Unwritten, Accepting, PB2):
+                """Moves settings by what a Gaussian process learned of all trials."""
+
+                last_step = job.steps
+
+            return Bandits(
                 **asked, perturbation_interval=interval(job.steps, job.every), log_config=False,
                 hyperparam_bounds=bounds, custom_explore_fn=lambda config: {**config, **_rounded(job.space, config)},
             )  # fmt: skip
     return None
+
+
+class Accepting:
+    """Tune's populations refuse every searcher, since most learn from results; ours only hands out the trials. And
+    where a trial has made its last step there is nothing to be gained by going on from another one."""
+
+    last_step = 0
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Any) -> Any:
+        if result["step"] >= self.last_step:
+            return "CONTINUE"
+        return super().on_trial_result(tune_controller, trial, result)  # type: ignore[misc]
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)  # type: ignore[misc]
 
 
 class Ended(TrialRecord):
@@ -237,11 +265,6 @@ def grace(steps: int, every: int) -> int:
 def interval(steps: int, every: int) -> int:
     """pbt: steps between two looks at who is behind."""
     return max(every, math.ceil(steps / POPULATION_MOVES / every) * every)
-
-
-def _drawn(domain: Choice | Range, chance: random.Random) -> Any:
-    """A domain as Tune wants it; what it draws from it is drawn anew by us."""
-    return list(domain.values) if isinstance(domain, Choice) else lambda: domain.draw(chance)
 
 
 def _rounded(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
