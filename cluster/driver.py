@@ -14,7 +14,7 @@ from cluster import checks, proposals, tuning
 from cluster.checks import needs
 from cluster.connect import ray_for
 from cluster.launch import signals
-from cluster.leaderboard import FAILED, FINISHED, OPEN, PRUNED, RUNNING, Search, TrialRecord
+from cluster.leaderboard import FAILED, FINISHED, OPEN, PRUNED, RUNNING, STOP, Search, TrialRecord
 from cluster.prepare_search import Prepared, SearchCommand
 from cluster.show import Progress, duration, size
 from trainers.engine import checkpoint
