@@ -132,8 +132,11 @@ class Search:
         ]  # fmt: skip
 
     def command_of(self, trial: TrialRecord) -> str:
-        """The words that repeat a trial, from its own folder; a clone cannot be repeated by words."""
+        """The words that repeat a trial; what it took over from others cannot be said in words."""
         fixed = {**self.told["fixed"], **trial.settings}
+        if self.told.get("scheduler", "fifo") != "fifo" and "evaluate_every" not in fixed:
+            with contextlib.suppress(TroupeError):  # it was chosen for the scheduler, where the trial has begun
+                fixed["evaluate_every"] = self.folder(trial).read_settings()["settings"]["evaluate_every"]
         return " ".join(
             ["troupe train", self.told["family"], *(f"{name}={show_value(value)}" for name, value in fixed.items())]
         )

@@ -1,4 +1,4 @@
-"""What is worth trying with the fast recipe for CIFAR-10: plain values, in the words of the command line."""
+"""What is worth trying with the fast recipe for CIFAR-10, in the words of the command line, and what to spend on it."""
 
 SEARCH = {
     "widths": "32:128:128,64:256:256,96:384:384,128:384:384",  # Jordan 2024: the second for 94 %, the last for 95 %
@@ -9,3 +9,5 @@ SEARCH = {
     "cycle_peak": "0.1,0.23,0.4",
     "lookahead": "0,5,10",
 }
+
+BUDGET = {"trials": 24, "scheduler": "asha", "epochs": "8"}

@@ -1,4 +1,4 @@
-"""What is worth trying with small classifiers: plain values, in the words of the command line."""
+"""What is worth trying with small classifiers, in the words of the command line, and what to spend on it."""
 
 SEARCH = {
     "model": "mlp_relu,mlp_bn,cnn,residual",
@@ -8,3 +8,5 @@ SEARCH = {
     "weight_decay": "1e-5..1e-2",  # 1e-4 in He et al. 2016
     "label_smoothing": "0,0.1",
 }
+
+BUDGET = {"trials": 20, "scheduler": "asha", "epochs": "10"}

@@ -1,4 +1,4 @@
-"""What is worth trying with Darknet: plain values, in the words of the command line."""
+"""What is worth trying with Darknet, in the words of the command line, and what to spend on it."""
 
 SEARCH = {
     "blocks": "1:2:4:6:3,1:2:8:8:4,2:2:2:2:2,1:2:3:2:1",  # fast.ai's lesson 12 of 2018; Darknet-53; even; small
@@ -7,3 +7,5 @@ SEARCH = {
     "stride_one": "-1,0,1",  # the lesson says the first group and has the second
     "learning_rate": "0.003..0.3",  # its peak; the lesson has 1.3, at which it diverges here
 }
+
+BUDGET = {"trials": 12, "scheduler": "asha", "epochs": "10"}

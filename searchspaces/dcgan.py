@@ -1,4 +1,4 @@
-"""What is worth trying with DCGAN: plain values, in the words of the command line."""
+"""What is worth trying with DCGAN, in the words of the command line, and what to spend on it."""
 
 SEARCH = {
     "learning_rate": "5e-5..1e-3",  # Radford et al. 2016 found 1e-3 too high and chose 2e-4
@@ -6,3 +6,5 @@ SEARCH = {
     "width": "32,64,96",
     "upsample": "transposed,nearest",
 }
+
+BUDGET = {"trials": 16, "scheduler": "asha", "steps": "2000"}

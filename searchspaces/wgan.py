@@ -1,4 +1,4 @@
-"""What is worth trying with WGAN: plain values, in the words of the command line."""
+"""What is worth trying with WGAN, in the words of the command line, and what to spend on it."""
 
 SEARCH = {
     "n_critic": "1,2,5,10",  # 5 in Arjovsky et al. 2017
@@ -7,3 +7,5 @@ SEARCH = {
     "learning_rate": "1e-5..1e-3",  # 5e-5 in the paper; 1e-4 in fast.ai's lesson of 2018
     "critic_norm": "true,false",
 }
+
+BUDGET = {"trials": 16, "scheduler": "asha", "steps": "1000"}

@@ -1,4 +1,4 @@
-"""What is worth trying with WGAN-GP: plain values, in the words of the command line."""
+"""What is worth trying with WGAN-GP, in the words of the command line, and what to spend on it."""
 
 SEARCH = {
     "n_critic": "1,2,5",  # 5 in Gulrajani et al. 2017
@@ -7,3 +7,5 @@ SEARCH = {
     "beta1": "0,0.5",  # 0 in the paper; 0.5 in its experiments with many architectures
     "width": "32,64,96",
 }
+
+BUDGET = {"trials": 16, "scheduler": "asha", "steps": "1000"}

@@ -1,4 +1,4 @@
-"""What is worth trying with Wide-ResNet: plain values, in the words of the command line."""
+"""What is worth trying with Wide-ResNet, in the words of the command line, and what to spend on it."""
 
 SEARCH = {
     "widen_factor": "1,2,4,8,10",  # Zagoruyko and Komodakis 2016: wider was better at every depth, up to 10 or 12
@@ -7,3 +7,5 @@ SEARCH = {
     "learning_rate": "0.01..3",  # its peak; 0.1 in the paper, 3 in Smith 2018 with one_cycle
     "schedule": "one_cycle,step,cosine,linear",
 }
+
+BUDGET = {"trials": 16, "scheduler": "asha", "epochs": "20"}

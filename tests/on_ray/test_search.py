@@ -1,0 +1,245 @@
+"""Searches: a trial is a run as any other, whoever ran in its process before, and whatever becomes of the driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Commands, assert_same_state, process_of, state_of, until
+
+from cluster import leaderboard, search, train
+from cluster.connect import environment
+from cluster.environment import worker_environment
+from cluster.leaderboard import FINISHED, INTERRUPTED, PRUNED
+from trainers.engine import checkpoint
+from trainers.engine.errors import FAILED, WORDS, TroupeError
+from trainers.engine.runfolder import RunFolder
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+DIGITS: dict[str, Any] = {"model": "mlp_bn", "data": "digits", "steps": 12, "evaluate_every": 4, "space": "none"}
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A Ray of two CPUs, whose free resources a test can look at."""
+    import ray
+
+    with environment({**worker_environment(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}):
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20
+        )
+    yield ray
+    ray.shutdown()
+
+
+def free(ray: Any) -> float:
+    """CPUs that are free; what a search held is given back when it returns, or a moment later."""
+    until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], "all CPUs are free", 10)
+    return float(ray.available_resources()["CPU"])
+
+
+def by_settings(result: dict[str, Any]) -> dict[Any, dict[str, Any]]:
+    return {json.dumps(point["settings"], sort_keys=True): point["trials"][0] for point in result["points"]}
+
+
+def test_trials_are_equal_to_runs_to_the_bit_in_any_order_and_in_reused_actors(ray: Any, tmp_path: Path) -> None:
+    """In other precisions, too: whatever a trial sets in its process is gone before the next one."""
+    there = {**DIGITS, "runs_dir": tmp_path}
+    one = search("classifier", name="one", learning_rate="0.1,0.2", precision="float32,float64", **there)
+    two = search("classifier", name="two", learning_rate="0.2,0.1", precision="float64,float32", **there)
+    assert free(ray) == 2
+    firsts, seconds = by_settings(one), by_settings(two)
+    assert len(firsts) == 4
+    assert firsts.keys() == seconds.keys()
+    pids = set()
+    for settings, trial in firsts.items():
+        mine, other = (tmp_path / name / "trials" / found["name"].partition("/")[2]
+                       for name, found in (("one", trial), ("two", seconds[settings])))  # fmt: skip
+        assert_same_state(mine, other)
+        pids.add(process_of(mine, 0))
+        alone = train("classifier", **{k: v for k, v in DIGITS.items() if k != "space"}, **json.loads(settings),
+                      evaluate_on="validation", keep=1, runs_dir=tmp_path)  # fmt: skip
+        assert_same_state(mine, Path(alone["folder"]))
+        assert trial["value"] == alone["metrics"]["eval_accuracy"]
+    assert len(pids) == 2, "each process carried out several trials"
+
+
+def test_two_trials_of_two_workers_on_two_cores_wait_for_one_another(ray: Any, tmp_path: Path) -> None:
+    result = search("classifier", name="wide", learning_rate="0.01,0.1", workers=2, runs_dir=tmp_path, **DIGITS)
+    assert [point["trials"][0]["state"] for point in result["points"]] == [FINISHED] * 2
+    assert free(ray) == 2
+    trials = [tmp_path / "wide" / "trials" / name for name in ("0001", "0002")]
+    assert {process_of(trial, 1) for trial in trials} == {process_of(trials[0], 1)}, "workers are reused too"
+    alone = train("classifier", learning_rate=0.1, evaluate_on="validation", keep=1, runs_dir=tmp_path,
+                  **{k: v for k, v in DIGITS.items() if k != "space"})  # fmt: skip
+    assert_same_state(trials[1], Path(alone["folder"]))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_trial_that_falls_behind_is_stopped_where_it_reported_and_frees_what_it_held(
+    ray: Any, tmp_path: Path, workers: int
+) -> None:
+    result = search(
+        "classifier", name="asha", scheduler="asha", learning_rate="0.1,1e-6,1e-7", max_concurrent=1, workers=workers,
+        runs_dir=tmp_path, **{**DIGITS, "steps": 36},
+    )  # fmt: skip
+    assert free(ray) == 2
+    trials = {point["settings"]["learning_rate"]: point["trials"][0] for point in result["points"]}
+    assert trials[0.1]["state"] == FINISHED
+    stopped = [trial for trial in trials.values() if trial["state"] == PRUNED]
+    assert stopped
+    for trial in stopped:
+        folder = RunFolder(tmp_path / "asha" / "trials" / trial["name"].partition("/")[2])
+        assert state_of(folder.path)["step"] == trial["step"] == 4
+        assert folder.read_result() is None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_clone_goes_on_from_the_better_trials_weights_and_step_with_the_changed_setting(
+    ray: Any, tmp_path: Path, workers: int
+) -> None:
+    result = search(
+        "classifier", name="pbt", scheduler="pbt", trials=2, learning_rate="1e-7..0.1", workers=workers,
+        runs_dir=tmp_path, keep=100, **{**DIGITS, "steps": 40},
+    )  # fmt: skip
+    assert free(ray) == 2
+    found = leaderboard.read(tmp_path / "pbt")
+    clones = [(trial, clone) for trial in found.trials for clone in trial.clones]
+    assert clones, "one of two trials is always behind"
+    for trial, clone in clones:
+        donor = found.trials[int(clone["from"]) - 1]
+        taken = found.folder(trial).checkpoints / checkpoint.name_of(clone["step"])
+        if clone == trial.clones[-1]:
+            assert checkpoint.damage_of(taken) is None, "what it took over is still there"
+            rows = [row["step"] for row in found.folder(trial).read_metrics()[0] if "eval_accuracy" in row]
+            assert rows == sorted(set(rows)), "no step is there twice"
+        assert set(clone["changed"]) <= {"learning_rate"}
+        assert 1e-7 <= trial.settings["learning_rate"] <= 0.1
+        assert donor is not trial
+        assert clone["step"] > 0
+    last, clone = clones[-1]
+    assert found.folder(last).read_settings()["settings"]["learning_rate"] == last.settings["learning_rate"]
+    assert all(point["trials"][0]["step"] == 40 for point in result["points"])
+
+
+def test_trials_that_fail_are_told_and_the_others_go_on_and_may_be_tried_again(ray: Any, tmp_path: Path) -> None:
+    there = {**DIGITS, "model": "mlp", "steps": 8, "runs_dir": tmp_path}
+    result = search("classifier", name="some", learning_rate="1e9,0.01,1e10", **there)
+    trials = [trial for point in result["points"] for trial in point["trials"]]
+    assert [trial["state"] for trial in trials] == ["finished", "failed", "failed"]
+    assert all("is not finite" in trial["reason"] for trial in trials[1:])
+    assert all(len(trial["reason"].splitlines()) == 1 for trial in trials[1:])
+    assert free(ray) == 2
+    before = leaderboard.read(tmp_path / "some").trials
+    assert search(resume="some", runs_dir=tmp_path)["failed"] == 2
+    assert search(resume="some", retry_failed=True, runs_dir=tmp_path)["failed"] == 2
+    after = leaderboard.read(tmp_path / "some").trials
+    assert after[1] == before[1], "what had ended well stays as it was"
+    with pytest.raises(TroupeError, match="all 2 trials failed; the first: ") as error:
+        search("classifier", name="all", learning_rate="1e9,1e10", **there)
+    assert error.value.code == FAILED
+
+
+def test_a_metric_that_no_run_reports_is_told_with_those_that_it_does(ray: Any, tmp_path: Path) -> None:
+    with pytest.raises(TroupeError, match="reports no classify_lost; it has accuracy, classify_loss") as error:
+        search("classifier", learning_rate="0.1,0.2", metric="classify_lost", runs_dir=tmp_path, **DIGITS)
+    assert error.value.code == FAILED
+
+
+def test_a_trial_whose_process_is_killed_goes_on_in_another_one(ray: Any, troupe: Commands) -> None:
+    command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2",
+                             "steps=600", "evaluate_every=100", "checkpoint_every=50", "--space", "none", "--name",
+                             "s")  # fmt: skip
+    trial = troupe.path("s") / "trials" / "0001"
+    until(lambda: len(checkpoint.all_in(trial / "checkpoints")) and (trial / "metrics.jsonl").exists(), "a checkpoint")
+    until(lambda: checkpoint.place_of(checkpoint.all_in(trial / "checkpoints")[-1].name)[0] >= 50, "another")
+    os.kill(process_of(trial, 0), signal.SIGKILL)
+    done = command.wait(120)
+    assert done.code == 0, done
+    alone = troupe.train("classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1", "steps=600",
+                           "evaluate_every=100", "evaluate_on=validation", "--name", "alone")  # fmt: skip
+    assert alone.code == 0
+    assert_same_state(trial, troupe.path("alone"))
+    assert (trial / "logs" / "rank_0.log").read_text().count("worker 0 of 1") == 2
+
+
+def test_a_search_goes_on_after_its_driver_was_killed_and_its_folder_moved(troupe: Commands) -> None:
+    command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2,0.3,0.4",
+                             "steps=300", "evaluate_every=50", "checkpoint_every=20", "--space", "none", "--name", "s",
+                             "--scheduler", "asha")  # fmt: skip
+
+    def states() -> list[str]:
+        path = troupe.path("s") / "search.json"
+        return [trial["state"] for trial in json.loads(path.read_text())["trials"]] if path.exists() else []
+
+    until(lambda: FINISHED in states() or PRUNED in states(), "a trial has ended", 60)
+    until(lambda: "running" in states(), "another one runs", 20)
+    time.sleep(0.5)
+    command.kill()
+    command.clean()
+    ended = [trial for trial in leaderboard.read(troupe.path("s")).trials if trial.state in (FINISHED, PRUNED)]
+    troupe.path("s").parent.rename(troupe.folder / "elsewhere")
+    done = troupe.run("search", "--resume", "s", "--runs-dir", "elsewhere", seconds=120)
+    assert done.code == 0, done
+    found = leaderboard.read(troupe.folder / "elsewhere" / "s")
+    assert len(found.trials) == 4
+    assert all(trial.state in (FINISHED, PRUNED) for trial in found.trials)
+    for trial in ended:
+        assert found.trials[trial.number - 1] == trial, "what had ended stays as it was"
+    for trial in found.trials:
+        steps = [row["step"] for row in found.folder(trial).read_metrics()[0] if "eval_accuracy" in row]
+        assert steps == sorted(set(steps)), "no step is counted twice"
+    whole = next(trial for trial in found.trials if trial.state == FINISHED and trial not in ended)
+    troupe.train("classifier", "model=mlp_bn", "data=digits", f"learning_rate={whole.settings['learning_rate']}",
+                   "steps=300", "evaluate_every=50", "evaluate_on=validation", "--name", "alone")  # fmt: skip
+    assert_same_state(found.folder(whole).path, troupe.path("alone"))
+
+
+def test_ctrl_c_saves_every_running_trial_first(troupe: Commands) -> None:
+    command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2,0.3",
+                             "steps=100000", "evaluate_every=50000", "--space", "none", "--name", "s")  # fmt: skip
+    trials = [troupe.path("s") / "trials" / name for name in ("0001", "0002")]
+    until(lambda: all((trial / "metrics.jsonl").exists() for trial in trials), "two trials train", 60)
+    time.sleep(1)
+    command.interrupt()
+    done = command.wait(30)
+    assert done.code == 130, done
+    assert done.mistakes == ["troupe: s: stopped and saved; go on with `troupe search --resume s`"]
+    found = leaderboard.read(troupe.path("s"))
+    assert [trial.state for trial in found.trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
+    for trial in trials:
+        assert state_of(trial)["step"] > 1
+        assert checkpoint.damage_of(checkpoint.all_in(trial / "checkpoints")[-1]) is None
+
+
+def test_optuna_learns_that_a_trial_which_was_stopped_early_was_pruned(ray: Any, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    from cluster import proposals, space
+    from trainers import registry
+
+    result = search("classifier", name="optuna", algorithm="optuna", scheduler="asha", trials=6, max_concurrent=1,
+                    learning_rate="1e-7..0.3", momentum="0,0.9", runs_dir=tmp_path,
+                    **{**DIGITS, "steps": 36})  # fmt: skip
+    assert len(result["points"]) == 6
+    found = leaderboard.read(tmp_path / "optuna")
+    where, _ = space.read(registry.config_class("classifier"), "classifier",
+                          {"learning_rate": "1e-7..0.3", "momentum": "0,0.9"}, {}, "")  # fmt: skip
+    assert where is not None
+    study = proposals.Optuna(found, where).study
+    states = [trial.state.name for trial in study.trials]
+    assert sorted(states) == sorted("PRUNED" if trial.state == PRUNED else "COMPLETE" for trial in found.trials)
+
+
+def test_words_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(TroupeError) as error:
+        search("dcgan", n_critic="1,2", learning_rate="1..0", metric="eval_acuracy", scheduler="ashar", space="none",
+               runs_dir=tmp_path)  # fmt: skip
+    assert error.value.code == WORDS
+    assert len(error.value.mistakes) == 4

@@ -1,0 +1,177 @@
+"""What a search may try, as it is read from words, drawn from, and moved within."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from cluster import proposals, space
+from cluster.leaderboard import Search
+from cluster.space import Choice, Range, Space
+from trainers import registry
+from trainers.engine.errors import WORDS, TroupeError
+
+
+def read(family: str, **words: str) -> Space:
+    where, mistakes = space.read(registry.config_class(family), family, words, {}, "")
+    assert mistakes == []
+    assert where is not None
+    return where
+
+
+def mistakes(family: str, **words: str) -> list[str]:
+    where, wrong = space.read(registry.config_class(family), family, words, {}, "")
+    assert where is None
+    return wrong
+
+
+def test_commas_separate_choices_and_two_dots_the_ends_of_a_range() -> None:
+    where = read("wgan_gp", n_critic="1,2,5", learning_rate="1e-5..1e-3", width="16..64", penalty="linear:1..20")
+    assert where.domains == {
+        "n_critic": Choice((1, 2, 5)), "learning_rate": Range(1e-5, 1e-3, log=True, whole=False),
+        "width": Range(16, 64, log=False, whole=True), "penalty": Range(1, 20, log=False, whole=False),
+    }  # fmt: skip
+
+
+def test_one_value_is_fixed_and_a_path_has_no_grammar(tmp_path: Path) -> None:
+    where = read("dcgan", width="16,32", steps="10", data=f"imagefolder:{tmp_path}/a,b..c")
+    assert dict(where.fixed) == {"steps": "10", "data": f"imagefolder:{tmp_path}/a,b..c"}
+
+
+def test_a_list_is_one_choice_and_texts_are_choices_too() -> None:
+    assert read("cifar_speed", widths="64:128:128,64:256:256").domains["widths"] == Choice(
+        ((64, 128, 128), (64, 256, 256))
+    )
+    assert read("classifier", model="mlp,lenet").domains["model"] == Choice(("mlp", "lenet"))
+
+
+def test_words_of_the_command_replace_those_of_the_file() -> None:
+    kind = registry.config_class("wgan")
+    said = {"clip": "0.003..0.1", "n_critic": "1,2,5"}
+    where, _ = space.read(kind, "wgan", {"clip": "0.01", "n_critic": "3,4"}, said, "searchspaces/wgan.py")
+    assert where is not None
+    assert dict(where.domains) == {"n_critic": Choice((3, 4))}
+    assert dict(where.fixed) == {"clip": "0.01"}
+
+
+def test_seeds_repeat_each_point() -> None:
+    where = read("dcgan", width="16,32", seed="1,2,3")
+    assert where.seeds == (1, 2, 3)
+    assert where.points == 2
+    search = Search(Path("none"), {"metric": "loss", "mode": "min"})
+    for point in proposals.listed(where, "grid", 2, 0):
+        proposals.add(search, where, point)
+    assert [trial.settings for trial in search.trials] == [
+        {"width": width, "seed": seed} for width in (16, 32) for seed in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("family", "words", "line"),
+    [
+        ("dcgan", {"widht": "16,32"}, "widht: no such setting of dcgan; did you mean width?"),
+        ("dcgan", {"upsample": "0..1"},
+         "upsample=0..1: is a range, but this setting has choices; separate some by commas"),
+        ("dcgan", {"learning_rate": "1e-3..1e-3"}, "learning_rate=1e-3..1e-3: the range is empty; its ends are equal"),
+        ("dcgan", {"learning_rate": "1e-2..1e-3"}, "learning_rate=1e-2..1e-3: the range is reversed; say 1e-3..1e-2"),
+        ("dcgan", {"learning_rate": "..1e-3"}, "learning_rate=..1e-3: a range has two ends, as in 1e-4..1e-2"),
+        ("dcgan", {"learning_rate": "log:0..1"},
+         "learning_rate=log:0..1: a logarithm needs a range above 0; say linear:0..1"),
+        ("wgan_gp", {"penalty": "0..10"}, "penalty=0..10: a logarithm needs a range above 0; say linear:0..10"),
+        ("dcgan", {"beta1": "0.5,0.5"}, "beta1=0.5,0.5: says a value twice"),
+        ("dcgan", {"beta1": "0.5,1.5"}, "beta1=0.5,1.5: must be below 1"),
+        ("dcgan", {"width": "8.5,16"}, "width=8.5,16: is not a whole number"),
+        ("dcgan", {"seed": "1..3"}, "seed=1..3: name the seeds, as in seed=1,2,3; each repeats every point"),
+        ("dcgan", {"workers": "1,2"},
+         "workers=1,2: changes no number, so that there is nothing to search; give it one value"),
+        ("dcgan", {"width": "16"}, "nothing to search: every setting has one value; name choices (n_critic=1,2,5) or a "
+         "range (learning_rate=1e-4..1e-2), or use `troupe train`"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_searched_is_told_in_one_line(family: str, words: dict[str, str], line: str) -> None:
+    assert mistakes(family, **words) == [line]
+
+
+def test_all_mistakes_are_told_at_once_and_those_of_a_file_name_it() -> None:
+    kind = registry.config_class("dcgan")
+    _, wrong = space.read(kind, "dcgan", {"beta1": "2,3", "steps": "many"}, {"width": "9..8"}, "mine.py")
+    assert wrong == [
+        "mine.py: width=9..8: the range is reversed; say 8..9",
+        "beta1=2,3: must be below 1",
+        "steps=many: is not a number",
+    ]
+
+
+def test_draws_of_a_log_range_are_even_by_their_logarithm_and_can_be_said_again() -> None:
+    domain, chance = Range(1e-4, 1e-1, log=True, whole=False), random.Random(0)
+    drawn = [domain.draw(chance) for _ in range(3000)]
+    assert all(1e-4 <= number <= 1e-1 and float(f"{number:.4g}") == number for number in drawn)
+    below = sum(number < 10**-2.5 for number in drawn) / len(drawn)
+    assert abs(below - 0.5) < 0.03
+
+
+def test_moves_never_leave_the_range_or_the_choices() -> None:
+    where, chance = read("wgan_gp", n_critic="1,2,5", learning_rate="1e-5..1e-3", width="16..20"), random.Random(1)
+    point = where.draw(chance)
+    seen = set()
+    for _ in range(2000):
+        point = where.moved(point, chance)
+        assert point["n_critic"] in (1, 2, 5)
+        assert 1e-5 <= point["learning_rate"] <= 1e-3
+        assert 16 <= point["width"] <= 20
+        assert isinstance(point["width"], int)
+        seen.add(point["width"])
+    assert len(seen) == 5
+
+
+def test_the_same_seed_draws_the_same_points_and_none_twice() -> None:
+    where = read("dcgan", width="16,32,64", beta1="0,0.5")
+    points = proposals.listed(where, "random", 4, 7)
+    assert points == proposals.listed(where, "random", 4, 7)
+    assert points != proposals.listed(where, "random", 4, 8)
+    assert len({tuple(point.values()) for point in points}) == 4
+    assert len(proposals.listed(where, "random", 100, 0)) == 6, "there are no more"
+    assert len(proposals.listed(where, "grid", 6, 0)) == math.prod((3, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("SEARCH = {'width': 16}", "needs SEARCH = {setting: words}, all of it texts"),
+        ("SEARCH = {'width': '16,32'", "SyntaxError"),
+        ("import nothing_like_that", "ModuleNotFoundError"),
+    ],
+)
+def test_a_file_that_is_no_space_is_told(tmp_path: Path, text: str, line: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(TroupeError) as error:
+        space.module_of("dcgan", str(tmp_path / "mine.py"), ())
+    assert error.value.code == WORDS
+    assert line in error.value.mistakes[0]
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TroupeError, match="no such file of Python"):
+        space.module_of("dcgan", str(tmp_path / "mine.py"), ())
+
+
+def test_families_of_ones_own_have_their_spaces_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "searchspaces").mkdir()
+    (tmp_path / "searchspaces" / "mine.py").write_text("SEARCH = {'width': '1,2'}\nBUDGET = {'steps': '10'}")
+    assert space.module_of("mine", None, (tmp_path,))[:2] == ({"width": "1,2"}, {"steps": "10"})
+    assert space.module_of("mine", "none", (tmp_path,)) == ({}, {}, "")
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_every_family_has_a_space_whose_keys_are_settings_and_whose_values_are_possible(family: str) -> None:
+    said, budget, source = space.module_of(family, None, ())
+    assert said, f"{family} has no searchspaces/{family}.py"
+    words = {key: value for key, value in budget.items() if key not in ("trials", "scheduler")}
+    where, wrong = space.read(registry.config_class(family), family, words, said, source)
+    assert wrong == []
+    assert where is not None
+    assert set(budget) >= {"trials", "scheduler"}
+    assert {"steps", "epochs"} & set(budget)
