@@ -189,11 +189,18 @@ def sample(said: Words) -> Answer | None:
     from cluster import use
 
     count, seed, runs = said.number("count", 64, 1), said.number("seed", 0, 0), said.path("runs-dir", "runs")
+    top = said.number("top", 1, 1)
     if said.mistakes:
         if said.names and said.settings:
             _add_mistakes(said, lambda: use.asked_of(said.names[0], runs, said.families, said.settings, count))
         return None
     out = said.path("out", "") if said.has("out") else None
+    if said.has("top"):
+        from cluster import best
+
+        result = best.sample_top(said.names[0], runs, said.families, said.settings, top, count, seed, out,
+                                 said.path("data-dir", DATA_DIR))  # fmt: skip
+        return result, f"{result['file']}: {result['count']} samples each of {', '.join(result['trials'])}", 0
     result = use.sample(said.names[0], runs, said.families, said.settings, count, seed, out,
                         said.path("data-dir", DATA_DIR))  # fmt: skip
     lines = [f"{result['file']}: {result['count']} samples of step {result['step']}"]
@@ -206,8 +213,14 @@ def export(said: Words) -> Answer | None:
     if said.mistakes:
         return None
     out = said.path("out", f"{said.names[0].rstrip('/').split('/')[-1]}-export")
-    result = use.export(said.names[0], said.path("runs-dir", "runs"), said.families, out)
-    return result, f"{result['folder']}: {', '.join(result['files'])} of step {result['step']}", 0
+    if said.has("best"):
+        from cluster import best
+
+        result = best.export_best(said.names[0], said.path("runs-dir", "runs"), said.families, out)
+    else:
+        result = use.export(said.names[0], said.path("runs-dir", "runs"), said.families, out)
+    of = f" of {result['trial']}" if "trial" in result else ""
+    return result, f"{result['folder']}: {', '.join(result['files'])}{of}, of step {result['step']}", 0
 
 
 def runs(said: Words) -> Answer | None:

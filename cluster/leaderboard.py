@@ -13,7 +13,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import filelock
 
 from trainers.engine import checkpoint, durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
-from trainers.engine.runfolder import SEARCH, TRIALS, RunFolder, natural
+from trainers.engine.runfolder import SEARCH, TRIALS, RunFolder, all_runs, natural
 from trainers.engine.settings import show_value
 
 FORMAT = 1
@@ -200,10 +200,14 @@ def find(runs: Path, name: str) -> Search:
     raise TroupeError(f"{name}{run} in {runs}{did_you_mean(name, known)}", WORDS)
 
 
-def is_search(runs: Path, name: str) -> bool:
-    return any(os.path.exists(path / SEARCH) for path in (runs / name, Path(name)))
+def trials_of(runs: Path, name: str) -> list[RunFolder] | None:
+    """The folders of a search's trials; None where the name is not that of a search."""
+    inside = next((path for path in (runs / name, Path(name)) if os.path.exists(path / SEARCH)), None)
+    return None if inside is None else all_runs((inside / TRIALS).resolve())
 
 
-def shown(trials: Sequence[TrialRecord], searched: Mapping[str, Any]) -> str:
-    """Settings of trials that differ in their seed only, in words."""
-    return " ".join(f"{name}={show_value(trials[0].settings[name])}" for name in searched)
+def folder_of(runs: Path, name: str) -> RunFolder | None:
+    """The folder of a search in `runs` itself, to be removed; None where the name is not that of one."""
+    path = runs / name
+    inside = path.parent.resolve() == runs.resolve() and not path.is_symlink()
+    return RunFolder(path.resolve()) if inside and os.path.exists(path / SEARCH) else None

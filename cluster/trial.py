@@ -26,6 +26,7 @@ from cluster.worker import write_to
 from trainers.engine import checkpoint
 from trainers.engine.control import Control
 from trainers.engine.errors import FAILED, Stopped, TroupeError, of_worker
+from trainers.engine.events import EventFile
 from trainers.engine.runfolder import TRIALS, RunFolder, begun
 from trainers.run import Plan, run
 
@@ -134,6 +135,9 @@ class Trial(tune.Trainable):
             if self.mistake is not None:
                 raise self.mistake
             plan = Plan.of(self.folder, Path(self.shared["data_dir"]), tuple(map(Path, self.shared["families"])))
+            varied = {name: value for name, value in self.config.items() if name != SHARED}
+            with checkpoint.writing(self.folder.path):
+                EventFile(self.folder.path, 0, ".settings").settings(varied, self.shared["metric"])
             result = self._here(plan) if int(plan.settings["workers"]) == 1 else self._beside(plan)
             ended: dict[str, Any] = {"ended": "finished", "step": result["steps"], "result": result}
             if self.shared["metric"] in result["metrics"]:

@@ -8,12 +8,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cluster import checks
+from cluster import checks, leaderboard
+from cluster.leaderboard import Search
 from cluster.show import duration, size
 from trainers import registry
 from trainers.data import imagefolder, sources
@@ -28,9 +29,27 @@ LIBRARIES = ("torch", "torchvision", "ray", "numpy", "pillow", "pydantic", "tens
 
 
 def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each run: how far it is, how large, what it learns."""
-    chosen = [runfolder.find(runs, name) for name in names] or runfolder.all_runs(runs)
+    """A row for each run: how far it is, how large, what it learns. A search is a row; its name lists its trials."""
+    if not names:
+        searches = [_search_row(leaderboard.read(path)) for path in leaderboard.all_searches(runs)]
+        return [*searches, *(_row(folder) for folder in runfolder.all_runs(runs))]
+    chosen: list[RunFolder] = []
+    for name in names:
+        trials = leaderboard.trials_of(runs, name)
+        chosen += trials if trials is not None else [runfolder.find(runs, name)]
     return [_row(folder) for folder in chosen]
+
+
+def _search_row(search: Search) -> dict[str, Any]:
+    """What is to be said of one search."""
+    ended = sum(trial.state not in leaderboard.OPEN for trial in search.trials)
+    state = "searching" if search.working else ("stopped" if ended < len(search.trials) else "finished")
+    data = search.told["fixed"].get("data", "-")
+    return {
+        "name": search.name, "family": search.told["family"], "data": data, "state": state,
+        "steps": f"{ended}/{len(search.trials)} trials", "time": duration(search.told["seconds"]),
+        "size": size(RunFolder(search.path).size()),
+    }  # fmt: skip
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
@@ -53,12 +72,12 @@ def _row(folder: RunFolder) -> dict[str, Any]:
 
 
 def remove_runs(runs: Path, names: Sequence[str]) -> list[dict[str, str]]:
-    """Remove runs; none is removed where one of the names is wrong."""
+    """Remove runs and whole searches; none is removed where one of the names is wrong."""
     folders: dict[Path, RunFolder] = {}
     mistakes = []
     for name in names:
         try:
-            folder = runfolder.find_own(runs, name)
+            folder = leaderboard.folder_of(runs, name) or runfolder.find_own(runs, name)
             folders[folder.path] = folder
         except TroupeError as error:
             mistakes += error.mistakes
@@ -85,6 +104,31 @@ def sample(
 ) -> dict[str, Any]:  # fmt: skip
     """Draw samples from a run's newest checkpoint, and write them as one PNG, or as one file of texts."""
     asked = asked_of(name, runs, families, words, count)
+    folder, samples, told = samples_of(name, runs, families, asked, seed, data_dir)
+    are_images = not isinstance(samples, list)
+    out = out or Path(f"{folder.name.replace('/', '-')}-samples.{'png' if are_images else 'txt'}")
+    with writing(out):
+        if are_images:
+            pictures.write_grid(out, samples, asked.columns)
+        else:
+            durable.write(out, pictures.sheet_of_texts(samples))
+    return {"file": str(out), **told}
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Make the folder of a file; inside, a write that fails becomes one line (TroupeError, exit code 3)."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, ValueError) as error:
+        raise TroupeError(f"--out {out}: cannot be written ({error})", SURROUNDINGS) from error
+
+
+def samples_of(
+    name: str, runs: Path, families: Sequence[Path], asked: Any, seed: int, data_dir: Path
+) -> tuple[RunFolder, Any, dict[str, Any]]:
+    """A run, what it draws (images as uint8 NHWC, or a list of texts), and what is to be told of that."""
     folder, stored, state, family = _opened(name, runs, families)
     import torch
 
@@ -105,19 +149,11 @@ def sample(
         for start in range(0, count, CHUNK):
             part = {key: value[start : start + CHUNK] for key, value in inputs.items()}
             parts.append(drawn(family.samples(networks, part)))
-    are_images = isinstance(parts[0], torch.Tensor)
-    out = out or Path(f"{folder.name}-samples.{'png' if are_images else 'txt'}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if are_images:
-            pictures.write_grid(out, torch.cat(parts).numpy(), asked.columns)
-        else:
-            durable.write(out, pictures.sheet_of_texts([text for part in parts for text in part]))
-    except (OSError, ValueError) as error:
-        raise TroupeError(f"--out {out}: cannot be written ({error})", SURROUNDINGS) from error
+    texts = [text for part in parts for text in part]
+    samples = torch.cat(parts).numpy() if isinstance(parts[0], torch.Tensor) else texts
     changed = data.opened and data.fingerprint != stored.get("data")
     notes = [f"data={family.config.data} has changed since the run learned from it"] if changed else []
-    return {"file": str(out), "count": count, "seed": seed, "step": state["step"], "notes": notes}
+    return folder, samples, {"count": count, "seed": seed, "step": state["step"], "notes": notes}
 
 
 class OpenedLater:

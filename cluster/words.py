@@ -102,6 +102,7 @@ VERBS = {
         "draw samples from a run's newest checkpoint", ("NAME",), True,
         (
             Option("count", "N", "how many (default: 64)"),
+            Option("top", "N", "of a search: of its N best trials, below one another"),
             Option("seed", "N", "seed of the noise (default: 0)"),
             Option("out", "FILE", "where to write them (default: NAME-samples.png, or .txt)"),
             RUNS, DATA, FAMILIES, JSON, DEBUG,
@@ -110,7 +111,11 @@ VERBS = {
     ),
     "export": Verb(
         "write weights (safetensors) and a config that rebuilds the networks", ("NAME",), False,
-        (Option("out", "DIR", "where to write (default: NAME-export)"), RUNS, FAMILIES, JSON, DEBUG),
+        (
+            Option("out", "DIR", "where to write (default: NAME-export)"),
+            Option("best", "", "of a search: of its best trial"),
+            RUNS, FAMILIES, JSON, DEBUG,
+        ),
         "troupe export dcgan-1 --out dcgan-digits",
     ),
     "runs": Verb(

@@ -19,9 +19,9 @@ from tensorboardX.record_writer import masked_crc32c
 class EventFile:
     """Scalars and images of a run, from `step` on: what older files say of later steps is hidden."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Raises OSError, as all writes do, where the disk is full."""
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+    def __init__(self, folder: Path, step: int, kind: str = "") -> None:
+        """Raises OSError, as all writes do, where the disk is full. `kind` ends its name."""
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}{kind}"
         self.path = folder / name
         self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self._append(Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START)))
@@ -34,6 +34,12 @@ class EventFile:
         """An image as uint8 (height, width, channels)."""
         drawn = summary.image(name, image, dataformats="HWC")
         self._append(Event(wall_time=time.time(), step=step, summary=drawn))
+
+    def settings(self, values: Mapping[str, Any], metric: str) -> None:
+        """What a trial varies, and what it is compared by, for TensorBoard's table of hyperparameters."""
+        plain = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in values.items()}
+        for part in summary.hparams(plain, {metric: 0.0}):
+            self._append(Event(wall_time=time.time(), step=0, summary=part))
 
     def _append(self, event: Any) -> None:
         data = event.SerializeToString()

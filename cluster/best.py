@@ -1,0 +1,73 @@
+"""What becomes of the best trials of a search: their weights, and their samples side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster import leaderboard, use
+from cluster.leaderboard import Search, TrialRecord
+from trainers.engine import checkpoint, durable, pictures
+from trainers.engine.errors import CONFLICT, WORDS, TroupeError
+
+GAP = 8  # pixels between the sheets of two trials
+LINE = 24  # of a trial's name above its sheet
+
+
+def best_of(runs: Path, name: str, count: int) -> tuple[Search, list[TrialRecord]]:
+    """A search, and its best trials that have a checkpoint. Raises TroupeError where there is none."""
+    search = leaderboard.find(runs, name)
+    best = [trial for trial in search.ranked() if checkpoint.newest_whole(search.folder(trial).checkpoints) is not None]
+    if not best:
+        raise TroupeError(f"{search.name}: no trial has both a value and a checkpoint", CONFLICT)
+    return search, best[:count]
+
+
+def export_best(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
+    """The weights of the best trial, as `troupe export` writes them."""
+    search, (best,) = best_of(runs, name, 1)
+    result = use.export(f"{search.name}/{best.name}", search.path.parent, families, out)
+    return {**result, "trial": f"{search.name}/{best.name}", search.told["metric"]: best.value}
+
+
+def sample_top(
+    name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], top: int, count: int, seed: int,
+    out: Path | None, data_dir: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Samples of the best trials from the same noise, one below the other in one picture, or one file of texts."""
+    search, best = best_of(runs, name, top)
+    sheets: list[tuple[str, Any]] = []
+    told: dict[str, Any] = {}
+    columns = 0
+    for trial in best:
+        full = f"{search.name}/{trial.name}"
+        asked = use.asked_of(full, search.path.parent, families, words, count)
+        columns = asked.columns or min(count, 16)
+        _, samples, told = use.samples_of(full, search.path.parent, families, asked, seed, data_dir)
+        sheets.append((f"{full}  {search.told['metric']} {trial.value:.4g}", samples))
+    texts = isinstance(sheets[0][1], list)
+    if any(isinstance(samples, list) != texts for _, samples in sheets):
+        raise TroupeError(f"{search.name}: its best trials draw pictures and texts; sample one by its name", WORDS)
+    out = out or Path(f"{search.name}-samples.{'txt' if texts else 'png'}")
+    with use.writing(out):
+        if texts:
+            durable.write(out, "\n".join(f"{head}\n\n{pictures.sheet_of_texts(samples)}" for head, samples in sheets))
+        else:
+            pictures.write_png(out, _below_one_another(sheets, columns))
+    return {"file": str(out), "trials": [f"{search.name}/{trial.name}" for trial in best], **told}
+
+
+def _below_one_another(sheets: Sequence[tuple[str, Any]], columns: int) -> Any:
+    """One picture: the sheet of each trial under its name."""
+    from PIL import Image, ImageDraw
+
+    drawn = [(head, pictures.grid(samples, columns).convert("RGB")) for head, samples in sheets]
+    width = max(300, *(sheet.width for _, sheet in drawn))
+    whole = Image.new("RGB", (width, sum(sheet.height + LINE + GAP for _, sheet in drawn)), "white")
+    pen, top = ImageDraw.Draw(whole), 0
+    for head, sheet in drawn:
+        pen.text((GAP, top + 6), head, "#2d3748")
+        whole.paste(sheet, (0, top + LINE))
+        top += sheet.height + LINE + GAP
+    return whole

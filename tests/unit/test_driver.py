@@ -1,0 +1,134 @@
+"""The driver of a search beside Ray: which checkpoints are kept, what it says, and when it stops."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import prepare_search
+from cluster.driver import Driver, rooms
+from cluster.leaderboard import FAILED, FINISHED, PRUNED, RUNNING, WAITING, Search, TrialRecord
+from cluster.prepare_search import SearchCommand
+from cluster.show import Progress
+from trainers.engine import checkpoint
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Callable[..., Driver]:
+    """One of four trials that ended with 0.1, 0.2, 0.3 and 0.4, each with a checkpoint of a kilobyte."""
+
+    def made(**options: Any) -> Driver:
+        command = SearchCommand("dcgan", {"width": "8,16", "steps": "4"}, space="none", runs_dir=tmp_path)
+        prepared = prepare_search.prepare(command)
+        prepared.told["keep_best"] = options.pop("keep_best", None)
+        search = Search(tmp_path / "s", {**prepared.told, "metric": "eval_x", "mode": "max"})
+        for number in (1, 2, 3, 4):
+            record = TrialRecord(number, {"width": 8 * number}, FINISHED, 4, 4, number / 10, number / 10, 4, 60.0)
+            search.trials.append(record)
+            path = search.folder(record).checkpoints / checkpoint.name_of(4)
+            path.mkdir(parents=True)
+            (path / "state.pt").write_bytes(b"x" * 1000)
+        return Driver(search, prepared, replace(command, **options), Progress(io.StringIO()))
+
+    return made
+
+
+def kept(driver: Driver) -> list[int]:
+    return [trial.number for trial in driver.search.trials
+            if checkpoint.all_in(driver.search.folder(trial).checkpoints)]  # fmt: skip
+
+
+def said(driver: Driver) -> list[str]:
+    return driver.progress.stream.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def test_only_the_best_trials_keep_their_checkpoints_where_that_was_asked_for(driver: Callable[..., Driver]) -> None:
+    one = driver(keep_best=2)
+    one.search.trials[0].state = RUNNING
+    one.changed(one.search.trials[1], True)
+    assert kept(one) == [1, 3, 4], "a running trial keeps its own"
+
+
+def test_a_disk_budget_is_kept_by_the_checkpoints_of_the_worst(driver: Callable[..., Driver]) -> None:
+    one = driver(disk_budget=2500.0)
+    one._look_at_disk()
+    assert kept(one) == [3, 4]
+    assert said(one) == [
+        f"troupe: the disk budget of 2.5 kB is nearly full: the checkpoints of s/000{number} are removed"
+        for number in (1, 2)
+    ]
+    assert not one.stop_requested()
+
+
+def test_a_budget_that_the_best_alone_exceeds_stops_the_search_loudly(driver: Callable[..., Driver]) -> None:
+    one = driver(disk_budget=500.0)
+    one.looked = -100.0
+    one.tick()
+    assert kept(one) == [4]
+    assert one.stop_requested()
+    assert "full, and only running trials and the best one have checkpoints" in one.full
+    assert (one.search.path / ".stop").exists(), "the trials hear of it"
+
+
+def test_a_disk_that_is_nearly_full_is_noticed_before_it_is(
+    driver: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = driver()
+    frees = iter([1000, 1000, 10**10])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**10, 0, next(frees, 10**10)))
+    one._look_at_disk()
+    assert kept(one) == [3, 4]
+    assert not one.full
+
+
+def test_a_time_budget_ends_the_search_and_says_so(driver: Callable[..., Driver]) -> None:
+    one = driver(time_budget=60.0)
+    one.tick()
+    assert not one.stop_requested()
+    one.began = time.monotonic() - 61
+    one.tick()
+    assert one.stop_requested()
+    assert said(one)[-1] == "troupe: the time budget of 1m00s is used up: saving what runs"
+
+
+def test_one_line_says_how_far_the_search_is(driver: Callable[..., Driver]) -> None:
+    one = driver()
+    one.search.trials[0].state, one.search.trials[1].state = RUNNING, WAITING
+    one.search.trials[0].seconds, one.search.trials[0].value = 30.0, None
+    assert one.state() == "2/4 trials, 1 running, best eval_x 0.4 (0004), about 1m30s left"
+
+
+def test_a_trial_that_has_ended_is_told_in_one_line(driver: Callable[..., Driver]) -> None:
+    one = driver()
+    trials = one.search.trials
+    trials[0].state, trials[1].state, trials[1].reason = PRUNED, FAILED, "no luck"
+    assert one.line(trials[3]) == "s/0004: eval_x 0.4, the best so far, after 1m00s (width=32)"
+    assert one.line(trials[0]) == "s/0001: stopped early at step 4, eval_x 0.1, after 1m00s (width=8)"
+    assert one.line(trials[1]) == "s/0002: failed: no luck (width=16)"
+
+
+@pytest.mark.parametrize(
+    ("each", "workers", "nodes", "count"),
+    [
+        ({"CPU": 1}, 1, [{"CPU": 2}], 2),
+        ({"CPU": 1}, 2, [{"CPU": 2}], 1),
+        ({"CPU": 1}, 3, [{"CPU": 4}] * 4, 5),
+        ({"CPU": 3}, 1, [{"CPU": 4}] * 4, 4),
+        ({"CPU": 1, "GPU": 0.5}, 1, [{"CPU": 8, "GPU": 2}], 4),
+        ({"CPU": 1, "GPU": 1}, 1, [{"CPU": 8}, {"CPU": 8, "GPU": 1}], 1),
+    ],
+)
+def test_as_many_trials_run_at_once_as_there_is_room_for(
+    each: dict[str, float], workers: int, nodes: list[dict[str, float]], count: int
+) -> None:
+    assert rooms(each, workers, nodes) == count
