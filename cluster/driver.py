@@ -24,6 +24,7 @@ from trainers.engine.errors import TroupeError
 from trainers.engine.settings import plain, show_value
 from trainers.run import description, open_for
 
+LASTING = 1.0  # seconds between records that also a pulled plug leaves
 LOOK = 5.0  # seconds between looks at the disk
 SPARE = 64 << 20  # bytes that are left free on it
 
@@ -47,7 +48,9 @@ class Driver:
         self.asked = threading.Event()
         self.over = ""  # why no more is begun, where that is no mistake
         self.full = ""  # or where it is
+        self.hopeless = ""  # or where no trial can have a value
         self.told_trials = False
+        self.lasted = 0.0  # when the record was last made durable
         self.looked = 0.0
         self.at_once = 1
 
@@ -74,11 +77,15 @@ class Driver:
             del self.since[record.number]
             if record.state == FINISHED and record.value is None:
                 record.state, record.reason = FAILED, self._no_metric(record)
+                if not self.search.ranked():  # no other trial will report it either
+                    self.hopeless = record.reason
             if record.state in (FINISHED, PRUNED, FAILED):
                 self.proposals.ended(record)
             self._keep_best()
             self.progress.say(self.line(record))
-        self.search.write(lasting=ended)
+        lasting = ended and now - self.lasted > LASTING
+        self.lasted = now if lasting else self.lasted
+        self.search.write(lasting)
 
     def tick(self) -> None:
         """Now and then: the line that renews itself, the clock, and the disk."""
@@ -94,7 +101,7 @@ class Driver:
 
     def stop_requested(self) -> bool:
         """Also tells the trials, which would else hear of it after their next report only."""
-        stop = self.asked.is_set() or bool(self.over or self.full)
+        stop = self.asked.is_set() or bool(self.over or self.full or self.hopeless)
         if stop and not self.told_trials:
             self.told_trials = True
             (self.search.path / STOP).touch()
@@ -194,7 +201,8 @@ class Driver:
     def _ended_with_checkpoints(self) -> list[TrialRecord]:
         """The best first; those without a value last."""
         ranked = self.search.ranked()
-        rest = [trial for trial in self.search.trials if trial not in ranked]
+        known = {trial.number for trial in ranked}
+        rest = [trial for trial in self.search.trials if trial.number not in known]
         return [trial for trial in (*ranked, *rest) if trial.state in (FINISHED, PRUNED, FAILED)
                 and checkpoint.all_in(self.search.folder(trial).checkpoints)]  # fmt: skip
 

@@ -14,7 +14,7 @@ import math
 import os
 import statistics
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,11 @@ class Search:
         writer = csv.DictWriter(table, columns, lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows(rows)
-        told = {"format": FORMAT, **self.told, "trials": [asdict(trial) for trial in self.trials]}
+        head = json.dumps({"format": FORMAT, **self.told}, indent=1)
+        body = ",\n".join(f"  {json.dumps(vars(trial))}" for trial in self.trials)  # a line each, and quickly
+        told = f'{head[:-2]},\n "trials": [\n{body}\n ]\n}}\n'
         with checkpoint.writing(self.path):
-            for file, text in ((SEARCH, json.dumps(told, indent=1) + "\n"), ("leaderboard.csv", table.getvalue())):
+            for file, text in ((SEARCH, told), ("leaderboard.csv", table.getvalue())):
                 if lasting:
                     durable.write(self.path / file, text)
                 else:
@@ -120,7 +122,8 @@ class Search:
     def leaderboard(self) -> list[dict[str, Any]]:
         """A row for each trial, the best first, those without a value last, in the order of their numbers."""
         ranked = self.ranked()
-        rest = [trial for trial in self.trials if trial not in ranked]
+        known = {trial.number for trial in ranked}
+        rest = [trial for trial in self.trials if trial.number not in known]
         return [
             {
                 "trial": f"{self.name}/{trial.name}", "state": trial.state, self.told["metric"]: trial.value,

@@ -108,7 +108,8 @@ def prepare(command: SearchCommand) -> Prepared:
         mistakes += filter(None, [sources.check_name(data, command.families, kind.learns_from)])
     except TroupeError as error:
         mistakes += error.mistakes
-    metric, wrong_metric = _metric(kind, family, command.metric)
+    evaluates = str({**defaults, **words}.get("evaluate_every", "auto")) != "0"
+    metric, wrong_metric = _metric(kind, family, command.metric, evaluates)
     mistakes += [wrong_metric] if wrong_metric else []
     scheduler = command.scheduler or str(options.get("scheduler", "fifo"))
     trials = command.trials or int(options.get("trials", TRIALS_AT_MOST))
@@ -189,13 +190,16 @@ def _check_room(config: Config, command: SearchCommand) -> None:
         raise TroupeError(lacking, SURROUNDINGS)
 
 
-def _metric(kind: type[Config], family: str, said: str | None) -> tuple[str, str | None]:
+def _metric(kind: type[Config], family: str, said: str | None, evaluates: bool) -> tuple[str, str | None]:
     """The metric to compare trials by, and what is wrong with it."""
-    known = [f"eval_{name}" for name in kind.metrics]
+    known = [f"eval_{name}" for name in kind.metrics] if evaluates else []
     if said is None:
         if not known:
-            return "", f"{family} evaluates nothing that trials could be compared by; say --metric, as --metric loss"
+            why = "evaluates nothing" if evaluates else "with evaluate_every=0 evaluates nothing"
+            return "", f"{family} {why} that trials could be compared by; say --metric, as --metric loss"
         return known[0], None
+    if not evaluates and said.startswith("eval_"):
+        return said, f"--metric {said}: nothing is evaluated with evaluate_every=0; leave that out"
     if said in known or (not said.startswith("eval_") and f"eval_{said}" not in known):
         return said, None  # a metric of training is known when the first row is written
     if f"eval_{said}" in known:

@@ -76,6 +76,8 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
     resume = f"go on with `troupe search --resume {found.name}`"
     if ended.full:
         raise TroupeError(f"{found.name}: {ended.full}; free some space, then {resume}", SURROUNDINGS)
+    if ended.hopeless:
+        raise TroupeError(f"{found.name}: {ended.hopeless}", RUN_FAILED)
     if ended.asked.is_set():
         raise Stopped(f"{found.name}: stopped and saved; {resume}")
     if found.trials and len(failed) == len(found.trials):

@@ -52,14 +52,17 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         self.group: KeptGroup | None = None
         self.sick = False
-        gc.collect()
-        gc.freeze()  # what was imported stays: looking through it after each trial would take longer than a short one
+        self.warm = False
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._finish()
         if self.sick:
             os._exit(1)  # Tune takes another actor for the next trial
+        if not self.warm:
+            self.warm = True
+            gc.collect()
+            gc.freeze()  # what was imported stays: looking through it after each trial takes longer than a short one
         self._take(new_config)
         return True
 

@@ -111,7 +111,8 @@ def carry_out(job: Job) -> None:
                 if record.name in cloned:
                     cloned.remove(record.name)
                     record.clones = list(search.folder(record).read_settings().get("clones", ()))
-                job.changed(record, False)
+                if "ended" not in result:  # else it is told at once that the trial has ended
+                    job.changed(record, False)
 
             def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
                 record, last = of_id[trial.trial_id], trial.last_result or {}

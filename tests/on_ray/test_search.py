@@ -149,8 +149,11 @@ def test_trials_that_fail_are_told_and_the_others_go_on_and_may_be_tried_again(r
 
 def test_a_metric_that_no_run_reports_is_told_with_those_that_it_does(ray: Any, tmp_path: Path) -> None:
     with pytest.raises(TroupeError, match="reports no classify_lost; it has accuracy, classify_loss") as error:
-        search("classifier", learning_rate="0.1,0.2", metric="classify_lost", runs_dir=tmp_path, **DIGITS)
+        search("classifier", name="s", learning_rate="0.1,0.2,0.3,0.4,0.5", metric="classify_lost", runs_dir=tmp_path,
+               **DIGITS)  # fmt: skip
     assert error.value.code == FAILED
+    left = [trial for trial in leaderboard.read(tmp_path / "s").trials if trial.state == "waiting"]
+    assert left, "the others need not be tried"
 
 
 def test_a_trial_whose_process_is_killed_goes_on_in_another_one(ray: Any, troupe: Commands) -> None:
