@@ -2,8 +2,8 @@
 
 Each side is a process of its own from its start to its end, Ray included, on two CPUs. Ours is `troupe search` over
 `classifier model=mlp steps=1` without evaluation, each trial with its run folder and checkpoints. The other side is
-Tune with a function that imports torch and reports once: with its defaults over 24 trials, with `reuse_actors=True` over
-96. Memory is the resident set of the driver's process when the 20th and when the 200th trial has ended.
+Tune with a function that imports torch and reports once: with its defaults over 24 trials, with `reuse_actors=True`
+over 96. Memory is the resident set of the driver's process when the 20th and when the 200th trial has ended.
 """
 
 from __future__ import annotations

@@ -14,13 +14,15 @@ from cluster import checks, proposals, tuning
 from cluster.checks import needs
 from cluster.connect import ray_for
 from cluster.launch import signals
-from cluster.leaderboard import FAILED, FINISHED, OPEN, PRUNED, RUNNING, STOP, Search, TrialRecord
+from cluster.leaderboard import FAILED, FINISHED, OPEN, POPULATION, PRUNED, RUNNING, STOP, Search, TrialRecord
 from cluster.prepare_search import Prepared, SearchCommand
 from cluster.show import Progress, duration, size
+from cluster.space import Choice
+from trainers import registry
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import FAILED as RUN_FAILED
-from trainers.engine.errors import TroupeError
+from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.settings import plain, show_value
 from trainers.run import description, open_for
 
@@ -242,12 +244,41 @@ def rooms(each: Mapping[str, float], workers: int, nodes: list[Mapping[str, floa
     return places // workers
 
 
+def refuse_other_networks(driver: Driver) -> None:
+    """Raise TroupeError (exit code 2) for settings that change the networks, where weights are to be taken over."""
+    import torch
+
+    told, kind, command = driver.search.told, driver.prepared.kind, driver.command
+    family = registry.family_class(told["family"], command.families)
+    mistakes = []
+    for name, domain in driver.prepared.space.domains.items():
+        shapes = []
+        for value in (domain.values[0], domain.values[-1]) if isinstance(domain, Choice) else (domain.low, domain.high):
+            config, wrong = kind.from_words({**driver.prepared.config.model_dump(), name: value}, told["family"])
+            if config is None:
+                raise TroupeError(wrong, WORDS)
+            facts = driver.known(config).facts
+            with torch.random.fork_rng():
+                networks = family(config.resolved(facts), facts).networks()
+            shapes.append([(part, key, tensor.shape) for part, network in networks.items()
+                           for key, tensor in network.state_dict().items()])  # fmt: skip
+        if shapes[0] != shapes[1]:
+            mistakes.append(
+                f"{name}={domain}: changes the networks, so that no trial could take over another one's weights; leave "
+                f"it out of --scheduler {told['scheduler']}"
+            )
+    if mistakes:
+        raise TroupeError(mistakes, WORDS)
+
+
 def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> Driver:
     """Carry out all trials that are left. Returns the driver, which knows how it ended."""
     config = prepared.config
     driver = Driver(search, prepared, command, progress)
     (search.path / STOP).unlink(missing_ok=True)
     folders = [search.path, *command.families]
+    if search.told["scheduler"] in POPULATION:
+        refuse_other_networks(driver)
     each = needs(config.model_dump())
     if "GPU" in each:
         each["GPU"] = 1 / search.told["trials_per_gpu"]

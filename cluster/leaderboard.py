@@ -91,7 +91,8 @@ class Search:
         groups: dict[str, list[TrialRecord]] = {}
         for trial in self.trials:
             point = {name: value for name, value in trial.settings.items() if name != "seed"}
-            groups.setdefault(json.dumps(point, sort_keys=True), []).append(trial)
+            alone = "" if "seed" in trial.settings else trial.name  # trials of a population may become alike
+            groups.setdefault(alone + json.dumps(point, sort_keys=True), []).append(trial)
         rows: list[tuple[list[TrialRecord], float | None, float | None]] = []
         for group in groups.values():
             values = [trial.value for trial in group if trial.value is not None and not math.isnan(trial.value)]

@@ -1,0 +1,29 @@
+"""The default space of every family runs: what it says is worth trying can be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import search, space
+from trainers import registry
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+SMALL = {"data": "digits", "steps": 1, "batch_size": 8, "microbatch_size": 4, "ema": 0}
+LARGE = {"wide_resnet": {"widen_factor": "1,2", "depth": "16,22"}}  # the rest of it takes minutes on two cores
+IMAGES = {"dcgan": 32, "wgan": 32, "wgan_gp": 32}
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_the_default_space_of_a_family_runs(family: str, tmp_path: Path) -> None:
+    words: dict[str, Any] = {**SMALL, **LARGE.get(family, {})}
+    if family in IMAGES:
+        words |= {"image_size": IMAGES[family], "features": "pixels", "judged": 100}
+    result = search(family, trials=2, runs_dir=tmp_path, **words)
+    assert result["failed"] == 0
+    searched = space.module_of(family, None, ())[0]
+    assert set(result["points"][0]["settings"]) == set(searched)
+    assert all(point["mean"] is not None for point in result["points"])
