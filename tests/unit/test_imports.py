@@ -196,7 +196,7 @@ def test_package_files_are_empty_but_that_of_cluster() -> None:
     assert broken([ROOT / "cluster" / "__init__.py"], "cluster", "trainers", at_start=True) == []
 
 
-IN_WORKERS = {"worker.py"}  # imported where a worker lives
+IN_WORKERS = {"worker.py", "trial.py"}  # imported where a worker or a trial lives
 
 
 def test_the_cluster_imports_torch_and_ray_only_when_they_are_needed() -> None:
@@ -205,7 +205,8 @@ def test_the_cluster_imports_torch_and_ray_only_when_they_are_needed() -> None:
 
 
 def test_no_part_of_the_cluster_brings_ray_in_by_being_imported_nor_torch_but_for_pools_and_workers() -> None:
-    modules = [f"cluster.{path.stem}" for path in files("cluster") if path.stem not in ("__init__", "worker", "local")]
+    modules = [f"cluster.{path.stem}" for path in files("cluster")
+               if path.stem not in ("__init__", "worker", "trial", "local")]  # fmt: skip
     code = f"import sys, {', '.join(modules)}\nassert not {{'torch', 'ray'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
