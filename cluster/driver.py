@@ -21,7 +21,6 @@ from cluster.space import Choice
 from trainers import registry
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
-from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.settings import plain, show_value
 from trainers.run import description, open_for
@@ -76,11 +75,13 @@ class Driver:
         self.since[record.number] = now
         self.search.told["seconds"] = round(self.before + now - self.began, 1)
         if ended:
-            del self.since[record.number]
+            self.since.pop(record.number, None)
             if record.state == FINISHED and record.value is None:
-                record.state, record.reason = FAILED, self._no_metric(record)
-                if not self.search.ranked():  # no other trial will report it either
-                    self.hopeless = record.reason
+                record.state = FAILED
+                if not record.reason:
+                    record.reason = self._no_metric(record)
+                    if not self.search.ranked():  # no other trial will report it either
+                        self.hopeless = record.reason
             if record.state in (FINISHED, PRUNED, FAILED):
                 self.proposals.ended(record)
             self._keep_best()
@@ -155,7 +156,7 @@ class Driver:
             return
         config, mistakes = self.prepared.kind.from_words({**told["fixed"], **record.settings}, told["family"])
         if config is None:
-            raise TroupeError(mistakes, RUN_FAILED)
+            raise TroupeError(mistakes, WORDS)
         config = config.model_copy(update=checks.resolve(config, own_machine=not self.command.address))
         config = self.resolved(config)
         record.steps = config.steps
@@ -177,7 +178,7 @@ class Driver:
         """With what follows from the data, and as often evaluated and saved as the scheduler needs."""
         facts = self.known(config).facts
         if mistakes := config.misfit(facts):
-            raise TroupeError(mistakes, RUN_FAILED)
+            raise TroupeError(mistakes, WORDS)
         asked, config = config.evaluate_every, config.resolved(facts)
         scheduler = self.search.told["scheduler"]
         changes: dict[str, Any] = {}

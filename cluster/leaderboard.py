@@ -10,7 +10,6 @@ import contextlib
 import csv
 import io
 import json
-import math
 import os
 import statistics
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ class TrialRecord:
     state: str = WAITING
     step: int = 0
     steps: int = 0
-    value: float | None = None  # of the metric, at the last report
+    value: float | None = None  # of the metric, at the last report; none where it was not finite
     best: float | None = None  # of all reports
     best_step: int = 0
     seconds: float = 0.0
@@ -79,11 +78,11 @@ class Search:
 
     def ranked(self) -> list[TrialRecord]:
         """Trials that have a value, the best first."""
-        there = [trial for trial in self.trials if trial.value is not None and not math.isnan(trial.value)]
+        there = [trial for trial in self.trials if trial.value is not None]
         return sorted(there, key=lambda trial: (-self.sign * (trial.value or 0.0), trial.number))
 
     def better(self, one: float, other: float | None) -> bool:
-        return other is None or math.isnan(other) or self.sign * one > self.sign * other
+        return other is None or self.sign * one > self.sign * other
 
     def points(self) -> list[tuple[list[TrialRecord], float | None, float | None]]:
         """Trials that differ in their seed only, with the mean and the standard deviation of their values, the best
@@ -95,7 +94,7 @@ class Search:
             groups.setdefault(alone + json.dumps(point, sort_keys=True), []).append(trial)
         rows: list[tuple[list[TrialRecord], float | None, float | None]] = []
         for group in groups.values():
-            values = [trial.value for trial in group if trial.value is not None and not math.isnan(trial.value)]
+            values = [trial.value for trial in group if trial.value is not None]
             mean = statistics.fmean(values) if values else None
             rows.append((group, mean, statistics.stdev(values) if len(values) > 1 else None))
         return sorted(rows, key=lambda row: (row[1] is None, -self.sign * (row[1] or 0.0), row[0][0].number))

@@ -117,6 +117,7 @@ def read(
     seeds: tuple[int, ...] = ()
     for name, word in {**{name: word for name, word in said.items() if name not in words}, **words}.items():
         field = kind.model_fields.get(name) or kind.model_fields.get(f"{name}_")
+        word = ",".join(map(show_value, word)) if isinstance(word, list) else word  # choices, from Python
         where = "" if name in words else f"{source}: "
         if field is None or not isinstance(word, str) or field.json_schema_extra["free"]:  # type: ignore[index]
             fixed[name] = word  # a name that is none is told with the others

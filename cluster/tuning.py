@@ -118,12 +118,12 @@ def carry_out(job: Job) -> None:
                 record, last = of_id[trial.trial_id], trial.last_result or {}
                 ended = last.get("ended")
                 record.state = {"finished": FINISHED, "failed": FAILED, "stopped": INTERRUPTED}.get(str(ended), PRUNED)
-                record.reason = str(last.get("reason", ""))
+                record.reason = str(last.get("reason", record.reason))
                 job.changed(record, True)
 
             def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
                 record = of_id[trial.trial_id]
-                record.state, record.reason = FAILED, "its process died (killed, or out of memory)"
+                record.state, record.reason = FAILED, _reason(trial.get_error())
                 job.changed(record, True)
 
             def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
@@ -160,13 +160,24 @@ def carry_out(job: Job) -> None:
                 job.changed(record, True)
 
 
+def _reason(error: Any) -> str:
+    """What ended a trial's actor, in a line."""
+    from ray.exceptions import RayTaskError
+
+    if isinstance(error, RayTaskError):
+        return f"{type(error.cause).__name__}: {error.cause}".splitlines()[0]
+    return "its process died (killed, or out of memory)"
+
+
 def note(search: Search, record: TrialRecord, row: Mapping[str, Any]) -> None:
     """What a report says of a trial."""
     metric = search.told["metric"]
     record.step = int(row.get("step", record.step))
     if metric in row and row[metric] is not None:
-        record.value = float(row[metric])
-        if not math.isnan(record.value) and search.better(record.value, record.best):
+        record.value, record.reason = float(row[metric]), ""
+        if not math.isfinite(record.value):
+            record.value, record.reason = None, f"{metric} is {record.value} at step {record.step}"
+        elif search.better(record.value, record.best):
             record.best, record.best_step = record.value, record.step
     if "result" in row:
         record.worry = row["result"].get("worry") or ""

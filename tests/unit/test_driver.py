@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cluster import prepare_search
+from cluster import prepare_search, tuning
 from cluster.driver import Driver, rooms
 from cluster.leaderboard import FAILED, FINISHED, PRUNED, RUNNING, WAITING, Search, TrialRecord
 from cluster.prepare_search import SearchCommand
@@ -132,3 +132,16 @@ def test_as_many_trials_run_at_once_as_there_is_room_for(
     each: dict[str, float], workers: int, nodes: list[dict[str, float]], count: int
 ) -> None:
     assert rooms(each, workers, nodes) == count
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_metric_that_is_not_finite_is_no_value_and_fails_its_trial_alone(
+    driver: Callable[..., Driver], value: float
+) -> None:
+    one = driver()
+    record = one.search.trials[0]
+    tuning.note(one.search, record, {"step": 6, "eval_x": value})
+    assert (record.value, record.best) == (None, 0.1)
+    one.changed(record, True)
+    assert (record.state, record.reason) == (FAILED, f"eval_x is {value} at step 6")
+    assert not one.stop_requested(), "the others may do better"

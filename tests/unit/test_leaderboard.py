@@ -31,7 +31,7 @@ def search_of(path: Path, *values: float | None, mode: str = "max", seeds: int =
 
 
 def test_trials_are_ranked_by_the_metric_and_those_without_a_value_come_last(tmp_path: Path) -> None:
-    search = search_of(tmp_path / "s", 0.2, None, 0.9, math.nan, 0.5)
+    search = search_of(tmp_path / "s", 0.2, None, 0.9, None, 0.5)
     assert [row["trial"] for row in search.leaderboard()] == ["s/0003", "s/0005", "s/0001", "s/0002", "s/0004"]
     search.told["mode"] = "min"
     assert [row["trial"] for row in search.leaderboard()][:3] == ["s/0001", "s/0005", "s/0003"]

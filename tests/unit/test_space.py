@@ -48,6 +48,12 @@ def test_a_list_is_one_choice_and_texts_are_choices_too() -> None:
     assert read("classifier", model="mlp,lenet").domains["model"] == Choice(("mlp", "lenet"))
 
 
+def test_a_list_from_python_is_choices() -> None:
+    where, _ = space.read(registry.config_class("dcgan"), "dcgan", {"width": [8, 16], "beta1": [0.0, 0.5]}, {}, "")
+    assert where is not None
+    assert where.domains == {"width": Choice((8, 16)), "beta1": Choice((0.0, 0.5))}
+
+
 def test_words_of_the_command_replace_those_of_the_file() -> None:
     kind = registry.config_class("wgan")
     said = {"clip": "0.003..0.1", "n_critic": "1,2,5"}
