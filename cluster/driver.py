@@ -14,7 +14,7 @@ from cluster import checks, proposals, tuning
 from cluster.checks import needs
 from cluster.connect import ray_for
 from cluster.launch import signals
-from cluster.leaderboard import FAILED, FINISHED, OPEN, POPULATION, PRUNED, RUNNING, STOP, Search, TrialRecord
+from cluster.leaderboard import FAILED, FINISHED, MISSING, OPEN, POPULATION, PRUNED, RUNNING, STOP, Search, TrialRecord
 from cluster.prepare_search import Prepared, SearchCommand
 from cluster.show import Progress, duration, size
 from cluster.space import Choice
@@ -78,10 +78,9 @@ class Driver:
             self.since.pop(record.number, None)
             if record.state == FINISHED and record.value is None:
                 record.state = FAILED
-                if not record.reason:
-                    record.reason = self._no_metric(record)
-                    if not self.search.ranked():  # no other trial will report it either
-                        self.hopeless = record.reason
+                record.reason = record.reason or f"{MISSING} {self.search.told['metric']}: it evaluates nothing"
+            if record.reason.startswith(MISSING) and not self.search.ranked():  # no other trial will report it either
+                self.hopeless = record.reason
             if record.state in (FINISHED, PRUNED, FAILED):
                 self.proposals.ended(record)
             self._keep_best()
@@ -188,11 +187,6 @@ class Driver:
         if scheduler in ("pbt", "pb2"):
             changes["checkpoint_every"] = every  # each report has a checkpoint, from which others can go on
         return config.model_copy(update=changes)
-
-    def _no_metric(self, record: TrialRecord) -> str:
-        rows, _ = self.search.folder(record).read_metrics()
-        names = sorted({name for row in rows for name in row} - {"step", "seconds"})
-        return f"reports no {self.search.told['metric']}; it has {', '.join(names) or 'none'}"
 
     def _keep_best(self) -> None:
         """Of all trials that have ended, only so many keep their checkpoints as were asked for."""

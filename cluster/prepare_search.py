@@ -200,14 +200,13 @@ def _metric(kind: type[Config], family: str, said: str | None, evaluates: bool) 
         return known[0], None
     if not evaluates and said.startswith("eval_"):
         return said, f"--metric {said}: nothing is evaluated with evaluate_every=0; leave that out"
-    if said in known or (not said.startswith("eval_") and f"eval_{said}" not in known):
-        return said, None  # a metric of training is known when the first row is written
     if f"eval_{said}" in known:
         return f"eval_{said}", None
-    return (
-        said,
-        f"--metric {said}: names no metric of {family}{did_you_mean(said, known) or '; there are ' + ', '.join(known)}",
-    )
+    near = [name for name in known if said in name]
+    hint = f"; did you mean {near[0]}?" if near else did_you_mean(said, [*known, *kind.metrics] if evaluates else ())
+    if said in known or not (hint or said.startswith("eval_")):
+        return said, None  # a metric of training is known when the first row is written
+    return said, f"--metric {said}: names no metric of {family}{hint or '; there are ' + ', '.join(known)}"
 
 
 def _mode(kind: type[Config], metric: str) -> str:
@@ -220,16 +219,12 @@ def _together(where: space.Space, scheduler: str, algorithm: str, trials: int, c
     ranges = [name for name, domain in where.domains.items() if isinstance(domain, space.Range)]
     choices = [name for name in where.domains if name not in ranges]
     if algorithm == "grid" and ranges:
-        mistakes.append(
-            f"--algorithm grid: {ranges[0]} is a range, which has no grid; name values, as {ranges[0]}=a,b,c"
-        )
+        mistakes.append(f"--algorithm grid: {ranges[0]} is a range; name values for a grid, as {ranges[0]}=a,b,c")
     elif algorithm == "grid" and command.trials is not None and where.points is not None and trials < where.points:
         mistakes.append(f"--trials {trials}: the grid has {where.points} points; leave one of both out")
     if scheduler in POPULATION:
         if where.seeds:
-            mistakes.append(
-                f"--scheduler {scheduler}: its trials change places, so that seeds say nothing; give one seed"
-            )
+            mistakes.append(f"--scheduler {scheduler}: its trials take over from others, whatever their seed; give one")
         if algorithm != "random":
             mistakes.append(f"--scheduler {scheduler}: thinks of its points itself; leave --algorithm {algorithm} out")
         if command.max_concurrent is not None:

@@ -20,7 +20,7 @@ from ray import tune
 from ray.util import get_current_placement_group
 
 from cluster.group import ActorGroup, Lost, supervise
-from cluster.leaderboard import STOP
+from cluster.leaderboard import MISSING, STOP
 from cluster.show import Progress, Silence
 from cluster.worker import write_to
 from trainers.engine import checkpoint
@@ -190,8 +190,14 @@ class Trial(tune.Trainable):
         )  # fmt: skip
 
     def _report(self, step: int, row: Mapping[str, float]) -> None:
-        if self.shared["metric"] in row:
+        """A row of the run. Raises TroupeError where it should hold the metric and does not: none ever will."""
+        metric: str = self.shared["metric"]
+        if metric in row:
             self.told = {"step": step, **row}
+            return
+        evaluation = any(name.startswith("eval_") for name in row)
+        if evaluation if metric.startswith("eval_") else "samples_per_second" in row:
+            raise TroupeError(f"{MISSING} {metric}; it has {', '.join(sorted(row))}", FAILED)
 
     def _rest(self, step: int) -> None:
         """A step is written down: hand over its row, and wait for Tune to ask for the next one."""

@@ -136,6 +136,64 @@ def test_wrong_words_are_told_in_one_line_with_code_2(
     assert line is None or told.lines == [line]
 
 
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (["dcgan", "widht=1,2"], ["widht: no such setting of dcgan; did you mean width?"]),
+        (["gan"], ["gan: no such family; did you mean wgan?; `troupe families` lists them"]),
+        ([], ["search: needs a family, as in `troupe search wgan_gp n_critic=1,2,5`, or --resume NAME"]),
+        (["dcgan", "--trials", "0"], ["--trials 0: must be a whole number, at least 1"]),
+        (["dcgan", "--time-budget", "soon"], ["--time-budget soon: must be a number above 0"]),
+        (["dcgan", "--scheduler", "ahsa"], ["--scheduler ahsa: is none of fifo, asha, pbt, pb2; did you mean asha?"]),
+        (["dcgan", "--metric", "frechet"],
+         ["--metric frechet: names no metric of dcgan; did you mean eval_frechet_distance?"]),
+        (["dcgan", "width=16,32", "--metric", "eval_recal"],
+         ["--metric eval_recal: names no metric of dcgan; did you mean eval_recall?"]),
+        (["classifier", "evaluate_every=0"],
+         ["classifier with evaluate_every=0 evaluates nothing that trials could be compared by; say --metric, as "
+          "--metric loss"]),
+        (["dcgan", "--space", "none", "width=16"],
+         ["nothing to search: every setting has one value; name choices (n_critic=1,2,5) or a range "
+          "(learning_rate=1e-4..1e-2), or use `troupe train`"]),
+        (["dcgan", "--algorithm", "grid"],
+         ["--algorithm grid: learning_rate is a range; name values for a grid, as learning_rate=a,b,c"]),
+        (["dcgan", "--scheduler", "pb2"], ["--scheduler pb2: moves ranges only; beta1 has choices"]),
+        (["dcgan", "--scheduler", "pbt", "seed=1,2"],
+         ["--scheduler pbt: its trials take over from others, whatever their seed; give one"]),
+        (["dcgan", "--scheduler", "pbt", "--max-concurrent", "2"],
+         ["--max-concurrent: with --scheduler pbt all trials live at once and take turns"]),
+        (["dcgan", "width=8,16", "beta1=0,0.5", "--space", "none", "--algorithm", "grid", "--trials", "3"],
+         ["--trials 3: the grid has 4 points; leave one of both out"]),
+        (["dcgan", "width=4..2", "steps=x", "--mode", "up"],
+         ["--mode up: is none of max, min", "width=4..2: the range is reversed; say 2..4", "steps=x: is not a number"]),
+        (["--resume", "nothing"], ["--resume nothing: no such search in runs"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_search_is_told_before_anything_starts(
+    command: Command, words: list[str], lines: list[str]
+) -> None:
+    told = command("search", *words)
+    assert told.lines == lines
+    assert told.code == WORDS
+    assert not (command.folder / "runs").exists() or not any((command.folder / "runs").iterdir())
+
+
+def test_a_search_that_this_machine_has_no_room_for_is_refused_with_code_3(command: Command) -> None:
+    told = command("search", "dcgan", "width=8,16", "workers=3", "--space", "none")
+    assert told.code == SURROUNDINGS
+    assert told.lines[0].startswith("workers=3: needs 3 CPUs, this machine has 2")
+    told = command("search", "dcgan", "width=8,16", "--trials-per-gpu", "2", "--space", "none")
+    assert told.code == SURROUNDINGS
+    assert told.lines == ["--trials-per-gpu 2: device=cpu has no GPU; leave it out"]
+
+
+def test_a_name_in_use_is_refused_for_a_search_too(command: Command) -> None:
+    command.run_folder("mine")
+    told = command("search", "dcgan", "width=8,16", "--space", "none", "--name", "mine")
+    assert told.code == CONFLICT
+    assert told.lines == ["--name mine: in use; go on with `troupe search --resume mine`, or take another name"]
+
+
 def test_every_mistake_of_a_command_is_told_at_once(command: Command) -> None:
     told = command(
         *TRAIN, "learning_rat=1", "steps=many", "beta1=2", "data=digts", "workers=9", "seed=1", "seed=2", "again",
