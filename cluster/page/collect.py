@@ -17,14 +17,15 @@ from typing import Any
 from cluster import leaderboard
 from cluster.leaderboard import FINISHED, PRUNED, RUNNING, WAITING, Search, TrialRecord
 from cluster.page import importance
-from cluster.page.runs import Read, command_of, is_working, main_metric, read_run, texts_of, thinned
+from cluster.page.runs import Read, command_of, is_known, is_working, main_metric, read_run, short, texts_of, thinned
 from trainers.engine import runfolder
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
 from trainers.engine.runfolder import RunFolder
 
 POINTS = 300  # of a curve, at most
-ALL_POINTS = 500_000  # of all curves together: metrics that fewer people look at give way
-FEW_DIGITS = 100_000  # points from which on a curve keeps three digits instead of five
+DIGITS = 5
+ALL_POINTS = 400_000  # of all curves together: metrics that fewer people look at give way
+FEW_DIGITS = 100_000  # points from which on curves keep three digits, instead of five
 TEXTS, LETTERS = 40, 4000  # steps with texts of a trial at most, and letters of each
 ALL_LETTERS = 3_000_000  # of all texts
 OF_THE_NOISE = ("data", "image_size", "latent", "conditional")  # settings that change what a grid is drawn from
@@ -156,6 +157,7 @@ def _of_runs(folders: Sequence[RunFolder], place: int) -> tuple[dict[str, Any], 
         "family": family, "metric": metric, "mode": mode, "searched": differing, "working": False, "importance": None,
     }  # fmt: skip
     sign = 1 if mode == "max" else -1
+    elsewhere = "" if is_known(family) else "Its family lies outside of the package: add --families PATH."
     added: Added = []
     for folder, read in zip(folders, reads, strict=True):
         known = [(int(row["step"]), row[metric]) for row in read.rows if _finite(row.get(metric)) is not None]
@@ -169,7 +171,8 @@ def _of_runs(folders: Sequence[RunFolder], place: int) -> tuple[dict[str, Any], 
             "seconds": round(max((float(row.get("seconds", 0)) for row in read.rows), default=0.0), 1),
             "reason": "", "worry": read.result.get("worry", ""), "mean": None, "spread": None,
             "settings": {name: read.settings.get(name) for name in differing},
-            "clones": read.stored.get("clones", []), "command": command_of(family, read.settings), "repeats": "",
+            "clones": read.stored.get("clones", []), "command": command_of(family, read.settings),
+            "repeats": elsewhere,
         }  # fmt: skip
         added.append((_with_files(trial, folder, read), folder.path, read))
     added.sort(key=lambda one: (one[0]["value"] is None, -sign * (one[0]["value"] or 0.0)))
@@ -238,7 +241,7 @@ def _curves(
         total += points[name]
     if dropped:
         left_out.append(f"curves of {', '.join(dropped)}: too many points; they are in the runs' metrics.jsonl")
-    digits = 3 if total > FEW_DIGITS else 5
+    digits = 3 if total > FEW_DIGITS else DIGITS
     pool: dict[tuple[int, ...], int] = {}
     kinds: dict[str, dict[int, list[Any]]] = {name: {} for name in kept}
     for place, curves in enumerate(found):
@@ -291,7 +294,7 @@ def _without_long(told: Mapping[str, Any]) -> dict[str, Any]:
     numbers = kept.get("numbers")
     if isinstance(numbers, dict):
         kept["numbers"] = {
-            name: {side: _finite(value) for side, value in sides.items()}
+            name: {side: short(_finite(value), DIGITS) for side, value in sides.items()}
             for name, sides in numbers.items() if isinstance(sides, dict)
         }  # fmt: skip
     return kept

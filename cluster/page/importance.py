@@ -79,7 +79,7 @@ def _groups(given: Sequence[Any]) -> tuple[np.ndarray, np.ndarray | None]:
         return groups, None
     numbers = np.asarray(given, dtype=float)
     different = np.unique(numbers)
-    if len(different) <= GROUPS:
+    if len(different) <= GROUPS and len(numbers) >= 2 * len(different):
         return np.searchsorted(different, numbers), numbers
     count = max(2, min(GROUPS, len(numbers) // IN_GROUP))
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, count + 1)[1:-1]))

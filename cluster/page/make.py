@@ -76,8 +76,9 @@ def folder_of(command: ReportCommand) -> Path:
 
 def text(result: dict[str, Any]) -> Sequence[str]:
     """What a command prints."""
-    lines = [f"{result['page']}: {size(result['bytes'])}, {result['trials']} trials, {result['pictures']} pictures"
-             + (" in it" if result["single_file"] else " beside it")]  # fmt: skip
+    trials = "1 trial" if result["trials"] == 1 else f"{result['trials']} trials"
+    where = "in it" if result["single_file"] else "beside it"
+    lines = [f"{result['page']}: {size(result['bytes'])}, {trials}, {result['pictures']} pictures {where}"]
     if result["single_file"] and result["bytes"] > LARGE:
         lines.append(f"  note: {size(result['bytes'])} in one file loads slowly; without --single-file pictures lie beside it")
     shown = result["left_out"][:10]

@@ -166,7 +166,8 @@ const seen = new IntersectionObserver((entries) => {
     part.near = entry.isIntersecting;
     if (part.near && part.stale) refresh(part, part.stale);
   }
-}, { rootMargin: "300px" });
+}, { rootMargin: "150px" });
+const DRAWING = new Set(); // what is being drawn now
 
 /** A part of the page; it is drawn when it comes into view, and again when it changes while it is there. */
 function addPart(name, section, update) {
@@ -177,7 +178,11 @@ function addPart(name, section, update) {
 
 function refresh(part, kind) {
   part.stale = null;
-  Promise.resolve(part.update(kind)).catch(trouble);
+  const drawn = Promise.resolve().then(() => part.update(kind)).catch(trouble).finally(() => {
+    DRAWING.delete(drawn);
+    part.section.style.minHeight = "";
+  });
+  DRAWING.add(drawn);
 }
 
 /** Something has changed: parts in view follow at once, one after the other; the others when they come into view. */
@@ -212,6 +217,7 @@ function keep() {
     localStorage.setItem(KEPT, JSON.stringify({ names: state.names, colours: state.colours }));
     if (!PAGE.renew) return;
     const session = { ...state, hidden: [...state.hidden], marked: [...state.marked], scroll: scrollY,
+      heights: Object.fromEntries(PARTS.map((part) => [part.section.id, part.section.offsetHeight])),
       more: Object.fromEntries(Object.entries(state.more).map(([part, count]) => [part, Math.min(count, 1e6)])) };
     sessionStorage.setItem(KEPT, JSON.stringify(session));
   } catch { /* no storage here: the page works without */ }
@@ -219,11 +225,11 @@ function keep() {
 
 function remember() {
   try {
-    const told = JSON.parse((PAGE.renew && sessionStorage.getItem(KEPT)) || "{}");
+    const { scroll, heights, ...told } = JSON.parse((PAGE.renew && sessionStorage.getItem(KEPT)) || "{}");
     Object.assign(state, told, { hidden: new Set(told.hidden), marked: new Set(told.marked) });
     Object.assign(state, JSON.parse(localStorage.getItem(KEPT) || "{}"));
-    return told.scroll || 0;
-  } catch { return 0; }
+    return { scroll, heights };
+  } catch { return {}; }
 }
 
 // ---- what lies in the page compressed

@@ -69,15 +69,18 @@ function svg(tag, attributes, ...children) {
   return made;
 }
 
-const PARALLEL = { height: 330, top: 34, bottom: 24, side: 60, least: 118 };
+const PARALLEL = { height: 330, top: 34, bottom: 24, side: 60, letter: 7.2, gap: 14 };
 
 function drawParallel(kind) {
   const where = $("parallel-plot");
   if (kind === "marks") return paintParallel(where);
   const names = [...AXES.keys()];
-  const width = Math.max(where.clientWidth - 2, 2 * PARALLEL.side + (names.length - 1) * PARALLEL.least);
+  const titles = names.map((name) => Math.min(22, name.length) * PARALLEL.letter);
+  const side = Math.max(PARALLEL.side, titles[0] / 2, titles.at(-1) / 2);
+  const least = Math.max(100, ...names.slice(1).map((_, number) => (titles[number] + titles[number + 1]) / 2 + PARALLEL.gap));
+  const width = Math.max(where.clientWidth - 2, 2 * side + (names.length - 1) * least);
   const [top, bottom] = [PARALLEL.top, PARALLEL.height - PARALLEL.bottom];
-  const x = (number) => PARALLEL.side + (number * (width - 2 * PARALLEL.side)) / Math.max(1, names.length - 1);
+  const x = (number) => side + (number * (width - 2 * side)) / Math.max(1, names.length - 1);
   const y = (place) => bottom - place * (bottom - top);
   const lines = [...shown()].reverse().map((trial) => {
     let begun = false;
@@ -145,10 +148,12 @@ function makeParallel() {
   if (AXES.size < 2 || TRIALS.length < 2) return;
   $("parallel").hidden = false;
   addPart("parallel", "parallel", drawParallel);
-  let width = 0;
+  let width = $("parallel-plot").clientWidth;
   new ResizeObserver(() => {
     const now = $("parallel-plot").clientWidth;
-    if (width && now !== width) tell("shown", "parallel");
-    width = now;
+    if (now && now !== width) {
+      width = now;
+      tell("shown", "parallel");
+    }
   }).observe($("parallel-plot"));
 }

@@ -1,5 +1,6 @@
 // Samples of all trials at the same step, texts, timelapses, and the pictures of evaluations.
 
+const ALIKE = "Every trial draws from the same noise at every step: what differs is what was learned.";
 const TILES = 12, PICTURED = 6;
 let MOMENTS = []; // every step at which some trial drew its samples
 const SAMPLES = new Map(); // the tile of each trial
@@ -125,9 +126,10 @@ function makePictures() {
   MOMENTS = [...new Set(TRIALS.flatMap((trial) => trial.grids))].sort((one, other) => one - other);
   if (MOMENTS.length) {
     $("samples").hidden = false;
-    $("samples-hint").textContent = "Every trial draws from the same noise at every step: what differs is what was learned."
-      + (PAGE.noise.length ? ` Only where ${PAGE.noise.join(", ")} differ, the noise differs too.` : "")
-      + " Where a trial has no samples of the step, its last ones before are shown, and their step is named.";
+    const hints = [TRIALS.length === 1 ? "Every step draws from the same noise: what differs is what was learned." : ALIKE];
+    if (PAGE.noise.length) hints.push(`Only where ${PAGE.noise.join(", ")} differ, the noise differs too.`);
+    if (TRIALS.length > 1) hints.push("Where a trial has no samples of the step, its last ones before are shown, and their step is named.");
+    $("samples-hint").textContent = hints.join(" ");
     const slider = $("moment");
     slider.max = MOMENTS.length - 1;
     const wanted = state.step == null ? -1 : MOMENTS.findLastIndex((step) => step <= state.step);

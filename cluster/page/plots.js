@@ -12,13 +12,15 @@ function layout(more) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest", dragmode: innerWidth < 700 ? false : "zoom",
     font: { family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif", size: 12, color: ink("--ink") },
     margin: { l: 50, r: 12, t: 10, b: 40 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: ink("--faint"), activecolor: ink("--blue") },
     hoverlabel: { bgcolor: ink("--paper"), bordercolor: ink("--faint"), font: { color: ink("--ink") }, align: "left", namelength: -1 },
     ...more, ...axes,
   };
 }
 
-const CONFIG = { responsive: true, displaylogo: false, displayModeBar: "hover",
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toggleSpikelines", "hoverCompareCartesian", "hoverClosestCartesian"] };
+// plotly's own bar has a button that sends a chart to its maker: only these buttons are there, and it knows no address
+const CONFIG = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
+  modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
 
 /** Draw or renew a plot; `place(point)` is the trial that a point of it belongs to. */
 async function draw(id, traces, wanted, trialOf) {
@@ -42,9 +44,9 @@ async function draw(id, traces, wanted, trialOf) {
 function paint(where) {
   const some = shown().some((trial) => state.marked.has(trial.id));
   where.classList.toggle("some", some);
-  (where.data || []).forEach((trace, number) => {
-    const drawn = [...where.querySelectorAll(`.trace${CSS.escape(trace.uid || "")}`)][0];
-    if (!trace.uid || !drawn) return;
+  for (const trace of where.data || []) {
+    const drawn = where.querySelector(trace.type === "bar" ? ".barlayer .trace" : `.trace${trace.uid}`);
+    if (!drawn) continue;
     if (trace.meta != null) {
       const marked = state.marked.has(TRIALS[trace.meta].id);
       drawn.classList.toggle("marked", marked);
@@ -56,7 +58,7 @@ function paint(where) {
         point.classList.toggle("dim", !marked);
       });
     }
-  });
+  }
 }
 
 // ---- learning curves
@@ -153,7 +155,7 @@ async function drawImportance(kind) {
       $("importance-plots").append(...title, ...warnings, element("div", { class: "plot", id }));
     }
     const rows = [...one.importance.rows].reverse();
-    const tendency = (row) => (row.direction == null || Math.abs(row.direction) < 0.2 ? ""
+    const tendency = (row) => (row.direction == null || row.share <= row.chance || Math.abs(row.direction) < 0.2 ? ""
       : (row.direction > 0) === (one.mode === "max") ? " · more is better" : " · less is better");
     const names = rows.map((row) => plain(row.setting));
     await draw(id, [
@@ -164,7 +166,7 @@ async function drawImportance(kind) {
       { uid: `j${id}`, type: "scatter", mode: "markers", y: names, x: rows.map((row) => row.chance),
         marker: { symbol: "line-ns-open", size: 22, line: { width: 2 }, color: ink("--quiet") }, hovertemplate: "by chance up to %{x:.0%}<extra></extra>" },
     ], { height: 60 + 42 * rows.length, margin: { l: 90, r: 20, t: 6, b: 36 }, barmode: "overlay",
-      xaxis: { range: [0, 1.25], tickvals: [0, 0.25, 0.5, 0.75, 1], tickformat: ".0%", title: { text: `share of ${plain(one.metric)} explained, ${one.importance.trials} trials` } } }, () => null);
+      yaxis: { ticksuffix: "  " }, xaxis: { range: [0, 1.25], tickvals: [0, 0.25, 0.5, 0.75, 1], tickformat: ".0%", title: { text: `share explained, of ${one.importance.trials} trials` } } }, () => null);
   }
 }
 
@@ -244,7 +246,7 @@ function makePlots() {
     $("settings-plots").hidden = false;
     addPart("against", "settings-plots", drawAgainst);
   }
-  if (PAGE.groups.some((one) => one.importance && one.importance.rows.length)) {
+  if (PAGE.groups.some((one) => one.importance)) {
     $("importance").hidden = false;
     $("importance-method").textContent = PAGE.method;
     addPart("importance", "importance", drawImportance);

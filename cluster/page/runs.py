@@ -108,6 +108,13 @@ def command_of(family: str, settings: Mapping[str, Any]) -> str:
     return " ".join(["troupe train", family, *(f"{name}={show_value(value)}" for name, value in said.items())])
 
 
+def is_known(family: str) -> bool:
+    """Whether a family is one of the package."""
+    with contextlib.suppress(TroupeError):
+        return family in registry.families()
+    return False
+
+
 def main_metric(family: str, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> tuple[str, str]:
     """The metric that a run outside of a search is told by, and which of its values are better."""
     modes: Mapping[str, str] = {}
@@ -128,7 +135,7 @@ def thinned(
     """At most `most` points of a curve, evenly chosen, always with the first and the last; with so many digits."""
     count = len(steps)
     chosen = range(count) if count <= most else [round(place * (count - 1) / (most - 1)) for place in range(most)]
-    return [steps[place] for place in chosen], [_short(values[place], digits) for place in chosen]
+    return [steps[place] for place in chosen], [short(values[place], digits) for place in chosen]
 
 
 def texts_of(paths: Mapping[int, Path], most: int, letters: int, note: Callable[[str], None]) -> dict[int, str]:
@@ -152,7 +159,8 @@ def _listed(folder: Path) -> list[Path]:
         return []
 
 
-def _short(value: float | None, digits: int) -> float | int | None:
+def short(value: float | None, digits: int) -> float | int | None:
+    """A number with so many digits, which takes less room."""
     if value is None:
         return None
     rounded = float(f"{value:.{digits}g}")

@@ -93,7 +93,8 @@ async function start() {
     trial.order = order;
     trial.words = [trial.id, trial.state, group(trial).family, ...Object.entries(trial.settings).map(([name, value]) => `${name}=${show(value)}`)].join(" ").toLowerCase();
   });
-  const scroll = remember();
+  if (TRIALS.every((trial) => !Object.keys(trial.other).length)) state.all = true; // else there would be nothing to see
+  const { scroll, heights } = remember();
   makeTheme();
   makeToolbox();
   makeSummary();
@@ -104,7 +105,11 @@ async function start() {
   makeNavigation();
   makeRenewals();
   listTrials();
-  if (scroll) scrollTo(0, scroll);
+  if (heights) { // parts are as high as they were before they are drawn, so that everything is where it was
+    history.scrollRestoration = "manual";
+    for (const [id, height] of Object.entries(heights)) if ($(id)) $(id).style.minHeight = `${height}px`;
+    scrollTo(0, scroll);
+  }
   document.documentElement.dataset.ready = "true";
 }
 
