@@ -25,7 +25,9 @@ def make_run(folder: RunFolder, reports: int = 6, *, texts: bool = False, level:
     config = registry.config_class("dcgan").of({"data": "digits"})
     told = {**json.loads(json.dumps(config.model_dump())), "steps": 10 * reports, **settings}
     facts = {"kind": "images", "class_names": [NASTY]}
-    folder.write_settings({"family": "dcgan", "settings": told, "facts": facts, "data": "x", "versions": {}, "from": None})
+    folder.write_settings(
+        {"family": "dcgan", "settings": told, "facts": facts, "data": "x", "versions": {}, "from": None}
+    )
     folder.log(0).write_text(runfolder.begun(0, 1) + "\n")
     rows: list[dict[str, float]] = []
     for report in range(1, reports + 1):

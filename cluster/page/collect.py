@@ -202,8 +202,8 @@ def _about(record: TrialRecord) -> str:
 
 def _importance(search: Search) -> dict[str, Any] | None:
     """Of a search's settings; None where fewer than three trials have a value."""
-    known = [trial for trial in search.trials
-             if trial.value is not None and math.isfinite(trial.value) and trial.state not in (WAITING, RUNNING)]  # fmt: skip
+    ended = [trial for trial in search.trials if trial.state not in (WAITING, RUNNING)]
+    known = [trial for trial in ended if _finite(trial.value) is not None]
     rows = importance.importance([trial.settings for trial in known], [float(trial.value or 0) for trial in known])
     names = len(search.told["space"])
     warnings = []
@@ -232,7 +232,9 @@ def _curves(
         kind = 0 if name in main else 1 if name.startswith("eval_") else 2 if "loss" in name else 3
         return kind, list(points).index(name)
 
-    kept, total, dropped = [], 0, []
+    kept: list[str] = []
+    dropped: list[str] = []
+    total = 0
     for name in sorted(points, key=order):
         if total + points[name] > ALL_POINTS and kept:
             dropped.append(name)
@@ -252,7 +254,9 @@ def _curves(
     return {"metrics": kept, "steps": [list(steps) for steps in pool], "curves": kinds}
 
 
-def _texts(trials: Sequence[Mapping[str, Any]], reads: Sequence[Read], left_out: list[str]) -> dict[int, dict[int, str]]:
+def _texts(
+    trials: Sequence[Mapping[str, Any]], reads: Sequence[Read], left_out: list[str]
+) -> dict[int, dict[int, str]]:
     """Texts by trial and step, as far as there is room."""
     found: dict[int, dict[int, str]] = {}
     room = ALL_LETTERS

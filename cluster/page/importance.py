@@ -62,13 +62,13 @@ def _shares(ranks: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
     within = (total - between) / (len(groups) - count)
     whole = total + within
     share = np.divide(between - (count - 1) * within, whole, out=np.zeros_like(total), where=whole > 0)
-    return np.maximum(share, 0)
+    return np.asarray(np.maximum(share, 0))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 0; equal values share their mean."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[place]
+    return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[place])
 
 
 def _groups(given: Sequence[Any]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -80,7 +80,9 @@ def text(result: dict[str, Any]) -> Sequence[str]:
     where = "in it" if result["single_file"] else "beside it"
     lines = [f"{result['page']}: {size(result['bytes'])}, {trials}, {result['pictures']} pictures {where}"]
     if result["single_file"] and result["bytes"] > LARGE:
-        lines.append(f"  note: {size(result['bytes'])} in one file loads slowly; without --single-file pictures lie beside it")
+        lines.append(
+            f"  note: {size(result['bytes'])} in one file loads slowly; without --single-file pictures lie beside it"
+        )
     shown = result["left_out"][:10]
     lines += [f"  left out        {line}" for line in shown]
     if len(result["left_out"]) > len(shown):

@@ -1,7 +1,7 @@
 """Writes the page and what lies beside it: index.html, report.json, trials.csv, and pictures where they must be copied.
 
-The page asks nobody for anything: its Content-Security-Policy allows no request but for pictures beside it. plotly.js and
-all that is long lie in it compressed, in base 85, and are unpacked by the browser.
+The page asks nobody for anything: its Content-Security-Policy allows no request but for pictures beside it. plotly.js
+and all that is long lie in it compressed, in base 85, and are unpacked by the browser.
 """
 
 from __future__ import annotations

@@ -18,6 +18,20 @@ FLAGS = ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-
 OURS = ("file:", "data:", "blob:", "chrome:", "chrome-untrusted:", "about:")  # the browser's first tab is chrome:
 
 
+ANSWER = """
+const done = arguments[arguments.length - 1];
+const began = performance.now();
+const shown = () => done((performance.now() - began) / 1000);
+const drawn = () => (DRAWING.size ? Promise.all(DRAWING).then(drawn) : requestAnimationFrame(() => setTimeout(shown)));
+ACT;
+drawn();
+"""
+FILTER = """
+const field = document.getElementById('filter');
+field.value = TEXT;
+field.dispatchEvent(new Event('input'))"""
+
+
 class Page:
     """A page of `troupe report` in a browser: what a person does, and what they see."""
 
@@ -66,11 +80,27 @@ class Page:
         self.rest()
 
     def filter(self, text: str) -> None:
-        self.do(f"const f = document.getElementById('filter'); f.value = {json.dumps(text)}; f.dispatchEvent(new Event('input'))")
+        self.do(FILTER.replace("TEXT", json.dumps(text)))
         self.rest()
 
+    def answers(self, act: str) -> float:
+        """Seconds from a deed to the first frame after everything in view is drawn anew."""
+        seconds: float = self.driver.execute_async_script(ANSWER.replace("ACT", act))
+        return seconds
+
+    def answers_filter(self, text: str) -> float:
+        return self.answers(FILTER.replace("TEXT", json.dumps(text)))
+
+    def move(self, place: int) -> None:
+        """The slider of the samples."""
+        self.do(f"const m = document.getElementById('moment'); m.value = {place}; m.dispatchEvent(new Event('input'))")
+
     def texts(self, selector: str) -> list[str]:
-        found: list[str] = self.tell(f"[...document.querySelectorAll({json.dumps(selector)})].filter(e => e.offsetParent).map(e => e.textContent)")
+        """Of every element that can be seen."""
+        found: list[str] = self.driver.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].filter(e => e.offsetParent).map(e => e.textContent)",
+            selector,
+        )
         return found
 
     def leaders(self) -> list[str]:
@@ -79,7 +109,8 @@ class Page:
     def requests(self) -> set[str]:
         """Every address that was asked for since the page was opened."""
         messages = [json.loads(line["message"])["message"] for line in self.driver.get_log("performance")]
-        return {message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"}
+        asked = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+        return {one["request"]["url"] for one in asked}
 
     def complaints(self) -> list[str]:
         return [line["message"] for line in self.driver.get_log("browser") if line["level"] in ("SEVERE", "WARNING")]

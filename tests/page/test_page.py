@@ -1,4 +1,4 @@
-"""The page of `troupe report` in a real browser: sorting, filters, highlights, the slider, names, and nothing from outside."""
+"""The page of `troupe report` in a real browser: it sorts, filters, highlights, plays, and asks nobody for anything."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def test_every_part_is_drawn_and_nothing_is_asked_of_anybody(search: Path, page:
     for part in parts:
         page.see(part)
     assert page.tell("PARTS.filter(part => part.stale).length") == 0
-    assert page.tell("document.documentElement.scrollWidth") == page.tell("innerWidth") == width
+    assert page.tell("document.documentElement.scrollWidth") <= page.tell("innerWidth") == width
     assert page.tell("document.querySelectorAll('.js-plotly-plot').length") == 5
-    assert page.tell("[...document.images].filter(i => i.complete && !i.naturalWidth && i.getAttribute('src') !== 'data:,').length") == 0
+    assert page.tell("[...document.images].filter(i => i.complete && !i.naturalWidth).length") == 0
     page.clean()
     ground = Image.open(io.BytesIO(page.picture())).convert("L").getpixel((2, 880))
     assert isinstance(ground, int)
@@ -68,7 +68,7 @@ def test_the_leaderboard_sorts_by_any_column_and_says_so(search: Path, page: Pag
 @pytest.mark.parametrize(
     ("text", "left"),
     [("width=8", ["0002", "0004", "0006"]), ("learning_rate>0.002 width!=8", ["0001", "0003"]), ("0004", ["0004"]),
-     ("value<=2", ["0001", "0002"]), ("eval_frechet_distance<2", ["0001"]), ("finished", ["0001", "0002", "0003", "0004", "0005", "0006"]),
+     ("value<=2", ["0001", "0002"]), ("eval_frechet_distance<2", ["0001"]), ("finished rank<=2", ["0001", "0002"]),
      ("onerror", ["0002"]), ("xyzzy", []), ("width>x", [])],
 )  # fmt: skip
 def test_a_filter_holds_for_every_part(search: Path, page: Page, text: str, left: list[str]) -> None:
@@ -113,8 +113,13 @@ def test_a_click_anywhere_highlights_a_trial_everywhere(search: Path, page: Page
 def test_a_click_on_a_curve_or_a_line_highlights_its_trial(search: Path, page: Page) -> None:
     page.open(search)
     page.see("curves")
-    page.do("document.getElementById('curve-plot').emit('plotly_click', {points: [{data: document.getElementById('curve-plot').data[1]}]})")
-    page.do("document.querySelector('svg.lines path[data-place=\"0\"]').dispatchEvent(new MouseEvent('click', {bubbles: true}))")
+    page.do(
+        "const plot = document.getElementById('curve-plot');plot.emit('plotly_click', {points: [{data: plot.data[1]}]})"
+    )
+    page.do(
+        "const line = document.querySelector('svg.lines path[data-place=\"0\"]');"
+        "line.dispatchEvent(new MouseEvent('click', {bubbles: true}))"
+    )
     page.rest()
     assert page.tell("[...state.marked].sort()") == ["search/0001", "search/0002"]
 
@@ -132,9 +137,10 @@ def test_hovering_over_a_curve_tells_its_trial_step_and_value(search: Path, page
 def test_the_slider_moves_all_trials_to_the_same_step(search: Path, page: Page) -> None:
     page.open(search)
     page.see("samples")
-    sources = "[...document.querySelectorAll('#sample-tiles figure[data-place] img')].map(i => i.getAttribute('src').slice(-17))"
+    tiles = "[...document.querySelectorAll('#sample-tiles figure[data-place] img')]"
+    sources = f"{tiles}.map(image => image.getAttribute('src').slice(-17))"
     assert set(page.tell(sources)) == {"step_00000060.png"}
-    page.do("const m = document.getElementById('moment'); m.value = 2; m.dispatchEvent(new Event('input'))")
+    page.move(2)
     assert page.tell(sources) == ["step_00000020.png"] * 6
     assert page.tell("document.getElementById('moment-said').textContent") == "step 20 of 60"
     page.click("#play")
@@ -160,7 +166,7 @@ def test_texts_stand_side_by_side_under_the_same_slider(tmp_path: Path, page: Pa
     page.open(page_of(tmp_path, "one", "two", out=tmp_path / "page"))
     page.see("samples")
     assert all("text of step 60" in text and NASTY in text for text in page.texts("#sample-tiles pre"))
-    page.do("const m = document.getElementById('moment'); m.value = 1; m.dispatchEvent(new Event('input'))")
+    page.move(1)
     assert all("text of step 10" in text for text in page.texts("#sample-tiles pre"))
     page.clean()
 
@@ -177,7 +183,10 @@ def test_a_trial_that_is_hidden_is_hidden_everywhere(search: Path, page: Page) -
 def test_a_name_of_ones_own_is_in_every_part_and_is_kept(search: Path, page: Page) -> None:
     page.open(search)
     page.click("#trial-list li:nth-child(1) [title=rename]")
-    page.do(f"const i = document.querySelector('.name-input'); i.value = '{NASTY}'; i.dispatchEvent(new KeyboardEvent('keydown', {{key: 'Enter'}}))")
+    page.do(
+        f"const field = document.querySelector('.name-input'); field.value = '{NASTY}';"
+        "field.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'}))"
+    )
     page.rest()
     assert page.leaders()[0] == NASTY
     page.see("curves")
@@ -208,7 +217,7 @@ def test_a_range_of_an_axis_is_kept_by_dragging_and_given_up_by_a_button(search:
       const grip = document.querySelectorAll('svg.lines .grip')[0], box = grip.getBoundingClientRect();
       grip.setPointerCapture = () => {};
       for (const [kind, share] of [['pointerdown', 0.45], ['pointermove', 0.2], ['pointerup', -0.05]])
-        grip.dispatchEvent(new PointerEvent(kind, {clientX: box.x + 5, clientY: box.y + share * box.height, bubbles: true}));
+        grip.dispatchEvent(new PointerEvent(kind, {clientX: box.x + 5, clientY: box.y + share * box.height}));
     """)
     page.rest()
     page.see("leaderboard")
@@ -301,7 +310,8 @@ def test_a_page_that_is_watched_loads_itself_anew_as_it_was_left(tmp_path: Path,
     page.filter("width=8")
     page.click("#leaderboard-table tbody tr")
     page.see("samples")
-    page.do("const m = document.getElementById('moment'); m.value = 2; m.dispatchEvent(new Event('input')); window.before = true")
+    page.move(2)
+    page.do("window.before = true")
     place = page.tell("scrollY")
     page.until("!window.before && document.documentElement.dataset.ready === 'true'", 20)
     page.rest()
@@ -326,14 +336,6 @@ def test_a_search_without_trials_and_a_single_run_have_pages_too(tmp_path: Path,
     page.clean()
 
 
-ANSWER = """
-const done = arguments[arguments.length - 1], began = performance.now();
-(ACT)();
-const drawn = () => (DRAWING.size ? Promise.all(DRAWING).then(drawn) : requestAnimationFrame(() => setTimeout(() => done((performance.now() - began) / 1000))));
-drawn();
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["leaderboard", "settings-plots", "curves", "samples"])
 def test_with_200_trials_filter_and_highlight_answer_at_once(
@@ -343,10 +345,10 @@ def test_with_200_trials_filter_and_highlight_answer_at_once(
     make_search(runs, trials=200, reports=20)
     page.open(page_of(runs, "search"))
     page.see(part)
-    for act in (
-        "() => { const f = document.getElementById('filter'); f.value = 'width=' + (8 + (window.times = (window.times || 0) + 1) % 2 * 8); f.dispatchEvent(new Event('input')); }",
-        "() => document.querySelectorAll('#trial-list .name')[window.times++].click()",
-    ):
-        taken = [page.driver.execute_async_script(ANSWER.replace("ACT", act)) for _ in range(6)][1:]
-        assert statistics.median(taken) < 0.3, (act, taken)
+    filtered = [page.answers_filter(f"width={(8, 16)[number % 2]}") for number in range(6)]
+    marked = [
+        page.answers(f"document.querySelectorAll('#trial-list .name')[{number * 7}].click()") for number in range(6)
+    ]
+    assert statistics.median(filtered[1:]) < 0.3, filtered
+    assert statistics.median(marked[1:]) < 0.3, marked
     page.clean()

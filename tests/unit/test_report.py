@@ -63,7 +63,9 @@ def test_a_search_is_read_with_its_trials_the_best_first(tmp_path: Path) -> None
 
 def test_points_with_several_seeds_are_ranked_by_their_mean(tmp_path: Path) -> None:
     search = make_search(tmp_path, trials=4, seeds=[0, 1], space={"width": "8,16"})
-    for trial, width, seed, value in zip(search.trials, (8, 8, 16, 16), (0, 1, 0, 1), (1.0, 9.0, 2.0, 3.0), strict=True):
+    for trial, width, seed, value in zip(
+        search.trials, (8, 8, 16, 16), (0, 1, 0, 1), (1.0, 9.0, 2.0, 3.0), strict=True
+    ):
         trial.settings, trial.value = {"width": width, "seed": seed}, value
     search.write()
     found = collect.collect(tmp_path, ["search"])
@@ -150,7 +152,10 @@ def test_a_session_lasts_from_the_log_to_the_last_row_and_a_copys_times_are_not_
 
 def test_importance_finds_the_setting_that_matters_and_not_the_other() -> None:
     chance = random.Random(0)
-    points = [{"rate": 10 ** chance.uniform(-4, -1), "kind": chance.choice("abc"), "noise": chance.random()} for _ in range(60)]
+    points = [
+        {"rate": 10 ** chance.uniform(-4, -1), "kind": chance.choice("abc"), "noise": chance.random()}
+        for _ in range(60)
+    ]
     values = [point["rate"] ** 0.5 + 0.01 * chance.random() for point in points]
     rows = {row["setting"]: row for row in importance.importance(points, values)}
     assert rows["rate"]["share"] > 0.8 > rows["rate"]["chance"]
@@ -182,7 +187,9 @@ def test_importance_of_too_little_raises_nothing(points: list[dict[str, Any]], v
 def test_few_trials_are_warned_of(tmp_path: Path) -> None:
     make_search(tmp_path, trials=5)
     (group,) = collect.collect(tmp_path, ["search"]).page["groups"]
-    assert group["importance"]["warnings"] == ["5 trials for 3 settings are too few to tell; at least 30 would be needed"]
+    assert group["importance"]["warnings"] == [
+        "5 trials for 3 settings are too few to tell; at least 30 would be needed"
+    ]
 
 
 def test_nothing_from_users_ends_a_script_or_becomes_html(tmp_path: Path) -> None:
@@ -276,7 +283,9 @@ def test_a_page_is_renewed_while_its_search_is_worked_on(tmp_path: Path, monkeyp
     search = make_search(tmp_path, trials=2)
     said: list[str] = []
     with search.lock():
-        thread = threading.Thread(target=make.carry_out, args=(ReportCommand(("search",), watch=True, runs_dir=tmp_path), said.append))
+        thread = threading.Thread(
+            target=make.carry_out, args=(ReportCommand(("search",), watch=True, runs_dir=tmp_path), said.append)
+        )
         thread.start()
         deadline = time.monotonic() + 20
         while len(said) < 2 and time.monotonic() < deadline:
