@@ -72,7 +72,8 @@ def collect(runs: Path, names: Sequence[str]) -> Collected:
     page = {
         "format": 1, "title": ", ".join(names), "made": time.strftime("%Y-%m-%d %H:%M:%S"), "working": working,
         "groups": groups, "common": common, "method": importance.METHOD,
-        "noise": [name for name in OF_THE_NOISE if name not in common and any(name in read.settings for read in reads)],
+        "noise": [name for name in OF_THE_NOISE if name not in _common([read.settings for read in reads if read.grids])
+                  and any(name in read.settings for read in reads if read.grids)],
     }  # fmt: skip
     bulk = {**_curves(trials, reads, groups, left_out), "texts": _texts(trials, reads, left_out)}
     return Collected(page, trials, bulk, folders, reads, working, left_out)

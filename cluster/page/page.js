@@ -86,10 +86,8 @@ function settingOf(trial, name) {
 
 /** Settings that are searched, of all groups together. */
 const searched = () => [...new Set(PAGE.groups.flatMap((one) => one.searched))];
-const metricTitle = () => {
-  const names = new Set(PAGE.groups.map((one) => one.metric).filter(Boolean));
-  return names.size === 1 ? [...names][0] : "value";
-};
+/** What trials are compared by, of all groups together. */
+const METRICS = [...new Set(PAGE.groups.map((one) => one.metric).filter(Boolean))];
 
 // ---- what is shown
 
@@ -99,7 +97,8 @@ const COMPARISONS = {
 };
 
 function valueByName(trial, name) {
-  if (name === "value" || name === metricTitle() || name === group(trial).metric) return trial.value;
+  if (name === "value" || name === group(trial).metric) return trial.value;
+  if (METRICS.includes(name)) return null;
   if (["rank", "best", "step", "steps", "seconds", "state", "best_step"].includes(name)) return trial[name];
   return settingOf(trial, name);
 }

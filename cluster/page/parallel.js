@@ -4,11 +4,11 @@ const AXES = new Map(); // by name: {kind, place(value), ticks: [{place, text}]}
 
 /** Make the axes of settings and of the metric from all trials. */
 function makeAxes() {
-  for (const name of [...searched(), metricTitle()]) {
+  for (const name of [...searched(), ...METRICS]) {
     const values = TRIALS.map((trial) => valueByName(trial, name)).filter((value) => value != null);
     const numbers = values.filter((value) => typeof value === "number");
     const different = [...new Set(values.map(show))];
-    if (numbers.length < values.length || (different.length < 6 && name !== metricTitle() && !PAGE.groups.some((one) => String((one.space || {})[name] || "").includes("..")))) {
+    if (numbers.length < values.length || (different.length < 6 && !METRICS.includes(name) && !PAGE.groups.some((one) => String((one.space || {})[name] || "").includes("..")))) {
       different.sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
       if (numbers.length === values.length) different.sort((one, other) => Number(one) - Number(other));
       const place = (value) => (different.length === 1 ? 0.5 : different.indexOf(show(value)) / (different.length - 1));

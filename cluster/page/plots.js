@@ -115,23 +115,25 @@ function makeCurves() {
 
 function drawAgainst(kind) {
   if (kind === "marks") return paint($("settings-plot"));
-  const names = searched();
+  const pairs = METRICS.flatMap((metric) => searched().filter((name) => PAGE.groups.some((one) => one.metric === metric && one.searched.includes(name)))
+    .map((name) => [metric, name]));
   const wide = $("settings-plot").clientWidth;
-  const columns = Math.min(names.length, wide < 560 ? 1 : wide < 900 ? 2 : 3);
-  const rows = Math.ceil(names.length / columns);
+  const columns = Math.min(pairs.length, wide < 560 ? 1 : wide < 900 ? 2 : 3);
+  const rows = Math.ceil(pairs.length / columns);
   const wanted = { height: rows * 250 + 20, margin: { l: 60, r: 12, t: 10, b: 50 } };
-  const gap = { x: 0.07, y: rows > 1 ? 70 / (rows * 250) : 0 };
-  const traces = names.map((name, number) => {
+  const gap = { x: METRICS.length > 1 ? 0.1 : 0.07, y: rows > 1 ? 70 / (rows * 250) : 0 };
+  const traces = pairs.map(([metric, name], number) => {
     const mark = number ? String(number + 1) : "";
     const [column, row] = [number % columns, Math.floor(number / columns)];
     const size = { x: (1 - gap.x * (columns - 1)) / columns, y: (1 - gap.y * (rows - 1)) / rows };
     const left = column * (size.x + gap.x), top = 1 - row * (size.y + gap.y);
-    const trials = shown().filter((trial) => trial.value != null && axisValue(trial, name) != null);
+    const trials = shown().filter((trial) => valueByName(trial, metric) != null && axisValue(trial, name) != null);
+    const before = pairs.findIndex((pair) => pair[0] === metric);
     const axis = AXES.get(name);
     wanted[`xaxis${mark}`] = { domain: [left, left + size.x], anchor: `y${mark}`, title: { text: plain(name), standoff: 4 }, range: [-0.05, 1.05],
       tickvals: axis.ticks.map((tick) => tick.place), ticktext: axis.ticks.map((tick) => plain(tick.text)), zeroline: false };
-    wanted[`yaxis${mark}`] = { domain: [Math.max(0, top - size.y), Math.min(1, top)], anchor: `x${mark}`, ...(number ? { matches: "y" } : {}),
-      title: column ? undefined : { text: plain(metricTitle()) } };
+    wanted[`yaxis${mark}`] = { domain: [Math.max(0, top - size.y), Math.min(1, top)], anchor: `x${mark}`, ...(number > before ? { matches: `y${before ? before + 1 : ""}` } : {}),
+      title: column && number > before ? undefined : { text: plain(metric), standoff: 4 } };
     return { uid: `s${number}`, type: "scatter", mode: "markers", xaxis: `x${mark}`, yaxis: `y${mark}`, places: trials.map((trial) => trial.place),
       x: trials.map((trial) => axisValue(trial, name) + (axis.kind === "words" ? ((trial.place * 0.618) % 1 - 0.5) * 0.06 : 0)),
       y: trials.map((trial) => trial.value), customdata: trials.map((trial) => trial.place),

@@ -1,6 +1,6 @@
 // Tables: the leaderboard, settings and their differences, commands, and the verdict.
 
-const LEADERS = 100, COMPARED = 5, COMMANDS = 5, JUDGED = 12, JUDGED_PICTURES = 4;
+const LEADERS = 30, COMPARED = 5, COMMANDS = 5, JUDGED = 12, JUDGED_PICTURES = 4;
 const STATES = { finished: "finished", "stopped early": "early", failed: "failed", running: "running", working: "working" };
 
 // ---- the leaderboard
@@ -15,9 +15,8 @@ function leaderColumns() {
   const columns = [
     column("name", "trial", nameOf, false, nameOf),
     column("rank", "rank", (trial) => trial.rank),
-    column("value", metricTitle(), (trial) => trial.value),
+    ...METRICS.map((metric) => column(METRICS.length > 1 ? metric : "value", metric, (trial) => valueByName(trial, metric))),
   ];
-  if (metricTitle() === "value") columns.push(column("metric", "metric", (trial) => group(trial).metric, false));
   if (some((trial) => trial.spread != null)) {
     columns.push(column("mean", "mean of seeds", (trial) => trial.mean, true,
       (trial) => (trial.mean == null ? "–" : `${short(trial.mean)}` + (trial.spread == null ? "" : ` ± ${short(trial.spread, 2)}`))));
@@ -62,7 +61,7 @@ function leaderRow(trial) {
 function sortBy(key) {
   const column = COLUMNS.find((one) => one.key === key);
   if (state.sort === key) state.down = !state.down;
-  else Object.assign(state, { sort: key, down: key === "value" ? TRIALS.some((trial) => sign(trial) > 0) : !column.number && false });
+  else Object.assign(state, { sort: key, down: PAGE.groups.some((one) => one.metric === column.title && one.mode === "max") });
   tell("shown", "leaderboard");
 }
 
@@ -94,6 +93,7 @@ function drawLeaderboard(kind) {
 function paintLeaders() {
   for (const [trial, row] of LEADING) {
     const marked = state.marked.has(trial.id);
+    row.querySelector(".swatch").style.background = colourOf(trial);
     if (row.classList.contains("marked") !== marked) {
       row.classList.toggle("marked", marked);
       row.firstChild.firstChild.setAttribute("aria-pressed", String(marked));
@@ -145,7 +145,8 @@ async function copyText(from, button) {
 
 // ---- the verdict
 
-const HIGHER = ["precision", "recall", "density", "coverage", "classes_covered"];
+const BETTER = { precision: "↑", recall: "↑", density: "↑", coverage: "↑", classes_covered: "↑", frechet_distance: "↓", kernel_distance: "↓",
+  class_divergence: "↓", copy_rate: "≈", copy_test: "≈" }; // more, less, or as near to the real one as can be
 
 function drawVerdict() {
   const judged = shown().filter((trial) => trial.verdict[state.which]?.numbers);
@@ -153,7 +154,7 @@ function drawVerdict() {
   const told = (trial) => trial.verdict[state.which];
   const names = [...new Set(TRIALS.flatMap((trial) => Object.keys(trial.verdict[state.which]?.numbers || {})))];
   const heads = ["trial", "step", ...names].map((name, place) => element("th", { scope: "col", class: place ? "number" : null },
-    name.replaceAll("_", " ") + (place > 1 ? (HIGHER.includes(name) ? " ↑" : " ↓") : "")));
+    `${name.replaceAll("_", " ")} ${BETTER[name] || ""}`));
   const rows = trials.map((trial) => element("tr", { class: state.marked.has(trial.id) ? "marked" : null },
     element("td", {}, nameButton(trial)), element("td", { class: "number" }, String(told(trial).step)),
     ...names.map((name) => {
@@ -164,7 +165,7 @@ function drawVerdict() {
   $("verdict-table").replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
   const from = new Set(judged.map((trial) => `${told(trial).samples} samples by ${told(trial).features}`));
   const notes = new Set(judged.flatMap((trial) => told(trial).notes || []));
-  $("verdict-hint").textContent = `Each number of generated samples stands over that of real ones that nobody learned from, which is as far as it can get. ↑ more is better, ↓ less is. ${[...from].join("; ")}. ${[...notes].join(" ")}`;
+  $("verdict-hint").textContent = `Each number of generated samples stands over that of real ones that nobody learned from, which is as far as it can get. ↑ more is better, ↓ less is, ≈ as the real one is best. ${[...from].join("; ")}. ${[...notes].join(" ")}`;
   offerMore("verdict", JUDGED, trials.length, judged.length);
   const some = marksFirst(judged).slice(0, Math.max(JUDGED_PICTURES, state.more.verdict ? trials.length : 0));
   $("verdict-pictures").replaceChildren(...some.map((trial) => {

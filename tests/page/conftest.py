@@ -50,7 +50,8 @@ class Page:
 
     def load(self) -> Page:
         self.driver.refresh()
-        self.until("document.documentElement.dataset.ready === 'true'")
+        self.until("document.documentElement.dataset.ready === 'true' && PARTS.some(part => part.near)")
+        self.rest()
         return self
 
     def do(self, script: str) -> Any:
