@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import leaderboard
-from cluster.leaderboard import FINISHED, PRUNED, RUNNING, WAITING, Search, TrialRecord
+from cluster.leaderboard import FINISHED, OPEN, PRUNED, RUNNING, WAITING, Search, TrialRecord
 from cluster.page import importance
 from cluster.page.runs import Read, command_of, is_known, is_working, main_metric, read_run, short, texts_of, thinned
 from trainers.engine import runfolder
@@ -52,8 +52,10 @@ def collect(runs: Path, names: Sequence[str]) -> Collected:
     trials: list[dict[str, Any]] = []
     folders: list[Path] = []
     reads: list[Read] = []
+    title: list[str] = []
     working = False
     for found in find(runs, names):
+        title += [found.name] if isinstance(found, Search) else [folder.name for folder in found]
         if isinstance(found, Search):
             group, added = _of_search(found, len(groups))
             working = working or group["working"]
@@ -70,7 +72,7 @@ def collect(runs: Path, names: Sequence[str]) -> Collected:
     for trial, read in zip(trials, reads, strict=True):
         trial["other"] = {name: value for name, value in read.settings.items() if name not in common}
     page = {
-        "format": 1, "title": ", ".join(names), "made": time.strftime("%Y-%m-%d %H:%M:%S"), "working": working,
+        "format": 1, "title": ", ".join(title), "made": time.strftime("%Y-%m-%d %H:%M:%S"), "working": working,
         "groups": groups, "common": common, "method": importance.METHOD,
         "noise": [name for name in OF_THE_NOISE if name not in _common([read.settings for read in reads if read.grids])
                   and any(name in read.settings for read in reads if read.grids)],
@@ -131,7 +133,7 @@ def _of_search(search: Search, place: int) -> tuple[dict[str, Any], Added]:
     for rank, (members, mean, spread) in enumerate(search.points(), 1):
         for record in sorted(members, key=lambda trial: trial.number):
             folder = search.folder(record)
-            read = read_run(folder) if os.path.isdir(folder.path) else Read()
+            read = read_run(folder) if os.path.exists(folder.settings) or record.state not in OPEN else Read()
             value = _finite(record.value)
             trial = {
                 "id": f"{search.name}/{record.name}", "group": place, "state": record.state, "step": record.step,

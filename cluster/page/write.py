@@ -42,7 +42,7 @@ def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: flo
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TroupeError(f"--out {out}: cannot be written ({error.strerror})", SURROUNDINGS) from None
+        raise TroupeError(f"{out}: cannot be written ({error.strerror}); say --out DIR", SURROUNDINGS) from None
     with checkpoint.writing(out):
         embedded: dict[str, Any] = {}
         if single_file:

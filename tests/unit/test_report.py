@@ -20,9 +20,10 @@ from searches import NASTY, make_run, make_search
 
 import cluster
 from cluster import cli
+from cluster.leaderboard import TrialRecord
 from cluster.page import collect, importance, make, runs, write
 from cluster.page.make import ReportCommand
-from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.runfolder import RunFolder
 
 
@@ -316,3 +317,30 @@ def test_the_command_tells_where_the_page_is(
 def test_from_python_it_is_a_function_like_the_others(tmp_path: Path) -> None:
     make_search(tmp_path, trials=1)
     assert cluster.report("search", runs_dir=tmp_path)["trials"] == 1
+
+
+def test_a_trial_that_waits_has_no_folder_yet_and_is_no_mistake(tmp_path: Path) -> None:
+    search = make_search(tmp_path, trials=2)
+    search.trials.append(TrialRecord(3, {"learning_rate": 0.1, "width": 8, "upsample": "transposed"}))
+    (search.path / "trials/0003").mkdir()
+    search.write()
+    found = collect.collect(tmp_path, ["search"])
+    assert (found.trials[2]["state"], found.trials[2]["rank"], found.left_out) == ("waiting", None, [])
+
+
+def test_a_trial_alone_and_a_path_can_be_named(tmp_path: Path) -> None:
+    make_search(tmp_path, trials=2)
+    result, text = page_of(tmp_path, "search/0002")
+    assert result["page"] == str(tmp_path / "search/trials/0002/report/index.html")
+    assert json.loads(block(text, "page"))["title"] == "search/0002"
+    _, text = page_of(tmp_path, str(tmp_path / "search"))
+    assert json.loads(block(text, "page"))["title"] == "search"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    make_search(tmp_path, trials=1)
+    (tmp_path / "taken").touch()
+    with pytest.raises(TroupeError) as raised:
+        page_of(tmp_path, "search", out=tmp_path / "taken")
+    assert raised.value.code == SURROUNDINGS
+    assert raised.value.mistakes == [f"{tmp_path / 'taken'}: cannot be written (File exists); say --out DIR"]
