@@ -1,4 +1,4 @@
-"""Where a run runs. `from cluster import train, search` are the same as `troupe train` and `troupe search`."""
+"""Where a run runs. `from cluster import train, search, report` are the same as the commands of these names."""
 
 from typing import Any
 
@@ -17,4 +17,11 @@ def search(family: str | None = None, **words: Any) -> dict[str, Any]:
     return searching.search(family, **words)
 
 
-__all__ = ["search", "train"]
+def report(*names: str, **words: Any) -> dict[str, Any]:
+    """Write one page over searches or runs, as `troupe report` does: see `cluster.page.make.report`."""
+    from cluster.page import make
+
+    return make.report(*names, **words)
+
+
+__all__ = ["report", "search", "train"]

@@ -223,6 +223,19 @@ def export(said: Words) -> Answer | None:
     return result, f"{result['folder']}: {', '.join(result['files'])}{of}, of step {result['step']}", 0
 
 
+def report(said: Words) -> Answer | None:
+    from cluster.page import make
+
+    if said.mistakes:
+        return None
+    wanted = make.ReportCommand(
+        tuple(said.names), said.path("out", "") if said.has("out") else None, said.has("single-file"),
+        said.has("watch"), said.path("runs-dir", "runs"),
+    )  # fmt: skip
+    result = make.carry_out(wanted, Progress(sys.stderr).say)
+    return result, "\n".join(make.text({**result, "page": from_here(result["page"])})), 0
+
+
 def runs(said: Words) -> Answer | None:
     from cluster import use
 
@@ -274,7 +287,7 @@ def env(said: Words) -> Answer | None:
 
 HANDLERS: dict[str, Callable[[Words], Answer | None]] = {
     "train": train, "search": search, "verify": verify, "evaluate": evaluate, "sample": sample, "export": export,
-    "runs": runs, "families": families, "datasets": datasets, "env": env,
+    "report": report, "runs": runs, "families": families, "datasets": datasets, "env": env,
 }  # fmt: skip
 
 

@@ -204,6 +204,10 @@ def find(runs: Path, name: str) -> Search:
     raise TroupeError(f"{name}{run} in {runs}{did_you_mean(name, known)}", WORDS)
 
 
+def is_search(runs: Path, name: str) -> bool:
+    return any(os.path.exists(path / SEARCH) for path in (runs / name, Path(name)))
+
+
 def trials_of(runs: Path, name: str) -> list[RunFolder] | None:
     """The folders of a search's trials; None where the name is not that of a search."""
     inside = next((path for path in (runs / name, Path(name)) if os.path.exists(path / SEARCH)), None)

@@ -118,6 +118,16 @@ VERBS = {
         ),
         "troupe export dcgan-1 --out dcgan-digits",
     ),
+    "report": Verb(
+        "write one page over searches or runs, to be opened in a browser", ("NAME", "NAME..."), False,
+        (
+            Option("out", "DIR", "where to write it (default: into the search or run; report for several)"),
+            Option("single-file", "", "all in one file, pictures too"),
+            Option("watch", "", "renew it while it is worked on; Ctrl-C ends that"),
+            RUNS, JSON, DEBUG,
+        ),
+        "troupe report dcgan-search-1",
+    ),
     "runs": Verb(
         "list runs with their sizes, or remove some", ("NAME...",), False,
         (Option("remove", "", "remove the runs named"), RUNS, JSON, DEBUG),

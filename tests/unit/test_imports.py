@@ -205,8 +205,8 @@ def test_the_cluster_imports_torch_and_ray_only_when_they_are_needed() -> None:
 
 
 def test_no_part_of_the_cluster_brings_ray_in_by_being_imported_nor_torch_but_for_pools_and_workers() -> None:
-    modules = [f"cluster.{path.stem}" for path in files("cluster")
-               if path.stem not in ("__init__", "worker", "trial", "local")]  # fmt: skip
+    paths = [path for path in files("cluster") if path.stem not in ("__init__", "worker", "trial", "local")]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     code = f"import sys, {', '.join(modules)}\nassert not {{'torch', 'ray'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,96 @@
+"""A `report` command from its words to its page; with --watch again and again, while what it shows is worked on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.leaderboard import Search
+from cluster.page import collect, write
+from cluster.show import size
+from trainers.engine.errors import WORDS, TroupeError
+
+PAUSE = 5.0  # seconds between renewals, at least
+SHARE = 4  # of the time a page took, that is rested before the next
+LARGE = 20e6  # bytes of a page in one file above which it says so
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """A `report` command as it was given."""
+
+    names: tuple[str, ...]
+    out: Path | None = None
+    single_file: bool = False
+    watch: bool = False
+    runs_dir: Path = Path("runs")
+
+
+def report(
+    *names: str, out: str | Path | None = None, single_file: bool = False, watch: bool = False,
+    runs_dir: str | Path = "runs",
+) -> dict[str, Any]:  # fmt: skip
+    """Write one page over searches or runs; the same as `troupe report NAME [NAME ...]`.
+
+    Returns its path (`page`) and size (`bytes`), the files with its data, and what was left out. `watch` returns when
+    nothing of it is worked on any more. Raises TroupeError with `.code` and `.mistakes`.
+    """
+    command = ReportCommand(names, Path(out) if out is not None else None, single_file, watch, Path(runs_dir))
+    return carry_out(command)
+
+
+def carry_out(command: ReportCommand, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Write the page; with `watch` until nothing is worked on, or until Ctrl-C."""
+    if not command.names:
+        raise TroupeError("report: needs a name, as in `troupe report dcgan-search-1`", WORDS)
+    out = folder_of(command)
+    if not command.watch:
+        return _once(command, out, 0)
+    try:
+        while True:
+            before = time.monotonic()
+            result = _once(command, out, PAUSE)
+            if not result["working"]:
+                break
+            took = time.monotonic() - before
+            say(f"{result['page']}: renewed, {result['trials']} trials")
+            time.sleep(max(PAUSE, SHARE * took))
+    except KeyboardInterrupt:
+        say("no longer watched")
+    return _once(command, out, 0)  # a page that does not load itself anew
+
+
+def folder_of(command: ReportCommand) -> Path:
+    """Where the page goes: as said, else into what is shown, or for several into `report`."""
+    found = collect.find(command.runs_dir, command.names)
+    if command.out is not None:
+        return command.out
+    if len(command.names) > 1:
+        return Path("report")
+    (one,) = found
+    return (one.path if isinstance(one, Search) else one[0].path) / "report"
+
+
+def text(result: dict[str, Any]) -> Sequence[str]:
+    """What a command prints."""
+    trials = "1 trial" if result["trials"] == 1 else f"{result['trials']} trials"
+    where = "in it" if result["single_file"] else "beside it"
+    lines = [f"{result['page']}: {size(result['bytes'])}, {trials}, {result['pictures']} pictures {where}"]
+    if result["single_file"] and result["bytes"] > LARGE:
+        lines.append(
+            f"  note: {size(result['bytes'])} in one file loads slowly; without --single-file pictures lie beside it"
+        )
+    shown = result["left_out"][:10]
+    lines += [f"  left out        {line}" for line in shown]
+    if len(result["left_out"]) > len(shown):
+        lines.append(f"  and {len(result['left_out']) - len(shown)} more, which the page names")
+    return lines
+
+
+def _once(command: ReportCommand, out: Path, renew: float) -> dict[str, Any]:
+    found = collect.collect(command.runs_dir, command.names)
+    result = write.write(found, out, command.runs_dir, command.single_file, renew)
+    return {**result, "working": found.working}
