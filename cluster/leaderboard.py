@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -141,9 +142,8 @@ class Search:
         if self.told.get("scheduler", "fifo") != "fifo" and "evaluate_every" not in fixed:
             with contextlib.suppress(TroupeError):  # it was chosen for the scheduler, where the trial has begun
                 fixed["evaluate_every"] = self.folder(trial).read_settings()["settings"]["evaluate_every"]
-        return " ".join(
-            ["troupe train", self.told["family"], *(f"{name}={show_value(value)}" for name, value in fixed.items())]
-        )
+        words = [shlex.quote(f"{name}={show_value(value)}") for name, value in fixed.items()]
+        return " ".join(["troupe train", self.told["family"], *words])
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

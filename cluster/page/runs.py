@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,7 +106,8 @@ def command_of(family: str, settings: Mapping[str, Any]) -> str:
                 break
             words.update(other)
         said = {name: value for name, value in settings.items() if name in words}
-    return " ".join(["troupe train", family, *(f"{name}={show_value(value)}" for name, value in said.items())])
+    words = [shlex.quote(f"{name}={show_value(value)}") for name, value in said.items()]
+    return " ".join(["troupe train", family, *words])
 
 
 def is_known(family: str) -> bool:
