@@ -106,8 +106,8 @@ def command_of(family: str, settings: Mapping[str, Any]) -> str:
                 break
             words.update(other)
         said = {name: value for name, value in settings.items() if name in words}
-    words = [shlex.quote(f"{name}={show_value(value)}") for name, value in said.items()]
-    return " ".join(["troupe train", family, *words])
+    pairs = [shlex.quote(f"{name}={show_value(value)}") for name, value in said.items()]
+    return " ".join(["troupe train", family, *pairs])
 
 
 def is_known(family: str) -> bool:
