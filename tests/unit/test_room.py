@@ -8,7 +8,8 @@ import pytest
 import ray
 
 from cluster import connect
-from cluster.connect import lack, needs
+from cluster.checks import needs
+from cluster.connect import lack
 from cluster.environment import worker_environment
 from trainers import registry
 from trainers.engine.errors import SURROUNDINGS, TroupeError
