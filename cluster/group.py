@@ -54,8 +54,8 @@ class Group(Protocol):
     def resting(self) -> int | None:
         """The step at which the run is held for whoever watches, if it is."""
 
-    def go_on(self) -> None:
-        """Let a run go on that is held."""
+    def go_on(self, stopping: bool) -> None:
+        """Let a run go on that is held; or save and stop where it is."""
 
     def stop(self) -> None:
         """Ask all workers to save and stop."""
@@ -141,7 +141,7 @@ def _watch(
             progress.say("stopping: saving first")
             group.stop()
         if resting is not None:
-            group.go_on()
+            group.go_on(asked)
         error = guilty(outcomes)
         if error is not None and not isinstance(error, Stopped):
             raise error
@@ -267,9 +267,9 @@ class ActorGroup:
         step: int | None = self.answers[0].get("resting") if 0 not in self.ended else None
         return step
 
-    def go_on(self) -> None:
+    def go_on(self, stopping: bool) -> None:
         self.answers[0]["resting"] = None  # until it says so again
-        self.actors[0].go_on.options(concurrency_group="watch").remote()
+        self.actors[0].go_on.options(concurrency_group="watch").remote(stopping)
 
     def stop(self) -> None:
         for worker in self.actors:

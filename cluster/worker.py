@@ -99,8 +99,9 @@ class Worker:
             "process": os.getpid(),
         }
 
-    def go_on(self) -> None:
-        """Let a run go on that is held."""
+    def go_on(self, stopping: bool) -> None:
+        """Let a run go on that is held; or save and stop where it is."""
+        self.control.stop_requested = self.control.stop_requested or stopping
         self.resting = None
         self.going_on.set()
 

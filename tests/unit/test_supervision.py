@@ -29,6 +29,8 @@ class Dummy:
         self.ended = self.stopped = 0
         self.lines = ["a notice"]
         self.on_stop: Callable[[], None] = lambda: None
+        self.held: dict[int, int] = {}  # the step at which the run is held, by moment
+        self.released: list[bool] = []
 
     def outcomes(self) -> Mapping[int, Any]:
         time.sleep(0.001)
@@ -41,6 +43,12 @@ class Dummy:
     def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[tuple[int, Mapping[str, float]]]]:
         lines, self.lines = self.lines, []
         return {"step": 2, "steps": 4, "metrics": {}}, lines, [(2, {"loss": 1.0})]
+
+    def resting(self) -> int | None:
+        return self.held.pop(self.place, None)
+
+    def go_on(self, stopping: bool) -> None:
+        self.released.append(stopping)
 
     def stop(self) -> None:
         self.stopped += 1
@@ -181,6 +189,31 @@ def test_a_stop_is_asked_for_once_and_ends_the_run_after_saving() -> None:
     assert watched.error is stopped
     assert stopped.code == STOPPED
     assert "stopping: saving first" in watched.said
+
+
+def test_a_run_that_is_held_goes_on_when_whoever_watches_has_seen_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.group.STATUS", 0.0)
+    one, seen = Dummy({}, {}, {}, {0: RESULT, 1: None}), list[int]()
+    one.held = {0: 4, 2: 8}
+    supervise(lambda: one, 0, 60.0, lambda: False, Progress(io.StringIO()), at_rest=seen.append)
+    assert seen == [4, 8]
+    assert one.released == [False, False]
+
+
+def test_a_run_that_is_held_and_stopped_meanwhile_stops_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.group.STATUS", 0.0)
+    asked = False
+
+    def stop(step: int) -> None:
+        nonlocal asked
+        asked = True
+
+    one = Dummy({}, {}, {0: Stopped("stopped"), 1: Stopped("stopped")})
+    one.held = {0: 4}
+    with pytest.raises(Stopped):
+        supervise(lambda: one, 0, 60.0, lambda: asked, Progress(io.StringIO()), at_rest=stop)
+    assert one.released == [True]
+    assert one.stopped == 1
 
 
 def test_a_group_lost_while_it_was_stopped_is_not_started_anew() -> None:
