@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from commands import TESTS, Command, Commands, until
 
+from cluster import connect
+from cluster.environment import worker_environment
 from trainers.engine.world import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -31,3 +37,23 @@ class Cluster:
         )  # fmt: skip
         until(lambda: "Ray runtime started" in command.out.read_text(), "a node", 60)
         return command
+
+
+@contextlib.contextmanager
+def ray_here(**variables: str) -> Iterator[Any]:
+    """Ray's library in this process, for tests that look at free resources; what it changes here is put back, and
+    nothing is written into the home folder."""
+    before = dict(os.environ)
+    os.environ.update(
+        {**worker_environment(), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **variables}
+    )
+    import ray
+
+    connect._read_tokens_anew()
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
+        connect._read_tokens_anew()

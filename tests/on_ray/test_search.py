@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ import pytest
 from commands import Commands, assert_same_state, process_of, state_of, until
 
 from cluster import leaderboard, search, train
-from cluster.connect import environment
-from cluster.environment import worker_environment
 from cluster.leaderboard import FINISHED, INTERRUPTED, PRUNED
 from trainers.engine import checkpoint
 from trainers.engine.errors import FAILED, WORDS, TroupeError
@@ -24,19 +21,6 @@ from trainers.engine.runfolder import RunFolder
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 DIGITS: dict[str, Any] = {"model": "mlp_bn", "data": "digits", "steps": 12, "evaluate_every": 4, "space": "none"}
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    """A Ray of two CPUs, whose free resources a test can look at."""
-    import ray
-
-    with environment({**worker_environment(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}):
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20
-        )
-    yield ray
-    ray.shutdown()
 
 
 def free(ray: Any) -> float:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clusters import ray_here
 from commands import until
 
 from cluster import search
-from cluster.connect import environment
-from cluster.environment import worker_environment
 from cluster.leaderboard import FINISHED
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 
@@ -23,11 +22,9 @@ TINY: dict[str, Any] = {
 
 
 def test_on_sixteen_cpus_trials_of_three_workers_share_four_nodes_and_free_them(tmp_path: Path) -> None:
-    import ray
-    from ray.cluster_utils import Cluster
+    with ray_here(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="1") as ray:
+        from ray.cluster_utils import Cluster
 
-    variables = {**worker_environment(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_AUTH_MODE": "disabled"}
-    with environment(variables):
         cluster = Cluster()
         try:
             for _ in range(NODES):
