@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ LINE = 24  # of a trial's name above its sheet
 def best_of(runs: Path, name: str, count: int) -> tuple[Search, list[TrialRecord]]:
     """A search, and its best trials that have a checkpoint. Raises TroupeError where there is none."""
     search = leaderboard.find(runs, name)
-    best = [trial for trial in search.ranked() if checkpoint.newest_whole(search.folder(trial).checkpoints) is not None]
+    there = (
+        trial for trial in search.ranked() if checkpoint.newest_whole(search.folder(trial).checkpoints) is not None
+    )
+    best = list(itertools.islice(there, count))  # no more are looked through than are wanted
     if not best:
         raise TroupeError(f"{search.name}: no trial has both a value and a checkpoint", CONFLICT)
-    return search, best[:count]
+    return search, best
 
 
 def export_best(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:

@@ -184,7 +184,7 @@ class Driver:
         every = int(config.evaluate_every)
         if scheduler != "fifo" and asked == "auto" and config.metrics:
             every = changes["evaluate_every"] = max(1, min(every, math.ceil(config.steps / 10)))
-        if scheduler in ("pbt", "pb2"):
+        if scheduler in POPULATION:
             changes["checkpoint_every"] = every  # each report has a checkpoint, from which others can go on
         return config.model_copy(update=changes)
 
@@ -197,10 +197,7 @@ class Driver:
 
     def _ended_with_checkpoints(self) -> list[TrialRecord]:
         """The best first; those without a value last."""
-        ranked = self.search.ranked()
-        known = {trial.number for trial in ranked}
-        rest = [trial for trial in self.search.trials if trial.number not in known]
-        return [trial for trial in (*ranked, *rest) if trial.state in (FINISHED, PRUNED, FAILED)
+        return [trial for trial in self.search.in_order() if trial.state in (FINISHED, PRUNED, FAILED)
                 and checkpoint.all_in(self.search.folder(trial).checkpoints)]  # fmt: skip
 
     def _forget(self, record: TrialRecord) -> None:

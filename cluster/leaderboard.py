@@ -1,7 +1,7 @@
 """What a search knows of its trials: search.json, which is the truth of it, and leaderboard.csv, which shows it.
 
 Both are right after every report. A search can be gone on with from them and the trials' own folders alone, wherever
-they lie: no path stands in them. Imports neither torch nor Ray.
+they lie: no path stands in them but those of data and families of one's own. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from trainers.engine import checkpoint, durable
+from trainers.engine import checkpoint, durable, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.runfolder import SEARCH, TRIALS, RunFolder, all_runs, natural
 from trainers.engine.settings import show_value
@@ -83,6 +81,10 @@ class Search:
         there = [trial for trial in self.trials if trial.value is not None]
         return sorted(there, key=lambda trial: (-self.sign * (trial.value or 0.0), trial.number))
 
+    def in_order(self) -> list[TrialRecord]:
+        """All trials: the best first, those without a value last, in the order of their numbers."""
+        return [*self.ranked(), *(trial for trial in self.trials if trial.value is None)]
+
     def better(self, one: float, other: float | None) -> bool:
         return other is None or self.sign * one > self.sign * other
 
@@ -123,9 +125,6 @@ class Search:
 
     def leaderboard(self) -> list[dict[str, Any]]:
         """A row for each trial, the best first, those without a value last, in the order of their numbers."""
-        ranked = self.ranked()
-        known = {trial.number for trial in ranked}
-        rest = [trial for trial in self.trials if trial.number not in known]
         return [
             {
                 "trial": f"{self.name}/{trial.name}", "state": trial.state, self.told["metric"]: trial.value,
@@ -133,7 +132,7 @@ class Search:
                 "seconds": round(trial.seconds, 1), **{k: show_value(v) for k, v in trial.settings.items()},
                 "reason": trial.reason, "worry": trial.worry,
             }
-            for trial in [*ranked, *rest]
+            for trial in self.in_order()
         ]  # fmt: skip
 
     def command_of(self, trial: TrialRecord) -> str:
@@ -148,29 +147,13 @@ class Search:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the search: only one driver works on it."""
-        lock = filelock.FileLock(self.path / ".lock", timeout=10)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise TroupeError(f"{self.name}: another process is working on this search", CONFLICT) from None
-        except OSError as error:
-            raise TroupeError(checkpoint.disk_mistake(self.path, error), SURROUNDINGS) from None
-        try:
+        with runfolder.hold(self.path, self.name, "search", patience=10):
             yield
-        finally:
-            lock.release()
 
     @property
     def working(self) -> bool:
         """Whether a driver works on it now."""
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
-        try:
-            with lock:
-                return False
-        except filelock.Timeout:
-            return True
-        except OSError:
-            return False
+        return runfolder.is_held(self.path)
 
 
 def read(path: Path) -> Search:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from trainers.engine import runfolder
 from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import DATA_DIR
-from trainers.engine.settings import plain
+from trainers.engine.settings import show_value
 
 TRIES = 100  # draws of a point before it is said that none is possible
 TRIALS_AT_MOST = 20  # points, where nobody says
@@ -121,7 +121,7 @@ def prepare(command: SearchCommand) -> Prepared:
         mistakes += _together(where, scheduler, algorithm, trials, command)
     if mistakes or where is None:
         raise TroupeError(mistakes, WORDS)
-    first, wrong = next(_possible(kind, family, where, random.Random(command.seed)), (None, []))
+    first, wrong = _possible(kind, family, where, random.Random(command.seed))
     if first is None:
         raise TroupeError(["no point of the space is possible:", *wrong], WORDS)
     if where.points is not None and algorithm != "optuna" and scheduler not in POPULATION:
@@ -132,7 +132,8 @@ def prepare(command: SearchCommand) -> Prepared:
         "family": family, "metric": metric, "mode": command.mode or _mode(kind, metric), "scheduler": scheduler,
         "algorithm": algorithm, "seed": command.seed, "points": trials, "seeds": list(where.seeds),
         "space": {name: str(domain) for name, domain in where.domains.items()}, "source": where.source,
-        "fixed": plain(dict(where.fixed)), "families": [str(path) for path in command.families], "seconds": 0.0,
+        "fixed": {name: show_value(value) for name, value in where.fixed.items()},
+        "families": [str(path) for path in command.families], "seconds": 0.0,
         "max_concurrent": command.max_concurrent, "trials_per_gpu": command.trials_per_gpu,
         "keep_best": command.keep_best,
     }  # fmt: skip
@@ -167,13 +168,14 @@ def _prepare_again(command: SearchCommand) -> Prepared:
     where, wrong = space.read(kind, told["family"], {**told["fixed"], **told["space"], **seeds}, {}, "")
     if where is None:
         raise TroupeError(wrong, CONFLICT)
-    first, wrong = next(_possible(kind, told["family"], where, random.Random(told["seed"])), (None, []))
+    first, wrong = _possible(kind, told["family"], where, random.Random(told["seed"]))
     if first is None:
         raise TroupeError(wrong, CONFLICT)
     config = first.model_copy(update=checks.resolve(first, own_machine=not command.address))
     _check_room(config, command)
     changes = {"max_concurrent": command.max_concurrent, "keep_best": command.keep_best}
     told.update({key: value for key, value in changes.items() if value is not None})
+    told["families"] = [str(path) for path in families]
     left = [trial for trial in found.trials if trial.state in OPEN]
     note = f"{found.name}: going on with {len(left)} of {len(found.trials)} trials"
     return Prepared(kind, where, told, config, found, [note])
@@ -236,16 +238,15 @@ def _together(where: space.Space, scheduler: str, algorithm: str, trials: int, c
 
 def _possible(
     kind: type[Config], family: str, where: space.Space, chance: random.Random
-) -> Iterator[tuple[Config | None, list[str]]]:
+) -> tuple[Config | None, list[str]]:
     """The config of a point that is possible; or what is wrong with the first one."""
     wrong: list[str] = []
     for _ in range(TRIES):
         config, mistakes = kind.from_words({**where.fixed, **where.draw(chance)}, family)
         if config is not None:
-            yield config, []
-            return
+            return config, []
         wrong = wrong or mistakes
-    yield None, wrong
+    return None, wrong
 
 
 def _notes(

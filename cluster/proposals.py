@@ -49,6 +49,13 @@ def add(search: Search, space: Space, point: Point) -> list[TrialRecord]:
     return made
 
 
+def fill(search: Search, space: Space) -> None:
+    """Add all trials of a search that knows them before it starts."""
+    if search.told["algorithm"] != "optuna":
+        for point in listed(space, search.told["algorithm"], search.told["points"], search.told["seed"]):
+            add(search, space, point)
+
+
 class Listed:
     """The trials that a search's record holds, in their order."""
 
@@ -139,14 +146,10 @@ class Optuna:
 
     @staticmethod
     def _param(domain: Any, value: Any) -> Any:
-        return show_value(_listless(value)) if isinstance(domain, Choice) else value
+        return show_value(value) if isinstance(domain, Choice) else value
 
     @staticmethod
     def _value(domain: Any, param: Any) -> Any:
         if isinstance(domain, Choice):
             return next(value for value in domain.values if show_value(value) == param)
         return domain.within(param)
-
-
-def _listless(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

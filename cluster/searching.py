@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
     from cluster.launch import alone
 
     prepared = prepare(command)
+    command = replace(command, families=tuple(map(Path, prepared.told["families"])))  # a resume need not say them again
     for note in prepared.notes:
         progress.say(note)
     found = prepared.found or _new_folder(command, prepared)
@@ -163,9 +165,7 @@ def _new_folder(command: SearchCommand, prepared: Prepared) -> Search:
     found = Search(path.resolve(), told)
     with checkpoint.writing(path):
         (path / TRIALS).mkdir()
-    if told["algorithm"] != "optuna":
-        for point in proposals.listed(prepared.space, told["algorithm"], told["points"], told["seed"]):
-            proposals.add(found, prepared.space, point)
+    proposals.fill(found, prepared.space)
     found.write(lasting=True)
     return found
 
@@ -185,7 +185,7 @@ def _final(found: Search, prepared: Prepared, command: SearchCommand, progress: 
         TrainCommand(
             None if resumes else found.told["family"], None if resumes else settings, None if resumes else name,
             name if resumes else None, address=command.address, runs_dir=command.runs_dir, data_dir=command.data_dir,
-            families=command.families or tuple(map(Path, found.told["families"])),
+            families=command.families,
         ),
         progress,
     )  # fmt: skip
@@ -199,12 +199,11 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
     from cluster import driver
 
     prepared = prepare(command)
+    command = replace(command, families=tuple(map(Path, prepared.told["families"])))
     told, found = prepared.told, prepared.found
     if found is None:
         found = Search(command.runs_dir / (command.name or f"{told['family']}-search"), told)
-        if told["algorithm"] != "optuna":
-            for point in proposals.listed(prepared.space, told["algorithm"], told["points"], told["seed"]):
-                proposals.add(found, prepared.space, point)
+        proposals.fill(found, prepared.space)
     config = prepared.config
     each = needs(config.model_dump())
     if "GPU" in each:

@@ -65,7 +65,7 @@ def _row(folder: RunFolder) -> dict[str, Any]:
         "family": stored["family"],
         "data": stored["settings"].get("data", "-"),
         "steps": f"{step}/{stored['settings']['steps']}",
-        "state": "finished" if folder.read_result() else ("working" if _locked(folder) else "stopped"),
+        "state": "finished" if folder.read_result() else ("working" if folder.working else "stopped"),
         "time": duration(seconds),
         "size": size(folder.size()),
     }
@@ -321,14 +321,6 @@ def _reached(folder: RunFolder) -> tuple[int, float]:
             manifest = checkpoint.manifest_of(path)
             return int(manifest["step"]), float(manifest.get("seconds", 0))
     return 0, 0.0
-
-
-def _locked(folder: RunFolder) -> bool:
-    try:
-        with folder.lock():
-            return False
-    except TroupeError as error:
-        return error.code == CONFLICT  # otherwise: a disk that cannot be written, and nobody works there
 
 
 def _plain(facts: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 from cluster import leaderboard
 from cluster.leaderboard import FINISHED, OPEN, PRUNED, RUNNING, WAITING, Search, TrialRecord
 from cluster.page import importance
-from cluster.page.runs import Read, command_of, is_known, is_working, main_metric, read_run, short, texts_of, thinned
+from cluster.page.runs import Read, command_of, is_known, main_metric, read_run, short, texts_of, thinned
 from trainers.engine import runfolder
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
 from trainers.engine.runfolder import RunFolder
@@ -166,7 +166,7 @@ def _of_runs(folders: Sequence[RunFolder], place: int) -> tuple[dict[str, Any], 
         known = [(int(row["step"]), row[metric]) for row in read.rows if _finite(row.get(metric)) is not None]
         best = max(known, key=lambda pair: (sign * pair[1], -pair[0]), default=(0, None))
         steps = int(read.settings.get("steps") or 0)
-        state = FINISHED if read.result else ("working" if is_working(folder) else "stopped")
+        state = FINISHED if read.result else ("working" if folder.working else "stopped")
         trial = {
             "id": folder.name, "group": place, "state": state,
             "step": max((int(row["step"]) for row in read.rows), default=0), "steps": steps,

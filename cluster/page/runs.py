@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers import registry
-from trainers.engine.errors import CONFLICT, TroupeError
+from trainers.engine.errors import TroupeError
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import show_value
 
@@ -82,15 +82,6 @@ def read_run(folder: RunFolder) -> Read:
     read.timelapse = folder.timelapse if folder.timelapse in listed else None
     read.sessions = _sessions(folder, listed, read.rows)
     return read
-
-
-def is_working(folder: RunFolder) -> bool:
-    """Whether a process works on a run now."""
-    try:
-        with folder.lock():
-            return False
-    except TroupeError as error:
-        return error.code == CONFLICT
 
 
 def command_of(family: str, settings: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cluster import checks, cli, launch
+from cluster import checks, cli, launch, leaderboard, prepare_search
+from cluster.prepare_search import SearchCommand
 from cluster.words import VERBS
 from trainers import registry
 from trainers.engine import checkpoint, runfolder
@@ -185,6 +186,17 @@ def test_a_search_that_this_machine_has_no_room_for_is_refused_with_code_3(comma
     told = command("search", "dcgan", "width=8,16", "--trials-per-gpu", "2", "--space", "none")
     assert told.code == SURROUNDINGS
     assert told.lines == ["--trials-per-gpu 2: device=cpu has no GPU; leave it out"]
+
+
+def test_what_is_fixed_from_python_is_fixed_when_the_search_goes_on(command: Command) -> None:
+    words = {"widths": (64, 128, 128), "learning_rate": "0.3..4"}
+    prepared = prepare_search.prepare(SearchCommand("cifar_speed", words, space="none", runs_dir=command.folder))
+    found = leaderboard.Search(command.folder / "s", prepared.told)
+    found.path.mkdir()
+    found.write()
+    again = prepare_search.prepare(SearchCommand(resume="s", runs_dir=command.folder))
+    assert again.space.domains == prepared.space.domains
+    assert again.config.widths == prepared.config.widths == (64, 128, 128)  # type: ignore[attr-defined]
 
 
 def test_a_name_in_use_is_refused_for_a_search_too(command: Command) -> None:

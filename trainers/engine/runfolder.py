@@ -143,23 +143,14 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self, patience: float = 0) -> Iterator[None]:
-        """Hold the run: only one process writes to it. A kernel lock, that dies with its process.
-
-        Raises TroupeError (exit code 4) where another process holds it for longer than `patience` seconds.
-        """
-        lock = filelock.FileLock(self.path / ".lock", timeout=patience)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise TroupeError(
-                f"{self.name}: another process is working on this run; wait for it, or stop it first", CONFLICT
-            ) from None
-        except OSError as error:
-            raise TroupeError(checkpoint.disk_mistake(self.path, error), SURROUNDINGS) from None
-        try:
+        """Hold the run: only one process writes to it; see `hold`."""
+        with hold(self.path, self.name, "run", patience):
             yield
-        finally:
-            lock.release()
+
+    @property
+    def working(self) -> bool:
+        """Whether a process works on it now."""
+        return is_held(self.path)
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
         """The rows of metrics.jsonl, and how many others are damaged; half a last one, of a killed writer, is none."""
@@ -191,6 +182,36 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     count += os.stat(os.path.join(folder, name)).st_size
         return count
+
+
+@contextlib.contextmanager
+def hold(path: Path, name: str, what: str, patience: float = 0) -> Iterator[None]:
+    """Hold the folder of a run or of a search. A kernel lock, that dies with its process.
+
+    Raises TroupeError (exit code 4) where another process holds it for longer than `patience` seconds.
+    """
+    lock = filelock.FileLock(path / ".lock", timeout=patience)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise TroupeError(
+            f"{name}: another process is working on this {what}; wait for it, or stop it first", CONFLICT
+        ) from None
+    except OSError as error:
+        raise TroupeError(checkpoint.disk_mistake(path, error), SURROUNDINGS) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a folder now; where the disk cannot be written nobody works."""
+    try:
+        with hold(path, path.name, "folder"):
+            return False
+    except TroupeError as error:
+        return error.code == CONFLICT
 
 
 def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:
