@@ -117,7 +117,7 @@ class Driver:
         """`7/20 trials, 2 running, best eval_accuracy 0.934 (0004), 3m05s left`."""
         trials = self.search.trials
         done = [trial for trial in trials if trial.state not in OPEN]
-        whole = max(len(trials), self.search.told["points"] * max(1, len(self.search.told["seeds"])))
+        whole = max(len(trials), self.search.wanted)
         parts = [
             f"{len(done)}/{whole} trials",
             f"{min(self.at_once, sum(trial.state == RUNNING for trial in trials))} running",
@@ -230,6 +230,12 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+def takes(search: Search, config: Config) -> dict[str, float]:
+    """What each worker of a trial takes of a node; several trials may share a GPU."""
+    each = needs(config.model_dump())
+    return {**each, **({"GPU": 1 / search.told["trials_per_gpu"]} if "GPU" in each else {})}
+
+
 def rooms(each: Mapping[str, float], workers: int, nodes: list[Mapping[str, float]]) -> int:
     """How many trials fit at once: each worker as a whole on one node, those of a trial together anywhere."""
     places = sum(int(min(node.get(kind, 0) // count for kind, count in each.items() if count)) for node in nodes)
@@ -271,11 +277,8 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     folders = [search.path, *command.families]
     if search.told["scheduler"] in POPULATION:
         refuse_other_networks(driver)
-    each = needs(config.model_dump())
-    if "GPU" in each:
-        each["GPU"] = 1 / search.told["trials_per_gpu"]
+    each = takes(search, config)
     resolved = driver.resolved(config)
-    whole = max(1, search.told["points"] * max(1, len(search.told["seeds"])))
     with (
         signals(driver.asked.set) as install,
         ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as runtime_env,
@@ -285,7 +288,7 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
         install()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         room = rooms(each, config.workers, nodes)
-        driver.at_once = max(1, min(room, whole, search.told["max_concurrent"] or room))
+        driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
         progress.say(f"{search.name}: {about(search, driver.at_once, each, config.workers, room)}")
         shared = {
             "folder": str(search.path), "data_dir": str(command.data_dir.resolve()),

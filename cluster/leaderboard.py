@@ -73,6 +73,11 @@ class Search:
         """1 where more of the metric is better, else -1."""
         return 1 if self.told["mode"] == "max" else -1
 
+    @property
+    def wanted(self) -> int:
+        """How many trials were asked for: the points, each with every seed."""
+        return int(self.told["points"]) * max(1, len(self.told["seeds"]))
+
     def folder(self, trial: TrialRecord) -> RunFolder:
         return RunFolder(self.path / TRIALS / trial.name)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from cluster import checks, proposals
-from cluster.checks import needs
 from cluster.leaderboard import FAILED, FINISHED, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, prepare
@@ -205,12 +204,10 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
         found = Search(command.runs_dir / (command.name or f"{told['family']}-search"), told)
         proposals.fill(found, prepared.space)
     config = prepared.config
-    each = needs(config.model_dump())
-    if "GPU" in each:
-        each["GPU"] = 1 / told["trials_per_gpu"]
+    each = driver.takes(found, config)
     lines = list(prepared.notes)
     left = [trial for trial in found.trials if trial.state in OPEN]
-    count = len(left) or told["points"] * max(1, len(told["seeds"]))
+    count = len(left) or found.wanted
     if command.address is None:
         room = driver.rooms(each, config.workers, [{"CPU": checks.cores(), "GPU": checks.gpus()}])
         at_once = max(1, min(room, count, told["max_concurrent"] or room))

@@ -41,6 +41,7 @@ DEBUG = Option("debug", "", "show tracebacks")
 RUNS = Option("runs-dir", "DIR", "where runs lie (default: runs)")
 DATA = Option("data-dir", "DIR", f"where data sets and packed folders lie (default: {DATA_DIR})")
 FAMILIES = Option("families", "PATH", "a folder with families of your own, and data sources in its folder data/", True)
+ADDRESS = Option("address", "ADDRESS", "join the Ray cluster at this address")
 DRY = Option("dry-run", "", "print every setting and the course of the learning rate, and stop")
 CONFIG = Option("config", "FILE", "settings from a YAML or JSON file, `key: value`; words on the command line win")
 
@@ -54,7 +55,7 @@ VERBS = {
             Option("resume", "NAME", "go on with this run, on any number of workers"),
             Option("from", "NAME|PATH", "begin with the weights of another run, or of a file of weights"),
             Option("allow-changes", "", "go on even where the recipe or the data is another one"),
-            Option("address", "ADDRESS", "join the Ray cluster at this address"),
+            ADDRESS,
             Option("oversubscribe", "", "let workers share cores"),
             CONFIG, DRY, RUNS, DATA, FAMILIES, JSON, DEBUG,
         ),
@@ -79,7 +80,7 @@ VERBS = {
             Option("disk-budget", "GB", "of the whole search; the checkpoints of the worst trials make room"),
             Option("keep-best", "N", "keep the checkpoints of the best N trials only"),
             Option("final", "", "train the best point anew on the whole training part, and tell its test figure"),
-            Option("address", "ADDRESS", "join the Ray cluster at this address"),
+            ADDRESS,
             CONFIG, DRY, RUNS, DATA, FAMILIES, JSON, DEBUG,
         ),
         "troupe search wgan_gp n_critic=1,2,5 learning_rate=1e-5..1e-3 --scheduler asha",
