@@ -20,6 +20,15 @@ from cluster.environment import worker_environment
 from trainers.engine import processor
 
 RESULTS = Path(__file__).parent / "results" / processor.kind().replace(" ", "-").lower()  # one for each kind
+
+
+def results_on_gpu() -> Path:
+    """Where results of this kind of GPU lie."""
+    import torch
+
+    return RESULTS.with_name(torch.cuda.get_device_name().replace(" ", "-").lower())
+
+
 OURS = "ours"
 Answer = TypeVar("Answer")
 
@@ -113,9 +122,10 @@ def tell(answer: Any) -> None:
 
 
 def report(
-    name: str, rounds: int, rows: Sequence[Mapping[str, Any]], bounds: Sequence[Bound], raw: Any, **facts: Any
-) -> None:
-    """Print the rows and bounds, and write them with everything that was measured to results/NAME.json."""
+    name: str, rounds: int, rows: Sequence[Mapping[str, Any]], bounds: Sequence[Bound], raw: Any,
+    results: Path = RESULTS, **facts: Any,
+) -> None:  # fmt: skip
+    """Print the rows and bounds, and write them with everything that was measured to results/KIND/NAME.json."""
     show(rows)
     shown = bounds if len(bounds) <= 12 else [bound for bound in bounds if not bound.met]
     print()
@@ -133,18 +143,18 @@ def report(
         "rows": [{key: _plain(value) for key, value in row.items()} for row in rows],
         "raw": raw,
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\nwritten: {path.relative_to(Path(__file__).parents[1])}")
 
 
 def part_by_part(
     name: str, wanted: Sequence[str], run: Callable[[str], dict[str, Any]],
-    summary: Callable[[dict[str, Any]], tuple[list[dict[str, Any]], list[Bound]]],
+    summary: Callable[[dict[str, Any]], tuple[list[dict[str, Any]], list[Bound]]], results: Path = RESULTS,
 ) -> None:  # fmt: skip
-    """Make the runs that results/NAME.json does not hold yet, and write it after each; show what all of them say."""
-    file = RESULTS / f"{name}.json"
+    """Make the runs that results/KIND/NAME.json does not hold yet, and write it after each; show what all say."""
+    file = results / f"{name}.json"
     done: dict[str, Any] = json.loads(file.read_text())["runs"] if file.exists() else {}
     for each in wanted:
         if each in done:

@@ -1,6 +1,6 @@
 """Real runs of the GANs, from the command line, with the verdicts that they got.
 
-    python benchmarks/real_gans.py --data-dir DIR [--portraits FOLDER] [PART ...]
+    python benchmarks/real_gans.py --data-dir DIR [--portraits FOLDER] [--device cuda] [PART ...]
 
 DIR holds MNIST's four files in DIR/mnist, and CIFAR-10 as benchmarks/pack_cifar10.py writes it; FOLDER holds portraits.
 A part is one kind of run, trained once for each of its seeds; parts are done one by one, and an interrupted one goes on
@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import common
 from PIL import Image
 
-PICTURES = common.RESULTS / "gans"
 NUMBERS = ("frechet_distance", "precision", "recall", "coverage", "copy_rate", "classes_covered")
 FAST = "precision=bfloat16 workers=2 ema=0.995"
 FACES = "data=imagefolder:{portraits} image_size=64 width=32 evaluate_on=validation checkpoint_every=200"
@@ -34,6 +33,7 @@ class Part(NamedTuple):
     seeds: int
     minutes: int  # about
     remark: str = ""
+    of_gpu: bool = False  # too large for a processor
 
 
 PARTS = {
@@ -44,6 +44,9 @@ PARTS = {
     "portraits_dcgan": Part(f"dcgan {FACES} steps=4800 {FAST}", 1, 20),
     "cifar10_wgan_gp": Part(f"wgan_gp data=cifar10 network=resnet width=32 steps=1000 learning_rate=0.0003 {FAST}", 1,
                             20, "width 32, where the paper has 128"),
+    "cifar10_wgan_gp_in_full": Part("wgan_gp data=cifar10 network=resnet width=128 steps=4000 learning_rate=0.0002 "
+                                    "precision=bfloat16 microbatch_size=64 ema=0.999", 1, 5,
+                                    "width 128; 4,000 steps, where the paper makes 100,000", of_gpu=True),
     "stacked_dcgan": Part(f"dcgan data=stacked_digits steps=6500 judged=26000 evaluate_every=1000000 {FAST}", 1, 10),
     "stacked_wgan_gp": Part(f"wgan_gp data=stacked_digits steps=1500 learning_rate=0.0005 judged=26000 "
                             f"evaluate_every=1000000 {FAST}", 1, 10),
@@ -60,13 +63,14 @@ def run(name: str, words: str, given: argparse.Namespace) -> dict[str, Any]:
     words_given = ["--resume", name] if begun else typed
     done = subprocess.run([shutil.which("troupe") or "troupe", "train", *words_given, *options],
                           stdout=subprocess.PIPE, text=True)  # fmt: skip
+    pictures = given.results / "gans"
     if done.returncode:
         sys.exit(f"{name}: ended with code {done.returncode}; the same command goes on with it")
     result = json.loads(done.stdout)
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(runs / name / "verdict.png", PICTURES / f"{name}_verdict.png")
+    pictures.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(runs / name / "verdict.png", pictures / f"{name}_verdict.png")
     with Image.open(result["grid"]) as grid:
-        grid.convert("RGB").save(PICTURES / f"{name}.jpg", quality=85)
+        grid.convert("RGB").save(pictures / f"{name}.jpg", quality=85)
     verdict = json.loads((runs / name / "verdict.json").read_text())
     kept = ("steps", "seconds", "evaluation_share", "watch_share", "worry", "samples_per_second", "best")
     left_out = ("closest", "histogram")
@@ -111,10 +115,12 @@ def main() -> None:
     options.add_argument("--data-dir", type=Path, required=True)
     options.add_argument("--portraits", type=Path)
     options.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = options.parse_args()
+    given.results = common.results_on_gpu() if given.device == "cuda" else common.RESULTS
     if unknown := [part for part in given.parts if part not in PARTS]:
         options.error(f"{unknown[0]}: no such part; there are {', '.join(PARTS)}")
-    wanted = given.parts or list(PARTS)
+    wanted = given.parts or [part for part, what in PARTS.items() if what.of_gpu == (given.device == "cuda")]
     if given.portraits is None and any("portraits" in part for part in wanted):
         options.error("--portraits: of which folder? or name the other parts")
     names = {f"{part}-{seed}": (PARTS[part], seed) for part in wanted for seed in range(PARTS[part].seeds)}
@@ -122,9 +128,9 @@ def main() -> None:
     def make(name: str) -> dict[str, Any]:
         part, seed = names[name]
         print(f"{name}: about {part.minutes} minutes", file=sys.stderr, flush=True)
-        return run(name, f"{part.words} seed={seed}", given)
+        return run(name, f"{part.words} device={given.device} seed={seed}", given)
 
-    common.part_by_part("real_gans", list(names), make, summary)
+    common.part_by_part("real_gans", list(names), make, summary, given.results)
 
 
 if __name__ == "__main__":

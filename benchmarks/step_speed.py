@@ -5,6 +5,8 @@ One worker, one micro-batch in a step; of Wasserstein GANs a step of the critic 
 weights, pictures and noise: in float32 the losses of the first step must agree to 1e-4, or the comparison is worth
 nothing and fails. bfloat16 is ours only, against the same plain loop.
 Bounds are on wall time; the ratio by CPU time stands beside it, since it suffers less from what else the machine does.
+With --device cuda both run on the first GPU, ours as it comes there (exchange=ddp), and in float32 with exchange=exact
+too, whose ways give the same bits each time; nothing is asked of the ratios, and a CPU's environment plays no part.
 How near our float32 step comes to what the core can do is told in its operations per second (convolutions and products
 of matrices, all else counted as none) over those of one large product of matrices.
 """
@@ -22,17 +24,17 @@ from typing import Any
 
 import common
 
-TOLERANCE = 1e-4
+TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}  # a GPU's convolutions take TF32
 
 
-def plain_side(family: str, warm_up: int, steps: int) -> dict[str, Any]:
+def plain_side(family: str, device: str, warm_up: int, steps: int) -> dict[str, Any]:
     """The plain loop."""
     import torch
     import workload
 
     torch.set_num_threads(1)
     plain = importlib.import_module(f"plain.{family}")
-    config = workload.config_of(family, **plain.SETTINGS)
+    config = workload.config_of(family, device=device, **plain.SETTINGS)
     logged: list[dict[str, float]] = []
     loop = plain.steps(config, workload.generated(plain.PICTURE_SIZE), 1 + warm_up + steps)
     next(loop)  # what it prepares is not timed
@@ -40,18 +42,23 @@ def plain_side(family: str, warm_up: int, steps: int) -> dict[str, Any]:
     return {"first": logged[0], **timed(partial(next, loop), warm_up, steps)}
 
 
-def our_side(family: str, precision: str, warm_up: int, steps: int) -> dict[str, Any]:
+def our_side(family: str, device: str, precision: str, exchange: str, warm_up: int, steps: int) -> dict[str, Any]:
     """The engine's loop."""
     import workload
 
+    from trainers.engine.loop import process_for
+
     plain = importlib.import_module(f"plain.{family}")
-    config = workload.config_of(family, precision=precision, **plain.SETTINGS)
-    trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
-    step = partial(getattr(plain, "OF_OURS", workload.advance), trainer)
-    step()
-    answer = {"first": dict(trainer.metrics), **timed(step, warm_up, steps)}
-    answer["data_seconds"] = seconds_of_data(family, plain)
-    return {**answer, **peak(step)} if precision == "float32" else answer
+    words = {"device": device, "precision": precision, "exchange": exchange, **plain.SETTINGS}
+    config = workload.config_of(family, **words)
+    with process_for(config):
+        trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
+        step = partial(getattr(plain, "OF_OURS", workload.advance), trainer)
+        step()
+        answer = {"first": dict(trainer.metrics), **timed(step, warm_up, steps)}
+        if device == "cpu":
+            answer["data_seconds"] = seconds_of_data(family, plain)
+        return {**answer, **peak(step)} if (device, precision) == ("cpu", "float32") else answer
 
 
 def peak(step: Callable[[], Any]) -> dict[str, float]:
@@ -98,22 +105,26 @@ def timed(step: Callable[[], Any], warm_up: int, steps: int) -> dict[str, Any]:
     return {"seconds": seconds, "cpu_seconds": used}
 
 
-def compare(family: str, rounds: int, warm_up: int, steps: int) -> tuple[list[dict[str, Any]], list[common.Bound], Any]:
+def compare(
+    family: str, device: str, rounds: int, warm_up: int, steps: int
+) -> tuple[list[dict[str, Any]], list[common.Bound], Any]:
     """Rows, bounds and raw numbers of one family."""
     plain = importlib.import_module(f"plain.{family}")
-    precisions = ["float32"] + (["bfloat16"] if common.bfloat16_instructions() else [])
+    ways = [("float32", "exact"), *([("bfloat16", "exact")] if common.bfloat16_instructions() else [])]
+    if device == "cuda":
+        ways = [("float32", "ddp"), ("float32", "exact"), ("bfloat16", "ddp")]
 
     def run(*words: object, ours: bool) -> Callable[[], Any]:
         environment = common.our_environment() if ours else common.plain_environment()
-        return partial(common.side, __file__, *words, warm_up, steps, environment=environment)
+        return partial(common.side, __file__, family, device, *words, warm_up, steps, environment=environment)
 
-    sides = {f"{family} plain": run(family, "plain", ours=False)}
-    sides |= {f"{family} {precision}": run(family, precision, ours=True) for precision in precisions}
+    sides = {f"{family} plain": run("plain", "-", ours=False)}
+    sides |= {f"{family} {precision} {exchange}": run(precision, exchange, ours=True) for precision, exchange in ways}
     answers = common.alternate(sides, rounds)
     theirs = answers[f"{family} plain"]
     rows, bounds = [], []
-    for precision in precisions:
-        ours = answers[f"{family} {precision}"]
+    for precision, exchange in ways:
+        ours = answers[f"{family} {precision} {exchange}"]
 
         def medians(of: list[Any], what: str) -> list[float]:
             return [1000 * statistics.median(answer[what]) for answer in of]
@@ -122,10 +133,10 @@ def compare(family: str, rounds: int, warm_up: int, steps: int) -> tuple[list[di
         losses = [name for name in theirs[0]["first"] if name.endswith("_loss")]
         difference = max(abs(a["first"][loss] - b["first"][loss])
                          for a, b in zip(ours, theirs, strict=True) for loss in losses)  # fmt: skip
-        if precision == "float32" and not difference <= TOLERANCE:
+        if precision == "float32" and not difference <= TOLERANCE[device]:
             sys.exit(f"{family}: the losses of the first step differ by {difference:.2g}: not the same training")
         rows.append({
-            "family": family, "ours in": precision, "n": rounds,
+            "family": family, "ours in": precision, "exchange": exchange, "n": rounds,
             "plain ms": common.spread(medians(theirs, "seconds")), "ours ms": common.spread(medians(ours, "seconds")),
             "times faster": ratio,
             "by CPU time": common.paired(medians(theirs, "cpu_seconds"), medians(ours, "cpu_seconds")),
@@ -136,7 +147,7 @@ def compare(family: str, rounds: int, warm_up: int, steps: int) -> tuple[list[di
             for answer in ours if "operations" in answer
         ]  # fmt: skip
         rows[-1]["part of a product's speed"] = common.spread(speeds) if speeds else "-"
-        if ours[0]["data_seconds"]:
+        if ours[0].get("data_seconds"):
             shares = [statistics.median(answer["data_seconds"]) / statistics.median(answer["cpu_seconds"])
                       for answer in ours]  # fmt: skip
             rows[-1]["data path, part of a step"] = common.spread(shares)
@@ -146,8 +157,9 @@ def compare(family: str, rounds: int, warm_up: int, steps: int) -> tuple[list[di
                         f"{family}: data path, part of a step", rows[-1]["data path, part of a step"].median, 0.03
                     )
                 )
-        bounds.append(common.at_least(f"{family}, ours in {precision}: times faster", ratio.median,
-                                      plain.FASTER[precision]))  # fmt: skip
+        if device == "cpu":
+            bounds.append(common.at_least(f"{family}, ours in {precision}: times faster", ratio.median,
+                                          plain.FASTER[precision]))  # fmt: skip
     return rows, bounds, answers
 
 
@@ -157,17 +169,20 @@ def main() -> None:
     options.add_argument("families", nargs="*", metavar="FAMILY", help=f"any of {', '.join(known)}; all by default")
     options.add_argument("--steps", type=int, default=12, help="timed steps in each process (default 12)")
     options.add_argument("--warm-up", type=int, default=6, help="steps before them (default 6)")
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = options.parse_args()
+    results = common.results_on_gpu() if given.device == "cuda" else common.RESULTS
     for family in given.families or known:
-        rows, bounds, raw = compare(family, given.rounds, given.warm_up, given.steps)
-        common.report(f"step_speed_{family}", given.rounds, rows, bounds, raw, steps=given.steps, warm_up=given.warm_up)
+        rows, bounds, raw = compare(family, given.device, given.rounds, given.warm_up, given.steps)
+        common.report(f"step_speed_{family}", given.rounds, rows, bounds, raw, results, device=results.name,
+                      steps=given.steps, warm_up=given.warm_up)  # fmt: skip
 
 
-def side(family: str, which: str, warm_up: str, steps: str) -> None:
+def side(family: str, device: str, which: str, exchange: str, warm_up: str, steps: str) -> None:
     if which == "plain":
-        common.tell(plain_side(family, int(warm_up), int(steps)))
+        common.tell(plain_side(family, device, int(warm_up), int(steps)))
     else:
-        common.tell(our_side(family, which, int(warm_up), int(steps)))
+        common.tell(our_side(family, device, which, exchange, int(warm_up), int(steps)))
 
 
 if __name__ == "__main__":

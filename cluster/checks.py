@@ -61,10 +61,14 @@ def needs(settings: Mapping[str, Any]) -> dict[str, float]:
     return {"CPU": float(settings["threads_per_worker"]), **({"GPU": 1.0} if settings["device"] == "cuda" else {})}
 
 
-def idle_cores(config: Config) -> str | None:
-    """A hint where more workers would make the run faster."""
+def faster(config: Config) -> str | None:
+    """A hint where the run could be faster here."""
     if config.device == "cuda":
-        return None
+        most = config.batch_size // config.workers
+        if config.microbatch_size >= most:
+            return None
+        few = f"{config.microbatch_size} samples at once do not fill a GPU"
+        return f"{few}; microbatch_size={most} is faster, and another recipe"
     possible = min(cores() // config.threads_per_worker, config.microbatches)
     if possible <= config.workers:
         return None

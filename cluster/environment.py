@@ -26,7 +26,7 @@ HUGE_PAGES = {"AuthenticAMD 25 avx512_bf16"}
 def worker_environment() -> dict[str, str]:
     """Variables of every process that trains. One thread: workers are the unit of parallelism, and a run that wants
     more threads says so to torch itself."""
-    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", MARK: "1"}
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", MARK: "1", **processor.CUBLAS}
     if platform.libc_ver()[0] == "glibc" and not os.environ.get("GLIBC_TUNABLES", "").startswith("glibc.malloc"):
         values = {**TUNABLES, **({"hugetlb": 1} if processor.kind() in HUGE_PAGES else {})}
         environment["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{name}={value}" for name, value in values.items())

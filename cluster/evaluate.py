@@ -155,19 +155,16 @@ def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda wha
     held_out, mistakes, notes = compared(prepared.learned, config, data)
     if mistakes:
         raise TroupeError(mistakes, CONFLICT)
-    import torch
 
     from trainers.engine import pictures, rest
     from trainers.engine.control import Control
-    from trainers.engine.loop import put_back
+    from trainers.engine.loop import process_for
     from trainers.engine.tensors import load_weights, read_weights
     from trainers.engine.trainer import Trainer
     from trainers.engine.world import World
 
     config = config.resolved(data.facts).model_copy(update={"exchange": "exact", "ema": 0.0})
-    with alone(), put_back():
-        torch.set_default_dtype(torch.float64 if config.precision == "float64" else torch.float32)
-        torch.set_num_threads(config.threads_per_worker)
+    with alone(), process_for(config):
         family = registry.family_class(prepared.family, command.families)(config, data.facts)
         trainer = Trainer(family, data, config, World(), Control(shows=shows))
         trainer.begin()

@@ -114,7 +114,7 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
         prepared.family, config.model_dump(), folder.path.resolve(), command.data_dir.resolve(), command.families,
         stored, stored["data"],
     )  # fmt: skip
-    hint = checks.idle_cores(config) if not command.address else None
+    hint = checks.faster(config) if not command.address else None
     progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
     progress.say(_samples(config, stored["facts"]))
     for remark in config.remarks():

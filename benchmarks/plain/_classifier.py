@@ -22,14 +22,16 @@ SETTINGS: dict[str, Any] = {"batch_size": 128, "microbatch_size": 128, "flip": "
 
 def steps(family: str, config: Any, data: Data, count: int) -> Iterator[dict[str, float]]:
     """Train for `count` steps; yields what is logged of each."""
+    device = torch.device(config.device)
     mean, deviation = (torch.tensor(part).view(1, -1, 1, 1) for part in config.channel_moments(data.facts["channels"]))
     torch.manual_seed(seed_of(config.seed, "networks"))
-    network = registry.family_class(family)(config, data.facts).networks()["network"]
+    network = registry.family_class(family)(config, data.facts).networks()["network"].to(device)
     batches = []
     for step in range(count):
         indices = sample_indices(data.size, config.seed, step * config.batch_size, config.batch_size).tolist()
         batch = data.batch(indices)
-        batches.append((((batch["images"].float() / 255 - mean) / deviation).contiguous(), batch["labels"]))
+        images = ((batch["images"].float() / 255 - mean) / deviation).contiguous()
+        batches.append((images.to(device), batch["labels"].to(device)))
     yield {}  # everything is ready
 
     criterion = nn.CrossEntropyLoss()

@@ -22,6 +22,7 @@ PICTURE_SIZE = 64
 
 def ready(family: str, config: Any, data: Data, count: int) -> tuple[nn.Module, nn.Module, list[Any]]:
     """Generator, critic, and of each step real images, noise, and places between real images and fakes."""
+    device = torch.device(config.device)
     torch.manual_seed(seed_of(config.seed, "networks"))
     networks = registry.family_class(family)(config, data.facts).networks()
     batches = []
@@ -29,8 +30,9 @@ def ready(family: str, config: Any, data: Data, count: int) -> tuple[nn.Module, 
         indices = sample_indices(data.size, config.seed, step * config.batch_size, config.batch_size).tolist()
         images = (data.batch(indices)["images"].float() / 127.5 - 1).contiguous()
         torch.manual_seed(seed_of(config.seed, "critic", step, 0))
-        batches.append((images, torch.randn(len(images), config.latent, 1, 1), torch.rand(len(images), 1, 1, 1)))
-    return networks["generator"], networks["critic"], batches
+        noise = torch.randn(len(images), config.latent, 1, 1, device=device)
+        batches.append((images.to(device), noise, torch.rand(len(images), 1, 1, 1, device=device)))
+    return networks["generator"].to(device), networks["critic"].to(device), batches
 
 
 def clipped(config: Any, data: Data, count: int) -> Iterator[dict[str, float]]:

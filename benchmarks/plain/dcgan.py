@@ -32,16 +32,18 @@ def transposed(weight: torch.Tensor, latent: int) -> nn.Module:
 def steps(config: Any, data: Data, count: int) -> Iterator[dict[str, float]]:
     """Train for `count` steps; yields what is logged of each."""
     channels, size, batch_size = data.facts["channels"], data.facts["image_size"], config.batch_size
+    device = torch.device(config.device)
     torch.manual_seed(seed_of(config.seed, "networks"))
     generator = Generator(config.latent, config.width, channels, size, config.upsample)
     discriminator = Critic(config.width, channels, size)
     generator.main[0] = transposed(generator.main[0].linear.weight, config.latent)
+    generator, discriminator = generator.to(device), discriminator.to(device)
     batches, noises = [], []
     for step in range(count):
         indices = sample_indices(data.size, config.seed, step * batch_size, batch_size).tolist()
-        batches.append((data.batch(indices)["images"].float() / 127.5 - 1).contiguous())
+        batches.append((data.batch(indices)["images"].float() / 127.5 - 1).contiguous().to(device))
         torch.manual_seed(seed_of(config.seed, "discriminator", step, 0))
-        noises.append(torch.randn(batch_size, config.latent, 1, 1))
+        noises.append(torch.randn(batch_size, config.latent, 1, 1, device=device))
     yield {}  # everything is ready
 
     criterion = nn.BCEWithLogitsLoss()
@@ -50,7 +52,7 @@ def steps(config: Any, data: Data, count: int) -> Iterator[dict[str, float]]:
     for real, noise in zip(batches, noises, strict=True):
         # Discriminator: first the real images, then the fakes
         discriminator.zero_grad()
-        label = torch.full((batch_size,), 1.0)
+        label = torch.full((batch_size,), 1.0, device=device)
         output = discriminator(real)
         error_real = criterion(output, label)
         error_real.backward()

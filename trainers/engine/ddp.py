@@ -29,7 +29,7 @@ class Ddp:
         self.networks = networks
         self.notice = ""
         self.wrappers: dict[str, nn.Module] = {}
-        if world.size > 1:
+        if world.group is not None:
             parameters = inspect.signature(DistributedDataParallel).parameters
             buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
             with self._meets():

@@ -212,7 +212,10 @@ class Exact:
 
     def _add_block(self, parts: dict[Node, Tensor], result: Tensor, weight: float) -> None:
         """The tree's sum of these parts of all nodes, divided once."""
-        torch.div(fold(parts, torch.add, 0, self.microbatches), weight, out=result)
+        divisor: float | Tensor = weight
+        if result.is_cuda:  # by a plain number a GPU does not divide: it multiplies by the rounded inverse
+            divisor = torch.full((), weight, dtype=result.dtype, device=result.device)
+        torch.div(fold(parts, torch.add, 0, self.microbatches), divisor, out=result)
 
     def close(self) -> None:
         self.flat.clear()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
+from trainers.engine import processor
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import Stopped
@@ -29,11 +31,9 @@ def train(
     `facts` go into each manifest. Raises Stopped after saving when a stop was asked for, TroupeError when the run
     failed; the caller's random state, default dtype and threads are put back, and shared memory is given back.
     """
-    with put_back(), contextlib.ExitStack() as held:
+    with process_for(config), contextlib.ExitStack() as held:
         if world.rank == 0:
             held.enter_context(folder.lock(patience=10))
-        torch.set_default_dtype(torch.float64 if config.precision == "float64" else torch.float32)
-        torch.set_num_threads(config.threads_per_worker)
         trainer = Trainer(family, data, config, world, control)
         held.callback(trainer.close)
         recorder = Recorder(trainer, folder, facts)
@@ -54,13 +54,36 @@ def train(
 
 
 @contextlib.contextmanager
-def put_back() -> Iterator[None]:
-    """Restore what a run changes in its process: random state, default dtype, threads."""
+def process_for(config: Config) -> Iterator[None]:
+    """Set what a run wants of its process, and put it back: random state, default dtype, threads, ways of GPUs."""
     threads, dtype, state = torch.get_num_threads(), torch.get_default_dtype(), random.getstate()
+    on_gpu = config.device == "cuda"
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), contextlib.ExitStack() as held:
+            if on_gpu and config.exchange == "exact":
+                held.enter_context(reproducible())
+            torch.set_default_dtype(torch.float64 if config.precision == "float64" else torch.float32)
+            torch.set_num_threads(config.threads_per_worker)
             yield
     finally:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         random.setstate(state)
+
+
+@contextlib.contextmanager
+def reproducible() -> Iterator[None]:
+    """On a GPU: the same bits each time. What has no way of giving them raises an error that says so."""
+    for name, value in processor.CUBLAS.items():  # where the command has not set it; read when cuBLAS is first used
+        os.environ.setdefault(name, value)
+    mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    try:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False  # the fastest way may be another one each time
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

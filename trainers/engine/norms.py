@@ -72,6 +72,8 @@ def row_of(statistics: Sequence[Statistics]) -> list[Tensor]:
 def move(statistics: Sequence[Statistics], means: Tensor) -> None:
     """Move the running averages of each layer once for each of its calls, by `means` in the order of `row_of`."""
     start = 0
+    if statistics:
+        means = means.to(statistics[0].mean)  # all at once: a GPU takes as long for each part of it
     rounds: list[tuple[list[Tensor], list[Tensor], list[float]]] = []
     calls: dict[_BatchNorm, int] = {}
     for noted in statistics:

@@ -10,6 +10,7 @@ import platform
 from typing import NamedTuple
 
 CPUINFO = "/proc/cpuinfo"  # of Linux
+CUBLAS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # of GPUs: without it, products are not repeatable
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # the newest of them makes the kind
 
 

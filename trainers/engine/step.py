@@ -28,21 +28,32 @@ class Tally:
     WEIGHT, STOP, LOSS, METRICS = range(4)
 
     def __init__(self) -> None:
-        self.rows: dict[int, Tensor] = {}
+        self.told: dict[int, tuple[list[float], list[Any], list[Tensor]]] = {}  # numbers, loss and metrics, statistics
         self.names: list[str] = []  # of the metrics
         self.statistics: list[Statistics] = []
 
     def add(self, index: int, loss: Loss, stop: bool, statistics: list[Statistics]) -> None:
-        """The row of one micro-batch."""
+        """What one micro-batch tells. A GPU may still be computing it."""
         weight = 1.0 if loss.weight is None else float(loss.weight)
-        row = [weight, float(stop), float(loss.value.detach())]
-        row += [float(value.detach() if isinstance(value, Tensor) else value) * weight
-                for value in loss.metrics.values()]  # fmt: skip
+        values = [value.detach() if isinstance(value, Tensor) else value for value in loss.metrics.values()]
         self.names, self.statistics = list(loss.metrics), statistics
-        self.rows[index] = torch.tensor(row, dtype=torch.float64)
-        if statistics:
-            numbers = [part.double().cpu() for part in norms.row_of(statistics)]
-            self.rows[index] = torch.cat([self.rows[index], *numbers])
+        self.told[index] = ([weight, float(stop)], [loss.value.detach(), *values], norms.row_of(statistics))
+
+    def rows(self) -> dict[int, Tensor]:
+        """The rows, float64 on the CPU, by micro-batch."""
+        rows = {}
+        for index, (numbers, values, statistics) in self.told.items():
+            if values[0].is_cuda:  # each number that is read by itself would wait for the GPU
+                tensors = [torch.as_tensor(value, dtype=torch.float64, device=values[0].device) for value in values]
+                told = torch.cat([torch.stack(tensors), *(part.double() for part in statistics)]).cpu()
+                read, statistics = told[: len(values)].tolist(), [told[len(values) :]]
+            else:
+                read = [float(value) for value in values]
+            row = [*numbers, read[0], *(value * numbers[self.WEIGHT] for value in read[1:])]
+            rows[index] = torch.tensor(row, dtype=torch.float64)
+            if statistics:
+                rows[index] = torch.cat([rows[index], *(part.double() for part in statistics)])
+        return rows
 
     def read(self, total: Tensor, phase: str) -> tuple[float, float, bool, dict[str, float], Tensor]:
         """Weight, mean loss, whether to stop, metrics by name, and sums of the statistics, from the sum of all rows."""
@@ -181,7 +192,7 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> tuple[flo
 
 def _meet(trainer: Trainer, phase: Phase, tally: Tally) -> tuple[float, float, Tensor]:
     """The rows of all micro-batches, added up over the workers: weight, mean loss, and sums of the statistics."""
-    weight, mean, stop, metrics, sums = tally.read(trainer.exchange.meet(tally.rows), phase.name)
+    weight, mean, stop, metrics, sums = tally.read(trainer.exchange.meet(tally.rows()), phase.name)
     trainer.stop_agreed |= stop
     trainer.metrics |= metrics
     return weight, mean, sums

@@ -56,7 +56,8 @@ class Trainer:
 
     def __init__(self, family: Family, data: Data, config: Config, world: World, control: Control) -> None:
         self.family, self.data, self.config, self.world, self.control = family, data, config, world, control
-        self.device = torch.device(config.device)
+        on_gpu = config.device == "cuda"
+        self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self.dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.random = default_generator(self.device)
         data.to(self.device)
@@ -195,6 +196,5 @@ def _optimizing(optimizer: torch.optim.Optimizer, schedule: Schedule) -> Optimiz
 def default_generator(device: torch.device) -> torch.Generator:
     """The generator that functions without one of their own draw from."""
     if device.type == "cuda":
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-        return torch.cuda.default_generators[device.index or 0]
+        return torch.cuda.default_generators[device.index]
     return torch.default_generator

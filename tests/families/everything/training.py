@@ -89,7 +89,7 @@ class Everything(Family):
 
     def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:
         images = signed(microbatch["images"], microbatch.dtype)
-        state = torch.zeros(1, microbatch.size, self.config.hidden, dtype=images.dtype)
+        state = torch.zeros(1, microbatch.size, self.config.hidden, dtype=images.dtype, device=images.device)
         guesses, _, _ = networks["reader"](images.permute(0, 2, 1, 3).flatten(2), state, state)
         right = guesses[:, -1].argmax(1) == microbatch["labels"]
         return {"accuracy": (right.sum(), microbatch.size), "noise": (torch.randn(1).sum(), 1.0)}
