@@ -1,0 +1,135 @@
+"""Real searches, from the command line, with what they found.
+
+    python benchmarks/real_searches.py --data-dir DIR [NAME ...]
+
+DIR holds MNIST's four files in DIR/mnist, and CIFAR-10 as benchmarks/pack_cifar10.py writes it. A search that was
+interrupted goes on (`troupe search --resume`). Of each, results/KIND/searches holds NAME.csv (the leaderboard),
+NAME.json (search.json), NAME.png (a picture of its page, where there is Chromium) and, in real_searches.json, the
+command, its minutes and what the seeds allow saying: the points in their order, the least difference of two means that
+is more than chance at the spread over seeds, and which points are within it of the best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+from report import browser, until
+
+from cluster.leaderboard import FINISHED
+
+FAST = "precision=bfloat16 sample_every=1000000"
+SEARCHES = {
+    "wgan_gp_mnist": "wgan_gp --space none data=mnist n_critic=1,2,5 penalty=1,10,100 seed=1,2 epochs=3 width=32 "
+                     "learning_rate=0.0005 ema=0.99 --scheduler fifo precision=bfloat16 sample_every=300",
+    "wide_resnet_cifar10": f"wide_resnet --space none data=cifar10 depth=10 widen_factor=1,2,4 schedule=one_cycle "
+                           f"learning_rate=0.1,0.3,1 seed=1,2 epochs=2 --scheduler asha {FAST}",
+    "cifar_speed_schedule": f"cifar_speed --space none data=cifar10 widths=32:128:128 learning_rate=0.75,1.5,3 "
+                            f"cycle_peak=0.1,0.23,0.4 seed=1,2 epochs=3 --scheduler fifo {FAST}",
+}  # fmt: skip
+PARTS = ("leaderboard", "settings-plots")  # of the page, in its picture
+
+
+def run(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """One search to its end, and what is kept of it."""
+    path: Path = given.runs_dir / name
+    words = ["--resume", name] if (path / "search.json").exists() else [*SEARCHES[name].split(), "--name", name]
+    places = ["--data-dir", str(given.data_dir), "--runs-dir", str(given.runs_dir)]
+    begun = time.monotonic()
+    done = subprocess.run([shutil.which("troupe") or "troupe", "search", *words, *places, "--json"],
+                          stdout=subprocess.PIPE, text=True)  # fmt: skip
+    if done.returncode:
+        sys.exit(f"{name}: ended with code {done.returncode}; the same command goes on with it")
+    minutes = (time.monotonic() - begun) / 60
+    found = json.loads(done.stdout)
+    kept = common.RESULTS / "searches"
+    kept.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path / "search.json", kept / f"{name}.json")
+    shutil.copyfile(path / "leaderboard.csv", kept / f"{name}.csv")
+    subprocess.run([shutil.which("troupe") or "troupe", "report", name, *places[2:]], check=True, stdout=sys.stderr)
+    if shutil.which("chromium") and shutil.which("chromedriver"):
+        photograph(path / "report/index.html", kept / f"{name}.png")
+    return {
+        "command": f"troupe search {SEARCHES[name]} --name {name}", "resumed": words[0] == "--resume",
+        "minutes": minutes, "metric": found["metric"], "mode": found["mode"], **told(found), "machine": common.machine(),
+    }  # fmt: skip
+
+
+def told(found: dict[str, Any]) -> dict[str, Any]:
+    """What the spread over seeds allows saying of points that all of their seeds have finished.
+
+    The spread is pooled over the points. Two means of n seeds each differ by more than chance where they are further
+    apart than twice the standard error of such a difference; with few seeds that is a rule of thumb and no test.
+    """
+    better = -1 if found["mode"] == "max" else 1
+    whole = [one for one in found["points"] if all(trial["state"] == FINISHED for trial in one["trials"])]
+    points = [{"settings": one["settings"], "mean": one["mean"], "deviation": one["spread"],
+               "values": [trial["value"] for trial in one["trials"]]}
+              for one in sorted(whole, key=lambda one: better * one["mean"])]  # fmt: skip
+    if not points:
+        return {"points": points}
+    pooled = math.sqrt(statistics.fmean(point["deviation"] ** 2 for point in points))
+    least = 2 * pooled * math.sqrt(2 / min(len(point["values"]) for point in points))
+    as_good = sum(abs(point["mean"] - points[0]["mean"]) <= least for point in points)
+    return {"points": points, "pooled_deviation": pooled, "least_difference": least, "as_good_as_the_best": as_good}
+
+
+def photograph(page: Path, picture: Path) -> None:
+    """The first parts of a page as a picture of few colours."""
+    import io
+
+    from PIL import Image
+
+    with browser() as driver:
+        driver.set_window_size(1200, 1000)
+        driver.get(page.resolve().as_uri())
+        until(driver, "return document.documentElement.dataset.ready === 'true'")
+        shots = []
+        for part in PARTS:
+            driver.execute_script(f"document.getElementById('{part}').scrollIntoView()")
+            time.sleep(2)
+            shots.append(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"))
+    both = Image.new("RGB", (shots[0].width, sum(shot.height for shot in shots)))
+    top = 0
+    for shot in shots:
+        both.paste(shot, (0, top))
+        top += shot.height
+    both.quantize(64).save(picture, optimize=True)
+
+
+def summary(done: dict[str, Any]) -> tuple[list[dict[str, Any]], list[common.Bound]]:
+    """A row for each search."""
+    rows = []
+    for name, one in done.items():
+        best = one["points"][0] if one["points"] else None
+        rows.append({
+            "search": name, "minutes": one["minutes"], "metric": one["metric"],
+            "best": f"{best['mean']:.4g}" if best else "-",
+            "with": " ".join(f"{key}={value}" for key, value in best["settings"].items()) if best else "-",
+            "least difference": one.get("least_difference", "-"), "as good": one.get("as_good_as_the_best", "-"),
+        })  # fmt: skip
+    return rows, [common.at_most(f"{name}: minutes", one["minutes"], 40) for name, one in done.items()]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(SEARCHES)}; all by default")
+    options.add_argument("--data-dir", type=Path, required=True)
+    options.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    given = options.parse_args()
+    if unknown := [name for name in given.names if name not in SEARCHES]:
+        options.error(f"{unknown[0]}: no such search; there are {', '.join(SEARCHES)}")
+    common.part_by_part("real_searches", given.names or list(SEARCHES), lambda name: run(name, given), summary)
+
+
+if __name__ == "__main__":
+    main()
