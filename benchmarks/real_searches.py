@@ -60,7 +60,8 @@ def run(name: str, given: argparse.Namespace) -> dict[str, Any]:
         photograph(path / "report/index.html", kept / f"{name}.png")
     return {
         "command": f"troupe search {SEARCHES[name]} --name {name}", "resumed": words[0] == "--resume",
-        "minutes": minutes, "metric": found["metric"], "mode": found["mode"], **told(found), "machine": common.machine(),
+        "minutes": minutes, "metric": found["metric"], "mode": found["mode"], **told(found),
+        "machine": common.machine(),
     }  # fmt: skip
 
 

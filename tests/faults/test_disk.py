@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import FRAGILE, FRAGILE_RUN, Commands, assert_same_run, checkpoints, leftovers, until
+from commands import (
+    FRAGILE,
+    FRAGILE_RUN,
+    Commands,
+    assert_same_run,
+    assert_same_state,
+    checkpoints,
+    leftovers,
+    until,
+)
 
 from trainers.engine import checkpoint
 
@@ -40,12 +49,12 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    """24 MB, which is enough to start."""
-    path = tmp_path / "disk"
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
+    """24 MB, which is enough to start a run, where a test wants no other."""
+    path, megabytes = tmp_path / "disk", getattr(request, "param", 24)
     path.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)], capture_output=True, text=True
     )
     if made.returncode:
         pytest.skip(f"no disk can be mounted here: {made.stderr.strip()}")
@@ -94,6 +103,32 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_whole(troupe: Comm
     troupe.train("--resume", "run", *runs, "--families", str(FRAGILE))
     troupe.train(*words, "--name", "straight")
     assert_same_run(run, troupe.path("straight"))
+
+
+@pytest.mark.parametrize("disk", [160], indirect=True)
+def test_a_disk_that_fills_up_stops_a_search_and_nothing_is_lost(troupe: Commands, disk: Disk) -> None:
+    runs = ("--runs-dir", str(disk.path))
+    command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2,0.3",
+                           "steps=1000", "evaluate_every=500", "checkpoint_every=50", "--space", "none", "--name", "s",
+                           *runs)  # fmt: skip
+    trials = [disk.path / "s" / "trials" / name for name in ("0001", "0002")]
+    until(lambda: all(len(checkpoints(trial)) > 1 for trial in trials), "two trials have saved", 60)
+    disk.fill()
+    done = command.wait(60)
+    assert done.code == 3, done
+    (line,) = done.mistakes
+    assert line in (  # whoever wants to write next
+        f"troupe: {disk.path}/s: {FULL}",
+        "troupe: s: the disk is full, and only running trials and the best one have checkpoints; free some space, then "
+        "go on with `troupe search --resume s`",
+    )
+    disk.clear()
+    assert not any(checkpoint.damage_of(path) for trial in trials for path in checkpoints(trial))
+    done = troupe.run("search", "--resume", "s", *runs, seconds=120)
+    assert done.code == 0, done
+    troupe.train("classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1", "steps=1000", "evaluate_every=500",
+                 "evaluate_on=validation", "--name", "alone")  # fmt: skip
+    assert_same_state(trials[0], troupe.path("alone"))
 
 
 def test_a_runs_folder_that_cannot_be_written_is_told_at_once(troupe: Commands, disk: Disk) -> None:
