@@ -251,6 +251,24 @@ def runs(said: Words) -> Answer | None:
     return rows, table(rows, f"no runs in {folder}; `troupe train dcgan data=digits` makes one"), 0
 
 
+def stop(said: Words) -> Answer | None:
+    from cluster import follow
+
+    if said.mistakes:
+        return None
+    result = follow.stop(said.path("runs-dir", "runs"), said.names[0], Progress(sys.stderr).say)
+    return result, follow.text(result), 0
+
+
+def logs(said: Words) -> Answer | None:
+    from cluster import follow
+
+    rank = said.number("rank", 0, 0) if said.has("rank") else None
+    if not said.mistakes:
+        follow.show(follow.logs(said.path("runs-dir", "runs"), said.names[0], rank, said.has("follow")))
+    return None
+
+
 def families(said: Words) -> Answer | None:
     from cluster import use
 
@@ -287,7 +305,7 @@ def env(said: Words) -> Answer | None:
 
 HANDLERS: dict[str, Callable[[Words], Answer | None]] = {
     "train": train, "search": search, "verify": verify, "evaluate": evaluate, "sample": sample, "export": export,
-    "report": report, "runs": runs, "families": families, "datasets": datasets, "env": env,
+    "report": report, "runs": runs, "stop": stop, "logs": logs, "families": families, "datasets": datasets, "env": env,
 }  # fmt: skip
 
 

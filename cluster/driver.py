@@ -14,7 +14,7 @@ from cluster import checks, proposals, tuning
 from cluster.checks import needs
 from cluster.connect import ray_for
 from cluster.launch import signals
-from cluster.leaderboard import FAILED, FINISHED, MISSING, OPEN, POPULATION, PRUNED, RUNNING, STOP, Search, TrialRecord
+from cluster.leaderboard import FAILED, FINISHED, MISSING, OPEN, POPULATION, PRUNED, RUNNING, Search, TrialRecord
 from cluster.prepare_search import Prepared, SearchCommand
 from cluster.show import Progress, duration, size
 from cluster.space import Choice
@@ -22,6 +22,7 @@ from trainers import registry
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.runfolder import STOP
 from trainers.engine.settings import plain, show_value
 from trainers.run import description, open_for
 
@@ -103,6 +104,8 @@ class Driver:
 
     def stop_requested(self) -> bool:
         """Also tells the trials, which would else hear of it after their next report only."""
+        if not self.told_trials and (self.search.path / STOP).exists():  # by `troupe stop`
+            self.asked.set()
         stop = self.asked.is_set() or bool(self.over or self.full or self.hopeless)
         if stop and not self.told_trials:
             self.told_trials = True
@@ -256,7 +259,7 @@ def refuse_other_networks(driver: Driver) -> None:
             if config is None:
                 raise TroupeError(wrong, WORDS)
             facts = driver.known(config).facts
-            with torch.random.fork_rng():
+            with torch.random.fork_rng([]):
                 networks = family(config.resolved(facts), facts).networks()
             shapes.append([(part, key, tensor.shape) for part, network in networks.items()
                            for key, tensor in network.state_dict().items()])  # fmt: skip

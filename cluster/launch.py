@@ -129,6 +129,8 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
         raise
     finally:
         progress.end()
+        with contextlib.suppress(OSError):
+            folder.stop.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.before.unlink(missing_ok=True)
     return with_paths(result, folder)
@@ -164,6 +166,7 @@ def _old_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCom
         )
     with folder.lock(patience=10), checkpoint.writing(folder.path):
         folder.make_parts()
+        folder.stop.unlink(missing_ok=True)
         folder.settle_settings()
         if prepared.notes or "digest" not in prepared.stored:
             folder.write_settings({**prepared.stored, "facts": stored["facts"]})
@@ -256,18 +259,21 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
 
     control = Control(progress.say, report)
     done = threading.Event()
+    folder = RunFolder(plan.folder)
 
     def show() -> None:
         while not done.wait(0.25):
             progress.show(control.progress)
+            if folder.stop.exists():
+                ask()
 
     def ask() -> None:
-        progress.say("stopping: saving first")
+        if not control.stop_requested:
+            progress.say("stopping: saving first")
         control.stop_requested = True
 
     watcher = threading.Thread(target=show, daemon=True)
     watcher.start()
-    folder = RunFolder(plan.folder)
     try:
         with contextlib.ExitStack() as held:
             held.enter_context(checkpoint.writing(folder.path))
@@ -297,7 +303,7 @@ def _on_ray(
     from cluster.group import ActorGroup, supervise
 
     asked = threading.Event()
-    folders = [plan.folder, *plan.families]
+    folders, stop = [plan.folder, *plan.families], RunFolder(plan.folder).stop
     log = RunFolder(plan.folder).logs / "driver.log" if own_process else None
     with (
         _random_kept(),
@@ -309,7 +315,7 @@ def _on_ray(
             lambda: ActorGroup(plan, runtime_env),
             config.max_restarts,
             config.hang_after,
-            asked.is_set,
+            lambda: asked.is_set() or stop.exists(),
             progress,
             report,
         )

@@ -29,7 +29,6 @@ WAITING, RUNNING, FINISHED, PRUNED, FAILED, INTERRUPTED = (
 )  # fmt: skip
 OPEN = (WAITING, RUNNING, INTERRUPTED)  # states from which a trial goes on when the search does
 
-STOP = ".stop"  # a file in a search's folder: its trials save and end
 MISSING = "reports no"  # how the reason begins why no trial can have a value
 POPULATION = ("pbt", "pb2")  # schedulers whose trials all live at once, and take over from one another
 

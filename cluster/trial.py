@@ -20,14 +20,14 @@ from ray import tune
 from ray.util import get_current_placement_group
 
 from cluster.group import ActorGroup, Lost, supervise
-from cluster.leaderboard import MISSING, STOP
+from cluster.leaderboard import MISSING
 from cluster.show import Progress, Silence
 from cluster.worker import write_to
 from trainers.engine import checkpoint
 from trainers.engine.control import Control
 from trainers.engine.errors import FAILED, Stopped, TroupeError, of_worker
 from trainers.engine.events import EventFile
-from trainers.engine.runfolder import TRIALS, RunFolder, begun
+from trainers.engine.runfolder import STOP, TRIALS, RunFolder, begun
 from trainers.run import Plan, run
 
 LOOK = 0.5  # seconds between looks for a stop of the whole search

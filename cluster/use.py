@@ -298,7 +298,7 @@ def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:
     weights = {**state["networks"], **state["ema"]}
     family.kept = state.get("kept", {})
     before = torch.get_default_dtype()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):
         networks = family.networks()
         for name, network in networks.items():
             floats = (tensor.dtype for tensor in weights[name].values() if tensor.is_floating_point())

@@ -45,6 +45,11 @@ ADDRESS = Option("address", "ADDRESS", "join the Ray cluster at this address")
 DRY = Option("dry-run", "", "print every setting and the course of the learning rate, and stop")
 CONFIG = Option("config", "FILE", "settings from a YAML or JSON file, `key: value`; words on the command line win")
 
+ELSEWHERE = {  # words of other tools
+    "ps": "runs", "ls": "runs", "list": "runs", "status": "runs", "queue": "runs", "jobs": "runs", "cancel": "stop",
+    "kill": "stop", "rm": "runs --remove", "log": "logs", "tail": "logs --follow", "tune": "search", "fit": "train",
+    "run": "train", "test": "evaluate", "generate": "sample", "doctor": "env", "info": "env",
+}  # fmt: skip
 HELP = Option("help", "", "show this")
 
 VERBS = {
@@ -134,6 +139,19 @@ VERBS = {
         (Option("remove", "", "remove the runs named"), RUNS, JSON, DEBUG),
         "troupe runs --remove dcgan-1",
     ),
+    "stop": Verb(
+        "let a run or a search that is under way save and end", ("NAME",), False, (RUNS, JSON, DEBUG),
+        "troupe stop dcgan-1",
+    ),
+    "logs": Verb(
+        "show what the workers of a run print", ("NAME",), False,
+        (
+            Option("rank", "N", "of this worker only"),
+            Option("follow", "", "go on until the run ends; of the first worker, where no other is named"),
+            RUNS, DEBUG,
+        ),
+        "troupe logs dcgan-1 --follow",
+    ),
     "families": Verb("list what can be trained", (), False, (FAMILIES, JSON, DEBUG), "troupe families"),
     "datasets": Verb(
         "list what can be learned from, and packed folders", (), False,
@@ -202,9 +220,9 @@ def parse(arguments: Sequence[str]) -> Words:
     words.verb = rest.pop(0)
     verb = VERBS.get(words.verb)
     if verb is None:
-        words.mistakes.append(
-            f"{words.verb}: no such verb{did_you_mean(words.verb, VERBS)}; `troupe --help` lists them"
-        )
+        meant = ELSEWHERE.get(words.verb)
+        hint = f"; here it is `troupe {meant}`" if meant else did_you_mean(words.verb, VERBS)
+        words.mistakes.append(f"{words.verb}: no such verb{hint}; `troupe --help` lists them")
         return words
     options = {option.name: option for option in verb.options}
     while rest:

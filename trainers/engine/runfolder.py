@@ -29,6 +29,7 @@ SEARCH, TRIALS = "search.json", "trials"  # of a search: its folder holds one ru
 TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
 SOMETIMES = ("learned_before",)  # too
 MISSING = "it is missing"
+STOP = ".stop"  # a file in the folder of a run or a search that is under way: it saves and ends
 
 
 class RunFolder:
@@ -50,6 +51,7 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.result = path / "result.json"
         self.verdict = path / "verdict.json"
+        self.stop = path / STOP
 
     def make_parts(self) -> None:
         """The folders inside; somebody may have removed some of an old run."""

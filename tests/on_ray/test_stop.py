@@ -1,0 +1,78 @@
+"""`troupe stop` and `troupe logs`: what somebody else carries out, from any terminal."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from commands import DCGAN, Commands, assert_same_run, until, until_step
+
+from cluster import leaderboard
+from cluster.leaderboard import INTERRUPTED
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
+
+RECIPE = (*DCGAN, "log_every=1", "checkpoint_every=1000")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(troupe: Commands, workers: int) -> None:
+    command = troupe.start("train", *RECIPE, "steps=100000", f"workers={workers}", "--name", "run")
+    until_step(troupe.path("run"), 3, command, seconds=90)
+    following = troupe.start("logs", "run", "--follow")
+    stopped = troupe.run("stop", "run")
+    assert stopped.code == 0, stopped
+    told = re.fullmatch(r"run: stopped and saved at step (\d+); go on with `troupe train --resume run`\n", stopped.out)
+    assert told is not None, stopped
+    done = command.wait(20)
+    assert done.code == 130, done
+    assert done.mistakes == [f"troupe: run: stopped at step {told[1]} of 100000 and saved; go on with --resume run"]
+    log = following.wait(20)
+    assert log.code == 0
+    assert re.search(rf"worker 0 of {workers}, process \d+", log.out)
+    again = troupe.run("stop", "run")
+    assert again.code == 4
+    assert again.mistakes == ["troupe: run: nobody works on it, it stands still; `troupe runs` shows what is under way"]
+    steps = int(told[1]) + 3
+    troupe.train("--resume", "run", f"steps={steps}")
+    troupe.train(*RECIPE, f"steps={steps}", "sample_every=1000", "--name", "straight")
+    assert_same_run_but_grids(troupe.path("run"), troupe.path("straight"))
+
+
+def assert_same_run_but_grids(run: Path, other: Path) -> None:
+    """Grids are drawn more often in the one."""
+    for grid in (*(run / "grids").iterdir(), *(other / "grids").iterdir()):
+        grid.unlink()
+    assert_same_run(run, other)
+
+
+def test_a_search_that_is_stopped_saves_every_running_trial(troupe: Commands) -> None:
+    command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2,0.3",
+                           "steps=100000", "evaluate_every=50000", "--space", "none", "--name", "s")  # fmt: skip
+    trials = [troupe.path("s") / "trials" / name for name in ("0001", "0002")]
+    until(lambda: all((trial / "metrics.jsonl").exists() for trial in trials), "two trials train", 60)
+    one = troupe.run("stop", "s/0001")
+    assert one.code == 2
+    assert one.mistakes == ["troupe: s/0001: is a trial; stop its search, `troupe stop s`"]
+    stopped = troupe.run("stop", "s")
+    assert stopped.code == 0, stopped
+    assert stopped.out == "s: stopped and saved; go on with `troupe search --resume s`\n"
+    done = command.wait(30)
+    assert done.code == 130, done
+    assert [trial.state for trial in leaderboard.read(troupe.path("s")).trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
+
+
+def test_wrong_names_and_ranks_are_told(troupe: Commands) -> None:
+    troupe.train(*RECIPE, "steps=1", "--name", "run")
+    for words, code, line in (
+        (("stop", "run"), 4, "run: nobody works on it, it has finished; `troupe runs` shows what is under way"),
+        (("stop", "rum"), 2, "rum: no such run in runs; did you mean run?"),
+        (("logs", "run", "--rank", "3"), 2, "--rank 3: run has no log of it; there are 0"),
+        (("cancel", "run"), 2, "cancel: no such verb; here it is `troupe stop`; `troupe --help` lists them"),
+    ):
+        done = troupe.run(*words)
+        assert (done.code, done.mistakes) == (code, [f"troupe: {line}"])
+    shown = troupe.run("logs", "run")
+    assert shown.code == 0
+    assert shown.out == (troupe.path("run") / "logs" / "rank_0.log").read_text()
