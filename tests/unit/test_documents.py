@@ -63,10 +63,22 @@ def test_no_search_space_is_of_a_family_that_is_not_there() -> None:
     assert found == set(FAMILIES)
 
 
-def test_the_cluster_file_is_one_that_ray_takes() -> None:
+@pytest.mark.parametrize("name", ["ray_config.yaml", "ray_config.one_machine.yaml"])
+def test_the_cluster_files_are_such_that_ray_takes_them(name: str) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config  # no public name for it
 
-    config = yaml.safe_load((ROOT / "ray_config.yaml").read_text())
+    config = yaml.safe_load((ROOT / name).read_text())
     validate_config(prepare_config(config))
     with pytest.raises(Exception, match="additional"):
         validate_config(prepare_config({**config, "no_such_word": 1}))
+
+
+def test_the_cluster_of_several_nodes_wants_a_token_on_all_and_pins_its_ray() -> None:
+    config = yaml.safe_load((ROOT / "ray_config.yaml").read_text())
+    starts = [config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]]
+    assert all("RAY_AUTH_MODE=token" in start for start in starts)
+    assert "~/.ray/auth_token" in config["file_mounts"]
+    (install,) = [line for line in config["setup_commands"] if "pip install" in line]
+    pinned = re.search(r"'ray\[default,tune\]==(2\.\d+)\.\d+'", install)
+    assert pinned is not None
+    assert f'"ray[default,tune]>={pinned[1]}"' in (ROOT / "pyproject.toml").read_text()
