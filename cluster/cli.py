@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from cluster import words as grammar
 from cluster.environment import start_anew
 from cluster.show import ROWS, Progress, duration, paragraphs, table, tell, verdict_lines, width_of
 from cluster.words import Words
+from trainers import __version__
 from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR
 
@@ -42,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def command(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code."""
     if list(arguments) == ["--version"]:
-        from importlib import metadata
-
-        tell(f"troupe {metadata.version('troupe')}")
+        tell(f"troupe {__version__}")
         return 0
     said = grammar.parse(arguments)
     try:
@@ -125,21 +125,28 @@ def train(said: Words) -> Answer | None:
     return result, paragraphs("\n".join(lines), ROWS), 0
 
 
-def search(said: Words) -> Answer | None:
-    from cluster import prepare_search, searching
+def search_command(said: Words, runs: Path) -> Any:
+    """A `search` command as it was given."""
+    from cluster import prepare_search
 
     def count(option: str) -> int | None:
         return said.number(option, 1, 1) if said.has(option) else None
 
-    wanted = prepare_search.SearchCommand(
+    return prepare_search.SearchCommand(
         said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
         said.has("retry-failed"), said.options.get("space"), count("trials"), said.options.get("metric"),
         said.options.get("mode"), said.options.get("scheduler"), said.options.get("algorithm"),
         said.number("seed", 0, 0), count("max-concurrent"), count("trials-per-gpu") or 1,
         said.amount("time-budget", 60), said.amount("disk-budget", 1e9), count("keep-best"), said.has("final"),
         said.options.get("address"), said.path("config", "") if said.has("config") else None,
-        said.path("runs-dir", "runs"), said.path("data-dir", DATA_DIR), said.families,
+        runs, said.path("data-dir", DATA_DIR), said.families,
     )  # fmt: skip
+
+
+def search(said: Words) -> Answer | None:
+    from cluster import prepare_search, searching
+
+    wanted = search_command(said, said.path("runs-dir", "runs"))
     if said.mistakes:
         _add_mistakes(said, lambda: prepare_search.prepare(wanted))
         return None
@@ -256,7 +263,13 @@ def stop(said: Words) -> Answer | None:
 
     if said.mistakes:
         return None
-    result = follow.stop(said.path("runs-dir", "runs"), said.names[0], Progress(sys.stderr).say)
+    say = Progress(sys.stderr).say
+    if said.has("address"):
+        from cluster import jobs
+
+        job = jobs.stop(jobs.reach(said.options["address"]), said.names[0], say)
+        return job, f"{jobs.why(job)}; go on with `{job['resume']}`", 0
+    result = follow.stop(said.path("runs-dir", "runs"), said.names[0], say)
     return result, follow.text(result), 0
 
 
@@ -264,9 +277,76 @@ def logs(said: Words) -> Answer | None:
     from cluster import follow
 
     rank = said.number("rank", 0, 0) if said.has("rank") else None
-    if not said.mistakes:
-        follow.show(follow.logs(said.path("runs-dir", "runs"), said.names[0], rank, said.has("follow")))
+    if rank is not None and said.has("address"):
+        said.mistakes.append("--rank: a worker's log lies in the run's folder; leave --address out where you see that")
+    if said.mistakes:
+        return None
+    if said.has("address"):
+        return followed(said.options["address"], said.names[0], said.has("follow"))
+    follow.show(follow.logs(said.path("runs-dir", "runs"), said.names[0], rank, said.has("follow")))
     return None
+
+
+def followed(address: str, name: str, to_the_end: bool) -> Answer | None:
+    """What a job prints; where it is followed to its end, its exit code is the command's."""
+    from cluster import follow, jobs
+
+    client = jobs.reach(address)
+    follow.show(jobs.logs(client, name, to_the_end))
+    job = jobs.newest(client, name)
+    return (job, jobs.why(job), jobs.code_of(job)) if to_the_end and job["state"] in jobs.ENDED else None
+
+
+def submit(said: Words) -> Answer | None:
+    from cluster import jobs
+
+    inner = said.inner
+    if not said.options.get("address") and not os.environ.get(jobs.ADDRESS):
+        said.mistakes.append(jobs.NO_ADDRESS)
+    if inner is not None and inner.names and not inner.has("resume"):  # what is wrong with it is told here
+        with tempfile.TemporaryDirectory() as nowhere:
+            _add_mistakes(said, lambda: prepared_elsewhere(inner, Path(nowhere)))
+    if said.mistakes or inner is None:
+        return None
+    sent = jobs.submit(
+        jobs.SubmitCommand(
+            said.options.get("address") or os.environ[jobs.ADDRESS], inner.verb,
+            inner.names[0] if inner.names else None, inner.again("name", "families", "config"),
+            inner.options.get("name"), inner.options.get("resume"), inner.families,
+            inner.path("config", "") if inner.has("config") else None, inner.options.get("runs-dir"),
+            said.has("install"),
+        ), Progress(sys.stderr).say,
+    )  # fmt: skip
+    if said.has("follow"):
+        tell(jobs.text(sent), sys.stderr)
+        return followed(sent["address"], sent["name"], True)
+    return sent, jobs.text(sent), 0
+
+
+def prepared_elsewhere(inner: Words, runs: Path) -> None:
+    """Raise TroupeError for what is wrong with the words of a command that is carried out on other machines."""
+    from cluster import prepare, prepare_search
+
+    config = inner.path("config", "") if inner.has("config") else None
+    if inner.verb == "train":
+        prepare.prepare(prepare.TrainCommand(
+            inner.names[0], inner.settings, None, None, None, False, "auto", False, config, runs,
+            inner.path("data-dir", DATA_DIR), inner.families,
+        ))  # fmt: skip
+    else:
+        prepare_search.prepare(search_command(inner, runs))
+
+
+def jobs_of(said: Words) -> Answer | None:
+    from cluster import jobs
+
+    address = said.options.get("address") or os.environ.get(jobs.ADDRESS, "")
+    if not address:
+        said.mistakes.append(jobs.NO_ADDRESS)
+    if said.mistakes:
+        return None
+    found = jobs.all_jobs(jobs.reach(address))
+    return found, table(jobs.rows(found), "no jobs; `troupe submit train dcgan data=digits --address ...` sends one"), 0
 
 
 def families(said: Words) -> Answer | None:
@@ -305,7 +385,8 @@ def env(said: Words) -> Answer | None:
 
 HANDLERS: dict[str, Callable[[Words], Answer | None]] = {
     "train": train, "search": search, "verify": verify, "evaluate": evaluate, "sample": sample, "export": export,
-    "report": report, "runs": runs, "stop": stop, "logs": logs, "families": families, "datasets": datasets, "env": env,
+    "report": report, "runs": runs, "stop": stop, "logs": logs, "submit": submit,
+    "jobs": jobs_of, "families": families, "datasets": datasets, "env": env,
 }  # fmt: skip
 
 
@@ -333,6 +414,8 @@ def from_here(path: str) -> str:
 def help_text(said: Words) -> str:
     """`troupe --help`, `troupe VERB --help`, and `troupe train FAMILY --help` with every setting."""
     width = width_of(sys.stdout)
+    if said.inner is not None:
+        said = said.inner
     if said.verb not in grammar.VERBS:
         verbs = table([{"": f"  {name}", " ": verb.summary} for name, verb in grammar.VERBS.items()], width=width,
                       heads=False)  # fmt: skip

@@ -20,6 +20,7 @@ from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, Stopped, TroupeError
 
 IMPORTED = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # what Ray sets in our caller's environment when it is imported
+SENT = "working_dir_files"  # the folder in which Ray keeps what was sent with a job
 OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 
 
@@ -155,7 +156,7 @@ def _knock(address: str) -> bool:
         return False
     stub: Any = gcs_service_pb2_grpc
     words: Any = gcs_service_pb2
-    token = _token()
+    mine = token()
 
     def version(metadata: Sequence[tuple[str, str]]) -> str:
         with grpc.insecure_channel(address) as channel:
@@ -171,11 +172,11 @@ def _knock(address: str) -> bool:
             if error.code() != grpc.StatusCode.UNAUTHENTICATED:
                 raise
             wanted = True
-            there = version([("authorization", f"Bearer {token}")] if token else [])
+            there = version([("authorization", f"Bearer {mine}")] if mine else [])
     except grpc.RpcError as error:
         if error.code() != grpc.StatusCode.UNAUTHENTICATED:
             mistake = "no Ray answers there; `ray status` on its head node shows the address"
-        elif token:
+        elif mine:
             mistake = (
                 "wants another token than RAY_AUTH_TOKEN or ~/.ray/auth_token holds; give it the one it began with"
             )
@@ -197,7 +198,8 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    marks = {folder: folder / f".seen-{uuid.uuid4().hex}" for folder in folders}
+    there_anyway = [folder for folder in folders if SENT in folder.parts]  # Ray unpacks on every node what a job brings
+    marks = {folder: folder / f".seen-{uuid.uuid4().hex}" for folder in folders if folder not in there_anyway}
     here = facts_of_node([])
     try:
         for mark in marks.values():
@@ -240,11 +242,13 @@ def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
     import platform
     from importlib import metadata
 
+    import trainers
+
     def version(package: str) -> str:
         try:
             return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return ""
+        except metadata.PackageNotFoundError:  # troupe itself may have been sent there
+            return trainers.__version__ if package == "troupe" else ""
 
     return {
         "Python": ".".join(platform.python_version_tuple()[:2]),
@@ -253,7 +257,7 @@ def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _token() -> str:
+def token() -> str:
     """The token that Ray would send, where there is one."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token

@@ -16,7 +16,7 @@ from typing import Any
 from cluster import checks, leaderboard
 from cluster.leaderboard import Search
 from cluster.show import duration, size
-from trainers import registry
+from trainers import __version__, registry
 from trainers.data import imagefolder, sources
 from trainers.engine import checkpoint, durable, pictures, processor, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
@@ -261,7 +261,7 @@ def environment_facts() -> dict[str, str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     shared = f"{size(shutil.disk_usage('/dev/shm').free)} free" if os.path.isdir("/dev/shm") else "none"
     return {
-        "troupe": version("troupe"),
+        "troupe": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
         "processor": f"{processor.name()} ({processor.kind()}), {checks.cores()} cores",

@@ -42,14 +42,16 @@ RUNS = Option("runs-dir", "DIR", "where runs lie (default: runs)")
 DATA = Option("data-dir", "DIR", f"where data sets and packed folders lie (default: {DATA_DIR})")
 FAMILIES = Option("families", "PATH", "a folder with families of your own, and data sources in its folder data/", True)
 ADDRESS = Option("address", "ADDRESS", "join the Ray cluster at this address")
+DASHBOARD = Option("address", "URL", "the dashboard of a Ray cluster, http://HEAD:8265")
 DRY = Option("dry-run", "", "print every setting and the course of the learning rate, and stop")
 CONFIG = Option("config", "FILE", "settings from a YAML or JSON file, `key: value`; words on the command line win")
 
 ELSEWHERE = {  # words of other tools
-    "ps": "runs", "ls": "runs", "list": "runs", "status": "runs", "queue": "runs", "jobs": "runs", "cancel": "stop",
+    "ps": "runs", "ls": "runs", "list": "runs", "status": "runs", "queue": "jobs", "cancel": "stop",
     "kill": "stop", "rm": "runs --remove", "log": "logs", "tail": "logs --follow", "tune": "search", "fit": "train",
     "run": "train", "test": "evaluate", "generate": "sample", "doctor": "env", "info": "env",
 }  # fmt: skip
+SENT = ("train", "search")  # what `submit` can send
 HELP = Option("help", "", "show this")
 
 VERBS = {
@@ -139,16 +141,29 @@ VERBS = {
         (Option("remove", "", "remove the runs named"), RUNS, JSON, DEBUG),
         "troupe runs --remove dcgan-1",
     ),
+    "submit": Verb(
+        "carry out train or search on a Ray cluster, as a job", ("train|search", "FAMILY?"), True,
+        (
+            DASHBOARD,
+            Option("install", "", "let the cluster install what it lacks, in the versions that are here"),
+            Option("follow", "", "show what the job prints until it has ended; its exit code is the command's"),
+            JSON, DEBUG,
+        ),
+        "troupe submit train dcgan data=digits workers=4 --runs-dir /shared/runs --address http://HEAD:8265",
+    ),
+    "jobs": Verb(
+        "list the jobs on a Ray cluster", (), False, (DASHBOARD, JSON, DEBUG), "troupe jobs --address http://HEAD:8265"
+    ),
     "stop": Verb(
-        "let a run or a search that is under way save and end", ("NAME",), False, (RUNS, JSON, DEBUG),
+        "let a run, a search or a job that is under way save and end", ("NAME",), False, (DASHBOARD, RUNS, JSON, DEBUG),
         "troupe stop dcgan-1",
     ),
     "logs": Verb(
-        "show what the workers of a run print", ("NAME",), False,
+        "show what the workers of a run print, or a job", ("NAME",), False,
         (
             Option("rank", "N", "of this worker only"),
             Option("follow", "", "go on until the run ends; of the first worker, where no other is named"),
-            RUNS, DEBUG,
+            DASHBOARD, RUNS, DEBUG,
         ),
         "troupe logs dcgan-1 --follow",
     ),
@@ -171,6 +186,7 @@ class Words:
     settings: dict[str, str] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)  # plain options hold ""
     repeated: dict[str, list[str]] = field(default_factory=dict)
+    inner: Words | None = None  # of `submit`: the command that is carried out elsewhere
     help: bool = False
     mistakes: list[str] = field(default_factory=list)
 
@@ -202,15 +218,27 @@ class Words:
         self.mistakes.append(f"--{option} {text}: must be a number above 0")
         return None
 
+    def again(self, *left_out: str) -> tuple[str, ...]:
+        """The words after the verb, as they may be typed again, without these options."""
+        known = {option.name: option for option in VERBS[self.verb].options}
+        said = [*self.names, *(f"{key}={value}" for key, value in self.settings.items())]
+        for name, value in self.options.items():
+            if name not in left_out:
+                for one in self.repeated.get(name, [value]):
+                    said += [f"--{name}", one] if known[name].value else [f"--{name}"]
+        return tuple(said)
+
     @property
     def families(self) -> tuple[Path, ...]:
         return tuple(expanded(path).resolve() for path in self.repeated.get("families", ()))
 
 
-def parse(arguments: Sequence[str]) -> Words:
-    """Take a command apart; never raises."""
+def parse(arguments: Sequence[str], whole: bool = False) -> Words:
+    """Take a command apart; never raises. `whole`: `submit` is taken as it is, with no command inside."""
     words = Words()
     rest = list(arguments)
+    if rest[:1] == ["submit"] and rest[1:2] and rest[1] in SENT and not whole:
+        return _parse_submit(rest[1:])
     if rest and rest[0] in ("-h", "--help", "help"):
         words.help = True
         return words
@@ -267,10 +295,32 @@ def parse(arguments: Sequence[str]) -> Words:
                 words.settings[key] = value
         else:
             words.names.append(word)
+    if words.verb == "submit" and words.names and words.names[0] not in SENT:
+        words.mistakes.append(f"{words.names[0]}: submit carries out {' or '.join(SENT)}, as in `{verb.example}`")
     most = None if any(name.endswith("...") for name in verb.names) else len(verb.names)
     least = sum(1 for name in verb.names if name[-1] not in "?.")
     if most is not None:
         words.mistakes += [f"{extra}: one name too many" for extra in words.names[most:]]
     if len(words.names) < least and not words.help:
         words.mistakes.append(f"{words.verb}: needs a {verb.names[len(words.names)].lower()}, as in `{verb.example}`")
+    return words
+
+
+def _parse_submit(arguments: Sequence[str]) -> Words:
+    """`submit` with its own options, and the command inside with its own."""
+    own = {option.name: option for option in VERBS["submit"].options}
+    rest, inside, outside = list(arguments), list[str](), list[str]()
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word[2:].partition("=") if word.startswith("--") else ("", "", "")
+        if name not in own:
+            inside.append(word)
+            continue
+        outside.append(word)
+        if own[name].value and not equals and rest:
+            outside.append(rest.pop(0))
+    words = parse(["submit", inside[0], *outside], whole=True)
+    words.inner = parse(inside)
+    words.help = words.help or words.inner.help
+    words.mistakes += words.inner.mistakes
     return words

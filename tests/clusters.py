@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,30 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 
 class Cluster:
-    """A head node of two CPUs, which wants a token unless it is `open`."""
+    """A head node of two CPUs, which wants a token unless it is `open`; with a `dashboard`, for jobs."""
 
-    def __init__(self, commands: Commands, folder: str, open: bool = False) -> None:
+    def __init__(self, commands: Commands, folder: str, open: bool = False, dashboard: bool = False) -> None:
         self.commands, self.folder = commands, folder
         self.address = f"127.0.0.1:{free_port()}"
         token = {"RAY_AUTH_MODE": "disabled"} if open else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
         self.environment = {**token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
-        self.head = self.start("--head", "--port", self.address.split(":")[1], "--include-dashboard=false",
-                               "--temp-dir", folder, cpus=2)  # fmt: skip
+        port = free_port()
+        self.dashboard = f"http://127.0.0.1:{port}"
+        shown = ["--include-dashboard=false"]
+        if dashboard:  # its agent has a port of its own: another Ray of this machine may have the usual one
+            shown = ["--include-dashboard=true", f"--dashboard-port={port}",
+                     f"--dashboard-agent-listen-port={free_port()}"]  # fmt: skip
+        self.head = self.start("--head", "--port", self.address.split(":")[1], *shown, "--temp-dir", folder, cpus=2)
+
+    def asked(self, path: str) -> str:
+        """What the dashboard answers."""
+        headers = {"Authorization": f"Bearer {self.environment.get('RAY_AUTH_TOKEN', '')}"}
+        with urllib.request.urlopen(urllib.request.Request(self.dashboard + path, headers=headers)) as answer:
+            return str(answer.read().decode())
 
     def start(self, *words: str, cpus: int, prefix: tuple[str, ...] = (), path: str = "") -> Command:
-        environment = {**self.environment, "PYTHONPATH": f"{path}:{TESTS.parent}" if path else str(TESTS.parent)}
+        environment = {**self.environment, "PYTHONPATH": f"{path}:{TESTS.parent}" if path else str(TESTS.parent),
+                       "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"}  # fmt: skip
         command = self.commands.call(
             *prefix, RAY, "start", *words, "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--block",
             "--object-store-memory=100000000", environment=environment,

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainers import registry
+from trainers import __version__, registry
 from trainers.data.sources import open_data
 from trainers.engine import processor
 from trainers.engine.config import Config
@@ -87,7 +87,7 @@ def versions(precision: str) -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
-        "troupe": metadata.version("troupe"),
+        "troupe": __version__,
         "processor": processor.name(),
         "convolutions": str(processor.ways(precision)),
     }

@@ -16,13 +16,14 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from cluster.page.collect import Collected
 from cluster.page.runs import Read
+from trainers import __version__
 from trainers.engine import checkpoint, durable
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.settings import show_value
@@ -78,7 +79,7 @@ def render(page: Mapping[str, Any], bulk: Mapping[str, Any], embedded: Mapping[s
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(resources.files("cluster.page").joinpath("template.html").read_text())
     return template.render(
-        title=page["title"], made=page["made"], nonce=nonce, links=links, version=metadata.version("troupe"),
+        title=page["title"], made=page["made"], nonce=nonce, links=links, version=__version__,
         style=part("page.css"), script=Markup("\n").join(part(name) for name in SCRIPTS),
         page=in_script(page), bulk=packed, plotly=_plotly(), pictures=in_script(embedded),
     )  # fmt: skip

@@ -1,0 +1,136 @@
+"""Jobs: the words of this machine, carried out by a cluster that may be far away."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from clusters import Cluster
+from commands import DCGAN, OWN_FAMILIES, Commands, assert_same_run, until
+
+from trainers.engine.world import free_port
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+RECIPE = (*DCGAN, "log_every=1", "sample_every=10", "checkpoint_every=1000")
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with a dashboard that wants a token."""
+    commands = Commands(tmp_path_factory.mktemp("head"))
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Cluster(commands, folder, dashboard=True)
+        commands.clean()
+
+
+def test_a_job_is_the_run_of_this_machine_and_its_token_is_nowhere(
+    troupe: Commands, shared: Commands, head: Cluster
+) -> None:
+    runs = troupe.folder / "there"
+    done = troupe.run("submit", "train", *RECIPE, "steps=10", "workers=2", "--name", "run", "--runs-dir", str(runs),
+                      "--address", head.dashboard, "--follow", seconds=120, environment=head.environment)  # fmt: skip
+    assert done.code == 0, done
+    assert "run: training 10 steps of 8 samples with 2 workers, exchange exact" in done.out
+    assert done.out.endswith("run: succeeded\n")
+    shared.train(*RECIPE, "steps=10", "--name", "straight")
+    assert_same_run(runs / "run", shared.path("straight"))
+    listed = troupe.run("jobs", "--json", "--address", head.dashboard, environment=head.environment)
+    (job,) = [job for job in json.loads(listed.out) if job["name"] == "run"]
+    assert (job["state"], job["code"]) == ("SUCCEEDED", 0)
+    token = head.environment["RAY_AUTH_TOKEN"]
+    details = head.asked("/api/jobs/run")
+    assert "RAY_JOB_STOP_WAIT_TIME_S" in details
+    for told in (done.out, done.err, listed.out, details):
+        assert token not in told
+    assert [path for path in runs.rglob("*") if path.is_file() and token.encode() in path.read_bytes()] == []
+    again = troupe.run("submit", "train", *RECIPE, "--name", "run", "--runs-dir", str(runs), "--address",
+                       head.dashboard, environment=head.environment)  # fmt: skip
+    assert again.code == 4
+    assert again.mistakes == ["troupe: --name run: a job has this name; go on with `submit train --resume run`, or "
+                              "take another name"]  # fmt: skip
+
+
+def test_a_stopped_job_saves_and_goes_on_to_the_same_bits(troupe: Commands, head: Cluster) -> None:
+    runs = troupe.folder / "there"
+    where = ("--runs-dir", str(runs), "--address", head.dashboard)
+    sent = troupe.run("submit", "train", *RECIPE, "steps=100000", "--name", "long", *where, seconds=60,
+                      environment=head.environment)  # fmt: skip
+    assert sent.code == 0, sent
+    assert f"troupe logs long --follow --address {head.dashboard}" in sent.out
+    until(lambda: (runs / "long" / "metrics.jsonl").exists(), "it trains", 60)
+    taken = troupe.run("submit", "train", "--resume", "long", *where, environment=head.environment)
+    assert taken.code == 4
+    assert taken.mistakes == ["troupe: long: job long works on it; wait for it, or stop it first"]
+    stopped = troupe.run("stop", "long", "--address", head.dashboard, environment=head.environment)
+    assert stopped.code == 0, stopped
+    assert stopped.out == "long: stopped; go on with `troupe submit train --resume long`\n"
+    printed = troupe.run("logs", "long", "--address", head.dashboard, environment=head.environment)
+    told = re.search(r"long: stopped at step (\d+) of 100000 and saved", printed.out)
+    assert told is not None, printed
+    again = troupe.run("stop", "long", "--address", head.dashboard, environment=head.environment)
+    assert again.code == 4
+    assert again.mistakes == ["troupe: long: has ended before (stopped); `troupe jobs` shows all"]
+    steps = int(told[1]) + 5
+    done = troupe.run("submit", "train", "--resume", "long", f"steps={steps}", *where, "--follow", seconds=60,
+                      environment=head.environment)  # fmt: skip
+    assert done.code == 0, done
+    troupe.train(*RECIPE, f"steps={steps}", "--name", "straight")
+    for grid in (*(runs / "long" / "grids").iterdir(), *(troupe.path("straight") / "grids").iterdir()):
+        grid.unlink()  # one more is drawn where it was stopped
+    assert_same_run(runs / "long", troupe.path("straight"))
+
+
+def test_a_search_a_family_and_a_config_of_ones_own_are_sent(troupe: Commands, head: Cluster) -> None:
+    (troupe.folder / "mine.yaml").write_text("steps: 20\nevaluate_every: 10\n")
+    done = troupe.run("submit", "search", "curve", "degree=1,2", "--space", "none", "--families", str(OWN_FAMILIES),
+                      "--config", "mine.yaml", "--name", "s", "--runs-dir", str(troupe.folder / "there"), "--address",
+                      head.dashboard, "--follow", seconds=120, environment=head.environment)  # fmt: skip
+    assert done.code == 0, done
+    assert "s: 2 points" in done.out
+    assert (troupe.folder / "there" / "s" / "trials" / "0002" / "result.json").exists()
+
+
+def test_a_job_that_fails_fails_the_command_that_follows_it(troupe: Commands, head: Cluster) -> None:
+    done = troupe.run("submit", "train", *RECIPE, "steps=5", "workers=4", "--name", "wide", "--runs-dir",
+                      str(troupe.folder / "there"), "--address", head.dashboard, "--follow", seconds=60,
+                      environment=head.environment)  # fmt: skip
+    assert done.code == 3, done
+    assert "workers=4: needs 4 CPUs, the cluster has 2" in done.out
+
+
+def test_wrong_words_addresses_and_tokens_are_told_in_a_line_each(troupe: Commands, head: Cluster) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    where = ("--runs-dir", "/tmp/runs")
+    right = head.environment
+    wrong, missing = ({**right, "RAY_AUTH_TOKEN": "b" * 64}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/none"})
+    holder = "RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    for words, environment, code, lines in (
+        (("submit", "train", "dcgan", *where), right, 2,
+         ["--address: say where the cluster's dashboard is, --address http://HEAD:8265 (or RAY_API_SERVER_ADDRESS)"]),
+        (("submit", "train", "dcgan", "lernrate=1", "wokers=2", *where, "--address", head.dashboard), right, 2,
+         ["wokers: no such setting of dcgan; did you mean workers?",
+          "lernrate: no such setting of dcgan; did you mean learning_rate?"]),
+        (("submit", "train", "dcgan", "--runs-dir", "runs", "--address", head.dashboard), right, 2,
+         ["--runs-dir runs: must be a whole path, as the cluster sees it"]),
+        (("submit", "sample", "x", "--address", head.dashboard), right, 2, None),
+        (("jobs", "--address", "ray://127.0.0.1:1"), right, 2,
+         ["--address ray://127.0.0.1:1: jobs go through the dashboard; say http://HEAD:8265"]),
+        (("jobs", "--address", nowhere), right, 3,
+         [f"--address {nowhere}: no dashboard of Ray answers there; `ray start --head` prints its address"]),
+        (("jobs", "--address", head.dashboard), wrong, 3,
+         [f"--address {head.dashboard}: wants another token than {holder} holds; give it the one it began with"]),
+        (("jobs", "--address", head.dashboard), missing, 3,
+         [f"--address {head.dashboard}: wants a token; put the one that it began with into {holder}"]),
+        (("stop", "nobody", "--address", head.dashboard), right, 2, None),
+    ):  # fmt: skip
+        done = troupe.run(*words, environment=environment)
+        assert done.code == code, done
+        if lines is None:
+            assert len(done.mistakes) == 1
+        else:
+            assert sorted(done.mistakes) == sorted(f"troupe: {line}" for line in lines)
+        assert done.seconds < 6, "no loop of trying again"
