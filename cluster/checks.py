@@ -61,14 +61,14 @@ def needs(settings: Mapping[str, Any]) -> dict[str, float]:
     return {"CPU": float(settings["threads_per_worker"]), **({"GPU": 1.0} if settings["device"] == "cuda" else {})}
 
 
-def faster(config: Config) -> str | None:
-    """A hint where the run could be faster here."""
+def hint(config: Config) -> str | None:
+    """How the run could be faster here."""
     if config.device == "cuda":
-        most = config.batch_size // config.workers
-        if config.microbatch_size >= most:
+        sizes = [size for size in range(1, config.batch_size // config.workers + 1) if config.batch_size % size == 0]
+        if config.microbatch_size >= sizes[-1]:
             return None
-        few = f"{config.microbatch_size} samples at once do not fill a GPU"
-        return f"{few}; microbatch_size={most} is faster, and another recipe"
+        few = f"{config.microbatch_size} samples at once may be too few for a GPU"
+        return f"{few}; microbatch_size={sizes[-1]} is another recipe, and may be faster"
     possible = min(cores() // config.threads_per_worker, config.microbatches)
     if possible <= config.workers:
         return None

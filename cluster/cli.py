@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster import typed
 from cluster import words as grammar
 from cluster.environment import start_anew
+from cluster.help import help_text
 from cluster.show import ROWS, Progress, duration, paragraphs, table, tell, verdict_lines, width_of
 from cluster.words import Words
 from trainers import __version__
@@ -91,12 +93,7 @@ Answer = tuple[Any, str, int]  # for --json, for people, exit code
 def train(said: Words) -> Answer | None:
     from cluster import launch, prepare
 
-    wanted = prepare.TrainCommand(
-        said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
-        said.options.get("from"), said.has("allow-changes"), said.options.get("address"), said.has("oversubscribe"),
-        said.path("config", "") if said.has("config") else None, said.path("runs-dir", "runs"),
-        said.path("data-dir", DATA_DIR), said.families, said.has("dry-run"),
-    )  # fmt: skip
+    wanted = typed.train_command(said, said.path("runs-dir", "runs"))
     if said.mistakes:  # words that the parser found wrong, with those that only the family can
         _add_mistakes(said, lambda: prepare.prepare(wanted))
         return None
@@ -125,28 +122,10 @@ def train(said: Words) -> Answer | None:
     return result, paragraphs("\n".join(lines), ROWS), 0
 
 
-def search_command(said: Words, runs: Path) -> Any:
-    """A `search` command as it was given."""
-    from cluster import prepare_search
-
-    def count(option: str) -> int | None:
-        return said.number(option, 1, 1) if said.has(option) else None
-
-    return prepare_search.SearchCommand(
-        said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
-        said.has("retry-failed"), said.options.get("space"), count("trials"), said.options.get("metric"),
-        said.options.get("mode"), said.options.get("scheduler"), said.options.get("algorithm"),
-        said.number("seed", 0, 0), count("max-concurrent"), count("trials-per-gpu") or 1,
-        said.amount("time-budget", 60), said.amount("disk-budget", 1e9), count("keep-best"), said.has("final"),
-        said.options.get("address"), said.path("config", "") if said.has("config") else None,
-        runs, said.path("data-dir", DATA_DIR), said.families,
-    )  # fmt: skip
-
-
 def search(said: Words) -> Answer | None:
     from cluster import prepare_search, searching
 
-    wanted = search_command(said, said.path("runs-dir", "runs"))
+    wanted = typed.search_command(said, said.path("runs-dir", "runs"))
     if said.mistakes:
         _add_mistakes(said, lambda: prepare_search.prepare(wanted))
         return None
@@ -305,7 +284,8 @@ def submit(said: Words) -> Answer | None:
         said.mistakes.append(jobs.NO_ADDRESS)
     if inner is not None and inner.names and not inner.has("resume"):  # what is wrong with it is told here
         with tempfile.TemporaryDirectory() as nowhere:
-            _add_mistakes(said, lambda: prepared_elsewhere(inner, Path(nowhere)))
+            _add_mistakes(said, lambda: typed.prepare_elsewhere(inner, Path(nowhere)))
+            said.mistakes += [line for line in inner.mistakes if line not in said.mistakes]
     if said.mistakes or inner is None:
         return None
     sent = jobs.submit(
@@ -321,20 +301,6 @@ def submit(said: Words) -> Answer | None:
         tell(jobs.text(sent), sys.stderr)
         return followed(sent["address"], sent["name"], True)
     return sent, jobs.text(sent), 0
-
-
-def prepared_elsewhere(inner: Words, runs: Path) -> None:
-    """Raise TroupeError for what is wrong with the words of a command that is carried out on other machines."""
-    from cluster import prepare, prepare_search
-
-    config = inner.path("config", "") if inner.has("config") else None
-    if inner.verb == "train":
-        prepare.prepare(prepare.TrainCommand(
-            inner.names[0], inner.settings, None, None, None, False, "auto", False, config, runs,
-            inner.path("data-dir", DATA_DIR), inner.families,
-        ))  # fmt: skip
-    else:
-        prepare_search.prepare(search_command(inner, runs))
 
 
 def jobs_of(said: Words) -> Answer | None:
@@ -409,49 +375,6 @@ def from_here(path: str) -> str:
     """A path as one would type it in this folder."""
     near = os.path.relpath(path)
     return path if near.startswith("..") else near
-
-
-def help_text(said: Words) -> str:
-    """`troupe --help`, `troupe VERB --help`, and `troupe train FAMILY --help` with every setting."""
-    width = width_of(sys.stdout)
-    if said.inner is not None:
-        said = said.inner
-    if said.verb not in grammar.VERBS:
-        verbs = table([{"": f"  {name}", " ": verb.summary} for name, verb in grammar.VERBS.items()], width=width,
-                      heads=False)  # fmt: skip
-        return (
-            paragraphs("Train GANs and other networks, in one process or on a Ray cluster, with the same words.\n\n"
-                       "usage: troupe VERB [FAMILY|NAME] [key=value ...] [--option ...]\n")
-            + f"\n{verbs}\n\n"
-            + paragraphs("`troupe VERB --help` says more; `troupe train FAMILY --help` shows a family's settings.\n"
-                         "Exit codes: 0 done, 1 failed, 2 wrong words, 3 something missing here, 4 a name or recipe in "
-                         "conflict, 130 stopped on request after saving.")
-        )  # fmt: skip
-    verb = grammar.VERBS[said.verb]
-    usage = " ".join(
-        [f"troupe {said.verb}", *verb.names, *(["[key=value ...]"] if verb.settings else []), "[--option ...]"]
-    ).replace("FAMILY?", "[FAMILY]")  # fmt: skip
-    options = [{"": f"--{o.name} {o.value}".strip(), " ": o.help} for o in (*verb.options, grammar.HELP)]
-    summary = f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n"
-    text = f"{paragraphs(summary)}\n{table(options, width=width, heads=False)}"
-    if said.verb == "sample":
-        text += "\n\n" + paragraphs("What else can be asked for depends on the run's family: `class=3`, `prompt=...`.")
-    elif verb.settings and said.names:
-        from trainers import registry
-
-        kind = registry.config_class(said.names[0], said.families)
-        known: dict[str, list[dict[str, str]]] = {"recipe": [], "running": []}
-        for s in kind.described(said.settings):
-            unit = f" {s.unit}" if s.unit and s.default[:1].isdigit() else ""
-            told = "; ".join(filter(None, [s.help, s.bounds, f"in {s.unit}" if s.unit and not unit else ""]))
-            source = f" [{s.source}]" if s.source else ""
-            known[s.kind].append({"setting": s.name, "default": s.default + unit, "": told + source})
-        for part, title in (("recipe", f"Settings of {said.names[0]}, {kind.summary}. They fix the numbers of a run:"),
-                            ("running", "Running settings, which may change when a run goes on:")):  # fmt: skip
-            text += f"\n\n{paragraphs(title)}\n\n{table(known[part], width=width)}"
-    elif verb.settings:
-        text += "\n\n" + paragraphs(f"`troupe {said.verb} FAMILY --help` shows every setting of a family.")
-    return text
 
 
 def _add_mistakes(said: Words, prepare: Callable[[], Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import threading
@@ -22,7 +23,7 @@ from trainers import registry
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError
-from trainers.engine.runfolder import STOP
+from trainers.engine.runfolder import SAVED, STOP_FILE
 from trainers.engine.settings import plain, show_value
 from trainers.run import description, open_for
 
@@ -104,12 +105,12 @@ class Driver:
 
     def stop_requested(self) -> bool:
         """Also tells the trials, which would else hear of it after their next report only."""
-        if not self.told_trials and (self.search.path / STOP).exists():  # by `troupe stop`
+        if not self.told_trials and (self.search.path / STOP_FILE).exists():  # by `troupe stop`
             self.asked.set()
         stop = self.asked.is_set() or bool(self.over or self.full or self.hopeless)
         if stop and not self.told_trials:
             self.told_trials = True
-            (self.search.path / STOP).touch()
+            (self.search.path / STOP_FILE).touch()
             if self.asked.is_set():
                 self.progress.say("stopping: saving first")
         return stop
@@ -276,7 +277,7 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     """Carry out all trials that are left. Returns the driver, which knows how it ended."""
     config = prepared.config
     driver = Driver(search, prepared, command, progress)
-    (search.path / STOP).unlink(missing_ok=True)
+    (search.path / STOP_FILE).unlink(missing_ok=True)
     folders = [search.path, *command.families]
     if search.told["scheduler"] in POPULATION:
         refuse_other_networks(driver)
@@ -306,8 +307,12 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
             )
         )  # fmt: skip
     progress.end()
-    (search.path / STOP).unlink(missing_ok=True)
     search.write(lasting=True)
+    with contextlib.suppress(OSError):
+        if driver.asked.is_set() and (search.path / STOP_FILE).exists():
+            (search.path / STOP_FILE).write_text(SAVED)
+        else:
+            (search.path / STOP_FILE).unlink(missing_ok=True)
     return driver
 
 

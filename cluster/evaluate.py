@@ -164,7 +164,7 @@ def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda wha
     from trainers.engine.world import World
 
     config = config.resolved(data.facts).model_copy(update={"exchange": "exact", "ema": 0.0})
-    with alone(), process_for(config):
+    with alone(), process_for(prepared.config):  # of its own exchange: what it trained with can be evaluated
         family = registry.family_class(prepared.family, command.families)(config, data.facts)
         trainer = Trainer(family, data, config, World(), Control(shows=shows))
         trainer.begin()

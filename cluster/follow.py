@@ -3,6 +3,9 @@ known by its lock, and told by a file in its folder: on this machine, or on any 
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +15,8 @@ from typing import Any
 from cluster import leaderboard
 from cluster.show import duration
 from trainers.engine import checkpoint, runfolder
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.runfolder import STOP, TRIALS, RunFolder
+from trainers.engine.errors import CONFLICT, STOPPED, SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.runfolder import SAVED, SEARCH, STOP_FILE, TRIALS, RunFolder
 
 LOOK = 0.2  # seconds between looks
 PIECE = 1 << 16  # bytes that are read at once
@@ -22,39 +25,56 @@ PIECE = 1 << 16  # bytes that are read at once
 def stop(runs: Path, name: str, say: Callable[[str], None]) -> dict[str, Any]:
     """Let a run or a search save and end, and wait until it has.
 
-    Raises TroupeError: exit code 2 for no such name or a trial, 4 where nobody works on it.
+    Raises TroupeError: exit code 2 for no such name or a trial, 3 where its folder cannot be written, 4 where nobody
+    works on it, 130 where Ctrl-C ends the waiting.
     """
-    path = leaderboard.find(runs, name).path if leaderboard.is_search(runs, name) else runfolder.find(runs, name).path
-    if path.parent.name == TRIALS and leaderboard.is_search(path.parents[2], path.parents[1].name):
-        search = path.parents[1].name
-        raise TroupeError(f"{name}: is a trial; stop its search, `troupe stop {search}`", WORDS)
-    if not runfolder.is_held(path):
-        ended = "has finished" if RunFolder(path).read_result() else "stands still"
+    whole = leaderboard.is_search(runs, name)
+    path = leaderboard.find(runs, name).path if whole else runfolder.find(runs, name).path
+    if path.parent.name == TRIALS and os.path.exists(path.parent.parent / SEARCH):
+        raise TroupeError(f"{name}: is a trial; stop its search, `troupe stop {path.parent.parent.name}`", WORDS)
+
+    def under_way() -> bool:
+        return runfolder.is_held(path) if whole else RunFolder(path).working
+
+    if not under_way():
+        ended = "has finished" if _finished(path, whole) else "stands still"
         raise TroupeError(f"{name}: nobody works on it, it {ended}; `troupe runs` shows what is under way", CONFLICT)
-    (path / STOP).touch()
-    begun, told = time.monotonic(), 0.0
-    while runfolder.is_held(path):
-        time.sleep(LOOK)
-        waited = time.monotonic() - begun
-        if waited > told:
-            told = max(5.0, 2 * told)
-            say(f"{name}: saving" + (f", since {duration(waited)}" if waited > 1 else ""))
-    (path / STOP).unlink(missing_ok=True)
-    if leaderboard.is_search(path.parent, path.name):
-        return {"name": name, "finished": False, "resume": f"troupe search --resume {name}"}
-    folder = RunFolder(path)
-    newest = checkpoint.newest_whole(folder.checkpoints)
-    step = checkpoint.place_of(newest.name)[0] if newest is not None else 0
-    return {"name": name, "finished": folder.read_result() is not None, "step": step,
-            "resume": f"troupe train --resume {name}"}  # fmt: skip
+    with checkpoint.writing(path):
+        (path / STOP_FILE).touch()
+    begun, next_line = time.monotonic(), 0.0
+    try:
+        while under_way():
+            time.sleep(LOOK)
+            waited = time.monotonic() - begun
+            if waited > next_line:
+                next_line = max(5.0, 2 * next_line)
+                say(f"{name}: saving" + (f", since {duration(waited)}" if waited > 1 else ""))
+    except KeyboardInterrupt:
+        raise TroupeError(f"{name}: will still save and stop; nobody waits for it now", STOPPED) from None
+    saved = False
+    with contextlib.suppress(OSError):
+        saved = (path / STOP_FILE).read_text() == SAVED  # its owner says so
+        (path / STOP_FILE).unlink(missing_ok=True)
+    newest = checkpoint.newest_whole(RunFolder(path).checkpoints) if not whole else None
+    return {"name": name, "finished": _finished(path, whole), "saved": saved,
+            "step": checkpoint.place_of(newest.name)[0] if newest is not None else None,
+            "resume": f"troupe {'search' if whole else 'train'} --resume {name}"}  # fmt: skip
+
+
+def _finished(path: Path, whole: bool) -> bool:
+    """Whether a run, or every trial of a search, has come to its end."""
+    if whole:
+        return all(trial.state not in leaderboard.OPEN for trial in leaderboard.read(path).trials)
+    return RunFolder(path).read_result() is not None
 
 
 def text(stopped: dict[str, Any]) -> str:
     """How it ended, in a line."""
     if stopped["finished"]:
         return f"{stopped['name']}: finished before it could be stopped"
-    where = f" at step {stopped['step']}" if "step" in stopped else ""
-    return f"{stopped['name']}: stopped and saved{where}; go on with `{stopped['resume']}`"
+    where = f" at step {stopped['step']}" if stopped["step"] is not None else ""
+    how = f"stopped and saved{where}" if stopped["saved"] else f"ended without saving; its newest checkpoint is{where}"
+    return f"{stopped['name']}: {how}; go on with `{stopped['resume']}`"
 
 
 def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[str]:
@@ -73,26 +93,29 @@ def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[str]
             yield f"==> {path.name} <==\n" if rank is None and len(there) > 1 else ""
             yield path.read_text(errors="replace")
         return
-    path, place = folder.log(rank or 0), 0
+    path, place, decoder = folder.log(rank or 0), 0, codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         working = folder.working
-        with open(path, "rb") as file:
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # its worker may not have begun
             file.seek(place)
             while piece := file.read(PIECE):
                 place += len(piece)
-                yield piece.decode(errors="replace")
+                yield decoder.decode(piece)
         if not working:
             return
         time.sleep(LOOK)
 
 
 def show(pieces: Iterator[str]) -> None:
-    """Print pieces as they come. A reader that has gone wanted no more."""
+    """Print pieces as they come. A reader that has gone wanted no more, and Ctrl-C is how one stops looking."""
     try:
         for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    except BrokenPipeError:
-        pass
-    except OSError as error:
-        raise TroupeError(f"the output could not be written ({error.strerror})", SURROUNDINGS) from None
+            try:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                return
+            except OSError as error:
+                raise TroupeError(f"the output could not be written ({error.strerror})", SURROUNDINGS) from None
+    except KeyboardInterrupt:
+        return

@@ -18,9 +18,9 @@ from cluster.show import Progress, Silence
 from trainers.engine import checkpoint, durable, runfolder
 from trainers.engine.config import Config
 from trainers.engine.control import Control
-from trainers.engine.errors import CONFLICT, FAILED, WORDS, TroupeError, of_worker
+from trainers.engine.errors import CONFLICT, FAILED, WORDS, Stopped, TroupeError, of_worker
 from trainers.engine.paths import DATA_DIR, expanded
-from trainers.engine.runfolder import RunFolder, begun
+from trainers.engine.runfolder import SAVED, RunFolder, begun
 from trainers.run import Plan, description, open_for, run
 
 Report = Callable[[int, Mapping[str, float]], None]  # (step, row of metrics)
@@ -106,15 +106,26 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     del data
     if before := _learned_before(prepared, stored):
         stored["learned_before"] = before
-    if prepared.folder is not None:
-        folder = _old_folder(prepared, stored, command, progress)
-    else:
-        folder = _new_folder(prepared, stored, command)
+    with contextlib.ExitStack() as held:
+        if prepared.folder is not None:
+            held.enter_context(prepared.folder.driven(patience=10))
+            folder = _old_folder(prepared, stored, command, progress)
+        else:
+            folder = _new_folder(prepared, stored, command)
+            held.enter_context(folder.driven(patience=10))
+        return _carried_out(folder, config, stored, prepared, command, progress, own_process, report)
+
+
+def _carried_out(
+    folder: RunFolder, config: Config, stored: Mapping[str, Any], prepared: Prepared, command: TrainCommand,
+    progress: Progress, own_process: bool, report: Report,
+) -> dict[str, Any]:  # fmt: skip
+    """A run whose folder is ready and held, to its end."""
     plan = Plan(
         prepared.family, config.model_dump(), folder.path.resolve(), command.data_dir.resolve(), command.families,
         stored, stored["data"],
     )  # fmt: skip
-    hint = checks.faster(config) if not command.address else None
+    hint = checks.hint(config) if not command.address else None
     progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
     progress.say(_samples(config, stored["facts"]))
     for remark in config.remarks():
@@ -126,13 +137,16 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
             result = _on_ray(plan, config, command, progress, own_process, report)
     except TroupeError as error:
         _clear_up(folder, prepared, error)
+        if isinstance(error, Stopped):
+            with contextlib.suppress(OSError):
+                if folder.stop.exists():
+                    folder.stop.write_text(SAVED)
         raise
     finally:
         progress.end()
-        with contextlib.suppress(OSError):
-            folder.stop.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.before.unlink(missing_ok=True)
+        folder.stop.unlink(missing_ok=True)
     return with_paths(result, folder)
 
 
@@ -303,6 +317,12 @@ def _on_ray(
     from cluster.group import ActorGroup, supervise
 
     asked = threading.Event()
+
+    def stop_asked() -> bool:
+        if stop.exists():
+            asked.set()  # whatever becomes of the file
+        return asked.is_set()
+
     folders, stop = [plan.folder, *plan.families], RunFolder(plan.folder).stop
     log = RunFolder(plan.folder).logs / "driver.log" if own_process else None
     with (
@@ -315,7 +335,7 @@ def _on_ray(
             lambda: ActorGroup(plan, runtime_env),
             config.max_restarts,
             config.hang_after,
-            lambda: asked.is_set() or stop.exists(),
+            stop_asked,
             progress,
             report,
         )

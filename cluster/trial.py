@@ -25,9 +25,9 @@ from cluster.show import Progress, Silence
 from cluster.worker import write_to
 from trainers.engine import checkpoint
 from trainers.engine.control import Control
-from trainers.engine.errors import FAILED, Stopped, TroupeError, of_worker
+from trainers.engine.errors import FAILED, SURROUNDINGS, Stopped, TroupeError, of_worker
 from trainers.engine.events import EventFile
-from trainers.engine.runfolder import STOP, TRIALS, RunFolder, begun
+from trainers.engine.runfolder import STOP_FILE, TRIALS, RunFolder, begun
 from trainers.run import Plan, run
 
 LOOK = 0.5  # seconds between looks for a stop of the whole search
@@ -85,7 +85,7 @@ class Trial(tune.Trainable):
             try:
                 return self.reports.get(timeout=LOOK)
             except queue.Empty:
-                if Path(self.shared["folder"], STOP).exists():
+                if Path(self.shared["folder"], STOP_FILE).exists():
                     self._ask_to_stop()
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
@@ -148,7 +148,8 @@ class Trial(tune.Trainable):
         except Stopped:
             ended = {"ended": "stopped"}
         except TroupeError as error:
-            ended = {"ended": "failed", "reason": error.mistakes[0]}
+            full = error.code == SURROUNDINGS  # no fault of the trial's: a disk that is full, say
+            ended = {"ended": "stopped"} if full else {"ended": "failed", "reason": error.mistakes[0]}
         except Exception as error:
             self.sick = True
             ended = {"ended": "failed", "reason": of_worker(0, error, self.folder.log(0)).mistakes[0]}

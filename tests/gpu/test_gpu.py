@@ -21,6 +21,7 @@ from cluster.local import LocalGroup
 from cluster.verify import TOLERANCE, compare
 from tests.jobs import OWN_FAMILIES, last_state, microbatches, plan_of, train_until, trained, variants
 from trainers import registry
+from trainers.engine.errors import TroupeError
 from trainers.engine.loop import reproducible
 from trainers.engine.tensors import named_tensors
 from trainers.engine.world import World, free_port
@@ -119,12 +120,14 @@ def test_the_process_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.Monke
     train("dcgan", device="cuda", exchange="exact", **words)
     assert torch.equal(torch.cuda.get_rng_state(), before)
     assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch._inductor.config.deterministic
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_what_has_no_reproducible_way_is_an_error() -> None:
     """Never other bits in silence."""
     image = torch.rand(1, 1, 8, 8, device="cuda", requires_grad=True)
-    with reproducible(), pytest.raises(RuntimeError, match="deterministic"):
+    with pytest.raises(TroupeError, match=r"^exchange=exact: adaptive_avg_pool2d.*; say exchange=ddp$"), reproducible():
         torch.nn.functional.adaptive_avg_pool2d(image, (3, 3)).sum().backward()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import ray
 
-from cluster import connect
+from cluster import checks, connect
 from cluster.checks import needs
 from cluster.connect import lack
 from cluster.environment import worker_environment
@@ -53,6 +53,19 @@ def test_a_worker_needs_all_it_takes_on_one_node() -> None:
 def test_a_worker_takes_its_threads_and_one_gpu() -> None:
     assert needs({"threads_per_worker": 3, "device": "cpu"}) == {"CPU": 3.0}
     assert needs({"threads_per_worker": 3, "device": "cuda"}) == {"CPU": 3.0, "GPU": 1.0}
+
+
+def test_a_gpu_that_is_given_few_samples_is_told_of_more_that_fit() -> None:
+    kind = registry.config_class("dcgan")
+
+    def told(**words: Any) -> str | None:
+        config = kind.of({"device": "cuda", **words}, "dcgan")
+        return checks.hint(config)
+
+    line = "16 samples at once may be too few for a GPU; microbatch_size=64 is another recipe, and may be faster"
+    assert told(microbatch_size=16) == line
+    assert told(microbatch_size=16, workers=3) is None, "21 do not divide 64, and 16 do"
+    assert told(microbatch_size=64) is None
 
 
 def test_the_ray_of_our_caller_is_looked_at_and_its_workers_get_our_environment(

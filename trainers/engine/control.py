@@ -32,7 +32,7 @@ class Control:
         self.last = time.monotonic()
 
     def microbatch(self) -> None:
-        """The loss of a micro-batch is there; the micro-batch before it is finished."""
+        """The loss of a micro-batch is there, the one before it is finished; of a GPU, they are under way."""
         self.microbatches += 1
         self.beat()
 

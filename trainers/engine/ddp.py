@@ -29,7 +29,7 @@ class Ddp:
         self.networks = networks
         self.notice = ""
         self.wrappers: dict[str, nn.Module] = {}
-        if world.group is not None:
+        if world.group is not None:  # a test of NCCL has a group of one
             parameters = inspect.signature(DistributedDataParallel).parameters
             buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
             with self._meets():

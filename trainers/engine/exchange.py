@@ -147,9 +147,14 @@ class Exact:
         flat = self._flat(parameters)
         if self.world.size == 1:
             nodes = dict(zip(self.nodes[0], flat.slots, strict=False))
-            for start in range(0, len(flat.result), BLOCK):
-                block = slice(start, start + BLOCK)
-                self._add_block({node: slot[block] for node, slot in nodes.items()}, flat.result[block], weight)
+            divisor: float | Tensor = weight
+            size = BLOCK
+            if flat.result.is_cuda:  # which by a plain number does not divide: it multiplies by the rounded inverse
+                divisor = torch.full((), weight, dtype=flat.result.dtype, device=flat.result.device)
+                size = len(flat.result)
+            for start in range(0, len(flat.result), size):
+                block = slice(start, start + size)
+                self._add_block({node: slot[block] for node, slot in nodes.items()}, flat.result[block], divisor)
         else:
             with self.world.waits():
                 self._add_slices(flat, weight)
@@ -210,12 +215,9 @@ class Exact:
         if self.room is not None:
             self.room.barrier()
 
-    def _add_block(self, parts: dict[Node, Tensor], result: Tensor, weight: float) -> None:
+    def _add_block(self, parts: dict[Node, Tensor], result: Tensor, weight: float | Tensor) -> None:
         """The tree's sum of these parts of all nodes, divided once."""
-        divisor: float | Tensor = weight
-        if result.is_cuda:  # by a plain number a GPU does not divide: it multiplies by the rounded inverse
-            divisor = torch.full((), weight, dtype=result.dtype, device=result.device)
-        torch.div(fold(parts, torch.add, 0, self.microbatches), divisor, out=result)
+        torch.div(fold(parts, torch.add, 0, self.microbatches), weight, out=result)
 
     def close(self) -> None:
         self.flat.clear()

@@ -13,7 +13,7 @@ import torch
 from trainers.engine import processor
 from trainers.engine.config import Config
 from trainers.engine.control import Control
-from trainers.engine.errors import Stopped
+from trainers.engine.errors import FAILED, Stopped, TroupeError
 from trainers.engine.family import Data, Family
 from trainers.engine.record import Recorder
 from trainers.engine.runfolder import RunFolder
@@ -73,17 +73,32 @@ def process_for(config: Config) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reproducible() -> Iterator[None]:
-    """On a GPU: the same bits each time. What has no way of giving them raises an error that says so."""
-    for name, value in processor.CUBLAS.items():  # where the command has not set it; read when cuBLAS is first used
-        os.environ.setdefault(name, value)
+    """On a GPU: the same bits each time.
+
+    Raises TroupeError where an operation has no way of giving them. What is set here is put back.
+    """
+    before = {name: os.environ.get(name) for name in processor.CUBLAS}
     mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
+        for name, value in processor.CUBLAS.items():  # read by cuBLAS when it is first used
+            os.environ.setdefault(name, value)
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False  # the fastest way may be another one each time
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         yield
+    except RuntimeError as error:
+        operation, said, _ = str(error).partition(" does not have a deterministic implementation")
+        if not said:
+            raise
+        raise TroupeError(
+            f"exchange=exact: {operation} has no way on a GPU that gives the same bits each time; say exchange=ddp",
+            FAILED,
+        ) from error
     finally:
-        torch.set_deterministic_debug_mode(mode)
+        torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
         torch.backends.cudnn.benchmark = benchmark
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        for name, was in before.items():
+            if was is None:
+                os.environ.pop(name, None)

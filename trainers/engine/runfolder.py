@@ -29,7 +29,8 @@ SEARCH, TRIALS = "search.json", "trials"  # of a search: its folder holds one ru
 TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
 SOMETIMES = ("learned_before",)  # too
 MISSING = "it is missing"
-STOP = ".stop"  # a file in the folder of a run or a search that is under way: it saves and ends
+LOCK, DRIVER = ".lock", ".driver"  # held by whoever writes (of a run: its first worker), and by who carries a run out
+STOP_FILE, SAVED = ".stop", "saved"  # of a run or a search that is under way: it saves and ends, and leaves the word
 
 
 class RunFolder:
@@ -51,7 +52,7 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.result = path / "result.json"
         self.verdict = path / "verdict.json"
-        self.stop = path / STOP
+        self.stop = path / STOP_FILE
 
     def make_parts(self) -> None:
         """The folders inside; somebody may have removed some of an old run."""
@@ -149,10 +150,16 @@ class RunFolder:
         with hold(self.path, self.name, "run", patience):
             yield
 
+    @contextlib.contextmanager
+    def driven(self, patience: float = 0) -> Iterator[None]:
+        """Carry the run out, from before its first worker begins until all have ended; see `hold`."""
+        with hold(self.path, self.name, "run", patience, DRIVER):
+            yield
+
     @property
     def working(self) -> bool:
-        """Whether a process works on it now."""
-        return is_held(self.path)
+        """Whether a process works on it now, or has a worker that does."""
+        return is_held(self.path, DRIVER) or is_held(self.path)
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
         """The rows of metrics.jsonl, and how many others are damaged; half a last one, of a killed writer, is none."""
@@ -187,12 +194,12 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def hold(path: Path, name: str, what: str, patience: float = 0) -> Iterator[None]:
+def hold(path: Path, name: str, what: str, patience: float = 0, file: str = LOCK) -> Iterator[None]:
     """Hold the folder of a run or of a search. A kernel lock, that dies with its process.
 
     Raises TroupeError (exit code 4) where another process holds it for longer than `patience` seconds.
     """
-    lock = filelock.FileLock(path / ".lock", timeout=patience)
+    lock = filelock.FileLock(path / file, timeout=patience)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -207,10 +214,12 @@ def hold(path: Path, name: str, what: str, patience: float = 0) -> Iterator[None
         lock.release()
 
 
-def is_held(path: Path) -> bool:
+def is_held(path: Path, file: str = LOCK) -> bool:
     """Whether a process holds a folder now; where the disk cannot be written nobody works."""
+    if not os.path.exists(path / file):
+        return False
     try:
-        with hold(path, path.name, "folder"):
+        with hold(path, path.name, "folder", file=file):
             return False
     except TroupeError as error:
         return error.code == CONFLICT
@@ -327,7 +336,7 @@ def all_runs(runs: Path) -> list[RunFolder]:
 def remove(folder: RunFolder) -> int:
     """Remove a run that nobody is working on; returns its bytes."""
     size = folder.size()
-    with folder.lock():
+    with folder.driven(patience=1), folder.lock(patience=1):  # somebody may just look whether they are held
         doomed = folder.path.with_name(f".removed-{folder.name}-{os.getpid()}")
         os.rename(folder.path, doomed)
     shutil.rmtree(doomed)

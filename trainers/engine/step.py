@@ -28,28 +28,27 @@ class Tally:
     WEIGHT, STOP, LOSS, METRICS = range(4)
 
     def __init__(self) -> None:
-        self.told: dict[int, tuple[list[float], list[Any], list[Tensor]]] = {}  # numbers, loss and metrics, statistics
+        self.noted: dict[int, tuple[bool, list[Any], list[Tensor]]] = {}  # stop; weight, loss, metrics; statistics
         self.names: list[str] = []  # of the metrics
         self.statistics: list[Statistics] = []
 
     def add(self, index: int, loss: Loss, stop: bool, statistics: list[Statistics]) -> None:
         """What one micro-batch tells. A GPU may still be computing it."""
-        weight = 1.0 if loss.weight is None else float(loss.weight)
-        values = [value.detach() if isinstance(value, Tensor) else value for value in loss.metrics.values()]
         self.names, self.statistics = list(loss.metrics), statistics
-        self.told[index] = ([weight, float(stop)], [loss.value.detach(), *values], norms.row_of(statistics))
+        values = [1.0 if loss.weight is None else loss.weight, loss.value, *loss.metrics.values()]
+        self.noted[index] = (stop, [_read(value) for value in values], norms.row_of(statistics))
 
     def rows(self) -> dict[int, Tensor]:
-        """The rows, float64 on the CPU, by micro-batch."""
+        """The rows, float64 on the CPU, by micro-batch. What a GPU computes is waited for once for each."""
         rows = {}
-        for index, (numbers, values, statistics) in self.told.items():
-            if values[0].is_cuda:  # each number that is read by itself would wait for the GPU
-                tensors = [torch.as_tensor(value, dtype=torch.float64, device=values[0].device) for value in values]
-                told = torch.cat([torch.stack(tensors), *(part.double() for part in statistics)]).cpu()
-                read, statistics = told[: len(values)].tolist(), [told[len(values) :]]
-            else:
-                read = [float(value) for value in values]
-            row = [*numbers, read[0], *(value * numbers[self.WEIGHT] for value in read[1:])]
+        for index, (stop, values, statistics) in self.noted.items():
+            waiting = [value for value in values if isinstance(value, Tensor)]
+            if waiting:
+                came = torch.cat([torch.stack(waiting), *(part.double() for part in statistics)]).cpu()
+                read, statistics = iter(came.tolist()), [came[len(waiting) :]]
+                values = [next(read) if isinstance(value, Tensor) else value for value in values]
+            weight, value, *metrics = values
+            row = [weight, float(stop), value, *(metric * weight for metric in metrics)]
             rows[index] = torch.tensor(row, dtype=torch.float64)
             if statistics:
                 rows[index] = torch.cat([rows[index], *(part.double() for part in statistics)])
@@ -66,6 +65,14 @@ class Tally:
         metrics = {f"{phase}_loss": mean(numbers[self.LOSS])}
         metrics |= {name: mean(number) for name, number in zip(self.names, numbers[self.METRICS :], strict=True)}
         return weight, mean(numbers[self.LOSS]), numbers[self.STOP] > 0, metrics, total[len(numbers) :]
+
+
+def _read(value: Any) -> Any:
+    """A number at once, or, of a GPU, a copy that will hold it: it may change before anybody waits for it."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        return value.to(torch.float64, copy=True).reshape(()) if value.is_cuda else float(value)
+    return float(value)
 
 
 def advance(trainer: Trainer) -> bool:
@@ -192,7 +199,9 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> tuple[flo
 
 def _meet(trainer: Trainer, phase: Phase, tally: Tally) -> tuple[float, float, Tensor]:
     """The rows of all micro-batches, added up over the workers: weight, mean loss, and sums of the statistics."""
-    weight, mean, stop, metrics, sums = tally.read(trainer.exchange.meet(tally.rows()), phase.name)
+    rows = tally.rows()
+    trainer.control.beat()
+    weight, mean, stop, metrics, sums = tally.read(trainer.exchange.meet(rows), phase.name)
     trainer.stop_agreed |= stop
     trainer.metrics |= metrics
     return weight, mean, sums

@@ -1,0 +1,42 @@
+"""Ways of a GPU that give the same bits each time: asked for inside, and nothing of it is left. Needs no GPU."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from trainers.engine.errors import TroupeError
+from trainers.engine.loop import reproducible
+
+
+def asked() -> tuple[object, ...]:
+    from torch._inductor import config
+
+    return (
+        torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark, config.deterministic,
+        torch.utils.deterministic.fill_uninitialized_memory, os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    )  # fmt: skip
+
+
+def test_what_is_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    before = asked()
+    with reproducible():
+        assert asked() == (2, False, True, False, ":4096:8")
+    assert asked() == before
+
+
+def test_an_operation_without_a_repeatable_way_is_told_with_what_helps() -> None:
+    said = (
+        "median does not have a deterministic implementation, but you set 'torch.use_deterministic_algorithms(True)'."
+    )
+    with pytest.raises(TroupeError) as raised, reproducible():
+        raise RuntimeError(said)
+    assert raised.value.mistakes == [
+        "exchange=exact: median has no way on a GPU that gives the same bits each time; say exchange=ddp"
+    ]
+    with pytest.raises(RuntimeError, match=r"^other$"), reproducible():
+        raise RuntimeError("other")
