@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -17,7 +18,7 @@ from cluster import typed
 from cluster import words as grammar
 from cluster.environment import start_anew
 from cluster.help import help_text
-from cluster.show import ROWS, Progress, duration, paragraphs, table, tell, verdict_lines, width_of
+from cluster.show import ROWS, Progress, from_here, lines_of, paragraphs, table, tell, width_of
 from cluster.words import Words
 from trainers import __version__
 from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except (OSError, ValueError, AttributeError):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if "ray" in sys.modules:  # taking apart what it leaves in this process takes a second
+        atexit._run_exitfuncs()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -100,26 +104,7 @@ def train(said: Words) -> Answer | None:
     if said.has("dry-run"):
         return dry_run(prepare.dry_run(wanted))
     result = launch.launch(wanted, Progress(sys.stderr if said.has("json") else sys.stdout), own_process=True)
-    speed, share, best = result.get("samples_per_second"), result.get("evaluation_share"), result.get("best")
-    steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
-    watch = f", {result['watch_share']:.1%} on watch" if result.get("watch_share") else ""
-    said_of = [f"{steps} in {duration(result['seconds'])}", f"{speed:.0f} samples/s" if speed else "",
-               f"{share or 0:.1%} of the time in evaluations{watch}" if share or watch else ""]  # fmt: skip
-    lines = [f"{result['name']}: " + ", ".join(filter(None, said_of))]
-    if result.get("worry"):
-        lines.append(f"  worry           {result['worry']}")
-    if result.get("target"):
-        lines.append(f"  reached         {result['target']} at step {result['steps']}, after {result['seconds']:.1f} s")
-    if best:
-        newest = result["metrics"][best["metric"]]
-        lines.append(
-            f"  {best['metric']:<14}  {newest:.4g} at the end, best {best['value']:.4g} at step {best['step']}"
-        )
-    lines += verdict_lines(result["verdict"]) if result.get("verdict") else []
-    files = [(part, result[part]) for part in launch.SHOWN if result.get(part)]
-    files += [(Path(path).stem, path) for path in result["pictures"]]
-    lines += [f"  {part:<14}  {from_here(path)}" for part, path in files]
-    return result, paragraphs("\n".join(lines), ROWS), 0
+    return result, paragraphs("\n".join(lines_of(result, launch.SHOWN)), ROWS), 0
 
 
 def search(said: Words) -> Answer | None:
@@ -315,6 +300,21 @@ def jobs_of(said: Words) -> Answer | None:
     return found, table(jobs.rows(found), "no jobs; `troupe submit train dcgan data=digits --address ...` sends one"), 0
 
 
+def check(said: Words) -> Answer | None:
+    from cluster import check as look
+
+    if said.mistakes:
+        return None
+    found = look.check(
+        look.CheckCommand(
+            said.options.get("address"), said.names[0] if said.names else None, said.settings,
+            said.path("runs-dir", "runs"), said.path("data-dir", DATA_DIR), said.families,
+        )
+    )  # fmt: skip
+    again = " ".join(["troupe check", *said.again("json", "debug")])
+    return [one._asdict() for one in found], look.text(found, again), look.code_of(found)
+
+
 def families(said: Words) -> Answer | None:
     from cluster import use
 
@@ -352,7 +352,7 @@ def env(said: Words) -> Answer | None:
 HANDLERS: dict[str, Callable[[Words], Answer | None]] = {
     "train": train, "search": search, "verify": verify, "evaluate": evaluate, "sample": sample, "export": export,
     "report": report, "runs": runs, "stop": stop, "logs": logs, "submit": submit,
-    "jobs": jobs_of, "families": families, "datasets": datasets, "env": env,
+    "jobs": jobs_of, "check": check, "families": families, "datasets": datasets, "env": env,
 }  # fmt: skip
 
 
@@ -369,12 +369,6 @@ def dry_run(resolved: dict[str, Any]) -> Answer:
             parts += ["", f"{title}:", sparkline(resolved[course], min(60, width_of(sys.stdout) - 10))]
     parts += ["", *resolved["remarks"]] if "remarks" in resolved else []
     return resolved, paragraphs("\n".join(parts), ROWS), 0
-
-
-def from_here(path: str) -> str:
-    """A path as one would type it in this folder."""
-    near = os.path.relpath(path)
-    return path if near.startswith("..") else near
 
 
 def _add_mistakes(said: Words, prepare: Callable[[], Any]) -> None:

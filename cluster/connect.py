@@ -89,6 +89,16 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def _cluster(config: Config, address: str, folders: Sequence[Path], job_wide: bool) -> Iterator[dict[str, Any]]:
     """Join the cluster at an address, when its nodes are like this one and see the same folders."""
+    with joined(address, job_wide):
+        mistakes = _compare(_check_room(config, "the cluster"), folders)
+        if mistakes:
+            raise TroupeError(mistakes, SURROUNDINGS)
+        yield {"env_vars": worker_environment()}
+
+
+@contextlib.contextmanager
+def joined(address: str, job_wide: bool = False) -> Iterator[None]:
+    """Join the cluster at an address. Raises TroupeError (exit code 3) where that cannot be."""
     import ray
 
     with contextlib.ExitStack() as held:
@@ -107,10 +117,7 @@ def _cluster(config: Config, address: str, folders: Sequence[Path], job_wide: bo
                     reason = str(error).strip().splitlines()[0]
                     raise TroupeError(f"--address {address}: cannot be joined ({reason})", SURROUNDINGS) from error
                 held.callback(ray.shutdown)
-        mistakes = _compare(_check_room(config, "the cluster"), folders)
-        if mistakes:
-            raise TroupeError(mistakes, SURROUNDINGS)
-        yield {"env_vars": worker_environment()}
+        yield
 
 
 def _check_room(config: Config, where: str) -> list[dict[str, Any]]:

@@ -86,12 +86,12 @@ def guilty(outcomes: Mapping[int, Any]) -> TroupeError | None:
 def supervise(
     start: Callable[[], Group], max_restarts: int, hang_after: float, stop_requested: Callable[[], bool],
     progress: Progress, report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
-    at_rest: Callable[[int], None] = lambda step: None,
+    at_rest: Callable[[int], None] = lambda step: None, note: Callable[[str], None] = lambda why: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Start a group, watch it to its end, and start it anew after the loss of a worker. Returns the run's result.
 
     `report` is told every row of metrics, in order; steps that are made anew after a loss are told again. A group that
-    is held at a step goes on when `at_rest` returns.
+    is held at a step goes on when `at_rest` returns. `note` is told why a group had to begin anew.
     """
     restarts = 0
     while True:
@@ -106,6 +106,7 @@ def supervise(
             if stop_requested():
                 raise Stopped(f"{lost.mistakes[0]} while it was stopped; go on with --resume") from None
             restarts += 1
+            note(lost.mistakes[0])
             progress.say(
                 f"{lost.mistakes[0]}; going on from the newest checkpoint (restart {restarts} of {max_restarts})"
             )

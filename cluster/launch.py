@@ -156,6 +156,7 @@ def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     for part in SHOWN:
         if shown.get(part):
             shown[part] = str(folder.path / shown[part])
+    shown["restarts"] = folder.read_restarts()
     shown["pictures"] = [str(folder.path / name) for name in shown.get("pictures", ())]
     return {**shown, "folder": str(folder.path)}
 
@@ -338,6 +339,7 @@ def _on_ray(
             stop_asked,
             progress,
             report,
+            note=RunFolder(plan.folder).note_restart,
         )
 
 

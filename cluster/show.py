@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 QUIET = 10.0  # seconds between plain lines, where the output is no terminal
@@ -142,6 +143,40 @@ def describe(progress: Mapping[str, Any], left: float | None, width: int | None 
     if "step" not in chosen:
         return texts["step"][:width]
     return "  ".join(text for part, text in texts.items() if part in chosen)
+
+
+def lines_of(result: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
+    """What is said of a run that has ended: how it went, what came of it, and where its files (`parts`) are."""
+    speed, share, best = result.get("samples_per_second"), result.get("evaluation_share"), result.get("best")
+    steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
+    watch = f", {result['watch_share']:.1%} on watch" if result.get("watch_share") else ""
+    said_of = [f"{steps} in {duration(result['seconds'])}", f"{speed:.0f} samples/s" if speed else "",
+               f"{share or 0:.1%} of the time in evaluations{watch}" if share or watch else ""]  # fmt: skip
+    lines = [f"{result['name']}: " + ", ".join(filter(None, said_of))]
+    if result["restarts"]:
+        last, count = result["restarts"][-1], len(result["restarts"])
+        times = "once" if count == 1 else f"{count} times"
+        lines.append(f"  begun anew      {times}, last at step {last['step']}: {last['why']}")
+    if result.get("worry"):
+        lines.append(f"  worry           {result['worry']}")
+    if result.get("target"):
+        lines.append(f"  reached         {result['target']} at step {result['steps']}, after {result['seconds']:.1f} s")
+    if best:
+        newest = result["metrics"][best["metric"]]
+        lines.append(
+            f"  {best['metric']:<14}  {newest:.4g} at the end, best {best['value']:.4g} at step {best['step']}"
+        )
+    lines += verdict_lines(result["verdict"]) if result.get("verdict") else []
+    files = [(part, result[part]) for part in parts if result.get(part)]
+    files += [(Path(path).stem, path) for path in result["pictures"]]
+    lines += [f"  {part:<14}  {from_here(path)}" for part, path in files]
+    return lines
+
+
+def from_here(path: str) -> str:
+    """A path as one would type it in this folder."""
+    near = os.path.relpath(path)
+    return path if near.startswith("..") else near
 
 
 def verdict_lines(report: Mapping[str, Any]) -> list[str]:

@@ -187,7 +187,7 @@ class Trial(tune.Trainable):
 
         return supervise(
             start, settings.max_restarts, settings.hang_after, lambda: self.stopping, Progress(stream=Silence()),  # type: ignore[arg-type]
-            self._report, self._rest,
+            self._report, self._rest, self.folder.note_restart,
         )  # fmt: skip
 
     def _report(self, step: int, row: Mapping[str, float]) -> None:

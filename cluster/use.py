@@ -68,7 +68,15 @@ def _row(folder: RunFolder) -> dict[str, Any]:
         "state": "finished" if folder.read_result() else ("working" if folder.working else "stopped"),
         "time": duration(seconds),
         "size": size(folder.size()),
+        "": _restarted(folder),
     }
+
+
+def _restarted(folder: RunFolder) -> str:
+    """How often its workers had to begin anew, and why the last time; nothing where they had not."""
+    rows = folder.read_restarts()
+    times = "once" if len(rows) == 1 else f"{len(rows)} times"
+    return f"begun anew {times}: {rows[-1]['why']}" if rows else ""
 
 
 def remove_runs(runs: Path, names: Sequence[str]) -> list[dict[str, str]]:

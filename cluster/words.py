@@ -49,7 +49,7 @@ CONFIG = Option("config", "FILE", "settings from a YAML or JSON file, `key: valu
 ELSEWHERE = {  # words of other tools
     "ps": "runs", "ls": "runs", "list": "runs", "status": "runs", "queue": "jobs", "cancel": "stop",
     "kill": "stop", "rm": "runs --remove", "log": "logs", "tail": "logs --follow", "tune": "search", "fit": "train",
-    "run": "train", "test": "evaluate", "generate": "sample", "doctor": "env", "info": "env",
+    "run": "train", "test": "evaluate", "generate": "sample", "doctor": "check", "preflight": "check", "info": "env",
 }  # fmt: skip
 SENT = ("train", "search")  # what `submit` can send
 HELP = Option("help", "", "show this")
@@ -153,6 +153,11 @@ VERBS = {
     ),
     "jobs": Verb(
         "list the jobs on a Ray cluster", (), False, (DASHBOARD, JSON, DEBUG), "troupe jobs --address http://HEAD:8265"
+    ),
+    "check": Verb(
+        "look whether this machine, or a Ray cluster, has what a run needs", ("FAMILY?",), True,
+        (ADDRESS, RUNS, DATA, FAMILIES, JSON, DEBUG),
+        "troupe check dcgan data=mnist workers=4 --address HEAD:6379 --runs-dir /shared/runs",
     ),
     "stop": Verb(
         "let a run, a search or a job that is under way save and end", ("NAME",), False, (DASHBOARD, RUNS, JSON, DEBUG),

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from commands import FRAGILE, Commands, assert_same_run, checkpoints, lives, process_of, until, until_step
 
+from trainers.engine.runfolder import RunFolder
+
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(200)]
 
 OPTIONS = ("--families", str(FRAGILE))
@@ -41,6 +43,12 @@ def run_with_a_killed_worker(troupe: Commands, *words: str) -> tuple[Path, int]:
         f"troupe: worker 1 died (killed, or out of memory, process {victim}); going on from the newest checkpoint "
         "(restart 1 of 3)"
     )
+    why = f"worker 1 died (killed, or out of memory, process {victim})"
+    (restart,) = RunFolder(run).read_restarts()
+    assert restart["why"] == why
+    assert restart["step"] >= 20
+    assert f"begun anew      once, last at step {restart['step']}: {why}" in done.out
+    assert f"begun anew once: {why}" in troupe.run("runs").out
     return run, victim
 
 

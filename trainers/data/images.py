@@ -47,6 +47,7 @@ class Source:
     open: Callable[[Request], Any]  # see `Data` in trainers/engine/family.py
     takes_path: bool = False  # `name:PATH`
     kind: str = "images"  # of samples, as `Config.learns_from` names it
+    missing: Callable[[Path], str | None] = lambda data_dir: None  # what would have to be fetched first, in a line
 
 
 class Part(NamedTuple):

@@ -51,6 +51,17 @@ def check_name(data: str, extra: Sequence[Path] = (), learns_from: str = "images
     return f"data={data}: holds {kind}, where {learns_from} are wanted{advice}"
 
 
+def missing(data: str, data_dir: Path, extra: Sequence[Path] = ()) -> str | None:
+    """What `data=` lacks on this machine, in a line, or None. Opens nothing."""
+    known = all_sources(extra)
+    for part in parts_of(data):
+        name, _, argument = part.partition(":")
+        lacking = _missing_folder(part) if argument else known[name].missing(Path(data_dir))
+        if lacking:
+            return lacking
+    return None
+
+
 def open_data(
     data: str,
     *,

@@ -12,7 +12,7 @@ import numpy as np
 
 from trainers.data.digits import open_digits
 from trainers.data.images import ImageData, Request, Source, fingerprint
-from trainers.data.torchvision_sets import open_known
+from trainers.data.torchvision_sets import missing, open_known
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +76,9 @@ SUMMARY = "100,000 + 26,000 stacks of three of {}, in 1,000 classes"
 SOURCES = {
     "stacked_digits": Source("stacked_digits", SUMMARY.format("digits"), partial(open_stacked, open_digits)),
     "stacked_mnist": Source(
-        "stacked_mnist", SUMMARY.format("mnist"), partial(open_stacked, partial(open_known, "mnist"))
+        "stacked_mnist",
+        SUMMARY.format("mnist"),
+        partial(open_stacked, partial(open_known, "mnist")),
+        missing=partial(missing, "mnist"),
     ),
 }

@@ -62,7 +62,16 @@ def open_known(name: str, request: Request) -> ImageData:
     return in_memory(*content, content_digest(*content), request)
 
 
-SOURCES = {name: Source(name, known.summary, partial(open_known, name)) for name, known in KNOWN.items()}
+def missing(name: str, data_dir: Path) -> str | None:
+    """What is said where the data set is nowhere under the data folder."""
+    there = any((data_dir / folder).exists() for folder in (name, KNOWN[name].torchvision, KNOWN[name].files))
+    return None if there else f"is not in {data_dir}, and would be downloaded; or put {KNOWN[name].files}"
+
+
+SOURCES = {
+    name: Source(name, known.summary, partial(open_known, name), missing=partial(missing, name))
+    for name, known in KNOWN.items()
+}
 
 
 def read_idx(file: Path) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """What a run leaves behind: one folder, that can be moved, copied and read without troupe.
 
 settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json  verdict.json
-settings.json.before, until the first checkpoint under changed settings
+restarts.jsonl, where workers had to begin anew; settings.json.before, until the first checkpoint under changed settings
 curves.png, and what the family draws of its newest evaluation
 grids/step_00000500.png (or .txt)  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
 """
@@ -53,6 +53,7 @@ class RunFolder:
         self.result = path / "result.json"
         self.verdict = path / "verdict.json"
         self.stop = path / STOP_FILE
+        self.restarts = path / "restarts.jsonl"
 
     def make_parts(self) -> None:
         """The folders inside; somebody may have removed some of an old run."""
@@ -135,6 +136,23 @@ class RunFolder:
         except (OSError, ValueError):
             return None
         return result if isinstance(result, dict) and isinstance(result.get("steps"), int) else None
+
+    def note_restart(self, why: str) -> None:
+        """Write down that the workers begin anew from the newest checkpoint, and why."""
+        newest = checkpoint.newest_whole(self.checkpoints)
+        step = checkpoint.place_of(newest.name)[0] if newest is not None else 0
+        row = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "why": why}
+        with contextlib.suppress(OSError), open(self.restarts, "a") as file:  # the run matters more
+            file.write(json.dumps(row) + "\n")
+
+    def read_restarts(self) -> list[dict[str, Any]]:
+        """Each time that the workers had to begin anew: when, from which step, and why."""
+        rows = []
+        with contextlib.suppress(OSError):
+            for line in self.restarts.read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    rows.append(json.loads(line))
+        return [row for row in rows if isinstance(row, dict) and "why" in row]
 
     def read_verdict(self) -> dict[str, dict[str, Any]]:
         """What the best and the newest evaluation say in full; nothing where there is none, or where it is damaged."""

@@ -1,0 +1,298 @@
+"""`troupe check`: what a run needs of this machine, or of every node of a cluster, looked at before anything starts.
+
+Each finding says what is so, and where it is wrong what to do. Nothing here takes a CPU or a GPU that others wait for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster import checks, connect
+from cluster.environment import environment, worker_environment
+from cluster.show import size, table
+from trainers import registry
+from trainers.data import sources
+from trainers.engine.config import Config
+from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
+
+FINE, WRONG, UNSEEN = "fine", "WRONG", "not looked at"
+PATIENCE = 20.0  # seconds for the nodes to answer
+CLOCKS = 2.0  # seconds that clocks may differ
+SHARED_MEMORY = 64 << 20  # bytes free in /dev/shm
+SPARE = 1 << 30  # bytes free where runs lie
+NUMBERS, ROUNDS = 1 << 20, 5  # of the all-reduce between nodes
+
+
+@dataclass(frozen=True)
+class CheckCommand:
+    """A `check` command as it was given."""
+
+    address: str | None
+    family: str | None
+    settings: Mapping[str, Any]
+    runs_dir: Path
+    data_dir: Path
+    families: tuple[Path, ...] = ()
+
+
+class Finding(NamedTuple):
+    what: str
+    state: str  # FINE, WRONG or UNSEEN
+    told: str
+
+
+def check(command: CheckCommand) -> list[Finding]:
+    """Everything that can be looked at. Raises TroupeError (exit code 2) for wrong words only."""
+    config = _config(command)
+    if command.address is None:
+        return [*_versions(), *_machine(config), *_folders(command, config)]
+    try:
+        with connect.joined(command.address):
+            return list(_cluster(command, config))
+    except TroupeError as error:
+        return [Finding("cluster", WRONG, line) for line in error.mistakes]
+
+
+def _config(command: CheckCommand) -> Config | None:
+    """The settings of the run that is meant, where there is one."""
+    if command.family is None:
+        if command.settings:
+            raise TroupeError("settings are of a family; say which, as in `troupe check dcgan workers=4`", WORDS)
+        return None
+    kind = registry.config_class(command.family, command.families)
+    config, mistakes = kind.from_words(dict(command.settings), command.family)
+    if config is not None and (mistake := sources.check_name(config.data, command.families, kind.learns_from)):
+        mistakes.append(mistake)
+    if config is None or mistakes:
+        raise TroupeError(mistakes, WORDS)
+    return config
+
+
+def _versions() -> Iterator[Finding]:
+    here = connect.facts_of_node([])
+    lacking = [name for name, version in here.items() if name != "missing" and not version]
+    told = ", ".join(f"{name} {version}" for name, version in here.items() if name != "missing" and version)
+    if lacking:
+        yield Finding("versions", WRONG, f"{', '.join(lacking)} is not installed; pip install it")
+    else:
+        yield Finding("versions", FINE, told)
+
+
+def _machine(config: Config | None) -> Iterator[Finding]:
+    cores, gpus = checks.cores(), checks.gpus()
+    if config is not None:
+        resolved = config.model_copy(update=checks.resolve(config, own_machine=True))
+        for line in checks.room(resolved, oversubscribe=False):
+            yield Finding("room", WRONG, line)
+            return
+    yield Finding("room", FINE, f"{cores} CPUs, {gpus} GPUs")
+    yield shared_memory("this machine", _free("/dev/shm"))
+
+
+def _folders(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
+    if mistake := checks.writable(command.runs_dir):
+        yield Finding("runs", WRONG, mistake)
+    else:
+        yield space("this machine", command.runs_dir, _free(str(command.runs_dir)))
+    if config is not None:
+        yield data_finding(
+            "this machine", config.data, sources.missing(config.data, command.data_dir, command.families)
+        )
+
+
+def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
+    """What all nodes say of themselves, and how they reach one another."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    yield Finding("cluster", FINE, f"{command.address}: {len(nodes)} node{'s' if len(nodes) != 1 else ''}, token right")
+    have = {kind: sum(node["Resources"].get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
+    free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    now = ", ".join(f"{free.get(kind, 0):.0f} of {count:.0f} {kind}s free" for kind, count in have.items())
+    lack = None
+    if config is not None:
+        resolved = config.model_copy(update=checks.resolve(config, own_machine=False))
+        each = checks.needs(resolved.model_dump())
+        lack = connect.lack(each, resolved.workers, [node["Resources"] for node in nodes], "the cluster")
+    yield Finding("room", WRONG if lack else FINE, lack or now)
+
+    answers, mistakes = _asked(command, config, nodes)
+    yield from mistakes
+    here = connect.facts_of_node([])
+    for name, (offset, told) in answers.items():
+        yield from _of_node(name, offset, told, here, command, config)
+    if len(nodes) == 1:
+        yield Finding("network", UNSEEN, "one node speaks to nobody")
+    elif not mistakes:
+        yield _network(nodes)
+    if have["GPU"]:
+        yield Finding("NCCL", UNSEEN, "it would take a GPU of each node from whoever waits for one")
+
+
+def _asked(
+    command: CheckCommand, config: Config | None, nodes: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, tuple[float, dict[str, Any]]], list[Finding]]:
+    """What each node answers, by its address, with how far its clock is ahead; and which do not answer."""
+    import ray
+
+    answers: dict[str, tuple[float, dict[str, Any]]] = {}
+    mistakes = []
+    if mistake := checks.writable(command.runs_dir):
+        mistakes.append(Finding("runs", WRONG, f"this machine: {mistake}"))
+    mark = command.runs_dir.resolve() / f".seen-{uuid.uuid4().hex}"
+    with contextlib.suppress(OSError):
+        mark.write_text("")
+    data = (config.data, str(command.data_dir), [str(path) for path in command.families]) if config else None
+    try:
+        look = ray.remote(num_cpus=0)(_looked)
+        sent = time.time()
+        asked = {
+            node["NodeManagerAddress"]: look.options(scheduling_strategy=_at(node)).remote(
+                str(mark), str(command.runs_dir.resolve()), data, worker_environment()
+            )
+            for node in nodes
+        }
+        done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=PATIENCE)
+        came = time.time()
+        for name, ref in asked.items():
+            if ref not in done:
+                mistakes.append(Finding(name, WRONG, f"does not answer within {PATIENCE:.0f} s; look at `ray status`"))
+                continue
+            try:
+                told = ray.get(ref)
+            except Exception as error:
+                line = str(error).strip().splitlines()[-1]
+                mistakes.append(Finding(name, WRONG, f"cannot run troupe ({line}); install it there"))
+                continue
+            answers[name] = (max(sent - told["clock"], told["clock"] - came, 0.0), told)
+    finally:
+        with contextlib.suppress(OSError):
+            mark.unlink(missing_ok=True)
+    return answers, mistakes
+
+
+def _at(node: Mapping[str, Any]) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+
+
+def _looked(mark: str, runs: str, data: Any, variables: Mapping[str, str]) -> dict[str, Any]:
+    """Carried out on a node: what it is like."""
+    missing = None
+    if data is not None:
+        try:
+            missing = sources.missing(data[0], Path(data[1]), [Path(path) for path in data[2]])
+        except TroupeError as error:
+            missing = error.mistakes[0]
+    with environment(variables):
+        return {
+            **connect.facts_of_node([mark]), "clock": time.time(), "writable": os.access(runs, os.W_OK),
+            "space": _free(runs), "shared memory": _free("/dev/shm"), "data": missing,
+        }  # fmt: skip
+
+
+def _of_node(
+    name: str, offset: float, told: Mapping[str, Any], here: Mapping[str, Any], command: CheckCommand,
+    config: Config | None,
+) -> Iterator[Finding]:  # fmt: skip
+    for what, version in here.items():
+        if what != "missing" and told.get(what) != version:
+            there = told.get(what) or "nothing"
+            yield Finding(name, WRONG, f"has {what} {there}, this machine has {version}; install the same")
+    if told["missing"]:
+        yield Finding(name, WRONG, f"does not see {command.runs_dir.resolve()}; put it on a disk that all nodes share")
+    elif not told["writable"]:
+        yield Finding(name, WRONG, f"cannot write to {command.runs_dir.resolve()}; let its user")
+    else:
+        yield space(name, command.runs_dir.resolve(), told["space"])
+    yield shared_memory(name, told["shared memory"])
+    if offset > CLOCKS:
+        yield Finding(name, WRONG, f"its clock is {offset:.0f} s away from this machine's; set both by the network")
+    if config is not None:
+        yield data_finding(name, config.data, told["data"])
+
+
+def _network(nodes: Sequence[Mapping[str, Any]]) -> Finding:
+    """A real all-reduce between a process of each node, as a run's workers do it."""
+    import ray
+
+    class Speaker:
+        def where(self) -> tuple[str, int]:
+            from trainers.engine.world import free_port
+
+            return ray.util.get_node_ip_address(), free_port()  # type: ignore[no-untyped-call]
+
+        def speak(self, rank: int, count: int, address: str, port: int) -> float:
+            import torch
+            import torch.distributed as dist
+
+            from trainers.engine.world import join
+
+            world = join(address, port, rank, count, "cpu")
+            numbers = torch.ones(NUMBERS)
+            dist.all_reduce(numbers, group=world.group)
+            begun = time.perf_counter()
+            for _ in range(ROUNDS):
+                dist.all_reduce(numbers, group=world.group)
+            return time.perf_counter() - begun
+
+    speaker: Any = ray.remote(num_cpus=0)(Speaker)
+    speakers = [speaker.options(scheduling_strategy=_at(node)).remote() for node in nodes]
+    try:
+        address, port = ray.get(speakers[0].where.remote(), timeout=PATIENCE)
+        seconds = ray.get([one.speak.remote(rank, len(nodes), address, port) for rank, one in enumerate(speakers)],
+                          timeout=PATIENCE)  # fmt: skip
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        return Finding("network", WRONG, f"the nodes do not reach one another ({line}); open all ports between them")
+    finally:
+        for one in speakers:
+            ray.kill(one)
+    rate = ROUNDS * 4 * NUMBERS / max(seconds)
+    return Finding("network", FINE, f"{len(nodes)} nodes add up {size(4 * NUMBERS)} at {size(int(rate))} a second")
+
+
+def space(where: str, folder: Path, free: int) -> Finding:
+    if free < SPARE:
+        return Finding(where, WRONG, f"{folder}: {size(free)} are free; free some, or take another folder")
+    return Finding(where, FINE, f"{folder}: can be written, {size(free)} free")
+
+
+def shared_memory(where: str, free: int) -> Finding:
+    if free < SHARED_MEMORY:
+        slower = f"/dev/shm: {size(free)} free, so that workers of one machine are slower"
+        return Finding(where, WRONG, f"{slower}; give it more (docker run --shm-size=1g)")
+    return Finding(where, FINE, f"/dev/shm: {size(free)} free")
+
+
+def data_finding(where: str, data: str, missing: str | None) -> Finding:
+    return Finding(where, WRONG if missing else FINE, f"data={data}: {missing or 'is there'}")
+
+
+def _free(path: str) -> int:
+    """Bytes that are free where this lies; none where it is not there."""
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return 0
+
+
+def text(findings: Sequence[Finding], again: str) -> str:
+    """A line for each, and how to look again."""
+    rows = [{"": f"  {one.state}", " ": one.what, "  ": one.told} for one in findings]
+    wrong = sum(one.state == WRONG for one in findings)
+    verdict = "nothing is wrong" if not wrong else f"{wrong} of {len(findings)} wrong; look again with `{again}`"
+    return f"{table(rows, heads=False)}\n\n{verdict}"
+
+
+def code_of(findings: Sequence[Finding]) -> int:
+    return SURROUNDINGS if any(one.state == WRONG for one in findings) else 0

@@ -1,0 +1,94 @@
+"""`troupe check`: everything that is wrong, at once, before anything starts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from clusters import Cluster
+from commands import Commands, Done
+
+from trainers.engine.world import free_port
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
+
+
+def findings(done: Done) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(done.out)
+    return found
+
+
+def wrong(done: Done) -> list[str]:
+    return [one["told"] for one in findings(done) if one["state"] == "WRONG"]
+
+
+def test_a_machine_that_has_all_is_told_so(troupe: Commands) -> None:
+    done = troupe.run("check", "dcgan", "data=digits")
+    assert done.code == 0, done
+    assert done.out.endswith("nothing is wrong\n")
+    assert "data=digits: is there" in done.out
+    assert not list((troupe.folder / "runs").glob(".*")), "nothing is left"
+
+
+def test_all_that_this_machine_lacks_is_told_at_once(troupe: Commands) -> None:
+    (troupe.folder / "file").write_text("")
+    done = troupe.run("check", "dcgan", "data=mnist", "workers=64", "batch_size=1024", "--runs-dir", "file/runs",
+                      "--data-dir", "nowhere", "--json")  # fmt: skip
+    assert done.code == 3, done
+    room, runs, data = wrong(done)
+    assert room.startswith("workers=64: needs 64 CPUs, this machine has ")
+    assert runs == "file/runs: cannot be written (Not a directory)"
+    assert data.startswith("data=mnist: is not in nowhere, and would be downloaded; or put its four *-ubyte.gz files")
+    words = troupe.run("check", "dcgan", "wokers=2")
+    assert words.code == 2
+    assert words.mistakes == ["troupe: wokers: no such setting of dcgan; did you mean workers?"]
+
+
+def test_a_cluster_is_looked_at_node_by_node_and_its_nodes_reach_one_another(
+    troupe: Commands, cluster: Cluster
+) -> None:
+    node = cluster.start("--address", cluster.address, cpus=1)
+    try:
+        done = troupe.run("check", "dcgan", "data=digits", "workers=3", "--address", cluster.address, "--json",
+                          environment=cluster.environment)  # fmt: skip
+    finally:
+        node.clean()
+    assert done.code == 0, done
+    assert done.seconds < 30
+    told = [one["told"] for one in findings(done)]
+    assert any(line.startswith(f"{cluster.address}: 2 nodes, token right") for line in told)
+    assert any(line.startswith("3 of 3 CPUs free") for line in told)
+    assert any(line.startswith("2 nodes add up 4.2 MB at ") for line in told), "a real all-reduce"
+
+
+def test_a_node_that_does_not_see_the_runs_and_workers_that_do_not_fit_are_told_together(
+    troupe: Commands, cluster: Cluster
+) -> None:
+    runs = troupe.folder / "runs"
+    runs.mkdir()
+    hidden = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs tmpfs {runs} && exec "$@"', "sh")
+    if troupe.call(*hidden, "true").wait(10).code:
+        pytest.skip("no disk can be mounted here")
+    node = cluster.start("--address", cluster.address, cpus=1, prefix=hidden)
+    try:
+        done = troupe.run("check", "dcgan", "workers=4", "data=mnist", "--data-dir", "nowhere", "--address",
+                          cluster.address, "--json", environment=cluster.environment)  # fmt: skip
+    finally:
+        node.clean()
+    assert done.code == 3, done
+    lines = wrong(done)
+    assert "workers=4: needs 4 CPUs, the cluster has 3" in lines
+    assert f"does not see {runs.resolve()}; put it on a disk that all nodes share" in lines
+    assert sum(line.startswith("data=mnist: is not in nowhere") for line in lines) == 2, "one for each node"
+
+
+def test_an_address_that_does_not_answer_and_a_wrong_token_are_findings(troupe: Commands, cluster: Cluster) -> None:
+    done = troupe.run("check", "--address", f"127.0.0.1:{free_port()}", "--json")
+    assert done.code == 3, done
+    assert "no Ray answers there" in wrong(done)[0]
+    other = {**cluster.environment, "RAY_AUTH_TOKEN": "b" * 64}
+    done = troupe.run("check", "--address", cluster.address, "--json", environment=other)
+    assert done.code == 3, done
+    assert "wants another token" in wrong(done)[0]
+    assert done.seconds < 10
