@@ -55,7 +55,11 @@ def check(command: CheckCommand) -> list[Finding]:
     if command.address is None:
         return [*_versions(), *_machine(config), *_folders(command, config)]
     try:
-        with connect.joined(command.address):
+        with contextlib.ExitStack() as held:
+            nowhere = held.enter_context(open(os.devnull, "w"))  # Ray tells of nodes that leave, in paragraphs
+            held.enter_context(contextlib.redirect_stdout(nowhere))
+            held.enter_context(contextlib.redirect_stderr(nowhere))
+            held.enter_context(connect.joined(command.address))
             return list(_cluster(command, config))
     except TroupeError as error:
         return [Finding("cluster", WRONG, line) for line in error.mistakes]
@@ -127,7 +131,7 @@ def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
     answers, mistakes = _asked(command, config, nodes)
     yield from mistakes
     here = connect.facts_of_node([])
-    for name, (offset, told) in answers.items():
+    for name, offset, told in answers:
         yield from _of_node(name, offset, told, here, command, config)
     if len(nodes) == 1:
         yield Finding("network", UNSEEN, "one node speaks to nobody")
@@ -139,12 +143,12 @@ def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
 
 def _asked(
     command: CheckCommand, config: Config | None, nodes: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, tuple[float, dict[str, Any]]], list[Finding]]:
-    """What each node answers, by its address, with how far its clock is ahead; and which do not answer."""
+) -> tuple[list[tuple[str, float, dict[str, Any]]], list[Finding]]:
+    """What each node answers, with its address and how far its clock is away; and which do not answer."""
     import ray
 
-    answers: dict[str, tuple[float, dict[str, Any]]] = {}
-    mistakes = []
+    answers: list[tuple[str, float, dict[str, Any]]] = []
+    mistakes: list[Finding] = []
     if mistake := checks.writable(command.runs_dir):
         mistakes.append(Finding("runs", WRONG, f"this machine: {mistake}"))
     mark = command.runs_dir.resolve() / f".seen-{uuid.uuid4().hex}"
@@ -154,15 +158,16 @@ def _asked(
     try:
         look = ray.remote(num_cpus=0)(_looked)
         sent = time.time()
-        asked = {
-            node["NodeManagerAddress"]: look.options(scheduling_strategy=_at(node)).remote(
+        asked = [
+            look.options(scheduling_strategy=_at(node)).remote(
                 str(mark), str(command.runs_dir.resolve()), data, worker_environment()
             )
             for node in nodes
-        }
-        done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=PATIENCE)
+        ]
+        done, _ = ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
         came = time.time()
-        for name, ref in asked.items():
+        for node, ref in zip(nodes, asked, strict=True):
+            name = str(node["NodeManagerAddress"])
             if ref not in done:
                 mistakes.append(Finding(name, WRONG, f"does not answer within {PATIENCE:.0f} s; look at `ray status`"))
                 continue
@@ -172,7 +177,7 @@ def _asked(
                 line = str(error).strip().splitlines()[-1]
                 mistakes.append(Finding(name, WRONG, f"cannot run troupe ({line}); install it there"))
                 continue
-            answers[name] = (max(sent - told["clock"], told["clock"] - came, 0.0), told)
+            answers.append((name, max(sent - told["clock"], told["clock"] - came, 0.0), told))
     finally:
         with contextlib.suppress(OSError):
             mark.unlink(missing_ok=True)

@@ -20,9 +20,9 @@ from cluster.environment import start_anew
 from cluster.help import help_text
 from cluster.show import ROWS, Progress, from_here, lines_of, paragraphs, table, tell, width_of
 from cluster.words import Words
-from trainers import __version__
 from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR
+from trainers.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

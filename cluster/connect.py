@@ -249,13 +249,13 @@ def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
     import platform
     from importlib import metadata
 
-    import trainers
+    from trainers.version import __version__
 
     def version(package: str) -> str:
         try:
             return metadata.version(package)
         except metadata.PackageNotFoundError:  # troupe itself may have been sent there
-            return trainers.__version__ if package == "troupe" else ""
+            return __version__ if package == "troupe" else ""
 
     return {
         "Python": ".".join(platform.python_version_tuple()[:2]),

@@ -26,9 +26,9 @@ import searchspaces
 import trainers
 from cluster.connect import token
 from cluster.show import duration, size
-from trainers import __version__
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.runfolder import check_name
+from trainers.version import __version__
 
 PACKAGES = (cluster, trainers, searchspaces)
 LEFT_OUT = ("__pycache__", "*.pyc")

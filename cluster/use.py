@@ -16,7 +16,7 @@ from typing import Any
 from cluster import checks, leaderboard
 from cluster.leaderboard import Search
 from cluster.show import duration, size
-from trainers import __version__, registry
+from trainers import registry
 from trainers.data import imagefolder, sources
 from trainers.engine import checkpoint, durable, pictures, processor, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
@@ -24,6 +24,7 @@ from trainers.engine.paths import expanded
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.streams import GRID_SEED
 from trainers.run import open_for
+from trainers.version import __version__
 
 LIBRARIES = ("torch", "torchvision", "ray", "numpy", "pillow", "pydantic", "tensorboardX", "safetensors")
 

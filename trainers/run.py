@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainers import __version__, registry
+from trainers import registry
 from trainers.data.sources import open_data
 from trainers.engine import processor
 from trainers.engine.config import Config
@@ -18,6 +18,7 @@ from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, TroupeError
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import plain
+from trainers.version import __version__
 
 if TYPE_CHECKING:  # torch is not loaded before a run starts
     from trainers.engine.world import World

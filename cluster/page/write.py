@@ -23,10 +23,10 @@ from urllib.parse import quote
 
 from cluster.page.collect import Collected
 from cluster.page.runs import Read
-from trainers import __version__
 from trainers.engine import checkpoint, durable
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.settings import show_value
+from trainers.version import __version__
 
 SCRIPTS = ("page.js", "toolbox.js", "tables.js", "plots.js", "parallel.js", "pictures.js", "start.js")
 PICTURES = "pictures"  # the folder of copies

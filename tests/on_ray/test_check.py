@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from clusters import Cluster
-from commands import Commands, Done
+from commands import Commands, Done, until
 
 from trainers.engine.world import free_port
 
@@ -21,6 +21,16 @@ def findings(done: Done) -> list[dict[str, Any]]:
 
 def wrong(done: Done) -> list[str]:
     return [one["told"] for one in findings(done) if one["state"] == "WRONG"]
+
+
+def alone(troupe: Commands, cluster: Cluster) -> None:
+    """Wait until the cluster has noticed that a second node is gone."""
+
+    def told() -> bool:
+        done = troupe.run("check", "--address", cluster.address, "--json", environment=cluster.environment)
+        return any(": 1 node, " in one["told"] for one in findings(done))
+
+    until(told, "the head is alone", 60)
 
 
 def test_a_machine_that_has_all_is_told_so(troupe: Commands) -> None:
@@ -54,6 +64,7 @@ def test_a_cluster_is_looked_at_node_by_node_and_its_nodes_reach_one_another(
                           environment=cluster.environment)  # fmt: skip
     finally:
         node.clean()
+    alone(troupe, cluster)
     assert done.code == 0, done
     assert done.seconds < 30
     told = [one["told"] for one in findings(done)]
@@ -76,6 +87,7 @@ def test_a_node_that_does_not_see_the_runs_and_workers_that_do_not_fit_are_told_
                           cluster.address, "--json", environment=cluster.environment)  # fmt: skip
     finally:
         node.clean()
+    alone(troupe, cluster)
     assert done.code == 3, done
     lines = wrong(done)
     assert "workers=4: needs 4 CPUs, the cluster has 3" in lines
