@@ -279,7 +279,7 @@ def submit(said: Words) -> Answer | None:
             inner.names[0] if inner.names else None, inner.again("name", "families", "config"),
             inner.options.get("name"), inner.options.get("resume"), inner.families,
             inner.path("config", "") if inner.has("config") else None, inner.options.get("runs-dir"),
-            said.has("install"),
+            typed.to_check(inner), said.has("install"), said.has("unchecked"),
         ), Progress(sys.stderr).say,
     )  # fmt: skip
     if said.has("follow"):
@@ -305,12 +305,17 @@ def check(said: Words) -> Answer | None:
 
     if said.mistakes:
         return None
-    found = look.check(
-        look.CheckCommand(
-            said.options.get("address"), said.names[0] if said.names else None, said.settings,
-            said.path("runs-dir", "runs"), said.path("data-dir", DATA_DIR), said.families,
-        )
+    address = said.options.get("address", "")
+    wanted = look.CheckCommand(
+        address or None, said.names[0] if said.names else None, said.settings, said.path("runs-dir", "runs"),
+        said.path("data-dir", DATA_DIR), said.families,
     )  # fmt: skip
+    if address.startswith(("http://", "https://")):
+        from cluster import jobs
+
+        found = jobs.check(address, wanted, said.again("address", "families", "json", "debug"))
+    else:
+        found = look.check(wanted)
     again = " ".join(["troupe check", *said.again("json", "debug")])
     return [one._asdict() for one in found], look.text(found, again), look.code_of(found)
 

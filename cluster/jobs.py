@@ -10,12 +10,14 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import tempfile
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any
 import cluster
 import searchspaces
 import trainers
+from cluster.check import WRONG, CheckCommand, Finding
 from cluster.connect import token
 from cluster.show import duration, size
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
@@ -35,6 +38,7 @@ LEFT_OUT = ("__pycache__", "*.pyc")
 PATIENCE = 2.0  # seconds for the dashboard to answer
 LOOK = 1.0  # seconds between looks at a job
 AT_START = 30.0  # seconds for a cluster that has just begun
+TO_LOOK = 90.0  # seconds for a check, with what the cluster may have to install for it
 SAVING = 1800  # seconds that a job has to save after a stop; Ray alone gives 3
 LARGE = 512 << 20  # bytes that Ray takes of one folder
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -55,7 +59,9 @@ class SubmitCommand:
     families: tuple[Path, ...]
     config: Path | None
     runs_dir: str | None
+    to_check: tuple[str, ...] = ()  # family, settings and folder of data, as `troupe check` takes them
     install: bool = False
+    unchecked: bool = False
 
 
 def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]:
@@ -83,18 +89,72 @@ def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]
         say(f"sending {size(sent)} to {command.address}")
         known = [] if command.resume else ["--name", name]
         line = ["python", "-m", "cluster.cli", command.verb, *command.words, *known, *inside, "--address", "auto"]
-        environment: dict[str, Any] = {
-            "py_modules": [str(Path(folder) / package.__name__) for package in PACKAGES],
-            "working_dir": str(Path(folder) / "with"),
-            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(SAVING)},
-        }
+        environment = _environment(Path(folder))
         if command.install:
             environment["pip"] = requirements()
+        if not command.unchecked:
+            say("looking whether the cluster has what it needs")
+            words = [*command.to_check, "--runs-dir", str(command.runs_dir), *_families(inside)]
+            if wrong := [one for one in look(client, environment, words) if one["state"] == WRONG]:
+                lines = [f"{one['what']}: {one['told']}" for one in wrong]
+                raise TroupeError([*lines, "nothing was submitted (--unchecked does not look)"], SURROUNDINGS)
         job = _sent(client, {
             "entrypoint": shlex.join(line), "submission_id": name if not before else f"{name}.{len(before) + 1}",
             "runtime_env": environment, "metadata": {"troupe": __version__, "run": name, "verb": command.verb},
         })  # fmt: skip
     return {"name": name, "job": job, "address": command.address, "bytes": sent}
+
+
+def look(client: Any, environment: Mapping[str, Any], words: Sequence[str]) -> list[dict[str, Any]]:
+    """What `troupe check` finds on the cluster, as a job that is forgotten afterwards."""
+    line = ["python", "-m", "cluster.cli", "check", *words, "--address", "auto", "--json"]
+    job = _sent(client, {"entrypoint": shlex.join(line), "submission_id": f"check-{uuid.uuid4().hex[:12]}",
+                         "runtime_env": dict(environment)})  # fmt: skip
+    until = time.monotonic() + TO_LOOK
+    while (state := client.get_job_status(job).value) not in ENDED and time.monotonic() < until:
+        time.sleep(LOOK / 4)
+    printed = str(client.get_job_logs(job))
+    details = client.get_job_info(job)
+    with contextlib.suppress(Exception):
+        client.stop_job(job) if state not in ENDED else client.delete_job(job)
+    start = re.search(r"^\[$", printed, re.MULTILINE)
+    if start is not None:
+        with contextlib.suppress(ValueError):
+            found: list[dict[str, Any]] = json.JSONDecoder().raw_decode(printed[start.start() :])[0]
+            return found
+    lines = [line for line in (printed.strip() or details.message or "").splitlines() if line.strip()]
+    told = lines[-1] if lines else f"still {state.lower()} after {TO_LOOK:.0f} s"
+    if "ModuleNotFoundError" in told:
+        told += "; --install adds what is missing there"
+    return [{"what": "cluster", "state": WRONG, "told": f"cannot carry out troupe ({told})"}]
+
+
+def check(address: str, command: CheckCommand, words: Sequence[str]) -> list[Finding]:
+    """`troupe check` through a dashboard: of the cluster behind it, with these packages."""
+    try:
+        client = reach(address)
+    except TroupeError as error:
+        if error.code == WORDS:
+            raise
+        return [Finding("cluster", WRONG, line) for line in error.mistakes]
+    with tempfile.TemporaryDirectory() as folder:
+        sending = SubmitCommand(address, "check", None, (), None, None, command.families, None, None)
+        _, inside = _gathered(sending, Path(folder))
+        return [Finding(**one) for one in look(client, _environment(Path(folder)), [*words, *inside])]
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """What a job runs with, from what was gathered in a folder."""
+    return {
+        "py_modules": [str(folder / package.__name__) for package in PACKAGES], "working_dir": str(folder / "with"),
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(SAVING)},
+    }  # fmt: skip
+
+
+def _families(inside: Sequence[str]) -> list[str]:
+    """Of the words that name what was sent, those that name families."""
+    pairs = zip(inside[::2], inside[1::2], strict=True)
+    return [word for name, value in pairs if name == "--families" for word in (name, value)]
 
 
 def _sent(client: Any, job: Mapping[str, Any]) -> str:
@@ -149,13 +209,13 @@ def reach(address: str) -> Any:
     import ray
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of each upload
-
     if there != ray.__version__:
         raise TroupeError(
             f"--address {address}: runs Ray {there}, this machine has {ray.__version__}; install the same", SURROUNDINGS
         )
-    return JobSubmissionClient(address, headers=headers)
+    client = JobSubmissionClient(address, headers=headers)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of each upload
+    return client
 
 
 def all_jobs(client: Any) -> list[dict[str, Any]]:
@@ -240,7 +300,6 @@ def why(job: Mapping[str, Any]) -> str:
 
 def requirements() -> list[str]:
     """What the packages need, in the versions that are here, for a cluster whose nodes lack some of it."""
-    import re
     from importlib import metadata
 
     needed = [

@@ -26,7 +26,6 @@ from cluster.worker import write_to
 from trainers.engine import checkpoint
 from trainers.engine.control import Control
 from trainers.engine.errors import FAILED, SURROUNDINGS, Stopped, TroupeError, of_worker
-from trainers.engine.events import EventFile
 from trainers.engine.runfolder import STOP_FILE, TRIALS, RunFolder, begun
 from trainers.run import Plan, run
 
@@ -139,6 +138,8 @@ class Trial(tune.Trainable):
                 raise self.mistake
             plan = Plan.of(self.folder, Path(self.shared["data_dir"]), tuple(map(Path, self.shared["families"])))
             varied = {name: value for name, value in self.config.items() if name != SHARED}
+            from trainers.engine.events import EventFile  # imports torch, which the driver need not
+
             with checkpoint.writing(self.folder.path):
                 EventFile(self.folder.path, 0, ".settings").settings(varied, self.shared["metric"])
             result = self._here(plan) if int(plan.settings["workers"]) == 1 else self._beside(plan)

@@ -49,3 +49,11 @@ def prepare_elsewhere(inner: Words, runs: Path) -> None:
         prepare.prepare(command)
     else:
         prepare_search.prepare(replace(search_command(inner, runs), name=None, address="auto"))
+
+
+def to_check(inner: Words) -> tuple[str, ...]:
+    """What `troupe check` should look at for a command that is carried out on a cluster."""
+    data = ("--data-dir", inner.options["data-dir"]) if inner.has("data-dir") else ()
+    if inner.verb != "train" or not inner.names or inner.has("config"):  # a search's words are no settings
+        return data
+    return (inner.names[0], *(f"{key}={value}" for key, value in inner.settings.items()), *data)

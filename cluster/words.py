@@ -147,6 +147,7 @@ VERBS = {
             DASHBOARD,
             Option("install", "", "let the cluster install what it lacks, in the versions that are here"),
             Option("follow", "", "show what the job prints until it has ended; its exit code is the command's"),
+            Option("unchecked", "", "do not look first whether the cluster has what it needs"),
             JSON, DEBUG,
         ),
         "troupe submit train dcgan data=digits workers=4 --runs-dir /shared/runs --address http://HEAD:8265",
@@ -156,7 +157,10 @@ VERBS = {
     ),
     "check": Verb(
         "look whether this machine, or a Ray cluster, has what a run needs", ("FAMILY?",), True,
-        (ADDRESS, RUNS, DATA, FAMILIES, JSON, DEBUG),
+        (
+            Option("address", "ADDRESS", "of the Ray cluster at this address, HEAD:6379, or behind http://HEAD:8265"),
+            RUNS, DATA, FAMILIES, JSON, DEBUG,
+        ),
         "troupe check dcgan data=mnist workers=4 --address HEAD:6379 --runs-dir /shared/runs",
     ),
     "stop": Verb(

@@ -95,11 +95,30 @@ def test_a_search_a_family_and_a_config_of_ones_own_are_sent(troupe: Commands, h
 
 
 def test_a_job_that_fails_fails_the_command_that_follows_it(troupe: Commands, head: Cluster) -> None:
-    done = troupe.run("submit", "train", *RECIPE, "steps=5", "workers=4", "--name", "wide", "--runs-dir",
-                      str(troupe.folder / "there"), "--address", head.dashboard, "--follow", seconds=60,
+    done = troupe.run("submit", "train", *RECIPE, "steps=50", "learning_rate=1e30", "--name", "wild", "--runs-dir",
+                      str(troupe.folder / "there"), "--address", head.dashboard, "--follow", "--unchecked", seconds=60,
+                      environment=head.environment)  # fmt: skip
+    assert done.code == 1, done
+    assert "is not finite" in done.out
+
+
+def test_what_the_cluster_lacks_is_told_before_anything_is_submitted(troupe: Commands, head: Cluster) -> None:
+    where = ("--runs-dir", "/proc/runs", "--data-dir", "/nowhere", "--address", head.dashboard)
+    words = ("data=mnist", "workers=4", "batch_size=64")
+    done = troupe.run("submit", "train", "dcgan", *words, *where, "--name", "wide", seconds=60,
                       environment=head.environment)  # fmt: skip
     assert done.code == 3, done
-    assert "workers=4: needs 4 CPUs, the cluster has 2" in done.out
+    lines = done.mistakes[2:]  # after what was sent, and what is looked at
+    assert "troupe: room: workers=4: needs 4 CPUs, the cluster has 2" in lines
+    assert any("/proc/runs" in line for line in lines)
+    assert any("data=mnist: is not in /nowhere" in line for line in lines)
+    assert lines[-1] == "troupe: nothing was submitted (--unchecked does not look)"
+    looked = troupe.run("check", "dcgan", *words, *where, seconds=60, environment=head.environment)
+    assert looked.code == 3, looked
+    assert re.search(r"WRONG +room +workers=4: needs 4 CPUs", looked.out)
+    assert looked.err == "", "and nothing of Ray's own"
+    listed = troupe.run("jobs", "--json", "--address", head.dashboard, environment=head.environment)
+    assert [job["name"] for job in json.loads(listed.out) if job["name"] == "wide"] == []
 
 
 def test_wrong_words_addresses_and_tokens_are_told_in_a_line_each(troupe: Commands, head: Cluster) -> None:
