@@ -213,9 +213,9 @@ def reach(address: str) -> Any:
         raise TroupeError(
             f"--address {address}: runs Ray {there}, this machine has {ray.__version__}; install the same", SURROUNDINGS
         )
-    client = JobSubmissionClient(address, headers=headers)
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of each upload
-    return client
+    for talker in ("dashboard_sdk", "job.sdk"):  # they tell of each upload, and set their levels themselves
+        logging.getLogger(f"ray.dashboard.modules.{talker}").setLevel(logging.ERROR)
+    return JobSubmissionClient(address, headers=headers)
 
 
 def all_jobs(client: Any) -> list[dict[str, Any]]:
