@@ -18,6 +18,7 @@ from trainers.run import Plan
 
 POLL = 0.1  # seconds between looks at results
 STATUS = 0.25  # seconds between looks at the workers
+SILENCE_AT_START = 45.0  # seconds until then without any answer
 PATIENCE_AT_START = 300.0  # seconds until the first micro-batch: imports, data, compiling
 GRACE = 10.0  # seconds for the other workers to end, or to say who is guilty, once one has ended
 
@@ -66,9 +67,13 @@ class Group(Protocol):
 
 def hung_worker(looks: Sequence[Look], limit: float) -> int | None:
     """The worker that hangs: one that should be busy but shows no progress; never one that waits for others."""
+    begun = [look.microbatches > 1 for look in looks]
+    allowed = [max(limit, 10 * look.slowest) for look in looks]
+    for rank, look in enumerate(looks):  # who waits for it at the start is not known to wait: it is blamed first
+        if look.silent > (allowed[rank] if begun[rank] else max(limit, SILENCE_AT_START)):
+            return rank
     for rank, look in enumerate(looks):
-        allowed = max(limit, 10 * look.slowest) if look.microbatches > 1 else max(limit, PATIENCE_AT_START)
-        if look.silent > allowed or (look.idle > allowed and not look.waiting):
+        if look.idle > (allowed[rank] if begun[rank] else max(limit, PATIENCE_AT_START)) and not look.waiting:
             return rank
     everyone_waits = bool(looks) and all(look.waiting for look in looks)
     if everyone_waits and min(look.idle for look in looks) > max(limit, PATIENCE_AT_START):

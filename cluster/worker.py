@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import struct
 import sys
 import threading
 import time
@@ -17,6 +19,9 @@ from trainers.engine.control import Control
 from trainers.engine.errors import PeerLost, TroupeError, of_worker
 from trainers.engine.runfolder import RunFolder, begun
 from trainers.run import Plan, run
+
+INTERFACE = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+GET_ADDRESS = 0x8915  # SIOCGIFADDR of Linux
 
 
 class Worker:
@@ -64,6 +69,9 @@ class Worker:
 
         self._clear(held_for)
         log = RunFolder(plan.folder).log(rank)
+        if name := interface_of(ray.util.get_node_ip_address()):  # type: ignore[no-untyped-call]
+            for variable in INTERFACE:  # where a host's name means loopback, they would listen there, and nowhere else
+                os.environ.setdefault(variable, name)
         try:
             write_to(log)
             print(begun(rank, size), flush=True)
@@ -108,6 +116,19 @@ class Worker:
     def stop(self) -> None:
         """Ask the run to save and stop at the next moment at which all workers can."""
         self.control.stop_requested = True
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface that has this IPv4 address, or None."""
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # it has no such address
+                answer = fcntl.ioctl(asking.fileno(), GET_ADDRESS, struct.pack("256s", name[:15].encode()))
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    return name
+    return None
 
 
 def write_to(log: Any) -> None:

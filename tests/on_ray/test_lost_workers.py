@@ -102,6 +102,26 @@ def test_a_worker_that_stops_answering_is_ended_in_time_and_the_run_goes_on(
     assert_same_run(run, straight.path("run"))
 
 
+def test_a_worker_that_stops_at_the_start_is_seen_within_a_minute_and_named(
+    troupe: Commands, straight: Commands
+) -> None:
+    """Worker 1 is stopped before both have met; worker 0, which waits for it, is not to blame."""
+    run = troupe.path("run")
+    command = troupe.start("train", *WORDS, STEPS, "workers=2", "hang_after=10", "--name", "run")
+    until(lambda: (run / "logs" / "rank_1.log").exists() and "process" in (run / "logs" / "rank_1.log").read_text(),
+          "worker 1 begins", 60)  # fmt: skip
+    victim = process_of(run, 1)
+    os.kill(victim, signal.SIGSTOP)
+    stopped = time.monotonic()
+    until(lambda: "restart 1 of 3" in command.out.read_text(), "the worker that does not answer is seen", 70)
+    assert time.monotonic() - stopped < 60
+    done = command.wait(90)
+    assert done.code == 0, done
+    (line,) = [line for line in done.out.splitlines() if "restart" in line]
+    assert re.match(r"troupe: worker 1 does not answer since \d+s; going on from the newest checkpoint", line)
+    assert_same_run(run, straight.path("run"))
+
+
 def test_a_killed_driver_leaves_a_run_that_goes_on_at_once(troupe: Commands, straight: Commands) -> None:
     run = troupe.path("run")
     command = troupe.start("train", *WORDS, STEPS, SLOW, "workers=2", "--name", "run")

@@ -12,12 +12,25 @@ import pytest
 from cluster import group
 from cluster.group import PATIENCE_AT_START, Look, Lost, guilty, hung_worker, supervise
 from cluster.show import Progress
-from cluster.worker import Worker
+from cluster.worker import Worker, interface_of
 from trainers.engine.errors import CONFLICT, FAILED, STOPPED, PeerLost, Stopped, TroupeError
 
 BUSY = Look(silent=0.1, microbatches=100, idle=0.5, slowest=0.4, waiting=False)
 WAITING = BUSY._replace(idle=1000.0, waiting=True)
 RESULT = {"name": "mine", "steps": 4}
+
+
+def test_the_interface_that_has_an_address_is_found() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("203.0.113.7") is None
+
+
+def test_a_worker_that_stops_at_the_start_is_seen_within_a_minute_and_not_the_one_that_waits_for_it() -> None:
+    meeting = Look(silent=0.1, microbatches=0, idle=50.0, slowest=0.0, waiting=False)
+    stopped = meeting._replace(silent=50.0)
+    assert hung_worker([meeting, stopped], 10.0) == 1
+    assert hung_worker([meeting, meeting], 10.0) is None, "imports, data and compiling may take minutes"
+    assert hung_worker([meeting, stopped._replace(silent=40.0)], 10.0) is None
 
 
 class Dummy:
