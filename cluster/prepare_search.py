@@ -24,6 +24,11 @@ TRIALS_AT_MOST = 20  # points, where nobody says
 SCHEDULERS = ("fifo", "asha", "pbt", "pb2")
 ALGORITHMS = ("random", "grid", "optuna")
 
+UNEQUAL = (
+    "asha compares trials, and may stop a point with one seed and not with another; its mean is then of unequal steps "
+    "(--scheduler fifo lets all go to their end)"
+)
+
 
 @dataclass(frozen=True)
 class SearchCommand:
@@ -262,4 +267,6 @@ def _notes(
     part = where.fixed.get("evaluate_on")
     on = " on a tenth of the training part that is held out (evaluate_on=validation)" if part == "validation" else ""
     notes.append(f"comparing by {told['metric']} ({told['mode']}){why}{on}")
+    if told["seeds"] and told["scheduler"] == "asha":
+        notes.append(UNEQUAL)
     return notes

@@ -145,3 +145,11 @@ def test_a_metric_that_is_not_finite_is_no_value_and_fails_its_trial_alone(
     one.changed(record, True)
     assert (record.state, record.reason) == (FAILED, f"eval_x is {value} at step 6")
     assert not one.stop_requested(), "the others may do better"
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "fifo"])
+def test_a_mean_over_seeds_of_which_one_may_be_stopped_is_told(tmp_path: Path, scheduler: str) -> None:
+    words = {"learning_rate": "0.1,0.2", "seed": "1,2"}
+    command = SearchCommand("classifier", words, space="none", scheduler=scheduler, runs_dir=tmp_path)
+    told = [note for note in prepare_search.prepare(command).notes if note.startswith("asha compares trials")]
+    assert len(told) == (scheduler == "asha")
