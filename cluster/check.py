@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import checks, connect
-from cluster.environment import environment, worker_environment
 from cluster.show import size, table
 from trainers import registry
 from trainers.data import sources
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 
-FINE, WRONG, UNSEEN = "fine", "WRONG", "not looked at"
+FINE, WRONG, UNSEEN, NOTE = "fine", "WRONG", "not looked at", "note"
 PATIENCE = 20.0  # seconds for the nodes to answer
 CLOCKS = 2.0  # seconds that clocks may differ
 SHARED_MEMORY = 64 << 20  # bytes free in /dev/shm
@@ -117,7 +116,7 @@ def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    yield Finding("cluster", FINE, f"{command.address}: {len(nodes)} node{'s' if len(nodes) != 1 else ''}, token right")
+    yield Finding("cluster", FINE, f"{command.address}: {len(nodes)} node{'s' if len(nodes) != 1 else ''}")
     have = {kind: sum(node["Resources"].get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
     free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     now = ", ".join(f"{free.get(kind, 0):.0f} of {count:.0f} {kind}s free" for kind, count in have.items())
@@ -135,7 +134,9 @@ def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
         yield from _of_node(name, offset, told, here, command, config)
     if len(nodes) == 1:
         yield Finding("network", UNSEEN, "one node speaks to nobody")
-    elif not mistakes:
+    elif mistakes:
+        yield Finding("network", UNSEEN, "not before the nodes answer")
+    else:
         yield _network(nodes)
     if have["GPU"]:
         yield Finding("NCCL", UNSEEN, "it would take a GPU of each node from whoever waits for one")
@@ -159,9 +160,7 @@ def _asked(
         look = ray.remote(num_cpus=0)(_looked)
         sent = time.time()
         asked = [
-            look.options(scheduling_strategy=_at(node)).remote(
-                str(mark), str(command.runs_dir.resolve()), data, worker_environment()
-            )
+            look.options(scheduling_strategy=_at(node)).remote(str(mark), str(command.runs_dir.resolve()), data)
             for node in nodes
         ]
         done, _ = ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
@@ -190,7 +189,7 @@ def _at(node: Mapping[str, Any]) -> Any:
     return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
 
 
-def _looked(mark: str, runs: str, data: Any, variables: Mapping[str, str]) -> dict[str, Any]:
+def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
     """Carried out on a node: what it is like."""
     missing = None
     if data is not None:
@@ -198,11 +197,10 @@ def _looked(mark: str, runs: str, data: Any, variables: Mapping[str, str]) -> di
             missing = sources.missing(data[0], Path(data[1]), [Path(path) for path in data[2]])
         except TroupeError as error:
             missing = error.mistakes[0]
-    with environment(variables):
-        return {
-            **connect.facts_of_node([mark]), "clock": time.time(), "writable": os.access(runs, os.W_OK),
-            "space": _free(runs), "shared memory": _free("/dev/shm"), "data": missing,
-        }  # fmt: skip
+    return {
+        **connect.facts_of_node([mark]), "clock": time.time(), "writable": os.access(runs, os.W_OK),
+        "space": _free(runs), "shared memory": _free("/dev/shm"), "data": missing,
+    }  # fmt: skip
 
 
 def _of_node(
@@ -275,12 +273,13 @@ def space(where: str, folder: Path, free: int) -> Finding:
 def shared_memory(where: str, free: int) -> Finding:
     if free < SHARED_MEMORY:
         slower = f"/dev/shm: {size(free)} free, so that workers of one machine are slower"
-        return Finding(where, WRONG, f"{slower}; give it more (docker run --shm-size=1g)")
+        return Finding(where, NOTE, f"{slower}; give it more (docker run --shm-size=1g)")
     return Finding(where, FINE, f"/dev/shm: {size(free)} free")
 
 
 def data_finding(where: str, data: str, missing: str | None) -> Finding:
-    return Finding(where, WRONG if missing else FINE, f"data={data}: {missing or 'is there'}")
+    state = FINE if missing is None else NOTE if sources.FETCHED in missing else WRONG
+    return Finding(where, state, f"data={data}: {missing or 'is there'}")
 
 
 def _free(path: str) -> int:

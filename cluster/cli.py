@@ -6,12 +6,11 @@ import atexit
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from cluster import typed
@@ -19,6 +18,7 @@ from cluster import words as grammar
 from cluster.environment import start_anew
 from cluster.help import help_text
 from cluster.show import ROWS, Progress, from_here, lines_of, paragraphs, table, tell, width_of
+from cluster.typed import Answer
 from cluster.words import Words
 from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR
@@ -91,15 +91,12 @@ def written(text: str, code: int) -> int:
     return code
 
 
-Answer = tuple[Any, str, int]  # for --json, for people, exit code
-
-
 def train(said: Words) -> Answer | None:
     from cluster import launch, prepare
 
     wanted = typed.train_command(said, said.path("runs-dir", "runs"))
     if said.mistakes:  # words that the parser found wrong, with those that only the family can
-        _add_mistakes(said, lambda: prepare.prepare(wanted))
+        typed.add_mistakes(said, lambda: prepare.prepare(wanted))
         return None
     if said.has("dry-run"):
         return dry_run(prepare.dry_run(wanted))
@@ -112,7 +109,7 @@ def search(said: Words) -> Answer | None:
 
     wanted = typed.search_command(said, said.path("runs-dir", "runs"))
     if said.mistakes:
-        _add_mistakes(said, lambda: prepare_search.prepare(wanted))
+        typed.add_mistakes(said, lambda: prepare_search.prepare(wanted))
         return None
     if said.has("dry-run"):
         expected = searching.dry_run(wanted)
@@ -129,7 +126,7 @@ def verify(said: Words) -> Answer | None:
     )
     if said.mistakes:
         if wanted.family:
-            _add_mistakes(said, lambda: proof.prepare(wanted))
+            typed.add_mistakes(said, lambda: proof.prepare(wanted))
         return None
     if said.has("dry-run"):
         return dry_run(proof.dry_run(wanted))
@@ -148,7 +145,7 @@ def evaluate(said: Words) -> Answer | None:
     )  # fmt: skip
     if said.mistakes:
         if wanted.name:
-            _add_mistakes(said, lambda: verdict.prepare(wanted))
+            typed.add_mistakes(said, lambda: verdict.prepare(wanted))
         return None
     progress = Progress(sys.stderr)
     result = verdict.evaluate(wanted, progress.doing)
@@ -163,7 +160,7 @@ def sample(said: Words) -> Answer | None:
     top = said.number("top", 1, 1)
     if said.mistakes:
         if said.names and said.settings:
-            _add_mistakes(said, lambda: use.asked_of(said.names[0], runs, said.families, said.settings, count))
+            typed.add_mistakes(said, lambda: use.asked_of(said.names[0], runs, said.families, said.settings, count))
         return None
     out = said.path("out", "") if said.has("out") else None
     if said.has("top"):
@@ -229,16 +226,21 @@ def stop(said: Words) -> Answer | None:
         return None
     say = Progress(sys.stderr).say
     if said.has("address"):
-        from cluster import jobs
+        from cluster import dashboard
 
-        job = jobs.stop(jobs.reach(said.options["address"]), said.names[0], say)
-        return job, f"{jobs.why(job)}; go on with `{job['resume']}`", 0
+        job = dashboard.reach(said.options["address"]).stop(said.names[0], say)
+        ended = job["saved"] or job["state"] == "SUCCEEDED"
+        return (
+            job,
+            dashboard.why(job) + (f"; go on with `{job['resume']}`" if job["saved"] else ""),
+            0 if ended else FAILED,
+        )
     result = follow.stop(said.path("runs-dir", "runs"), said.names[0], say)
     return result, follow.text(result), 0
 
 
 def logs(said: Words) -> Answer | None:
-    from cluster import follow
+    from cluster import follow, remote
 
     rank = said.number("rank", 0, 0) if said.has("rank") else None
     if rank is not None and said.has("address"):
@@ -246,58 +248,21 @@ def logs(said: Words) -> Answer | None:
     if said.mistakes:
         return None
     if said.has("address"):
-        return followed(said.options["address"], said.names[0], said.has("follow"))
+        return remote.followed(said.options["address"], said.names[0], said.has("follow"))
     follow.show(follow.logs(said.path("runs-dir", "runs"), said.names[0], rank, said.has("follow")))
     return None
 
 
-def followed(address: str, name: str, to_the_end: bool) -> Answer | None:
-    """What a job prints; where it is followed to its end, its exit code is the command's."""
-    from cluster import follow, jobs
-
-    client = jobs.reach(address)
-    follow.show(jobs.logs(client, name, to_the_end))
-    job = jobs.newest(client, name)
-    return (job, jobs.why(job), jobs.code_of(job)) if to_the_end and job["state"] in jobs.ENDED else None
-
-
 def submit(said: Words) -> Answer | None:
-    from cluster import jobs
+    from cluster import remote
 
-    inner = said.inner
-    if not said.options.get("address") and not os.environ.get(jobs.ADDRESS):
-        said.mistakes.append(jobs.NO_ADDRESS)
-    if inner is not None and inner.names and not inner.has("resume"):  # what is wrong with it is told here
-        with tempfile.TemporaryDirectory() as nowhere:
-            _add_mistakes(said, lambda: typed.prepare_elsewhere(inner, Path(nowhere)))
-            said.mistakes += [line for line in inner.mistakes if line not in said.mistakes]
-    if said.mistakes or inner is None:
-        return None
-    sent = jobs.submit(
-        jobs.SubmitCommand(
-            said.options.get("address") or os.environ[jobs.ADDRESS], inner.verb,
-            inner.names[0] if inner.names else None, inner.again("name", "families", "config"),
-            inner.options.get("name"), inner.options.get("resume"), inner.families,
-            inner.path("config", "") if inner.has("config") else None, inner.options.get("runs-dir"),
-            typed.to_check(inner), said.has("install"), said.has("unchecked"),
-        ), Progress(sys.stderr).say,
-    )  # fmt: skip
-    if said.has("follow"):
-        tell(jobs.text(sent), sys.stderr)
-        return followed(sent["address"], sent["name"], True)
-    return sent, jobs.text(sent), 0
+    return remote.submit(said)
 
 
-def jobs_of(said: Words) -> Answer | None:
-    from cluster import jobs
+def jobs(said: Words) -> Answer | None:
+    from cluster import remote
 
-    address = said.options.get("address") or os.environ.get(jobs.ADDRESS, "")
-    if not address:
-        said.mistakes.append(jobs.NO_ADDRESS)
-    if said.mistakes:
-        return None
-    found = jobs.all_jobs(jobs.reach(address))
-    return found, table(jobs.rows(found), "no jobs; `troupe submit train dcgan data=digits --address ...` sends one"), 0
+    return remote.jobs(said)
 
 
 def check(said: Words) -> Answer | None:
@@ -311,12 +276,15 @@ def check(said: Words) -> Answer | None:
         said.path("data-dir", DATA_DIR), said.families,
     )  # fmt: skip
     if address.startswith(("http://", "https://")):
-        from cluster import jobs
+        if not os.path.isabs(said.options.get("runs-dir", "")):
+            raise TroupeError("--runs-dir: say where the runs lie, a whole path as the cluster sees it", WORDS)
+        from cluster.jobs import check as look_there
 
-        found = jobs.check(address, wanted, said.again("address", "families", "json", "debug"))
+        words = said.again("address", "families", "json", "debug")
+        found = look_there(address, wanted, words, Progress(sys.stderr).say)
     else:
         found = look.check(wanted)
-    again = " ".join(["troupe check", *said.again("json", "debug")])
+    again = f"troupe check {shlex.join(said.again('json', 'debug'))}".strip()
     return [one._asdict() for one in found], look.text(found, again), look.code_of(found)
 
 
@@ -357,7 +325,7 @@ def env(said: Words) -> Answer | None:
 HANDLERS: dict[str, Callable[[Words], Answer | None]] = {
     "train": train, "search": search, "verify": verify, "evaluate": evaluate, "sample": sample, "export": export,
     "report": report, "runs": runs, "stop": stop, "logs": logs, "submit": submit,
-    "jobs": jobs_of, "check": check, "families": families, "datasets": datasets, "env": env,
+    "jobs": jobs, "check": check, "families": families, "datasets": datasets, "env": env,
 }  # fmt: skip
 
 
@@ -374,15 +342,6 @@ def dry_run(resolved: dict[str, Any]) -> Answer:
             parts += ["", f"{title}:", sparkline(resolved[course], min(60, width_of(sys.stdout) - 10))]
     parts += ["", *resolved["remarks"]] if "remarks" in resolved else []
     return resolved, paragraphs("\n".join(parts), ROWS), 0
-
-
-def _add_mistakes(said: Words, prepare: Callable[[], Any]) -> None:
-    """What else is wrong with a command whose words the parser did not all understand."""
-    try:
-        prepare()
-    except TroupeError as error:
-        if error.code == WORDS:
-            said.mistakes += [line for line in error.mistakes if line not in said.mistakes]
 
 
 if __name__ == "__main__":

@@ -266,8 +266,8 @@ def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
 
 def token() -> str:
     """The token that Ray would send, where there is one."""
-    if token := os.environ.get("RAY_AUTH_TOKEN"):
-        return token
+    if mine := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return mine
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return path.read_text().strip()

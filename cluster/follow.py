@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cluster import leaderboard
 from cluster.show import duration
@@ -45,6 +45,9 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> dict[str, Any]:
     try:
         while under_way():
             time.sleep(LOOK)
+            if under_way() and not (path / STOP_FILE).exists():  # a run that begins clears away what is old
+                with checkpoint.writing(path):
+                    (path / STOP_FILE).touch()
             waited = time.monotonic() - begun
             if waited > next_line:
                 next_line = max(5.0, 2 * next_line)
@@ -72,8 +75,10 @@ def text(stopped: dict[str, Any]) -> str:
     """How it ended, in a line."""
     if stopped["finished"]:
         return f"{stopped['name']}: finished before it could be stopped"
+    if not stopped["saved"] and stopped["step"] is None and stopped["resume"].startswith("troupe train"):
+        return f"{stopped['name']}: ended before its first checkpoint"
     where = f" at step {stopped['step']}" if stopped["step"] is not None else ""
-    how = f"stopped and saved{where}" if stopped["saved"] else f"ended without saving; its newest checkpoint is{where}"
+    how = f"stopped and saved{where}" if stopped["saved"] else f"ended without saving, its newest checkpoint{where}"
     return f"{stopped['name']}: {how}; go on with `{stopped['resume']}`"
 
 
@@ -106,13 +111,13 @@ def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[str]
         time.sleep(LOOK)
 
 
-def show(pieces: Iterator[str]) -> None:
+def show(pieces: Iterator[str], stream: TextIO | None = None) -> None:
     """Print pieces as they come. A reader that has gone wanted no more, and Ctrl-C is how one stops looking."""
     try:
         for piece in pieces:
             try:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+                (stream or sys.stdout).write(piece)
+                (stream or sys.stdout).flush()
             except BrokenPipeError:
                 return
             except OSError as error:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cluster.checks import needs
 from cluster.show import Progress, duration
-from trainers.engine.errors import FAILED, SURROUNDINGS, PeerLost, Stopped, TroupeError
+from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, PeerLost, Stopped, TroupeError
 from trainers.run import Plan
 
 POLL = 0.1  # seconds between looks at results
@@ -109,7 +109,9 @@ def supervise(
                 again = f" ({restarts} restarts before)" if restarts else ""
                 raise TroupeError(f"{lost.mistakes[0]}{again}; go on with --resume", FAILED) from None
             if stop_requested():
-                raise Stopped(f"{lost.mistakes[0]} while it was stopped; go on with --resume") from None
+                raise TroupeError(
+                    f"{lost.mistakes[0]} while it was stopped, before it had saved; go on with --resume", STOPPED
+                ) from None
             restarts += 1
             note(lost.mistakes[0])
             progress.say(

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import shlex
 import shutil
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,23 +24,19 @@ import cluster
 import searchspaces
 import trainers
 from cluster.check import WRONG, CheckCommand, Finding
-from cluster.connect import token
+from cluster.dashboard import ENDED, LOOK, Dashboard, first_line, reach
 from cluster.show import duration, size
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.runfolder import check_name
 from trainers.version import __version__
 
 PACKAGES = (cluster, trainers, searchspaces)
-LEFT_OUT = ("__pycache__", "*.pyc")
-PATIENCE = 2.0  # seconds for the dashboard to answer
-LOOK = 1.0  # seconds between looks at a job
+LEFT_OUT = ("__pycache__", "*.pyc", "*.egg-info")
+RUNS = ("settings.json", "search.json")  # what tells a run, or a search
 AT_START = 30.0  # seconds for a cluster that has just begun
-TO_LOOK = 90.0  # seconds for a check, with what the cluster may have to install for it
+TO_LOOK, TO_INSTALL = 90.0, 1800.0  # seconds for a check, and where the cluster first installs what it lacks
 SAVING = 1800  # seconds that a job has to save after a stop; Ray alone gives 3
 LARGE = 512 << 20  # bytes that Ray takes of one folder
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray's own variable for the dashboard's address
-NO_ADDRESS = f"--address: say where the cluster's dashboard is, --address http://HEAD:8265 (or {ADDRESS})"
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,7 @@ class SubmitCommand:
     resume: str | None
     families: tuple[Path, ...]
     config: Path | None
+    space: Path | None
     runs_dir: str | None
     to_check: tuple[str, ...] = ()  # family, settings and folder of data, as `troupe check` takes them
     install: bool = False
@@ -78,8 +72,8 @@ def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]
     if mistakes:
         raise TroupeError(mistakes, WORDS)
     client = reach(command.address)
-    before = [job for job in all_jobs(client) if job["name"] == name]
-    if command.resume is None and before:
+    before = [job for job in client.jobs() if job["name"] == name]
+    if command.resume is None and any(job["state"] != "FAILED" for job in before):
         raise TroupeError(f"--name {name}: a job has this name; go on with `submit {command.verb} --resume {name}`, or "
                           "take another name", CONFLICT)  # fmt: skip
     if running := [job for job in before if job["state"] not in ENDED]:
@@ -95,41 +89,56 @@ def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]
         if not command.unchecked:
             say("looking whether the cluster has what it needs")
             words = [*command.to_check, "--runs-dir", str(command.runs_dir), *_families(inside)]
-            if wrong := [one for one in look(client, environment, words) if one["state"] == WRONG]:
+            if wrong := [one for one in look(client, environment, words, say) if one["state"] == WRONG]:
                 lines = [f"{one['what']}: {one['told']}" for one in wrong]
                 raise TroupeError([*lines, "nothing was submitted (--unchecked does not look)"], SURROUNDINGS)
         job = _sent(client, {
-            "entrypoint": shlex.join(line), "submission_id": name if not before else f"{name}.{len(before) + 1}",
+            "entrypoint": shlex.join(line), "submission_id": _numbered(name, before),
             "runtime_env": environment, "metadata": {"troupe": __version__, "run": name, "verb": command.verb},
         })  # fmt: skip
     return {"name": name, "job": job, "address": command.address, "bytes": sent}
 
 
-def look(client: Any, environment: Mapping[str, Any], words: Sequence[str]) -> list[dict[str, Any]]:
+def _numbered(name: str, before: Sequence[Mapping[str, Any]]) -> str:
+    """The number of the next job of this name: `name`, `name~2`, ... as no run is named."""
+    used = [int(job["job"].rpartition("~")[2]) if "~" in job["job"] else 1 for job in before]
+    return f"{name}~{max(used) + 1}" if used else name
+
+
+def look(
+    client: Dashboard, environment: Mapping[str, Any], words: Sequence[str], say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     """What `troupe check` finds on the cluster, as a job that is forgotten afterwards."""
+    patience = TO_INSTALL if "pip" in environment else TO_LOOK
     line = ["python", "-m", "cluster.cli", "check", *words, "--address", "auto", "--json"]
     job = _sent(client, {"entrypoint": shlex.join(line), "submission_id": f"check-{uuid.uuid4().hex[:12]}",
                          "runtime_env": dict(environment)})  # fmt: skip
-    until = time.monotonic() + TO_LOOK
-    while (state := client.get_job_status(job).value) not in ENDED and time.monotonic() < until:
-        time.sleep(LOOK / 4)
-    printed = str(client.get_job_logs(job))
-    details = client.get_job_info(job)
-    with contextlib.suppress(Exception):
-        client.stop_job(job) if state not in ENDED else client.delete_job(job)
+    begun = told = time.monotonic()
+    state = "PENDING"
+    try:
+        while (state := client.ask("get_job_status", job).value) not in ENDED and time.monotonic() < begun + patience:
+            if time.monotonic() > told + 10:
+                told = time.monotonic()
+                say(f"looking, since {duration(told - begun)}")
+            time.sleep(LOOK / 4)
+        printed = str(client.ask("get_job_logs", job))
+        details = client.ask("get_job_info", job)
+    finally:
+        with contextlib.suppress(TroupeError):
+            client.ask("delete_job" if state in ENDED else "stop_job", job)
     start = re.search(r"^\[$", printed, re.MULTILINE)
     if start is not None:
         with contextlib.suppress(ValueError):
             found: list[dict[str, Any]] = json.JSONDecoder().raw_decode(printed[start.start() :])[0]
             return found
     lines = [line for line in (printed.strip() or details.message or "").splitlines() if line.strip()]
-    told = lines[-1] if lines else f"still {state.lower()} after {TO_LOOK:.0f} s"
-    if "ModuleNotFoundError" in told:
-        told += "; --install adds what is missing there"
-    return [{"what": "cluster", "state": WRONG, "told": f"cannot carry out troupe ({told})"}]
+    said = lines[-1] if lines else f"still {state.lower()} after {patience:.0f} s"
+    if "ModuleNotFoundError" in said:
+        said += "; --install adds what is missing there"
+    return [{"what": "cluster", "state": WRONG, "told": f"cannot carry out troupe ({said})"}]
 
 
-def check(address: str, command: CheckCommand, words: Sequence[str]) -> list[Finding]:
+def check(address: str, command: CheckCommand, words: Sequence[str], say: Callable[[str], None]) -> list[Finding]:
     """`troupe check` through a dashboard: of the cluster behind it, with these packages."""
     try:
         client = reach(address)
@@ -138,9 +147,9 @@ def check(address: str, command: CheckCommand, words: Sequence[str]) -> list[Fin
             raise
         return [Finding("cluster", WRONG, line) for line in error.mistakes]
     with tempfile.TemporaryDirectory() as folder:
-        sending = SubmitCommand(address, "check", None, (), None, None, command.families, None, None)
+        sending = SubmitCommand(address, "check", None, (), None, None, command.families, None, None, None)
         _, inside = _gathered(sending, Path(folder))
-        return [Finding(**one) for one in look(client, _environment(Path(folder)), [*words, *inside])]
+        return [Finding(**one) for one in look(client, _environment(Path(folder)), [*words, *inside], say)]
 
 
 def _environment(folder: Path) -> dict[str, Any]:
@@ -157,16 +166,16 @@ def _families(inside: Sequence[str]) -> list[str]:
     return [word for name, value in pairs if name == "--families" for word in (name, value)]
 
 
-def _sent(client: Any, job: Mapping[str, Any]) -> str:
+def _sent(client: Dashboard, job: Mapping[str, Any]) -> str:
     """Send it; a cluster that has just begun takes a moment until it can take jobs."""
     until = time.monotonic() + AT_START
     while True:
         try:
-            return str(client.submit_job(**job))
+            return str(client.client.submit_job(**job))
         except Exception as error:
             if "try again later" not in str(error) or time.monotonic() > until:
                 raise TroupeError(
-                    f"{job['submission_id']}: the cluster takes no such job ({_first_line(error)})", SURROUNDINGS
+                    f"{job['submission_id']}: the cluster takes no such job ({first_line(error)})", SURROUNDINGS
                 ) from error
         time.sleep(LOOK)
 
@@ -182,122 +191,6 @@ def text(sent: Mapping[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def reach(address: str) -> Any:
-    """A client of the jobs behind a dashboard. Raises TroupeError (exit code 3), soon, where it lets us not in."""
-    if not address.startswith(("http://", "https://")):
-        advice = f"say http://{address}" if "://" not in address and ":" in address else "say http://HEAD:8265"
-        raise TroupeError(f"--address {address}: jobs go through the dashboard; {advice}", WORDS)
-    mine = token()
-    headers = {"Authorization": f"Bearer {mine}"} if mine else {}
-    mistake = ""
-    try:
-        asked = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=headers)
-        with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
-            there = str(json.load(answer)["ray_version"])
-    except urllib.error.HTTPError as error:
-        holder = "RAY_AUTH_TOKEN or ~/.ray/auth_token"
-        mistake = {
-            401: f"wants a token; put the one that it began with into {holder}",
-            403: f"wants another token than {holder} holds; give it the one it began with",
-        }.get(error.code, f"is no dashboard of Ray (it answers {error.code})")
-    except (OSError, ValueError):
-        mistake = "no dashboard of Ray answers there; `ray start --head` prints its address"
-    except (KeyError, TypeError):
-        mistake = "is no dashboard of Ray"
-    if mistake:
-        raise TroupeError(f"--address {address}: {mistake}", SURROUNDINGS)
-    import ray
-    from ray.job_submission import JobSubmissionClient
-
-    if there != ray.__version__:
-        raise TroupeError(
-            f"--address {address}: runs Ray {there}, this machine has {ray.__version__}; install the same", SURROUNDINGS
-        )
-    for talker in ("dashboard_sdk", "job.sdk"):  # they tell of each upload, and set their levels themselves
-        logging.getLogger(f"ray.dashboard.modules.{talker}").setLevel(logging.ERROR)
-    return JobSubmissionClient(address, headers=headers)
-
-
-def all_jobs(client: Any) -> list[dict[str, Any]]:
-    """Every job that troupe has sent, oldest first."""
-    jobs = []
-    for details in client.list_jobs():
-        told = details.metadata or {}
-        if "run" not in told or "troupe" not in told:
-            continue
-        began, ended = (stamp / 1000 if stamp else None for stamp in (details.start_time, details.end_time))
-        jobs.append({
-            "name": told["run"], "job": details.submission_id, "verb": told.get("verb", "train"),
-            "state": details.status.value, "began": began, "ended": ended, "message": (details.message or "").strip(),
-            "code": details.driver_exit_code, "error": details.error_type and str(details.error_type),
-        })  # fmt: skip
-    return sorted(jobs, key=lambda job: job["began"] or 0.0)
-
-
-def rows(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Jobs for people: the newest last."""
-    shown = []
-    for job in jobs:
-        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["began"])) if job["began"] else "-"
-        took = duration((job["ended"] or time.time()) - job["began"]) if job["began"] else "-"
-        why = job["message"].splitlines()[0] if job["message"] and job["state"] in ("PENDING", "FAILED") else ""
-        code = "" if job["code"] is None else str(job["code"])
-        shown.append({"name": job["name"], "job": job["job"], "verb": job["verb"], "state": job["state"].lower(),
-                      "since": began, "time": took, "exit code": code, "": why})  # fmt: skip
-    return shown
-
-
-def newest(client: Any, name: str) -> dict[str, Any]:
-    """The newest job of this name. Raises TroupeError (exit code 2) where there is none."""
-    jobs = all_jobs(client)
-    found = [job for job in jobs if name in (job["name"], job["job"])]
-    if not found:
-        known = [job["name"] for job in jobs]
-        raise TroupeError(f"{name}: no such job{did_you_mean(name, known)}; `troupe jobs` lists them", WORDS)
-    return found[-1]
-
-
-def stop(client: Any, name: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """Let a job save and end, and wait until it has. Raises TroupeError (exit code 4) where it has ended."""
-    job = newest(client, name)
-    if job["state"] in ENDED:
-        raise TroupeError(f"{name}: has ended before ({job['state'].lower()}); `troupe jobs` shows all", CONFLICT)
-    client.stop_job(job["job"])
-    begun = told = time.monotonic()
-    while (now := newest(client, job["job"]))["state"] not in ENDED:
-        if time.monotonic() > told:
-            told = time.monotonic() + 5
-            say(f"{name}: saving, since {duration(time.monotonic() - begun)}")
-        time.sleep(LOOK / 4)
-    return {**now, "resume": f"troupe submit {job['verb']} --resume {job['name']}"}
-
-
-def logs(client: Any, name: str, follow: bool) -> Iterator[str]:
-    """What a job prints, piece by piece; with `follow`, until it has ended."""
-    job, seen = newest(client, name), 0
-    while True:
-        ended = newest(client, job["job"])["state"] in ENDED
-        printed = client.get_job_logs(job["job"])
-        yield printed[seen:]
-        seen = len(printed)
-        if ended or not follow:
-            return
-        time.sleep(LOOK)
-
-
-def code_of(job: Mapping[str, Any]) -> int:
-    """The exit code of a job that has ended: its process's own, where it had one."""
-    if job["code"] is not None and job["code"] >= 0:
-        return int(job["code"])
-    return {"SUCCEEDED": 0, "STOPPED": 130}.get(job["state"], 1)
-
-
-def why(job: Mapping[str, Any]) -> str:
-    """How a job ended, in a line."""
-    told = f": {job['message'].splitlines()[-1]}" if job["message"] and job["state"] == "FAILED" else ""
-    return f"{job['name']}: {job['state'].lower()}{told}"
-
-
 def requirements() -> list[str]:
     """What the packages need, in the versions that are here, for a cluster whose nodes lack some of it."""
     from importlib import metadata
@@ -305,7 +198,8 @@ def requirements() -> list[str]:
     needed = [
         re.split(r"[^A-Za-z0-9._-]", line)[0] for line in metadata.requires("troupe") or () if "extra" not in line
     ]
-    return [f"{name}=={metadata.version(name)}" for name in needed if name != "ray"]  # Ray itself is the cluster's
+    # Ray itself is the cluster's, and a build of torch's own (+cpu) is nowhere to be had
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in needed if name != "ray"]
 
 
 def _gathered(command: SubmitCommand, folder: Path) -> tuple[int, list[str]]:
@@ -318,12 +212,13 @@ def _gathered(command: SubmitCommand, folder: Path) -> tuple[int, list[str]]:
     for number, path in enumerate(command.families):
         _copy(path, beside / f"families_{number}")
         inside += ["--families", f"families_{number}"]
-    if command.config is not None:
-        try:
-            shutil.copyfile(command.config, beside / "config.yaml")
-        except OSError as error:
-            raise TroupeError(f"--config {command.config}: cannot be read ({error.strerror})", WORDS) from error
-        inside += ["--config", "config.yaml"]
+    for option, file, name in (("config", command.config, "config.yaml"), ("space", command.space, "space.py")):
+        if file is not None:
+            try:
+                shutil.copyfile(file, beside / name)
+            except OSError as error:
+                raise TroupeError(f"--{option} {file}: cannot be read ({error.strerror})", WORDS) from error
+            inside += [f"--{option}", name]
     parts = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in folder.iterdir()}
     for path, count in parts.items():
         if count > LARGE:
@@ -337,12 +232,17 @@ def _gathered(command: SubmitCommand, folder: Path) -> tuple[int, list[str]]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with contextlib.suppress(FileExistsError):
-        try:
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns(*LEFT_OUT))
-        except (OSError, shutil.Error) as error:
-            raise TroupeError(f"{source}: cannot be read ({_first_line(error)})", WORDS) from error
+    """A folder without what is hidden, compiled, or the runs of somebody. Raises TroupeError (exit code 2)."""
 
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        runs = {name for name in names if any((Path(folder) / name / told).exists() for told in RUNS)}
+        return runs | {name for name in names if name.startswith(".")} | set(compiled(folder, names))
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    compiled = shutil.ignore_patterns(*LEFT_OUT)
+    try:
+        shutil.copytree(source, target, ignore=left_out)
+    except shutil.Error as error:
+        path, _, reason = error.args[0][0]
+        raise TroupeError(f"{path}: cannot be read ({reason})", WORDS) from error
+    except OSError as error:
+        raise TroupeError(f"{source}: cannot be read ({first_line(error)})", WORDS) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -279,7 +280,7 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
     def show() -> None:
         while not done.wait(0.25):
             progress.show(control.progress)
-            if folder.stop.exists():
+            if os.path.exists(folder.stop):  # which raises nothing where a disk hangs
                 ask()
 
     def ask() -> None:
@@ -320,7 +321,7 @@ def _on_ray(
     asked = threading.Event()
 
     def stop_asked() -> bool:
-        if stop.exists():
+        if os.path.exists(stop):
             asked.set()  # whatever becomes of the file
         return asked.is_set()
 

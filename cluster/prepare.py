@@ -38,6 +38,7 @@ class TrainCommand:
     data_dir: Path = Path(DATA_DIR)
     families: tuple[Path, ...] = ()
     dry_run: bool = False
+    elsewhere: bool = False  # carried out on other machines: folders of data need not be here
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def prepare(command: TrainCommand) -> Prepared:
                 config = config.resolved(stored["facts"])
             data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default())))
             try:
-                mistake = sources.check_name(data, command.families, kind.learns_from)
+                mistake = sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)
             except TroupeError as error:
                 mistakes += error.mistakes
             else:

@@ -57,6 +57,7 @@ class SearchCommand:
     runs_dir: Path = Path("runs")
     data_dir: Path = Path(DATA_DIR)
     families: tuple[Path, ...] = ()
+    elsewhere: bool = False  # as in TrainCommand
 
 
 @dataclass
@@ -110,7 +111,7 @@ def prepare(command: SearchCommand) -> Prepared:
     mistakes += wrong
     data = str(words.get("data", kind.model_fields["data"].get_default()))
     try:
-        mistakes += filter(None, [sources.check_name(data, command.families, kind.learns_from)])
+        mistakes += filter(None, [sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)])
     except TroupeError as error:
         mistakes += error.mistakes
     evaluates = str({**defaults, **words}.get("evaluate_every", "auto")) != "0"

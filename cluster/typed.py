@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster.words import Words
+from trainers.engine.config import parts_of
+from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR
+
+Answer = tuple[Any, str, int]  # of a verb: for --json, for people, exit code
 
 
 def train_command(said: Words, runs: Path) -> Any:
@@ -40,15 +46,34 @@ def search_command(said: Words, runs: Path) -> Any:
     )  # fmt: skip
 
 
-def prepare_elsewhere(inner: Words, runs: Path) -> None:
-    """Raise TroupeError for what is wrong with the words of a command that is carried out on other machines."""
+def prepare_elsewhere(inner: Words, runs: Path) -> str:
+    """The family of a command that is carried out on other machines. Raises TroupeError with what is wrong with it."""
     from cluster import prepare, prepare_search
 
-    if inner.verb == "train":
-        command = replace(train_command(inner, runs), name=None, from_run=None, address="auto")
-        prepare.prepare(command)
-    else:
-        prepare_search.prepare(replace(search_command(inner, runs), name=None, address="auto"))
+    mistakes = [f"{word}: must be a whole path, as the cluster sees it"
+                for word, path in _paths(inner) if not os.path.isabs(path)]  # fmt: skip
+    family = ""
+    try:
+        if inner.verb == "train":
+            command = replace(train_command(inner, runs), name=None, from_run=None, address="auto", elsewhere=True)
+            family = prepare.prepare(command).family
+        else:
+            searched = replace(search_command(inner, runs), name=None, address="auto", elsewhere=True)
+            family = str(prepare_search.prepare(searched).told["family"])
+    except TroupeError as error:
+        mistakes += [line for line in error.mistakes if line not in mistakes]
+    if mistakes:
+        raise TroupeError(mistakes, WORDS)
+    return family
+
+
+def _paths(inner: Words) -> list[tuple[str, str]]:
+    """Words that name folders of the cluster, and the paths in them."""
+    parts = parts_of(inner.settings.get("data", "digits"))
+    found = [(f"data={part}", part.partition(":")[2]) for part in parts if ":" in part]
+    if inner.has("data-dir"):
+        found.append((f"--data-dir {inner.options['data-dir']}", inner.options["data-dir"]))
+    return found
 
 
 def to_check(inner: Words) -> tuple[str, ...]:
@@ -57,3 +82,12 @@ def to_check(inner: Words) -> tuple[str, ...]:
     if inner.verb != "train" or not inner.names or inner.has("config"):  # a search's words are no settings
         return data
     return (inner.names[0], *(f"{key}={value}" for key, value in inner.settings.items()), *data)
+
+
+def add_mistakes(said: Words, prepare: Callable[[], Any]) -> Any:
+    """What else is wrong with a command whose words the parser did not all understand; or what `prepare` gives."""
+    try:
+        return prepare()
+    except TroupeError as error:
+        if error.code == WORDS:
+            said.mistakes += [line for line in error.mistakes if line not in said.mistakes]

@@ -246,7 +246,7 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
     """Take a command apart; never raises. `whole`: `submit` is taken as it is, with no command inside."""
     words = Words()
     rest = list(arguments)
-    if rest[:1] == ["submit"] and rest[1:2] and rest[1] in SENT and not whole:
+    if rest[:1] == ["submit"] and not whole and any(word in SENT for word in rest):
         return _parse_submit(rest[1:])
     if rest and rest[0] in ("-h", "--help", "help"):
         words.help = True
@@ -328,8 +328,10 @@ def _parse_submit(arguments: Sequence[str]) -> Words:
         outside.append(word)
         if own[name].value and not equals and rest:
             outside.append(rest.pop(0))
-    words = parse(["submit", inside[0], *outside], whole=True)
-    words.inner = parse(inside)
+    verb = next(word for word in inside if word in SENT)
+    inside.remove(verb)
+    words = parse(["submit", verb, *outside], whole=True)
+    words.inner = parse([verb, *inside])
     words.help = words.help or words.inner.help
     words.mistakes += words.inner.mistakes
     return words

@@ -34,6 +34,14 @@ FRAGILE_RUN = (
 )
 DCGAN = ("dcgan", "data=digits", "image_size=16", "width=4", "latent=8", "evaluate_every=0", "batch_size=8",
          "microbatch_size=2")  # fmt: skip
+FOREIGN = (
+    "TROUPE_ENVIRONMENT",
+    "RAY_ADDRESS",
+    "RAY_API_SERVER_ADDRESS",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN",
+    "RAY_AUTH_TOKEN_PATH",
+)  # of whoever runs the tests
 TROUPE = (str(Path(sys.executable).with_name("troupe")),)  # the installed command
 
 
@@ -57,7 +65,7 @@ class Command:
     def __init__(self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str] | None = None) -> None:
         self.started = time.monotonic()
         self.out, self.err = folder / f"out-{time.time_ns()}", folder / f"err-{time.time_ns()}"
-        variables = {key: value for key, value in os.environ.items() if key != "TROUPE_ENVIRONMENT"}
+        variables = {key: value for key, value in os.environ.items() if key not in FOREIGN}
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
             self.process = subprocess.Popen(
                 arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,

@@ -19,6 +19,8 @@ from trainers.engine.config import parts_of
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import expanded
 
+FETCHED = "would be downloaded"  # what is said of data that is missing, and can be had
+
 
 def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
     """Every data set by name, those of the package first."""
@@ -35,11 +37,14 @@ def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
     return sources
 
 
-def check_name(data: str, extra: Sequence[Path] = (), learns_from: str = "images") -> str | None:
-    """What is wrong with `data=` for a family that learns from such samples, in a line, or None."""
+def check_name(
+    data: str, extra: Sequence[Path] = (), learns_from: str = "images", here: bool = True
+) -> str | None:  # fmt: skip
+    """What is wrong with `data=` for a family that learns from such samples, in a line, or None. Where it is not read
+    `here`, its folder may be missing."""
     sources = all_sources(extra)
     for part in parts_of(data):
-        if mistake := _wrong_words(part, sources) or _missing_folder(part):
+        if mistake := _wrong_words(part, sources) or (_missing_folder(part) if here else None):
             return mistake
     kind = "+".join(sources[part.partition(":")[0]].kind for part in parts_of(data))
     if kind == learns_from:
@@ -56,6 +61,8 @@ def missing(data: str, data_dir: Path, extra: Sequence[Path] = ()) -> str | None
     known = all_sources(extra)
     for part in parts_of(data):
         name, _, argument = part.partition(":")
+        if mistake := _wrong_words(part, known):
+            return mistake
         lacking = _missing_folder(part) if argument else known[name].missing(Path(data_dir))
         if lacking:
             return lacking

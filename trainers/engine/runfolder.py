@@ -9,6 +9,7 @@ grids/step_00000500.png (or .txt)  real.png  timelapse.gif  checkpoints/step_000
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -139,11 +140,12 @@ class RunFolder:
 
     def note_restart(self, why: str) -> None:
         """Write down that the workers begin anew from the newest checkpoint, and why."""
-        newest = checkpoint.newest_whole(self.checkpoints)
-        step = checkpoint.place_of(newest.name)[0] if newest is not None else 0
-        row = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "why": why}
-        with contextlib.suppress(OSError), open(self.restarts, "a") as file:  # the run matters more
-            file.write(json.dumps(row) + "\n")
+        with contextlib.suppress(OSError):  # the run matters more
+            saved = checkpoint.all_in(self.checkpoints)
+            step = checkpoint.place_of(saved[-1].name)[0] if saved else 0
+            row = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "why": why}
+            with open(self.restarts, "a") as file:
+                file.write(json.dumps(row) + "\n")
 
     def read_restarts(self) -> list[dict[str, Any]]:
         """Each time that the workers had to begin anew: when, from which step, and why."""
@@ -233,14 +235,20 @@ def hold(path: Path, name: str, what: str, patience: float = 0, file: str = LOCK
 
 
 def is_held(path: Path, file: str = LOCK) -> bool:
-    """Whether a process holds a folder now; where the disk cannot be written nobody works."""
-    if not os.path.exists(path / file):
+    """Whether a process holds a folder now. Those who look do not see one another."""
+    try:
+        descriptor = os.open(path / file, os.O_RDONLY)
+    except OSError:  # nobody ever did, or it is nothing of ours
         return False
     try:
-        with hold(path, path.name, "folder", file=file):
-            return False
-    except TroupeError as error:
-        return error.code == CONFLICT
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:

@@ -1,0 +1,193 @@
+"""The dashboard of a Ray cluster: let in by it, and what it tells of the jobs that troupe has sent."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from cluster.connect import token
+from cluster.environment import environment
+from cluster.show import duration
+from trainers.engine.errors import CONFLICT, STOPPED, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+
+ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray's own variable for the dashboard's address
+NO_ADDRESS = f"--address: say where the cluster's dashboard is, --address http://HEAD:8265 (or {ADDRESS})"
+PATIENCE = 2.0  # seconds for the first answer
+ANSWER = 30.0  # seconds for each of the later ones
+AGAIN = 60.0  # seconds in which it is asked again where it does not answer
+LOOK = 1.0  # seconds between looks at a job
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+SAVED = re.compile(r"stopped at step \d+ of \d+ and saved|: stopped and saved")  # of a run, of a search
+
+
+class Dashboard:
+    """Ray's own client of jobs, of which each question has an end."""
+
+    def __init__(self, address: str, headers: Mapping[str, str]) -> None:
+        from ray.job_submission import JobSubmissionClient
+
+        self.address = address
+        for talker in ("dashboard_sdk", "job.sdk"):  # they tell of each upload, and set their levels themselves
+            logging.getLogger(f"ray.dashboard.modules.{talker}").setLevel(logging.ERROR)
+        with environment({ADDRESS: None, "RAY_ADDRESS": None}):  # which would be taken instead of the address
+            client: Any = JobSubmissionClient(address, headers=dict(headers))
+        self.client = client
+        patient: Any = partial(self.client._do_request, timeout=ANSWER)
+        self.client._do_request = patient  # Ray itself waits for ever
+
+    def ask(self, question: str, *words: Any, **more: Any) -> Any:
+        """One of the client's methods. Raises TroupeError (exit code 3) where no answer comes within a minute."""
+        until = time.monotonic() + AGAIN
+        while True:
+            try:
+                return getattr(self.client, question)(*words, **more)
+            except Exception as error:
+                passing = isinstance(error, OSError) or "status code 5" in str(error)
+                if not passing or time.monotonic() > until:
+                    raise TroupeError(
+                        f"--address {self.address}: the dashboard no longer answers ({first_line(error)}); jobs go on",
+                        SURROUNDINGS,
+                    ) from error
+            time.sleep(LOOK)
+
+    # Jobs
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Every job that troupe has sent, oldest first."""
+        jobs = []
+        for details in self.ask("list_jobs"):
+            told = details.metadata or {}
+            if "run" not in told or "troupe" not in told:
+                continue
+            began, ended = (stamp / 1000 if stamp else None for stamp in (details.start_time, details.end_time))
+            jobs.append({
+                "name": told["run"], "job": details.submission_id, "verb": told.get("verb", "train"),
+                "state": details.status.value, "began": began, "ended": ended,
+                "message": (details.message or "").strip(), "code": details.driver_exit_code,
+            })  # fmt: skip
+        return sorted(jobs, key=lambda job: job["began"] or 0.0)
+
+    def job(self, name: str) -> dict[str, Any]:
+        """The newest job of this name, or the one with this number. Raises TroupeError (exit code 2) for none."""
+        jobs = self.jobs()
+        found = [job for job in jobs if job["name"] == name] or [job for job in jobs if job["job"] == name]
+        if not found:
+            known = [job["name"] for job in jobs]
+            raise TroupeError(f"{name}: no such job{did_you_mean(name, known)}; `troupe jobs` lists them", WORDS)
+        return found[-1]
+
+    def stop(self, name: str, say: Callable[[str], None]) -> dict[str, Any]:
+        """Let a job save and end, and wait until it has. Raises TroupeError: exit code 4 where it has ended before, 130
+        where Ctrl-C ends the waiting."""
+        job = self.job(name)
+        if job["state"] in ENDED:
+            raise TroupeError(f"{name}: has ended before ({job['state'].lower()}); `troupe jobs` shows all", CONFLICT)
+        doing = "saving" if job["state"] == "RUNNING" else "it has not begun"
+        self.ask("stop_job", job["job"])
+        begun = told = time.monotonic()
+        try:
+            while (now := self.job(job["job"]))["state"] not in ENDED:
+                if time.monotonic() > told:
+                    told = time.monotonic() + 5
+                    say(f"{name}: {doing}, since {duration(time.monotonic() - begun)}")
+                time.sleep(LOOK / 4)
+        except KeyboardInterrupt:
+            raise TroupeError(f"{name}: will still save and stop; nobody waits for it now", STOPPED) from None
+        saved = SAVED.search(str(self.ask("get_job_logs", job["job"]))) is not None
+        return {**now, "saved": saved, "resume": f"troupe submit {job['verb']} --resume {job['name']}"}
+
+    def logs(self, job: str, follow: bool) -> Iterator[str]:
+        """What a job prints, piece by piece; with `follow`, until it has ended."""
+        seen = 0
+        while True:
+            ended = self.job(job)["state"] in ENDED
+            printed = str(self.ask("get_job_logs", job))
+            yield printed[seen:]
+            seen = len(printed)
+            if ended or not follow:
+                return
+            time.sleep(LOOK)
+
+
+def reach(address: str) -> Dashboard:
+    """Ask a dashboard to let us in. Raises TroupeError: exit code 2 for an address of another kind, 3, soon, where it
+    does not. The token goes only to who asks for one."""
+    if not address.startswith(("http://", "https://")):
+        advice = f"say http://{address}" if "://" not in address and ":" in address else "say http://HEAD:8265"
+        raise TroupeError(f"--address {address}: jobs go through the dashboard; {advice}", WORDS)
+    mine, headers = token(), dict[str, str]()
+    holder = "RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    code = _version(address, {})
+    if code == 401 and mine:
+        headers = {"Authorization": f"Bearer {mine}"}
+        code = _version(address, headers)
+    if code in (401, 403):
+        mistake = f"wants a token; put the one that it began with into {holder}"
+        if mine:
+            mistake = f"wants another token than {holder} holds; give it the one it began with"
+        raise TroupeError(f"--address {address}: {mistake}", SURROUNDINGS)
+    if isinstance(code, int):
+        raise TroupeError(f"--address {address}: is no dashboard of Ray (it answers {code})", SURROUNDINGS)
+    import ray
+
+    if code != ray.__version__:
+        raise TroupeError(
+            f"--address {address}: runs Ray {code}, this machine has {ray.__version__}; install the same", SURROUNDINGS
+        )
+    return Dashboard(address, headers)
+
+
+def _version(address: str, headers: Mapping[str, str]) -> str | int:
+    """The version of Ray that answers, or the code with which it refuses. Raises TroupeError where nobody does."""
+    try:
+        asked = urllib.request.Request(f"{address.rstrip('/')}/api/version")
+        for name, value in headers.items():
+            asked.add_unredirected_header(name, value)
+        with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
+            return str(json.load(answer)["ray_version"])
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, ValueError, http.client.HTTPException):
+        mistake = "no dashboard of Ray answers there; `ray start --head` prints its address"
+    except (KeyError, TypeError):
+        mistake = "is no dashboard of Ray"
+    raise TroupeError(f"--address {address}: {mistake}", SURROUNDINGS)
+
+
+def rows(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Jobs for people: the newest last."""
+    shown = []
+    for job in jobs:
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["began"])) if job["began"] else "-"
+        took = duration((job["ended"] or time.time()) - job["began"]) if job["began"] else "-"
+        why = job["message"].splitlines()[0] if job["message"] and job["state"] in ("PENDING", "FAILED") else ""
+        code = "" if job["code"] is None else str(job["code"])
+        shown.append({"name": job["name"], "job": job["job"], "verb": job["verb"], "state": job["state"].lower(),
+                      "since": began, "time": took, "exit code": code, "": why})  # fmt: skip
+    return shown
+
+
+def code_of(job: Mapping[str, Any]) -> int:
+    """The exit code of a job that has ended: its process's own, where it had one."""
+    if job["code"] is not None and job["code"] >= 0:
+        return int(job["code"])
+    return {"SUCCEEDED": 0, "STOPPED": STOPPED}.get(job["state"], 1)
+
+
+def why(job: Mapping[str, Any]) -> str:
+    """How a job ended, in a line."""
+    told = f": {job['message'].splitlines()[-1]}" if job["message"] and job["state"] == "FAILED" else ""
+    saved = {True: " and saved", False: " without saving", None: ""}[job.get("saved")]
+    return f"{job['name']}: {job['state'].lower()}{saved if job['state'] == 'STOPPED' else ''}{told}"
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
