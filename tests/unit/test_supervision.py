@@ -232,8 +232,10 @@ def test_a_run_that_is_held_and_stopped_meanwhile_stops_where_it_is(monkeypatch:
 def test_a_group_lost_while_it_was_stopped_is_not_started_anew() -> None:
     watched = Watched([Dummy({}, {0: killed(0)}), Dummy({0: RESULT, 1: RESULT})], stop_requested=lambda: True)
     assert watched.started == 1
-    assert isinstance(watched.error, Stopped)
-    assert "while it was stopped; go on with --resume" in watched.error.mistakes[0]
+    assert watched.error is not None
+    assert watched.error.code == STOPPED
+    assert not isinstance(watched.error, Stopped), "who says so has saved"
+    assert "while it was stopped, before it had saved; go on with --resume" in watched.error.mistakes[0]
 
 
 def test_a_hung_worker_is_lost_and_the_group_started_anew() -> None:
