@@ -75,11 +75,12 @@ def test_a_ray_of_our_own_leaves_the_home_the_environment_and_other_rays_alone(
 
 
 def test_the_command_writes_no_token_into_the_home_and_leaves_none_behind(troupe: Commands, home: Path) -> None:
-    before = set(Path(tempfile.gettempdir()).glob("troupe-*"))
-    done = troupe.run("train", *RUN, seconds=90, environment=without_token(home))
+    temporary = troupe.folder / "temporary"  # of nobody else
+    temporary.mkdir()
+    done = troupe.run("train", *RUN, seconds=90, environment={**without_token(home), "TMPDIR": str(temporary)})
     assert done.code == 0, done
     assert not (home / ".ray").exists()
-    assert set(Path(tempfile.gettempdir()).glob("troupe-*")) <= before
+    assert list(temporary.glob("troupe-*")) == []
 
 
 @pytest.mark.parametrize("where", ["home", "variable", "file"])
