@@ -29,8 +29,9 @@ from cluster.leaderboard import FINISHED
 
 FAST = "precision=bfloat16 sample_every=1000000"
 SEARCHES = {
-    "wgan_gp_mnist": "wgan_gp --space none data=mnist n_critic=1,2,5 penalty=1,10,100 seed=1,2 epochs=1 width=16 microbatch_size=64 "
-                     "learning_rate=0.0005 ema=0.99 --scheduler fifo precision=bfloat16 sample_every=300",
+    "wgan_gp_mnist": "wgan_gp --space none data=mnist n_critic=1,2,5 penalty=1,10,100 seed=1,2 epochs=1 width=16 "
+                     "microbatch_size=64 learning_rate=0.0005 ema=0.99 --scheduler fifo precision=bfloat16 "
+                     "sample_every=300",
     "wide_resnet_cifar10": f"wide_resnet --space none data=cifar10 depth=10 widen_factor=1,2,4 schedule=one_cycle "
                            f"learning_rate=0.1,0.3,1 seed=1,2 epochs=2 --scheduler asha {FAST}",
     "cifar_speed_schedule": f"cifar_speed --space none data=cifar10 widths=32:128:128 learning_rate=0.75,1.5,3 "

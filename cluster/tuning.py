@@ -78,7 +78,6 @@ def carry_out(job: Job) -> None:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         search = job.search
         of_id: dict[str, TrialRecord] = {}
-        cloned: set[str] = set()
 
         class Proposals(Unwritten, Searcher):
             """Gives Tune the search's trials, one by one."""
@@ -99,17 +98,13 @@ def carry_out(job: Job) -> None:
             def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
                 record = of_id[trial.trial_id]
                 record.state = RUNNING
-                settings = {name: value for name, value in trial.config.items() if name != SHARED}
-                if settings != record.settings:
-                    record.settings = settings
-                    cloned.add(record.name)  # its folder will tell from whom, when it has gone on
+                record.settings = {name: value for name, value in trial.config.items() if name != SHARED}
                 job.changed(record, False)
 
             def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
                 record = of_id[trial.trial_id]
                 note(search, record, result)
-                if record.name in cloned:
-                    cloned.remove(record.name)
+                if search.told["scheduler"] in POPULATION:  # its folder tells from whom it has gone on
                     record.clones = list(search.folder(record).read_settings().get("clones", ()))
                 if "ended" not in result:  # else it is told at once that the trial has ended
                     job.changed(record, False)
