@@ -237,14 +237,23 @@ def _scheduler(job: Job, of_id: Mapping[str, TrialRecord]) -> Any:
 
 class Accepting:
     """Tune's populations refuse every searcher, since most learn from results; ours only hands out the trials. And
-    where a trial has made its last step there is nothing to be gained by going on from another one."""
+    where a trial has made its last step there is nothing to be gained by going on from another one.
+
+    Nor is a clone compared again before it has come to where it was: it would be taken back to the same checkpoint for
+    ever, as long as the other one waits for its turn, which comes to the trial that is behind."""
 
     last_step = 0
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Any) -> Any:
-        if result["step"] >= self.last_step:
+        left: dict[str, int] = self.__dict__.setdefault("left", {})
+        if result["step"] >= self.last_step or result["step"] <= left.get(trial.trial_id, 0):
             return "CONTINUE"
+        self.seen = int(result["step"])
         return super().on_trial_result(tune_controller, trial, result)  # type: ignore[misc]
+
+    def _exploit(self, tune_controller: Any, trial: Any, trial_to_clone: Any) -> None:
+        self.__dict__.setdefault("left", {})[trial.trial_id] = self.seen
+        super()._exploit(tune_controller, trial, trial_to_clone)  # type: ignore[misc]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(SimpleNamespace(search_alg=None), trial)  # type: ignore[misc]
