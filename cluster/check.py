@@ -44,7 +44,7 @@ class CheckCommand:
 
 class Finding(NamedTuple):
     what: str
-    state: str  # FINE, WRONG or UNSEEN
+    state: str  # FINE, WRONG, UNSEEN or NOTE
     told: str
 
 
@@ -207,12 +207,10 @@ def _of_node(
     name: str, offset: float, told: Mapping[str, Any], here: Mapping[str, Any], command: CheckCommand,
     config: Config | None,
 ) -> Iterator[Finding]:  # fmt: skip
-    for what, version in here.items():
-        if what != "missing" and told.get(what) != version:
-            there = told.get(what) or "nothing"
-            yield Finding(name, WRONG, f"has {what} {there}, this machine has {version}; install the same")
+    for line in connect.other_versions(here, told):
+        yield Finding(name, WRONG, line)
     if told["missing"]:
-        yield Finding(name, WRONG, f"does not see {command.runs_dir.resolve()}; put it on a disk that all nodes share")
+        yield Finding(name, WRONG, connect.unseen(command.runs_dir.resolve()))
     elif not told["writable"]:
         yield Finding(name, WRONG, f"cannot write to {command.runs_dir.resolve()}; let its user")
     else:

@@ -228,20 +228,28 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
                     continue  # it has left meanwhile
                 mistakes.append(f"node {name}: does not answer ({str(error).splitlines()[0]})")
                 continue
+            mistakes += [f"node {name}: {line}" for line in other_versions(here, there)]
             mistakes += [
-                f"node {name}: has {what} {there.get(what) or 'nothing'}, this machine has {version}; install the same"
-                for what, version in here.items()
-                if what != "missing" and there.get(what) != version
-            ]
-            mistakes += [
-                f"node {name}: does not see {folder}; put it on a disk that all nodes share"
-                for folder, mark in marks.items()
-                if str(mark) in there["missing"]
+                f"node {name}: {unseen(folder)}" for folder, mark in marks.items() if str(mark) in there["missing"]
             ]
         return mistakes
     finally:
         for mark in marks.values():
             mark.unlink(missing_ok=True)
+
+
+def other_versions(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """What a node has in another version than this machine, a line each, from the facts of both."""
+    return [
+        f"has {what} {there.get(what) or 'nothing'}, this machine has {version}; install the same"
+        for what, version in here.items()
+        if what != "missing" and there.get(what) != version
+    ]
+
+
+def unseen(folder: Path) -> str:
+    """What is said of a folder that a node does not see."""
+    return f"does not see {folder}; put it on a disk that all nodes share"
 
 
 def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from commands import TESTS, Command, Commands, until
 
 from cluster import connect
@@ -50,6 +51,15 @@ class Cluster:
         )  # fmt: skip
         until(lambda: "Ray runtime started" in command.out.read_text(), "a node", 60)
         return command
+
+
+def hiding(commands: Commands, folder: Path) -> tuple[str, ...]:
+    """What is put before a node's command so that an empty disk lies over a folder, as where each machine has its own;
+    the test is skipped where that cannot be."""
+    prefix = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs tmpfs {folder} && exec "$@"', "sh")
+    if commands.call(*prefix, "true").wait(10).code:
+        pytest.skip("no disk can be mounted here")
+    return prefix
 
 
 @contextlib.contextmanager
