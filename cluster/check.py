@@ -19,6 +19,7 @@ from cluster import checks, connect
 from cluster.show import size, table
 from trainers import registry
 from trainers.data import sources
+from trainers.engine import bucket
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 
@@ -101,7 +102,7 @@ def _machine(config: Config | None) -> Iterator[Finding]:
 
 
 def _folders(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
-    if mistake := checks.writable(command.runs_dir):
+    if mistake := _unwritable(command.runs_dir):
         yield Finding("runs", WRONG, mistake)
     else:
         yield space("this machine", command.runs_dir, _free(str(command.runs_dir)))
@@ -150,7 +151,7 @@ def _asked(
 
     answers: list[tuple[str, float, dict[str, Any]]] = []
     mistakes: list[Finding] = []
-    if mistake := checks.writable(command.runs_dir):
+    if mistake := _unwritable(command.runs_dir):
         mistakes.append(Finding("runs", WRONG, f"this machine: {mistake}"))
     mark = command.runs_dir.resolve() / f".seen-{uuid.uuid4().hex}"
     with contextlib.suppress(OSError):
@@ -160,7 +161,9 @@ def _asked(
         look = ray.remote(num_cpus=0)(_looked)
         sent = time.time()
         asked = [
-            look.options(scheduling_strategy=_at(node)).remote(str(mark), str(command.runs_dir.resolve()), data)
+            look.options(scheduling_strategy=_at(node)).remote(
+                str(mark), bucket.shown(command.runs_dir.resolve()), data
+            )
             for node in nodes
         ]
         done, _ = ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
@@ -197,10 +200,25 @@ def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
             missing = sources.missing(data[0], Path(data[1]), [Path(path) for path in data[2]])
         except TroupeError as error:
             missing = error.mistakes[0]
-    return {
-        **connect.facts_of_node([mark]), "clock": time.time(), "writable": os.access(runs, os.W_OK),
-        "space": _free(runs), "shared memory": _free("/dev/shm"), "data": missing,
-    }  # fmt: skip
+    told: dict[str, Any] = {"writable": os.access(runs, os.W_OK), **connect.facts_of_node([mark])}
+    if bucket.is_address(runs):  # each machine has a folder of its own for it
+        try:
+            runs = str(bucket.folder_for(runs))
+            told |= {"missing": [], "writable": _unwritable(Path(runs)) is None}
+        except TroupeError as error:
+            told |= {"missing": [], "writable": False, "why": error.mistakes[0]}
+    return {**told, "clock": time.time(), "space": _free(runs), "shared memory": _free("/dev/shm"), "data": missing}
+
+
+def _unwritable(runs: Path) -> str | None:
+    """Why runs cannot be written here, to a folder or a bucket, or None."""
+    try:
+        there = bucket.of(runs)
+        if there is not None:
+            there.look()
+    except TroupeError as error:
+        return error.mistakes[0]
+    return checks.writable(runs)
 
 
 def _of_node(
@@ -212,7 +230,7 @@ def _of_node(
     if told["missing"]:
         yield Finding(name, WRONG, connect.unseen(command.runs_dir.resolve()))
     elif not told["writable"]:
-        yield Finding(name, WRONG, f"cannot write to {command.runs_dir.resolve()}; let its user")
+        yield Finding(name, WRONG, f"cannot write to {bucket.shown(command.runs_dir.resolve())}; let its user")
     else:
         yield space(name, command.runs_dir.resolve(), told["space"])
     yield shared_memory(name, told["shared memory"])

@@ -40,17 +40,18 @@ def resolve(config: Config, own_machine: bool) -> dict[str, Any]:
 
 def room(config: Config, oversubscribe: bool) -> list[str]:
     """What this machine lacks for the run."""
+    workers = config.least_workers
     if config.device == "cuda":
         there = gpus()
         if there == 0:
             return ["device=cuda: there is no GPU here; say device=cpu"]
-        if config.workers > there:
-            return [f"workers={config.workers}: one GPU each is needed, there are {there}; say workers={there}"]
+        if workers > there:
+            return [f"workers={workers}: one GPU each is needed, there are {there}; say workers={there}"]
         return []
-    needed = config.workers * config.threads_per_worker
-    if needed > cores() and config.workers > 1 and not oversubscribe:
+    needed = workers * config.threads_per_worker
+    if needed > cores() and workers > 1 and not oversubscribe:
         return [
-            f"workers={config.workers}: needs {needed} CPUs, this machine has {cores()}; take fewer workers, or let "
+            f"workers={workers}: needs {needed} CPUs, this machine has {cores()}; take fewer workers, or let "
             "them share cores with --oversubscribe"
         ]
     return []

@@ -20,6 +20,7 @@ from cluster.help import help_text
 from cluster.show import ROWS, Progress, from_here, lines_of, paragraphs, table, tell, width_of
 from cluster.typed import Answer
 from cluster.words import Words
+from trainers.engine import bucket
 from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR
 from trainers.version import __version__
@@ -94,7 +95,8 @@ def written(text: str, code: int) -> int:
 def train(said: Words) -> Answer | None:
     from cluster import launch, prepare
 
-    wanted = typed.train_command(said, said.path("runs-dir", "runs"))
+    needed = [said.options.get("resume"), said.options.get("from")]
+    wanted = typed.train_command(said, typed.runs_of(said, needed, checkpoints=True))
     if said.mistakes:  # words that the parser found wrong, with those that only the family can
         typed.add_mistakes(said, lambda: prepare.prepare(wanted))
         return None
@@ -107,7 +109,7 @@ def train(said: Words) -> Answer | None:
 def search(said: Words) -> Answer | None:
     from cluster import prepare_search, searching
 
-    wanted = typed.search_command(said, said.path("runs-dir", "runs"))
+    wanted = typed.search_command(said, typed.runs_of(said, [said.options.get("resume")], checkpoints=True))
     if said.mistakes:
         typed.add_mistakes(said, lambda: prepare_search.prepare(wanted))
         return None
@@ -140,7 +142,7 @@ def evaluate(said: Words) -> Answer | None:
 
     wanted = verdict.EvaluateCommand(
         said.names[0] if said.names else "", said.settings, said.path("weights", "") if said.has("weights") else None,
-        said.path("runs-dir", "runs"), said.path("data-dir", DATA_DIR), said.families,
+        typed.runs_of(said, said.names, checkpoints=True), said.path("data-dir", DATA_DIR), said.families,
         said.path("out", "") if said.has("out") else None,
     )  # fmt: skip
     if said.mistakes:
@@ -156,8 +158,8 @@ def evaluate(said: Words) -> Answer | None:
 def sample(said: Words) -> Answer | None:
     from cluster import use
 
-    count, seed, runs = said.number("count", 64, 1), said.number("seed", 0, 0), said.path("runs-dir", "runs")
-    top = said.number("top", 1, 1)
+    count, seed, top = said.number("count", 64, 1), said.number("seed", 0, 0), said.number("top", 1, 1)
+    runs = typed.runs_of(said, said.names, checkpoints=True)
     if said.mistakes:
         if said.names and said.settings:
             typed.add_mistakes(said, lambda: use.asked_of(said.names[0], runs, said.families, said.settings, count))
@@ -181,12 +183,13 @@ def export(said: Words) -> Answer | None:
     if said.mistakes:
         return None
     out = said.path("out", f"{said.names[0].rstrip('/').split('/')[-1]}-export")
+    there = typed.runs_of(said, said.names, checkpoints=True)
     if said.has("best"):
         from cluster import best
 
-        result = best.export_best(said.names[0], said.path("runs-dir", "runs"), said.families, out)
+        result = best.export_best(said.names[0], there, said.families, out)
     else:
-        result = use.export(said.names[0], said.path("runs-dir", "runs"), said.families, out)
+        result = use.export(said.names[0], there, said.families, out)
     of = f" of {result['trial']}" if "trial" in result else ""
     return result, f"{result['folder']}: {', '.join(result['files'])}{of}, of step {result['step']}", 0
 
@@ -198,7 +201,7 @@ def report(said: Words) -> Answer | None:
         return None
     wanted = make.ReportCommand(
         tuple(said.names), said.path("out", "") if said.has("out") else None, said.has("single-file"),
-        said.has("watch"), said.path("runs-dir", "runs"),
+        said.has("watch"), typed.runs_of(said, said.names or None),
     )  # fmt: skip
     result = make.carry_out(wanted, Progress(sys.stderr).say)
     return result, "\n".join(make.text({**result, "page": from_here(result["page"])})), 0
@@ -211,12 +214,12 @@ def runs(said: Words) -> Answer | None:
         said.mistakes.append("--remove: name the runs to remove, as in `troupe runs --remove dcgan-1`")
     if said.mistakes:
         return None
-    folder = said.path("runs-dir", "runs")
+    folder = typed.runs_of(said, said.names or None)
     if said.has("remove"):
         removed = use.remove_runs(folder, said.names)
         return removed, "\n".join(f"{row['name']}: removed, {row['size']} freed" for row in removed), 0
     rows = use.list_runs(folder, said.names)
-    return rows, table(rows, f"no runs in {folder}; `troupe train dcgan data=digits` makes one"), 0
+    return rows, table(rows, f"no runs in {bucket.shown(folder)}; `troupe train dcgan data=digits` makes one"), 0
 
 
 def stop(said: Words) -> Answer | None:
@@ -235,7 +238,7 @@ def stop(said: Words) -> Answer | None:
             dashboard.why(job) + (f"; go on with `{job['resume']}`" if job["saved"] else ""),
             0 if ended else FAILED,
         )
-    result = follow.stop(said.path("runs-dir", "runs"), said.names[0], say)
+    result = follow.stop(typed.runs_of(said, said.names), said.names[0], say)
     return result, follow.text(result), 0
 
 
@@ -249,7 +252,7 @@ def logs(said: Words) -> Answer | None:
         return None
     if said.has("address"):
         return remote.followed(said.options["address"], said.names[0], said.has("follow"))
-    follow.show(follow.logs(said.path("runs-dir", "runs"), said.names[0], rank, said.has("follow")))
+    follow.show(follow.logs(typed.runs_of(said, said.names), said.names[0], rank, said.has("follow")))
     return None
 
 
@@ -272,11 +275,12 @@ def check(said: Words) -> Answer | None:
         return None
     address = said.options.get("address", "")
     wanted = look.CheckCommand(
-        address or None, said.names[0] if said.names else None, said.settings, said.path("runs-dir", "runs"),
+        address or None, said.names[0] if said.names else None, said.settings, typed.runs_of(said, []),
         said.path("data-dir", DATA_DIR), said.families,
     )  # fmt: skip
     if address.startswith(("http://", "https://")):
-        if not os.path.isabs(said.options.get("runs-dir", "")):
+        there = said.options.get("runs-dir", "")
+        if not os.path.isabs(there) and not bucket.is_address(there):
             raise TroupeError("--runs-dir: say where the runs lie, a whole path as the cluster sees it", WORDS)
         from cluster.jobs import check as look_there
 

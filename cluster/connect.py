@@ -5,32 +5,50 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
-import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster import checks
+from cluster import checks, tokens
 from cluster.environment import environment, worker_environment
+from cluster.nodes import Pulse
+from cluster.own_ray import OwnRay
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
-from trainers.engine.errors import SURROUNDINGS, Stopped, TroupeError
+from trainers.engine.errors import SURROUNDINGS, TroupeError
 
 IMPORTED = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # what Ray sets in our caller's environment when it is imported
 SENT = "working_dir_files"  # the folder in which Ray keeps what was sent with a job
-OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
+
+
+class Connected:
+    """A Ray that somebody else started, while we use it."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.runtime_env: dict[str, Any] = {"env_vars": worker_environment()}  # its processes were not started by us
+        self.pulse = Pulse(address) if address is not None else None
+
+    def died(self) -> str:
+        """What of it has died, where it can be begun anew; nothing while all of it lives.
+
+        Raises TroupeError (exit code 3) where it has died, and is somebody else's to begin anew.
+        """
+        if self.pulse is not None:
+            self.pulse.check()
+        return ""
+
+    def begin_anew(self) -> None:
+        """Not ours to do."""
 
 
 @contextlib.contextmanager
 def ray_for(
     config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path], log: Path | None,
     job_wide: bool = False,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Connect to Ray, and yield the runtime environment that its actors need. What Ray prints goes to `log`, if given.
-    `job_wide`: actors that somebody else starts need it too.
+) -> Iterator[Connected | OwnRay]:  # fmt: skip
+    """Connect to Ray, and yield it. What it prints goes to `log`, if given. `job_wide`: actors that somebody else
+    starts need its `runtime_env` too.
 
     It prints to both streams, a paragraph where a worker dies; whoever shows progress has taken its stream before.
     """
@@ -47,8 +65,8 @@ def ray_for(
 
 
 @contextlib.contextmanager
-def _own(config: Config, oversubscribe: bool) -> Iterator[dict[str, Any]]:
-    """Start a Ray of our own: on loopback only, with a token of its own, without its dashboard; or use our caller's."""
+def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
+    """Start a Ray of our own, or use our caller's."""
     variables = {
         **worker_environment(),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only
@@ -57,43 +75,30 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[dict[str, Any]]:
         "GLOO_SOCKET_IFNAME": "lo",
     }
     with contextlib.ExitStack() as held:
-        with environment(variables):
-            import ray
+        held.callback(tokens.read_anew)  # when the environment is our caller's again
+        held.enter_context(environment(variables))
+        import ray
 
-            ours = not ray.is_initialized()
-            if ours:
-                logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right
-                held.callback(_read_tokens_anew)  # when the environment is our caller's again
-                token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None,
-                         "RAY_AUTH_TOKEN_PATH": held.enter_context(_token_file())}  # fmt: skip
-                cpus = checks.cores()
-                needed = config.workers * config.threads_per_worker
-                try:
-                    with environment(token):
-                        _read_tokens_anew()
-                        ray.init(
-                            address="local", num_cpus=max(cpus, needed) if oversubscribe else cpus,
-                            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-                            configure_logging=False, object_store_memory=OBJECT_STORE,
-                        )  # fmt: skip
-                except SystemExit:  # SIGTERM meanwhile, in the words of Ray's handler
-                    raise Stopped("stopped before it began") from None
-                except Exception as error:
-                    reason = str(error).strip().splitlines()[-1]
-                    raise TroupeError(f"Ray did not start: {reason}", SURROUNDINGS) from error
-                held.callback(ray.shutdown)
-        _check_room(config, "this machine" if ours else "the Ray of this process")
-        yield {} if ours else {"env_vars": worker_environment()}  # whose processes were not started by us
+        if ray.is_initialized():
+            _check_room(config, "the Ray of this process")
+            yield Connected()
+            return
+        cpus = checks.cores()
+        own = OwnRay(max(cpus, config.workers * config.threads_per_worker) if oversubscribe else cpus)
+        own.begin()
+        held.callback(own.end)
+        _check_room(config, "this machine")
+        yield own
 
 
 @contextlib.contextmanager
-def _cluster(config: Config, address: str, folders: Sequence[Path], job_wide: bool) -> Iterator[dict[str, Any]]:
+def _cluster(config: Config, address: str, folders: Sequence[Path], job_wide: bool) -> Iterator[Connected]:
     """Join the cluster at an address, when its nodes are like this one and see the same folders."""
     with joined(address, job_wide):
         mistakes = _compare(_check_room(config, "the cluster"), folders)
         if mistakes:
             raise TroupeError(mistakes, SURROUNDINGS)
-        yield {"env_vars": worker_environment()}
+        yield Connected(address)
 
 
 @contextlib.contextmanager
@@ -104,9 +109,9 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         if not ray.is_initialized():
             mode = {"RAY_AUTH_MODE": "token"} if _knock(address) else {}
-            held.callback(_read_tokens_anew)  # when the environment is our caller's again
+            held.callback(tokens.read_anew)  # when the environment is our caller's again
             with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}):
-                _read_tokens_anew()
+                tokens.read_anew()
                 logging.getLogger("ray").setLevel(logging.ERROR)
                 try:
                     ray.init(
@@ -125,7 +130,9 @@ def _check_room(config: Config, where: str) -> list[dict[str, Any]]:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if mistake := lack(checks.needs(config.model_dump()), config.workers, [node["Resources"] for node in nodes], where):
+    if mistake := lack(
+        checks.needs(config.model_dump()), config.least_workers, [node["Resources"] for node in nodes], where
+    ):
         raise TroupeError(mistake, SURROUNDINGS)
     return nodes
 
@@ -163,7 +170,7 @@ def _knock(address: str) -> bool:
         return False
     stub: Any = gcs_service_pb2_grpc
     words: Any = gcs_service_pb2
-    mine = token()
+    mine = tokens.token()
 
     def version(metadata: Sequence[tuple[str, str]]) -> str:
         with grpc.insecure_channel(address) as channel:
@@ -270,35 +277,3 @@ def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
         **{package: version(package) for package in ("ray", "torch", "troupe")},
         "missing": [mark for mark in marks if not os.path.exists(mark)],
     }
-
-
-def token() -> str:
-    """The token that Ray would send, where there is one."""
-    if mine := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return mine
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return path.read_text().strip()
-    return ""
-
-
-@contextlib.contextmanager
-def _token_file() -> Iterator[str]:
-    """The path of a new token that only this user can read; it goes when the Ray that it is for has ended."""
-    folder = tempfile.mkdtemp(prefix="troupe-")
-    try:
-        path = os.path.join(folder, "token")
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-        yield path
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _read_tokens_anew() -> None:
-    """Let Ray look at the environment of now for whether there is a token, and which: it keeps what it saw first."""
-    from ray import _raylet
-
-    with contextlib.suppress(AttributeError):  # no public name does it; another Ray may have others
-        _raylet.Config.initialize("")  # type: ignore[attr-defined]
-        _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]

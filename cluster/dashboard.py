@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from cluster.connect import token
 from cluster.environment import environment
 from cluster.show import duration
+from cluster.tokens import token
 from trainers.engine.errors import CONFLICT, STOPPED, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray's own variable for the dashboard's address

@@ -7,21 +7,23 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import checks, proposals, tuning
+from cluster import checks, nodes, proposals, tuning
 from cluster.checks import needs
 from cluster.connect import ray_for
-from cluster.launch import signals
+from cluster.group import RAY
 from cluster.leaderboard import FAILED, FINISHED, MISSING, OPEN, POPULATION, PRUNED, RUNNING, Search, TrialRecord
 from cluster.prepare_search import Prepared, SearchCommand
 from cluster.show import Progress, duration, size
+from cluster.signals import signals
 from cluster.space import Choice
 from trainers import registry
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
+from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.runfolder import SAVED, STOP_FILE
 from trainers.engine.settings import plain, show_value
@@ -52,6 +54,9 @@ class Driver:
         self.over = ""  # why no more is begun, where that is no mistake
         self.full = ""  # or where it is
         self.hopeless = ""  # or where no trial can have a value
+        self.died: Callable[[], str] = lambda: ""  # what of Ray has died
+        self.dead = ""  # that, once it has
+        self.gone: TroupeError | None = None  # the same of somebody else's Ray
         self.told_trials = False
         self.lasted = 0.0  # when the record was last made durable
         self.looked = 0.0
@@ -92,8 +97,14 @@ class Driver:
         self.search.write(lasting)
 
     def tick(self) -> None:
-        """Now and then: the line that renews itself, the clock, and the disk."""
+        """Now and then: the line that renews itself, Ray, the clock, and the disk."""
         self.progress.doing(self.state())
+        try:
+            self.dead = self.dead or self.died()
+        except TroupeError as error:
+            self.gone = error
+        if self.dead or self.gone is not None:
+            raise tuning.Dead
         now = time.monotonic()
         budget = self.command.time_budget
         if budget is not None and now - self.began > budget and not self.over:
@@ -114,6 +125,11 @@ class Driver:
             if self.asked.is_set():
                 self.progress.say("stopping: saving first")
         return stop
+
+    def go_on(self) -> None:
+        """After Ray was begun anew: trials that ran go on from their checkpoints."""
+        self.dead = ""
+        self.proposals = proposals.of(self.search, self.prepared.space)
 
     # What it says
 
@@ -240,10 +256,9 @@ def takes(search: Search, config: Config) -> dict[str, float]:
     return {**each, **({"GPU": 1 / search.told["trials_per_gpu"]} if "GPU" in each else {})}
 
 
-def rooms(each: Mapping[str, float], workers: int, nodes: list[Mapping[str, float]]) -> int:
+def rooms(each: Mapping[str, float], workers: int, there: list[Mapping[str, float]]) -> int:
     """How many trials fit at once: each worker as a whole on one node, those of a trial together anywhere."""
-    places = sum(int(min(node.get(kind, 0) // count for kind, count in each.items() if count)) for node in nodes)
-    return places // workers
+    return nodes.rooms(each, there) // workers
 
 
 def refuse_other_networks(driver: Driver) -> None:
@@ -285,27 +300,40 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     resolved = driver.resolved(config)
     with (
         signals(driver.asked.set) as install,
-        ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as runtime_env,
+        ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as used,
     ):
-        import ray
-
         install()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        room = rooms(each, config.workers, nodes)
+        room = rooms(each, config.workers, [node["Resources"] for node in nodes.alive().values()])
         driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
         progress.say(f"{search.name}: {about(search, driver.at_once, each, config.workers, room)}")
         shared = {
             "folder": str(search.path), "data_dir": str(command.data_dir.resolve()),
             "families": [str(path) for path in command.families], "metric": search.told["metric"],
-            "runtime_env": dict(runtime_env),
+            "runtime_env": dict(used.runtime_env),
         }  # fmt: skip
-        tuning.carry_out(
-            tuning.Job(
-                search, prepared.space, driver.next_trial, driver.changed, driver.tick, driver.stop_requested, shared,
-                [each] if config.workers == 1 else [{}, *[each] * config.workers], driver.at_once, resolved.steps,
-                int(resolved.evaluate_every) or resolved.log_every, config.max_restarts,
-            )
+        job = tuning.Job(
+            search, prepared.space, driver.next_trial, driver.changed, driver.tick, driver.stop_requested, shared,
+            [each] if config.workers == 1 else [{}, *[each] * config.workers], driver.at_once, resolved.steps,
+            int(resolved.evaluate_every) or resolved.log_every, config.max_restarts,
         )  # fmt: skip
+        driver.died = used.died
+        restarts = 0
+        while True:
+            tuning.carry_out(job)
+            if driver.gone is not None:
+                raise driver.gone
+            if not driver.dead or driver.asked.is_set():
+                break
+            if restarts >= config.max_restarts:
+                raise TroupeError(f"{search.name}: {driver.dead} ({restarts} restarts before); go on with `troupe "
+                                  f"search --resume {search.name}`", RUN_FAILED)  # fmt: skip
+            restarts += 1
+            progress.say(f"{driver.dead}; going on from the trials' checkpoints (restart {restarts} of "
+                         f"{config.max_restarts})")  # fmt: skip
+            search.told.setdefault("restarts", []).append({"kind": RAY, "why": driver.dead})
+            used.begin_anew()
+            install()
+            driver.go_on()
     progress.end()
     search.write(lasting=True)
     with contextlib.suppress(OSError):

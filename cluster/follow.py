@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from cluster import leaderboard
 from cluster.show import duration
-from trainers.engine import checkpoint, runfolder
+from trainers.engine import checkpoint, holding, runfolder
 from trainers.engine.errors import CONFLICT, STOPPED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.runfolder import SAVED, SEARCH, STOP_FILE, TRIALS, RunFolder
 
@@ -34,7 +34,7 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> dict[str, Any]:
         raise TroupeError(f"{name}: is a trial; stop its search, `troupe stop {path.parent.parent.name}`", WORDS)
 
     def under_way() -> bool:
-        return runfolder.is_held(path) if whole else RunFolder(path).working
+        return holding.is_held(path) if whole else RunFolder(path).working
 
     if not under_way():
         ended = "has finished" if _finished(path, whole) else "stands still"

@@ -26,6 +26,7 @@ import trainers
 from cluster.check import WRONG, CheckCommand, Finding
 from cluster.dashboard import ENDED, LOOK, Dashboard, first_line, reach
 from cluster.show import duration, size
+from trainers.engine.bucket import is_address
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.runfolder import check_name
 from trainers.version import __version__
@@ -63,8 +64,8 @@ def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]
     reached or takes no job, 4 where the name is in use."""
     mistakes = []
     if command.runs_dir is None:
-        mistakes.append("--runs-dir: say where the runs lie, a folder that all nodes of the cluster see")
-    elif not os.path.isabs(command.runs_dir):
+        mistakes.append("--runs-dir: say where the runs lie, a folder that all nodes of the cluster see, or a bucket")
+    elif not os.path.isabs(command.runs_dir) and not is_address(command.runs_dir):
         mistakes.append(f"--runs-dir {command.runs_dir}: must be a whole path, as the cluster sees it")
     name = command.resume or command.name or f"{command.family}-{time.strftime('%Y%m%d-%H%M%S')}"
     if mistake := check_name(name):

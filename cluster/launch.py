@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import shutil
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,8 @@ from typing import Any
 from cluster import checks
 from cluster.prepare import Prepared, TrainCommand, prepare, weights_path
 from cluster.show import Progress, Silence
-from trainers.engine import checkpoint, durable, runfolder
+from cluster.signals import signals
+from trainers.engine import bucket, checkpoint, durable, runfolder
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, FAILED, WORDS, Stopped, TroupeError, of_worker
@@ -51,9 +51,10 @@ def train(
     """
     command = TrainCommand(
         family, settings, name, resume, from_run, allow_changes, address, oversubscribe,
-        Path(config) if config else None, Path(runs_dir), expanded(data_dir),
+        Path(config) if config else None, bucket.folder_for(str(runs_dir)), expanded(data_dir),
         tuple(expanded(path).resolve() for path in families),
     )  # fmt: skip
+    bucket.bring(command.runs_dir, [resume, from_run], checkpoints=True)
     shown = Progress() if progress else Progress(stream=Silence())  # type: ignore[arg-type]
     return launch(command, shown, report=report)
 
@@ -122,9 +123,10 @@ def _carried_out(
     progress: Progress, own_process: bool, report: Report,
 ) -> dict[str, Any]:  # fmt: skip
     """A run whose folder is ready and held, to its end."""
+    there = bucket.of(folder.path.parent)
     plan = Plan(
         prepared.family, config.model_dump(), folder.path.resolve(), command.data_dir.resolve(), command.families,
-        stored, stored["data"],
+        stored, stored["data"], there.address if there is not None else "",
     )  # fmt: skip
     hint = checks.hint(config) if not command.address else None
     progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
@@ -132,6 +134,8 @@ def _carried_out(
     for remark in config.remarks():
         progress.say(remark)
     try:
+        if there is not None:
+            there.send(folder.path)  # before workers on other machines look for it
         if config.workers == 1 and not command.address:
             result = _here(plan, progress, own_process, report)
         else:
@@ -148,6 +152,9 @@ def _carried_out(
     with contextlib.suppress(OSError):
         folder.before.unlink(missing_ok=True)
         folder.stop.unlink(missing_ok=True)
+    if there is not None:
+        there.fetch(folder.path)  # what a worker on another machine has made
+        there.send(folder.path)
     return with_paths(result, folder)
 
 
@@ -253,6 +260,8 @@ def _from(command: TrainCommand, prepared: Prepared) -> str | None:
 def _what(config: Config, prepared: Prepared) -> str:
     """What is about to happen, in a few words."""
     workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
+    if config.min_workers:
+        workers = f"{config.min_workers} to {workers}"
     verb = "going on to" if prepared.folder is not None else "training"
     if prepared.folder is not None and not checkpoint.all_in(prepared.folder.checkpoints):
         verb = "beginning at step 0, as there is no checkpoint: training"
@@ -315,8 +324,9 @@ def _on_ray(
     plan: Plan, config: Config, command: TrainCommand, progress: Progress, own_process: bool, report: Report
 ) -> dict[str, Any]:
     """Train in Ray actors, and watch them."""
+    from cluster.actors import ActorGroup, Placing
     from cluster.connect import ray_for
-    from cluster.group import ActorGroup, supervise
+    from cluster.group import Lost, supervise
 
     asked = threading.Event()
 
@@ -325,16 +335,27 @@ def _on_ray(
             asked.set()  # whatever becomes of the file
         return asked.is_set()
 
-    folders, stop = [plan.folder, *plan.families], RunFolder(plan.folder).stop
+    folders, stop = [*([] if plan.bucket else [plan.folder]), *plan.families], RunFolder(plan.folder).stop
     log = RunFolder(plan.folder).logs / "driver.log" if own_process else None
     with (
         _random_kept(),
         signals(asked.set) as install,
-        ray_for(config, command.address, command.oversubscribe, folders, log) as runtime_env,
+        ray_for(config, command.address, command.oversubscribe, folders, log) as used,
     ):
         install()  # Ray has put handlers of its own there
+
+        def start(lost: Lost | None) -> ActorGroup:
+            if lost is not None and used.died():
+                used.begin_anew()
+                install()
+            placing = Placing(
+                checks.needs(plan.settings), config.least_workers, config.workers, lost, used.died, stop_asked,
+                progress.say, command.address is not None,
+            )  # fmt: skip
+            return ActorGroup(plan, used.runtime_env, placing.found(), placing=placing)
+
         return supervise(
-            lambda: ActorGroup(plan, runtime_env),
+            start,
             config.max_restarts,
             config.hang_after,
             stop_asked,
@@ -352,37 +373,3 @@ def _random_kept() -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-
-
-@contextlib.contextmanager
-def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Inside, the first SIGINT or SIGTERM calls `ask`; a second one ends the process as usual.
-
-    Yields what installs the handlers again, where somebody may have replaced them.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    asked = False
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked = True
-        put_back()
-        ask()
-
-    def install() -> None:
-        put_back()
-        for number in before if not asked else ():
-            signal.signal(number, handle)
-
-    install()
-    try:
-        yield install
-    finally:
-        put_back()

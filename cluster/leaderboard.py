@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainers.engine import checkpoint, durable, runfolder
+from trainers.engine import bucket, checkpoint, durable, holding
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.runfolder import SEARCH, TRIALS, RunFolder, all_runs, natural
 from trainers.engine.settings import show_value
@@ -151,13 +151,13 @@ class Search:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the search: only one driver works on it."""
-        with runfolder.hold(self.path, self.name, "search", patience=10):
+        with holding.hold(self.path, self.name, "search", patience=10):
             yield
 
     @property
     def working(self) -> bool:
         """Whether a driver works on it now."""
-        return runfolder.is_held(self.path)
+        return holding.is_held(self.path)
 
 
 def read(path: Path) -> Search:
@@ -188,7 +188,7 @@ def find(runs: Path, name: str) -> Search:
             return read(path.resolve())
     known = [path.name for path in all_searches(runs)]
     run = " is a run, and no search" if os.path.exists(runs / name / "settings.json") else ": no such search"
-    raise TroupeError(f"{name}{run} in {runs}{did_you_mean(name, known)}", WORDS)
+    raise TroupeError(f"{name}{run} in {bucket.shown(runs)}{did_you_mean(name, known)}", WORDS)
 
 
 def is_search(runs: Path, name: str) -> bool:

@@ -100,6 +100,8 @@ def prepare(command: TrainCommand) -> Prepared:
                 mistakes.append("steps and epochs: say one of them; the other follows from the size of the data")
             if "steps" in words:
                 old.pop("epochs", None)
+            if "workers" in words:
+                old.pop("min_workers", None)
             config, wrong = kind.from_words({**old, **words}, family)
             mistakes += wrong
             if config is not None and old and "size" in stored.get("facts", {}):

@@ -15,7 +15,7 @@ from cluster.leaderboard import FAILED, FINISHED, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, prepare
 from cluster.show import Progress, Silence, duration, table
-from trainers.engine import checkpoint
+from trainers.engine import bucket, checkpoint
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError
 from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.paths import DATA_DIR, expanded
@@ -42,9 +42,10 @@ def search(
     command = SearchCommand(
         family, settings, name, resume, retry_failed, space, trials, metric, mode, scheduler, algorithm, search_seed,
         max_concurrent, trials_per_gpu, time_budget, disk_budget, keep_best, final, address,
-        Path(config) if config else None, Path(runs_dir), expanded(data_dir),
+        Path(config) if config else None, bucket.folder_for(str(runs_dir)), expanded(data_dir),
         tuple(expanded(path).resolve() for path in families),
     )  # fmt: skip
+    bucket.bring(command.runs_dir, [resume], checkpoints=True)
     return carry_out(command, Progress() if progress else Progress(stream=Silence()))  # type: ignore[arg-type]
 
 
@@ -67,12 +68,16 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
                 if trial.state == FAILED and command.retry_failed:
                     trial.state, trial.reason = WAITING, ""
                     trial.value = trial.best = None
+        mirror = bucket.Mirror(found.path, progress.say)
         try:
             ended = driver.drive(found, prepared, command, progress)
+            mirror.settle()
         except BaseException:
             if prepared.found is None and not any((found.path / TRIALS).iterdir()):
                 shutil.rmtree(found.path, ignore_errors=True)  # it never began: the name is free again
             raise
+        finally:
+            mirror.end()
     failed = [trial for trial in found.trials if trial.state == FAILED]
     resume = f"go on with `troupe search --resume {found.name}`"
     if ended.full:
@@ -149,11 +154,15 @@ def text_of_dry_run(expected: Mapping[str, Any]) -> list[str]:
 def _new_folder(command: SearchCommand, prepared: Prepared) -> Search:
     """The folder of a new search, with all trials that are known before it starts."""
     told, runs = prepared.told, command.runs_dir
+    there = bucket.of(runs)
+    taken = there.names() if there is not None else ()
     number = 0
     while True:
         number += 1
         path = runs / (command.name or f"{told['family']}-search-{number}")
         try:
+            if path.name in taken:
+                raise FileExistsError
             path.mkdir(parents=True)
             break
         except FileExistsError:

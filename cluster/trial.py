@@ -19,7 +19,8 @@ from typing import Any
 from ray import tune
 from ray.util import get_current_placement_group
 
-from cluster.group import ActorGroup, Lost, supervise
+from cluster.actors import ActorGroup
+from cluster.group import Lost, supervise
 from cluster.leaderboard import MISSING
 from cluster.show import Progress, Silence
 from cluster.worker import write_to
@@ -142,7 +143,8 @@ class Trial(tune.Trainable):
 
             with checkpoint.writing(self.folder.path):
                 EventFile(self.folder.path, 0, ".settings").settings(varied, self.shared["metric"])
-            result = self._here(plan) if int(plan.settings["workers"]) == 1 else self._beside(plan)
+            with self.folder.driven(patience=10):
+                result = self._here(plan) if int(plan.settings["workers"]) == 1 else self._beside(plan)
             ended: dict[str, Any] = {"ended": "finished", "step": result["steps"], "result": result}
             if self.shared["metric"] in result["metrics"]:
                 ended[self.shared["metric"]] = result["metrics"][self.shared["metric"]]
@@ -177,12 +179,12 @@ class Trial(tune.Trainable):
         self.folder.make_parts()
         settings = plan.config()
 
-        def start() -> KeptGroup:
+        def start(lost: Lost | None) -> KeptGroup:
             if self.group is not None and self.group.alive:
                 self.group.begin(plan, self.shared["metric"])
             else:
                 self.group = KeptGroup(
-                    plan, self.shared["runtime_env"], self.shared["metric"], get_current_placement_group()
+                    plan, self.shared["runtime_env"], get_current_placement_group(), self.shared["metric"]
                 )
             return self.group
 

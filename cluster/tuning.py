@@ -34,6 +34,10 @@ VARIABLES = {
 }
 
 
+class Dead(BaseException):
+    """Ray has died. No Exception, for which Tune would tidy up first, and wait for answers that do not come."""
+
+
 @dataclass
 class Job:
     """What Tune needs to carry out a search."""
@@ -42,7 +46,7 @@ class Job:
     space: Space
     next_trial: Callable[[], TrialRecord | None]  # whose folder is made
     changed: Callable[[TrialRecord, bool], None]  # a trial has news; whether it has ended
-    tick: Callable[[], None]  # now and then
+    tick: Callable[[], None]  # now and then; raises Dead where Ray has died
     stop_requested: Callable[[], bool]
     shared: Mapping[str, Any]  # see cluster.trial
     bundles: list[dict[str, float]]
@@ -147,6 +151,8 @@ def carry_out(job: Job) -> None:
                 trial_name_creator=lambda trial: of_id[trial.trial_id].name,
                 trial_dirname_creator=lambda trial: of_id[trial.trial_id].name,
             )  # fmt: skip
+        except Dead:
+            pass
         finally:
             shutil.rmtree(storage, ignore_errors=True)
         for record in of_id.values():

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster.words import Words
+from trainers.engine import bucket
 from trainers.engine.config import parts_of
 from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR
 
 Answer = tuple[Any, str, int]  # of a verb: for --json, for people, exit code
+
+
+def runs_of(said: Words, names: Sequence[str | None] | None = None, checkpoints: bool = False) -> Path:
+    """The folder that `--runs-dir` names; of a bucket, its folder on this machine, with what these runs (None: all)
+    need."""
+    text = said.options.get("runs-dir", "")
+    runs = bucket.folder_for(text) if "://" in text else said.path("runs-dir", "runs")
+    if not said.mistakes:
+        bucket.bring(runs, names, checkpoints)
+    return runs
 
 
 def train_command(said: Words, runs: Path) -> Any:

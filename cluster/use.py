@@ -18,7 +18,7 @@ from cluster.leaderboard import Search
 from cluster.show import duration, size
 from trainers import registry
 from trainers.data import imagefolder, sources
-from trainers.engine import checkpoint, durable, pictures, processor, runfolder
+from trainers.engine import bucket, checkpoint, durable, pictures, processor, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded
 from trainers.engine.runfolder import RunFolder
@@ -325,6 +325,9 @@ def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:
 
 def _reached(folder: RunFolder) -> tuple[int, float]:
     """Steps and seconds of the newest checkpoint that tells of them."""
+    if bucket.of(folder.path.parent) is not None:  # its checkpoints may lie there only
+        rows, _ = folder.read_metrics()
+        return (int(rows[-1]["step"]), float(rows[-1].get("seconds", 0))) if rows else (0, 0.0)
     for path in reversed(checkpoint.all_in(folder.checkpoints)):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # damaged, or removed meanwhile
             manifest = checkpoint.manifest_of(path)

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from trainers.engine import bucket
 from trainers.engine.control import Control
 from trainers.engine.errors import PeerLost, TroupeError, of_worker
 from trainers.engine.runfolder import RunFolder, begun
@@ -68,11 +69,16 @@ class Worker:
         from trainers.engine.world import join
 
         self._clear(held_for)
+        plan = plan.here()
         log = RunFolder(plan.folder).log(rank)
         if name := interface_of(ray.util.get_node_ip_address()):  # type: ignore[no-untyped-call]
             for variable in INTERFACE:  # where a host's name means loopback, they would listen there, and nowhere else
                 os.environ.setdefault(variable, name)
         try:
+            there = bucket.of(plan.folder.parent)
+            if there is not None and rank == 0:
+                there.fetch(plan.folder, checkpoints=True)
+            RunFolder(plan.folder).make_parts()
             write_to(log)
             print(begun(rank, size), flush=True)
             self.world = join(address, port, rank, size, str(plan.settings["device"]))
@@ -89,6 +95,8 @@ class Worker:
                 self.world.leave()
                 self.world = None
             sys.stdout.flush()
+            if rank and (there := bucket.of(plan.folder.parent)) is not None:
+                there.send_file(plan.folder, log)
 
     def status(self) -> dict[str, Any]:
         """What the watcher needs to know."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from commands import TESTS, Command, Commands, until
 
-from cluster import connect
+from cluster import tokens
 from cluster.environment import worker_environment
 from trainers.engine.world import free_port
 
@@ -72,11 +72,11 @@ def ray_here(**variables: str) -> Iterator[Any]:
     )
     import ray
 
-    connect._read_tokens_anew()
+    tokens.read_anew()
     try:
         yield ray
     finally:
         ray.shutdown()
         os.environ.clear()
         os.environ.update(before)
-        connect._read_tokens_anew()
+        tokens.read_anew()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainers import registry
 from trainers.data.sources import open_data
-from trainers.engine import processor
+from trainers.engine import bucket, processor
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, TroupeError
@@ -35,6 +35,13 @@ class Plan:
     families: tuple[Path, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # go into the manifests
     fingerprint: str | None = None  # that the data must have
+    bucket: str = ""  # where the run is kept, if not in a folder that all machines see
+
+    def here(self) -> Plan:
+        """The same on another machine, which has a folder of its own for the runs of a bucket."""
+        if not self.bucket:
+            return self
+        return replace(self, folder=bucket.folder_for(self.bucket) / self.folder.name)
 
     @classmethod
     def of(cls, folder: RunFolder, data_dir: Path, families: tuple[Path, ...]) -> Plan:

@@ -74,7 +74,6 @@ def test_the_ray_of_our_caller_is_looked_at_and_its_workers_get_our_environment(
     kind = registry.config_class("dcgan")
     config = kind.of({**kind.tiny["tiny"], "device": "cpu", "exchange": "exact", "workers": 2})
     there: list[dict[str, Any]] = [{"Alive": True, "Resources": {"CPU": 1.0}}, {"Alive": False}]
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)  # so that none is made
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: there)
     with pytest.raises(TroupeError) as caught, connect._own(config, False):
@@ -82,5 +81,5 @@ def test_the_ray_of_our_caller_is_looked_at_and_its_workers_get_our_environment(
     assert caught.value.code == SURROUNDINGS
     assert caught.value.mistakes == ["workers=2: needs 2 CPUs, the Ray of this process has 1"]
     there[0]["Resources"] = {"CPU": 2.0}
-    with connect._own(config, False) as runtime_env:
-        assert runtime_env == {"env_vars": worker_environment()}
+    with connect._own(config, False) as used:
+        assert used.runtime_env == {"env_vars": worker_environment()}

@@ -201,7 +201,7 @@ def test_every_way_to_a_config_holds_the_bounds() -> None:
 
 RUNNING = {
     "workers", "checkpoint_every", "keep", "sample_every", "log_every", "max_restarts", "hang_after",
-    "target",
+    "target", "min_workers",
 }  # fmt: skip
 
 

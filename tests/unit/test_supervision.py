@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 
 from cluster import group
-from cluster.group import PATIENCE_AT_START, Look, Lost, guilty, hung_worker, supervise
+from cluster.group import (
+    NODE,
+    PATIENCE_AT_START,
+    PREEMPTED,
+    RESIZED,
+    WORKER,
+    Look,
+    Lost,
+    guilty,
+    hung_worker,
+    supervise,
+)
 from cluster.show import Progress
 from cluster.worker import Worker, interface_of
 from trainers.engine.errors import CONFLICT, FAILED, STOPPED, PeerLost, Stopped, TroupeError
@@ -44,6 +55,7 @@ class Dummy:
         self.on_stop: Callable[[], None] = lambda: None
         self.held: dict[int, int] = {}  # the step at which the run is held, by moment
         self.released: list[bool] = []
+        self.moving: dict[int, Lost] = {}  # why it should begin anew elsewhere, by moment
 
     def outcomes(self) -> Mapping[int, Any]:
         time.sleep(0.001)
@@ -62,6 +74,9 @@ class Dummy:
 
     def go_on(self, stopping: bool) -> None:
         self.released.append(stopping)
+
+    def moves(self) -> Lost | None:
+        return self.moving.pop(self.place, None)
 
     def stop(self) -> None:
         self.stopped += 1
@@ -82,17 +97,21 @@ class Watched:
     ) -> None:
         self.groups = list(groups)
         self.started = 0
+        self.noted: list[str] = []
         self.stream = io.StringIO()
         self.result: Any = None
         self.error: TroupeError | None = None
         try:
-            self.result = supervise(self.start, max_restarts, 60.0, stop_requested, Progress(self.stream))
+            self.result = supervise(
+                self.start, max_restarts, 60.0, stop_requested, Progress(self.stream),
+                note=lambda kind, why: self.noted.append(kind),
+            )  # fmt: skip
         except TroupeError as error:
             self.error = error
         begun = [one for one in self.groups[: self.started] if isinstance(one, Dummy)]
         assert all(one.ended == 1 for one in begun), "each group is ended, once"
 
-    def start(self) -> Any:
+    def start(self, lost: Lost | None) -> Any:
         self.started += 1
         one = self.groups[self.started - 1]
         if isinstance(one, Exception):
@@ -130,6 +149,43 @@ def test_after_so_many_restarts_it_is_told_in_one_line() -> None:
     assert watched.error.mistakes == [
         "worker 0 died (killed, or out of memory) (2 restarts before); go on with --resume"
     ]
+
+
+@pytest.mark.parametrize("kind", [NODE, PREEMPTED])
+def test_nodes_that_go_use_up_no_restarts(kind: str) -> None:
+    lost = [Dummy({0: Lost("worker 0 died with its node", kind)}) for _ in range(3)]
+    watched = Watched([*lost, Dummy({0: killed(0)}), Dummy({0: RESULT, 1: RESULT})], max_restarts=1)
+    assert watched.result == RESULT
+    assert watched.said.count("worker 0 died with its node; going on from the newest checkpoint\n") == 3
+    assert "(restart 1 of 1)" in watched.said
+    assert watched.noted == [kind, kind, kind, WORKER]
+
+
+def test_a_group_whose_node_is_about_to_go_saves_and_begins_anew_elsewhere() -> None:
+    going = Dummy({}, {}, {0: Stopped("saved"), 1: Stopped("saved")})
+    going.moving = {1: Lost("the node of worker 1 is about to go in 30 s", PREEMPTED)}
+    watched = Watched([going, Dummy({0: RESULT, 1: RESULT})], max_restarts=0)
+    assert watched.result == RESULT
+    assert going.stopped == 1
+    assert "the node of worker 1 is about to go in 30 s: saving first" in watched.said
+    assert watched.noted == [PREEMPTED]
+
+
+def test_a_group_grows_without_a_word_of_loss() -> None:
+    small = Dummy({}, {}, {0: Stopped("saved"), 1: Stopped("saved")})
+    small.moving = {1: Lost("there is room for more workers than 2", RESIZED)}
+    watched = Watched([small, Dummy({0: RESULT, 1: RESULT})], max_restarts=0)
+    assert watched.result == RESULT
+    assert watched.noted == []
+
+
+def test_a_stop_counts_more_than_a_move() -> None:
+    asked: list[bool] = []
+    moving = Dummy({}, {}, {0: Stopped("saved"), 1: Stopped("saved")})
+    moving.moving = {1: Lost("there is room for more workers than 2", RESIZED)}
+    moving.on_stop = lambda: asked.append(True)
+    watched = Watched([moving], stop_requested=lambda: bool(asked))
+    assert isinstance(watched.error, Stopped)
 
 
 def test_no_restart_is_made_where_none_is_wanted() -> None:
@@ -208,7 +264,7 @@ def test_a_run_that_is_held_goes_on_when_whoever_watches_has_seen_it(monkeypatch
     monkeypatch.setattr("cluster.group.STATUS", 0.0)
     one, seen = Dummy({}, {}, {}, {0: RESULT, 1: None}), list[int]()
     one.held = {0: 4, 2: 8}
-    supervise(lambda: one, 0, 60.0, lambda: False, Progress(io.StringIO()), at_rest=seen.append)
+    supervise(lambda lost: one, 0, 60.0, lambda: False, Progress(io.StringIO()), at_rest=seen.append)
     assert seen == [4, 8]
     assert one.released == [False, False]
 
@@ -224,7 +280,7 @@ def test_a_run_that_is_held_and_stopped_meanwhile_stops_where_it_is(monkeypatch:
     one = Dummy({}, {}, {0: Stopped("stopped"), 1: Stopped("stopped")})
     one.held = {0: 4}
     with pytest.raises(Stopped):
-        supervise(lambda: one, 0, 60.0, lambda: asked, Progress(io.StringIO()), at_rest=stop)
+        supervise(lambda lost: one, 0, 60.0, lambda: asked, Progress(io.StringIO()), at_rest=stop)
     assert one.released == [True]
     assert one.stopped == 1
 
@@ -256,7 +312,7 @@ def test_a_group_is_ended_where_watching_it_fails() -> None:
 
     broken = Broken({})
     with pytest.raises(RuntimeError, match="a bug"):
-        supervise(lambda: broken, 3, 60.0, lambda: False, Progress(io.StringIO()))
+        supervise(lambda lost: broken, 3, 60.0, lambda: False, Progress(io.StringIO()))
     assert broken.ended == 1
 
 

@@ -37,6 +37,12 @@ def _enough_microbatches(workers: int, batch_size: int, microbatch_size: int) ->
     )
 
 
+def _least_first(workers: int, min_workers: int) -> str | None:
+    if min_workers <= workers:
+        return None
+    return f"workers={min_workers}..{workers}: the lesser number comes first; say workers={workers}..{min_workers}"
+
+
 def _two_momenta(momenta: tuple[float, ...]) -> str | None:
     if len(momenta) == 2:
         return None
@@ -167,6 +173,7 @@ class Config(Schedules):
     checks: ClassVar[tuple[Check, ...]] = (
         Check(("batch_size", "microbatch_size"), _whole_microbatches),
         Check(("workers", "batch_size", "microbatch_size"), _enough_microbatches),
+        Check(("workers", "min_workers"), _least_first),
         Check(("cycle_momentum",), _two_momenta),
         Check(("decay_at",), _rising_shares),
         Check(("cycle_peak", "cycle_tail"), _peak_before_tail),
@@ -178,7 +185,14 @@ class Config(Schedules):
     learns_from: ClassVar[str] = "images"  # the kind of samples; `images+images` for two sets that are joined
     asked: ClassVar[type[Asked]] = Asked  # what can be asked for when samples are drawn
     momentum_setting: ClassVar[str] = ""  # the setting of the optimizers' momentum, where one_cycle may move it
-    workers: int = setting(1, "worker processes that share each batch", kind="running", at_least=1, at_most=4096)
+    workers: int = setting(
+        1, "worker processes that share each batch; 2..8: as many as there is room for, while nodes come and go",
+        kind="running", at_least=1, at_most=4096,
+    )  # fmt: skip
+    min_workers: int = setting(
+        0, "how few may go on where there is no room for all; 0: none is left out; workers=2..8 says both",
+        kind="running", at_least=0, at_most=4096,
+    )  # fmt: skip
     checkpoint_every: int = setting(
         250, "save after so many steps, and at the end", kind="running", unit="steps", at_least=1
     )
@@ -204,6 +218,12 @@ class Config(Schedules):
         return "+".join(parts)
 
     @classmethod
+    def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[str]]:
+        if elastic := re.fullmatch(r"(\d+)\.\.(\d+)", str(words.get("workers", ""))):
+            words = {**words, "workers": elastic[2], "min_workers": elastic[1]}
+        return super().from_words(words, family)
+
+    @classmethod
     def instead(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"epochs": None} if "steps" in words and "epochs" not in words else {}
 
@@ -221,6 +241,11 @@ class Config(Schedules):
         if not cls.metrics and good.get("schedule") == "plateau":
             mistakes.append(f"schedule=plateau: {family} evaluates nothing that could stand still; take another")
         return mistakes
+
+    @property
+    def least_workers(self) -> int:
+        """How many workers there must be room for."""
+        return self.min_workers or self.workers
 
     @property
     def microbatches(self) -> int:

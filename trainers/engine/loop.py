@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from trainers.engine import processor
+from trainers.engine.bucket import Mirror
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import FAILED, Stopped, TroupeError
 from trainers.engine.family import Data, Family
+from trainers.engine.holding import Writer
 from trainers.engine.record import Recorder
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.step import advance
@@ -32,11 +34,14 @@ def train(
     failed; the caller's random state, default dtype and threads are put back, and shared memory is given back.
     """
     with process_for(config), contextlib.ExitStack() as held:
+        writer = Writer(folder.path, folder.name)
         if world.rank == 0:
-            held.enter_context(folder.lock(patience=10))
+            held.enter_context(writer.holding(patience=10))
         trainer = Trainer(family, data, config, world, control)
         held.callback(trainer.close)
-        recorder = Recorder(trainer, folder, facts)
+        mirror = Mirror(folder.path if world.rank == 0 else None, control.say, control.beat)
+        held.callback(mirror.end)
+        recorder = Recorder(trainer, folder, facts, writer, mirror)
         if trainer.exchange.notice and world.rank == 0:
             control.say(trainer.exchange.notice)
         recorder.begin()
@@ -46,6 +51,7 @@ def train(
                 recorder.after_step()
             if not done or (trainer.stop_agreed and trainer.step < config.steps and not trainer.reached):
                 recorder.save()
+                recorder.settle()
                 raise Stopped(
                     f"{folder.name}: stopped at step {trainer.step} of {config.steps} and saved; go on with "
                     f"--resume {folder.name}"

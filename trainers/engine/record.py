@@ -11,8 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from trainers.engine import checkpoint, durable, pictures, plots, rest, state
+from trainers.engine.bucket import Mirror
 from trainers.engine.errors import FAILED, TroupeError
 from trainers.engine.family import GRID
+from trainers.engine.holding import Writer
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.tensors import as_uint8, read_weights
 from trainers.engine.trainer import Trainer
@@ -23,8 +25,11 @@ PAUSE = 60.0  # seconds between pictures of evaluations
 class Recorder:
     """Writes metrics, grids and checkpoints of one run; on ranks other than 0 it only takes part."""
 
-    def __init__(self, trainer: Trainer, folder: RunFolder, facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, trainer: Trainer, folder: RunFolder, facts: Mapping[str, Any], writer: Writer, mirror: Mirror
+    ) -> None:  # fmt: skip
         self.trainer, self.folder, self.facts = trainer, folder, facts
+        self.writer, self.mirror = writer, mirror
         self.config, self.control = trainer.config, trainer.control
         self.first = trainer.world.rank == 0
         self.seconds = 0.0  # of training before this process
@@ -41,7 +46,10 @@ class Recorder:
     def begin(self) -> None:
         """Go on from the newest checkpoint; or save the first one."""
         trainer = self.trainer
-        newest = checkpoint.newest(self.folder.checkpoints, self.control.say) if self.first else None
+        newest = None
+        if self.first:
+            with self.writer.writing():
+                newest = checkpoint.newest(self.folder.checkpoints, self.control.say)
         name = trainer.world.agree(newest.name if newest else None)
         if name is not None:
             path = self.folder.checkpoints / name
@@ -52,11 +60,11 @@ class Recorder:
             self.watching = float(manifest.get("watch_seconds", 0))
             self.saved = (trainer.step, trainer.phases_done)
             if self.first:
-                with checkpoint.writing(self.folder.path):
+                with self.writer.writing():
                     self.folder.forget_after(trainer.step, self.control.say)
         else:
             if self.first:
-                with checkpoint.writing(self.folder.path):
+                with self.writer.writing():
                     self.folder.forget_after(-1)
             trainer.begin()
             for weights in self.folder.path.glob("from.*"):
@@ -66,7 +74,7 @@ class Recorder:
         self.started = time.monotonic()
         self.since, self.first_step = (trainer.position, self.started), trainer.step
         if self.first and not self.folder.real.exists() and (real := trainer.data.preview(GRID)) is not None:
-            with checkpoint.writing(self.folder.path):
+            with self.writer.writing():
                 pictures.write_grid(self.folder.real, as_uint8(real).numpy())
         if name is None:
             self.draw()
@@ -115,7 +123,7 @@ class Recorder:
         samples, step = rest.draw_grid(self.trainer), self.trainer.step
         if samples is None or not self.first:
             return samples
-        with checkpoint.writing(self.folder.path):
+        with self.writer.writing():
             if not isinstance(samples, Tensor):
                 durable.write(self.folder.grids / f"step_{step:08d}.txt", pictures.sheet_of_texts(samples))
                 return samples
@@ -147,16 +155,17 @@ class Recorder:
         failure: TroupeError | None = None
         if self.first:
             try:
-                with checkpoint.writing(self.folder.path):  # rows of steps before this one are never lost
+                with self.writer.writing():
                     for written in (self.folder.metrics, self.events.path if self.events is not None else None):
                         if written is not None and written.exists():
-                            durable.sync(written)
-                facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3),
-                         "evaluation_seconds": round(self.evaluating, 3),
-                         "watch_seconds": round(self.watching, 3)}  # fmt: skip
-                checkpoint.save(self.folder.checkpoints, name, held, facts)
-                best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
-                checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
+                            durable.sync(written)  # rows of steps before this one are never lost
+                    facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3),
+                             "evaluation_seconds": round(self.evaluating, 3),
+                             "watch_seconds": round(self.watching, 3)}  # fmt: skip
+                    checkpoint.save(self.folder.checkpoints, name, held, facts)
+                    best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
+                    checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
+                self.mirror.wake(best)
             except TroupeError as error:
                 failure = error
         failure = trainer.world.agree(failure)
@@ -164,6 +173,17 @@ class Recorder:
             raise failure
         self.saved = (trainer.step, trainer.phases_done)
         self.control.beat()
+
+    def settle(self) -> None:
+        """Return when all that was written has come where it is kept, on every rank."""
+        failure: TroupeError | None = None
+        if self.first:
+            try:
+                self.mirror.settle()
+            except TroupeError as error:
+                failure = error
+        if (failure := self.trainer.world.agree(failure)) is not None:
+            raise failure
 
     def finish(self) -> dict[str, Any]:
         """The result of a run that has made its last step; that of rank 0 counts."""
@@ -192,9 +212,10 @@ class Recorder:
             "verdict": trainer.family.report(),
         }
         if self.first:
-            with checkpoint.writing(self.folder.path):
+            with self.writer.writing():
                 pictures.write_timelapse(self.folder.timelapse, sheets, self.control.beat, self.control.say)
                 durable.write(self.folder.result, json.dumps(result, indent=1) + "\n")
+        self.settle()
         trainer.world.gather(None)  # nobody ends before the others: whoever watches would take them for lost
         return result
 
@@ -204,7 +225,7 @@ class Recorder:
             return []
         trainer, folder = self.trainer, self.folder
         self.pictured = time.monotonic()
-        with checkpoint.writing(folder.path):
+        with self.writer.writing():
             rows, _ = folder.read_metrics()
             if len({row["step"] for row in rows}) > 1:  # a curve of one point shows nothing
                 plots.write_curves(folder.curves, rows)
@@ -221,7 +242,7 @@ class Recorder:
         told = {"step": self.trainer.step, **report}
         known = {name: one for name, one in self.folder.read_verdict().items() if one["step"] < told["step"]}
         best = told if better or "best" not in known else known["best"]
-        with checkpoint.writing(self.folder.path):
+        with self.writer.writing():
             durable.write(self.folder.verdict, json.dumps({"final": told, "best": best}, indent=1) + "\n")
 
     def _write_metrics(self) -> None:
@@ -237,7 +258,7 @@ class Recorder:
         if not self.first or not row:
             return
         step = self.trainer.step
-        with checkpoint.writing(self.folder.path):
+        with self.writer.writing():
             with open(self.folder.metrics, "a") as file:
                 file.write(json.dumps({"step": step, "seconds": round(self._elapsed(), 3), **row}) + "\n")
             if self.events is None:

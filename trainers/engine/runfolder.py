@@ -9,7 +9,6 @@ grids/step_00000500.png (or .txt)  real.png  timelapse.gif  checkpoints/step_000
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -19,10 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from trainers.engine import checkpoint, durable
+from trainers.engine import bucket, checkpoint, durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.holding import DRIVER, hold, is_held
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FORMAT = 1
@@ -30,7 +28,6 @@ SEARCH, TRIALS = "search.json", "trials"  # of a search: its folder holds one ru
 TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
 SOMETIMES = ("learned_before",)  # too
 MISSING = "it is missing"
-LOCK, DRIVER = ".lock", ".driver"  # held by whoever writes (of a run: its first worker), and by who carries a run out
 STOP_FILE, SAVED = ".stop", "saved"  # of a run or a search that is under way: it saves and ends, and leaves the word
 
 
@@ -138,12 +135,12 @@ class RunFolder:
             return None
         return result if isinstance(result, dict) and isinstance(result.get("steps"), int) else None
 
-    def note_restart(self, why: str) -> None:
-        """Write down that the workers begin anew from the newest checkpoint, and why."""
+    def note_restart(self, kind: str, why: str) -> None:
+        """Write down that the workers begin anew from the newest checkpoint: what was lost, and why."""
         with contextlib.suppress(OSError):  # the run matters more
             saved = checkpoint.all_in(self.checkpoints)
             step = checkpoint.place_of(saved[-1].name)[0] if saved else 0
-            row = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "why": why}
+            row = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "kind": kind, "why": why}
             with open(self.restarts, "a") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -210,45 +207,7 @@ class RunFolder:
             for name in files:
                 with contextlib.suppress(OSError):
                     count += os.stat(os.path.join(folder, name)).st_size
-        return count
-
-
-@contextlib.contextmanager
-def hold(path: Path, name: str, what: str, patience: float = 0, file: str = LOCK) -> Iterator[None]:
-    """Hold the folder of a run or of a search. A kernel lock, that dies with its process.
-
-    Raises TroupeError (exit code 4) where another process holds it for longer than `patience` seconds.
-    """
-    lock = filelock.FileLock(path / file, timeout=patience)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise TroupeError(
-            f"{name}: another process is working on this {what}; wait for it, or stop it first", CONFLICT
-        ) from None
-    except OSError as error:
-        raise TroupeError(checkpoint.disk_mistake(path, error), SURROUNDINGS) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_held(path: Path, file: str = LOCK) -> bool:
-    """Whether a process holds a folder now. Those who look do not see one another."""
-    try:
-        descriptor = os.open(path / file, os.O_RDONLY)
-    except OSError:  # nobody ever did, or it is nothing of ours
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+        return count + bucket.bytes_elsewhere(self.path)
 
 
 def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:
@@ -282,6 +241,8 @@ def create(runs: Path, family: str, name: str | None) -> RunFolder:
 
     Raises TroupeError: exit code 4 where the name is in use, 3 where the folder cannot be written.
     """
+    there = bucket.of(runs)
+    taken = there.names() if there is not None else ()
     try:
         runs.mkdir(parents=True, exist_ok=True)
         number = 0
@@ -289,6 +250,8 @@ def create(runs: Path, family: str, name: str | None) -> RunFolder:
             number += 1
             path = runs / (name or f"{family}-{number}")
             try:
+                if path.name in taken:
+                    raise FileExistsError
                 path.mkdir()
                 break
             except FileExistsError:
@@ -326,7 +289,7 @@ def find(runs: Path, name: str) -> RunFolder:
             raise TroupeError(f"{name}: is a search, and no run; {advice}", WORDS)
     else:
         known = [folder.name for folder in all_runs(runs)]
-    raise TroupeError(f"{name}: no such run in {runs}{did_you_mean(name, known)}", WORDS)
+    raise TroupeError(f"{name}: no such run in {bucket.shown(runs)}{did_you_mean(name, known)}", WORDS)
 
 
 def find_own(runs: Path, name: str) -> RunFolder:
@@ -338,7 +301,7 @@ def find_own(runs: Path, name: str) -> RunFolder:
         and os.path.exists(path / "settings.json")
     ]  # fmt: skip
     if not inside:
-        raise TroupeError(f"{name}: does not lie in {runs} itself; name a run that does", WORDS)
+        raise TroupeError(f"{name}: does not lie in {bucket.shown(runs)} itself; name a run that does", WORDS)
     folder = RunFolder(inside[0].resolve())
     try:
         folder.read_settings()
@@ -364,6 +327,8 @@ def remove(folder: RunFolder) -> int:
     size = folder.size()
     with folder.driven(patience=1), folder.lock(patience=1):  # somebody may just look whether they are held
         doomed = folder.path.with_name(f".removed-{folder.name}-{os.getpid()}")
+        if (there := bucket.of(folder.path.parent)) is not None:
+            there.remove(folder.path)
         os.rename(folder.path, doomed)
     shutil.rmtree(doomed)
     return size

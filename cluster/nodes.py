@@ -1,0 +1,95 @@
+"""What the nodes of a Ray cluster have room for, which of them are about to go, and whether a cluster still answers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from trainers.engine.errors import SURROUNDINGS, TroupeError
+
+EVERY = 1.0  # seconds between looks
+PATIENCE = 40.0  # seconds without an answer of the head; Ray itself ends our process after 60
+
+
+def alive() -> dict[str, dict[str, Any]]:
+    """The nodes that live, by id, but for those that are about to go."""
+    import ray
+
+    gone = draining()
+    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in gone}  # type: ignore[no-untyped-call]
+
+
+def draining() -> dict[str, float]:
+    """The nodes that are about to go, by id, and when: seconds since the epoch, 0 where nobody says."""
+    from ray._private import state
+
+    return {node: moment / 1000 for node, moment in state.state.get_draining_nodes().items()}
+
+
+def rooms(each: Mapping[str, float], nodes: list[Mapping[str, float]]) -> int:
+    """How many workers fit on nodes, each as a whole on one of them."""
+    return sum(int(min(node.get(kind, 0) // count for kind, count in each.items() if count)) for node in nodes)
+
+
+class Watch:
+    """Looks at the nodes now and then, in a thread of its own: Ray does not answer where the head has died."""
+
+    def __init__(self) -> None:
+        self.alive, self.draining = alive(), draining()
+        self.ended = threading.Event()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        while not self.ended.wait(EVERY):
+            with contextlib.suppress(Exception):  # Ray may have been shut down meanwhile
+                self.alive, self.draining = alive(), draining()
+
+    def end(self) -> None:
+        self.ended.set()
+
+
+class Pulse:
+    """Whether a cluster that we have joined still answers: its head, and the raylet through which we speak to it."""
+
+    def __init__(self, address: str) -> None:
+        import ray
+
+        self.address = address
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self.head = host.strip("[]"), int(port)
+        here = ray.get_runtime_context().get_node_id()
+        mine = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]  # type: ignore[no-untyped-call]
+        self.raylet = mine[0] if mine and os.path.exists(mine[0]) else None
+        self.looked = self.answered = time.monotonic()
+
+    def check(self) -> None:
+        """Raises TroupeError (exit code 3) where one of them has died; at once for the raylet, or when the patience
+        with the head is at its end."""
+        now = time.monotonic()
+        if now - self.looked < EVERY:
+            return
+        self.looked = now
+        if self.raylet is not None and not _answers(socket.AF_UNIX, self.raylet):
+            raise TroupeError(f"--address {self.address}: the raylet of this machine died; start it again with `ray "
+                              "start`, then go on with --resume", SURROUNDINGS)  # fmt: skip
+        if _answers(socket.AF_INET6 if ":" in self.head[0] else socket.AF_INET, self.head):
+            self.answered = time.monotonic()
+        elif time.monotonic() - self.answered > PATIENCE:
+            raise TroupeError(f"--address {self.address}: its head does not answer since {PATIENCE:.0f} s; when it is "
+                              "there again, go on with --resume", SURROUNDINGS)  # fmt: skip
+
+
+def _answers(kind: socket.AddressFamily, where: Any) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket(kind, socket.SOCK_STREAM) as asking:
+        asking.settimeout(1)
+        try:
+            asking.connect(where)
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,157 @@
+"""A Ray of our own on this machine: on loopback only, with a token and a folder of its own; it can be begun anew.
+
+Its folder lies among the temporary files and goes with it. Where its owner was killed, the next Ray of our own sweeps
+it away, with whatever still lives in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from cluster import tokens
+from cluster.environment import environment
+from trainers.engine.errors import SURROUNDINGS, Stopped, TroupeError
+from trainers.engine.holding import LOCK, is_held
+
+OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
+PREFIX = "troupe-"
+SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest name of a socket in a folder
+LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's whole path
+PROCESSES = ("raylet", "gcs_server")  # without which it is dead; we are their parent
+
+
+class OwnRay:
+    """A Ray of our own, from `begin` to `end`."""
+
+    def __init__(self, cpus: int) -> None:
+        self.cpus = cpus
+        self.runtime_env: dict[str, object] = {}  # its processes have our environment
+        self.folder, self.lock = Path(), filelock.FileLock(os.devnull)
+        self.processes: dict[int, str] = {}
+
+    def begin(self) -> None:
+        """Start it, and connect to it. Raises TroupeError (exit code 3) where that cannot be."""
+        import ray
+
+        sweep()
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right
+        self.folder = _new_folder()
+        self.lock = filelock.FileLock(self.folder / LOCK)
+        self.lock.acquire()
+        tokens.write_new(str(self.folder / "token"))
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(self.folder / "token")}
+        try:
+            with environment(token):
+                tokens.read_anew()
+                ray.init(
+                    address="local", num_cpus=self.cpus, include_dashboard=False, log_to_driver=False,
+                    logging_level=logging.ERROR, configure_logging=False, object_store_memory=OBJECT_STORE,
+                    _temp_dir=str(self.folder),
+                )  # fmt: skip
+        except SystemExit:  # SIGTERM meanwhile, in the words of Ray's handler
+            self._clear()
+            raise Stopped("stopped before it began") from None
+        except Exception as error:
+            self._clear()
+            reason = str(error).strip().splitlines()[-1]
+            raise TroupeError(f"Ray did not start: {reason}", SURROUNDINGS) from error
+        except BaseException:
+            self._clear()
+            raise
+        self.processes = {pid: name for pid, name in _children() if name in PROCESSES}
+
+    def died(self) -> str:
+        """What of it has died; nothing while all of it lives."""
+        for pid, name in self.processes.items():
+            with contextlib.suppress(OSError, IndexError):
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX":
+                    continue
+            return f"the {name} of this machine's Ray died (killed, or out of memory)"
+        return ""
+
+    def end(self) -> None:
+        """Disconnect, and end it; what is left of one that died is killed, as it would wait for the rest."""
+        import ray
+
+        if self.died():
+            for pid in self.processes:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        try:
+            ray.shutdown()
+        finally:
+            self._clear()
+
+    def begin_anew(self) -> None:
+        """After its death."""
+        self.end()
+        self.begin()
+
+    def _clear(self) -> None:
+        self.processes = {}
+        _remove(self.folder)
+        self.lock.release()
+        tokens.read_anew()  # when the environment is our caller's again
+
+
+def sweep() -> None:
+    """Remove the folders, and end the processes, of those whose owner was killed."""
+    for base in _bases():
+        with contextlib.suppress(OSError):
+            for folder in Path(base).glob(f"{PREFIX}*"):
+                with contextlib.suppress(OSError):
+                    if folder.stat().st_uid == os.getuid() and (folder / LOCK).exists() and not is_held(folder):
+                        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a Ray of our own, and end what still lives in it."""
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit() and int(name) != os.getpid() and _uses(name, str(folder)):
+            with contextlib.suppress(OSError):
+                os.kill(int(name), signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _uses(process: str, folder: str) -> bool:
+    """Whether a process of this user's has a file of a folder open, as each of Ray's has its log."""
+    with contextlib.suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{process}/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{process}/fd/{descriptor}").startswith(f"{folder}/"):
+                    return True
+    return False
+
+
+def _bases() -> list[str]:
+    """Where its folder may lie: among temporary files, or where names are shorter, as those of sockets are bounded."""
+    return [os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "/tmp", "/dev/shm"]
+
+
+def _new_folder() -> Path:
+    """A folder that only this user can enter. Raises TroupeError (exit code 3) where none can be made."""
+    for base in _bases():
+        if len(os.fsencode(base)) + len(f"/{PREFIX}12345678{SOCKET}") <= LONGEST:
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    raise TroupeError(f"Ray did not start: no folder for its files in {' or '.join(_bases())}; set TMPDIR to a short "
+                      "one that can be written", SURROUNDINGS)  # fmt: skip
+
+
+def _children() -> Iterator[tuple[int, str]]:
+    """The processes that this one has started, and their names."""
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            before, _, after = Path(f"/proc/{name}/stat").read_text().rpartition(") ")
+            if int(after.split()[1]) == os.getpid():
+                yield int(name), before.partition(" (")[2]

@@ -1,0 +1,43 @@
+"""Ctrl-C and SIGTERM, while there is something to save."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Inside, the first SIGINT or SIGTERM calls `ask`; a second one ends the process as usual.
+
+    Yields what installs the handlers again, where somebody may have replaced them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = False
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        put_back()
+        ask()
+
+    def install() -> None:
+        put_back()
+        for number in before if not asked else ():
+            signal.signal(number, handle)
+
+    install()
+    try:
+        yield install
+    finally:
+        put_back()

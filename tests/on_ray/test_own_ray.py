@@ -1,0 +1,99 @@
+"""A Ray of our own: it dies and is begun anew, its owner dies and it is swept away, and its folder goes with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from commands import DCGAN, Command, Commands, assert_same_run, until, until_step
+
+from cluster.own_ray import PREFIX, PROCESSES
+from trainers.engine.runfolder import RunFolder
+
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(240)]
+
+WORDS = (*DCGAN, "steps=120", "checkpoint_every=20", "log_every=1")
+SEARCH = ("search", *DCGAN, "steps=150", "learning_rate=1e-4,2e-4", "--space", "none", "--metric", "loss_discriminator",
+          "checkpoint_every=10", "log_every=1", "--name", "search")  # fmt: skip
+
+
+def process(command: Command, name: str) -> int:
+    """A process of the Ray that a command has started, by its name."""
+    for pid in command.members():
+        if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+            return pid
+    raise AssertionError(f"no {name}")
+
+
+def folders(*places: Path) -> list[Path]:
+    """The folders of Rays of our own, in use or left behind."""
+    return [path for place in places for path in place.glob(f"{PREFIX}*") if (path / "token").exists()]
+
+
+@pytest.fixture(scope="module")
+def straight(shared: Commands) -> Commands:
+    shared.train(*WORDS, "--name", "run")
+    return shared
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_ray_of_our_own_that_dies_is_begun_anew_and_no_bit_is_lost(
+    troupe: Commands, straight: Commands, name: str
+) -> None:
+    command = troupe.start("train", *WORDS, "workers=2", "--name", "run")
+    until_step(troupe.path("run"), 50, command)
+    os.kill(process(command, name), signal.SIGKILL)
+    done = command.wait(120)
+    assert done.code == 0, done
+    assert done.err == ""
+    why = f"the {name} of this machine's Ray died (killed, or out of memory)"
+    assert f"troupe: {why}; going on from the newest checkpoint (restart 1 of 3)" in done.out.splitlines()
+    (restart,) = RunFolder(troupe.path("run")).read_restarts()
+    assert (restart["kind"], restart["why"]) == ("ray lost", why)
+    assert_same_run(troupe.path("run"), straight.path("run"))
+    until(lambda: not command.members(), "the end of all its processes", 5)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_search_goes_on_when_its_ray_dies(troupe: Commands, name: str) -> None:
+    command = troupe.start(*SEARCH)
+    trial = troupe.path("search") / "trials" / "0001"
+    until(lambda: (trial / "metrics.jsonl").exists(), "the first trial", 90)
+    until_step(trial, 30, command)
+    os.kill(process(command, name), signal.SIGKILL)
+    done = command.wait(200)
+    assert done.code == 0, done
+    assert done.err == ""
+    assert f"the {name} of this machine's Ray died" in done.out
+    troupe.train(*DCGAN, "steps=150", "learning_rate=1e-4", "checkpoint_every=10", "log_every=1", "--name", "alone",
+                 "evaluate_on=validation")  # fmt: skip
+    assert_same_run(trial, troupe.path("alone"))
+
+
+def test_what_a_killed_command_leaves_is_swept_away_by_the_next_one(troupe: Commands) -> None:
+    temporary = troupe.folder / "t"
+    temporary.mkdir()
+    places = {"TMPDIR": str(temporary)}
+    command = troupe.start("train", *WORDS, "workers=2", "--name", "run", environment=places)
+    until_step(troupe.path("run"), 30, command)
+    mine = [path for path in folders(temporary, Path("/tmp")) if path.stat().st_mtime > os.stat(temporary).st_mtime - 1]
+    assert mine
+    command.kill()
+    assert [path for path in mine if path.exists()] == mine
+    done = troupe.run("train", "--resume", "run", seconds=120, environment=places)
+    assert done.code == 0, done
+    assert [path for path in mine if path.exists()] == []
+    until(lambda: not command.members(), "the end of the killed command's processes", 30)
+
+
+def test_a_ray_of_our_own_starts_where_temporary_files_have_long_names_and_leaves_no_folder(troupe: Commands) -> None:
+    temporary = troupe.folder / ("long" * 20)
+    temporary.mkdir()
+    before = set(folders(Path("/tmp"), Path("/dev/shm")))
+    done = troupe.run("train", *DCGAN, "steps=4", "workers=2", "--name", "run", seconds=90,
+                      environment={"TMPDIR": str(temporary)})  # fmt: skip
+    assert done.code == 0, done
+    assert list(temporary.glob(f"{PREFIX}*")) == []
+    assert set(folders(Path("/tmp"), Path("/dev/shm"))) - before == set()

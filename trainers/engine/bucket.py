@@ -1,0 +1,384 @@
+"""Runs in a bucket: written on this machine's disk first and mirrored from there, fetched where the disk lacks them.
+
+Every part of troupe works on folders. The runs of a bucket have one on each machine, in which `.bucket` holds the
+bucket's address; `of` finds it. What both sides were when they were last the same stands in each run's `.mirror.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from trainers.engine import checkpoint, durable
+from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.paths import DATA_DIR, expanded
+
+ADDRESS = re.compile(r"(s3|gs|gcs|abfs|abfss|hdfs)://[^/]")
+MARK, STATE = ".bucket", ".mirror.json"
+EVERY = 15.0  # seconds between looks at what has changed, besides at each checkpoint
+LONGEST_WAIT = 60.0  # seconds between tries while a bucket fails
+PATIENCE = 600.0  # seconds at the end of a run for a bucket that fails
+LAST = ("manifest.json", "result.json", "search.json")  # in their folders: what they tell of is there already
+
+
+def is_address(text: str) -> bool:
+    """Whether `--runs-dir` names a bucket, as in s3://BUCKET/PATH."""
+    return ADDRESS.match(text) is not None
+
+
+def folder_for(text: str) -> Path:
+    """The folder of runs that `--runs-dir` names; for a bucket, its folder on this machine.
+
+    Raises TroupeError (exit code 2) for an address of another kind.
+    """
+    if not is_address(text):
+        if "://" in text:
+            raise TroupeError(f"--runs-dir {text}: a folder, or a bucket as in s3://BUCKET/PATH", WORDS)
+        return Path(text)
+    text = text.rstrip("/")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.partition("://")[2].partition("?")[0])[:60]
+    folder = expanded(DATA_DIR) / "buckets" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    with checkpoint.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / MARK).exists():
+            durable.write(folder / MARK, text + "\n")
+    return folder
+
+
+def of(runs: Path) -> Bucket | None:
+    """The bucket whose runs lie in this folder, or None."""
+    try:
+        return Bucket((runs / MARK).read_text().strip(), runs)
+    except OSError:
+        return None
+
+
+def bring(runs: Path, names: Sequence[str | None] | None = None, checkpoints: bool = False) -> None:
+    """Bring what some runs or searches need (None: all there are) to this machine, where they lie in a bucket.
+
+    Raises TroupeError (exit code 3) where it cannot be reached.
+    """
+    bucket = of(runs)
+    if bucket is None:
+        return
+    there = bucket.names()
+    for name in there if names is None else names:
+        search, _, trial = (name or "").partition("/")
+        if trial:
+            bucket.fetch(runs / search)
+            bucket.fetch(runs / search / "trials" / trial, checkpoints)
+        elif search:
+            bucket.fetch(runs / search, checkpoints)
+
+
+def shown(runs: Path) -> str:
+    """What a person knows a folder of runs by."""
+    bucket = of(runs)
+    return bucket.address if bucket is not None else str(runs)
+
+
+class Bucket:
+    """A bucket, and the folder of its runs on this machine."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        from pyarrow import fs  # type: ignore[import-untyped]
+
+        self.address, self.folder, self.fs = address, folder, fs
+        with self.reached():
+            self.files, self.root = fs.FileSystem.from_uri(address)
+
+    @contextlib.contextmanager
+    def reached(self) -> Iterator[None]:
+        """Inside, what a bucket refuses becomes one line (TroupeError, exit code 3)."""
+        try:
+            yield
+        except (OSError, ValueError, ImportError) as error:
+            raise TroupeError(f"{self.address}: {reason(error)}", SURROUNDINGS) from error
+
+    def look(self) -> None:
+        """Raises TroupeError (exit code 3) where nothing can be written there."""
+        path = f"{self.root}/.troupe-{os.getpid()}-{time.time_ns()}"
+        with self.reached():
+            with self.files.open_output_stream(path) as stream:
+                stream.write(b"troupe")
+            self.files.delete_file(path)
+
+    def names(self) -> list[str]:
+        """The runs and searches there."""
+        with self.reached():
+            found = self.files.get_file_info(self.fs.FileSelector(self.root, allow_not_found=True))
+            top = self.root.split("/")[0]
+            if not found and top and self.files.get_file_info(top).type == self.fs.FileType.NotFound:
+                raise OSError("NO_SUCH_BUCKET")
+        return sorted(info.base_name for info in found if info.type == self.fs.FileType.Directory)
+
+    def there(self, path: Path) -> dict[str, tuple[int, int]]:
+        """The files of a run there, by their names in its folder: bytes, and when they were written, in nanoseconds."""
+        root = f"{self.root}/{path.relative_to(self.folder).as_posix()}"
+        with self.reached():
+            found = self.files.get_file_info(self.fs.FileSelector(root, allow_not_found=True, recursive=True))
+        return {info.path[len(root) + 1 :]: (info.size, info.mtime_ns or 0) for info in found if info.is_file}
+
+    def fetch(self, path: Path, checkpoints: bool = False) -> None:
+        """Bring the folder of a run, or of a search, up to date; of the checkpoints, if asked, the newest."""
+        there, state = self.there(path), _State(path)
+        if not there:
+            return
+        held = {name for name in there if "checkpoints/" in name}
+        with checkpoint.writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            for name in sorted(there.keys() - held, key=_order):
+                if state.wants(name, there[name]):
+                    self._get(path, name)
+                    state.same(name, there[name])
+            for name in [name for name in state.known if name not in there and "checkpoints/" not in name]:
+                if not state.changed(name):  # it was removed there
+                    (path / name).unlink(missing_ok=True)
+                    state.forget(name)
+            if checkpoints:
+                for folder in sorted({name.rpartition("checkpoints/")[0] + "checkpoints" for name in held}):
+                    self._fetch_checkpoint(path, folder, there, state)
+            state.sizes = {name: size for name, (size, _) in there.items()}
+            state.write()
+
+    def _fetch_checkpoint(self, path: Path, folder: str, there: Mapping[str, tuple[int, int]], state: _State) -> None:
+        """The newest checkpoint that is whole, where it is newer than those on the disk."""
+        whole = [name for name in there if name.startswith(f"{folder}/") and name.endswith("/manifest.json")]
+        names = {name.split("/")[-2] for name in whole}
+        mine = checkpoint.newest_whole(path / folder)
+        for name in sorted(names, key=checkpoint.place_of, reverse=True):
+            if mine is not None and checkpoint.place_of(name) <= checkpoint.place_of(mine.name):
+                return
+            making = path / folder / f".making_{name}"
+            shutil.rmtree(making, ignore_errors=True)
+            files = [file for file in there if file.startswith(f"{folder}/{name}/")]
+            for file in files:
+                self._get(path, file, making / file.rpartition("/")[2])
+            if checkpoint.damage_of(making) is None:
+                shutil.rmtree(path / folder / name, ignore_errors=True)
+                os.rename(making, path / folder / name)
+                durable.sync(path / folder)
+                for file in files:
+                    state.same(file, there[file])
+                return
+            shutil.rmtree(making, ignore_errors=True)
+
+    def _get(self, path: Path, name: str, to: Path | None = None) -> None:
+        to = to or path / name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        root = f"{self.root}/{path.relative_to(self.folder).as_posix()}"
+        with (
+            self.reached(), durable.replacing(to) as making, open(making, "wb") as file,
+            self.files.open_input_stream(f"{root}/{name}") as stream,
+        ):  # fmt: skip
+            shutil.copyfileobj(stream, file)
+
+    def send(self, path: Path, best: str | None = None) -> None:
+        """Write what has changed in the folder of a run, or of a search: a manifest after what it tells of.
+
+        Checkpoints that were removed here are removed there, and those that this machine never had, but for `best`.
+        """
+        state, root = _State(path), f"{self.root}/{path.relative_to(self.folder).as_posix()}"
+        try:
+            sent = set()
+            for name in sorted(_files(path), key=_order):
+                if not state.changed(name):
+                    continue
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    open(path / name, "rb") as file,
+                ):  # it was removed meanwhile
+                    facts = os.fstat(file.fileno())
+                    with self.reached(), self.files.open_output_stream(f"{root}/{name}") as stream:
+                        shutil.copyfileobj(file, stream)
+                    state.sent(name, facts)
+                    sent.add(name)
+            gone = [name for name in state.known if not (path / name).exists()]
+            if any(name.endswith("/manifest.json") for name in sent):
+                gone += [name for name in self.there(path) if self._outlived(path, name, best)]
+            for name in sorted(gone, key=_order, reverse=True):  # the manifest first
+                with self.reached(), contextlib.suppress(FileNotFoundError):
+                    self.files.delete_file(f"{root}/{name}")
+                state.forget(name)
+        finally:
+            state.write()
+
+    def send_file(self, path: Path, file: Path) -> None:
+        """Write one file of a run that this machine has no other part of, such as a log; if it can be."""
+        with contextlib.suppress(OSError, TroupeError), open(file, "rb") as source, self.reached():
+            name = f"{self.root}/{path.relative_to(self.folder).as_posix()}/{file.relative_to(path).as_posix()}"
+            with self.files.open_output_stream(name) as stream:
+                shutil.copyfileobj(source, stream)
+
+    def _outlived(self, path: Path, name: str, best: str | None) -> bool:
+        """Whether a file is of a checkpoint that is not here, older than all that are, and not the best one."""
+        before, found, after = name.rpartition("checkpoints/")
+        mine = checkpoint.all_in(path / before / "checkpoints") if found else []
+        of = after.split("/")[0]
+        if not mine or of == best or (path / before / "checkpoints" / of).exists():
+            return False
+        return checkpoint.place_of(of) < checkpoint.place_of(mine[0].name)
+
+    def remove(self, path: Path) -> None:
+        """Remove a run there."""
+        with self.reached(), contextlib.suppress(FileNotFoundError):
+            self.files.delete_dir(f"{self.root}/{path.relative_to(self.folder).as_posix()}")
+
+
+class _State:
+    """What the files of a run were, here and there, when both were last the same."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, list[int]] = {}
+        self.sizes: dict[str, int] = {}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            told = json.loads((path / STATE).read_text())
+            self.known, self.sizes = dict(told["known"]), dict(told["sizes"])
+
+    def write(self) -> None:
+        with contextlib.suppress(OSError):
+            durable.write(self.path / STATE, json.dumps({"known": self.known, "sizes": self.sizes}) + "\n")
+
+    def changed(self, name: str) -> bool:
+        """Whether a file here is another one than then."""
+        try:
+            facts = os.stat(self.path / name)
+        except OSError:
+            return False
+        return self.known.get(name, [])[:2] != [facts.st_size, facts.st_mtime_ns]
+
+    def wants(self, name: str, there: tuple[int, int]) -> bool:
+        """Whether the file there should replace the one here: it is newer, and the one here holds nothing new."""
+        known = self.known.get(name)
+        if not (self.path / name).exists():
+            return known is None or known[2:] not in ([], list(there))  # else it was removed here
+        if known is None:  # never compared: what was written last counts
+            facts = os.stat(self.path / name)
+            return facts.st_size != there[0] and facts.st_mtime_ns < there[1]
+        return known[2:] not in ([], list(there)) and not self.changed(name)
+
+    def same(self, name: str, there: tuple[int, int]) -> None:
+        facts = os.stat(self.path / name)
+        self.known[name] = [facts.st_size, facts.st_mtime_ns, *there]
+
+    def sent(self, name: str, facts: os.stat_result) -> None:
+        self.known[name] = [facts.st_size, facts.st_mtime_ns]
+        self.sizes[name] = facts.st_size
+
+    def forget(self, name: str) -> None:
+        self.known.pop(name, None)
+        self.sizes.pop(name, None)
+
+
+class Mirror:
+    """Sends what a run writes, in a thread of its own, for as long as it trains; nothing where it lies in no bucket."""
+
+    def __init__(self, path: Path | None, say: Callable[[str], None], beat: Callable[[], None] = lambda: None) -> None:
+        self.path, self.say, self.beat = path or Path(), say, beat
+        self.bucket = of(path.parent) if path is not None else None
+        self.best: str | None = None
+        self.told = ""  # what was last said to be wrong
+        self.woken, self.ended, self.one = threading.Event(), threading.Event(), threading.Lock()
+        self.thread = threading.Thread(target=self._keep, daemon=True)
+        if self.bucket is not None:
+            self.thread.start()
+
+    def wake(self, best: str | None = None) -> None:
+        """There is something new that should not wait."""
+        self.best = best
+        self.woken.set()
+
+    def settle(self) -> None:
+        """Return when all is sent. Raises TroupeError (exit code 3) where a bucket has failed for too long."""
+        began, pause = time.monotonic(), 1.0
+        while self.bucket is not None:
+            self.beat()
+            error = self._try()
+            if error is None:
+                return
+            if time.monotonic() - began > PATIENCE:
+                raise TroupeError(
+                    f"{error}; all of the run lies in {self.path}, and --resume {self.path.name} sends it", SURROUNDINGS
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
+
+    def end(self) -> None:
+        self.ended.set()
+        self.woken.set()
+        if self.thread.is_alive():
+            self.thread.join(timeout=30)
+
+    def _keep(self) -> None:
+        pause = EVERY
+        while not self.ended.is_set():
+            self.woken.wait(pause)
+            self.woken.clear()
+            if self.ended.is_set():
+                return
+            failed = self._try() is not None
+            pause = min(2 * pause, LONGEST_WAIT) if failed else EVERY
+
+    def _try(self) -> str | None:
+        """Send once; what is wrong, said once."""
+        assert self.bucket is not None
+        with self.one:
+            try:
+                self.bucket.send(self.path, self.best)
+            except TroupeError as error:
+                if self.told != error.mistakes[0]:
+                    self.told = error.mistakes[0]
+                    self.say(f"{self.told}; all is kept on this machine's disk, and sent when it can be")
+                return error.mistakes[0]
+            if self.told:
+                self.told = ""
+                self.say(f"{self.bucket.address}: all is sent")
+            return None
+
+
+def bytes_elsewhere(path: Path) -> int:
+    """Bytes of a run's files that lie in its bucket only."""
+    sizes = _State(path).sizes
+    return sum(count for name, count in sizes.items() if not os.path.exists(path / name))
+
+
+def _files(path: Path) -> list[str]:
+    """The files of a folder, by their names in it; none that begin with a dot, which are of this machine."""
+    found = []
+    for folder, inside, names in os.walk(path):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        found += [os.path.relpath(os.path.join(folder, name), path) for name in names if not name.startswith(".")]
+    return found
+
+
+def _order(name: str) -> tuple[bool, int, str]:
+    """Sorts names so that what others depend on comes first."""
+    folder, _, base = name.rpartition("/")
+    return base in LAST, -folder.count("/"), name
+
+
+SAID = {
+    "NO_SUCH_BUCKET": "there is no such bucket",
+    "NoSuchBucket": "there is no such bucket",
+    "ACCESS_DENIED": "no permission",
+    "AccessDenied": "no permission",
+    "INVALID_ACCESS_KEY_ID": "the access key is not known there",
+    "SIGNATURE_DOES_NOT_MATCH": "the secret key does not fit the access key",
+    "NETWORK_CONNECTION": "cannot be reached",
+    "curlCode": "cannot be reached",
+}
+
+
+def reason(error: BaseException) -> str:
+    """What a bucket refuses, in a few words."""
+    text = " ".join(str(error).split())
+    return next((said for mark, said in SAID.items() if mark in text), f"failed ({text[:200]})")

@@ -1,0 +1,121 @@
+"""Who may write to the folder of a run or a search: one process at a time, by kernel locks that die with it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from trainers.engine import checkpoint
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
+
+LOCK, DRIVER = ".lock", ".driver"  # held by whoever writes (of a run: its first worker), and by who carries a run out
+WRITING = ".writing"  # held for a moment: while something is written, or while a run is taken over
+PATIENCE = 60.0  # seconds for a write of the group before to end
+
+
+@contextlib.contextmanager
+def hold(path: Path, name: str, what: str, patience: float = 0, file: str = LOCK) -> Iterator[None]:
+    """Hold the folder of a run or of a search.
+
+    Raises TroupeError (exit code 4) where another process holds it for longer than `patience` seconds.
+    """
+    try:
+        lock = _acquired(path, file, patience)
+    except filelock.Timeout:
+        raise TroupeError(
+            f"{name}: another process is working on this {what}; wait for it, or stop it first", CONFLICT
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_held(path: Path, file: str = LOCK) -> bool:
+    """Whether a process holds a folder now. Those who look do not see one another."""
+    try:
+        descriptor = os.open(path / file, os.O_RDONLY)
+    except OSError:  # nobody ever did, or it is nothing of ours
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+class Writer:
+    """The one process that writes to a run. It may lose the run to the next group, and can then write no more.
+
+    Each write is made under a lock of its own, after a look at whose the run is; it changes hands under the same one.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        self.mine = ""  # what the lock's file says, as long as the run is ours
+
+    @contextlib.contextmanager
+    def holding(self, patience: float) -> Iterator[None]:
+        """Hold the run. Whoever still holds it after `patience` seconds is what its group left behind, cut off or
+        stopped, since who carries a run out is alone: the run is taken over."""
+        try:
+            lock = _acquired(self.path, LOCK, patience)
+        except filelock.Timeout:
+            with self._turn():
+                (self.path / LOCK).unlink(missing_ok=True)
+                lock = _acquired(self.path, LOCK, 0)
+        try:
+            with self._turn():
+                self.mine = secrets.token_hex(8)
+                (self.path / LOCK).write_text(self.mine)
+            yield
+        finally:
+            self.mine = ""
+            lock.release()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Inside, the run is ours and stays so; a write that fails becomes one line (TroupeError, exit code 3).
+
+        Raises TroupeError (exit code 4) where the run has been taken over.
+        """
+        with self._turn(), checkpoint.writing(self.path):
+            if (self.path / LOCK).read_text() != self.mine:
+                raise TroupeError(f"{self.name}: another group of workers has taken the run over", CONFLICT)
+            yield
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        try:
+            lock = _acquired(self.path, WRITING, PATIENCE)
+        except filelock.Timeout:
+            raise TroupeError(
+                f"{self.name}: a process of the group before is in the middle of a write since {PATIENCE:.0f} s; end "
+                "it, then go on with --resume",
+                CONFLICT,
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _acquired(path: Path, file: str, patience: float) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(path / file, timeout=patience)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise
+    except OSError as error:
+        raise TroupeError(checkpoint.disk_mistake(path, error), SURROUNDINGS) from None
+    return lock
