@@ -254,8 +254,10 @@ def _network(nodes: Sequence[Mapping[str, Any]]) -> Finding:
             import torch
             import torch.distributed as dist
 
+            from cluster.worker import speak_where_ray_does
             from trainers.engine.world import join
 
+            speak_where_ray_does()
             world = join(address, port, rank, count, "cpu")
             numbers = torch.ones(NUMBERS)
             dist.all_reduce(numbers, group=world.group)

@@ -71,9 +71,7 @@ class Worker:
         self._clear(held_for)
         plan = plan.here()
         log = RunFolder(plan.folder).log(rank)
-        if name := interface_of(ray.util.get_node_ip_address()):  # type: ignore[no-untyped-call]
-            for variable in INTERFACE:  # where a host's name means loopback, they would listen there, and nowhere else
-                os.environ.setdefault(variable, name)
+        speak_where_ray_does()
         try:
             there = bucket.of(plan.folder.parent)
             if there is not None and rank == 0:
@@ -124,6 +122,14 @@ class Worker:
     def stop(self) -> None:
         """Ask the run to save and stop at the next moment at which all workers can."""
         self.control.stop_requested = True
+
+
+def speak_where_ray_does() -> None:
+    """Let gloo and NCCL use the interface of this node's address in the cluster: where a host's name means loopback,
+    they would listen there, and nowhere else."""
+    if name := interface_of(ray.util.get_node_ip_address()):  # type: ignore[no-untyped-call]
+        for variable in INTERFACE:
+            os.environ.setdefault(variable, name)
 
 
 def interface_of(address: str) -> str | None:
