@@ -219,6 +219,13 @@ def leftovers(run: Path) -> list[str]:
     return [path.name for path in run.rglob("*") if "making" in path.name]
 
 
+def flip(path: Path, byte: int | None = None, bit: int = 0) -> None:
+    """Another bit in a file, in its middle where no other byte is named."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if byte is None else byte] ^= 1 << bit
+    path.write_bytes(content)
+
+
 def process_of(run: Path, rank: int) -> int:
     """The process of a worker, from the newest line in its log that names one."""
     log = run / "logs" / f"rank_{rank}.log"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import DCGAN, FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints, until_step
+from commands import DCGAN, FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints, flip, until_step
 from PIL import Image
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
@@ -30,12 +30,6 @@ def finished(shared: Commands) -> Commands:
 def copy_of(finished: Commands, troupe: Commands) -> Path:
     """The run of 6 steps under the name `run`, in a folder that the test may break."""
     return Path(shutil.copytree(finished.path("half"), troupe.path("run")))
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(

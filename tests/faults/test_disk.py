@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from commands import (
     leftovers,
     until,
 )
+from disks import SmallDisk
 
 from trainers.engine import checkpoint
 
@@ -25,44 +25,18 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 FULL = "no space left; free some, or move the run to another disk, then go on with --resume"
 
 
-class Disk:
-    """A small disk in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def fill(self) -> None:
-        """Leave no byte free."""
-        with open(self.path / "ballast", "ab", buffering=0) as file:
-            for size in (1 << 20, 1 << 12):
-                try:
-                    while file.write(bytes(size)) == size:
-                        pass
-                except OSError:
-                    continue
-
-    def clear(self) -> None:
-        (self.path / "ballast").unlink()
-
-    def remount(self, options: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{options}", str(self.path)], check=True)
-
-
 @pytest.fixture
-def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
-    """24 MB, which is enough to start a run, where a test wants no other."""
-    path, megabytes = tmp_path / "disk", getattr(request, "param", 24)
-    path.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)], capture_output=True, text=True
-    )
-    if made.returncode:
-        pytest.skip(f"no disk can be mounted here: {made.stderr.strip()}")
-    yield Disk(path)
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SmallDisk]:
+    disk = SmallDisk(tmp_path / "disk", getattr(request, "param", 24))
+    if reason := disk.mount():
+        pytest.skip(f"no disk can be mounted here: {reason}")
+    yield disk
+    disk.give_back()
 
 
-def test_a_disk_that_fills_up_ends_the_run_and_a_resume_ends_with_the_same_bits(troupe: Commands, disk: Disk) -> None:
+def test_a_disk_that_fills_up_ends_the_run_and_a_resume_ends_with_the_same_bits(
+    troupe: Commands, disk: SmallDisk
+) -> None:
     """The metrics are what is written next: in every step."""
     runs = ("--runs-dir", str(disk.path))
     run = disk.path / "run"
@@ -87,7 +61,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_a_resume_ends_with_the_same_bits(
     assert_same_run(run, troupe.path("straight"))
 
 
-def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_whole(troupe: Commands, disk: Disk) -> None:
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_whole(troupe: Commands, disk: SmallDisk) -> None:
     """Two checkpoints of 8 MB fit, and the third does not."""
     words = (*FRAGILE_RUN, "steps=6", "checkpoint_every=2", "ballast=8")
     runs = ("--runs-dir", str(disk.path))
@@ -106,7 +80,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_whole(troupe: Comm
 
 
 @pytest.mark.parametrize("disk", [160], indirect=True)
-def test_a_disk_that_fills_up_stops_a_search_and_nothing_is_lost(troupe: Commands, disk: Disk) -> None:
+def test_a_disk_that_fills_up_stops_a_search_and_nothing_is_lost(troupe: Commands, disk: SmallDisk) -> None:
     runs = ("--runs-dir", str(disk.path))
     command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2,0.3",
                            "steps=1000", "evaluate_every=500", "checkpoint_every=50", "--space", "none", "--name", "s",
@@ -131,7 +105,7 @@ def test_a_disk_that_fills_up_stops_a_search_and_nothing_is_lost(troupe: Command
     assert_same_state(trials[0], troupe.path("alone"))
 
 
-def test_a_runs_folder_that_cannot_be_written_is_told_at_once(troupe: Commands, disk: Disk) -> None:
+def test_a_runs_folder_that_cannot_be_written_is_told_at_once(troupe: Commands, disk: SmallDisk) -> None:
     troupe.train(*FRAGILE_RUN, "steps=2", "--name", "run", "--runs-dir", str(disk.path))
     disk.remount("ro")
     runs = ("--runs-dir", str(disk.path))
