@@ -6,6 +6,7 @@ import fcntl
 import os
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 SHUT_DOWN, WITHOUT_THE_LOG = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN: nothing more reaches the disk, the rest of its journal
@@ -47,6 +48,7 @@ class JournalDisk:
 
     def __init__(self, image: Path, path: Path) -> None:
         self.image, self.path = image, path
+        self.pulled = False
 
     def make(self) -> str:
         """Make it; the reason where that cannot be."""
@@ -56,7 +58,15 @@ class JournalDisk:
         return _reason("mkfs.ext4", "-q", str(self.image))
 
     def mount(self) -> str:
-        """Plug it in; the kernel's reason where that may not be."""
+        """Plug it in; the kernel's reason where that may not be.
+
+        After a pull it is a copy of what had reached it: whoever has made a mount namespace meanwhile holds the other
+        one, and the kernel would show that one again.
+        """
+        if self.pulled:
+            old, self.image, self.pulled = self.image, self.image.with_name(f"{self.image.name}-copy"), False
+            subprocess.run(["cp", "--sparse=always", str(old), str(self.image)], check=True)
+            old.unlink()
         return _reason("mount", "-o", "loop,commit=300", str(self.image), str(self.path))
 
     def pull(self) -> None:
@@ -66,9 +76,15 @@ class JournalDisk:
             fcntl.ioctl(folder, SHUT_DOWN, struct.pack("I", WITHOUT_THE_LOG))
         finally:
             os.close(folder)
+        self.pulled = True
 
     def unmount(self) -> None:
-        subprocess.run(["umount", str(self.path)], check=True)
+        """Take it away; a process that was killed a moment ago may still hold it."""
+        deadline = time.monotonic() + 10
+        while reason := _reason("umount", str(self.path)):
+            if time.monotonic() > deadline:
+                raise OSError(reason)
+            time.sleep(0.05)
 
     def give_back(self) -> None:
         subprocess.run(["umount", "--lazy", str(self.path)], check=False)

@@ -504,8 +504,8 @@ class Trials:
             outcome.not_done = str(error)
         except TooLate:
             outcome.not_done = "too late"
-        except AssertionError as error:
-            trial.violated(str(error) or traceback.format_exc(limit=-1))
+        except Exception as error:
+            trial.violated(f"{error}" if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}")
         finally:
             trial.clean()
         outcome.seconds = round(time.monotonic() - started, 1)
@@ -608,6 +608,8 @@ def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
     lines = [[*rows[0]], ["---"] * len(rows[0]), *([str(value) for value in row.values()] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -639,14 +641,11 @@ def main() -> int:
     finally:
         violated = any(outcome.violations for outcome in outcomes)
         trials.close(remove=not violated)
-    rows = table(outcomes)
-    shown = as_markdown(rows)
-    if told.out is not None and told.out.suffix == ".json":
-        whole = {"seed": told.seed, "kinds": rows, "faults": [asdict(outcome) for outcome in outcomes]}
-        told.out.write_text(json.dumps(whole, indent=1) + "\n")
-    elif told.out is not None:
-        told.out.write_text(shown)
-    print(shown + (f"runs that were violated lie in {trials.folder}" if violated else ""))
+        rows = table(outcomes)
+        if told.out is not None:
+            whole = {"seed": told.seed, "kinds": rows, "faults": [asdict(outcome) for outcome in outcomes]}
+            told.out.write_text(json.dumps(whole, indent=1) + "\n" if told.out.suffix == ".json" else as_markdown(rows))
+        print(as_markdown(rows) + (f"runs that were violated lie in {trials.folder}" if violated else ""))
     return 1 if violated else 0
 
 
