@@ -19,6 +19,7 @@ POLL = 0.1  # seconds between looks at results
 PATIENCE_FOR_ROOM = 60.0  # seconds
 PATIENCE_FOR_NODES = 900.0  # seconds, on a cluster that has just lost one: another may be on its way
 TAKEN = 3.0  # seconds after which room that should be there is taken to be somebody else's
+STUCK = 30.0  # seconds after which it is asked for anew: some were never answered where a link had been cut
 SETTLE = 1.0  # seconds for more nodes to come, once one has
 
 
@@ -58,10 +59,11 @@ class Placing:
                 now = time.monotonic()
                 possible = nodes.rooms(self.each, [node["Resources"] for node in nodes.alive().values()])
                 possible = max(self.least, min(self.most, possible))
-                if group is None or possible < size or (now - tried > TAKEN and size > self.least):
+                taken = now - tried > TAKEN and size > self.least
+                if group is None or possible < size or taken or now - tried > STUCK:
                     if group is not None:
                         remove_placement_group(group)
-                        size -= 1
+                        size -= taken
                     size, tried = max(self.least, min(size, possible)), now
                     group = placement_group([self.each] * size, strategy="PACK")
                 if group.wait(0.5):
