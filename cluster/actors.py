@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -263,9 +264,14 @@ class ActorGroup:
                 self.ray.kill(worker)
         if self.watch is not None:
             self.watch.end()
-        with contextlib.suppress(Exception):
-            self._hold_ray()  # else this would wait for its answer
-            for group in (self.probe, self.placement) if self.placing is not None else ():
+        if self.placing is not None:
+            removing = threading.Thread(target=self._give_back, daemon=True)
+            removing.start()
+            removing.join(timeout=5)  # a head that has died does not answer
+
+    def _give_back(self) -> None:
+        for group in (self.probe, self.placement):
+            with contextlib.suppress(Exception):
                 if group is not None:
                     self.ray.util.remove_placement_group(group)
 

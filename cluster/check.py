@@ -139,8 +139,8 @@ def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
         yield Finding("network", UNSEEN, "not before the nodes answer")
     else:
         yield _network(nodes)
-    if have["GPU"]:
-        yield Finding("NCCL", UNSEEN, "it would take a GPU of each node from whoever waits for one")
+    if have["GPU"] and (config is None or config.device != "cpu"):
+        yield _network(nodes, gpus=True)
 
 
 def _asked(
@@ -240,8 +240,36 @@ def _of_node(
         yield data_finding(name, config.data, told["data"])
 
 
-def _network(nodes: Sequence[Mapping[str, Any]]) -> Finding:
-    """A real all-reduce between a process of each node, as a run's workers do it."""
+def _speak(rank: int, count: int, address: str, port: int, gpu: int | None) -> float:
+    """Carried out on a node: its part of an all-reduce between all of them, and the seconds that it took. On a GPU: 0
+    where it has no room for that."""
+    if gpu is not None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides those that were not asked for
+    import torch
+    import torch.distributed as dist
+
+    from cluster.worker import speak_where_ray_does
+    from trainers.engine.world import join
+
+    speak_where_ray_does()
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    busy = gpu is not None and torch.cuda.mem_get_info()[0] < SPARE
+    world = join(address, port, rank, count, "cpu" if gpu is None else "cuda")
+    if any(world.gather(busy)):
+        return 0.0
+    numbers = torch.ones(NUMBERS, device="cpu" if gpu is None else "cuda")
+    begun = 0.0
+    for round in range(ROUNDS + 1):
+        dist.all_reduce(numbers, group=world.group)
+        if gpu is not None:
+            torch.cuda.synchronize()
+        begun = begun if round else time.perf_counter()  # the first one also makes connections
+    return time.perf_counter() - begun
+
+
+def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
+    """A real all-reduce between a process of each node, as a run's workers do it; or between two GPUs of each node."""
     import ray
 
     class Speaker:
@@ -250,36 +278,34 @@ def _network(nodes: Sequence[Mapping[str, Any]]) -> Finding:
 
             return ray.util.get_node_ip_address(), free_port()  # type: ignore[no-untyped-call]
 
-        def speak(self, rank: int, count: int, address: str, port: int) -> float:
-            import torch
-            import torch.distributed as dist
+        def speak(self, *words: Any) -> float:
+            return _speak(*words)
 
-            from cluster.worker import speak_where_ray_does
-            from trainers.engine.world import join
-
-            speak_where_ray_does()
-            world = join(address, port, rank, count, "cpu")
-            numbers = torch.ones(NUMBERS)
-            dist.all_reduce(numbers, group=world.group)
-            begun = time.perf_counter()
-            for _ in range(ROUNDS):
-                dist.all_reduce(numbers, group=world.group)
-            return time.perf_counter() - begun
-
+    what = "NCCL" if gpus else "network"
+    places: list[tuple[Any, int | None]] = [(node, None) for node in nodes]
+    if gpus:
+        places = [(node, gpu) for node in nodes for gpu in range(min(2, int(node["Resources"].get("GPU", 0))))]
+    if len(places) < 2:
+        return Finding(what, UNSEEN, "one GPU alone has none to speak to")
     speaker: Any = ray.remote(num_cpus=0)(Speaker)
-    speakers = [speaker.options(scheduling_strategy=_at(node)).remote() for node in nodes]
+    speakers = [speaker.options(scheduling_strategy=_at(node)).remote() for node, _ in places]
     try:
         address, port = ray.get(speakers[0].where.remote(), timeout=PATIENCE)
-        seconds = ray.get([one.speak.remote(rank, len(nodes), address, port) for rank, one in enumerate(speakers)],
-                          timeout=PATIENCE)  # fmt: skip
+        asked = [one.speak.remote(rank, len(places), address, port, gpu)
+                 for rank, (one, (_, gpu)) in enumerate(zip(speakers, places, strict=True))]  # fmt: skip
+        seconds = ray.get(asked, timeout=PATIENCE)
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        return Finding("network", WRONG, f"the nodes do not reach one another ({line}); open all ports between them")
+        return Finding(what, WRONG, f"the {'GPUs' if gpus else 'nodes'} do not reach one another ({line}); open all "
+                       "ports between the nodes")  # fmt: skip
     finally:
         for one in speakers:
             ray.kill(one)
+    if min(seconds) == 0:
+        return Finding(what, UNSEEN, "some GPU has no memory free for it")
     rate = ROUNDS * 4 * NUMBERS / max(seconds)
-    return Finding("network", FINE, f"{len(nodes)} nodes add up {size(4 * NUMBERS)} at {size(int(rate))} a second")
+    who = f"{len(places)} GPUs" if gpus else f"{len(nodes)} nodes"
+    return Finding(what, FINE, f"{who} add up {size(4 * NUMBERS)} at {size(int(rate))} a second")
 
 
 def space(where: str, folder: Path, free: int) -> Finding:

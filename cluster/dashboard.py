@@ -104,11 +104,17 @@ class Dashboard:
         saved = SAVED.search(str(self.ask("get_job_logs", job["job"]))) is not None
         return {**now, "saved": saved, "resume": f"troupe submit {job['verb']} --resume {job['name']}"}
 
-    def logs(self, job: str, follow: bool) -> Iterator[str]:
-        """What a job prints, piece by piece; with `follow`, until it has ended."""
-        seen = 0
+    def logs(self, job: str, follow: bool, say: Callable[[str], None]) -> Iterator[str]:
+        """What a job prints, piece by piece; with `follow`, until it has ended. Of one that has not begun `say` is told
+        why, and since when."""
+        seen, told = 0, 0.0
         while True:
-            ended = self.job(job)["state"] in ENDED
+            now = self.job(job)
+            ended = now["state"] in ENDED
+            if now["state"] == "PENDING" and time.monotonic() > told:
+                told = time.monotonic() + 10
+                since = f" since {duration(time.time() - now['began'])}" if now["began"] else ""
+                say(f"{now['name']}: pending{since}: {now['message'] or 'Ray does not say why'}")
             printed = str(self.ask("get_job_logs", job))
             yield printed[seen:]
             seen = len(printed)

@@ -21,10 +21,10 @@ from cluster.show import Progress, duration, size
 from cluster.signals import signals
 from cluster.space import Choice
 from trainers import registry
-from trainers.engine import checkpoint
+from trainers.engine import bucket, checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import FAILED as RUN_FAILED
-from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.runfolder import SAVED, STOP_FILE
 from trainers.engine.settings import plain, show_value
 from trainers.run import description, open_for
@@ -293,7 +293,8 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     config = prepared.config
     driver = Driver(search, prepared, command, progress)
     (search.path / STOP_FILE).unlink(missing_ok=True)
-    folders = [search.path, *command.families]
+    there = bucket.of(search.path.parent)
+    folders = [*([] if there is not None else [search.path]), *command.families]
     if search.told["scheduler"] in POPULATION:
         refuse_other_networks(driver)
     each = takes(search, config)
@@ -303,7 +304,14 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
         ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as used,
     ):
         install()
-        room = rooms(each, config.workers, [node["Resources"] for node in nodes.alive().values()])
+        found = [node["Resources"] for node in nodes.alive().values()]
+        if there is not None and sum(nodes.rooms(each, [node]) > 0 for node in found) > 1:
+            raise TroupeError(
+                f"--runs-dir {there.address}: trials of a search on several nodes take over from one another in a "
+                "folder; take one that all nodes see",
+                SURROUNDINGS,
+            )
+        room = rooms(each, config.workers, found)
         driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
         progress.say(f"{search.name}: {about(search, driver.at_once, each, config.workers, room)}")
         shared = {

@@ -66,22 +66,22 @@ class Pulse:
         mine = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]  # type: ignore[no-untyped-call]
         self.raylet = mine[0] if mine and os.path.exists(mine[0]) else None
         self.looked = self.answered = time.monotonic()
+        self.mistake = ""
 
     def check(self) -> None:
         """Raises TroupeError (exit code 3) where one of them has died; at once for the raylet, or when the patience
         with the head is at its end."""
         now = time.monotonic()
-        if now - self.looked < EVERY:
-            return
-        self.looked = now
-        if self.raylet is not None and not _answers(socket.AF_UNIX, self.raylet):
-            raise TroupeError(f"--address {self.address}: the raylet of this machine died; start it again with `ray "
-                              "start`, then go on with --resume", SURROUNDINGS)  # fmt: skip
-        if _answers(socket.AF_INET6 if ":" in self.head[0] else socket.AF_INET, self.head):
-            self.answered = time.monotonic()
-        elif time.monotonic() - self.answered > PATIENCE:
-            raise TroupeError(f"--address {self.address}: its head does not answer since {PATIENCE:.0f} s; when it is "
-                              "there again, go on with --resume", SURROUNDINGS)  # fmt: skip
+        if now - self.looked > EVERY and not self.mistake:
+            self.looked = now
+            if self.raylet is not None and not _answers(socket.AF_UNIX, self.raylet):
+                self.mistake = "the raylet of this machine died; start it again with `ray start`, then"
+            elif _answers(socket.AF_INET6 if ":" in self.head[0] else socket.AF_INET, self.head):
+                self.answered = time.monotonic()
+            elif time.monotonic() - self.answered > PATIENCE:
+                self.mistake = f"its head does not answer since {PATIENCE:.0f} s; when it is there again,"
+        if self.mistake:
+            raise TroupeError(f"--address {self.address}: {self.mistake} go on with --resume", SURROUNDINGS)
 
 
 def _answers(kind: socket.AddressFamily, where: Any) -> bool:

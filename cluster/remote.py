@@ -20,7 +20,7 @@ def followed(address: str, name: str, to_the_end: bool, json_too: bool = False) 
 
     client = dashboard.reach(address)
     number = client.job(name)["job"]
-    follow.show(client.logs(number, to_the_end), sys.stderr if json_too else sys.stdout)
+    follow.show(client.logs(number, to_the_end, Progress(sys.stderr).say), sys.stderr if json_too else sys.stdout)
     if not to_the_end:
         return None
     job = client.job(number)

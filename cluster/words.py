@@ -38,7 +38,7 @@ class Verb(NamedTuple):
 
 JSON = Option("json", "", "print one JSON object; progress goes to stderr")
 DEBUG = Option("debug", "", "show tracebacks")
-RUNS = Option("runs-dir", "DIR", "where runs lie (default: runs)")
+RUNS = Option("runs-dir", "DIR", "where runs lie: a folder, or a bucket as s3://BUCKET/PATH (default: runs)")
 DATA = Option("data-dir", "DIR", f"where data sets and packed folders lie (default: {DATA_DIR})")
 FAMILIES = Option("families", "PATH", "a folder with families of your own, and data sources in its folder data/", True)
 ADDRESS = Option("address", "ADDRESS", "join the Ray cluster at this address")

@@ -76,6 +76,7 @@ class Worker:
             there = bucket.of(plan.folder.parent)
             if there is not None and rank == 0:
                 there.fetch(plan.folder, checkpoints=True)
+            plan.folder.mkdir(parents=True, exist_ok=True)
             RunFolder(plan.folder).make_parts()
             write_to(log)
             print(begun(rank, size), flush=True)

@@ -23,18 +23,21 @@ RAY = str(Path(sys.executable).with_name("ray"))
 class Cluster:
     """A head node of two CPUs, which wants a token unless it is `open`; with a `dashboard`, for jobs."""
 
-    def __init__(self, commands: Commands, folder: str, open: bool = False, dashboard: bool = False) -> None:
+    def __init__(
+        self, commands: Commands, folder: str, open: bool = False, dashboard: bool = False, cpus: int = 2, **more: str
+    ) -> None:  # fmt: skip
         self.commands, self.folder = commands, folder
         self.address = f"127.0.0.1:{free_port()}"
         token = {"RAY_AUTH_MODE": "disabled"} if open else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
-        self.environment = {**token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+        self.environment = {**token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+                            **more}  # fmt: skip
         port = free_port()
         self.dashboard = f"http://127.0.0.1:{port}"
         shown = ["--include-dashboard=false"]
         if dashboard:  # its agent has a port of its own: another Ray of this machine may have the usual one
             shown = ["--include-dashboard=true", f"--dashboard-port={port}",
                      f"--dashboard-agent-listen-port={free_port()}"]  # fmt: skip
-        self.head = self.start("--head", "--port", self.address.split(":")[1], *shown, "--temp-dir", folder, cpus=2)
+        self.head = self.start("--head", "--port", self.address.split(":")[1], *shown, "--temp-dir", folder, cpus=cpus)
 
     def asked(self, path: str) -> str:
         """What the dashboard answers."""

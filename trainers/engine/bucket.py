@@ -67,7 +67,7 @@ def bring(runs: Path, names: Sequence[str | None] | None = None, checkpoints: bo
     Raises TroupeError (exit code 3) where it cannot be reached.
     """
     bucket = of(runs)
-    if bucket is None:
+    if bucket is None or (names is not None and not any(names)):
         return
     there = bucket.names()
     for name in there if names is None else names:
