@@ -48,7 +48,8 @@ def test_a_machine_that_has_nothing_goes_on_with_a_run_whose_machine_was_killed(
 
     for words, file in (
         (("sample", "run", "--out", "s.png"), "s.png"), (("export", "run", "--out", "x"), "x/weights.safetensors"),
-        (("report", "run", "--out", "page"), "page/index.html"), (("evaluate", "run", "samples=100"), ""),
+        (("report", "run", "--out", "page"), "page/index.html"),
+        (("evaluate", "run", "judged=200", "features=pixels"), ""),
     ):  # fmt: skip
         done = troupe.run(*words, *THERE, seconds=120, environment=laptop)
         assert done.code == 0, done
@@ -73,6 +74,7 @@ def test_a_bucket_that_fails_for_a_while_delays_warns_and_loses_nothing(
     until_step(runs_of(run) / "run", 50, command)
     server.gate.shut()
     until(lambda: "result.json" in [path.name for path in (runs_of(run) / "run").iterdir()], "the last step", 90)
+    until(lambda: RUNS in command.out.read_text(), "a word on the bucket", 60)
     assert command.process.poll() is None, "it waits for the bucket"
     server.gate.open = True
     done = command.wait(90)

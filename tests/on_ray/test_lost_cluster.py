@@ -17,16 +17,7 @@ from trainers.engine.checkpoint import place_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(240)]
 
-WORDS = (
-    *DCGAN,
-    "steps=20000",
-    "checkpoint_every=50",
-    "log_every=50",
-    "sample_every=1000",
-    "--name",
-    "run",
-    "workers=2",
-)
+WORDS = (*DCGAN, "steps=20000", "checkpoint_every=50", "log_every=50", "sample_every=1000", "workers=2")
 
 
 @pytest.fixture

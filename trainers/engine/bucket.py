@@ -14,11 +14,12 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainers.engine import checkpoint, durable
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.holding import DRIVER, is_held
 from trainers.engine.paths import DATA_DIR, expanded
 
 ADDRESS = re.compile(r"(s3|gs|gcs|abfs|abfss|hdfs)://[^/]")
@@ -26,6 +27,7 @@ MARK, STATE = ".bucket", ".mirror.json"
 EVERY = 15.0  # seconds between looks at what has changed, besides at each checkpoint
 LONGEST_WAIT = 60.0  # seconds between tries while a bucket fails
 PATIENCE = 600.0  # seconds at the end of a run for a bucket that fails
+BEFORE = "settings.json.before"  # of a run that goes on under changed settings; goes when they are proved
 LAST = ("manifest.json", "result.json", "search.json")  # in their folders: what they tell of is there already
 
 
@@ -37,12 +39,15 @@ def is_address(text: str) -> bool:
 def folder_for(text: str) -> Path:
     """The folder of runs that `--runs-dir` names; for a bucket, its folder on this machine.
 
-    Raises TroupeError (exit code 2) for an address of another kind.
+    Raises TroupeError (exit code 2) for an address of another kind, or with keys in it.
     """
     if not is_address(text):
         if "://" in text:
             raise TroupeError(f"--runs-dir {text}: a folder, or a bucket as in s3://BUCKET/PATH", WORDS)
         return Path(text)
+    if "@" in text:
+        raise TroupeError("--runs-dir: keys do not belong into an address, which is shown and kept; say them by "
+                          "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", WORDS)  # fmt: skip
     text = text.rstrip("/")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.partition("://")[2].partition("?")[0])[:60]
     folder = expanded(DATA_DIR) / "buckets" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -72,11 +77,10 @@ def bring(runs: Path, names: Sequence[str | None] | None = None, checkpoints: bo
     there = bucket.names()
     for name in there if names is None else names:
         search, _, trial = (name or "").partition("/")
-        if trial:
-            bucket.fetch(runs / search)
-            bucket.fetch(runs / search / "trials" / trial, checkpoints)
-        elif search:
-            bucket.fetch(runs / search, checkpoints)
+        if search and not is_held(runs / search, DRIVER) and not is_held(runs / search):  # else it is newest here
+            bucket.fetch(runs / search, checkpoints and not trial)
+            if trial:
+                bucket.fetch(runs / search / "trials" / trial, checkpoints)
 
 
 def shown(runs: Path) -> str:
@@ -142,7 +146,7 @@ class Bucket:
             for name in [name for name in state.known if name not in there and "checkpoints/" not in name]:
                 if not state.changed(name):  # it was removed there
                     (path / name).unlink(missing_ok=True)
-                    state.forget(name)
+                    state.known.pop(name)
             if checkpoints:
                 for folder in sorted({name.rpartition("checkpoints/")[0] + "checkpoints" for name in held}):
                     self._fetch_checkpoint(path, folder, there, state)
@@ -181,33 +185,32 @@ class Bucket:
         ):  # fmt: skip
             shutil.copyfileobj(stream, file)
 
-    def send(self, path: Path, best: str | None = None) -> None:
+    def send(self, path: Path) -> None:
         """Write what has changed in the folder of a run, or of a search: a manifest after what it tells of.
 
-        Checkpoints that were removed here are removed there, and those that this machine never had, but for `best`.
+        Of what lies there only checkpoints are removed: those that are no longer here, older than the newest here and
+        not the best one.
         """
         state, root = _State(path), f"{self.root}/{path.relative_to(self.folder).as_posix()}"
+        sent: set[str] = set()
         try:
-            sent = set()
-            for name in sorted(_files(path), key=_order):
-                if not state.changed(name):
-                    continue
-                with (
-                    contextlib.suppress(FileNotFoundError),
-                    open(path / name, "rb") as file,
-                ):  # it was removed meanwhile
+            for name in sorted(filter(state.changed, _files(path)), key=_order):
+                with contextlib.suppress(FileNotFoundError), open(path / name, "rb") as file:  # else it has just gone
                     facts = os.fstat(file.fileno())
                     with self.reached(), self.files.open_output_stream(f"{root}/{name}") as stream:
                         shutil.copyfileobj(file, stream)
-                    state.sent(name, facts)
+                    state.known[name] = [facts.st_size, facts.st_mtime_ns]
                     sent.add(name)
-            gone = [name for name in state.known if not (path / name).exists()]
-            if any(name.endswith("/manifest.json") for name in sent):
-                gone += [name for name in self.there(path) if self._outlived(path, name, best)]
-            for name in sorted(gone, key=_order, reverse=True):  # the manifest first
+            there = self.there(path) if sent else {}
+            for name in sent & there.keys():
+                state.known[name][2:] = there[name]
+            for name in sorted(_outlived(path, there), key=_order, reverse=True):  # a manifest before what it tells of
                 with self.reached(), contextlib.suppress(FileNotFoundError):
                     self.files.delete_file(f"{root}/{name}")
-                state.forget(name)
+                there.pop(name)
+                state.known.pop(name, None)
+            if sent:
+                state.sizes = {name: size for name, (size, _) in there.items()}
         finally:
             state.write()
 
@@ -217,15 +220,6 @@ class Bucket:
             name = f"{self.root}/{path.relative_to(self.folder).as_posix()}/{file.relative_to(path).as_posix()}"
             with self.files.open_output_stream(name) as stream:
                 shutil.copyfileobj(source, stream)
-
-    def _outlived(self, path: Path, name: str, best: str | None) -> bool:
-        """Whether a file is of a checkpoint that is not here, older than all that are, and not the best one."""
-        before, found, after = name.rpartition("checkpoints/")
-        mine = checkpoint.all_in(path / before / "checkpoints") if found else []
-        of = after.split("/")[0]
-        if not mine or of == best or (path / before / "checkpoints" / of).exists():
-            return False
-        return checkpoint.place_of(of) < checkpoint.place_of(mine[0].name)
 
     def remove(self, path: Path) -> None:
         """Remove a run there."""
@@ -260,23 +254,15 @@ class _State:
         """Whether the file there should replace the one here: it is newer, and the one here holds nothing new."""
         known = self.known.get(name)
         if not (self.path / name).exists():
-            return known is None or known[2:] not in ([], list(there))  # else it was removed here
+            return known is None or known[2:] != list(there)  # else it was removed here
         if known is None:  # never compared: what was written last counts
             facts = os.stat(self.path / name)
             return facts.st_size != there[0] and facts.st_mtime_ns < there[1]
-        return known[2:] not in ([], list(there)) and not self.changed(name)
+        return known[2:] != list(there) and not self.changed(name)
 
     def same(self, name: str, there: tuple[int, int]) -> None:
         facts = os.stat(self.path / name)
         self.known[name] = [facts.st_size, facts.st_mtime_ns, *there]
-
-    def sent(self, name: str, facts: os.stat_result) -> None:
-        self.known[name] = [facts.st_size, facts.st_mtime_ns]
-        self.sizes[name] = facts.st_size
-
-    def forget(self, name: str) -> None:
-        self.known.pop(name, None)
-        self.sizes.pop(name, None)
 
 
 class Mirror:
@@ -285,16 +271,14 @@ class Mirror:
     def __init__(self, path: Path | None, say: Callable[[str], None], beat: Callable[[], None] = lambda: None) -> None:
         self.path, self.say, self.beat = path or Path(), say, beat
         self.bucket = of(path.parent) if path is not None else None
-        self.best: str | None = None
         self.told = ""  # what was last said to be wrong
         self.woken, self.ended, self.one = threading.Event(), threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._keep, daemon=True)
         if self.bucket is not None:
             self.thread.start()
 
-    def wake(self, best: str | None = None) -> None:
+    def wake(self) -> None:
         """There is something new that should not wait."""
-        self.best = best
         self.woken.set()
 
     def settle(self) -> None:
@@ -333,7 +317,7 @@ class Mirror:
         assert self.bucket is not None
         with self.one:
             try:
-                self.bucket.send(self.path, self.best)
+                self.bucket.send(self.path)
             except TroupeError as error:
                 if self.told != error.mistakes[0]:
                     self.told = error.mistakes[0]
@@ -358,6 +342,27 @@ def _files(path: Path) -> list[str]:
         inside[:] = [name for name in inside if not name.startswith(".")]
         found += [os.path.relpath(os.path.join(folder, name), path) for name in names if not name.startswith(".")]
     return found
+
+
+def _outlived(path: Path, there: Iterable[str]) -> list[str]:
+    """Of the files of a run in its bucket those of checkpoints that are not here, older than the newest here, and not
+    the best one; and settings of before that were proved."""
+    newest: dict[str, tuple[tuple[int, int], str | None] | None] = {}
+    gone = [name for name in there if name == BEFORE and not (path / name).exists()]
+    for name in there:
+        folder, found, rest = name.rpartition("checkpoints/")
+        of, here = rest.split("/")[0], path / folder / "checkpoints"
+        if not found or (here / of).exists():
+            continue
+        if folder not in newest:
+            newest[folder] = None
+            with contextlib.suppress(OSError, ValueError, KeyError, IndexError):  # one of an older troupe
+                last = checkpoint.all_in(here)[-1]
+                newest[folder] = checkpoint.place_of(last.name), checkpoint.manifest_of(last)["best"]
+        known = newest[folder]
+        if known is not None and checkpoint.place_of(of) < known[0] and of != known[1]:
+            gone.append(name)
+    return gone
 
 
 def _order(name: str) -> tuple[bool, int, str]:

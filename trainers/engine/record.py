@@ -162,10 +162,10 @@ class Recorder:
                     facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3),
                              "evaluation_seconds": round(self.evaluating, 3),
                              "watch_seconds": round(self.watching, 3)}  # fmt: skip
-                    checkpoint.save(self.folder.checkpoints, name, held, facts)
                     best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
+                    checkpoint.save(self.folder.checkpoints, name, held, {**facts, "best": best})
                     checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
-                self.mirror.wake(best)
+                self.mirror.wake()
             except TroupeError as error:
                 failure = error
         failure = trainer.world.agree(failure)
