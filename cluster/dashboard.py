@@ -37,6 +37,7 @@ class Dashboard:
         self.address = address
         for talker in ("dashboard_sdk", "job.sdk"):  # they tell of each upload, and set their levels themselves
             logging.getLogger(f"ray.dashboard.modules.{talker}").setLevel(logging.ERROR)
+        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
         with environment({ADDRESS: None, "RAY_ADDRESS": None}):  # which would be taken instead of the address
             client: Any = JobSubmissionClient(address, headers=dict(headers))
         self.client = client
