@@ -177,8 +177,8 @@ def _asked(
                 told = ray.get(ref)
             except Exception as error:
                 line = str(error).strip().splitlines()[-1]
-                told = f"cannot run troupe ({line}); install what it needs there, or let `troupe submit --install`"
-                mistakes.append(Finding(name, WRONG, told))
+                lacks = f"cannot run troupe ({line}); install what it needs there, or let `troupe submit --install`"
+                mistakes.append(Finding(name, WRONG, lacks))
                 continue
             answers.append((name, max(sent - told["clock"], told["clock"] - came, 0.0), told))
     finally:
