@@ -24,14 +24,14 @@ def networks() -> torch.nn.Module:
 
 
 def loop(words: dict[str, str]) -> None:
-    model = train.torch.prepare_model(networks())
-    optimizer = torch.optim.Adam(model.parameters(), 2e-4)
-    context, step = train.get_context(), 0
+    network, context, step = networks(), train.get_context(), 0
     if (saved := train.get_checkpoint()) is not None:
         with saved.as_directory() as folder:
             told = torch.load(Path(folder) / "state.pt")
-        model.load_state_dict(told["model"])
+        network.load_state_dict(told["model"])
         step = told["step"]
+    model = train.torch.prepare_model(network)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-4)
     while step < 100_000:
         optimizer.zero_grad()
         model(torch.randn(8 // context.get_world_size(), 1, 16, 16)).mean().backward()
@@ -43,7 +43,7 @@ def loop(words: dict[str, str]) -> None:
         if step % 10 == 0:
             with tempfile.TemporaryDirectory() as folder:
                 if context.get_world_rank() == 0:
-                    torch.save({"model": model.state_dict(), "step": step}, Path(folder) / "state.pt")
+                    torch.save({"model": network.state_dict(), "step": step}, Path(folder) / "state.pt")
                     train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
                 else:
                     train.report({"step": step})
