@@ -133,8 +133,9 @@ class ActorGroup:
             self.end()
             raise
         except Exception as error:  # of Ray, by many names
+            kind = self._kind()
             self.end()
-            raise Lost(f"the workers did not start: {str(error).splitlines()[0]}", self._kind()) from error
+            raise Lost(f"the workers did not start: {str(error).splitlines()[0]}", kind) from error
 
     def _where(self, worker: Any) -> Any:
         return worker.where.options(concurrency_group="watch").remote()

@@ -125,7 +125,7 @@ def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
     if config is not None:
         resolved = config.model_copy(update=checks.resolve(config, own_machine=False))
         each = checks.needs(resolved.model_dump())
-        lack = connect.lack(each, resolved.workers, [node["Resources"] for node in nodes], "the cluster")
+        lack = connect.lack(each, resolved.least_workers, [node["Resources"] for node in nodes], "the cluster")
     yield Finding("room", WRONG if lack else FINE, lack or now)
 
     answers, mistakes = _asked(command, config, nodes)

@@ -304,3 +304,17 @@ def test_the_tiny_variants_of_every_family_are_valid_and_tiny(family: str) -> No
         assert config is not None
         assert config.steps <= 10, name
         assert config.microbatches >= 4, f"{name}: contract tests deal its micro-batches to 4 workers"
+
+
+def test_workers_may_be_a_range_of_how_many_there_is_room_for() -> None:
+    config = Config.of({"workers": "2..4"})
+    assert (config.workers, config.min_workers, config.least_workers) == (4, 2, 2)
+    assert Config.of({"workers": "3"}).least_workers == 3
+    for words, mistake in (
+        ("4..2", "workers=4..2: the lesser number comes first; say workers=2..4"),
+        ("0..2", "workers=0: must be at least 1"),
+        ("1..9", "workers=9: more workers than the 4 micro-batches of a batch"),
+    ):
+        _, mistakes = Config.from_words({"workers": words})
+        assert len(mistakes) == 1
+        assert mistakes[0].startswith(mistake)

@@ -220,7 +220,7 @@ class Config(Schedules):
     @classmethod
     def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[str]]:
         if elastic := re.fullmatch(r"(\d+)\.\.(\d+)", str(words.get("workers", ""))):
-            words = {**words, "workers": elastic[2], "min_workers": elastic[1]}
+            words = {**words, "workers": elastic[2] if int(elastic[1]) else "0", "min_workers": elastic[1]}
         return super().from_words(words, family)
 
     @classmethod
