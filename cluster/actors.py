@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from cluster import nodes
 from cluster.checks import needs
@@ -24,8 +25,33 @@ STUCK = 30.0  # seconds after which it is asked for anew: some were never answer
 SETTLE = 1.0  # seconds for more nodes to come, once one has
 
 
+Answer = TypeVar("Answer")
+
+
 def nobody() -> str:
     return ""
+
+
+def answered(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
+    """What Ray answers. Raises Lost where it dies meanwhile: it would not answer, and end this process after a minute."""
+    answers: list[Answer | Exception] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except Exception as error:
+            answers.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    while asking.is_alive():
+        asking.join(POLL)
+        if asking.is_alive() and (why := died()):
+            raise Lost(why, RAY)
+    (answer,) = answers
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 class Placing:
@@ -58,16 +84,17 @@ class Placing:
                 if self.stop_requested():
                     raise Stopped("stopped while it waited for room; go on with --resume")
                 now = time.monotonic()
-                possible = nodes.rooms(self.each, [node["Resources"] for node in nodes.alive().values()])
+                there = answered(nodes.alive, self.died)
+                possible = nodes.rooms(self.each, [node["Resources"] for node in there.values()])
                 possible = max(self.least, min(self.most, possible))
                 taken = now - tried > TAKEN and size > self.least
                 if group is None or possible < size or taken or now - tried > STUCK:
                     if group is not None:
-                        remove_placement_group(group)
+                        answered(partial(remove_placement_group, group), self.died)
                         size -= taken
                     size, tried = max(self.least, min(size, possible)), now
-                    group = placement_group([self.each] * size, strategy="PACK")
-                if group.wait(0.5):
+                    group = answered(partial(placement_group, [self.each] * size, strategy="PACK"), self.died)
+                if answered(partial(group.wait, 0.5), self.died):
                     found, group = group, None
                     return found
                 if now - began > 2 * TAKEN and not told:
@@ -82,7 +109,7 @@ class Placing:
         finally:
             if group is not None:
                 with contextlib.suppress(Exception):
-                    remove_placement_group(group)
+                    answered(partial(remove_placement_group, group), self.died)
 
 
 class ActorGroup:
@@ -122,8 +149,10 @@ class ActorGroup:
             for place in range(first, first + self.size)
         ]
         self.processes: dict[int, int] = {}
-        self.watch = nodes.Watch() if placing is not None else None
+        self.watch: nodes.Watch | None = None
         try:
+            if placing is not None:
+                self.watch = answered(nodes.Watch, placing.died)
             places = self._asked(PATIENCE_AT_START, [self._where(worker) for worker in self.actors])
             order = sorted(range(self.size), key=lambda place: places[place][0])  # neighbours in rank share a host
             self.actors = [self.actors[place] for place in order]

@@ -9,6 +9,7 @@ import pytest
 from clusters import Cluster, hiding
 from commands import Commands, Done, until
 
+from cluster import checks
 from trainers.engine.world import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
@@ -103,3 +104,20 @@ def test_an_address_that_does_not_answer_and_a_wrong_token_are_findings(troupe: 
     assert done.code == 3, done
     assert "wants another token" in wrong(done)[0]
     assert done.seconds < 10
+
+
+@pytest.mark.skipif(checks.gpus() > 0, reason="there are GPUs here")
+def test_gpus_that_are_none_are_told_before_a_run_needs_them(troupe: Commands, cluster: Cluster) -> None:
+    """A node says that it has two."""
+    alone(troupe, cluster)
+    node = cluster.start("--address", cluster.address, "--num-gpus=2", cpus=0)
+    try:
+        done = troupe.run("check", "--address", cluster.address, "--json", environment=cluster.environment)
+        assert done.code == 3, done
+        (line,) = wrong(done)
+        assert line.startswith("the GPUs do not reach one another (")
+        done = troupe.run("check", "dcgan", "device=cpu", "--address", cluster.address, environment=cluster.environment)
+        assert done.code == 0, done
+    finally:
+        node.clean()
+        alone(troupe, cluster)
