@@ -33,7 +33,7 @@ def nobody() -> str:
 
 
 def answered(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
-    """What Ray answers. Raises Lost where it dies meanwhile: it would not answer, and end this process after a minute."""
+    """What Ray answers. Raises Lost where it dies meanwhile: it would be silent, and end us after a minute."""
     answers: list[Answer | Exception] = []
 
     def ask() -> None:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 PREFIX = "troupe-"
 SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest name of a socket in a folder
 LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's whole path
+YOUNG = 2.0  # seconds: a folder whose owner may be about to take its lock
 PROCESSES = ("raylet", "gcs_server")  # without which it is dead; we are their parent
 
 
@@ -110,7 +112,8 @@ def sweep() -> None:
         with contextlib.suppress(OSError):
             for folder in Path(base).glob(f"{PREFIX}*"):
                 with contextlib.suppress(OSError):
-                    if folder.stat().st_uid == os.getuid() and (folder / LOCK).exists() and not is_held(folder):
+                    mine, age = folder.stat().st_uid == os.getuid(), time.time() - (folder / LOCK).stat().st_mtime
+                    if mine and age > YOUNG and not is_held(folder):
                         _remove(folder)
 
 
