@@ -76,8 +76,9 @@ class Worker:
             there = bucket.of(plan.folder.parent)
             if there is not None and rank == 0:
                 there.fetch(plan.folder, checkpoints=True)
-            plan.folder.mkdir(parents=True, exist_ok=True)
-            RunFolder(plan.folder).make_parts()
+            if there is not None:  # of which this machine may have nothing yet
+                plan.folder.mkdir(parents=True, exist_ok=True)
+                RunFolder(plan.folder).make_parts()
             write_to(log)
             print(begun(rank, size), flush=True)
             self.world = join(address, port, rank, size, str(plan.settings["device"]))
