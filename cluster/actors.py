@@ -28,8 +28,10 @@ SETTLE = 1.0  # seconds for more nodes to come, once one has
 Answer = TypeVar("Answer")
 
 
-def nobody() -> str:
-    return ""
+def hold_alive(died: Callable[[], str]) -> None:
+    """Raises Lost where Ray itself has died."""
+    if why := died():
+        raise Lost(why, RAY)
 
 
 def answered(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
@@ -46,8 +48,8 @@ def answered(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
     asking.start()
     while asking.is_alive():
         asking.join(POLL)
-        if asking.is_alive() and (why := died()):
-            raise Lost(why, RAY)
+        if asking.is_alive():
+            hold_alive(died)
     (answer,) = answers
     if isinstance(answer, Exception):
         raise answer
@@ -58,10 +60,8 @@ class Placing:
     """Where workers are to run: in a placement group of their own, as large as there is room for."""
 
     def __init__(
-        self, each: Mapping[str, float], least: int, most: int, lost: Lost | None = None,
-        died: Callable[[], str] = nobody, stop_requested: Callable[[], bool] = lambda: False,
-        say: Callable[[str], None] = lambda line: None,
-        cluster: bool = False,
+        self, each: Mapping[str, float], least: int, most: int, lost: Lost | None, died: Callable[[], str],
+        stop_requested: Callable[[], bool], say: Callable[[str], None], cluster: bool,
     ) -> None:  # fmt: skip
         self.each, self.least, self.most, self.lost = dict(each), least, most, lost
         self.died, self.stop_requested, self.say, self.cluster = died, stop_requested, say, cluster
@@ -79,8 +79,7 @@ class Placing:
         told, group, size = False, None, self.most
         try:
             while True:
-                if why := self.died():
-                    raise Lost(why, RAY)
+                hold_alive(self.died)
                 if self.stop_requested():
                     raise Stopped("stopped while it waited for room; go on with --resume")
                 now = time.monotonic()
@@ -180,9 +179,8 @@ class ActorGroup:
             self.ray.get(done)  # an error of one ends the waiting for the others
 
     def _hold_ray(self) -> None:
-        """Raises Lost where Ray itself has died."""
-        if self.placing is not None and (why := self.placing.died()):
-            raise Lost(why, RAY)
+        if self.placing is not None:
+            hold_alive(self.placing.died)
 
     def _kind(self, rank: int | None = None) -> str:
         """Whether the loss of a worker, or of one of all, is that of its node."""

@@ -203,11 +203,10 @@ def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
             missing = error.mistakes[0]
     told: dict[str, Any] = {"writable": os.access(runs, os.W_OK), **connect.facts_of_node([mark])}
     if bucket.is_address(runs):  # each machine has a folder of its own for it
-        try:
+        told |= {"missing": [], "writable": False}
+        with contextlib.suppress(TroupeError):
             runs = str(bucket.folder_for(runs))
-            told |= {"missing": [], "writable": _unwritable(Path(runs)) is None}
-        except TroupeError as error:
-            told |= {"missing": [], "writable": False, "why": error.mistakes[0]}
+            told["writable"] = _unwritable(Path(runs)) is None
     return {**told, "clock": time.time(), "space": _free(runs), "shared memory": _free("/dev/shm"), "data": missing}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster import checks, tokens
 from cluster.environment import environment, worker_environment
-from cluster.nodes import Pulse
+from cluster.nodes import Pulse, rooms
 from cluster.own_ray import OwnRay
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
@@ -143,7 +143,7 @@ def lack(each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, f
         there = sum(node.get(kind, 0) for node in nodes)
         if there < workers * count:
             return f"workers={workers}: needs {workers * count:.0f} {kind}s, {where} has {there:.0f}"
-    room = sum(int(min(node.get(kind, 0) // count for kind, count in each.items())) for node in nodes)
+    room = rooms(each, nodes)
     if room < workers:
         whole = " and ".join(f"{count:.0f} {kind}s" for kind, count in each.items())
         return (

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainers.engine.errors import SURROUNDINGS, TroupeError
@@ -31,7 +31,7 @@ def draining() -> dict[str, float]:
     return {node: moment / 1000 for node, moment in state.state.get_draining_nodes().items()}
 
 
-def rooms(each: Mapping[str, float], nodes: list[Mapping[str, float]]) -> int:
+def rooms(each: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
     """How many workers fit on nodes, each as a whole on one of them."""
     return sum(int(min(node.get(kind, 0) // count for kind, count in each.items() if count)) for node in nodes)
 

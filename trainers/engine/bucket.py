@@ -58,12 +58,18 @@ def folder_for(text: str) -> Path:
     return folder
 
 
+def address_of(runs: Path) -> str:
+    """The address of the bucket whose runs lie in this folder; nothing where it is a folder as any other."""
+    try:
+        return (runs / MARK).read_text().strip()
+    except OSError:
+        return ""
+
+
 def of(runs: Path) -> Bucket | None:
     """The bucket whose runs lie in this folder, or None."""
-    try:
-        return Bucket((runs / MARK).read_text().strip(), runs)
-    except OSError:
-        return None
+    address = address_of(runs)
+    return Bucket(address, runs) if address else None
 
 
 def bring(runs: Path, names: Sequence[str | None] | None = None, checkpoints: bool = False) -> None:
@@ -85,8 +91,7 @@ def bring(runs: Path, names: Sequence[str | None] | None = None, checkpoints: bo
 
 def shown(runs: Path) -> str:
     """What a person knows a folder of runs by."""
-    bucket = of(runs)
-    return bucket.address if bucket is not None else str(runs)
+    return address_of(runs) or str(runs)
 
 
 class Bucket:
