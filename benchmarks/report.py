@@ -31,7 +31,8 @@ from PIL import Image
 from cluster.leaderboard import FINISHED, PRUNED, Search, TrialRecord
 from trainers import registry
 from trainers.engine import runfolder
-from trainers.engine.runfolder import TRIALS, RunFolder
+from trainers.engine.paths import TRIALS
+from trainers.engine.runfolder import RunFolder
 
 MANY, REPORTS, FEW = 1000, 100, 200
 SECONDS, MEGABYTES, ANSWER = 60, 3, 0.3

@@ -109,7 +109,7 @@ def train(said: Words) -> Answer | None:
 def search(said: Words) -> Answer | None:
     from cluster import prepare_search, searching
 
-    wanted = typed.search_command(said, typed.runs_of(said, [said.options.get("resume")], checkpoints=True))
+    wanted = typed.search_command(said, typed.runs_of(said, [said.options.get("resume")]))
     if said.mistakes:
         typed.add_mistakes(said, lambda: prepare_search.prepare(wanted))
         return None

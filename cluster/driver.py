@@ -24,7 +24,8 @@ from trainers import registry
 from trainers.engine import bucket, checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import FAILED as RUN_FAILED
-from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.mirror import patiently
 from trainers.engine.runfolder import SAVED, STOP_FILE
 from trainers.engine.settings import plain, show_value
 from trainers.run import description, open_for
@@ -61,6 +62,8 @@ class Driver:
         self.lasted = 0.0  # when the record was last made durable
         self.looked = 0.0
         self.at_once = 1
+        self.bucket = bucket.of_run(search.path)  # through which trials on other nodes have and give what they need
+        self.forgotten: set[int] = set()  # trials whose checkpoints are removed
 
     # What Tune asks for
 
@@ -70,6 +73,9 @@ class Driver:
             try:
                 self._make(record)
                 return record
+            except bucket.Unreachable as error:
+                self.gone = TroupeError(f"{error}; go on with `troupe search --resume {self.search.name}`", error.code)
+                return None
             except TroupeError as error:
                 record.state, record.reason = FAILED, "; ".join(error.mistakes)
                 self.changed(record, True)
@@ -122,6 +128,8 @@ class Driver:
         if stop and not self.told_trials:
             self.told_trials = True
             (self.search.path / STOP_FILE).touch()
+            if self.bucket is not None:
+                self.bucket.send_file(self.search.path / STOP_FILE)
             if self.asked.is_set():
                 self.progress.say("stopping: saving first")
         return stop
@@ -183,6 +191,8 @@ class Driver:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.make_parts()
             folder.write_settings(description(told["family"], config, self.known(config)))
+        if (there := self.bucket) is not None:
+            patiently(lambda: there.send(folder.path))
 
     def known(self, config: Config) -> Known:
         """What there is to learn from; opened once for all trials that learn from the same."""
@@ -217,12 +227,20 @@ class Driver:
 
     def _ended_with_checkpoints(self) -> list[TrialRecord]:
         """The best first; those without a value last."""
-        return [trial for trial in self.search.in_order() if trial.state in (FINISHED, PRUNED, FAILED)
-                and checkpoint.all_in(self.search.folder(trial).checkpoints)]  # fmt: skip
+        return [
+            trial for trial in self.search.in_order()
+            if trial.state in (FINISHED, PRUNED, FAILED) and trial.number not in self.forgotten
+            and (self.bucket is not None or checkpoint.all_in(self.search.folder(trial).checkpoints))
+        ]  # fmt: skip
 
     def _forget(self, record: TrialRecord) -> None:
-        for path in checkpoint.all_in(self.search.folder(record).checkpoints):
+        folder = self.search.folder(record)
+        self.forgotten.add(record.number)
+        for path in checkpoint.all_in(folder.checkpoints):
             shutil.rmtree(path, ignore_errors=True)
+        if self.bucket is not None:
+            with contextlib.suppress(bucket.Unreachable):
+                self.bucket.remove(folder.checkpoints)
 
     def _look_at_disk(self) -> None:
         """Make room where the disk, or the budget, is nearly used up; where there is none, stop loudly."""
@@ -293,7 +311,9 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     config = prepared.config
     driver = Driver(search, prepared, command, progress)
     (search.path / STOP_FILE).unlink(missing_ok=True)
-    there = bucket.of(search.path.parent)
+    there = driver.bucket
+    if there is not None:
+        there.remove_file(search.path / STOP_FILE)
     folders = [*([] if there is not None else [search.path]), *command.families]
     if search.told["scheduler"] in POPULATION:
         refuse_other_networks(driver)
@@ -305,19 +325,13 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     ):
         install()
         found = [node["Resources"] for node in nodes.alive().values()]
-        if there is not None and sum(nodes.rooms(each, [node]) > 0 for node in found) > 1:
-            raise TroupeError(
-                f"--runs-dir {there.address}: trials of a search on several nodes take over from one another in a "
-                "folder; take one that all nodes see",
-                SURROUNDINGS,
-            )
         room = rooms(each, config.workers, found)
         driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
         progress.say(f"{search.name}: {about(search, driver.at_once, each, config.workers, room)}")
         shared = {
             "folder": str(search.path), "data_dir": str(command.data_dir.resolve()),
             "families": [str(path) for path in command.families], "metric": search.told["metric"],
-            "runtime_env": dict(used.runtime_env),
+            "runtime_env": dict(used.runtime_env), "bucket": there.address if there is not None else "",
         }  # fmt: skip
         job = tuning.Job(
             search, prepared.space, driver.next_trial, driver.changed, driver.tick, driver.stop_requested, shared,
@@ -349,6 +363,8 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
             (search.path / STOP_FILE).write_text(SAVED)
         else:
             (search.path / STOP_FILE).unlink(missing_ok=True)
+        if there is not None:
+            there.remove_file(search.path / STOP_FILE)
     return driver
 
 

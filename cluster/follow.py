@@ -16,7 +16,8 @@ from cluster import leaderboard
 from cluster.show import duration
 from trainers.engine import checkpoint, holding, runfolder
 from trainers.engine.errors import CONFLICT, STOPPED, SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.runfolder import SAVED, SEARCH, STOP_FILE, TRIALS, RunFolder
+from trainers.engine.paths import TRIALS
+from trainers.engine.runfolder import SAVED, SEARCH, STOP_FILE, RunFolder
 
 LOOK = 0.2  # seconds between looks
 PIECE = 1 << 16  # bytes that are read at once

@@ -141,7 +141,7 @@ def _carried_out(
         else:
             result = _on_ray(plan, config, command, progress, own_process, report)
     except TroupeError as error:
-        _clear_up(folder, prepared, error)
+        _clear_up(folder, prepared, error, there)
         if isinstance(error, Stopped):
             with contextlib.suppress(OSError):
                 if folder.stop.exists():
@@ -228,13 +228,18 @@ def _copy_weights(weights: Path, folder: RunFolder, command: TrainCommand) -> No
         shutil.copyfileobj(source, copy)
 
 
-def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError) -> None:
+def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, there: bucket.Bucket | None) -> None:
     """After a failure before the first checkpoint: a new run's name is free again, an old one has its settings back."""
     with contextlib.suppress(TroupeError, OSError), folder.lock(patience=2):  # unless somebody else went on with it
         if prepared.folder is not None:
             folder.settle_settings()
         elif error.code != FAILED and not checkpoint.all_in(folder.checkpoints):  # FAILED: its log tells why
             shutil.rmtree(folder.path, ignore_errors=True)
+            if there is not None:
+                there.remove(folder.path)
+            return
+        if there is not None:
+            there.send(folder.path)
 
 
 def _learned_before(prepared: Prepared, stored: Mapping[str, Any]) -> list[dict[str, str]]:

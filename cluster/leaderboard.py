@@ -20,7 +20,8 @@ from typing import Any
 
 from trainers.engine import bucket, checkpoint, durable, holding
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
-from trainers.engine.runfolder import SEARCH, TRIALS, RunFolder, all_runs, natural
+from trainers.engine.paths import TRIALS
+from trainers.engine.runfolder import SEARCH, RunFolder, all_runs, natural
 from trainers.engine.settings import show_value
 
 FORMAT = 1

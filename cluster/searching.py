@@ -15,11 +15,11 @@ from cluster.leaderboard import FAILED, FINISHED, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, prepare
 from cluster.show import Progress, Silence, duration, table
-from trainers.engine import bucket, checkpoint
+from trainers.engine import bucket, checkpoint, mirror
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError
 from trainers.engine.errors import FAILED as RUN_FAILED
-from trainers.engine.paths import DATA_DIR, expanded
-from trainers.engine.runfolder import TRIALS, RunFolder
+from trainers.engine.paths import DATA_DIR, TRIALS, expanded
+from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import show_value
 from trainers.run import open_for
 
@@ -45,7 +45,7 @@ def search(
         Path(config) if config else None, bucket.folder_for(str(runs_dir)), expanded(data_dir),
         tuple(expanded(path).resolve() for path in families),
     )  # fmt: skip
-    bucket.bring(command.runs_dir, [resume], checkpoints=True)
+    bucket.bring(command.runs_dir, [resume])
     return carry_out(command, Progress() if progress else Progress(stream=Silence()))  # type: ignore[arg-type]
 
 
@@ -68,16 +68,19 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
                 if trial.state == FAILED and command.retry_failed:
                     trial.state, trial.reason = WAITING, ""
                     trial.value = trial.best = None
-        mirror = bucket.Mirror(found.path, progress.say)
+        sent = mirror.Mirror(found.path, progress.say)
         try:
             ended = driver.drive(found, prepared, command, progress)
-            mirror.settle()
+            sent.settle()
         except BaseException:
             if prepared.found is None and not any((found.path / TRIALS).iterdir()):
+                sent.end()
                 shutil.rmtree(found.path, ignore_errors=True)  # it never began: the name is free again
+                if (there := bucket.of_run(found.path)) is not None:
+                    there.remove(found.path)
             raise
         finally:
-            mirror.end()
+            sent.end()
     failed = [trial for trial in found.trials if trial.state == FAILED]
     resume = f"go on with `troupe search --resume {found.name}`"
     if ended.full:

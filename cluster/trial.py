@@ -6,13 +6,16 @@ cloned stands where its last report was made. What Tune keeps as a checkpoint is
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import queue
 import shutil
 import threading
+import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +27,17 @@ from cluster.group import Lost, supervise
 from cluster.leaderboard import MISSING
 from cluster.show import Progress, Silence
 from cluster.worker import write_to
-from trainers.engine import checkpoint
+from trainers.engine import bucket, checkpoint
 from trainers.engine.control import Control
 from trainers.engine.errors import FAILED, SURROUNDINGS, Stopped, TroupeError, of_worker
-from trainers.engine.runfolder import STOP_FILE, TRIALS, RunFolder, begun
+from trainers.engine.mirror import patiently
+from trainers.engine.paths import TRIALS
+from trainers.engine.runfolder import STOP_FILE, RunFolder, begun
 from trainers.run import Plan, run
 
 LOOK = 0.5  # seconds between looks for a stop of the whole search
+ASK = 5.0  # seconds between looks for it in a bucket
+SENDING = 60.0  # seconds for a checkpoint to come into its bucket
 SHARED = "search"  # the entry of a trial's configuration that is the same for all: no setting has this name
 
 
@@ -43,6 +50,7 @@ class Trial(tune.Trainable):
 
     shared: Mapping[str, Any]
     folder: RunFolder
+    there: bucket.Bucket | None  # where it lies, and where this node has it from
     thread: threading.Thread | None
     reports: queue.Queue[dict[str, Any]]
     last: dict[str, Any]  # all that was reported of the trial
@@ -81,16 +89,32 @@ class Trial(tune.Trainable):
 
     def _next_report(self) -> dict[str, Any]:
         """Waits for it; a stop of the whole search does not wait for the next report, which may be long to come."""
+        stop, asked = self.folder.path.parents[1] / STOP_FILE, time.monotonic()
         while True:
             try:
                 return self.reports.get(timeout=LOOK)
             except queue.Empty:
-                if Path(self.shared["folder"], STOP_FILE).exists():
+                asks = self.there is not None and not self.stopping and time.monotonic() - asked > ASK
+                asked = time.monotonic() if asks else asked
+                if stop.exists() or (self.there is not None and asks and self.there.has(stop)):
                     self._ask_to_stop()
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        newest = checkpoint.newest_whole(self.folder.checkpoints)
-        return {"trial": self.folder.path.name, "checkpoint": newest.name if newest else None}
+        if self.there is None:
+            saved = [path.name for path in filter(None, [checkpoint.newest_whole(self.folder.checkpoints)])]
+        else:
+            saved = self._saved_there(self.there)
+        return {"trial": self.folder.path.name, "checkpoint": saved[-1] if saved else None}
+
+    def _saved_there(self, there: bucket.Bucket) -> list[str]:
+        """The checkpoints in the bucket, once that of the last report is among them: others may go on from it."""
+        began = time.monotonic()
+        while True:
+            saved = patiently(lambda: there.saved(self.folder.path))
+            reached = checkpoint.place_of(saved[-1])[0] if saved else -1
+            if reached >= self.last["step"] or time.monotonic() - began > SENDING:
+                return saved
+            time.sleep(LOOK)
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Go on from another trial's checkpoint; its own newest one needs no telling."""
@@ -98,9 +122,19 @@ class Trial(tune.Trainable):
             donor = RunFolder(self.folder.path.with_name(checkpoint["trial"]))
             varied = {name: value for name, value in self.config.items() if name != SHARED}
             try:
-                take_over(self.folder, donor, checkpoint["checkpoint"], varied)
+                self._fetch(self.folder, donor)
+                clone = take_over(self.folder, donor, checkpoint["checkpoint"], varied)
+                if (there := self.there) is not None:
+                    patiently(lambda: there.send(self.folder.path))
+                    patiently(lambda: there.keep_only(self.folder.path, clone))
             except TroupeError as error:
                 self.mistake = error
+
+    def _fetch(self, *folders: RunFolder) -> None:
+        """Bring trials to this node, where they lie in a bucket."""
+        if (there := self.there) is not None:
+            for folder in folders:
+                patiently(lambda path=folder.path: there.fetch_unheld(path, checkpoints=True))  # type: ignore[misc]
 
     def cleanup(self) -> None:
         self._finish()
@@ -110,13 +144,16 @@ class Trial(tune.Trainable):
     def _take(self, config: Mapping[str, Any]) -> None:
         """The next trial; its run starts when a report is asked for."""
         self.shared = config[SHARED]
-        self.folder = RunFolder(Path(self.shared["folder"], TRIALS, self.trial_name))
+        path, address = Path(self.shared["folder"], TRIALS, self.trial_name), self.shared["bucket"]
+        self.folder = RunFolder(bucket.here(path, address) if address else path)
+        self.there = bucket.of_run(self.folder.path) if address else None
         self.reports = queue.Queue()
         self.going_on = threading.Event()
         self.thread = None
         self.stopping = False
         self.control: Control | None = None
         self.last = {"step": 0}
+        self.clones: list[dict[str, Any]] = []
         self.told = None
         self.mistake = None
 
@@ -137,7 +174,10 @@ class Trial(tune.Trainable):
         try:
             if self.mistake is not None:
                 raise self.mistake
+            self._fetch(self.folder)
             plan = Plan.of(self.folder, Path(self.shared["data_dir"]), tuple(map(Path, self.shared["families"])))
+            plan = replace(plan, bucket=self.shared["bucket"])
+            self.clones = list(plan.facts.get("clones", ()))
             varied = {name: value for name, value in self.config.items() if name != SHARED}
             from trainers.engine.events import EventFile  # imports torch, which the driver need not
 
@@ -156,6 +196,10 @@ class Trial(tune.Trainable):
         except Exception as error:
             self.sick = True
             ended = {"ended": "failed", "reason": of_worker(0, error, self.folder.log(0)).mistakes[0]}
+        if self.there is not None:
+            with contextlib.suppress(TroupeError):
+                self.there.fetch(self.folder.path)  # what workers on other nodes have made
+                self.there.send(self.folder.path)
         self.reports.put(ended)
 
     def _here(self, plan: Plan) -> dict[str, Any]:
@@ -207,7 +251,7 @@ class Trial(tune.Trainable):
         """A step is written down: hand over its row, and wait for Tune to ask for the next one."""
         if self.told is not None and not self.stopping:
             self.going_on.clear()
-            report, self.told = self.told, None
+            report, self.told = {**self.told, "clones": self.clones}, None
             self.reports.put(report)
             self.going_on.wait()
 
@@ -226,8 +270,8 @@ class KeptGroup(ActorGroup):
         super().end()
 
 
-def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: Mapping[str, Any]) -> None:
-    """Let a trial go on from another one's checkpoint with settings of its own.
+def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: Mapping[str, Any]) -> str:
+    """Let a trial go on from another one's checkpoint with settings of its own; the name of its copy.
 
     Where the checkpoint wanted has been removed meanwhile, the donor's newest whole one is taken. Raises TroupeError
     where it has none: a clone never begins at step 0.
@@ -247,6 +291,7 @@ def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: M
             if old != copy:
                 shutil.rmtree(old)
         folder.result.unlink(missing_ok=True)
+    return copy.name
 
 
 def _copied(folder: RunFolder, donor: RunFolder, wanted: str | None) -> Path:

@@ -108,8 +108,7 @@ def carry_out(job: Job) -> None:
             def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
                 record = of_id[trial.trial_id]
                 note(search, record, result)
-                if search.told["scheduler"] in POPULATION:  # its folder tells from whom it has gone on
-                    record.clones = list(search.folder(record).read_settings().get("clones", ()))
+                record.clones = result.get("clones", record.clones)
                 if "ended" not in result:  # else it is told at once that the trial has ended
                     job.changed(record, False)
 

@@ -325,7 +325,7 @@ def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:
 
 def _reached(folder: RunFolder) -> tuple[int, float]:
     """Steps and seconds of the newest checkpoint that tells of them."""
-    if bucket.address_of(folder.path.parent):  # its checkpoints may lie there only
+    if bucket.address_of(bucket.runs_of(folder.path)):  # its checkpoints may lie there only
         rows, _ = folder.read_metrics()
         return (int(rows[-1]["step"]), float(rows[-1].get("seconds", 0))) if rows else (0, 0.0)
     for path in reversed(checkpoint.all_in(folder.checkpoints)):

@@ -73,7 +73,7 @@ class Worker:
         log = RunFolder(plan.folder).log(rank)
         speak_where_ray_does()
         try:
-            there = bucket.of(plan.folder.parent)
+            there = bucket.of_run(plan.folder)
             if there is not None and rank == 0:
                 there.fetch(plan.folder, checkpoints=True)
             if there is not None:  # of which this machine may have nothing yet
@@ -95,8 +95,8 @@ class Worker:
                 self.world.leave()
                 self.world = None
             sys.stdout.flush()
-            if rank and (there := bucket.of(plan.folder.parent)) is not None:
-                there.send_file(plan.folder, log)
+            if (there := bucket.of_run(plan.folder)) is not None:
+                there.send_file(log)
 
     def status(self) -> dict[str, Any]:
         """What the watcher needs to know."""

@@ -12,7 +12,8 @@ from PIL import Image
 from cluster.leaderboard import FINISHED, Search, TrialRecord
 from trainers import registry
 from trainers.engine import runfolder
-from trainers.engine.runfolder import TRIALS, RunFolder
+from trainers.engine.paths import TRIALS
+from trainers.engine.runfolder import RunFolder
 
 NASTY = "<img src=x onerror=alert(1)>"
 REAL = 0.9  # of every number of a verdict

@@ -41,7 +41,7 @@ class Plan:
         """The same on another machine, which has a folder of its own for the runs of a bucket."""
         if not self.bucket:
             return self
-        return replace(self, folder=bucket.folder_for(self.bucket) / self.folder.name)
+        return replace(self, folder=bucket.here(self.folder, self.bucket))
 
     @classmethod
     def of(cls, folder: RunFolder, data_dir: Path, families: tuple[Path, ...]) -> Plan:

@@ -6,11 +6,15 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from buckets import BUCKET, Server, runs_of
 from clusters import Cluster
-from commands import DCGAN, Commands, assert_same_run, checkpoints
+from commands import DCGAN, Commands, assert_same_run, checkpoints, until
+
+from cluster import leaderboard
+from cluster.leaderboard import FINISHED
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -23,16 +27,20 @@ def server(troupe: Commands) -> Server:
     return Server(troupe)
 
 
-@pytest.fixture
-def cluster(troupe: Commands, server: Server) -> Iterator[Cluster]:
-    """A head that takes no work, and one node, each with a home of its own."""
+@pytest.fixture(params=[{"node": 2}])
+def cluster(troupe: Commands, server: Server, request: Any) -> Iterator[Cluster]:
+    """A head that takes no work, and nodes of some CPUs, each with a home of its own."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
     made = Cluster(troupe, folder, cpus=0, **server.machine(troupe.folder / "head"))
-    home = server.machine(troupe.folder / "node")["HOME"]
-    made.start("--address", made.address, cpus=2, prefix=("env", f"HOME={home}"))
+    for name, cpus in request.param.items():
+        home = server.machine(troupe.folder / name)["HOME"]
+        made.start("--address", made.address, cpus=cpus, prefix=("env", f"HOME={home}"))
     yield made
     troupe.clean()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+TWO_NODES = pytest.mark.parametrize("cluster", [{"one": 1, "two": 1}], indirect=True)
 
 
 def test_workers_elsewhere_write_to_the_bucket_and_the_result_comes_back(
@@ -62,3 +70,52 @@ def test_workers_elsewhere_write_to_the_bucket_and_the_result_comes_back(
     assert f"cannot write to {RUNS}; let its user" in told
     assert done.code == 3
     server.gate.open = True
+
+
+@TWO_NODES
+def test_a_search_over_nodes_that_share_a_bucket_only_is_gone_on_with_by_a_machine_that_has_nothing(
+    troupe: Commands, server: Server, cluster: Cluster
+) -> None:
+    rates = ("1e-4", "2e-4", "3e-4")
+    words = (*DCGAN, "steps=60", "checkpoint_every=10", "log_every=1", "evaluate_every=0", "keep=2")
+    there = ("--runs-dir", RUNS, "--address", cluster.address)
+    command = troupe.start("search", *words, f"learning_rate={','.join(rates)}", "--metric", "generator_loss",
+                           "--space", "none", "--name", "s", *there, environment=cluster.environment)  # fmt: skip
+    written = server.gate.passed
+    until(lambda: any("/checkpoints/step_00000020/manifest" in path for _, path in written), "a checkpoint", 120)
+    command.kill()
+    other = {**cluster.environment, **server.machine(troupe.folder / "other")}
+    done = troupe.run("search", "--resume", "s", *there, seconds=150, environment=other)
+    assert done.code == 0, done
+    assert "going on with" in done.out
+    laptop = server.machine(troupe.folder / "laptop")
+    for number, rate in enumerate(rates, 1):
+        name = f"s/{number:04d}"
+        done = troupe.run("export", name, "--out", f"x{number}", "--runs-dir", RUNS, environment=laptop)
+        assert done.code == 0, done
+        troupe.train(*words, f"learning_rate={rate}", "--name", f"straight-{number}")
+        assert_same_run(runs_of(troupe.folder / "laptop") / "s" / "trials" / f"{number:04d}",
+                        troupe.path(f"straight-{number}"))  # fmt: skip
+    assert troupe.run("export", "s", "--best", "--out", "best", "--runs-dir", RUNS, environment=laptop).code == 0
+    assert "3 trials" in (shown := troupe.run("runs", "--runs-dir", RUNS, environment=laptop).out), shown
+
+
+@TWO_NODES
+def test_a_trial_goes_on_from_one_on_another_node_through_the_bucket_and_a_stop_reaches_both(
+    troupe: Commands, server: Server, cluster: Cluster
+) -> None:
+    words = ("classifier", "data=digits", "model=mlp", "steps=4000", "evaluate_every=60", "batch_size=32",
+             "microbatch_size=8", "learning_rate=1e-7..0.1", "--space", "none", "--scheduler", "pbt", "--trials", "2",
+             "--name", "p")  # fmt: skip
+    there = ("--runs-dir", RUNS, "--address", cluster.address)
+    command = troupe.start("search", *words, *there, environment=cluster.environment)
+    here = runs_of(troupe.folder / "head") / "p"
+    until(lambda: any(trial.clones for trial in leaderboard.read(here).trials), "a clone", 150)
+    assert troupe.run("stop", "p", "--runs-dir", RUNS, seconds=60, environment=cluster.environment).code == 0
+    assert command.wait(30).code == 130
+    clone = next(one for trial in leaderboard.read(here).trials for one in trial.clones)
+    assert clone["step"] > 0
+    for node in ("one", "two"):
+        carried_out = list((runs_of(troupe.folder / node) / "p" / "trials").glob("*/logs/rank_0.log"))
+        assert carried_out, f"each has room for one of two trials, and so has {node}"
+    assert FINISHED not in {trial.state for trial in leaderboard.read(here).trials}

@@ -1,32 +1,28 @@
-"""Runs in a bucket: written on this machine's disk first and mirrored from there, fetched where the disk lacks them.
+"""Runs in a bucket: written on this machine's disk first and sent from there, fetched where the disk lacks them.
 
 Every part of troupe works on folders. The runs of a bucket have one on each machine, in which `.bucket` holds the
-bucket's address; `of` finds it. What both sides were when they were last the same stands in each run's `.mirror.json`.
+bucket's address; `of` and `of_run` find it. A run, a search and each of its trials are sent by who carries them out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainers.engine import checkpoint, durable
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.holding import DRIVER, is_held
-from trainers.engine.paths import DATA_DIR, expanded
+from trainers.engine.paths import DATA_DIR, TRIALS, expanded
+from trainers.engine.synced import Synced
 
 ADDRESS = re.compile(r"(s3|gs|gcs|abfs|abfss|hdfs)://[^/]")
-MARK, STATE = ".bucket", ".mirror.json"
-EVERY = 15.0  # seconds between looks at what has changed, besides at each checkpoint
-LONGEST_WAIT = 60.0  # seconds between tries while a bucket fails
-PATIENCE = 600.0  # seconds at the end of a run for a bucket that fails
+MARK = ".bucket"
 BEFORE = "settings.json.before"  # of a run that goes on under changed settings; goes when they are proved
 LAST = ("manifest.json", "result.json", "search.json")  # in their folders: what they tell of is there already
 
@@ -72,6 +68,21 @@ def of(runs: Path) -> Bucket | None:
     return Bucket(address, runs) if address else None
 
 
+def of_run(path: Path) -> Bucket | None:
+    """The bucket that the run, the search or the trial of this folder lies in, or None."""
+    return of(runs_of(path))
+
+
+def runs_of(path: Path) -> Path:
+    """The folder of runs in which a run, a search or a trial lies."""
+    return path.parents[2] if path.parent.name == TRIALS and len(path.parents) > 2 else path.parent
+
+
+def here(path: Path, address: str) -> Path:
+    """The folder on this machine of a run or a trial whose folder on another one is `path`."""
+    return folder_for(address).joinpath(*path.parts[-3 if path.parent.name == TRIALS else -1 :])
+
+
 def bring(runs: Path, names: Sequence[str | None] | None = None, checkpoints: bool = False) -> None:
     """Bring what some runs or searches need (None: all there are) to this machine, where they lie in a bucket.
 
@@ -83,15 +94,19 @@ def bring(runs: Path, names: Sequence[str | None] | None = None, checkpoints: bo
     there = bucket.names()
     for name in there if names is None else names:
         search, _, trial = (name or "").partition("/")
-        if search and not is_held(runs / search, DRIVER) and not is_held(runs / search):  # else it is newest here
-            bucket.fetch(runs / search, checkpoints and not trial)
+        if search:
+            bucket.fetch_unheld(runs / search, checkpoints and not trial)
             if trial:
-                bucket.fetch(runs / search / "trials" / trial, checkpoints)
+                bucket.fetch_unheld(runs / search / TRIALS / trial, checkpoints)
 
 
 def shown(runs: Path) -> str:
     """What a person knows a folder of runs by."""
     return address_of(runs) or str(runs)
+
+
+class Unreachable(TroupeError):
+    """A bucket fails, or refuses; it may do better later."""
 
 
 class Bucket:
@@ -106,11 +121,11 @@ class Bucket:
 
     @contextlib.contextmanager
     def reached(self) -> Iterator[None]:
-        """Inside, what a bucket refuses becomes one line (TroupeError, exit code 3)."""
+        """Inside, what a bucket refuses becomes one line (Unreachable, exit code 3)."""
         try:
             yield
         except (OSError, ValueError, ImportError) as error:
-            raise TroupeError(f"{self.address}: {reason(error)}", SURROUNDINGS) from error
+            raise Unreachable(f"{self.address}: {reason(error)}", SURROUNDINGS) from error
 
     def look(self) -> None:
         """Raises TroupeError (exit code 3) where nothing can be written there."""
@@ -130,60 +145,91 @@ class Bucket:
         return sorted(info.base_name for info in found if info.type == self.fs.FileType.Directory)
 
     def there(self, path: Path) -> dict[str, tuple[int, int]]:
-        """The files of a run there, by their names in its folder: bytes, and when they were written, in nanoseconds."""
-        root = f"{self.root}/{path.relative_to(self.folder).as_posix()}"
+        """The files of a run or a search there, by their names in its folder: bytes, and when they were written, in
+        nanoseconds."""
+        root = self.key(path)
         with self.reached():
             found = self.files.get_file_info(self.fs.FileSelector(root, allow_not_found=True, recursive=True))
-        return {info.path[len(root) + 1 :]: (info.size, info.mtime_ns or 0) for info in found if info.is_file}
+        names = {info.path[len(root) + 1 :]: (info.size, info.mtime_ns or 0) for info in found if info.is_file}
+        return {name: facts for name, facts in names.items() if not name.startswith(".")}
+
+    def fetch_unheld(self, path: Path, checkpoints: bool = False) -> None:
+        """Bring a run, or a search with its trials, up to date: all that nobody works on here, whose newest is here."""
+        parts: dict[Path, dict[str, tuple[int, int]]] = {}
+        for name, facts in self.there(path).items():
+            trial = name.split("/")[1] if name.startswith(f"{TRIALS}/") else ""
+            inside = path / TRIALS / trial if trial else path
+            parts.setdefault(inside, {})[name.removeprefix(f"{TRIALS}/{trial}/")] = facts
+        for inside in sorted(parts, reverse=True):  # the search itself last, which tells of its trials
+            if not is_held(inside, DRIVER) and not is_held(inside):
+                self._fetch(inside, parts[inside], checkpoints)
 
     def fetch(self, path: Path, checkpoints: bool = False) -> None:
-        """Bring the folder of a run, or of a search, up to date; of the checkpoints, if asked, the newest."""
-        there, state = self.there(path), _State(path)
+        """Bring the folder of a run or of a trial up to date; of the checkpoints, if asked, the newest."""
+        self._fetch(path, self.there(path), checkpoints)
+
+    def _fetch(self, path: Path, there: Mapping[str, tuple[int, int]], checkpoints: bool) -> None:
+        """Where the checkpoints there are newer than those here, what was written here since is outdated."""
         if not there:
             return
-        held = {name for name in there if "checkpoints/" in name}
+        state = Synced(path)
+        names = [name for name in there if not name.startswith("checkpoints/")]
         with checkpoint.writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            for name in sorted(there.keys() - held, key=_order):
-                if state.wants(name, there[name]):
+            if checkpoints:
+                self._forget_outdated(path, there, state)
+            behind = _newest(_saved(there)) > _newest([mine.name for mine in checkpoint.all_in(path / "checkpoints")])
+            for name in sorted(names, key=_order):
+                if state.wants(name, there[name], behind):
                     self._get(path, name)
                     state.same(name, there[name])
-            for name in [name for name in state.known if name not in there and "checkpoints/" not in name]:
+            for name in [name for name in state.known if name not in there and not name.startswith("checkpoints/")]:
                 if not state.changed(name):  # it was removed there
                     (path / name).unlink(missing_ok=True)
                     state.known.pop(name)
             if checkpoints:
-                for folder in sorted({name.rpartition("checkpoints/")[0] + "checkpoints" for name in held}):
-                    self._fetch_checkpoint(path, folder, there, state)
+                self._fetch_checkpoint(path, there, state)
             state.sizes = {name: size for name, (size, _) in there.items()}
             state.write()
 
-    def _fetch_checkpoint(self, path: Path, folder: str, there: Mapping[str, tuple[int, int]], state: _State) -> None:
+    def _forget_outdated(self, path: Path, there: Mapping[str, tuple[int, int]], state: Synced) -> None:
+        """Remove checkpoints that were sent, and are others there now, or gone: the run went on elsewhere without."""
+        for mine in checkpoint.all_in(path / "checkpoints"):
+            manifest = f"checkpoints/{mine.name}/manifest.json"
+            sent = tuple(state.known.get(manifest, ())[2:])
+            if sent and there.get(manifest) != sent and not state.changed(manifest):
+                shutil.rmtree(mine)
+                state.forget(f"checkpoints/{mine.name}/")
+
+    def _fetch_checkpoint(self, path: Path, there: Mapping[str, tuple[int, int]], state: Synced) -> None:
         """The newest checkpoint that is whole, where it is newer than those on the disk."""
-        whole = [name for name in there if name.startswith(f"{folder}/") and name.endswith("/manifest.json")]
-        names = {name.split("/")[-2] for name in whole}
-        mine = checkpoint.newest_whole(path / folder)
-        for name in sorted(names, key=checkpoint.place_of, reverse=True):
+        folder = path / "checkpoints"
+        mine = checkpoint.newest_whole(folder)
+        for name in reversed(_saved(there)):
             if mine is not None and checkpoint.place_of(name) <= checkpoint.place_of(mine.name):
                 return
-            making = path / folder / f".making_{name}"
+            making = folder / f".making_{name}"
             shutil.rmtree(making, ignore_errors=True)
-            files = [file for file in there if file.startswith(f"{folder}/{name}/")]
+            files = [file for file in there if file.startswith(f"checkpoints/{name}/")]
             for file in files:
                 self._get(path, file, making / file.rpartition("/")[2])
             if checkpoint.damage_of(making) is None:
-                shutil.rmtree(path / folder / name, ignore_errors=True)
-                os.rename(making, path / folder / name)
-                durable.sync(path / folder)
+                shutil.rmtree(folder / name, ignore_errors=True)
+                os.rename(making, folder / name)
+                durable.sync(folder)
                 for file in files:
                     state.same(file, there[file])
                 return
             shutil.rmtree(making, ignore_errors=True)
 
+    def saved(self, path: Path) -> list[str]:
+        """The checkpoints of a run that are there as a whole, oldest first."""
+        return _saved(self.there(path))
+
     def _get(self, path: Path, name: str, to: Path | None = None) -> None:
         to = to or path / name
         to.parent.mkdir(parents=True, exist_ok=True)
-        root = f"{self.root}/{path.relative_to(self.folder).as_posix()}"
+        root = self.key(path)
         with (
             self.reached(), durable.replacing(to) as making, open(making, "wb") as file,
             self.files.open_input_stream(f"{root}/{name}") as stream,
@@ -191,12 +237,12 @@ class Bucket:
             shutil.copyfileobj(stream, file)
 
     def send(self, path: Path) -> None:
-        """Write what has changed in the folder of a run, or of a search: a manifest after what it tells of.
+        """Write what has changed in the folder of a run, a search or a trial: a manifest after what it tells of.
 
         Of what lies there only checkpoints are removed: those that are no longer here, older than the newest here and
         not the best one.
         """
-        state, root = _State(path), f"{self.root}/{path.relative_to(self.folder).as_posix()}"
+        state, root = Synced(path), self.key(path)
         sent: set[str] = set()
         try:
             for name in sorted(filter(state.changed, _files(path)), key=_order):
@@ -206,7 +252,7 @@ class Bucket:
                         shutil.copyfileobj(file, stream)
                     state.known[name] = [facts.st_size, facts.st_mtime_ns]
                     sent.add(name)
-            there = self.there(path) if sent else {}
+            there = {} if not sent else self.there(path)
             for name in sent & there.keys():
                 state.known[name][2:] = there[name]
             for name in sorted(_outlived(path, there), key=_order, reverse=True):  # a manifest before what it tells of
@@ -219,154 +265,73 @@ class Bucket:
         finally:
             state.write()
 
-    def send_file(self, path: Path, file: Path) -> None:
-        """Write one file of a run that this machine has no other part of, such as a log; if it can be."""
+    def send_file(self, file: Path) -> None:
+        """Write one file of a run, of which this machine need have no other part, such as a log; if it can be."""
         with contextlib.suppress(OSError, TroupeError), open(file, "rb") as source, self.reached():
-            name = f"{self.root}/{path.relative_to(self.folder).as_posix()}/{file.relative_to(path).as_posix()}"
+            name = self.key(file)
             with self.files.open_output_stream(name) as stream:
                 shutil.copyfileobj(source, stream)
 
+    def remove_file(self, file: Path) -> None:
+        """Remove one file of a run there, if it can be."""
+        with contextlib.suppress(FileNotFoundError, TroupeError), self.reached():
+            self.files.delete_file(self.key(file))
+
     def remove(self, path: Path) -> None:
-        """Remove a run there."""
+        """Remove a run, or a folder of one, there."""
         with self.reached(), contextlib.suppress(FileNotFoundError):
-            self.files.delete_dir(f"{self.root}/{path.relative_to(self.folder).as_posix()}")
+            self.files.delete_dir(self.key(path))
 
+    def key(self, path: Path) -> str:
+        """Where a file or folder of a run lies there."""
+        return f"{self.root}/{path.relative_to(self.folder).as_posix()}"
 
-class _State:
-    """What the files of a run were, here and there, when both were last the same."""
+    def has(self, file: Path) -> bool:
+        """Whether a file of a run is there; not, where that cannot be seen."""
+        with contextlib.suppress(TroupeError), self.reached():
+            return bool(self.files.get_file_info(self.key(file)).type != self.fs.FileType.NotFound)
+        return False
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.known: dict[str, list[int]] = {}
-        self.sizes: dict[str, int] = {}
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads((path / STATE).read_text())
-            self.known, self.sizes = dict(told["known"]), dict(told["sizes"])
-
-    def write(self) -> None:
-        with contextlib.suppress(OSError):
-            durable.write(self.path / STATE, json.dumps({"known": self.known, "sizes": self.sizes}) + "\n")
-
-    def changed(self, name: str) -> bool:
-        """Whether a file here is another one than then."""
-        try:
-            facts = os.stat(self.path / name)
-        except OSError:
-            return False
-        return self.known.get(name, [])[:2] != [facts.st_size, facts.st_mtime_ns]
-
-    def wants(self, name: str, there: tuple[int, int]) -> bool:
-        """Whether the file there should replace the one here: it is newer, and the one here holds nothing new."""
-        known = self.known.get(name)
-        if not (self.path / name).exists():
-            return known is None or known[2:] != list(there)  # else it was removed here
-        if known is None:  # never compared: what was written last counts
-            facts = os.stat(self.path / name)
-            return facts.st_size != there[0] and facts.st_mtime_ns < there[1]
-        return known[2:] != list(there) and not self.changed(name)
-
-    def same(self, name: str, there: tuple[int, int]) -> None:
-        facts = os.stat(self.path / name)
-        self.known[name] = [facts.st_size, facts.st_mtime_ns, *there]
-
-
-class Mirror:
-    """Sends what a run writes, in a thread of its own, for as long as it trains; nothing where it lies in no bucket."""
-
-    def __init__(self, path: Path | None, say: Callable[[str], None], beat: Callable[[], None] = lambda: None) -> None:
-        self.path, self.say, self.beat = path or Path(), say, beat
-        self.bucket = of(path.parent) if path is not None else None
-        self.told = ""  # what was last said to be wrong
-        self.woken, self.ended, self.one = threading.Event(), threading.Event(), threading.Lock()
-        self.thread = threading.Thread(target=self._keep, daemon=True)
-        if self.bucket is not None:
-            self.thread.start()
-
-    def wake(self) -> None:
-        """There is something new that should not wait."""
-        self.woken.set()
-
-    def settle(self) -> None:
-        """Return when all is sent. Raises TroupeError (exit code 3) where a bucket has failed for too long."""
-        began, pause = time.monotonic(), 1.0
-        while self.bucket is not None:
-            self.beat()
-            error = self._try()
-            if error is None:
-                return
-            if time.monotonic() - began > PATIENCE:
-                raise TroupeError(
-                    f"{error}; all of the run lies in {self.path}, and --resume {self.path.name} sends it", SURROUNDINGS
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, 10.0)
-
-    def end(self) -> None:
-        self.ended.set()
-        self.woken.set()
-        if self.thread.is_alive():
-            self.thread.join(timeout=30)
-
-    def _keep(self) -> None:
-        pause = EVERY
-        while not self.ended.is_set():
-            self.woken.wait(pause)
-            self.woken.clear()
-            if self.ended.is_set():
-                return
-            failed = self._try() is not None
-            pause = min(2 * pause, LONGEST_WAIT) if failed else EVERY
-
-    def _try(self) -> str | None:
-        """Send once; what is wrong, said once."""
-        assert self.bucket is not None
-        with self.one:
-            try:
-                self.bucket.send(self.path)
-            except TroupeError as error:
-                if self.told != error.mistakes[0]:
-                    self.told = error.mistakes[0]
-                    self.say(f"{self.told}; all is kept on this machine's disk, and sent when it can be")
-                return error.mistakes[0]
-            if self.told:
-                self.told = ""
-                self.say(f"{self.bucket.address}: all is sent")
-            return None
-
-
-def bytes_elsewhere(path: Path) -> int:
-    """Bytes of a run's files that lie in its bucket only."""
-    sizes = _State(path).sizes
-    return sum(count for name, count in sizes.items() if not os.path.exists(path / name))
+    def keep_only(self, path: Path, name: str) -> None:
+        """Remove all checkpoints of a run there but one."""
+        for other in self.there(path):
+            if other.startswith("checkpoints/") and other.split("/")[1] != name:
+                with self.reached(), contextlib.suppress(FileNotFoundError):
+                    self.files.delete_file(self.key(path / other))
 
 
 def _files(path: Path) -> list[str]:
-    """The files of a folder, by their names in it; none that begin with a dot, which are of this machine."""
+    """The files of a folder, by their names in it; none that begin with a dot, which are of this machine, and none of
+    a search's trials."""
     found = []
     for folder, inside, names in os.walk(path):
-        inside[:] = [name for name in inside if not name.startswith(".")]
+        top = folder == str(path)
+        inside[:] = [name for name in inside if not name.startswith(".") and not (top and name == TRIALS)]
         found += [os.path.relpath(os.path.join(folder, name), path) for name in names if not name.startswith(".")]
     return found
+
+
+def _saved(there: Iterable[str]) -> list[str]:
+    """The checkpoints whose manifest, which is written last, is there: oldest first."""
+    parts = [name.split("/") for name in there if name.startswith("checkpoints/") and name.endswith("/manifest.json")]
+    return sorted((of for _, of, _ in parts), key=checkpoint.place_of)
+
+
+def _newest(names: Sequence[str]) -> tuple[int, int]:
+    return checkpoint.place_of(names[-1] if names else "")
 
 
 def _outlived(path: Path, there: Iterable[str]) -> list[str]:
     """Of the files of a run in its bucket those of checkpoints that are not here, older than the newest here, and not
     the best one; and settings of before that were proved."""
-    newest: dict[str, tuple[tuple[int, int], str | None] | None] = {}
     gone = [name for name in there if name == BEFORE and not (path / name).exists()]
-    for name in there:
-        folder, found, rest = name.rpartition("checkpoints/")
-        of, here = rest.split("/")[0], path / folder / "checkpoints"
-        if not found or (here / of).exists():
-            continue
-        if folder not in newest:
-            newest[folder] = None
-            with contextlib.suppress(OSError, ValueError, KeyError, IndexError):  # one of an older troupe
-                last = checkpoint.all_in(here)[-1]
-                newest[folder] = checkpoint.place_of(last.name), checkpoint.manifest_of(last)["best"]
-        known = newest[folder]
-        if known is not None and checkpoint.place_of(of) < known[0] and of != known[1]:
-            gone.append(name)
+    with contextlib.suppress(OSError, ValueError, KeyError, IndexError):  # none here, or of an older troupe
+        last = checkpoint.all_in(path / "checkpoints")[-1]
+        best = checkpoint.manifest_of(last)["best"]
+        for name in there:
+            of = name.split("/")[1] if name.startswith("checkpoints/") else best
+            if of != best and not (path / "checkpoints" / of).exists():
+                gone += [name] if checkpoint.place_of(of) < checkpoint.place_of(last.name) else []
     return gone
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from trainers.engine import processor
-from trainers.engine.bucket import Mirror
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import FAILED, Stopped, TroupeError
 from trainers.engine.family import Data, Family
 from trainers.engine.holding import Writer
+from trainers.engine.mirror import Mirror
 from trainers.engine.record import Recorder
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.step import advance

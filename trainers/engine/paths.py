@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 DATA_DIR = "~/.cache/troupe"  # data sets and packed folders, where nobody says otherwise
+TRIALS = "trials"  # in the folder of a search: those of its trials
 
 
 def expanded(path: str | Path) -> Path:

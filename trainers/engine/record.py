@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from trainers.engine import checkpoint, durable, pictures, plots, rest, state
-from trainers.engine.bucket import Mirror
 from trainers.engine.errors import FAILED, TroupeError
 from trainers.engine.family import GRID
 from trainers.engine.holding import Writer
+from trainers.engine.mirror import Mirror
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.tensors import as_uint8, read_weights
 from trainers.engine.trainer import Trainer

@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.engine import bucket, checkpoint, durable
+from trainers.engine import bucket, checkpoint, durable, synced
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.holding import DRIVER, hold, is_held
+from trainers.engine.paths import TRIALS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FORMAT = 1
-SEARCH, TRIALS = "search.json", "trials"  # of a search: its folder holds one run for each trial, in TRIALS
+SEARCH = "search.json"  # of a search: its folder holds one run for each trial, in TRIALS
 TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
 SOMETIMES = ("learned_before",)  # too
 MISSING = "it is missing"
@@ -207,7 +208,7 @@ class RunFolder:
             for name in files:
                 with contextlib.suppress(OSError):
                     count += os.stat(os.path.join(folder, name)).st_size
-        return count + bucket.bytes_elsewhere(self.path)
+        return count + synced.bytes_elsewhere(self.path)
 
 
 def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:

@@ -1,0 +1,144 @@
+"""What comes from a bucket and what goes there; the bucket is a folder of this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainers.engine import bucket, checkpoint, durable, holding, mirror
+from trainers.engine.errors import SURROUNDINGS, TroupeError
+
+
+class Objects:
+    """Files without folders, as in a bucket."""
+
+    def __init__(self, files: Any) -> None:
+        self.files = files
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.files, name)
+
+    def open_output_stream(self, path: str) -> Any:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return self.files.open_output_stream(path)
+
+
+def machine(tmp_path: Path, name: str) -> bucket.Bucket:
+    """The bucket as one machine knows it."""
+    folder = tmp_path / name
+    folder.mkdir()
+    address = f"file://{tmp_path}/bucket"
+    durable.write(folder / bucket.MARK, address)
+    (tmp_path / "bucket").mkdir(exist_ok=True)
+    made = bucket.Bucket(address, folder)
+    made.files = Objects(made.files)
+    return made
+
+
+def save(run: Path, step: int, text: str) -> None:
+    checkpoint.save(run / "checkpoints", checkpoint.name_of(step), {"text": text}, {"step": step, "best": None})
+
+
+def text_of(run: Path) -> str:
+    newest = checkpoint.newest_whole(run / "checkpoints")
+    assert newest is not None
+    return str(checkpoint.load(newest)["text"])
+
+
+def test_a_run_that_went_on_elsewhere_comes_back_with_all_that_was_written_there(tmp_path: Path) -> None:
+    one, other = machine(tmp_path, "one"), machine(tmp_path, "other")
+    here, there = one.folder / "run", other.folder / "run"
+    save(here, 10, "of one")
+    (here / "metrics.jsonl").write_text("10\n")
+    one.send(here)
+    (here / "metrics.jsonl").write_text("10\n15\n")  # written, and the machine was lost before it was sent
+    other.fetch(there, checkpoints=True)
+    save(there, 20, "of the other")
+    (there / "metrics.jsonl").write_text("10\n15\n20\n")
+    (there / "new.png").write_text("a picture")
+    other.send(there)
+    one.fetch(here, checkpoints=True)
+    assert text_of(here) == "of the other"
+    assert (here / "metrics.jsonl").read_text() == "10\n15\n20\n"
+    assert (here / "new.png").exists()
+
+
+def test_what_was_written_here_and_not_sent_is_not_lost_where_nobody_went_on(tmp_path: Path) -> None:
+    one = machine(tmp_path, "one")
+    run = one.folder / "run"
+    save(run, 10, "old")
+    (run / "metrics.jsonl").write_text("10\n")
+    one.send(run)
+    save(run, 20, "new")
+    (run / "metrics.jsonl").write_text("10\n20\n")
+    one.fetch(run, checkpoints=True)
+    assert text_of(run) == "new"
+    assert (run / "metrics.jsonl").read_text() == "10\n20\n"
+
+
+def test_checkpoints_of_a_trial_that_took_over_another_one_are_forgotten_where_it_ran_before(tmp_path: Path) -> None:
+    one, other = machine(tmp_path, "one"), machine(tmp_path, "other")
+    here, there = (machine.folder / "s" / "trials" / "0001" for machine in (one, other))
+    for step in (10, 20, 30):
+        save(here, step, "its own")
+    one.send(here)
+    other.fetch(there, checkpoints=True)
+    for path in checkpoint.all_in(there / "checkpoints"):
+        path.rename(path.with_name(".gone"))
+    save(there, 20, "taken over")
+    other.send(there)
+    other.keep_only(there, checkpoint.name_of(20))
+    assert other.saved(there) == [checkpoint.name_of(20)]
+    one.fetch(here, checkpoints=True)
+    assert text_of(here) == "taken over"
+    assert [path.name for path in checkpoint.all_in(here / "checkpoints")] == [checkpoint.name_of(20)]
+
+
+def test_a_search_comes_with_its_trials_but_for_what_is_worked_on_here(tmp_path: Path) -> None:
+    one, other = machine(tmp_path, "one"), machine(tmp_path, "other")
+    search = one.folder / "s"
+    for trial in ("0001", "0002"):
+        (search / "trials" / trial).mkdir(parents=True)
+        (search / "trials" / trial / "settings.json").write_text(trial)
+        one.send(search / "trials" / trial)
+    (search / "search.json").write_text("of one")
+    one.send(search)
+    sent = json.loads((search / ".mirror.json").read_text())["known"]
+    assert list(sent) == ["search.json"], "trials are sent by who carries them out"
+    copy = other.folder / "s"
+    (copy / "trials" / "0002").mkdir(parents=True)
+    with holding.hold(copy / "trials" / "0002", "0002", "run"):
+        other.fetch_unheld(copy)
+    assert (copy / "search.json").read_text() == "of one"
+    assert (copy / "trials" / "0001" / "settings.json").read_text() == "0001"
+    assert not (copy / "trials" / "0002" / "settings.json").exists()
+    other.fetch_unheld(copy)
+    assert (copy / "trials" / "0002" / "settings.json").exists()
+    other.remove(copy)
+    assert one.there(search) == {}
+
+
+def test_a_bucket_that_fails_for_too_long_is_given_up_with_what_is_left_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "PATIENCE", 1.5)
+    one = machine(tmp_path, "one")
+    run, said = one.folder / "run", list[str]()
+    run.mkdir()
+    sending = mirror.Mirror(run, said.append)
+    assert sending.bucket is not None
+
+    def refuse(path: Path) -> None:
+        raise bucket.Unreachable("s3://b/runs: cannot be reached", SURROUNDINGS)
+
+    monkeypatch.setattr(sending.bucket, "send", refuse)
+    with pytest.raises(TroupeError) as error:
+        sending.settle()
+    sending.end()
+    assert error.value.mistakes == [
+        f"s3://b/runs: cannot be reached; all of the run lies in {run}, and --resume run sends it"
+    ]
+    assert said == ["s3://b/runs: cannot be reached; all is kept on this machine's disk, and sent when it can be"]
