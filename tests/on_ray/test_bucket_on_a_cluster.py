@@ -77,12 +77,14 @@ def test_a_search_over_nodes_that_share_a_bucket_only_is_gone_on_with_by_a_machi
     troupe: Commands, server: Server, cluster: Cluster
 ) -> None:
     rates = ("1e-4", "2e-4", "3e-4")
-    words = (*DCGAN, "steps=60", "checkpoint_every=10", "log_every=1", "evaluate_every=0", "keep=2")
+    words = (*DCGAN, "steps=60", "checkpoint_every=10", "log_every=1", "keep=2", "evaluate_on=test")
     there = ("--runs-dir", RUNS, "--address", cluster.address)
     command = troupe.start("search", *words, f"learning_rate={','.join(rates)}", "--metric", "generator_loss",
                            "--space", "none", "--name", "s", *there, environment=cluster.environment)  # fmt: skip
     written = server.gate.passed
-    until(lambda: any("/checkpoints/step_00000020/manifest" in path for _, path in written), "a checkpoint", 120)
+    until(lambda: any("/checkpoints/step_00000020/manifest" in path for _, path in written)
+          or command.process.poll() is not None, "a checkpoint", 120)  # fmt: skip
+    assert command.process.poll() is None, command.err.read_text()
     command.kill()
     other = {**cluster.environment, **server.machine(troupe.folder / "other")}
     done = troupe.run("search", "--resume", "s", *there, seconds=150, environment=other)
@@ -109,8 +111,11 @@ def test_a_trial_goes_on_from_one_on_another_node_through_the_bucket_and_a_stop_
              "--name", "p")  # fmt: skip
     there = ("--runs-dir", RUNS, "--address", cluster.address)
     command = troupe.start("search", *words, *there, environment=cluster.environment)
+    until(lambda: any(method == "PUT" and "/p/search.json" in path for method, path in server.gate.passed), "it", 60)
     here = runs_of(troupe.folder / "head") / "p"
-    until(lambda: any(trial.clones for trial in leaderboard.read(here).trials), "a clone", 150)
+    until(lambda: any(trial.clones for trial in leaderboard.read(here).trials)
+          or command.process.poll() is not None, "a clone", 150)  # fmt: skip
+    assert command.process.poll() is None, command.err.read_text()
     assert troupe.run("stop", "p", "--runs-dir", RUNS, seconds=60, environment=cluster.environment).code == 0
     assert command.wait(30).code == 130
     clone = next(one for trial in leaderboard.read(here).trials for one in trial.clones)
