@@ -74,7 +74,8 @@ class Driver:
                 self._make(record)
                 return record
             except bucket.Unreachable as error:
-                self.gone = TroupeError(f"{error}; go on with `troupe search --resume {self.search.name}`", error.code)
+                resume = f"go on with `troupe search --resume {self.search.name}`"
+                self.gone = None if self.stop_requested() else TroupeError(f"{error}; {resume}", error.code)
                 return None
             except TroupeError as error:
                 record.state, record.reason = FAILED, "; ".join(error.mistakes)
@@ -192,7 +193,12 @@ class Driver:
             folder.make_parts()
             folder.write_settings(description(told["family"], config, self.known(config)))
         if (there := self.bucket) is not None:
-            patiently(lambda: there.send(folder.path))
+            patiently(lambda: there.send(folder.path), self._refuse_to_wait)
+
+    def _refuse_to_wait(self) -> None:
+        """Raises bucket.Unreachable where nothing more is to be begun."""
+        if self.stop_requested():
+            raise bucket.Unreachable("a stop is asked for")
 
     def known(self, config: Config) -> Known:
         """What there is to learn from; opened once for all trials that learn from the same."""

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Trial(tune.Trainable):
     thread: threading.Thread | None
     reports: queue.Queue[dict[str, Any]]
     last: dict[str, Any]  # all that was reported of the trial
+    asked: float  # when the bucket was last asked for a stop
     told: dict[str, Any] | None  # the newest row with the metric that was not handed over
     mistake: TroupeError | None
 
@@ -89,31 +91,38 @@ class Trial(tune.Trainable):
 
     def _next_report(self) -> dict[str, Any]:
         """Waits for it; a stop of the whole search does not wait for the next report, which may be long to come."""
-        stop, asked = self.folder.path.parents[1] / STOP_FILE, time.monotonic()
         while True:
             try:
                 return self.reports.get(timeout=LOOK)
             except queue.Empty:
-                asks = self.there is not None and not self.stopping and time.monotonic() - asked > ASK
-                asked = time.monotonic() if asks else asked
-                if stop.exists() or (self.there is not None and asks and self.there.has(stop)):
+                if self._stop_is_asked_for():
                     self._ask_to_stop()
 
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        if self.there is None:
-            saved = [path.name for path in filter(None, [checkpoint.newest_whole(self.folder.checkpoints)])]
-        else:
-            saved = self._saved_there(self.there)
-        return {"trial": self.folder.path.name, "checkpoint": saved[-1] if saved else None}
+    def _stop_is_asked_for(self) -> bool:
+        stop = self.folder.path.parents[1] / STOP_FILE
+        if stop.exists() or self.stopping:
+            return True
+        if self.there is None or time.monotonic() - self.asked < ASK:
+            return False
+        self.asked = time.monotonic()
+        return self.there.has(stop)
 
-    def _saved_there(self, there: bucket.Bucket) -> list[str]:
-        """The checkpoints in the bucket, once that of the last report is among them: others may go on from it."""
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        if self.there is not None:
+            name = self._newest_there(self.there)
+        else:
+            newest = checkpoint.newest_whole(self.folder.checkpoints)
+            name = newest.name if newest else None
+        return {"trial": self.folder.path.name, "checkpoint": name}
+
+    def _newest_there(self, there: bucket.Bucket) -> str | None:
+        """The newest checkpoint in the bucket, once it is that of the last report: others may go on from it."""
         began = time.monotonic()
         while True:
             saved = patiently(lambda: there.saved(self.folder.path))
             reached = checkpoint.place_of(saved[-1])[0] if saved else -1
             if reached >= self.last["step"] or time.monotonic() - began > SENDING:
-                return saved
+                return saved[-1] if saved else None
             time.sleep(LOOK)
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
@@ -134,7 +143,7 @@ class Trial(tune.Trainable):
         """Bring trials to this node, where they lie in a bucket."""
         if (there := self.there) is not None:
             for folder in folders:
-                patiently(lambda path=folder.path: there.fetch_unheld(path, checkpoints=True))  # type: ignore[misc]
+                patiently(partial(there.fetch_unheld, folder.path, checkpoints=True))
 
     def cleanup(self) -> None:
         self._finish()
@@ -152,6 +161,7 @@ class Trial(tune.Trainable):
         self.thread = None
         self.stopping = False
         self.control: Control | None = None
+        self.asked = time.monotonic()
         self.last = {"step": 0}
         self.clones: list[dict[str, Any]] = []
         self.told = None
