@@ -210,7 +210,7 @@ class Trial(tune.Trainable):
             with contextlib.suppress(TroupeError):
                 self.there.fetch(self.folder.path)  # what workers on other nodes have made
                 self.there.send(self.folder.path)
-        self.reports.put(ended)
+        self.reports.put({"clones": self.clones, **ended})
 
     def _here(self, plan: Plan) -> dict[str, Any]:
         """The run in this process."""

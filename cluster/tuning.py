@@ -108,7 +108,7 @@ def carry_out(job: Job) -> None:
             def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
                 record = of_id[trial.trial_id]
                 note(search, record, result)
-                record.clones = result.get("clones", record.clones)
+                record.clones = result.get("clones") or record.clones
                 if "ended" not in result:  # else it is told at once that the trial has ended
                     job.changed(record, False)
 
