@@ -175,9 +175,10 @@ def until_step(run: Path, step: int, command: Command, seconds: float = 60) -> i
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, without what depends on the clock; half a line at its end is left out."""
-    rows = []
-    for line in (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else ():
+    """The rows of metrics.jsonl up to one that is damaged, as half a line at its end, without what depends on the
+    clock."""
+    rows, path = [], run / "metrics.jsonl"
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:

@@ -287,7 +287,9 @@ class Trial:
         return found
 
     def end_all(self) -> None:
-        """As where the machine goes down: every process of the run at once."""
+        """As where the machine goes down: every process of the run at once; the driver first, which would note that it
+        has lost the others."""
+        self.command.process.kill()
         until(lambda: not [send(pid, signal.SIGKILL) for pid in self.processes()], "all are dead", 20)
         self.ended = self.command.wait(10)
 
