@@ -24,6 +24,11 @@ from trainers.engine.runfolder import SAVED, RunFolder, begun
 from trainers.run import Plan, description, open_for, run
 
 Report = Callable[[int, Mapping[str, float]], None]  # (step, row of metrics)
+PARTS: dict[str, Any] = {  # of every result; those of 0.1.0 lack some
+    "name": "", "steps": 0, "seconds": 0.0, "samples_per_second": None, "evaluation_share": 0.0, "watch_share": 0.0,
+    "worry": "", "target": None, "metrics": {}, "best": None, "checkpoint": None, "grid": None, "timelapse": None,
+    "pictures": [], "verdict": None,
+}  # fmt: skip
 SHOWN = ("grid", "timelapse", "checkpoint")  # parts of a result that are files, besides its pictures
 
 
@@ -132,7 +137,7 @@ def _carried_out(
 
 def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     """A result whose pictures and checkpoint are paths from here; the folder itself holds none."""
-    shown = dict(result)
+    shown = {part: result.get(part) or nothing for part, nothing in PARTS.items()}
     for part in SHOWN:
         if shown.get(part):
             shown[part] = str(folder.path / shown[part])

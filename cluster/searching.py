@@ -209,9 +209,11 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
         f"evaluations, {duration(seconds * count / at_once)} for all of them"
         + (" at most" if told["scheduler"] == "asha" else "")
     )
+    values = config.model_dump()
     return {
-        **told, "name": found.name, "at_once": at_once, "trials": [trial.settings for trial in left], "lines": lines,
-        "seconds_of_a_trial": round(seconds, 1), "steps_of_a_trial": steps,
+        **told, "fixed": {name: values[name] for name in told["fixed"]}, "name": found.name, "at_once": at_once,
+        "trials": [trial.settings for trial in left], "lines": lines, "seconds_of_a_trial": round(seconds, 1),
+        "steps_of_a_trial": steps,
     }  # fmt: skip
 
 
