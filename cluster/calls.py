@@ -48,9 +48,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 def _mistakes(function: Callable[..., Any], error: ValidationError) -> list[str]:
     """A line for each argument that does not fit."""
     known = inspect.signature(function).parameters
+    in_order = [name for name, one in known.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
     lines: dict[str, str] = {}
     for mistake in error.errors():
-        name, kind = str(mistake["loc"][0]), mistake["type"]
+        place, kind = mistake["loc"][0], mistake["type"]
+        name = in_order[place] if isinstance(place, int) and place < len(in_order) else str(place)
         if kind == "missing_argument":
             lines[name] = f"{name}: is missing, as in {function.__name__}({name}=...)"
         elif kind == "unexpected_keyword_argument":
