@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from pydantic import ConfigDict, ValidationError, validate_call
+from pydantic import ValidationError, validate_call
 
 from cluster import typed, verbs
+from cluster.launch import Report
 from cluster.show import Progress, Silence
 from cluster.words import SENT, VERBS, Option, Words
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
@@ -26,12 +27,11 @@ from trainers.engine.settings import show_value
 P = ParamSpec("P")
 R = TypeVar("R")
 Result = dict[str, Any]
-Report = Callable[[int, Mapping[str, float]], None]  # (step, row of metrics)
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """The same call, where every argument that does not fit is a line of one TroupeError (exit code 2)."""
-    carried_out = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+    carried_out = validate_call(function)
 
     @functools.wraps(function)
     def called(*arguments: P.args, **words: P.kwargs) -> R:
@@ -51,24 +51,20 @@ def _mistakes(function: Callable[..., Any], error: ValidationError) -> list[str]
     in_order = [name for name, one in known.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
     lines: dict[str, str] = {}
     for mistake in error.errors():
-        place, kind = mistake["loc"][0], mistake["type"]
+        place, kind, given = mistake["loc"][0], mistake["type"], f"{mistake['input']!r:.60}"
         name = in_order[place] if isinstance(place, int) and place < len(in_order) else str(place)
         if kind == "missing_argument":
             lines[name] = f"{name}: is missing, as in {function.__name__}({name}=...)"
         elif kind == "unexpected_keyword_argument":
             lines[name] = f"{name}: no such argument of {function.__name__}{did_you_mean(name, known)}"
         elif kind == "unexpected_positional_argument":
-            lines[name] = f"{mistake['input']!r:.60}: one argument too many, or say its name"
+            lines[name] = f"{given}: one argument too many, or say its name"
         elif name in known:
             must = str(known[name].annotation).replace(" | ", " or ")
-            lines.setdefault(name, f"{name}={_shown_value(mistake)}: must be {must}")
+            lines.setdefault(name, f"{name}={given}: must be {must}")
         else:  # one of any number of names
-            lines.setdefault(name, f"{_shown_value(mistake)}: must be a name or a path")
+            lines.setdefault(name, f"{given}: must be a name or a path")
     return list(lines.values())
-
-
-def _shown_value(mistake: Mapping[str, Any]) -> str:
-    return f"{mistake['input']!r:.60}"
 
 
 def _said(verb: str, names: Sequence[str | Path | None], settings: Mapping[str, Any], **options: Any) -> Words:

@@ -52,8 +52,8 @@ def command(arguments: Sequence[str]) -> int:
     elsewhere = contextlib.redirect_stdout(sys.stderr) if json_too else contextlib.nullcontext()
     with elsewhere:  # what anybody prints meanwhile
         answer = caught(said, lambda: carried_out(said, arguments))
-    text = as_json(said.verb if said.verb in grammar.VERBS else None, answer) if json_too else answer.text
-    return caught(said, lambda: written(text, answer)).code
+    verb = said.verb if said.verb in grammar.VERBS else None
+    return caught(said, lambda: written(as_json(verb, answer) if json_too else answer.text, answer)).code
 
 
 def carried_out(said: Words, arguments: Sequence[str]) -> Answer:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cluster import train, use
+from cluster import load_exported, train
 from cluster.cli import command
 from cluster.verifying import compare
 from tests.jobs import last_state
@@ -127,7 +127,7 @@ def test_samples_and_exports_come_from_the_newest_checkpoint(room: Path, capsys:
     assert command(["sample", "dcgan-1", "--count", "9", "--seed", "4", "--out", "other.png"]) == 0
     assert (room / "nine.png").read_bytes() != (room / "other.png").read_bytes()
     assert command(["export", "dcgan-1"]) == 0
-    networks = use.load_exported(room / "dcgan-1-export")
+    networks = load_exported("dcgan-1-export")
     state = ended(room / "runs/dcgan-1")
     wanted = {**state["networks"], **state["ema"]}
     for name, weights in wanted.items():
