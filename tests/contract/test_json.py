@@ -138,6 +138,17 @@ def test_search_and_its_dry_run(room: Path) -> None:
     assert dry["trials"] == [{"learning_rate": 0.01}, {"learning_rate": 0.1}]
 
 
+def test_the_best_trials_tell_their_values_and_steps(room: Path) -> None:
+    found = make_search(room / "others", trials=2)
+    for trial in found.trials:
+        shutil.rmtree(found.folder(trial).path)
+        shutil.copytree(room / "runs" / "gan", found.folder(trial).path)
+    told = said("sample", "search", "--top", "2", "--count", "4", "--runs-dir", "others").result
+    assert told["trials"] == [{"name": f"search/000{n}", "value": float(n), "step": 2} for n in (1, 2)]
+    best = said("export", "search", "--best", "--runs-dir", "others").result
+    assert (best["trial"], best["metric"], best["value"]) == ("search/0001", "eval_frechet_distance", 1.0)
+
+
 def test_verify_tells_each_proof(room: Path) -> None:
     told = said("verify", "classifier", "model=mlp", "workers=1")
     assert told.result["passed"]
