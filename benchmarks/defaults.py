@@ -47,7 +47,7 @@ def reached(model: str, epochs: str, workers: int, precision: str, runs: Path) -
     done = subprocess.run([shutil.which("troupe") or "troupe", *command], capture_output=True, text=True)
     if done.returncode:
         return {"model": model, "epochs": epochs, "accuracy": 0.0, "": done.stderr.strip().splitlines()[-1]}
-    result = json.loads(done.stdout)
+    result = json.loads(done.stdout)["result"]
     return {"model": model, "epochs": epochs, "accuracy": result["metrics"]["eval_accuracy"],
             "": f"{result['seconds']:.0f} s" + (f", {precision}" if precision != "float32" else "")}  # fmt: skip
 

@@ -26,7 +26,7 @@ def job() -> dict[str, Any]:
         seconds = time.monotonic() - started
     if done.returncode:
         sys.exit(f"troupe {' '.join(COMMAND)}: ended with code {done.returncode}")
-    result = json.loads(done.stdout)
+    result = json.loads(done.stdout)["result"]
     return {"seconds": seconds, "training_seconds": result["seconds"], "steps": result["steps"],
             "verdicts": result["evaluation_share"], "watch": result["watch_share"]}  # fmt: skip
 

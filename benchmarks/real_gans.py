@@ -66,7 +66,7 @@ def run(name: str, words: str, given: argparse.Namespace) -> dict[str, Any]:
     pictures = given.results / "gans"
     if done.returncode:
         sys.exit(f"{name}: ended with code {done.returncode}; the same command goes on with it")
-    result = json.loads(done.stdout)
+    result = json.loads(done.stdout)["result"]
     pictures.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(runs / name / "verdict.png", pictures / f"{name}_verdict.png")
     with Image.open(result["grid"]) as grid:

@@ -65,7 +65,7 @@ def run(name: str, words: str, seed: int, data_dir: Path, runs_dir: Path) -> dic
     done = subprocess.run([shutil.which("troupe") or "troupe", *given, *options], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{name}: ended with code {done.returncode}; the same command goes on with it")
-    result = json.loads(done.stdout)
+    result = json.loads(done.stdout)["result"]
     if (curves := runs_dir / name / "curves.png").exists():
         CURVES.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(curves, CURVES / f"{name}.png")

@@ -51,7 +51,7 @@ def run(name: str, given: argparse.Namespace) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"{name}: ended with code {done.returncode}; the same command goes on with it")
     minutes = (time.monotonic() - begun) / 60
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["result"]
     kept = common.RESULTS / "searches"
     kept.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path / "search.json", kept / f"{name}.json")

@@ -121,7 +121,7 @@ def page_of(path: Path) -> dict[str, float]:
     environment = {**common.plain_environment(), "PYTHONPATH": str(Path(__file__).parents[1])}
     began = time.monotonic()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return {"seconds": time.monotonic() - began, "megabytes": json.loads(done.stdout)["bytes"] / 1e6}
+    return {"seconds": time.monotonic() - began, "megabytes": json.loads(done.stdout)["result"]["bytes"] / 1e6}
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     done = subprocess.run([shutil.which("troupe") or "troupe", *command, *options], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{name}: ended with code {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
-    result = json.loads(done.stdout)
+    result = json.loads(done.stdout)["result"]
     said = [line.partition(": step ")[2] for line in done.stderr.splitlines() if line.startswith("troupe: step ")]
     rows = [json.loads(line) for line in (folder / "runs/one/metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if "watch_right" in row][-1]

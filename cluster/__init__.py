@@ -1,27 +1,47 @@
-"""Where a run runs. `from cluster import train, search, report` are the same as the commands of these names."""
+"""Where a run runs. `from cluster import train, search, ...`: each verb is a call from Python, see `cluster.calls`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster.calls import (
+        check,
+        datasets,
+        env,
+        evaluate,
+        export,
+        families,
+        jobs,
+        load_exported,
+        logs,
+        report,
+        runs,
+        sample,
+        search,
+        stop,
+        submit,
+        train,
+        verify,
+    )
+    from trainers.engine.errors import TroupeError
+
+__all__ = [
+    "TroupeError", "check", "datasets", "env", "evaluate", "export", "families", "jobs", "load_exported", "logs",
+    "report", "runs", "sample", "search", "stop", "submit", "train", "verify",
+]  # fmt: skip
 
 
-def train(family: str | None = None, **words: Any) -> dict[str, Any]:
-    """Train a family, as `troupe train` does: see `cluster.launch.train`."""
-    from cluster import launch  # nothing is imported before it is used
+def __getattr__(name: str) -> Any:
+    """A call, or the error that calls raise; nothing is imported before it is used."""
+    if name == "TroupeError":
+        from trainers.engine.errors import TroupeError
 
-    return launch.train(family, **words)
+        return TroupeError
+    if name in __all__:
+        from cluster import calls
 
-
-def search(family: str | None = None, **words: Any) -> dict[str, Any]:
-    """Search a family's settings, as `troupe search` does: see `cluster.searching.search`."""
-    from cluster import searching
-
-    return searching.search(family, **words)
-
-
-def report(*names: str, **words: Any) -> dict[str, Any]:
-    """Write one page over searches or runs, as `troupe report` does: see `cluster.page.make.report`."""
-    from cluster.page import make
-
-    return make.report(*names, **words)
+        return getattr(calls, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["report", "search", "train"]
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -32,7 +32,8 @@ def export_best(name: str, runs: Path, families: Sequence[Path], out: Path) -> d
     """The weights of the best trial, as `troupe export` writes them."""
     search, (best,) = best_of(runs, name, 1)
     result = use.export(f"{search.name}/{best.name}", search.path.parent, families, out)
-    return {**result, "trial": f"{search.name}/{best.name}", search.told["metric"]: best.value}
+    trial = {"trial": f"{search.name}/{best.name}", "metric": search.told["metric"], "value": best.value}
+    return {**result, **trial}
 
 
 def sample_top(
@@ -42,13 +43,16 @@ def sample_top(
     """Samples of the best trials from the same noise, one below the other in one picture, or one file of texts."""
     search, best = best_of(runs, name, top)
     sheets: list[tuple[str, Any]] = []
-    told: dict[str, Any] = {}
-    columns = 0
+    trials, notes = list[dict[str, Any]](), list[str]()
+    columns = drawn = 0
     for trial in best:
         full = f"{search.name}/{trial.name}"
         asked = use.asked_of(full, search.path.parent, families, words, count)
         columns = asked.columns or min(count, 16)
         _, samples, told = use.samples_of(full, search.path.parent, families, asked, seed, data_dir)
+        drawn = told["count"]
+        trials.append({"name": full, "value": trial.value, "step": told["step"]})
+        notes += [f"{full}: {note}" for note in told["notes"]]
         sheets.append((f"{full}  {search.told['metric']} {trial.value:.4g}", samples))
     texts = isinstance(sheets[0][1], list)
     if any(isinstance(samples, list) != texts for _, samples in sheets):
@@ -59,7 +63,7 @@ def sample_top(
             durable.write(out, "\n".join(f"{head}\n\n{pictures.sheet_of_texts(samples)}" for head, samples in sheets))
         else:
             pictures.write_png(out, _below_one_another(sheets, columns))
-    return {"file": str(out), "trials": [f"{search.name}/{trial.name}" for trial in best], **told}
+    return {"file": str(out), "count": drawn, "seed": seed, "trials": trials, "notes": notes}
 
 
 def _below_one_another(sheets: Sequence[tuple[str, Any]], columns: int) -> Any:

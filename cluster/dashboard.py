@@ -72,7 +72,7 @@ class Dashboard:
             jobs.append({
                 "name": told["run"], "job": details.submission_id, "verb": told.get("verb", "train"),
                 "state": details.status.value, "began": began, "ended": ended,
-                "message": (details.message or "").strip(), "code": details.driver_exit_code,
+                "message": (details.message or "").strip(), "exit_code": details.driver_exit_code,
             })  # fmt: skip
         return sorted(jobs, key=lambda job: job["began"] or 0.0)
 
@@ -176,7 +176,7 @@ def rows(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["began"])) if job["began"] else "-"
         took = duration((job["ended"] or time.time()) - job["began"]) if job["began"] else "-"
         why = job["message"].splitlines()[0] if job["message"] and job["state"] in ("PENDING", "FAILED") else ""
-        code = "" if job["code"] is None else str(job["code"])
+        code = "" if job["exit_code"] is None else str(job["exit_code"])
         shown.append({"name": job["name"], "job": job["job"], "verb": job["verb"], "state": job["state"].lower(),
                       "since": began, "time": took, "exit code": code, "": why})  # fmt: skip
     return shown
@@ -184,8 +184,8 @@ def rows(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def code_of(job: Mapping[str, Any]) -> int:
     """The exit code of a job that has ended: its process's own, where it had one."""
-    if job["code"] is not None and job["code"] >= 0:
-        return int(job["code"])
+    if job["exit_code"] is not None and job["exit_code"] >= 0:
+        return int(job["exit_code"])
     return {"SUCCEEDED": 0, "STOPPED": STOPPED}.get(job["state"], 1)
 
 

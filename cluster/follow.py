@@ -8,9 +8,9 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from cluster import leaderboard
 from cluster.show import duration
@@ -21,6 +21,7 @@ from trainers.engine.runfolder import SAVED, SEARCH, STOP_FILE, RunFolder
 
 LOOK = 0.2  # seconds between looks
 PIECE = 1 << 16  # bytes that are read at once
+Piece = tuple[int | None, str]  # of a log: the rank that printed it, None for a job
 
 
 def stop(runs: Path, name: str, say: Callable[[str], None]) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> dict[str, Any]:
         saved = (path / STOP_FILE).read_text() == SAVED  # its owner says so
         (path / STOP_FILE).unlink(missing_ok=True)
     newest = checkpoint.newest_whole(RunFolder(path).checkpoints) if not whole else None
-    return {"name": name, "finished": _finished(path, whole), "saved": saved,
+    return {"name": name, "job": None, "finished": _finished(path, whole), "saved": saved,
             "step": checkpoint.place_of(newest.name)[0] if newest is not None else None,
             "resume": f"troupe {'search' if whole else 'train'} --resume {name}"}  # fmt: skip
 
@@ -83,8 +84,8 @@ def text(stopped: dict[str, Any]) -> str:
     return f"{stopped['name']}: {how}; go on with `{stopped['resume']}`"
 
 
-def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[str]:
-    """What the workers of a run print, piece by piece: of one rank, or of all, a heading for each.
+def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[Piece]:
+    """What the workers of a run print, piece by piece, each with its rank: of one rank, or of all one after another.
 
     `follow`: of one rank (the first where none is named), until nobody works on the run any more. Raises TroupeError
     (exit code 2) where there is no such run or rank.
@@ -94,31 +95,60 @@ def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[str]
     if rank is not None and folder.log(rank) not in there:
         known = ", ".join(path.stem.removeprefix("rank_") for path in there) or "none"
         raise TroupeError(f"--rank {rank}: {folder.name} has no log of it; there are {known}", WORDS)
-    if not follow:
-        for path in there if rank is None else [folder.log(rank)]:
-            yield f"==> {path.name} <==\n" if rank is None and len(there) > 1 else ""
-            yield path.read_text(errors="replace")
-        return
-    path, place, decoder = folder.log(rank or 0), 0, codecs.getincrementaldecoder("utf-8")("replace")
+    if follow:
+        return _followed(folder, rank or 0)
+    wanted = there if rank is None else [folder.log(rank)]
+    return ((int(path.stem.removeprefix("rank_")), path.read_text(errors="replace")) for path in wanted)
+
+
+def _followed(folder: RunFolder, rank: int) -> Iterator[Piece]:
+    path, place, decoder = folder.log(rank), 0, codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         working = folder.working
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # its worker may not have begun
             file.seek(place)
             while piece := file.read(PIECE):
                 place += len(piece)
-                yield decoder.decode(piece)
+                yield rank, decoder.decode(piece)
         if not working:
             return
         time.sleep(LOOK)
 
 
-def show(pieces: Iterator[str], stream: TextIO | None = None) -> None:
+def headed(pieces: Iterable[Piece], follow: bool) -> Iterator[str]:
+    """The texts of pieces; where they are of several ranks, each under its heading."""
+    whole = pieces if follow else list(pieces)
+    several = isinstance(whole, list) and len(whole) > 1
+    for rank, piece in whole:
+        yield f"==> rank_{rank}.log <==\n{piece}" if several else piece
+
+
+def shown(pieces: Iterable[Piece], follow: bool, keep: bool) -> list[dict[str, Any]]:
+    """Print pieces as they come. `keep`: return them, the text of each rank, and print only what is followed."""
+    kept: dict[int | None, list[str]] = {}
+
+    def passing() -> Iterator[Piece]:
+        for rank, piece in pieces:
+            if keep:
+                kept.setdefault(rank, []).append(piece)
+            yield rank, piece
+
+    texts = headed(passing(), follow)
+    if keep and not follow:
+        for _ in texts:
+            pass
+    else:
+        show(texts)
+    return [{"rank": rank, "text": "".join(parts)} for rank, parts in kept.items()]
+
+
+def show(pieces: Iterable[str]) -> None:
     """Print pieces as they come. A reader that has gone wanted no more, and Ctrl-C is how one stops looking."""
     try:
         for piece in pieces:
             try:
-                (stream or sys.stdout).write(piece)
-                (stream or sys.stdout).flush()
+                sys.stdout.write(piece)
+                sys.stdout.flush()
             except BrokenPipeError:
                 return
             except OSError as error:

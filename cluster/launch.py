@@ -8,55 +8,32 @@ import random
 import shutil
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cluster import checks
 from cluster.prepare import Prepared, TrainCommand, prepare, weights_path
-from cluster.show import Progress, Silence
+from cluster.show import Progress
 from cluster.signals import signals
 from trainers.engine import bucket, checkpoint, durable, runfolder
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, FAILED, WORDS, Stopped, TroupeError, of_worker
-from trainers.engine.paths import DATA_DIR, expanded
 from trainers.engine.runfolder import SAVED, RunFolder, begun
 from trainers.run import Plan, description, open_for, run
 
 Report = Callable[[int, Mapping[str, float]], None]  # (step, row of metrics)
+PARTS: dict[str, Any] = {  # of every result; those of 0.1.0 lack some
+    "name": "", "steps": 0, "seconds": 0.0, "samples_per_second": None, "evaluation_share": 0.0, "watch_share": 0.0,
+    "worry": "", "target": None, "metrics": {}, "best": None, "checkpoint": None, "grid": None, "timelapse": None,
+    "pictures": [], "verdict": None,
+}  # fmt: skip
 SHOWN = ("grid", "timelapse", "checkpoint")  # parts of a result that are files, besides its pictures
 
 
 def nobody(step: int, row: Mapping[str, float]) -> None:
     """A report that nobody reads."""
-
-
-def train(
-    family: str | None = None, *, name: str | None = None, resume: str | None = None, from_run: str | None = None,
-    allow_changes: bool = False, address: str | None = None, oversubscribe: bool = False,
-    config: str | Path | None = None, runs_dir: str | Path = "runs", data_dir: str | Path = DATA_DIR,
-    families: Sequence[str | Path] = (), progress: bool = False,
-    report: Report = nobody, **settings: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """Train a family, or go on with a run (`resume=NAME`); settings as in `troupe train FAMILY key=value`.
-
-    `report(step, row)` is told every row of metrics as it is written, in order; after the loss of a worker those of
-    steps that are made anew are told again.
-
-    Returns the result: name, steps, seconds, metrics, and the paths of grid, timelapse and checkpoint. Raises
-    TroupeError with the exit code (`.code`) and all mistakes (`.mistakes`) of the command; exit code 4 while another
-    run trains in this process, since both would draw from torch's one generator. Never restarts or ends the caller's
-    process and leaves its streams alone; threads, random state and signal handlers are put back.
-    """
-    command = TrainCommand(
-        family, settings, name, resume, from_run, allow_changes, address, oversubscribe,
-        Path(config) if config else None, bucket.folder_for(str(runs_dir)), expanded(data_dir),
-        tuple(expanded(path).resolve() for path in families),
-    )  # fmt: skip
-    bucket.bring(command.runs_dir, [resume, from_run], checkpoints=True)
-    shown = Progress() if progress else Progress(stream=Silence())  # type: ignore[arg-type]
-    return launch(command, shown, report=report)
 
 
 TRAINING = threading.Lock()  # held while a run trains in this process
@@ -160,7 +137,7 @@ def _carried_out(
 
 def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     """A result whose pictures and checkpoint are paths from here; the folder itself holds none."""
-    shown = dict(result)
+    shown = {part: result.get(part) or nothing for part, nothing in PARTS.items()}
     for part in SHOWN:
         if shown.get(part):
             shown[part] = str(folder.path / shown[part])

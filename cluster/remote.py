@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cluster import typed
-from cluster.show import Progress, table, tell
-from cluster.typed import Answer
+from cluster.answers import Answer
+from cluster.show import Progress, table
 from cluster.words import Words
-from trainers.engine.errors import STOPPED, TroupeError
+from trainers.engine.errors import FAILED, STOPPED, TroupeError
 
 
-def followed(address: str, name: str, to_the_end: bool, json_too: bool = False) -> Answer | None:
-    """What a job prints; where it is followed to its end, its exit code is the command's."""
+def followed(address: str, name: str, to_the_end: bool, keep: bool, say: Callable[[str], None]) -> Answer:
+    """What a job prints; where it is followed to its end, its exit code is the command's. `keep`: in the result too."""
     from cluster import dashboard, follow
 
     client = dashboard.reach(address)
     number = client.job(name)["job"]
-    follow.show(client.logs(number, to_the_end, Progress(sys.stderr).say), sys.stderr if json_too else sys.stdout)
-    if not to_the_end:
-        return None
+    texts = follow.shown(((None, text) for text in client.logs(number, to_the_end, say)), to_the_end, keep)
     job = client.job(number)
-    if job["state"] not in dashboard.ENDED:
-        raise TroupeError(f"{name}: goes on; nobody looks at it now", STOPPED)
-    return job, dashboard.why(job), dashboard.code_of(job)
+    result = {"name": job["name"], "job": job, "logs": texts}
+    return Answer(result, None) if not to_the_end else Answer(result, *_end_of(job))
 
 
-def submit(said: Words) -> Answer | None:
+def _end_of(job: Mapping[str, Any]) -> tuple[str, int, list[str]]:
+    """How a job that was followed has ended: in a line, its exit code, and that line again where it is a mistake."""
     from cluster import dashboard
-    from cluster import jobs as sending
+
+    if job["state"] not in dashboard.ENDED:
+        raise TroupeError(f"{job['name']}: goes on; nobody looks at it now", STOPPED)
+    line, code = dashboard.why(job), dashboard.code_of(job)
+    return line, code, [line] if code else []
+
+
+def stop(address: str, name: str, say: Callable[[str], None]) -> Answer:
+    """Let a job save and end; exit code 1 where it ended without saving."""
+    from cluster import dashboard
+
+    stopped = dashboard.reach(address).stop(name, say)
+    job = {key: value for key, value in stopped.items() if key not in ("saved", "resume")}
+    finished, saved = stopped["state"] == "SUCCEEDED", stopped["saved"]
+    result = {"name": job["name"], "job": job, "finished": finished, "saved": saved, "step": None,
+              "resume": stopped["resume"]}  # fmt: skip
+    line = dashboard.why(stopped)
+    if saved:
+        return Answer(result, f"{line}; go on with `{stopped['resume']}`")
+    return Answer(result, line) if finished else Answer(result, line, FAILED, [line])
+
+
+def submit(said: Words, progress: Progress) -> Answer | None:
+    from cluster import dashboard, submitting
 
     inner, family = said.inner, ""
     address = said.options.get("address") or os.environ.get(dashboard.ADDRESS, "")
@@ -48,19 +70,21 @@ def submit(said: Words) -> Answer | None:
     if said.mistakes or inner is None:
         return None
     own_space = inner.options.get("space", "none") != "none"
-    sent = sending.submit(
-        sending.SubmitCommand(
+    sent = submitting.submit(
+        submitting.SubmitCommand(
             address, inner.verb, family, inner.again("name", "families", "config", *(["space"] if own_space else [])),
             inner.options.get("name"), inner.options.get("resume"), inner.families,
             inner.path("config", "") if inner.has("config") else None,
             inner.path("space", "") if own_space else None, inner.options.get("runs-dir"),
             typed.to_check(inner), said.has("install"), said.has("unchecked"),
-        ), Progress(sys.stderr).say,
+        ), progress.say,
     )  # fmt: skip
-    if said.has("follow"):
-        tell(sending.text(sent), sys.stderr)
-        return followed(sent["address"], sent["job"], True, said.has("json"))
-    return sent, sending.text(sent), 0
+    if not said.has("follow"):
+        return Answer({**sent, "ended": None}, submitting.text(sent))
+    progress.line(submitting.text(sent))
+    shown = followed(sent["address"], sent["job"], True, False, progress.say)
+    assert shown.result is not None
+    return shown._replace(result={**sent, "ended": shown.result["job"]})
 
 
 def jobs(said: Words) -> Answer | None:
@@ -72,8 +96,5 @@ def jobs(said: Words) -> Answer | None:
     if said.mistakes:
         return None
     found = dashboard.reach(address).jobs()
-    return (
-        found,
-        table(dashboard.rows(found), "no jobs; `troupe submit train dcgan data=digits --address ...` sends one"),
-        0,
-    )
+    nothing = "no jobs; `troupe submit train dcgan data=digits --address ...` sends one"
+    return Answer({"jobs": found}, table(dashboard.rows(found), nothing))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,39 +14,14 @@ from cluster import checks, proposals
 from cluster.leaderboard import FAILED, FINISHED, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, prepare
-from cluster.show import Progress, Silence, duration, table
+from cluster.show import Progress, duration, table
 from trainers.engine import bucket, checkpoint, mirror
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError
 from trainers.engine.errors import FAILED as RUN_FAILED
-from trainers.engine.paths import DATA_DIR, TRIALS, expanded
+from trainers.engine.paths import TRIALS
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import show_value
 from trainers.run import open_for
-
-
-def search(
-    family: str | None = None, *, name: str | None = None, resume: str | None = None, retry_failed: bool = False,
-    space: str | None = None, trials: int | None = None, metric: str | None = None, mode: str | None = None,
-    scheduler: str | None = None, algorithm: str | None = None, search_seed: int = 0, max_concurrent: int | None = None,
-    trials_per_gpu: int = 1, time_budget: float | None = None, disk_budget: float | None = None,
-    keep_best: int | None = None, final: bool = False, address: str | None = None, config: str | Path | None = None,
-    runs_dir: str | Path = "runs", data_dir: str | Path = DATA_DIR, families: Sequence[str | Path] = (),
-    progress: bool = False, **settings: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """Search a family's settings; each is a value, or words as in `troupe search FAMILY key=a,b,c key=lo..hi`.
-
-    `time_budget` is in seconds, `disk_budget` in bytes. Returns the result: name, folder, metric, mode, the trials with
-    their settings and values (the best first), and the best one. Raises TroupeError with the exit code (`.code`) and
-    all mistakes (`.mistakes`): 1 where every trial failed, 130 where the search was stopped.
-    """
-    command = SearchCommand(
-        family, settings, name, resume, retry_failed, space, trials, metric, mode, scheduler, algorithm, search_seed,
-        max_concurrent, trials_per_gpu, time_budget, disk_budget, keep_best, final, address,
-        Path(config) if config else None, bucket.folder_for(str(runs_dir)), expanded(data_dir),
-        tuple(expanded(path).resolve() for path in families),
-    )  # fmt: skip
-    bucket.bring(command.runs_dir, [resume])
-    return carry_out(command, Progress() if progress else Progress(stream=Silence()))  # type: ignore[arg-type]
 
 
 def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
@@ -234,9 +209,11 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
         f"evaluations, {duration(seconds * count / at_once)} for all of them"
         + (" at most" if told["scheduler"] == "asha" else "")
     )
+    values = config.model_dump()
     return {
-        **told, "name": found.name, "at_once": at_once, "trials": [trial.settings for trial in left], "lines": lines,
-        "seconds_of_a_trial": round(seconds, 1), "steps_of_a_trial": steps,
+        **told, "fixed": {name: values[name] for name in told["fixed"]}, "name": found.name, "at_once": at_once,
+        "trials": [trial.settings for trial in left], "lines": lines, "seconds_of_a_trial": round(seconds, 1),
+        "steps_of_a_trial": steps,
     }  # fmt: skip
 
 

@@ -191,6 +191,25 @@ def verdict_lines(report: Mapping[str, Any]) -> list[str]:
     return [head, *table(rows).splitlines(), *(f"  note: {note}" for note in report["notes"])]
 
 
+def rows_of_runs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What is known of runs and searches, as a table shows it; `-` for what is not known."""
+    shown = []
+    for row in rows:
+        far = "-" if row["step"] is None else f"{row['step']}/{row['steps']}"
+        far = f"{row['trials_ended']}/{row['trials']} trials" if row["kind"] == "search" else far
+        time = "-" if row["seconds"] is None else duration(row["seconds"])
+        shown.append({
+            "name": row["name"], "family": row["family"] or "-", "data": row["data"] or "-", "steps": far,
+            "state": row["state"], "time": time, "size": size(row["bytes"]), "": row["note"] or "",
+        })  # fmt: skip
+    return shown
+
+
+def rows_of_packed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Packed folders of images, as a table shows them."""
+    return [{"source": row["source"], "size": size(row["bytes"]), "packed": row["packed"]} for row in rows]
+
+
 def width_of(stream: TextIO, pipe: int = PIPE) -> int:
     """Columns of a stream: what COLUMNS says, or the terminal, or `pipe` where it is none."""
     said = os.environ.get("COLUMNS", "")

@@ -14,8 +14,6 @@ from trainers.engine.config import parts_of
 from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR
 
-Answer = tuple[Any, str, int]  # of a verb: for --json, for people, exit code
-
 
 def runs_of(said: Words, names: Sequence[str | None] | None = None, checkpoints: bool = False) -> Path:
     """The folder that `--runs-dir` names; of a bucket, its folder on this machine, with what these runs (None: all)

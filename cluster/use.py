@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cluster import checks, leaderboard
+from cluster import leaderboard
 from cluster.leaderboard import Search
-from cluster.show import duration, size
 from trainers import registry
 from trainers.data import imagefolder, sources
-from trainers.engine import bucket, checkpoint, durable, pictures, processor, runfolder
+from trainers.engine import bucket, checkpoint, durable, pictures, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.streams import GRID_SEED
 from trainers.run import open_for
-from trainers.version import __version__
 
-LIBRARIES = ("torch", "torchvision", "ray", "numpy", "pillow", "pydantic", "tensorboardX", "safetensors")
+NOTHING = dict.fromkeys((
+    "name", "kind", "family", "data", "state", "step", "steps", "trials", "trials_ended", "seconds", "bytes",
+    "restarts", "note",
+))  # fmt: skip
 
 
 def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each run: how far it is, how large, what it learns. A search is a row; its name lists its trials."""
+    """A row for each run: how far it is, how large, what it learns; None for what is not known of it, or of no search.
+
+    A search is a row; its name lists its trials. Steps, seconds and bytes are numbers.
+    """
     if not names:
         searches = [_search_row(leaderboard.read(path)) for path in leaderboard.all_searches(runs)]
         return [*searches, *(_row(folder) for folder in runfolder.all_runs(runs))]
@@ -45,42 +44,37 @@ def _search_row(search: Search) -> dict[str, Any]:
     """What is to be said of one search."""
     ended = sum(trial.state not in leaderboard.OPEN for trial in search.trials)
     state = "searching" if search.working else ("stopped" if ended < len(search.trials) else "finished")
-    data = search.told["fixed"].get("data", "-")
     return {
-        "name": search.name, "family": search.told["family"], "data": data, "state": state,
-        "steps": f"{ended}/{len(search.trials)} trials", "time": duration(search.told["seconds"]),
-        "size": size(RunFolder(search.path).size()),
+        **NOTHING, "name": search.name, "kind": "search", "family": search.told["family"],
+        "data": search.told["fixed"].get("data"), "state": state, "trials": len(search.trials), "trials_ended": ended,
+        "seconds": search.told["seconds"], "bytes": RunFolder(search.path).size(),
     }  # fmt: skip
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
     """What is to be said of one run, damaged or not."""
+    row = {**NOTHING, "name": folder.name, "kind": "run", "bytes": folder.size()}
     try:
         stored = folder.read_settings()
     except TroupeError as error:
-        return {"name": folder.name, "family": "?", "data": "?", "steps": "?", "state": error.mistakes[0],
-                "time": "?", "size": size(folder.size())}  # fmt: skip
+        return {**row, "state": "damaged", "note": error.mistakes[0]}
     step, seconds = _reached(folder)
+    restarts = folder.read_restarts()
     return {
-        "name": folder.name,
-        "family": stored["family"],
-        "data": stored["settings"].get("data", "-"),
-        "steps": f"{step}/{stored['settings']['steps']}",
+        **row, "family": stored["family"], "data": stored["settings"].get("data"),
         "state": "finished" if folder.read_result() else ("working" if folder.working else "stopped"),
-        "time": duration(seconds),
-        "size": size(folder.size()),
-        "": _restarted(folder),
-    }
+        "step": step, "steps": stored["settings"]["steps"], "seconds": seconds, "restarts": len(restarts),
+        "note": _restarted(restarts),
+    }  # fmt: skip
 
 
-def _restarted(folder: RunFolder) -> str:
-    """How often its workers had to begin anew, and why the last time; nothing where they had not."""
-    rows = folder.read_restarts()
+def _restarted(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """How often a run's workers had to begin anew, and why the last time; nothing where they had not."""
     times = "once" if len(rows) == 1 else f"{len(rows)} times"
-    return f"begun anew {times}: {rows[-1]['why']}" if rows else ""
+    return f"begun anew {times}: {rows[-1]['why']}" if rows else None
 
 
-def remove_runs(runs: Path, names: Sequence[str]) -> list[dict[str, str]]:
+def remove_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """Remove runs and whole searches; none is removed where one of the names is wrong."""
     folders: dict[Path, RunFolder] = {}
     mistakes = []
@@ -92,7 +86,7 @@ def remove_runs(runs: Path, names: Sequence[str]) -> list[dict[str, str]]:
             mistakes += error.mistakes
     if mistakes:
         raise TroupeError(mistakes, WORDS)
-    return [{"name": folder.name, "size": size(runfolder.remove(folder))} for folder in folders.values()]
+    return [{"name": folder.name, "bytes": runfolder.remove(folder)} for folder in folders.values()]
 
 
 def asked_of(name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], count: int) -> Any:
@@ -210,14 +204,29 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
     return {"folder": str(out), "files": ["weights.safetensors", "config.json"], "step": state["step"]}
 
 
-def load_exported(folder: Path, families: Sequence[Path] = ()) -> dict[str, Any]:
-    """The networks of an exported folder, in eval mode, by name."""
+def load_exported(folder: str | Path, families: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """The networks of an exported folder, in eval mode, by name.
+
+    Raises TroupeError: exit code 2 where nothing was exported there, 4 where its config or its weights are damaged.
+    """
     from trainers.engine.tensors import read_weights
 
-    config = json.loads((folder / "config.json").read_text())
-    kind = registry.config_class(config["family"], families)
-    settings = kind.of(config["settings"], config["family"])
-    family = registry.family_class(config["family"], families)(settings, config["facts"])
+    folder = expanded(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        name, settings, facts = config["family"], config["settings"], config["facts"]
+    except OSError as error:
+        raise TroupeError(
+            f"{folder}: holds no exported networks ({error.strerror}); `troupe export NAME --out {folder}` writes them",
+            WORDS,
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise TroupeError(
+            f"{folder}/config.json: is not what `troupe export` writes; export again", CONFLICT
+        ) from error
+    own = [expanded(path) for path in families]
+    kind = registry.config_class(name, own)
+    family = registry.family_class(name, own)(kind.of(settings, name), facts)
     weights = read_weights(folder / "weights.safetensors")
     return _networks(family, {"networks": weights, "ema": {}, "kept": weights.pop("kept", {})})
 
@@ -237,15 +246,15 @@ def list_datasets(extra: Sequence[Path]) -> list[dict[str, str]]:
     ]
 
 
-def list_packed(data_dir: Path) -> list[dict[str, str]]:
+def list_packed(data_dir: Path) -> list[dict[str, Any]]:
     """A row for each packed folder of images."""
     return [
-        {"source": str(source), "size": size(count), "packed": str(folder)}
+        {"source": str(source), "bytes": count, "packed": str(folder)}
         for source, count, folder in imagefolder.cached(data_dir)
     ]
 
 
-def remove_packed(data_dir: Path, source: str) -> dict[str, str]:
+def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
     """Remove the packed copies of a folder of images."""
     wanted = str(expanded(source.removeprefix("imagefolder:")).resolve())
     found = [(count, folder) for known, count, folder in imagefolder.cached(data_dir) if str(known) in (source, wanted)]
@@ -253,33 +262,7 @@ def remove_packed(data_dir: Path, source: str) -> dict[str, str]:
         raise TroupeError(f"--remove {source}: no packed copy of it; `troupe datasets` lists them", WORDS)
     for _, folder in found:
         imagefolder.remove(folder)
-    return {"source": source, "size": size(sum(count for count, _ in found))}
-
-
-def environment_facts() -> dict[str, str]:
-    """Versions and hardware. Imports no heavy library, so that it works where one of them is broken."""
-
-    def version(library: str) -> str:
-        try:
-            return metadata.version(library)
-        except metadata.PackageNotFoundError:
-            return "not installed"
-
-    prefixes = ("RAY_", "OMP_", "MKL_", "GLIBC_", "CUDA_")
-    variables = sorted(pair for pair in os.environ.items() if pair[0].startswith(prefixes) and "TOKEN" not in pair[0])
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    shared = f"{size(shutil.disk_usage('/dev/shm').free)} free" if os.path.isdir("/dev/shm") else "none"
-    return {
-        "troupe": __version__,
-        "python": f"{platform.python_version()} ({sys.executable})",
-        "system": platform.platform(),
-        "processor": f"{processor.name()} ({processor.kind()}), {checks.cores()} cores",
-        "memory": size(memory),
-        "shared memory": shared,
-        "gpus": str(checks.gpus()),
-        **{library: version(library) for library in LIBRARIES},
-        "environment": " ".join(f"{name}={value}" for name, value in variables) or "-",
-    }  # fmt: skip
+    return {"source": source, "bytes": sum(count for count, _ in found)}
 
 
 def _opened(

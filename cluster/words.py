@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trainers.engine.errors import did_you_mean
 from trainers.engine.paths import DATA_DIR, expanded
@@ -36,7 +36,7 @@ class Verb(NamedTuple):
     example: str
 
 
-JSON = Option("json", "", "print one JSON object; progress goes to stderr")
+JSON = Option("json", "", "print one JSON object, mistakes too (docs/json.md); all else goes to stderr")
 DEBUG = Option("debug", "", "show tracebacks")
 RUNS = Option("runs-dir", "DIR", "where runs lie: a folder, or a bucket as s3://BUCKET/PATH (default: runs)")
 DATA = Option("data-dir", "DIR", f"where data sets and packed folders lie (default: {DATA_DIR})")
@@ -172,7 +172,7 @@ VERBS = {
         (
             Option("rank", "N", "of this worker only"),
             Option("follow", "", "go on until the run ends; of the first worker, where no other is named"),
-            DASHBOARD, RUNS, DEBUG,
+            DASHBOARD, RUNS, JSON, DEBUG,
         ),
         "troupe logs dcgan-1 --follow",
     ),
@@ -192,7 +192,7 @@ class Words:
 
     verb: str = ""
     names: list[str] = field(default_factory=list)
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # as typed: text; from Python: any value
     options: dict[str, str] = field(default_factory=dict)  # plain options hold ""
     repeated: dict[str, list[str]] = field(default_factory=dict)
     inner: Words | None = None  # of `submit`: the command that is carried out elsewhere

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.verify import compare
+from cluster.verifying import compare
 from trainers.engine import checkpoint
 
 TESTS = Path(__file__).parent

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.verify import train_quietly
+from cluster.verifying import train_quietly
 from trainers import registry
 from trainers.engine import checkpoint
 from trainers.engine.control import Control

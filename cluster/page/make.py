@@ -29,19 +29,6 @@ class ReportCommand:
     runs_dir: Path = Path("runs")
 
 
-def report(
-    *names: str, out: str | Path | None = None, single_file: bool = False, watch: bool = False,
-    runs_dir: str | Path = "runs",
-) -> dict[str, Any]:  # fmt: skip
-    """Write one page over searches or runs; the same as `troupe report NAME [NAME ...]`.
-
-    Returns its path (`page`) and size (`bytes`), the files with its data, and what was left out. `watch` returns when
-    nothing of it is worked on any more. Raises TroupeError with `.code` and `.mistakes`.
-    """
-    command = ReportCommand(names, Path(out) if out is not None else None, single_file, watch, Path(runs_dir))
-    return carry_out(command)
-
-
 def carry_out(command: ReportCommand, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Write the page; with `watch` until nothing is worked on, or until Ctrl-C."""
     if not command.names:

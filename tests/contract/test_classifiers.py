@@ -93,10 +93,10 @@ def test_a_run_is_evaluated_as_it_was_when_it_ended(tmp_path: Path, capsys: pyte
     code, out, _ = said(
         capsys, "evaluate", "judged", "--runs-dir", str(tmp_path), "--out", str(tmp_path / "seen"), "--json"
     )
-    told = json.loads(out)
+    told = json.loads(out)["result"]
     assert code == 0
-    assert told["eval_accuracy"] == result["metrics"]["eval_accuracy"]
-    assert told["eval_loss"] == result["metrics"]["eval_loss"]
+    assert told["metrics"]["eval_accuracy"] == result["metrics"]["eval_accuracy"]
+    assert told["metrics"]["eval_loss"] == result["metrics"]["eval_loss"]
     assert told["samples"] == 1000
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {"confusion.png", "mistakes.png"}
 
@@ -117,10 +117,10 @@ def test_the_folder_of_a_run_and_one_of_its_checkpoints_are_weights_too(
     result = small_run(tmp_path, name="judged", steps=30, ema=0.5)
     words = ["classifier", *(f"{key}={value}" for key, value in WORDS_OF_A_SMALL_RUN.items()), "--json"]
     code, out, _ = said(capsys, "evaluate", "--weights", str(tmp_path / "judged"), *words)
-    assert (code, json.loads(out)["eval_loss"]) == (0, result["metrics"]["eval_loss"])
+    assert (code, json.loads(out)["result"]["metrics"]["eval_loss"]) == (0, result["metrics"]["eval_loss"])
     first = tmp_path / "judged" / "checkpoints" / "step_00000000"
     code, out, _ = said(capsys, "evaluate", "--weights", str(first), *words)
-    assert json.loads(out)["eval_loss"] > result["metrics"]["eval_loss"]
+    assert json.loads(out)["result"]["metrics"]["eval_loss"] > result["metrics"]["eval_loss"]
     for nothing in (tmp_path, tmp_path / "judged" / "settings.json"):
         code, _, errors = said(capsys, "evaluate", "--weights", str(nothing), *words)
         assert code == CONFLICT
@@ -192,4 +192,4 @@ def test_published_weights_reach_what_was_published(
         "data=cifar10", "--data-dir", str(tmp_path), "--json",
     )  # fmt: skip
     assert code == 0
-    assert json.loads(out)["eval_accuracy"] == pytest.approx(accuracy, abs=1e-9)
+    assert json.loads(out)["result"]["metrics"]["eval_accuracy"] == pytest.approx(accuracy, abs=1e-9)

@@ -13,7 +13,7 @@ import torch
 
 from cluster.environment import environment
 from cluster.local import LocalGroup
-from cluster.verify import TOLERANCE, compare
+from cluster.verifying import TOLERANCE, compare
 from tests.jobs import OWN_FAMILIES, last_state, microbatches, plan_of, train_until, trained, variants
 from trainers import registry
 from trainers.engine import checkpoint

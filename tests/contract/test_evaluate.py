@@ -45,7 +45,7 @@ def evaluated(room: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tu
     capsys.readouterr()
     code = cli.command(["evaluate", *words, "--json", "--data-dir", str(room / "data")])
     out, err = capsys.readouterr()
-    return code, json.loads(out) if out else {}, err.splitlines()
+    return code, json.loads(out)["result"] or {}, err.splitlines()
 
 
 def test_what_a_run_held_out_is_called_so(room: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,7 +143,7 @@ def test_a_run_keeps_its_final_and_its_best_verdict_and_evaluate_repeats_it(
             assert min(picture.size) > 100
     capsys.readouterr()
     assert cli.command(["evaluate", "run", "--json", "--data-dir", "data"]) == 0
-    again = json.loads(capsys.readouterr().out)
+    again = json.loads(capsys.readouterr().out)["result"]
     assert again["verdict"]["numbers"] == told["final"]["numbers"]
     assert cli.command(["evaluate", "run", "--data-dir", "data"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -166,7 +166,7 @@ def test_real_images_are_looked_at_once_and_damage_is_told(room: Path, capsys: p
     words = [f"{name}={value}" for name, value in TINY.items()]
     assert cli.command(["train", "dcgan", "--name", "third", "--json", "--data-dir", "data", *words]) == 0
     shown = capsys.readouterr()
-    third = json.loads(shown.out)
+    third = json.loads(shown.out)["result"]
     assert f"{kept[0].name}: damaged; what it held of the data is computed anew" in shown.err
     assert kept[0].stat().st_mtime_ns != times[0]
     assert first["metrics"]["eval_frechet_distance"] == second["metrics"]["eval_frechet_distance"]

@@ -35,7 +35,7 @@ def test_a_run_that_goes_wrong_is_told_once_and_ends_as_asked(room: Path, capsys
     told = [line for line in shown.err.splitlines() if "the losses run away" in line or "become alike" in line]
     assert len(told) == 1
     assert told[0].startswith("troupe: step 6: ")
-    assert json.loads(shown.out)["worry"]
+    assert json.loads(shown.out)["result"]["worry"]
     assert [row["step"] for row in looks(room / "runs/run")] == [3, 6, 9, 12]
 
 

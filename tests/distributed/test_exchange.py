@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from cluster.local import LocalGroup
-from cluster.verify import VerifyCommand, compare, train_quietly, verify
+from cluster.verifying import VerifyCommand, compare, train_quietly, verify
 from tests.jobs import plan_of
 from trainers.engine import exchange as exchange_module
 from trainers.engine.ddp import Ddp

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cluster.local import LocalGroup
-from cluster.verify import TOLERANCE, compare, train_quietly
+from cluster.verifying import TOLERANCE, compare, train_quietly
 from tests.jobs import plan_of, trained
 from trainers.engine import ddp
 from trainers.engine.ddp import Ddp

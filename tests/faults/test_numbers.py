@@ -12,7 +12,7 @@ import pytest
 from commands import FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints
 
 from cluster.local import LocalGroup
-from cluster.verify import compare, train_quietly
+from cluster.verifying import compare, train_quietly
 from trainers import registry
 from trainers.engine import checkpoint, step
 from trainers.engine.control import Control

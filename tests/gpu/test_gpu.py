@@ -18,7 +18,7 @@ from commands import DCGAN, Commands
 
 from cluster import train
 from cluster.local import LocalGroup
-from cluster.verify import TOLERANCE, compare
+from cluster.verifying import TOLERANCE, compare
 from tests.jobs import OWN_FAMILIES, last_state, microbatches, plan_of, train_until, trained, variants
 from trainers import registry
 from trainers.engine.errors import TroupeError
@@ -99,7 +99,7 @@ def test_ddp_meets_over_nccl(tmp_path: Path) -> None:
     """A group of one rank: wrappers, hooks and all-reduce are NCCL's, and the numbers those of the exact exchange."""
     dist.init_process_group("cpu:gloo,cuda:nccl", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
     try:
-        from cluster.verify import train_quietly
+        from cluster.verifying import train_quietly
 
         states = []
         for group, exchange in ((None, "exact"), (dist.group.WORLD, "ddp")):

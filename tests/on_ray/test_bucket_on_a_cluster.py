@@ -62,11 +62,11 @@ def test_workers_elsewhere_write_to_the_bucket_and_the_result_comes_back(
     assert_same_run(runs_of(troupe.folder / "laptop") / "run", troupe.path("straight"))
 
     done = troupe.run("check", "dcgan", "workers=2", *there, "--json", environment=cluster.environment)
-    assert [one["told"] for one in json.loads(done.out) if one["state"] == "WRONG"] == []
+    assert [one["told"] for one in json.loads(done.out)["result"]["findings"] if one["state"] == "WRONG"] == []
     assert done.code == 0, done
     server.gate.shut()
     done = troupe.run("check", *there, "--json", environment=cluster.environment)
-    told = [one["told"] for one in json.loads(done.out) if one["state"] == "WRONG"]
+    told = [one["told"] for one in json.loads(done.out)["result"]["findings"] if one["state"] == "WRONG"]
     assert f"cannot write to {RUNS}; let its user" in told
     assert done.code == 3
     server.gate.open = True

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
 
 
 def findings(done: Done) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(done.out)
+    found: list[dict[str, Any]] = json.loads(done.out)["result"]["findings"]
     return found
 
 

@@ -39,8 +39,8 @@ def test_a_job_is_the_run_of_this_machine_and_its_token_is_nowhere(
     shared.train(*RECIPE, "steps=10", "--name", "straight")
     assert_same_run(runs / "run", shared.path("straight"))
     listed = troupe.run("jobs", "--json", "--address", head.dashboard, environment=head.environment)
-    (job,) = [job for job in json.loads(listed.out) if job["name"] == "run"]
-    assert (job["state"], job["code"]) == ("SUCCEEDED", 0)
+    (job,) = [job for job in json.loads(listed.out)["result"]["jobs"] if job["name"] == "run"]
+    assert (job["state"], job["exit_code"]) == ("SUCCEEDED", 0)
     token = head.environment["RAY_AUTH_TOKEN"]
     details = head.asked("/api/jobs/run")
     assert "RAY_JOB_STOP_WAIT_TIME_S" in details
@@ -49,7 +49,9 @@ def test_a_job_is_the_run_of_this_machine_and_its_token_is_nowhere(
     assert [path for path in runs.rglob("*") if path.is_file() and token.encode() in path.read_bytes()] == []
     elsewhere = {**head.environment, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1", "RAY_ADDRESS": "127.0.0.1:1"}
     listed = troupe.run("jobs", "--json", "--address", head.dashboard, environment=elsewhere)
-    assert [job["name"] for job in json.loads(listed.out)] == ["run"], "the address that was said counts"
+    assert [job["name"] for job in json.loads(listed.out)["result"]["jobs"]] == ["run"], (
+        "the address that was said counts"
+    )
     again = troupe.run("submit", "train", *RECIPE, "--name", "run", "--runs-dir", str(runs), "--address",
                        head.dashboard, environment=head.environment)  # fmt: skip
     assert again.code == 4
@@ -121,7 +123,7 @@ def test_what_the_cluster_lacks_is_told_before_anything_is_submitted(troupe: Com
     assert re.search(r"WRONG +room +workers=4: needs 4 CPUs", looked.out)
     assert looked.err == "", "and nothing of Ray's own"
     listed = troupe.run("jobs", "--json", "--address", head.dashboard, environment=head.environment)
-    assert [job["name"] for job in json.loads(listed.out) if job["name"] == "wide"] == []
+    assert [job["name"] for job in json.loads(listed.out)["result"]["jobs"] if job["name"] == "wide"] == []
 
 
 def test_wrong_words_addresses_and_tokens_are_told_in_a_line_each(troupe: Commands, head: Cluster) -> None:

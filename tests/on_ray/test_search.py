@@ -236,7 +236,7 @@ def test_words_are_checked_before_anything_starts(tmp_path: Path) -> None:
 
 def test_a_search_of_a_family_of_ones_own_goes_on_without_saying_where_it_lies(ray: Any, tmp_path: Path) -> None:
     words: dict[str, Any] = {"degree": "1,2,3", "steps": 2000, "checkpoint_every": 100, "evaluate_every": 1000}
-    stopped = search("curve", name="s", families=[OWN_FAMILIES], time_budget=0.1, runs_dir=tmp_path, space="none",
+    stopped = search("curve", name="s", families=[OWN_FAMILIES], time_budget=0.1 / 60, runs_dir=tmp_path, space="none",
                      **words)  # fmt: skip
     assert {trial["state"] for point in stopped["points"] for trial in point["trials"]} != {FINISHED}
     result = search(resume="s", runs_dir=tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cluster import launch, verify
+from cluster import train, verifying
 from trainers import registry
 from trainers.engine import checkpoint
 from trainers.engine.errors import CONFLICT, TroupeError
@@ -46,73 +46,73 @@ def weights_of(name: str, step: int) -> dict[str, Tensor]:
 def test_a_changed_setting_of_the_optimizer_counts_from_the_checkpoint_on(
     words: dict[str, Any], key: str, value: Any
 ) -> None:
-    launch.train("classifier", name="old", **MLP)
-    launch.train(resume="old", steps=8, allow_changes=True, **words)
+    train("classifier", name="old", **MLP)
+    train(resume="old", steps=8, allow_changes=True, **words)
     assert state_of("old", 8)["optimizers"]["network"]["param_groups"][0][key] == value
-    launch.train("classifier", name="plain", **{**MLP, "steps": 8})
+    train("classifier", name="plain", **{**MLP, "steps": 8})
     assert not torch.equal(weights_of("old", 8)["1.weight"], weights_of("plain", 8)["1.weight"])
 
 
 def test_momentum_is_that_of_the_settings_when_a_cycle_is_left_for_another_schedule() -> None:
-    launch.train("classifier", name="old", **{**MLP, "schedule": "one_cycle"})
-    launch.train(resume="old", steps=6, schedule="constant", allow_changes=True)
+    train("classifier", name="old", **{**MLP, "schedule": "one_cycle"})
+    train(resume="old", steps=6, schedule="constant", allow_changes=True)
     assert {group["momentum"] for group in state_of("old", 6)["optimizers"]["network"]["param_groups"]} == {0.9}
 
 
 def test_another_optimizer_begins_without_a_memory_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    launch.train("classifier", name="old", **MLP)
-    launch.train(resume="old", steps=6, optimizer="adamw", allow_changes=True, progress=True)
+    train("classifier", name="old", **MLP)
+    train(resume="old", steps=6, optimizer="adamw", allow_changes=True, progress=True)
     assert "optimizer network: another kind than the checkpoint's" in capsys.readouterr().out
     assert state_of("old", 6)["optimizers"]["network"]["kind"] == "AdamW"
 
 
 @pytest.mark.slow
 def test_the_fast_recipe_learns_in_fewer_steps_than_its_average_takes() -> None:
-    launch.train("cifar_speed", name="short", **{**FAST, "steps": 4, "lookahead": 5})
+    train("cifar_speed", name="short", **{**FAST, "steps": 4, "lookahead": 5})
     first, last = weights_of("short", 0), weights_of("short", 4)
     assert not torch.equal(first["head.weight"], last["head.weight"])
 
 
 @pytest.mark.slow
 def test_the_fast_recipe_cannot_be_extended_silently_since_its_pull_spans_the_run() -> None:
-    launch.train("cifar_speed", name="short", **{**FAST, "steps": 2, "schedule": "constant"})
+    train("cifar_speed", name="short", **{**FAST, "steps": 2, "schedule": "constant"})
     with pytest.raises(TroupeError, match="its schedule depends on how many") as caught:
-        launch.train(resume="short", steps=4)
+        train(resume="short", steps=4)
     assert caught.value.code == CONFLICT
-    launch.train("cifar_speed", name="without", **{**FAST, "steps": 2, "schedule": "constant", "lookahead": 0})
-    assert launch.train(resume="without", steps=4)["steps"] == 4
+    train("cifar_speed", name="without", **{**FAST, "steps": 2, "schedule": "constant", "lookahead": 0})
+    assert train(resume="without", steps=4)["steps"] == 4
     assert "average" not in str(state_of("without", 4)["optimizers"]["network"]["state"][0].keys())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
 def test_the_fast_recipe_takes_no_momentum_too(schedule: str) -> None:
-    assert launch.train("cifar_speed", **{**FAST, "steps": 2, "schedule": schedule, "momentum": 0})["steps"] == 2
+    assert train("cifar_speed", **{**FAST, "steps": 2, "schedule": schedule, "momentum": 0})["steps"] == 2
 
 
 def test_a_reached_target_is_told_when_the_run_is_asked_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     asked = {**MLP, "steps": 8, "evaluate_every": 2, "target": "eval_accuracy:0.01"}
-    assert launch.train("classifier", name="old", **asked)["steps"] == 2
-    assert launch.train(resume="old", steps=12, progress=True)["steps"] == 2
+    assert train("classifier", name="old", **asked)["steps"] == 2
+    assert train(resume="old", steps=12, progress=True)["steps"] == 2
     assert "old: reached eval_accuracy:0.01 at step 2; say target=none to go on" in capsys.readouterr().out
-    assert launch.train(resume="old", target="none")["steps"] == 8
+    assert train(resume="old", target="none")["steps"] == 8
 
 
 def test_pictures_that_a_killed_run_did_not_draw_are_drawn_when_it_goes_on() -> None:
-    launch.train("classifier", name="old", **MLP)
+    train("classifier", name="old", **MLP)
     folder = Path("runs/old")
     for part in ("result.json", "confusion.png", "mistakes.png"):
         (folder / part).unlink()
-    result = launch.train(resume="old")
+    result = train(resume="old")
     assert result["steps"] == 4
     assert [Path(picture).name for picture in result["pictures"]] == ["confusion.png", "mistakes.png"]
     assert all(Path(picture).exists() for picture in result["pictures"])
 
 
 def test_weights_of_another_project_begin_a_run() -> None:
-    launch.train("classifier", name="old", **MLP)
+    train("classifier", name="old", **MLP)
     torch.save({f"module.{key}": value for key, value in weights_of("old", 4).items()}, "mine.pth")
-    launch.train("classifier", name="new", from_run="mine.pth", **MLP)
+    train("classifier", name="new", from_run="mine.pth", **MLP)
     begun = weights_of("new", 0)
     assert all(torch.equal(begun[key], value) for key, value in weights_of("old", 4).items())
 
@@ -133,7 +133,7 @@ def test_biases_and_scales_of_whatever_shape_do_not_decay() -> None:
 
 def test_variants_named_after_a_setting_that_is_given_are_one() -> None:
     tiny = registry.config_class("classifier").tiny
-    assert list(verify.variants(tiny, {})) == list(tiny)
-    assert list(verify.variants(tiny, {"model": "mlp"})) == ["mlp"]
-    assert verify.variants(tiny, {"model": "cnn"}) == {"cnn": tiny["cnn"]}
-    assert list(verify.variants(tiny, {"batch_size": "8"})) == list(tiny)
+    assert list(verifying.variants(tiny, {})) == list(tiny)
+    assert list(verifying.variants(tiny, {"model": "mlp"})) == ["mlp"]
+    assert verifying.variants(tiny, {"model": "cnn"}) == {"cnn": tiny["cnn"]}
+    assert list(verifying.variants(tiny, {"batch_size": "8"})) == list(tiny)

@@ -15,6 +15,9 @@ from trainers import registry
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = sorted(registry.families())
+MODULES = [
+    path for part in ("cluster", "cluster/page", "trainers", "trainers/engine") for path in (ROOT / part).glob("*.py")
+]
 
 
 @cache
@@ -33,6 +36,15 @@ def test_every_verb_and_every_option_is_in_the_documents(verb: str) -> None:
     missing = [] if named(f"troupe {verb}") else [f"troupe {verb}"]
     missing += [f"--{option.name}" for option in VERBS[verb].options if not named(f"--{option.name}")]
     assert missing == []
+
+
+def test_the_architecture_names_every_module_of_the_cluster_and_the_engine_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    listed = text[text.index("## The three packages") : text.index("Arrows go")]
+    there = {path.name for path in MODULES} - {"__init__.py"}
+    named = set(re.findall(r"[a-z_]+\.py", listed))
+    assert there - named == set()
+    assert set(re.findall(r"^ {6,8}([a-z_]+\.py)  ", listed, re.MULTILINE)) - there == set()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

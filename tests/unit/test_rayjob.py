@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from cluster import typed
-from cluster.check import SHARED_MEMORY
-from cluster.jobs import SAVING
+from cluster.checking import SHARED_MEMORY
+from cluster.submitting import SAVING
 from cluster.words import Words, parse
 from trainers.version import __version__
 

@@ -307,7 +307,7 @@ def test_the_command_tells_where_the_page_is(
     assert cli.command(["report", "search"]) == 0
     assert capsys.readouterr().out.startswith("runs/search/report/index.html: ")
     assert cli.command(["report", "search", "one", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    told = json.loads(capsys.readouterr().out)["result"]
     assert told["page"] == "report/index.html"
     assert (told["trials"], told["left_out"]) == (3, [])
     assert cli.command(["report", "serch"]) == WORDS

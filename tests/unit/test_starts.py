@@ -11,7 +11,7 @@ import pytest
 import safetensors
 import safetensors.torch
 
-from cluster import launch, use
+from cluster import launch, train, use
 from trainers import registry
 from trainers.engine import durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
@@ -29,7 +29,7 @@ class Killed(BaseException):
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of two steps, `old`."""
     folder = tmp_path_factory.mktemp("made")
-    launch.train("dcgan", name="old", runs_dir=folder / "runs", **TINY)
+    train("dcgan", name="old", runs_dir=folder / "runs", **TINY)
     return folder
 
 
@@ -43,7 +43,7 @@ def old(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolde
 def refused(code: int, **words: Any) -> str:
     """The one line with which `train` refuses."""
     with pytest.raises(TroupeError) as caught:
-        launch.train(**words)
+        train(**words)
     assert caught.value.code == code, caught.value
     (line,) = caught.value.mistakes
     assert "\n" not in line
@@ -56,13 +56,13 @@ CHANGED: dict[str, Any] = {"resume": "old", "steps": 4, "allow_changes": True}
 def test_a_change_that_the_checkpoint_does_not_fit_leaves_the_run_as_it_was(old: RunFolder) -> None:
     before = old.settings.read_text()
     with pytest.raises(TroupeError) as caught:
-        launch.train(**CHANGED, width=16)
+        train(**CHANGED, width=16)
     assert caught.value.code == CONFLICT
     assert all("does not fit" in line and len(line) < 230 for line in caught.value.mistakes)
     assert old.settings.read_text() == before
     assert not old.before.exists()
-    assert launch.train(resume="old")["steps"] == 2
-    assert launch.train(resume="old", steps=3)["steps"] == 3
+    assert train(resume="old")["steps"] == 2
+    assert train(resume="old", steps=3)["steps"] == 3
 
 
 @pytest.mark.parametrize("code", [1, SURROUNDINGS, CONFLICT])
@@ -90,10 +90,10 @@ def test_the_settings_come_back_where_the_process_was_killed_before_a_new_checkp
     with monkeypatch.context() as patched:
         patched.setattr(launch, "_here", killed)
         with pytest.raises(Killed):
-            launch.train(**CHANGED, width=16)
+            train(**CHANGED, width=16)
     assert json.loads(old.settings.read_text())["settings"]["width"] == 16
     assert old.read_settings() == before
-    assert launch.train(resume="old", steps=3)["steps"] == 3
+    assert train(resume="old", steps=3)["steps"] == 3
     assert old.read_settings()["settings"] == {**before["settings"], "steps": 3}
     assert not old.before.exists()
 
@@ -110,10 +110,10 @@ def test_changed_settings_stay_where_a_checkpoint_was_made_under_them(
     with monkeypatch.context() as patched:
         patched.setattr(launch, "_here", killed_late)
         with pytest.raises(Killed):
-            launch.train(**CHANGED, learning_rate=0.5)
+            train(**CHANGED, learning_rate=0.5)
     assert old.before.exists()
     assert old.read_settings()["settings"]["learning_rate"] == 0.5
-    launch.train(resume="old", steps=5)
+    train(resume="old", steps=5)
     assert old.read_settings()["settings"]["learning_rate"] == 0.5
     assert not old.before.exists()
 
@@ -140,7 +140,7 @@ def test_settings_are_changed_under_the_lock_of_the_run(old: RunFolder, monkeypa
         change(folder, facts)
 
     monkeypatch.setattr(RunFolder, "change_settings", looked_at)
-    launch.train(**CHANGED)
+    train(**CHANGED)
     assert seen == ["old"]
 
 
@@ -150,7 +150,7 @@ def test_a_file_without_weights_is_told_in_one_line_and_leaves_nothing(old: RunF
     assert line.startswith("--from: no weights can be read (")
     assert line.endswith("); give a state dict that torch saved, or a file or folder that `troupe export` wrote")
     assert [path.name for path in Path("runs").iterdir()] == ["old"]
-    launch.train("dcgan", name="new", from_run="old", **TINY)
+    train("dcgan", name="new", from_run="old", **TINY)
 
 
 def test_a_file_that_cannot_be_read_or_copied_leaves_nothing(old: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_a_file_that_cannot_be_read_or_copied_leaves_nothing(old: RunFolder, mon
             patched.setattr(shutil, "copyfileobj", fails)
             if code is None:
                 with pytest.raises(Killed):
-                    launch.train(**words)
+                    train(**words)
             else:
                 assert "no space left" in refused(code, **words)
         assert [path.name for path in Path("runs").iterdir()] == ["old"]

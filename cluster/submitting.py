@@ -23,7 +23,7 @@ from typing import Any
 import cluster
 import searchspaces
 import trainers
-from cluster.check import WRONG, CheckCommand, Finding
+from cluster.checking import WRONG, CheckCommand, Finding
 from cluster.dashboard import ENDED, LOOK, Dashboard, first_line, reach
 from cluster.show import duration, size
 from trainers.engine.bucket import is_address
@@ -127,16 +127,28 @@ def look(
     finally:
         with contextlib.suppress(TroupeError):
             client.ask("delete_job" if state in ENDED else "stop_job", job)
-    start = re.search(r"^\[$", printed, re.MULTILINE)
-    if start is not None:
-        with contextlib.suppress(ValueError):
-            found: list[dict[str, Any]] = json.JSONDecoder().raw_decode(printed[start.start() :])[0]
-            return found
+    if (answer := _answer_in(printed)) is not None:
+        found: list[dict[str, Any]] = (
+            answer["result"]["findings"]
+            if answer["result"]
+            else [{"what": "cluster", "state": WRONG, "told": line} for line in answer["mistakes"]]
+        )
+        return found
     lines = [line for line in (printed.strip() or details.message or "").splitlines() if line.strip()]
     said = lines[-1] if lines else f"still {state.lower()} after {patience:.0f} s"
     if "ModuleNotFoundError" in said:
         said += "; --install adds what is missing there"
     return [{"what": "cluster", "state": WRONG, "told": f"cannot carry out troupe ({said})"}]
+
+
+def _answer_in(printed: str) -> dict[str, Any] | None:
+    """The object that `--json` printed, among what else a job prints."""
+    for start in re.finditer(r"^\{$", printed, re.MULTILINE):
+        with contextlib.suppress(ValueError):
+            answer: dict[str, Any] = json.JSONDecoder().raw_decode(printed[start.start() :])[0]
+            if answer.keys() >= {"result", "mistakes"}:
+                return answer
+    return None
 
 
 def check(address: str, command: CheckCommand, words: Sequence[str], say: Callable[[str], None]) -> list[Finding]:

@@ -183,7 +183,8 @@ def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda wha
         "samples": config.held_out_places(data.facts),
         "held_out": held_out,
         "notes": [*prepared.notes, *notes],
-        **trainer.evaluation.results,
+        "metrics": dict(trainer.evaluation.results),
+        "pictures": [],
         "verdict": {**report, "ema": prepared.config.ema} if (report := family.report()) else None,
     }
     if command.out is not None:
@@ -203,6 +204,6 @@ def text(result: Mapping[str, Any]) -> str:
     if result["verdict"]:
         lines += verdict_lines(result["verdict"])
     else:
-        lines += [f"  {key:<14} {value:.4f}" for key, value in result.items() if key.startswith("eval_")]
-    lines += [f"  {picture}" for picture in result.get("pictures", ())]
+        lines += [f"  {key:<14} {value:.4f}" for key, value in result["metrics"].items()]
+    lines += [f"  {picture}" for picture in result["pictures"]]
     return "\n".join([*lines, *(f"  note: {note}" for note in result["notes"])])

@@ -1,0 +1,59 @@
+"""`troupe env`: what this machine is like. Imports no heavy library, so that it works where one of them is broken."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from cluster import checks
+from cluster.show import size
+from trainers.engine import processor
+from trainers.version import __version__
+
+LIBRARIES = ("torch", "torchvision", "ray", "numpy", "pillow", "pydantic", "tensorboardX", "safetensors")
+PREFIXES = ("RAY_", "OMP_", "MKL_", "GLIBC_", "CUDA_")  # of variables that change how a run goes
+
+
+def facts() -> dict[str, Any]:
+    """Versions and hardware; bytes of memory, and None for what is not there."""
+    names = sorted(name for name in os.environ if name.startswith(PREFIXES) and "TOKEN" not in name)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else None
+    return {
+        "troupe": __version__, "python": platform.python_version(), "executable": sys.executable,
+        "system": platform.platform(), "processor": processor.name(), "processor_kind": processor.kind(),
+        "cores": checks.cores(), "gpus": checks.gpus(), "memory": memory, "shared_memory_free": shared,
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "variables": {name: os.environ[name] for name in names},
+    }  # fmt: skip
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The block for a bug report."""
+    shared = found["shared_memory_free"]
+    lines = {
+        "troupe": found["troupe"],
+        "python": f"{found['python']} ({found['executable']})",
+        "system": found["system"],
+        "processor": f"{found['processor']} ({found['processor_kind']}), {found['cores']} cores",
+        "memory": size(found["memory"] or 0),
+        "shared memory": "none" if shared is None else f"{size(shared)} free",
+        "gpus": found["gpus"],
+        **{name: version or "not installed" for name, version in found["libraries"].items()},
+        "environment": " ".join(f"{name}={value}" for name, value in found["variables"].items()) or "-",
+    }
+    width = max(map(len, lines))
+    block = "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+    return f"Paste this into the bug report:\n\n```\n{block}\n```"
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

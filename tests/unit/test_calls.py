@@ -1,0 +1,164 @@
+"""Every verb as a call from Python: the same words, the same mistakes, nothing heavy before it is used."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cluster
+from cluster.words import VERBS
+from trainers.engine.errors import CONFLICT, WORDS, TroupeError
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "python.md").read_text()
+CALLS = [name for name in cluster.__all__ if name != "TroupeError"]
+OTHER_NAMES = {("train", "from"): "from_run", ("search", "seed"): "search_seed"}
+ONLY_TYPED = {"json", "debug"}
+
+
+def section(name: str) -> str:
+    return PAGE.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+
+
+def said_in(text: str) -> str:
+    """A signature without quotes and without the places where its lines are broken."""
+    return re.sub(r",\)", ")", re.sub(r"\s+", "", text.replace("'", "")))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_a_call_with_its_options_as_arguments(verb: str) -> None:
+    known = inspect.signature(getattr(cluster, verb)).parameters
+    options = {option.name for option in VERBS[verb].options} - ONLY_TYPED
+    names = {OTHER_NAMES.get((verb, option), option.replace("-", "_")) for option in options}
+    assert names - known.keys() == set()
+    assert VERBS[verb].settings == any(known[name].kind is inspect.Parameter.VAR_KEYWORD for name in known)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_page_has_the_signature_and_an_example_of_every_call_and_each_has_a_docstring(name: str) -> None:
+    call = getattr(cluster, name)
+    (shown,) = re.findall(rf"```\n({name}\(.*?)\n```", section(name), re.DOTALL)
+    assert said_in(shown) == said_in(f"{name}{inspect.signature(call)}")
+    assert f"{name}(" in section(name).partition("```python")[2]
+    assert inspect.getdoc(call)
+    parameters = inspect.signature(call).parameters.values()
+    assert [one.name for one in parameters if one.annotation is inspect.Parameter.empty] == []
+
+
+def test_no_module_has_the_name_of_a_call_which_would_take_its_place() -> None:
+    modules = {path.stem for path in (ROOT / "cluster").glob("*.py")} | {"page"}
+    assert modules & set(CALLS) == set()
+
+
+def test_cluster_and_its_calls_import_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys, cluster\n"
+        "assert 'cluster.calls' not in sys.modules\n"
+        "from cluster import train, load_exported, env, families, runs, TroupeError\n"
+        "env(), families(), runs()\n"
+        "assert not {'torch', 'ray'} & set(sys.modules)\n"
+        "assert {'train', 'verify'} <= set(dir(cluster))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], list[str]]] = {
+    "train": ("train", ("dcgan",), {"name": 5, "progress": "often", "resume": 1.5}, [
+        "name=5: must be str or None", "resume=1.5: must be str or Path or None", "progress='often': must be bool"]),
+    "families as one text": ("train", ("dcgan",), {"families": "mine"}, [
+        "families='mine': must be Sequence[str or Path]"]),
+    "search": ("search", (), {"trials": "many", "space": 3}, [
+        "space=3: must be str or Path or None", "trials='many': must be int or None"]),
+    "bounds": ("search", ("dcgan",), {"trials": 0, "time_budget": -1.0, "latent": "8,16"}, [
+        "--trials 0: must be a whole number, at least 1", "--time-budget -1.0: must be a number above 0"]),
+    "verify": ("verify", (), {}, ["family: is missing, as in verify(family=...)"]),
+    "evaluate": ("evaluate", ("run",), {"weights": 7}, ["weights=7: must be str or Path or None"]),
+    "sample": ("sample", ("run",), {"count": 0, "seed": -1}, [
+        "--count 0: must be a whole number, at least 1", "--seed -1: must be a whole number, at least 0"]),
+    "export": ("export", ("run",), {"ouf": "x", "best": 3}, [
+        "best=3: must be bool", "ouf: no such argument of export; did you mean out?"]),
+    "load_exported": ("load_exported", (5,), {}, ["folder=5: must be str or Path"]),
+    "report": ("report", (), {}, ["report: needs a name, as in report('dcgan-search-1')"]),
+    "names": ("report", ("run", 5), {}, ["5: must be a name or a path"]),
+    "runs": ("runs", (), {"remove": True}, [
+        "--remove: name the runs to remove, as in `troupe runs --remove dcgan-1`"]),
+    "stop": ("stop", ("nobody",), {"address": 5}, ["address=5: must be str or None"]),
+    "logs": ("logs", ("nobody",), {}, ["nobody: no such run in runs"]),
+    "submit": ("submit", ("train", "dcgan"), {"name": 5, "resume": True, "address": "http://h:1"}, [
+        "name=5: must be str or Path", "resume=True: must be str or Path"]),
+    "submit what": ("submit", ("evaluate",), {}, ["evaluate: submit carries out train or search"]),
+    "jobs": ("jobs", ("http://h:1",), {}, ["'http://h:1': one argument too many, or say its name"]),
+    "check": ("check", (), {"workers": 4}, [
+        "settings are of a family; say which, as in `troupe check dcgan workers=4`"]),
+    "families": ("families", (), {"families": 5}, ["families=5: must be Sequence[str or Path]"]),
+    "datasets": ("datasets", (), {"remove": "nowhere"}, [
+        "--remove nowhere: no packed copy of it; `troupe datasets` lists them"]),
+    "env": ("env", (), {"json": True}, ["json: no such argument of env"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_told_at_once_and_as_a_mistake(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, arguments, words, lines = WRONG[case]
+    if "data_dir" in inspect.signature(getattr(cluster, name)).parameters:
+        words = {"data_dir": tmp_path / "data", **words}
+    with pytest.raises(TroupeError) as caught:
+        getattr(cluster, name)(*arguments, **words)
+    assert caught.value.code == WORDS
+    assert sorted(caught.value.mistakes) == sorted(lines)
+
+
+def test_a_folder_without_an_export_and_a_damaged_one_are_told(tmp_path: Path) -> None:
+    with pytest.raises(TroupeError, match="holds no exported networks") as caught:
+        cluster.load_exported(str(tmp_path / "nothing"))
+    assert caught.value.code == WORDS
+    (tmp_path / "config.json").write_text('{"family": "dcgan"}')
+    with pytest.raises(TroupeError, match="is not what `troupe export` writes") as caught:
+        cluster.load_exported(tmp_path)
+    assert caught.value.code == CONFLICT
+
+
+def test_submit_hands_on_the_words_of_the_verb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sent: list[Any] = []
+
+    def submit(command: Any, say: Any) -> dict[str, Any]:
+        sent.append(command)
+        return {"name": "x", "job": "x", "address": command.address, "bytes": 1}
+
+    monkeypatch.setattr("cluster.submitting.submit", submit)
+    told = cluster.submit("train", "dcgan", data="digits", workers=2, learning_rate=0.001, name="x", runs_dir="/s/runs",
+                          data_dir=Path("/s/data"), families=[tmp_path], allow_changes=True,
+                          address="http://h:1", install=True)  # fmt: skip
+    assert told == {"name": "x", "job": "x", "address": "http://h:1", "bytes": 1, "ended": None}
+    (command,) = sent
+    assert command.words == (
+        "dcgan", "data=digits", "workers=2", "learning_rate=0.001", "--runs-dir", "/s/runs", "--data-dir", "/s/data",
+        "--allow-changes",
+    )  # fmt: skip
+    assert (command.name, command.families, command.runs_dir) == ("x", (tmp_path,), "/s/runs")
+    assert (command.install, command.unchecked) == (True, False)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_page_work_one_after_another(tmp_path: Path) -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+    assert code.count("from cluster import") >= len(CALLS) - 2, "but those that need a cluster"
+    script = tmp_path / "examples.py"
+    script.write_text('if __name__ == "__main__":\n' + "\n".join(f"    {line}" for line in code.splitlines()))
+    done = subprocess.run([sys.executable, "examples.py"], cwd=tmp_path, capture_output=True, text=True, check=False,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert (tmp_path / "sixteen.png").exists()
+    assert (tmp_path / "page" / "index.html").exists()
