@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import checks, connect
-from cluster.show import size, table
+from cluster.columns import table
+from cluster.show import size
 from trainers import registry
 from trainers.data import sources
 from trainers.engine import bucket
@@ -155,7 +156,7 @@ def _asked(
         mistakes.append(Finding("runs", WRONG, f"this machine: {mistake}"))
     mark = command.runs_dir.resolve() / f".seen-{uuid.uuid4().hex}"
     with contextlib.suppress(OSError):
-        mark.write_text("")
+        mark.write_text("", encoding="utf-8")
     data = (config.data, str(command.data_dir), [str(path) for path in command.families]) if config else None
     try:
         look = ray.remote(num_cpus=0)(_looked)

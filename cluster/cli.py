@@ -13,11 +13,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cluster import typed
+from cluster import start, typed
 from cluster import words as grammar
 from cluster.environment import start_anew
 from cluster.help import help_text
-from cluster.show import ROWS, Progress, from_here, lines_of, paragraphs, table, tell, width_of
+from cluster.show import Progress, from_here, lines_of, tell
+from cluster.columns import ROWS, paragraphs, table, width_of
 from cluster.typed import Answer
 from cluster.words import Words
 from trainers.engine import bucket
@@ -28,19 +29,23 @@ from trainers.version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if given[:1] == ["train"] and arguments is None and "--help" not in given and "--dry-run" not in given:
-        start_anew()  # before anything heavy is imported
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also before there is anything to save
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError, OSError):  # there may be none
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        start.open_streams()
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        if given[:1] == ["train"] and arguments is None and "--help" not in given and "--dry-run" not in given:
+            start_anew()  # before anything heavy is imported
+        start.take_signals()
+        for stream in (sys.stdout, sys.stderr):
+            start.backslashes(stream)
+    except KeyboardInterrupt:
+        os._exit(STOPPED)
     code = command(given)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said; what is left would be a traceback
     for stream in (sys.stdout, sys.stderr):  # what a reader who has gone did not take would else change the exit code
         try:
             stream.flush()
-        except (OSError, ValueError, AttributeError):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if "ray" in sys.modules:  # taking apart what it leaves in this process takes a second
         atexit._run_exitfuncs()
@@ -53,8 +58,9 @@ def command(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--version"]:
         tell(f"troupe {__version__}")
         return 0
-    said = grammar.parse(arguments)
+    said = Words()
     try:
+        said = grammar.parse(arguments)
         if said.help:
             return written(help_text(said), 0)
         answer = HANDLERS[said.verb](said) if said.verb in HANDLERS else None
@@ -63,21 +69,21 @@ def command(arguments: Sequence[str]) -> int:
         if answer is None:
             return 0
         result, text, code = answer
-        return written(json.dumps(result, indent=1) if said.has("json") else text, code)
+        return written(json.dumps(result, indent=1) if said.has("json") else paragraphs(text, ROWS), code)
     except TroupeError as error:
         if said.has("debug"):
             traceback.print_exc()
         for line in error.mistakes:
-            tell(f"troupe: {line}", sys.stderr)
+            Progress(sys.stderr).say(line)
         return error.code
     except KeyboardInterrupt:
-        tell("troupe: stopped at once; what was saved before is good", sys.stderr)
+        Progress(sys.stderr).say("stopped at once; what was saved before is good")
         return STOPPED
     except Exception as error:
         if said.has("debug"):
             raise
         line = f"{type(error).__name__}: {error}".splitlines()[0]
-        tell(f"troupe: {line} (a bug of ours: --debug shows where; please report it with `troupe env`)", sys.stderr)
+        Progress(sys.stderr).say(f"{line} (a bug of ours: --debug shows where; please report it with `troupe env`)")
         return FAILED
 
 
@@ -103,7 +109,7 @@ def train(said: Words) -> Answer | None:
     if said.has("dry-run"):
         return dry_run(prepare.dry_run(wanted))
     result = launch.launch(wanted, Progress(sys.stderr if said.has("json") else sys.stdout), own_process=True)
-    return result, paragraphs("\n".join(lines_of(result, launch.SHOWN)), ROWS), 0
+    return result, "\n".join(lines_of(result, launch.SHOWN)), 0
 
 
 def search(said: Words) -> Answer | None:
@@ -115,7 +121,7 @@ def search(said: Words) -> Answer | None:
         return None
     if said.has("dry-run"):
         expected = searching.dry_run(wanted)
-        return expected, paragraphs("\n".join(searching.text_of_dry_run(expected)), ROWS), 0
+        return expected, "\n".join(searching.text_of_dry_run(expected)), 0
     result = searching.carry_out(wanted, Progress(sys.stderr if said.has("json") else sys.stdout))
     return result, searching.text(result), 0
 
@@ -321,8 +327,7 @@ def env(said: Words) -> Answer | None:
     if said.mistakes:
         return None
     facts = use.environment_facts()
-    width = max(map(len, facts))
-    block = "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
+    block = table([{"": name, " ": value} for name, value in facts.items()], heads=False)
     return facts, f"Paste this into the bug report:\n\n```\n{block}\n```", 0
 
 
@@ -345,7 +350,7 @@ def dry_run(resolved: dict[str, Any]) -> Answer:
 
             parts += ["", f"{title}:", sparkline(resolved[course], min(60, width_of(sys.stdout) - 10))]
     parts += ["", *resolved["remarks"]] if "remarks" in resolved else []
-    return resolved, paragraphs("\n".join(parts), ROWS), 0
+    return resolved, "\n".join(parts), 0
 
 
 if __name__ == "__main__":

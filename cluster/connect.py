@@ -56,7 +56,7 @@ def ray_for(
         held.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
         if log is not None:
             with checkpoint.writing(log):
-                file = held.enter_context(open(log, "a"))
+                file = held.enter_context(open(log, "a", encoding="utf-8", errors="backslashreplace"))
             held.enter_context(contextlib.redirect_stdout(file))
             held.enter_context(contextlib.redirect_stderr(file))
         yield held.enter_context(
@@ -217,7 +217,7 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
     here = facts_of_node([])
     try:
         for mark in marks.values():
-            mark.write_text("")
+            mark.write_text("", encoding="utf-8")
         look = ray.remote(num_cpus=0)(facts_of_node)
         answers = {
             node["NodeID"]: look.options(

@@ -360,7 +360,7 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     search.write(lasting=True)
     with contextlib.suppress(OSError):
         if driver.asked.is_set() and (search.path / STOP_FILE).exists():
-            (search.path / STOP_FILE).write_text(SAVED)
+            (search.path / STOP_FILE).write_text(SAVED, encoding="utf-8")
         else:
             (search.path / STOP_FILE).unlink(missing_ok=True)
         if there is not None:

@@ -57,7 +57,7 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> dict[str, Any]:
         raise TroupeError(f"{name}: will still save and stop; nobody waits for it now", STOPPED) from None
     saved = False
     with contextlib.suppress(OSError):
-        saved = (path / STOP_FILE).read_text() == SAVED  # its owner says so
+        saved = (path / STOP_FILE).read_text(encoding="utf-8") == SAVED  # its owner says so
         (path / STOP_FILE).unlink(missing_ok=True)
     newest = checkpoint.newest_whole(RunFolder(path).checkpoints) if not whole else None
     return {"name": name, "finished": _finished(path, whole), "saved": saved,
@@ -97,7 +97,7 @@ def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[str]
     if not follow:
         for path in there if rank is None else [folder.log(rank)]:
             yield f"==> {path.name} <==\n" if rank is None and len(there) > 1 else ""
-            yield path.read_text(errors="replace")
+            yield path.read_text(encoding="utf-8", errors="replace")
         return
     path, place, decoder = folder.log(rank or 0), 0, codecs.getincrementaldecoder("utf-8")("replace")
     while True:

@@ -145,7 +145,7 @@ def _carried_out(
         if isinstance(error, Stopped):
             with contextlib.suppress(OSError):
                 if folder.stop.exists():
-                    folder.stop.write_text(SAVED)
+                    folder.stop.write_text(SAVED, encoding="utf-8")
         raise
     finally:
         progress.end()
@@ -307,7 +307,7 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
     try:
         with contextlib.ExitStack() as held:
             held.enter_context(checkpoint.writing(folder.path))
-            log = held.enter_context(open(folder.log(0), "a", buffering=1))
+            log = held.enter_context(open(folder.log(0), "a", 1, "utf-8", "backslashreplace"))
             if own_process:
                 held.enter_context(contextlib.redirect_stdout(log))
                 held.enter_context(contextlib.redirect_stderr(log))

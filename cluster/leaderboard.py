@@ -125,7 +125,7 @@ class Search:
                     durable.write(self.path / file, text)
                 else:
                     making = self.path / f".{file}.making"
-                    making.write_text(text)
+                    making.write_text(text, encoding="utf-8")
                     os.replace(making, self.path / file)
 
     def leaderboard(self) -> list[dict[str, Any]]:
@@ -164,7 +164,7 @@ class Search:
 def read(path: Path) -> Search:
     """The search in a folder. Raises TroupeError (exit code 4) where its file is damaged."""
     try:
-        told = json.loads((path / SEARCH).read_text())
+        told = json.loads((path / SEARCH).read_text(encoding="utf-8"))
         trials = [TrialRecord(**trial) for trial in told.pop("trials")]
         if told.pop("format") > FORMAT:
             raise TroupeError(f"{path}: written by a newer troupe; install that to go on", SURROUNDINGS)

@@ -76,7 +76,7 @@ class OwnRay:
         """What of it has died; nothing while all of it lives."""
         for pid, name in self.processes.items():
             with contextlib.suppress(OSError, IndexError):
-                if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX":
+                if Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0] not in "ZX":
                     continue
             return f"the {name} of this machine's Ray died (killed, or out of memory)"
         return ""
@@ -155,6 +155,6 @@ def _children() -> Iterator[tuple[int, str]]:
     """The processes that this one has started, and their names."""
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         with contextlib.suppress(OSError, ValueError, IndexError):
-            before, _, after = Path(f"/proc/{name}/stat").read_text().rpartition(") ")
+            before, _, after = Path(f"/proc/{name}/stat").read_text(encoding="utf-8").rpartition(") ")
             if int(after.split()[1]) == os.getpid():
                 yield int(name), before.partition(" (")[2]

@@ -157,7 +157,7 @@ def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     import yaml
 
     try:
-        read = yaml.load(expanded(path).read_text(), yaml.BaseLoader)  # texts, read as those on the command line
+        read = yaml.load(expanded(path).read_text(encoding="utf-8"), yaml.BaseLoader)  # texts, read as those on the command line
     except OSError as error:
         mistakes.append(f"--config {path}: {error.strerror}")
         return {}

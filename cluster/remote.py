@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from cluster import typed
-from cluster.show import Progress, table, tell
+from cluster.columns import table
+from cluster.show import Progress, tell
 from cluster.typed import Answer
 from cluster.words import Words
 from trainers.engine.errors import STOPPED, TroupeError

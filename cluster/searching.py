@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster import checks, proposals
+from cluster.columns import table
 from cluster.leaderboard import FAILED, FINISHED, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, prepare
-from cluster.show import Progress, Silence, duration, table
+from cluster.show import Progress, Silence, duration
 from trainers.engine import bucket, checkpoint, mirror
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError
 from trainers.engine.errors import FAILED as RUN_FAILED

@@ -214,7 +214,7 @@ def load_exported(folder: Path, families: Sequence[Path] = ()) -> dict[str, Any]
     """The networks of an exported folder, in eval mode, by name."""
     from trainers.engine.tensors import read_weights
 
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = registry.config_class(config["family"], families)
     settings = kind.of(config["settings"], config["family"])
     family = registry.family_class(config["family"], families)(settings, config["facts"])

@@ -147,7 +147,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 def damage_of(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         if not durable.is_whole(manifest):
             return "manifest.json is not as it was written"
         for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
@@ -162,7 +162,7 @@ def damage_of(path: Path) -> str | None:
 
 def manifest_of(path: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint."""
-    manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+    manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     return manifest
 
 

@@ -107,7 +107,7 @@ class RunFolder:
     def change_settings(self, facts: Mapping[str, Any]) -> None:
         """Write changed settings, and keep those of before until they are proved. Whoever calls holds the lock."""
         newest = checkpoint.newest_whole(self.checkpoints)
-        durable.write(self.before, self.settings.read_text())
+        durable.write(self.before, self.settings.read_text(encoding="utf-8"))
         self.write_settings({**facts, "since": newest.name if newest else ""})
 
     def settle_settings(self) -> None:
@@ -122,7 +122,7 @@ class RunFolder:
         if not self.before.exists():
             return False
         try:
-            since = json.loads(self.settings.read_text())["since"]
+            since = json.loads(self.settings.read_text(encoding="utf-8"))["since"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
         newest = checkpoint.newest_whole(self.checkpoints)
@@ -131,7 +131,7 @@ class RunFolder:
     def read_result(self) -> dict[str, Any] | None:
         """The result of a finished run, or None."""
         try:
-            result: Any = json.loads(self.result.read_text())
+            result: Any = json.loads(self.result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return result if isinstance(result, dict) and isinstance(result.get("steps"), int) else None
@@ -142,14 +142,14 @@ class RunFolder:
             saved = checkpoint.all_in(self.checkpoints)
             step = checkpoint.place_of(saved[-1].name)[0] if saved else 0
             row = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "kind": kind, "why": why}
-            with open(self.restarts, "a") as file:
+            with open(self.restarts, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def read_restarts(self) -> list[dict[str, Any]]:
         """Each time that the workers had to begin anew: when, from which step, and why."""
         rows = []
         with contextlib.suppress(OSError):
-            for line in self.restarts.read_text().splitlines():
+            for line in self.restarts.read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError):
                     rows.append(json.loads(line))
         return [row for row in rows if isinstance(row, dict) and "why" in row]
@@ -157,7 +157,7 @@ class RunFolder:
     def read_verdict(self) -> dict[str, dict[str, Any]]:
         """What the best and the newest evaluation say in full; nothing where there is none, or where it is damaged."""
         try:
-            told: Any = json.loads(self.verdict.read_text())
+            told: Any = json.loads(self.verdict.read_text(encoding="utf-8"))
             return {name: one for name, one in told.items() if isinstance(one["step"], int)}
         except (OSError, ValueError, AttributeError, TypeError, KeyError):
             return {}
@@ -214,7 +214,7 @@ class RunFolder:
 def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:
     """What a settings.json says, as far as it is that of a run, and what is wrong with it, or nothing."""
     try:
-        stored: dict[str, Any] = json.loads(path.read_text())
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         parts = [stored["family"], stored["settings"]["steps"], stored["facts"], stored["versions"]]
         if [type(part) for part in parts] != [str, int, dict, dict]:
             return None, "not a run's settings"

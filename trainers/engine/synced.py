@@ -24,7 +24,7 @@ class Synced:
         self.known: dict[str, list[int]] = {}
         self.sizes: dict[str, int] = {}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads((path / STATE).read_text())
+            told = json.loads((path / STATE).read_text(encoding="utf-8"))
             self.known, self.sizes = dict(told["known"]), dict(told["sizes"])
 
     def write(self) -> None:

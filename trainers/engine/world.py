@@ -114,7 +114,7 @@ def free_port() -> int:
 def host_identity() -> str:
     """The same for processes that see the same /dev/shm, different otherwise."""
     try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             boot = file.read().strip()
         shared = os.stat("/dev/shm")
         return f"{boot}:{shared.st_dev}"
