@@ -13,12 +13,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cluster import start, typed
+from cluster import typed
 from cluster import words as grammar
+from cluster.columns import ROWS, paragraphs, table, width_of
 from cluster.environment import start_anew
 from cluster.help import help_text
 from cluster.show import Progress, from_here, lines_of, tell
-from cluster.columns import ROWS, paragraphs, table, width_of
+from cluster.signals import take_signals
+from cluster.streams import never_refuse, open_streams
 from cluster.typed import Answer
 from cluster.words import Words
 from trainers.engine import bucket
@@ -30,13 +32,13 @@ from trainers.version import __version__
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
     try:
-        start.open_streams()
+        open_streams()
         given = sys.argv[1:] if arguments is None else list(arguments)
         if given[:1] == ["train"] and arguments is None and "--help" not in given and "--dry-run" not in given:
             start_anew()  # before anything heavy is imported
-        start.take_signals()
+        take_signals()
         for stream in (sys.stdout, sys.stderr):
-            start.backslashes(stream)
+            never_refuse(stream)
     except KeyboardInterrupt:
         os._exit(STOPPED)
     code = command(given)

@@ -97,7 +97,11 @@ def _paragraph(row: Mapping[str, str], width: int) -> str:
     """A row of a table in which it has no room: its first cell, and under it what the others are and say."""
     first, *others = row.items()
     told = "  ".join(f"{head} {cell}".strip() for head, cell in others if cell.strip())
-    return wrapped(first[1], width) + "\n" + wrapped(f"{first[1][: len(first[1]) - len(first[1].lstrip())]}  {told}", width)
+    return (
+        wrapped(first[1], width)
+        + "\n"
+        + wrapped(f"{first[1][: len(first[1]) - len(first[1].lstrip())]}  {told}", width)
+    )
 
 
 def _text_of(drawn: Any, width: int) -> str:

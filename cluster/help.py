@@ -26,9 +26,8 @@ def help_text(said: Words) -> str:
                          "conflict, 130 stopped on request after saving.")
         )  # fmt: skip
     verb = grammar.VERBS[said.verb]
-    usage = " ".join(
-        [f"troupe {said.verb}", *map(_word, verb.names), *(["[key=value ...]"] if verb.settings else []), "[--option ...]"]
-    )  # fmt: skip
+    settings = ["[key=value ...]"] if verb.settings else []
+    usage = " ".join([f"troupe {said.verb}", *map(_word, verb.names), *settings, "[--option ...]"])
     options = [{"": f"--{o.name} {o.value}".strip(), " ": o.help} for o in (*verb.options, grammar.HELP)]
     summary = f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n"
     text = f"{paragraphs(summary)}\n{table(options, width=width, heads=False)}"

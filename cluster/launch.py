@@ -206,16 +206,13 @@ def _old_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCom
 def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand) -> RunFolder:
     """The folder of a new run, with its settings and the weights that it begins with; or nothing at all."""
     weights = weights_path(command) if command.from_run else None
-    folder = runfolder.create(command.runs_dir, prepared.family, command.name)
-    try:
-        with checkpoint.writing(folder.path):
-            if weights is not None:
-                _copy_weights(weights, folder, command)
-            folder.write_settings(stored)
-    except BaseException:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        raise
-    return folder
+
+    def fill(folder: RunFolder) -> None:
+        if weights is not None:
+            _copy_weights(weights, folder, command)
+        folder.write_settings(stored)
+
+    return runfolder.create(command.runs_dir, prepared.family, command.name, fill)
 
 
 def _copy_weights(weights: Path, folder: RunFolder, command: TrainCommand) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from cluster import checks
 from trainers import registry
 from trainers.data import sources
-from trainers.engine import checkpoint, runfolder, schedules
+from trainers.engine import appearing, checkpoint, runfolder, schedules
 from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import DATA_DIR, expanded
@@ -84,7 +84,7 @@ def prepare(command: TrainCommand) -> Prepared:
                 if family is not None and family != stored["family"]:
                     mistakes.append(f"{family}: {folder.name} is a run of {stored['family']}")
                 family = stored["family"]
-    elif family is None:
+    elif family is None and (command.config is None or from_file):  # else it may stand in what cannot be read
         mistakes.append("train: needs a family, as in `troupe train dcgan data=digits`, or --resume NAME")
     if command.name is not None and (mistake := runfolder.check_name(command.name)):
         mistakes.append(mistake)
@@ -132,11 +132,8 @@ def prepare(command: TrainCommand) -> Prepared:
         missing.append(f"--runs-dir {mistake}")
     if missing:
         raise TroupeError(missing, SURROUNDINGS)
-    if command.name is not None and (command.runs_dir / command.name).exists():
-        raise TroupeError(
-            f"--name {command.name}: in use; go on with `troupe train --resume {command.name}`, or take another name",
-            CONFLICT,
-        )
+    if command.name is not None and appearing.is_taken(command.runs_dir / command.name):
+        raise runfolder.in_use(command.runs_dir, command.name)
     if folder is not None:
         _compare_recipes(folder, stored, config, command.allow_changes)
         if not checkpoint.all_in(folder.checkpoints) and not command.allow_changes:
@@ -157,7 +154,8 @@ def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     import yaml
 
     try:
-        read = yaml.load(expanded(path).read_text(encoding="utf-8"), yaml.BaseLoader)  # texts, read as those on the command line
+        text = expanded(path).read_text(encoding="utf-8")
+        read = yaml.load(text, yaml.BaseLoader)  # texts, read as those on the command line
     except OSError as error:
         mistakes.append(f"--config {path}: {error.strerror}")
         return {}

@@ -13,7 +13,7 @@ from cluster.leaderboard import OPEN, POPULATION, Search
 from cluster.prepare import read_config
 from trainers import registry
 from trainers.data import sources
-from trainers.engine import runfolder
+from trainers.engine import appearing, runfolder
 from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import DATA_DIR
@@ -143,7 +143,7 @@ def prepare(command: SearchCommand) -> Prepared:
         "max_concurrent": command.max_concurrent, "trials_per_gpu": command.trials_per_gpu,
         "keep_best": command.keep_best,
     }  # fmt: skip
-    if command.name is not None and (command.runs_dir / command.name).exists():
+    if command.name is not None and appearing.is_taken(command.runs_dir / command.name):
         raise TroupeError(
             f"--name {command.name}: in use; go on with `troupe search --resume {command.name}`, or take another name",
             CONFLICT,

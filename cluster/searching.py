@@ -16,7 +16,7 @@ from cluster.leaderboard import FAILED, FINISHED, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, prepare
 from cluster.show import Progress, Silence, duration
-from trainers.engine import bucket, checkpoint, mirror
+from trainers.engine import appearing, bucket, mirror
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError
 from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.paths import DATA_DIR, TRIALS, expanded
@@ -160,25 +160,19 @@ def _new_folder(command: SearchCommand, prepared: Prepared) -> Search:
     told, runs = prepared.told, command.runs_dir
     there = bucket.of(runs)
     taken = there.names() if there is not None else ()
-    number = 0
-    while True:
-        number += 1
-        path = runs / (command.name or f"{told['family']}-search-{number}")
-        try:
-            if path.name in taken:
-                raise FileExistsError
-            path.mkdir(parents=True)
-            break
-        except FileExistsError:
-            if command.name:
-                raise TroupeError(f"--name {command.name}: in use; take another name", CONFLICT) from None
-        except OSError as error:
-            raise TroupeError(checkpoint.disk_mistake(runs, error), SURROUNDINGS) from None
-    found = Search(path.resolve(), told)
-    with checkpoint.writing(path):
-        (path / TRIALS).mkdir()
+
+    found = Search(runs, told)
     proposals.fill(found, prepared.space)
-    found.write(lasting=True)
+
+    def make(path: Path) -> None:
+        (path / TRIALS).mkdir()
+        found.path = path
+        found.write(lasting=True)
+
+    path = appearing.appear(runs, f"{told['family']}-search", command.name, taken, make)
+    if path is None:
+        raise TroupeError(f"--name {command.name}: in use; take another name", CONFLICT)
+    found.path = path.resolve()
     return found
 
 

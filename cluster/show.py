@@ -44,7 +44,8 @@ class Progress:
     """Shows the newest progress of a run on a stream."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = stream or sys.stdout or Silence()  # type: ignore[assignment]
+        nobody: Any = Silence()
+        self.stream: TextIO = stream or sys.stdout or nobody
         self.terminal = self.stream.isatty()
         self.renews = self.terminal and os.environ.get("TERM") != "dumb"  # which knows no way back in a line
         self.started: tuple[float, int] | None = None

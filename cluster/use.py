@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,25 @@ LIBRARIES = ("torch", "torchvision", "ray", "numpy", "pillow", "pydantic", "tens
 def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each run: how far it is, how large, what it learns. A search is a row; its name lists its trials."""
     if not names:
-        searches = [_search_row(leaderboard.read(path)) for path in leaderboard.all_searches(runs)]
+        searches = [_row_of(path, lambda path: _search_row(leaderboard.read(path)))
+                    for path in leaderboard.all_searches(runs)]  # fmt: skip
         return [*searches, *(_row(folder) for folder in runfolder.all_runs(runs))]
     chosen: list[RunFolder] = []
     for name in names:
         trials = leaderboard.trials_of(runs, name)
         chosen += trials if trials is not None else [runfolder.find(runs, name)]
     return [_row(folder) for folder in chosen]
+
+
+def _row_of(path: Path, told: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What is told of a run or a search; where it is damaged, or cannot be read, that."""
+    try:
+        return told(path)
+    except (TroupeError, OSError) as error:
+        said = error.mistakes[0] if isinstance(error, TroupeError) else f"cannot be read ({error.strerror})"
+        name, bytes_there = RunFolder(path).name, RunFolder(path).size()
+        return {"name": name, "family": "?", "data": "?", "steps": "?", "state": said, "time": "?",
+                "size": size(bytes_there)}  # fmt: skip
 
 
 def _search_row(search: Search) -> dict[str, Any]:
@@ -55,11 +67,11 @@ def _search_row(search: Search) -> dict[str, Any]:
 
 def _row(folder: RunFolder) -> dict[str, Any]:
     """What is to be said of one run, damaged or not."""
-    try:
-        stored = folder.read_settings()
-    except TroupeError as error:
-        return {"name": folder.name, "family": "?", "data": "?", "steps": "?", "state": error.mistakes[0],
-                "time": "?", "size": size(folder.size())}  # fmt: skip
+    return _row_of(folder.path, lambda path: _run_row(folder))
+
+
+def _run_row(folder: RunFolder) -> dict[str, Any]:
+    stored = folder.read_settings()
     step, seconds = _reached(folder)
     return {
         "name": folder.name,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.engine import bucket, checkpoint, durable, synced
+from trainers.engine import appearing, bucket, checkpoint, durable, synced
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.holding import DRIVER, hold, is_held
 from trainers.engine.paths import TRIALS
@@ -37,7 +37,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name
+        self.name = appearing.name_of(path)
         if path.parent.name == TRIALS and os.path.exists(path.parents[1] / SEARCH):
             self.name = f"{path.parents[1].name}/{path.name}"
         self.settings = path / "settings.json"
@@ -149,7 +149,7 @@ class RunFolder:
         """Each time that the workers had to begin anew: when, from which step, and why."""
         rows = []
         with contextlib.suppress(OSError):
-            for line in self.restarts.read_text(encoding="utf-8").splitlines():
+            for line in self.restarts.read_bytes().splitlines():
                 with contextlib.suppress(ValueError):
                     rows.append(json.loads(line))
         return [row for row in rows if isinstance(row, dict) and "why" in row]
@@ -237,42 +237,45 @@ def check_name(name: str) -> str | None:
     return f"--name {name}: a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit"
 
 
-def create(runs: Path, family: str, name: str | None) -> RunFolder:
-    """Make a new run's folder: `name`, or the first free of dcgan-1, dcgan-2, ...
+def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder], None]) -> RunFolder:
+    """Make a new run's folder: `name`, or the first free of dcgan-1, dcgan-2, ... `fill` writes what the run is; the
+    folder appears with it, or not at all.
 
     Raises TroupeError: exit code 4 where the name is in use, 3 where the folder cannot be written.
     """
-    there = bucket.of(runs)
-    taken = there.names() if there is not None else ()
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        number = 0
-        while True:
-            number += 1
-            path = runs / (name or f"{family}-{number}")
-            try:
-                if path.name in taken:
-                    raise FileExistsError
-                path.mkdir()
-                break
-            except FileExistsError:
-                if name:
-                    raise TroupeError(
-                        f"--name {name}: in use; go on with `troupe train --resume {name}`, or take another name",
-                        CONFLICT,
-                    ) from None
-    except OSError as error:
-        raise TroupeError(f"--runs-dir {runs}: cannot be written ({error.strerror})", SURROUNDINGS) from None
-    folder = RunFolder(path)
-    try:
+
+    def make(path: Path) -> None:
+        folder = RunFolder(path)
         folder.make_parts()
+        fill(folder)
+
+    there = bucket.of(runs)
+    path = appearing.appear(runs, family, name, there.names() if there is not None else (), make)
+    if path is None:
+        raise in_use(runs, str(name))
+    return RunFolder(path)
+
+
+def in_use(runs: Path, name: str) -> TroupeError:
+    """What is said of a name that a new run cannot have."""
+    advice = "take another name"
+    if os.path.exists(runs / name / "settings.json") or bucket.address_of(runs):
+        advice = f"go on with `troupe train --resume {name}`, or {advice}"
+    return TroupeError(f"--name {name}: in use; {advice}", CONFLICT)
+
+
+def folders_in(runs: Path) -> list[Path]:
+    """What lies in a folder of runs, but for what is hidden; by name, 2 before 10; nothing where it is not there.
+
+    Raises TroupeError (exit code 3) where it cannot be read.
+    """
+    try:
+        names = [name for name in os.listdir(runs) if not name.startswith(".")]
+    except FileNotFoundError:
+        return []
     except OSError as error:
-        mistake = checkpoint.disk_mistake(runs, error)
-        shutil.rmtree(path, ignore_errors=True)
-        raise TroupeError(mistake, SURROUNDINGS) from error
-    for named in (path, runs):
-        durable.sync(named)
-    return folder
+        raise TroupeError(f"--runs-dir {runs}: cannot be read ({error.strerror})", SURROUNDINGS) from None
+    return sorted((runs / name for name in names), key=natural)
 
 
 def find(runs: Path, name: str) -> RunFolder:
@@ -318,9 +321,18 @@ def natural(path: Path) -> list[Any]:
 
 
 def all_runs(runs: Path) -> list[RunFolder]:
-    """Every run in a folder, by name; 2 before 10."""
-    found = [path.parent for path in runs.glob("[!.]*/settings.json")] if os.path.isdir(runs) else []
-    return [RunFolder(path) for path in sorted(found, key=natural)]
+    """Every run in a folder, by name; 2 before 10; also those that cannot be read."""
+    return [RunFolder(path) for path in folders_in(runs) if _may_be_run(path)]
+
+
+def _may_be_run(path: Path) -> bool:
+    try:
+        os.stat(path / "settings.json")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def remove(folder: RunFolder) -> int:
