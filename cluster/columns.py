@@ -11,6 +11,7 @@ from typing import Any, TextIO
 PIPE = 80  # columns of texts that are read, where the output is no terminal and COLUMNS says nothing
 ROWS = 10_000  # columns of tables there: one line for each row, for `grep`
 GAP = 2  # columns between those of a table
+WHOLE = 16  # columns of words that a table does not break; longer ones are paths, mostly
 
 
 def width_of(stream: TextIO, pipe: int = PIPE) -> int:
@@ -80,7 +81,7 @@ def table(rows: Sequence[Mapping[str, Any]], empty: str = "", width: int | None 
     needed = max(columns_of(text) for text in ([first] if heads else []) + [row[first] for row in texts])
     for head in others:
         words = [word for text in [head if heads else "", *(row[head] for row in texts)] for word in text.split()]
-        needed += GAP + min(width // 2, max((columns_of(word) for word in words), default=0))
+        needed += GAP + min(WHOLE, max((columns_of(word) for word in words), default=0))
     if needed > width:
         return "\n".join(_paragraph(row, width) for row in texts)
     from rich.table import Table
@@ -95,13 +96,11 @@ def table(rows: Sequence[Mapping[str, Any]], empty: str = "", width: int | None 
 
 def _paragraph(row: Mapping[str, str], width: int) -> str:
     """A row of a table in which it has no room: its first cell, and under it what the others are and say."""
-    first, *others = row.items()
-    told = "  ".join(f"{head} {cell}".strip() for head, cell in others if cell.strip())
-    return (
-        wrapped(first[1], width)
-        + "\n"
-        + wrapped(f"{first[1][: len(first[1]) - len(first[1].lstrip())]}  {told}", width)
-    )
+    (_, name), *others = row.items()
+    pairs = [f"{head} {cell.strip()}".strip() for head, cell in others if cell.strip()]
+    whole = [pair.replace(" ", "\0") if columns_of(pair) < width // 2 else pair for pair in pairs]
+    indent = name[: len(name) - len(name.lstrip())]
+    return wrapped(name, width) + "\n" + wrapped(f"{indent}  {'  '.join(whole)}", width).replace("\0", " ")
 
 
 def _text_of(drawn: Any, width: int) -> str:

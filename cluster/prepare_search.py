@@ -81,6 +81,8 @@ def prepare(command: SearchCommand) -> Prepared:
     family = command.family if command.family is not None else from_file.pop("family", None)
     from_file.pop("family", None)
     if family is None:
+        if mistakes:  # it may stand in what cannot be read
+            raise TroupeError(mistakes, WORDS)
         mistakes.append("search: needs a family, as in `troupe search wgan_gp n_critic=1,2,5`, or --resume NAME")
         raise TroupeError(mistakes, WORDS)
     for option, value, known in (

@@ -15,7 +15,7 @@ from cluster.columns import table
 from cluster.leaderboard import FAILED, FINISHED, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, prepare
-from cluster.show import Progress, Silence, duration
+from cluster.show import Progress, Silence, duration, from_here
 from trainers.engine import appearing, bucket, mirror
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError
 from trainers.engine.errors import FAILED as RUN_FAILED
@@ -141,8 +141,17 @@ def text(result: Mapping[str, Any], most: int = 10) -> str:
     if result["final"]:
         told = ", ".join(f"{name} {value:.4g}" for name, value in result["final"]["metrics"].items())
         lines += ["", f"{result['final']['run']}: on the test part {told}"]
-    where = os.path.relpath(result["folder"])
-    return "\n".join([*lines, "", f"  folder          {result['folder'] if where.startswith('..') else where}"])
+    lines += ["", *_best(result), f"  folder          {from_here(result['folder'])}"]
+    return "\n".join(lines)
+
+
+def _best(result: Mapping[str, Any]) -> list[str]:
+    """The best point in a line of its own, at the end, where it is seen."""
+    best = next((point for point in result["points"] if point["mean"] is not None), None)
+    if best is None:
+        return []
+    settings = " ".join(f"{name}={show_value(value)}" for name, value in best["settings"].items())
+    return [f"  best            {best['trials'][0]['name']}, {result['metric']} {best['mean']:.4g}: {settings}"]
 
 
 def text_of_dry_run(expected: Mapping[str, Any]) -> list[str]:
