@@ -320,10 +320,9 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     each = takes(search, config)
     resolved = driver.resolved(config)
     with (
-        signals(driver.asked.set) as install,
         ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as used,
+        signals(driver.asked.set) as install,  # until then a signal ends it
     ):
-        install()
         found = [node["Resources"] for node in nodes.alive().values()]
         room = rooms(each, config.workers, found)
         driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))

@@ -19,7 +19,7 @@ from cluster.signals import signals
 from trainers.engine import bucket, checkpoint, durable, runfolder
 from trainers.engine.config import Config
 from trainers.engine.control import Control
-from trainers.engine.errors import CONFLICT, FAILED, WORDS, Stopped, TroupeError, of_worker
+from trainers.engine.errors import CONFLICT, FAILED, WORDS, NotBegun, Stopped, TroupeError, naming, of_worker
 from trainers.engine.paths import DATA_DIR, expanded
 from trainers.engine.runfolder import SAVED, RunFolder, begun
 from trainers.run import Plan, description, open_for, run
@@ -92,14 +92,8 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     config = prepared.config
     for note in prepared.notes:
         progress.say(note)
-    if prepared.folder is not None:
-        finished = _finished(prepared)
-        if finished is not None:
-            ended = f"finished before, at step {finished['steps']}; raise steps to go on"
-            if finished["steps"] < config.steps:
-                ended = f"reached {config.target} at step {finished['steps']}; say target=none to go on"
-            progress.say(f"{prepared.folder.name}: {ended}")
-            return with_paths(finished, prepared.folder)
+    if prepared.folder is not None and prepared.finished is not None:
+        return _ended_before(prepared.folder, prepared.finished, config, progress)
     data = open_for(config, command.data_dir, command.families, progress.say, progress.packing)
     if mistakes := config.misfit(data.facts):
         raise TroupeError(mistakes, WORDS)
@@ -140,13 +134,18 @@ def _carried_out(
             result = _here(plan, progress, own_process, report)
         else:
             result = _on_ray(plan, config, command, progress, own_process, report)
+    except KeyboardInterrupt:
+        _clear_up(folder, prepared, NotBegun(), there)
+        raise
     except TroupeError as error:
         _clear_up(folder, prepared, error, there)
+        if isinstance(error, NotBegun):
+            error.mistakes = [f"{folder.name}: stopped before it began; go on with --resume"]
         if isinstance(error, Stopped):
             with contextlib.suppress(OSError):
                 if folder.stop.exists():
                     folder.stop.write_text(SAVED, encoding="utf-8")
-        raise
+        raise naming(error, folder.name, folder.path.exists())  # noqa: B904
     finally:
         progress.end()
     with contextlib.suppress(OSError):
@@ -169,14 +168,17 @@ def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     return {**shown, "folder": str(folder.path)}
 
 
-def _finished(prepared: Prepared) -> dict[str, Any] | None:
-    """The result of a run that has made all its steps."""
-    assert prepared.folder is not None
-    result = prepared.folder.read_result()
-    if result is None:
-        return None
-    reached = result.get("target") is not None and result["target"] == prepared.config.target
-    return result if reached or result.get("steps", 0) >= prepared.config.steps else None
+def _ended_before(
+    folder: RunFolder, finished: Mapping[str, Any], config: Config, progress: Progress
+) -> dict[str, Any]:  # fmt: skip
+    """The result of a run that has made all its steps, whose folder is left as at its end."""
+    ended = f"finished before, at step {finished['steps']}; raise steps to go on"
+    if finished["steps"] < config.steps:
+        ended = f"reached {config.target} at step {finished['steps']}; say target=none to go on"
+    progress.say(f"{folder.name}: {ended}")
+    with contextlib.suppress(TroupeError, OSError), folder.lock():  # its driver may have been killed just then
+        folder.settle_settings()
+    return with_paths(finished, folder)
 
 
 def _old_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand, progress: Progress) -> RunFolder:
@@ -230,7 +232,8 @@ def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, there: 
     with contextlib.suppress(TroupeError, OSError), folder.lock(patience=2):  # unless somebody else went on with it
         if prepared.folder is not None:
             folder.settle_settings()
-        elif error.code != FAILED and not checkpoint.all_in(folder.checkpoints):  # FAILED: its log tells why
+        elif not (error.code == FAILED or folder.read_restarts() or checkpoint.all_in(folder.checkpoints)):
+            # FAILED, and what was lost: its logs tell why
             shutil.rmtree(folder.path, ignore_errors=True)
             if there is not None:
                 there.remove(folder.path)
@@ -341,15 +344,14 @@ def _on_ray(
     log = RunFolder(plan.folder).logs / "driver.log" if own_process else None
     with (
         _random_kept(),
+        ray_for(config, command.address, command.oversubscribe, folders, log) as used,  # until then a signal ends it
         signals(asked.set) as install,
-        ray_for(config, command.address, command.oversubscribe, folders, log) as used,
     ):
-        install()  # Ray has put handlers of its own there
 
         def start(lost: Lost | None) -> ActorGroup:
             if lost is not None and used.died():
                 used.begin_anew()
-                install()
+                install()  # Ray has put handlers of its own there
             placing = Placing(
                 checks.needs(plan.settings), config.least_workers, config.workers, lost, used.died, stop_asked,
                 progress.say, command.address is not None,

@@ -50,6 +50,7 @@ class Prepared:
     folder: RunFolder | None  # None: a new run, whose folder is not made yet
     stored: Mapping[str, Any]  # what an old run's folder says of it
     notes: tuple[str, ...] = ()  # what a person should know of that folder
+    finished: Mapping[str, Any] | None = None  # its result, where it has made all its steps
 
 
 def prepare(command: TrainCommand) -> Prepared:
@@ -126,7 +127,8 @@ def prepare(command: TrainCommand) -> Prepared:
     assert family is not None
     config = config.model_copy(update=checks.resolve(config, own_machine=not command.address))
     missing = [] if command.address else checks.room(config, command.oversubscribe)
-    if folder is not None and not command.dry_run and (mistake := checks.writable(folder.path)):
+    finished = _finished(folder, config, notes) if folder is not None else None
+    if folder is not None and finished is None and not command.dry_run and (mistake := checks.writable(folder.path)):
         missing.append(mistake)
     if folder is None and not command.dry_run and (mistake := checks.writable(command.runs_dir)):
         missing.append(f"--runs-dir {mistake}")
@@ -144,7 +146,29 @@ def prepare(command: TrainCommand) -> Prepared:
                     "--allow-changes to begin it again at step 0",
                     CONFLICT,
                 )
-    return Prepared(family, config, folder, stored, tuple(notes))
+    return Prepared(family, config, folder, stored, tuple(notes), finished)
+
+
+def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, Any] | None:
+    """The result of a run that has made all its steps; None where its last checkpoint is to be made again."""
+    result = folder.read_result()
+    if result is None:
+        return None
+    reached = result.get("target") is not None and result["target"] == config.target
+    if not reached and result["steps"] < config.steps:
+        return None
+    saved = checkpoint.all_in(folder.checkpoints)
+    if not saved:
+        return result
+    damage = checkpoint.damage_of(saved[-1])
+    lost = f"damaged ({damage})" if damage is not None else ""
+    if not lost and checkpoint.place_of(saved[-1].name)[0] < result["steps"]:
+        lost = "gone"
+    if not lost:
+        return result
+    notes.append(f"{folder.name}: finished at step {result['steps']}, but its last checkpoint is {lost}; going on from "
+                 "the one before, to make it again")  # fmt: skip
+    return None
 
 
 def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:

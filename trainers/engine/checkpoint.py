@@ -102,7 +102,8 @@ def disk_mistake(path: Path, error: BaseException) -> str:
         full = full or shutil.disk_usage(path).free < 1 << 20
     if full:
         return f"{path}: no space left; free some, or move the run to another disk, then go on with --resume"
-    return f"{path}: could not be written ({str(error).splitlines()[0]})"
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return f"{path}: could not be written ({reason})"
 
 
 @contextlib.contextmanager
