@@ -14,6 +14,7 @@ from cluster import checks, tokens
 from cluster.environment import environment, worker_environment
 from cluster.nodes import Pulse, rooms
 from cluster.own_ray import OwnRay
+from cluster.signals import deferred
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, TroupeError
@@ -77,7 +78,8 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
     with contextlib.ExitStack() as held:
         held.callback(tokens.read_anew)  # when the environment is our caller's again
         held.enter_context(environment(variables))
-        import ray
+        with deferred():  # a part of it would break whatever is done with it afterwards
+            import ray
 
         if ray.is_initialized():
             _check_room(config, "the Ray of this process")

@@ -140,7 +140,7 @@ def _carried_out(
     except TroupeError as error:
         _clear_up(folder, prepared, error, there)
         if isinstance(error, NotBegun):
-            error.mistakes = [f"{folder.name}: stopped before it began; go on with --resume"]
+            error.mistakes = [f"{folder.name}: stopped; go on with --resume"]
         if isinstance(error, Stopped):
             with contextlib.suppress(OSError):
                 if folder.stop.exists():

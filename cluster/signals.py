@@ -37,6 +37,16 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Let both wait for the end of the block, where they are a KeyboardInterrupt."""
+    asked: list[bool] = []
+    with signals(lambda: asked.append(True)):
+        yield
+    if asked:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
 def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Inside, the first SIGINT or SIGTERM calls `ask`; a second one ends the process as usual.
 
