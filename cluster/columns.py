@@ -69,15 +69,16 @@ def paragraphs(text: str, pipe: int = PIPE) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], empty: str = "", width: int | None = None, heads: bool = True) -> str:
-    """Rows with the same keys as aligned columns, within `width`; the first column is never cut or wrapped.
+    """Rows as aligned columns, one for each key, within `width`; the first column is never cut or wrapped.
 
     Where there is no room for that, and for whole words in the others, each row becomes a paragraph.
     """
     if not rows:
         return empty
     width = width or width_of(sys.stdout, ROWS)
-    texts = [{head: str(cell) for head, cell in row.items()} for row in rows]
-    first, *others = rows[0]
+    every = list(dict.fromkeys(head for row in rows for head in row))
+    texts = [{head: str(row.get(head, "")) for head in every} for row in rows]
+    first, *others = every
     needed = max(columns_of(text) for text in ([first] if heads else []) + [row[first] for row in texts])
     for head in others:
         words = [word for text in [head if heads else "", *(row[head] for row in texts)] for word in text.split()]
@@ -87,7 +88,7 @@ def table(rows: Sequence[Mapping[str, Any]], empty: str = "", width: int | None 
     from rich.table import Table
 
     drawn = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=heads, header_style="")
-    for place, head in enumerate(rows[0]):
+    for place, head in enumerate(every):
         drawn.add_column(head, no_wrap=place == 0, overflow="fold")
     for row in texts:
         drawn.add_row(*row.values())

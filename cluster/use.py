@@ -59,8 +59,8 @@ def _search_row(search: Search) -> dict[str, Any]:
     state = "searching" if search.working else ("stopped" if ended < len(search.trials) else "finished")
     data = search.told["fixed"].get("data", "-")
     return {
-        "name": search.name, "family": search.told["family"], "data": data, "state": state,
-        "steps": f"{ended}/{len(search.trials)} trials", "time": duration(search.told["seconds"]),
+        "name": search.name, "family": search.told["family"], "data": data,
+        "steps": f"{ended}/{len(search.trials)} trials", "state": state, "time": duration(search.told["seconds"]),
         "size": size(RunFolder(search.path).size()),
     }  # fmt: skip
 
@@ -128,12 +128,22 @@ def sample(
     folder, samples, told = samples_of(name, runs, families, asked, seed, data_dir)
     are_images = not isinstance(samples, list)
     out = out or Path(f"{folder.name.replace('/', '-')}-samples.{'png' if are_images else 'txt'}")
+    check_ending(out, are_images)
     with writing(out):
         if are_images:
             pictures.write_grid(out, samples, asked.columns)
         else:
             durable.write(out, pictures.sheet_of_texts(samples))
     return {"file": str(out), **told}
+
+
+def check_ending(out: Path, are_images: bool) -> None:
+    """Raise TroupeError (exit code 2) where a file's ending names what the samples are not, or nothing known."""
+    if are_images and out.suffix.lower() not in pictures.FORMATS:
+        known = ", ".join(filter(None, pictures.FORMATS))
+        raise TroupeError(f"--out {out}: pictures are written as {known}", WORDS)
+    if not are_images and out.suffix and out.suffix.lower() in pictures.FORMATS:
+        raise TroupeError(f"--out {out}: the samples are texts; say a name that ends in .txt", WORDS)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def write_curves(
         _draw_shares(axes.pop(0), shares)
     if axes:
         _draw_schedules(axes.pop(0), left, right)
-    pictures.write_png(path, image_of(figure))
+    pictures.write_picture(path, image_of(figure))
 
 
 def sparkline(values: Sequence[float], width: int = 60, height: int = 8) -> str:

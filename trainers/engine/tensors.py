@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def read_weights(path: Path, networks: Sequence[str] = (), ema: bool = False) ->
         if file.suffix == ".safetensors":
             tensors: Any = load_file(file)
         else:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of sparse tensors, which are refused below
+                tensors = torch.load(file, map_location="cpu", weights_only=True)
         if odd := sorted({kind for _, tensor in named_tensors(tensors) if (kind := _not_plain(tensor))}):
             raise TypeError(f"it holds {' and '.join(odd)}")
         if "networks" in tensors:
