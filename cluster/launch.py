@@ -306,7 +306,7 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
     watcher.start()
     try:
         with contextlib.ExitStack() as held:
-            held.enter_context(checkpoint.writing(folder.path))
+            held.enter_context(checkpoint.writing(folder.log(0)))
             log = held.enter_context(open(folder.log(0), "a", 1, "utf-8", "backslashreplace"))
             if own_process:
                 held.enter_context(contextlib.redirect_stdout(log))

@@ -61,7 +61,9 @@ class Synced:
 
 def bytes_elsewhere(path: Path) -> int:
     """Bytes of the files of a run, or of a search with its trials, that lie in their bucket only."""
-    count = 0
-    for inside in (path, *(path / TRIALS).glob("*")):
+    count, trials = 0, list[Path]()
+    with contextlib.suppress(OSError):
+        trials += (path / TRIALS).iterdir()
+    for inside in (path, *trials):
         count += sum(size for name, size in Synced(inside).sizes.items() if not os.path.exists(inside / name))
     return count
