@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +13,10 @@ from typing import Any, TypeVar
 
 from cluster import nodes
 from cluster.checks import needs
-from cluster.group import NODE, PATIENCE_AT_START, PREEMPTED, RAY, RESIZED, STATUS, WORKER, Look, Lost, Row
+from cluster.group import NODE, PATIENCE_AT_START, PREEMPTED, RAY, RESIZED, STATUS, WORKER, Look, Lost, Presence, Row
 from cluster.show import duration
-from trainers.engine.errors import SURROUNDINGS, Stopped, TroupeError
+from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError, of_worker
+from trainers.engine.runfolder import RunFolder
 from trainers.run import Plan
 
 POLL = 0.1  # seconds between looks at results
@@ -25,6 +27,7 @@ STUCK = 30.0  # seconds after which it is asked for anew: some were never answer
 SETTLE = 1.0  # seconds for more nodes to come, once one has
 
 
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 Answer = TypeVar("Answer")
 
 
@@ -81,7 +84,7 @@ class Placing:
             while True:
                 hold_alive(self.died)
                 if self.stop_requested():
-                    raise Stopped("stopped while it waited for room; go on with --resume")
+                    raise NotBegun()
                 now = time.monotonic()
                 there = answered(nodes.alive, self.died)
                 possible = nodes.rooms(self.each, [node["Resources"] for node in there.values()])
@@ -172,10 +175,12 @@ class ActorGroup:
         """All answers. Raises Lost where Ray dies meanwhile."""
         began = time.monotonic()
         while True:
-            done, _ = self.ray.wait(questions, num_returns=len(questions), timeout=1)
+            done, _ = self.ray.wait(questions, num_returns=len(questions), timeout=0.5)
             if len(done) == len(questions) or time.monotonic() - began > patience:
                 return self.ray.get(questions, timeout=0.1)
             self._hold_ray()
+            if self.placing is not None and self.placing.stop_requested():
+                raise NotBegun()
             self.ray.get(done)  # an error of one ends the waiting for the others
 
     def _hold_ray(self) -> None:
@@ -202,12 +207,15 @@ class ActorGroup:
         """Start a run; the workers may have carried out another one. It is held after rows with the metric named."""
         ((_, address, port),) = self._asked(PATIENCE_AT_START, [self._where(self.actors[0])])
         plan = replace(plan, settings={**plan.settings, "workers": self.size})
+        self.logs = [RunFolder(plan.folder).log(rank) for rank in range(self.size)]
         self.results = {
             worker.train.remote(plan, rank, self.size, address, port, held_for): rank
             for rank, worker in enumerate(self.actors)
         }
         self.ended = {}
-        self.answered = [time.monotonic()] * self.size
+        self.present = Presence()
+        self.answered = [self.present.now()] * self.size
+        self.moved = [(0, 0.0)] * self.size  # micro-batches of each, and how long we had been away when they were made
         self.answers: list[dict[str, Any]] = [{} for _ in self.actors]
         self.asked: dict[Any, int] = {}
         self.lines: list[str] = []
@@ -231,21 +239,24 @@ class ActorGroup:
                         kind, f"worker {rank} died (killed, or out of memory{process})"
                     )  # fmt: skip
                     self.ended[rank] = Lost(why, kind)
+                except self.ray.exceptions.RayTaskError as error:  # of the worker itself, and no loss
+                    self.ended[rank] = of_worker(rank, error.cause, self.logs[rank])
                 except self.ray.exceptions.RayError as error:
-                    self.ended[rank] = Lost(f"worker {rank}: {str(error).splitlines()[0]}")
+                    self.ended[rank] = Lost(f"worker {rank}: {COLOURS.sub('', str(error)).splitlines()[0]}")
         return self.ended
 
     def looks(self) -> Sequence[Look]:
-        self._ask()
-        now = time.monotonic()
-        return [
-            Look(
-                now - self.answered[rank], answer.get("microbatches", 0),
-                answer.get("idle", 0.0) + now - self.answered[rank], answer.get("slowest", 0.0),
-                answer.get("waiting", False),
-            )
-            for rank, answer in enumerate(self.answers)
-        ]  # fmt: skip
+        now = self.present.now()
+        self._ask(now)
+        found = []
+        for rank, answer in enumerate(self.answers):
+            silent, (_, away) = now - self.answered[rank], self.moved[rank]
+            idle = answer.get("idle", 0.0) + silent - (self.present.away - away)  # all may have been stopped with us
+            found.append(
+                Look(silent, answer.get("microbatches", 0), max(silent, idle), answer.get("slowest", 0.0),
+                     answer.get("waiting", False))
+            )  # fmt: skip
+        return found
 
     def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
         if 0 in self.ended:  # its last rows: nobody asks a worker that has ended otherwise
@@ -303,7 +314,7 @@ class ActorGroup:
                 if group is not None:
                     self.ray.util.remove_placement_group(group)
 
-    def _ask(self) -> None:
+    def _ask(self, now: float) -> None:
         """Keep one question under way to each worker, and take in what has been answered."""
         if self.asked:
             done, _ = self.ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)
@@ -313,13 +324,15 @@ class ActorGroup:
                     self._take(rank, self.ray.get(ref))
         for rank, worker in enumerate(self.actors):
             if rank not in self.asked.values() and rank not in self.ended:
-                if time.monotonic() - self.answered[rank] < STATUS and self.answers[rank]:
+                if now - self.answered[rank] < STATUS and self.answers[rank]:
                     continue
                 self.asked[worker.status.options(concurrency_group="watch").remote()] = rank
 
     def _take(self, rank: int, answer: dict[str, Any]) -> None:
         """What a worker has answered; only the first one's lines and rows are for others."""
-        self.answered[rank], self.answers[rank] = time.monotonic(), answer
+        self.answered[rank], self.answers[rank] = self.present.now(), answer
+        if answer["microbatches"] != self.moved[rank][0]:
+            self.moved[rank] = answer["microbatches"], self.present.away
         self.processes[rank] = answer["process"]
         if rank == 0:
             self.lines += answer["said"]

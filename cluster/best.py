@@ -58,11 +58,12 @@ def sample_top(
     if any(isinstance(samples, list) != texts for _, samples in sheets):
         raise TroupeError(f"{search.name}: its best trials draw pictures and texts; sample one by its name", WORDS)
     out = out or Path(f"{search.name}-samples.{'txt' if texts else 'png'}")
+    use.check_ending(out, not texts)
     with use.writing(out):
         if texts:
             durable.write(out, "\n".join(f"{head}\n\n{pictures.sheet_of_texts(samples)}" for head, samples in sheets))
         else:
-            pictures.write_png(out, _below_one_another(sheets, columns))
+            pictures.write_picture(out, _below_one_another(sheets, columns))
     return {"file": str(out), "count": drawn, "seed": seed, "trials": trials, "notes": notes}
 
 

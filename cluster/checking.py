@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import checks, connect
-from cluster.show import size, table
+from cluster.columns import table
+from cluster.show import size
 from trainers import registry
 from trainers.data import sources
 from trainers.engine import bucket
@@ -56,7 +57,8 @@ def check(command: CheckCommand) -> list[Finding]:
         return [*_versions(), *_machine(config), *_folders(command, config)]
     try:
         with contextlib.ExitStack() as held:
-            nowhere = held.enter_context(open(os.devnull, "w"))  # Ray tells of nodes that leave, in paragraphs
+            # Ray tells of nodes that leave, in paragraphs
+            nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
             held.enter_context(contextlib.redirect_stdout(nowhere))
             held.enter_context(contextlib.redirect_stderr(nowhere))
             held.enter_context(connect.joined(command.address))
@@ -155,7 +157,7 @@ def _asked(
         mistakes.append(Finding("runs", WRONG, f"this machine: {mistake}"))
     mark = command.runs_dir.resolve() / f".seen-{uuid.uuid4().hex}"
     with contextlib.suppress(OSError):
-        mark.write_text("")
+        mark.write_text("", encoding="utf-8")
     data = (config.data, str(command.data_dir), [str(path) for path in command.families]) if config else None
     try:
         look = ray.remote(num_cpus=0)(_looked)

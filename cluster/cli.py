@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from cluster import verbs
 from cluster import words as grammar
 from cluster.answers import Answer, as_json
+from cluster.columns import ROWS, paragraphs
 from cluster.environment import start_anew
 from cluster.help import help_text
-from cluster.show import Progress, tell
-from cluster.words import Words
+from cluster.show import Progress
+from cluster.signals import take_signals
+from cluster.streams import never_refuse, open_streams
 from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, TroupeError
 from trainers.version import __version__
 
@@ -25,19 +27,23 @@ SHOWING = ("train", "search", "verify")  # verbs whose progress is part of what 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if given[:1] == ["train"] and arguments is None and "--help" not in given and "--dry-run" not in given:
-        start_anew()  # before anything heavy is imported
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also before there is anything to save
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError, OSError):  # there may be none
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        open_streams()
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        if given[:1] == ["train"] and arguments is None and "--help" not in given and "--dry-run" not in given:
+            start_anew()  # before anything heavy is imported
+        take_signals()
+        for stream in (sys.stdout, sys.stderr):
+            never_refuse(stream)
+    except KeyboardInterrupt:
+        os._exit(STOPPED)
     code = command(given)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said; what is left would be a traceback
     for stream in (sys.stdout, sys.stderr):  # what a reader who has gone did not take would else change the exit code
         try:
             stream.flush()
-        except (OSError, ValueError, AttributeError):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if "ray" in sys.modules:  # taking apart what it leaves in this process takes a second
         atexit._run_exitfuncs()
@@ -48,16 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def command(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. With `--json` stdout gets one object, however it ends."""
     json_too = any(word.partition("=")[0] == "--json" for word in arguments)
-    said = grammar.parse(arguments)
     elsewhere = contextlib.redirect_stdout(sys.stderr) if json_too else contextlib.nullcontext()
     with elsewhere:  # what anybody prints meanwhile
-        answer = caught(said, lambda: carried_out(said, arguments))
-    verb = said.verb if said.verb in grammar.VERBS else None
-    return caught(said, lambda: written(as_json(verb, answer) if json_too else answer.text, answer)).code
+        answer = caught(arguments, lambda: carried_out(arguments))
+    verb = arguments[0] if arguments and arguments[0] in grammar.VERBS else None
+    return caught(arguments, lambda: written(as_json(verb, answer) if json_too else shown(answer), answer)).code
 
 
-def carried_out(said: Words, arguments: Sequence[str]) -> Answer:
+def carried_out(arguments: Sequence[str]) -> Answer:
     """What a command comes to. Raises whatever ends it early."""
+    said = grammar.parse(arguments)
     if "--version" in arguments and set(arguments) <= {"--version", "--json"}:
         return Answer({"version": __version__}, f"troupe {__version__}")
     if said.help:
@@ -66,16 +72,16 @@ def carried_out(said: Words, arguments: Sequence[str]) -> Answer:
     return verbs.carry_out(said, Progress(sys.stdout if said.verb in SHOWING else sys.stderr))
 
 
-def caught(said: Words, do: Callable[[], Answer]) -> Answer:
+def caught(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:
     """The answer; where there is none, its mistakes, told on stderr."""
     try:
         return do()
     except (Exception, KeyboardInterrupt) as error:
-        if said.has("debug"):
+        if "--debug" in arguments:
             traceback.print_exc()
         code, lines = told_of(error)
     for line in lines:
-        tell(f"troupe: {line}", sys.stderr)
+        Progress(sys.stderr).say(line)
     return Answer(None, None, code, lines)
 
 
@@ -87,6 +93,11 @@ def told_of(error: BaseException) -> tuple[int, list[str]]:
         return STOPPED, ["stopped at once; what was saved before is good"]
     line = f"{type(error).__name__}: {error}".splitlines()[0]
     return FAILED, [f"{line} (a bug of ours: --debug shows where; please report it with `troupe env`)"]
+
+
+def shown(answer: Answer) -> str | None:
+    """What people read of an answer, within the columns of their terminal."""
+    return None if answer.text is None else paragraphs(answer.text, ROWS)
 
 
 def written(text: str | None, answer: Answer) -> Answer:

@@ -14,6 +14,7 @@ from cluster import checks, tokens
 from cluster.environment import environment, worker_environment
 from cluster.nodes import Pulse, rooms
 from cluster.own_ray import OwnRay
+from cluster.signals import deferred
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, TroupeError
@@ -56,7 +57,7 @@ def ray_for(
         held.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
         if log is not None:
             with checkpoint.writing(log):
-                file = held.enter_context(open(log, "a"))
+                file = held.enter_context(open(log, "a", encoding="utf-8", errors="backslashreplace"))
             held.enter_context(contextlib.redirect_stdout(file))
             held.enter_context(contextlib.redirect_stderr(file))
         yield held.enter_context(
@@ -77,7 +78,8 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
     with contextlib.ExitStack() as held:
         held.callback(tokens.read_anew)  # when the environment is our caller's again
         held.enter_context(environment(variables))
-        import ray
+        with deferred():  # a part of it would break whatever is done with it afterwards
+            import ray
 
         if ray.is_initialized():
             _check_room(config, "the Ray of this process")
@@ -217,7 +219,7 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
     here = facts_of_node([])
     try:
         for mark in marks.values():
-            mark.write_text("")
+            mark.write_text("", encoding="utf-8")
         look = ray.remote(num_cpus=0)(facts_of_node)
         answers = {
             node["NodeID"]: look.options(

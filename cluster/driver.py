@@ -326,10 +326,9 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     each = takes(search, config)
     resolved = driver.resolved(config)
     with (
-        signals(driver.asked.set) as install,
         ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as used,
+        signals(driver.asked.set) as install,  # until then a signal ends it
     ):
-        install()
         found = [node["Resources"] for node in nodes.alive().values()]
         room = rooms(each, config.workers, found)
         driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
@@ -366,7 +365,7 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     search.write(lasting=True)
     with contextlib.suppress(OSError):
         if driver.asked.is_set() and (search.path / STOP_FILE).exists():
-            (search.path / STOP_FILE).write_text(SAVED)
+            (search.path / STOP_FILE).write_text(SAVED, encoding="utf-8")
         else:
             (search.path / STOP_FILE).unlink(missing_ok=True)
         if there is not None:

@@ -13,6 +13,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 
+from cluster.signals import hold_signals
 from trainers.engine import processor
 
 MARK = "TROUPE_ENVIRONMENT"
@@ -38,6 +39,7 @@ def start_anew() -> None:
     if MARK not in os.environ:
         os.environ.update(worker_environment())
         sys.stdout.flush()
+        hold_signals()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

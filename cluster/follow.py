@@ -58,7 +58,7 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> dict[str, Any]:
         raise TroupeError(f"{name}: will still save and stop; nobody waits for it now", STOPPED) from None
     saved = False
     with contextlib.suppress(OSError):
-        saved = (path / STOP_FILE).read_text() == SAVED  # its owner says so
+        saved = (path / STOP_FILE).read_text(encoding="utf-8") == SAVED  # its owner says so
         (path / STOP_FILE).unlink(missing_ok=True)
     newest = checkpoint.newest_whole(RunFolder(path).checkpoints) if not whole else None
     return {"name": name, "job": None, "finished": _finished(path, whole), "saved": saved,
@@ -98,7 +98,9 @@ def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[Piec
     if follow:
         return _followed(folder, rank or 0)
     wanted = there if rank is None else [folder.log(rank)]
-    return ((int(path.stem.removeprefix("rank_")), path.read_text(errors="replace")) for path in wanted)
+    return (
+        (int(path.stem.removeprefix("rank_")), path.read_text(encoding="utf-8", errors="replace")) for path in wanted
+    )
 
 
 def _followed(folder: RunFolder, rank: int) -> Iterator[Piece]:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from cluster.show import Progress, duration
-from trainers.engine.errors import FAILED, STOPPED, PeerLost, Stopped, TroupeError
+from trainers.engine.errors import FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError
 
 STATUS = 0.25  # seconds between looks at the workers
 SILENCE_AT_START = 45.0  # seconds until then without any answer
 PATIENCE_AT_START = 300.0  # seconds until the first micro-batch: imports, data, compiling
+AWAY = 2.0  # seconds between two looks, from which on the watcher itself was stopped, or kept
 GRACE = 10.0  # seconds for the other workers to end, or to say who is guilty, once one has ended
 
 
@@ -24,6 +25,21 @@ Row = tuple[int, Mapping[str, float]]  # step, metrics
 
 WORKER, NODE, PREEMPTED, HUNG, RAY, RESIZED = "worker lost", "node lost", "preempted", "hung", "ray lost", "resized"
 COUNTED = (WORKER, HUNG, RAY)  # as restarts, of which there are so many; nodes come and go as their cluster wills
+
+
+class Presence:
+    """A clock that stands still while its watcher is stopped, as by Ctrl-Z: that time is nobody's silence."""
+
+    def __init__(self) -> None:
+        self.last, self.away = time.monotonic(), 0.0
+
+    def now(self) -> float:
+        """Seconds; to be asked at each look."""
+        now = time.monotonic()
+        if now - self.last > AWAY:
+            self.away += now - self.last
+        self.last = now
+        return now - self.away
 
 
 class Lost(TroupeError):
@@ -138,7 +154,9 @@ def _watch(
     """The result of a group, or the error of the worker that is guilty of there being none."""
     asked, last_status, ended = False, 0.0, None
     moving: Lost | None = None
+    present = Presence()
     while True:
+        here = present.now()
         outcomes = group.outcomes()
         looks = group.looks()
         if time.monotonic() - last_status > STATUS or len(outcomes) == len(looks):
@@ -155,6 +173,8 @@ def _watch(
         else:
             resting = None
         if stop_requested() and not asked:
+            if not outcomes and not any(look.microbatches for look in looks):
+                raise NotBegun()
             asked = True
             progress.say("stopping: saving first")
             group.stop()
@@ -176,8 +196,8 @@ def _watch(
             result: dict[str, Any] = outcomes[0]
             return result
         if outcomes:  # some have ended: the others should too, soon
-            ended = ended or time.monotonic()
-            if time.monotonic() - ended > GRACE:
+            ended = ended or here
+            if here - ended > GRACE:
                 missing = [rank for rank in range(len(looks)) if rank not in outcomes]
                 raise Lost(f"worker {missing[0]} did not end with the others", HUNG)
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from cluster import words as grammar
-from cluster.show import paragraphs, table, width_of
+from cluster.columns import paragraphs, table, width_of
 from cluster.words import Words
 
 
@@ -26,9 +26,8 @@ def help_text(said: Words) -> str:
                          "conflict, 130 stopped on request after saving.")
         )  # fmt: skip
     verb = grammar.VERBS[said.verb]
-    usage = " ".join(
-        [f"troupe {said.verb}", *verb.names, *(["[key=value ...]"] if verb.settings else []), "[--option ...]"]
-    ).replace("FAMILY?", "[FAMILY]")  # fmt: skip
+    settings = ["[key=value ...]"] if verb.settings else []
+    usage = " ".join([f"troupe {said.verb}", *map(_word, verb.names), *settings, "[--option ...]"])
     options = [{"": f"--{o.name} {o.value}".strip(), " ": o.help} for o in (*verb.options, grammar.HELP)]
     summary = f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n"
     text = f"{paragraphs(summary)}\n{table(options, width=width, heads=False)}"
@@ -50,3 +49,8 @@ def help_text(said: Words) -> str:
     elif verb.settings:
         text += "\n\n" + paragraphs(f"`troupe {said.verb} FAMILY --help` shows every setting of a family.")
     return text
+
+
+def _word(name: str) -> str:
+    """What stands for a name in a usage line: one that may be left out in brackets."""
+    return f"[{name.removesuffix('?')}]" if name[-1] in "?." else name

@@ -15,11 +15,11 @@ from typing import Any
 from cluster import checks
 from cluster.prepare import Prepared, TrainCommand, prepare, weights_path
 from cluster.show import Progress
-from cluster.signals import signals
+from cluster.signals import deferred, signals
 from trainers.engine import bucket, checkpoint, durable, runfolder
 from trainers.engine.config import Config
 from trainers.engine.control import Control
-from trainers.engine.errors import CONFLICT, FAILED, WORDS, Stopped, TroupeError, of_worker
+from trainers.engine.errors import CONFLICT, FAILED, WORDS, NotBegun, Stopped, TroupeError, naming, of_worker
 from trainers.engine.runfolder import SAVED, RunFolder, begun
 from trainers.run import Plan, description, open_for, run
 
@@ -69,14 +69,8 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     config = prepared.config
     for note in prepared.notes:
         progress.say(note)
-    if prepared.folder is not None:
-        finished = _finished(prepared)
-        if finished is not None:
-            ended = f"finished before, at step {finished['steps']}; raise steps to go on"
-            if finished["steps"] < config.steps:
-                ended = f"reached {config.target} at step {finished['steps']}; say target=none to go on"
-            progress.say(f"{prepared.folder.name}: {ended}")
-            return with_paths(finished, prepared.folder)
+    if prepared.folder is not None and prepared.finished is not None:
+        return _ended_before(prepared.folder, prepared.finished, config, progress)
     data = open_for(config, command.data_dir, command.families, progress.say, progress.packing)
     if mistakes := config.misfit(data.facts):
         raise TroupeError(mistakes, WORDS)
@@ -85,14 +79,21 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     del data
     if before := _learned_before(prepared, stored):
         stored["learned_before"] = before
+    folder = prepared.folder
     with contextlib.ExitStack() as held:
-        if prepared.folder is not None:
-            held.enter_context(prepared.folder.driven(patience=10))
-            folder = _old_folder(prepared, stored, command, progress)
-        else:
-            folder = _new_folder(prepared, stored, command)
-            held.enter_context(folder.driven(patience=10))
-        return _carried_out(folder, config, stored, prepared, command, progress, own_process, report)
+        try:
+            if folder is not None:
+                held.enter_context(folder.driven(patience=10))
+                _go_on(folder, prepared, stored, command, progress)
+            else:
+                with deferred():
+                    folder = _new_folder(prepared, stored, command)
+                held.enter_context(folder.driven(patience=10))
+            return _carried_out(folder, config, stored, prepared, command, progress, own_process, report)
+        except KeyboardInterrupt:
+            if folder is not None:
+                _clear_up(folder, prepared, NotBegun(), bucket.of(folder.path.parent))
+            raise
 
 
 def _carried_out(
@@ -119,11 +120,13 @@ def _carried_out(
             result = _on_ray(plan, config, command, progress, own_process, report)
     except TroupeError as error:
         _clear_up(folder, prepared, error, there)
+        if isinstance(error, NotBegun):
+            error.mistakes = [f"{folder.name}: stopped; go on with --resume"]
         if isinstance(error, Stopped):
             with contextlib.suppress(OSError):
                 if folder.stop.exists():
-                    folder.stop.write_text(SAVED)
-        raise
+                    folder.stop.write_text(SAVED, encoding="utf-8")
+        raise naming(error, folder.name, folder.path.exists())  # noqa: B904
     finally:
         progress.end()
     with contextlib.suppress(OSError):
@@ -146,20 +149,23 @@ def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     return {**shown, "folder": str(folder.path)}
 
 
-def _finished(prepared: Prepared) -> dict[str, Any] | None:
-    """The result of a run that has made all its steps."""
-    assert prepared.folder is not None
-    result = prepared.folder.read_result()
-    if result is None:
-        return None
-    reached = result.get("target") is not None and result["target"] == prepared.config.target
-    return result if reached or result.get("steps", 0) >= prepared.config.steps else None
+def _ended_before(
+    folder: RunFolder, finished: Mapping[str, Any], config: Config, progress: Progress
+) -> dict[str, Any]:  # fmt: skip
+    """The result of a run that has made all its steps, whose folder is left as at its end."""
+    ended = f"finished before, at step {finished['steps']}; raise steps to go on"
+    if finished["steps"] < config.steps:
+        ended = f"reached {config.target} at step {finished['steps']}; say target=none to go on"
+    progress.say(f"{folder.name}: {ended}")
+    with contextlib.suppress(TroupeError, OSError), folder.lock():  # its driver may have been killed just then
+        folder.settle_settings()
+    return with_paths(finished, folder)
 
 
-def _old_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand, progress: Progress) -> RunFolder:
-    """The folder of a run that goes on, with its settings of now; nobody else may be working on it."""
-    folder = prepared.folder
-    assert folder is not None
+def _go_on(
+    folder: RunFolder, prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand, progress: Progress
+) -> None:  # fmt: skip
+    """Give the folder of a run that goes on its settings of now; nobody else may be working on it."""
     if prepared.stored.get("data") != stored["data"] and not command.allow_changes:
         raise TroupeError(
             f"data: other samples than {folder.name} began with; --allow-changes goes on all the same", CONFLICT
@@ -177,22 +183,18 @@ def _old_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCom
     for what, version in prepared.stored.get("versions", {}).items():
         if here.get(what) != version:
             progress.say(f"{what} was {version} and is {here.get(what)}: the last bits may differ from here on")
-    return folder
 
 
 def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand) -> RunFolder:
     """The folder of a new run, with its settings and the weights that it begins with; or nothing at all."""
     weights = weights_path(command) if command.from_run else None
-    folder = runfolder.create(command.runs_dir, prepared.family, command.name)
-    try:
-        with checkpoint.writing(folder.path):
-            if weights is not None:
-                _copy_weights(weights, folder, command)
-            folder.write_settings(stored)
-    except BaseException:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        raise
-    return folder
+
+    def fill(folder: RunFolder) -> None:
+        if weights is not None:
+            _copy_weights(weights, folder, command)
+        folder.write_settings(stored)
+
+    return runfolder.create(command.runs_dir, prepared.family, command.name, fill)
 
 
 def _copy_weights(weights: Path, folder: RunFolder, command: TrainCommand) -> None:
@@ -210,7 +212,8 @@ def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, there: 
     with contextlib.suppress(TroupeError, OSError), folder.lock(patience=2):  # unless somebody else went on with it
         if prepared.folder is not None:
             folder.settle_settings()
-        elif error.code != FAILED and not checkpoint.all_in(folder.checkpoints):  # FAILED: its log tells why
+        elif not (error.code == FAILED or folder.read_restarts() or checkpoint.all_in(folder.checkpoints)):
+            # FAILED, and what was lost: its logs tell why
             shutil.rmtree(folder.path, ignore_errors=True)
             if there is not None:
                 there.remove(folder.path)
@@ -283,8 +286,8 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
     watcher.start()
     try:
         with contextlib.ExitStack() as held:
-            held.enter_context(checkpoint.writing(folder.path))
-            log = held.enter_context(open(folder.log(0), "a", buffering=1))
+            held.enter_context(checkpoint.writing(folder.log(0)))
+            log = held.enter_context(open(folder.log(0), "a", 1, "utf-8", "backslashreplace"))
             if own_process:
                 held.enter_context(contextlib.redirect_stdout(log))
                 held.enter_context(contextlib.redirect_stderr(log))
@@ -295,7 +298,8 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
             except TroupeError:
                 raise
             except Exception as error:
-                traceback.print_exc(file=log)
+                with contextlib.suppress(OSError, ValueError):  # a log that cannot be written is less than the error
+                    traceback.print_exc(file=log)
                 raise of_worker(0, error, folder.log(0)) from error
     finally:
         done.set()
@@ -321,15 +325,14 @@ def _on_ray(
     log = RunFolder(plan.folder).logs / "driver.log" if own_process else None
     with (
         _random_kept(),
+        ray_for(config, command.address, command.oversubscribe, folders, log) as used,  # until then a signal ends it
         signals(asked.set) as install,
-        ray_for(config, command.address, command.oversubscribe, folders, log) as used,
     ):
-        install()  # Ray has put handlers of its own there
 
         def start(lost: Lost | None) -> ActorGroup:
             if lost is not None and used.died():
                 used.begin_anew()
-                install()
+                install()  # Ray has put handlers of its own there
             placing = Placing(
                 checks.needs(plan.settings), config.least_workers, config.workers, lost, used.died, stop_asked,
                 progress.say, command.address is not None,

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainers.engine import bucket, checkpoint, durable, holding
+from trainers.engine import appearing, bucket, checkpoint, durable, holding
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import TRIALS
-from trainers.engine.runfolder import SEARCH, RunFolder, all_runs, natural
+from trainers.engine.runfolder import SEARCH, RunFolder, all_runs, folders_in
 from trainers.engine.settings import show_value
 
 FORMAT = 1
@@ -66,7 +66,7 @@ class Search:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return appearing.name_of(self.path)
 
     @property
     def sign(self) -> int:
@@ -125,7 +125,7 @@ class Search:
                     durable.write(self.path / file, text)
                 else:
                     making = self.path / f".{file}.making"
-                    making.write_text(text)
+                    making.write_text(text, encoding="utf-8")
                     os.replace(making, self.path / file)
 
     def leaderboard(self) -> list[dict[str, Any]]:
@@ -164,7 +164,7 @@ class Search:
 def read(path: Path) -> Search:
     """The search in a folder. Raises TroupeError (exit code 4) where its file is damaged."""
     try:
-        told = json.loads((path / SEARCH).read_text())
+        told = json.loads((path / SEARCH).read_text(encoding="utf-8"))
         trials = [TrialRecord(**trial) for trial in told.pop("trials")]
         if told.pop("format") > FORMAT:
             raise TroupeError(f"{path}: written by a newer troupe; install that to go on", SURROUNDINGS)
@@ -179,7 +179,7 @@ def read(path: Path) -> Search:
 
 def all_searches(runs: Path) -> list[Path]:
     """The folders of searches, by name; 2 before 10."""
-    return sorted((file.parent for file in runs.glob(f"[!.]*/{SEARCH}")), key=natural) if runs.is_dir() else []
+    return [path for path in folders_in(runs) if os.path.exists(path / SEARCH)]
 
 
 def find(runs: Path, name: str) -> Search:

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from cluster import checks
+from cluster.columns import table
 from cluster.show import size
 from trainers.engine import processor
 from trainers.version import __version__
@@ -47,8 +48,7 @@ def text(found: Mapping[str, Any]) -> str:
         **{name: version or "not installed" for name, version in found["libraries"].items()},
         "environment": " ".join(f"{name}={value}" for name, value in found["variables"].items()) or "-",
     }
-    width = max(map(len, lines))
-    block = "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+    block = table([{"": name, " ": value} for name, value in lines.items()], heads=False)
     return f"Paste this into the bug report:\n\n```\n{block}\n```"
 
 

@@ -21,7 +21,8 @@ import filelock
 
 from cluster import tokens
 from cluster.environment import environment
-from trainers.engine.errors import SURROUNDINGS, Stopped, TroupeError
+from cluster.signals import handlers_kept
+from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError
 from trainers.engine.holding import LOCK, is_held
 
 OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
@@ -53,16 +54,16 @@ class OwnRay:
         tokens.write_new(str(self.folder / "token"))
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(self.folder / "token")}
         try:
-            with environment(token):
+            with environment(token), handlers_kept():
                 tokens.read_anew()
                 ray.init(
                     address="local", num_cpus=self.cpus, include_dashboard=False, log_to_driver=False,
                     logging_level=logging.ERROR, configure_logging=False, object_store_memory=OBJECT_STORE,
                     _temp_dir=str(self.folder),
                 )  # fmt: skip
-        except SystemExit:  # SIGTERM meanwhile, in the words of Ray's handler
+        except (KeyboardInterrupt, SystemExit):  # SIGTERM is the latter, in the words of Ray's handler
             self._clear()
-            raise Stopped("stopped before it began") from None
+            raise NotBegun() from None
         except Exception as error:
             self._clear()
             reason = str(error).strip().splitlines()[-1]
@@ -76,7 +77,7 @@ class OwnRay:
         """What of it has died; nothing while all of it lives."""
         for pid, name in self.processes.items():
             with contextlib.suppress(OSError, IndexError):
-                if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX":
+                if Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0] not in "ZX":
                     continue
             return f"the {name} of this machine's Ray died (killed, or out of memory)"
         return ""
@@ -101,6 +102,10 @@ class OwnRay:
 
     def _clear(self) -> None:
         self.processes = {}
+        for pid, _ in _children():  # one that has just begun has no file of the folder open yet
+            with contextlib.suppress(OSError):
+                if os.fsencode(self.folder) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
         _remove(self.folder)
         self.lock.release()
         tokens.read_anew()  # when the environment is our caller's again
@@ -155,6 +160,6 @@ def _children() -> Iterator[tuple[int, str]]:
     """The processes that this one has started, and their names."""
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         with contextlib.suppress(OSError, ValueError, IndexError):
-            before, _, after = Path(f"/proc/{name}/stat").read_text().rpartition(") ")
+            before, _, after = Path(f"/proc/{name}/stat").read_text(encoding="utf-8").rpartition(") ")
             if int(after.split()[1]) == os.getpid():
                 yield int(name), before.partition(" (")[2]

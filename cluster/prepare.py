@@ -12,7 +12,7 @@ from typing import Any
 from cluster import checks
 from trainers import registry
 from trainers.data import sources
-from trainers.engine import checkpoint, runfolder, schedules
+from trainers.engine import appearing, checkpoint, runfolder, schedules
 from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import DATA_DIR, expanded
@@ -50,6 +50,7 @@ class Prepared:
     folder: RunFolder | None  # None: a new run, whose folder is not made yet
     stored: Mapping[str, Any]  # what an old run's folder says of it
     notes: tuple[str, ...] = ()  # what a person should know of that folder
+    finished: Mapping[str, Any] | None = None  # its result, where it has made all its steps
 
 
 def prepare(command: TrainCommand) -> Prepared:
@@ -84,7 +85,7 @@ def prepare(command: TrainCommand) -> Prepared:
                 if family is not None and family != stored["family"]:
                     mistakes.append(f"{family}: {folder.name} is a run of {stored['family']}")
                 family = stored["family"]
-    elif family is None:
+    elif family is None and (command.config is None or from_file):  # else it may stand in what cannot be read
         mistakes.append("train: needs a family, as in `troupe train dcgan data=digits`, or --resume NAME")
     if command.name is not None and (mistake := runfolder.check_name(command.name)):
         mistakes.append(mistake)
@@ -126,17 +127,15 @@ def prepare(command: TrainCommand) -> Prepared:
     assert family is not None
     config = config.model_copy(update=checks.resolve(config, own_machine=not command.address))
     missing = [] if command.address else checks.room(config, command.oversubscribe)
-    if folder is not None and not command.dry_run and (mistake := checks.writable(folder.path)):
+    finished = _finished(folder, config, notes) if folder is not None else None
+    if folder is not None and finished is None and not command.dry_run and (mistake := checks.writable(folder.path)):
         missing.append(mistake)
     if folder is None and not command.dry_run and (mistake := checks.writable(command.runs_dir)):
         missing.append(f"--runs-dir {mistake}")
     if missing:
         raise TroupeError(missing, SURROUNDINGS)
-    if command.name is not None and (command.runs_dir / command.name).exists():
-        raise TroupeError(
-            f"--name {command.name}: in use; go on with `troupe train --resume {command.name}`, or take another name",
-            CONFLICT,
-        )
+    if command.name is not None and appearing.is_taken(command.runs_dir / command.name):
+        raise runfolder.in_use(command.runs_dir, command.name)
     if folder is not None:
         _compare_recipes(folder, stored, config, command.allow_changes)
         if not checkpoint.all_in(folder.checkpoints) and not command.allow_changes:
@@ -147,7 +146,29 @@ def prepare(command: TrainCommand) -> Prepared:
                     "--allow-changes to begin it again at step 0",
                     CONFLICT,
                 )
-    return Prepared(family, config, folder, stored, tuple(notes))
+    return Prepared(family, config, folder, stored, tuple(notes), finished)
+
+
+def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, Any] | None:
+    """The result of a run that has made all its steps; None where its last checkpoint is to be made again."""
+    result = folder.read_result()
+    if result is None:
+        return None
+    reached = result.get("target") is not None and result["target"] == config.target
+    if not reached and result["steps"] < config.steps:
+        return None
+    saved = checkpoint.all_in(folder.checkpoints)
+    if not saved:
+        return result
+    damage = checkpoint.damage_of(saved[-1])
+    lost = f"damaged ({damage})" if damage is not None else ""
+    if not lost and checkpoint.place_of(saved[-1].name)[0] < result["steps"]:
+        lost = "gone"
+    if not lost:
+        return result
+    notes.append(f"{folder.name}: finished at step {result['steps']}, but its last checkpoint is {lost}; going on from "
+                 "the one before, to make it again")  # fmt: skip
+    return None
 
 
 def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
@@ -157,7 +178,8 @@ def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     import yaml
 
     try:
-        read = yaml.load(expanded(path).read_text(), yaml.BaseLoader)  # texts, read as those on the command line
+        text = expanded(path).read_text(encoding="utf-8")
+        read = yaml.load(text, yaml.BaseLoader)  # texts, read as those on the command line
     except OSError as error:
         mistakes.append(f"--config {path}: {error.strerror}")
         return {}

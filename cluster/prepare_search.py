@@ -13,7 +13,7 @@ from cluster.leaderboard import OPEN, POPULATION, Search
 from cluster.prepare import read_config
 from trainers import registry
 from trainers.data import sources
-from trainers.engine import runfolder
+from trainers.engine import appearing, runfolder
 from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import DATA_DIR
@@ -81,6 +81,8 @@ def prepare(command: SearchCommand) -> Prepared:
     family = command.family if command.family is not None else from_file.pop("family", None)
     from_file.pop("family", None)
     if family is None:
+        if mistakes:  # it may stand in what cannot be read
+            raise TroupeError(mistakes, WORDS)
         mistakes.append("search: needs a family, as in `troupe search wgan_gp n_critic=1,2,5`, or --resume NAME")
         raise TroupeError(mistakes, WORDS)
     for option, value, known in (
@@ -143,7 +145,7 @@ def prepare(command: SearchCommand) -> Prepared:
         "max_concurrent": command.max_concurrent, "trials_per_gpu": command.trials_per_gpu,
         "keep_best": command.keep_best,
     }  # fmt: skip
-    if command.name is not None and (command.runs_dir / command.name).exists():
+    if command.name is not None and appearing.is_taken(command.runs_dir / command.name):
         raise TroupeError(
             f"--name {command.name}: in use; go on with `troupe search --resume {command.name}`, or take another name",
             CONFLICT,

@@ -10,7 +10,8 @@ from typing import Any
 
 from cluster import typed
 from cluster.answers import Answer
-from cluster.show import Progress, table
+from cluster.columns import table
+from cluster.show import Progress
 from cluster.words import Words
 from trainers.engine.errors import FAILED, STOPPED, TroupeError
 

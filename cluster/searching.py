@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster import checks, proposals
+from cluster.columns import table
 from cluster.leaderboard import FAILED, FINISHED, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, prepare
-from cluster.show import Progress, duration, table
-from trainers.engine import bucket, checkpoint, mirror
+from cluster.show import Progress, duration, from_here
+from trainers.engine import appearing, bucket, mirror
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError
 from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.paths import TRIALS
@@ -115,8 +116,17 @@ def text(result: Mapping[str, Any], most: int = 10) -> str:
     if result["final"]:
         told = ", ".join(f"{name} {value:.4g}" for name, value in result["final"]["metrics"].items())
         lines += ["", f"{result['final']['run']}: on the test part {told}"]
-    where = os.path.relpath(result["folder"])
-    return "\n".join([*lines, "", f"  folder          {result['folder'] if where.startswith('..') else where}"])
+    lines += ["", *_best(result), f"  folder          {from_here(result['folder'])}"]
+    return "\n".join(lines)
+
+
+def _best(result: Mapping[str, Any]) -> list[str]:
+    """The best point in a line of its own, at the end, where it is seen."""
+    best = next((point for point in result["points"] if point["mean"] is not None), None)
+    if best is None:
+        return []
+    settings = " ".join(f"{name}={show_value(value)}" for name, value in best["settings"].items())
+    return [f"  best            {best['trials'][0]['name']}, {result['metric']} {best['mean']:.4g}: {settings}"]
 
 
 def text_of_dry_run(expected: Mapping[str, Any]) -> list[str]:
@@ -134,25 +144,19 @@ def _new_folder(command: SearchCommand, prepared: Prepared) -> Search:
     told, runs = prepared.told, command.runs_dir
     there = bucket.of(runs)
     taken = there.names() if there is not None else ()
-    number = 0
-    while True:
-        number += 1
-        path = runs / (command.name or f"{told['family']}-search-{number}")
-        try:
-            if path.name in taken:
-                raise FileExistsError
-            path.mkdir(parents=True)
-            break
-        except FileExistsError:
-            if command.name:
-                raise TroupeError(f"--name {command.name}: in use; take another name", CONFLICT) from None
-        except OSError as error:
-            raise TroupeError(checkpoint.disk_mistake(runs, error), SURROUNDINGS) from None
-    found = Search(path.resolve(), told)
-    with checkpoint.writing(path):
-        (path / TRIALS).mkdir()
+
+    found = Search(runs, told)
     proposals.fill(found, prepared.space)
-    found.write(lasting=True)
+
+    def make(path: Path) -> None:
+        (path / TRIALS).mkdir()
+        found.path = path
+        found.write(lasting=True)
+
+    path = appearing.appear(runs, f"{told['family']}-search", command.name, taken, make)
+    if path is None:
+        raise TroupeError(f"--name {command.name}: in use; take another name", CONFLICT)
+    found.path = path.resolve()
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a person sees: one line that renews itself while a run goes on, plain lines where nobody looks, and tables.
+"""What a person sees: one line that renews itself while a run goes on, plain lines where nobody looks, what it came to.
 
 Everything fits the terminal: a line that wrapped could not be renewed. A reader that has gone costs no work.
 """
@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from cluster.columns import columns_of, cut, table, width_of, wrapped
+
 QUIET = 10.0  # seconds between plain lines, where the output is no terminal
-PIPE = 80  # columns of texts that are read, where the output is no terminal and COLUMNS says nothing
 EVALUATED = 2  # metrics of an evaluation that a progress line names, the main one first
-ROWS = 10_000  # columns of tables there: one line for each row, for `grep`
 
 
 def tell(text: str, stream: TextIO | None = None, end: str = "\n") -> bool:
@@ -44,8 +44,10 @@ class Progress:
     """Shows the newest progress of a run on a stream."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = stream or sys.stdout
+        nobody: Any = Silence()
+        self.stream: TextIO = stream or sys.stdout or nobody
         self.terminal = self.stream.isatty()
+        self.renews = self.terminal and os.environ.get("TERM") != "dumb"  # which knows no way back in a line
         self.started: tuple[float, int] | None = None
         self.last = 0.0
         self.shown = ""
@@ -54,12 +56,12 @@ class Progress:
     def say(self, line: str) -> None:
         """A notice or a warning, on a line of its own."""
         self._clear()
-        self._print(wrapped(f"troupe: {line}", width_of(self.stream)) if self.terminal else f"troupe: {line}")
+        self._print(self._fitted(f"troupe: {line}"))
 
     def line(self, line: str) -> None:
         """Part of an answer, on a line of its own."""
         self._clear()
-        self._print(line)
+        self._print(self._fitted(line))
 
     def show(self, progress: Mapping[str, Any]) -> None:
         """The newest state of the run; does nothing where it was shown a moment ago."""
@@ -69,7 +71,7 @@ class Progress:
         step, steps = progress["step"], progress["steps"]
         if self.started is None:
             self.started = (now, step)
-        if now - self.last < (0.2 if self.terminal else QUIET):
+        if now - self.last < (0.2 if self.renews else QUIET):
             return
         self.last = now
         begun, first = self.started
@@ -79,21 +81,21 @@ class Progress:
     def packing(self, done: int, total: int) -> None:
         """How far a folder of images is packed."""
         now = time.monotonic()
-        if now - self.last < (0.2 if self.terminal else QUIET) and done < total:
+        if now - self.last < (0.2 if self.renews else QUIET) and done < total:
             return
         self.last = now
         line, width = f"packing images {done}/{total}", self._width()
         room = min(30, (width or 80) - len(line) - 4)
-        self._renew(f"{line}  {bar(done / max(1, total), room)}" if room > 4 else line[:width])
+        self._renew(f"{line}  {bar(done / max(1, total), room)}" if room > 4 else cut(line, width))
 
     def doing(self, what: str) -> None:
         """What goes on where no step is made; in a pipe only where it takes long."""
         now = time.monotonic()
         self.last = self.last or now
-        if now - self.last < (0.2 if self.terminal else QUIET):
+        if now - self.last < (0.2 if self.renews else QUIET):
             return
         self.last = now
-        self._renew(what[: self._width()])
+        self._renew(cut(what, self._width()))
 
     def end(self) -> None:
         self._clear()
@@ -102,15 +104,18 @@ class Progress:
         """Columns that a line may take, so that it never wraps; None where there is no terminal."""
         return width_of(self.stream) - 1 if self.terminal else None
 
+    def _fitted(self, line: str) -> str:
+        return wrapped(line, width_of(self.stream)) if self.terminal else line
+
     def _renew(self, line: str) -> None:
         if line == self.shown:
             return
         self._clear()
         self.shown = line
-        self._print(line, end="" if self.terminal else "\n")
+        self._print(line, end="" if self.renews else "\n")
 
     def _clear(self) -> None:
-        if self.terminal and self.shown:
+        if self.renews and self.shown:
             self._print("\r\x1b[K", end="")
         self.shown = ""
 
@@ -138,10 +143,10 @@ def describe(progress: Mapping[str, Any], left: float | None, width: int | None 
     chosen: set[str] = set()
     for name in ("step", "doing", "left", *important[:1], "speed", *important[1:]):
         line = "  ".join(text for part, text in texts.items() if part in {*chosen, name})
-        if width is None or len(line) <= width:
+        if width is None or columns_of(line) <= width:
             chosen.add(name)
     if "step" not in chosen:
-        return texts["step"][:width]
+        return cut(texts["step"], width)
     return "  ".join(text for part, text in texts.items() if part in chosen)
 
 
@@ -208,59 +213,6 @@ def rows_of_runs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 def rows_of_packed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Packed folders of images, as a table shows them."""
     return [{"source": row["source"], "size": size(row["bytes"]), "packed": row["packed"]} for row in rows]
-
-
-def width_of(stream: TextIO, pipe: int = PIPE) -> int:
-    """Columns of a stream: what COLUMNS says, or the terminal, or `pipe` where it is none."""
-    said = os.environ.get("COLUMNS", "")
-    if said.isdecimal() and int(said) > 0:
-        return int(said)
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or pipe
-    except (OSError, ValueError, AttributeError):  # no terminal, or no file at all
-        return pipe
-
-
-def table(rows: Sequence[Mapping[str, Any]], empty: str = "", width: int | None = None, heads: bool = True) -> str:
-    """Rows with the same keys as aligned columns, within `width`; the first column is never cut or wrapped."""
-    if not rows:
-        return empty
-    from rich.table import Table
-
-    drawn = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=heads, header_style="")
-    for place, head in enumerate(rows[0]):
-        drawn.add_column(head, no_wrap=place == 0, overflow="fold")
-    for row in rows:
-        drawn.add_row(*(str(cell) for cell in row.values()))
-    return text_of(drawn, width or width_of(sys.stdout, ROWS))
-
-
-def paragraphs(text: str, pipe: int = PIPE) -> str:
-    """A text whose lines are wrapped between words where they are longer than the terminal; indents are kept."""
-    width = width_of(sys.stdout, pipe)
-    return "\n".join(wrapped(line, width) for line in text.split("\n"))
-
-
-def wrapped(line: str, width: int) -> str:
-    """A line cut between words where it is longer than `width`, its indent kept."""
-    import textwrap
-
-    if len(line) <= width:
-        return line
-    indent = line[: len(line) - len(line.lstrip())]
-    return "\n".join(textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False))
-
-
-def text_of(drawn: Any, width: int) -> str:
-    """What rich draws, as plain text without blanks at the ends of lines."""
-    import io
-
-    from rich.console import Console
-
-    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False, emoji=False)
-    console.print(drawn)
-    written: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in written.splitlines())
 
 
 def bar(share: float, width: int = 30) -> str:

@@ -8,6 +8,43 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+ASKED = (signal.SIGINT, signal.SIGTERM)
+
+
+def hold_signals() -> None:
+    """Let both wait, also while this process is replaced by another program."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+
+
+def take_signals() -> None:
+    """Let each be a KeyboardInterrupt, also before there is anything to save; one that has waited comes now."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put both handlers back that somebody replaces inside."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in ASKED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Let both wait for the end of the block, where they are a KeyboardInterrupt."""
+    asked: list[bool] = []
+    with signals(lambda: asked.append(True)):
+        yield
+    if asked:
+        raise KeyboardInterrupt
+
 
 @contextlib.contextmanager
 def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
@@ -18,7 +55,7 @@ def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ASKED}
     asked = False
 
     def put_back() -> None:

@@ -14,7 +14,7 @@ def token() -> str:
         return mine
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     return ""
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster import leaderboard
-from cluster.leaderboard import Search
 from trainers import registry
 from trainers.data import imagefolder, sources
 from trainers.engine import bucket, checkpoint, durable, pictures, runfolder
@@ -31,7 +31,7 @@ def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     A search is a row; its name lists its trials. Steps, seconds and bytes are numbers.
     """
     if not names:
-        searches = [_search_row(leaderboard.read(path)) for path in leaderboard.all_searches(runs)]
+        searches = [_row_of(path, partial(_search_row, path), kind="search") for path in leaderboard.all_searches(runs)]
         return [*searches, *(_row(folder) for folder in runfolder.all_runs(runs))]
     chosen: list[RunFolder] = []
     for name in names:
@@ -40,28 +40,38 @@ def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     return [_row(folder) for folder in chosen]
 
 
-def _search_row(search: Search) -> dict[str, Any]:
+def _row_of(path: Path, told: Callable[[], dict[str, Any]], **kind: str) -> dict[str, Any]:
+    """What is told of a run or a search; where it is damaged, or cannot be read, that."""
+    row = {**NOTHING, **kind, "name": RunFolder(path).name, "bytes": RunFolder(path).size()}
+    try:
+        return {**row, **told()}
+    except (TroupeError, OSError) as error:
+        said = error.mistakes[0] if isinstance(error, TroupeError) else f"cannot be read ({error.strerror})"
+        return {**row, "state": "damaged", "note": said}
+
+
+def _search_row(path: Path) -> dict[str, Any]:
     """What is to be said of one search."""
+    search = leaderboard.read(path)
     ended = sum(trial.state not in leaderboard.OPEN for trial in search.trials)
     state = "searching" if search.working else ("stopped" if ended < len(search.trials) else "finished")
     return {
-        **NOTHING, "name": search.name, "kind": "search", "family": search.told["family"],
-        "data": search.told["fixed"].get("data"), "state": state, "trials": len(search.trials), "trials_ended": ended,
-        "seconds": search.told["seconds"], "bytes": RunFolder(search.path).size(),
+        "family": search.told["family"], "data": search.told["fixed"].get("data"), "state": state,
+        "trials": len(search.trials), "trials_ended": ended, "seconds": search.told["seconds"],
     }  # fmt: skip
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
     """What is to be said of one run, damaged or not."""
-    row = {**NOTHING, "name": folder.name, "kind": "run", "bytes": folder.size()}
-    try:
-        stored = folder.read_settings()
-    except TroupeError as error:
-        return {**row, "state": "damaged", "note": error.mistakes[0]}
+    return _row_of(folder.path, partial(_run_row, folder), kind="run")
+
+
+def _run_row(folder: RunFolder) -> dict[str, Any]:
+    stored = folder.read_settings()
     step, seconds = _reached(folder)
     restarts = folder.read_restarts()
     return {
-        **row, "family": stored["family"], "data": stored["settings"].get("data"),
+        "family": stored["family"], "data": stored["settings"].get("data"),
         "state": "finished" if folder.read_result() else ("working" if folder.working else "stopped"),
         "step": step, "steps": stored["settings"]["steps"], "seconds": seconds, "restarts": len(restarts),
         "note": _restarted(restarts),
@@ -110,12 +120,22 @@ def sample(
     folder, samples, told = samples_of(name, runs, families, asked, seed, data_dir)
     are_images = not isinstance(samples, list)
     out = out or Path(f"{folder.name.replace('/', '-')}-samples.{'png' if are_images else 'txt'}")
+    check_ending(out, are_images)
     with writing(out):
         if are_images:
             pictures.write_grid(out, samples, asked.columns)
         else:
             durable.write(out, pictures.sheet_of_texts(samples))
     return {"file": str(out), **told}
+
+
+def check_ending(out: Path, are_images: bool) -> None:
+    """Raise TroupeError (exit code 2) where a file's ending names what the samples are not, or nothing known."""
+    if are_images and out.suffix.lower() not in pictures.FORMATS:
+        known = ", ".join(filter(None, pictures.FORMATS))
+        raise TroupeError(f"--out {out}: pictures are written as {known}", WORDS)
+    if not are_images and out.suffix and out.suffix.lower() in pictures.FORMATS:
+        raise TroupeError(f"--out {out}: the samples are texts; say a name that ends in .txt", WORDS)
 
 
 @contextlib.contextmanager
@@ -213,7 +233,7 @@ def load_exported(folder: str | Path, families: Sequence[str | Path] = ()) -> di
 
     folder = expanded(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         name, settings, facts = config["family"], config["settings"], config["facts"]
     except OSError as error:
         raise TroupeError(

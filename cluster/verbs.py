@@ -10,18 +10,8 @@ from typing import Any
 
 from cluster import typed
 from cluster.answers import Answer
-from cluster.show import (
-    ROWS,
-    Progress,
-    from_here,
-    lines_of,
-    paragraphs,
-    rows_of_packed,
-    rows_of_runs,
-    size,
-    table,
-    width_of,
-)
+from cluster.columns import table, width_of
+from cluster.show import Progress, from_here, lines_of, rows_of_packed, rows_of_runs, size
 from cluster.words import Words
 from trainers.engine import bucket
 from trainers.engine.errors import FAILED, SURROUNDINGS, WORDS, TroupeError
@@ -48,7 +38,7 @@ def train(said: Words, progress: Progress, own_process: bool = True, **more: Any
     if said.has("dry-run"):
         return dry_run(prepare.dry_run(wanted))
     result = launch.launch(wanted, progress, own_process, **more)
-    return Answer(result, paragraphs("\n".join(lines_of(result, launch.SHOWN)), ROWS))
+    return Answer(result, "\n".join(lines_of(result, launch.SHOWN)))
 
 
 def search(said: Words, progress: Progress) -> Answer | None:
@@ -60,7 +50,7 @@ def search(said: Words, progress: Progress) -> Answer | None:
         return None
     if said.has("dry-run"):
         expected = searching.dry_run(wanted)
-        return Answer(expected, paragraphs("\n".join(searching.text_of_dry_run(expected)), ROWS))
+        return Answer(expected, "\n".join(searching.text_of_dry_run(expected)))
     result = searching.carry_out(wanted, progress)
     return Answer(result, searching.text(result))
 
@@ -286,4 +276,4 @@ def dry_run(resolved: dict[str, Any]) -> Answer:
 
             parts += ["", f"{title}:", sparkline(resolved[course], min(60, width_of(sys.stdout) - 10))]
     parts += ["", *resolved["remarks"]] if "remarks" in resolved else []
-    return Answer(resolved, paragraphs("\n".join(parts), ROWS))
+    return Answer(resolved, "\n".join(parts))

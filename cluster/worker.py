@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from trainers.engine import bucket
+from trainers.engine import bucket, checkpoint
 from trainers.engine.control import Control
 from trainers.engine.errors import PeerLost, TroupeError, of_worker
 from trainers.engine.runfolder import RunFolder, begun
@@ -79,22 +79,24 @@ class Worker:
             if there is not None:  # of which this machine may have nothing yet
                 plan.folder.mkdir(parents=True, exist_ok=True)
                 RunFolder(plan.folder).make_parts()
-            write_to(log)
-            print(begun(rank, size), flush=True)
+            with checkpoint.writing(log):
+                write_to(log)
+                print(begun(rank, size), flush=True)
             self.world = join(address, port, rank, size, str(plan.settings["device"]))
             return run(plan, self.world, self.control)
         except TroupeError as error:
             if not isinstance(error, PeerLost):
-                traceback.print_exc()
+                _trace()
             return error
         except Exception as error:
-            traceback.print_exc()
+            _trace()
             return of_worker(rank, error, log)
         finally:
             if self.world is not None:
                 self.world.leave()
                 self.world = None
-            sys.stdout.flush()
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
             if (there := bucket.of_run(plan.folder)) is not None:
                 there.send_file(log)
 
@@ -147,12 +149,17 @@ def interface_of(address: str) -> str | None:
     return None
 
 
+def _trace() -> None:
+    """The traceback, into the log; where that cannot be written, nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        traceback.print_exc()
+
+
 def write_to(log: Any) -> None:
-    """Let everything that this process prints, C++ included, go to a file."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        for stream in (1, 2):
-            os.dup2(descriptor, stream)
-        os.close(descriptor)
-        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    """Let everything that this process prints, C++ included, go to a file. Raises OSError where it cannot be opened."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+    sys.stdout = open(1, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115

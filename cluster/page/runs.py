@@ -140,7 +140,7 @@ def texts_of(paths: Mapping[int, Path], most: int, letters: int, note: Callable[
     found = {}
     for step in steps:
         with contextlib.suppress(OSError):
-            text = paths[step].read_text(errors="replace")
+            text = paths[step].read_text(encoding="utf-8", errors="replace")
             found[step] = text if len(text) <= letters else text[:letters] + "\n[cut here]"
     return found
 
@@ -168,7 +168,7 @@ def _sessions(folder: RunFolder, listed: Sequence[Path], rows: Sequence[Mapping[
     """
     starts = []
     with contextlib.suppress(OSError):
-        for line in folder.log(0).read_text(errors="replace").splitlines():
+        for line in folder.log(0).read_text(encoding="utf-8", errors="replace").splitlines():
             if match := STARTED.match(line):
                 starts.append(time.mktime(time.strptime(match[1], "%Y-%m-%d %H:%M:%S")))
     changed = {}

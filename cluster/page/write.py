@@ -73,11 +73,12 @@ def render(page: Mapping[str, Any], bulk: Mapping[str, Any], embedded: Mapping[s
     from markupsafe import Markup
 
     def part(name: str) -> Markup:
-        return Markup(resources.files("cluster.page").joinpath(name).read_text())
+        return Markup(resources.files("cluster.page").joinpath(name).read_text(encoding="utf-8"))
 
     packed, nonce = pack(json.dumps(_plain(bulk), separators=SEPARATOR).encode()), _nonce(page)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(resources.files("cluster.page").joinpath("template.html").read_text())
+    source = resources.files("cluster.page").joinpath("template.html").read_text(encoding="utf-8")
+    template = environment.from_string(source)
     return template.render(
         title=page["title"], made=page["made"], nonce=nonce, links=links, version=__version__,
         style=part("page.css"), script=Markup("\n").join(part(name) for name in SCRIPTS),

@@ -35,7 +35,7 @@ def held():
     maps = Path("/proc/self/maps").read_text()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {"threads": int(status["Threads"]), "python threads": threading.active_count(),
-            "files": len(os.listdir("/proc/self/fd")), "shared memory": maps.count("/dev/shm/troupe-"),
+            "files": len(os.listdir("/proc/self/fd")), "shared memory": maps.count("/dev/shm/#"),
             "process groups": len(dist.distributed_c10d._world.pg_map),
             "megabytes": int(status["VmRSS"].split()[0]) / 1024}
 

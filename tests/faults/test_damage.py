@@ -9,8 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import DCGAN, FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints, flip, until_step
+from cluster.verify import compare
+from commands import (
+    DCGAN,
+    FRAGILE,
+    Commands,
+    assert_same_run,
+    assert_same_state,
+    checkpoints,
+    flip,
+    state_of,
+    until_step,
+)
 from PIL import Image
+
+from trainers.engine import checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
@@ -238,3 +251,60 @@ def test_a_run_whose_metrics_are_gone_goes_on(troupe: Commands, finished: Comman
     shutil.rmtree(run / "logs")
     troupe.train(*RESUME)
     assert_same_state(run, finished.path("whole"))
+
+
+def test_a_finished_run_with_a_damaged_last_checkpoint_is_made_whole_again(
+    troupe: Commands, finished: Commands
+) -> None:
+    run = copy_of(finished, troupe)
+    good = state_of(run)
+    flip(run / "checkpoints" / "step_00000006" / "state.pt")
+    done = troupe.train("--resume", "run", "--families", str(FRAGILE))
+    told = (
+        "troupe: run: finished at step 6, but its last checkpoint is damaged (state.pt has another SHA-256 than its "
+        "manifest says); going on from the one before, to make it again"
+    )
+    assert told in done.out.splitlines()
+    assert checkpoint.damage_of(checkpoints(run)[-1]) is None
+    assert [difference for difference in compare(state_of(run), good) if difference.relative] == []
+    shutil.rmtree(run / "checkpoints" / "step_00000006")
+    assert "its last checkpoint is gone; going on from" in troupe.train(*RESUME[:2], "--families", str(FRAGILE)).out
+    assert_same_state(run, finished.path("half"))
+    assert "finished before, at step 6" in troupe.train("--resume", "run", "--families", str(FRAGILE)).out
+
+
+def test_settings_of_before_do_not_stay_in_a_finished_run(troupe: Commands, finished: Commands) -> None:
+    """Its driver was killed between the last word of its workers and the end."""
+    run = copy_of(finished, troupe)
+    settings = (run / "settings.json").read_bytes()
+    (run / "settings.json.before").write_bytes(settings)
+    done = troupe.train("--resume", "run", "--families", str(FRAGILE))
+    assert "finished before, at step 6" in done.out
+    assert not (run / "settings.json.before").exists()
+    assert (run / "settings.json").read_bytes() == settings
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_unwritable_log_is_told_in_one_line_and_costs_no_restart(
+    troupe: Commands, finished: Commands, workers: int
+) -> None:
+    run = copy_of(finished, troupe)
+    for rank in range(workers):
+        (run / "logs" / f"rank_{rank}.log").unlink(missing_ok=True)
+        (run / "logs" / f"rank_{rank}.log").mkdir()
+    done = troupe.run("train", *RESUME, f"workers={workers}", seconds=90)
+    assert done.code == 3, done
+    assert done.mistakes in [
+        [f"troupe: {run}/logs/rank_{rank}.log: could not be written (Is a directory)"] for rank in range(workers)
+    ]
+    assert "restart" not in done.out
+
+
+def test_what_cannot_be_kept_names_the_run_and_the_way_out(troupe: Commands, finished: Commands) -> None:
+    run = copy_of(finished, troupe)
+    (run / "logs" / "rank_0.log").unlink()
+    (run / "logs" / "rank_0.log").symlink_to("/dev/full")
+    done = troupe.run("train", *RESUME)
+    assert done.code == 3, done
+    (line,) = done.mistakes
+    assert line.endswith("no space left; free some, or move the run to another disk; go on with --resume run")

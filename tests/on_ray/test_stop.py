@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import signal
+import time
 from pathlib import Path
 
 import pytest
-from commands import DCGAN, Commands, assert_same_run, until, until_step
+from commands import DCGAN, FRAGILE_RUN, Commands, assert_same_run, checkpoints, step_of, until, until_step
 
 from cluster import leaderboard
 from cluster.leaderboard import INTERRUPTED
@@ -61,6 +63,44 @@ def test_a_search_that_is_stopped_saves_every_running_trial(troupe: Commands) ->
     done = command.wait(30)
     assert done.code == 130, done
     assert [trial.state for trial in leaderboard.read(troupe.path("s")).trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 2.0, 5.0])
+def test_ctrl_c_while_ray_starts_ends_within_seconds_and_leaves_nothing(troupe: Commands, seconds: float) -> None:
+    temporary = troupe.folder / "t"
+    temporary.mkdir()
+    command = troupe.start("train", *RECIPE, "steps=100000", "workers=2", "--name", "run",
+                           environment={"TMPDIR": str(temporary)})  # fmt: skip
+    until((troupe.path("run") / "settings.json").exists, "the run's folder")
+    time.sleep(seconds)
+    began = [checkpoint.name for checkpoint in checkpoints(troupe.path("run"))]
+    command.interrupt()
+    done = command.wait(12)
+    assert done.code == 130, done
+    assert len(done.mistakes) == 1, done
+    assert "Traceback" not in done.out
+    assert troupe.path("run").exists() == bool(began)
+    assert "nothing of the run is kept" in done.err or "stopped at once" in done.err or began
+    until(lambda: not command.members(), "the end of all its processes", 5)
+    assert list(temporary.iterdir()) == []
+
+
+def test_workers_that_go_on_while_their_watcher_is_stopped_are_not_taken_for_silent(troupe: Commands) -> None:
+    """As by Ctrl-Z, which a session without a terminal cannot be sent."""
+    command = troupe.start("train", *FRAGILE_RUN, "steps=100000", "pause=0.01", "hang_after=4", "max_restarts=0",
+                           "workers=2", "--name", "run")  # fmt: skip
+    reached = until_step(troupe.path("run"), 5, command, seconds=90)
+    command.send(signal.SIGSTOP)
+    time.sleep(10)
+    command.send(signal.SIGCONT)
+    time.sleep(2)
+    assert step_of(troupe.path("run")) > reached + 5
+    assert command.process.poll() is None, command.wait(0)
+    command.interrupt()
+    done = command.wait(30)
+    assert done.code == 130, done
+    assert "stopped at step" in done.err
+    assert not (troupe.path("run") / "restarts.jsonl").exists()
 
 
 def test_wrong_names_and_ranks_are_told(troupe: Commands) -> None:

@@ -45,12 +45,11 @@ class Command:
 
     def run_folder(self, name: str, **settings: Any) -> RunFolder:
         """A run of this name that has made its first steps."""
-        folder = runfolder.create(self.folder / "runs", "dcgan", name)
         words = {**registry.config_class("dcgan").tiny["tiny"], **settings}
         config = registry.config_class("dcgan").of(words)
         settings = {**config.model_dump(), "device": "cpu", "exchange": "exact"}
-        folder.write_settings({"family": "dcgan", "settings": settings, "facts": {}, "data": "x", "versions": {}})
-        return folder
+        told = {"family": "dcgan", "settings": settings, "facts": {}, "data": "x", "versions": {}}
+        return runfolder.create(self.folder / "runs", "dcgan", name, lambda folder: folder.write_settings(told))
 
 
 @pytest.fixture
@@ -466,8 +465,8 @@ def test_only_runs_of_the_runs_folder_are_removed(command: Command, monkeypatch:
     for folder in (project, project / "app", project / "runs" / "vscode", project / "runs", own.path / "inner"):
         folder.mkdir(exist_ok=True)
         (folder / "settings.json").write_text(settings)
-    elsewhere = runfolder.create(project / "other", "dcgan", "theirs")
-    elsewhere.write_settings(json.loads(own.settings.read_text()))
+    told = json.loads(own.settings.read_text())
+    elsewhere = runfolder.create(project / "other", "dcgan", "theirs", lambda folder: folder.write_settings(told))
     (project / "runs" / "alias").symlink_to(elsewhere.path)
     for name, line in {
         "..": "..: does not lie in runs itself; name a run that does",
@@ -693,3 +692,14 @@ def test_the_command_ends_with_its_code_and_one_line_for_each_mistake(tmp_path: 
         "troupe: --bogus: no such option of train; settings have no dashes: bogus=...",
         "troupe: steps=many: is not a number",
     ]
+
+
+@pytest.mark.parametrize("verb", ["train", "search"])
+def test_a_settings_file_that_cannot_be_read_is_all_that_is_told(command: Command, verb: str) -> None:
+    """Its family may stand in it: nobody is told that one is missing."""
+    (command.folder / "bad.yaml").write_text("a: [")
+    for name, why in (("bad.yaml", "not YAML ("), ("none.yaml", "No such file or directory")):
+        told = command(verb, "--config", name)
+        assert told.code == WORDS
+        (line,) = told.lines
+        assert line.startswith(f"--config {name}: {why}")

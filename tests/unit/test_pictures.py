@@ -46,8 +46,8 @@ def test_grey_images_give_a_grey_grid_and_colour_images_one_in_colour() -> None:
 
 def test_a_grid_is_written_as_png_with_every_pixel_magnified(tmp_path: Path) -> None:
     sheet = pictures.grid(flat(4, 3, 3, 1))
-    pictures.write_png(tmp_path / "plain.png", sheet)
-    pictures.write_png(tmp_path / "large.png", sheet, magnify=3)
+    pictures.write_picture(tmp_path / "plain.png", sheet)
+    pictures.write_picture(tmp_path / "large.png", sheet, magnify=3)
     with Image.open(tmp_path / "plain.png") as plain, Image.open(tmp_path / "large.png") as large:
         assert plain.format == large.format == "PNG"
         assert np.array_equal(np.asarray(plain), np.asarray(sheet))
@@ -57,7 +57,7 @@ def test_a_grid_is_written_as_png_with_every_pixel_magnified(tmp_path: Path) -> 
 
 def test_a_png_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sheet = pictures.grid(flat(1, 3, 3, 1))
-    pictures.write_png(tmp_path / "grid.png", sheet)
+    pictures.write_picture(tmp_path / "grid.png", sheet)
     before = (tmp_path / "grid.png").read_bytes()
 
     def broken(self: Image.Image, path: Path, **_: object) -> None:
@@ -66,7 +66,7 @@ def test_a_png_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monk
 
     monkeypatch.setattr(Image.Image, "save", broken)
     with pytest.raises(OSError, match="no space"):
-        pictures.write_png(tmp_path / "grid.png", sheet)
+        pictures.write_picture(tmp_path / "grid.png", sheet)
     assert (tmp_path / "grid.png").read_bytes() == before
 
 
@@ -86,7 +86,7 @@ def frames_of(path: Path) -> tuple[list[int], list[int]]:
 def sheets(folder: Path, count: int) -> list[Path]:
     paths = [folder / f"step_{number:08d}.png" for number in range(count)]
     for number, path in enumerate(paths):
-        pictures.write_png(path, pictures.grid(np.full((1, 4, 4, 1), 10 + number, np.uint8)))
+        pictures.write_picture(path, pictures.grid(np.full((1, 4, 4, 1), 10 + number, np.uint8)))
     return paths
 
 

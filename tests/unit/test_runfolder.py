@@ -20,29 +20,32 @@ from trainers.engine.runfolder import RunFolder
 
 
 def make(runs: Path, name: str) -> RunFolder:
-    folder = runfolder.create(runs, "dcgan", name)
-    folder.write_settings({"family": "dcgan", "settings": {"steps": 4}, "facts": {}, "versions": {}})
-    return folder
+    return create(runs, "dcgan", name)
+
+
+def create(runs: Path, family: str, name: str | None) -> RunFolder:
+    told = {"family": family, "settings": {"steps": 4}, "facts": {}, "versions": {}}
+    return runfolder.create(runs, family, name, lambda folder: folder.write_settings(told))
 
 
 def test_new_runs_are_named_after_their_family_and_numbered(tmp_path: Path) -> None:
     runs = tmp_path / "not" / "there"
-    assert [runfolder.create(runs, "dcgan", None).name for _ in range(3)] == ["dcgan-1", "dcgan-2", "dcgan-3"]
-    assert runfolder.create(runs, "wgan", None).name == "wgan-1"
-    assert runfolder.create(runs, "wgan", "mine").path == runs / "mine"
+    assert [create(runs, "dcgan", None).name for _ in range(3)] == ["dcgan-1", "dcgan-2", "dcgan-3"]
+    assert create(runs, "wgan", None).name == "wgan-1"
+    assert create(runs, "wgan", "mine").path == runs / "mine"
     assert all((runs / "mine" / part).is_dir() for part in ("checkpoints", "grids", "logs"))
 
 
 def test_runs_that_start_at_the_same_moment_get_names_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        names = list(pool.map(lambda _: runfolder.create(tmp_path, "dcgan", None).name, range(24)))
+        names = list(pool.map(lambda _: create(tmp_path, "dcgan", None).name, range(24)))
     assert sorted(names) == sorted(f"dcgan-{number}" for number in range(1, 25))
 
 
 def test_a_name_in_use_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    runfolder.create(tmp_path, "dcgan", "mine")
+    create(tmp_path, "dcgan", "mine")
     with pytest.raises(TroupeError) as caught:
-        runfolder.create(tmp_path, "dcgan", "mine")
+        create(tmp_path, "dcgan", "mine")
     assert caught.value.code == CONFLICT
     assert caught.value.mistakes == [
         "--name mine: in use; go on with `troupe train --resume mine`, or take another name"
@@ -52,7 +55,7 @@ def test_a_name_in_use_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TroupeError) as caught:
-        runfolder.create(tmp_path / "file" / "runs", "dcgan", None)
+        create(tmp_path / "file" / "runs", "dcgan", None)
     assert caught.value.code == SURROUNDINGS
     assert len(caught.value.mistakes) == 1
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cluster import cli, show
-from cluster.show import QUIET, Progress, bar, describe, duration, size, table
+from cluster.columns import table
+from cluster.show import QUIET, Progress, bar, describe, duration, size
 
 
 class Terminal(io.StringIO):

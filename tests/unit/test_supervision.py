@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cluster import group
+from cluster.actors import ActorGroup
 from cluster.group import (
     NODE,
     PATIENCE_AT_START,
@@ -24,7 +25,7 @@ from cluster.group import (
 )
 from cluster.show import Progress
 from cluster.worker import Worker, interface_of
-from trainers.engine.errors import CONFLICT, FAILED, STOPPED, PeerLost, Stopped, TroupeError
+from trainers.engine.errors import CONFLICT, FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError
 
 BUSY = Look(silent=0.1, microbatches=100, idle=0.5, slowest=0.4, waiting=False)
 WAITING = BUSY._replace(idle=1000.0, waiting=True)
@@ -372,3 +373,54 @@ def test_workers_that_all_wait_for_one_another_hang_together() -> None:
     both = [WAITING._replace(idle=PATIENCE_AT_START + 1)] * 2
     assert hung_worker(both, 60) == 0
     assert hung_worker([both[0], WAITING._replace(idle=PATIENCE_AT_START - 1)], 60) is None
+
+
+def test_time_in_which_the_watcher_was_stopped_is_nobodys_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(group.time, "monotonic", lambda: now[0])
+    present = group.Presence()
+    seen = []
+    for later in (0.1, 0.3, 3600.0, 0.1):
+        now[0] += later
+        seen.append(round(present.now() - 100.0, 6))
+    assert seen == [0.1, 0.4, 0.4, 0.5]
+    assert present.away == 3600.0
+
+
+def test_a_watcher_that_was_stopped_takes_nobody_for_hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All were stopped together, as when a container is paused, or only the watcher was."""
+    now = [100.0]
+    monkeypatch.setattr(group.time, "monotonic", lambda: now[0])
+    watched = ActorGroup.__new__(ActorGroup)  # without Ray
+    watched.size, watched.ended, watched.asked, watched.actors = 2, {}, {}, []
+    watched.lines, watched.rows, watched.processes = [], [], {}
+    watched.present = group.Presence()
+    watched.answered, watched.answers = [watched.present.now()] * 2, [{}, {}]
+    watched.moved = [(0, 0.0)] * 2
+
+    def answer(rank: int, microbatches: int, idle: float) -> None:
+        told = {"microbatches": microbatches, "idle": idle, "slowest": 0.1, "waiting": False, "process": 1,
+                "said": [], "rows": []}  # fmt: skip
+        watched._take(rank, told)
+
+    for rank in range(2):
+        answer(rank, 10, 0.1)
+    now[0] += 3600.0
+    assert hung_worker(watched.looks(), 60.0) is None, "nobody has been asked meanwhile"
+    answer(0, 5000, 0.1)  # it went on
+    answer(1, 10, 3600.2)  # it was stopped with us
+    now[0] += 0.2
+    assert hung_worker(watched.looks(), 60.0) is None
+    for _ in range(70):
+        now[0] += 1.0
+        answer(0, 5001, 0.1)
+        answer(1, 10, now[0] - 99.9)
+        looks = watched.looks()
+    assert hung_worker(looks, 60.0) == 1, "one that hangs is seen after it"
+
+
+def test_a_stop_before_the_first_micro_batch_waits_for_nothing() -> None:
+    one = Dummy(({}, [BUSY._replace(microbatches=0)] * 2))
+    with pytest.raises(NotBegun):
+        supervise(lambda lost: one, 3, 60.0, lambda: True, Progress(io.StringIO()))
+    assert (one.stopped, one.ended) == (0, 1)

@@ -119,7 +119,7 @@ def cached(data_dir: Path) -> list[tuple[str, int, Path]]:
 def _source_of(folder: Path) -> str:
     """The folder that this one was made of, as far as it tells."""
     try:
-        return str(json.loads((folder / "packed.json").read_text())["source"])
+        return str(json.loads((folder / "packed.json").read_text(encoding="utf-8"))["source"])
     except FileNotFoundError:
         return "(unfinished)"
     except (OSError, ValueError, KeyError, TypeError):
@@ -210,7 +210,7 @@ def decode(content: bytes, size: int, channels: int) -> NDArray[np.uint8]:
 def _facts_of(cache: Path, listing: Sequence[Listed] | None = None) -> dict[str, Any] | None:
     """What packed.json says, if its files are whole, and it was made of just this listing where one is given."""
     try:
-        facts: dict[str, Any] = json.loads((cache / "packed.json").read_text())
+        facts: dict[str, Any] = json.loads((cache / "packed.json").read_text(encoding="utf-8"))
         sizes = [(cache / f"{part}_images.bin").stat().st_size for part in ("train", "test")]
         row = facts["image_size"] ** 2 * facts["channels"]
         whole = sizes == [facts["train"] * row, facts["test"] * row] and facts.keys() >= FACTS
@@ -290,8 +290,8 @@ def _write(
     }
     for part in labels:
         np.save(target / f"{part}_labels.npy", np.array(labels[part], np.int64))
-    (target / "unreadable.txt").write_text("".join(unreadable))
-    (target / "packed.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (target / "unreadable.txt").write_text("".join(unreadable), encoding="utf-8")
+    (target / "packed.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return facts
 
 

@@ -51,7 +51,7 @@ def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence
     with FileLock(folder / ".lock"), tempfile.TemporaryDirectory(prefix=".packing-", dir=folder) as temporary:
         for key, array in arrays.items():
             np.save(Path(temporary, f"{key}.npy"), array)
-        Path(temporary, "packed.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        Path(temporary, "packed.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         (folder / "packed.json").unlink(missing_ok=True)
         for file in [*(f"{key}.npy" for key in arrays), "packed.json"]:
             durable.sync(Path(temporary, file))
@@ -62,7 +62,7 @@ def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence
 def read_packed(folder: Path) -> Content | None:
     """The data set packed in `folder`, its images mapped; None if there is none."""
     try:
-        manifest = json.loads((folder / "packed.json").read_text())
+        manifest = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
         class_names = tuple(manifest["class_names"])
         facts = [(key, manifest["arrays"][key]["shape"], manifest["arrays"][key]["sha256"]) for key in ARRAYS]
     except (FileNotFoundError, NotADirectoryError):

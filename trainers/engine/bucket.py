@@ -57,7 +57,7 @@ def folder_for(text: str) -> Path:
 def address_of(runs: Path) -> str:
     """The address of the bucket whose runs lie in this folder; nothing where it is a folder as any other."""
     try:
-        return (runs / MARK).read_text().strip()
+        return (runs / MARK).read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

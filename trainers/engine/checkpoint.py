@@ -102,7 +102,8 @@ def disk_mistake(path: Path, error: BaseException) -> str:
         full = full or shutil.disk_usage(path).free < 1 << 20
     if full:
         return f"{path}: no space left; free some, or move the run to another disk, then go on with --resume"
-    return f"{path}: could not be written ({str(error).splitlines()[0]})"
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return f"{path}: could not be written ({reason})"
 
 
 @contextlib.contextmanager
@@ -147,7 +148,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 def damage_of(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         if not durable.is_whole(manifest):
             return "manifest.json is not as it was written"
         for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
@@ -162,7 +163,7 @@ def damage_of(path: Path) -> str | None:
 
 def manifest_of(path: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint."""
-    manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+    manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     return manifest
 
 

@@ -14,10 +14,18 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """The path to write to instead of `path`; what was written there takes its place when the block ends."""
+    """The path to write to instead of `path`; what was written there takes its place when the block ends.
+
+    Whoever may read it follows the umask, whatever a library that writes it says.
+    """
     making = path.with_name(f".{path.name}.making")
     try:
+        making.unlink(missing_ok=True)
+        making.touch()
+        mode = making.stat().st_mode
         yield making
+        if making.stat().st_mode != mode:
+            making.chmod(mode)
         sync(making)
         os.replace(making, path)
     except BaseException:
@@ -28,9 +36,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a small text file."""
+    """Write a small text file, in UTF-8."""
     with replacing(path) as making:
-        making.write_text(text)
+        making.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:

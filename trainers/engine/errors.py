@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 FAILED = 1  # the run failed, or `verify` found a difference
@@ -34,8 +35,26 @@ class Stopped(TroupeError):
         super().__init__(mistakes, code)
 
 
+class NotBegun(Stopped):
+    """The run was asked to stop before its first step."""
+
+    def __init__(self, mistakes: str | Iterable[str] = "stopped before it began", code: int = STOPPED) -> None:
+        super().__init__(mistakes, code)
+
+
 class PeerLost(TroupeError):
     """This worker is fine, but another one no longer answers. Never shown: the guilty worker's own error is."""
+
+
+ADVICE = re.compile(r"(?:;|, then) go on with --resume(?! \w)")
+
+
+def naming(error: TroupeError, name: str, kept: bool) -> TroupeError:
+    """The same error, whose advice to go on names the run; or says that nothing of it is `kept`, as it never began."""
+    advice = f"; go on with --resume {name}" if kept else "; nothing of the run is kept, as it had not begun"
+    error.mistakes = [ADVICE.sub(advice, line) for line in error.mistakes]
+    error.args = ("\n".join(error.mistakes),)
+    return error
 
 
 def of_worker(rank: int, error: Exception, log: object) -> TroupeError:

@@ -77,7 +77,7 @@ class Writer:
         try:
             with self._turn():
                 self.mine = secrets.token_hex(8)
-                (self.path / LOCK).write_text(self.mine)
+                (self.path / LOCK).write_text(self.mine, encoding="utf-8")
             yield
         finally:
             self.mine = ""
@@ -90,7 +90,7 @@ class Writer:
         Raises TroupeError (exit code 4) where the run has been taken over.
         """
         with self._turn(), checkpoint.writing(self.path):
-            if (self.path / LOCK).read_text() != self.mine:
+            if (self.path / LOCK).read_text(encoding="utf-8") != self.mine:
                 raise TroupeError(f"{self.name}: another group of workers has taken the run over", CONFLICT)
             yield
 

@@ -12,6 +12,8 @@ from PIL import Image
 from trainers.engine import durable
 
 GAP = 2  # pixels between cells
+FORMATS = {"": "PNG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
+           ".tiff": "TIFF"}  # fmt: skip
 
 
 def grid(images: np.ndarray, columns: int = 0) -> Image.Image:
@@ -28,17 +30,17 @@ def grid(images: np.ndarray, columns: int = 0) -> Image.Image:
     return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet[:, :, :3])
 
 
-def write_png(path: Path, image: Image.Image, magnify: int = 1) -> None:
-    """Write a PNG whole or not at all."""
+def write_picture(path: Path, image: Image.Image, magnify: int = 1) -> None:
+    """Write a picture whole or not at all, in the format that its ending names; as PNG where it has none."""
     if magnify > 1:
         image = image.resize((image.width * magnify, image.height * magnify), Image.Resampling.NEAREST)
     with durable.replacing(path) as making:
-        image.save(making, format="PNG", optimize=True)
+        image.save(making, format=FORMATS[path.suffix.lower()], optimize=True, quality=95)
 
 
 def write_grid(path: Path, images: np.ndarray, columns: int = 0) -> None:
-    """A grid of images as PNG; small images are magnified so that they can be seen."""
-    write_png(path, grid(images, columns), magnify=2 if images.shape[1] <= 32 else 1)
+    """A grid of images; small images are magnified so that they can be seen."""
+    write_picture(path, grid(images, columns), magnify=2 if images.shape[1] <= 32 else 1)
 
 
 def write_named(folder: Path, drawn: Mapping[str, Image.Image | None]) -> list[Path]:
@@ -48,7 +50,7 @@ def write_named(folder: Path, drawn: Mapping[str, Image.Image | None]) -> list[P
         if picture is None:
             path.unlink(missing_ok=True)
         else:
-            write_png(path, picture)
+            write_picture(path, picture)
     return [path for path, picture in paths.items() if picture is not None]
 
 

@@ -66,7 +66,7 @@ def name() -> str:
 def _facts() -> dict[str, str]:
     """What Linux tells of the first core; nothing elsewhere."""
     try:
-        with open(CPUINFO) as file:
+        with open(CPUINFO, encoding="utf-8", errors="replace") as file:
             first = file.read().split("\n\n")[0].splitlines()
     except OSError:
         return {}

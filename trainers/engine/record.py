@@ -259,7 +259,7 @@ class Recorder:
             return
         step = self.trainer.step
         with self.writer.writing():
-            with open(self.folder.metrics, "a") as file:
+            with open(self.folder.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "seconds": round(self._elapsed(), 3), **row}) + "\n")
             if self.events is None:
                 from trainers.engine.events import EventFile  # heavy: not before the first step

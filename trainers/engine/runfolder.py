@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.engine import bucket, checkpoint, durable, synced
+from trainers.engine import appearing, bucket, checkpoint, durable, synced
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.holding import DRIVER, hold, is_held
 from trainers.engine.paths import TRIALS
@@ -37,7 +37,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name
+        self.name = appearing.name_of(path)
         if path.parent.name == TRIALS and os.path.exists(path.parents[1] / SEARCH):
             self.name = f"{path.parents[1].name}/{path.name}"
         self.settings = path / "settings.json"
@@ -107,7 +107,7 @@ class RunFolder:
     def change_settings(self, facts: Mapping[str, Any]) -> None:
         """Write changed settings, and keep those of before until they are proved. Whoever calls holds the lock."""
         newest = checkpoint.newest_whole(self.checkpoints)
-        durable.write(self.before, self.settings.read_text())
+        durable.write(self.before, self.settings.read_text(encoding="utf-8"))
         self.write_settings({**facts, "since": newest.name if newest else ""})
 
     def settle_settings(self) -> None:
@@ -122,7 +122,7 @@ class RunFolder:
         if not self.before.exists():
             return False
         try:
-            since = json.loads(self.settings.read_text())["since"]
+            since = json.loads(self.settings.read_text(encoding="utf-8"))["since"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
         newest = checkpoint.newest_whole(self.checkpoints)
@@ -131,7 +131,7 @@ class RunFolder:
     def read_result(self) -> dict[str, Any] | None:
         """The result of a finished run, or None."""
         try:
-            result: Any = json.loads(self.result.read_text())
+            result: Any = json.loads(self.result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return result if isinstance(result, dict) and isinstance(result.get("steps"), int) else None
@@ -142,14 +142,14 @@ class RunFolder:
             saved = checkpoint.all_in(self.checkpoints)
             step = checkpoint.place_of(saved[-1].name)[0] if saved else 0
             row = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "kind": kind, "why": why}
-            with open(self.restarts, "a") as file:
+            with open(self.restarts, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def read_restarts(self) -> list[dict[str, Any]]:
         """Each time that the workers had to begin anew: when, from which step, and why."""
         rows = []
         with contextlib.suppress(OSError):
-            for line in self.restarts.read_text().splitlines():
+            for line in self.restarts.read_bytes().splitlines():
                 with contextlib.suppress(ValueError):
                     rows.append(json.loads(line))
         return [row for row in rows if isinstance(row, dict) and "why" in row]
@@ -157,7 +157,7 @@ class RunFolder:
     def read_verdict(self) -> dict[str, dict[str, Any]]:
         """What the best and the newest evaluation say in full; nothing where there is none, or where it is damaged."""
         try:
-            told: Any = json.loads(self.verdict.read_text())
+            told: Any = json.loads(self.verdict.read_text(encoding="utf-8"))
             return {name: one for name, one in told.items() if isinstance(one["step"], int)}
         except (OSError, ValueError, AttributeError, TypeError, KeyError):
             return {}
@@ -214,7 +214,7 @@ class RunFolder:
 def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:
     """What a settings.json says, as far as it is that of a run, and what is wrong with it, or nothing."""
     try:
-        stored: dict[str, Any] = json.loads(path.read_text())
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         parts = [stored["family"], stored["settings"]["steps"], stored["facts"], stored["versions"]]
         if [type(part) for part in parts] != [str, int, dict, dict]:
             return None, "not a run's settings"
@@ -237,42 +237,45 @@ def check_name(name: str) -> str | None:
     return f"--name {name}: a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit"
 
 
-def create(runs: Path, family: str, name: str | None) -> RunFolder:
-    """Make a new run's folder: `name`, or the first free of dcgan-1, dcgan-2, ...
+def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder], None]) -> RunFolder:
+    """Make a new run's folder: `name`, or the first free of dcgan-1, dcgan-2, ... `fill` writes what the run is; the
+    folder appears with it, or not at all.
 
     Raises TroupeError: exit code 4 where the name is in use, 3 where the folder cannot be written.
     """
-    there = bucket.of(runs)
-    taken = there.names() if there is not None else ()
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        number = 0
-        while True:
-            number += 1
-            path = runs / (name or f"{family}-{number}")
-            try:
-                if path.name in taken:
-                    raise FileExistsError
-                path.mkdir()
-                break
-            except FileExistsError:
-                if name:
-                    raise TroupeError(
-                        f"--name {name}: in use; go on with `troupe train --resume {name}`, or take another name",
-                        CONFLICT,
-                    ) from None
-    except OSError as error:
-        raise TroupeError(f"--runs-dir {runs}: cannot be written ({error.strerror})", SURROUNDINGS) from None
-    folder = RunFolder(path)
-    try:
+
+    def make(path: Path) -> None:
+        folder = RunFolder(path)
         folder.make_parts()
+        fill(folder)
+
+    there = bucket.of(runs)
+    path = appearing.appear(runs, family, name, there.names() if there is not None else (), make)
+    if path is None:
+        raise in_use(runs, str(name))
+    return RunFolder(path)
+
+
+def in_use(runs: Path, name: str) -> TroupeError:
+    """What is said of a name that a new run cannot have."""
+    advice = "take another name"
+    if os.path.exists(runs / name / "settings.json") or bucket.address_of(runs):
+        advice = f"go on with `troupe train --resume {name}`, or {advice}"
+    return TroupeError(f"--name {name}: in use; {advice}", CONFLICT)
+
+
+def folders_in(runs: Path) -> list[Path]:
+    """What lies in a folder of runs, but for what is hidden; by name, 2 before 10; nothing where it is not there.
+
+    Raises TroupeError (exit code 3) where it cannot be read.
+    """
+    try:
+        names = [name for name in os.listdir(runs) if not name.startswith(".")]
+    except FileNotFoundError:
+        return []
     except OSError as error:
-        mistake = checkpoint.disk_mistake(runs, error)
-        shutil.rmtree(path, ignore_errors=True)
-        raise TroupeError(mistake, SURROUNDINGS) from error
-    for named in (path, runs):
-        durable.sync(named)
-    return folder
+        raise TroupeError(f"--runs-dir {runs}: cannot be read ({error.strerror})", SURROUNDINGS) from None
+    return sorted((runs / name for name in names), key=natural)
 
 
 def find(runs: Path, name: str) -> RunFolder:
@@ -318,9 +321,18 @@ def natural(path: Path) -> list[Any]:
 
 
 def all_runs(runs: Path) -> list[RunFolder]:
-    """Every run in a folder, by name; 2 before 10."""
-    found = [path.parent for path in runs.glob("[!.]*/settings.json")] if os.path.isdir(runs) else []
-    return [RunFolder(path) for path in sorted(found, key=natural)]
+    """Every run in a folder, by name; 2 before 10; also those that cannot be read."""
+    return [RunFolder(path) for path in folders_in(runs) if _may_be_run(path)]
+
+
+def _may_be_run(path: Path) -> bool:
+    try:
+        os.stat(path / "settings.json")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def remove(folder: RunFolder) -> int:

@@ -9,7 +9,6 @@ import os
 import platform
 import threading
 import time
-import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,29 +47,26 @@ class Room:
 
     @classmethod
     def open(cls, world: World, host: Sequence[int], nodes: Sequence[int], longest: int) -> Room | None:
-        """Make the file, let all workers of the host map it, and unlink it: nothing is left when they are killed."""
+        """Let all workers of the host map a file that never has a name: nothing is left when they are killed."""
         first = world.rank == host[0]
-        path, memory = "", None
         size = len(nodes) * (cls.COUNTER + 2 * TAIL_ROOM) + (sum(nodes) + 1) * longest
-        if first and len(host) > 1:
-            path = f"{SHARED_MEMORY}/troupe-{uuid.uuid4().hex}"
-            with contextlib.suppress(OSError):
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-                try:
+        file, memory = ("", 0), None  # how others open it, and its number, by which they know it
+        with contextlib.ExitStack() as held:
+            if first and len(host) > 1:
+                with contextlib.suppress(OSError):
+                    descriptor = os.open(SHARED_MEMORY, os.O_RDWR | getattr(os, "O_TMPFILE", 0), 0o600)
+                    held.callback(os.close, descriptor)
                     os.posix_fallocate(descriptor, 0, size)  # else a full memory would kill us at the first write
                     memory = mmap.mmap(descriptor, size)
-                finally:
-                    os.close(descriptor)
-        paths = world.gather(path if memory is not None else "")
-        if not first and paths[host[0]]:
-            with contextlib.suppress(OSError):
-                descriptor = os.open(paths[host[0]], os.O_RDWR)
-                memory = mmap.mmap(descriptor, size)
-                os.close(descriptor)
-        world.gather(None)  # all have it open
-        if path:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+                    file = f"/proc/{os.getpid()}/fd/{descriptor}", os.fstat(descriptor).st_ino
+            path, number = world.gather(file)[host[0]]
+            if not first and path:
+                with contextlib.suppress(OSError):
+                    descriptor = os.open(path, os.O_RDWR)
+                    held.callback(os.close, descriptor)
+                    if os.fstat(descriptor).st_ino == number:
+                        memory = mmap.mmap(descriptor, size)
+            world.gather(None)  # all have it open
         if memory is None and len(host) > 1:
             return None
         return cls(memory or mmap.mmap(-1, size), list(host).index(world.rank), nodes, longest)

@@ -24,7 +24,7 @@ class Synced:
         self.known: dict[str, list[int]] = {}
         self.sizes: dict[str, int] = {}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads((path / STATE).read_text())
+            told = json.loads((path / STATE).read_text(encoding="utf-8"))
             self.known, self.sizes = dict(told["known"]), dict(told["sizes"])
 
     def write(self) -> None:
@@ -61,7 +61,9 @@ class Synced:
 
 def bytes_elsewhere(path: Path) -> int:
     """Bytes of the files of a run, or of a search with its trials, that lie in their bucket only."""
-    count = 0
-    for inside in (path, *(path / TRIALS).glob("*")):
+    count, trials = 0, list[Path]()
+    with contextlib.suppress(OSError):
+        trials += (path / TRIALS).iterdir()
+    for inside in (path, *trials):
         count += sum(size for name, size in Synced(inside).sizes.items() if not os.path.exists(inside / name))
     return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ def read_weights(path: Path, networks: Sequence[str] = (), ema: bool = False) ->
         if file.suffix == ".safetensors":
             tensors: Any = load_file(file)
         else:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of sparse tensors, which are refused below
+                tensors = torch.load(file, map_location="cpu", weights_only=True)
+        if odd := sorted({kind for _, tensor in named_tensors(tensors) if (kind := _not_plain(tensor))}):
+            raise TypeError(f"it holds {' and '.join(odd)}")
         if "networks" in tensors:
             averages = tensors.get("ema", {}) if ema else {}
             kept = {"kept": tensors["kept"]} if tensors.get("kept") else {}
@@ -61,6 +65,7 @@ def read_weights(path: Path, networks: Sequence[str] = (), ema: bool = False) ->
     except Exception as error:  # both libraries raise nearly anything
         whose = "--from" if path.stem == "from" else str(path)  # in the folder of the run that begins with them
         reason = error.strerror if isinstance(error, OSError) else "damaged, or something else"
+        reason = str(error) if isinstance(error, TypeError) and str(error).startswith("it holds") else reason
         raise TroupeError(
             f"{whose}: no weights can be read ({reason}); give a state dict that torch saved, or a file or folder that "
             "`troupe export` wrote",
@@ -74,6 +79,17 @@ def read_weights(path: Path, networks: Sequence[str] = (), ema: bool = False) ->
         network, _, name = key.partition(".")
         weights.setdefault(network, {})[name] = tensor
     return weights
+
+
+def _not_plain(tensor: Tensor) -> str:
+    """Why a network cannot take a tensor, whatever its shape; nothing where it can."""
+    if tensor.is_meta:
+        return "tensors without numbers (on the meta device)"
+    if tensor.layout != torch.strided:
+        return "sparse tensors"
+    if tensor.is_quantized:
+        return "quantized tensors"
+    return "complex numbers" if tensor.is_complex() else ""
 
 
 def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], whose: str) -> None:

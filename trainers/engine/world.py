@@ -112,11 +112,11 @@ def free_port() -> int:
 
 
 def host_identity() -> str:
-    """The same for processes that see the same /dev/shm, different otherwise."""
+    """The same for processes that see the same /dev/shm and one another, different otherwise."""
     try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             boot = file.read().strip()
         shared = os.stat("/dev/shm")
-        return f"{boot}:{shared.st_dev}"
+        return f"{boot}:{shared.st_dev}:{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return f"{socket.gethostname()}:{os.getpid()}"  # no shared memory to be had: every worker is a host of its own

@@ -29,7 +29,8 @@ def torchvision_models() -> tuple[str, ...]:
         return ()
     folder = Path(found.origin).parent / "models"
     registered = re.compile(r"^@register_model\(.*\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
-    return tuple(sorted(name for path in folder.glob("*.py") for name in registered.findall(path.read_text())))
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob("*.py")]
+    return tuple(sorted(name for text in texts for name in registered.findall(text)))
 
 
 def _known(model: str) -> str | None:

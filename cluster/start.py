@@ -1,0 +1,14 @@
+"""The command `troupe` in its first moments: Ctrl-C while it is imported ends it, and nothing more."""
+
+from __future__ import annotations
+
+import os
+
+
+def main() -> None:
+    """Run the command that was typed, and end the process with its exit code."""
+    try:
+        from cluster.cli import main as carry_out
+    except KeyboardInterrupt:  # nothing has begun
+        os._exit(130)
+    carry_out()

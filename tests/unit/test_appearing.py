@@ -1,0 +1,123 @@
+"""A folder of a run or a search appears whole, or not at all; what a killed maker leaves keeps nobody's name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cluster import cli, searching
+from cluster.leaderboard import read
+from cluster.prepare_search import SearchCommand, prepare
+from trainers.engine import appearing, runfolder
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.engine.runfolder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+TOLD = {"family": "dcgan", "settings": {"steps": 4}, "facts": {}, "versions": {}}
+
+
+def write(folder: RunFolder) -> None:
+    folder.write_settings(TOLD)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from trainers.engine import runfolder
+def fill(folder):
+    if sys.argv[2] == "filled":
+        folder.write_settings({"family": "dcgan", "settings": {"steps": 4}, "facts": {}, "versions": {}})
+    os.kill(os.getpid(), signal.SIGKILL)
+runfolder.create(Path(sys.argv[1]), "dcgan", "mine", fill)
+"""
+
+
+@pytest.mark.parametrize("moment", ["empty", "filled"])
+def test_a_maker_that_is_killed_leaves_no_run_and_keeps_no_name(tmp_path: Path, moment: str) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), moment], check=False,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    assert runfolder.all_runs(tmp_path) == []
+    assert not (tmp_path / "mine").exists()
+    folder = runfolder.create(tmp_path, "dcgan", "mine", write)
+    assert folder.read_settings()["family"] == "dcgan"
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_what_an_older_troupe_left_half_made_is_taken_over(tmp_path: Path) -> None:
+    for part in ("checkpoints", "grids", "logs"):
+        (tmp_path / "mine" / part).mkdir(parents=True)
+    assert not appearing.is_taken(tmp_path / "mine")
+    assert runfolder.create(tmp_path, "dcgan", "mine", write).settings.exists()
+
+
+@pytest.mark.parametrize("content", [None, "notes.txt", "logs/rank_0.log"])
+def test_a_folder_that_is_somebody_elses_keeps_its_name(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "mine" / "logs").mkdir(parents=True) if content else (tmp_path / "mine").mkdir()
+    if content:
+        (tmp_path / "mine" / content).write_text("important")
+    with pytest.raises(TroupeError, match="--name mine: in use; take another name") as caught:
+        runfolder.create(tmp_path, "dcgan", "mine", write)
+    assert caught.value.code == CONFLICT
+    assert runfolder.create(tmp_path, "mine", None, write).name == "mine-1"
+    assert not content or (tmp_path / "mine" / content).read_text() == "important"
+
+
+def test_nobody_sees_a_run_before_it_is_whole_and_two_at_once_get_names_of_their_own(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def fill(folder: RunFolder) -> None:
+        seen.append([run.name for run in runfolder.all_runs(tmp_path)])
+        assert folder.name.startswith("dcgan-")
+        write(folder)
+        assert not (tmp_path / folder.name).exists()
+
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(lambda _: runfolder.create(tmp_path, "dcgan", None, fill), range(12)))
+    assert sorted(folder.name for folder in made) == sorted(f"dcgan-{number}" for number in range(1, 13))
+    assert all(folder.read_settings()["family"] == "dcgan" for folder in made)
+    assert sorted(os.listdir(tmp_path)) == sorted(folder.name for folder in made)
+
+
+def test_a_run_that_could_not_be_filled_leaves_nothing(tmp_path: Path) -> None:
+    def full(folder: RunFolder) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(
+        TroupeError, match="no space left; free some, or move the run to another disk; nothing of the"
+    ) as caught:
+        runfolder.create(tmp_path, "dcgan", "mine", full)
+    assert caught.value.code == SURROUNDINGS
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_folder_of_a_search_appears_with_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = SearchCommand("dcgan", {"learning_rate": "1e-4,2e-4", "data": "digits"}, name="mine", space="none",
+                            runs_dir=tmp_path)  # fmt: skip
+    prepared = prepare(command)
+    made = searching._new_folder(command, prepared)
+    assert (made.path, made.name) == (tmp_path / "mine", "mine")
+    assert [vars(trial) for trial in read(tmp_path / "mine").trials] == [vars(trial) for trial in made.trials]
+    assert "mine/0001" in (tmp_path / "mine" / "leaderboard.csv").read_text()
+    monkeypatch.setattr(searching.Search, "write", lambda *words, **more: os.abort())
+    monkeypatch.setattr(os, "abort", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        searching._new_folder(SearchCommand("dcgan", {}, name="other", runs_dir=tmp_path), prepared)
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_resume_and_remove_of_a_name_that_never_began_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / ".making-mine").mkdir(parents=True)
+    assert cli.command(["runs"]) == 0
+    assert "no runs in runs" in capsys.readouterr().out
+    assert cli.command(["train", "--resume", "mine"]) == 2
+    assert capsys.readouterr().err == "troupe: --resume mine: no such run in runs\n"

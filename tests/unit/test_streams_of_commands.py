@@ -1,0 +1,123 @@
+"""Whatever the streams of a command are, and however early it is stopped: its exit code, and no traceback."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import start
+from trainers.engine.errors import STOPPED
+
+ROOT = Path(__file__).parents[2]
+TROUPE = f"{sys.executable} -m cluster.cli"
+TRAIN = "train dcgan data=digits image_size=16 width=4 latent=8 batch_size=8 microbatch_size=2 evaluate_every=0 steps=1"
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("TROUPE_ENVIRONMENT", "PYTHONIOENCODING")}
+
+
+def shell(line: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=False,
+                          env={**ENVIRONMENT, "PYTHONPATH": str(ROOT), **variables})  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", ["families", "runs --help", "train dcgan --dry-run", "nonsense"])
+def test_closed_streams_change_no_exit_code(tmp_path: Path, words: str, closed: str) -> None:
+    done = shell(f"{TROUPE} {words} {closed}", tmp_path)
+    assert done.returncode == (2 if words == "nonsense" else 0), done
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_run_without_any_stream_is_a_run_and_nothing_is_printed_into_its_files(tmp_path: Path) -> None:
+    for name, closed in (("open", ""), ("closed", "<&- >&- 2>&-")):
+        assert shell(f"{TROUPE} {TRAIN} --name {name} {closed}", tmp_path).returncode == 0
+    files = [sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if "tfevents" not in path.name)
+             for run in (tmp_path / "runs" / "open", tmp_path / "runs" / "closed")]  # fmt: skip
+    assert files[0] == files[1]
+    log = (tmp_path / "runs" / "closed" / "logs" / "rank_0.log").read_text()
+    assert "worker 0 of 1" in log
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("words", ["train dcgan schedule=cosine --dry-run", "train 猫", "runs --runs-dir собака"])
+def test_no_encoding_refuses_what_is_said(tmp_path: Path, words: str, encoding: str) -> None:
+    done = shell(f"{TROUPE} {words}", tmp_path, PYTHONIOENCODING=encoding)
+    assert done.returncode == (2 if "猫" in words else 0), done
+    assert "Traceback" not in done.stderr
+    assert "bug of ours" not in done.stderr
+    assert "\\u" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", ["families", "--help", "env", "train dcgan --dry-run", "runs", "nothing 2>&1"])
+def test_a_full_disk_behind_the_output_is_told(tmp_path: Path, words: str) -> None:
+    done = shell(f"{TROUPE} {words.removesuffix(' 2>&1')} >/dev/full", tmp_path)
+    assert done.returncode == (2 if "nothing" in words else 3), done
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("troupe: ")
+
+
+STOPPED_EARLY = {
+    "while it is imported": """
+import os, signal, sys
+class Finder:  # a person who is quick: at the first module that the command asks for
+    def find_spec(self, name, path, target=None):
+        if name == "cluster.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from cluster.start import main
+main()
+""",
+    "while it begins anew in another environment": """
+import os, sys
+from cluster.environment import worker_environment
+from cluster.signals import hold_signals
+hold_signals()
+os.kill(os.getpid(), {number})
+os.execv(sys.executable, [sys.executable, "-m", "cluster.cli", "families"])
+""",
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", STOPPED_EARLY)
+def test_a_very_early_ctrl_c_is_no_traceback(tmp_path: Path, moment: str, number: signal.Signals) -> None:
+    if number == signal.SIGTERM and "imported" in moment:
+        pytest.skip("SIGTERM ends a process that has not asked for it, as everywhere")
+    code = STOPPED_EARLY[moment].replace("{number}", str(int(number)))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
+                          env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.returncode == STOPPED, done
+    assert done.stdout == ""
+    assert done.stderr in ("", "troupe: stopped at once; what was saved before is good\n")
+
+
+def test_the_installed_command_begins_where_ctrl_c_is_heard() -> None:
+    assert f'troupe = "{start.__name__}:{start.main.__name__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def texts_without_encoding(path: Path) -> list[str]:
+    """Where a file is read or written as text in whatever encoding the terminal has."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        says = any(word.arg == "encoding" for word in node.keywords)
+        if name in ("read_text", "write_text") and not says:
+            found.append(f"{path.name}:{node.lineno}: {name}")
+        if name == "open" and isinstance(node.func, ast.Name):
+            mode = node.args[1].value if len(node.args) > 1 and isinstance(node.args[1], ast.Constant) else "r"
+            if "b" not in str(mode) and not says and len(node.args) < 4:
+                found.append(f"{path.name}:{node.lineno}: open")
+    return found
+
+
+def test_every_text_file_says_its_encoding() -> None:
+    paths = [path for part in ("cluster", "trainers", "searchspaces") for path in (ROOT / part).rglob("*.py")]
+    assert len(paths) > 100
+    assert [line for path in paths for line in texts_without_encoding(path)] == []
