@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
 import os
 import shlex
-import signal
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from cluster import words as grammar
 from cluster.environment import start_anew
 from cluster.help import help_text
 from cluster.show import ROWS, Progress, from_here, lines_of, paragraphs, table, tell, width_of
+from cluster.signals import end_as_ctrl_c
 from cluster.typed import Answer
 from cluster.words import Words
 from trainers.engine import bucket
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["train"] and arguments is None and "--help" not in given and "--dry-run" not in given:
         start_anew()  # before anything heavy is imported
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also before there is anything to save
+    end_as_ctrl_c()  # also before there is anything to save
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError, OSError):  # there may be none
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -82,12 +84,15 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def written(text: str, code: int) -> int:
-    """Print a command's answer; its exit code. A reader that has gone wanted no more, a full disk loses it."""
+    """Print a command's answer; its exit code. A reader that has gone, as a terminal that was closed, wanted no more;
+    a full disk loses it."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
         return code
     except OSError as error:
+        if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(sys.stdout.fileno()).st_mode):
+            return code
         raise TroupeError(f"the output could not be written ({error.strerror})", SURROUNDINGS) from None
     return code
 
@@ -158,7 +163,9 @@ def evaluate(said: Words) -> Answer | None:
 def sample(said: Words) -> Answer | None:
     from cluster import use
 
-    count, seed, top = said.number("count", 64, 1), said.number("seed", 0, 0), said.number("top", 1, 1)
+    count, seed, top = (
+        said.number("count", 64, 1, 100_000), said.number("seed", 0, 0, 2**63 - 1), said.number("top", 1, 1, 1000)
+    )  # fmt: skip
     runs = typed.runs_of(said, said.names, checkpoints=True)
     if said.mistakes:
         if said.names and said.settings:

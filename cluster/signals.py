@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM, while there is something to save."""
+"""Ctrl-C, SIGTERM and SIGHUP (a terminal that closes), while there is something to save and before.
+
+A SIGHUP that was ignored when the command started, as under nohup, stays ignored.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,17 @@ from typing import Any
 
 @contextlib.contextmanager
 def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Inside, the first SIGINT or SIGTERM calls `ask`; a second one ends the process as usual.
+    """Inside, the first SIGINT, SIGTERM or SIGHUP calls `ask`; a second SIGINT or SIGTERM ends the process as usual.
 
-    Yields what installs the handlers again, where somebody may have replaced them.
+    A second SIGHUP does nothing: a terminal that closes sends it twice, by its shell and by the kernel. Yields what
+    installs the handlers again, where somebody may have replaced them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if before[signal.SIGHUP] == signal.SIG_IGN:
+        del before[signal.SIGHUP]
     asked = False
 
     def put_back() -> None:
@@ -28,16 +34,43 @@ def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
     def handle(number: int, frame: Any) -> None:
         nonlocal asked
         asked = True
-        put_back()
+        install()
         ask()
 
     def install() -> None:
         put_back()
         for number in before if not asked else ():
             signal.signal(number, handle)
+        if asked and signal.SIGHUP in before:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     install()
     try:
         yield install
     finally:
         put_back()
+
+
+def end_as_ctrl_c() -> None:
+    """Let SIGTERM, and SIGHUP where it is not ignored, raise KeyboardInterrupt, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _hang_up)
+
+
+def _hang_up(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it may come twice
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def without_hangups() -> Iterator[None]:
+    """Processes that are started inside never hear SIGHUP; one that comes meanwhile comes to this process afterwards.
+
+    A terminal that closes sends it to all of its processes: workers and their Ray must live until they have saved.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
