@@ -14,7 +14,16 @@ import torch
 from cluster.environment import environment
 from cluster.local import LocalGroup
 from cluster.verify import TOLERANCE, compare
-from tests.jobs import OWN_FAMILIES, last_state, microbatches, plan_of, train_until, trained, variants
+from tests.jobs import (
+    OWN_FAMILIES,
+    last_state,
+    microbatches,
+    plan_of,
+    train_on_clocks,
+    train_until,
+    trained,
+    variants,
+)
 from trainers import registry
 from trainers.engine import checkpoint
 from trainers.engine.tensors import named_tensors
@@ -125,6 +134,18 @@ def test_grids_and_evaluation_move_nothing(runs: Runs, family: str, variant: str
     rare = runs.state(family, variant, 1, evaluate_every=0, sample_every=1000, checkpoint_every=1000)
     rare = {**rare, **{key: often[key] for key in ("best", "history", "results", "kept", "watched")}}
     assert differences(often, rare) == []
+
+
+@EVERY
+def test_checkpoints_by_the_clock_of_rank_0_move_nothing(runs: Runs, tmp_path: Path, family: str, variant: str) -> None:
+    """The other workers' clocks stand still: they save because they are told."""
+    words = runs.words(family, checkpoint_every="1s", keep=100)
+    plan = plan_of(family, variant, tmp_path / "by-time", **words)
+    workers = min(3, microbatches(family, variant))
+    runs.pool.run(train_on_clocks, plan, workers=workers)
+    assert differences(runs.state(family, variant, 1), last_state(plan.folder)) == []
+    saved = [checkpoint.place_of(path.name)[0] for path in checkpoint.all_in(plan.folder / "checkpoints")]
+    assert saved == list(range(plan.config().steps + 1))
 
 
 @pytest.mark.slow

@@ -104,7 +104,9 @@ class Recorder:
         if step % config.sample_every == 0 or last:
             drawn = self.draw()
             unless = self._watch(drawn) if isinstance(drawn, Tensor) else ""
-        if step % config.checkpoint_every == 0 or last or better or unless:
+        often = config.checkpoint_every
+        due = trainer.save_agreed if isinstance(often, str) else step % often == 0
+        if due or last or better or unless:
             self.save()
         self._tell()
         if self.first and (told or evaluated):
@@ -172,6 +174,7 @@ class Recorder:
         if failure is not None:
             raise failure
         self.saved = (trainer.step, trainer.phases_done)
+        trainer.note_saved()
         self.control.beat()
 
     def settle(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import torch
@@ -95,6 +96,8 @@ class Trainer:
         self.microbatches: dict[int, MicroBatch] = {}
         self.left: dict[int, dict[str, list[Statistics]]] = {}  # statistics of forwards left for a later phase
         self.stop_agreed = False
+        self.saved_at = monotonic()  # when the newest checkpoint was made, or this process began
+        self.save_agreed = False  # by the clock of rank 0
         self.metrics: dict[str, float] = {}  # of the newest step
         self.evaluation = Evaluation()  # the newest
         self.watched: dict[str, float] = {}  # the newest signs of how the run goes
@@ -130,6 +133,16 @@ class Trainer:
         tensors, indices, epochs = stream.at(places)
         return MicroBatch(self.formatted(tensors), indices, epochs, self.step, index, len(places), self.device,
                           self.dtype, self.random)  # fmt: skip
+
+    @property
+    def save_due(self) -> bool:
+        """Whether it is time for a checkpoint: rank 0 looks at its clock, the others are told where they meet."""
+        wanted = self.config.checkpoint_seconds if self.world.rank == 0 else None
+        return wanted is not None and monotonic() - self.saved_at >= wanted
+
+    def note_saved(self) -> None:
+        """A checkpoint was made: the time to the next one begins."""
+        self.saved_at, self.save_agreed = monotonic(), False
 
     def close(self) -> None:
         """Give back what the run holds beside its tensors, at once: shared memory, and what keeps them alive."""

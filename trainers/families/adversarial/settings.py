@@ -54,8 +54,12 @@ class AdversarialConfig(ImageConfig):
     }  # fmt: skip
     defaults: ClassVar[Mapping[str, Any]] = {"steps": 3000, "ema": 0.98}
 
-    latent: int = setting(100, "numbers that an image is made from", at_least=1, source="Radford 2016, section 4")
-    width: int | Literal["auto"] = setting("auto", "channels at half size; auto: image size, at most 64", at_least=1)
+    latent: int = setting(
+        100, "numbers that an image is made from", at_least=1, at_most=1_000_000, source="Radford 2016, section 4"
+    )
+    width: int | Literal["auto"] = setting(
+        "auto", "channels at half size; auto: image size, at most 64", at_least=1, at_most=1_000_000
+    )
     upsample: Literal["transposed", "nearest"] = setting("transposed", "how images grow; nearest: no checkerboards")
     n_extra_layers: int = setting(
         0, "3x3 convolutions more in each network, at half size", at_least=0, at_most=16,
@@ -78,7 +82,7 @@ class AdversarialConfig(ImageConfig):
     )  # fmt: skip
     judged: int | Literal["auto"] = setting(
         "auto", "samples of an evaluation; auto: as many as there are images to compare with, at most 1000",
-        unit="samples", at_least=FEWEST,
+        unit="samples", at_least=FEWEST, at_most=1_000_000,
     )  # fmt: skip
 
     @field_validator("features")
