@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster import checks
-from cluster.prepare import Prepared, TrainCommand, prepare, weights_path
+from cluster import begun_from, checks
+from cluster.prepare import Prepared, TrainCommand, prepare
 from cluster.show import Progress, Silence
 from cluster.signals import signals
 from trainers.engine import bucket, checkpoint, durable, runfolder
 from trainers.engine.config import Config
 from trainers.engine.control import Control
-from trainers.engine.errors import CONFLICT, FAILED, WORDS, Stopped, TroupeError, of_worker
+from trainers.engine.errors import CONFLICT, FAILED, WORDS, Stopped, TroupeError, named, of_worker
 from trainers.engine.paths import DATA_DIR, expanded
 from trainers.engine.runfolder import SAVED, RunFolder, begun
 from trainers.run import Plan, description, open_for, run
@@ -104,7 +104,7 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     if mistakes := config.misfit(data.facts):
         raise TroupeError(mistakes, WORDS)
     config = config.resolved(data.facts)
-    stored = {**description(prepared.family, config, data), "from": _from(command, prepared)}
+    stored = {**description(prepared.family, config, data, command.families), "from": _from(command, prepared)}
     del data
     if before := _learned_before(prepared, stored):
         stored["learned_before"] = before
@@ -141,6 +141,7 @@ def _carried_out(
         else:
             result = _on_ray(plan, config, command, progress, own_process, report)
     except TroupeError as error:
+        named(error, folder.name)
         _clear_up(folder, prepared, error, there)
         if isinstance(error, Stopped):
             with contextlib.suppress(OSError):
@@ -205,7 +206,7 @@ def _old_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCom
 
 def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand) -> RunFolder:
     """The folder of a new run, with its settings and the weights that it begins with; or nothing at all."""
-    weights = weights_path(command) if command.from_run else None
+    weights = begun_from.weights_path(command.from_run, command.runs_dir) if command.from_run else None
     folder = runfolder.create(command.runs_dir, prepared.family, command.name)
     try:
         with checkpoint.writing(folder.path):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster import checks
+from cluster import begun_from, checks
 from trainers import registry
 from trainers.data import sources
 from trainers.engine import checkpoint, runfolder, schedules
 from trainers.engine.config import Config
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR, expanded
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import plain, show_value
@@ -55,7 +54,8 @@ class Prepared:
 def prepare(command: TrainCommand) -> Prepared:
     """Check every word of a command. Raises TroupeError: exit code 2 with all mistakes first, then 3, then 4."""
     mistakes: list[str] = []
-    from_file = read_config(command.config, mistakes)
+    notes: list[str] = []
+    from_file = read_config(command.config, mistakes, notes)
     said = dict(command.settings or {})
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in said and other not in said:
@@ -66,7 +66,6 @@ def prepare(command: TrainCommand) -> Prepared:
     stored: dict[str, Any] = {}
     folder: RunFolder | None = None
     conflict: TroupeError | None = None  # told when all words are right
-    notes: list[str] = []
     if command.resume is not None:
         for option, value in (("--name", command.name), ("--from", command.from_run)):
             if value is not None:
@@ -88,10 +87,19 @@ def prepare(command: TrainCommand) -> Prepared:
         mistakes.append("train: needs a family, as in `troupe train dcgan data=digits`, or --resume NAME")
     if command.name is not None and (mistake := runfolder.check_name(command.name)):
         mistakes.append(mistake)
+    learned: Mapping[str, Any] = {}
+    if command.from_run is not None:
+        try:
+            learned = begun_from.learned_of(begun_from.weights_path(command.from_run, command.runs_dir))
+        except TroupeError as error:
+            mistakes += error.mistakes
     config: Config | None = None
     if family is not None and not (command.resume and not stored):
         try:
-            kind = registry.config_class(family, command.families)
+            kind = (
+                registry.class_of_run(stored, str(command.resume), command.families) if stored
+                else registry.config_class(family, command.families)
+            )  # fmt: skip
         except TroupeError as error:
             mistakes += error.mistakes
         else:
@@ -102,7 +110,13 @@ def prepare(command: TrainCommand) -> Prepared:
                 old.pop("epochs", None)
             if "workers" in words:
                 old.pop("min_workers", None)
-            config, wrong = kind.from_words({**old, **words}, family)
+            come, unfit = begun_from.network_settings(kind, family, learned, words, str(command.from_run))
+            if unfit:
+                come, conflict = {}, TroupeError(unfit, CONFLICT)
+            if come:
+                shown = " ".join(f"{name}={show_value(value)}" for name, value in come.items())
+                notes.append(f"--from {command.from_run}: {shown} come{'s' if len(come) == 1 else ''} with its weights")
+            config, wrong = kind.from_words({**old, **come, **words}, family)
             mistakes += wrong
             if config is not None and old and "size" in stored.get("facts", {}):
                 config = config.resolved(stored["facts"])
@@ -116,8 +130,6 @@ def prepare(command: TrainCommand) -> Prepared:
     with contextlib.suppress(TroupeError):  # said above
         if command.name in registry.families(command.families):
             mistakes.append(f"--name {command.name}: is the name of a family; take another, as {command.name}-first")
-    if command.from_run is not None:
-        mistakes += _check_from(command)
     if mistakes:
         raise TroupeError(mistakes, WORDS)
     if conflict is not None:
@@ -150,8 +162,8 @@ def prepare(command: TrainCommand) -> Prepared:
     return Prepared(family, config, folder, stored, tuple(notes))
 
 
-def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
-    """Settings from a YAML or JSON file."""
+def read_config(path: Path | None, mistakes: list[str], notes: list[str]) -> dict[str, Any]:
+    """Settings from a YAML or JSON file, which may be the settings.json of a run."""
     if path is None:
         return {}
     import yaml
@@ -167,6 +179,14 @@ def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     if not isinstance(read, dict):
         mistakes.append(f"--config {path}: needs lines of the form `setting: value`")
         return {}
+    if isinstance(read.get("settings"), dict) and "family" in read:
+        left = ", ".join(sorted(read.keys() - {"family", "settings", "format", "digest", "since"}))
+        notes.append(f"--config {path}: of a run of {read['family']}; its settings are taken, and nothing else of it"
+                     + (f" ({left})" if left else ""))  # fmt: skip
+        settings = dict(read["settings"])
+        if settings.get("epochs", "null") != "null":
+            settings.pop("steps", None)  # they followed from its data
+        read = {"family": read["family"], **settings}
     words: dict[str, str] = {}
     for key, value in read.items():
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(part, str) for part in value)):
@@ -175,36 +195,6 @@ def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
             word = ":".join(value) if isinstance(value, list) else value
             words[key] = "none" if word in ("", "~", "null") else word
     return words
-
-
-def _check_from(command: TrainCommand) -> list[str]:
-    """What is wrong with `--from`."""
-    try:
-        weights_path(command)
-    except TroupeError as error:
-        return error.mistakes
-    return []
-
-
-def weights_path(command: TrainCommand) -> Path:
-    """The file with the weights of `--from`: of a checkpoint, or exported."""
-    assert command.from_run is not None
-    given = expanded(command.from_run)
-    for file in (given / "weights.safetensors", given / "state.pt", given):
-        if os.path.isfile(file):
-            return file
-    if given.suffix in (".safetensors", ".pt", ".pth", ".th"):
-        raise TroupeError(f"--from {command.from_run}: no such file", WORDS)
-    try:
-        folder = runfolder.find(command.runs_dir, command.from_run)
-    except TroupeError:
-        known = [run.name for run in runfolder.all_runs(command.runs_dir)]
-        hint = did_you_mean(command.from_run, known)
-        raise TroupeError(f"--from {command.from_run}: neither a run nor a file of weights{hint}", WORDS) from None
-    newest = checkpoint.newest_whole(folder.checkpoints)  # of another run: nothing is set aside there
-    if newest is None:
-        raise TroupeError(f"--from {command.from_run}: the run has no checkpoint", WORDS)
-    return newest / "state.pt"
 
 
 def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:

@@ -81,7 +81,8 @@ def prepare(command: SearchCommand) -> Prepared:
     if command.resume is not None:
         return _prepare_again(command)
     mistakes = _wrong_numbers(command)
-    from_file = read_config(command.config, mistakes)
+    notes: list[str] = []
+    from_file = read_config(command.config, mistakes, notes)
     family = command.family if command.family is not None else from_file.pop("family", None)
     from_file.pop("family", None)
     if family is None:
@@ -154,7 +155,7 @@ def prepare(command: SearchCommand) -> Prepared:
             f"--name {command.name}: in use; go on with `troupe search --resume {command.name}`, or take another name",
             CONFLICT,
         )
-    return Prepared(kind, where, told, config, None, _notes(kind, where, told, words, command))
+    return Prepared(kind, where, told, config, None, [*notes, *_notes(kind, where, told, words, command)])
 
 
 def _prepare_again(command: SearchCommand) -> Prepared:

@@ -16,7 +16,7 @@ from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, prepare
 from cluster.show import Progress, Silence, duration, table
 from trainers.engine import bucket, checkpoint, mirror
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError, named
 from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.paths import DATA_DIR, TRIALS, expanded
 from trainers.engine.runfolder import RunFolder
@@ -72,7 +72,9 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
         try:
             ended = driver.drive(found, prepared, command, progress)
             sent.settle()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, TroupeError):
+                named(error, found.name)
             if prepared.found is None and not any((found.path / TRIALS).iterdir()):
                 sent.end()
                 shutil.rmtree(found.path, ignore_errors=True)  # it never began: the name is free again

@@ -74,7 +74,7 @@ def test_without_restarts_a_killed_worker_ends_the_run_in_one_line(troupe: Comma
     done = command.wait(40)
     assert done.code == 1
     assert re.fullmatch(
-        r"troupe: worker 0 died \(killed, or out of memory, process \d+\); go on with --resume\n", done.err
+        r"troupe: worker 0 died \(killed, or out of memory, process \d+\); go on with --resume run\n", done.err
     ), done
     assert "died" not in done.out
     assert time.monotonic() - killed < 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 FAILED = 1  # the run failed, or `verify` found a difference
@@ -25,6 +26,12 @@ class TroupeError(Exception):
 
     def __reduce__(self) -> tuple[type[TroupeError], tuple[list[str], int]]:
         return type(self), (self.mistakes, self.code)  # keeps the code on its way between processes
+
+
+def named(error: TroupeError, name: str) -> None:
+    """Complete advice to go on with `--resume` by the name of the run, which is not known where it is given."""
+    error.mistakes = [re.sub(r"go on with --resume(?! [\w./-])", f"go on with --resume {name}", line)
+                      for line in error.mistakes]  # fmt: skip
 
 
 class Stopped(TroupeError):

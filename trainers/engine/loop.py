@@ -38,6 +38,7 @@ def train(
         if world.rank == 0:
             held.enter_context(writer.holding(patience=10))
         trainer = Trainer(family, data, config, world, control)
+        trainer.name = folder.name
         held.callback(trainer.close)
         mirror = Mirror(folder.path if world.rank == 0 else None, control.say, control.beat)
         held.callback(mirror.end)

@@ -44,13 +44,15 @@ def setting(
     below: float | None = None,
     log: bool = False,
     free: bool = False,
+    network: bool = False,
 ) -> Any:
     """Declare one setting. `recipe` settings fix the numbers of a run; `running` ones may change at any time.
 
     The bounds hold for numbers, not for the words that a setting may take beside them (`auto`); where none is said, a
     number is from -LARGEST to LARGEST. `source` names the
     paper and section of the default; a search draws from ranges of a `log` setting by its logarithm, and takes
-    the text of a `free` one as it is, which may be a path.
+    the text of a `free` one as it is, which may be a path; a `network` one decides what the networks are, so that it
+    comes with weights that a run begins with.
     """
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     facts: Any = {
@@ -60,6 +62,7 @@ def setting(
         "bounds": {k: v for k, v in bounds.items() if v is not None},
         "log": log,
         "free": free,
+        "network": network,
     }
     return Field(default, description=help, json_schema_extra=facts)
 
@@ -200,6 +203,11 @@ class Settings(BaseModel):
     def recipe(self) -> dict[str, Any]:
         """The settings that fix the numbers of the run."""
         return {row.name: getattr(self, row.name) for row in type(self).described() if row.kind == "recipe"}
+
+    @classmethod
+    def network_settings(cls) -> list[str]:
+        """The names of the settings that decide what the networks are."""
+        return [name for name, field in cls.model_fields.items() if _facts(field)["network"]]
 
     @classmethod
     def described(cls, words: Mapping[str, Any] | None = None) -> Iterator[Described]:

@@ -292,8 +292,7 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
 def _not_finite(trainer: Trainer, phase: Phase, loss: float) -> TroupeError:
     return TroupeError(
         f"step {trainer.step}: the loss of phase {phase.name} is not finite ({loss}); the phase changed nothing, and "
-        "the last checkpoint is good: go on from it with a lower learning rate (--resume NAME learning_rate=... "
-        "--allow-changes)",
+        f"{trainer.slower()}",
         FAILED,
     )
 

@@ -37,16 +37,26 @@ class Config(ClassificationConfig):
     }  # fmt: skip
 
     blocks: tuple[int, ...] = setting(
-        (1, 2, 4, 6, 3), "residual layers of each group, as 1:2:4:6:3", at_least=0, at_most=1000
+        (1, 2, 4, 6, 3),
+        "residual layers of each group, as 1:2:4:6:3",
+        at_least=0,
+        at_most=1000,
+        network=True,
     )
     first_width: int = setting(
-        32, "channels before the first group, which doubles them, as each does", at_least=1, at_most=100_000
+        32,
+        "channels before the first group, which doubles them, as each does",
+        at_least=1,
+        at_most=100_000,
+        network=True,
     )
     inner: float = setting(
         0.5, "channels inside a residual layer, as a part of those outside: a bottleneck below 1, a widening above",
-        above=0, at_most=100,
+        above=0, at_most=100, network=True,
     )  # fmt: skip
-    stride_one: int = setting(1, "the group that keeps the images' size, counted from 0; -1 for none", at_least=-1)
+    stride_one: int = setting(
+        1, "the group that keeps the images' size, counted from 0; -1 for none", at_least=-1, network=True
+    )
 
     def misfit(self, facts: Mapping[str, Any]) -> list[str]:
         mistakes, side = super().misfit(facts), facts["image_size"]
