@@ -230,6 +230,29 @@ def _is_elsewhere(one: str, other: str) -> bool:
     return kind == other_kind and bool(colon) and bool(path)
 
 
+def _memory(config: Config, family: str, data: Any, command: TrainCommand) -> str:
+    """How much memory the workers of a run take, and how much is free. Raises TroupeError (exit code 3) where that is
+    not enough."""
+    if command.address is not None:
+        return f"looked at by each worker where it begins, as nothing is known here of the cluster at {command.address}"
+    if data is None:
+        return "looked at when the run begins, as it depends on the data, which were not opened"
+    from trainers.engine import memory
+
+    need = memory.need_of(registry.family_class(family, command.families)(config, data.facts), data)
+    if need is None:
+        return "not known, as the networks cannot be made without their numbers"
+    free, count = memory.free_on(config.device), config.workers
+    here = 1 if config.device == "cuda" else count
+    if free is not None and here * need.least > free:
+        raise TroupeError(memory.too_large(config, need, here, free), SURROUNDINGS)
+    told = need.told() + (" each" if count > 1 else "")
+    if free is None:
+        return told
+    near = here * (need.least + (need.activations or 0)) > memory.NEAR * free
+    return f"{told}; {memory.shown(free)} are free" + (", which may not be enough" if near else "")
+
+
 def dry_run(command: TrainCommand) -> dict[str, Any]:
     """Every resolved setting of a command, and the folder that it would use."""
     prepared = prepare(replace(command, dry_run=True))
@@ -240,13 +263,14 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
         while (command.runs_dir / f"{prepared.family}-{number}").exists():
             number += 1
         folder = command.runs_dir / (command.name or f"{prepared.family}-{number}")
-    config = prepared.config
+    config, data = prepared.config, None
     if config.epochs is not None or (config.evaluate_every == "auto" and config.metrics):  # they follow from the data
-        facts = open_for(config, command.data_dir, command.families).facts
-        if mistakes := config.misfit(facts):
+        data = open_for(config, command.data_dir, command.families)
+        if mistakes := config.misfit(data.facts):
             raise TroupeError(mistakes, WORDS)
-        config = config.resolved(facts)
+        config = config.resolved(data.facts)
     resolved: dict[str, Any] = {"family": prepared.family, "folder": str(folder)}
+    resolved["memory"] = _memory(config, prepared.family, data, command)
     resolved["settings"] = plain(config.model_dump())
     if config.schedule != "constant" or config.warm_up > 0:
         course = schedules.of(config, 1.0)

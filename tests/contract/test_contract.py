@@ -25,8 +25,9 @@ from tests.jobs import (
     variants,
 )
 from trainers import registry
-from trainers.engine import checkpoint
+from trainers.engine import checkpoint, memory
 from trainers.engine.tensors import named_tensors
+from trainers.run import open_for
 
 EVERY = pytest.mark.parametrize(("family", "variant"), variants())
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -164,6 +165,25 @@ def test_checkpoints_hold_only_tensors_and_plain_values(runs: Runs, family: str,
     assert all(isinstance(tensor, torch.Tensor) for _, tensor in named_tensors(state))
     for path in checkpoint.all_in(folder / "checkpoints"):
         assert str(folder) not in (path / "manifest.json").read_text()
+
+
+@EVERY
+def test_the_memory_that_is_told_is_the_memory_of_the_run(
+    runs: Runs, tmp_path: Path, family: str, variant: str
+) -> None:
+    """To the byte for weights; optimizers keep a few numbers more, as how many steps they made."""
+    plan = plan_of(family, variant, tmp_path, **runs.words(family))
+    facts = open_for(plan.config(), plan.data_dir, plan.families).facts
+    need = memory.need_of(registry.family_class(family, plan.families)(plan.config().resolved(facts), facts))
+    state = runs.state(family, variant, 1)
+    assert need is not None
+    assert need.weights == sum(tensor.numel() * 4 for _, tensor in named_tensors(state["networks"]))
+    assert need.averages == sum(tensor.numel() * 4 for _, tensor in named_tensors(state["ema"]))
+    kept = sum(tensor.numel() * 4 for _, tensor in named_tensors(state["optimizers"]))
+    tensors = len(list(named_tensors(state["optimizers"])))
+    assert need.optimizers <= kept
+    if all(hasattr(torch.optim, one["kind"]) and one["kind"] != "LBFGS" for one in state["optimizers"].values()):
+        assert kept <= need.optimizers + 4 * tensors
 
 
 @EVERY
