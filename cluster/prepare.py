@@ -278,6 +278,6 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
         resolved["schedule"] = [row["lr"] for row in rows]
         if len({row.get("momentum") for row in rows}) > 1:
             resolved["momentum"] = [row["momentum"] for row in rows]
-    if remarks := config.remarks():
+    if remarks := [*prepared.notes, *config.remarks()]:
         resolved["remarks"] = remarks
     return resolved
