@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.engine.config import Config
+from trainers.engine.config import Config, divisors
 
 
 def cores() -> int:
@@ -65,7 +65,7 @@ def needs(settings: Mapping[str, Any]) -> dict[str, float]:
 def hint(config: Config) -> str | None:
     """How the run could be faster here."""
     if config.device == "cuda":
-        sizes = [size for size in range(1, config.batch_size // config.workers + 1) if config.batch_size % size == 0]
+        sizes = [size for size in divisors(config.batch_size) if size <= config.batch_size // config.workers]
         if config.microbatch_size >= sizes[-1]:
             return None
         few = f"{config.microbatch_size} samples at once may be too few for a GPU"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import signal
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -101,7 +103,8 @@ def shown(answer: Answer) -> str | None:
 
 
 def written(text: str | None, answer: Answer) -> Answer:
-    """Print a command's answer. A reader that has gone wanted no more, a full disk loses it."""
+    """Print a command's answer. A reader that has gone, as a terminal that was closed, wanted no more; a full disk
+    loses it."""
     if text is None:
         return answer
     try:
@@ -109,6 +112,8 @@ def written(text: str | None, answer: Answer) -> Answer:
     except BrokenPipeError:
         return answer
     except OSError as error:
+        if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(sys.stdout.fileno()).st_mode):
+            return answer
         raise TroupeError(f"the output could not be written ({error.strerror})", SURROUNDINGS) from None
     return answer
 

@@ -17,7 +17,7 @@ WHOLE = 16  # columns of words that a table does not break; longer ones are path
 def width_of(stream: TextIO, pipe: int = PIPE) -> int:
     """Columns of a stream: what COLUMNS says, or the terminal, or `pipe` where it is none."""
     said = os.environ.get("COLUMNS", "")
-    if said.isdecimal() and int(said) > 0:
+    if said.isdecimal() and len(said) < 6 and int(said) > 0:
         return int(said)
     try:
         return os.get_terminal_size(stream.fileno()).columns or pipe

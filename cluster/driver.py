@@ -191,7 +191,7 @@ class Driver:
         with checkpoint.writing(self.search.path):
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.make_parts()
-            folder.write_settings(description(told["family"], config, self.known(config)))
+            folder.write_settings(description(told["family"], config, self.known(config), self.command.families))
         if (there := self.bucket) is not None:
             patiently(lambda: there.send(folder.path), self._refuse_to_wait)
 

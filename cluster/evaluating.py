@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import checks
+from cluster.begun_from import learned_of
 from cluster.launch import alone
 from cluster.show import verdict_lines
 from trainers import registry
@@ -74,8 +73,8 @@ def prepare(command: EvaluateCommand) -> Prepared:
             weights = checkpoint.newest_whole(run / "checkpoints")
             if weights is None:
                 raise TroupeError(f"--weights {run}: it has no checkpoint that is whole", CONFLICT)
-        learned = _learned(weights)
-    kind = registry.config_class(family, command.families)
+        learned = learned_of(weights)
+    kind = registry.class_of_run({**learned, "family": family}, command.name, command.families)
     old = {key: value for key, value in stored.items() if key in kind.model_fields}
     config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **command.settings}, family)
     mistakes += wrong
@@ -89,17 +88,6 @@ def prepare(command: EvaluateCommand) -> Prepared:
     assert weights is not None
     config = config.model_copy(update=checks.resolve(config, own_machine=True))
     return Prepared(family, config, weights, learned, tuple(notes))
-
-
-def _learned(weights: Path) -> Mapping[str, Any]:
-    """What the weights of a checkpoint, or of an exported folder, learned from; nothing where nobody tells."""
-    folder = weights if weights.is_dir() else weights.parent
-    for name in ("manifest.json", "config.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            told: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-            if told.keys() >= {"data", "settings", "facts"}:
-                return told
-    return {}
 
 
 def compared(learned: Mapping[str, Any], config: Config, data: Any) -> tuple[bool, list[str], list[str]]:

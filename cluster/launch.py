@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import checks
-from cluster.prepare import Prepared, TrainCommand, prepare, weights_path
+from cluster import begun_from, checks
+from cluster.prepare import Prepared, TrainCommand, prepare
 from cluster.show import Progress
 from cluster.signals import deferred, signals
 from trainers.engine import bucket, checkpoint, durable, runfolder
@@ -75,7 +75,7 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     if mistakes := config.misfit(data.facts):
         raise TroupeError(mistakes, WORDS)
     config = config.resolved(data.facts)
-    stored = {**description(prepared.family, config, data), "from": _from(command, prepared)}
+    stored = {**description(prepared.family, config, data, command.families), "from": _from(command, prepared)}
     del data
     if before := _learned_before(prepared, stored):
         stored["learned_before"] = before
@@ -187,7 +187,7 @@ def _go_on(
 
 def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand) -> RunFolder:
     """The folder of a new run, with its settings and the weights that it begins with; or nothing at all."""
-    weights = weights_path(command) if command.from_run else None
+    weights = begun_from.weights_path(command.from_run, command.runs_dir) if command.from_run else None
 
     def fill(folder: RunFolder) -> None:
         if weights is not None:

@@ -21,7 +21,7 @@ import filelock
 
 from cluster import tokens
 from cluster.environment import environment
-from cluster.signals import handlers_kept
+from cluster.signals import handlers_kept, without_hangups
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError
 from trainers.engine.holding import LOCK, is_held
 
@@ -54,7 +54,7 @@ class OwnRay:
         tokens.write_new(str(self.folder / "token"))
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(self.folder / "token")}
         try:
-            with environment(token), handlers_kept():
+            with environment(token), handlers_kept(), without_hangups():
                 tokens.read_anew()
                 ray.init(
                     address="local", num_cpus=self.cpus, include_dashboard=False, log_to_driver=False,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster import checks
+from cluster import begun_from, checks
 from trainers import registry
 from trainers.data import sources
 from trainers.engine import appearing, checkpoint, runfolder, schedules
 from trainers.engine.config import Config
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR, expanded
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import plain, show_value
@@ -56,7 +55,8 @@ class Prepared:
 def prepare(command: TrainCommand) -> Prepared:
     """Check every word of a command. Raises TroupeError: exit code 2 with all mistakes first, then 3, then 4."""
     mistakes: list[str] = []
-    from_file = read_config(command.config, mistakes)
+    notes: list[str] = []
+    from_file = read_config(command.config, mistakes, notes)
     said = dict(command.settings or {})
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in said and other not in said:
@@ -67,7 +67,6 @@ def prepare(command: TrainCommand) -> Prepared:
     stored: dict[str, Any] = {}
     folder: RunFolder | None = None
     conflict: TroupeError | None = None  # told when all words are right
-    notes: list[str] = []
     if command.resume is not None:
         for option, value in (("--name", command.name), ("--from", command.from_run)):
             if value is not None:
@@ -89,10 +88,19 @@ def prepare(command: TrainCommand) -> Prepared:
         mistakes.append("train: needs a family, as in `troupe train dcgan data=digits`, or --resume NAME")
     if command.name is not None and (mistake := runfolder.check_name(command.name)):
         mistakes.append(mistake)
+    learned: Mapping[str, Any] = {}
+    if command.from_run is not None:
+        try:
+            learned = begun_from.learned_of(begun_from.weights_path(command.from_run, command.runs_dir))
+        except TroupeError as error:
+            mistakes += error.mistakes
     config: Config | None = None
     if family is not None and not (command.resume and not stored):
         try:
-            kind = registry.config_class(family, command.families)
+            kind = (
+                registry.class_of_run(stored, str(command.resume), command.families) if stored
+                else registry.config_class(family, command.families)
+            )  # fmt: skip
         except TroupeError as error:
             mistakes += error.mistakes
         else:
@@ -103,7 +111,13 @@ def prepare(command: TrainCommand) -> Prepared:
                 old.pop("epochs", None)
             if "workers" in words:
                 old.pop("min_workers", None)
-            config, wrong = kind.from_words({**old, **words}, family)
+            come, unfit = begun_from.network_settings(kind, family, learned, words, str(command.from_run))
+            if unfit:
+                come, conflict = {}, TroupeError(unfit, CONFLICT)
+            if come:
+                shown = " ".join(f"{name}={show_value(value)}" for name, value in come.items())
+                notes.append(f"--from {command.from_run}: {shown} come{'s' if len(come) == 1 else ''} with its weights")
+            config, wrong = kind.from_words({**old, **come, **words}, family)
             mistakes += wrong
             if config is not None and old and "size" in stored.get("facts", {}):
                 config = config.resolved(stored["facts"])
@@ -117,8 +131,6 @@ def prepare(command: TrainCommand) -> Prepared:
     with contextlib.suppress(TroupeError):  # said above
         if command.name in registry.families(command.families):
             mistakes.append(f"--name {command.name}: is the name of a family; take another, as {command.name}-first")
-    if command.from_run is not None:
-        mistakes += _check_from(command)
     if mistakes:
         raise TroupeError(mistakes, WORDS)
     if conflict is not None:
@@ -171,8 +183,8 @@ def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, 
     return None
 
 
-def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
-    """Settings from a YAML or JSON file."""
+def read_config(path: Path | None, mistakes: list[str], notes: list[str]) -> dict[str, Any]:
+    """Settings from a YAML or JSON file, which may be the settings.json of a run."""
     if path is None:
         return {}
     import yaml
@@ -189,6 +201,14 @@ def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
     if not isinstance(read, dict):
         mistakes.append(f"--config {path}: needs lines of the form `setting: value`")
         return {}
+    if isinstance(read.get("settings"), dict) and "family" in read:
+        left = ", ".join(sorted(read.keys() - {"family", "settings", "format", "digest", "since"}))
+        notes.append(f"--config {path}: of a run of {read['family']}; its settings are taken, and nothing else of it"
+                     + (f" ({left})" if left else ""))  # fmt: skip
+        settings = dict(read["settings"])
+        if settings.get("epochs", "null") != "null":
+            settings.pop("steps", None)  # they followed from its data
+        read = {"family": read["family"], **settings}
     words: dict[str, str] = {}
     for key, value in read.items():
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(part, str) for part in value)):
@@ -197,36 +217,6 @@ def read_config(path: Path | None, mistakes: list[str]) -> dict[str, Any]:
             word = ":".join(value) if isinstance(value, list) else value
             words[key] = "none" if word in ("", "~", "null") else word
     return words
-
-
-def _check_from(command: TrainCommand) -> list[str]:
-    """What is wrong with `--from`."""
-    try:
-        weights_path(command)
-    except TroupeError as error:
-        return error.mistakes
-    return []
-
-
-def weights_path(command: TrainCommand) -> Path:
-    """The file with the weights of `--from`: of a checkpoint, or exported."""
-    assert command.from_run is not None
-    given = expanded(command.from_run)
-    for file in (given / "weights.safetensors", given / "state.pt", given):
-        if os.path.isfile(file):
-            return file
-    if given.suffix in (".safetensors", ".pt", ".pth", ".th"):
-        raise TroupeError(f"--from {command.from_run}: no such file", WORDS)
-    try:
-        folder = runfolder.find(command.runs_dir, command.from_run)
-    except TroupeError:
-        known = [run.name for run in runfolder.all_runs(command.runs_dir)]
-        hint = did_you_mean(command.from_run, known)
-        raise TroupeError(f"--from {command.from_run}: neither a run nor a file of weights{hint}", WORDS) from None
-    newest = checkpoint.newest_whole(folder.checkpoints)  # of another run: nothing is set aside there
-    if newest is None:
-        raise TroupeError(f"--from {command.from_run}: the run has no checkpoint", WORDS)
-    return newest / "state.pt"
 
 
 def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:
@@ -262,6 +252,29 @@ def _is_elsewhere(one: str, other: str) -> bool:
     return kind == other_kind and bool(colon) and bool(path)
 
 
+def _memory(config: Config, family: str, data: Any, command: TrainCommand) -> str:
+    """How much memory the workers of a run take, and how much is free. Raises TroupeError (exit code 3) where that is
+    not enough."""
+    if command.address is not None:
+        return f"looked at by each worker where it begins, as nothing is known here of the cluster at {command.address}"
+    if data is None:
+        return "looked at when the run begins, as it depends on the data, which were not opened"
+    from trainers.engine import memory
+
+    need = memory.need_of(registry.family_class(family, command.families)(config, data.facts), data)
+    if need is None:
+        return "not known, as the networks cannot be made without their numbers"
+    free, count = memory.free_on(config.device), config.workers
+    here = 1 if config.device == "cuda" else count
+    if free is not None and here * need.least > free:
+        raise TroupeError(memory.too_large(config, need, here, free), SURROUNDINGS)
+    told = need.told() + (" each" if count > 1 else "")
+    if free is None:
+        return told
+    near = here * (need.least + (need.activations or 0)) > memory.NEAR * free
+    return f"{told}; {memory.shown(free)} are free" + (", which may not be enough" if near else "")
+
+
 def dry_run(command: TrainCommand) -> dict[str, Any]:
     """Every resolved setting of a command, and the folder that it would use."""
     prepared = prepare(replace(command, dry_run=True))
@@ -272,13 +285,14 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
         while (command.runs_dir / f"{prepared.family}-{number}").exists():
             number += 1
         folder = command.runs_dir / (command.name or f"{prepared.family}-{number}")
-    config = prepared.config
+    config, data = prepared.config, None
     if config.epochs is not None or (config.evaluate_every == "auto" and config.metrics):  # they follow from the data
-        facts = open_for(config, command.data_dir, command.families).facts
-        if mistakes := config.misfit(facts):
+        data = open_for(config, command.data_dir, command.families)
+        if mistakes := config.misfit(data.facts):
             raise TroupeError(mistakes, WORDS)
-        config = config.resolved(facts)
+        config = config.resolved(data.facts)
     resolved: dict[str, Any] = {"family": prepared.family, "folder": str(folder)}
+    resolved["memory"] = _memory(config, prepared.family, data, command)
     resolved["settings"] = plain(config.model_dump())
     if config.schedule != "constant" or config.warm_up > 0:
         course = schedules.of(config, 1.0)
@@ -286,6 +300,6 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
         resolved["schedule"] = [row["lr"] for row in rows]
         if len({row.get("momentum") for row in rows}) > 1:
             resolved["momentum"] = [row["momentum"] for row in rows]
-    if remarks := config.remarks():
+    if remarks := [*prepared.notes, *config.remarks()]:
         resolved["remarks"] = remarks
     return resolved

@@ -17,12 +17,16 @@ from trainers.engine import appearing, runfolder
 from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import DATA_DIR
-from trainers.engine.settings import show_value
+from trainers.engine.settings import LARGEST, show_value
 
 TRIES = 100  # draws of a point before it is said that none is possible
 TRIALS_AT_MOST = 20  # points, where nobody says
 SCHEDULERS = ("fifo", "asha", "pbt", "pb2")
 ALGORITHMS = ("random", "grid", "optuna")
+BOUNDS = {  # of the whole numbers of a search; numpy takes no larger seeds
+    "trials": (1, 100_000), "seed": (0, 2**32 - 1), "max_concurrent": (1, 10_000), "trials_per_gpu": (1, 1000),
+    "keep_best": (1, 100_000),
+}  # fmt: skip
 
 UNEQUAL = (
     "asha compares trials, and may stop a point with one seed and not with another; its mean is then of unequal steps "
@@ -76,8 +80,9 @@ def prepare(command: SearchCommand) -> Prepared:
     """Check every word. Raises TroupeError: exit code 2 with all mistakes first, then 3, then 4."""
     if command.resume is not None:
         return _prepare_again(command)
-    mistakes: list[str] = []
-    from_file = read_config(command.config, mistakes)
+    mistakes = _wrong_numbers(command)
+    notes: list[str] = []
+    from_file = read_config(command.config, mistakes, notes)
     family = command.family if command.family is not None else from_file.pop("family", None)
     from_file.pop("family", None)
     if family is None:
@@ -121,6 +126,8 @@ def prepare(command: SearchCommand) -> Prepared:
     mistakes += [wrong_metric] if wrong_metric else []
     scheduler = command.scheduler or str(options.get("scheduler", "fifo"))
     trials = command.trials or int(options.get("trials", TRIALS_AT_MOST))
+    if not 1 <= trials <= BOUNDS["trials"][1]:
+        mistakes.append(f"trials: {trials} in {source}; must be at least 1, at most {BOUNDS['trials'][1]}")
     algorithm = command.algorithm
     if where is not None:
         if algorithm is None:
@@ -150,12 +157,14 @@ def prepare(command: SearchCommand) -> Prepared:
             f"--name {command.name}: in use; go on with `troupe search --resume {command.name}`, or take another name",
             CONFLICT,
         )
-    return Prepared(kind, where, told, config, None, _notes(kind, where, told, words, command))
+    return Prepared(kind, where, told, config, None, [*notes, *_notes(kind, where, told, words, command)])
 
 
 def _prepare_again(command: SearchCommand) -> Prepared:
     """A search that goes on as it was begun."""
-    mistakes = [f"{word}: --resume goes on with a search as it is; leave it out" for word in (command.settings or {})]
+    mistakes = _wrong_numbers(command) + [
+        f"{word}: --resume goes on with a search as it is; leave it out" for word in (command.settings or {})
+    ]
     for option in ("name", "space", "metric", "mode", "scheduler", "algorithm", "trials"):
         if getattr(command, option) is not None:
             mistakes.append(f"--{option}: --resume goes on with a search as it is; leave it out")
@@ -187,6 +196,20 @@ def _prepare_again(command: SearchCommand) -> Prepared:
     left = [trial for trial in found.trials if trial.state in OPEN]
     note = f"{found.name}: going on with {len(left)} of {len(found.trials)} trials"
     return Prepared(kind, where, told, config, found, [note])
+
+
+def _wrong_numbers(command: SearchCommand) -> list[str]:
+    """What is wrong with the numbers of a search, as Python may say them."""
+    mistakes = []
+    for name, (least, most) in BOUNDS.items():
+        number = getattr(command, name)
+        if number is not None and not (isinstance(number, int) and least <= number <= most):
+            mistakes.append(f"{name}={number}: must be a whole number, at least {least}, at most {most}")
+    for name, highest in (("time_budget", LARGEST * 60.0), ("disk_budget", LARGEST * 1e9)):
+        number = getattr(command, name)
+        if number is not None and not 0 < number <= highest:
+            mistakes.append(f"{name}={number}: must be above 0, at most {highest:g}")
+    return mistakes
 
 
 def _check_room(config: Config, command: SearchCommand) -> None:
@@ -270,6 +293,11 @@ def _notes(
     part = where.fixed.get("evaluate_on")
     on = " on a tenth of the training part that is held out (evaluate_on=validation)" if part == "validation" else ""
     notes.append(f"comparing by {told['metric']} ({told['mode']}){why}{on}")
+    if told["scheduler"] in POPULATION and "checkpoint_every" in words:
+        notes.append(
+            f"checkpoint_every={words['checkpoint_every']}: changes nothing with --scheduler {told['scheduler']}, "
+            "whose trials save with each report"
+        )
     if told["seeds"] and told["scheduler"] == "asha":
         notes.append(UNEQUAL)
     return notes

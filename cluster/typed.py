@@ -42,13 +42,13 @@ def search_command(said: Words, runs: Path) -> Any:
     from cluster import prepare_search
 
     def count(option: str) -> int | None:
-        return said.number(option, 1, 1) if said.has(option) else None
+        return said.number(option, 1, *prepare_search.BOUNDS[option.replace("-", "_")]) if said.has(option) else None
 
     return prepare_search.SearchCommand(
         said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
         said.has("retry-failed"), said.options.get("space"), count("trials"), said.options.get("metric"),
         said.options.get("mode"), said.options.get("scheduler"), said.options.get("algorithm"),
-        said.number("seed", 0, 0), count("max-concurrent"), count("trials-per-gpu") or 1,
+        count("seed") or 0, count("max-concurrent"), count("trials-per-gpu") or 1,
         said.amount("time-budget", 60), said.amount("disk-budget", 1e9), count("keep-best"), said.has("final"),
         said.options.get("address"), said.path("config", "") if said.has("config") else None,
         runs, said.path("data-dir", DATA_DIR), said.families,

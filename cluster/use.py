@@ -102,8 +102,8 @@ def remove_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 def asked_of(name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], count: int) -> Any:
     """What is asked for of a run's family, as typed settings. Raises TroupeError (exit code 2) with all mistakes."""
     folder = runfolder.find(runs, name)
-    family = folder.read_settings()["family"]
-    kind = registry.config_class(family, families).asked
+    told = folder.read_settings()
+    family, kind = told["family"], registry.class_of_run(told, folder.name, families).asked
     mistakes = ["count: is an option here, --count N"] if "count" in words else []
     asked, wrong = kind.from_words({**words, "count": count}, f"what {family} can be asked for")
     if mistakes or wrong:
@@ -211,7 +211,8 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
     } | {f"kept.{name}": tensor.contiguous() for name, tensor in state.get("kept", {}).items()}
     config = {"family": stored["family"], "settings": stored["settings"], "facts": _plain(family.facts),
               "data": stored.get("data"), "from": stored.get("from"),
-              "learned_before": stored.get("learned_before", []), "step": state["step"],
+              "learned_before": stored.get("learned_before", []), "families": stored.get("families", []),
+              "step": state["step"],
               "versions": stored["versions"]}  # fmt: skip
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -245,7 +246,7 @@ def load_exported(folder: str | Path, families: Sequence[str | Path] = ()) -> di
             f"{folder}/config.json: is not what `troupe export` writes; export again", CONFLICT
         ) from error
     own = [expanded(path) for path in families]
-    kind = registry.config_class(name, own)
+    kind = registry.class_of_run(config, str(folder), own)
     family = registry.family_class(name, own)(kind.of(settings, name), facts)
     weights = read_weights(folder / "weights.safetensors")
     return _networks(family, {"networks": weights, "ema": {}, "kept": weights.pop("kept", {})})
@@ -294,7 +295,7 @@ def _opened(
     newest = checkpoint.newest_whole(folder.checkpoints)
     if newest is None:
         raise TroupeError(f"{folder.name}: it has no checkpoint that is whole", CONFLICT)
-    kind = registry.config_class(stored["family"], families)
+    kind = registry.class_of_run(stored, folder.name, families)
     settings = kind.of(stored["settings"], stored["family"])
     state = checkpoint.load(newest)
     family = registry.family_class(stored["family"], families)(settings, stored["facts"])

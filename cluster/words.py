@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from trainers.engine.errors import did_you_mean
 from trainers.engine.paths import DATA_DIR, expanded
+from trainers.engine.settings import LARGEST, OTHER_NAMES
 
 SETTING = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
@@ -205,12 +206,14 @@ class Words:
     def path(self, option: str, default: str) -> Path:
         return expanded(self.options.get(option) or default)
 
-    def number(self, option: str, default: int, least: int) -> int:
-        """A whole number; a mistake is noted where it is none."""
+    def number(self, option: str, default: int, least: int, most: int = LARGEST) -> int:
+        """A whole number; a mistake is noted where it is none, or out of its bounds."""
         text = self.options.get(option, str(default))
-        if text.isdecimal() and int(text) >= least:
+        too_large = text.isdecimal() and (len(text.lstrip("0")) > len(str(most)) or int(text) > most)
+        if text.isdecimal() and not too_large and int(text) >= least:
             return int(text)
-        self.mistakes.append(f"--{option} {text}: must be a whole number, at least {least}")
+        bound = f"at most {most}" if too_large else f"at least {least}"
+        self.mistakes.append(f"--{option} {text}: must be a whole number, {bound}")
         return default
 
     def amount(self, option: str, unit: float) -> float | None:
@@ -222,9 +225,11 @@ class Words:
             number = float(text)
         except ValueError:
             number = 0.0
-        if 0 < number < float("inf"):
+        if 0 < number <= LARGEST:
             return number * unit
-        self.mistakes.append(f"--{option} {text}: must be a number above 0")
+        self.mistakes.append(
+            f"--{option} {text}: must be a number above 0" + (f", at most {LARGEST}" if number > LARGEST else "")
+        )
         return None
 
     def again(self, *left_out: str) -> tuple[str, ...]:
@@ -272,11 +277,15 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
             if option is None:
                 known = {f"--{known}": None for known in options}
                 hint = did_you_mean("--" + name, known)
+                is_value = bool(rest) and not rest[0].startswith("-") and "=" not in rest[0]
+                if not equals and is_value and (words.names or not rest[0][:1].isalpha()):
+                    value = rest.pop(0)  # most likely
                 if verb.settings:
-                    hint = f"{hint[:-1]}, or {name}=...?" if hint else f"; settings have no dashes: {name}=..."
+                    key = name.replace("-", "_")
+                    hint = "" if key in OTHER_NAMES else hint
+                    meant = f"{OTHER_NAMES.get(key, key)}={value or '...'}"
+                    hint = f"{hint[:-1]}, or {meant}?" if hint else f"; settings have no dashes: {meant}"
                 words.mistakes.append(f"--{name}: no such option of {words.verb}{hint}")
-                if not equals and rest and not rest[0].startswith("-") and "=" not in rest[0] and words.names:
-                    rest.pop(0)  # most likely its value
                 continue
             if option.value and not equals:
                 if not rest or rest[0].startswith("--"):

@@ -6,12 +6,15 @@ Every process of a command lives in the command's session, so that nothing survi
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,15 +65,26 @@ class Done(NamedTuple):
 class Command:
     """A `troupe` command under way, in a session of its own."""
 
-    def __init__(self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str] | None = None,
+        terminal: int | None = None, ignoring: int | None = None,
+    ) -> None:  # fmt: skip
         self.started = time.monotonic()
         self.out, self.err = folder / f"out-{time.time_ns()}", folder / f"err-{time.time_ns()}"
         variables = {key: value for key, value in os.environ.items() if key not in FOREIGN}
+
+        def begin() -> None:
+            for number in (signal.SIGINT, signal.SIGHUP):  # a shell may let what it starts ignore them
+                signal.signal(number, signal.SIG_DFL)
+            if ignoring is not None:
+                signal.signal(ignoring, signal.SIG_IGN)
+            if terminal is not None:
+                fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
             self.process = subprocess.Popen(
-                arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
-                # a shell lets what it starts in the background ignore it, and that is inherited
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=terminal or out, stderr=terminal or err,
+                start_new_session=True, preexec_fn=begin,
                 env={**variables, "PYTHONPATH": str(TESTS.parent), **(environment or {})},
             )  # fmt: skip
 
@@ -90,6 +104,10 @@ class Command:
     def interrupt(self) -> None:
         """Ctrl-C: every process of the terminal's foreground group hears it."""
         os.killpg(self.process.pid, signal.SIGINT)
+
+    def hang_up(self) -> None:
+        """The terminal closes: every process of its foreground group hears it."""
+        os.killpg(self.process.pid, signal.SIGHUP)
 
     def kill(self) -> None:
         self.send(signal.SIGKILL)
@@ -123,6 +141,14 @@ class Commands:
     def start(self, *words: str, prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> Command:
         """`troupe WORDS ...`, behind a prefix such as `unshare`."""
         return self.call(*prefix, *TROUPE, *words, environment=environment)
+
+    def start_in_terminal(self, *words: str, ignoring: int | None = None) -> tuple[Command, Callable[[], None]]:
+        """`troupe WORDS ...` in a terminal of its own, and what closes that."""
+        ours, theirs = pty.openpty()
+        command = Command(self.folder, (*TROUPE, *words), terminal=theirs, ignoring=ignoring)
+        self.started.append(command)
+        os.close(theirs)
+        return command, lambda: os.close(ours)
 
     def call(self, *arguments: str, environment: dict[str, str] | None = None) -> Command:
         command = Command(self.folder, arguments, environment)

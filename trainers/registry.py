@@ -6,9 +6,10 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
@@ -44,6 +45,16 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
     if len(found) != 1:
         raise TroupeError(f"{known[name] / 'config.py'}: one subclass of Config is needed, found {len(found)}", WORDS)
     return found[0]
+
+
+def class_of_run(told: Mapping[str, Any], name: str, extra: Sequence[Path] = ()) -> type[Config]:
+    """The settings of a run's family, by what its folder tells. Raises TroupeError (exit code 2), with the folder that
+    the run was begun with, where there is no such family."""
+    family = str(told["family"])
+    if family in families(extra):
+        return config_class(family, extra)
+    folders = " ".join(f"--families {path}" for path in told.get("families", ())) or "--families PATH, the folder of it"
+    raise TroupeError(f"{name}: was begun with a family of one's own, {family}; say {folders}", WORDS)
 
 
 def family_class(name: str, extra: Sequence[Path] = ()) -> type:

@@ -82,11 +82,13 @@ def open_for(
     )  # fmt: skip
 
 
-def description(family: str, config: Config, data: Any) -> dict[str, Any]:
-    """What a new run's folder says of it; the config is resolved for the data."""
+def description(family: str, config: Config, data: Any, families: Sequence[Path] = ()) -> dict[str, Any]:
+    """What a new run's folder says of it; the config is resolved for the data. Where it was begun with `families` of
+    one's own, a verb without them can say which they were."""
     return {
         "family": family, "versions": versions(config.precision), "data": data.fingerprint,
         "settings": plain(config.model_dump()), "facts": plain(data.facts), "from": None,
+        **({"families": [str(path) for path in families]} if families else {}),
     }  # fmt: skip
 
 

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from cluster import load_exported, train
 from cluster.cli import command
 from cluster.verifying import compare
-from tests.jobs import last_state
+from tests.jobs import OWN_FAMILIES, last_state
+from trainers import registry
 from trainers.engine import checkpoint
 from trainers.engine.errors import CONFLICT, WORDS, TroupeError
+from trainers.engine.runfolder import RunFolder
 
 TINY = ("image_size=16", "width=4", "latent=8", "batch_size=8", "microbatch_size=2", "device=cpu", "evaluate_every=0")
 
@@ -116,9 +119,63 @@ def test_a_run_can_begin_with_the_weights_of_another(room: Path, capsys: pytest.
     wider = [word for word in TINY if not word.startswith("width")]
     assert command(["train", "dcgan", *wider, "width=8", "steps=1", "--from", "third", "--name", "wide"]) == CONFLICT
     assert not (room / "runs/wide").exists()
+    assert capsys.readouterr().err.splitlines() == [
+        "troupe: --from third: has width=4, you said width=8; leave width out, and it comes with the weights"
+    ]
+    torch.save({name: torch.zeros(1) for name in ("generator.a", "discriminator.b")}, room / "other.pt")
+    assert command(["train", "dcgan", *TINY, "steps=1", "--from", "other.pt", "--name", "wide"]) == CONFLICT
+    assert not (room / "runs/wide").exists()
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
-    assert errors[0].startswith("troupe: --from: the weights do not fit generator: main.")
+    assert errors[0].startswith("troupe: --from: the weights do not fit generator: ")
+
+
+def test_the_settings_of_the_networks_come_with_the_weights(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["train", "dcgan", *TINY, "steps=0", "upsample=nearest", "--name", "first"]) == 0
+    capsys.readouterr()
+    words = [word for word in TINY if word.split("=")[0] in ("data", "batch_size", "microbatch_size")]
+    assert command(["train", "dcgan", *words, "steps=1", "--from", "first", "--name", "second"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--from" in line]
+    assert "width=4" in line
+    assert "upsample=nearest" in line
+    assert line.endswith("come with its weights")
+    assert command(["train", "dcgan", *words, "--from", "first", "--dry-run", "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert f"troupe: {expected['remarks'][0]}" == line
+    assert expected["settings"]["width"] == 4
+    first, second = (RunFolder(room / "runs" / name).read_settings()["settings"] for name in ("first", "second"))
+    names = registry.config_class("dcgan").network_settings()
+    assert {name: first[name] for name in names} == {name: second[name] for name in names}
+
+
+def test_weights_that_are_not_finite_are_begun_with_by_nobody(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["train", "dcgan", *TINY, "steps=0", "--name", "first"]) == 0
+    assert command(["export", "first", "--out", "exported"]) == 0
+    weights = load_file(room / "exported/weights.safetensors")
+    name = next(name for name in weights if name.startswith("generator") and name.endswith("weight"))
+    weights[name][:] = torch.inf
+    save_file(weights, room / "exported/weights.safetensors")
+    capsys.readouterr()
+    assert command(["train", "dcgan", *TINY, "steps=1", "--from", "exported", "--name", "second"]) == CONFLICT
+    assert capsys.readouterr().err == f"troupe: --from: {name} is not finite; take other weights\n"
+    assert not (room / "runs/second").exists()
+
+
+def test_a_runs_settings_are_taken_as_a_config(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        command(["train", "classifier", "model=mlp", "data=digits", "epochs=0.01", "image_size=8", "--name", "first"])
+        == 0
+    )
+    capsys.readouterr()
+    config = str(room / "runs/first/settings.json")
+    assert command(["train", "--config", config, "seed=3", "--name", "second"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == (
+        f"troupe: --config {config}: of a run of classifier; its settings are taken, and nothing else of it "
+        "(data, facts, from, versions)"
+    )
+    first, second = (RunFolder(room / "runs" / name).read_settings()["settings"] for name in ("first", "second"))
+    assert second == {**first, "seed": 3}
 
 
 def test_samples_and_exports_come_from_the_newest_checkpoint(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,3 +308,42 @@ def test_weights_that_no_network_can_take_are_told_in_one_line(
     assert command(["evaluate", "dcgan", *TINY[:3], "--weights", "odd.pt"]) == CONFLICT
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
+
+
+def test_a_run_of_a_family_of_ones_own_says_where_that_was(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--families", str(OWN_FAMILIES)]
+    assert command(["train", "curve", "steps=2", "batch_size=8", "microbatch_size=2", "--name", "run", *own]) == 0
+    assert command(["export", "run", "--out", "exported", *own]) == 0
+    capsys.readouterr()
+    for words in (["train", "--resume", "run"], ["evaluate", "run"], ["sample", "run"], ["export", "run"]):
+        assert command(words) == WORDS
+        assert capsys.readouterr().err.splitlines() == [
+            f"troupe: run: was begun with a family of one's own, curve; say --families {OWN_FAMILIES}"
+        ]
+        assert command([*words, *own]) in (0, WORDS)  # a curve draws no samples
+        assert "was begun with" not in capsys.readouterr().err
+    with pytest.raises(TroupeError, match=f"exported: was begun with .*curve; say --families {OWN_FAMILIES}"):
+        load_exported(room / "exported")
+
+
+@pytest.mark.parametrize(
+    ("declared", "best"),
+    [
+        ('{"mistake": "min"}', "no evaluation counts as the best"),
+        ('{"mistake": "min", "error": "min"}', "the best is chosen by eval_error"),
+    ],
+)
+def test_a_metric_that_is_declared_under_another_name_is_told_once(
+    room: Path, capsys: pytest.CaptureFixture[str], declared: str, best: str
+) -> None:
+    shutil.copytree(OWN_FAMILIES / "curve", room / "mine/bent")
+    shutil.copytree(OWN_FAMILIES / "data", room / "mine/data")
+    config = room / "mine/bent/config.py"
+    config.write_text(config.read_text().replace('{"error": "min"}', declared))
+    words = ["steps=6", "batch_size=8", "microbatch_size=2", "evaluate_every=2", "--families", "mine"]
+    assert command(["train", "bent", *words]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "declares" in line]
+    assert told == [
+        "troupe: the family declares mistake as its main metric, but its evaluation gives eval_error: "
+        f"{best}; let both say the same"
+    ]

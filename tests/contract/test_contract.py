@@ -14,10 +14,20 @@ import torch
 from cluster.environment import environment
 from cluster.local import LocalGroup
 from cluster.verifying import TOLERANCE, compare
-from tests.jobs import OWN_FAMILIES, last_state, microbatches, plan_of, train_until, trained, variants
+from tests.jobs import (
+    OWN_FAMILIES,
+    last_state,
+    microbatches,
+    plan_of,
+    train_on_clocks,
+    train_until,
+    trained,
+    variants,
+)
 from trainers import registry
-from trainers.engine import checkpoint
+from trainers.engine import checkpoint, memory
 from trainers.engine.tensors import named_tensors
+from trainers.run import open_for
 
 EVERY = pytest.mark.parametrize(("family", "variant"), variants())
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -127,6 +137,18 @@ def test_grids_and_evaluation_move_nothing(runs: Runs, family: str, variant: str
     assert differences(often, rare) == []
 
 
+@EVERY
+def test_checkpoints_by_the_clock_of_rank_0_move_nothing(runs: Runs, tmp_path: Path, family: str, variant: str) -> None:
+    """The other workers' clocks stand still: they save because they are told."""
+    words = runs.words(family, checkpoint_every="1s", keep=100)
+    plan = plan_of(family, variant, tmp_path / "by-time", **words)
+    workers = min(3, microbatches(family, variant))
+    runs.pool.run(train_on_clocks, plan, workers=workers)
+    assert differences(runs.state(family, variant, 1), last_state(plan.folder)) == []
+    saved = [checkpoint.place_of(path.name)[0] for path in checkpoint.all_in(plan.folder / "checkpoints")]
+    assert saved == list(range(plan.config().steps + 1))
+
+
 @pytest.mark.slow
 @EVERY
 def test_the_seed_changes_the_run(runs: Runs, family: str, variant: str) -> None:
@@ -143,6 +165,25 @@ def test_checkpoints_hold_only_tensors_and_plain_values(runs: Runs, family: str,
     assert all(isinstance(tensor, torch.Tensor) for _, tensor in named_tensors(state))
     for path in checkpoint.all_in(folder / "checkpoints"):
         assert str(folder) not in (path / "manifest.json").read_text()
+
+
+@EVERY
+def test_the_memory_that_is_told_is_the_memory_of_the_run(
+    runs: Runs, tmp_path: Path, family: str, variant: str
+) -> None:
+    """To the byte for weights; optimizers keep a few numbers more, as how many steps they made."""
+    plan = plan_of(family, variant, tmp_path, **runs.words(family))
+    facts = open_for(plan.config(), plan.data_dir, plan.families).facts
+    need = memory.need_of(registry.family_class(family, plan.families)(plan.config().resolved(facts), facts))
+    state = runs.state(family, variant, 1)
+    assert need is not None
+    assert need.weights == sum(tensor.numel() * 4 for _, tensor in named_tensors(state["networks"]))
+    assert need.averages == sum(tensor.numel() * 4 for _, tensor in named_tensors(state["ema"]))
+    kept = sum(tensor.numel() * 4 for _, tensor in named_tensors(state["optimizers"]))
+    tensors = len(list(named_tensors(state["optimizers"])))
+    assert need.optimizers <= kept
+    if all(hasattr(torch.optim, one["kind"]) and one["kind"] != "LBFGS" for one in state["optimizers"].values()):
+        assert kept <= need.optimizers + 4 * tensors
 
 
 @EVERY

@@ -89,7 +89,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_checkpoint_good(tr
     assert done.code == 1
     (line,) = done.mistakes
     assert line.startswith("troupe: step 3: the loss of phase second is not finite (nan); the phase changed nothing")
-    assert "--resume" in line
+    assert line.endswith("go on from it with a lower learning rate (--resume run --allow-changes)")
     names = [path.name for path in checkpoints(troupe.path("run"))]
     assert names == ["step_00000000", "step_00000002"]
     troupe.train("--resume", "run", "nan_at=-1", "--families", str(FRAGILE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 
@@ -18,6 +19,8 @@ from commands import (
     until_step,
 )
 
+from trainers.engine import checkpoint
+
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 
 # Something is written in every step, and a step has several phases between which it can stop
@@ -33,7 +36,7 @@ def straight(shared: Commands) -> Commands:
     return shared
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_is_saved_and_goes_on_with_the_same_bits(
     troupe: Commands, straight: Commands, number: signal.Signals
 ) -> None:
@@ -49,6 +52,42 @@ def test_a_stopped_run_is_saved_and_goes_on_with_the_same_bits(
     assert step >= 7
     assert "troupe: stopping: saving first" in done.out.splitlines()
     troupe.train("--resume", "run", "--families", str(OWN_FAMILIES))
+    assert_same_run(run, straight.path("run"))
+
+
+def test_a_run_whose_terminal_is_closed_is_saved_and_goes_on_with_the_same_bits(
+    troupe: Commands, straight: Commands
+) -> None:
+    """A shell sends SIGHUP too, a moment before or after the kernel."""
+    run = troupe.path("run")
+    command, close = troupe.start_in_terminal("train", *EVERYTHING, "--name", "run")
+    until_step(run, 7, command)
+    close()
+    with contextlib.suppress(ProcessLookupError):
+        command.send(signal.SIGHUP)
+    assert command.wait(20).code == 130
+    assert checkpoint.place_of(checkpoints(run)[-1].name)[0] >= 7
+    troupe.train("--resume", "run", "--families", str(OWN_FAMILIES))
+    assert_same_run(run, straight.path("run"))
+
+
+def test_under_nohup_a_run_goes_on_to_its_end(troupe: Commands, straight: Commands) -> None:
+    run = troupe.path("run")
+    command = troupe.start("train", *EVERYTHING, "--name", "run", prefix=("nohup",))
+    until_step(run, 7, command)
+    command.send(signal.SIGHUP)
+    done = command.wait(60)
+    assert done.code == 0, done
+    assert_same_run(run, straight.path("run"))
+
+
+def test_a_closed_terminal_that_was_ignored_costs_nothing(troupe: Commands, straight: Commands) -> None:
+    """As after `nohup`, or `disown` of a shell: what is written to a terminal that is no more is lost, and no more."""
+    run = troupe.path("run")
+    command, close = troupe.start_in_terminal("train", *EVERYTHING, "--name", "run", ignoring=signal.SIGHUP)
+    until_step(run, 7, command)
+    close()
+    assert command.wait(60).code == 0
     assert_same_run(run, straight.path("run"))
 
 
@@ -82,7 +121,7 @@ def test_a_second_ctrl_c_ends_at_once(troupe: Commands) -> None:
     assert leftovers(run) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_before_there_is_anything_to_save(troupe: Commands, number: signal.Signals) -> None:
     command = troupe.start("train", *FRAGILE_RUN, "--name", "run")
     until((troupe.path("run") / "settings.json").exists, "the run's folder", every=0.001)

@@ -28,8 +28,8 @@ def mine(troupe: Commands) -> Iterator[Cluster]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-HEAD = "its head does not answer since 40 s; when it is there again, go on with --resume"
-RAYLET = "the raylet of this machine died; start it again with `ray start`, then go on with --resume"
+HEAD = "its head does not answer since 40 s; when it is there again, go on with --resume {}"
+RAYLET = "the raylet of this machine died; start it again with `ray start`, then go on with --resume {}"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_cluster_that_dies_is_told_in_a_line_and_the_run_goes_on_elsewhere(
     done = command.wait(seconds)
     assert done.code == 3, done
     (line,) = done.mistakes
-    assert line in [f"troupe: --address {mine.address}: {mistake}" for mistake in mistakes]
+    assert line in [f"troupe: --address {mine.address}: {mistake.format('run')}" for mistake in mistakes]
     mine.head.clean()
     (saved, *_) = reversed(checkpoints(run))
     further = place_of(saved.name)[0] + 50

@@ -74,7 +74,7 @@ def test_without_restarts_a_killed_worker_ends_the_run_in_one_line(troupe: Comma
     done = command.wait(40)
     assert done.code == 1
     assert re.fullmatch(
-        r"troupe: worker 0 died \(killed, or out of memory, process \d+\); go on with --resume\n", done.err
+        r"troupe: worker 0 died \(killed, or out of memory, process \d+\); go on with --resume run\n", done.err
     ), done
     assert "died" not in done.out
     assert time.monotonic() - killed < 20
@@ -134,13 +134,15 @@ def test_a_killed_driver_leaves_a_run_that_goes_on_at_once(troupe: Commands, str
     assert_same_run(run, straight.path("run"))
 
 
-@pytest.mark.parametrize("stop", ["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("stop", ["Ctrl-C", "SIGTERM", "SIGHUP"])
 def test_a_stop_saves_and_another_number_of_workers_goes_on(troupe: Commands, straight: Commands, stop: str) -> None:
     run = troupe.path("run")
     command = troupe.start("train", *WORDS, STEPS, SLOW, "workers=2", "--name", "run")
     until_step(run, 13, command)
     if stop == "Ctrl-C":
         command.interrupt()  # every process of the terminal hears it
+    elif stop == "SIGHUP":
+        command.hang_up()  # and so it is with a terminal that closes
     else:
         command.send(signal.SIGTERM)
     done = command.wait(30)

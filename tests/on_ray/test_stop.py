@@ -103,6 +103,18 @@ def test_workers_that_go_on_while_their_watcher_is_stopped_are_not_taken_for_sil
     assert not (troupe.path("run") / "restarts.jsonl").exists()
 
 
+def test_a_search_whose_terminal_closes_saves_every_running_trial(troupe: Commands) -> None:
+    command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2,0.3",
+                           "steps=100000", "evaluate_every=50000", "--space", "none", "--name", "s")  # fmt: skip
+    trials = [troupe.path("s") / "trials" / name for name in ("0001", "0002")]
+    until(lambda: all((trial / "metrics.jsonl").exists() for trial in trials), "two trials train", 60)
+    command.hang_up()
+    done = command.wait(30)
+    assert done.code == 130, done
+    assert done.mistakes == ["troupe: s: stopped and saved; go on with `troupe search --resume s`"]
+    assert [trial.state for trial in leaderboard.read(troupe.path("s")).trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
+
+
 def test_wrong_names_and_ranks_are_told(troupe: Commands) -> None:
     troupe.train(*RECIPE, "steps=1", "--name", "run")
     for words, code, line in (

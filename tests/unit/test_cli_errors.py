@@ -67,6 +67,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 TRAIN = ("train", "dcgan")
+HUGE = "99999999999999999999999"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,25 @@ TRAIN = ("train", "dcgan")
         ((*TRAIN, "--config", "missing.yaml"), "--config missing.yaml: No such file or directory"),
         ((*TRAIN, "--families", "missing"), None),
         ((*TRAIN, "--from", "missing"), "--from missing: neither a run nor a file of weights"),
-        ((*TRAIN, "--nam", "x"), "--nam: no such option of train; did you mean --name, or nam=...?"),
+        ((*TRAIN, "--nam", "x"), "--nam: no such option of train; did you mean --name, or nam=x?"),
+        ((*TRAIN, "--batch-size", "4"),
+         "--batch-size: no such option of train; settings have no dashes: batch_size=4"),
+        (("train", "--batch-size", "4", "dcgan"),
+         "--batch-size: no such option of train; settings have no dashes: batch_size=4"),
+        ((*TRAIN, "--batch-size=4"), "--batch-size: no such option of train; settings have no dashes: batch_size=4"),
+        ((*TRAIN, "--lr", "0.1"), "--lr: no such option of train; settings have no dashes: learning_rate=0.1"),
+        ((*TRAIN, f"batch_size={HUGE}"), f"batch_size={HUGE}: must be at most 1000000"),
+        ((*TRAIN, "batch_size=999983", "microbatch_size=2"),
+         "microbatch_size=2: does not divide batch_size=999983; say microbatch_size=1"),
+        ((*TRAIN, f"workers=2..{HUGE}"), f"workers={HUGE}: must be at most 4096"),
+        ((*TRAIN, f"workers=2..{'9' * 5000}"), f"workers={'9' * 5000}: is not a finite number"),
+        ((*TRAIN, "checkpoint_every=10mins"),
+         "checkpoint_every=10mins: mins is no unit of time here; there are s, min and h, as in 10min"),
+        (("sample", "x", "--count", HUGE), f"--count {HUGE}: must be a whole number, at most 100000"),
+        (("sample", "x", "--count", "9" * 5000), f"--count {'9' * 5000}: must be a whole number, at most 100000"),
+        (("sample", "x", "--seed", HUGE), f"--seed {HUGE}: must be a whole number, at most {2**63 - 1}"),
+        (("sample", "x", "--top", HUGE), f"--top {HUGE}: must be a whole number, at most 1000"),
+        (("logs", "x", "--rank", HUGE), f"--rank {HUGE}: must be a whole number, at most 1000000000"),
         ((*TRAIN, "again"), "again: one name too many"),
         (("tran", "dcgan"), "tran: no such verb; did you mean train?; `troupe --help` lists them"),
         (("verify",), "verify: needs a family, as in `troupe verify dcgan workers=4`"),
@@ -144,6 +163,11 @@ def test_wrong_words_are_told_in_one_line_with_code_2(
         ([], ["search: needs a family, as in `troupe search wgan_gp n_critic=1,2,5`, or --resume NAME"]),
         (["dcgan", "--trials", "0"], ["--trials 0: must be a whole number, at least 1"]),
         (["dcgan", "--time-budget", "soon"], ["--time-budget soon: must be a number above 0"]),
+        (["dcgan", "--trials", HUGE, "--seed", HUGE, "--keep-best", HUGE, "--disk-budget", "1e30"],
+         [f"--trials {HUGE}: must be a whole number, at most 100000",
+          f"--seed {HUGE}: must be a whole number, at most {2**32 - 1}",
+          "--disk-budget 1e30: must be a number above 0, at most 1000000000",
+          f"--keep-best {HUGE}: must be a whole number, at most 100000"]),
         (["dcgan", "--scheduler", "ahsa"], ["--scheduler ahsa: is none of fifo, asha, pbt, pb2; did you mean asha?"]),
         (["dcgan", "--metric", "frechet"],
          ["--metric frechet: names no metric of dcgan; did you mean eval_frechet_distance?"]),

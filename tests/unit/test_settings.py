@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import types
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import pytest
+from commands import OWN_FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -163,6 +165,49 @@ def test_a_batch_that_cannot_be_split_is_answered_with_the_nearest_size_that_can
     assert mistakes_of(batch_size="64", microbatch_size="15") == [
         "microbatch_size=15: does not divide batch_size=64; say microbatch_size=16"
     ]
+
+
+@pytest.mark.parametrize("family", sorted(registry.families((OWN_FAMILIES,))))
+def test_every_number_that_a_family_takes_has_a_bound(family: str) -> None:
+    """So does what it can be asked for when samples are drawn."""
+    config = registry.config_class(family, (OWN_FAMILIES,))
+    for kind in (config, config.asked):
+        for name, field in kind.model_fields.items():
+            if not any(number in str(field.annotation) for number in ("int", "float")):
+                continue
+            for huge in ("9" * 30, "1e300", "9" * 5000, f"-{'9' * 30}"):
+                _, mistakes = kind.from_words({name.rstrip("_"): huge}, family)
+                assert any(line.startswith(f"{name.rstrip('_')}={huge}: ") for line in mistakes), (name, huge)
+
+
+@pytest.mark.parametrize(
+    ("word", "seconds"), [("90s", 90), ("10min", 600), ("2h", 7200), ("1.5H", 5400), ("0.5s", 0.5)]
+)
+def test_checkpoints_are_said_in_steps_or_in_time(word: str, seconds: float) -> None:
+    config = Example.of({"checkpoint_every": word})
+    assert config.checkpoint_seconds == seconds
+    assert Example.of(json.loads(config.model_dump_json())).checkpoint_seconds == seconds  # as a run's folder keeps it
+    assert Example.of({"checkpoint_every": "500"}).checkpoint_seconds is None
+    assert Example.of({"checkpoint_every": "500"}).checkpoint_every == 500
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("10mins", "mins is no unit of time here; there are s, min and h, as in 10min"),
+        ("3sec", "sec is no unit of time here; there are s, min and h, as in 3s"),
+        ("2hours", "hours is no unit of time here; there are s, min and h, as in 2h"),
+        ("1d", "d is no unit of time here; there are s, min and h, as in 1h"),
+        ("soon", "is no span of time; say 90s, 10min or 2h"),
+        ("-5min", "is no span of time; say 90s, 10min or 2h"),
+        ("0s", "must be above 0s, at most 8760h"),
+        ("9999999h", "must be above 0s, at most 8760h"),
+        ("0", "must be at least 1"),
+        ("1.5", "is not a whole number"),
+    ],
+)
+def test_what_is_no_span_of_time_is_told(word: str, reason: str) -> None:
+    assert mistakes_of(checkpoint_every=word) == [f"checkpoint_every={word}: {reason}"]
 
 
 @pytest.mark.parametrize(

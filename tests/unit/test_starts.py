@@ -11,7 +11,7 @@ import pytest
 import safetensors
 import safetensors.torch
 
-from cluster import launch, train, use
+from cluster import begun_from, launch, train, use
 from trainers import registry
 from trainers.engine import durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
@@ -156,7 +156,7 @@ def test_a_file_without_weights_is_told_in_one_line_and_leaves_nothing(old: RunF
 def test_a_file_that_cannot_be_read_or_copied_leaves_nothing(old: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     words: dict[str, Any] = {"family": "dcgan", "name": "new", "from_run": "old", **TINY}
     with monkeypatch.context() as patched:
-        patched.setattr(launch, "weights_path", lambda order: Path("gone.safetensors"))
+        patched.setattr(begun_from, "weights_path", lambda given, runs: Path("gone.safetensors"))
         assert refused(CONFLICT, **words) == "--from old: cannot be read (No such file or directory)"
     for error, code in ((OSError(28, "No space left on device"), SURROUNDINGS), (Killed(), None)):
 

@@ -11,5 +11,5 @@ class ImageConfig(Config):
 
     image_size: int | Literal["auto"] = setting(
         "auto", "side of the images; auto: the next power of two, 64 for folders", unit="pixels", at_least=8,
-        at_most=1024,
+        at_most=1024, network=True,
     )  # fmt: skip

@@ -14,21 +14,26 @@ from pydantic import field_validator
 
 from trainers.engine.errors import did_you_mean
 from trainers.engine.paths import expanded
-from trainers.engine.settings import Check, Settings, number_of, setting, show_value
+from trainers.engine.settings import Check, Settings, Span, number_of, seconds_of, setting, show_value
+
+
+def divisors(number: int) -> list[int]:
+    """Whole numbers that divide a number, rising."""
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})
 
 
 def _whole_microbatches(batch_size: int, microbatch_size: int) -> str | None:
     if batch_size % microbatch_size == 0:
         return None
-    fitting = [size for size in range(1, batch_size + 1) if batch_size % size == 0]
-    nearest = min(fitting, key=lambda size: abs(size - microbatch_size))
+    nearest = min(divisors(batch_size), key=lambda size: abs(size - microbatch_size))
     return f"microbatch_size={microbatch_size}: does not divide batch_size={batch_size}; say microbatch_size={nearest}"
 
 
 def _enough_microbatches(workers: int, batch_size: int, microbatch_size: int) -> str | None:
     if batch_size % microbatch_size or workers <= batch_size // microbatch_size:
         return None
-    fitting = [size for size in range(1, batch_size + 1) if batch_size % size == 0 and batch_size // size >= workers]
+    fitting = [size for size in divisors(batch_size) if batch_size // size >= workers]
     count = batch_size // microbatch_size
     advice = f"microbatch_size={max(fitting)}" if fitting else f"batch_size={workers * microbatch_size}"
     return (
@@ -68,6 +73,7 @@ def _evaluation_needed(target: str, schedule: str, every: int | str) -> str | No
     return f"{asked}: needs evaluations; say evaluate_every=auto instead of 0"
 
 
+MOST_STEPS = 10**8  # that may follow from epochs
 SCHEDULE_SETTINGS = {
     "cycle_ratio": ("one_cycle",), "cycle_tail": ("one_cycle",), "cycle_peak": ("one_cycle",),
     "cycle_momentum": ("one_cycle",), "decay_after": ("linear",), "decay_at": ("step",),
@@ -100,16 +106,20 @@ class Basics(Settings):
         unit="steps", at_least=0,
     )  # fmt: skip
     epochs: float | None = setting(
-        None, "passes over the training part, from which `steps` follows; none: as `steps` says", unit="epochs", above=0
-    )
+        None, "passes over the training part, from which `steps` follows; none: as `steps` says", unit="epochs",
+        above=0, at_most=100_000,
+    )  # fmt: skip
     target: str = setting(
         "none", "stop when an evaluation reaches this, as in eval_accuracy:0.94, and record the time to it",
         kind="running", free=True,
     )  # fmt: skip
-    batch_size: int = setting(64, "samples in one step, over all workers", unit="samples", at_least=1)
-    microbatch_size: int = setting(
-        16, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1
+    batch_size: int = setting(
+        64, "samples in one step, over all workers", unit="samples", at_least=1, at_most=1_000_000
     )
+    microbatch_size: int = setting(
+        16, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1,
+        at_most=1_000_000,
+    )  # fmt: skip
     seed: int = setting(0, "seed of everything random in the run", at_least=0, at_most=2**63 - 1)
     precision: Literal["float32", "float64", "bfloat16"] = setting(
         "float32", "number format; bfloat16 by autocast, with float32 weights"
@@ -193,8 +203,8 @@ class Config(Schedules):
         0, "how few may go on where there is no room for all; 0: none is left out; workers=2..8 says both",
         kind="running", at_least=0, at_most=4096,
     )  # fmt: skip
-    checkpoint_every: int = setting(
-        250, "save after so many steps, and at the end", kind="running", unit="steps", at_least=1
+    checkpoint_every: int | Span = setting(
+        250, "save after so many steps, or so much time, and at the end", kind="running", unit="steps", at_least=1
     )
     keep: int = setting(3, "checkpoints kept; the best one is always kept too", kind="running", at_least=1)
     sample_every: int = setting(
@@ -220,7 +230,7 @@ class Config(Schedules):
     @classmethod
     def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[str]]:
         if elastic := re.fullmatch(r"(\d+)\.\.(\d+)", str(words.get("workers", ""))):
-            words = {**words, "workers": elastic[2] if int(elastic[1]) else "0", "min_workers": elastic[1]}
+            words = {**words, "workers": elastic[2] if elastic[1].strip("0") else "0", "min_workers": elastic[1]}
         return super().from_words(words, family)
 
     @classmethod
@@ -246,6 +256,11 @@ class Config(Schedules):
     def least_workers(self) -> int:
         """How many workers there must be room for."""
         return self.min_workers or self.workers
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """Time between checkpoints; None where they are made after so many steps."""
+        return seconds_of(self.checkpoint_every) if isinstance(self.checkpoint_every, str) else None
 
     @property
     def microbatches(self) -> int:
@@ -304,6 +319,9 @@ class Config(Schedules):
         changes: dict[str, Any] = {}
         if self.epochs is not None:
             wanted, drawn, steps = math.ceil(self.epochs * self.places(facts)), 0, 0
+            if type(self).draws is Config.draws:
+                steps = -(-wanted // self.batch_size)
+                drawn = wanted
             while drawn < wanted:
                 drawn += self.draws(steps) * self.batch_size
                 steps += 1
@@ -332,6 +350,10 @@ class Config(Schedules):
             return [
                 f"data={self.data}: holds too little for batch_size={self.batch_size}; take more samples, or fewer at "
                 "once"
+            ]
+        if self.epochs is not None and self.epochs * self.places(facts) > MOST_STEPS * self.batch_size:
+            return [
+                f"epochs={show_value(self.epochs)}: more than {MOST_STEPS} steps; say fewer, or a larger batch_size"
             ]
         if self.metrics and asked and not self.held_out_places(facts):
             return ["the data holds nothing out to evaluate on; say evaluate_on=validation, or take more samples"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainers.engine import processor
+from trainers.engine import memory, processor
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import FAILED, Stopped, TroupeError
@@ -37,7 +37,11 @@ def train(
         writer = Writer(folder.path, folder.name)
         if world.rank == 0:
             held.enter_context(writer.holding(patience=10))
+        notice = memory.refuse_too_large(family, data, world)
+        if notice and world.rank == 0:
+            control.say(notice)
         trainer = Trainer(family, data, config, world, control)
+        trainer.name = folder.name
         held.callback(trainer.close)
         mirror = Mirror(folder.path if world.rank == 0 else None, control.say, control.beat)
         held.callback(mirror.end)

@@ -42,6 +42,7 @@ class Recorder:
         self.events: Any = None
         self.saved = (-1, 0)  # step and phases done of the newest checkpoint
         self.first_step = 0  # of this process
+        self.said = set[str]()  # lines that are told once
 
     def begin(self) -> None:
         """Go on from the newest checkpoint; or save the first one."""
@@ -54,6 +55,7 @@ class Recorder:
         if name is not None:
             path = self.folder.checkpoints / name
             state.restore(trainer, checkpoint.load(path))
+            trainer.note_saved()
             manifest = checkpoint.manifest_of(path)
             self.seconds = float(manifest.get("seconds", 0))
             self.evaluating = float(manifest.get("evaluation_seconds", 0))
@@ -95,6 +97,9 @@ class Recorder:
             self._tell()
             rest.evaluate(trainer)
             better = rest.note_best(trainer)
+            if self.first and (lacking := rest.lacking_metric(trainer)) and lacking not in self.said:
+                self.said.add(lacking)
+                self.control.say(lacking)
             self.evaluating += time.monotonic() - before
             self._write(trainer.evaluation.results)
             self._report(better)
@@ -104,7 +109,9 @@ class Recorder:
         if step % config.sample_every == 0 or last:
             drawn = self.draw()
             unless = self._watch(drawn) if isinstance(drawn, Tensor) else ""
-        if step % config.checkpoint_every == 0 or last or better or unless:
+        often = config.checkpoint_every
+        due = trainer.save_agreed if isinstance(often, str) else step % often == 0
+        if due or last or better or unless:
             self.save()
         self._tell()
         if self.first and (told or evaluated):
@@ -172,6 +179,7 @@ class Recorder:
         if failure is not None:
             raise failure
         self.saved = (trainer.step, trainer.phases_done)
+        trainer.note_saved()
         self.control.beat()
 
     def settle(self) -> None:

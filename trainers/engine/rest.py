@@ -198,6 +198,19 @@ def main_metric(trainer: Trainer) -> str | None:
     return next((name for name in trainer.config.metrics if f"eval_{name}" in trainer.evaluation.results), None)
 
 
+def lacking_metric(trainer: Trainer) -> str:
+    """What a person should know where the newest evaluation lacks the metric that is declared first; or nothing."""
+    declared, results = next(iter(trainer.config.metrics), None), trainer.evaluation.results
+    if declared is None or not results or f"eval_{declared}" in results:
+        return ""
+    main = main_metric(trainer)
+    best = f"the best is chosen by eval_{main}" if main is not None else "no evaluation counts as the best"
+    return (
+        f"the family declares {declared} as its main metric, but its evaluation gives {', '.join(results)}: {best}; "
+        "let both say the same"
+    )
+
+
 def note_best(trainer: Trainer) -> bool:
     """Remember the newest evaluation where it is the best so far; returns whether it is."""
     if (main := main_metric(trainer)) is None:

@@ -27,13 +27,14 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FORMAT = 1
 SEARCH = "search.json"  # of a search: its folder holds one run for each trial, in TRIALS
 TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
-SOMETIMES = ("learned_before",)  # too
+SOMETIMES = ("learned_before", "families")  # too
 MISSING = "it is missing"
 STOP_FILE, SAVED = ".stop", "saved"  # of a run or a search that is under way: it saves and ends, and leaves the word
 
 
 class RunFolder:
-    """The paths of one run. Nothing in the folder holds a path outside of it, but for that of its data."""
+    """The paths of one run. Nothing in the folder holds a path outside of it, but for those of its data and of
+    families of one's own."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -8,16 +8,27 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
 
 Kind = Literal["recipe", "running"]
+LARGEST = 10**9  # number that a setting takes, where its own bounds say nothing
 
 
 def setting(
@@ -33,12 +44,15 @@ def setting(
     below: float | None = None,
     log: bool = False,
     free: bool = False,
+    network: bool = False,
 ) -> Any:
     """Declare one setting. `recipe` settings fix the numbers of a run; `running` ones may change at any time.
 
-    The bounds hold for numbers, not for the words that a setting may take beside them (`auto`); `source` names the
+    The bounds hold for numbers, not for the words that a setting may take beside them (`auto`); where none is said, a
+    number is from -LARGEST to LARGEST. `source` names the
     paper and section of the default; a search draws from ranges of a `log` setting by its logarithm, and takes
-    the text of a `free` one as it is, which may be a path.
+    the text of a `free` one as it is, which may be a path; a `network` one decides what the networks are, so that it
+    comes with weights that a run begins with.
     """
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     facts: Any = {
@@ -48,8 +62,37 @@ def setting(
         "bounds": {k: v for k, v in bounds.items() if v is not None},
         "log": log,
         "free": free,
+        "network": network,
     }
     return Field(default, description=help, json_schema_extra=facts)
+
+
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([a-z]+)")
+LONGEST = 8760.0  # hours
+
+
+def seconds_of(span: str) -> float:
+    """Seconds of a span of time as it is said, `90s`, `10min`, `2h`. Raises ValueError with the reason."""
+    match = SPAN.fullmatch(span)
+    if match is None:
+        raise ValueError("is no span of time; say 90s, 10min or 2h")
+    number, unit = match.groups()
+    if unit not in UNITS:
+        meant = next((known for known in UNITS if unit[0] == known[0]), "h")
+        raise ValueError(f"{unit} is no unit of time here; there are s, min and h, as in {number}{meant}")
+    seconds = float(number) * UNITS[unit]
+    if not 0 < seconds <= LONGEST * UNITS["h"]:
+        raise ValueError(f"must be above 0s, at most {LONGEST:g}h")
+    return seconds
+
+
+def _held_span(span: str) -> str:
+    seconds_of(span)
+    return span
+
+
+Span = Annotated[str, AfterValidator(_held_span)]  # kept as it was said
 
 
 class Check(NamedTuple):
@@ -95,8 +138,8 @@ class Settings(BaseModel):
                 mistakes.append(f"{name}: no such setting of {family}{hint}")
                 continue
             try:
-                value = read_value(field.annotation, value) if isinstance(value, str) else value
-                good[name] = TypeAdapter[Any](field.annotation or Any).validate_python(value)
+                read = read_value(field.annotation, value) if isinstance(value, str) else value
+                good[name] = TypeAdapter[Any](field.annotation or Any).validate_python(read)
                 _hold_bounds(field, good[name])
             except (ValidationError, ValueError) as error:
                 good.pop(name, None)
@@ -162,6 +205,11 @@ class Settings(BaseModel):
         return {row.name: getattr(self, row.name) for row in type(self).described() if row.kind == "recipe"}
 
     @classmethod
+    def network_settings(cls) -> list[str]:
+        """The names of the settings that decide what the networks are."""
+        return [name for name, field in cls.model_fields.items() if _facts(field)["network"]]
+
+    @classmethod
     def described(cls, words: Mapping[str, Any] | None = None) -> Iterator[Described]:
         """Each setting as a person should see it, the family's own first; defaults beside `words`, where they fit."""
         defaults = cls.from_words(words or {})[0]
@@ -199,6 +247,9 @@ def read_value(annotation: Any, text: str) -> Any:
         return None
     if "," in text and any(get_origin(option) is tuple for option in options):
         raise ValueError(f"the parts of a list are separated by colons, as in {text.replace(',', ':')}")
+    if Span in options and text[-1:].isalpha():
+        seconds_of(text.lower())
+        return text.lower()
     if "," in text or ".." in text:
         raise ValueError("one value is needed here; choices (a,b) and ranges (a..b) are for a search")
     for option in options:
@@ -258,7 +309,12 @@ def _hold_bounds(field: FieldInfo, value: Any) -> None:
             continue
         if not math.isfinite(number):
             raise ValueError("is not a finite number")
-        for bound, limit in _facts(field)["bounds"].items():
+        bounds = _facts(field)["bounds"]
+        if not bounds.keys() & {"at least", "above"}:
+            bounds = {**bounds, "at least": -LARGEST}
+        if not bounds.keys() & {"at most", "below"}:
+            bounds = {**bounds, "at most": LARGEST}
+        for bound, limit in bounds.items():
             holds = {"at least": number >= limit, "above": number > limit,
                      "at most": number <= limit, "below": number < limit}  # fmt: skip
             if not holds[bound]:
@@ -273,5 +329,7 @@ def _bounds(field: FieldInfo) -> str:
     words = [str(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
     if bool in options:
         words = ["true", "false"]
+    if Span in options:
+        words.append("a time, as 90s, 10min or 2h")
     limits = ", ".join(f"{bound} {show_value(limit)}" for bound, limit in _facts(field)["bounds"].items())
     return " or ".join(part for part in ("|".join(words), limits) if part)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainers.engine.errors import FAILED, TroupeError
+from trainers.engine.errors import CONFLICT, FAILED, TroupeError
 from trainers.engine.evaluation import Evaluation
 from trainers.engine.tensors import bits_of, load_weights, named_tensors, refuse_unlike
 from trainers.engine.trainer import Trainer
@@ -87,20 +87,25 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 
 def begin_from(trainer: Trainer, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Begin with another run's weights. Raises TroupeError (exit code 4) where they do not fit."""
+    """Begin with another run's weights. Raises TroupeError (exit code 4) where they do not fit, or are not finite."""
     load_weights(trainer.networks, weights, "--from")
+    if sick := not_finite({name: weights[name] for name in trainer.networks}):
+        raise TroupeError(f"--from: {sick[0]} is not finite; take other weights", CONFLICT)
     for name, average in trainer.averages.items():
         average.network.load_state_dict(weights[name], strict=False)  # as `load_weights`
+
+
+def not_finite(state: Any) -> list[str]:
+    """The names of tensors in a state that hold numbers which are not finite."""
+    return [name for name, tensor in named_tensors(state) if tensor.is_floating_point() and not tensor.isfinite().all()]
 
 
 def check(trainer: Trainer) -> None:
     """Compare the replicas. Raises TroupeError naming a tensor that is not finite, or differs between workers."""
     tensors = dict(named_tensors(state_of_replica(trainer)))
-    sick = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if sick:
+    if sick := not_finite(tensors):
         raise TroupeError(
-            f"step {trainer.step}: {sick[0]} is not finite; nothing was saved, and the last checkpoint is good: go on "
-            "from it with a lower learning rate",
+            f"step {trainer.step}: {sick[0]} is not finite; nothing was saved, and {trainer.slower()}",
             FAILED,
         )
     if trainer.world.size == 1:

@@ -22,40 +22,42 @@ from trainers.engine.trainer import Average, Optimizing, Trainer
 class Tally:
     """What the micro-batches of a phase tell besides their gradients: a row of numbers for each, added up.
 
-    A row holds the weight, whether a stop was asked for, the loss, the metrics, and the statistics of batch norms.
+    A row holds the weight, whether a stop was asked for, whether it is time for a checkpoint, the loss, the metrics,
+    and the statistics of batch norms.
     """
 
-    WEIGHT, STOP, LOSS, METRICS = range(4)
+    WEIGHT, STOP, SAVE, LOSS, METRICS = range(5)
 
     def __init__(self) -> None:
-        self.noted: dict[int, tuple[bool, list[Any], list[Tensor]]] = {}  # stop; weight, loss, metrics; statistics
+        self.noted: dict[int, tuple[list[float], list[Any], list[Tensor]]] = {}  # see `add`
         self.names: list[str] = []  # of the metrics
         self.statistics: list[Statistics] = []
 
-    def add(self, index: int, loss: Loss, stop: bool, statistics: list[Statistics]) -> None:
+    def add(self, index: int, loss: Loss, trainer: Trainer, statistics: list[Statistics]) -> None:
         """What one micro-batch tells. A GPU may still be computing it."""
+        asked = [float(trainer.control.stop_requested), float(trainer.save_due)]
         self.names, self.statistics = list(loss.metrics), statistics
         values = [1.0 if loss.weight is None else loss.weight, loss.value, *loss.metrics.values()]
-        self.noted[index] = (stop, [_read(value) for value in values], norms.row_of(statistics))
+        self.noted[index] = (asked, [_read(value) for value in values], norms.row_of(statistics))
 
     def rows(self) -> dict[int, Tensor]:
         """The rows, float64 on the CPU, by micro-batch. What a GPU computes is waited for once for each."""
         rows = {}
-        for index, (stop, values, statistics) in self.noted.items():
+        for index, (asked, values, statistics) in self.noted.items():
             waiting = [value for value in values if isinstance(value, Tensor)]
             if waiting:
                 came = torch.cat([torch.stack(waiting), *(part.double() for part in statistics)]).cpu()
                 read, statistics = iter(came.tolist()), [came[len(waiting) :]]
                 values = [next(read) if isinstance(value, Tensor) else value for value in values]
             weight, value, *metrics = values
-            row = [weight, float(stop), value, *(metric * weight for metric in metrics)]
+            row = [weight, *asked, value, *(metric * weight for metric in metrics)]
             rows[index] = torch.tensor(row, dtype=torch.float64)
             if statistics:
                 rows[index] = torch.cat([rows[index], *(part.double() for part in statistics)])
         return rows
 
-    def read(self, total: Tensor, phase: str) -> tuple[float, float, bool, dict[str, float], Tensor]:
-        """Weight, mean loss, whether to stop, metrics by name, and sums of the statistics, from the sum of all rows."""
+    def read(self, total: Tensor, phase: str) -> tuple[float, float, dict[str, float], Tensor]:
+        """Weight, mean loss, metrics by name, and sums of the statistics, from the sum of all rows."""
         numbers = total[: self.METRICS + len(self.names)].tolist()
         weight = numbers[self.WEIGHT]
 
@@ -64,7 +66,7 @@ class Tally:
 
         metrics = {f"{phase}_loss": mean(numbers[self.LOSS])}
         metrics |= {name: mean(number) for name, number in zip(self.names, numbers[self.METRICS :], strict=True)}
-        return weight, mean(numbers[self.LOSS]), numbers[self.STOP] > 0, metrics, total[len(numbers) :]
+        return weight, mean(numbers[self.LOSS]), metrics, total[len(numbers) :]
 
 
 def _read(value: Any) -> Any:
@@ -183,7 +185,7 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> tuple[flo
         for name in phase.leaves:
             left.setdefault(name, []).extend(noted[name])
         own = [note for name in phase.trains for note in [*left.get(name, ()), *noted[name]]]
-        tally.add(index, found, trainer.control.stop_requested, own)
+        tally.add(index, found, trainer, own)
         trainer.control.microbatch()
         return found.value
 
@@ -201,8 +203,10 @@ def _meet(trainer: Trainer, phase: Phase, tally: Tally) -> tuple[float, float, T
     """The rows of all micro-batches, added up over the workers: weight, mean loss, and sums of the statistics."""
     rows = tally.rows()
     trainer.control.beat()
-    weight, mean, stop, metrics, sums = tally.read(trainer.exchange.meet(rows), phase.name)
-    trainer.stop_agreed |= stop
+    total = trainer.exchange.meet(rows)
+    weight, mean, metrics, sums = tally.read(total, phase.name)
+    trainer.stop_agreed |= bool(total[Tally.STOP] > 0)
+    trainer.save_agreed |= bool(total[Tally.SAVE] > 0)
     trainer.metrics |= metrics
     return weight, mean, sums
 
@@ -271,7 +275,7 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
         trainer.norms.take(())
         finite = all(bool(tensor.isfinite().all()) for tensor in own.values())
         shown = found[0] if finite else found[0]._replace(value=torch.tensor(math.nan))
-        tally.add(index, shown, trainer.control.stop_requested, [])
+        tally.add(index, shown, trainer, [])
         changed[index] = (
             {name: value.detach() for name, value in microbatch.carried.items()},
             {"kind": type(optimizer).__name__, "state": optimizer.state_dict()["state"]},
@@ -288,8 +292,7 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
 def _not_finite(trainer: Trainer, phase: Phase, loss: float) -> TroupeError:
     return TroupeError(
         f"step {trainer.step}: the loss of phase {phase.name} is not finite ({loss}); the phase changed nothing, and "
-        "the last checkpoint is good: go on from it with a lower learning rate (--resume NAME learning_rate=... "
-        "--allow-changes)",
+        f"{trainer.slower()}",
         FAILED,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import torch
@@ -95,6 +96,10 @@ class Trainer:
         self.microbatches: dict[int, MicroBatch] = {}
         self.left: dict[int, dict[str, list[Statistics]]] = {}  # statistics of forwards left for a later phase
         self.stop_agreed = False
+        self.name = ""  # of the run
+        self.has_checkpoint = False  # from which it can go on
+        self.saved_at = monotonic()  # when the newest checkpoint was made, or this process began
+        self.save_agreed = False  # by the clock of rank 0
         self.metrics: dict[str, float] = {}  # of the newest step
         self.evaluation = Evaluation()  # the newest
         self.watched: dict[str, float] = {}  # the newest signs of how the run goes
@@ -130,6 +135,27 @@ class Trainer:
         tensors, indices, epochs = stream.at(places)
         return MicroBatch(self.formatted(tensors), indices, epochs, self.step, index, len(places), self.device,
                           self.dtype, self.random)  # fmt: skip
+
+    @property
+    def save_due(self) -> bool:
+        """Whether it is time for a checkpoint: rank 0 looks at its clock, the others are told where they meet."""
+        wanted = self.config.checkpoint_seconds if self.world.rank == 0 else None
+        return wanted is not None and monotonic() - self.saved_at >= wanted
+
+    def note_saved(self) -> None:
+        """A checkpoint was made: the time to the next one begins."""
+        self.saved_at, self.save_agreed, self.has_checkpoint = monotonic(), False, True
+
+    def slower(self) -> str:
+        """What to do where numbers are no longer finite."""
+        if not self.has_checkpoint:
+            return "there is no checkpoint to go on from: begin anew with a lower learning rate"
+        rate = getattr(self.config, "learning_rate", None)
+        word = f"learning_rate={rate / 10:.2g} " if isinstance(rate, float) else ""
+        return (
+            "the last checkpoint is good: go on from it with a lower learning rate "
+            f"(--resume {self.name} {word}--allow-changes)"
+        )
 
     def close(self) -> None:
         """Give back what the run holds beside its tensors, at once: shared memory, and what keeps them alive."""

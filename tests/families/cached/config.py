@@ -12,5 +12,5 @@ class Cached(ImageConfig):
     defaults: ClassVar = {"image_size": 8}
     tiny: ClassVar = {"tiny": {"batch_size": 8, "microbatch_size": 2, "steps": 4, "memory_format": "contiguous"}}
 
-    features: int = setting(64, "numbers that the frozen network tells of an image", at_least=1)
+    features: int = setting(64, "numbers that the frozen network tells of an image", at_least=1, network=True)
     learning_rate: float = setting(0.01, "of Adam", above=0)

@@ -13,5 +13,5 @@ class Curve(Config):
     defaults: ClassVar = {"data": "cubic"}
     tiny: ClassVar = {"tiny": {"batch_size": 8, "microbatch_size": 2, "steps": 4}}
 
-    degree: int = setting(3, "of the polynomial", at_least=1)
+    degree: int = setting(3, "of the polynomial", at_least=1, network=True)
     learning_rate: float = setting(0.3, "of gradient descent", above=0)

@@ -15,7 +15,7 @@ class Config(ImageConfig):
         "uneven": {"batch_size": 20, "microbatch_size": 4, "steps": 4, "ema": 0.9, "memory_format": "contiguous"},
     }  # fmt: skip
 
-    hidden: int = setting(12, "size of the recurrent state", at_least=1)
+    hidden: int = setting(12, "size of the recurrent state", at_least=1, network=True)
     critic_steps: int = setting(2, "steps of the critic before one of the generator", at_least=1)
 
     def draws(self, step: int) -> int:

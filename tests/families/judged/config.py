@@ -14,7 +14,7 @@ class Judged(ImageConfig):
     tiny: ClassVar = {"tiny": {"batch_size": 8, "microbatch_size": 2, "steps": 4, "judged": 48, "ema": 0.9}}
 
     judged: int = setting(512, "samples that an evaluation draws", unit="samples", at_least=8)
-    latent: int = setting(4, "numbers that an image is made from", at_least=1)
+    latent: int = setting(4, "numbers that an image is made from", at_least=1, network=True)
 
     def held_out_places(self, facts: Mapping[str, Any]) -> int:
         return self.judged

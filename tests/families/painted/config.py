@@ -11,4 +11,4 @@ class Painted(ImageConfig):
     defaults: ClassVar = {"image_size": 8}
     tiny: ClassVar = {"tiny": {"batch_size": 8, "microbatch_size": 2, "steps": 4, "memory_format": "contiguous"}}
 
-    width: int = setting(4, "channels of the features", at_least=1)
+    width: int = setting(4, "channels of the features", at_least=1, network=True)

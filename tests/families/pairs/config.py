@@ -13,4 +13,4 @@ class Pairs(ImageConfig):
     defaults: ClassVar = {"data": "digits+noise", "image_size": 8}
     tiny: ClassVar = {"tiny": {"batch_size": 8, "microbatch_size": 2, "steps": 4, "memory_format": "contiguous"}}
 
-    width: int = setting(3, "channels inside", at_least=1)
+    width: int = setting(3, "channels inside", at_least=1, network=True)

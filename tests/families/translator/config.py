@@ -18,6 +18,6 @@ class Translator(Config):
     defaults: ClassVar = {"data": "numerals", "batch_size": 8, "microbatch_size": 2}
     tiny: ClassVar = {"tiny": {"steps": 4, "hidden": 8}}
 
-    hidden: int = setting(32, "units of the recurrent states", at_least=1)
+    hidden: int = setting(32, "units of the recurrent states", at_least=1, network=True)
     teacher_forcing: float = setting(0.5, "share of batches that see the true word before", at_least=0, at_most=1)
     learning_rate: float = setting(0.01, "of Adam", above=0)

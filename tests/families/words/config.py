@@ -22,7 +22,7 @@ class Words(Config):
     tiny: ClassVar = {"tiny": {"batch_size": 8, "microbatch_size": 2, "steps": 4}}
 
     window: int = setting(5, "words that gradients go back", unit="words", at_least=1)
-    hidden: int = setting(12, "units of the recurrent state", at_least=1)
+    hidden: int = setting(12, "units of the recurrent state", at_least=1, network=True)
 
     def places(self, facts: Mapping[str, Any]) -> int:
         """A place of the stream is a window of one column."""

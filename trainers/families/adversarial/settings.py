@@ -54,15 +54,32 @@ class AdversarialConfig(ImageConfig):
     }  # fmt: skip
     defaults: ClassVar[Mapping[str, Any]] = {"steps": 3000, "ema": 0.98}
 
-    latent: int = setting(100, "numbers that an image is made from", at_least=1, source="Radford 2016, section 4")
-    width: int | Literal["auto"] = setting("auto", "channels at half size; auto: image size, at most 64", at_least=1)
-    upsample: Literal["transposed", "nearest"] = setting("transposed", "how images grow; nearest: no checkerboards")
+    latent: int = setting(
+        100,
+        "numbers that an image is made from",
+        at_least=1,
+        at_most=1_000_000,
+        source="Radford 2016, section 4",
+        network=True,
+    )
+    width: int | Literal["auto"] = setting(
+        "auto",
+        "channels at half size; auto: image size, at most 64",
+        at_least=1,
+        at_most=1_000_000,
+        network=True,
+    )
+    upsample: Literal["transposed", "nearest"] = setting(
+        "transposed", "how images grow; nearest: no checkerboards", network=True
+    )
     n_extra_layers: int = setting(
         0, "3x3 convolutions more in each network, at half size", at_least=0, at_most=16,
-        source="Arjovsky 2017, as published by its authors",
+        source="Arjovsky 2017, as published by its authors", network=True,
     )  # fmt: skip
-    norm_after_activation: bool = setting(False, "batch norm after the activation, in place of before it")
-    conditional: bool = setting(False, "learn each class of labelled data by itself", source="Mirza 2014, section 3")
+    norm_after_activation: bool = setting(False, "batch norm after the activation, in place of before it", network=True)
+    conditional: bool = setting(
+        False, "learn each class of labelled data by itself", source="Mirza 2014, section 3", network=True
+    )
     mismatched_negatives: bool = setting(
         False, "conditional: real images with a wrong class count as not real too", source="Reed 2016, section 4.2"
     )
@@ -78,7 +95,7 @@ class AdversarialConfig(ImageConfig):
     )  # fmt: skip
     judged: int | Literal["auto"] = setting(
         "auto", "samples of an evaluation; auto: as many as there are images to compare with, at most 1000",
-        unit="samples", at_least=FEWEST,
+        unit="samples", at_least=FEWEST, at_most=1_000_000,
     )  # fmt: skip
 
     @field_validator("features")

@@ -38,7 +38,12 @@ class Config(ClassificationConfig):
     }  # fmt: skip
 
     widths: tuple[int, ...] = setting(
-        (64, 256, 256), "channels of the three groups", at_least=1, source="Jordan 2024, section 3.1"
+        (64, 256, 256),
+        "channels of the three groups",
+        at_least=1,
+        at_most=1_000_000,
+        source="Jordan 2024, section 3.1",
+        network=True,
     )
     bias_scale: float = setting(
         64.0, "times the learning rate for the biases of norms", above=0, log=True, source="Jordan 2024, section 3.4"

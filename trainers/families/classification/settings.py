@@ -29,16 +29,13 @@ class ClassificationConfig(ImageConfig):
 
     metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {"accuracy": "max", "loss": "min"}
     momentum_setting: ClassVar[str] = "momentum"
+    defaults: ClassVar[Mapping[str, Any]] = {"batch_size": 128, "microbatch_size": 32}
     checks: ClassVar[tuple[Check, ...]] = (
         *ImageConfig.checks,
         Check(("crop_padding", "image_size"), _padding_fits),
     )
 
     data: str = setting("cifar10", "what to learn from; `troupe datasets` lists them; it must have labels", free=True)
-    batch_size: int = setting(128, "samples in one step, over all workers", unit="samples", at_least=1)
-    microbatch_size: int = setting(
-        32, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1
-    )
     optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd, with momentum, or adamw", source="Loshchilov 2019")
     learning_rate: float = setting(0.1, "peak of the learning rate; with adamw 0.002", above=0, log=True)
     momentum: float = setting(
@@ -63,7 +60,9 @@ class ClassificationConfig(ImageConfig):
     normalisation: Literal["auto", "half", "cifar10", "mnist", "imagenet", "none"] = setting(
         "auto", "mean and deviation of channels; auto: those of the model's published weights, of cifar10, or half"
     )
-    classes: int | Literal["auto"] = setting("auto", "classes to tell apart; auto: those of the data", at_least=2)
+    classes: int | Literal["auto"] = setting(
+        "auto", "classes to tell apart; auto: those of the data", at_least=2, at_most=1_000_000
+    )
 
     @classmethod
     def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -57,7 +57,9 @@ class Config(ClassificationConfig):
                      "flip": "random", "crop_padding": 2, "ema": 0.9},
     }  # fmt: skip
 
-    model: str = setting("cnn", f"{', '.join(OWN)}, or any classification model of torchvision, as resnet18")
+    model: str = setting(
+        "cnn", f"{', '.join(OWN)}, or any classification model of torchvision, as resnet18", network=True
+    )
 
     @classmethod
     def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,6 +7,12 @@ from trainers.engine.settings import Check, setting
 from trainers.families.classification.settings import ClassificationConfig
 
 
+def _ten_groups(blocks: tuple[int, ...]) -> str | None:
+    if len(blocks) <= 10:
+        return None
+    return f"blocks={':'.join(map(str, blocks))}: {len(blocks)} groups, each of half the pixels; say at most 10"
+
+
 def _group(stride_one: int, blocks: tuple[int, ...]) -> str | None:
     if stride_one < len(blocks):
         return None
@@ -15,7 +21,9 @@ def _group(stride_one: int, blocks: tuple[int, ...]) -> str | None:
 
 class Config(ClassificationConfig):
     summary: ClassVar[str] = "Darknet: residual layers with a bottleneck or a widening, in groups"
-    checks: ClassVar[tuple[Check, ...]] = (*ClassificationConfig.checks, Check(("stride_one", "blocks"), _group))
+    checks: ClassVar[tuple[Check, ...]] = (
+        *ClassificationConfig.checks, Check(("stride_one", "blocks"), _group), Check(("blocks",), _ten_groups)
+    )  # fmt: skip
     defaults: ClassVar[Mapping[str, Any]] = {
         "epochs": 30.0, "batch_size": 256, "microbatch_size": 64, "learning_rate": 0.01, "weight_decay": 1e-4,
         "schedule": "one_cycle",
@@ -28,13 +36,27 @@ class Config(ClassificationConfig):
                      "crop_padding": 0},
     }  # fmt: skip
 
-    blocks: tuple[int, ...] = setting((1, 2, 4, 6, 3), "residual layers of each group, as 1:2:4:6:3", at_least=0)
-    first_width: int = setting(32, "channels before the first group, which doubles them, as each does", at_least=1)
+    blocks: tuple[int, ...] = setting(
+        (1, 2, 4, 6, 3),
+        "residual layers of each group, as 1:2:4:6:3",
+        at_least=0,
+        at_most=1000,
+        network=True,
+    )
+    first_width: int = setting(
+        32,
+        "channels before the first group, which doubles them, as each does",
+        at_least=1,
+        at_most=100_000,
+        network=True,
+    )
     inner: float = setting(
         0.5, "channels inside a residual layer, as a part of those outside: a bottleneck below 1, a widening above",
-        above=0,
+        above=0, at_most=100, network=True,
     )  # fmt: skip
-    stride_one: int = setting(1, "the group that keeps the images' size, counted from 0; -1 for none", at_least=-1)
+    stride_one: int = setting(
+        1, "the group that keeps the images' size, counted from 0; -1 for none", at_least=-1, network=True
+    )
 
     def misfit(self, facts: Mapping[str, Any]) -> list[str]:
         mistakes, side = super().misfit(facts), facts["image_size"]

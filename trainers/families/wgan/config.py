@@ -35,7 +35,9 @@ class Config(AdversarialConfig):
         log=True,
         source="Arjovsky 2017, algorithm 1",
     )
-    critic_norm: bool = setting(True, "batch norms in the critic", source="Arjovsky 2017, section 4.3 shows both")
+    critic_norm: bool = setting(
+        True, "batch norms in the critic", source="Arjovsky 2017, section 4.3 shows both", network=True
+    )
 
     def draws(self, step: int) -> int:
         long = self.n_critic_warmup and (step < self.warmup_steps or step % 500 == 0)

@@ -38,7 +38,7 @@ class Config(AdversarialConfig):
 
     network: Literal["dcgan", "resnet"] = setting(
         "dcgan", "DCGAN's, without norms in the critic, or the paper's residual one for 32 pixels",
-        source="Gulrajani 2017, appendices B and C",
+        source="Gulrajani 2017, appendices B and C", network=True,
     )  # fmt: skip
     penalty: float = setting(
         10.0, "weight of the gradient penalty", at_least=0, log=True, source="Gulrajani 2017, algorithm 1"

@@ -26,8 +26,8 @@ class Config(ClassificationConfig):
                  "microbatch_size": 2, "steps": 4, "crop_padding": 1, "label_smoothing": 0.1},
     }  # fmt: skip
 
-    depth: int = setting(28, "convolutions in a row, 6n + 4", at_least=10)
-    widen_factor: int = setting(10, "times the width of the thin network", at_least=1)
+    depth: int = setting(28, "convolutions in a row, 6n + 4", at_least=10, at_most=10_000, network=True)
+    widen_factor: int = setting(10, "times the width of the thin network", at_least=1, at_most=10_000, network=True)
     dropout: float = setting(
         0.0, "between the convolutions of a block", at_least=0, below=1, source="Zagoruyko 2016, section 2.4"
     )

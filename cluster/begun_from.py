@@ -1,0 +1,80 @@
+"""What a new run begins with: the weights of `--from`, and the settings of its networks, which come with them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainers.engine import checkpoint, runfolder
+from trainers.engine.config import Config
+from trainers.engine.errors import WORDS, TroupeError, did_you_mean
+from trainers.engine.paths import expanded
+from trainers.engine.settings import show_value
+
+
+def weights_path(given: str, runs: Path) -> Path:
+    """The file with the weights of `--from`: of a run's newest checkpoint, or exported.
+
+    Raises TroupeError (exit code 2) where there is none.
+    """
+    path = expanded(given)
+    for file in (path / "weights.safetensors", path / "state.pt", path):
+        if os.path.isfile(file):
+            return file
+    if path.suffix in (".safetensors", ".pt", ".pth", ".th"):
+        raise TroupeError(f"--from {given}: no such file", WORDS)
+    try:
+        folder = runfolder.find(runs, given)
+    except TroupeError:
+        known = [run.name for run in runfolder.all_runs(runs)]
+        hint = did_you_mean(given, known)
+        raise TroupeError(f"--from {given}: neither a run nor a file of weights{hint}", WORDS) from None
+    newest = checkpoint.newest_whole(folder.checkpoints)  # of another run: nothing is set aside there
+    if newest is None:
+        raise TroupeError(f"--from {given}: the run has no checkpoint", WORDS)
+    return newest / "state.pt"
+
+
+def learned_of(weights: Path) -> Mapping[str, Any]:
+    """What the run of a checkpoint, or of an export, was: data, settings, facts; nothing where nobody tells."""
+    folder = weights if weights.is_dir() else weights.parent
+    for name in ("manifest.json", "config.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            told: dict[str, Any] = json.loads((folder / name).read_text())
+            if told.keys() >= {"data", "settings", "facts"}:
+                return told
+    return {}
+
+
+def network_settings(
+    kind: type[Config], family: str, told: Mapping[str, Any], words: Mapping[str, Any], given: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Settings that decide what the networks are, by the run that `told` is of: those that come with its weights, and
+    a line for each that was said otherwise. Nothing where it is a run of another family, or of nobody knows what."""
+    if told.get("family") != family:
+        return {}, []
+    old, facts = told["settings"], told["facts"]
+    same_data = kind.from_words({name: words[name] for name in ("data",) if name in words}, family)[0]
+    come, mistakes = {}, []
+    for name in kind.network_settings():
+        if name not in old:
+            continue
+        value = tuple(old[name]) if isinstance(old[name], list) else old[name]
+        if value == "auto" and name in facts and (same_data is None or same_data.data != old.get("data")):
+            value = facts[name]  # as it followed from the other run's data
+        if name not in words:
+            if value != kind.model_fields[name].get_default():
+                come[name] = value
+            continue
+        config = kind.from_words({name: words[name]}, family)[0]
+        said = getattr(config, name, "auto")
+        if "auto" not in (value, said) and said != value:
+            mistakes.append(
+                f"--from {given}: has {name}={show_value(value)}, you said {name}={show_value(said)}; leave "
+                f"{name} out, and it comes with the weights"
+            )
+    return come, mistakes

@@ -1,0 +1,53 @@
+"""What decides what the networks are is marked so, in every family: it comes with weights that a run begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+
+from tests.jobs import OWN_FAMILIES, variants
+from trainers import registry
+from trainers.engine.config import Config
+from trainers.run import open_for
+
+
+def others(config: Config, name: str) -> Iterator[Any]:
+    """Other values of a setting."""
+    value, annotation = getattr(config, name), type(config).model_fields[name].annotation
+    for part in (annotation, *get_args(annotation)):
+        if get_origin(part) is Literal:
+            yield from get_args(part)
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, (int, float)):
+        yield from (value + 1, 2 * value, value / 2)
+    elif isinstance(value, tuple):
+        yield tuple(2 * part for part in value)
+
+
+@pytest.mark.parametrize(("family", "variant"), variants())
+def test_no_other_setting_changes_the_networks(tmp_path: Path, family: str, variant: str) -> None:
+    kind = registry.config_class(family, (OWN_FAMILIES,))
+    config = kind.of(kind.tiny[variant], family)
+    facts = open_for(config, tmp_path, (OWN_FAMILIES,)).facts
+    make = registry.family_class(family, (OWN_FAMILIES,))
+
+    def shapes(config: Config) -> list[Any]:
+        with torch.device("meta"):
+            networks = make(config.resolved(facts), facts).networks()
+        return [(name, key, tensor.shape) for name, network in networks.items()
+                for key, tensor in network.state_dict().items()]  # fmt: skip
+
+    own, tried = shapes(config), 0
+    for name in kind.model_fields.keys() - {*kind.network_settings()}:
+        for value in others(config, name):
+            other, _ = kind.from_words({**config.model_dump(), name: value}, family)
+            if other is None or other.misfit(facts):
+                continue
+            tried += 1
+            assert shapes(other) == own, f"{name}={value}: say network=True of it"
+    assert tried > 20

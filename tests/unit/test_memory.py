@@ -1,0 +1,161 @@
+"""How much memory a run takes is told before anything is built, and what is free respects containers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.cli import command
+from tests.jobs import OWN_FAMILIES
+from trainers import registry
+from trainers.engine import memory
+from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.family import MicroBatch
+from trainers.run import open_for
+
+WORDS = {"image_size": 16, "width": 8, "batch_size": 32, "microbatch_size": 8, "device": "cpu", "exchange": "exact"}
+
+
+def opened(folder: Path, name: str = "dcgan", **words: Any) -> tuple[Any, Any]:
+    config = registry.config_class(name, (OWN_FAMILIES,)).of({**WORDS, **words}, name)
+    data = open_for(config, folder, (OWN_FAMILIES,))
+    return registry.family_class(name, (OWN_FAMILIES,))(config.resolved(data.facts), data.facts), data
+
+
+class Together:
+    """A rank of several, where all say the same of hosts that are given."""
+
+    def __init__(self, *hosts: str) -> None:
+        self.hosts, self.rank, self.size = hosts, 0, len(hosts)
+
+    def gather(self, value: Any) -> list[Any]:
+        return [(host, *value[1:]) for host in self.hosts]
+
+
+def test_activations_are_what_the_graphs_of_a_real_micro_batch_keep(tmp_path: Path) -> None:
+    family, data = opened(tmp_path, "wgan_gp")
+    need = memory.need_of(family, data)
+    networks, kept = family.networks(), dict[int, torch.Tensor]()
+    weights = {tensor.data_ptr() for net in networks.values() for tensor in net.state_dict().values()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    tensors, indices, epochs = family.stream(data).at(range(8))
+    microbatch = MicroBatch(tensors, indices, epochs, 0, 0, 8, torch.device("cpu"), torch.float32, torch.Generator())
+    critic = family.phases(0)[0]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = critic.loss(networks, microbatch)
+    assert loss.value.requires_grad
+    real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert need is not None
+    assert need.activations is not None
+    assert 0.9 < need.activations / real < 1.2
+
+
+def test_activations_grow_with_a_micro_batch_and_nothing_else_does(tmp_path: Path) -> None:
+    family, data = opened(tmp_path)
+    need = memory.need_of(family, data)
+    assert need is not None
+    twice = memory.need_of(opened(tmp_path, microbatch_size=16)[0], data)
+    assert need.activations
+    assert twice is not None
+    assert twice.activations is not None
+    assert 1.9 < twice.activations / need.activations < 2.1  # a micro-batch's, and so without weights
+    assert twice.least == need.least
+
+
+def test_what_is_surely_little_is_not_counted(tmp_path: Path) -> None:
+    family, data = opened(tmp_path)
+    need = memory.need_of(family, data, unless=1e12)
+    assert need is not None
+    assert need.activations is None
+
+
+def test_no_random_number_is_drawn(tmp_path: Path) -> None:
+    family, data = opened(tmp_path)
+    before = torch.default_generator.get_state()
+    memory.need_of(family, data)
+    assert torch.equal(torch.default_generator.get_state(), before)
+
+
+def test_workers_of_one_host_share_its_memory_and_others_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, data = opened(tmp_path)
+    need = memory.need_of(family)
+    assert need is not None
+    monkeypatch.setattr(memory, "free_on", lambda device: 2 * need.least)
+    memory.refuse_too_large(family, data, Together("a", "a"))  # type: ignore[arg-type]
+    memory.refuse_too_large(family, data, Together("a", "a", "b", "b"))  # type: ignore[arg-type]
+    with pytest.raises(TroupeError) as caught:
+        memory.refuse_too_large(family, data, Together("a", "a", "a"))  # type: ignore[arg-type]
+    (line,) = caught.value.mistakes
+    assert caught.value.code == SURROUNDINGS
+    assert line.startswith("too little memory: its 3 workers take at least ")
+    assert line.endswith("are free here; take smaller networks (image_size=16, width=8), or fewer workers")
+
+
+def test_an_estimate_that_comes_near_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, data = opened(tmp_path)
+    need = memory.need_of(family, data)
+    assert need is not None
+    assert need.activations is not None
+    monkeypatch.setattr(memory, "free_on", lambda device: need.least + need.activations)
+    assert memory.refuse_too_large(family, data, Together("a")).startswith("memory may not be enough: ")  # type: ignore[arg-type]
+    monkeypatch.setattr(memory, "free_on", lambda device: 2 * (need.least + need.activations))
+    assert memory.refuse_too_large(family, data, Together("a")) == ""  # type: ignore[arg-type]
+    monkeypatch.setattr(memory, "free_on", lambda device: None)
+    assert memory.refuse_too_large(family, data, Together("a")) == ""  # type: ignore[arg-type]
+
+
+def test_a_network_that_no_memory_holds_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in ([], ["--dry-run"]):
+        assert command(["train", "dcgan", "data=digits", "width=1000000", "device=cpu", *words]) == SURROUNDINGS
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("troupe: too little memory: the run takes at least ")
+        assert line.endswith("take smaller networks (width=1000000)")
+        assert not list((tmp_path / "runs").glob("[!.]*"))
+    assert command(["train", "dcgan", "data=digits", "device=cpu", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory"].startswith("weights 2.1 MB, gradients ")
+    assert command(["train", "dcgan", "device=cpu", "evaluate_every=0", "--dry-run", "--address", "HEAD:6379"]) == 0
+    assert "memory: looked at by each worker where it begins" in capsys.readouterr().out
+
+
+SECOND = ("memory.max", "memory.current", "inactive_file")
+FIRST = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file")
+
+
+@pytest.mark.parametrize(
+    ("own", "names"), [("0::/", SECOND), ("0::/box", SECOND), ("4:memory:/box\n0::/", FIRST), ("4:memory:/", FIRST)]
+)
+def test_the_limit_of_a_container_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, names: tuple[str, str, str]
+) -> None:
+    """Of the first and the second kind of control groups; files that are only cached are as good as free."""
+    most, used, cached = names
+    own_file = tmp_path / "own"
+    own_file.write_text(own + "\n")
+    inside = tmp_path / "cgroups"
+    folder = (inside / most).parent
+    folder = folder / "box" if "box" in own else folder
+    folder.mkdir(parents=True)
+    (folder / Path(most).name).write_text("5000\n")
+    (folder / Path(used).name).write_text("3000\n")
+    (folder / "memory.stat").write_text(f"anon 2000\n{cached} 1000\n")
+    monkeypatch.setattr(memory, "CGROUPS", inside)
+    monkeypatch.setattr(memory, "OWN_CGROUPS", own_file)
+    assert memory.free_on("cpu") == 3000
+    (folder / Path(most).name).write_text("max\n")
+    free = memory.free_on("cpu")
+    assert free is not None
+    assert free > 1 << 20  # the machine's
