@@ -44,7 +44,7 @@ def learned_of(weights: Path) -> Mapping[str, Any]:
     folder = weights if weights.is_dir() else weights.parent
     for name in ("manifest.json", "config.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            told: dict[str, Any] = json.loads((folder / name).read_text())
+            told: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
             if told.keys() >= {"data", "settings", "facts"}:
                 return told
     return {}

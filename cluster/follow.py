@@ -98,7 +98,9 @@ def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[Piec
     if follow:
         return _followed(folder, rank or 0)
     wanted = there if rank is None else [folder.log(rank)]
-    return ((int(path.stem.removeprefix("rank_")), path.read_text("utf-8", "replace")) for path in wanted)
+    return (
+        (int(path.stem.removeprefix("rank_")), path.read_text(encoding="utf-8", errors="replace")) for path in wanted
+    )
 
 
 def _followed(folder: RunFolder, rank: int) -> Iterator[Piece]:

@@ -252,27 +252,30 @@ def _is_elsewhere(one: str, other: str) -> bool:
     return kind == other_kind and bool(colon) and bool(path)
 
 
-def _memory(config: Config, family: str, data: Any, command: TrainCommand) -> str:
-    """How much memory the workers of a run take, and how much is free. Raises TroupeError (exit code 3) where that is
-    not enough."""
+def _memory(config: Config, family: str, data: Any, command: TrainCommand) -> dict[str, Any]:
+    """How much memory each worker of a run takes, and how much is free: `bytes`, where that is known, and `told` to
+    people. Raises TroupeError (exit code 3) where that is not enough."""
+    unknown = ""
     if command.address is not None:
-        return f"looked at by each worker where it begins, as nothing is known here of the cluster at {command.address}"
-    if data is None:
-        return "looked at when the run begins, as it depends on the data, which were not opened"
+        unknown = f"by each worker where it begins, as nothing is known here of the cluster at {command.address}"
+    elif data is None:
+        unknown = "when the run begins, as it depends on the data, which were not opened"
+    if unknown:
+        return {"told": f"looked at {unknown}", "bytes": None}
     from trainers.engine import memory
 
     need = memory.need_of(registry.family_class(family, command.families)(config, data.facts), data)
     if need is None:
-        return "not known, as the networks cannot be made without their numbers"
+        return {"told": "not known, as the networks cannot be made without their numbers", "bytes": None}
     free, count = memory.free_on(config.device), config.workers
     here = 1 if config.device == "cuda" else count
     if free is not None and here * need.least > free:
         raise TroupeError(memory.too_large(config, need, here, free), SURROUNDINGS)
     told = need.told() + (" each" if count > 1 else "")
-    if free is None:
-        return told
-    near = here * (need.least + (need.activations or 0)) > memory.NEAR * free
-    return f"{told}; {memory.shown(free)} are free" + (", which may not be enough" if near else "")
+    if free is not None:
+        near = here * (need.least + (need.activations or 0)) > memory.NEAR * free
+        told += f"; {memory.shown(free)} are free" + (", which may not be enough" if near else "")
+    return {"told": told, "bytes": {**need._asdict(), "free": free}}
 
 
 def dry_run(command: TrainCommand) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
         try:
             ended = driver.drive(found, prepared, command, progress)
             sent.settle()
-        except BaseException:
+        except BaseException as error:
             if prepared.found is None and not any((found.path / TRIALS).iterdir()):
                 sent.end()
                 shutil.rmtree(found.path, ignore_errors=True)  # it never began: the name is free again

@@ -92,7 +92,9 @@ def evaluate(said: Words, progress: Progress) -> Answer | None:
 def sample(said: Words, progress: Progress) -> Answer | None:
     from cluster import use
 
-    count, seed, top = said.number("count", 64, 1), said.number("seed", 0, 0), said.number("top", 1, 1)
+    count, seed, top = (
+        said.number("count", 64, 1, 100_000), said.number("seed", 0, 0, 2**63 - 1), said.number("top", 1, 1, 1000)
+    )  # fmt: skip
     runs = typed.runs_of(said, said.names, checkpoints=True)
     if said.mistakes:
         if said.names and said.settings:
@@ -268,6 +270,7 @@ def dry_run(resolved: dict[str, Any]) -> Answer:
     from trainers.engine.settings import show_value
 
     parts = [f"{key}: {value}" for key, value in resolved.items() if isinstance(value, str)]
+    parts += [f"memory: {resolved['memory']['told']}"] if "memory" in resolved else []
     parts += [f"{key} = {show_value(value)}" for key, value in resolved["settings"].items()]
     for course, title in (("schedule", "learning rate over the run, as a part of its peak"),
                           ("momentum", "momentum over the run")):  # fmt: skip

@@ -140,7 +140,7 @@ def test_the_settings_of_the_networks_come_with_the_weights(room: Path, capsys: 
     assert "upsample=nearest" in line
     assert line.endswith("come with its weights")
     assert command(["train", "dcgan", *words, "--from", "first", "--dry-run", "--json"]) == 0
-    expected = json.loads(capsys.readouterr().out)
+    expected = json.loads(capsys.readouterr().out)["result"]
     assert f"troupe: {expected['remarks'][0]}" == line
     assert expected["settings"]["width"] == 4
     first, second = (RunFolder(room / "runs" / name).read_settings()["settings"] for name in ("first", "second"))

@@ -126,7 +126,9 @@ def test_a_network_that_no_memory_holds_is_refused_in_a_line(
         assert line.endswith("take smaller networks (width=1000000)")
         assert not list((tmp_path / "runs").glob("[!.]*"))
     assert command(["train", "dcgan", "data=digits", "device=cpu", "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["memory"].startswith("weights 2.1 MB, gradients ")
+    told = json.loads(capsys.readouterr().out)["result"]["memory"]
+    assert told["told"].startswith("weights 2.1 MB, gradients ")
+    assert 2.0e6 < told["bytes"]["weights"] < 2.2e6
     assert command(["train", "dcgan", "device=cpu", "evaluate_every=0", "--dry-run", "--address", "HEAD:6379"]) == 0
     assert "memory: looked at by each worker where it begins" in capsys.readouterr().out
 

@@ -181,14 +181,14 @@ def free_on(device: str) -> int | None:
 
 def _of_machine() -> Iterator[int]:
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         yield 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
 
 
 def _of_cgroups() -> Iterator[int]:
     """What each of the control groups that this process is in leaves; cached files can be dropped."""
     with contextlib.suppress(OSError):
-        for line in OWN_CGROUPS.read_text().splitlines():
+        for line in OWN_CGROUPS.read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers not in ("", "memory"):
                 continue
@@ -198,10 +198,13 @@ def _of_cgroups() -> Iterator[int]:
             inside = root / path.lstrip("/")
             for folder in {root, inside, *(parent for parent in inside.parents if root in parent.parents)}:
                 with contextlib.suppress(OSError, ValueError):
-                    most, used = (int((folder / name).read_text()) for name in names[:2])  # "max": no limit
-                    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                    if most < UNLIMITED:
-                        yield most - used + int(stat.get(names[2], 0))
+                    most, used, told = (
+                        (folder / name).read_text(encoding="utf-8") for name in (*names[:2], "memory.stat")
+                    )
+                    limit = int(most)  # "max": none
+                    stat = dict(line.split() for line in told.splitlines())
+                    if limit < UNLIMITED:
+                        yield limit - int(used) + int(stat.get(names[2], 0))
 
 
 def refuse_too_large(family: Family, data: Data, world: World) -> str:
