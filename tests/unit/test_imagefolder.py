@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.data.imagefolder import cached, decode, look_through, remove
+from trainers.data.decoding import decode
+from trainers.data.imagefolder import cached, remove
 from trainers.data.images import ImageData, Part
+from trainers.data.listing import arranged, look_through
 from trainers.data.sources import open_data
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 
@@ -299,7 +301,7 @@ def test_the_fingerprint_is_of_the_content_and_not_of_times_or_places(tmp_path: 
 def test_a_cut_packed_file_is_packed_again(tmp_path: Path) -> None:
     folder = filled(tmp_path / "images", 5)
     Opened(folder, tmp_path)
-    (file,) = (tmp_path / "packed").glob("*/train_images.bin")
+    (file,) = (tmp_path / "packed").glob("*/images.bin")
     os.truncate(file, 100)
     assert len(Opened(folder, tmp_path).progress) == 5
 
@@ -450,15 +452,15 @@ def test_a_folder_that_cannot_be_read_is_told_and_not_left_out(tmp_path: Path) -
 def test_what_was_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
     folder = filled(tmp_path / "images" / "cat", 2).parent
     (folder / "dog").mkdir()
-    for name in ("a.avif", "b.AVIF", "c.heic", "README", ".hidden"):
+    for name in ("a.xcf", "b.XCF", "c.raw", "README", ".hidden"):
         (folder / "dog" / name).touch()
     (folder / "cat" / "gone.png").symlink_to("nowhere")
     (folder / "bird").mkdir()
     found = look_through(folder)
-    assert found.passed == {".avif": 2, ".heic": 1, "README": 1, "broken links": 1}
-    assert found.bare == {"bird": "it is empty", "dog": "it holds 2 .avif, 1 .heic, 1 README"}
+    assert found.passed == {".xcf": 2, ".raw": 1, "README": 1, "broken links": 1}
+    assert arranged(found, "").bare == {"bird": "it is empty", "dog": "it holds 2 .xcf, 1 .raw, 1 README"}
     save(folder / "beside.png")
-    assert look_through(folder).bare == {}, "with an image beside them folders are no classes"
+    assert arranged(look_through(folder), "").bare == {}, "with an image beside them folders are no classes"
 
 
 def test_a_class_all_of_whose_images_are_held_out_is_told(tmp_path: Path) -> None:

@@ -26,7 +26,10 @@ GRID = 64  # samples of the fixed grid, where a family says no other number
 
 
 class Data(Protocol):
-    """What a run learns from: a fixed set of samples that can be asked for by their indices."""
+    """What a run learns from: a fixed set of samples that can be asked for by their indices.
+
+    It may have `whole()` besides: the same with all samples held out, for `troupe evaluate NAME evaluate_on=all`.
+    """
 
     size: int  # samples to learn from
     held_out: int  # samples to evaluate on, 0 for none

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from trainers.data.listing import PARTS
 from trainers.data.settings import ImageConfig
 from trainers.engine.settings import Check, setting
 
@@ -15,7 +16,6 @@ MEANS = {  # mean and standard deviation of each channel, in [0, 1]
 }
 
 ADAMW_RATE = 0.002  # where nobody says another: that of sgd would be some hundred times too high
-PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}  # names of folders that are no classes
 
 
 def _padding_fits(crop_padding: int, image_size: int | str) -> str | None:
@@ -96,17 +96,23 @@ class ClassificationConfig(ImageConfig):
         there, channels, size = facts["classes"], facts["channels"], facts["image_size"]
         mistakes = super().misfit(facts)
         names = facts.get("class_names", ())
-        if there >= 2 and names and {name.lower() for name in names} <= PARTS:
+        if there >= 2 and names and {name.lower() for name in names} <= PARTS.keys():
             mistakes.append(
-                f"data={self.data}: its folders {' and '.join(names)} are parts, and no classes; give the folder whose "
-                f"folders are the classes, as data={self.data.rstrip('/')}/{names[-1]}"
+                f"data={self.data}: its folders {' and '.join(names)} are parts, and no classes; name the one to learn "
+                "from train, and the other test or val"
             )
         for name, why in facts.get("lost_classes", {}).items():
             mistakes.append(
                 f"data={self.data}: class {name} has no image to learn from ({why}); put some into its folder, or "
                 "remove it"
             )
-        if there < 2 and not facts.get("lost_classes"):
+        if there < 2 and (strays := facts.get("strays")):
+            lie = "image lies" if len(strays) == 1 else "images lie"
+            mistakes.append(
+                f"data={self.data}: {lie} beside its class folders: {', '.join(strays)}; move into them what belongs "
+                "there, and the rest away"
+            )
+        elif there < 2 and not facts.get("lost_classes"):
             mistakes.append(f"data={self.data}: has no labels to learn; put images into a folder for each class")
         elif there >= 2 and self.classes != "auto" and self.classes != there:
             mistakes.append(f"classes={self.classes}: data={self.data} has {there}; leave classes out")
