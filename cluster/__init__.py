@@ -17,6 +17,13 @@ def search(family: str | None = None, **words: Any) -> dict[str, Any]:
     return searching.search(family, **words)
 
 
+def predict(name: str, *files: Any, **words: Any) -> dict[str, Any]:
+    """What a classifier takes images for, as `troupe predict` does: see `cluster.predicting.predict`."""
+    from cluster import predicting
+
+    return predicting.predict(name, *files, **words)
+
+
 def report(*names: str, **words: Any) -> dict[str, Any]:
     """Write one page over searches or runs, as `troupe report` does: see `cluster.page.make.report`."""
     from cluster.page import make
@@ -24,4 +31,4 @@ def report(*names: str, **words: Any) -> dict[str, Any]:
     return make.report(*names, **words)
 
 
-__all__ = ["report", "search", "train"]
+__all__ = ["predict", "report", "search", "train"]

@@ -22,7 +22,7 @@ from cluster.typed import Answer
 from cluster.words import Words
 from trainers.engine import bucket
 from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.paths import DATA_DIR
+from trainers.engine.paths import DATA_DIR, expanded
 from trainers.version import __version__
 
 
@@ -194,6 +194,23 @@ def export(said: Words) -> Answer | None:
     return result, f"{result['folder']}: {', '.join(result['files'])}{of}, of step {result['step']}", 0
 
 
+def predict(said: Words) -> Answer | None:
+    from cluster import predicting
+
+    top = said.number("top", 2, 1) if said.has("top") else None
+    if said.mistakes:
+        return None
+    name, *files = said.names
+    runs = typed.runs_of(said, [name], checkpoints=True)
+    wanted = predicting.PredictCommand(name, tuple(map(expanded, files)), runs, said.families, top, said.has("best"))
+    progress = Progress(sys.stderr)
+    result = predicting.carry_out(wanted, progress.doing)
+    progress.end()
+    for line in predicting.broken(result):
+        tell(f"troupe: {line}", sys.stderr)
+    return result, predicting.text(result, top), FAILED if result["unreadable"] else 0
+
+
 def report(said: Words) -> Answer | None:
     from cluster.page import make
 
@@ -328,7 +345,7 @@ def env(said: Words) -> Answer | None:
 
 HANDLERS: dict[str, Callable[[Words], Answer | None]] = {
     "train": train, "search": search, "verify": verify, "evaluate": evaluate, "sample": sample, "export": export,
-    "report": report, "runs": runs, "stop": stop, "logs": logs, "submit": submit,
+    "predict": predict, "report": report, "runs": runs, "stop": stop, "logs": logs, "submit": submit,
     "jobs": jobs, "check": check, "families": families, "datasets": datasets, "env": env,
 }  # fmt: skip
 

@@ -138,7 +138,7 @@ def samples_of(
     name: str, runs: Path, families: Sequence[Path], asked: Any, seed: int, data_dir: Path
 ) -> tuple[RunFolder, Any, dict[str, Any]]:
     """A run, what it draws (images as uint8 NHWC, or a list of texts), and what is to be told of that."""
-    folder, stored, state, family = _opened(name, runs, families)
+    folder, stored, state, family = opened(name, runs, families)
     import torch
 
     from trainers.engine.rest import CHUNK, drawn, in_order, makes_of_carried
@@ -149,7 +149,7 @@ def samples_of(
         inputs |= in_order(state["carried"])
     if not inputs:
         raise TroupeError(f"{folder.name}: its family draws nothing", WORDS)
-    networks = _networks(family, state)
+    networks = networks_of(family, state)
     dtype = torch.float64 if family.config.precision == "float64" else torch.float32
     count = min(len(value) for value in inputs.values())
     inputs = {key: (value.to(dtype) if value.is_floating_point() else value)[:count] for key, value in inputs.items()}
@@ -186,7 +186,7 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
 
     `weights.safetensors` holds NETWORK.KEY for each tensor; where there is a running average, it is taken.
     """
-    _, stored, state, family = _opened(name, runs, families)
+    _, stored, state, family = opened(name, runs, families)
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -199,6 +199,8 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
               "data": stored.get("data"), "from": stored.get("from"),
               "learned_before": stored.get("learned_before", []), "step": state["step"],
               "versions": stored["versions"]}  # fmt: skip
+    if (expected := family.config.expects(config["facts"])) is not None:
+        config["input"] = expected
     try:
         out.mkdir(parents=True, exist_ok=True)
         with durable.replacing(out / "weights.safetensors") as making:
@@ -210,16 +212,40 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
     return {"folder": str(out), "files": ["weights.safetensors", "config.json"], "step": state["step"]}
 
 
-def load_exported(folder: Path, families: Sequence[Path] = ()) -> dict[str, Any]:
-    """The networks of an exported folder, in eval mode, by name."""
+def load_exported(folder: str | Path, families: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """The networks of an exported folder, in eval mode, by name: `network` of a classifier.
+
+    What the network of a classifier wants stands under `input` in the folder's config.json: float32 (rows, channels,
+    image_size, image_size), `(x - 255 * mean) / (255 * deviation)` of images from 0 to 255; `steps` tells how a file
+    becomes one, and `classes` what its outputs stand for, logits in that order. `cluster.predict` does all of it.
+
+    Raises TroupeError (exit code 4) where the folder is no export, or damaged.
+    """
+    return exported(Path(folder), [Path(path) for path in families])[2]
+
+
+def exported(folder: Path, families: Sequence[Path]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """What config.json of an exported folder says, its family, and its networks in eval mode, by name."""
     from trainers.engine.tensors import read_weights
 
-    config = json.loads((folder / "config.json").read_text())
+    config = config_of(folder)
     kind = registry.config_class(config["family"], families)
     settings = kind.of(config["settings"], config["family"])
     family = registry.family_class(config["family"], families)(settings, config["facts"])
     weights = read_weights(folder / "weights.safetensors")
-    return _networks(family, {"networks": weights, "ema": {}, "kept": weights.pop("kept", {})})
+    return config, family, networks_of(family, {"networks": weights, "ema": {}, "kept": weights.pop("kept", {})})
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """What config.json of an exported folder says. Raises TroupeError (exit code 4) where it says nothing."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        if config.keys() >= {"family", "settings", "facts"}:
+            return config
+        reason = "it tells of no networks"
+    except (OSError, ValueError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or "damaged"
+    raise TroupeError(f"{folder / 'config.json'}: cannot be read ({reason}); export the run again", CONFLICT)
 
 
 def list_families(extra: Sequence[Path]) -> list[dict[str, str]]:
@@ -282,9 +308,7 @@ def environment_facts() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _opened(
-    name: str, runs: Path, families: Sequence[Path]
-) -> tuple[RunFolder, Mapping[str, Any], dict[str, Any], Any]:
+def opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder, Mapping[str, Any], dict[str, Any], Any]:
     """A run, its settings, the state in its newest whole checkpoint, and its family."""
     folder = runfolder.find(runs, name)
     stored = folder.read_settings()
@@ -298,7 +322,7 @@ def _opened(
     return folder, stored, state, family
 
 
-def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:
+def networks_of(family: Any, state: dict[str, Any]) -> dict[str, Any]:
     """A family's networks with the weights of a state; the running average where there is one."""
     import torch
 

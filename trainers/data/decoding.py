@@ -89,7 +89,9 @@ def told(facts: Mapping[str, Any]) -> dict[str, Any]:
         f"ImageOps.fit(image, ({crop}, {crop}), Image.Resampling.LANCZOS)",
     ]
     if side["pad_to"] != crop:
-        steps.append(f"zeros around it, equally on all sides (right and below one more), to {side['pad_to']}")
+        steps.append(
+            f"zeros around it to {side['pad_to']}, equally on all sides; where that is odd, one more right and below"
+        )
     if side["resize_to"] != side["pad_to"]:
         steps.append(f"resize(({side['resize_to']}, {side['resize_to']}), Image.Resampling.LANCZOS)")
     return {"image_size": facts["image_size"], "channels": channels, "mode": mode, **side, "steps": steps}

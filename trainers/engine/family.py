@@ -189,6 +189,15 @@ class Family:
         None for nothing."""
         return None
 
+    # What it tells of a file
+
+    def predict(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
+        """Probability of each class that `Config.expects` names, (rows, classes), as evaluations see such samples.
+
+        The networks are in eval mode, without gradients.
+        """
+        raise NotImplementedError
+
     # How good it is
 
     def held_out(self, data: Data) -> Stream:
