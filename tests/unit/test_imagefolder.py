@@ -9,6 +9,8 @@ import os
 import resource
 import shutil
 import signal
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.data.decoding import decode
+from trainers.data.decoding import decode, extensions
 from trainers.data.imagefolder import cached, remove
 from trainers.data.images import ImageData, Part
 from trainers.data.listing import arranged, look_through
@@ -467,3 +469,33 @@ def test_a_class_all_of_whose_images_are_held_out_is_told(tmp_path: Path) -> Non
     train, test = (Part(np.zeros((len(labels), 8, 8, 1), np.uint8), np.array(labels)) for labels in ([0, 0, 2, 2], [1]))
     data = ImageData(train, test, fingerprint="x", class_names=("a", "b", "c"), lost_classes={"d": "it is empty"})
     assert data.facts["lost_classes"] == {"d": "it is empty", "b": "all of its images are held out"}
+
+
+@pytest.mark.skipif(".avif" not in Image.registered_extensions(), reason="this Pillow reads no AVIF")
+def test_avif_is_read_where_pillow_can(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for number in range(3):
+            save(tmp_path / "images" / name / f"{number}.avif", (40 * number, 0, 0))
+    data = Opened(tmp_path / "images", tmp_path).data
+    assert data.facts["class_names"] == ("cat", "dog")
+    assert data.size + data.held_out == 6
+
+
+def test_heic_is_read_where_its_plugin_is_there_and_counted_where_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path / "images", 2)
+    (tmp_path / "images" / "000.png").rename(tmp_path / "images" / "photo.heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    monkeypatch.setattr(Image, "EXTENSION", {end: form for end, form in Image.registered_extensions().items()
+                                             if end != ".heic"})  # fmt: skip
+    extensions.cache_clear()
+    assert look_through(tmp_path / "images").passed == {".heic": 1}
+    plugin = types.ModuleType("pillow_heif")
+    plugin.register_heif_opener = lambda: Image.register_extension("HEIF", ".heic")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    extensions.cache_clear()
+    try:
+        assert [image.path for image in look_through(tmp_path / "images").images] == ["001.png", "photo.heic"]
+    finally:
+        extensions.cache_clear()

@@ -37,7 +37,7 @@ FACTS = {"fingerprint", "class_names", "unreadable", "parts", "strays"}  # in pa
 
 def open_folder(request: Request) -> ImageData:
     """Open a folder of images, packed first where it is not, or has changed since."""
-    words = f"data=imagefolder:{request.argument}"
+    words = f"data=imagefolder:{shown(request.argument)}"
     root, bare = expanded(request.argument).resolve(), dict[str, str]()
     if not os.path.isdir(root):
         raise TroupeError(f"{words}: no such folder; give the path of one", SURROUNDINGS)
@@ -100,7 +100,7 @@ def _opened(cache: Path, facts: Mapping[str, Any], bare: Mapping[str, str], eval
 SOURCES = {
     "imagefolder": Source(
         "imagefolder",
-        "any folder of images, or one with train and test in it; 64x64 unless image_size= says; say imagefolder:PATH",
+        "any folder of images, or of its parts train and test; 64x64 unless image_size= says; say imagefolder:PATH",
         open_folder,
         takes_path=True,
     )
