@@ -20,7 +20,7 @@ from trainers import registry
 from trainers.data import imagefolder, sources
 from trainers.engine import bucket, checkpoint, durable, pictures, processor, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.paths import expanded
+from trainers.engine.paths import expanded, shown
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.streams import GRID_SEED
 from trainers.run import open_for
@@ -266,7 +266,7 @@ def list_datasets(extra: Sequence[Path]) -> list[dict[str, str]]:
 def list_packed(data_dir: Path) -> list[dict[str, str]]:
     """A row for each packed folder of images."""
     return [
-        {"source": str(source), "size": size(count), "packed": str(folder)}
+        {"source": shown(source), "size": size(count), "packed": str(folder)}
         for source, count, folder in imagefolder.cached(data_dir)
     ]
 
@@ -274,7 +274,8 @@ def list_packed(data_dir: Path) -> list[dict[str, str]]:
 def remove_packed(data_dir: Path, source: str) -> dict[str, str]:
     """Remove the packed copies of a folder of images."""
     wanted = str(expanded(source.removeprefix("imagefolder:")).resolve())
-    found = [(count, folder) for known, count, folder in imagefolder.cached(data_dir) if str(known) in (source, wanted)]
+    found = [(count, folder) for known, count, folder in imagefolder.cached(data_dir)
+             if str(known) in (source, wanted) or shown(known) == source]  # fmt: skip
     if not found:
         raise TroupeError(f"--remove {source}: no packed copy of it; `troupe datasets` lists them", WORDS)
     for _, folder in found:

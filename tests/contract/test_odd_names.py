@@ -94,3 +94,5 @@ def test_a_folder_in_other_bytes_can_be_learned_from(pets: Path, capsys: pytest.
     assert rf"data=imagefolder:{pets}\xff: files that are no images were passed over" in capsys.readouterr().out
     for words in (("evaluate", "run", "--data-dir", "data"), ("report", "run"), ("export", "run")):
         assert cli.command(words) == 0, words
+    assert answer(capsys, "datasets", "--data-dir", "data")["packed"][0]["source"] == rf"{pets}\xff"
+    assert cli.command(("datasets", "--data-dir", "data", "--remove", rf"{pets}\xff")) == 0
