@@ -126,6 +126,8 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -
         notes.append(f"the run began with the weights of {learned['from']}, which may have seen these samples")
     if learned.get("learned_before"):
         notes.append("the run learned from other samples before, and may have seen these")
+    if part != ALL and (count := data.facts.get("learned_too")):
+        notes.append(f"{count} images to evaluate on lie among those to learn from as well")
     if same or name == settings.get("data"):
         if part == ALL:
             mistakes.append(

@@ -185,7 +185,7 @@ def _old_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCom
     assert folder is not None
     if prepared.stored.get("data") != stored["data"] and not command.allow_changes:
         raise TroupeError(
-            f"data: other samples than {folder.name} began with, or others held out; --allow-changes goes on all the same",
+            f"data: other samples than {folder.name} began with or held out; --allow-changes goes on all the same",
             CONFLICT,
         )
     with folder.lock(patience=10), checkpoint.writing(folder.path):

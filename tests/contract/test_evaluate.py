@@ -18,9 +18,9 @@ SMALL = {"model": "mlp_relu", "image_size": 8, "batch_size": 16, "microbatch_siz
          "schedule": "constant"}  # fmt: skip
 
 
-def pictures(folder: Path, *classes: str, count: int = 30) -> str:
+def pictures(folder: Path, *classes: str, count: int = 30, seed: int = 0) -> str:
     """A folder of images of noise, brighter from class to class; as `data=` names it."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for place, name in enumerate(classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -242,7 +242,7 @@ def test_a_test_folder_is_evaluated_whole_and_never_learned_from(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures(room / "pets" / "train", "cat", "dog", count=20)
-    pictures(room / "pets" / "test", "cat", "dog", count=7)
+    pictures(room / "pets" / "test", "cat", "dog", count=7, seed=1)
     learned(room, f"imagefolder:{room / 'pets'}")
     code, answer, _ = evaluated(room, capsys, "run")
     assert (code, answer["samples"], answer["held_out"]) == (0, 14, True)
@@ -252,11 +252,26 @@ def test_a_test_folder_is_evaluated_whole_and_never_learned_from(
     assert code == CONFLICT, lines
 
 
+def test_images_that_lie_in_both_folders_are_told_and_not_called_held_out(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures(room / "pets" / "train", "cat", "dog", count=20)
+    pictures(room / "pets" / "test", "cat", "dog", count=7, seed=1)
+    for number in range(3):
+        shutil.copy(room / f"pets/train/cat/{number}.png", room / f"pets/test/cat/copy{number}.png")
+    data = f"imagefolder:{room / 'pets'}"
+    train("classifier", name="run", data=data, data_dir=room / "data", progress=True, **SMALL)
+    line = "3 images to evaluate on lie among those to learn from as well"
+    assert f"troupe: data={data}: {line}" in capsys.readouterr().out
+    code, answer, _ = evaluated(room, capsys, "run")
+    assert (code, answer["samples"], answer["held_out"], answer["notes"]) == (0, 17, False, [line])
+
+
 def test_a_validation_folder_beside_a_test_folder_was_never_learned_from(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for part, count in (("train", 20), ("val", 5), ("test", 7)):
-        pictures(room / "pets" / part, "cat", "dog", count=count)
+    for seed, (part, count) in enumerate((("train", 20), ("val", 5), ("test", 7))):
+        pictures(room / "pets" / part, "cat", "dog", count=count, seed=seed)
     learned(room, f"imagefolder:{room / 'pets'}")
     for part, samples in (("test", 14), ("validation", 10)):
         code, answer, _ = evaluated(room, capsys, "run", f"evaluate_on={part}")

@@ -32,7 +32,14 @@ from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 from trainers.engine.paths import expanded, shown
 
 AUTO_SIZE = 64
-FACTS = {"fingerprint", "class_names", "unreadable", "parts", "strays"}  # in packed.json, besides what checks its files
+FACTS = {
+    "fingerprint",
+    "class_names",
+    "unreadable",
+    "parts",
+    "strays",
+    "learned_too",
+}  # in packed.json, besides what checks its files
 
 
 def open_folder(request: Request) -> ImageData:
@@ -69,6 +76,8 @@ def open_folder(request: Request) -> ImageData:
         request.warn(
             f"{words}: {facts['unreadable']} unreadable images were skipped; {cache / 'unreadable.txt'} lists them"
         )
+    if facts["learned_too"]:
+        request.warn(f"{words}: {facts['learned_too']} images to evaluate on lie among those to learn from as well")
     return _opened(cache, facts, bare, request.evaluate_on)
 
 
@@ -90,7 +99,7 @@ def _opened(cache: Path, facts: Mapping[str, Any], bare: Mapping[str, str], eval
                  for name, count in zip(facts["class_names"], read, strict=True) if not count}  # fmt: skip
     everything = Part(images, labels)
     more: dict[str, Any] = {"own_validation": True} if splitting.apart(parts) else {}
-    more |= {"strays": facts["strays"]} if facts["strays"] else {}
+    more |= {key: facts[key] for key in ("strays", "learned_too") if facts[key]}
     return ImageData(
         everything, everything, rows=(learned, held_out), fingerprint=facts["fingerprint"],
         class_names=facts["class_names"], lost_classes=lost, facts=more,
@@ -190,16 +199,17 @@ def _write(
                 unreadable.append(shown(f"{path}\t{type(error).__name__}: {error}\n"))
             else:
                 images.write(image.tobytes())
-                folders = path.split("/")
-                labels.append(class_names.index(folders[1 if parts else 0]) if class_names else 0)
+                within = path.split("/")
+                labels.append(class_names.index(within[1 if parts else 0]) if class_names else 0)
                 digests.append((path, hashlib.sha256(content).hexdigest()))
             progress(done, len(listing))
     if not digests:
         raise TroupeError(
             f"data=imagefolder:{shown(root)}: none of its {len(listing)} images can be read", SURROUNDINGS
         )
-    codes = splitting.split([path.partition("/")[0] for path, _ in digests], [digest for _, digest in digests],
-                            labels if class_names else None, parts)  # fmt: skip
+    hashes = [digest for _, digest in digests]
+    folders = [path.partition("/")[0] for path, _ in digests]
+    codes = splitting.split(folders, hashes, labels if class_names else None, parts)
     names = [shown(name) for name in class_names]
     how = [parts] if parts else ["a tenth of each class"] if class_names else []  # which images are held out
     facts = {
@@ -211,6 +221,7 @@ def _write(
         "images": len(digests),
         "unreadable": len(unreadable),
         "strays": [shown(path) for path in layout.strays[:3]] + (["..."] if len(layout.strays) > 3 else []),
+        "learned_too": splitting.learned_too(codes, hashes, parts) if parts else 0,
         "listing": fingerprint(listing),
         "fingerprint": fingerprint(digests, names, channels, size, *how),
     }

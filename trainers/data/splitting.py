@@ -38,6 +38,13 @@ def split(
     return found
 
 
+def learned_too(codes: NDArray[np.uint8], digests: Sequence[str], parts: Mapping[str, str]) -> int:
+    """How many images of the other parts lie in the one to learn from as well: whoever made the folders did not see."""
+    other = codes != TRAIN if apart(parts) else codes == TEST
+    learned = {digest for digest, of_other in zip(digests, other, strict=True) if not of_other}
+    return sum(1 for digest, of_other in zip(digests, other, strict=True) if of_other and digest in learned)
+
+
 def apart(parts: Mapping[str, str]) -> bool:
     """Whether what is held out for validation has a folder of its own, beside that of the test."""
     return {"test", "validation"} <= set(parts.values())
