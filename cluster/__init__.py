@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         jobs,
         load_exported,
         logs,
+        predict,
         report,
         runs,
         sample,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TroupeError", "check", "datasets", "env", "evaluate", "export", "families", "jobs", "load_exported", "logs",
-    "report", "runs", "sample", "search", "stop", "submit", "train", "verify",
+    "predict", "report", "runs", "sample", "search", "stop", "submit", "train", "verify",
 ]  # fmt: skip
 
 

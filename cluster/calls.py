@@ -195,8 +195,30 @@ def export(
 
 
 @checked
+def predict(
+    name: str | Path, *files: str | Path, top: int | None = None, best: bool = False, runs_dir: str | Path = "runs",
+    families: Sequence[str | Path] = (), progress: bool = False,
+) -> Result:  # fmt: skip
+    """What a classifier takes images for: files, and all images in folders, in natural order.
+
+    `name` is a run, a trial as `SEARCH/0007`, with `best` a search, or a folder that `export` wrote. Returns `classes`,
+    all names in order; `predictions`, for each image its `file`, `class`, `probability` in [0, 1] and `probabilities`
+    by class (of the `top` classes, the most probable first, where that is given); `unreadable`, the `file` and `why` of
+    each image that is damaged, which raise nothing; `passed_over`, how many other files lie in the folders, by kind;
+    and `notes`. Exit code 2 where there is no such run or file, or where it is no classifier, 3 where a folder holds no
+    image, 4 while a run trains in this process.
+    """
+    words = _said("predict", [name, *files], {}, top=top, best=best, runs_dir=runs_dir, families=families)
+    return _result(words, progress)
+
+
+@checked
 def load_exported(folder: str | Path, *, families: Sequence[str | Path] = ()) -> dict[str, Any]:
     """The networks that `export` wrote, by name: each a torch.nn.Module in eval mode on the CPU.
+
+    What the `network` of a classifier wants stands under `input` in the folder's config.json: float32 (rows, channels,
+    image_size, image_size), `(x - 255 * mean) / (255 * deviation)` of images from 0 to 255; `steps` tells how a file
+    becomes one, and `classes` what its outputs stand for, logits in that order. `predict` does all of it.
 
     Exit code 2 where nothing was exported there, 4 where it is damaged.
     """

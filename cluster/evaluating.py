@@ -18,6 +18,8 @@ from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.run import open_for
 
+ALL = "all"  # evaluate_on=all: every sample of the data, which here is for evaluations only
+
 
 @dataclass(frozen=True)
 class EvaluateCommand:
@@ -42,6 +44,7 @@ class Prepared(NamedTuple):
         str, Any
     ]  # what the weights learned from, as their run tells it: data, settings, facts; or nothing
     notes: tuple[str, ...] = ()  # what a person should know of the run's folder
+    part: str = "test"  # of the data: test, validation, or all of it
 
 
 def prepare(command: EvaluateCommand) -> Prepared:
@@ -76,7 +79,8 @@ def prepare(command: EvaluateCommand) -> Prepared:
         learned = learned_of(weights)
     kind = registry.class_of_run({**learned, "family": family}, command.name, command.families)
     old = {key: value for key, value in stored.items() if key in kind.model_fields}
-    config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **command.settings}, family)
+    said = {**command.settings, **({"evaluate_on": "test"} if command.settings.get("evaluate_on") == ALL else {})}
+    config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **said}, family)
     mistakes += wrong
     if not kind.metrics:
         mistakes.append(f"{family}: evaluates nothing; `troupe sample` draws pictures")
@@ -87,10 +91,11 @@ def prepare(command: EvaluateCommand) -> Prepared:
     assert config is not None
     assert weights is not None
     config = config.model_copy(update=checks.resolve(config, own_machine=True))
-    return Prepared(family, config, weights, learned, tuple(notes))
+    part = str(command.settings.get("evaluate_on", config.evaluate_on))
+    return Prepared(family, config, weights, learned, tuple(notes), part)
 
 
-def compared(learned: Mapping[str, Any], config: Config, data: Any) -> tuple[bool, list[str], list[str]]:
+def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -> tuple[bool, list[str], list[str]]:
     """Whether the weights surely never saw the samples to evaluate on; what forbids to; and what else differs.
 
     Samples are the same where source, size and fingerprint are; a part is held out where the run did not learn from it.
@@ -109,12 +114,17 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any) -> tuple[boo
         notes.append(f"the run began with the weights of {learned['from']}, which may have seen these samples")
     if learned.get("learned_before"):
         notes.append("the run learned from other samples before, and may have seen these")
-    if (same or name == settings.get("data")) and (config.evaluate_on, settings.get("evaluate_on")) == (
-        "validation", "test"
-    ):  # fmt: skip
-        mistakes.append(
-            "evaluate_on=validation: the run learned from these samples, as it held out the test part; leave it out"
-        )
+    if part != ALL and (count := data.facts.get("learned_too")):
+        notes.append(f"{count} images to evaluate on lie among those to learn from as well")
+    if same or name == settings.get("data"):
+        if part == ALL:
+            mistakes.append(
+                "evaluate_on=all: the run learned from some of these samples; leave it out, or name others with data="
+            )
+        elif (part, settings.get("evaluate_on")) == ("validation", "test") and not data.facts.get("own_validation"):
+            mistakes.append(
+                "evaluate_on=validation: the run learned from these samples, as it held out the test part; leave it out"
+            )
     if same:
         pass
     elif name != settings.get("data"):
@@ -134,13 +144,16 @@ def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda wha
     prepared = prepare(command)
     config = prepared.config
     data = open_for(config, command.data_dir, command.families)
-    lost = {name: why for name, why in data.facts.get("lost_classes", {}).items() if "held out" not in why}
-    mistakes = config.misfit({**data.facts, "lost_classes": lost})
+    if prepared.part == ALL:
+        if not hasattr(data, "whole"):
+            raise TroupeError(f"evaluate_on=all: data={config.data} gives its test part only; leave it out", WORDS)
+        data = data.whole()
+    mistakes = config.misfit(data.facts)
     if not mistakes and not config.held_out_places(data.facts):
         mistakes = ["the data holds nothing out to evaluate on"]
     if mistakes:
         raise TroupeError(mistakes, WORDS)
-    held_out, mistakes, notes = compared(prepared.learned, config, data)
+    held_out, mistakes, notes = compared(prepared.learned, config, data, prepared.part)
     if mistakes:
         raise TroupeError(mistakes, CONFLICT)
 
@@ -167,7 +180,7 @@ def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda wha
         "name": command.name,
         "weights": str(prepared.weights),
         "data": config.data,
-        "part": config.evaluate_on,
+        "part": prepared.part,
         "samples": config.held_out_places(data.facts),
         "held_out": held_out,
         "notes": [*prepared.notes, *notes],
@@ -187,7 +200,8 @@ def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda wha
 
 def text(result: Mapping[str, Any]) -> str:
     """The metrics, a line each."""
-    what = "held-out samples" if result["held_out"] else f"samples of its {result['part']} part"
+    part = "samples, all that there are" if result["part"] == ALL else f"samples of its {result['part']} part"
+    what = "held-out samples" if result["held_out"] else part
     lines = [f"{result['name']}: {result['samples']} {what}, data={result['data']}"]
     if result["verdict"]:
         lines += verdict_lines(result["verdict"])

@@ -168,7 +168,8 @@ def _go_on(
     """Give the folder of a run that goes on its settings of now; nobody else may be working on it."""
     if prepared.stored.get("data") != stored["data"] and not command.allow_changes:
         raise TroupeError(
-            f"data: other samples than {folder.name} began with; --allow-changes goes on all the same", CONFLICT
+            f"data: other samples than {folder.name} began with or held out; --allow-changes goes on all the same",
+            CONFLICT,
         )
     with folder.lock(patience=10), checkpoint.writing(folder.path):
         folder.make_parts()

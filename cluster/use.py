@@ -14,7 +14,7 @@ from trainers import registry
 from trainers.data import imagefolder, sources
 from trainers.engine import bucket, checkpoint, durable, pictures, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.paths import expanded
+from trainers.engine.paths import expanded, shown
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.streams import GRID_SEED
 from trainers.run import open_for
@@ -152,7 +152,7 @@ def samples_of(
     name: str, runs: Path, families: Sequence[Path], asked: Any, seed: int, data_dir: Path
 ) -> tuple[RunFolder, Any, dict[str, Any]]:
     """A run, what it draws (images as uint8 NHWC, or a list of texts), and what is to be told of that."""
-    folder, stored, state, family = _opened(name, runs, families)
+    folder, stored, state, family = opened(name, runs, families)
     import torch
 
     from trainers.engine.rest import CHUNK, drawn, in_order, makes_of_carried
@@ -163,7 +163,7 @@ def samples_of(
         inputs |= in_order(state["carried"])
     if not inputs:
         raise TroupeError(f"{folder.name}: its family draws nothing", WORDS)
-    networks = _networks(family, state)
+    networks = networks_of(family, state)
     dtype = torch.float64 if family.config.precision == "float64" else torch.float32
     count = min(len(value) for value in inputs.values())
     inputs = {key: (value.to(dtype) if value.is_floating_point() else value)[:count] for key, value in inputs.items()}
@@ -200,7 +200,7 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
 
     `weights.safetensors` holds NETWORK.KEY for each tensor; where there is a running average, it is taken.
     """
-    _, stored, state, family = _opened(name, runs, families)
+    _, stored, state, family = opened(name, runs, families)
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -214,6 +214,8 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
               "learned_before": stored.get("learned_before", []), "families": stored.get("families", []),
               "step": state["step"],
               "versions": stored["versions"]}  # fmt: skip
+    if (expected := family.config.expects(config["facts"])) is not None:
+        config["input"] = expected
     try:
         out.mkdir(parents=True, exist_ok=True)
         with durable.replacing(out / "weights.safetensors") as making:
@@ -226,30 +228,40 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
 
 
 def load_exported(folder: str | Path, families: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """The networks of an exported folder, in eval mode, by name.
+    """The networks of an exported folder, in eval mode, by name: `network` of a classifier. See `cluster.calls`.
 
     Raises TroupeError: exit code 2 where nothing was exported there, 4 where its config or its weights are damaged.
     """
+    return exported(expanded(folder), [expanded(path) for path in families])[2]
+
+
+def exported(folder: Path, families: Sequence[Path]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """What config.json of an exported folder says, its family, and its networks in eval mode, by name."""
     from trainers.engine.tensors import read_weights
 
-    folder = expanded(folder)
+    config = config_of(folder)
+    kind = registry.class_of_run(config, str(folder), families)
+    settings = kind.of(config["settings"], config["family"])
+    family = registry.family_class(config["family"], families)(settings, config["facts"])
+    weights = read_weights(folder / "weights.safetensors")
+    return config, family, networks_of(family, {"networks": weights, "ema": {}, "kept": weights.pop("kept", {})})
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """What config.json of an exported folder says. Raises TroupeError: exit code 2 where there is none, 4 where it is
+    damaged."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        name, settings, facts = config["family"], config["settings"], config["facts"]
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config.keys() >= {"family", "settings", "facts"}:
+            return config
     except OSError as error:
         raise TroupeError(
             f"{folder}: holds no exported networks ({error.strerror}); `troupe export NAME --out {folder}` writes them",
             WORDS,
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise TroupeError(
-            f"{folder}/config.json: is not what `troupe export` writes; export again", CONFLICT
-        ) from error
-    own = [expanded(path) for path in families]
-    kind = registry.class_of_run(config, str(folder), own)
-    family = registry.family_class(name, own)(kind.of(settings, name), facts)
-    weights = read_weights(folder / "weights.safetensors")
-    return _networks(family, {"networks": weights, "ema": {}, "kept": weights.pop("kept", {})})
+    except (ValueError, AttributeError):
+        pass
+    raise TroupeError(f"{folder}/config.json: is not what `troupe export` writes; export again", CONFLICT)
 
 
 def list_families(extra: Sequence[Path]) -> list[dict[str, str]]:
@@ -278,7 +290,8 @@ def list_packed(data_dir: Path) -> list[dict[str, Any]]:
 def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
     """Remove the packed copies of a folder of images."""
     wanted = str(expanded(source.removeprefix("imagefolder:")).resolve())
-    found = [(count, folder) for known, count, folder in imagefolder.cached(data_dir) if str(known) in (source, wanted)]
+    found = [(count, folder) for known, count, folder in imagefolder.cached(data_dir)
+             if str(known) in (source, wanted) or shown(known) == source]  # fmt: skip
     if not found:
         raise TroupeError(f"--remove {source}: no packed copy of it; `troupe datasets` lists them", WORDS)
     for _, folder in found:
@@ -286,9 +299,7 @@ def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
     return {"source": source, "bytes": sum(count for count, _ in found)}
 
 
-def _opened(
-    name: str, runs: Path, families: Sequence[Path]
-) -> tuple[RunFolder, Mapping[str, Any], dict[str, Any], Any]:
+def opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder, Mapping[str, Any], dict[str, Any], Any]:
     """A run, its settings, the state in its newest whole checkpoint, and its family."""
     folder = runfolder.find(runs, name)
     stored = folder.read_settings()
@@ -302,7 +313,7 @@ def _opened(
     return folder, stored, state, family
 
 
-def _networks(family: Any, state: dict[str, Any]) -> dict[str, Any]:
+def networks_of(family: Any, state: dict[str, Any]) -> dict[str, Any]:
     """A family's networks with the weights of a state; the running average where there is one."""
     import torch
 

@@ -15,7 +15,7 @@ from cluster.show import Progress, from_here, lines_of, rows_of_packed, rows_of_
 from cluster.words import Words
 from trainers.engine import bucket
 from trainers.engine.errors import FAILED, SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.paths import DATA_DIR
+from trainers.engine.paths import DATA_DIR, expanded
 
 
 def carry_out(said: Words, progress: Progress, **more: Any) -> Answer:
@@ -130,6 +130,23 @@ def export(said: Words, progress: Progress) -> Answer | None:
         result = use.export(said.names[0], there, said.families, out)
     of = f" of {result['trial']}" if "trial" in result else ""
     return Answer(result, f"{result['folder']}: {', '.join(result['files'])}{of}, of step {result['step']}")
+
+
+def predict(said: Words, progress: Progress) -> Answer | None:
+    from cluster import predicting
+
+    top = said.number("top", 2, 1) if said.has("top") else None
+    if said.mistakes:
+        return None
+    name, *files = said.names
+    runs = typed.runs_of(said, [name], checkpoints=True)
+    wanted = predicting.PredictCommand(name, tuple(map(expanded, files)), runs, said.families, top, said.has("best"))
+    result = predicting.carry_out(wanted, progress.doing)
+    progress.end()
+    broken = predicting.broken(result)
+    for line in broken:
+        progress.say(line)
+    return Answer(result, predicting.text(result, top), FAILED if broken else 0, broken)
 
 
 def report(said: Words, progress: Progress) -> Answer | None:
@@ -261,7 +278,7 @@ def env(said: Words, progress: Progress) -> Answer | None:
 
 VERBS: dict[str, Callable[..., Answer | None]] = {
     "train": train, "search": search, "verify": verify, "evaluate": evaluate, "sample": sample, "export": export,
-    "report": report, "runs": runs, "stop": stop, "logs": logs, "submit": submit,
+    "predict": predict, "report": report, "runs": runs, "stop": stop, "logs": logs, "submit": submit,
     "jobs": jobs, "check": check, "families": families, "datasets": datasets, "env": env,
 }  # fmt: skip
 

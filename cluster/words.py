@@ -127,6 +127,15 @@ VERBS = {
         ),
         "troupe export dcgan-1 --out dcgan-digits",
     ),
+    "predict": Verb(
+        "tell what a classifier takes images for", ("NAME", "FILE|FOLDER", "FILE|FOLDER..."), False,
+        (
+            Option("top", "N", "tell so many classes of each image, the most probable first (default: 2; in JSON all)"),
+            Option("best", "", "of a search: by its best trial"),
+            RUNS, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe predict classifier-1 pictures/cat.jpg holidays",
+    ),
     "report": Verb(
         "write one page over searches or runs, to be opened in a browser", ("NAME", "NAME..."), False,
         (
@@ -303,7 +312,7 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
             words.mistakes.append(
                 f"{word}: options begin with two dashes{did_you_mean('-' + word, ['--' + o for o in options])}"
             )
-        elif match := SETTING.fullmatch(word):
+        elif (match := SETTING.fullmatch(word)) and words.verb != "predict":  # files may be named so
             key, value = match.groups()
             if not verb.settings:
                 words.mistakes.append(f"{word}: {words.verb} takes no settings")

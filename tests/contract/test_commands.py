@@ -99,7 +99,7 @@ def test_a_folder_of_images_that_changed_is_another_recipe(room: Path, capsys: p
     capsys.readouterr()
     assert command(["train", "--resume", "dcgan-1", "steps=4", *words]) == CONFLICT
     assert capsys.readouterr().err == (
-        "troupe: data: other samples than dcgan-1 began with; --allow-changes goes on all the same\n"
+        "troupe: data: other samples than dcgan-1 began with or held out; --allow-changes goes on all the same\n"
     )
     assert command(["train", "--resume", "dcgan-1", "steps=4", "--allow-changes", *words]) == 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -19,9 +18,9 @@ SMALL = {"model": "mlp_relu", "image_size": 8, "batch_size": 16, "microbatch_siz
          "schedule": "constant"}  # fmt: skip
 
 
-def pictures(folder: Path, *classes: str, count: int = 30) -> str:
+def pictures(folder: Path, *classes: str, count: int = 30, seed: int = 0) -> str:
     """A folder of images of noise, brighter from class to class; as `data=` names it."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for place, name in enumerate(classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -156,7 +155,7 @@ def emptied(path: Path) -> None:
 
 def of_another_format(path: Path) -> None:
     for file in path.iterdir():
-        file.rename(file.with_suffix(".avif"))
+        file.rename(file.with_suffix(".xcf"))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ def of_another_format(path: Path) -> None:
     [
         (broken, "none of its images can be read"),
         (emptied, "it is empty"),
-        (of_another_format, "it holds 30 .avif"),
+        (of_another_format, "it holds 30 .xcf"),
     ],
 )
 def test_a_class_without_images_is_told_by_name_before_anything_is_trained(
@@ -181,7 +180,7 @@ def test_a_class_without_images_is_told_by_name_before_anything_is_trained(
             f"troupe: data={data}: class dog has no image to learn from ({why}); put some into its folder, or remove "
             "it\n"
         )
-        assert ("30 .avif" in out) == (harm is of_another_format), "files that were passed over are counted"
+        assert ("30 .xcf" in out) == (harm is of_another_format), "files that were passed over are counted"
         assert list((room / "runs").iterdir()) == []
 
 
@@ -206,11 +205,74 @@ def test_weights_that_saw_the_samples_before_are_not_called_tested(
     assert evaluated(room, capsys, "run")[1]["held_out"] is False, "nor later"
 
 
-def test_a_class_whose_images_are_all_held_out_can_be_evaluated(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    learned(room, pictures(room / "d1", "cat", "dog"))
-    pictures(room / "d2", "cat", "dog", count=40)
-    for file in (room / "d2" / "dog").iterdir():
-        if int(hashlib.sha256(file.read_bytes()).hexdigest()[:8], 16) % 10:  # the tenth that is held out is kept
-            file.unlink()
-    code, answer, lines = evaluated(room, capsys, "run", f"data=imagefolder:{room / 'd2'}")
-    assert (code, answer["held_out"]) == (0, False), lines
+def test_all_of_a_folder_that_the_run_never_learned_from_can_be_evaluated(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the run itself held out for validation."""
+    learned(room, pictures(room / "d1", "cat", "dog"), evaluate_on="validation")
+    others = pictures(room / "d2", "cat", "dog", count=20)
+    code, answer, _ = evaluated(room, capsys, "run", f"data={others}", "evaluate_on=all")
+    assert (code, answer["samples"], answer["part"], answer["held_out"]) == (0, 40, "all", False)
+    assert answer["notes"][0].startswith("the run learned from data=")
+    assert evaluated(room, capsys, "run", f"data={others}", "evaluate_on=test")[1]["samples"] == 4
+    cli.command(["evaluate", "run", f"data={others}", "evaluate_on=all", "--data-dir", str(room / "data")])
+    assert "40 samples, all that there are" in capsys.readouterr().out
+
+
+def test_all_of_what_a_run_learned_from_is_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = pictures(room / "d1", "cat", "dog")
+    learned(room, data)
+    code, _, lines = evaluated(room, capsys, "run", "evaluate_on=all")
+    assert code == CONFLICT
+    line = (
+        "troupe: evaluate_on=all: the run learned from some of these samples; leave it out, or name others with data="
+    )
+    assert lines == [line]
+    pictures(room / "d1", "cat", "dog", count=35)  # it has changed since
+    code, _, lines = evaluated(room, capsys, "run", "evaluate_on=all")
+    assert (code, lines) == (CONFLICT, [line])
+
+
+def test_all_is_a_word_of_evaluate_and_not_of_training(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.command(["train", "classifier", "evaluate_on=all"]) == WORDS
+    assert "evaluate_on=all" in capsys.readouterr().err
+
+
+def test_a_test_folder_is_evaluated_whole_and_never_learned_from(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures(room / "pets" / "train", "cat", "dog", count=20)
+    pictures(room / "pets" / "test", "cat", "dog", count=7, seed=1)
+    learned(room, f"imagefolder:{room / 'pets'}")
+    code, answer, _ = evaluated(room, capsys, "run")
+    assert (code, answer["samples"], answer["held_out"]) == (0, 14, True)
+    facts = json.loads((room / "runs/run/settings.json").read_text())["facts"]
+    assert (facts["size"], facts["held_out"]) == (40, 14)
+    code, _, lines = evaluated(room, capsys, "run", "evaluate_on=validation")
+    assert code == CONFLICT, lines
+
+
+def test_images_that_lie_in_both_folders_are_told_and_not_called_held_out(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures(room / "pets" / "train", "cat", "dog", count=20)
+    pictures(room / "pets" / "test", "cat", "dog", count=7, seed=1)
+    for number in range(3):
+        shutil.copy(room / f"pets/train/cat/{number}.png", room / f"pets/test/cat/copy{number}.png")
+    data = f"imagefolder:{room / 'pets'}"
+    train("classifier", name="run", data=data, data_dir=room / "data", progress=True, **SMALL)
+    line = "3 images to evaluate on lie among those to learn from as well"
+    assert f"troupe: data={data}: {line}" in capsys.readouterr().out
+    code, answer, _ = evaluated(room, capsys, "run")
+    assert (code, answer["samples"], answer["held_out"], answer["notes"]) == (0, 17, False, [line])
+
+
+def test_a_validation_folder_beside_a_test_folder_was_never_learned_from(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, (part, count) in enumerate((("train", 20), ("val", 5), ("test", 7))):
+        pictures(room / "pets" / part, "cat", "dog", count=count, seed=seed)
+    learned(room, f"imagefolder:{room / 'pets'}")
+    for part, samples in (("test", 14), ("validation", 10)):
+        code, answer, _ = evaluated(room, capsys, "run", f"evaluate_on={part}")
+        assert (code, answer["samples"], answer["held_out"]) == (0, samples, True)

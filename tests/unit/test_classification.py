@@ -144,11 +144,20 @@ def test_data_without_labels_is_refused(family: str) -> None:
         ]
 
 
+@pytest.mark.parametrize("family", CLASSIFIERS)
+def test_images_beside_class_folders_are_told_by_name(family: str) -> None:
+    facts = {**COLOUR, "classes": 0, "strays": ["me.png", "you.png"]}
+    assert misfits_of(family, facts, data="imagefolder:pets") == [
+        f"data=imagefolder:{Path('pets').resolve()}: images lie beside its class folders: me.png, you.png; move into "
+        "them what belongs there, and the rest away"
+    ]
+
+
 def test_folders_that_are_parts_and_no_classes_are_told() -> None:
-    facts = {**COLOUR, "classes": 2, "class_names": ("Test", "train")}
+    facts = {**COLOUR, "classes": 2, "class_names": ("Test", "val")}
     assert misfits_of("classifier", facts, data="imagefolder:pets/") == [
-        f"data=imagefolder:{Path('pets').resolve()}: its folders Test and train are parts, and no classes; give the "
-        f"folder whose folders are the classes, as data=imagefolder:{Path('pets/train').resolve()}"
+        f"data=imagefolder:{Path('pets').resolve()}: its folders Test and val are parts, and no classes; name the one "
+        "to learn from train, and the other test or val"
     ]
     assert misfits_of("classifier", {**facts, "class_names": ("test", "dogs")}) == []
 

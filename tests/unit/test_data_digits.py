@@ -23,7 +23,7 @@ def test_digits_are_nine_thousand_and_one_thousand_with_equal_classes() -> None:
     assert (data.size, data.held_out) == (9000, 1000)
     assert data.facts == {
         "kind": "images", "channels": 1, "image_size": 32, "classes": 10, "class_names": tuple("0123456789"),
-        "size": 9000, "held_out": 1000,
+        "size": 9000, "held_out": 1000, "original_size": 28,
     }  # fmt: skip
     assert data.batch(range(9000))["labels"].bincount().tolist() == [900] * 10
     assert data.held_out_batch(range(1000))["labels"].bincount().tolist() == [100] * 10

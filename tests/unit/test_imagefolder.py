@@ -9,6 +9,8 @@ import os
 import resource
 import shutil
 import signal
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.data.imagefolder import cached, decode, look_through, remove
+from trainers.data.decoding import decode, extensions
+from trainers.data.imagefolder import cached, remove
 from trainers.data.images import ImageData, Part
+from trainers.data.listing import arranged, look_through
 from trainers.data.sources import open_data
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 
@@ -299,7 +303,7 @@ def test_the_fingerprint_is_of_the_content_and_not_of_times_or_places(tmp_path: 
 def test_a_cut_packed_file_is_packed_again(tmp_path: Path) -> None:
     folder = filled(tmp_path / "images", 5)
     Opened(folder, tmp_path)
-    (file,) = (tmp_path / "packed").glob("*/train_images.bin")
+    (file,) = (tmp_path / "packed").glob("*/images.bin")
     os.truncate(file, 100)
     assert len(Opened(folder, tmp_path).progress) == 5
 
@@ -450,18 +454,48 @@ def test_a_folder_that_cannot_be_read_is_told_and_not_left_out(tmp_path: Path) -
 def test_what_was_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
     folder = filled(tmp_path / "images" / "cat", 2).parent
     (folder / "dog").mkdir()
-    for name in ("a.avif", "b.AVIF", "c.heic", "README", ".hidden"):
+    for name in ("a.xcf", "b.XCF", "c.raw", "README", ".hidden"):
         (folder / "dog" / name).touch()
     (folder / "cat" / "gone.png").symlink_to("nowhere")
     (folder / "bird").mkdir()
     found = look_through(folder)
-    assert found.passed == {".avif": 2, ".heic": 1, "README": 1, "broken links": 1}
-    assert found.bare == {"bird": "it is empty", "dog": "it holds 2 .avif, 1 .heic, 1 README"}
+    assert found.passed == {".xcf": 2, ".raw": 1, "README": 1, "broken links": 1}
+    assert arranged(found, "").bare == {"bird": "it is empty", "dog": "it holds 2 .xcf, 1 .raw, 1 README"}
     save(folder / "beside.png")
-    assert look_through(folder).bare == {}, "with an image beside them folders are no classes"
+    assert arranged(look_through(folder), "").bare == {}, "with an image beside them folders are no classes"
 
 
 def test_a_class_all_of_whose_images_are_held_out_is_told(tmp_path: Path) -> None:
     train, test = (Part(np.zeros((len(labels), 8, 8, 1), np.uint8), np.array(labels)) for labels in ([0, 0, 2, 2], [1]))
     data = ImageData(train, test, fingerprint="x", class_names=("a", "b", "c"), lost_classes={"d": "it is empty"})
     assert data.facts["lost_classes"] == {"d": "it is empty", "b": "all of its images are held out"}
+
+
+@pytest.mark.skipif(".avif" not in Image.registered_extensions(), reason="this Pillow reads no AVIF")
+def test_avif_is_read_where_pillow_can(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for number in range(3):
+            save(tmp_path / "images" / name / f"{number}.avif", (40 * number, 0, 0))
+    data = Opened(tmp_path / "images", tmp_path).data
+    assert data.facts["class_names"] == ("cat", "dog")
+    assert data.size + data.held_out == 6
+
+
+def test_heic_is_read_where_its_plugin_is_there_and_counted_where_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path / "images", 2)
+    (tmp_path / "images" / "000.png").rename(tmp_path / "images" / "photo.heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    monkeypatch.setattr(Image, "EXTENSION", {end: form for end, form in Image.registered_extensions().items()
+                                             if end != ".heic"})  # fmt: skip
+    extensions.cache_clear()
+    assert look_through(tmp_path / "images").passed == {".heic": 1}
+    plugin = types.ModuleType("pillow_heif")
+    plugin.register_heif_opener = lambda: Image.register_extension("HEIF", ".heic")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    extensions.cache_clear()
+    try:
+        assert [image.path for image in look_through(tmp_path / "images").images] == ["001.png", "photo.heic"]
+    finally:
+        extensions.cache_clear()

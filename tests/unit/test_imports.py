@@ -110,7 +110,8 @@ def test_data_sources_know_no_family_and_no_loop() -> None:
 def test_a_family_imports_its_contract_data_and_networks_only(folder: Path) -> None:
     allowed = (
         "trainers.engine.augment", "trainers.engine.config", "trainers.engine.errors", "trainers.engine.evaluation",
-        "trainers.engine.family", "trainers.engine.plots", "trainers.engine.schedules", "trainers.engine.settings",
+        "trainers.engine.family", "trainers.engine.fonts", "trainers.engine.plots", "trainers.engine.schedules",
+        "trainers.engine.settings",
         "trainers.engine.streams", "trainers.data", f"trainers.families.{folder.name}", "PIL", "numpy", "matplotlib",
         "trainers.families.classification", "trainers.families.adversarial", "trainers.verdict", "torch", "torchvision",
         *sys.stdlib_module_names,

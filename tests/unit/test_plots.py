@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.engine import pictures, plots
+from trainers.engine import fonts, pictures, plots
 from trainers.families.classification import drawing
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -203,15 +203,82 @@ def test_without_mistakes_nothing_is_written(path: Path) -> None:
 
 
 def test_captions_are_cut_to_two_lines_of_a_column() -> None:
-    font = drawing._font("DejaVuSans.ttf", 11)
-    assert drawing._lines("ship, not car 99.8 %", font) == ["ship, not car 99.8\u00a0%"]
-    assert drawing._lines("airplane, not automobile 99.8 %", font) == ["airplane, not automobile", "99.8\u00a0%"]
-    assert drawing._lines(" ", font) == []
+    assert drawing._lines("ship, not car 99.8 %")[1] == ["ship, not car 99.8\u00a0%"]
+    assert drawing._lines("airplane, not automobile 99.8 %")[1] == ["airplane, not automobile", "99.8\u00a0%"]
+    assert drawing._lines(" ")[1] == []
     for caption in ("W" * 1000, "short-haired pointer, not ridgeback " * 9, "a " * 500):
-        lines = drawing._lines(caption, font)
+        font, lines = drawing._lines(caption)
         assert lines[-1].endswith("…")
         assert len(lines) <= 2
         assert all(font.getlength(line) <= drawing.COLUMN for line in lines)
+
+
+def small_font(path: Path, text: str) -> Path:
+    """A font of squares that has these characters, and nothing else."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    for move, place in ((pen.moveTo, (0, 0)), (pen.lineTo, (0, 700)), (pen.lineTo, (700, 700)), (pen.lineTo, (700, 0))):
+        move(place)
+    pen.closePath()
+    square, names = pen.glyph(), {character: f"u{ord(character):x}" for character in sorted(set(text))}
+    font = FontBuilder(1000)
+    font.setupGlyphOrder([".notdef", *names.values()])
+    font.setupCharacterMap({ord(character): name for character, name in names.items()})
+    font.setupGlyf(dict.fromkeys([".notdef", *names.values()], square))
+    font.setupHorizontalMetrics(dict.fromkeys([".notdef", *names.values()], (800, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": "Small", "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+    return path
+
+
+@pytest.fixture
+def machine_fonts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of this machine's fonts: what lies there when one is asked for first, and nothing else."""
+    folder = tmp_path / "fonts"
+    folder.mkdir()
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [str(file) for file in folder.iterdir()])
+    fonts._others.cache_clear()
+    yield folder
+    fonts._others.cache_clear()
+
+
+def test_a_name_in_another_script_is_drawn_with_a_font_that_has_it(machine_fonts: Path) -> None:
+    (machine_fonts / "broken.ttf").write_bytes(b"no font")
+    small_font(machine_fonts / "LastResort.otf", "狗猫")  # a box for everything
+    small_font(machine_fonts / "half.ttf", "狗")
+    whole = small_font(machine_fonts / "small.ttf", "狗猫,is (.%)0123456789")
+    for text in ("狗", "狗 猫", "狗 (93.1%), is 猫"):
+        assert fonts.drawable(text) == ((machine_fonts / "half.ttf") if text == "狗" else whole, text)
+    assert fonts.drawable("Größe, собака, σκύλος") == (fonts.own(), "Größe, собака, σκύλος")
+    font, lines = drawing._lines("狗 (93.1%), is 猫")
+    assert font.getname() == ("Small", "Regular")
+    assert "".join(lines) == "狗 (93.1%), is 猫"
+
+
+def test_a_name_that_no_font_has_is_written_in_ascii_and_not_as_boxes(
+    machine_fonts: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    assert fonts.drawable("狗 dog") == (fonts.own(), "\\u72d7 dog")
+    image = drawing.draw_confusion(np.eye(2), ["狗", "猫"])
+    assert np.array_equal(np.asarray(image), np.asarray(drawing.draw_confusion(np.eye(2), ["\\u72d7", "\\u732b"])))
+    mistakes = drawing.draw_mistakes(photos(1), ["狗 (93.1%), is 猫"])
+    assert mistakes is not None
+    assert np.array_equal(
+        np.asarray(mistakes), np.asarray(drawing.draw_mistakes(photos(1), ["\\u72d7 (93.1%), is \\u732b"]))
+    )
+    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_a_confusion_uses_the_font_that_has_the_name(machine_fonts: Path, recwarn: pytest.WarningsRecorder) -> None:
+    small_font(machine_fonts / "small.ttf", "狗猫")
+    image = np.asarray(drawing.draw_confusion(np.eye(2), ["狗", "dog"]))
+    assert not np.array_equal(image, np.asarray(drawing.draw_confusion(np.eye(2), ["\\u72d7", "dog"])))
+    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]
 
 
 @pytest.mark.parametrize(

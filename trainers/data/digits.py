@@ -12,12 +12,13 @@ from trainers.data.images import ImageData, Part, Request, Source, content_diges
 
 FILE = Path(__file__).with_name("digits.npz")
 CLASS_NAMES = tuple("0123456789")
+SIDE = 28  # pixels
 
 
 def open_digits(request: Request) -> ImageData:
     """9,000 digits to learn from and 1,000 to test on, 28x28 and grey."""
     train, test, digest = at_size(request.image_size)
-    return in_memory(train, test, CLASS_NAMES, digest, replace(request, image_size=train.images.shape[1]))
+    return in_memory(train, test, CLASS_NAMES, digest, replace(request, image_size=train.images.shape[1]), SIDE)
 
 
 @lru_cache(maxsize=2)  # `verify` opens them for every run of its processes

@@ -5,6 +5,7 @@ Nothing here imports torch before the first tensor is asked for: the driver open
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import warnings
@@ -68,17 +69,24 @@ class ImageData:
         fingerprint: str,
         class_names: Sequence[str] = (),
         evaluate_on: str = "test",
+        rows: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
         lost_classes: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """`lost_classes`: names of those that the source has no image of, and why."""
-        rows = np.arange(len(train.images))
-        if evaluate_on == "validation":
-            self._held_out_rows = validation_rows(len(rows))
-            self._train_rows = np.setdiff1d(rows, self._held_out_rows, assume_unique=True)
+        """`rows`: those of each part that are learned from and held out, where the source says it and `evaluate_on`
+        does not. `lost_classes`: names of those that the source has no image of, and why. `facts`: more of them.
+        """
+        self._given = (train, test)
+        if rows is not None:
+            self._train_rows, self._held_out_rows = rows
+            self._parts = (train, test)
+        elif evaluate_on == "validation":
+            self._held_out_rows = validation_rows(len(train.images))
+            self._train_rows = np.setdiff1d(np.arange(len(train.images)), self._held_out_rows, assume_unique=True)
             self._parts = (train, train)
         else:
             self._held_out_rows = np.arange(len(test.images))
-            self._train_rows = rows
+            self._train_rows = np.arange(len(train.images))
             self._parts = (train, test)
         self._device: torch.device | None = None
         self.size = len(self._train_rows)
@@ -93,6 +101,7 @@ class ImageData:
             "class_names": tuple(class_names),
             "size": self.size,
             "held_out": self.held_out,
+            **(facts or {}),
         }
         lost = dict(lost_classes or {})
         if train.labels is not None and class_names:
@@ -102,6 +111,20 @@ class ImageData:
                     lost.setdefault(name, "all of its images are held out")
         if lost:
             self.facts = {**self.facts, "lost_classes": lost}
+
+    def whole(self) -> ImageData:
+        """The same source with all of its images to evaluate on, those to learn from too."""
+        train, test = self._given
+        every = train if train is test else Part(
+            np.concatenate([train.images, test.images]),
+            None if train.labels is None or test.labels is None else np.concatenate([train.labels, test.labels]),
+        )  # fmt: skip
+        other = copy.copy(self)
+        other.__dict__.pop("_tensors", None)
+        other._parts, other._held_out_rows = (train, every), np.arange(len(every.images))
+        other.held_out = len(every.images)
+        other.facts = {**self.facts, "held_out": other.held_out}
+        return other
 
     def to(self, device: torch.device) -> None:
         """Give batches on `device` from now on; on a GPU, move all images there if they take less than half of it."""
@@ -162,8 +185,12 @@ def signed(images: Tensor, dtype: torch.dtype) -> Tensor:
     return images.to(dtype).div_(127.5).sub_(1)
 
 
-def in_memory(train: Part, test: Part, class_names: Sequence[str], digest: str, request: Request) -> ImageData:
-    """Data of a source whose images all have one size, brought to the size that is asked for."""
+def in_memory(
+    train: Part, test: Part, class_names: Sequence[str], digest: str, request: Request, original_size: int | None = None
+) -> ImageData:
+    """Data of a source whose images all have one size, brought to the size that is asked for; `original_size` where
+    that was done already."""
+    original_size = original_size or train.images.shape[1]
     train, test = (Part(fit(part.images, request.image_size), part.labels) for part in (train, test))
     return ImageData(
         train,
@@ -171,6 +198,7 @@ def in_memory(train: Part, test: Part, class_names: Sequence[str], digest: str, 
         fingerprint=fingerprint(digest, train.images.shape[1]),
         class_names=class_names,
         evaluate_on=request.evaluate_on,
+        facts={"original_size": original_size},
     )
 
 

@@ -359,6 +359,11 @@ class Config(Schedules):
             return ["the data holds nothing out to evaluate on; say evaluate_on=validation, or take more samples"]
         return []
 
+    def expects(self, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """How a file becomes what the networks see, and what their answer means (`classes`), as `troupe export` writes
+        it down; None for families that tell nothing of a file. One that says it has `Family.predict`."""
+        return None
+
     @property
     def spans_the_run(self) -> bool:
         """Whether the learning rate at a step depends on how many there will be."""

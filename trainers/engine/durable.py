@@ -36,9 +36,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a small text file, in UTF-8."""
+    """Write a small text file, in UTF-8; what was a name in other bytes becomes `\\udce9`."""
     with replacing(path) as making:
-        making.write_text(text, encoding="utf-8")
+        making.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def sync(path: Path) -> None:

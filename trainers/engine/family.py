@@ -26,7 +26,10 @@ GRID = 64  # samples of the fixed grid, where a family says no other number
 
 
 class Data(Protocol):
-    """What a run learns from: a fixed set of samples that can be asked for by their indices."""
+    """What a run learns from: a fixed set of samples that can be asked for by their indices.
+
+    It may have `whole()` besides: the same with all samples held out, for `troupe evaluate NAME evaluate_on=all`.
+    """
 
     size: int  # samples to learn from
     held_out: int  # samples to evaluate on, 0 for none
@@ -185,6 +188,15 @@ class Family:
         """What is looked at beside the fixed grid, `drawn` from these inputs as uint8 (cells, height, width, channels);
         None for nothing."""
         return None
+
+    # What it tells of a file
+
+    def predict(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
+        """Probability of each class that `Config.expects` names, (rows, classes), as evaluations see such samples.
+
+        The networks are in eval mode, without gradients.
+        """
+        raise NotImplementedError
 
     # How good it is
 

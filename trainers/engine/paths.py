@@ -1,8 +1,9 @@
-"""Paths as people type them."""
+"""Paths as people type them, and as they are shown."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 DATA_DIR = "~/.cache/troupe"  # data sets and packed folders, where nobody says otherwise
@@ -12,3 +13,13 @@ TRIALS = "trials"  # in the folder of a search: those of its trials
 def expanded(path: str | Path) -> Path:
     """The path with `~` and `~user` replaced; as it is where there is no such user, and then nothing is found there."""
     return Path(os.path.expanduser(path))
+
+
+def shown(name: str | Path) -> str:
+    """A name as text that can be printed, drawn and written: bytes that are not UTF-8 as `\\xe9`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def natural(name: str) -> list[str | int]:
+    """What sorts names so that 2 comes before 10."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))]

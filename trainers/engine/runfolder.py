@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.engine import appearing, bucket, checkpoint, durable, synced
+from trainers.engine import appearing, bucket, checkpoint, durable, paths, synced
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.holding import DRIVER, hold, is_held
 from trainers.engine.paths import TRIALS
@@ -316,9 +316,9 @@ def find_own(runs: Path, name: str) -> RunFolder:
     return folder
 
 
-def natural(path: Path) -> list[Any]:
-    """What sorts names so that 2 comes before 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+def natural(path: Path) -> list[str | int]:
+    """What sorts paths by their names, 2 before 10."""
+    return paths.natural(path.name)
 
 
 def all_runs(runs: Path) -> list[RunFolder]:

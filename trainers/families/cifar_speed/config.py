@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from trainers.engine.settings import Check, setting
-from trainers.families.classification.settings import ClassificationConfig
+from trainers.families.classification.settings import ClassificationConfig, view
 
 
 def _three(widths: tuple[int, ...]) -> str | None:
@@ -70,3 +70,11 @@ class Config(ClassificationConfig):
     @property
     def evaluation_passes(self) -> int:
         return {"one": 1, "mirror": 2, "six": 6}[self.test_views]
+
+    def views(self) -> list[dict[str, Any]]:
+        if self.test_views == "one":
+            return super().views()
+        if self.test_views == "mirror":
+            return [view(1 / 2, mirrored) for mirrored in (False, True)]
+        moved = [view(1 / 8, mirrored, way) for way in ((1, 1), (-1, -1)) for mirrored in (False, True)]
+        return [view(1 / 4), view(1 / 4, True), *moved]

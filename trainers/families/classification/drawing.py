@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from trainers.engine import fonts
 from trainers.engine.plots import FAINT, INK, figure_of, image_of
 
 NUMBERED = 20  # classes at most that have a number in each cell
@@ -24,6 +25,7 @@ PER_ROW = 6
 def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Image.Image:
     """How often each true class (row) was taken for each class (column): `counts` is (classes, classes)."""
     from matplotlib.colors import PowerNorm
+    from matplotlib.font_manager import FontProperties
     from matplotlib.ticker import PercentFormatter
 
     classes, total, right = len(counts), float(counts.sum()), float(np.trace(counts))
@@ -45,9 +47,13 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Image.Image:
         part.tick_params(length=0, labelcolor=INK)
         part.spines[:].set_color(FAINT)
     size = 12 if classes <= 4 else 10 if classes <= 12 else 8 if classes <= 45 else 5
-    shown = [_cut(_plain(name), 18, len) for name in names] if classes <= NAMED else []
-    axes.set_xticks(range(len(shown)), shown, rotation=0 if classes <= 4 else 90, fontsize=size, parse_math=False)
-    axes.set_yticks(range(len(shown)), shown, fontsize=size, parse_math=False)
+    drawn = [fonts.drawable(_cut(_plain(name), 18, len)) for name in names] if classes <= NAMED else []
+    shown = [text for _, text in drawn]
+    axes.set_xticks(range(len(shown)), shown, rotation=0 if classes <= 4 else 90, parse_math=False)
+    axes.set_yticks(range(len(shown)), shown, parse_math=False)
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        for label, (font, _) in zip(labels, drawn, strict=True):
+            label.set_fontproperties(FontProperties(fname=font, size=size))
     if classes <= NUMBERED:
         for (row, column), count in np.ndenumerate(counts):
             number = f"{count:.0f}" if float(count).is_integer() else f"{count:.3g}"
@@ -62,16 +68,16 @@ def draw_mistakes(images: np.ndarray, captions: Sequence[str]) -> Image.Image | 
     """Images (count, height, width, channels), uint8, side by side, each at about 96 pixels over its caption."""
     if not len(images):
         return None
-    font, bold = _font("DejaVuSans.ttf", 11), _font("DejaVuSans-Bold.ttf", 13)
-    texts = [_lines(caption, font) for caption in captions]
+    bold = _font(fonts.own("DejaVuSans-Bold.ttf"), 13)
+    texts = [_lines(caption) for caption in captions]
     columns, title = min(len(images), PER_ROW), "Most confident mistakes"
     width = max(columns * COLUMN, math.ceil(bold.getlength(title)) + 2 * MARGIN)
     left, top = (width - columns * COLUMN) // 2, MARGIN + 28
-    row_height = SIDE + 6 + LINE * max(map(len, texts)) + MARGIN
+    row_height = SIDE + 6 + LINE * max(len(lines) for _, lines in texts) + MARGIN
     sheet = Image.new("RGB", (width, top + -(-len(images) // PER_ROW) * row_height), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((width // 2, MARGIN), title, INK, bold, anchor="ma")
-    for place, (image, lines) in enumerate(zip(images, texts, strict=True)):
+    for place, (image, (font, lines)) in enumerate(zip(images, texts, strict=True)):
         row, column = divmod(place, PER_ROW)
         middle, base = left + column * COLUMN + COLUMN // 2, top + row * row_height + SIDE
         cell = _at_side(Image.fromarray(image[:, :, 0] if image.shape[2] < 3 else image[:, :, :3]))
@@ -91,24 +97,23 @@ def _at_side(image: Image.Image) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """The font of the other plots, `size` pixels high."""
-    import matplotlib
-
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
+    """A font, `size` pixels high."""
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)  # the same with and without libraqm
 
 
-def _lines(caption: str, font: ImageFont.FreeTypeFont) -> list[str]:
-    """A caption in one line or two that are no wider than a column."""
-    first, *words = _plain(caption)[:200].replace(" %", "\u00a0%").split(" ")
+def _lines(caption: str) -> tuple[ImageFont.FreeTypeFont, list[str]]:
+    """A caption in one line or two that are no wider than a column, and the font that has all of it."""
+    path, text = fonts.drawable(_plain(caption)[:200].replace(" %", "\u00a0%"))
+    font = _font(path, 11)
+    first, *words = text.split(" ")
     lines = [first]
     for word in words:
         if font.getlength(f"{lines[-1]} {word}") <= COLUMN - 8:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
-    return [_cut(line, COLUMN - 8, font.getlength) for line in (lines[0], " ".join(lines[1:])) if line]
+    return font, [_cut(line, COLUMN - 8, font.getlength) for line in (lines[0], " ".join(lines[1:])) if line]
 
 
 def _plain(text: str) -> str:

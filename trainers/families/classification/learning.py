@@ -75,9 +75,15 @@ class Classification(Family):
         logits: Tensor = networks["network"](images)
         return logits
 
+    def logits(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
+        """Logits of a micro-batch's images, (rows, classes), as `Config.expects` tells."""
+        return self.views(networks, self.normalised(microbatch["images"], microbatch.dtype)).to(microbatch.dtype)
+
+    def predict(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
+        return self.logits(networks, microbatch).softmax(1)
+
     def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:
-        labels = microbatch["labels"]
-        logits = self.views(networks, self.normalised(microbatch["images"], microbatch.dtype)).to(microbatch.dtype)
+        labels, logits = microbatch["labels"], self.logits(networks, microbatch)
         guesses, count = logits.argmax(1), logits.shape[1]
         confusion = torch.bincount(labels * count + guesses, minlength=count * count).view(count, count)
         microbatch.kept["sure"], microbatch.kept["guesses"] = logits.softmax(1).max(1).values, guesses

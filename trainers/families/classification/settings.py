@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from trainers.data import decoding
+from trainers.data.listing import PARTS
 from trainers.data.settings import ImageConfig
 from trainers.engine.settings import Check, setting
 
@@ -15,7 +17,17 @@ MEANS = {  # mean and standard deviation of each channel, in [0, 1]
 }
 
 ADAMW_RATE = 0.002  # where nobody says another: that of sgd would be some hundred times too high
-PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}  # names of folders that are no classes
+STEPS = (  # from an image to probabilities, for who reads the config of an export
+    "float32, (rows, channels, height, width)",
+    "(x - 255 * mean) / (255 * deviation), of each channel",
+    "for each of the views: mirrored left to right or not, moved down and right by so many pixels with the border "
+    "filled by reflection; the network in eval mode; the mean of its outputs by the views' weights",
+    "softmax: the probability of each of the classes, in their order",
+)
+
+
+def view(weight: float, mirrored: bool = False, moved: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    return {"mirrored": mirrored, "moved": list(moved), "weight": weight}
 
 
 def _padding_fits(crop_padding: int, image_size: int | str) -> str | None:
@@ -87,6 +99,19 @@ class ClassificationConfig(ImageConfig):
         """The normalisation that `auto` stands for, where the channels fit."""
         return "cifar10" if self.data == "cifar10" else "half"
 
+    def expects(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        told = decoding.told(facts)
+        mean, deviation = (list(part if len(part) > 1 else part * facts["channels"])
+                           for part in self.channel_moments(facts["channels"]))  # fmt: skip
+        steps = [*told["steps"], *STEPS]
+        return {**told, "steps": steps, "mean": mean, "deviation": deviation, "views": self.views(),
+                "classes": list(facts["class_names"])}  # fmt: skip
+
+    def views(self) -> list[dict[str, Any]]:
+        """What evaluations look at of an image: mirrored or not, moved down and right by so many pixels (the border is
+        filled by reflection), and its weight in the mean of the logits."""
+        return [view(1.0)]
+
     def class_count(self, facts: Mapping[str, Any]) -> int:
         """Classes that the network tells apart."""
         return int(facts["classes"]) if self.classes == "auto" else self.classes
@@ -95,17 +120,23 @@ class ClassificationConfig(ImageConfig):
         there, channels, size = facts["classes"], facts["channels"], facts["image_size"]
         mistakes = super().misfit(facts)
         names = facts.get("class_names", ())
-        if there >= 2 and names and {name.lower() for name in names} <= PARTS:
+        if there >= 2 and names and {name.lower() for name in names} <= PARTS.keys():
             mistakes.append(
-                f"data={self.data}: its folders {' and '.join(names)} are parts, and no classes; give the folder whose "
-                f"folders are the classes, as data={self.data.rstrip('/')}/{names[-1]}"
+                f"data={self.data}: its folders {' and '.join(names)} are parts, and no classes; name the one to learn "
+                "from train, and the other test or val"
             )
         for name, why in facts.get("lost_classes", {}).items():
             mistakes.append(
                 f"data={self.data}: class {name} has no image to learn from ({why}); put some into its folder, or "
                 "remove it"
             )
-        if there < 2 and not facts.get("lost_classes"):
+        if there < 2 and (strays := facts.get("strays")):
+            lie = "image lies" if len(strays) == 1 else "images lie"
+            mistakes.append(
+                f"data={self.data}: {lie} beside its class folders: {', '.join(strays)}; move into them what belongs "
+                "there, and the rest away"
+            )
+        elif there < 2 and not facts.get("lost_classes"):
             mistakes.append(f"data={self.data}: has no labels to learn; put images into a folder for each class")
         elif there >= 2 and self.classes != "auto" and self.classes != there:
             mistakes.append(f"classes={self.classes}: data={self.data} has {there}; leave classes out")

@@ -1,0 +1,97 @@
+"""A file as the image that a network sees: upright, over white, cropped, of one size, grey or in colour."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from trainers.data.images import fit
+
+EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
+NEWER = ("avif", "heic", "heif")  # what a Pillow can read besides, or one with pillow-heif beside it
+GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+@cache
+def extensions() -> tuple[str, ...]:
+    """The ends of names by which images are known here."""
+    with contextlib.suppress(ImportError, AttributeError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    known = Image.registered_extensions()
+    return (*EXTENSIONS, *(name for name in NEWER if f".{name}" in known))
+
+
+def decode(content: bytes, size: int, channels: int) -> NDArray[np.uint8]:
+    """The image in a file: upright, over white, shorter side resized with antialiasing, centre cropped."""
+    extensions()  # so that all that can be read is
+    with Image.open(io.BytesIO(content)) as opened:
+        opened.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size: much faster
+        image = ImageOps.exif_transpose(opened)
+    if image.mode == "F":  # of other programs, mostly in [0, 1]; Pillow takes them for 0 to 255
+        numbers = np.nan_to_num(np.asarray(image), nan=0.0, posinf=255.0, neginf=0.0)
+        numbers = numbers * 255 if numbers.max(initial=0.0) <= 1 else numbers
+        image = Image.fromarray(numbers.clip(0, 255).round().astype(np.uint8))
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion clips them
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("L" if channels == 1 else "RGB")
+    image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image).reshape(size, size, channels)
+
+
+def is_grey(file: Path) -> bool:
+    """Whether the header tells of an image without colour; one that cannot be read decides nothing."""
+    try:
+        with Image.open(file) as image:
+            return image.mode in GREY_MODES
+    except Exception:  # as in decoding, where it is reported
+        return True
+
+
+def sides(facts: Mapping[str, Any]) -> dict[str, int]:
+    """From a file to an image of such data: the side it is cropped to, padded to with zeros, and resized to."""
+    size = facts["image_size"]
+    crop = facts.get("original_size", size)
+    power = 1 << (crop - 1).bit_length()
+    return {"crop_to": crop, "pad_to": size if crop <= size <= power else power, "resize_to": size}
+
+
+def as_learned(content: bytes, facts: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """The image in a file as it would be among such data: (image_size, image_size, channels).
+
+    Raises nearly anything where it is damaged, as Pillow does.
+    """
+    image = decode(content, sides(facts)["crop_to"], facts["channels"])
+    (fitted,) = fit(image[None], facts["image_size"])
+    return np.asarray(fitted, np.uint8)
+
+
+def told(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What `as_learned` does, for somebody who has Pillow and not this: its numbers, and the steps in words."""
+    side, channels = sides(facts), facts["channels"]
+    mode, crop = "L" if channels == 1 else "RGB", side["crop_to"]
+    steps = [
+        f"open with Pillow; for a JPEG first Image.draft(None, ({2 * crop}, {2 * crop}))",
+        "ImageOps.exif_transpose",
+        "16-bit values over 257, floats of 0 to 1 times 255, both rounded to 8 bits; transparency over white",
+        f'convert("{mode}")',
+        f"ImageOps.fit(image, ({crop}, {crop}), Image.Resampling.LANCZOS)",
+    ]
+    if side["pad_to"] != crop:
+        steps.append(
+            f"zeros around it to {side['pad_to']}, equally on all sides; where that is odd, one more right and below"
+        )
+    if side["resize_to"] != side["pad_to"]:
+        steps.append(f"resize(({side['resize_to']}, {side['resize_to']}), Image.Resampling.LANCZOS)")
+    return {"image_size": facts["image_size"], "channels": channels, "mode": mode, **side, "steps": steps}

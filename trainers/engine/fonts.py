@@ -1,0 +1,56 @@
+"""A font that has the characters of a text: that of the plots, or one of this machine's."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def own(name: str = "DejaVuSans.ttf") -> Path:
+    """A font that comes with matplotlib, which is that of all plots."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+
+
+def drawable(text: str) -> tuple[Path, str]:
+    """A font, and the text as it can be drawn with it: where no font has all of it, the characters that the own one
+    lacks are written as `\\u72d7`."""
+    wanted = np.array([ord(character) for character in text if not character.isspace()], np.int32)
+    if _has(own(), wanted).all():
+        return own(), text
+    for font in _others():
+        if _has(font, wanted).all():
+            return font, text
+    lacking = set(wanted[~_has(own(), wanted)].tolist())
+    parts = [character.encode("ascii", "backslashreplace").decode() if ord(character) in lacking else character
+             for character in text]  # fmt: skip
+    return own(), "".join(parts)
+
+
+@cache
+def _others() -> tuple[Path, ...]:
+    """The fonts of this machine, always in the same order; none that has a box for every character."""
+    from matplotlib import font_manager
+
+    found = {Path(font) for font in font_manager.findSystemFonts()}
+    return tuple(sorted(font for font in found if "lastresort" not in font.name.lower()))
+
+
+def _has(font: Path, wanted: NDArray[np.int32]) -> NDArray[np.bool_]:
+    return np.isin(wanted, _characters(font))
+
+
+@cache
+def _characters(font: Path) -> NDArray[np.int32]:
+    """Those that a font has; none where it cannot be read, or is made for one size alone."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        opened = FT2Font(str(font))
+        return np.array([*opened.get_charmap()] if opened.scalable else [], np.int32)
+    except (OSError, RuntimeError):
+        return np.zeros(0, np.int32)
