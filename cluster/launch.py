@@ -15,7 +15,7 @@ from typing import Any
 from cluster import checks
 from cluster.prepare import Prepared, TrainCommand, prepare, weights_path
 from cluster.show import Progress, Silence
-from cluster.signals import signals
+from cluster.signals import deferred, signals
 from trainers.engine import bucket, checkpoint, durable, runfolder
 from trainers.engine.config import Config
 from trainers.engine.control import Control
@@ -102,14 +102,21 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     del data
     if before := _learned_before(prepared, stored):
         stored["learned_before"] = before
+    folder = prepared.folder
     with contextlib.ExitStack() as held:
-        if prepared.folder is not None:
-            held.enter_context(prepared.folder.driven(patience=10))
-            folder = _old_folder(prepared, stored, command, progress)
-        else:
-            folder = _new_folder(prepared, stored, command)
-            held.enter_context(folder.driven(patience=10))
-        return _carried_out(folder, config, stored, prepared, command, progress, own_process, report)
+        try:
+            if folder is not None:
+                held.enter_context(folder.driven(patience=10))
+                _go_on(folder, prepared, stored, command, progress)
+            else:
+                with deferred():
+                    folder = _new_folder(prepared, stored, command)
+                held.enter_context(folder.driven(patience=10))
+            return _carried_out(folder, config, stored, prepared, command, progress, own_process, report)
+        except KeyboardInterrupt:
+            if folder is not None:
+                _clear_up(folder, prepared, NotBegun(), bucket.of(folder.path.parent))
+            raise
 
 
 def _carried_out(
@@ -134,9 +141,6 @@ def _carried_out(
             result = _here(plan, progress, own_process, report)
         else:
             result = _on_ray(plan, config, command, progress, own_process, report)
-    except KeyboardInterrupt:
-        _clear_up(folder, prepared, NotBegun(), there)
-        raise
     except TroupeError as error:
         _clear_up(folder, prepared, error, there)
         if isinstance(error, NotBegun):
@@ -181,10 +185,10 @@ def _ended_before(
     return with_paths(finished, folder)
 
 
-def _old_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand, progress: Progress) -> RunFolder:
-    """The folder of a run that goes on, with its settings of now; nobody else may be working on it."""
-    folder = prepared.folder
-    assert folder is not None
+def _go_on(
+    folder: RunFolder, prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand, progress: Progress
+) -> None:  # fmt: skip
+    """Give the folder of a run that goes on its settings of now; nobody else may be working on it."""
     if prepared.stored.get("data") != stored["data"] and not command.allow_changes:
         raise TroupeError(
             f"data: other samples than {folder.name} began with; --allow-changes goes on all the same", CONFLICT
@@ -202,7 +206,6 @@ def _old_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCom
     for what, version in prepared.stored.get("versions", {}).items():
         if here.get(what) != version:
             progress.say(f"{what} was {version} and is {here.get(what)}: the last bits may differ from here on")
-    return folder
 
 
 def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand) -> RunFolder:

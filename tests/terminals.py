@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
 import re
 import struct
-import subprocess
-import sys
 import termios
+import threading
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
+from cluster import cli
 from cluster.columns import columns_of
 
 RENEWED = "\r\x1b[K"  # the line before is cleared, and another one takes its place
@@ -43,23 +45,26 @@ class Seen(NamedTuple):
 
 
 def on_terminal(folder: Path, columns: int, *words: str, **variables: str) -> Seen:
-    """`troupe WORDS` on a pseudo-terminal; it is told its width by the terminal alone."""
+    """`troupe WORDS` in this process, whose streams are a pseudo-terminal, which alone tells its width."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
-    without = ("COLUMNS", "LINES", "NO_COLOR", "TROUPE_ENVIRONMENT", "FORCE_COLOR")
-    environment = {key: value for key, value in os.environ.items() if key not in without}
-    environment |= {"TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[1]), **variables}
-    process = subprocess.Popen([sys.executable, "-m", "cluster.cli", *words], cwd=folder, stdin=theirs, stdout=theirs,
-                               stderr=theirs, env=environment, start_new_session=True)  # fmt: skip
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(ours, 1 << 16)
-        except OSError:  # the other side has been closed
-            break
-        if not piece:
-            break
-        shown += piece
+    shown: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the other side has been closed
+            while piece := os.read(ours, 1 << 16):
+                shown.append(piece)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    with (
+        mock.patch.dict(os.environ, {"TERM": "xterm-256color", **variables}), contextlib.chdir(folder),
+        open(theirs, "w", encoding="utf-8") as terminal, contextlib.redirect_stdout(terminal),
+        contextlib.redirect_stderr(terminal),
+    ):  # fmt: skip
+        for name in {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"} - variables.keys():
+            os.environ.pop(name, None)
+        code = cli.command(words)
+    reading.join(10)
     os.close(ours)
-    return Seen(process.wait(60), shown.decode())
+    return Seen(code, b"".join(shown).decode())

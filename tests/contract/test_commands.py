@@ -212,3 +212,45 @@ def test_dcgan_takes_any_power_of_two(room: Path, size: int, upsample: str) -> N
     words = [f"image_size={size}", "width=2", "latent=4", "batch_size=4", "microbatch_size=2", f"upsample={upsample}"]
     assert command(["train", "dcgan", *words, "steps=1", "device=cpu"]) == 0
     assert Image.open(room / "runs/dcgan-1/grids/step_00000001.png").size[0] > 8 * size
+
+
+@pytest.mark.parametrize(("name", "kind"), [("x.jpg", "JPEG"), ("x.PNG", "PNG"), ("x.webp", "WEBP"), ("x", "PNG")])
+def test_samples_are_written_as_the_ending_of_their_file_says(room: Path, name: str, kind: str) -> None:
+    train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
+    assert command(["sample", "run", "--count", "4", "--out", name]) == 0
+    with Image.open(room / name) as picture:
+        assert picture.format == kind
+
+
+def test_an_ending_that_no_picture_has_is_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
+    for name in ("x.txt", "x.foo"):
+        assert command(["sample", "run", "--out", name]) == WORDS
+        assert capsys.readouterr().err.startswith(f"troupe: --out {name}: pictures are written as .png, .jpg, ")
+        assert not (room / name).exists()
+
+
+def odd(weights: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Weights that fit, of a kind that no network can take."""
+    makes = {"sparse tensors": lambda tensor: tensor.to_sparse(), "complex numbers": lambda tensor: tensor.cfloat(),
+             "tensors without numbers": lambda tensor: tensor.to("meta")}  # fmt: skip
+    return {key: makes[kind](tensor) if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")
+@pytest.mark.parametrize("kind", ["sparse tensors", "complex numbers", "tensors without numbers"])
+def test_weights_that_no_network_can_take_are_told_in_one_line(
+    room: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
+    networks = ended(room / "runs/run")["networks"]
+    weights = {f"{name}.{key}": tensor for name, part in networks.items() for key, tensor in part.items()}
+    torch.save(odd(weights, kind), room / "odd.pt")
+    capsys.readouterr()
+    told = f"no weights can be read (it holds {kind}"
+    assert command(["train", "dcgan", *TINY, "steps=1", "--from", "odd.pt", "--name", "other"]) == CONFLICT
+    assert told in capsys.readouterr().err
+    assert not (room / "runs/other").exists()
+    assert command(["evaluate", "dcgan", *TINY[:4], "--weights", "odd.pt"]) == CONFLICT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line

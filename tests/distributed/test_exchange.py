@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,7 +24,7 @@ from trainers.engine import exchange as exchange_module
 from trainers.engine.ddp import Ddp
 from trainers.engine.errors import PeerLost, TroupeError
 from trainers.engine.exchange import Exact
-from trainers.engine.shared_memory import padded_length
+from trainers.engine.shared_memory import ALIGNMENT, Room, padded_length
 from trainers.engine.tree import fold
 from trainers.engine.world import World
 from trainers.run import Plan
@@ -103,10 +106,41 @@ def test_a_run_by_messages_has_the_bits_of_one_through_shared_memory(pool: Local
     assert all(difference.relative == 0 for difference in compare(shared, messages))
 
 
-@pytest.mark.slow
-def test_nothing_is_left_in_shared_memory(pool: LocalGroup, tmp_path: Path) -> None:
-    pool.run(train_quietly, plan_of("dcgan", "tiny", tmp_path / "run"), workers=4)
-    assert [name for name in os.listdir("/dev/shm") if name.startswith("troupe-")] == []
+def meet_in_a_room(world: World) -> tuple[list[int], str]:
+    """What each worker reads that the others have written, and whether any name of it is there."""
+    room = Room.open(world, range(world.size), [1] * world.size, ALIGNMENT)
+    assert room is not None
+    room.rest.view(-1, ALIGNMENT)[world.rank][0] = 10 + world.rank
+    room.barrier()
+    read = [int(part[0]) for part in room.rest.view(-1, ALIGNMENT)[: world.size]]
+    maps = Path("/proc/self/maps").read_text()
+    return read, next(line for line in maps.splitlines() if "/dev/shm/#" in line)
+
+
+def test_workers_of_one_host_share_memory_that_has_no_name(pool: LocalGroup) -> None:
+    before = set(os.listdir("/dev/shm"))
+    for read, line in pool.run(meet_in_a_room, workers=3):
+        assert read == [10, 11, 12]
+        assert line.endswith("(deleted)")
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+KILLED = """
+import os, signal
+from trainers.engine.shared_memory import ALIGNMENT, Room
+from trainers.engine.world import World
+class Killed(World):
+    def gather(self, value):  # the memory is there, and nobody else has it yet
+        os.kill(os.getpid(), signal.SIGKILL)
+Room.open(Killed(0, 2), [0, 1], [1, 1], 1 << 20)
+"""
+
+
+def test_a_worker_that_is_killed_while_it_opens_shared_memory_leaves_nothing_of_it() -> None:
+    before = set(os.listdir("/dev/shm"))
+    done = subprocess.run([sys.executable, "-c", KILLED], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert set(os.listdir("/dev/shm")) <= before
 
 
 def break_one_slice() -> None:

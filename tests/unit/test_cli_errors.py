@@ -685,3 +685,14 @@ def test_the_command_ends_with_its_code_and_one_line_for_each_mistake(tmp_path: 
         "troupe: --bogus: no such option of train; settings have no dashes: bogus=...",
         "troupe: steps=many: is not a number",
     ]
+
+
+@pytest.mark.parametrize("verb", ["train", "search"])
+def test_a_settings_file_that_cannot_be_read_is_all_that_is_told(command: Command, verb: str) -> None:
+    """Its family may stand in it: nobody is told that one is missing."""
+    (command.folder / "bad.yaml").write_text("a: [")
+    for name, why in (("bad.yaml", "not YAML ("), ("none.yaml", "No such file or directory")):
+        told = command(verb, "--config", name)
+        assert told.code == WORDS
+        (line,) = told.lines
+        assert line.startswith(f"--config {name}: {why}")

@@ -54,3 +54,16 @@ def test_facts_tell_whether_they_are_as_they_were_written() -> None:
     for harm in ({"format": 2}, {"settings": {**facts["settings"], "rate": 0.2}}, {"more": 1}):
         assert not durable.is_whole({**read, **harm})
     assert durable.is_whole(facts), "what 0.1.0 wrote has no digest"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_whoever_may_read_a_file_follows_the_umask_whatever_a_library_says(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        durable.write(tmp_path / "plain", "content")
+        with durable.replacing(tmp_path / "private") as making:
+            making.unlink()
+            os.close(os.open(making, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("plain", "private")] == [0o666 & ~mask] * 2

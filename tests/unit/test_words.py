@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.help import help_text
 from cluster.words import VERBS, Words, parse
 
 
@@ -135,3 +136,15 @@ WORD = st.one_of(
 @given(st.sampled_from([*VERBS, "tran", ""]), st.lists(WORD, max_size=6))
 def test_no_command_makes_the_parser_raise(verb: str, rest: list[str]) -> None:
     parse([verb, *rest])
+
+
+@pytest.mark.parametrize(
+    ("verb", "usage"),
+    [("runs", "troupe runs [NAME...] [--option ...]"), ("report", "troupe report NAME [NAME...] [--option ...]"),
+     ("train", "troupe train [FAMILY] [key=value ...] [--option ...]"),
+     ("sample", "troupe sample NAME [key=value ...] [--option ...]"), ("datasets", "troupe datasets [--option ...]")],
+)  # fmt: skip
+def test_a_usage_line_shows_what_may_be_left_out(verb: str, usage: str) -> None:
+    text = help_text(parse([verb, "--help"]))
+    assert f"usage: {usage}" in text.splitlines()
+    assert verb != "datasets" or "--remove PATH" in text

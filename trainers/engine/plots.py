@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import cycle
@@ -221,6 +222,7 @@ def image_of(figure: Figure) -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
-    canvas.draw()
+    with warnings.catch_warnings(action="ignore"):  # of characters that no font here has: each is a box
+        canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     return image.quantize(256, dither=Image.Dither.NONE)
