@@ -57,9 +57,8 @@ def check(command: CheckCommand) -> list[Finding]:
         return [*_versions(), *_machine(config), *_folders(command, config)]
     try:
         with contextlib.ExitStack() as held:
-            nowhere = held.enter_context(
-                open(os.devnull, "w", encoding="utf-8")
-            )  # Ray tells of nodes that leave, in paragraphs
+            # Ray tells of nodes that leave, in paragraphs
+            nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
             held.enter_context(contextlib.redirect_stdout(nowhere))
             held.enter_context(contextlib.redirect_stderr(nowhere))
             held.enter_context(connect.joined(command.address))

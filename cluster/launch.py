@@ -321,7 +321,8 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
             except TroupeError:
                 raise
             except Exception as error:
-                traceback.print_exc(file=log)
+                with contextlib.suppress(OSError, ValueError):  # a log that cannot be written is less than the error
+                    traceback.print_exc(file=log)
                 raise of_worker(0, error, folder.log(0)) from error
     finally:
         done.set()

@@ -251,6 +251,6 @@ def test_weights_that_no_network_can_take_are_told_in_one_line(
     assert command(["train", "dcgan", *TINY, "steps=1", "--from", "odd.pt", "--name", "other"]) == CONFLICT
     assert told in capsys.readouterr().err
     assert not (room / "runs/other").exists()
-    assert command(["evaluate", "dcgan", *TINY[:4], "--weights", "odd.pt"]) == CONFLICT
+    assert command(["evaluate", "dcgan", *TINY[:3], "--weights", "odd.pt"]) == CONFLICT
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line

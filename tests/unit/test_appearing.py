@@ -89,7 +89,9 @@ def test_a_run_that_could_not_be_filled_leaves_nothing(tmp_path: Path) -> None:
     def full(folder: RunFolder) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(TroupeError, match="no space left") as caught:
+    with pytest.raises(
+        TroupeError, match="no space left; free some, or move the run to another disk; nothing of the"
+    ) as caught:
         runfolder.create(tmp_path, "dcgan", "mine", full)
     assert caught.value.code == SURROUNDINGS
     assert os.listdir(tmp_path) == []

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from trainers.engine import checkpoint, durable
-from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.errors import SURROUNDINGS, TroupeError, naming
 from trainers.engine.holding import DRIVER, LOCK, WRITING, hold, is_held
 
 MAKING = ".making-"
@@ -62,7 +62,8 @@ def _reported(runs: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise TroupeError(f"--runs-dir {checkpoint.disk_mistake(runs, error)}", SURROUNDINGS) from error
+        mistake = TroupeError(f"--runs-dir {checkpoint.disk_mistake(runs, error)}", SURROUNDINGS)
+        raise naming(mistake, "", kept=False) from error
 
 
 @contextlib.contextmanager
