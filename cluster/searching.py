@@ -17,7 +17,7 @@ from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, prepare
 from cluster.show import Progress, Silence, duration, from_here
 from trainers.engine import appearing, bucket, mirror
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError, naming
 from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.paths import DATA_DIR, TRIALS, expanded
 from trainers.engine.runfolder import RunFolder
@@ -73,12 +73,14 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
         try:
             ended = driver.drive(found, prepared, command, progress)
             sent.settle()
-        except BaseException:
+        except BaseException as error:
             if prepared.found is None and not any((found.path / TRIALS).iterdir()):
                 sent.end()
                 shutil.rmtree(found.path, ignore_errors=True)  # it never began: the name is free again
                 if (there := bucket.of_run(found.path)) is not None:
                     there.remove(found.path)
+            if isinstance(error, TroupeError):
+                naming(error, found.name, found.path.exists())
             raise
         finally:
             sent.end()

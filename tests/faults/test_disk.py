@@ -48,7 +48,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_a_resume_ends_with_the_same_bits(
     done = command.wait(30)
     assert done.code == 3, done
     (line,) = done.mistakes
-    assert line in (f"troupe: {path}: {FULL}" for path in (run, run / "checkpoints"))
+    assert line in (f"troupe: {path}: {FULL} run" for path in (run, run / "checkpoints"))
     saved = checkpoints(run)
     assert [path for path in saved if checkpoint.damage_of(path)] == []
     again = troupe.run("train", "--resume", "run", *runs, "--families", str(FRAGILE))
@@ -69,7 +69,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_whole(troupe: Comm
     done = troupe.run("train", *words, "--name", "run", *runs)
     assert done.code == 3, done
     (line,) = done.mistakes
-    assert line == f"troupe: {run}/checkpoints: {FULL}"
+    assert line == f"troupe: {run}/checkpoints: {FULL} run"
     assert [path.name for path in checkpoints(run)] == ["step_00000000", "step_00000002"]
     assert [path for path in checkpoints(run) if checkpoint.damage_of(path)] == []
     assert leftovers(run) == []
@@ -92,7 +92,7 @@ def test_a_disk_that_fills_up_stops_a_search_and_nothing_is_lost(troupe: Command
     assert done.code == 3, done
     (line,) = done.mistakes
     assert line in (  # whoever wants to write next
-        f"troupe: {disk.path}/s: {FULL}",
+        f"troupe: {disk.path}/s: {FULL} s",
         "troupe: s: the disk is full, and only running trials and the best one have checkpoints; free some space, then "
         "go on with `troupe search --resume s`",
     )
