@@ -170,7 +170,7 @@ def test_a_proof_that_failed_is_a_result_with_a_mistake_and_infinity_is_null(mon
 QUICK = {
     "sample": ("sample", "gan", "--count", "4", "--out", "x.png"),
     "export": ("export", "gan", "--out", "x"),
-    "predict": ("predict", "mlp", "runs/mlp/curves.png"),
+    "predict": ("predict", "mlp", str(ROOT / "docs" / "digits.png")),
     "report": ("report", "gan", "search", "--out", "page"),
     "logs": ("logs", "mlp"),
     "logs of one that has ended, followed": ("logs", "mlp", "--follow"),

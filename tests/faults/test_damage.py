@@ -307,4 +307,4 @@ def test_what_cannot_be_kept_names_the_run_and_the_way_out(troupe: Commands, fin
     done = troupe.run("train", *RESUME)
     assert done.code == 3, done
     (line,) = done.mistakes
-    assert line.endswith("no space left; free some, or move the run to another disk; go on with --resume run")
+    assert line.endswith("no space left; free some, or move the run to another disk, then go on with --resume run")

@@ -25,7 +25,7 @@ from cluster.group import (
 )
 from cluster.show import Progress
 from cluster.worker import Worker, interface_of
-from trainers.engine.errors import CONFLICT, FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError
+from trainers.engine.errors import CONFLICT, FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError, naming
 
 BUSY = Look(silent=0.1, microbatches=100, idle=0.5, slowest=0.4, waiting=False)
 WAITING = BUSY._replace(idle=1000.0, waiting=True)
@@ -424,3 +424,17 @@ def test_a_stop_before_the_first_micro_batch_waits_for_nothing() -> None:
     with pytest.raises(NotBegun):
         supervise(lambda lost: one, 3, 60.0, lambda: True, Progress(io.StringIO()))
     assert (one.stopped, one.ended) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept", "told"),
+    [("worker 0 died; go on with --resume", True, "worker 0 died; go on with --resume mine"),
+     ("no space left; free some, then go on with --resume", True,
+      "no space left; free some, then go on with --resume mine"),
+     ("wait, or take fewer workers, then go on with --resume", False,
+      "wait, or take fewer workers; nothing of the run is kept, as it had not begun"),
+     ("stopped and saved; go on with --resume mine", True, "stopped and saved; go on with --resume mine")],
+)  # fmt: skip
+def test_advice_to_go_on_names_the_run_or_says_that_there_is_none(said: str, kept: bool, told: str) -> None:
+    error = naming(TroupeError(said, CONFLICT), "mine", kept)
+    assert (error.mistakes, str(error), error.code) == ([told], told, CONFLICT)

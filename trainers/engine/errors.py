@@ -46,12 +46,12 @@ class PeerLost(TroupeError):
     """This worker is fine, but another one no longer answers. Never shown: the guilty worker's own error is."""
 
 
-ADVICE = re.compile(r"(?:;|, then) go on with --resume(?! \w)")
+ADVICE = re.compile(r"(;|, then|,) go on with --resume(?! \w)")
 
 
 def naming(error: TroupeError, name: str, kept: bool) -> TroupeError:
     """The same error, whose advice to go on names the run; or says that nothing of it is `kept`, as it never began."""
-    advice = f"; go on with --resume {name}" if kept else "; nothing of the run is kept, as it had not begun"
+    advice = rf"\1 go on with --resume {name}" if kept else "; nothing of the run is kept, as it had not begun"
     error.mistakes = [ADVICE.sub(advice, line) for line in error.mistakes]
     error.args = ("\n".join(error.mistakes),)
     return error
