@@ -243,12 +243,15 @@ def report(
 
 
 @checked
-def runs(*names: str | Path, remove: bool = False, runs_dir: str | Path = "runs") -> Result:
-    """All runs and searches, those that are named, or the trials of a search; `remove` removes those that are named.
+def runs(
+    *names: str | Path, remove: bool = False, dry_run: bool = False, runs_dir: str | Path = "runs"
+) -> Result:  # fmt: skip
+    """All runs and searches, those that are named, or the trials of a search; `remove` removes those that are named,
+    with `dry_run` only says which.
 
     Returns `runs`, a row for each with steps, seconds and bytes; or `removed`, with the bytes that are free now.
     """
-    return _result(_said("runs", names, {}, remove=remove, runs_dir=runs_dir))
+    return _result(_said("runs", names, {}, remove=remove, dry_run=dry_run, runs_dir=runs_dir))
 
 
 @checked

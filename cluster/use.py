@@ -84,8 +84,8 @@ def _restarted(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return f"begun anew {times}: {rows[-1]['why']}" if rows else None
 
 
-def remove_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Remove runs and whole searches; none is removed where one of the names is wrong."""
+def remove_runs(runs: Path, names: Sequence[str], dry_run: bool = False) -> list[dict[str, Any]]:
+    """Remove runs and whole searches, or only say what would go; none is removed where one of the names is wrong."""
     folders: dict[Path, RunFolder] = {}
     mistakes = []
     for name in names:
@@ -96,7 +96,10 @@ def remove_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
             mistakes += error.mistakes
     if mistakes:
         raise TroupeError(mistakes, WORDS)
-    return [{"name": folder.name, "bytes": runfolder.remove(folder)} for folder in folders.values()]
+    if dry_run and (busy := [folder.name for folder in folders.values() if folder.working]):
+        raise TroupeError([f"{name}: another process is working on this run; stop it first" for name in busy], CONFLICT)
+    remove = RunFolder.size if dry_run else runfolder.remove
+    return [{"name": folder.name, "bytes": remove(folder)} for folder in folders.values()]
 
 
 def asked_of(name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], count: int) -> Any:

@@ -167,13 +167,17 @@ def runs(said: Words, progress: Progress) -> Answer | None:
 
     if said.has("remove") and not said.names:
         said.mistakes.append("--remove: name the runs to remove, as in `troupe runs --remove dcgan-1`")
+    if said.has("dry-run") and not said.has("remove"):
+        said.mistakes.append("--dry-run: says what --remove would remove; say that too")
     if said.mistakes:
         return None
     folder = typed.runs_of(said, said.names or None)
     if said.has("remove"):
-        removed = use.remove_runs(folder, said.names)
-        lines = [f"{row['name']}: removed, {size(row['bytes'])} freed" for row in removed]
-        return Answer({"removed": removed}, "\n".join(lines))
+        dry = said.has("dry-run")
+        removed = use.remove_runs(folder, said.names, dry)
+        words = ("would be removed,", "would be freed") if dry else ("removed,", "freed")
+        lines = [f"{row['name']}: {words[0]} {size(row['bytes'])} {words[1]}" for row in removed]
+        return Answer({"removed": removed, **({"dry_run": True} if dry else {})}, "\n".join(lines))
     rows = use.list_runs(folder, said.names)
     nothing = f"no runs in {bucket.shown(folder)}; `troupe train dcgan data=digits` makes one"
     return Answer({"runs": rows}, table(rows_of_runs(rows), nothing))

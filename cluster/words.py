@@ -148,7 +148,10 @@ VERBS = {
     ),
     "runs": Verb(
         "list runs with their sizes, or remove some", ("NAME...",), False,
-        (Option("remove", "", "remove the runs named"), RUNS, JSON, DEBUG),
+        (
+            Option("remove", "", "remove the runs named"),
+            Option("dry-run", "", "with --remove: only say what would go"), RUNS, JSON, DEBUG,
+        ),
         "troupe runs --remove dcgan-1",
     ),
     "submit": Verb(

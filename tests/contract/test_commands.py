@@ -225,6 +225,13 @@ def test_runs_are_listed_with_sizes_and_removed(room: Path, capsys: pytest.Captu
     assert command(["runs", "--remove", "dcgan-1", "dcgan-9"]) == WORDS
     assert "dcgan-9: no such run" in capsys.readouterr().err
     assert (room / "runs/dcgan-1").exists()
+    capsys.readouterr()
+    assert command(["runs", "--remove", "dcgan-1", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("dcgan-1: would be removed, ")
+    assert (room / "runs/dcgan-1").exists()
+    assert command(["runs", "--dry-run"]) == WORDS
+    with RunFolder((room / "runs/dcgan-1").resolve()).driven():
+        assert command(["runs", "--remove", "dcgan-1", "--dry-run"]) == CONFLICT
     assert command(["runs", "--remove", "dcgan-1"]) == 0
     assert not (room / "runs/dcgan-1").exists()
     assert [path.name for path in (room / "runs").iterdir()] == ["dcgan-2"]
