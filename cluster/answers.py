@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from trainers.engine.paths import shown
 from trainers.version import __version__
 
 
@@ -25,15 +26,18 @@ def as_json(verb: str | None, answer: Answer) -> str:
         "troupe": __version__, "verb": verb, "exit_code": answer.code, "result": answer.result,
         "mistakes": list(answer.mistakes),
     }  # fmt: skip
-    return json.dumps(finite(told), indent=1, allow_nan=False)
+    return json.dumps(known(told), indent=1, allow_nan=False)
 
 
-def finite(value: Any) -> Any:
-    """The same with null for every number that JSON does not know: NaN and the infinities."""
+def known(value: Any) -> Any:
+    """The same with null for every number that JSON does not know (NaN and the infinities), and names whose bytes are
+    not UTF-8 as they are shown."""
+    if isinstance(value, str):
+        return shown(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: finite(part) for key, part in value.items()}
+        return {key: known(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(part) for part in value]
+        return [known(part) for part in value]
     return value

@@ -285,7 +285,7 @@ def list_datasets(extra: Sequence[Path]) -> list[dict[str, str]]:
 def list_packed(data_dir: Path) -> list[dict[str, Any]]:
     """A row for each packed folder of images."""
     return [
-        {"source": str(source), "bytes": count, "packed": str(folder)}
+        {"source": shown(source), "bytes": count, "packed": str(folder)}
         for source, count, folder in imagefolder.cached(data_dir)
     ]
 

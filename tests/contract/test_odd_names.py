@@ -50,7 +50,7 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     _, out, _ = said(capsys, *words, "--json")
     found = json.loads(out)
     assert json.dumps(found, ensure_ascii=False).encode()
-    return found
+    return found["result"]
 
 
 def test_a_class_and_images_in_other_bytes_are_learned_drawn_told_and_predicted(

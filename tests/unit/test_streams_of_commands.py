@@ -64,6 +64,7 @@ def test_a_full_disk_behind_the_output_is_told(tmp_path: Path, words: str) -> No
 STOPPED_EARLY = {
     "while it is imported": """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here, as in a job in the background
 class Finder:  # a person who is quick: at the first module that the command asks for
     def find_spec(self, name, path, target=None):
         if name == "cluster.cli":
@@ -73,7 +74,8 @@ from cluster.start import main
 main()
 """,
     "while it begins anew in another environment": """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from cluster.environment import worker_environment
 from cluster.signals import hold_signals
 hold_signals()

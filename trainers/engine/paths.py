@@ -17,7 +17,10 @@ def expanded(path: str | Path) -> Path:
 
 def shown(name: str | Path) -> str:
     """A name as text that can be printed, drawn and written: bytes that are not UTF-8 as `\\xe9`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, which no name on a disk has
+        return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def natural(name: str) -> list[str | int]:
