@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cluster.verify import compare
 from commands import (
     DCGAN,
     FRAGILE,
@@ -23,6 +22,7 @@ from commands import (
 )
 from PIL import Image
 
+from cluster.verifying import compare
 from trainers.engine import checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
