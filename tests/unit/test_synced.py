@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,14 @@ def test_a_bucket_that_fails_for_too_long_is_given_up_with_what_is_left_to_do(
         f"s3://b/runs: cannot be reached; all of the run lies in {run}, and --resume run sends it"
     ]
     assert said == ["s3://b/runs: cannot be reached; all is kept on this machine's disk, and sent when it can be"]
+
+
+def test_many_workers_that_need_the_folder_of_a_bucket_at_once_all_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(20):
+            made = list(pool.map(bucket.folder_for, [f"s3://b/{number}"] * 8))
+            assert len(set(made)) == 1
+            assert bucket.address_of(made[0]) == f"s3://b/{number}"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from trainers.engine import checkpoint, durable
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.holding import DRIVER, is_held
+from trainers.engine.holding import DRIVER, hold, is_held
 from trainers.engine.paths import DATA_DIR, TRIALS, expanded
 from trainers.engine.synced import Synced
 
@@ -50,7 +50,8 @@ def folder_for(text: str) -> Path:
     with checkpoint.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / MARK).exists():
-            durable.write(folder / MARK, text + "\n")
+            with hold(folder, str(folder), "folder", patience=10):  # workers of a node come at the same moment
+                durable.write(folder / MARK, text + "\n")
     return folder
 
 
