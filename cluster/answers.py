@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from trainers.engine.paths import shown
+from trainers.engine.paths import encodable
 from trainers.version import __version__
 
 
@@ -33,7 +33,7 @@ def known(value: Any) -> Any:
     """The same with null for every number that JSON does not know (NaN and the infinities), and names whose bytes are
     not UTF-8 as they are shown."""
     if isinstance(value, str):
-        return shown(value)
+        return encodable(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

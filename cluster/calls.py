@@ -68,7 +68,10 @@ def _mistakes(function: Callable[..., Any], error: ValidationError) -> list[str]
 
 
 def _said(verb: str, names: Sequence[str | Path | None], settings: Mapping[str, Any], **options: Any) -> Words:
-    """A call as the words of its command."""
+    """A call as the words of its command. Raises TroupeError (exit code 2) for empty ones."""
+    given = {"name": [name for name in names if name is not None], **{name: [value] for name, value in options.items()}}
+    if empty := [name for name, values in given.items() if "" in [str(value).strip() for value in values]]:
+        raise TroupeError([f"{name}: is empty" for name in empty], WORDS)
     words = Words(verb, [str(name) for name in names if name is not None], dict(settings))
     for name, value in options.items():
         option = name.replace("_", "-")

@@ -99,7 +99,7 @@ def told_of(error: BaseException) -> tuple[int, list[str]]:
 
 def shown(answer: Answer) -> str | None:
     """What people read of an answer, within the columns of their terminal."""
-    return None if answer.text is None else paragraphs(answer.text, ROWS)
+    return paragraphs(answer.text, ROWS) if answer.text else None
 
 
 def written(text: str | None, answer: Answer) -> Answer:

@@ -69,6 +69,8 @@ def carry_out(command: PredictCommand, shows: Callable[[str], None] = lambda wha
 def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any]]:
     """The run, or the exported folder, and what it expects of an image. Raises TroupeError with all mistakes."""
     mistakes = [f"{shown(file)}: no such file or folder" for file in command.files if not os.path.exists(file)]
+    mistakes += [f"{shown(file)}: is neither a file nor a folder" for file in command.files
+                 if os.path.exists(file) and not (file.is_file() or file.is_dir())]  # fmt: skip
     mistakes += [] if command.files else ["predict: needs a file or a folder"]
     mistakes += [f"top={command.top}: must be at least 1"] if command.top is not None and command.top < 1 else []
     name, folder, expected = command.name, None, None

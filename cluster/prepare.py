@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +65,14 @@ def prepare(command: TrainCommand) -> Prepared:
             from_file.pop(other, None)
     words = {**from_file, **said}
     in_file = words.pop("family", None)
+    if command.family is not None and in_file not in (None, command.family):
+        raise TroupeError(
+            [
+                *mistakes,
+                f"--config {command.config}: is for {in_file}, you said {command.family}; leave one of both out",
+            ],
+            WORDS,
+        )
     family = command.family if command.family is not None or in_file is None else str(in_file)
     stored: dict[str, Any] = {}
     folder: RunFolder | None = None
@@ -118,7 +128,9 @@ def prepare(command: TrainCommand) -> Prepared:
                 shown = " ".join(f"{name}={show_value(value)}" for name, value in come.items())
                 notes.append(f"--from {command.from_run}: {shown} come{'s' if len(come) == 1 else ''} with its weights")
             config, wrong = kind.from_words({**old, **come, **words}, family)
-            mistakes += wrong
+            of_file = {key for key in from_file if key not in said}
+            mistakes += [f"{line} (in {command.config})" if re.split("[:=]", line)[0] in of_file else line
+                         for line in wrong]  # fmt: skip
             if config is not None and old and "size" in stored.get("facts", {}):
                 config = config.resolved(stored["facts"])
             data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default())))
@@ -192,11 +204,12 @@ def read_config(path: Path | None, mistakes: list[str], notes: list[str]) -> dic
     try:
         text = expanded(path).read_text(encoding="utf-8")
         read = yaml.load(text, yaml.BaseLoader)  # texts, read as those on the command line
+        node = yaml.compose(text, yaml.BaseLoader)
     except OSError as error:
         mistakes.append(f"--config {path}: {error.strerror}")
         return {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mistakes.append(f"--config {path}: not YAML ({' '.join(str(error).split())[:200]})")
+        mistakes.append(f"--config {path}: neither YAML nor JSON ({' '.join(str(error).split())[:200]})")
         return {}
     if not isinstance(read, dict):
         mistakes.append(f"--config {path}: needs lines of the form `setting: value`")
@@ -209,6 +222,8 @@ def read_config(path: Path | None, mistakes: list[str], notes: list[str]) -> dic
         if settings.get("epochs", "null") != "null":
             settings.pop("steps", None)  # they followed from its data
         read = {"family": read["family"], **settings}
+    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    mistakes += [f"--config {path}: {key}: said twice" for key, count in Counter(keys).items() if count > 1]
     words: dict[str, str] = {}
     for key, value in read.items():
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(part, str) for part in value)):
@@ -289,7 +304,9 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
             number += 1
         folder = command.runs_dir / (command.name or f"{prepared.family}-{number}")
     config, data = prepared.config, None
-    if config.epochs is not None or (config.evaluate_every == "auto" and config.metrics):  # they follow from the data
+    follows = config.epochs is not None or (config.evaluate_every == "auto" and config.metrics)  # from the data
+    at_hand = ":" not in config.data and sources.missing(config.data, command.data_dir, command.families) is None
+    if follows or (at_hand and command.address is None):
         data = open_for(config, command.data_dir, command.families)
         if mistakes := config.misfit(data.facts):
             raise TroupeError(mistakes, WORDS)

@@ -67,14 +67,17 @@ def _row(folder: RunFolder) -> dict[str, Any]:
 
 
 def _run_row(folder: RunFolder) -> dict[str, Any]:
-    stored = folder.read_settings()
+    damaged: list[str] = []
+    stored = folder.read_settings(damaged.append)
+    if folder.read_result() is None and folder.result.exists():
+        damaged.append("result.json: damaged; `troupe train --resume` writes it anew")
     step, seconds = _reached(folder)
     restarts = folder.read_restarts()
     return {
         "family": stored["family"], "data": stored["settings"].get("data"),
         "state": "finished" if folder.read_result() else ("working" if folder.working else "stopped"),
         "step": step, "steps": stored["settings"]["steps"], "seconds": seconds, "restarts": len(restarts),
-        "note": _restarted(restarts),
+        "note": "; ".join(filter(None, [*damaged, _restarted(restarts)])) or None,
     }  # fmt: skip
 
 
@@ -133,7 +136,10 @@ def sample(
 
 
 def check_ending(out: Path, are_images: bool) -> None:
-    """Raise TroupeError (exit code 2) where a file's ending names what the samples are not, or nothing known."""
+    """Raise TroupeError (exit code 2) where a file's ending names what the samples are not, or nothing known; or where
+    it is a folder."""
+    if out.is_dir():
+        raise TroupeError(f"--out {out}: is a folder; name a file in it", WORDS)
     if are_images and out.suffix.lower() not in pictures.FORMATS:
         known = ", ".join(filter(None, pictures.FORMATS))
         raise TroupeError(f"--out {out}: pictures are written as {known}", WORDS)

@@ -278,7 +278,7 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
         hint = f"; here it is `troupe {meant}`" if meant else did_you_mean(words.verb, VERBS)
         words.mistakes.append(f"{words.verb}: no such verb{hint}; `troupe --help` lists them")
         return words
-    options = {option.name: option for option in verb.options}
+    options, empty = {option.name: option for option in verb.options}, 0
     while rest:
         word = rest.pop(0)
         if word in ("-h", "--help"):
@@ -306,6 +306,9 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
                 value = rest.pop(0)
             elif not option.value and equals:
                 words.mistakes.append(f"--{name}: takes no value")
+            if option.value and not value.strip():
+                words.mistakes.append(f"--{name}: is empty; it needs a value, --{name} {option.value}")
+                continue
             if option.repeats:
                 words.repeated.setdefault(name, []).append(value)
             elif name in words.options and option.value:
@@ -323,6 +326,9 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
                 words.mistakes.append(f"{key}: said twice, as {words.settings[key]} and {value}")
             else:
                 words.settings[key] = value
+        elif not word.strip():
+            empty += 1
+            words.mistakes.append(f"{words.verb}: one of the words is empty, as where a variable is not set")
         else:
             words.names.append(word)
     if words.verb == "submit" and words.names and words.names[0] not in SENT:
@@ -330,10 +336,20 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
     most = None if any(name.endswith("...") for name in verb.names) else len(verb.names)
     least = sum(1 for name in verb.names if name[-1] not in "?.")
     if most is not None:
-        words.mistakes += [f"{extra}: one name too many" for extra in words.names[most:]]
-    if len(words.names) < least and not words.help:
+        words.mistakes += [f"{extra}: one name too many{_as_setting(extra)}" for extra in words.names[most:]]
+    if len(words.names) + empty < least and not words.help:
         words.mistakes.append(f"{words.verb}: needs a {verb.names[len(words.names)].lower()}, as in `{verb.example}`")
     return words
+
+
+def _as_setting(word: str) -> str:
+    """How a word that is nearly a setting is written."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return ""
+    if not key:
+        return "; a setting is key=value, without blanks"
+    return f"; a setting is written {key.replace('-', '_')}={value or '...'}"
 
 
 def _parse_submit(arguments: Sequence[str]) -> Words:

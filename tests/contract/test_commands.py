@@ -283,6 +283,38 @@ def test_samples_are_written_as_the_ending_of_their_file_says(room: Path, name: 
         assert picture.format == kind
 
 
+def test_samples_are_not_written_over_a_folder(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
+    (room / "pictures").mkdir()
+    assert command(["sample", "run", "--out", "pictures"]) == WORDS
+    assert capsys.readouterr().err == "troupe: --out pictures: is a folder; name a file in it\n"
+
+
+@pytest.mark.parametrize("evaluates", [{}, {"evaluate_every": 100, "judged": 100, "features": "pixels"}])
+def test_a_run_whose_last_step_was_made_before_it_was_the_last_ends_as_one_that_knew(
+    room: Path, evaluates: dict[str, Any]
+) -> None:
+    words = {
+        **dict(word.split("=") for word in TINY),
+        "sample_every": 100,
+        "checkpoint_every": 1,
+        "keep": 10,
+    } | evaluates
+    straight = train("dcgan", name="straight", steps=2, **words)
+    train("dcgan", name="run", steps=4, **words)
+    (room / "runs/run/result.json").unlink()
+    for step in (3, 4):
+        shutil.rmtree(room / f"runs/run/checkpoints/step_{step:08d}")
+    result = train(resume="run", steps=2, allow_changes=True)
+    assert Path(result["grid"]).name == "step_00000002.png"
+    assert Path(result["grid"]).read_bytes() == Path(straight["grid"]).read_bytes()
+    assert {key: value for key, value in result["metrics"].items() if key.startswith("eval_")} == {
+        key: value for key, value in straight["metrics"].items() if key.startswith("eval_")
+    }
+    rows = [row["step"] for row in RunFolder(room / "runs/run").read_metrics()[0] if any("eval_" in key for key in row)]
+    assert rows == ([2] if evaluates else [])
+
+
 def test_an_ending_that_no_picture_has_is_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
     for name in ("x.txt", "x.foo"):

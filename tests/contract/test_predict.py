@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,33 @@ def test_what_cannot_be_is_told_all_at_once(room: Path, capsys: pytest.CaptureFi
         "troupe: out: holds no exported networks (No such file or directory); `troupe export NAME --out out` writes "
         "them"
     ])  # fmt: skip
+
+
+def test_what_is_no_file_and_a_word_that_is_empty_are_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(room / "pipe.png")
+    code, _, err = said(capsys, "predict", "nothing", "pipe.png", "/dev/zero")
+    assert code == WORDS
+    assert err[1:] == ["troupe: pipe.png: is neither a file nor a folder",
+                       "troupe: /dev/zero: is neither a file nor a folder"]  # fmt: skip
+    code, _, err = said(capsys, "predict", "nothing", "")
+    assert (code, err[0]) == (WORDS, "troupe: predict: one of the words is empty, as where a variable is not set")
+
+
+def test_names_that_a_terminal_would_obey_are_shown_as_they_are_written(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("\x1b[31mred", "new\nline")):
+        for place in range(12):
+            noise(room / "odd" / name / f"{place}.png", 100 * number + place)
+    small = [f"{key}={value}" for key, value in SMALL.items()]
+    code, out, _ = said(capsys, "train", "classifier", "data=imagefolder:odd", *small, "image_size=16", "--name", "run",
+                        "--data-dir", "data")  # fmt: skip
+    assert code == 0
+    assert r"2 classes (\x1b[31mred, new\nline)" in out
+    code, out, _ = said(capsys, "predict", "run", "odd")
+    assert code == 0
+    assert "\x1b" not in out
+    assert len(out.splitlines()) == 1 + 24
 
 
 def test_a_gan_is_told_in_a_line(room: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,12 @@ def said_in(text: str) -> str:
     return re.sub(r",\)", ")", re.sub(r"\s+", "", text.replace("'", "")))
 
 
+def test_an_empty_word_is_none() -> None:
+    with pytest.raises(TroupeError) as error:
+        cluster.predict("", "a.png", runs_dir=" ")
+    assert (error.value.code, error.value.mistakes) == (WORDS, ["name: is empty", "runs_dir: is empty"])
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_a_call_with_its_options_as_arguments(verb: str) -> None:
     known = inspect.signature(getattr(cluster, verb)).parameters

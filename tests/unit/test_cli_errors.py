@@ -107,8 +107,7 @@ HUGE = "99999999999999999999999"
         ((*TRAIN, "workers=0"), "workers=0: must be at least 1"),
         ((*TRAIN, "--name", "../x"),
          "--name ../x: a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit"),
-        ((*TRAIN, "--name="),
-         "--name : a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit"),
+        ((*TRAIN, "--name="), "--name: is empty; it needs a value, --name NAME"),
         ((*TRAIN, "--name", "dcgan"), "--name dcgan: is the name of a family; take another, as dcgan-first"),
         ((*TRAIN, "--config", "missing.yaml"), "--config missing.yaml: No such file or directory"),
         ((*TRAIN, "--families", "missing"), None),
@@ -251,8 +250,8 @@ def test_a_name_is_checked_where_the_family_is_wrong_too(command: Command) -> No
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (b"steps: [1", "--config broken.yaml: not YAML ("),
-        (b"\xff\xfe\x00", "--config broken.yaml: not YAML ("),
+        (b"steps: [1", "--config broken.yaml: neither YAML nor JSON ("),
+        (b"\xff\xfe\x00", "--config broken.yaml: neither YAML nor JSON ("),
         (b"- steps\n- 4\n", "--config broken.yaml: needs lines of the form `setting: value`"),
         (b"", "--config broken.yaml: needs lines of the form `setting: value`"),
         (b"learning_rat: 1\n", "learning_rat: no such setting of dcgan; did you mean learning_rate?"),
@@ -722,7 +721,7 @@ def test_the_command_ends_with_its_code_and_one_line_for_each_mistake(tmp_path: 
 def test_a_settings_file_that_cannot_be_read_is_all_that_is_told(command: Command, verb: str) -> None:
     """Its family may stand in it: nobody is told that one is missing."""
     (command.folder / "bad.yaml").write_text("a: [")
-    for name, why in (("bad.yaml", "not YAML ("), ("none.yaml", "No such file or directory")):
+    for name, why in (("bad.yaml", "neither YAML nor JSON ("), ("none.yaml", "No such file or directory")):
         told = command(verb, "--config", name)
         assert told.code == WORDS
         (line,) = told.lines

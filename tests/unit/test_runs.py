@@ -116,6 +116,13 @@ def test_bytes_that_are_no_text_in_any_file_of_a_run_cost_what_stood_there_only(
     assert rows(capsys)["sick"]["family"] == "dcgan"
 
 
+def test_a_result_or_settings_that_are_damaged_are_told_beside_the_run(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "good" / "result.json").write_text("")
+    assert rows(capsys)["good"]["note"] == "result.json: damaged; `troupe train --resume` writes it anew"
+
+
 def test_a_search_and_a_run_have_the_same_columns_in_the_same_order(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -196,7 +196,7 @@ def _write(
                 content = (root / path).read_bytes()
                 image = decode(content, size, channels)
             except Exception as error:  # damaged images raise nearly anything in Pillow
-                unreadable.append(shown(f"{path}\t{type(error).__name__}: {error}\n"))
+                unreadable.append(f"{shown(path)}\t{shown(f'{type(error).__name__}: {error}')}\n")
             else:
                 images.write(image.tobytes())
                 within = path.split("/")

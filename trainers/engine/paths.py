@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 DATA_DIR = "~/.cache/troupe"  # data sets and packed folders, where nobody says otherwise
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 TRIALS = "trials"  # in the folder of a search: those of its trials
 
 
@@ -16,11 +17,17 @@ def expanded(path: str | Path) -> Path:
 
 
 def shown(name: str | Path) -> str:
-    """A name as text that can be printed, drawn and written: bytes that are not UTF-8 as `\\xe9`."""
+    """A name as text that can be printed, drawn and written: bytes that are not UTF-8, and what a terminal would take
+    for a command or for the end of a line, as `\\xe9`."""
+    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], encodable(str(name)))
+
+
+def encodable(text: str) -> str:
+    """A text that can be written as UTF-8: other bytes of names as `\\xe9`."""
     try:
-        return os.fsencode(name).decode("utf-8", "backslashreplace")
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half a character, which no name on a disk has
-        return str(name).encode("utf-8", "backslashreplace").decode()
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def natural(name: str) -> list[str | int]:

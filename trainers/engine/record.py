@@ -196,11 +196,12 @@ class Recorder:
     def finish(self) -> dict[str, Any]:
         """The result of a run that has made its last step; that of rank 0 counts."""
         trainer, seconds = self.trainer, self._elapsed()
+        if trainer.step == self.first_step:
+            self._complete()
         self.save()
-        if trainer.step == self.first_step and int(self.config.evaluate_every):
-            rest.evaluate(trainer)  # the process that did so at this step was killed before it drew its pictures
         drawn = self._picture() if self.folder.metrics.exists() else []
-        grids = sorted(self.folder.grids.glob("step_*.*"))
+        grids = [path for path in sorted(self.folder.grids.glob("step_*.*"))
+                 if checkpoint.place_of(path.stem)[0] <= trainer.step]  # fmt: skip
         sheets = [path for path in grids if path.suffix == ".png"]
         result = {
             "name": self.folder.name,
@@ -226,6 +227,24 @@ class Recorder:
         self.settle()
         trainer.world.gather(None)  # nobody ends before the others: whoever watches would take them for lost
         return result
+
+    def _complete(self) -> None:
+        """What belongs to the last step, where the process that made it was killed before it drew its pictures, or did
+        not know that it was the last."""
+        trainer, step = self.trainer, self.trainer.step
+        evaluated = drawn = None
+        if self.first:
+            rows = [row for row in self.folder.read_metrics()[0] if row["step"] == step]
+            evaluated = any(name.startswith("eval_") for row in rows for name in row)
+            drawn = any(self.folder.grids.glob(f"step_{step:08d}.*"))
+        evaluated, drawn = trainer.world.agree((evaluated, drawn))
+        if int(self.config.evaluate_every):
+            rest.evaluate(trainer)
+            if step > 0 and not evaluated:
+                rest.note_best(trainer)
+                self._write(trainer.evaluation.results)
+        if not drawn:
+            self.draw()
 
     def _picture(self) -> list[str]:
         """Curves, and what the family draws of the newest evaluation, on rank 0; the names of the files there are."""
