@@ -46,6 +46,7 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
                     trial.value = trial.best = None
         sent = mirror.Mirror(found.path, progress.say)
         try:
+            sent.settle()  # from here on it can be gone on with elsewhere
             ended = driver.drive(found, prepared, command, progress)
             sent.settle()
         except BaseException as error:
