@@ -100,7 +100,7 @@ def test_a_search_a_family_and_a_config_of_ones_own_are_sent(troupe: Commands, h
 
 
 def test_a_job_that_fails_fails_the_command_that_follows_it(troupe: Commands, head: Cluster) -> None:
-    done = troupe.run("submit", "train", *RECIPE, "steps=50", "learning_rate=1e30", "--name", "wild", "--runs-dir",
+    done = troupe.run("submit", "train", *RECIPE, "steps=50", "learning_rate=1e9", "--name", "wild", "--runs-dir",
                       str(troupe.folder / "there"), "--address", head.dashboard, "--follow", "--unchecked", seconds=60,
                       environment=head.environment)  # fmt: skip
     assert done.code == 1, done
