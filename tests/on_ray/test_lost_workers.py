@@ -157,9 +157,8 @@ def test_a_stop_saves_and_another_number_of_workers_goes_on(troupe: Commands, st
 
 def test_a_second_ctrl_c_ends_all_workers_at_once(troupe: Commands) -> None:
     run = troupe.path("run")
-    command = troupe.start("train", *WORDS, STEPS, "pause=30", "workers=2", "--name", "run")
-    until(lambda: checkpoints(run), "the first checkpoint")
-    time.sleep(1)
+    command = troupe.start("train", *WORDS, STEPS, "pause=5", "workers=2", "--name", "run")
+    until_step(run, 1, command, seconds=90)
     command.interrupt()
     until(lambda: "saving first" in command.out.read_text(), "the first one is heard")
     assert command.process.poll() is None
