@@ -84,7 +84,7 @@ def _reserved(runs: Path, name: str) -> Path | None:
     if os.path.lexists(making):
         if is_held(making, DRIVER):
             return None
-        shutil.rmtree(making)
+        shutil.rmtree(making, ignore_errors=True)  # its maker may have renamed it just now
     if is_taken(there):
         return None
     if there.is_dir():
