@@ -18,7 +18,7 @@ from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR, expanded
 from trainers.engine.runfolder import RunFolder
-from trainers.engine.settings import plain, show_value
+from trainers.engine.settings import plain, show_size, show_value
 from trainers.run import open_for
 
 
@@ -289,7 +289,7 @@ def _memory(config: Config, family: str, data: Any, command: TrainCommand) -> di
     told = need.told() + (" each" if count > 1 else "")
     if free is not None:
         near = here * (need.least + (need.activations or 0)) > memory.NEAR * free
-        told += f"; {memory.shown(free)} are free" + (", which may not be enough" if near else "")
+        told += f"; {show_size(free)} are free" + (", which may not be enough" if near else "")
     return {"told": told, "bytes": {**need._asdict(), "free": free}}
 
 

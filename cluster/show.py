@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cluster.columns import columns_of, cut, table, width_of, wrapped
+from trainers.engine.settings import show_size
 
+size = show_size
 QUIET = 10.0  # seconds between plain lines, where the output is no terminal
 EVALUATED = 2  # metrics of an evaluation that a progress line names, the main one first
 
@@ -228,12 +230,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them: `75.2 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError

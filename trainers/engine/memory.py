@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.family import Data, Family, MicroBatch
-from trainers.engine.settings import show_value
+from trainers.engine.settings import show_size, show_value
 from trainers.engine.world import World, host_identity
 
 NEAR = 0.9  # of what is free: where an estimate comes as near, it is told
@@ -43,7 +43,7 @@ class Need(NamedTuple):
         """`weights 8.6 MB, gradients 5.9 MB, optimizers 17.2 MB, activations about 7.2 MB`."""
         parts = {"weights": self.weights, "gradients": self.gradients, "optimizers": self.optimizers,
                  "averages": self.averages, "activations about": self.activations}  # fmt: skip
-        return ", ".join(f"{name} {shown(count)}" for name, count in parts.items() if count)
+        return ", ".join(f"{name} {show_size(count)}" for name, count in parts.items() if count)
 
 
 def need_of(family: Family, data: Data | None = None, unless: float = 0.0) -> Need | None:
@@ -229,9 +229,9 @@ def refuse_too_large(family: Family, data: Data, world: World) -> str:
             raise TroupeError(too_large(config, one, count, there), SURROUNDINGS)
         if about > NEAR * there:
             told = (
-                f"memory may not be enough: {_of(count)} about {shown(about)} ({one.told()}"
-                f"{' each' if count > 1 else ''}), and {shown(there)} are free; a lesser microbatch_size is another "
-                "recipe, and takes less"
+                f"memory may not be enough: {_of(count)} about {show_size(about)} ({one.told()}"
+                f"{' each' if count > 1 else ''}), and {show_size(there)} are free; a lesser microbatch_size is "
+                "another recipe, and takes less"
             )
     return told
 
@@ -240,20 +240,12 @@ def too_large(config: Config, one: Need, count: int, free: int) -> str:
     """That there is too little memory for so many workers, in a line."""
     where = "on its GPU" if config.device == "cuda" else "here"
     return (
-        f"too little memory: {_of(count)} at least {shown(count * one.least)} ({one._replace(activations=None).told()}"
-        f"{' each' if count > 1 else ''}), and {shown(free)} are free {where}; take smaller networks{_by(config)}"
+        f"too little memory: {_of(count)} at least {show_size(count * one.least)} ("
+        f"{one._replace(activations=None).told()}"
+        f"{' each' if count > 1 else ''}), and {show_size(free)} are free {where}; take smaller networks{_by(config)}"
         + (", or fewer workers" if count > 1 else "")
     )
 
 
 def _of(count: int) -> str:
     return "the run takes" if count == 1 else f"its {count} workers take"
-
-
-def shown(count: float) -> str:
-    """Bytes as a person reads them: `75.2 MB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError

@@ -333,3 +333,12 @@ def _bounds(field: FieldInfo) -> str:
         words.append("a time, as 90s, 10min or 2h")
     limits = ", ".join(f"{bound} {show_value(limit)}" for bound, limit in _facts(field)["bounds"].items())
     return " or ".join(part for part in ("|".join(words), limits) if part)
+
+
+def show_size(count: float) -> str:
+    """Bytes as a person reads them: `75.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
