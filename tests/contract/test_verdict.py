@@ -20,6 +20,7 @@ from trainers.data.images import ImageData, Part, signed
 from trainers.data.sources import open_data
 from trainers.engine import cache
 from trainers.engine.errors import TroupeError
+from trainers.engine.runfolder import RunFolder
 from trainers.engine.tensors import read_weights
 from trainers.families.adversarial.networks import Generator
 from trainers.verdict.judges import Inception, Pixels, SmallClassifier, of_weights, trained
@@ -318,6 +319,10 @@ def test_wrong_judges_are_told_in_a_line(room: Path) -> None:
     (room / "file.pt").write_bytes(b"no weights")
     torch.save({"fc.weight": torch.zeros(10, 3)}, room / "other.pt")
     (room / "folder").mkdir()
+    for family in ("dcgan", "classifier"):
+        (room / "runs" / family).mkdir(parents=True)
+        told = {"versions": {}, "data": "", "settings": {}, "facts": {}, "from": None}
+        RunFolder(room / "runs" / family).write_settings({"family": family, **told})
     for features, line in (
         ("nowhere", "features=nowhere: is none of auto, pixels and inception, nor a run or a file that is there"),
         (
@@ -327,7 +332,10 @@ def test_wrong_judges_are_told_in_a_line(room: Path) -> None:
         ("folder", "features=folder: is no run; say MODEL:FILE for weights, as resnet56:FILE"),
         ("resnet56:file.pt", "file.pt: no weights can be read (damaged, or something else)"),
         ("resnet56:other.pt", "the weights do not fit network: bn1.bias (missing), "),
-        ("resnet57:other.pt", "resnet57"),
+        ("resnet57:other.pt", "features=resnet57:other.pt: no such model; did you mean resnet"),
+        ("resnet56:folder", "features=resnet56:folder: is a folder without weights; name a file of them"),
+        ("dcgan", "features=dcgan: is a run of dcgan, which tells no classes; name a classifier's run"),
+        ("classifier", "features=classifier: has no checkpoint yet"),
     ):
         with pytest.raises(TroupeError) as caught:
             train("dcgan", name="run", data_dir=room / "data", **{**TINY, "features": features})

@@ -26,6 +26,19 @@ def opened(folder: Path, name: str = "dcgan", **words: Any) -> tuple[Any, Any]:
     return registry.family_class(name, (OWN_FAMILIES,))(config.resolved(data.facts), data.facts), data
 
 
+def test_networks_that_only_judge_are_not_fetched_to_tell_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(family: Any) -> Any:
+        raise AssertionError("fetched")
+
+    family, data = opened(tmp_path, "dcgan")
+    monkeypatch.setattr(type(family), "frozen", fetched)
+    need = memory.need_of(family, data)
+    assert need is not None
+    assert need.activations, "it was asked for, and failed"
+
+
 class Together:
     """A rank of several, where all say the same of hosts that are given."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,6 +108,19 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class WithFrozen(dict[str, nn.Module]):
+    """Networks, and the frozen ones where somebody asks for one: those that only judge may have to be fetched."""
+
+    def __init__(self, networks: Mapping[str, nn.Module], frozen: Callable[[], Mapping[str, nn.Module]]) -> None:
+        super().__init__(networks)
+        self.frozen = frozen
+
+    def __missing__(self, name: str) -> nn.Module:
+        with warnings.catch_warnings(action="ignore"):  # that weights are not copied to where no numbers are
+            self.update(self.frozen())
+        return dict(self)[name]
+
+
 def kept_by(optimizer: torch.optim.Optimizer) -> int:
     """Numbers that an optimizer keeps for each parameter, at least."""
     says = optimizer.defaults
@@ -162,9 +176,10 @@ def _activations(family: Family, networks: Mapping[str, nn.Module], samples: Map
             step=0, index=0, size=config.microbatch_size, device=torch.device("meta"), dtype=torch.get_default_dtype(),
             random=torch.Generator("cpu"), carried=carried, **samples,
         )  # fmt: skip
+        asked_for = WithFrozen(networks, family.frozen)
         most = before = 0
         for phase in {phase.name: phase for phase in family.phases(0)}.values():
-            phase.loss({**networks, **family.frozen()}, microbatch)
+            phase.loss(asked_for, microbatch)
             most = max(most, before + sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
             before = most if phase.leaves else 0
             kept.clear()

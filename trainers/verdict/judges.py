@@ -140,9 +140,8 @@ def of_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:
     learned = RunFolder(folder).read_settings(lambda line: None)
     weights = checkpoint.newest_whole(folder / "checkpoints")
     kind = registry.config_class(learned["family"])
-    if weights is None or not hasattr(kind, "channel_moments"):
-        reason = "no classifier" if weights is not None else "it has no checkpoint that is whole"
-        raise TroupeError(f"features={folder}: cannot judge images ({reason}); name a classifier's run", SURROUNDINGS)
+    if weights is None:
+        raise TroupeError(f"features={folder}: has no checkpoint that is whole; name another run", SURROUNDINGS)
     config = kind.of(learned["settings"], learned["family"])
     theirs = learned["facts"]
     family = registry.family_class(learned["family"])(config, theirs)
@@ -154,7 +153,6 @@ def of_weights(model: str, file: Path, facts: Mapping[str, Any]) -> Classifier:
     """A model of `classifier` by name, with weights of a file. Raises TroupeError where they do not fit it."""
     from trainers import registry
 
-    model = {"squeezenet": "squeezenet1_1"}.get(model, model)
     weights = read_weights(file, ("network",))["network"]
     last = [tensor for name, tensor in weights.items() if name.endswith("weight") and tensor.dim() in (2, 4)][-1]
     # He's are for 32 pixels, torchvision's for more

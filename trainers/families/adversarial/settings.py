@@ -7,13 +7,19 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
+from trainers import registry
 from trainers.data.settings import ImageConfig
+from trainers.engine.checkpoint import all_in
 from trainers.engine.config import Asked
+from trainers.engine.errors import TroupeError
 from trainers.engine.paths import expanded
+from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import Check, setting
 
 SIZES = (16, 32, 64, 128)
 OWN_FEATURES = ("auto", "pixels", "inception")
+WEIGHTS = ("state.pt", "weights.safetensors")  # in a checkpoint, and in what `export` wrote
+MODELS = {"squeezenet": "squeezenet1_1"}  # of `classifier`, by shorter names
 FEWEST = 16  # held-out images that an evaluation takes
 
 
@@ -33,6 +39,17 @@ def _found(path: str) -> Path:
     """A path as it was typed, or the run of that name."""
     run = Path("runs") / path
     return run if "/" not in path and not expanded(path).exists() and run.exists() else expanded(path)
+
+
+def _no_judge(run: Path) -> str:
+    """Why a folder is not that of a classifier's run, which judges images; nothing where it is."""
+    try:
+        family = str(RunFolder(run).read_settings()["family"])
+    except TroupeError:
+        return "is no run; say MODEL:FILE for weights, as resnet56:FILE"
+    if family not in registry.families() or not hasattr(registry.config_class(family), "channel_moments"):
+        return f"is a run of {family}, which tells no classes; name a classifier's run"
+    return "" if all_in(run / "checkpoints") else "has no checkpoint yet"
 
 
 class AskedImages(Asked):
@@ -119,8 +136,14 @@ class AdversarialConfig(ImageConfig):
             mistakes.append(
                 f"features={features}: is none of auto, pixels and inception, nor a run or a file that is there"
             )
-        elif not model and not (_found(path) / "settings.json").exists():
-            mistakes.append(f"features={features}: is no run; say MODEL:FILE for weights, as resnet56:FILE")
+        elif model not in ("", "inception"):
+            model = MODELS.get(model, model)
+            lines = registry.config_class("classifier").from_words({"model": model}, "classifier")[1]
+            mistakes += [f"features={features}: {line.removeprefix(f'model={model}: ')}" for line in lines]
+            if _found(path).is_dir() and not any(path.name in WEIGHTS for path in _found(path).iterdir()):
+                mistakes.append(f"features={features}: is a folder without weights; name a file of them")
+        elif not model and (reason := _no_judge(_found(path))):
+            mistakes.append(f"features={features}: {reason}")
         return mistakes
 
     def held_out_places(self, facts: Mapping[str, Any]) -> int:
