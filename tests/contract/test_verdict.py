@@ -321,7 +321,7 @@ def test_wrong_judges_are_told_in_a_line(room: Path) -> None:
     (room / "folder").mkdir()
     for family in ("dcgan", "classifier"):
         (room / "runs" / family).mkdir(parents=True)
-        told = {"versions": {}, "data": "", "settings": {}, "facts": {}, "from": None}
+        told = {"versions": {}, "data": "", "settings": {"steps": 0}, "facts": {}, "from": None}
         RunFolder(room / "runs" / family).write_settings({"family": family, **told})
     for features, line in (
         ("nowhere", "features=nowhere: is none of auto, pixels and inception, nor a run or a file that is there"),

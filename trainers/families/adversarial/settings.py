@@ -43,10 +43,12 @@ def _found(path: str) -> Path:
 
 def _no_judge(run: Path) -> str:
     """Why a folder is not that of a classifier's run, which judges images; nothing where it is."""
+    if not (run / "settings.json").exists():
+        return "is no run; say MODEL:FILE for weights, as resnet56:FILE"
     try:
         family = str(RunFolder(run).read_settings()["family"])
-    except TroupeError:
-        return "is no run; say MODEL:FILE for weights, as resnet56:FILE"
+    except TroupeError as error:
+        return error.mistakes[0]
     if family not in registry.families() or not hasattr(registry.config_class(family), "channel_moments"):
         return f"is a run of {family}, which tells no classes; name a classifier's run"
     return "" if all_in(run / "checkpoints") else "has no checkpoint yet"
