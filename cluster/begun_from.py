@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainers import registry
 from trainers.engine import checkpoint, runfolder
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
@@ -48,6 +49,24 @@ def learned_of(weights: Path) -> Mapping[str, Any]:
             if told.keys() >= {"data", "settings", "facts"}:
                 return told
     return {}
+
+
+def refuse_unfit(
+    given: str, runs: Path, family: str, config: Config, facts: Mapping[str, Any], families: Sequence[Path]
+) -> None:  # fmt: skip
+    """Raise TroupeError (exit code 4) where the weights of `--from` do not fit the networks of a run that would begin
+    with them: nothing is started then."""
+    from trainers.engine import memory
+    from trainers.engine.tensors import read_weights, refuse_unlike
+
+    networks = memory.outlines(registry.family_class(family, families)(config, facts))
+    if networks is None:
+        return  # told when they are made
+    weights = weights_path(given, runs)
+    other = learned_of(weights).get("family", family)
+    of = f" of {other}" if other != family else ""
+    learned = read_weights(weights, tuple(networks), whose=f"--from {given}")
+    refuse_unlike(networks, learned, f"--from {given}: the weights{of} do not fit")
 
 
 def network_settings(

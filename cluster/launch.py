@@ -75,6 +75,10 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     if mistakes := config.misfit(data.facts):
         raise TroupeError(mistakes, WORDS)
     config = config.resolved(data.facts)
+    if command.from_run:
+        begun_from.refuse_unfit(
+            command.from_run, command.runs_dir, prepared.family, config, data.facts, command.families
+        )
     stored = {**description(prepared.family, config, data, command.families), "from": _from(command, prepared)}
     del data
     if before := _learned_before(prepared, stored):

@@ -311,6 +311,10 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
         if mistakes := config.misfit(data.facts):
             raise TroupeError(mistakes, WORDS)
         config = config.resolved(data.facts)
+        if command.from_run:
+            begun_from.refuse_unfit(
+                command.from_run, command.runs_dir, prepared.family, config, data.facts, command.families
+            )
     resolved: dict[str, Any] = {"family": prepared.family, "folder": str(folder)}
     resolved["memory"] = _memory(config, prepared.family, data, command)
     resolved["settings"] = plain(config.model_dump())

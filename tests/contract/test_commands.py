@@ -127,7 +127,23 @@ def test_a_run_can_begin_with_the_weights_of_another(room: Path, capsys: pytest.
     assert not (room / "runs/wide").exists()
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
-    assert errors[0].startswith("troupe: --from: the weights do not fit generator: ")
+    assert errors[0].startswith("troupe: --from other.pt: the weights do not fit generator: ")
+
+
+def test_weights_of_another_family_are_refused_before_anything_is_started(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["train", "dcgan", *TINY, "steps=0", "--name", "first"]) == 0
+    capsys.readouterr()
+    for more in ("workers=2", "--dry-run"):
+        assert command(["train", "wgan", *TINY, "steps=1", "--from", "first", "--name", "second", more]) == CONFLICT
+        told = capsys.readouterr()
+        assert not told.out
+        assert told.err.startswith(
+            "troupe: --from first: the weights of dcgan do not fit critic: main.0.weight (missing)"
+        )
+        assert told.err.count("\n") == 1
+    assert not (room / "runs/second").exists()
 
 
 def test_the_settings_of_the_networks_come_with_the_weights(room: Path, capsys: pytest.CaptureFixture[str]) -> None:

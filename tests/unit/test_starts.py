@@ -147,7 +147,7 @@ def test_settings_are_changed_under_the_lock_of_the_run(old: RunFolder, monkeypa
 def test_a_file_without_weights_is_told_in_one_line_and_leaves_nothing(old: RunFolder) -> None:
     Path("bad.safetensors").write_bytes(b"no weights" * 10)
     line = refused(CONFLICT, family="dcgan", name="new", from_run="bad.safetensors", **TINY)
-    assert line.startswith("--from: no weights can be read (")
+    assert line.startswith("--from bad.safetensors: no weights can be read (")
     assert line.endswith("); give a state dict that torch saved, or a file or folder that `troupe export` wrote")
     assert [path.name for path in Path("runs").iterdir()] == ["old"]
     train("dcgan", name="new", from_run="old", **TINY)
@@ -157,6 +157,7 @@ def test_a_file_that_cannot_be_read_or_copied_leaves_nothing(old: RunFolder, mon
     words: dict[str, Any] = {"family": "dcgan", "name": "new", "from_run": "old", **TINY}
     with monkeypatch.context() as patched:
         patched.setattr(begun_from, "weights_path", lambda given, runs: Path("gone.safetensors"))
+        patched.setattr(begun_from, "refuse_unfit", lambda *_: None)  # gone since
         assert refused(CONFLICT, **words) == "--from old: cannot be read (No such file or directory)"
     for error, code in ((OSError(28, "No space left on device"), SURROUNDINGS), (Killed(), None)):
 

@@ -56,14 +56,8 @@ def need_of(family: Family, data: Data | None = None, unless: float = 0.0) -> Ne
     """
     config, wide = family.config, 8 if family.config.precision == "float64" else 4
     family = type(family)(config, family.facts)  # whatever it notes of its networks is not noted of these
-    try:
-        with torch.random.fork_rng([]), torch.device("meta"), Unfilled():
-            networks = family.networks()
-    except Exception as error:
-        if "overflow" in str(error).lower():
-            raise TroupeError(
-                f"the networks are larger than any memory; take smaller ones{_by(config)}", WORDS
-            ) from None
+    networks = outlines(family)
+    if networks is None:
         return None
     held = {name: sum(map(_numbers, network.state_dict().values())) * wide for name, network in networks.items()}
     optimizers: list[torch.optim.Optimizer] = []
@@ -84,6 +78,20 @@ def need_of(family: Family, data: Data | None = None, unless: float = 0.0) -> Ne
         if FEW * size >= unless:
             activations = _activations(family, networks, samples)
     return least._replace(activations=activations)
+
+
+def outlines(family: Family) -> Mapping[str, nn.Module] | None:
+    """The networks of a family without their numbers; None where they cannot be made so. Raises TroupeError (exit code
+    2) for networks of more numbers than can be counted."""
+    try:
+        with torch.random.fork_rng([]), torch.device("meta"), Unfilled():
+            return family.networks()
+    except Exception as error:
+        if "overflow" in str(error).lower():
+            raise TroupeError(
+                f"the networks are larger than any memory; take smaller ones{_by(family.config)}", WORDS
+            ) from None
+        return None
 
 
 class Unfilled(TorchFunctionMode):

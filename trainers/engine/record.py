@@ -70,7 +70,7 @@ class Recorder:
                     self.folder.forget_after(-1)
             trainer.begin()
             for weights in self.folder.path.glob("from.*"):
-                state.begin_from(trainer, read_weights(weights, tuple(trainer.networks)))
+                state.begin_from(trainer, read_weights(weights, tuple(trainer.networks), whose="--from"))
         if int(self.config.evaluate_every):
             rest.try_out(trainer)
         self.started = time.monotonic()

@@ -35,12 +35,14 @@ def as_uint8(images: Tensor) -> Tensor:
     return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
 
-def read_weights(path: Path, networks: Sequence[str] = (), ema: bool = False) -> dict[str, dict[str, Tensor]]:
+def read_weights(
+    path: Path, networks: Sequence[str] = (), ema: bool = False, whose: str = ""
+) -> dict[str, dict[str, Tensor]]:  # fmt: skip
     """Weights by network: of a checkpoint (with `ema`, averaged where there is an average), an exported file or folder,
     or any state dict of torch, which then is that of the only one of `networks`; a prefix `module.` is taken off.
     What a family keeps beside its networks is under `kept`, where there is any.
 
-    Raises TroupeError (exit code 4) where it is none of these, or damaged.
+    Raises TroupeError (exit code 4), with `whose` they are, where it is none of these, or damaged.
     """
     from safetensors.torch import load_file
 
@@ -63,11 +65,10 @@ def read_weights(path: Path, networks: Sequence[str] = (), ema: bool = False) ->
         if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
             raise TypeError("it holds other things than tensors")
     except Exception as error:  # both libraries raise nearly anything
-        whose = "--from" if path.stem == "from" else str(path)  # in the folder of the run that begins with them
         reason = error.strerror if isinstance(error, OSError) else "damaged, or something else"
         reason = str(error) if isinstance(error, TypeError) and str(error).startswith("it holds") else reason
         raise TroupeError(
-            f"{whose}: no weights can be read ({reason}); give a state dict that torch saved, or a file or folder that "
+            f"{whose or path}: no weights can be read ({reason}); give a state dict that torch saved, or a file or folder that "
             "`troupe export` wrote",
             CONFLICT,
         ) from error
