@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from pydantic import ValidationError, validate_call
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from cluster import typed, verbs
 from cluster.launch import Report
@@ -31,7 +31,7 @@ Result = dict[str, Any]
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """The same call, where every argument that does not fit is a line of one TroupeError (exit code 2)."""
-    carried_out = validate_call(function)
+    carried_out = validate_call(config=ConfigDict(strict=True))(function)  # or True counts as 1, and bytes as a text
 
     @functools.wraps(function)
     def called(*arguments: P.args, **words: P.kwargs) -> R:

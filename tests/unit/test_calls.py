@@ -83,6 +83,16 @@ WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], list[str]]] = {
         "families='mine': must be Sequence[str or Path]"]),
     "search": ("search", (), {"trials": "many", "space": 3}, [
         "space=3: must be str or Path or None", "trials='many': must be int or None"]),
+    "kinds": ("train", ("dcgan",), {
+        "workers": True, "steps": [3], "batch_size": 2.5, "seed": b"3", "compile": 1, "cycle_momentum": [0.9, "x"],
+        "precision": 3, "checkpoint_every": None, "ema": float("nan")}, [
+        "workers=True: must be a whole number", "steps=[3]: must be a whole number",
+        "batch_size=2.5: is not a whole number", "seed=b'3': must be a whole number",
+        "compile=1: must be True or False", "cycle_momentum=[0.9, 'x']: must be a tuple of numbers",
+        "precision=3: must be 'float32' or 'float64' or 'bfloat16'",
+        "checkpoint_every=None: must be a whole number or a time as '10min'", "ema=nan: is not a finite number"]),
+    "true is no number": ("predict", ("run", b"a.png"), {"top": True, "best": 1}, [
+        "top=True: must be int or None", "best=1: must be bool", "b'a.png': must be a name or a path"]),
     "bounds": ("search", ("dcgan",), {"trials": 0, "time_budget": -1.0, "latent": "8,16"}, [
         "--trials 0: must be a whole number, at least 1", "--time-budget -1.0: must be a number above 0"]),
     "verify": ("verify", (), {}, ["family: is missing, as in verify(family=...)"]),

@@ -534,7 +534,7 @@ def test_a_run_whose_weights_are_taken_is_left_as_it_is(command: Command) -> Non
     for step in (1, 2):
         checkpoint.save(folder.checkpoints, checkpoint.name_of(step), {}, {"step": step})
     (folder.checkpoints / "step_00000002" / "state.pt").write_bytes(b"damaged")
-    (line,) = command(*TRAIN, "--from", "mine", "--dry-run").lines
+    line, _ = command(*TRAIN, "--from", "mine", "--dry-run").lines
     assert line.startswith("--from mine: the weights do not fit generator: ")  # of the one before, which is whole
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step_00000001", "step_00000002"]
 

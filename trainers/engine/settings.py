@@ -5,9 +5,12 @@ Imports no torch: words are checked, all of them, before anything heavy is loade
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
+import numbers
+import os
 import re
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -130,7 +133,6 @@ class Settings(BaseModel):
         good: dict[str, Any] = {name: field.get_default() for name, field in cls.model_fields.items()}
         good |= cls.instead(words)
         for name, value in words.items():
-            value = tuple(value) if isinstance(value, list) else value  # JSON and YAML know lists only
             field = cls.model_fields.get(name)
             if field is None:
                 usual = OTHER_NAMES.get(name)
@@ -138,13 +140,13 @@ class Settings(BaseModel):
                 mistakes.append(f"{name}: no such setting of {family}{hint}")
                 continue
             try:
-                read = read_value(field.annotation, value) if isinstance(value, str) else value
+                read = (read_value if isinstance(value, str) else taken_value)(field.annotation, value)
                 good[name] = TypeAdapter[Any](field.annotation or Any).validate_python(read)
                 _hold_bounds(field, good[name])
             except (ValidationError, ValueError) as error:
                 good.pop(name, None)
                 reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-                shown = value if isinstance(value, str) else show_value(value)
+                shown = value if isinstance(value, str) else f"{value!r:.60}"
                 mistakes.append(f"{name.rstrip('_')}={shown}: {reason}")
         said = {name: good[name] for name in words if name in good}
         good |= {name: value for name, value in cls.following(said).items() if name not in words}
@@ -270,6 +272,35 @@ def read_value(annotation: Any, text: str) -> Any:
     raise ValueError(f"is none of {', '.join(words)}{did_you_mean(text, words)}" if words else "cannot be one word")
 
 
+def taken_value(annotation: Any, value: Any) -> Any:
+    """A value from Python, which is no text, as its setting's type wants it. Raises ValueError with what that is."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    if type(value) in (type(None), bool) and type(value) in options:
+        return value
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and {int, float} & {*options}:
+        if int in options and isinstance(value, numbers.Integral):
+            return int(value)
+        number = math.inf
+        with contextlib.suppress(OverflowError):
+            number = float(value)
+        if not math.isfinite(number):
+            raise ValueError("is not a finite number")
+        if float not in options and not number.is_integer():
+            raise ValueError("is not a whole number")
+        return int(number) if int in options and number.is_integer() else number
+    parts = [get_args(option)[0] for option in options if get_origin(option) is tuple]
+    if parts and isinstance(value, (tuple, list)):  # JSON and YAML know lists only
+        with contextlib.suppress(ValueError):
+            return tuple(taken_value(parts[0], part) for part in value)
+    if isinstance(value, os.PathLike) and str in options:
+        return os.fspath(value)
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", type(None): "None",
+             Span: "a time as '10min'"}  # fmt: skip
+    wanted = [names.get(option, "a tuple of numbers") for option in options if get_origin(option) is not Literal]
+    wanted += [repr(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
+    raise ValueError(f"must be {' or '.join(wanted)}")
+
+
 def show_value(value: Any) -> str:
     """The word that `read_value` reads as `value`."""
     if isinstance(value, bool):
@@ -307,7 +338,7 @@ def _hold_bounds(field: FieldInfo, value: Any) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue
-        if not math.isfinite(number):
+        if isinstance(number, float) and not math.isfinite(number):
             raise ValueError("is not a finite number")
         bounds = _facts(field)["bounds"]
         if not bounds.keys() & {"at least", "above"}:

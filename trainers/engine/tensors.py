@@ -68,8 +68,8 @@ def read_weights(
         reason = error.strerror if isinstance(error, OSError) else "damaged, or something else"
         reason = str(error) if isinstance(error, TypeError) and str(error).startswith("it holds") else reason
         raise TroupeError(
-            f"{whose or path}: no weights can be read ({reason}); give a state dict that torch saved, or a file or folder that "
-            "`troupe export` wrote",
+            f"{whose or path}: no weights can be read ({reason}); give a state dict that torch saved, or a file or "
+            "folder that `troupe export` wrote",
             CONFLICT,
         ) from error
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
