@@ -92,7 +92,7 @@ def told_of(error: BaseException) -> tuple[int, list[str]]:
     if isinstance(error, TroupeError):
         return error.code, error.mistakes
     if isinstance(error, KeyboardInterrupt):
-        return STOPPED, ["stopped at once; what was saved before is good"]
+        return STOPPED, ["stopped at once; nothing that was saved is lost"]
     line = f"{type(error).__name__}: {error}".splitlines()[0]
     return FAILED, [f"{line} (a bug of ours: --debug shows where; please report it with `troupe env`)"]
 

@@ -163,6 +163,9 @@ def _knock(address: str) -> bool:
     """
     if not address.rpartition(":")[2].isdigit() or "://" in address or os.environ.get("RAY_USE_TLS") == "1":
         return False  # Ray knows addresses of other kinds, like `auto`, and how to speak behind certificates
+    if not 0 < float(address.rpartition(":")[2]) < 2**16:
+        raise TroupeError(f"--address {address}: ports are from 1 to 65535; that of a head node is 6379, as a rule",
+                          SURROUNDINGS)  # fmt: skip
     import ray
 
     try:

@@ -291,7 +291,7 @@ def _notes(
     ]
     why = "" if command.metric else f", the first metric of {told['family']}"
     part = where.fixed.get("evaluate_on")
-    on = " on a tenth of the training part that is held out (evaluate_on=validation)" if part == "validation" else ""
+    on = " on the validation part, and not on the test part (evaluate_on=validation)" if part == "validation" else ""
     notes.append(f"comparing by {told['metric']} ({told['mode']}){why}{on}")
     if told["scheduler"] in POPULATION and "checkpoint_every" in words:
         notes.append(

@@ -30,7 +30,7 @@ from cluster.show import Progress, Silence
 from cluster.worker import write_to
 from trainers.engine import bucket, checkpoint
 from trainers.engine.control import Control
-from trainers.engine.errors import FAILED, SURROUNDINGS, Stopped, TroupeError, of_worker
+from trainers.engine.errors import FAILED, SURROUNDINGS, Stopped, TroupeError, of_worker, without_advice
 from trainers.engine.mirror import patiently
 from trainers.engine.paths import TRIALS
 from trainers.engine.runfolder import STOP_FILE, RunFolder, begun
@@ -202,7 +202,7 @@ class Trial(tune.Trainable):
             ended = {"ended": "stopped"}
         except TroupeError as error:
             full = error.code == SURROUNDINGS  # no fault of the trial's: a disk that is full, say
-            ended = {"ended": "stopped"} if full else {"ended": "failed", "reason": error.mistakes[0]}
+            ended = {"ended": "stopped"} if full else {"ended": "failed", "reason": without_advice(error.mistakes[0])}
         except Exception as error:
             self.sick = True
             ended = {"ended": "failed", "reason": of_worker(0, error, self.folder.log(0)).mistakes[0]}

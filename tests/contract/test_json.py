@@ -242,7 +242,7 @@ def test_a_check_that_finds_something_wrong_is_a_result_with_mistakes(room: Path
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (KeyboardInterrupt(), STOPPED, "stopped at once; what was saved before is good"),
+        (KeyboardInterrupt(), STOPPED, "stopped at once; nothing that was saved is lost"),
         (ValueError("made up"), FAILED, "ValueError: made up (a bug of ours"),
     ],
 )

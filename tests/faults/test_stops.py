@@ -117,7 +117,7 @@ def test_a_second_ctrl_c_ends_at_once(troupe: Commands) -> None:
     command.interrupt()
     done = command.wait(5)
     assert done.code == 130
-    assert done.mistakes == ["troupe: stopped at once; what was saved before is good"]
+    assert done.mistakes == ["troupe: stopped at once; nothing that was saved is lost"]
     assert leftovers(run) == []
 
 

@@ -95,7 +95,7 @@ def test_a_very_early_ctrl_c_is_no_traceback(tmp_path: Path, moment: str, number
                           env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.returncode == STOPPED, done
     assert done.stdout == ""
-    assert done.stderr in ("", "troupe: stopped at once; what was saved before is good\n")
+    assert done.stderr in ("", "troupe: stopped at once; nothing that was saved is lost\n")
 
 
 def test_the_installed_command_begins_where_ctrl_c_is_heard() -> None:

@@ -231,7 +231,9 @@ class Config(Schedules):
     def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[str]]:
         if elastic := re.fullmatch(r"(\d+)\.\.(\d+)", str(words.get("workers", ""))):
             words = {**words, "workers": elastic[2] if elastic[1].strip("0") else "0", "min_workers": elastic[1]}
-        return super().from_words(words, family)
+        config, mistakes = super().from_words(words, family)
+        only_evaluated = "; all is for `troupe evaluate`, of data that no run learned from"
+        return config, [f"{line}{only_evaluated * line.startswith('evaluate_on=all: ')}" for line in mistakes]
 
     @classmethod
     def instead(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -57,6 +57,11 @@ def naming(error: TroupeError, name: str, kept: bool) -> TroupeError:
     return error
 
 
+def without_advice(line: str) -> str:
+    """The same line of a run that is not gone on with by itself, but with its search."""
+    return ADVICE.sub("", line)
+
+
 def of_worker(rank: int, error: Exception, log: object) -> TroupeError:
     """An error that nobody foresaw, in one line; its traceback is in the worker's log."""
     said = (str(error).strip().splitlines() or [""])[0]
