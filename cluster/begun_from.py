@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainers import registry
 from trainers.engine import checkpoint, runfolder
@@ -15,6 +15,9 @@ from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import expanded
 from trainers.engine.settings import show_value
+
+if TYPE_CHECKING:
+    from cluster.prepare import TrainCommand
 
 
 def weights_path(given: str, runs: Path) -> Path:
@@ -44,7 +47,7 @@ def learned_of(weights: Path) -> Mapping[str, Any]:
     """What the run of a checkpoint, or of an export, was: data, settings, facts; nothing where nobody tells."""
     folder = weights if weights.is_dir() else weights.parent
     for name in ("manifest.json", "config.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             told: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
             if told.keys() >= {"data", "settings", "facts"}:
                 return told
@@ -52,21 +55,21 @@ def learned_of(weights: Path) -> Mapping[str, Any]:
 
 
 def refuse_unfit(
-    given: str, runs: Path, family: str, config: Config, facts: Mapping[str, Any], families: Sequence[Path]
+    weights: Path | None, command: TrainCommand, family: str, config: Config, facts: Mapping[str, Any]
 ) -> None:  # fmt: skip
-    """Raise TroupeError (exit code 4) where the weights of `--from` do not fit the networks of a run that would begin
+    """Raise TroupeError (exit code 4) where the weights of `--from` do not fit the networks of the run that is to begin
     with them: nothing is started then."""
+    if weights is None:
+        return
     from trainers.engine import memory
     from trainers.engine.tensors import read_weights, refuse_unlike
 
-    networks = memory.outlines(registry.family_class(family, families)(config, facts))
+    networks = memory.outlines(registry.family_class(family, command.families)(config, facts))
     if networks is None:
         return  # told when they are made
-    weights = weights_path(given, runs)
-    other = learned_of(weights).get("family", family)
+    other, whose = learned_of(weights).get("family", family), f"--from {command.from_run}"
     of = f" of {other}" if other != family else ""
-    learned = read_weights(weights, tuple(networks), whose=f"--from {given}")
-    refuse_unlike(networks, learned, f"--from {given}: the weights{of} do not fit")
+    refuse_unlike(networks, read_weights(weights, tuple(networks), whose=whose), f"{whose}: the weights{of} do not fit")
 
 
 def network_settings(

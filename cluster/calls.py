@@ -69,7 +69,11 @@ def _mistakes(function: Callable[..., Any], error: ValidationError) -> list[str]
 
 def _said(verb: str, names: Sequence[str | Path | None], settings: Mapping[str, Any], **options: Any) -> Words:
     """A call as the words of its command. Raises TroupeError (exit code 2) for empty ones."""
-    given = {"name": [name for name in names if name is not None], **{name: [value] for name, value in options.items()}}
+    several = {option.name for option in VERBS[verb].options if option.repeats}
+    options = {name: [value] if name in several and isinstance(value, (str, Path)) else value
+               for name, value in options.items()}  # fmt: skip
+    given = {"name": [name for name in names if name is not None],
+             **{name: value if name in several else [value] for name, value in options.items()}}  # fmt: skip
     if empty := [name for name, values in given.items() if "" in [str(value).strip() for value in values]]:
         raise TroupeError([f"{name}: is empty" for name in empty], WORDS)
     words = Words(verb, [str(name) for name in names if name is not None], dict(settings))
@@ -282,6 +286,9 @@ def logs(
     from cluster import follow as following
 
     words = _said("logs", [name], {}, rank=rank, address=address, runs_dir=runs_dir)
+    rank = verbs.rank_of(words)
+    if words.mistakes:
+        raise TroupeError(words.mistakes, WORDS)
     if address is not None:
         client = dashboard.reach(address)
         return client.logs(client.job(str(name))["job"], follow, lambda line: None)

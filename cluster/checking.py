@@ -22,7 +22,7 @@ from trainers import registry
 from trainers.data import sources
 from trainers.engine import bucket
 from trainers.engine.config import Config
-from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.errors import WORDS, TroupeError
 
 FINE, WRONG, UNSEEN, NOTE = "fine", "WRONG", "not looked at", "note"
 PATIENCE = 20.0  # seconds for the nodes to answer
@@ -342,7 +342,3 @@ def text(findings: Sequence[Finding], again: str) -> str:
     wrong = sum(one.state == WRONG for one in findings)
     verdict = "nothing is wrong" if not wrong else f"{wrong} of {len(findings)} wrong; look again with `{again}`"
     return f"{table(rows, heads=False)}\n\n{verdict}"
-
-
-def code_of(findings: Sequence[Finding]) -> int:
-    return SURROUNDINGS if any(one.state == WRONG for one in findings) else 0

@@ -28,6 +28,7 @@ from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.mirror import patiently
 from trainers.engine.runfolder import SAVED, STOP_FILE
 from trainers.engine.settings import plain, show_value
+from trainers.engine.synced import bytes_elsewhere
 from trainers.run import description, open_for
 
 LASTING = 1.0  # seconds between records that also a pulled plug leaves
@@ -171,6 +172,8 @@ class Driver:
         value = "no value" if record.value is None else f"{self.search.told['metric']} {record.value:.4g}"
         crown = ", the best so far" if best and best[0] is record else ""
         state = f" {record.state} at step {record.step}," if record.state != FINISHED else ""
+        if record.reason:
+            return f"{where}:{state} {record.reason} ({settings})"
         worry = f"; {record.worry}" if record.worry else ""
         return f"{where}:{state} {value}{crown}, after {duration(record.seconds)} ({settings}){worry}"
 
@@ -228,25 +231,28 @@ class Driver:
         """Of all trials that have ended, only so many keep their checkpoints as were asked for."""
         most = self.search.told["keep_best"]
         if most is not None:
-            for record in self._ended_with_checkpoints()[most:]:
-                self._forget(record)
+            for record in self._ended_with_checkpoints(self.bucket is not None)[most:]:
+                self._forget(record, self.bucket is not None)
 
-    def _ended_with_checkpoints(self) -> list[TrialRecord]:
-        """The best first; those without a value last."""
+    def _ended_with_checkpoints(self, there: bool) -> list[TrialRecord]:
+        """Those that have checkpoints on this machine's disk, or (`there`) may have some in the bucket: the best first,
+        those without a value last."""
         return [
             trial for trial in self.search.in_order()
             if trial.state in (FINISHED, PRUNED, FAILED) and trial.number not in self.forgotten
-            and (self.bucket is not None or checkpoint.all_in(self.search.folder(trial).checkpoints))
+            and (there or checkpoint.all_in(self.search.folder(trial).checkpoints))
         ]  # fmt: skip
 
-    def _forget(self, record: TrialRecord) -> None:
+    def _forget(self, record: TrialRecord, there: bool) -> None:
+        """Remove a trial's checkpoints from this machine's disk, and (`there`) from the bucket."""
         folder = self.search.folder(record)
-        self.forgotten.add(record.number)
         for path in checkpoint.all_in(folder.checkpoints):
             shutil.rmtree(path, ignore_errors=True)
-        if self.bucket is not None:
+        if there and self.bucket is not None:
+            self.forgotten.add(record.number)
             with contextlib.suppress(bucket.Unreachable):
                 self.bucket.remove(folder.checkpoints)
+                self.bucket.fetch(folder.path)  # to know how much lies there now
 
     def _look_at_disk(self) -> None:
         """Make room where the disk, or the budget, is nearly used up; where there is none, stop loudly."""
@@ -254,15 +260,17 @@ class Driver:
         budget = self.command.disk_budget
         used = _size(self.search.path) if budget is not None else 0
         while free < SPARE or (budget is not None and used > budget):
-            ended = self._ended_with_checkpoints()[1:]  # the best one's stay
-            what = "the disk" if free < SPARE else f"the disk budget of {size(budget or 0)}"
+            full = free < SPARE  # and what is removed from a bucket makes no room on it
+            there = self.bucket is not None and not full
+            ended = self._ended_with_checkpoints(there)[0 if self.bucket is not None and full else 1 :]
+            what = "the disk" if full else f"the disk budget of {size(budget or 0)}"
             if not ended:
                 self.full = f"{what} is full, and only running trials and the best one have checkpoints"
                 self.progress.say(
                     f"{self.full}: stopping; free some space, then go on with --resume {self.search.name}"
                 )
                 return
-            self._forget(ended[-1])
+            self._forget(ended[-1], there)
             self.progress.say(
                 f"{what} is nearly full: the checkpoints of {self.search.name}/{ended[-1].name} are removed"
             )
@@ -271,7 +279,8 @@ class Driver:
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Bytes of a search, those that lie in its bucket only too."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) + bytes_elsewhere(path)
 
 
 def takes(search: Search, config: Config) -> dict[str, float]:

@@ -20,6 +20,7 @@ from trainers.engine import bucket, checkpoint, durable, runfolder
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, FAILED, WORDS, NotBegun, Stopped, TroupeError, naming, of_worker
+from trainers.engine.mirror import patiently
 from trainers.engine.runfolder import SAVED, RunFolder, begun
 from trainers.run import Plan, description, open_for, run
 
@@ -75,10 +76,7 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     if mistakes := config.misfit(data.facts):
         raise TroupeError(mistakes, WORDS)
     config = config.resolved(data.facts)
-    if command.from_run:
-        begun_from.refuse_unfit(
-            command.from_run, command.runs_dir, prepared.family, config, data.facts, command.families
-        )
+    begun_from.refuse_unfit(prepared.weights, command, prepared.family, config, data.facts)
     stored = {**description(prepared.family, config, data, command.families), "from": _from(command, prepared)}
     del data
     if before := _learned_before(prepared, stored):
@@ -137,8 +135,8 @@ def _carried_out(
         folder.before.unlink(missing_ok=True)
         folder.stop.unlink(missing_ok=True)
     if there is not None:
-        there.fetch(folder.path)  # what a worker on another machine has made
-        there.send(folder.path)
+        patiently(lambda: there.fetch(folder.path))  # what a worker on another machine has made
+        patiently(lambda: there.send(folder.path))
     return with_paths(result, folder)
 
 
@@ -163,6 +161,8 @@ def _ended_before(
     progress.say(f"{folder.name}: {ended}")
     with contextlib.suppress(TroupeError, OSError), folder.lock():  # its driver may have been killed just then
         folder.settle_settings()
+    if there := bucket.of(folder.path.parent):  # which may have been out of reach at its end
+        patiently(lambda: there.send(folder.path))
     return with_paths(finished, folder)
 
 
@@ -179,7 +179,7 @@ def _go_on(
         folder.make_parts()
         folder.stop.unlink(missing_ok=True)
         folder.settle_settings()
-        if prepared.notes or "digest" not in prepared.stored:
+        if prepared.damaged or "digest" not in prepared.stored:
             folder.write_settings({**prepared.stored, "facts": stored["facts"]})
         if prepared.stored["settings"] != stored["settings"] or command.allow_changes:
             folder.change_settings(stored)
@@ -192,11 +192,10 @@ def _go_on(
 
 def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand) -> RunFolder:
     """The folder of a new run, with its settings and the weights that it begins with; or nothing at all."""
-    weights = begun_from.weights_path(command.from_run, command.runs_dir) if command.from_run else None
 
     def fill(folder: RunFolder) -> None:
-        if weights is not None:
-            _copy_weights(weights, folder, command)
+        if prepared.weights is not None:
+            _copy_weights(prepared.weights, folder, command)
         folder.write_settings(stored)
 
     return runfolder.create(command.runs_dir, prepared.family, command.name, fill)

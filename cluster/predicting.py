@@ -80,7 +80,7 @@ def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any
             name = f"{search.name}/{trial.name}"
         folder = None if command.best else _export(command)
         told = use.config_of(folder) if folder else runfolder.find(command.runs_dir, name).read_settings()
-        kind = registry.config_class(told["family"], command.families)
+        kind = registry.class_of_run(told, name, command.families)
         expected = kind.of(told["settings"], told["family"]).expects(told["facts"])
         if expected is None:
             mistakes.append(

@@ -50,7 +50,9 @@ class Prepared:
     config: Config
     folder: RunFolder | None  # None: a new run, whose folder is not made yet
     stored: Mapping[str, Any]  # what an old run's folder says of it
-    notes: tuple[str, ...] = ()  # what a person should know of that folder
+    notes: tuple[str, ...] = ()  # what a person should know of the words, and of that folder
+    damaged: bool = False  # its settings.json is not as it was written, and is to be written anew
+    weights: Path | None = None  # that a new run begins with
     finished: Mapping[str, Any] | None = None  # its result, where it has made all its steps
 
 
@@ -75,6 +77,7 @@ def prepare(command: TrainCommand) -> Prepared:
         )
     family = command.family if command.family is not None or in_file is None else str(in_file)
     stored: dict[str, Any] = {}
+    damaged, weights = False, None
     folder: RunFolder | None = None
     conflict: TroupeError | None = None  # told when all words are right
     if command.resume is not None:
@@ -86,8 +89,10 @@ def prepare(command: TrainCommand) -> Prepared:
         except TroupeError as error:
             mistakes += [f"--resume {line}" for line in error.mistakes]
         else:
+            before = len(notes)
             try:
                 stored = folder.read_settings(notes.append)
+                damaged = len(notes) > before
             except TroupeError as error:
                 conflict = error
             else:
@@ -101,7 +106,8 @@ def prepare(command: TrainCommand) -> Prepared:
     learned: Mapping[str, Any] = {}
     if command.from_run is not None:
         try:
-            learned = begun_from.learned_of(begun_from.weights_path(command.from_run, command.runs_dir))
+            weights = begun_from.weights_path(command.from_run, command.runs_dir)
+            learned = begun_from.learned_of(weights)
         except TroupeError as error:
             mistakes += error.mistakes
     config: Config | None = None
@@ -170,7 +176,7 @@ def prepare(command: TrainCommand) -> Prepared:
                     "--allow-changes to begin it again at step 0",
                     CONFLICT,
                 )
-    return Prepared(family, config, folder, stored, tuple(notes), finished)
+    return Prepared(family, config, folder, stored, tuple(notes), damaged, weights, finished)
 
 
 def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, Any] | None:
@@ -299,10 +305,7 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
     if prepared.folder is not None:
         folder = prepared.folder.path
     else:
-        number = 1
-        while (command.runs_dir / f"{prepared.family}-{number}").exists():
-            number += 1
-        folder = command.runs_dir / (command.name or f"{prepared.family}-{number}")
+        folder = command.runs_dir / (command.name or runfolder.next_name(command.runs_dir, prepared.family))
     config, data = prepared.config, None
     follows = config.epochs is not None or (config.evaluate_every == "auto" and config.metrics)  # from the data
     at_hand = ":" not in config.data and sources.missing(config.data, command.data_dir, command.families) is None
@@ -311,10 +314,7 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
         if mistakes := config.misfit(data.facts):
             raise TroupeError(mistakes, WORDS)
         config = config.resolved(data.facts)
-        if command.from_run:
-            begun_from.refuse_unfit(
-                command.from_run, command.runs_dir, prepared.family, config, data.facts, command.families
-            )
+        begun_from.refuse_unfit(prepared.weights, command, prepared.family, config, data.facts)
     resolved: dict[str, Any] = {"family": prepared.family, "folder": str(folder)}
     resolved["memory"] = _memory(config, prepared.family, data, command)
     resolved["settings"] = plain(config.model_dump())

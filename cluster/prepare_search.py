@@ -153,10 +153,7 @@ def prepare(command: SearchCommand) -> Prepared:
         "keep_best": command.keep_best,
     }  # fmt: skip
     if command.name is not None and appearing.is_taken(command.runs_dir / command.name):
-        raise TroupeError(
-            f"--name {command.name}: in use; go on with `troupe search --resume {command.name}`, or take another name",
-            CONFLICT,
-        )
+        raise runfolder.in_use(command.runs_dir, command.name)
     return Prepared(kind, where, told, config, None, [*notes, *_notes(kind, where, told, words, command)])
 
 

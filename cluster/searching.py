@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -12,13 +13,14 @@ from typing import Any
 
 from cluster import checks, proposals
 from cluster.columns import table
-from cluster.leaderboard import FAILED, FINISHED, OPEN, WAITING, Search
+from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, prepare
 from cluster.show import Progress, duration, from_here
-from trainers.engine import appearing, bucket, mirror
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, Stopped, TroupeError, naming
+from cluster.signals import deferred
+from trainers.engine import appearing, bucket, mirror, runfolder
 from trainers.engine.errors import FAILED as RUN_FAILED
+from trainers.engine.errors import SURROUNDINGS, WORDS, Stopped, TroupeError, naming
 from trainers.engine.paths import TRIALS
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import show_value
@@ -37,8 +39,11 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
     command = replace(command, families=tuple(map(Path, prepared.told["families"])))  # a resume need not say them again
     for note in prepared.notes:
         progress.say(note)
-    found = prepared.found or _new_folder(command, prepared)
-    with alone(), found.lock():
+    with contextlib.ExitStack() as held:
+        held.enter_context(alone())
+        with deferred():
+            found = prepared.found or _new_folder(command, prepared)
+        held.enter_context(found.lock())
         if prepared.found is not None:
             for trial in found.trials:
                 if trial.state == FAILED and command.retry_failed:
@@ -53,8 +58,9 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
             if prepared.found is None and not any((found.path / TRIALS).iterdir()):
                 sent.end()
                 shutil.rmtree(found.path, ignore_errors=True)  # it never began: the name is free again
-                if (there := bucket.of_run(found.path)) is not None:
-                    there.remove(found.path)
+                with contextlib.suppress(TroupeError):
+                    if (there := bucket.of_run(found.path)) is not None:
+                        there.remove(found.path)
             if isinstance(error, TroupeError):
                 naming(error, found.name, found.path.exists())
             raise
@@ -70,6 +76,9 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
         raise Stopped(f"{found.name}: stopped and saved; {resume}")
     if found.trials and len(failed) == len(found.trials):
         raise TroupeError(f"{found.name}: all {len(failed)} trials failed; the first: {failed[0].reason}", RUN_FAILED)
+    if lost := [trial for trial in found.trials if trial.state == INTERRUPTED and trial.reason]:
+        raise TroupeError(f"{found.name}: {lost[0].name} was interrupted: {lost[0].reason}"
+                          f"{f'; {len(lost) - 1} more' if len(lost) > 1 else ''}; {resume}", SURROUNDINGS)  # fmt: skip
     if ended.over:
         progress.say(f"{found.name}: {ended.over}; {resume}")
     if command.final and found.ranked():
@@ -158,7 +167,7 @@ def _new_folder(command: SearchCommand, prepared: Prepared) -> Search:
 
     path = appearing.appear(runs, f"{told['family']}-search", command.name, taken, make)
     if path is None:
-        raise TroupeError(f"--name {command.name}: in use; take another name", CONFLICT)
+        raise runfolder.in_use(runs, str(command.name))
     found.path = path.resolve()
     return found
 
@@ -173,6 +182,7 @@ def _final(found: Search, prepared: Prepared, command: SearchCommand, progress: 
     progress.say(
         f"{name}: training {found.name}/{best.name} anew on the whole training part, evaluated on the test part"
     )
+    bucket.bring(command.runs_dir, [name], checkpoints=True)
     resumes = (command.runs_dir / name / "settings.json").exists()
     result = launch(
         TrainCommand(
@@ -185,6 +195,8 @@ def _final(found: Search, prepared: Prepared, command: SearchCommand, progress: 
     metrics = {key: value for key, value in result["metrics"].items() if key.startswith("eval_")}
     found.told["final"] = {"run": name, "of": f"{found.name}/{best.name}", "metrics": metrics}
     found.write(lasting=True)
+    if there := bucket.of_run(found.path):
+        mirror.patiently(lambda: there.send(found.path))
 
 
 def dry_run(command: SearchCommand) -> dict[str, Any]:
@@ -195,7 +207,8 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
     command = replace(command, families=tuple(map(Path, prepared.told["families"])))
     told, found = prepared.told, prepared.found
     if found is None:
-        found = Search(command.runs_dir / (command.name or f"{told['family']}-search"), told)
+        name = command.name or runfolder.next_name(command.runs_dir, f"{told['family']}-search")
+        found = Search(command.runs_dir / name, told)
         proposals.fill(found, prepared.space)
     config = prepared.config
     each = driver.takes(found, config)

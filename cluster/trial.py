@@ -30,7 +30,7 @@ from cluster.show import Progress, Silence
 from cluster.worker import write_to
 from trainers.engine import bucket, checkpoint
 from trainers.engine.control import Control
-from trainers.engine.errors import FAILED, SURROUNDINGS, Stopped, TroupeError, of_worker, without_advice
+from trainers.engine.errors import FAILED, NotBegun, Passing, Stopped, TroupeError, of_worker, without_advice
 from trainers.engine.mirror import patiently
 from trainers.engine.paths import TRIALS
 from trainers.engine.runfolder import STOP_FILE, RunFolder, begun
@@ -134,8 +134,8 @@ class Trial(tune.Trainable):
                 self._fetch(self.folder, donor)
                 clone = take_over(self.folder, donor, checkpoint["checkpoint"], varied)
                 if (there := self.there) is not None:
-                    patiently(lambda: there.send(self.folder.path))
-                    patiently(lambda: there.keep_only(self.folder.path, clone))
+                    patiently(lambda: there.send(self.folder.path), self._still_wanted)
+                    patiently(lambda: there.keep_only(self.folder.path, clone), self._still_wanted)
             except TroupeError as error:
                 self.mistake = error
 
@@ -143,7 +143,12 @@ class Trial(tune.Trainable):
         """Bring trials to this node, where they lie in a bucket."""
         if (there := self.there) is not None:
             for folder in folders:
-                patiently(partial(there.fetch_unheld, folder.path, checkpoints=True))
+                patiently(partial(there.fetch_unheld, folder.path, checkpoints=True), self._still_wanted)
+
+    def _still_wanted(self) -> None:
+        """Between tries. Raises NotBegun where a stop is asked for."""
+        if self._stop_is_asked_for():
+            raise NotBegun
 
     def cleanup(self) -> None:
         self._finish()
@@ -201,8 +206,8 @@ class Trial(tune.Trainable):
         except Stopped:
             ended = {"ended": "stopped"}
         except TroupeError as error:
-            full = error.code == SURROUNDINGS  # no fault of the trial's: a disk that is full, say
-            ended = {"ended": "stopped"} if full else {"ended": "failed", "reason": without_advice(error.mistakes[0])}
+            how = "stopped" if isinstance(error, Passing) else "failed"
+            ended = {"ended": how, "reason": without_advice(error.mistakes[0])}
         except Exception as error:
             self.sick = True
             ended = {"ended": "failed", "reason": of_worker(0, error, self.folder.log(0)).mistakes[0]}

@@ -101,7 +101,7 @@ def carry_out(job: Job) -> None:
 
             def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
                 record = of_id[trial.trial_id]
-                record.state = RUNNING
+                record.state, record.reason = RUNNING, ""
                 record.settings = {name: value for name, value in trial.config.items() if name != SHARED}
                 job.changed(record, False)
 

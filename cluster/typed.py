@@ -19,7 +19,15 @@ def runs_of(said: Words, names: Sequence[str | None] | None = None, checkpoints:
     """The folder that `--runs-dir` names; of a bucket, its folder on this machine, with what these runs (None: all)
     need."""
     text = said.options.get("runs-dir", "")
-    runs = bucket.folder_for(text) if "://" in text else said.path("runs-dir", "runs")
+    if "://" not in text:
+        return said.path("runs-dir", "runs")
+    try:
+        runs = bucket.folder_for(text)
+    except TroupeError as error:
+        if error.code != WORDS:
+            raise
+        said.mistakes += error.mistakes
+        return Path(text)
     if not said.mistakes:
         bucket.bring(runs, names, checkpoints)
     return runs

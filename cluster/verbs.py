@@ -191,15 +191,22 @@ def stop(said: Words, progress: Progress) -> Answer | None:
     if said.has("address"):
         return remote.stop(said.options["address"], said.names[0], progress.say)
     result = follow.stop(typed.runs_of(said, said.names), said.names[0], progress.say)
-    return Answer(result, follow.text(result))
+    line = follow.text(result)
+    return Answer(result, line) if result["finished"] or result["saved"] else Answer(result, line, FAILED, [line])
+
+
+def rank_of(said: Words) -> int | None:
+    """The worker whose log is wanted, if not all."""
+    rank = said.number("rank", 0, 0) if said.has("rank") else None
+    if rank is not None and said.has("address"):
+        said.mistakes.append("--rank: a worker's log lies in the run's folder; leave --address out where you see that")
+    return rank
 
 
 def logs(said: Words, progress: Progress) -> Answer | None:
     from cluster import follow, remote
 
-    rank = said.number("rank", 0, 0) if said.has("rank") else None
-    if rank is not None and said.has("address"):
-        said.mistakes.append("--rank: a worker's log lies in the run's folder; leave --address out where you see that")
+    rank = rank_of(said)
     if said.mistakes:
         return None
     name, to_the_end = said.names[0], said.has("follow")

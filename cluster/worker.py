@@ -17,7 +17,8 @@ import ray
 
 from trainers.engine import bucket, checkpoint
 from trainers.engine.control import Control
-from trainers.engine.errors import PeerLost, TroupeError, of_worker
+from trainers.engine.errors import NotBegun, PeerLost, TroupeError, of_worker
+from trainers.engine.mirror import patiently
 from trainers.engine.runfolder import RunFolder, begun
 from trainers.run import Plan, run
 
@@ -69,13 +70,13 @@ class Worker:
         from trainers.engine.world import join
 
         self._clear(held_for)
-        plan = plan.here()
+        plan, there = plan.here(), None
         log = RunFolder(plan.folder).log(rank)
         speak_where_ray_does()
         try:
-            there = bucket.of_run(plan.folder)
+            there = patiently(lambda: bucket.of_run(plan.folder), self._still_wanted)
             if there is not None and rank == 0:
-                there.fetch(plan.folder, checkpoints=True)
+                patiently(lambda: there.fetch(plan.folder, checkpoints=True), self._still_wanted)
             if there is not None:  # of which this machine may have nothing yet
                 plan.folder.mkdir(parents=True, exist_ok=True)
                 RunFolder(plan.folder).make_parts()
@@ -97,8 +98,14 @@ class Worker:
                 self.world = None
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
-            if (there := bucket.of_run(plan.folder)) is not None:
+            if there is not None:
                 there.send_file(log)
+
+    def _still_wanted(self) -> None:
+        """Of use between tries. Raises NotBegun where a stop is asked for."""
+        self.control.beat()
+        if self.control.stop_requested:
+            raise NotBegun
 
     def status(self) -> dict[str, Any]:
         """What the watcher needs to know."""

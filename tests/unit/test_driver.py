@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from cluster import prepare_search, tuning
-from cluster.driver import Driver, rooms
-from cluster.leaderboard import FAILED, FINISHED, PRUNED, RUNNING, WAITING, Search, TrialRecord
+from cluster.driver import Driver, _size, rooms
+from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, PRUNED, RUNNING, WAITING, Search, TrialRecord
 from cluster.prepare_search import SearchCommand
 from cluster.show import Progress
-from trainers.engine import checkpoint
+from tests.folder_buckets import machine
+from trainers.engine import bucket, checkpoint
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -70,6 +71,31 @@ def test_a_disk_budget_is_kept_by_the_checkpoints_of_the_worst(driver: Callable[
     assert not one.stop_requested()
 
 
+def test_a_full_disk_takes_nothing_from_the_bucket_and_a_budget_takes_it_from_both(
+    driver: Callable[..., Driver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = machine(tmp_path, "runs")
+    monkeypatch.setattr(bucket, "of_run", lambda path: there)
+    one = driver()
+    there.folder = tmp_path
+    for trial in one.search.trials:
+        (one.search.folder(trial).checkpoints / checkpoint.name_of(4) / "manifest.json").write_text("{}")
+        (one.search.folder(trial).path / "metrics.jsonl").write_text("")
+        there.send(one.search.folder(trial).path)
+    elsewhere = one.search.folder(one.search.trials[0])  # a trial that ran on another machine
+    shutil.rmtree(elsewhere.checkpoints)
+    rooms = iter([50_000_000, 50_000_000, 2_000_000_000])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, next(rooms)))
+    one._look_at_disk()
+    assert kept(one) == [4], "the second and the third made room"
+    assert [len(there.saved(one.search.folder(trial).path)) for trial in one.search.trials] == [1, 1, 1, 1]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**11))
+    one.command = replace(one.command, disk_budget=_size(one.search.path) - 1500.0)  # most of it lies there only
+    one._look_at_disk()
+    assert [len(there.saved(one.search.folder(trial).path)) for trial in one.search.trials] == [0, 0, 1, 1]
+    assert not one.full
+
+
 def test_a_budget_that_the_best_alone_exceeds_stops_the_search_loudly(driver: Callable[..., Driver]) -> None:
     one = driver(disk_budget=500.0)
     one.looked = -100.0
@@ -115,6 +141,8 @@ def test_a_trial_that_has_ended_is_told_in_one_line(driver: Callable[..., Driver
     assert one.line(trials[3]) == "s/0004: eval_x 0.4, the best so far, after 1m00s (width=32)"
     assert one.line(trials[0]) == "s/0001: stopped early at step 4, eval_x 0.1, after 1m00s (width=8)"
     assert one.line(trials[1]) == "s/0002: failed: no luck (width=16)"
+    trials[2].state, trials[2].reason = INTERRUPTED, "s3://b: cannot be reached"
+    assert one.line(trials[2]) == "s/0003: interrupted at step 4, s3://b: cannot be reached (width=24)"
 
 
 @pytest.mark.parametrize(

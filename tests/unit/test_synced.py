@@ -5,38 +5,13 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from trainers.engine import bucket, checkpoint, durable, holding, mirror
+from cluster import train
+from tests.folder_buckets import machine
+from trainers.engine import bucket, checkpoint, holding, mirror
 from trainers.engine.errors import SURROUNDINGS, TroupeError
-
-
-class Objects:
-    """Files without folders, as in a bucket."""
-
-    def __init__(self, files: Any) -> None:
-        self.files = files
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.files, name)
-
-    def open_output_stream(self, path: str) -> Any:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return self.files.open_output_stream(path)
-
-
-def machine(tmp_path: Path, name: str) -> bucket.Bucket:
-    """The bucket as one machine knows it."""
-    folder = tmp_path / name
-    folder.mkdir()
-    address = f"file://{tmp_path}/bucket"
-    durable.write(folder / bucket.MARK, address)
-    (tmp_path / "bucket").mkdir(exist_ok=True)
-    made = bucket.Bucket(address, folder)
-    made.files = Objects(made.files)
-    return made
 
 
 def save(run: Path, step: int, text: str) -> None:
@@ -96,6 +71,65 @@ def test_checkpoints_of_a_trial_that_took_over_another_one_are_forgotten_where_i
     one.fetch(here, checkpoints=True)
     assert text_of(here) == "taken over"
     assert [path.name for path in checkpoint.all_in(here / "checkpoints")] == [checkpoint.name_of(20)]
+
+
+def test_the_last_checkpoints_here_stay_where_somebody_has_removed_those_in_the_bucket(tmp_path: Path) -> None:
+    one = machine(tmp_path, "one")
+    run = one.folder / "run"
+    save(run, 10, "the last one")
+    one.send(run)
+    one.remove(run / "checkpoints")
+    one.fetch(run, checkpoints=True)
+    assert text_of(run) == "the last one"
+
+
+def test_many_processes_that_fetch_the_same_do_not_mix_their_files(tmp_path: Path) -> None:
+    one, other = machine(tmp_path, "one"), machine(tmp_path, "other")
+    here, there = one.folder / "run", other.folder / "run"
+    with ThreadPoolExecutor(8) as pool:
+        for step in range(1, 6):
+            save(here, step, str(step))
+            for number in range(10):
+                (here / f"{number}.txt").write_text(f"{step} " * 10_000)
+            one.send(here)
+            list(pool.map(lambda _: other.fetch(there, checkpoints=True), range(8)))
+            assert text_of(there) == str(step)
+            assert {(there / f"{number}.txt").read_text() for number in range(10)} == {f"{step} " * 10_000}
+
+
+def test_what_is_pruned_while_it_is_fetched_is_listed_once_more(tmp_path: Path) -> None:
+    one, other = machine(tmp_path, "one"), machine(tmp_path, "other")
+    here, there = one.folder / "run", other.folder / "run"
+    save(here, 10, "old")
+    one.send(here)
+    listed = other.there
+
+    def then_pruned(path: Path) -> dict[str, tuple[int, int]]:
+        found = listed(path)
+        if not checkpoint.all_in(here / "checkpoints")[-1].name.endswith("20"):
+            save(here, 20, "new")
+            one.send(here)
+            one.keep_only(here, checkpoint.name_of(20))
+        return found
+
+    other.there = then_pruned  # type: ignore[method-assign]
+    other.fetch_unheld(there, checkpoints=True)
+    assert text_of(there) == "new"
+
+
+def test_a_finished_run_that_is_gone_on_with_is_sent_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = machine(tmp_path, "one")
+    monkeypatch.setattr(bucket, "of", lambda runs: one if runs.resolve() == one.folder else None)
+    settings = {"image_size": 16, "width": 4, "batch_size": 4, "microbatch_size": 2, "evaluate_every": 0, "steps": 2}
+    words = {"runs_dir": one.folder, "data_dir": tmp_path / "data"}
+    train("dcgan", name="run", **words, **settings)
+    run = one.folder / "run"
+    whole = one.there(run)
+    assert {"result.json", f"checkpoints/{checkpoint.name_of(2)}/manifest.json"} <= whole.keys()
+    one.remove(run)  # as where it could not be reached at the end
+    (run / ".mirror.json").unlink()
+    train(resume="run", **words)
+    assert one.there(run).keys() == whole.keys()
 
 
 def test_a_search_comes_with_its_trials_but_for_what_is_worked_on_here(tmp_path: Path) -> None:

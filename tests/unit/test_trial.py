@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from trainers.engine import checkpoint
-from trainers.engine.errors import TroupeError
+from trainers.engine.bucket import Unreachable
+from trainers.engine.errors import SURROUNDINGS, Passing, TroupeError
 from trainers.engine.runfolder import RunFolder
 
 
@@ -62,6 +64,26 @@ def test_where_the_checkpoint_has_been_removed_the_newest_whole_one_is_taken(tmp
     (donor.checkpoints / checkpoint.name_of(12) / "state.pt").write_bytes(b"torn")
     take_over(mine, donor, checkpoint.name_of(4), {})
     assert names(mine) == [checkpoint.name_of(8)]
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (TroupeError("too little memory: take smaller networks", SURROUNDINGS), "failed"),
+        (Passing("runs: no space left; free some, then go on with --resume", SURROUNDINGS), "stopped"),
+        (Unreachable("s3://b: cannot be reached", SURROUNDINGS), "stopped"),
+    ],
+)
+def test_a_trial_says_why_it_ended_and_fails_where_another_try_would_end_in_the_same_way(
+    error: TroupeError, ended: str
+) -> None:
+    from cluster.trial import Trial
+
+    trial: Any = object.__new__(Trial)
+    trial.mistake, trial.there, trial.clones, trial.reports = error, None, [], queue.Queue()
+    trial._run()
+    told = trial.reports.get_nowait()
+    assert (told["ended"], told["reason"]) == (ended, error.mistakes[0].removesuffix(", then go on with --resume"))
 
 
 @pytest.mark.parametrize("wanted", [None, checkpoint.name_of(4)])

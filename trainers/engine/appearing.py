@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from trainers.engine import checkpoint, durable
-from trainers.engine.errors import SURROUNDINGS, TroupeError, naming
+from trainers.engine.errors import naming
 from trainers.engine.holding import DRIVER, LOCK, WRITING, hold, is_held
 
 MAKING = ".making-"
@@ -62,8 +62,7 @@ def _reported(runs: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        mistake = TroupeError(f"--runs-dir {checkpoint.disk_mistake(runs, error)}", SURROUNDINGS)
-        raise naming(mistake, "", kept=False) from error
+        raise naming(checkpoint.disk_error(runs, error, "--runs-dir "), "", kept=False) from error
 
 
 @contextlib.contextmanager
@@ -91,6 +90,12 @@ def _reserved(runs: Path, name: str) -> Path | None:
         shutil.rmtree(there)
     making.mkdir()
     return making
+
+
+def is_free(runs: Path, name: str) -> bool:
+    """Whether something new could have this name now."""
+    making = runs / f"{MAKING}{name}"
+    return not is_taken(runs / name) and not (os.path.lexists(making) and is_held(making, DRIVER))
 
 
 def is_taken(path: Path) -> bool:

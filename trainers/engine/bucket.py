@@ -12,17 +12,18 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainers.engine import checkpoint, durable
-from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.errors import SURROUNDINGS, WORDS, Passing, TroupeError
 from trainers.engine.holding import DRIVER, hold, is_held
 from trainers.engine.paths import DATA_DIR, TRIALS, expanded
 from trainers.engine.synced import Synced
 
 ADDRESS = re.compile(r"(s3|gs|gcs|abfs|abfss|hdfs)://[^/]")
-MARK = ".bucket"
+MARK, FETCHING = ".bucket", ".fetching"  # what a folder of runs is of; held while something is fetched into one
+LONGEST_FETCH = 3600.0  # seconds for another process to fetch the same
 BEFORE = "settings.json.before"  # of a run that goes on under changed settings; goes when they are proved
 LAST = ("manifest.json", "result.json", "search.json")  # in their folders: what they tell of is there already
 
@@ -106,8 +107,8 @@ def shown(runs: Path) -> str:
     return address_of(runs) or str(runs)
 
 
-class Unreachable(TroupeError):
-    """A bucket fails, or refuses; it may do better later."""
+class Unreachable(Passing):
+    """A bucket fails, or refuses."""
 
 
 class Bucket:
@@ -156,27 +157,33 @@ class Bucket:
 
     def fetch_unheld(self, path: Path, checkpoints: bool = False) -> None:
         """Bring a run, or a search with its trials, up to date: all that nobody works on here, whose newest is here."""
-        parts: dict[Path, dict[str, tuple[int, int]]] = {}
-        for name, facts in self.there(path).items():
-            trial = name.split("/")[1] if name.startswith(f"{TRIALS}/") else ""
-            inside = path / TRIALS / trial if trial else path
-            parts.setdefault(inside, {})[name.removeprefix(f"{TRIALS}/{trial}/")] = facts
-        for inside in sorted(parts, reverse=True):  # the search itself last, which tells of its trials
-            if not is_held(inside, DRIVER) and not is_held(inside):
-                self._fetch(inside, parts[inside], checkpoints)
+
+        def fetch() -> None:
+            parts: dict[Path, dict[str, tuple[int, int]]] = {}
+            for name, facts in self.there(path).items():
+                trial = name.split("/")[1] if name.startswith(f"{TRIALS}/") else ""
+                inside = path / TRIALS / trial if trial else path
+                parts.setdefault(inside, {})[name.removeprefix(f"{TRIALS}/{trial}/")] = facts
+            for inside in sorted(parts, reverse=True):  # the search itself last, which tells of its trials
+                if not is_held(inside, DRIVER) and not is_held(inside):
+                    self._fetch(inside, parts[inside], checkpoints)
+
+        _as_it_is(fetch)
 
     def fetch(self, path: Path, checkpoints: bool = False) -> None:
         """Bring the folder of a run or of a trial up to date; of the checkpoints, if asked, the newest."""
-        self._fetch(path, self.there(path), checkpoints)
+        _as_it_is(lambda: self._fetch(path, self.there(path), checkpoints))
 
     def _fetch(self, path: Path, there: Mapping[str, tuple[int, int]], checkpoints: bool) -> None:
         """Where the checkpoints there are newer than those here, what was written here since is outdated."""
         if not there:
             return
-        state = Synced(path)
         names = [name for name in there if not name.startswith("checkpoints/")]
-        with checkpoint.writing(path):
+        with contextlib.ExitStack() as held:
+            held.enter_context(checkpoint.writing(path))
             path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(hold(path, path.name, "run", LONGEST_FETCH, FETCHING))  # two would mix their files
+            state = Synced(path)
             if checkpoints:
                 self._forget_outdated(path, there, state)
             behind = _newest(_saved(there)) > _newest([mine.name for mine in checkpoint.all_in(path / "checkpoints")])
@@ -194,7 +201,12 @@ class Bucket:
             state.write()
 
     def _forget_outdated(self, path: Path, there: Mapping[str, tuple[int, int]], state: Synced) -> None:
-        """Remove checkpoints that were sent, and are others there now, or gone: the run went on elsewhere without."""
+        """Remove checkpoints that were sent, and are others there now, or gone: the run went on elsewhere without.
+
+        None where there are none at all there: they were removed by somebody who tidies up, and these may be the last.
+        """
+        if not _saved(there):
+            return
         for mine in checkpoint.all_in(path / "checkpoints"):
             manifest = f"checkpoints/{mine.name}/manifest.json"
             sent = tuple(state.known.get(manifest, ())[2:])
@@ -299,6 +311,16 @@ class Bucket:
             if other.startswith("checkpoints/") and other.split("/")[1] != name:
                 with self.reached(), contextlib.suppress(FileNotFoundError):
                     self.files.delete_file(self.key(path / other))
+
+
+def _as_it_is(fetch: Callable[[], None]) -> None:
+    """Fetch, and once more where something of what was there is gone: whoever works on it has pruned it."""
+    try:
+        fetch()
+    except Unreachable as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        fetch()
 
 
 def _files(path: Path) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.engine import durable
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, Passing, TroupeError
 
 FORMAT = 1
 NAME = re.compile(r"step_(\d{8,})(?:_phase_(\d+))?$")
@@ -64,9 +64,9 @@ def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, 
         os.rename(making, final)
         durable.sync(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        mistake = disk_mistake(folder, error)  # before space is freed
+        failure = disk_error(folder, error)  # before space is freed
         shutil.rmtree(making, ignore_errors=True)
-        raise TroupeError(mistake, SURROUNDINGS) from error
+        raise failure from error
     return final
 
 
@@ -85,14 +85,14 @@ def clone(path: Path, folder: Path) -> Path:
         os.rename(making, folder / path.name)
         durable.sync(folder)
     except OSError as error:
-        mistake = disk_mistake(folder, error)
+        failure = disk_error(folder, error)
         shutil.rmtree(making, ignore_errors=True)
-        raise TroupeError(mistake, SURROUNDINGS) from error
+        raise failure from error
     return folder / path.name
 
 
-def disk_mistake(path: Path, error: BaseException) -> str:
-    """One line for a write that failed."""
+def disk_error(path: Path, error: BaseException, whose: str = "") -> TroupeError:
+    """One line (exit code 3) for a write that failed; Passing where the disk is full."""
     full = False
     cause: BaseException | None = error
     while cause is not None:  # torch hides the reason behind an error of its own
@@ -101,9 +101,10 @@ def disk_mistake(path: Path, error: BaseException) -> str:
     with contextlib.suppress(OSError):  # the path may not be there
         full = full or shutil.disk_usage(path).free < 1 << 20
     if full:
-        return f"{path}: no space left; free some, or move the run to another disk, then go on with --resume"
+        told = f"{whose}{path}: no space left; free some, or move the run to another disk, then go on with --resume"
+        return Passing(told, SURROUNDINGS)
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    return f"{path}: could not be written ({reason})"
+    return TroupeError(f"{whose}{path}: could not be written ({reason})", SURROUNDINGS)
 
 
 @contextlib.contextmanager
@@ -112,7 +113,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise TroupeError(disk_mistake(path, error), SURROUNDINGS) from error
+        raise disk_error(path, error) from error
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:

@@ -42,6 +42,10 @@ class NotBegun(Stopped):
         super().__init__(mistakes, code)
 
 
+class Passing(TroupeError):
+    """No fault of the run, and it may have passed when it goes on: a disk that is full, a bucket out of reach."""
+
+
 class PeerLost(TroupeError):
     """This worker is fine, but another one no longer answers. Never shown: the guilty worker's own error is."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import filelock
 
 from trainers.engine import checkpoint
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.engine.errors import CONFLICT, TroupeError
 
 LOCK, DRIVER = ".lock", ".driver"  # held by whoever writes (of a run: its first worker), and by who carries a run out
 WRITING = ".writing"  # held for a moment: while something is written, or while a run is taken over
@@ -117,5 +117,5 @@ def _acquired(path: Path, file: str, patience: float) -> filelock.BaseFileLock:
     except filelock.Timeout:
         raise
     except OSError as error:
-        raise TroupeError(checkpoint.disk_mistake(path, error), SURROUNDINGS) from None
+        raise checkpoint.disk_error(path, error) from None
     return lock

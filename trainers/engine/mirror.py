@@ -62,7 +62,7 @@ class Mirror:
         try:
             patiently(self._send, self.beat)
         except bucket.Unreachable as error:
-            raise TroupeError(
+            raise bucket.Unreachable(
                 f"{error}; all of the run lies in {self.path}, and --resume {self.path.name} sends it", SURROUNDINGS
             ) from None
 

@@ -9,6 +9,7 @@ grids/step_00000500.png (or .txt)  real.png  timelapse.gif  checkpoints/step_000
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -260,9 +261,18 @@ def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder]
 def in_use(runs: Path, name: str) -> TroupeError:
     """What is said of a name that a new run cannot have."""
     advice = "take another name"
-    if os.path.exists(runs / name / "settings.json") or bucket.address_of(runs):
-        advice = f"go on with `troupe train --resume {name}`, or {advice}"
+    for verb, file in (("search", SEARCH), ("train", "settings.json")):
+        if os.path.exists(runs / name / file):
+            advice = f"go on with `troupe {verb} --resume {name}`, or take another name"
     return TroupeError(f"--name {name}: in use; {advice}", CONFLICT)
+
+
+def next_name(runs: Path, family: str) -> str:
+    """The name that a new run or search gets where nobody says one: the first free of FAMILY-1, FAMILY-2, ..."""
+    there = bucket.of(runs)
+    taken = there.names() if there is not None else ()
+    names = (f"{family}-{number}" for number in itertools.count(1))
+    return next(name for name in names if name not in taken and appearing.is_free(runs, name))
 
 
 def folders_in(runs: Path) -> list[Path]:
