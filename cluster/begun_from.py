@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainers import registry
 from trainers.engine import checkpoint, runfolder
@@ -15,9 +15,6 @@ from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import expanded
 from trainers.engine.settings import show_value
-
-if TYPE_CHECKING:
-    from cluster.prepare import TrainCommand
 
 
 def weights_path(given: str, runs: Path) -> Path:
@@ -55,7 +52,8 @@ def learned_of(weights: Path) -> Mapping[str, Any]:
 
 
 def refuse_unfit(
-    weights: Path | None, command: TrainCommand, family: str, config: Config, facts: Mapping[str, Any]
+    weights: Path | None, given: str | None, family: str, families: Sequence[Path], config: Config,
+    facts: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Raise TroupeError (exit code 4) where the weights of `--from` do not fit the networks of the run that is to begin
     with them: nothing is started then."""
@@ -64,10 +62,10 @@ def refuse_unfit(
     from trainers.engine import memory
     from trainers.engine.tensors import read_weights, refuse_unlike
 
-    networks = memory.outlines(registry.family_class(family, command.families)(config, facts))
+    networks = memory.outlines(registry.family_class(family, families)(config, facts))
     if networks is None:
         return  # told when they are made
-    other, whose = learned_of(weights).get("family", family), f"--from {command.from_run}"
+    other, whose = learned_of(weights).get("family", family), f"--from {given}"
     of = f" of {other}" if other != family else ""
     refuse_unlike(networks, read_weights(weights, tuple(networks), whose=whose), f"{whose}: the weights{of} do not fit")
 

@@ -76,7 +76,7 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     if mistakes := config.misfit(data.facts):
         raise TroupeError(mistakes, WORDS)
     config = config.resolved(data.facts)
-    begun_from.refuse_unfit(prepared.weights, command, prepared.family, config, data.facts)
+    begun_from.refuse_unfit(prepared.weights, command.from_run, prepared.family, command.families, config, data.facts)
     stored = {**description(prepared.family, config, data, command.families), "from": _from(command, prepared)}
     del data
     if before := _learned_before(prepared, stored):

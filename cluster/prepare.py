@@ -314,7 +314,9 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
         if mistakes := config.misfit(data.facts):
             raise TroupeError(mistakes, WORDS)
         config = config.resolved(data.facts)
-        begun_from.refuse_unfit(prepared.weights, command, prepared.family, config, data.facts)
+        begun_from.refuse_unfit(
+            prepared.weights, command.from_run, prepared.family, command.families, config, data.facts
+        )
     resolved: dict[str, Any] = {"family": prepared.family, "folder": str(folder)}
     resolved["memory"] = _memory(config, prepared.family, data, command)
     resolved["settings"] = plain(config.model_dump())

@@ -108,6 +108,9 @@ WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], list[str]]] = {
         "--remove: name the runs to remove, as in `troupe runs --remove dcgan-1`"]),
     "stop": ("stop", ("nobody",), {"address": 5}, ["address=5: must be str or None"]),
     "logs": ("logs", ("nobody",), {}, ["nobody: no such run in runs"]),
+    "rank": ("logs", ("nobody",), {"rank": -1}, ["--rank -1: must be a whole number, at least 0"]),
+    "rank of a job": ("logs", ("nobody",), {"rank": 3, "address": "http://h:1"}, [
+        "--rank: a worker's log lies in the run's folder; leave --address out where you see that"]),
     "submit": ("submit", ("train", "dcgan"), {"name": 5, "resume": True, "address": "http://h:1"}, [
         "name=5: must be str or Path", "resume=True: must be str or Path"]),
     "submit what": ("submit", ("evaluate",), {}, ["evaluate: submit carries out train or search"]),
@@ -164,6 +167,11 @@ def test_submit_hands_on_the_words_of_the_verb(monkeypatch: pytest.MonkeyPatch, 
     )  # fmt: skip
     assert (command.name, command.families, command.runs_dir) == ("x", (tmp_path,), "/s/runs")
     assert (command.install, command.unchecked) == (True, False)
+    cluster.submit("train", "dcgan", families=str(tmp_path), address="http://h:1", runs_dir="/s/runs", install=True)
+    assert sent[1].families == (tmp_path,), "one folder is a list of one"
+    with pytest.raises(TroupeError) as caught:
+        cluster.submit("train", "dcgan", families=[""], address="http://h:1", runs_dir="/s/runs")
+    assert caught.value.mistakes == ["families: is empty"]
 
 
 @pytest.mark.slow

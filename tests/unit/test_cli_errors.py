@@ -14,7 +14,7 @@ from cluster import checks, cli, launch, leaderboard, prepare_search, train, ver
 from cluster.prepare_search import SearchCommand
 from cluster.words import VERBS
 from trainers import registry
-from trainers.engine import checkpoint, runfolder
+from trainers.engine import bucket, checkpoint, runfolder
 from trainers.engine.errors import CONFLICT, FAILED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.runfolder import RunFolder
 
@@ -223,9 +223,14 @@ def test_what_is_fixed_from_python_is_fixed_when_the_search_goes_on(command: Com
 
 def test_a_name_in_use_is_refused_for_a_search_too(command: Command) -> None:
     command.run_folder("mine")
-    told = command("search", "dcgan", "width=8,16", "--space", "none", "--name", "mine")
-    assert told.code == CONFLICT
-    assert told.lines == ["--name mine: in use; go on with `troupe search --resume mine`, or take another name"]
+    (command.folder / "runs" / "a-search").mkdir()
+    (command.folder / "runs" / "a-search" / "search.json").write_text("{}")
+    for name, verb in (("mine", "train"), ("a-search", "search")):
+        told = command("search", "dcgan", "width=8,16", "--space", "none", "--name", name)
+        assert told.code == CONFLICT
+        assert told.lines == [
+            f"--name {name}: in use; go on with `troupe {verb} --resume {name}`, or take another name"
+        ]
 
 
 def test_every_mistake_of_a_command_is_told_at_once(command: Command) -> None:
@@ -527,6 +532,38 @@ def test_a_run_without_a_checkpoint_cannot_be_drawn_from(command: Command) -> No
         told = command(verb, "mine")
         assert (told.code, told.lines) == (CONFLICT, ["mine: it has no checkpoint that is whole"])
     assert command(*TRAIN, "--from", "mine").lines == ["--from mine: the run has no checkpoint"]
+
+
+def test_a_list_beside_weights_tells_nothing_of_them(command: Command) -> None:
+    Path("weights.pth").write_bytes(b"no weights")
+    Path("config.json").write_text("[]")
+    Path("manifest.json").write_text("[]")
+    (line,) = command(*TRAIN, "--from", "weights.pth", "--dry-run").lines
+    assert line.startswith("--from weights.pth: no weights can be read (damaged, or something else)")
+
+
+def test_a_wrong_address_of_a_bucket_is_told_with_all_other_mistakes(command: Command) -> None:
+    told = command(*TRAIN, "stpes=1", "--nope", "--runs-dir", "s3x://b")
+    assert told.code == WORDS
+    assert [line.split(":")[0] for line in told.lines] == ["--nope", "--runs-dir s3x", "stpes"]
+
+
+def test_a_dry_run_names_the_folder_that_the_run_gets(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = type("Bucket", (), {"names": lambda self: ["dcgan-1", "dcgan-3"]})()
+    command.run_folder("dcgan-2")
+    monkeypatch.setattr(bucket, "of", lambda runs: there)
+    assert "folder: runs/dcgan-4\n" in command(*TRAIN, "--dry-run").out
+
+
+def test_a_run_of_a_family_of_ones_own_says_which_it_was(command: Command) -> None:
+    folder = command.run_folder("mine")
+    told = json.loads(folder.settings.read_text())
+    folder.write_settings({**told, "family": "painted", "families": ["/my/families"]})
+    Path("a.png").write_bytes(b"")
+    for words in (("predict", "mine", "a.png"), ("train", "--resume", "mine")):
+        assert command(*words).lines == [
+            "mine: was begun with a family of one's own, painted; say --families /my/families"
+        ]
 
 
 def test_a_run_whose_weights_are_taken_is_left_as_it_is(command: Command) -> None:

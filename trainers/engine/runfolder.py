@@ -260,9 +260,10 @@ def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder]
 
 def in_use(runs: Path, name: str) -> TroupeError:
     """What is said of a name that a new run cannot have."""
-    advice = "take another name"
+    advice, there = "take another name", bucket.of(runs)
     for verb, file in (("search", SEARCH), ("train", "settings.json")):
-        if os.path.exists(runs / name / file):
+        path = runs / name / file
+        if path.exists() or (there is not None and there.has(path)):
             advice = f"go on with `troupe {verb} --resume {name}`, or take another name"
     return TroupeError(f"--name {name}: in use; {advice}", CONFLICT)
 
