@@ -33,6 +33,13 @@ YOUNG = 2.0  # seconds: a folder whose owner may be about to take its lock
 PROCESSES = ("raylet", "gcs_server")  # without which it is dead; we are their parent
 
 
+def reason_of(error: Exception) -> str:
+    """Why Ray did not start, or could not be joined, in a line."""
+    if isinstance(error, UnicodeEncodeError):  # it notes the command line of this process
+        return "it takes the words of a command in UTF-8 only; rename what this one names, or take workers=1"
+    return str(error).strip().splitlines()[-1]
+
+
 class OwnRay:
     """A Ray of our own, from `begin` to `end`."""
 
@@ -66,8 +73,7 @@ class OwnRay:
             raise NotBegun() from None
         except Exception as error:
             self._clear()
-            reason = str(error).strip().splitlines()[-1]
-            raise TroupeError(f"Ray did not start: {reason}", SURROUNDINGS) from error
+            raise TroupeError(f"Ray did not start: {reason_of(error)}", SURROUNDINGS) from error
         except BaseException:
             self._clear()
             raise

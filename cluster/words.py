@@ -268,7 +268,7 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
     if rest and rest[0] in ("-h", "--help", "help"):
         words.help = True
         return words
-    if not rest:
+    if not {*rest} - {"--json", "--debug"}:
         words.help = True
         return words
     words.verb = rest.pop(0)
@@ -276,6 +276,7 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
     if verb is None:
         meant = ELSEWHERE.get(words.verb)
         hint = f"; here it is `troupe {meant}`" if meant else did_you_mean(words.verb, VERBS)
+        hint = "; the verb comes first" if words.verb.startswith("-") else hint
         words.mistakes.append(f"{words.verb}: no such verb{hint}; `troupe --help` lists them")
         return words
     options, empty = {option.name: option for option in verb.options}, 0

@@ -62,6 +62,21 @@ def test_a_disk_that_fills_up_ends_the_run_and_a_resume_ends_with_the_same_bits(
     assert_same_run(run, troupe.path("straight"))
 
 
+def test_a_run_that_has_finished_needs_no_room_to_say_so(troupe: Commands, disk: SmallDisk) -> None:
+    runs = ("--runs-dir", str(disk.path), "--families", str(FRAGILE))
+    troupe.train(*FRAGILE_RUN, "steps=4", "--name", "run", *runs[:2])
+    disk.fill()
+    again = troupe.run("train", "--resume", "run", *runs)
+    assert again.code == 0, again
+    assert "run: finished before, at step 4; raise steps to go on" in again.out + again.err
+    more = troupe.run("train", "--resume", "run", "steps=8", *runs)
+    assert more.code == 3
+    assert more.mistakes == [
+        f"troupe: {disk.path}/run: no space left (less than 16 MB); free some, or take another folder"
+    ]
+    assert troupe.run("runs", *runs[:2]).code == 0
+
+
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_whole(troupe: Commands, disk: SmallDisk) -> None:
     """Two checkpoints of 8 MB fit, and the third does not."""
     words = (*FRAGILE_RUN, "steps=6", "checkpoint_every=2", "ballast=8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -82,3 +83,14 @@ def test_little_shared_memory_is_told_in_one_line(troupe: Commands, straight: Co
     (line,) = [line for line in done.out.splitlines() if "shared memory" in line]
     assert line.startswith("troupe: too little shared memory in /dev/shm: workers of one host exchange gradients by ")
     assert_same_run(troupe.path("run"), straight.path("run"))
+
+
+def test_ray_takes_no_command_in_other_bytes_which_is_told_in_one_line(troupe: Commands) -> None:
+    runs = os.fsdecode(os.fsencode(troupe.folder) + b"/runs\xff")
+    done = troupe.run("train", *WORDS, "workers=2", "--runs-dir", runs)
+    assert done.code == 3
+    assert done.mistakes == [
+        "troupe: Ray did not start: it takes the words of a command in UTF-8 only; rename what this one names, or take "
+        "workers=1"
+    ]
+    assert troupe.run("train", *WORDS, "--runs-dir", runs).code == 0

@@ -51,6 +51,7 @@ def test_an_option_that_repeats_keeps_every_value() -> None:
     ("given", "line"),
     [
         (["tran", "dcgan"], "tran: no such verb; did you mean train?; `troupe --help` lists them"),
+        (["--json", "train", "dcgan"], "--json: no such verb; the verb comes first; `troupe --help` lists them"),
         (["xyzzy"], "xyzzy: no such verb; `troupe --help` lists them"),
         (["train", "dcgan", "--nam", "x"], "--nam: no such option of train; did you mean --name, or nam=x?"),
         (["train", "dcgan", "--nam=x"], "--nam: no such option of train; did you mean --name, or nam=x?"),
