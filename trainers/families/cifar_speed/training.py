@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from trainers.engine import schedules
-from trainers.engine.family import Data, Networks, Optimizers
+from trainers.engine.family import Data, Optimizers
 from trainers.families.cifar_speed.networks import FastNet, whitening
 from trainers.families.classification.learning import Classification
 
@@ -52,23 +51,6 @@ class CifarSpeed(Classification):
             return {**course(step, history), "kept": kept if pulled else -1.0}
 
         return {"network": (Lookahead(groups, **words), schedule)}
-
-    def views(self, networks: Networks, images: Tensor) -> Tensor:
-        network = networks["network"]
-
-        def mirrored(images: Tensor) -> Tensor:
-            wide = torch.promote_types(images.dtype, torch.float32)
-            logits: Tensor = (network(images).to(wide) + network(images.flip(3)).to(wide)) / 2
-            return logits
-
-        if self.config.test_views == "one":
-            return super().views(networks, images)
-        if self.config.test_views == "mirror":
-            return mirrored(images)
-        height, width = images.shape[2:]
-        wide = pad(images, (1, 1, 1, 1), "reflect")
-        moved = mirrored(wide[:, :, :height, :width]) + mirrored(wide[:, :, 2:, 2:])
-        return (mirrored(images) + moved / 2) / 2
 
 
 class Lookahead(torch.optim.SGD):

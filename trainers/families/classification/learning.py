@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from trainers.engine import augment, schedules
 from trainers.engine.evaluation import Evaluation, Totals
@@ -70,14 +70,19 @@ class Classification(Family):
         layout = torch.channels_last if self.config.memory_format == "channels_last" else torch.contiguous_format
         return images.to(dtype, memory_format=layout).sub_(mean * 255).div_(deviation * 255)
 
-    def views(self, networks: Networks, images: Tensor) -> Tensor:
-        """Logits of normalised images where it counts: in evaluations."""
-        logits: Tensor = networks["network"](images)
-        return logits
-
     def logits(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
-        """Logits of a micro-batch's images, (rows, classes), as `Config.expects` tells."""
-        return self.views(networks, self.normalised(microbatch["images"], microbatch.dtype)).to(microbatch.dtype)
+        """Logits of a micro-batch's images, (rows, classes), as `Config.expects` tells: the mean over all views."""
+        images, views = self.normalised(microbatch["images"], microbatch.dtype), self.config.views()
+        height, width = images.shape[2:]
+        border = max(abs(pixels) for view in views for pixels in view["moved"])
+        wide = pad(images, (border,) * 4, "reflect") if border else images
+        total, exact = torch.zeros((), device=images.device), torch.promote_types(images.dtype, torch.float32)
+        for view in views:
+            down, right = view["moved"]
+            seen = wide[:, :, border - down :, border - right :][:, :, :height, :width] if border else images
+            seen = seen.flip(3) if view["mirrored"] else seen
+            total = total + view["weight"] * networks["network"](seen).to(exact)
+        return total.to(microbatch.dtype)
 
     def predict(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
         return self.logits(networks, microbatch).softmax(1)
