@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,21 @@ def test_a_class_and_images_in_other_bytes_are_learned_drawn_told_and_predicted(
         assert said(capsys, *words)[0] == 0
     config = json.loads(Path("run-export/config.json").read_text())
     assert config["input"]["classes"] == list(CLASSES.values())
+
+
+def test_the_samples_of_a_folder_are_the_same_in_every_locale(pets: Path) -> None:
+    code = ("from pathlib import Path; import sys; from trainers.data.sources import open_data\n"
+            "data = open_data(sys.argv[1], data_dir=Path('data'), image_size=16, evaluate_on='test')\n"
+            "print(sys.getfilesystemencoding(), data.fingerprint)")  # fmt: skip
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    told = [
+        subprocess.run([sys.executable, "-c", code, f"imagefolder:{pets}"], capture_output=True, text=True, check=True,
+                       env={**os.environ, **words}).stdout.split()
+        for words in (plain, {"PYTHONUTF8": "1"})
+    ]  # fmt: skip
+    assert [encoding for encoding, _ in told] == ["ascii", "utf-8"]
+    assert told[0][1] == told[1][1]
+    assert len(list(Path("data/packed").glob("*.lock"))) == 1, "packed once"
 
 
 def test_a_folder_in_other_bytes_can_be_learned_from(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ from trainers.data.images import ImageData, Part, Request, Source, fingerprint
 from trainers.data.listing import Layout, Listed, arranged, counted, look_through
 from trainers.engine import durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
-from trainers.engine.paths import expanded, shown
+from trainers.engine.paths import expanded, in_utf8, shown
 
 AUTO_SIZE = 64
 FACTS = {
@@ -49,7 +49,7 @@ def open_folder(request: Request) -> ImageData:
     if not os.path.isdir(root):
         raise TroupeError(f"{words}: no such folder; give the path of one", SURROUNDINGS)
     size = request.image_size or AUTO_SIZE
-    cache = request.data_dir / "packed" / fingerprint(str(root), size)[:16]
+    cache = request.data_dir / "packed" / fingerprint(in_utf8(str(root)), size)[:16]
     facts = _facts_of(cache)
     if facts is None or request.fingerprint is None or facts["fingerprint"] != request.fingerprint:
         found = look_through(root)
@@ -146,13 +146,17 @@ def remove(folder: Path) -> None:
         raise TroupeError(f"{folder}: is being packed at this moment; wait for that run", CONFLICT) from None
 
 
+def _digest(listing: Sequence[Listed]) -> str:
+    return fingerprint([image._replace(path=in_utf8(image.path)) for image in listing])
+
+
 def _facts_of(cache: Path, listing: Sequence[Listed] | None = None) -> dict[str, Any] | None:
     """What packed.json says, if its files are whole, and it was made of just this listing where one is given."""
     try:
         facts: dict[str, Any] = json.loads((cache / "packed.json").read_text(encoding="utf-8"))
         size = facts["images"] * facts["image_size"] ** 2 * facts["channels"]
         whole = (cache / "images.bin").stat().st_size == size and facts.keys() >= FACTS
-        return facts if whole and (listing is None or facts["listing"] == fingerprint(listing)) else None
+        return facts if whole and (listing is None or facts["listing"] == _digest(listing)) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: it is packed anew
         return None
 
@@ -201,7 +205,7 @@ def _write(
                 images.write(image.tobytes())
                 within = path.split("/")
                 labels.append(class_names.index(within[1 if parts else 0]) if class_names else 0)
-                digests.append((path, hashlib.sha256(content).hexdigest()))
+                digests.append((in_utf8(path), hashlib.sha256(content).hexdigest()))
             progress(done, len(listing))
     if not digests:
         raise TroupeError(
@@ -222,7 +226,7 @@ def _write(
         "unreadable": len(unreadable),
         "strays": [shown(path) for path in layout.strays[:3]] + (["..."] if len(layout.strays) > 3 else []),
         "learned_too": splitting.learned_too(codes, hashes, parts) if parts else 0,
-        "listing": fingerprint(listing),
+        "listing": _digest(listing),
         "fingerprint": fingerprint(digests, names, channels, size, *how),
     }
     np.save(target / "labels.npy", np.array(labels, np.int64))

@@ -22,6 +22,14 @@ def shown(name: str | Path) -> str:
     return CONTROLS.sub(lambda found: repr(found[0])[1:-1], encodable(str(name)))
 
 
+def in_utf8(name: str) -> str:
+    """A name on a disk as the same text in every locale, in which Python may read its bytes otherwise."""
+    try:
+        return os.fsencode(name).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name
+
+
 def encodable(text: str) -> str:
     """A text that can be written as UTF-8: other bytes of names as `\\xe9`."""
     try:
