@@ -41,31 +41,33 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
         progress.say(note)
     with contextlib.ExitStack() as held:
         held.enter_context(alone())
-        with deferred():
-            found = prepared.found or _new_folder(command, prepared)
-        held.enter_context(found.lock())
-        if prepared.found is not None:
+        found, sent = prepared.found, contextlib.ExitStack()
+        try:
+            if found is None:
+                with deferred():
+                    found = _new_folder(command, prepared)
+            held.enter_context(found.lock())
             for trial in found.trials:
                 if trial.state == FAILED and command.retry_failed:
                     trial.state, trial.reason = WAITING, ""
                     trial.value = trial.best = None
-        sent = mirror.Mirror(found.path, progress.say)
-        try:
-            sent.settle()  # from here on it can be gone on with elsewhere
+            sending = mirror.Mirror(found.path, progress.say)
+            sent.callback(sending.end)
+            sending.settle()  # from here on it can be gone on with elsewhere
             ended = driver.drive(found, prepared, command, progress)
-            sent.settle()
+            sending.settle()
         except BaseException as error:
-            if prepared.found is None and not any((found.path / TRIALS).iterdir()):
-                sent.end()
+            if found is not None and prepared.found is None and not any((found.path / TRIALS).iterdir()):
+                sent.close()
                 shutil.rmtree(found.path, ignore_errors=True)  # it never began: the name is free again
                 with contextlib.suppress(TroupeError):
                     if (there := bucket.of_run(found.path)) is not None:
                         there.remove(found.path)
-            if isinstance(error, TroupeError):
+            if found is not None and isinstance(error, TroupeError):
                 naming(error, found.name, found.path.exists())
             raise
         finally:
-            sent.end()
+            sent.close()
     failed = [trial for trial in found.trials if trial.state == FAILED]
     resume = f"go on with `troupe search --resume {found.name}`"
     if ended.full:

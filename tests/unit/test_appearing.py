@@ -8,10 +8,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster import cli, searching
+from cluster import cli, launch, search, searching
 from cluster.leaderboard import read
 from cluster.prepare_search import SearchCommand, prepare
 from trainers.engine import appearing, runfolder
@@ -29,6 +30,7 @@ def write(folder: RunFolder) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 from trainers.engine import runfolder
 def fill(folder):
     if sys.argv[2] == "filled":
@@ -121,3 +123,24 @@ def test_resume_and_remove_of_a_name_that_never_began_say_so(
     assert "no runs in runs" in capsys.readouterr().out
     assert cli.command(["train", "--resume", "mine"]) == 2
     assert capsys.readouterr().err == "troupe: --resume mine: no such run in runs\n"
+
+
+def test_a_search_that_is_not_begun_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words: dict[str, Any] = {"width": "8,16", "steps": 1, "space": "none", "name": "s", "runs_dir": tmp_path / "runs",
+                             "data_dir": tmp_path / "data"}  # fmt: skip
+    with launch.alone(), pytest.raises(TroupeError, match="another run trains in this process"):
+        search("dcgan", **words)
+    assert not (tmp_path / "runs" / "s").exists()
+    make, made = searching._new_folder, []
+
+    def then_stopped(*asked: Any) -> Any:
+        found = make(*asked)
+        made.append(found.path.exists())
+        os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(searching, "_new_folder", then_stopped)
+    with pytest.raises(KeyboardInterrupt):
+        search("dcgan", **words)
+    assert made == [True]
+    assert not (tmp_path / "runs" / "s").exists()
