@@ -72,8 +72,10 @@ def _said(verb: str, names: Sequence[str | Path | None], settings: Mapping[str, 
     several = {option.name for option in VERBS[verb].options if option.repeats}
     options = {name: [value] if name in several and isinstance(value, (str, Path)) else value
                for name, value in options.items()}  # fmt: skip
-    given = {"name": [name for name in names if name is not None],
+    given = {"name": [name for name in names[:1] if name is not None],
              **{name: value if name in several else [value] for name, value in options.items()}}  # fmt: skip
+    if "" in [str(name).strip() for name in names[1:]]:
+        raise TroupeError(f"{verb}: one of the names is empty", WORDS)
     if empty := [name for name, values in given.items() if "" in [str(value).strip() for value in values]]:
         raise TroupeError([f"{name}: is empty" for name in empty], WORDS)
     words = Words(verb, [str(name) for name in names if name is not None], dict(settings))

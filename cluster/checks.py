@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.engine.config import Config, divisors
+from trainers.engine import rules
+from trainers.engine.config import Config
 
 
 def cores() -> int:
@@ -65,7 +66,7 @@ def needs(settings: Mapping[str, Any]) -> dict[str, float]:
 def hint(config: Config) -> str | None:
     """How the run could be faster here."""
     if config.device == "cuda":
-        sizes = [size for size in divisors(config.batch_size) if size <= config.batch_size // config.workers]
+        sizes = [size for size in rules.divisors(config.batch_size) if size <= config.batch_size // config.workers]
         if config.microbatch_size >= sizes[-1]:
             return None
         few = f"{config.microbatch_size} samples at once may be too few for a GPU"

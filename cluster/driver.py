@@ -16,8 +16,8 @@ from cluster.checks import needs
 from cluster.connect import ray_for
 from cluster.group import RAY
 from cluster.leaderboard import FAILED, FINISHED, MISSING, OPEN, POPULATION, PRUNED, RUNNING, Search, TrialRecord
-from cluster.prepare_search import Prepared, SearchCommand
-from cluster.show import Progress, duration, size
+from cluster.prepare_search import Prepared, SearchCommand, compare_by
+from cluster.show import Progress, about_trials, duration, size
 from cluster.signals import signals
 from cluster.space import Choice
 from trainers import registry
@@ -334,6 +334,8 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
         refuse_other_networks(driver)
     each = takes(search, config)
     resolved = driver.resolved(config)
+    if note := compare_by(search.told, command, config, driver.known(config).facts):
+        progress.say(note)
     with (
         ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as used,
         signals(driver.asked.set) as install,  # until then a signal ends it
@@ -341,10 +343,11 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
         found = [node["Resources"] for node in nodes.alive().values()]
         room = rooms(each, config.workers, found)
         driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
-        progress.say(f"{search.name}: {about(search, driver.at_once, each, config.workers, room)}")
+        progress.say(f"{search.name}: {about_trials(search.told, driver.at_once, each, config.workers, room)}")
         shared = {
             "folder": str(search.path), "data_dir": str(command.data_dir.resolve()),
             "families": [str(path) for path in command.families], "metric": search.told["metric"],
+            "metrics": [f"eval_{name}" for name in config.metrics_of(driver.known(config).facts)],
             "runtime_env": dict(used.runtime_env), "bucket": there.address if there is not None else "",
         }  # fmt: skip
         job = tuning.Job(
@@ -380,19 +383,3 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
         if there is not None:
             there.remove_file(search.path / STOP_FILE)
     return driver
-
-
-def about(search: Search, at_once: int, each: Mapping[str, float], workers: int, room: int) -> str:
-    """How many trials, how many of them at once, and why."""
-    told = search.told
-    seeds = f", each with {len(told['seeds'])} seeds" if told["seeds"] else ""
-    points = "1 point" if told["points"] == 1 else f"{told['points']} points"
-    takes = " and ".join(
-        f"{count * workers:g} {kind}{'s' if count * workers != 1 else ''}" for kind, count in each.items()
-    )
-    why = (
-        "as there is room for" if at_once == room else "as was asked for" if told["max_concurrent"] else "all there are"
-    )
-    return (
-        f"{points}{seeds}, {told['algorithm']}, {told['scheduler']}; {at_once} at once, {why} (a trial takes {takes})"
-    )

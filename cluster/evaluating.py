@@ -45,6 +45,7 @@ class Prepared(NamedTuple):
     ]  # what the weights learned from, as their run tells it: data, settings, facts; or nothing
     notes: tuple[str, ...] = ()  # what a person should know of the run's folder
     part: str = "test"  # of the data: test, validation, or all of it
+    newest: bool = False  # the newest checkpoint of a run counts
 
 
 def prepare(command: EvaluateCommand) -> Prepared:
@@ -53,7 +54,7 @@ def prepare(command: EvaluateCommand) -> Prepared:
     notes: list[str] = []
     learned: Mapping[str, Any] = {}
     stored: Mapping[str, Any] = {}
-    family, weights = command.name, command.weights
+    family, weights, newest = command.name, command.weights, False
     known = registry.families(command.families)
     if weights is not None and family not in known and not (command.runs_dir / family).exists():
         registry.config_class(family, command.families)  # raises: no such family
@@ -63,7 +64,7 @@ def prepare(command: EvaluateCommand) -> Prepared:
             mistakes.append(f"--weights {weights}: is for a family; {command.name} is a run and has weights of its own")
         learned = folder.read_settings(notes.append)
         family, stored = learned["family"], learned["settings"]
-        weights = checkpoint.newest_whole(folder.checkpoints)
+        weights, newest = checkpoint.newest_whole(folder.checkpoints), True
         if weights is None:
             raise TroupeError(f"{folder.name}: it has no checkpoint that is whole", CONFLICT)
     elif weights is None:
@@ -73,7 +74,7 @@ def prepare(command: EvaluateCommand) -> Prepared:
     else:
         run = weights
         if (run / "checkpoints").is_dir():
-            weights = checkpoint.newest_whole(run / "checkpoints")
+            weights, newest = checkpoint.newest_whole(run / "checkpoints"), True
             if weights is None:
                 raise TroupeError(f"--weights {run}: it has no checkpoint that is whole", CONFLICT)
         learned = learned_of(weights)
@@ -92,7 +93,7 @@ def prepare(command: EvaluateCommand) -> Prepared:
     assert weights is not None
     config = config.model_copy(update=checks.resolve(config, own_machine=True))
     part = str(command.settings.get("evaluate_on", config.evaluate_on))
-    return Prepared(family, config, weights, learned, tuple(notes), part)
+    return Prepared(family, config, weights, learned, tuple(notes), part, newest)
 
 
 def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -> tuple[bool, list[str], list[str]]:
@@ -148,9 +149,11 @@ def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda wha
         if not hasattr(data, "whole"):
             raise TroupeError(f"evaluate_on=all: data={config.data} gives its test part only; leave it out", WORDS)
         data = data.whole()
-    mistakes = config.misfit(data.facts)
+    asked = {"evaluate_every": "auto", "schedule": "constant"}  # or advice would be for training
+    mistakes = config.model_copy(update=asked).misfit(data.facts)
     if not mistakes and not config.held_out_places(data.facts):
-        mistakes = ["the data holds nothing out to evaluate on"]
+        more = "" if prepared.part == ALL else ", or say evaluate_on=all, of data that the run did not learn from"
+        mistakes = [f"{config.nothing_held_out(data.facts)}; take more samples{more}"]
     if mistakes:
         raise TroupeError(mistakes, WORDS)
     held_out, mistakes, notes = compared(prepared.learned, config, data, prepared.part)
@@ -170,7 +173,11 @@ def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda wha
         trainer = Trainer(family, data, config, World(), Control(shows=shows))
         trainer.begin()
         whose = f"--weights {prepared.weights}" if command.weights else command.name
-        weights = read_weights(prepared.weights, tuple(trainer.networks), ema=True)
+        names, place = tuple(trainer.networks), prepared.weights
+        newer = None
+        if prepared.newest:  # a run that is under way may have made another one since
+            newer = checkpoint.read_newest(place.parent, lambda path: read_weights(path, names, ema=True))
+        place, weights = newer or (place, read_weights(place, names, ema=True))
         load_weights(trainer.networks, weights, whose)
         if "kept" in weights:
             trainer.keep(weights["kept"])
@@ -178,7 +185,7 @@ def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda wha
         trainer.close()
     result: dict[str, Any] = {
         "name": command.name,
-        "weights": str(prepared.weights),
+        "weights": str(place),
         "data": config.data,
         "part": prepared.part,
         "samples": config.held_out_places(data.facts),

@@ -57,9 +57,8 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> dict[str, Any]:
     except KeyboardInterrupt:
         raise TroupeError(f"{name}: will still save and stop; nobody waits for it now", STOPPED) from None
     saved = False
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # it stays, for others who asked too; whoever goes on clears it away
         saved = (path / STOP_FILE).read_text(encoding="utf-8") == SAVED  # its owner says so
-        (path / STOP_FILE).unlink(missing_ok=True)
     newest = checkpoint.newest_whole(RunFolder(path).checkpoints) if not whole else None
     return {"name": name, "job": None, "finished": _finished(path, whole), "saved": saved,
             "step": checkpoint.place_of(newest.name)[0] if newest is not None else None,
@@ -94,7 +93,7 @@ def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[Piec
     there = sorted(folder.logs.glob("rank_*.log"), key=runfolder.natural)
     if rank is not None and folder.log(rank) not in there:
         known = ", ".join(path.stem.removeprefix("rank_") for path in there) or "none"
-        raise TroupeError(f"--rank {rank}: {folder.name} has no log of it; there are {known}", WORDS)
+        raise TroupeError(f"--rank {rank}: {folder.name} has no log of it; ranks that have one: {known}", WORDS)
     if follow:
         return _followed(folder, rank or 0)
     wanted = there if rank is None else [folder.log(rank)]

@@ -111,6 +111,8 @@ def _carried_out(
     hint = checks.hint(config) if not command.address else None
     progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
     progress.say(_samples(config, stored["facts"]))
+    if config.metrics and prepared.config.evaluate_every != 0 and not config.held_out_places(stored["facts"]):
+        progress.say(f"{config.nothing_held_out(stored['facts'])}: nothing is evaluated")
     for remark in config.remarks():
         progress.say(remark)
     try:

@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
+from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, cast
 
@@ -38,7 +40,8 @@ class LocalGroup:
         """Start all processes."""
         context = multiprocessing.get_context("spawn")
         port = free_port()
-        with environment({**worker_environment(), **LOOPBACK}):
+        util.get_temp_dir()  # theirs is ours then, and goes when this process ends, however they do
+        with environment({**worker_environment(), **LOOPBACK}), _no_script():
             for rank in range(self.workers):
                 ours, theirs = context.Pipe()
                 args = (theirs, rank, self.workers, port, self.setup)
@@ -96,6 +99,17 @@ class LocalGroup:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _no_script() -> Iterator[None]:
+    """Inside, processes that are spawned do not carry out our caller's script once more: they need our modules only."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _serve(connection: Connection, rank: int, size: int, port: int, setup: str) -> None:

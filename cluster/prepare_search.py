@@ -239,6 +239,28 @@ def _metric(kind: type[Config], family: str, said: str | None, evaluates: bool) 
     return said, f"--metric {said}: names no metric of {family}{hint or '; there are ' + ', '.join(known)}"
 
 
+def compare_by(told: dict[str, Any], command: SearchCommand, config: Config, facts: Mapping[str, Any]) -> str:
+    """See that evaluations on such data give the metric of a search. One that nobody asked for gives way to the first
+    that they do give, which is told in a line; nothing is said where all is right.
+
+    Raises TroupeError (exit code 2) where there is none, or not the one that was asked for.
+    """
+    given, metric = config.metrics_of(facts), str(told["metric"])
+    name = metric.removeprefix("eval_")
+    if name == metric or name in given or name not in config.metrics:
+        return ""
+    if not given:
+        raise TroupeError(
+            f"{config.nothing_held_out(facts)}; take more samples, or say --metric with one of training", WORDS
+        )
+    lacking = f"evaluations on {config.held_out_places(facts)} samples give no {metric}"
+    if command.metric is not None or name != next(iter(config.metrics)):
+        raise TroupeError(f"--metric {metric}: {lacking}; there are {', '.join(f'eval_{one}' for one in given)}", WORDS)
+    first = next(iter(given))
+    told["metric"], told["mode"] = f"eval_{first}", command.mode or given[first]
+    return f"{lacking}: comparing by {told['metric']} ({told['mode']}) instead"
+
+
 def _mode(kind: type[Config], metric: str) -> str:
     return kind.metrics.get(metric.removeprefix("eval_"), "max" if "accuracy" in metric else "min")
 

@@ -15,8 +15,8 @@ from cluster import checks, proposals
 from cluster.columns import table
 from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
-from cluster.prepare_search import Prepared, SearchCommand, prepare
-from cluster.show import Progress, duration, from_here
+from cluster.prepare_search import Prepared, SearchCommand, compare_by, prepare
+from cluster.show import Progress, about_trials, duration, from_here
 from cluster.signals import deferred
 from trainers.engine import appearing, bucket, mirror, runfolder
 from trainers.engine.errors import FAILED as RUN_FAILED
@@ -214,13 +214,14 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
         proposals.fill(found, prepared.space)
     config = prepared.config
     each = driver.takes(found, config)
-    lines = list(prepared.notes)
+    facts = open_for(config, command.data_dir, command.families).facts
+    lines = [*prepared.notes, *filter(None, [compare_by(told, command, config, facts)])]
     left = [trial for trial in found.trials if trial.state in OPEN]
     count = len(left) or found.wanted
     if command.address is None:
         room = driver.rooms(each, config.workers, [{"CPU": checks.cores(), "GPU": checks.gpus()}])
         at_once = max(1, min(room, count, told["max_concurrent"] or room))
-        lines.append(driver.about(found, at_once, each, config.workers, room))
+        lines.append(about_trials(told, at_once, each, config.workers, room))
     else:
         at_once = 1
         lines.append(f"how many trials run at once depends on the cluster at {command.address}; each takes {each}")
@@ -270,6 +271,9 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchComma
             lines = done.stderr.strip().splitlines() or ["no reason was told"]
             raise TroupeError(f"the first trial cannot be trained: {lines[-1].removeprefix('troupe: ')}", RUN_FAILED)
         rows = RunFolder(Path(folder) / "probe").read_metrics()[0]
+    metric, known = prepared.told["metric"], sorted({name for row in rows for name in row} - {"step", "seconds"})
+    if metric not in [*known, *(f"eval_{name}" for name in config.metrics)]:
+        raise TroupeError(f"--metric {metric}: no row of training has it; there are {', '.join(known)}", WORDS)
     times = [0.0, *(float(row["seconds"]) for row in rows if "samples_per_second" in row)]
     later = [after - before for before, after in itertools.pairwise(times[1:])] or [times[-1]]
     return sum(later) / len(later) * steps, steps, few

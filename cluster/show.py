@@ -230,3 +230,18 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def about_trials(told: Mapping[str, Any], at_once: int, each: Mapping[str, float], workers: int, room: int) -> str:
+    """How many trials, how many of them at once, and why."""
+    seeds = f", each with {len(told['seeds'])} seeds" if told["seeds"] else ""
+    points = "1 point" if told["points"] == 1 else f"{told['points']} points"
+    takes = " and ".join(
+        f"{count * workers:g} {kind}{'s' if count * workers != 1 else ''}" for kind, count in each.items()
+    )
+    why = (
+        "as there is room for" if at_once == room else "as was asked for" if told["max_concurrent"] else "all there are"
+    )
+    return (
+        f"{points}{seeds}, {told['algorithm']}, {told['scheduler']}; {at_once} at once, {why} (a trial takes {takes})"
+    )

@@ -260,7 +260,8 @@ class Trial(tune.Trainable):
             return
         evaluation = any(name.startswith("eval_") for name in row)
         if evaluation if metric.startswith("eval_") else "samples_per_second" in row:
-            raise TroupeError(f"{MISSING} {metric}; it has {', '.join(sorted(row))}", FAILED)
+            known = sorted({*row, *self.shared["metrics"]} - {"step", "seconds"})
+            raise TroupeError(f"{MISSING} {metric}; it has {', '.join(known)}", FAILED)
 
     def _rest(self, step: int) -> None:
         """A step is written down: hand over its row, and wait for Tune to ask for the next one."""

@@ -68,14 +68,20 @@ def _row(folder: RunFolder) -> dict[str, Any]:
 
 def _run_row(folder: RunFolder) -> dict[str, Any]:
     damaged: list[str] = []
-    stored = folder.read_settings(damaged.append)
-    if folder.read_result() is None and folder.result.exists():
+    stored, result = folder.read_settings(damaged.append), folder.read_result()
+    if result is None and folder.result.exists():
         damaged.append("result.json: damaged; `troupe train --resume` writes it anew")
     step, seconds = _reached(folder)
+    if not bucket.address_of(bucket.runs_of(folder.path)) and not checkpoint.all_in(folder.checkpoints):
+        damaged += ["it has no checkpoint any more"] if folder.read_metrics()[0] else []
+    elif result and step < result["steps"]:
+        damaged.append(f"its last checkpoint is of step {step}")
+    if result:
+        step, seconds = int(result["steps"]), float(result.get("seconds", seconds))
     restarts = folder.read_restarts()
     return {
         "family": stored["family"], "data": stored["settings"].get("data"),
-        "state": "finished" if folder.read_result() else ("working" if folder.working else "stopped"),
+        "state": "finished" if result else ("working" if folder.working else "stopped"),
         "step": step, "steps": stored["settings"]["steps"], "seconds": seconds, "restarts": len(restarts),
         "note": "; ".join(filter(None, [*damaged, _restarted(restarts)])) or None,
     }  # fmt: skip
@@ -226,10 +232,10 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
     if (expected := family.config.expects(config["facts"])) is not None:
         config["input"] = expected
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with durable.replacing(out / "weights.safetensors") as making:
-            save_file(tensors, making, {"family": stored["family"], "step": str(state["step"])})
-        durable.write(out / "config.json", json.dumps(config, indent=1) + "\n")
+        with durable.new_folder(out):
+            with durable.replacing(out / "weights.safetensors") as making:
+                save_file(tensors, making, {"family": stored["family"], "step": str(state["step"])})
+            durable.write(out / "config.json", json.dumps(config, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", error)
         raise TroupeError(f"--out {out}: cannot be written ({reason})", SURROUNDINGS) from error
@@ -312,12 +318,12 @@ def opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder, 
     """A run, its settings, the state in its newest whole checkpoint, and its family."""
     folder = runfolder.find(runs, name)
     stored = folder.read_settings()
-    newest = checkpoint.newest_whole(folder.checkpoints)
-    if newest is None:
-        raise TroupeError(f"{folder.name}: it has no checkpoint that is whole", CONFLICT)
     kind = registry.class_of_run(stored, folder.name, families)
     settings = kind.of(stored["settings"], stored["family"])
-    state = checkpoint.load(newest)
+    found = checkpoint.read_newest(folder.checkpoints, checkpoint.load)
+    if found is None:
+        raise TroupeError(f"{folder.name}: it has no checkpoint that is whole", CONFLICT)
+    _, state = found
     family = registry.family_class(stored["family"], families)(settings, stored["facts"])
     return folder, stored, state, family
 

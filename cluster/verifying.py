@@ -57,6 +57,8 @@ def prepare(command: VerifyCommand) -> list[tuple[str, Config]]:
         mistakes = mistakes or wrong  # the same mistake reads differently in each variant
         if config is not None:
             configs.append((name, config))
+    if str(command.settings.get("workers")) == "1":
+        mistakes.append("workers=1: there is nothing to compare one process with; say workers=2, or more")
     said = [str(command.settings["data"])] if "data" in command.settings else [config.data for _, config in configs]
     for data in dict.fromkeys(said):
         if mistake := sources.check_name(data, command.families, kind.learns_from):

@@ -221,8 +221,9 @@ class Words:
     def number(self, option: str, default: int, least: int, most: int = LARGEST) -> int:
         """A whole number; a mistake is noted where it is none, or out of its bounds."""
         text = self.options.get(option, str(default))
-        too_large = text.isdecimal() and (len(text.lstrip("0")) > len(str(most)) or int(text) > most)
-        if text.isdecimal() and not too_large and int(text) >= least:
+        whole = text.isascii() and text.isdecimal()
+        too_large = whole and (len(text.lstrip("0")) > len(str(most)) or int(text) > most)
+        if whole and not too_large and int(text) >= least:
             return int(text)
         bound = f"at most {most}" if too_large else f"at least {least}"
         self.mistakes.append(f"--{option} {text}: must be a whole number, {bound}")
@@ -234,7 +235,7 @@ class Words:
         if text is None:
             return None
         try:
-            number = float(text)
+            number = float(text if text.isascii() and "_" not in text else "")
         except ValueError:
             number = 0.0
         if 0 < number <= LARGEST:

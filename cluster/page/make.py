@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def carry_out(command: ReportCommand, say: Callable[[str], None] = lambda line: 
             if not result["working"]:
                 break
             took = time.monotonic() - before
-            say(f"{result['page']}: renewed, {result['trials']} trials")
+            say(f"{result['page']}: renewed, {_trials(result)}")
             time.sleep(max(PAUSE, SHARE * took))
     except KeyboardInterrupt:
         say("no longer watched")
@@ -61,11 +61,14 @@ def folder_of(command: ReportCommand) -> Path:
     return (one.path if isinstance(one, Search) else one[0].path) / "report"
 
 
+def _trials(result: Mapping[str, Any]) -> str:
+    return "1 trial" if result["trials"] == 1 else f"{result['trials']} trials"
+
+
 def text(result: dict[str, Any]) -> Sequence[str]:
     """What a command prints."""
-    trials = "1 trial" if result["trials"] == 1 else f"{result['trials']} trials"
     where = "in it" if result["single_file"] else "beside it"
-    lines = [f"{result['page']}: {size(result['bytes'])}, {trials}, {result['pictures']} pictures {where}"]
+    lines = [f"{result['page']}: {size(result['bytes'])}, {_trials(result)}, {result['pictures']} pictures {where}"]
     if result["single_file"] and result["bytes"] > LARGE:
         lines.append(
             f"  note: {size(result['bytes'])} in one file loads slowly; without --single-file pictures lie beside it"

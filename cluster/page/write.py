@@ -40,11 +40,9 @@ def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: flo
     3) where the folder cannot be written.
     """
     left_out = list(found.left_out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TroupeError(f"{out}: cannot be written ({error.strerror}); say --out DIR", SURROUNDINGS) from None
-    with checkpoint.writing(out):
+    if os.path.lexists(out) and not out.is_dir():
+        raise TroupeError(f"{out}: is no folder; say --out DIR", SURROUNDINGS)
+    with checkpoint.writing(out, of_run=False), durable.new_folder(out):
         embedded: dict[str, Any] = {}
         if single_file:
             embedded = _embedded(found, left_out)

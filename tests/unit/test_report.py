@@ -343,4 +343,4 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(TroupeError) as raised:
         page_of(tmp_path, "search", out=tmp_path / "taken")
     assert raised.value.code == SURROUNDINGS
-    assert raised.value.mistakes == [f"{tmp_path / 'taken'}: cannot be written (File exists); say --out DIR"]
+    assert raised.value.mistakes == [f"{tmp_path / 'taken'}: is no folder; say --out DIR"]

@@ -65,13 +65,12 @@ def test_plain_names_are_taken(name: str) -> None:
     assert runfolder.check_name(name) is None
 
 
-@pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a b", "ä", "a\n", "x" * 101, "a\\b", "a:b"]
-)
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a b", "ä", "a\n", "a\\b", "a:b"])
 def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
     mistake = runfolder.check_name(name)
     assert mistake is not None
     assert "begins with a letter or digit" in mistake
+    assert "has 101 characters" in str(runfolder.check_name("x" * 101))
 
 
 def test_all_runs_come_by_name_with_2_before_10(tmp_path: Path) -> None:

@@ -208,4 +208,8 @@ def test_an_export_to_a_full_disk_is_told_in_one_line_and_leaves_no_half_file(
     assert caught.value.code == SURROUNDINGS
     (line,) = caught.value.mistakes
     assert line.startswith("--out out: cannot be written (Error while serializing: I/O error: No space left")
+    assert not Path("out").exists()
+    Path("out").mkdir()
+    with pytest.raises(TroupeError):
+        use.export("old", Path("runs"), (), Path("out"))
     assert list(Path("out").iterdir()) == []

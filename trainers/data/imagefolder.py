@@ -28,7 +28,7 @@ from trainers.data.decoding import decode, extensions, is_grey
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
 from trainers.data.listing import Layout, Listed, arranged, counted, look_through
 from trainers.engine import durable
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded, in_utf8, shown
 
 AUTO_SIZE = 64
@@ -46,6 +46,8 @@ def open_folder(request: Request) -> ImageData:
     """Open a folder of images, packed first where it is not, or has changed since."""
     words = f"data=imagefolder:{shown(request.argument)}"
     root, bare = expanded(request.argument).resolve(), dict[str, str]()
+    if os.path.exists(root) and not os.path.isdir(root):
+        raise TroupeError(f"{words}: is no folder; give the path of one", WORDS)
     if not os.path.isdir(root):
         raise TroupeError(f"{words}: no such folder; give the path of one", SURROUNDINGS)
     size = request.image_size or AUTO_SIZE
@@ -73,9 +75,9 @@ def open_folder(request: Request) -> ImageData:
                 f"{words}: cannot be packed under {cache.parent} ({reason}); {advice}", SURROUNDINGS
             ) from error
     if facts["unreadable"]:
-        request.warn(
-            f"{words}: {facts['unreadable']} unreadable images were skipped; {cache / 'unreadable.txt'} lists them"
-        )
+        count = facts["unreadable"]
+        skipped = "1 unreadable image was skipped" if count == 1 else f"{count} unreadable images were skipped"
+        request.warn(f"{words}: {skipped}; {cache / 'unreadable.txt'} lists them")
     if facts["learned_too"]:
         request.warn(f"{words}: {facts['learned_too']} images to evaluate on lie among those to learn from as well")
     return _opened(cache, facts, bare, request.evaluate_on)

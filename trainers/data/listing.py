@@ -75,7 +75,7 @@ def look_through(root: Path) -> Found:
                 listing.append(Listed(path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns))
             else:
                 kind = shown(f".{name.rpartition('.')[2].lower()}" if "." in name else name)
-                passed[kind if path.is_file() else "broken links"] += 1
+                passed[kind if path.is_file() else "broken links" if path.is_symlink() else "special files"] += 1
                 for place in above:
                     holds[place][kind] += 1
     return Found(sorted(listing), dict(passed), holds)

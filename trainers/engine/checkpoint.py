@@ -15,10 +15,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainers.engine import durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, Passing, TroupeError
+
+T = TypeVar("T")
 
 FORMAT = 1
 NAME = re.compile(r"step_(\d{8,})(?:_phase_(\d+))?$")
@@ -91,7 +93,7 @@ def clone(path: Path, folder: Path) -> Path:
     return folder / path.name
 
 
-def disk_error(path: Path, error: BaseException, whose: str = "") -> TroupeError:
+def disk_error(path: Path, error: BaseException, whose: str = "", of_run: bool = True) -> TroupeError:
     """One line (exit code 3) for a write that failed; Passing where the disk is full."""
     full = False
     cause: BaseException | None = error
@@ -101,19 +103,35 @@ def disk_error(path: Path, error: BaseException, whose: str = "") -> TroupeError
     with contextlib.suppress(OSError):  # the path may not be there
         full = full or shutil.disk_usage(path).free < 1 << 20
     if full:
-        told = f"{whose}{path}: no space left; free some, or move the run to another disk, then go on with --resume"
+        advice = "free some, or move the run to another disk, then go on with --resume"
+        told = f"{whose}{path}: no space left; {advice if of_run else 'free some, or take another folder'}"
         return Passing(told, SURROUNDINGS)
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    inside = str(getattr(error, "filename", None) or "")
+    if inside.startswith(f"{path}/") and ".making" not in inside:  # a file where a folder should be, say
+        path = Path(inside)
     return TroupeError(f"{whose}{path}: could not be written ({reason})", SURROUNDINGS)
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Inside, a write that fails becomes one line (TroupeError, exit code 3)."""
+def writing(path: Path, of_run: bool = True) -> Iterator[None]:
+    """Inside, a write that fails becomes one line (TroupeError, exit code 3): to what is `of_run`, or beside runs."""
     try:
         yield
     except OSError as error:
-        raise disk_error(path, error) from error
+        raise disk_error(path, error, of_run=of_run) from error
+
+
+def read_newest(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T] | None:
+    """The newest checkpoint that is whole, and what `read` makes of it; None where there is none. Whoever works on the
+    run may prune it meanwhile: then it is the next one."""
+    while (path := newest_whole(folder)) is not None:
+        try:
+            return path, read(path)
+        except (OSError, TroupeError):
+            if damage_of(path) is None:
+                raise
+    return None
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:

@@ -12,66 +12,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import field_validator
 
+from trainers.engine import rules
 from trainers.engine.errors import did_you_mean
 from trainers.engine.paths import expanded
 from trainers.engine.settings import Check, Settings, Span, number_of, seconds_of, setting, show_value
-
-
-def divisors(number: int) -> list[int]:
-    """Whole numbers that divide a number, rising."""
-    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
-    return sorted({*small, *(number // divisor for divisor in small)})
-
-
-def _whole_microbatches(batch_size: int, microbatch_size: int) -> str | None:
-    if batch_size % microbatch_size == 0:
-        return None
-    nearest = min(divisors(batch_size), key=lambda size: abs(size - microbatch_size))
-    return f"microbatch_size={microbatch_size}: does not divide batch_size={batch_size}; say microbatch_size={nearest}"
-
-
-def _enough_microbatches(workers: int, batch_size: int, microbatch_size: int) -> str | None:
-    if batch_size % microbatch_size or workers <= batch_size // microbatch_size:
-        return None
-    fitting = [size for size in divisors(batch_size) if batch_size // size >= workers]
-    count = batch_size // microbatch_size
-    advice = f"microbatch_size={max(fitting)}" if fitting else f"batch_size={workers * microbatch_size}"
-    return (
-        f"workers={workers}: more workers than the {count} micro-batches of a batch "
-        f"(batch_size={batch_size} / microbatch_size={microbatch_size}); say {advice}"
-    )
-
-
-def _least_first(workers: int, min_workers: int) -> str | None:
-    if min_workers <= workers:
-        return None
-    return f"workers={min_workers}..{workers}: the lesser number comes first; say workers={workers}..{min_workers}"
-
-
-def _two_momenta(momenta: tuple[float, ...]) -> str | None:
-    if len(momenta) == 2:
-        return None
-    return f"cycle_momentum={show_value(momenta)}: needs two, as in cycle_momentum=0.95:0.85"
-
-
-def _rising_shares(shares: tuple[float, ...]) -> str | None:
-    if list(shares) == sorted(set(shares)):
-        return None
-    return f"decay_at={show_value(shares)}: must rise, as in decay_at=0.5:0.75"
-
-
-def _peak_before_tail(peak: float | str, tail: float) -> str | None:
-    if isinstance(peak, str) or peak < 1 - tail:
-        return None
-    return f"cycle_peak={show_value(peak)}: must lie before the tail, below {show_value(1 - tail)}"
-
-
-def _evaluation_needed(target: str, schedule: str, every: int | str) -> str | None:
-    if every != 0 or (target == "none" and schedule != "plateau"):
-        return None
-    asked = f"target={target}" if target != "none" else "schedule=plateau"
-    return f"{asked}: needs evaluations; say evaluate_every=auto instead of 0"
-
 
 MOST_STEPS = 10**8  # that may follow from epochs
 SCHEDULE_SETTINGS = {
@@ -181,13 +125,13 @@ class Config(Schedules):
     """The settings that every family has. A family's `config.py` extends it."""
 
     checks: ClassVar[tuple[Check, ...]] = (
-        Check(("batch_size", "microbatch_size"), _whole_microbatches),
-        Check(("workers", "batch_size", "microbatch_size"), _enough_microbatches),
-        Check(("workers", "min_workers"), _least_first),
-        Check(("cycle_momentum",), _two_momenta),
-        Check(("decay_at",), _rising_shares),
-        Check(("cycle_peak", "cycle_tail"), _peak_before_tail),
-        Check(("target", "schedule", "evaluate_every"), _evaluation_needed),
+        Check(("batch_size", "microbatch_size"), rules.whole_microbatches),
+        Check(("workers", "batch_size", "microbatch_size"), rules.enough_microbatches),
+        Check(("workers", "min_workers"), rules.least_first),
+        Check(("cycle_momentum",), rules.two_momenta),
+        Check(("decay_at",), rules.rising_shares),
+        Check(("cycle_peak", "cycle_tail"), rules.peak_before_tail),
+        Check(("target", "schedule", "evaluate_every"), rules.evaluation_needed),
     )
     summary: ClassVar[str] = ""  # one line for `troupe families`
     metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {}  # of `evaluate`, the main one first, and which is best
@@ -345,6 +289,14 @@ class Config(Schedules):
         """Places that an evaluation goes through."""
         return int(facts["held_out"])
 
+    def metrics_of(self, facts: Mapping[str, Any]) -> Mapping[str, Literal["max", "min"]]:
+        """The metrics that evaluations on such data give, the main one first; none where they go through nothing."""
+        return self.metrics if self.held_out_places(facts) else {}
+
+    def nothing_held_out(self, facts: Mapping[str, Any]) -> str:
+        """Why evaluations go through nothing of such data."""
+        return "the data holds nothing out to evaluate on"
+
     def misfit(self, facts: Mapping[str, Any]) -> list[str]:
         """What is wrong with such data for these settings, a line each: channels, image_size, classes, held_out."""
         asked = self.target != "none" or self.schedule == "plateau" or self.evaluate_every not in ("auto", 0)
@@ -358,7 +310,7 @@ class Config(Schedules):
                 f"epochs={show_value(self.epochs)}: more than {MOST_STEPS} steps; say fewer, or a larger batch_size"
             ]
         if self.metrics and asked and not self.held_out_places(facts):
-            return ["the data holds nothing out to evaluate on; say evaluate_on=validation, or take more samples"]
+            return [f"{self.nothing_held_out(facts)}; say evaluate_on=validation, or take more samples"]
         return []
 
     def expects(self, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -6,10 +6,24 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """A folder, which goes again where it was not there before, and what is written into it inside fails."""
+    new = not os.path.lexists(path)
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -200,14 +200,15 @@ def main_metric(trainer: Trainer) -> str | None:
 
 def lacking_metric(trainer: Trainer) -> str:
     """What a person should know where the newest evaluation lacks the metric that is declared first; or nothing."""
-    declared, results = next(iter(trainer.config.metrics), None), trainer.evaluation.results
+    declared = next(iter(trainer.config.metrics_of(trainer.family.facts)), None)
+    results = trainer.evaluation.results
     if declared is None or not results or f"eval_{declared}" in results:
         return ""
-    main = main_metric(trainer)
-    best = f"the best is chosen by eval_{main}" if main is not None else "no evaluation counts as the best"
+    if (main := main_metric(trainer)) is not None:
+        return f"the evaluation gives no eval_{declared} here: the best is chosen by eval_{main}"
     return (
-        f"the family declares {declared} as its main metric, but its evaluation gives {', '.join(results)}: {best}; "
-        "let both say the same"
+        f"the family declares {declared} as its main metric, but its evaluation gives {', '.join(results)}: no "
+        "evaluation counts as the best; let both say the same"
     )
 
 

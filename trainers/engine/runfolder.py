@@ -24,7 +24,8 @@ from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, d
 from trainers.engine.holding import DRIVER, hold, is_held
 from trainers.engine.paths import TRIALS
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LONGEST = 100  # characters of a name
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
 FORMAT = 1
 SEARCH = "search.json"  # of a search: its folder holds one run for each trial, in TRIALS
 TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
@@ -236,6 +237,8 @@ def check_name(name: str) -> str | None:
     """What is wrong with a run's name, or None."""
     if NAME.fullmatch(name):
         return None
+    if len(name) > LONGEST:
+        return f"--name {name}: has {len(name)} characters; a run's name has {LONGEST} at most"
     return f"--name {name}: a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit"
 
 
@@ -290,11 +293,20 @@ def folders_in(runs: Path) -> list[Path]:
     return sorted((runs / name for name in names), key=natural)
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run: by its settings, or by a checkpoint where these are lost."""
+    if os.path.exists(path / "settings.json"):  # Path.exists raises where a name is too long
+        return True
+    with contextlib.suppress(OSError):
+        return any((saved / "manifest.json").exists() for saved in checkpoint.all_in(path / "checkpoints"))
+    return False
+
+
 def find(runs: Path, name: str) -> RunFolder:
     """The run of this name, or at this path; `SEARCH/0007` is a trial. Raises TroupeError (exit code 2) for none."""
     search, _, trial = name.rpartition("/")
     for path in (runs / name, Path(name), *((runs / search / TRIALS / trial,) if search else ())):
-        if os.path.exists(path / "settings.json"):  # Path.exists raises where a name is too long
+        if is_run(path):
             return RunFolder(path.resolve())
     within = next((path for path in (runs / (search or name), Path(search or name)) if os.path.exists(path / SEARCH)),
                   None)  # fmt: skip
@@ -314,7 +326,7 @@ def find_own(runs: Path, name: str) -> RunFolder:
     inside = [
         path for path in (runs / name, Path(name))
         if path.parent.resolve() == runs.resolve() and not path.name.startswith(".") and not path.is_symlink()
-        and os.path.exists(path / "settings.json")
+        and is_run(path)
     ]  # fmt: skip
     if not inside:
         raise TroupeError(f"{name}: does not lie in {bucket.shown(runs)} itself; name a run that does", WORDS)
@@ -341,7 +353,7 @@ def _may_be_run(path: Path) -> bool:
     try:
         os.stat(path / "settings.json")
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return is_run(path)
     except OSError:
         return True
     return True

@@ -320,7 +320,7 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def number_of(text: str, words: Sequence[str] = ()) -> float:
     try:
-        number = float(text)
+        number = float(text if text.isascii() and "_" not in text else "")
     except ValueError:
         raise ValueError("is not a number" + (f", nor one of {', '.join(words)}" if words else "")) from None
     if not math.isfinite(number):

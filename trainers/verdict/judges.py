@@ -18,10 +18,9 @@ from trainers.engine import cache
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.streams import sample_indices
 from trainers.engine.tensors import load_weights, read_weights
+from trainers.families.adversarial.settings import FEATURES, SIDE
 from trainers.families.classifier.config import HE
 
-SIDE = 16  # of images whose pixels are features
-FEATURES = 64  # of a classifier that is trained on the spot
 BATCH, EPOCHS, MOST_STEPS = 100, 4, 600  # of its training
 SEED = 20171209  # of its first weights and of the order of its samples: it depends on the data alone
 

@@ -21,6 +21,8 @@ OWN_FEATURES = ("auto", "pixels", "inception")
 WEIGHTS = ("state.pt", "weights.safetensors")  # in a checkpoint, and in what `export` wrote
 MODELS = {"squeezenet": "squeezenet1_1"}  # of `classifier`, by shorter names
 FEWEST = 16  # held-out images that an evaluation takes
+SIDE = 16  # of images whose pixels are features
+FEATURES = 64  # of the classifier that is trained on the spot
 
 
 def _size(image_size: int | str) -> str | None:
@@ -153,6 +155,20 @@ class AdversarialConfig(ImageConfig):
         if facts["held_out"] < FEWEST:
             return 0
         return min(1000, int(facts["held_out"])) if self.judged == "auto" else int(self.judged)
+
+    def metrics_of(self, facts: Mapping[str, Any]) -> Mapping[str, Literal["max", "min"]]:
+        """Without the Frechet distance where features have more numbers than there are samples to know them by."""
+        stacked = facts.get("stacked", 1)
+        numbers = {"inception": 2048, "auto": FEATURES * stacked}.get(self.features, 0)  # 0: who knows
+        if self.features == "pixels" or (self.features == "auto" and facts["classes"] < 2):
+            numbers = facts["channels"] * min(SIDE, facts["image_size"]) ** 2
+        known = super().metrics_of(facts)
+        few = 0 < self.held_out_places(facts) <= numbers
+        return {name: mode for name, mode in known.items() if not (few and name == "frechet_distance")}
+
+    def nothing_held_out(self, facts: Mapping[str, Any]) -> str:
+        there = facts["held_out"]
+        return f"the data holds {there or 'nothing'} out to evaluate on, and a verdict takes {FEWEST} images at least"
 
     def misfit(self, facts: Mapping[str, Any]) -> list[str]:
         mistakes = super().misfit(facts)

@@ -71,7 +71,8 @@ def numbers_of(rows: Rows, before: Mapping[str, float]) -> dict[str, float]:
     scores, pixels = rows["scores"].double(), rows["pixels"].double()
     some = min(int(real.sum()), int(generated.sum()))  # distances to neighbours depend on how many there are
     unlike = torch.cdist(pixels[real], pixels[generated]).square().mean().sqrt()
-    diversity = apart(pixels[generated][:some]) / max(1e-12, apart(pixels[real][:some]))
+    alike = apart(pixels[real][:some])
+    diversity = apart(pixels[generated][:some]) / alike if alike else 1.0  # nothing to compare with
     found = {
         "watch_right": above(scores[real], scores[generated]),
         **({"watch_right_held_out": above(scores[held_out], scores[generated])} if held_out.any() else {}),
@@ -117,6 +118,8 @@ def above(ones: Tensor, others: Tensor) -> float:
 
 
 def apart(points: Tensor) -> float:
-    """The mean distance of each point to the nearest other one."""
+    """The mean distance of each point to the nearest other one; of fewer than two, 0."""
+    if len(points) < 2:
+        return 0.0
     distances = torch.cdist(points, points).fill_diagonal_(math.inf)
     return float(distances.amin(1).mean())
