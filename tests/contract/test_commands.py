@@ -382,14 +382,21 @@ def test_a_run_of_a_family_of_ones_own_says_where_that_was(room: Path, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("declared", "best"),
+    ("declared", "line"),
     [
-        ('{"mistake": "min"}', "no evaluation counts as the best"),
-        ('{"mistake": "min", "error": "min"}', "the best is chosen by eval_error"),
+        (
+            '{"mistake": "min"}',
+            "the family declares mistake as its main metric, but its evaluation gives eval_error: "
+            "no evaluation counts as the best; let both say the same",
+        ),
+        (
+            '{"mistake": "min", "error": "min"}',
+            "the evaluation gives no eval_mistake here: the best is chosen by eval_error",
+        ),
     ],
 )
 def test_a_metric_that_is_declared_under_another_name_is_told_once(
-    room: Path, capsys: pytest.CaptureFixture[str], declared: str, best: str
+    room: Path, capsys: pytest.CaptureFixture[str], declared: str, line: str
 ) -> None:
     shutil.copytree(OWN_FAMILIES / "curve", room / "mine/bent")
     shutil.copytree(OWN_FAMILIES / "data", room / "mine/data")
@@ -397,8 +404,5 @@ def test_a_metric_that_is_declared_under_another_name_is_told_once(
     config.write_text(config.read_text().replace('{"error": "min"}', declared))
     words = ["steps=6", "batch_size=8", "microbatch_size=2", "evaluate_every=2", "--families", "mine"]
     assert command(["train", "bent", *words]) == 0
-    told = [line for line in capsys.readouterr().out.splitlines() if "declares" in line]
-    assert told == [
-        "troupe: the family declares mistake as its main metric, but its evaluation gives eval_error: "
-        f"{best}; let both say the same"
-    ]
+    told = [one for one in capsys.readouterr().out.splitlines() if "mistake" in one]
+    assert told == [f"troupe: {line}"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster import cli, train
+from cluster import cli, evaluating, train
 from trainers.engine.errors import CONFLICT, WORDS
 
 SMALL = {"model": "mlp_relu", "image_size": 8, "batch_size": 16, "microbatch_size": 8, "steps": 3, "crop_padding": 0,
@@ -276,3 +276,38 @@ def test_a_validation_folder_beside_a_test_folder_was_never_learned_from(
     for part, samples in (("test", 14), ("validation", 10)):
         code, answer, _ = evaluated(room, capsys, "run", f"evaluate_on={part}")
         assert (code, answer["samples"], answer["held_out"]) == (0, samples, True)
+
+
+def test_too_few_images_for_a_verdict_are_told_with_how_many_it_takes(
+    room: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few, many = pictures(room / "few", "cat", count=12), pictures(room / "many", "cat", count=40)
+    words = {"image_size": 16, "width": 4, "batch_size": 4, "microbatch_size": 2, "steps": 1}
+    train("dcgan", name="run", data=few, data_dir=room / "data", progress=True, **words)
+    takes = "out to evaluate on, and a verdict takes 16 images at least"
+    assert f"troupe: the data holds 1 {takes}: nothing is evaluated" in capsys.readouterr().out
+    code, _, lines = evaluated(room, capsys, "run", f"data={few}")
+    assert code == WORDS
+    advice = "take more samples, or say evaluate_on=all, of data that the run did not learn from"
+    assert lines == [f"troupe: the data holds 1 {takes}; {advice}"]
+    again = pictures(room / "again", "cat", count=12, seed=1)
+    code, _, lines = evaluated(room, capsys, "run", f"data={again}", "evaluate_on=all")
+    assert (code, lines) == (WORDS, [f"troupe: the data holds 12 {takes}; take more samples"])
+    assert evaluated(room, capsys, "run", f"data={many}", "evaluate_on=all")[0] == 0
+
+
+def test_a_run_that_prunes_meanwhile_is_evaluated_all_the_same(
+    room: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned(room, pictures(room / "d1", "cat", "dog"), keep=1)
+    opened = evaluating.open_for
+
+    def then_trained_on(*given: Any) -> Any:
+        data = opened(*given)
+        train(resume="run", steps=5, data_dir=room / "data")
+        return data
+
+    monkeypatch.setattr(evaluating, "open_for", then_trained_on)
+    code, answer, _ = evaluated(room, capsys, "run")
+    assert code == 0
+    assert answer["weights"].endswith("step_00000005")

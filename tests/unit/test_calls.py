@@ -36,6 +36,8 @@ def test_an_empty_word_is_none() -> None:
     with pytest.raises(TroupeError) as error:
         cluster.predict("", "a.png", runs_dir=" ")
     assert (error.value.code, error.value.mistakes) == (WORDS, ["name: is empty", "runs_dir: is empty"])
+    with pytest.raises(TroupeError, match="predict: one of the names is empty"):
+        cluster.predict("run", "a.png", "")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -186,3 +188,19 @@ def test_the_examples_of_the_page_work_one_after_another(tmp_path: Path) -> None
     assert "Traceback" not in done.stdout + done.stderr
     assert (tmp_path / "sixteen.png").exists()
     assert (tmp_path / "page" / "index.html").exists()
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_not_carried_out_by_the_processes_of_verify(tmp_path: Path) -> None:
+    script, scratch = tmp_path / "script.py", tmp_path / "scratch"
+    scratch.mkdir()
+    script.write_text(
+        "open('times', 'a').write('x')\n"
+        "from cluster import verify\n"
+        f"print(verify('classifier', model='mlp', workers=2, data_dir={str(tmp_path / 'data')!r})['passed'])\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, check=False,
+                          env={**os.environ, "TMPDIR": str(scratch)})  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+    assert (tmp_path / "times").read_text() == "x"
+    assert [path.name for path in scratch.iterdir() if path.name.startswith("pymp")] == []

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,3 +261,23 @@ def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="No space"):
         durable.write(tmp_path / "file", "after")
     assert (tmp_path / "file").read_text() == "before"
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_next(tmp_path: Path) -> None:
+    for step in (10, 20):
+        checkpoint.save(tmp_path, checkpoint.name_of(step), {"of": step}, {"step": step})
+
+    def read(path: Path) -> int:
+        if path.name == checkpoint.name_of(20) and not (tmp_path / checkpoint.name_of(30)).exists():
+            checkpoint.save(tmp_path, checkpoint.name_of(30), {"of": 30}, {"step": 30})
+            shutil.rmtree(path)
+        return int(checkpoint.load(path)["of"])
+
+    assert checkpoint.read_newest(tmp_path, read) == (tmp_path / checkpoint.name_of(30), 30)
+
+    def fails(path: Path) -> int:
+        raise OSError("a disk that fails")
+
+    with pytest.raises(OSError, match="a disk that fails"):
+        checkpoint.read_newest(tmp_path, fails)
+    assert checkpoint.read_newest(tmp_path / "nowhere", read) is None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster import use
+from cluster import train, use
 from cluster.cli import command
 from cluster.show import rows_of_runs
 from tests.searches import make_search
@@ -134,3 +135,38 @@ def test_a_search_and_a_run_have_the_same_columns_in_the_same_order(
     head, search, *_ = capsys.readouterr().out.splitlines()
     assert search.index("2/2 trials") == head.index("steps")
     assert search.index("finished") == head.index("state")
+
+
+def test_a_run_whose_settings_are_lost_is_what_its_checkpoint_tells_to_every_verb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = {"image_size": 16, "width": 4, "batch_size": 4, "microbatch_size": 2, "evaluate_every": 0}
+    train("dcgan", name="run", steps=2, data_dir=tmp_path / "data", **words)
+    before = json.loads(Path("runs/run/settings.json").read_text())
+    Path("runs/run/settings.json").unlink()
+    (row,) = use.list_runs(Path("runs"), [])
+    assert (row["name"], row["step"], row["state"]) == ("run", 2, "finished")
+    assert "settings.json: damaged (it is missing); the run is what step_00000002 tells" in row["note"]
+    for words_of_verb in (("sample", "run"), ("export", "run"), ("report", "run"), ("logs", "run"),
+                    ("runs", "--remove", "run", "--dry-run")):  # fmt: skip
+        assert command(words_of_verb) == 0, words_of_verb
+    train(resume="run", data_dir=tmp_path / "data", steps=3)
+    after = json.loads(Path("runs/run/settings.json").read_text())
+    assert after["settings"] == {**before["settings"], "steps": 3}
+
+
+def test_a_run_that_has_lost_checkpoints_says_so_and_how_far_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = {"image_size": 16, "width": 4, "batch_size": 4, "microbatch_size": 2, "evaluate_every": 0}
+    train("dcgan", name="run", steps=4, checkpoint_every=2, data_dir=tmp_path / "data", **words)
+    saved = sorted(Path("runs/run/checkpoints").iterdir())
+    shutil.rmtree(saved[-1])
+    (row,) = use.list_runs(Path("runs"), [])
+    assert (row["step"], row["state"], row["note"]) == (4, "finished", "its last checkpoint is of step 2")
+    for path in saved[:-1]:
+        shutil.rmtree(path)
+    (row,) = use.list_runs(Path("runs"), [])
+    assert (row["step"], row["state"], row["note"]) == (4, "finished", "it has no checkpoint any more")

@@ -89,6 +89,8 @@ def test_choices_and_ranges_are_refused_with_the_reason(name: str, word: str) ->
 @pytest.mark.parametrize(
     ("name", "word", "reason"),
     [
+        ("depth", "1_0", "is not a number"),
+        ("depth", "١٢", "is not a number"),
         ("depth", "many", "is not a number"),
         ("depth", "", "is not a number"),
         ("depth", "2.5", "is not a whole number"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import proposals, space
+from cluster import prepare_search, proposals, space
 from cluster.leaderboard import Search
 from cluster.space import Choice, Range, Space
 from trainers import registry
@@ -181,3 +181,24 @@ def test_every_family_has_a_space_whose_keys_are_settings_and_whose_values_are_p
     assert where is not None
     assert set(budget) >= {"trials", "scheduler"}
     assert {"steps", "epochs"} & set(budget)
+
+
+def test_a_metric_that_small_data_does_not_give_gives_way_where_nobody_asked_for_it() -> None:
+    facts = {"classes": 2, "class_names": ("cat", "dog"), "channels": 3, "image_size": 16, "size": 360}
+    config = registry.config_class("dcgan").of({"image_size": 16})
+    told = {"metric": "eval_frechet_distance", "mode": "min"}
+
+    def line(held_out: int, metric: str | None = None) -> str:
+        command = prepare_search.SearchCommand("dcgan", metric=metric)
+        return prepare_search.compare_by(told, command, config, {**facts, "held_out": held_out})
+
+    assert (line(65), told["metric"]) == ("", "eval_frechet_distance")
+    with pytest.raises(TroupeError, match="a verdict takes 16 images at least; take more samples, or say --metric"):
+        line(4)
+    with pytest.raises(TroupeError, match="--metric eval_frechet_distance: evaluations on 40 samples give no"):
+        line(40, "frechet_distance")
+    assert line(40) == (
+        "evaluations on 40 samples give no eval_frechet_distance: comparing by eval_kernel_distance (min) instead"
+    )
+    assert (told["metric"], told["mode"]) == ("eval_kernel_distance", "min")
+    assert line(40) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -114,3 +115,14 @@ def test_without_held_out_images_none_is_right() -> None:
     rows = rows_of((some(1), some(1), some(0)))
     rows = {name: part[rows["kinds"] != HELD_OUT] for name, part in rows.items()}
     assert "watch_right_held_out" not in watching.numbers_of(rows, {})
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_handful_of_images_can_be_watched(count: int) -> None:
+    kinds = torch.tensor([TRAIN] * count + [GENERATED] * 64)
+    scores = torch.linspace(-1, 1, len(kinds))
+    pixels = torch.randn(len(kinds), 256, generator=torch.Generator().manual_seed(0))
+    found = watching.numbers_of({"kinds": kinds, "scores": scores, "pixels": pixels}, {})
+    assert all(math.isfinite(value) for value in found.values())
+    if count == 1:
+        assert found["watch_diversity"] == 1, "there is nothing that one image could be compared with"

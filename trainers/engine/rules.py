@@ -1,5 +1,5 @@
-"""Rules across settings: each is given the values of some, and says in a line what is wrong with them beside one another,
-and what to say instead; None where nothing is."""
+"""Rules across settings: each is given the values of some, and says in a line what is wrong with them beside one
+another, and what to say instead; None where nothing is."""
 
 from __future__ import annotations
 
