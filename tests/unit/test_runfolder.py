@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cluster import follow
 from trainers.engine import runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.runfolder import RunFolder
@@ -245,3 +247,14 @@ def test_a_result_is_there_when_the_run_has_ended(tmp_path: Path) -> None:
     assert folder.read_result() is None
     folder.result.write_text('{"steps": 4}')
     assert folder.read_result() == {"steps": 4}
+
+
+def test_all_who_asked_for_a_stop_hear_that_the_run_has_saved(tmp_path: Path) -> None:
+    folder, said = create(tmp_path, "dcgan", "run"), list[str]()
+    with ThreadPoolExecutor(2) as pool:
+        with folder.driven(patience=1):
+            asked = [pool.submit(follow.stop, tmp_path, "run", said.append) for _ in range(2)]
+            while len(said) < 2:
+                time.sleep(0.01)
+            folder.stop.write_text(runfolder.SAVED)
+        assert [one.result()["saved"] for one in asked] == [True, True]
