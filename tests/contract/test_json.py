@@ -150,7 +150,7 @@ def test_the_best_trials_tell_their_values_and_steps(room: Path) -> None:
 
 
 def test_verify_tells_each_proof(room: Path) -> None:
-    told = said("verify", "classifier", "model=mlp", "workers=1")
+    told = said("verify", "classifier", "model=mlp", "workers=2")
     assert told.result["passed"]
     assert [proof["exchange"] for proof in told.result["proofs"]] == ["exact", "ddp"]
     assert "mlp, exact in float32: equal" in told.err

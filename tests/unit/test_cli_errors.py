@@ -764,3 +764,10 @@ def test_a_settings_file_that_cannot_be_read_is_all_that_is_told(command: Comman
         assert told.code == WORDS
         (line,) = told.lines
         assert line.startswith(f"--config {name}: {why}")
+
+
+def test_one_process_proves_nothing(command: Command) -> None:
+    told = command("verify", "dcgan", "workers=1")
+    assert (told.code, told.lines) == (
+        WORDS, ["workers=1: there is nothing to compare one process with; say workers=2, or more"],
+    )  # fmt: skip
