@@ -290,11 +290,9 @@ def _memory(config: Config, family: str, data: Any, command: TrainCommand) -> di
         return {"told": "not known, as the networks cannot be made without their numbers", "bytes": None}
     free, count = memory.free_on(config.device), config.workers
     here = 1 if config.device == "cuda" else count
-    if free is not None and here * need.least > free:
-        raise TroupeError(memory.too_large(config, need, here, free), SURROUNDINGS)
     told = need.told() + (" each" if count > 1 else "")
     if free is not None:
-        near = here * (need.least + (need.activations or 0)) > memory.NEAR * free
+        near = memory.is_near(config, need, here, free)
         told += f"; {show_size(free)} are free" + (", which may not be enough" if near else "")
     return {"told": told, "bytes": {**need._asdict(), "free": free}}
 

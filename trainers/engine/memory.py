@@ -247,10 +247,8 @@ def refuse_too_large(family: Family, data: Data, world: World) -> str:
     told = ""
     for workers in hosts.values():
         count, there, one = len(workers), min(there for _, there in workers), workers[0][0]
-        about = count * (one.least + (one.activations or 0))
-        if count * one.least > there:
-            raise TroupeError(too_large(config, one, count, there), SURROUNDINGS)
-        if about > NEAR * there:
+        if is_near(config, one, count, there):
+            about = count * (one.least + (one.activations or 0))
             told = (
                 f"memory may not be enough: {_of(count)} about {show_size(about)} ({one.told()}"
                 f"{' each' if count > 1 else ''}), and {show_size(there)} are free; a lesser microbatch_size is "
@@ -259,15 +257,17 @@ def refuse_too_large(family: Family, data: Data, world: World) -> str:
     return told
 
 
-def too_large(config: Config, one: Need, count: int, free: int) -> str:
-    """That there is too little memory for so many workers, in a line."""
-    where = "on its GPU" if config.device == "cuda" else "here"
-    return (
-        f"too little memory: {_of(count)} at least {show_size(count * one.least)} ("
-        f"{one._replace(activations=None).told()}"
-        f"{' each' if count > 1 else ''}), and {show_size(free)} are free {where}; take smaller networks{_by(config)}"
-        + (", or fewer workers" if count > 1 else "")
-    )
+def is_near(config: Config, one: Need, count: int, free: int) -> bool:
+    """Whether so many workers come near what is free. Raises TroupeError (exit code 3) where it cannot be enough."""
+    if count * one.least > free:
+        where = "on its GPU" if config.device == "cuda" else "here"
+        raise TroupeError(
+            f"too little memory: {_of(count)} at least {show_size(count * one.least)} ("
+            f"{one._replace(activations=None).told()}{' each' if count > 1 else ''}), and {show_size(free)} are free "
+            f"{where}; take smaller networks{_by(config)}" + (", or fewer workers" if count > 1 else ""),
+            SURROUNDINGS,
+        )
+    return count * (one.least + (one.activations or 0)) > NEAR * free
 
 
 def _of(count: int) -> str:
