@@ -78,7 +78,7 @@ def caught(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:
     """The answer; where there is none, its mistakes, told on stderr."""
     try:
         return do()
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         if "--debug" in arguments:
             traceback.print_exc()
         code, lines = told_of(error)

@@ -166,6 +166,10 @@ def read(path: Path) -> Search:
     try:
         told = json.loads((path / SEARCH).read_text(encoding="utf-8"))
         trials = [TrialRecord(**trial) for trial in told.pop("trials")]
+        for trial in trials:
+            numbers = (trial.value, trial.best, trial.seconds, trial.number, trial.step, trial.steps)
+            if not all(isinstance(one, (int, float, type(None))) for one in numbers):
+                raise TypeError(f"what is told of trial {trial.number} is no number")
         if told.pop("format") > FORMAT:
             raise TroupeError(f"{path}: written by a newer troupe; install that to go on", SURROUNDINGS)
         if not isinstance(told["metric"], str) or told["mode"] not in ("max", "min"):

@@ -100,6 +100,7 @@ class OwnRay:
             ray.shutdown()
         finally:
             self._clear()
+            sweep()  # what was too young when this one began
 
     def begin_anew(self) -> None:
         """After its death."""

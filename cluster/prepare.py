@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from trainers.engine.paths import DATA_DIR, expanded
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import plain, show_size, show_value
 from trainers.run import open_for
+
+LARGEST_CONFIG = 200_000  # bytes of a file of settings; one of all has some 3,000
 
 
 @dataclass(frozen=True)
@@ -208,11 +211,17 @@ def read_config(path: Path | None, mistakes: list[str], notes: list[str]) -> dic
     import yaml
 
     try:
+        if os.stat(expanded(path)).st_size > LARGEST_CONFIG:
+            mistakes.append(f"--config {path}: is larger than {show_size(LARGEST_CONFIG)}, and no file of settings")
+            return {}
         text = expanded(path).read_text(encoding="utf-8")
         read = yaml.load(text, yaml.BaseLoader)  # texts, read as those on the command line
         node = yaml.compose(text, yaml.BaseLoader)
     except OSError as error:
         mistakes.append(f"--config {path}: {error.strerror}")
+        return {}
+    except RecursionError:
+        mistakes.append(f"--config {path}: is nested too deep; it needs lines of the form `setting: value`")
         return {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mistakes.append(f"--config {path}: neither YAML nor JSON ({' '.join(str(error).split())[:200]})")

@@ -114,8 +114,9 @@ def prepare(command: SearchCommand) -> Prepared:
     defaults: dict[str, Any] = {"evaluate_on": "validation", "keep": "1", **budget}
     if "steps" in words or "epochs" in words:
         defaults.pop("steps", None), defaults.pop("epochs", None)
+    lost = bool(mistakes)  # of the words, or of the file: what there is to search may stand there
     where, wrong = space.read(kind, family, {**defaults, **words}, said, source)
-    mistakes += wrong
+    mistakes += [line for line in wrong if not (lost and line.startswith("nothing to search"))]
     data = str(words.get("data", kind.model_fields["data"].get_default()))
     try:
         mistakes += filter(None, [sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)])
@@ -125,7 +126,14 @@ def prepare(command: SearchCommand) -> Prepared:
     metric, wrong_metric = _metric(kind, family, command.metric, evaluates)
     mistakes += [wrong_metric] if wrong_metric else []
     scheduler = command.scheduler or str(options.get("scheduler", "fifo"))
-    trials = command.trials or int(options.get("trials", TRIALS_AT_MOST))
+    if scheduler not in SCHEDULERS and command.scheduler is None:
+        hint = did_you_mean(scheduler, SCHEDULERS)
+        mistakes.append(f"scheduler: {scheduler} in {source}; is none of {', '.join(SCHEDULERS)}{hint}")
+    most = options.get("trials", TRIALS_AT_MOST)
+    if type(most) is not int:
+        mistakes.append(f"trials: {most!r:.60} in {source}; must be a whole number")
+        most = TRIALS_AT_MOST
+    trials = command.trials or most
     if not 1 <= trials <= BOUNDS["trials"][1]:
         mistakes.append(f"trials: {trials} in {source}; must be at least 1, at most {BOUNDS['trials'][1]}")
     algorithm = command.algorithm

@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin
 
 import searchspaces
 from trainers.engine.config import Config
-from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.errors import WORDS, TroupeError, told_of
 from trainers.engine.settings import read_value, show_value
 
 DIGITS = 4  # that a drawn number has, so that it can be said again
@@ -211,9 +211,11 @@ def module_of(family: str, given: str | None, families: Sequence[Path]) -> tuple
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise TroupeError(f"{said}: {type(error).__name__}: {error}".splitlines()[0], WORDS) from error
+    except (Exception, SystemExit) as error:
+        raise TroupeError(f"{said}: {told_of(error, file.parent.resolve())}", WORDS) from error
     space, budget = getattr(module, "SEARCH", None), getattr(module, "BUDGET", {})
     if not isinstance(space, dict) or not all(isinstance(word, str) for word in (*space, *space.values())):
         raise TroupeError(f"{said}: needs SEARCH = {{setting: words}}, all of it texts", WORDS)
+    if not isinstance(budget, dict):
+        raise TroupeError(f"{said}: needs BUDGET = {{option or setting: value}}", WORDS)
     return dict(space), dict(budget), f"searchspaces/{file.name}" if given is None else str(file)

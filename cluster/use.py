@@ -256,10 +256,19 @@ def exported(folder: Path, families: Sequence[Path]) -> tuple[dict[str, Any], An
 
     config = config_of(folder)
     kind = registry.class_of_run(config, str(folder), families)
-    settings = kind.of(config["settings"], config["family"])
-    family = registry.family_class(config["family"], families)(settings, config["facts"])
-    weights = read_weights(folder / "weights.safetensors")
-    return config, family, networks_of(family, {"networks": weights, "ema": {}, "kept": weights.pop("kept", {})})
+    try:
+        settings = kind.of(config["settings"], config["family"])
+        family = registry.family_class(config["family"], families)(settings, config["facts"])
+        weights = read_weights(folder / "weights.safetensors")
+        return config, family, networks_of(family, {"networks": weights, "ema": {}, "kept": weights.pop("kept", {})})
+    except TroupeError:
+        raise
+    except Exception as error:  # whatever follows from a file that somebody has edited
+        raise not_exported(folder) from error
+
+
+def not_exported(folder: Path) -> TroupeError:
+    return TroupeError(f"{folder}/config.json: is not what `troupe export` writes; export again", CONFLICT)
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -267,7 +276,8 @@ def config_of(folder: Path) -> dict[str, Any]:
     damaged."""
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config.keys() >= {"family", "settings", "facts"}:
+        kinds = {"family": str, "settings": dict, "facts": dict}
+        if all(isinstance(config.get(name), kind) for name, kind in kinds.items()):
             return config
     except OSError as error:
         raise TroupeError(
@@ -276,7 +286,7 @@ def config_of(folder: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, AttributeError):
         pass
-    raise TroupeError(f"{folder}/config.json: is not what `troupe export` writes; export again", CONFLICT)
+    raise not_exported(folder)
 
 
 def list_families(extra: Sequence[Path]) -> list[dict[str, str]]:

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pydantic import ValidationError
+
 from trainers.engine.config import Config
-from trainers.engine.errors import WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import WORDS, TroupeError, did_you_mean, told_of
 
 BUILT_IN = Path(__file__).parent / "families"
 
@@ -37,6 +39,10 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
     if name not in known:
         meant = [f"{family} {setting}" for family in families() if (setting := config_class(family).meant(name))]
         hint = f"; did you mean {meant[0]}?" if meant else did_you_mean(name, known)
+        for root in extra:
+            for part, other in (("training.py", "config.py"), ("config.py", "training.py")):
+                if (root / name / other).exists() and not (root / name / part).exists():
+                    hint = f": {root / name} has a {other}, and lacks a {part}"
         raise TroupeError(f"{name}: no such family{hint}; `troupe families` lists them", WORDS)
     found = [
         value for value in vars(_module(name, known[name], "config")).values()
@@ -44,6 +50,18 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
     ]  # fmt: skip
     if len(found) != 1:
         raise TroupeError(f"{known[name] / 'config.py'}: one subclass of Config is needed, found {len(found)}", WORDS)
+    metrics: Any = found[0].metrics
+    if not isinstance(metrics, Mapping) or not {*metrics.values()} <= {"max", "min"}:
+        raise TroupeError(
+            f"{known[name] / 'config.py'}: metrics={metrics!r:.60}: must say of each whether more is better, as in "
+            '{"accuracy": "max", "loss": "min"}', WORDS,
+        )  # fmt: skip
+    try:
+        found[0](**{key: field.get_default() for key, field in found[0].model_fields.items()})
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, one['loc']))}: the default {one['input']!r:.60} is wrong ({one['msg']})"
+                 for one in error.errors()]  # fmt: skip
+        raise TroupeError([f"{known[name] / 'config.py'}: {line}" for line in lines], WORDS) from None
     return found[0]
 
 
@@ -86,6 +104,5 @@ def _module(name: str, folder: Path, part: str) -> ModuleType:
         sys.modules[package] = module
     try:
         return importlib.import_module(f"{package}.{part}")
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise TroupeError(f"{folder / part}.py: {type(error).__name__}: {reason}", WORDS) from error
+    except (Exception, SystemExit) as error:
+        raise TroupeError(f"{folder / part}.py: {told_of(error, folder)}", WORDS) from error

@@ -65,6 +65,8 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
     try:
         return loop.train(family, data, config, world, RunFolder(plan.folder), control, plan.facts)
+    except SystemExit as error:  # or the process would end as if all were done
+        raise RuntimeError(f"sys.exit({error.code!r}) was called while it trained") from error
     finally:
         gc.collect()  # figures hold themselves in circles: without this, 60 runs in one process keep 40 MB of them
 

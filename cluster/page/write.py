@@ -56,7 +56,7 @@ def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: flo
         text = render(page, {"trials": found.trials, **found.bulk}, embedded, not single_file)
         durable.write(out / "index.html", text)
         told = {**page, "trials": found.trials, **found.bulk}
-        durable.write(out / "report.json", json.dumps(_plain(told), separators=SEPARATOR) + "\n")
+        durable.write(out / "report.json", json.dumps(durable.finite(told), separators=SEPARATOR) + "\n")
         durable.write(out / "trials.csv", table_of(found))
     return {
         "page": str(out / "index.html"), "bytes": len(text.encode()), "trials": len(found.trials),
@@ -73,7 +73,7 @@ def render(page: Mapping[str, Any], bulk: Mapping[str, Any], embedded: Mapping[s
     def part(name: str) -> Markup:
         return Markup(resources.files("cluster.page").joinpath(name).read_text(encoding="utf-8"))
 
-    packed, nonce = pack(json.dumps(_plain(bulk), separators=SEPARATOR).encode()), _nonce(page)
+    packed, nonce = pack(json.dumps(durable.finite(bulk), separators=SEPARATOR).encode()), _nonce(page)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     source = resources.files("cluster.page").joinpath("template.html").read_text(encoding="utf-8")
     template = environment.from_string(source)
@@ -88,7 +88,7 @@ def in_script(value: Any) -> Any:
     """JSON that can stand in a script element: nothing in it ends the element, whatever a user wrote."""
     from markupsafe import Markup
 
-    text = json.dumps(_plain(value), separators=SEPARATOR)
+    text = json.dumps(durable.finite(value), separators=SEPARATOR)
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Markup(text)
@@ -183,14 +183,3 @@ def _embedded(found: Collected, left_out: list[str]) -> dict[str, Any]:
 def _nonce(page: Mapping[str, Any]) -> str:
     """What only the page's own scripts bear; whoever wrote a name that is shown could not know it."""
     return hashlib.sha256(os.urandom(16) + str(page["made"]).encode()).hexdigest()[:32]
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: what is not finite is null, keys are texts."""
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return value

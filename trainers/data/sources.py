@@ -8,7 +8,7 @@ import importlib.util
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import trainers.data
 from trainers.data.images import Request, Source
 from trainers.engine.config import parts_of
-from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError, did_you_mean, told_of
 from trainers.engine.paths import expanded
 
 FETCHED = "would be downloaded"  # what is said of data that is missing, and can be had
@@ -30,7 +30,10 @@ def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
     modules += [_load(file) for path in extra for file in sorted((Path(path) / "data").glob("[!_]*.py"))]
     sources: dict[str, Source] = {}
     for module in modules:
-        for name, source in getattr(module, "SOURCES", {}).items():
+        told = getattr(module, "SOURCES", {})
+        if not isinstance(told, Mapping) or not all(isinstance(source, Source) for source in told.values()):
+            raise TroupeError(f"{module.__file__}: needs SOURCES = {{name: Source(...)}}", WORDS)
+        for name, source in told.items():
             if name in sources:
                 raise TroupeError(f"{module.__file__}: {name} is the name of another data set; rename it", WORDS)
             sources[name] = source
@@ -94,10 +97,29 @@ def open_data(
         name, _, argument = part.partition(":")
         known = fingerprint if len(parts) == 1 else None
         request = Request(argument, Path(data_dir), image_size, evaluate_on, warn, progress, known)
-        opened.append(sources[name].open(request))
+        opened.append(_opened(part, sources[name], request))
     whole: Any = opened[0] if len(opened) == 1 else Joined(opened)
     whole.cache = Path(data_dir) / "computed"
     return whole
+
+
+def _opened(part: str, source: Source, request: Request) -> Any:
+    """A data set, whose source may be somebody's own. Raises TroupeError for what it raises or lacks."""
+    try:
+        data = source.open(request)
+    except TroupeError:
+        raise
+    except (Exception, SystemExit) as error:
+        file = Path(source.open.__code__.co_filename) if hasattr(source.open, "__code__") else Path(__file__)
+        if Path(__file__).parent in file.parents:  # ours
+            raise
+        raise TroupeError(f"data={part}: {told_of(error, file.parent)}", SURROUNDINGS) from error
+    lacking = [name for name in ("size", "held_out", "facts", "fingerprint", "batch") if not hasattr(data, name)]
+    if lacking:
+        raise TroupeError(
+            f"data={part}: its source gives a {type(data).__name__}, which lacks {', '.join(lacking)}", SURROUNDINGS
+        )
+    return data
 
 
 class Joined:
@@ -156,7 +178,7 @@ def _load(file: Path) -> ModuleType:
     sys.modules[name] = module  # before it runs, as dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise TroupeError(f"{file}: cannot be loaded ({type(error).__name__}: {error}); mend it", WORDS) from error
+        raise TroupeError(f"{file}: cannot be loaded ({told_of(error, file.parent)}); mend it", WORDS) from error
     return module

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 FAILED = 1  # the run failed, or `verify` found a difference
 WORDS = 2  # the words are wrong: all mistakes are told at once, before anything starts
@@ -68,8 +71,30 @@ def without_advice(line: str) -> str:
 
 def of_worker(rank: int, error: Exception, log: object) -> TroupeError:
     """An error that nobody foresaw, in one line; its traceback is in the worker's log."""
-    said = (str(error).strip().splitlines() or [""])[0]
-    return TroupeError(f"worker {rank}: {type(error).__name__}: {said} (traceback in {log})", FAILED)
+    said = (str(error).strip().splitlines() or ["no reason is given"])[0]
+    where = "".join(f"{file}:{line}: " for file, line in _lines_of_others(error)[-1:])
+    return TroupeError(f"worker {rank}: {where}{type(error).__name__}: {said} (traceback in {log})", FAILED)
+
+
+def told_of(error: BaseException, folder: Path) -> str:
+    """An error in somebody's code in `folder`, in a line: which, and in which line of which file."""
+    inside = [(file, line) for file, line in _lines_of_others(error) if folder in file.parents]
+    where = f" (line {inside[-1][1]} of {inside[-1][0].name})" if inside else ""
+    said = " ".join(str(error).split()) if not isinstance(error, SystemExit) else f"sys.exit({error.code!r}) was called"
+    return f"{said if isinstance(error, SystemExit) else f'{type(error).__name__}: {said}'}{where}"
+
+
+def _lines_of_others(error: BaseException) -> list[tuple[Path, int]]:
+    """The lines of files through which an error came that are neither ours nor of an installed package, outermost
+    first: those of a family or a data source of one's own."""
+    root, found = Path(__file__).parents[2], list[tuple[Path, int]]()
+    known = {root / "trainers", root / "cluster", Path(os.__file__).parent}
+    whose = error.__cause__ if isinstance(error.__cause__, SystemExit) else error
+    for frame, line in traceback.walk_tb(whose.__traceback__):
+        file = Path(frame.f_code.co_filename)
+        if file.is_absolute() and "site-packages" not in file.parts and not known & {*file.parents}:
+            found.append((file, line))
+    return found
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -100,6 +101,9 @@ class Recorder:
             if self.first and (lacking := rest.lacking_metric(trainer)) and lacking not in self.said:
                 self.said.add(lacking)
                 self.control.say(lacking)
+            main = rest.main_metric(trainer)
+            if self.first and main is not None and not math.isfinite(trainer.evaluation.results[f"eval_{main}"]):
+                self.control.say(f"step {step}: eval_{main} is no finite number; this evaluation cannot be the best")
             self.evaluating += time.monotonic() - before
             self._write(trainer.evaluation.results)
             self._report(better)
@@ -223,7 +227,7 @@ class Recorder:
         if self.first:
             with self.writer.writing():
                 pictures.write_timelapse(self.folder.timelapse, sheets, self.control.beat, self.control.say)
-                durable.write(self.folder.result, json.dumps(result, indent=1) + "\n")
+                durable.write(self.folder.result, json.dumps(durable.finite(result), indent=1) + "\n")
         self.settle()
         trainer.world.gather(None)  # nobody ends before the others: whoever watches would take them for lost
         return result
@@ -270,7 +274,8 @@ class Recorder:
         known = {name: one for name, one in self.folder.read_verdict().items() if one["step"] < told["step"]}
         best = told if better or "best" not in known else known["best"]
         with self.writer.writing():
-            durable.write(self.folder.verdict, json.dumps({"final": told, "best": best}, indent=1) + "\n")
+            whole = durable.finite({"final": told, "best": best})
+            durable.write(self.folder.verdict, json.dumps(whole, indent=1) + "\n")
 
     def _write_metrics(self) -> None:
         drawn, now = self.trainer.position, time.monotonic()
@@ -287,7 +292,8 @@ class Recorder:
         step = self.trainer.step
         with self.writer.writing():
             with open(self.folder.metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "seconds": round(self._elapsed(), 3), **row}) + "\n")
+                whole = {"step": step, "seconds": round(self._elapsed(), 3), **durable.finite(row)}
+                file.write(json.dumps(whole) + "\n")
             if self.events is None:
                 from trainers.engine.events import EventFile  # heavy: not before the first step
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -137,7 +138,11 @@ class RunFolder:
             result: Any = json.loads(self.result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return result if isinstance(result, dict) and isinstance(result.get("steps"), int) else None
+        if not isinstance(result, dict) or not isinstance(result.get("steps"), int):
+            return None
+        if isinstance(metrics := result.get("metrics"), dict):
+            result["metrics"] = _numbers(metrics)
+        return result
 
     def note_restart(self, kind: str, why: str) -> None:
         """Write down that the workers begin anew from the newest checkpoint: what was lost, and why."""
@@ -190,7 +195,7 @@ class RunFolder:
             try:
                 row = json.loads(line)
                 int(row["step"])
-                rows.append(row)
+                rows.append(_numbers(row))
             except (ValueError, KeyError, TypeError):
                 damaged += 1
         return rows, damaged
@@ -202,7 +207,8 @@ class RunFolder:
         rows, damaged = self.read_metrics()
         if damaged:
             say(f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run goes on without them")
-        durable.write(self.metrics, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
+        kept = [durable.finite(row) for row in rows if row["step"] <= step]
+        durable.write(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def size(self) -> int:
         """Bytes on disk; whatever vanishes meanwhile is none."""
@@ -212,6 +218,11 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     count += os.stat(os.path.join(folder, name)).st_size
         return count + synced.bytes_elsewhere(self.path)
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers by name, as they were before JSON, which has none that is not finite."""
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:

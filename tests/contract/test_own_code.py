@@ -1,0 +1,183 @@
+"""Mistakes in a family, a data source or a search space of one's own: a line that says which file, and where in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from cluster import cli
+from tests.jobs import OWN_FAMILIES
+from trainers.engine.errors import FAILED, SURROUNDINGS, WORDS
+
+
+class Told(NamedTuple):
+    code: int
+    out: str
+    lines: list[str]
+
+
+Bent = Callable[..., Told]
+
+
+@pytest.fixture
+def bent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bent:
+    """Trains the family `curve` for three steps under another name, with a text in one of its files replaced."""
+    monkeypatch.chdir(tmp_path)
+    number = iter(range(100))
+
+    def trained(file: str, old: str, new: str, *words: str) -> Told:
+        root = tmp_path / f"mine{next(number)}"
+        shutil.copytree(OWN_FAMILIES / "curve", root / "bent")
+        shutil.copytree(OWN_FAMILIES / "data", root / "data")
+        path = root / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        asked = ["steps=3", "batch_size=8", "microbatch_size=2", "evaluate_every=2", "--families", str(root)]
+        code = cli.command(["train", "bent", *asked, *words])
+        out, err = capsys.readouterr()
+        assert "a bug of ours" not in out + err
+        assert "Traceback" not in out + err
+        return Told(code, out, [line.replace(str(root), "ROOT") for line in err.splitlines()])
+
+    return trained
+
+
+AT_ONCE = {  # before anything is trained: file, text, what it becomes, code, and what the line says
+    "sys.exit in config.py": (
+        "bent/config.py", "class Curve", "raise SystemExit(0)\n\n\nclass Curve", WORDS,
+        "ROOT/bent/config.py: sys.exit(0) was called (line 9 of config.py)",
+    ),
+    "an error in training.py": (
+        "bent/training.py", "class CurveFamily", "print(nobody)\n\n\nclass CurveFamily", WORDS,
+        "ROOT/bent/training.py: NameError: name 'nobody' is not defined (line 23 of training.py)",
+    ),
+    "a default that is no number": (
+        "bent/config.py", "setting(3,", 'setting("three",', WORDS,
+        "ROOT/bent/config.py: degree: the default 'three' is wrong (",
+    ),
+    "a default out of its bounds": (
+        "bent/config.py", "setting(3,", "setting(0,", WORDS, "ROOT/bent/config.py: degree: the default 0 is wrong (",
+    ),
+    "a metric that is neither more nor less": (
+        "bent/config.py", '"min"', '"smallest"', WORDS,
+        "ROOT/bent/config.py: metrics={'error': 'smallest'}: must say of each whether more is better, as in ",
+    ),
+    "a list of sources": (
+        "data/cubic.py", "SOURCES = ", "SOURCES = [3]\nNONE = ", WORDS,
+        "ROOT/data/cubic.py: needs SOURCES = {name: Source(...)}",
+    ),
+    "a source that raises": (
+        "data/cubic.py", "return Points()", 'raise OSError("no such thing")', SURROUNDINGS,
+        "data=cubic: OSError: no such thing (line 40 of cubic.py)",
+    ),
+    "a source that gives nothing": (
+        "data/cubic.py", "return Points()", "return None", SURROUNDINGS,
+        "data=cubic: its source gives a NoneType, which lacks size, held_out, facts, fingerprint, batch",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AT_ONCE)
+def test_a_mistake_that_can_be_known_before_is_told_before(bent: Bent, case: str) -> None:
+    *change, code, line = AT_ONCE[case]
+    told = bent(*map(str, change))
+    assert told.code == code
+    assert [one[: len(line) + 8] for one in told.lines] == [f"troupe: {line}"]
+
+
+WHILE_IT_TRAINS = {
+    "an error": ("(errors(networks, microbatch).mean())", "(nobody)", 'training.py:35: NameError: name \'nobody\''),
+    "sys.exit": ("return Loss(errors", "raise SystemExit(0)\n        return Loss(errors",
+                 "training.py:35: RuntimeError: sys.exit(0) was called while it trained"),
+    "nothing is said": ("return Loss(errors", "assert False\n        return Loss(errors",
+                        "training.py:35: AssertionError: no reason is given"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WHILE_IT_TRAINS)
+def test_a_mistake_while_it_trains_names_the_line(bent: Bent, case: str) -> None:
+    old, new, line = WHILE_IT_TRAINS[case]
+    told = bent("bent/training.py", old, new)
+    assert told.code == FAILED
+    assert told.lines[-1].startswith(f"troupe: worker 0: ROOT/bent/{line}")
+    told = bent("bent/training.py", old, new, "--json")
+    assert json.loads(told.out)["exit_code"] == FAILED
+
+
+def test_an_evaluation_without_a_finite_number_is_told_and_kept_as_json(bent: Bent) -> None:
+    told = bent("bent/training.py", "double().sum(), microbatch", "double().sum() * float('nan'), microbatch")
+    assert told.code == 0
+    assert "step 2: eval_error is no finite number; this evaluation cannot be the best" in told.out
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    run = Path("runs/bent-1")
+    rows = [json.loads(line, parse_constant=refuse) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["eval_error"] for row in rows if "eval_error" in row] == [None, None]
+    assert json.loads((run / "result.json").read_text(), parse_constant=refuse)["metrics"]["eval_error"] is None
+    assert cli.command(["runs"]) == cli.command(["report", "bent-1"]) == 0
+
+
+def test_a_family_without_one_of_its_files_says_which(bent: Bent, tmp_path: Path) -> None:
+    (tmp_path / "half" / "mine").mkdir(parents=True)
+    (tmp_path / "half" / "mine" / "config.py").write_text("")
+    told = bent("bent/config.py", "class", "class", "--families", str(tmp_path / "half"))
+    assert told.code == 0, "another family is nobody's business"
+    assert cli.command(["train", "mine", "--families", str(tmp_path / "half")]) == WORDS
+
+
+SPACES = {
+    "raise SystemExit(0)": "--space s.py: sys.exit(0) was called (line 1 of s.py)",
+    'raise ValueError("two\\nlines")': "--space s.py: ValueError: two lines (line 1 of s.py)",
+    "SEARCH = {'learning_rate': '0.1,0.2'}; BUDGET = 3": "--space s.py: needs BUDGET = {option or setting: value}",
+    "SEARCH = {'learning_rate': '0.1,0.2'}; BUDGET = {'scheduler': 'hyper'}":
+        "scheduler: hyper in s.py; is none of fifo, asha, pbt, pb2",
+    "SEARCH = {'learning_rate': '0.1,0.2'}; BUDGET = {'trials': True}": "trials: True in s.py; must be a whole number",
+    "SEARCH = {'learning_rate': '0.1,0.2'}; BUDGET = {'trials': 'many'}":
+        "trials: 'many' in s.py; must be a whole number",
+    "SEARCH = 5": "--space s.py: needs SEARCH = {setting: words}, all of it texts",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SPACES)
+def test_a_mistake_in_a_space_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.py").write_text(text)
+    assert cli.command(["search", "classifier", "model=mlp", "steps=4", "--space", "s.py", "--dry-run"]) == WORDS
+    assert capsys.readouterr().err.splitlines() == [f"troupe: {SPACES[text]}"]
+
+
+@pytest.mark.parametrize("text", ["[" * 3000 + "]" * 3000, "steps: 3\n" * 100_000])
+def test_a_file_that_is_none_of_settings_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(text)
+    assert cli.command(["train", "dcgan", "--config", "c.yaml", "--dry-run"]) == WORDS
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("troupe: --config c.yaml: is ")
+
+
+@pytest.mark.parametrize("facts", [{}, None, {"channels": -3, "image_size": 16, "classes": 10}])
+def test_an_export_that_somebody_has_edited_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], facts: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("model=mlp", "image_size=16", "batch_size=8", "microbatch_size=4", "steps=1", "--name", "run")
+    assert cli.command(["train", "classifier", *words]) == cli.command(["export", "run"]) == 0
+    config = json.loads(Path("run-export/config.json").read_text())
+    Path("run-export/config.json").write_text(json.dumps({**config, "facts": facts}))
+    from cluster import TroupeError, load_exported
+
+    with pytest.raises(TroupeError) as caught:
+        load_exported("run-export")
+    assert caught.value.mistakes == ["run-export/config.json: is not what `troupe export` writes; export again"]
