@@ -170,6 +170,8 @@ def _domain(field: Any, word: str) -> Domain | None:
         numbers = [option for option in _options(field.annotation) if option in (int, float)]
         if not numbers:
             raise ValueError("is a range, but this setting has choices; separate some by commas")
+        if bounds.count("..") > 1:
+            raise ValueError("a range has two ends, as in 1e-4..1e-2")
         low, high = (read_value(numbers[0], end) if end else None for end in bounds.split("..", 1))
         if low is None or high is None:
             raise ValueError("a range has two ends, as in 1e-4..1e-2")

@@ -125,6 +125,12 @@ def test_an_evaluation_without_a_finite_number_is_told_and_kept_as_json(bent: Be
     assert cli.command(["runs"]) == cli.command(["report", "bent-1"]) == 0
 
 
+def test_an_evaluation_that_gives_nothing_is_told(bent: Bent) -> None:
+    told = bent("bent/training.py", 'return {"error"', 'return {}\n        return {"error"')
+    assert told.code == 0
+    assert "declares error as its main metric, but its evaluation gives nothing: no evaluation counts as" in told.out
+
+
 def test_a_family_without_one_of_its_files_says_which(bent: Bent, tmp_path: Path) -> None:
     (tmp_path / "half" / "mine").mkdir(parents=True)
     (tmp_path / "half" / "mine" / "config.py").write_text("")

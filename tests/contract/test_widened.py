@@ -121,7 +121,11 @@ def test_what_is_asked_for_is_typed_and_all_mistakes_are_told(room: Path, capsys
     [
         (("words", "data=digits"), "data=digits: holds images, where text are wanted; there are poem"),
         (("dcgan", "data=poem"), "data=poem: holds text, where images are wanted; there are digits, imagefolder, "),
-        (("pairs", "data=digits"), "data=digits: holds images, where images+images are wanted; say data=A+A"),
+        (
+            ("pairs", "data=digits"),
+            "data=digits: holds images, where images+images are wanted; say data=A+A, "
+            "where each A is a data set of its kind",
+        ),
         (("dcgan", "data=digits+noise"), "data=digits+noise: holds images+images, where images are wanted; there are "),
     ],
 )

@@ -53,9 +53,9 @@ def check_name(
     if kind == learns_from:
         return None
     known = [name for name, source in sources.items() if source.kind == learns_from]
-    advice = (
-        f"; there are {', '.join(known)}" if known else f"; say data={'+'.join(['A'] * (learns_from.count('+') + 1))}"
-    )
+    joined = f"; say data={'+'.join(['A'] * (learns_from.count('+') + 1))}, where each A is a data set of its kind"
+    nothing = joined if "+" in learns_from else "; no data set has any: --families PATH brings those of PATH/data"
+    advice = f"; there are {', '.join(known)}" if known else nothing
     return f"data={data}: holds {kind}, where {learns_from} are wanted{advice}"
 
 

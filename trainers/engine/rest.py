@@ -202,13 +202,14 @@ def lacking_metric(trainer: Trainer) -> str:
     """What a person should know where the newest evaluation lacks the metric that is declared first; or nothing."""
     declared = next(iter(trainer.config.metrics_of(trainer.family.facts)), None)
     results = trainer.evaluation.results
-    if declared is None or not results or f"eval_{declared}" in results:
+    if declared is None or f"eval_{declared}" in results:
         return ""
     if (main := main_metric(trainer)) is not None:
         return f"the evaluation gives no eval_{declared} here: the best is chosen by eval_{main}"
+    given = ", ".join(results) or "nothing"
     return (
-        f"the family declares {declared} as its main metric, but its evaluation gives {', '.join(results)}: no "
-        "evaluation counts as the best; let both say the same"
+        f"the family declares {declared} as its main metric, but its evaluation gives {given}: no evaluation counts as "
+        "the best; let both say the same"
     )
 
 
