@@ -16,6 +16,7 @@ from trainers.engine.runfolder import RunFolder
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(200)]
 
 OPTIONS = ("--families", str(FRAGILE))
+GUILTY = f"{FRAGILE}/fragile/training.py:50"  # where it raises what is made up
 WORDS = ("fragile", "image_size=8", "batch_size=8", "microbatch_size=2", "log_every=1", "checkpoint_every=10", *OPTIONS)
 STEPS = "steps=120"
 SLOW = "pause=0.01"  # 40 ms for a step of two phases with two micro-batches each
@@ -176,7 +177,7 @@ def test_an_error_of_one_worker_is_shown_alone_and_in_one_line(troupe: Commands)
     assert done.code == 1
     log = run / "logs" / "rank_1.log"
     assert done.mistakes == [
-        f"troupe: worker 1: ValueError: made up: micro-batch 2 of step 3 (traceback in {log.resolve()})"
+        f"troupe: worker 1: {GUILTY}: ValueError: made up: micro-batch 2 of step 3 (traceback in {log.resolve()})"
     ]
     assert "Traceback" not in done.out
     assert "in loss" in log.read_text()
@@ -188,7 +189,7 @@ def test_without_ray_an_error_of_a_family_is_told_in_the_same_words(troupe: Comm
     assert done.code == 1
     log = troupe.path("run") / "logs" / "rank_0.log"
     assert done.mistakes == [
-        f"troupe: worker 0: ValueError: made up: micro-batch 2 of step 3 (traceback in {log.resolve()})"
+        f"troupe: worker 0: {GUILTY}: ValueError: made up: micro-batch 2 of step 3 (traceback in {log.resolve()})"
     ]
     assert "in loss" in log.read_text()
 
