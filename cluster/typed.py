@@ -69,7 +69,8 @@ def prepare_elsewhere(inner: Words, runs: Path) -> str:
 
     mistakes = [f"{word}: must be a whole path, as the cluster sees it"
                 for word, path in _paths(inner) if not os.path.isabs(path)]  # fmt: skip
-    family = ""
+    family, here = "", {name: value for name, value in inner.settings.items() if not _is_path(name, value)}
+    inner = replace(inner, settings=here)
     try:
         if inner.verb == "train":
             command = replace(train_command(inner, runs), name=None, from_run=None, address="auto", elsewhere=True)
@@ -88,9 +89,16 @@ def _paths(inner: Words) -> list[tuple[str, str]]:
     """Words that name folders of the cluster, and the paths in them."""
     parts = parts_of(inner.settings.get("data", "digits"))
     found = [(f"data={part}", part.partition(":")[2]) for part in parts if ":" in part]
+    found += [(f"{name}={value}", str(value).rpartition(":")[2]) for name, value in inner.settings.items()
+              if _is_path(name, value)]  # fmt: skip
     if inner.has("data-dir"):
         found.append((f"--data-dir {inner.options['data-dir']}", inner.options["data-dir"]))
     return found
+
+
+def _is_path(name: str, value: Any) -> bool:
+    """Whether a setting other than the data names a file, as that of a judge: it lies on the cluster."""
+    return name != "data" and "/" in str(value)
 
 
 def to_check(inner: Words) -> tuple[str, ...]:

@@ -171,6 +171,11 @@ def test_submit_hands_on_the_words_of_the_verb(monkeypatch: pytest.MonkeyPatch, 
     assert (command.install, command.unchecked) == (True, False)
     cluster.submit("train", "dcgan", families=str(tmp_path), address="http://h:1", runs_dir="/s/runs", install=True)
     assert sent[1].families == (tmp_path,), "one folder is a list of one"
+    there = {"address": "http://h:1", "runs_dir": "/s/runs", "install": True}
+    cluster.submit("train", "dcgan", features="resnet56:/s/weights.th", **there)  # which only the cluster has
+    assert "features=resnet56:/s/weights.th" in sent[2].words
+    with pytest.raises(TroupeError, match="features=runs/judge: must be a whole path, as the cluster sees it"):
+        cluster.submit("train", "dcgan", features="runs/judge", **there)
     with pytest.raises(TroupeError) as caught:
         cluster.submit("train", "dcgan", families=[""], address="http://h:1", runs_dir="/s/runs")
     assert caught.value.mistakes == ["families: is empty"]
