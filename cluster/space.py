@@ -214,7 +214,7 @@ def module_of(family: str, given: str | None, families: Sequence[Path]) -> tuple
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise TroupeError(f"{said}: {told_of(error, file.parent.resolve())}", WORDS) from error
+        raise TroupeError(f"{said}: {told_of(error)}", WORDS) from error
     space, budget = getattr(module, "SEARCH", None), getattr(module, "BUDGET", {})
     if not isinstance(space, dict) or not all(isinstance(word, str) for word in (*space, *space.values())):
         raise TroupeError(f"{said}: needs SEARCH = {{setting: words}}, all of it texts", WORDS)

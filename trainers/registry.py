@@ -105,4 +105,4 @@ def _module(name: str, folder: Path, part: str) -> ModuleType:
     try:
         return importlib.import_module(f"{package}.{part}")
     except (Exception, SystemExit) as error:
-        raise TroupeError(f"{folder / part}.py: {told_of(error, folder)}", WORDS) from error
+        raise TroupeError(f"{folder / part}.py: {told_of(error)}", WORDS) from error

@@ -16,7 +16,7 @@ from typing import Any
 import trainers.data
 from trainers.data.images import Request, Source
 from trainers.engine.config import parts_of
-from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError, did_you_mean, told_of
+from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError, did_you_mean, lines_of_others, told_of
 from trainers.engine.paths import expanded
 
 FETCHED = "would be downloaded"  # what is said of data that is missing, and can be had
@@ -110,10 +110,9 @@ def _opened(part: str, source: Source, request: Request) -> Any:
     except TroupeError:
         raise
     except (Exception, SystemExit) as error:
-        file = Path(source.open.__code__.co_filename) if hasattr(source.open, "__code__") else Path(__file__)
-        if Path(__file__).parent in file.parents:  # ours
+        if not lines_of_others(error):
             raise
-        raise TroupeError(f"data={part}: {told_of(error, file.parent)}", SURROUNDINGS) from error
+        raise TroupeError(f"data={part}: {told_of(error)}", SURROUNDINGS) from error
     lacking = [name for name in ("size", "held_out", "facts", "fingerprint", "batch") if not hasattr(data, name)]
     if lacking:
         raise TroupeError(
@@ -180,5 +179,5 @@ def _load(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise TroupeError(f"{file}: cannot be loaded ({told_of(error, file.parent)}); mend it", WORDS) from error
+        raise TroupeError(f"{file}: cannot be loaded ({told_of(error)}); mend it", WORDS) from error
     return module

@@ -72,19 +72,19 @@ def without_advice(line: str) -> str:
 def of_worker(rank: int, error: Exception, log: object) -> TroupeError:
     """An error that nobody foresaw, in one line; its traceback is in the worker's log."""
     said = (str(error).strip().splitlines() or ["no reason is given"])[0]
-    where = "".join(f"{file}:{line}: " for file, line in _lines_of_others(error)[-1:])
+    where = "".join(f"{file}:{line}: " for file, line in lines_of_others(error)[-1:])
     return TroupeError(f"worker {rank}: {where}{type(error).__name__}: {said} (traceback in {log})", FAILED)
 
 
-def told_of(error: BaseException, folder: Path) -> str:
-    """An error in somebody's code in `folder`, in a line: which, and in which line of which file."""
-    inside = [(file, line) for file, line in _lines_of_others(error) if folder in file.parents]
-    where = f" (line {inside[-1][1]} of {inside[-1][0].name})" if inside else ""
-    said = " ".join(str(error).split()) if not isinstance(error, SystemExit) else f"sys.exit({error.code!r}) was called"
-    return f"{said if isinstance(error, SystemExit) else f'{type(error).__name__}: {said}'}{where}"
+def told_of(error: BaseException) -> str:
+    """An error in somebody's own code, in a line: which, and in which line of which file."""
+    where = "".join(f" (line {line} of {file.name})" for file, line in lines_of_others(error)[-1:])
+    if isinstance(error, SystemExit):
+        return f"sys.exit({error.code!r}) was called{where}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
-def _lines_of_others(error: BaseException) -> list[tuple[Path, int]]:
+def lines_of_others(error: BaseException) -> list[tuple[Path, int]]:
     """The lines of files through which an error came that are neither ours nor of an installed package, outermost
     first: those of a family or a data source of one's own."""
     root, found = Path(__file__).parents[2], list[tuple[Path, int]]()
