@@ -120,7 +120,7 @@ def test_wrong_names_and_ranks_are_told(troupe: Commands) -> None:
     for words, code, line in (
         (("stop", "run"), 4, "run: nobody works on it, it has finished; `troupe runs` shows what is under way"),
         (("stop", "rum"), 2, "rum: no such run in runs; did you mean run?"),
-        (("logs", "run", "--rank", "3"), 2, "--rank 3: run has no log of it; there are 0"),
+        (("logs", "run", "--rank", "3"), 2, "--rank 3: run has no log of it; ranks that have one: 0"),
         (("cancel", "run"), 2, "cancel: no such verb; here it is `troupe stop`; `troupe --help` lists them"),
     ):
         done = troupe.run(*words)
