@@ -18,7 +18,7 @@ from trainers.engine import cache
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.streams import sample_indices
 from trainers.engine.tensors import load_weights, read_weights
-from trainers.families.adversarial.settings import FEATURES, SIDE
+from trainers.families.adversarial.settings import FEATURES, MODELS, SIDE
 from trainers.families.classifier.config import HE
 
 BATCH, EPOCHS, MOST_STEPS = 100, 4, 600  # of its training
@@ -152,6 +152,7 @@ def of_weights(model: str, file: Path, facts: Mapping[str, Any]) -> Classifier:
     """A model of `classifier` by name, with weights of a file. Raises TroupeError where they do not fit it."""
     from trainers import registry
 
+    model = MODELS.get(model, model)
     weights = read_weights(file, ("network",))["network"]
     last = [tensor for name, tensor in weights.items() if name.endswith("weight") and tensor.dim() in (2, 4)][-1]
     # He's are for 32 pixels, torchvision's for more

@@ -15,7 +15,7 @@ from trainers.engine import cache
 from trainers.engine.evaluation import Evaluation, Rows, Totals
 from trainers.engine.family import Data, Family, MicroBatch, Networks
 from trainers.engine.streams import InOrder, Stream
-from trainers.families.adversarial.settings import MODELS, OWN_FEATURES
+from trainers.families.adversarial.settings import OWN_FEATURES
 from trainers.verdict.distances import kernel_within
 from trainers.verdict.drawing import draw_pairs, draw_verdict
 from trainers.verdict.judges import Inception, Pixels, SmallClassifier, of_run, of_weights, trained
@@ -57,7 +57,6 @@ class Judging(Family):
         elif self.config.features in OWN_FEATURES:
             judge = Pixels()
         else:
-            model = MODELS.get(model, model)
             judge = of_weights(model, Path(path), self.facts) if model else of_run(Path(path), self.facts)
         self.loaded = "" if self.trains_judge else cache.digest(judge.state_dict())
         return {"judge": judge}
