@@ -77,7 +77,7 @@ def _run_row(folder: RunFolder) -> dict[str, Any]:
     elif result and step < result["steps"]:
         damaged.append(f"its last checkpoint is of step {step}")
     if result:
-        step, seconds = int(result["steps"]), float(result.get("seconds", seconds))
+        step, seconds = int(result["steps"]), max(seconds, float(result.get("seconds", 0)))
     restarts = folder.read_restarts()
     return {
         "family": stored["family"], "data": stored["settings"].get("data"),
