@@ -161,9 +161,10 @@ def _knock(address: str) -> bool:
     Ray itself asks for a minute and tells no reason. Raises TroupeError (exit code 3) where there is no Ray that would
     let us in: at once where somebody answers, after 3 s where nobody does.
     """
-    if not address.rpartition(":")[2].isdigit() or "://" in address or os.environ.get("RAY_USE_TLS") == "1":
+    port = address.rpartition(":")[2]
+    if not port.isdigit() or "://" in address or os.environ.get("RAY_USE_TLS") == "1":
         return False  # Ray knows addresses of other kinds, like `auto`, and how to speak behind certificates
-    if not 0 < float(address.rpartition(":")[2]) < 2**16:
+    if not port.isdecimal() or not 0 < float(port) < 2**16:  # `²` is a digit, and no number
         raise TroupeError(f"--address {address}: ports are from 1 to 65535; that of a head node is 6379, as a rule",
                           SURROUNDINGS)  # fmt: skip
     import ray

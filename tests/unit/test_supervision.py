@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster import group
+from cluster import connect, group
 from cluster.actors import ActorGroup
 from cluster.group import (
     NODE,
@@ -438,3 +438,9 @@ def test_a_stop_before_the_first_micro_batch_waits_for_nothing() -> None:
 def test_advice_to_go_on_names_the_run_or_says_that_there_is_none(said: str, kept: bool, told: str) -> None:
     error = naming(TroupeError(said, CONFLICT), "mine", kept)
     assert (error.mistakes, str(error), error.code) == ([told], told, CONFLICT)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "9" * 400, "²"])
+def test_an_address_whose_port_is_none_is_told_before_anybody_is_asked(port: str) -> None:
+    with pytest.raises(TroupeError, match=rf"--address h:{port}: ports are from 1 to 65535"):
+        connect._knock(f"h:{port}")

@@ -46,10 +46,10 @@ def open_folder(request: Request) -> ImageData:
     """Open a folder of images, packed first where it is not, or has changed since."""
     words = f"data=imagefolder:{shown(request.argument)}"
     root, bare = expanded(request.argument).resolve(), dict[str, str]()
-    if os.path.exists(root) and not os.path.isdir(root):
-        raise TroupeError(f"{words}: is no folder; give the path of one", WORDS)
     if not os.path.isdir(root):
-        raise TroupeError(f"{words}: no such folder; give the path of one", SURROUNDINGS)
+        is_file = os.path.exists(root)
+        what = "is no folder" if is_file else "no such folder"
+        raise TroupeError(f"{words}: {what}; give the path of one", WORDS if is_file else SURROUNDINGS)
     size = request.image_size or AUTO_SIZE
     cache = request.data_dir / "packed" / fingerprint(in_utf8(str(root)), size)[:16]
     facts = _facts_of(cache)

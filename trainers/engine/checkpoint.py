@@ -23,6 +23,7 @@ from trainers.engine.errors import CONFLICT, SURROUNDINGS, Passing, TroupeError
 T = TypeVar("T")
 
 FORMAT = 1
+WEIGHTS = ("state.pt", "weights.safetensors")  # the file of them in a checkpoint, and in what `export` wrote
 NAME = re.compile(r"step_(\d{8,})(?:_phase_(\d+))?$")
 
 

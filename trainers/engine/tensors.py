@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainers.engine.checkpoint import WEIGHTS
 from trainers.engine.errors import CONFLICT, TroupeError
 
 
@@ -46,7 +47,7 @@ def read_weights(
     """
     from safetensors.torch import load_file
 
-    inside = [path / name for name in ("state.pt", "weights.safetensors") if (path / name).exists()]
+    inside = [path / name for name in WEIGHTS if (path / name).exists()]
     file = inside[0] if inside else path
     try:
         if file.suffix == ".safetensors":

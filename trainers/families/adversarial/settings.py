@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from trainers import registry
 from trainers.data.settings import ImageConfig
-from trainers.engine.checkpoint import all_in
+from trainers.engine.checkpoint import WEIGHTS, all_in
 from trainers.engine.config import Asked
 from trainers.engine.errors import TroupeError
 from trainers.engine.paths import expanded
@@ -18,7 +18,6 @@ from trainers.engine.settings import Check, setting
 
 SIZES = (16, 32, 64, 128)
 OWN_FEATURES = ("auto", "pixels", "inception")
-WEIGHTS = ("state.pt", "weights.safetensors")  # in a checkpoint, and in what `export` wrote
 MODELS = {"squeezenet": "squeezenet1_1"}  # of `classifier`, by shorter names
 FEWEST = 16  # held-out images that an evaluation takes
 SIDE = 16  # of images whose pixels are features
@@ -144,7 +143,7 @@ class AdversarialConfig(ImageConfig):
             model = MODELS.get(model, model)
             lines = registry.config_class("classifier").from_words({"model": model}, "classifier")[1]
             mistakes += [f"features={features}: {line.removeprefix(f'model={model}: ')}" for line in lines]
-            if _found(path).is_dir() and not any(path.name in WEIGHTS for path in _found(path).iterdir()):
+            if _found(path).is_dir() and not any((_found(path) / name).exists() for name in WEIGHTS):
                 mistakes.append(f"features={features}: is a folder without weights; name a file of them")
         elif not model and (reason := _no_judge(_found(path))):
             mistakes.append(f"features={features}: {reason}")
