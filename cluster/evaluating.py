@@ -16,6 +16,7 @@ from trainers.data import sources
 from trainers.engine import checkpoint, runfolder
 from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.switches import fresh
 from trainers.run import open_for
 
 ALL = "all"  # evaluate_on=all: every sample of the data, which here is for evaluations only
@@ -137,6 +138,7 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -
     return same and not notes, mistakes, notes
 
 
+@fresh
 def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """Metrics over the held-out samples; pictures of them into `out`, where it is given.
 

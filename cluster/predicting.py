@@ -19,6 +19,7 @@ from trainers.data import decoding, listing, sources
 from trainers.engine import runfolder
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded, natural, shown
+from trainers.engine.switches import fresh
 
 BATCH = 64  # images that the network sees at once
 
@@ -42,6 +43,7 @@ class Files(NamedTuple):
     passed: Counter[str]  # files in folders that are no images as far as their names tell, by the ends of those
 
 
+@fresh
 def carry_out(command: PredictCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """What a classifier takes images for, as `cluster.calls.predict` describes it; `shows` is told how far it is."""
     name, folder, expected = prepare(command)

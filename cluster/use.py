@@ -17,6 +17,7 @@ from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded, shown
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.streams import GRID_SEED
+from trainers.engine.switches import fresh
 from trainers.run import open_for
 
 NOTHING = dict.fromkeys((
@@ -163,6 +164,7 @@ def writing(out: Path) -> Iterator[None]:
         raise TroupeError(f"--out {out}: cannot be written ({error})", SURROUNDINGS) from error
 
 
+@fresh
 def samples_of(
     name: str, runs: Path, families: Sequence[Path], asked: Any, seed: int, data_dir: Path
 ) -> tuple[RunFolder, Any, dict[str, Any]]:
@@ -210,6 +212,7 @@ class OpenedLater:
         return getattr(self._data, name)
 
 
+@fresh
 def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
     """Write the weights of a run's newest checkpoint as safetensors, and the config that rebuilds the networks.
 
@@ -242,6 +245,7 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
     return {"folder": str(out), "files": ["weights.safetensors", "config.json"], "step": state["step"]}
 
 
+@fresh
 def load_exported(folder: str | Path, families: Sequence[str | Path] = ()) -> dict[str, Any]:
     """The networks of an exported folder, in eval mode, by name: `network` of a classifier. See `cluster.calls`.
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean, told_of
+from trainers.engine.switches import fresh
 
 BUILT_IN = Path(__file__).parent / "families"
 
@@ -90,10 +91,14 @@ def family_class(name: str, extra: Sequence[Path] = ()) -> type:
 
 
 def _module(name: str, folder: Path, part: str) -> ModuleType:
-    """`config` or `training` of a family; those outside the package get a package of their own."""
+    """`config` or `training` of a family; those outside the package get a package of their own.
+
+    A module is imported once in a process that may carry out several runs, so no switch that its caller has set counts
+    for what it computes then, and what it sets itself is put back (`switches.fresh`).
+    """
+    package = f"trainers.families.{name}"  # so that `from trainers.families.NAME.networks import ...` works for all
     if folder.parent == BUILT_IN:
-        return importlib.import_module(f"trainers.families.{name}.{part}")
-    package = f"trainers.families.{name}"  # so that `from trainers.families.NAME.networks import ...` works there too
+        return _imported(package, part)
     if package not in sys.modules or list(sys.modules[package].__path__) != [str(folder)]:
         for loaded in [key for key in sys.modules if key == package or key.startswith(package + ".")]:
             del sys.modules[loaded]
@@ -103,6 +108,13 @@ def _module(name: str, folder: Path, part: str) -> ModuleType:
         module.__path__ = [str(folder)]
         sys.modules[package] = module
     try:
-        return importlib.import_module(f"{package}.{part}")
+        return _imported(package, part)
     except (Exception, SystemExit) as error:
         raise TroupeError(f"{folder / part}.py: {told_of(error)}", WORDS) from error
+
+
+def _imported(package: str, part: str) -> ModuleType:
+    name = f"{package}.{part}"
+    if part == "training" and name not in sys.modules:
+        return fresh(importlib.import_module)(name)
+    return importlib.import_module(name)

@@ -18,6 +18,7 @@ from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, TroupeError
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import plain
+from trainers.engine.switches import fresh
 from trainers.version import __version__
 
 if TYPE_CHECKING:  # torch is not loaded before a run starts
@@ -53,8 +54,12 @@ class Plan:
         return registry.config_class(self.family, self.families).of(self.settings, self.family)
 
 
+@fresh
 def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
-    """Open the data, build the family, train. Returns the run's result."""
+    """Open the data, build the family, train, with every switch of the process at its default. Returns the run's result.
+
+    What the family sets of them in its methods is the run's, in every worker alike, and put back.
+    """
     from trainers.engine import loop
 
     config = plan.config()

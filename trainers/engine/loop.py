@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,7 +30,7 @@ def train(
     """Train a run to its last step, from its newest checkpoint or its beginning. Returns its result; rank 0's counts.
 
     `facts` go into each manifest. Raises Stopped after saving when a stop was asked for, TroupeError when the run
-    failed; the caller's random state, default dtype and threads are put back, and shared memory is given back.
+    failed; shared memory is given back. Called within `switches.fresh`, which puts back what a run sets.
     """
     with process_for(config), contextlib.ExitStack() as held:
         writer = Writer(folder.path, folder.name)
@@ -65,20 +64,17 @@ def train(
 
 @contextlib.contextmanager
 def process_for(config: Config) -> Iterator[None]:
-    """Set what a run wants of its process, and put it back: random state, default dtype, threads, ways of GPUs."""
-    threads, dtype, state = torch.get_num_threads(), torch.get_default_dtype(), random.getstate()
+    """Set what a run wants of its process, in every worker alike: default dtype, threads, ways of GPUs. Torch's random
+    state is put back here, the rest by `switches.fresh`."""
     on_gpu = config.device == "cuda"
-    try:
-        with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), contextlib.ExitStack() as held:
-            if on_gpu and config.exchange == "exact":
-                held.enter_context(reproducible())
-            torch.set_default_dtype(torch.float64 if config.precision == "float64" else torch.float32)
-            torch.set_num_threads(config.threads_per_worker)
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
-        random.setstate(state)
+    with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), contextlib.ExitStack() as held:
+        if on_gpu and config.exchange == "exact":
+            held.enter_context(reproducible())
+        if config.compile:
+            held.enter_context(torch.compiler.set_stance("default"))
+        torch.set_default_dtype(torch.float64 if config.precision == "float64" else torch.float32)
+        torch.set_num_threads(config.threads_per_worker)
+        yield
 
 
 @contextlib.contextmanager
