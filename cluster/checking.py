@@ -157,7 +157,7 @@ def _asked(
         mistakes.append(Finding("runs", WRONG, f"this machine: {mistake}"))
     mark = command.runs_dir.resolve() / f".seen-{uuid.uuid4().hex}"
     with contextlib.suppress(OSError):
-        mark.write_text("", encoding="utf-8")
+        mark.touch(exist_ok=False)
     data = (config.data, str(command.data_dir), [str(path) for path in command.families]) if config else None
     try:
         look = ray.remote(num_cpus=0)(_looked)

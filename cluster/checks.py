@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,17 +83,14 @@ def hint(config: Config) -> str | None:
 def writable(folder: Path) -> str | None:
     """Why a folder cannot be written, or None; makes it where it is missing."""
     full = False
-    probe = folder / f".probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"troupe" * 1024)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"troupe" * 1024)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not full:
             return f"{folder}: cannot be written ({error.strerror or error})"
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
     if full or shutil.disk_usage(folder).free < 16 << 20:
         return f"{folder}: no space left (less than 16 MB); free some, or take another folder"
     return None

@@ -223,7 +223,7 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
     here = facts_of_node([])
     try:
         for mark in marks.values():
-            mark.write_text("", encoding="utf-8")
+            mark.touch(exist_ok=False)
         look = ray.remote(num_cpus=0)(facts_of_node)
         answers = {
             node["NodeID"]: look.options(

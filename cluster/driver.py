@@ -65,6 +65,7 @@ class Driver:
         self.at_once = 1
         self.bucket = bucket.of_run(search.path)  # through which trials on other nodes have and give what they need
         self.forgotten: set[int] = set()  # trials whose checkpoints are removed
+        self.staying: set[int] = set()  # trials that have something among their checkpoints that cannot be removed
 
     # What Tune asks for
 
@@ -239,19 +240,20 @@ class Driver:
         those without a value last."""
         return [
             trial for trial in self.search.in_order()
-            if trial.state in (FINISHED, PRUNED, FAILED) and trial.number not in self.forgotten
+            if trial.state in (FINISHED, PRUNED, FAILED) and trial.number not in self.forgotten | self.staying
             and (there or checkpoint.all_in(self.search.folder(trial).checkpoints))
         ]  # fmt: skip
 
     def _forget(self, record: TrialRecord, there: bool) -> None:
         """Remove a trial's checkpoints from this machine's disk, and (`there`) from the bucket."""
         folder = self.search.folder(record)
-        for path in checkpoint.all_in(folder.checkpoints):
-            shutil.rmtree(path, ignore_errors=True)
+        if stay := [path for path in checkpoint.all_in(folder.checkpoints) if not checkpoint.remove(path)]:
+            self.staying.add(record.number)
+            self.progress.say(f"{stay[0]}: is not known to be a checkpoint of troupe's, or is damaged; it stays")
         if there and self.bucket is not None:
             self.forgotten.add(record.number)
             with contextlib.suppress(bucket.Unreachable):
-                self.bucket.remove(folder.checkpoints)
+                self.bucket.remove_checkpoints(folder.path)
                 self.bucket.fetch(folder.path)  # to know how much lies there now
 
     def _look_at_disk(self) -> None:

@@ -138,13 +138,16 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -
     return same and not notes, mistakes, notes
 
 
-@fresh
 def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """Metrics over the held-out samples; pictures of them into `out`, where it is given.
 
     `shows` is told what goes on, a few words each time.
     """
-    prepared = prepare(command)
+    return _evaluated(command, prepare(command), shows)
+
+
+@fresh
+def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[str], None]) -> dict[str, Any]:
     config = prepared.config
     data = open_for(config, command.data_dir, command.families)
     if prepared.part == ALL:

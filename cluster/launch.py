@@ -218,11 +218,9 @@ def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, there: 
     with contextlib.suppress(TroupeError, OSError), folder.lock(patience=2):  # unless somebody else went on with it
         if prepared.folder is not None:
             folder.settle_settings()
-        elif not (error.code == FAILED or folder.read_restarts() or checkpoint.all_in(folder.checkpoints)):
-            # FAILED, and what was lost: its logs tell why
-            shutil.rmtree(folder.path, ignore_errors=True)
-            if there is not None:
-                there.remove(folder.path)
+        elif error.code == FAILED or folder.read_restarts() or checkpoint.all_in(folder.checkpoints):
+            pass  # its logs tell why, or it can go on
+        elif runfolder.discard(folder.path, there):
             return
         if there is not None:
             there.send(folder.path)

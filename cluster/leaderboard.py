@@ -121,12 +121,7 @@ class Search:
         told = f'{head[:-2]},\n "trials": [\n{body}\n ]\n}}\n'
         with checkpoint.writing(self.path):
             for file, text in ((SEARCH, told), ("leaderboard.csv", table.getvalue())):
-                if lasting:
-                    durable.write(self.path / file, text)
-                else:
-                    making = self.path / f".{file}.making"
-                    making.write_text(text, encoding="utf-8")
-                    os.replace(making, self.path / file)
+                durable.write(self.path / file, text, lasting)
 
     def leaderboard(self) -> list[dict[str, Any]]:
         """A row for each trial, the best first, those without a value last, in the order of their numbers."""

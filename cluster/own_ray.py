@@ -1,7 +1,8 @@
 """A Ray of our own on this machine: on loopback only, with a token and a folder of its own; it can be begun anew.
 
 Its folder lies among the temporary files and goes with it. Where its owner was killed, the next Ray of our own sweeps
-it away, with whatever still lives in it.
+it away, with the processes that were started for it: the folder is known by its mark, a process by the secret of that
+mark in the environment that it began with (`engine/ownership.py`).
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -22,14 +23,17 @@ import filelock
 from cluster import tokens
 from cluster.environment import environment
 from cluster.signals import handlers_kept, without_hangups
+from trainers.engine import ownership
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError
 from trainers.engine.holding import LOCK, is_held
 
 OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 PREFIX = "troupe-"
+WHAT = "a Ray of our own"  # in the mark of its folder
+SECRET = "TROUPE_RAY"  # in the environment of its processes, and in that mark
 SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest name of a socket in a folder
 LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's whole path
-YOUNG = 2.0  # seconds: a folder whose owner may be about to take its lock
+ENDING = 5.0  # seconds for killed processes to have gone, and for those that were about to begin to show
 PROCESSES = ("raylet", "gcs_server")  # without which it is dead; we are their parent
 
 
@@ -46,7 +50,7 @@ class OwnRay:
     def __init__(self, cpus: int) -> None:
         self.cpus = cpus
         self.runtime_env: dict[str, object] = {}  # its processes have our environment
-        self.folder, self.lock = Path(), filelock.FileLock(os.devnull)
+        self.folder, self.lock, self.secret = Path(), filelock.FileLock(os.devnull), ""
         self.processes: dict[int, str] = {}
 
     def begin(self) -> None:
@@ -55,11 +59,17 @@ class OwnRay:
 
         sweep()
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right
-        self.folder = _new_folder()
+        self.folder, self.secret = _new_folder(), secrets.token_hex(32)
         self.lock = filelock.FileLock(self.folder / LOCK)
-        self.lock.acquire()
-        tokens.write_new(str(self.folder / "token"))
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(self.folder / "token")}
+        try:
+            self.lock.acquire()
+            ownership.mark(self.folder, WHAT, {"secret": self.secret})
+            tokens.write_new(str(self.folder / "token"))
+        except OSError as error:
+            shutil.rmtree(self.folder, ignore_errors=True)  # made a moment ago, under a name that nobody knows
+            raise TroupeError(f"Ray did not start: {self.folder}: {reason_of(error)}", SURROUNDINGS) from error
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
+                 SECRET: self.secret}  # fmt: skip
         try:
             with environment(token), handlers_kept(), without_hangups():
                 tokens.read_anew()
@@ -93,14 +103,11 @@ class OwnRay:
         import ray
 
         if self.died():
-            for pid in self.processes:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+            _end_processes(self.folder, self.secret)
         try:
             ray.shutdown()
         finally:
             self._clear()
-            sweep()  # what was too young when this one began
 
     def begin_anew(self) -> None:
         """After its death."""
@@ -109,10 +116,6 @@ class OwnRay:
 
     def _clear(self) -> None:
         self.processes = {}
-        for pid, _ in _children():  # one that has just begun has no file of the folder open yet
-            with contextlib.suppress(OSError):
-                if os.fsencode(self.folder) in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    os.kill(pid, signal.SIGKILL)
         _remove(self.folder)
         self.lock.release()
         tokens.read_anew()  # when the environment is our caller's again
@@ -123,29 +126,31 @@ def sweep() -> None:
     for base in _bases():
         with contextlib.suppress(OSError):
             for folder in Path(base).glob(f"{PREFIX}*"):
-                with contextlib.suppress(OSError):
-                    mine, age = folder.stat().st_uid == os.getuid(), time.time() - (folder / LOCK).stat().st_mtime
-                    if mine and age > YOUNG and not is_held(folder):
-                        _remove(folder)
+                told = ownership.read(folder, WHAT)
+                if told is not None and not ownership.is_alive(told) and not is_held(folder):
+                    _remove(folder)
 
 
 def _remove(folder: Path) -> None:
-    """Remove the folder of a Ray of our own, and end what still lives in it."""
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if name.isdigit() and int(name) != os.getpid() and _uses(name, str(folder)):
-            with contextlib.suppress(OSError):
-                os.kill(int(name), signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove the folder of a Ray of our own, and end what was started for it, as far as its mark proves it."""
+    if (told := ownership.read(folder, WHAT)) is None:
+        return
+    _end_processes(folder, str(told["secret"]))
+    ownership.remove(folder, WHAT)
 
 
-def _uses(process: str, folder: str) -> bool:
-    """Whether a process of this user's has a file of a folder open, as each of Ray's has its log."""
-    with contextlib.suppress(OSError):
-        for descriptor in os.listdir(f"/proc/{process}/fd"):
-            with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{process}/fd/{descriptor}").startswith(f"{folder}/"):
-                    return True
-    return False
+def _end_processes(folder: Path, secret: str) -> None:
+    """Kill what Ray has started for a folder: each process was given the secret, and names the folder or has a name
+    that Ray gave it. What such a process starts in turn, and what its owner starts beside it, may have the secret too,
+    and is left alone."""
+    mark, place = f"{SECRET}={secret}".encode(), os.fsencode(folder)
+    until = time.monotonic() + ENDING
+
+    def belongs(environment: bytes, command: bytes) -> bool:
+        return mark in environment.split(b"\0") and (place in command or command.startswith(b"ray::"))
+
+    while secret and ownership.kill_those(belongs) and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _bases() -> list[str]:

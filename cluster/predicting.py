@@ -43,11 +43,17 @@ class Files(NamedTuple):
     passed: Counter[str]  # files in folders that are no images as far as their names tell, by the ends of those
 
 
-@fresh
 def carry_out(command: PredictCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """What a classifier takes images for, as `cluster.calls.predict` describes it; `shows` is told how far it is."""
     name, folder, expected = prepare(command)
-    files = find(command.files)
+    return _predicted(command, name, folder, expected, find(command.files), shows)
+
+
+@fresh
+def _predicted(
+    command: PredictCommand, name: str, folder: Path | None, expected: Mapping[str, Any], files: Files,
+    shows: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
     with alone():
         if folder is None:
             _, stored, state, family = use.opened(name, command.runs_dir, command.families)

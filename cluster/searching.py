@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -59,10 +58,8 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
         except BaseException as error:
             if found is not None and prepared.found is None and not any((found.path / TRIALS).iterdir()):
                 sent.close()
-                shutil.rmtree(found.path, ignore_errors=True)  # it never began: the name is free again
-                with contextlib.suppress(TroupeError):
-                    if (there := bucket.of_run(found.path)) is not None:
-                        there.remove(found.path)
+                with contextlib.suppress(TroupeError):  # it never began: the name is free again
+                    runfolder.discard(found.path, bucket.of_run(found.path))
             if found is not None and isinstance(error, TroupeError):
                 naming(error, found.name, found.path.exists())
             raise

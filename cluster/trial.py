@@ -10,7 +10,6 @@ import contextlib
 import gc
 import os
 import queue
-import shutil
 import threading
 import time
 import traceback
@@ -135,7 +134,7 @@ class Trial(tune.Trainable):
                 clone = take_over(self.folder, donor, checkpoint["checkpoint"], varied)
                 if (there := self.there) is not None:
                     patiently(lambda: there.send(self.folder.path), self._still_wanted)
-                    patiently(lambda: there.keep_only(self.folder.path, clone), self._still_wanted)
+                    patiently(lambda: there.remove_checkpoints(self.folder.path, clone), self._still_wanted)
             except TroupeError as error:
                 self.mistake = error
 
@@ -305,7 +304,7 @@ def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: M
         folder.write_settings({**told, "settings": {**before, **varied}, "clones": [*told.get("clones", ()), clone]})
         for old in mine:
             if old != copy:
-                shutil.rmtree(old)
+                checkpoint.remove(old)
         folder.result.unlink(missing_ok=True)
     return copy.name
 
@@ -320,6 +319,6 @@ def _copied(folder: RunFolder, donor: RunFolder, wanted: str | None) -> Path:
         copy = checkpoint.clone(source, folder.checkpoints)
         if checkpoint.damage_of(copy) is None:
             return copy
-        shutil.rmtree(copy, ignore_errors=True)
+        checkpoint.remove(copy)
         wanted = None
     raise TroupeError(f"{folder.name}: {donor.name} has no whole checkpoint to go on from", FAILED)

@@ -5,10 +5,10 @@ Tune's own snapshots, loggers and tables are off: a search goes on from search.j
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,9 @@ from typing import Any
 from cluster.environment import environment
 from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, POPULATION, PRUNED, RUNNING, Search, TrialRecord
 from cluster.space import Range, Space
+from trainers.engine import ownership
 
+STORAGE, WHAT = ".tune", "what Ray Tune writes for a search"  # a folder in the search's own, and its mark
 REDUCTION = 3  # asha: one of so many goes on at each of its steps (Li et al. 2020, section 3)
 RUNGS = 2  # at which trials are compared before their end
 POPULATION_MOVES = 10  # pbt: times in a run that a trial may be cloned
@@ -72,7 +74,11 @@ def carry_out(job: Job) -> None:
     if job.search.told["scheduler"] in POPULATION:
         living = len(job.search.trials)  # all of them, which take turns
     pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(living + 1)}  # else a searcher's trials wait for one another
-    with environment({**VARIABLES, **pending}), warnings.catch_warnings():
+    ownership.left_behind(job.search.path, f"{STORAGE}-*", WHAT)
+    with (
+        environment({**VARIABLES, **pending}), warnings.catch_warnings(),
+        ownership.working_folder(job.search.path / STORAGE, WHAT) as storage,
+    ):  # fmt: skip
         warnings.simplefilter("ignore")
         from ray import tune
         from ray.tune.search import Searcher
@@ -136,9 +142,8 @@ def carry_out(job: Job) -> None:
             def stop_all(self) -> bool:
                 return job.stop_requested()
 
-        storage = search.path / ".tune"
         scheduler = _scheduler(job, of_id)
-        try:
+        with contextlib.suppress(Dead):
             tune.run(
                 Trial, name="tune", storage_path=str(storage),
                 resources_per_trial=tune.PlacementGroupFactory(job.bundles),
@@ -150,10 +155,6 @@ def carry_out(job: Job) -> None:
                 trial_name_creator=lambda trial: of_id[trial.trial_id].name,
                 trial_dirname_creator=lambda trial: of_id[trial.trial_id].name,
             )  # fmt: skip
-        except Dead:
-            pass
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
         for record in of_id.values():
             if record.state == RUNNING:
                 record.state = INTERRUPTED

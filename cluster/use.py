@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -106,6 +107,8 @@ def remove_runs(runs: Path, names: Sequence[str], dry_run: bool = False) -> list
             mistakes += error.mistakes
     if mistakes:
         raise TroupeError(mistakes, WORDS)
+    for folder in folders.values():
+        runfolder.refuse_others(folder.path)
     if dry_run and (busy := [folder.name for folder in folders.values() if folder.working]):
         raise TroupeError([f"{name}: another process is working on this run; stop it first" for name in busy], CONFLICT)
     remove = RunFolder.size if dry_run else runfolder.remove
@@ -212,12 +215,17 @@ class OpenedLater:
         return getattr(self._data, name)
 
 
-@fresh
 def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
     """Write the weights of a run's newest checkpoint as safetensors, and the config that rebuilds the networks.
 
     `weights.safetensors` holds NETWORK.KEY for each tensor; where there is a running average, it is taken.
     """
+    runfolder.find(runs, name)
+    return _export(name, runs, families, out)
+
+
+@fresh
+def _export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
     _, stored, state, family = opened(name, runs, families)
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -234,6 +242,10 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
               "versions": stored["versions"]}  # fmt: skip
     if (expected := family.config.expects(config["facts"])) is not None:
         config["input"] = expected
+    others = [name for name in EXPORTED if os.path.lexists(out / name)]
+    if others and not _is_export(out):
+        raise TroupeError(f"--out {out}: holds {' and '.join(others)}, which `troupe export` has not written; take "
+                          "another folder", CONFLICT)  # fmt: skip
     try:
         with durable.new_folder(out):
             with durable.replacing(out / "weights.safetensors") as making:
@@ -245,13 +257,14 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
     return {"folder": str(out), "files": ["weights.safetensors", "config.json"], "step": state["step"]}
 
 
-@fresh
 def load_exported(folder: str | Path, families: Sequence[str | Path] = ()) -> dict[str, Any]:
     """The networks of an exported folder, in eval mode, by name: `network` of a classifier. See `cluster.calls`.
 
     Raises TroupeError: exit code 2 where nothing was exported there, 4 where its config or its weights are damaged.
     """
-    return exported(expanded(folder), [expanded(path) for path in families])[2]
+    config_of(expanded(folder))
+    networks: dict[str, Any] = fresh(exported)(expanded(folder), [expanded(path) for path in families])[2]
+    return networks
 
 
 def exported(folder: Path, families: Sequence[Path]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
@@ -273,6 +286,16 @@ def exported(folder: Path, families: Sequence[Path]) -> tuple[dict[str, Any], An
 
 def not_exported(folder: Path) -> TroupeError:
     return TroupeError(f"{folder}/config.json: is not what `troupe export` writes; export again", CONFLICT)
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds what `export` writes, and nothing else under its names."""
+    with contextlib.suppress(TroupeError):
+        return config_of(folder)["versions"]["troupe"] is not None
+    return False
+
+
+EXPORTED = ("weights.safetensors", "config.json")
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -323,8 +346,14 @@ def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
              if str(known) in (source, wanted) or shown(known) == source]  # fmt: skip
     if not found:
         raise TroupeError(f"--remove {source}: no packed copy of it; `troupe datasets` lists them", WORDS)
+    mistakes = []
     for _, folder in found:
-        imagefolder.remove(folder)
+        try:
+            imagefolder.remove(folder)
+        except TroupeError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise TroupeError(mistakes, CONFLICT)
     return {"source": source, "bytes": sum(count for count, _ in found)}
 
 

@@ -56,7 +56,7 @@ class Plan:
 
 @fresh
 def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
-    """Open the data, build the family, train, with every switch of the process at its default. Returns the run's result.
+    """Open the data, build the family, train: with every switch of the process at its default. Returns its result.
 
     What the family sets of them in its methods is the run's, in every worker alike, and put back.
     """

@@ -7,6 +7,7 @@ and all that is long lie in it compressed, in base 85, and are unpacked by the b
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -24,11 +25,13 @@ from urllib.parse import quote
 from cluster.page.collect import Collected
 from cluster.page.runs import Read
 from trainers.engine import checkpoint, durable
-from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 from trainers.engine.settings import show_value
 from trainers.version import __version__
 
 SCRIPTS = ("page.js", "toolbox.js", "tables.js", "plots.js", "parallel.js", "pictures.js", "start.js")
+GENERATOR = '<meta name="generator" content="troupe '  # of template.html: whose page it is
+OLDER = " · troupe</title>"  # of an older one
 PICTURES = "pictures"  # the folder of copies
 SEPARATOR = (",", ":")
 
@@ -42,7 +45,12 @@ def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: flo
     left_out = list(found.left_out)
     if os.path.lexists(out) and not out.is_dir():
         raise TroupeError(f"{out}: is no folder; say --out DIR", SURROUNDINGS)
+    if others := _others(out):
+        raise TroupeError(f"{out}: holds {', '.join(others)}, which `troupe report` has not written; say --out DIR",
+                          CONFLICT)  # fmt: skip
     with checkpoint.writing(out, of_run=False), durable.new_folder(out):
+        if not (out / "index.html").exists():  # what lies there is ours from now on
+            durable.write(out / "index.html", f'<!doctype html>\n{GENERATOR}{__version__}">\n')
         embedded: dict[str, Any] = {}
         if single_file:
             embedded = _embedded(found, left_out)
@@ -63,6 +71,16 @@ def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: flo
         "pictures": sum(1 for read in found.reads for _ in files_of(read)), "single_file": single_file,
         "data": [str(out / "report.json"), str(out / "trials.csv")], "left_out": left_out,
     }  # fmt: skip
+
+
+def _others(out: Path) -> list[str]:
+    """What lies in a folder under the names of a page's files, where its index.html is no page of troupe's."""
+    there = [name for name in ("index.html", "report.json", "trials.csv", PICTURES) if os.path.lexists(out / name)]
+    with contextlib.suppress(OSError), open(out / "index.html", encoding="utf-8", errors="replace") as file:
+        head = file.read(4096)
+        if GENERATOR in head or OLDER in head:
+            return []
+    return there
 
 
 def render(page: Mapping[str, Any], bulk: Mapping[str, Any], embedded: Mapping[str, Any], links: bool) -> str:

@@ -15,7 +15,7 @@ import pytest
 from cluster import cli, launch, search, searching
 from cluster.leaderboard import read
 from cluster.prepare_search import SearchCommand, prepare
-from trainers.engine import appearing, runfolder
+from trainers.engine import runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 from trainers.engine.runfolder import RunFolder
 
@@ -52,11 +52,17 @@ def test_a_maker_that_is_killed_leaves_no_run_and_keeps_no_name(tmp_path: Path, 
     assert os.listdir(tmp_path) == ["mine"]
 
 
-def test_what_an_older_troupe_left_half_made_is_taken_over(tmp_path: Path) -> None:
-    for part in ("checkpoints", "grids", "logs"):
-        (tmp_path / "mine" / part).mkdir(parents=True)
-    assert not appearing.is_taken(tmp_path / "mine")
-    assert runfolder.create(tmp_path, "dcgan", "mine", write).settings.exists()
+@pytest.mark.parametrize("place", ["mine", ".making-mine"])
+@pytest.mark.parametrize("content", ["", "checkpoints/", "notes.txt", ".lock"])
+def test_what_only_looks_like_a_makers_stays_and_keeps_its_name(tmp_path: Path, place: str, content: str) -> None:
+    theirs = tmp_path / place / content
+    theirs.mkdir(parents=True) if content in ("", "checkpoints/") else theirs.parent.mkdir()
+    if not theirs.is_dir():
+        theirs.write_text("important")
+    with pytest.raises(TroupeError, match="--name mine: in use"):
+        runfolder.create(tmp_path, "dcgan", "mine", write)
+    assert runfolder.create(tmp_path, "mine", None, write).name == "mine-1"
+    assert theirs.is_dir() or theirs.read_text() == "important"
 
 
 @pytest.mark.parametrize("content", [None, "notes.txt", "logs/rank_0.log"])

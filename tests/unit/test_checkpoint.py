@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainers.engine import checkpoint, durable
+from trainers.engine import checkpoint, durable, ownership
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 
 
@@ -83,6 +83,7 @@ def test_the_manifest_is_written_last_and_the_name_is_given_after_it(
 
     def watched_rename(source: Path, target: Path) -> None:
         assert (Path(source) / "manifest.json").exists()
+        assert not (Path(target) / ownership.MARK).exists()
         events.append(Path(target).name)
         rename(source, target)
 
@@ -137,11 +138,39 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> Non
 
 
 def test_what_a_killed_writer_left_is_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / ".making_step_00000200").mkdir()
-    (tmp_path / ".making_step_00000200" / "state.pt").write_bytes(b"half")
+    left = ownership.make(tmp_path / ".making_step_00000200-1234abcd", checkpoint.WHAT)
+    (left / "state.pt").write_bytes(b"half")
     assert checkpoint.all_in(tmp_path) == []
     save(tmp_path, 200)
+    assert checkpoint.newest(tmp_path, nothing) == tmp_path / "step_00000200"
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000200"]
+
+
+def test_nothing_is_removed_that_is_not_proved_to_be_a_checkpoint(tmp_path: Path) -> None:
+    theirs = [
+        tmp_path / "step_00000100",
+        tmp_path / "step_00000200",
+        tmp_path / ".making_step_00000300",
+        tmp_path / "x",
+    ]
+    theirs[0].mkdir()
+    save(tmp_path, 200)
+    theirs[2].mkdir()
+    (tmp_path / "x").symlink_to(theirs[1])
+    for folder in theirs[:3]:
+        (folder / "notes.txt").write_text("important")
+    for step in (300, 400, 500):
+        save(tmp_path, step)
+    warnings: list[str] = []
+    assert checkpoint.newest(tmp_path, warnings.append) == tmp_path / "step_00000500"
+    (line,) = warnings
+    assert line.startswith(f"{theirs[2]}: is not known to be troupe's")
+    checkpoint.prune(tmp_path, 1, None)
+    assert not checkpoint.remove(tmp_path / "x")
+    assert sorted(os.listdir(tmp_path)) == sorted([*(path.name for path in theirs), "step_00000500"])
+    assert all((folder / "notes.txt").read_text() == "important" for folder in theirs)
+    save(tmp_path, 200)
+    assert (tmp_path / "step_00000200.damaged" / "notes.txt").read_text() == "important"
 
 
 def flip(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -505,7 +506,7 @@ def test_only_runs_of_the_runs_folder_are_removed(command: Command, monkeypatch:
         "mine/inner": "mine/inner: does not lie in runs itself; name a run that does",
         "alias": "alias: does not lie in runs itself; name a run that does",
         str(elsewhere.path): f"{elsewhere.path}: does not lie in runs itself; name a run that does",
-        "vscode": "vscode: its settings.json is not that of a run; remove it by hand",
+        "vscode": "vscode: its settings.json is not that of a run, or damaged; remove it by hand",
     }.items():
         told = command("runs", "--remove", "mine", name)
         assert (told.code, told.lines) == (WORDS, [line])
@@ -515,15 +516,33 @@ def test_only_runs_of_the_runs_folder_are_removed(command: Command, monkeypatch:
     assert (told.code, told.lines) == (WORDS, ["..: does not lie in runs itself; name a run that does"])
     assert (project / "settings.json").exists()
     monkeypatch.chdir(project)
+    shutil.rmtree(own.path / "inner")
     assert command("runs", "--remove", "mine", "runs/mine", str(own.path)).code == 0
     assert not own.path.exists()
 
 
-def test_a_damaged_run_of_the_runs_folder_can_be_removed(command: Command) -> None:
+def test_a_damaged_run_is_removed_where_a_checkpoint_proves_what_it_is(command: Command) -> None:
     damaged = command.run_folder("mine")
     damaged.settings.write_text("{")
+    told = command("runs", "--remove", "mine")
+    assert (told.code, told.lines) == (
+        WORDS, ["mine: its settings.json is not that of a run, or damaged; remove it by hand"]
+    )  # fmt: skip
+    checkpoint.save(damaged.checkpoints, "step_00000003", {}, {"step": 3})
     assert command("runs", "--remove", "mine").code == 0
     assert not damaged.path.exists()
+
+
+def test_a_run_that_holds_what_somebody_has_put_there_is_not_removed(command: Command) -> None:
+    run = command.run_folder("mine")
+    (run.path / "paper").mkdir()
+    (run.path / "paper" / "draft.tex").write_text("important")
+    for words in (["--dry-run"], []):
+        told = command("runs", "--remove", "mine", *words)
+        assert told.code == CONFLICT
+        assert told.lines == ["mine: holds what troupe has not made (paper/, paper/draft.tex); move that away, or "
+                              "remove the folder by hand"]  # fmt: skip
+    assert (run.path / "paper" / "draft.tex").read_text() == "important"
 
 
 def test_a_run_without_a_checkpoint_cannot_be_drawn_from(command: Command) -> None:

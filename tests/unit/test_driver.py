@@ -19,7 +19,7 @@ from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, PRUNED, RUNNING, 
 from cluster.prepare_search import SearchCommand
 from cluster.show import Progress
 from tests.folder_buckets import machine
-from trainers.engine import bucket, checkpoint
+from trainers.engine import bucket, checkpoint, durable
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -38,7 +38,9 @@ def driver(tmp_path: Path) -> Callable[..., Driver]:
             search.trials.append(record)
             path = search.folder(record).checkpoints / checkpoint.name_of(4)
             path.mkdir(parents=True)
-            (path / "state.pt").write_bytes(b"x" * 1000)
+            manifest = durable.sealed({"format": 1, "files": {"state.pt": {"bytes": 900, "sha256": "x"}}})
+            (path / "manifest.json").write_text(manifest)
+            (path / "state.pt").write_bytes(b"x" * (1000 - len(manifest)))
         return Driver(search, prepared, replace(command, **options), Progress(io.StringIO()))
 
     return made
@@ -79,7 +81,6 @@ def test_a_full_disk_takes_nothing_from_the_bucket_and_a_budget_takes_it_from_bo
     one = driver()
     there.folder = tmp_path
     for trial in one.search.trials:
-        (one.search.folder(trial).checkpoints / checkpoint.name_of(4) / "manifest.json").write_text("{}")
         (one.search.folder(trial).path / "metrics.jsonl").write_text("")
         there.send(one.search.folder(trial).path)
     elsewhere = one.search.folder(one.search.trials[0])  # a trial that ran on another machine

@@ -195,7 +195,7 @@ def test_a_lock_is_given_back_after_an_error_too(tmp_path: Path) -> None:
 
 def test_a_run_is_removed_as_a_whole(tmp_path: Path) -> None:
     folder = make(tmp_path, "mine")
-    (folder.grids / "big.png").write_bytes(b"x" * 1000)
+    (folder.grids / "step_00000001.png").write_bytes(b"x" * 1000)
     assert folder.size() >= 1000
     assert runfolder.remove(folder) >= 1000
     assert list(tmp_path.iterdir()) == []
@@ -206,7 +206,7 @@ def test_what_vanishes_while_a_run_is_measured_is_no_error(tmp_path: Path, monke
     pruned = folder.checkpoints / "step_00000001"
     pruned.mkdir()
     (pruned / "state.pt").write_bytes(b"x" * 1000)
-    (folder.grids / "big.png").write_bytes(b"x" * 500)
+    (folder.grids / "step_00000001.png").write_bytes(b"x" * 500)
     stat = os.stat
 
     def racing(path: Any, **how: Any) -> os.stat_result:

@@ -47,7 +47,8 @@ KNOWN = {
     "torch.set_num_interop_threads": "the engine starts no such work", "torch.set_num_threads": "a run sets its own",
     "torch.set_printoptions": SHOWN, "torch.set_rng_state": "a run seeds its own", "torch.set_warn_always": SHOWN,
     "torch.use_deterministic_algorithms": "put back",
-    **dict.fromkeys(("torch.enable_grad", "torch.autograd.enable_grad", "torch.autograd.grad_mode.enable_grad"), "thread"),
+    "torch.enable_grad": "thread", "torch.autograd.enable_grad": "thread",
+    "torch.autograd.grad_mode.enable_grad": "thread",
     "torch.autograd.enforce_grad_layout_policy": "thread",
     "torch.autograd.graph.allow_mutation_on_saved_tensors": "thread",
     "torch.autograd.graph.set_override_stale_capture_stream": SPEED, "torch.compiler.allow_in_graph": SPEED,
@@ -60,17 +61,19 @@ KNOWN = {
     "torch.__future__.set_overwrite_module_params_on_conversion": "put back",
     "torch.__future__.set_swap_module_params_on_conversion": "put back",
     "torch.utils.deterministic.fill_uninitialized_memory": "put back",
-    "torch.compiler.set_default_backend": "a run that compiles names its own", "torch.compiler.set_stance": "a run that compiles sets it",
+    "torch.compiler.set_default_backend": "a run that compiles names its own",
+    "torch.compiler.set_stance": "a run that compiles sets it",
     "torch.compiler.set_enable_guard_collectives": SPEED,
     "torch.cuda.set_device": "thread", "torch.cuda.set_per_process_memory_fraction": SPEED,
     "torch.cuda.set_rng_state": "a run seeds its own", "torch.cuda.set_rng_state_all": "a run seeds its own",
     "torch.cuda.set_stream": "thread", "torch.cuda.set_sync_debug_mode": SHOWN, "torch.cuda.use_mem_pool": SPEED,
     "torch.cuda.tunable.enable": "put back",
-    "torch.cuda.tunable.set_cublaslt_requested_algo_count": "only while tunable is on", "torch.cuda.tunable.set_filename": "only while tunable is on",
-    "torch.cuda.tunable.set_max_tuning_duration": "only while tunable is on",
-    "torch.cuda.tunable.set_max_tuning_iterations": "only while tunable is on",
-    "torch.cuda.tunable.set_numerical_check_tolerances": "only while tunable is on",
-    "torch.cuda.tunable.set_rotating_buffer_size": "only while tunable is on",
+    **dict.fromkeys(
+        [f"torch.cuda.tunable.set_{name}" for name in (
+            "cublaslt_requested_algo_count", "filename", "max_tuning_duration", "max_tuning_iterations",
+            "numerical_check_tolerances", "rotating_buffer_size")],
+        "it counts only while tunable is on",
+    ),
     "torch.nn.attention.activate_flash_attention_impl": "families that choose one do so in their methods",
     "torch.backends.fp32_precision": "put back",
     "torch.backends.python_native.enable_dispatch_keys": "refused",
@@ -83,7 +86,8 @@ KNOWN = {
     "torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp": "put back",
     "torch.backends.cuda.enable_cudnn_sdp": "put back", "torch.backends.cuda.enable_flash_sdp": "put back",
     "torch.backends.cuda.enable_math_sdp": "put back", "torch.backends.cuda.enable_mem_efficient_sdp": "put back",
-    "torch.backends.cuda.preferred_blas_library": "put back", "torch.backends.cuda.preferred_linalg_library": "put back",
+    "torch.backends.cuda.preferred_blas_library": "put back",
+    "torch.backends.cuda.preferred_linalg_library": "put back",
     "torch.backends.cuda.preferred_rocm_fa_library": "put back",
     "torch.backends.cudnn.allow_tf32": "put back", "torch.backends.cudnn.benchmark": "put back",
     "torch.backends.cudnn.benchmark_limit": "put back", "torch.backends.cudnn.depthwise_kernel": "put back",
@@ -159,10 +163,16 @@ def state() -> dict[str, str]:
     return found | {one.name: told(one.read) for one in plain}
 
 
+def told() -> str:
+    return json.dumps(state())
+
+
 @pytest.fixture(scope="module")
 def untouched() -> dict[str, str]:
     """What a fresh process has."""
-    code = "import json, sys; sys.path[:0] = ['tests/unit', 'tests']; from test_switches import *; print(json.dumps(state()))"
+    code = (
+        "import sys; sys.path[:0] = ['tests/unit', 'tests']; import test_switches as t; print(t.json.dumps(t.state()))"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                             cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONPATH": "."})  # fmt: skip
     return dict(json.loads(answer.stdout.splitlines()[-1]))
@@ -210,7 +220,8 @@ def looked() -> tuple[Any, ...]:
     return (
         torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"),
         torch.get_autocast_dtype("cpu"), torch.get_default_device().type, float(small * 1.0) == 0.0,
-        np.geterr()["over"], torch._C._len_torch_dispatch_stack(), [one for one in warnings.filters if one[0] == "error"],
+        np.geterr()["over"], torch._C._len_torch_dispatch_stack(),
+        [one for one in warnings.filters if one[0] == "error"],
     )  # fmt: skip
 
 

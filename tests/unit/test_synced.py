@@ -66,7 +66,7 @@ def test_checkpoints_of_a_trial_that_took_over_another_one_are_forgotten_where_i
         path.rename(path.with_name(".gone"))
     save(there, 20, "taken over")
     other.send(there)
-    other.keep_only(there, checkpoint.name_of(20))
+    other.remove_checkpoints(there, checkpoint.name_of(20))
     assert other.saved(there) == [checkpoint.name_of(20)]
     one.fetch(here, checkpoints=True)
     assert text_of(here) == "taken over"
@@ -109,7 +109,7 @@ def test_what_is_pruned_while_it_is_fetched_is_listed_once_more(tmp_path: Path) 
         if not checkpoint.all_in(here / "checkpoints")[-1].name.endswith("20"):
             save(here, 20, "new")
             one.send(here)
-            one.keep_only(here, checkpoint.name_of(20))
+            one.remove_checkpoints(here, checkpoint.name_of(20))
         return found
 
     other.there = then_pruned  # type: ignore[method-assign]

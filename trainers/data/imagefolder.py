@@ -27,11 +27,13 @@ from trainers.data import splitting
 from trainers.data.decoding import decode, extensions, is_grey
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
 from trainers.data.listing import Layout, Listed, arranged, counted, look_through
-from trainers.engine import durable
+from trainers.engine import durable, ownership
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded, in_utf8, shown
 
 AUTO_SIZE = 64
+WHAT, PARTIAL = "a packed folder of images", "a folder of images that is being packed"  # in the marks of folders
+FILES = {"images.bin", "labels.npy", "parts.npy", "unreadable.txt", "packed.json"}
 FACTS = {
     "fingerprint",
     "class_names",
@@ -51,7 +53,7 @@ def open_folder(request: Request) -> ImageData:
         what = "is no folder" if is_file else "no such folder"
         raise TroupeError(f"{words}: {what}; give the path of one", WORDS if is_file else SURROUNDINGS)
     size = request.image_size or AUTO_SIZE
-    cache = request.data_dir / "packed" / fingerprint(in_utf8(str(root)), size)[:16]
+    cache = request.data_dir / "packed" / _key(str(root), size)
     facts = _facts_of(cache)
     if facts is None or request.fingerprint is None or facts["fingerprint"] != request.fingerprint:
         found = look_through(root)
@@ -140,12 +142,37 @@ def _source_of(folder: Path) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Remove a packed folder that `cached` gave."""
+    """Remove a packed folder that `cached` gave. Raises TroupeError (exit code 4) for one that is being packed, and for
+    what is not proved to be packed by this user's troupe."""
     try:
         with FileLock(folder.with_suffix(".lock"), timeout=0):
-            shutil.rmtree(folder)
+            if not _cleared(folder):
+                raise _not_ours(folder)
     except Timeout:
         raise TroupeError(f"{folder}: is being packed at this moment; wait for that run", CONFLICT) from None
+
+
+def _cleared(folder: Path) -> bool:
+    """Remove a packed folder, and say whether nothing is there any more. Its mark proves it, or, of an older troupe, a
+    packed.json whose source and size give the folder its name."""
+    if ownership.remove(folder, WHAT):
+        return True
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        facts = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
+        named = _key(facts["source"], facts["image_size"]) == folder.name and facts["fingerprint"]
+        if named and os.lstat(folder).st_uid == os.geteuid() and {*os.listdir(folder)} <= FILES:
+            shutil.rmtree(folder, ignore_errors=True)
+    return not os.path.lexists(folder)
+
+
+def _not_ours(folder: Path) -> TroupeError:
+    return TroupeError(f"{folder}: is not known to be packed by troupe, or is damaged or another user's; remove it by "
+                       "hand", CONFLICT)  # fmt: skip
+
+
+def _key(root: str, size: int) -> str:
+    """The name of the packed folder of a folder of images at a size."""
+    return fingerprint(in_utf8(root), size)[:16]
 
 
 def _digest(listing: Sequence[Listed]) -> str:
@@ -168,21 +195,19 @@ def _pack(
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:  # fmt: skip
     """Pack the folder under another name, renamed when it is whole; what a killed packing left is cleared first."""
-    partial = cache.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    ownership.left_behind(cache.parent, f"{cache.name}.partial-*", PARTIAL)
+    with ownership.working_folder(cache.with_suffix(".partial"), PARTIAL) as partial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about images that it reads all the same
             facts = _write(root, listing, layout, size, partial, progress)
         for file in (*partial.iterdir(), partial):  # else a pulled plug might leave zeros of the right size
             durable.sync(file)
-        shutil.rmtree(cache, ignore_errors=True)
+        if not _cleared(cache):
+            raise _not_ours(cache)
         partial.rename(cache)
+        ownership.finish(cache)
+        ownership.mark(cache, WHAT)
         durable.sync(cache.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return facts
 
 

@@ -21,9 +21,11 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from trainers.data.images import Part, array_digest
-from trainers.engine import durable
-from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine import durable, ownership
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
 
+MANIFEST = "packed.json"
+WHAT = "a packed data set"  # in the mark of its folder
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -36,7 +38,10 @@ class Content(NamedTuple):
 
 
 def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence[str]) -> None:
-    """Write the packed form into `folder`, which may hold other files, so that at no time half of it looks whole."""
+    """Write the packed form into `folder`, which may hold other files, so that at no time half of it looks whole.
+
+    Raises TroupeError (exit code 4) where files of these names are there that nobody has packed.
+    """
     assert train.labels is not None, "the packed form has labels"
     assert test.labels is not None, "the packed form has labels"
     arrays: dict[str, NDArray[Any]] = {
@@ -49,26 +54,42 @@ def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence
     manifest = {"name": name, "class_names": list(class_names), "arrays": facts}
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"), tempfile.TemporaryDirectory(prefix=".packing-", dir=folder) as temporary:
+        files = [*(f"{key}.npy" for key in arrays), MANIFEST]
+        there = [file for file in files if os.path.lexists(folder / file)]
+        if there and not _is_packed(folder) and ownership.read(folder, WHAT) is None:
+            raise TroupeError(f"{folder}: holds {', '.join(there)}, which troupe has not packed; move that away",
+                              CONFLICT)  # fmt: skip
+        if ownership.read(folder, WHAT) is None and not os.path.lexists(folder / ownership.MARK):
+            ownership.mark(folder, WHAT)  # what is there from now on may be half of a packed form
         for key, array in arrays.items():
             np.save(Path(temporary, f"{key}.npy"), array)
-        Path(temporary, "packed.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        (folder / "packed.json").unlink(missing_ok=True)
-        for file in [*(f"{key}.npy" for key in arrays), "packed.json"]:
+        Path(temporary, MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for file in files:
             durable.sync(Path(temporary, file))
             os.replace(Path(temporary, file), folder / file)
         durable.sync(folder)
 
 
+def _is_packed(folder: Path) -> bool:
+    """Whether packed.json is one of ours, whatever has become of the arrays."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return all(isinstance(manifest["arrays"][key]["sha256"], str) for key in ARRAYS)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 def read_packed(folder: Path) -> Content | None:
     """The data set packed in `folder`, its images mapped; None if there is none."""
     try:
-        manifest = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         class_names = tuple(manifest["class_names"])
         facts = [(key, manifest["arrays"][key]["shape"], manifest["arrays"][key]["sha256"]) for key in ARRAYS]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise _damaged(folder / "packed.json", error) from error
+        raise _damaged(folder / MANIFEST, error) from error
     images, labels, test_images, test_labels = (_read(folder / f"{key}.npy", *fact) for key, *fact in facts)
     return Content(Part(images, np.array(labels)), Part(test_images, np.array(test_labels)), class_names)
 

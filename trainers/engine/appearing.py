@@ -1,26 +1,25 @@
 """Folders of runs and searches that appear whole, under their names, or not at all.
 
 One is made as `.making-NAME`, which is also what keeps its name for it, and renamed. What its maker, killed, has left
-behind is cleared away by the next one who wants the name.
+behind is cleared away by the next one who wants the name, where its mark proves that it is a maker's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from trainers.engine import checkpoint, durable
+from trainers.engine import checkpoint, durable, ownership
 from trainers.engine.errors import naming
-from trainers.engine.holding import DRIVER, LOCK, WRITING, hold, is_held
+from trainers.engine.holding import DRIVER, hold, is_held
 
 MAKING = ".making-"
-EMPTY = ("checkpoints", "grids", "logs", "trials")  # what one that never began may have
-LOCKS = (DRIVER, LOCK, WRITING)
+WHAT = "a run or a search that is being made"  # in the mark of its folder
 
 
 def name_of(path: Path) -> str:
@@ -48,10 +47,14 @@ def appear(
                 with _reported(runs):
                     fill(making)
                     durable.sync(making)
-                    os.rename(making, runs / wanted)
+                    with _turn(runs):
+                        if is_taken(runs / wanted):  # by somebody who does not ask for turns
+                            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(runs / wanted))
+                        os.rename(making, runs / wanted)
+                    ownership.finish(runs / wanted)
                     durable.sync(runs)
             except BaseException:
-                shutil.rmtree(making, ignore_errors=True)
+                ownership.remove(making, WHAT)
                 raise
             return runs / wanted
     return None
@@ -79,29 +82,19 @@ def _turn(runs: Path) -> Iterator[None]:
 
 def _reserved(runs: Path, name: str) -> Path | None:
     """The folder in which something is made that will have this name; None where the name is in use."""
-    making, there = runs / f"{MAKING}{name}", runs / name
-    if os.path.lexists(making):
-        if is_held(making, DRIVER):
-            return None
-        shutil.rmtree(making, ignore_errors=True)  # its maker may have renamed it just now
-    if is_taken(there):
+    making = runs / f"{MAKING}{name}"
+    if is_taken(runs / name) or is_held(making, DRIVER) or not ownership.remove(making, WHAT):
         return None
-    if there.is_dir():
-        shutil.rmtree(there)
-    making.mkdir()
-    return making
+    return ownership.make(making, WHAT)
 
 
 def is_free(runs: Path, name: str) -> bool:
     """Whether something new could have this name now."""
     making = runs / f"{MAKING}{name}"
-    return not is_taken(runs / name) and not (os.path.lexists(making) and is_held(making, DRIVER))
+    left_behind = ownership.read(making, WHAT) is not None and not is_held(making, DRIVER)
+    return not is_taken(runs / name) and (left_behind or not os.path.lexists(making))
 
 
 def is_taken(path: Path) -> bool:
-    """Whether there is something of this name; not, where it holds nothing but what a run has that never began."""
-    if path.is_symlink() or not path.is_dir():
-        return os.path.lexists(path)
-    inside = list(path.iterdir())
-    unknown = any(part.name not in (*EMPTY, *LOCKS) or (part.is_dir() and any(part.iterdir())) for part in inside)
-    return unknown or not inside or any(is_held(path, lock) for lock in LOCKS)
+    """Whether there is something of this name."""
+    return os.path.lexists(path)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from trainers.engine import checkpoint, durable
+from trainers.engine import checkpoint, contents, durable
 from trainers.engine.errors import SURROUNDINGS, WORDS, Passing, TroupeError
 from trainers.engine.holding import DRIVER, hold, is_held
 from trainers.engine.paths import DATA_DIR, TRIALS, expanded
@@ -109,6 +109,10 @@ def shown(runs: Path) -> str:
 
 class Unreachable(Passing):
     """A bucket fails, or refuses."""
+
+
+class _Damaged(Exception):
+    """A checkpoint in a bucket is not whole."""
 
 
 class Bucket:
@@ -210,8 +214,7 @@ class Bucket:
         for mine in checkpoint.all_in(path / "checkpoints"):
             manifest = f"checkpoints/{mine.name}/manifest.json"
             sent = tuple(state.known.get(manifest, ())[2:])
-            if sent and there.get(manifest) != sent and not state.changed(manifest):
-                shutil.rmtree(mine)
+            if sent and there.get(manifest) != sent and not state.changed(manifest) and checkpoint.remove(mine):
                 state.forget(f"checkpoints/{mine.name}/")
 
     def _fetch_checkpoint(self, path: Path, there: Mapping[str, tuple[int, int]], state: Synced) -> None:
@@ -221,19 +224,16 @@ class Bucket:
         for name in reversed(_saved(there)):
             if mine is not None and checkpoint.place_of(name) <= checkpoint.place_of(mine.name):
                 return
-            making = folder / f".making_{name}"
-            shutil.rmtree(making, ignore_errors=True)
             files = [file for file in there if file.startswith(f"checkpoints/{name}/")]
-            for file in files:
-                self._get(path, file, making / file.rpartition("/")[2])
-            if checkpoint.damage_of(making) is None:
-                shutil.rmtree(folder / name, ignore_errors=True)
-                os.rename(making, folder / name)
-                durable.sync(folder)
+            with contextlib.suppress(_Damaged):
+                with checkpoint.made(folder, name) as making:
+                    for file in files:
+                        self._get(path, file, making / file.rpartition("/")[2])
+                    if checkpoint.damage_of(making) is not None:
+                        raise _Damaged
                 for file in files:
                     state.same(file, there[file])
                 return
-            shutil.rmtree(making, ignore_errors=True)
 
     def saved(self, path: Path) -> list[str]:
         """The checkpoints of a run that are there as a whole, oldest first."""
@@ -291,9 +291,23 @@ class Bucket:
             self.files.delete_file(self.key(file))
 
     def remove(self, path: Path) -> None:
-        """Remove a run, or a folder of one, there."""
+        """Remove a run or a search there; what these do not write stays."""
+        root = self.key(path)
         with self.reached(), contextlib.suppress(FileNotFoundError):
-            self.files.delete_dir(self.key(path))
+            found = self.files.get_file_info(self.fs.FileSelector(root, allow_not_found=True, recursive=True))
+            names = {info.path[len(root) + 1 :] for info in found if info.is_file}
+            others = contents.foreign(names)
+            if not others:
+                self.files.delete_dir(root)
+            for name in sorted(names - {*others}, key=_order, reverse=True) if others else ():
+                self.files.delete_file(f"{root}/{name}")
+
+    def remove_checkpoints(self, path: Path, keep: str = "") -> None:
+        """Remove all checkpoints of a run there but one."""
+        for name in filter(contents.is_of_checkpoint, self.there(path)):
+            if name.split("/")[1] != keep:
+                with self.reached(), contextlib.suppress(FileNotFoundError):
+                    self.files.delete_file(self.key(path / name))
 
     def key(self, path: Path) -> str:
         """Where a file or folder of a run lies there."""
@@ -304,13 +318,6 @@ class Bucket:
         with contextlib.suppress(TroupeError), self.reached():
             return bool(self.files.get_file_info(self.key(file)).type != self.fs.FileType.NotFound)
         return False
-
-    def keep_only(self, path: Path, name: str) -> None:
-        """Remove all checkpoints of a run there but one."""
-        for other in self.there(path):
-            if other.startswith("checkpoints/") and other.split("/")[1] != name:
-                with self.reached(), contextlib.suppress(FileNotFoundError):
-                    self.files.delete_file(self.key(path / other))
 
 
 def _as_it_is(fetch: Callable[[], None]) -> None:
@@ -352,7 +359,7 @@ def _outlived(path: Path, there: Iterable[str]) -> list[str]:
         last = checkpoint.all_in(path / "checkpoints")[-1]
         best = checkpoint.manifest_of(last)["best"]
         for name in there:
-            of = name.split("/")[1] if name.startswith("checkpoints/") else best
+            of = name.split("/")[1] if contents.is_of_checkpoint(name) else best
             if of != best and not (path / "checkpoints" / of).exists():
                 gone += [name] if checkpoint.place_of(of) < checkpoint.place_of(last.name) else []
     return gone

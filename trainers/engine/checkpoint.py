@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -17,12 +18,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trainers.engine import durable
+from trainers.engine import durable, ownership
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, Passing, TroupeError
 
 T = TypeVar("T")
 
 FORMAT = 1
+MANIFEST = "manifest.json"
+MAKING = ".making_"
+WHAT = "a checkpoint that is being made"  # in the mark of its folder
 WEIGHTS = ("state.pt", "weights.safetensors")  # the file of them in a checkpoint, and in what `export` wrote
 NAME = re.compile(r"step_(\d{8,})(?:_phase_(\d+))?$")
 
@@ -51,26 +55,16 @@ def newest_whole(folder: Path) -> Path | None:
 
 def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
     """Write one checkpoint. Raises TroupeError (exit code 3) where the disk is full; nothing half-made is left."""
-    import torch
+    with made(folder, name) as making:
+        import torch
 
-    final, making = folder / name, folder / f".making_{name}"
-    shutil.rmtree(making, ignore_errors=True)
-    try:
-        making.mkdir(parents=True)
         with open(making / "state.pt", "wb") as file:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
         files = {"state.pt": {"bytes": (making / "state.pt").stat().st_size, "sha256": digest(making / "state.pt")}}
-        durable.write(making / "manifest.json", durable.sealed({"format": FORMAT, **facts, "files": files}))
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(making, final)
-        durable.sync(folder)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        failure = disk_error(folder, error)  # before space is freed
-        shutil.rmtree(making, ignore_errors=True)
-        raise failure from error
-    return final
+        durable.write(making / MANIFEST, durable.sealed({"format": FORMAT, **facts, "files": files}))
+    return folder / name
 
 
 def clone(path: Path, folder: Path) -> Path:
@@ -78,20 +72,52 @@ def clone(path: Path, folder: Path) -> Path:
 
     Raises TroupeError (exit code 3) where the disk is full.
     """
-    making = folder / f".making_{path.name}"
-    shutil.rmtree(making, ignore_errors=True)
-    try:
-        shutil.copytree(path, making)
-        for file in (*making.iterdir(), making):
+    with made(folder, path.name) as making:
+        shutil.copytree(path, making, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ownership.MARK))
+        for file in making.iterdir():
             durable.sync(file)
-        shutil.rmtree(folder / path.name, ignore_errors=True)
-        os.rename(making, folder / path.name)
-        durable.sync(folder)
-    except OSError as error:
-        failure = disk_error(folder, error)
-        shutil.rmtree(making, ignore_errors=True)
-        raise failure from error
     return folder / path.name
+
+
+@contextlib.contextmanager
+def made(folder: Path, name: str) -> Iterator[Path]:
+    """The folder to write a checkpoint into. At the end it takes its name; what had the name before goes where it is a
+    checkpoint, and is set aside where it is not. A write that fails is one line (TroupeError, exit code 3).
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            making = held.enter_context(ownership.working_folder(folder / f"{MAKING}{name}", WHAT))
+            yield making
+            durable.sync(making)
+            if not remove(folder / name):
+                set_aside(folder / name)
+            os.rename(making, folder / name)
+            ownership.finish(folder / name)
+            durable.sync(folder)
+        except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+            raise disk_error(folder, error) from error  # before space is freed
+
+
+def remove(path: Path) -> bool:
+    """Remove a checkpoint, and say whether nothing is there any more. It is one where its manifest is as it was
+    written, and it holds no file that the manifest does not name; everything else stays."""
+    if not os.path.lexists(path):
+        return True
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = manifest_of(path)
+        known = {MANIFEST, ownership.MARK, *manifest["files"]}
+        if durable.is_whole(manifest) and manifest["format"] and {*os.listdir(path)} <= known and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+    return not os.path.lexists(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what lies in the place of a checkpoint and is none, or a damaged one."""
+    ends = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    names = (path.with_name(f"{path.name}.damaged{end}") for end in ends)
+    aside = next(name for name in names if not os.path.lexists(name))
+    os.rename(path, aside)
+    return aside
 
 
 def disk_error(path: Path, error: BaseException, whose: str = "", of_run: bool = True) -> TroupeError:
@@ -141,8 +167,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     Raises TroupeError (exit code 4), and changes nothing, where all are damaged.
     """
     damaged: dict[Path, str] = {}
-    for leftover in folder.glob(".making_*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    ownership.left_behind(folder, f"{MAKING}*", WHAT, warn)
     for path in reversed(all_in(folder)):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if manifest_of(path)["format"] > FORMAT:
@@ -150,9 +175,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
         damage = damage_of(path)
         if damage is None:
             for sick, reason in damaged.items():
-                aside = sick.with_name(sick.name + ".damaged")
-                shutil.rmtree(aside, ignore_errors=True)
-                os.rename(sick, aside)
+                aside = set_aside(sick)
                 warn(f"{sick.name}: damaged ({reason}); set aside as {aside.name}, the one before is used")
             return path
         damaged[path] = damage
@@ -168,7 +191,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 def damage_of(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if not durable.is_whole(manifest):
             return "manifest.json is not as it was written"
         for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
@@ -183,7 +206,7 @@ def damage_of(path: Path) -> str | None:
 
 def manifest_of(path: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint."""
-    manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     return manifest
 
 
@@ -199,7 +222,7 @@ def prune(folder: Path, keep: int, best: str | None) -> None:
     """Remove all but the newest `keep` checkpoints and the best one."""
     for path in all_in(folder)[:-keep]:
         if path.name != best:
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
 
 
 def digest(path: Path) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -28,42 +29,48 @@ def finite(value: Any) -> Any:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[None]:
     """A folder, which goes again where it was not there before, and what is written into it inside fails."""
-    new = not os.path.lexists(path)
-    path.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir()  # which fails where somebody else makes it
+    except FileExistsError:
+        path.mkdir(exist_ok=True)  # which fails where it is no folder
+        yield
+        return
     try:
         yield
     except BaseException:
-        if new:
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
         raise
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """The path to write to instead of `path`; what was written there takes its place when the block ends.
+def replacing(path: Path, lasting: bool = True) -> Iterator[Path]:
+    """The path to write to instead of `path`; what was written there takes its place when the block ends. It does so
+    after a pulled plug too where it is `lasting`, which takes milliseconds.
 
     Whoever may read it follows the umask, whatever a library that writes it says.
     """
-    making = path.with_name(f".{path.name}.making")
+    making = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.making")
+    making.touch(exist_ok=False)  # so that it is nobody else's
     try:
-        making.unlink(missing_ok=True)
-        making.touch()
         mode = making.stat().st_mode
         yield making
         if making.stat().st_mode != mode:
             making.chmod(mode)
-        sync(making)
+        if lasting:
+            sync(making)
         os.replace(making, path)
     except BaseException:
         with contextlib.suppress(OSError):
             making.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    if lasting:
+        sync(path.parent)
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, text: str, lasting: bool = True) -> None:
     """Write a small text file, in UTF-8; what was a name in other bytes becomes `\\udce9`."""
-    with replacing(path) as making:
+    with replacing(path, lasting) as making:
         making.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

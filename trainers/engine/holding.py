@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -111,6 +112,8 @@ class Writer:
 
 
 def _acquired(path: Path, file: str, patience: float) -> filelock.BaseFileLock:
+    if not path.is_dir():  # or the lock would make it
+        raise checkpoint.disk_error(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     lock = filelock.FileLock(path / file, timeout=patience)
     try:
         lock.acquire()

@@ -44,12 +44,10 @@ def write_grid(path: Path, images: np.ndarray, columns: int = 0) -> None:
 
 
 def write_named(folder: Path, drawn: Mapping[str, Image.Image | None]) -> list[Path]:
-    """Pictures by name; where one is None, that of before goes."""
+    """Pictures by name; none where one is None."""
     paths = {folder / f"{name}.png": picture for name, picture in drawn.items()}
     for path, picture in paths.items():
-        if picture is None:
-            path.unlink(missing_ok=True)
-        else:
+        if picture is not None:
             write_picture(path, picture)
     return [path for path, picture in paths.items() if picture is not None]
 

@@ -262,6 +262,8 @@ class Recorder:
                 plots.write_curves(folder.curves, rows)
             drawn = trainer.family.pictures(trainer.evaluation, trainer.data)
             pictures.write_named(folder.path, drawn)
+            for name in [name for name, picture in drawn.items() if picture is None]:
+                (folder.path / f"{name}.png").unlink(missing_ok=True)  # of an evaluation before
         self.control.beat()
         return [f"{name}.png" for name in ("curves", *drawn) if (folder.path / f"{name}.png").exists()]
 

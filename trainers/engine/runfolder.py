@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.engine import appearing, bucket, checkpoint, durable, paths, synced
+from trainers.engine import appearing, bucket, checkpoint, contents, durable, paths, synced
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.holding import DRIVER, hold, is_held
 from trainers.engine.paths import TRIALS
@@ -342,11 +342,9 @@ def find_own(runs: Path, name: str) -> RunFolder:
     if not inside:
         raise TroupeError(f"{name}: does not lie in {bucket.shown(runs)} itself; name a run that does", WORDS)
     folder = RunFolder(inside[0].resolve())
-    try:
-        folder.read_settings()
-    except TroupeError:
-        if not folder.checkpoints.is_dir():
-            raise TroupeError(f"{name}: its settings.json is not that of a run; remove it by hand", WORDS) from None
+    stored, damage = _as_written(folder.settings)
+    if (stored is None or damage) and checkpoint.newest_whole(folder.checkpoints) is None:
+        raise TroupeError(f"{name}: its settings.json is not that of a run, or damaged; remove it by hand", WORDS)
     return folder
 
 
@@ -371,12 +369,35 @@ def _may_be_run(path: Path) -> bool:
 
 
 def remove(folder: RunFolder) -> int:
-    """Remove a run that nobody is working on; returns its bytes."""
+    """Remove a run or a search that nobody is working on; returns its bytes. Raises TroupeError (exit code 4) for one
+    that another process works on, that is another user's, or that holds what troupe has not made."""
+    refuse_others(folder.path)
     size = folder.size()
     with folder.driven(patience=1), folder.lock(patience=1):  # somebody may just look whether they are held
-        doomed = folder.path.with_name(f".removed-{folder.name}-{os.getpid()}")
+        doomed = folder.path.with_name(f".removed-{folder.name}-{os.getpid()}-{time.time_ns()}")
         if (there := bucket.of(folder.path.parent)) is not None:
             there.remove(folder.path)
         os.rename(folder.path, doomed)
     shutil.rmtree(doomed)
     return size
+
+
+def discard(path: Path, there: bucket.Bucket | None) -> bool:
+    """Remove a run or a search that this process has made and that never began, so that its name is free again; not
+    where somebody has put something into it meanwhile."""
+    if contents.foreign(contents.names_in(path)):
+        return False
+    shutil.rmtree(path, ignore_errors=True)
+    if there is not None:
+        there.remove(path)
+    return True
+
+
+def refuse_others(path: Path) -> None:
+    """Raise TroupeError (exit code 4) where a run or a search is not wholly what this user's troupe has made."""
+    if os.stat(path).st_uid != os.geteuid():
+        raise TroupeError(f"{path.name}: belongs to another user, who can remove it", CONFLICT)
+    if others := sorted(contents.foreign(contents.names_in(path))):
+        shown = ", ".join(paths.shown(name) for name in others[:3]) + (", ..." if len(others) > 3 else "")
+        raise TroupeError(f"{path.name}: holds what troupe has not made ({shown}); move that away, or remove the "
+                          "folder by hand", CONFLICT)  # fmt: skip

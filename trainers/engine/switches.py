@@ -175,6 +175,7 @@ def switches() -> tuple[Switch, ...]:
     import torch
 
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    nnpack: Any = torch.backends.nnpack
     matmul = cuda.matmul
     found: list[Switch | None] = [
         Switch("default_dtype", torch.float32, torch.get_default_dtype, torch.set_default_dtype),
@@ -200,7 +201,7 @@ def switches() -> tuple[Switch, ...]:
                                               "preferred_rocm_fa_library")),
         Switch("backends.mha.fastpath", True, torch.backends.mha.get_fastpath_enabled,
                torch.backends.mha.set_fastpath_enabled),
-        Switch("backends.nnpack", True, _nnpack, lambda to: torch.backends.nnpack.set_flags(to)),
+        Switch("backends.nnpack", True, _nnpack, nnpack.set_flags),
         _attribute("backends.quantized.engine", _engine()),
         *(Switch(f"__future__.{name}", False, getattr(torch.__future__, f"get_{name}"),
                  getattr(torch.__future__, f"set_{name}"))
@@ -256,7 +257,8 @@ def _anomaly() -> tuple[bool, bool]:
 def _set_mkldnn_precision(value: str) -> None:
     import torch
 
-    torch.backends.mkldnn.set_flags(_fp32_precision=value)  # its attribute sets that of all backends
+    mkldnn: Any = torch.backends.mkldnn
+    mkldnn.set_flags(_fp32_precision=value)  # its attribute sets that of all backends
 
 
 def _read_as(read: Callable[[], Any], candidates: tuple[dict[str, str], ...]) -> Any:
@@ -304,8 +306,9 @@ def _preferred(cuda: Any, name: str) -> Switch:
 def _nnpack() -> bool:
     import torch
 
-    (enabled,) = torch.backends.nnpack.set_flags(True)
-    torch.backends.nnpack.set_flags(enabled)
+    nnpack: Any = torch.backends.nnpack
+    (enabled,) = nnpack.set_flags(True)
+    nnpack.set_flags(enabled)
     return bool(enabled)
 
 
