@@ -202,7 +202,12 @@ def trials_of(runs: Path, name: str) -> list[RunFolder] | None:
 
 
 def folder_of(runs: Path, name: str) -> RunFolder | None:
-    """The folder of a search in `runs` itself, to be removed; None where the name is not that of one."""
+    """The folder of a search in `runs` itself, to be removed; None where the name is not that of one.
+
+    Raises TroupeError (exit code 4) where its search.json does not prove it.
+    """
     path = runs / name
-    inside = path.parent.resolve() == runs.resolve() and not path.is_symlink()
-    return RunFolder(path.resolve()) if inside and os.path.exists(path / SEARCH) else None
+    if path.parent.resolve() != runs.resolve() or path.is_symlink() or not os.path.exists(path / SEARCH):
+        return None
+    read(path)
+    return RunFolder(path.resolve())

@@ -187,8 +187,8 @@ def test_a_sweep_takes_what_a_killed_owner_left_and_only_its_processes(temporary
 
 def test_an_export_replaces_an_export_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    train("dcgan", name="mine", data="digits", image_size=16, width=4, latent=8, batch_size=4, microbatch_size=4, steps=1,
-          device="cpu", evaluate_every=0, evaluate_on="test")  # fmt: skip
+    train("dcgan", name="mine", data="digits", image_size=16, width=4, latent=8, batch_size=4, microbatch_size=4,
+          steps=1, device="cpu", evaluate_every=0)  # fmt: skip
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text('{"architectures": ["Theirs"]}')
     with pytest.raises(
