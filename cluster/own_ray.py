@@ -68,8 +68,13 @@ class OwnRay:
         except OSError as error:
             shutil.rmtree(self.folder, ignore_errors=True)  # made a moment ago, under a name that nobody knows
             raise TroupeError(f"Ray did not start: {self.folder}: {reason_of(error)}", SURROUNDINGS) from error
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
-                 SECRET: self.secret}  # fmt: skip
+        token = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": None,
+            "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
+            SECRET: self.secret,
+            "SPT_NOENV": "1",
+        }  # a title that they give themselves would hide the secret
         try:
             with environment(token), handlers_kept(), without_hangups():
                 tokens.read_anew()
