@@ -16,6 +16,7 @@ from cluster.checks import needs
 from cluster.group import NODE, PATIENCE_AT_START, PREEMPTED, RAY, RESIZED, STATUS, WORKER, Look, Lost, Presence, Row
 from cluster.show import duration
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError, of_worker
+from trainers.engine.problems import Problem
 from trainers.engine.runfolder import RunFolder
 from trainers.run import Plan
 
@@ -103,10 +104,11 @@ class Placing:
                     told = True
                     self.say(f"waiting for room for {size} workers, for {duration(patience)} at most")
                 if now - began > patience:
+                    why = f" ({self.lost.why})" if self.lost else ""
+                    reason = f"the cluster has no room for them since {duration(patience)}{why}"
                     raise TroupeError(
-                        f"workers={self.least}: the cluster has no room for them since {duration(patience)}"
-                        + (f" ({self.lost.why})" if self.lost else "") + "; wait, or take fewer workers"
-                        + (", then go on with --resume" if self.lost else ""), SURROUNDINGS,
+                        Problem("no-room", "workers", reason, "wait, or take fewer workers", self.least,
+                                resumes=self.lost is not None), SURROUNDINGS,
                     )  # fmt: skip
         finally:
             if group is not None:

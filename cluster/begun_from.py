@@ -14,7 +14,7 @@ from trainers.engine import checkpoint, runfolder
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import expanded
-from trainers.engine.settings import show_value
+from trainers.engine.problems import show_value
 
 
 def weights_path(given: str, runs: Path) -> Path:

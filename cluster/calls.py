@@ -22,7 +22,7 @@ from cluster.show import Progress, Silence
 from cluster.words import SENT, VERBS, Option, Words
 from trainers.engine.errors import WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import DATA_DIR
-from trainers.engine.settings import show_value
+from trainers.engine.problems import show_value
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -324,7 +324,7 @@ def shared_memory(where: str, free: int) -> Finding:
 
 
 def data_finding(where: str, data: str, missing: str | None) -> Finding:
-    state = FINE if missing is None else NOTE if sources.FETCHED in missing else WRONG
+    state = FINE if missing is None else NOTE if missing.code == sources.FETCHED else WRONG
     return Finding(where, state, f"data={data}: {missing or 'is there'}")
 
 

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cluster import checks, nodes, proposals, tuning
 from cluster.checks import needs
 from cluster.connect import ray_for
 from cluster.group import RAY
-from cluster.leaderboard import FAILED, FINISHED, MISSING, OPEN, POPULATION, PRUNED, RUNNING, Search, TrialRecord
+from cluster.leaderboard import FAILED, FINISHED, NO_METRIC, OPEN, POPULATION, PRUNED, RUNNING, Search, TrialRecord
 from cluster.prepare_search import Prepared, SearchCommand, compare_by
 from cluster.show import Progress, about_trials, duration, size
 from cluster.signals import signals
@@ -26,8 +27,9 @@ from trainers.engine.config import Config
 from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.mirror import patiently
+from trainers.engine.problems import show_value
 from trainers.engine.runfolder import SAVED, STOP_FILE
-from trainers.engine.settings import plain, show_value
+from trainers.engine.settings import plain
 from trainers.engine.synced import bytes_elsewhere
 from trainers.run import description, open_for
 
@@ -76,11 +78,13 @@ class Driver:
                 self._make(record)
                 return record
             except bucket.Unreachable as error:
-                resume = f"go on with `troupe search --resume {self.search.name}`"
-                self.gone = None if self.stop_requested() else TroupeError(f"{error}; {resume}", error.code)
+                hint = f"go on with `troupe search --resume {self.search.name}`"
+                problems = [replace(problem, hint=hint) for problem in error.problems]
+                self.gone = None if self.stop_requested() else TroupeError(problems, error.code)
                 return None
             except TroupeError as error:
                 record.state, record.reason = FAILED, "; ".join(error.mistakes)
+                record.code = error.problems[0].code
                 self.changed(record, True)
         return None
 
@@ -94,8 +98,10 @@ class Driver:
             self.since.pop(record.number, None)
             if record.state == FINISHED and record.value is None:
                 record.state = FAILED
-                record.reason = record.reason or f"{MISSING} {self.search.told['metric']}: it evaluates nothing"
-            if record.reason.startswith(MISSING) and not self.search.ranked():  # no other trial will report it either
+                if not record.reason:
+                    record.code = NO_METRIC
+                    record.reason = f"reports no {self.search.told['metric']}: it evaluates nothing"
+            if record.code == NO_METRIC and not self.search.ranked():  # no other trial will report it either
                 self.hopeless = record.reason
             if record.state in (FINISHED, PRUNED, FAILED):
                 self.proposals.ended(record)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cluster.show import Progress, duration
 from trainers.engine.errors import FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError
+from trainers.engine.problems import Problem
 
 STATUS = 0.25  # seconds between looks at the workers
 SILENCE_AT_START = 45.0  # seconds until then without any answer
@@ -45,9 +46,12 @@ class Presence:
 class Lost(TroupeError):
     """A worker hung, or something died: the run can go on from its newest checkpoint in a new group."""
 
-    def __init__(self, why: str | list[str], kind: str = WORKER) -> None:
-        super().__init__(why, FAILED)
-        self.why, self.kind = self.mistakes[0], kind
+    def __init__(self, why: str, kind: str = WORKER) -> None:
+        super().__init__(Problem("lost", reason=why, resumes=True), FAILED)
+        self.why, self.kind = why, kind
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.why, self.kind)
 
 
 class Look(NamedTuple):
@@ -132,11 +136,10 @@ def supervise(
             counted = lost.kind in COUNTED
             if counted and restarts >= max_restarts:
                 again = f" ({restarts} restarts before)" if restarts else ""
-                raise TroupeError(f"{lost.why}{again}; go on with --resume", FAILED) from None
+                raise TroupeError(Problem("lost", reason=f"{lost.why}{again}", resumes=True), FAILED) from None
             if stop_requested():
-                raise TroupeError(
-                    f"{lost.why} while it was stopped, before it had saved; go on with --resume", STOPPED
-                ) from None
+                reason = f"{lost.why} while it was stopped, before it had saved"
+                raise TroupeError(Problem("lost", reason=reason, resumes=True), STOPPED) from None
             last, restarts = lost, restarts + counted
             if lost.kind != RESIZED:
                 note(lost.kind, lost.why)
@@ -192,7 +195,7 @@ def _watch(
                 raise moving if moving is not None and not stop_requested() else error
             missed = next((outcome for outcome in outcomes.values() if isinstance(outcome, PeerLost)), None)
             if missed is not None:
-                raise Lost(missed.mistakes)
+                raise Lost(missed.mistakes[0])
             result: dict[str, Any] = outcomes[0]
             return result
         if outcomes:  # some have ended: the others should too, soon

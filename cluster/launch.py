@@ -21,6 +21,7 @@ from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, FAILED, WORDS, NotBegun, Stopped, TroupeError, naming, of_worker
 from trainers.engine.mirror import patiently
+from trainers.engine.problems import Problem
 from trainers.engine.runfolder import SAVED, RunFolder, begun
 from trainers.run import Plan, description, open_for, run
 
@@ -125,7 +126,7 @@ def _carried_out(
     except TroupeError as error:
         _clear_up(folder, prepared, error, there)
         if isinstance(error, NotBegun):
-            error.mistakes = [f"{folder.name}: stopped; go on with --resume"]
+            error.problems = [Problem("stopped", folder.name, "stopped", resumes=True)]
         if isinstance(error, Stopped):
             with contextlib.suppress(OSError):
                 if folder.stop.exists():

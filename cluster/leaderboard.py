@@ -21,8 +21,8 @@ from typing import Any
 from trainers.engine import appearing, bucket, checkpoint, durable, holding
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import TRIALS
+from trainers.engine.problems import show_value
 from trainers.engine.runfolder import SEARCH, RunFolder, all_runs, folders_in
-from trainers.engine.settings import show_value
 
 FORMAT = 1
 WAITING, RUNNING, FINISHED, PRUNED, FAILED, INTERRUPTED = (
@@ -30,7 +30,7 @@ WAITING, RUNNING, FINISHED, PRUNED, FAILED, INTERRUPTED = (
 )  # fmt: skip
 OPEN = (WAITING, RUNNING, INTERRUPTED)  # states from which a trial goes on when the search does
 
-MISSING = "reports no"  # how the reason begins why no trial can have a value
+NO_METRIC = "no-metric"  # the code of a trial that does not report the metric: no other trial will
 POPULATION = ("pbt", "pb2")  # schedulers whose trials all live at once, and take over from one another
 
 
@@ -48,6 +48,7 @@ class TrialRecord:
     best_step: int = 0
     seconds: float = 0.0
     reason: str = ""  # why it failed
+    code: str = ""  # of the problem that it failed by
     clones: list[dict[str, Any]] = field(default_factory=list)  # whose weights it took over, and when
     worry: str = ""  # what the watch on a GAN said
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.problems import Problem
 
 EVERY = 1.0  # seconds between looks
 PATIENCE = 40.0  # seconds without an answer of the head; Ray itself ends our process after 60
@@ -66,22 +67,25 @@ class Pulse:
         mine = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]  # type: ignore[no-untyped-call]
         self.raylet = mine[0] if mine and os.path.exists(mine[0]) else None
         self.looked = self.answered = time.monotonic()
-        self.mistake = ""
+        self.problem: Problem | None = None
 
     def check(self) -> None:
         """Raises TroupeError (exit code 3) where one of them has died; at once for the raylet, or when the patience
         with the head is at its end."""
         now = time.monotonic()
-        if now - self.looked > EVERY and not self.mistake:
+        if now - self.looked > EVERY and self.problem is None:
             self.looked = now
             if self.raylet is not None and not _answers(socket.AF_UNIX, self.raylet):
-                self.mistake = "the raylet of this machine died; start it again with `ray start`, then"
+                self.problem = self._died("the raylet of this machine died", "start it again with `ray start`")
             elif _answers(socket.AF_INET6 if ":" in self.head[0] else socket.AF_INET, self.head):
                 self.answered = time.monotonic()
             elif time.monotonic() - self.answered > PATIENCE:
-                self.mistake = f"its head does not answer since {PATIENCE:.0f} s; when it is there again,"
-        if self.mistake:
-            raise TroupeError(f"--address {self.address}: {self.mistake} go on with --resume", SURROUNDINGS)
+                self.problem = self._died(f"its head does not answer since {PATIENCE:.0f} s", "wait until it does")
+        if self.problem is not None:
+            raise TroupeError(self.problem, SURROUNDINGS)
+
+    def _died(self, reason: str, hint: str) -> Problem:
+        return Problem("cluster-died", "--address", reason, hint, self.address, resumes=True)
 
 
 def _answers(kind: socket.AddressFamily, where: Any) -> bool:

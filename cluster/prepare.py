@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from trainers.engine import appearing, checkpoint, runfolder, schedules
 from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR, expanded
+from trainers.engine.problems import of, show_value
 from trainers.engine.runfolder import RunFolder
-from trainers.engine.settings import plain, show_size, show_value
+from trainers.engine.settings import plain, show_size
 from trainers.run import open_for
 
 LARGEST_CONFIG = 200_000  # bytes of a file of settings; one of all has some 3,000
@@ -90,7 +90,7 @@ def prepare(command: TrainCommand) -> Prepared:
         try:
             folder = runfolder.find(command.runs_dir, command.resume)
         except TroupeError as error:
-            mistakes += [f"--resume {line}" for line in error.mistakes]
+            mistakes += of(error.problems, "--resume")
         else:
             before = len(notes)
             try:
@@ -138,8 +138,7 @@ def prepare(command: TrainCommand) -> Prepared:
                 notes.append(f"--from {command.from_run}: {shown} come{'s' if len(come) == 1 else ''} with its weights")
             config, wrong = kind.from_words({**old, **come, **words}, family)
             of_file = {key for key in from_file if key not in said}
-            mistakes += [f"{line} (in {command.config})" if re.split("[:=]", line)[0] in of_file else line
-                         for line in wrong]  # fmt: skip
+            mistakes += [replace(one, source=str(command.config)) if one.about in of_file else one for one in wrong]
             if config is not None and old and "size" in stored.get("facts", {}):
                 config = config.resolved(stored["facts"])
             data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default())))

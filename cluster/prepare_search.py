@@ -17,7 +17,8 @@ from trainers.engine import appearing, runfolder
 from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
 from trainers.engine.paths import DATA_DIR
-from trainers.engine.settings import LARGEST, show_value
+from trainers.engine.problems import of, show_value
+from trainers.engine.settings import LARGEST
 
 TRIES = 100  # draws of a point before it is said that none is possible
 TRIALS_AT_MOST = 20  # points, where nobody says
@@ -116,7 +117,7 @@ def prepare(command: SearchCommand) -> Prepared:
         defaults.pop("steps", None), defaults.pop("epochs", None)
     lost = bool(mistakes)  # of the words, or of the file: what there is to search may stand there
     where, wrong = space.read(kind, family, {**defaults, **words}, said, source)
-    mistakes += [line for line in wrong if not (lost and line.startswith("nothing to search"))]
+    mistakes += [one for one in wrong if not (lost and one.code == space.NOTHING)]
     data = str(words.get("data", kind.model_fields["data"].get_default()))
     try:
         mistakes += filter(None, [sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)])
@@ -178,7 +179,7 @@ def _prepare_again(command: SearchCommand) -> Prepared:
     except TroupeError as error:
         if error.code != WORDS:
             raise
-        raise TroupeError([*mistakes, *(f"--resume {line}" for line in error.mistakes)], WORDS) from None
+        raise TroupeError([*mistakes, *of(error.problems, "--resume")], WORDS) from None
     told = found.told
     if command.family is not None and command.family != told["family"]:
         mistakes.append(f"{command.family}: {found.name} searches {told['family']}")

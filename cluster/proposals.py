@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from cluster.leaderboard import FAILED, FINISHED, OPEN, Search, TrialRecord
 from cluster.space import Choice, Point, Space
 from trainers.engine.errors import SURROUNDINGS, TroupeError
-from trainers.engine.settings import show_value
+from trainers.engine.problems import show_value
 
 DRAWS = 1000  # of a new point, before a space counts as exhausted
 

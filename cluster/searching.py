@@ -21,8 +21,8 @@ from trainers.engine import appearing, bucket, mirror, runfolder
 from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.errors import SURROUNDINGS, WORDS, Stopped, TroupeError, naming
 from trainers.engine.paths import TRIALS
+from trainers.engine.problems import show_value
 from trainers.engine.runfolder import RunFolder
-from trainers.engine.settings import show_value
 from trainers.run import open_for
 
 

@@ -18,7 +18,10 @@ from typing import Any, get_args, get_origin
 import searchspaces
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError, told_of
-from trainers.engine.settings import read_value, show_value
+from trainers.engine.problems import Problem, show_value
+from trainers.engine.settings import read_value
+
+NOTHING = "nothing-to-search"  # the code of a search whose settings all have one value
 
 DIGITS = 4  # that a drawn number has, so that it can be said again
 NEAR, FAR = 0.8, 1.2  # what a number is multiplied by where it is moved (Jaderberg et al. 2017, section 4.1)
@@ -109,16 +112,16 @@ class Space:
 
 def read(
     kind: type[Config], family: str, words: Mapping[str, Any], said: Mapping[str, str], source: str
-) -> tuple[Space | None, list[str]]:
-    """A space from the words of a command and those of a file of its source; all mistakes at once."""
-    mistakes: list[str] = []
+) -> tuple[Space | None, list[Problem]]:
+    """A space from the words of a command and those of a file of its source; all problems at once."""
+    problems: list[Problem] = []
     domains: dict[str, Domain] = {}
     fixed: dict[str, Any] = {}
     seeds: tuple[int, ...] = ()
     for name, word in {**{name: word for name, word in said.items() if name not in words}, **words}.items():
         field = kind.model_fields.get(name) or kind.model_fields.get(f"{name}_")
         word = ",".join(map(show_value, word)) if isinstance(word, list) else word  # choices, from Python
-        where = "" if name in words else f"{source}: "
+        where = "" if name in words else source
         if field is None or not isinstance(word, str) or field.json_schema_extra["free"]:  # type: ignore[index]
             fixed[name] = word  # a name that is none is told with the others
             continue
@@ -128,18 +131,21 @@ def read(
                 fixed[name] = word
                 continue
             if field.json_schema_extra["kind"] == "running":  # type: ignore[index]
-                raise ValueError("changes no number, so that there is nothing to search; give it one value")
+                raise ValueError("changes no number, so that there is nothing to search", "give it one value")
             for value in domain.values if isinstance(domain, Choice) else (domain.low, domain.high):
                 _, wrong = kind.from_words({name: value}, family)
-                alone = [line.partition(": ")[2] for line in wrong if line.startswith(f"{name}=")]
-                if alone:
-                    raise ValueError(f"{show_value(value)} {alone[0]}" if len(str(domain)) > 20 else alone[0])
+                alone = next((one for one in wrong if one.about == name), None)
+                if alone is not None:
+                    reason = f"{show_value(value)} {alone.reason}" if len(str(domain)) > 20 else alone.reason
+                    raise ValueError(reason, alone.hint)
         except ValueError as error:
-            mistakes.append(f"{where}{name}={word}: {error}")
+            reason, *hint = map(str, error.args)
+            problems.append(Problem("bad-value", name, reason, "".join(hint), word, where))
             continue
         if name == "seed":
             if isinstance(domain, Range):
-                mistakes.append(f"{where}seed={word}: name the seeds, as in seed=1,2,3; each repeats every point")
+                reason, hint = "name the seeds, as in seed=1,2,3", "each repeats every point"
+                problems.append(Problem("bad-value", "seed", reason, hint, word, where))
             else:
                 seeds = domain.values
         else:
@@ -147,13 +153,11 @@ def read(
     first = {name: domain.values[0] if isinstance(domain, Choice) else domain.low for name, domain in domains.items()}
     _, wrong = kind.from_words({**fixed, **first}, family)
     names = dict.fromkeys(fixed)
-    mistakes += [line for line in wrong if line.partition(":")[0].partition("=")[0] in names]
-    if not mistakes and not domains:
-        mistakes.append(
-            "nothing to search: every setting has one value; name choices (n_critic=1,2,5) or a range "
-            "(learning_rate=1e-4..1e-2), or use `troupe train`"
-        )
-    return (None, mistakes) if mistakes else (Space(domains, fixed, seeds, source), [])
+    problems += [one for one in wrong if one.about in names]
+    if not problems and not domains:
+        hint = "name choices (n_critic=1,2,5) or a range (learning_rate=1e-4..1e-2), or use `troupe train`"
+        problems.append(Problem(NOTHING, reason="nothing to search: every setting has one value", hint=hint))
+    return (None, problems) if problems else (Space(domains, fixed, seeds, source), [])
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

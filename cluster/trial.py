@@ -24,14 +24,15 @@ from ray.util import get_current_placement_group
 
 from cluster.actors import ActorGroup
 from cluster.group import Lost, supervise
-from cluster.leaderboard import MISSING
+from cluster.leaderboard import NO_METRIC
 from cluster.show import Progress, Silence
 from cluster.worker import write_to
 from trainers.engine import bucket, checkpoint
 from trainers.engine.control import Control
-from trainers.engine.errors import FAILED, NotBegun, Passing, Stopped, TroupeError, of_worker, without_advice
+from trainers.engine.errors import FAILED, NotBegun, Passing, Stopped, TroupeError, of_worker
 from trainers.engine.mirror import patiently
 from trainers.engine.paths import TRIALS
+from trainers.engine.problems import Problem, sentence
 from trainers.engine.runfolder import STOP_FILE, RunFolder, begun
 from trainers.run import Plan, run
 
@@ -206,10 +207,12 @@ class Trial(tune.Trainable):
             ended = {"ended": "stopped"}
         except TroupeError as error:
             how = "stopped" if isinstance(error, Passing) else "failed"
-            ended = {"ended": how, "reason": without_advice(error.mistakes[0])}
+            problem = replace(error.problems[0], resumes=False)  # it is its search that can be resumed
+            ended = {"ended": how, "reason": sentence(problem), "code": problem.code}
         except Exception as error:
             self.sick = True
-            ended = {"ended": "failed", "reason": of_worker(0, error, self.folder.log(0)).mistakes[0]}
+            problem = of_worker(0, error, self.folder.log(0)).problems[0]
+            ended = {"ended": "failed", "reason": sentence(problem), "code": problem.code}
         if self.there is not None:
             with contextlib.suppress(TroupeError):
                 self.there.fetch(self.folder.path)  # what workers on other nodes have made
@@ -260,7 +263,7 @@ class Trial(tune.Trainable):
         evaluation = any(name.startswith("eval_") for name in row)
         if evaluation if metric.startswith("eval_") else "samples_per_second" in row:
             known = sorted({*row, *self.shared["metrics"]} - {"step", "seconds"})
-            raise TroupeError(f"{MISSING} {metric}; it has {', '.join(known)}", FAILED)
+            raise TroupeError(Problem(NO_METRIC, reason=f"reports no {metric}", hint=f"it has {', '.join(known)}"))
 
     def _rest(self, step: int) -> None:
         """A step is written down: hand over its row, and wait for Tune to ask for the next one."""

@@ -295,7 +295,7 @@ VERBS: dict[str, Callable[..., Answer | None]] = {
 
 
 def dry_run(resolved: dict[str, Any]) -> Answer:
-    from trainers.engine.settings import show_value
+    from trainers.engine.problems import show_value
 
     parts = [f"{key}: {value}" for key, value in resolved.items() if isinstance(value, str)]
     parts += [f"memory: {resolved['memory']['told']}"] if "memory" in resolved else []

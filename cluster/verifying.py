@@ -131,7 +131,9 @@ def _prove(
             plan = Plan(command.family, settings, folder, command.data_dir, command.families)
             states.append(group.run(train_quietly, plan, workers=workers)[0])
     except TroupeError as error:
-        if "disagree" not in error.mistakes[0]:
+        from trainers.engine.state import DISAGREE
+
+        if error.problems[0].code != DISAGREE:
             raise
         # the comparison of replicas before a checkpoint found it first
         return {**row, "passed": False, "largest": [], "why": f" ({error.mistakes[0].splitlines()[-1]})"}

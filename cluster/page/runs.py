@@ -15,8 +15,8 @@ from typing import Any
 
 from trainers import registry
 from trainers.engine.errors import TroupeError
+from trainers.engine.problems import show_value
 from trainers.engine.runfolder import RunFolder
-from trainers.engine.settings import show_value
 
 GRID = re.compile(r"step_(\d{8,})\.(png|txt)")
 STARTED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) worker 0 of ")

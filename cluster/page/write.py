@@ -26,7 +26,7 @@ from cluster.page.collect import Collected
 from cluster.page.runs import Read
 from trainers.engine import checkpoint, durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
-from trainers.engine.settings import show_value
+from trainers.engine.problems import show_value
 from trainers.version import __version__
 
 SCRIPTS = ("page.js", "toolbox.js", "tables.js", "plots.js", "parallel.js", "pictures.js", "start.js")

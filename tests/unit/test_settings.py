@@ -16,7 +16,8 @@ from trainers import registry
 from trainers.data.settings import ImageConfig
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError
-from trainers.engine.settings import Check, read_value, setting, show_value
+from trainers.engine.problems import show_value
+from trainers.engine.settings import Check, read_value, setting
 
 
 class Example(Config):

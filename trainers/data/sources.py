@@ -16,10 +16,11 @@ from typing import Any
 import trainers.data
 from trainers.data.images import Request, Source
 from trainers.engine.config import parts_of
-from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError, did_you_mean, lines_of_others, told_of
+from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError, lines_of_others, meant, told_of
 from trainers.engine.paths import expanded
+from trainers.engine.problems import Problem
 
-FETCHED = "would be downloaded"  # what is said of data that is missing, and can be had
+FETCHED = "data-not-here"  # the code of data that is missing, and can be had
 
 
 def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
@@ -42,33 +43,34 @@ def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
 
 def check_name(
     data: str, extra: Sequence[Path] = (), learns_from: str = "images", here: bool = True
-) -> str | None:  # fmt: skip
-    """What is wrong with `data=` for a family that learns from such samples, in a line, or None. Where it is not read
-    `here`, its folder may be missing."""
+) -> Problem | None:  # fmt: skip
+    """What is wrong with `data=` for a family that learns from such samples, or None. Where it is not read `here`, its
+    folder may be missing."""
     sources = all_sources(extra)
     for part in parts_of(data):
-        if mistake := _wrong_words(part, sources) or (_missing_folder(part) if here else None):
-            return mistake
+        if problem := _wrong_words(part, sources) or (_missing_folder(part) if here else None):
+            return problem
     kind = "+".join(sources[part.partition(":")[0]].kind for part in parts_of(data))
     if kind == learns_from:
         return None
     known = [name for name, source in sources.items() if source.kind == learns_from]
-    joined = f"; say data={'+'.join(['A'] * (learns_from.count('+') + 1))}, where each A is a data set of its kind"
-    nothing = joined if "+" in learns_from else "; no data set has any: --families PATH brings those of PATH/data"
-    advice = f"; there are {', '.join(known)}" if known else nothing
-    return f"data={data}: holds {kind}, where {learns_from} are wanted{advice}"
+    joined = f"say data={'+'.join(['A'] * (learns_from.count('+') + 1))}, where each A is a data set of its kind"
+    nothing = joined if "+" in learns_from else "no data set has any: --families PATH brings those of PATH/data"
+    hint = f"there are {', '.join(known)}" if known else nothing
+    return Problem("data-kind", "data", f"holds {kind}, where {learns_from} are wanted", hint, data)
 
 
-def missing(data: str, data_dir: Path, extra: Sequence[Path] = ()) -> str | None:
-    """What `data=` lacks on this machine, in a line, or None. Opens nothing."""
+def missing(data: str, data_dir: Path, extra: Sequence[Path] = ()) -> Problem | None:
+    """What `data=` lacks on this machine, or None. Opens nothing."""
     known = all_sources(extra)
     for part in parts_of(data):
         name, _, argument = part.partition(":")
-        if mistake := _wrong_words(part, known):
-            return mistake
-        lacking = _missing_folder(part) if argument else known[name].missing(Path(data_dir))
-        if lacking:
-            return lacking
+        if problem := _wrong_words(part, known):
+            return problem
+        if argument and (problem := _missing_folder(part)):
+            return problem
+        if not argument and (lacking := known[name].missing(Path(data_dir))):
+            return Problem(FETCHED, reason=lacking)
     return None
 
 
@@ -89,9 +91,9 @@ def open_data(
     """
     sources, parts = all_sources(extra), parts_of(data)
     for part in parts:
-        for mistake, code in ((_wrong_words(part, sources), WORDS), (_missing_folder(part), SURROUNDINGS)):
-            if mistake:
-                raise TroupeError(mistake, code)
+        for problem, code in ((_wrong_words(part, sources), WORDS), (_missing_folder(part), SURROUNDINGS)):
+            if problem is not None:
+                raise TroupeError(problem, code)
     opened = []
     for part in parts:
         name, _, argument = part.partition(":")
@@ -112,12 +114,11 @@ def _opened(part: str, source: Source, request: Request) -> Any:
     except (Exception, SystemExit) as error:
         if not lines_of_others(error):
             raise
-        raise TroupeError(f"data={part}: {told_of(error)}", SURROUNDINGS) from error
+        raise TroupeError(Problem("own-code", "data", told_of(error), value=part), SURROUNDINGS) from error
     lacking = [name for name in ("size", "held_out", "facts", "fingerprint", "batch") if not hasattr(data, name)]
     if lacking:
-        raise TroupeError(
-            f"data={part}: its source gives a {type(data).__name__}, which lacks {', '.join(lacking)}", SURROUNDINGS
-        )
+        reason = f"its source gives a {type(data).__name__}, which lacks {', '.join(lacking)}"
+        raise TroupeError(Problem("own-code", "data", reason, value=part), SURROUNDINGS)
     return data
 
 
@@ -146,22 +147,22 @@ class Joined:
         return self.parts[0].preview(count)
 
 
-def _wrong_words(data: str, sources: dict[str, Source]) -> str | None:
+def _wrong_words(data: str, sources: dict[str, Source]) -> Problem | None:
     name, colon, argument = data.partition(":")
     if name not in sources:
-        advice = did_you_mean(name, sources) or f"; there are {', '.join(sources)}"
-        return f"data={data}: no such data set{advice}"
+        hint = meant(name, sources) or f"there are {', '.join(sources)}"
+        return Problem("unknown-data", "data", "no such data set", hint, data)
     if sources[name].takes_path and not argument:
-        return f"data={data}: of which folder? say data={name}:PATH"
+        return Problem("bad-value", "data", f"of which folder? say data={name}:PATH", value=data)
     if colon and not sources[name].takes_path:
-        return f"data={data}: {name} takes no path; say data={name}"
+        return Problem("bad-value", "data", f"{name} takes no path", f"say data={name}", data)
     return None
 
 
-def _missing_folder(data: str) -> str | None:
+def _missing_folder(data: str) -> Problem | None:
     _, colon, argument = data.partition(":")
     if colon and not os.path.exists(expanded(argument)):
-        return f"data={data}: no such folder; give the path of one"
+        return Problem("missing-folder", "data", "no such folder", "give the path of one", data)
     return None
 
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from trainers.engine import durable, ownership
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, Passing, TroupeError
+from trainers.engine.problems import Problem
 
 T = TypeVar("T")
 
@@ -130,14 +131,13 @@ def disk_error(path: Path, error: BaseException, whose: str = "", of_run: bool =
     with contextlib.suppress(OSError):  # the path may not be there
         full = full or shutil.disk_usage(path).free < 1 << 20
     if full:
-        advice = "free some, or move the run to another disk, then go on with --resume"
-        told = f"{whose}{path}: no space left; {advice if of_run else 'free some, or take another folder'}"
-        return Passing(told, SURROUNDINGS)
+        hint = "free some, or move the run to another disk" if of_run else "free some, or take another folder"
+        return Passing(Problem("no-space", f"{whose}{path}", "no space left", hint, resumes=of_run), SURROUNDINGS)
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     inside = str(getattr(error, "filename", None) or "")
     if inside.startswith(f"{path}/") and ".making" not in inside:  # a file where a folder should be, say
         path = Path(inside)
-    return TroupeError(f"{whose}{path}: could not be written ({reason})", SURROUNDINGS)
+    return TroupeError(Problem("not-written", f"{whose}{path}", f"could not be written ({reason})"), SURROUNDINGS)
 
 
 @contextlib.contextmanager
@@ -171,7 +171,9 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     for path in reversed(all_in(folder)):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if manifest_of(path)["format"] > FORMAT:
-                raise TroupeError(f"{path}: written by a newer troupe; install that to go on", SURROUNDINGS)
+                raise TroupeError(
+                    Problem("newer", str(path), "written by a newer troupe", "install that to go on"), SURROUNDINGS
+                )
         damage = damage_of(path)
         if damage is None:
             for sick, reason in damaged.items():
@@ -182,9 +184,9 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     if damaged:
         path, reason = next(iter(damaged.items()))
         raise TroupeError(
-            f"{folder}: no checkpoint is whole ({path.name}: {reason}); restore one from a copy, or begin a new run",
-            CONFLICT,
-        )
+            Problem("damaged", str(folder), f"no checkpoint is whole ({path.name}: {reason})",
+                    "restore one from a copy, or begin a new run"), CONFLICT,
+        )  # fmt: skip
     return None
 
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import field_validator
 
 from trainers.engine import rules
-from trainers.engine.errors import did_you_mean
+from trainers.engine.errors import meant
 from trainers.engine.paths import expanded
-from trainers.engine.settings import Check, Settings, Span, number_of, seconds_of, setting, show_value
+from trainers.engine.problems import Problem, show_value
+from trainers.engine.settings import Check, Settings, Span, number_of, seconds_of, setting
 
+NOTHING = "evaluates-nothing"  # codes of problems: the family has no metrics,
+NOTHING_HELD_OUT = "nothing-held-out"  # the data holds nothing out,
+MISFIT = "data-misfit"  # and other data is wanted
 MOST_STEPS = 10**8  # that may follow from epochs
 SCHEDULE_SETTINGS = {
     "cycle_ratio": ("one_cycle",), "cycle_tail": ("one_cycle",), "cycle_peak": ("one_cycle",),
@@ -172,12 +177,13 @@ class Config(Schedules):
         return "+".join(parts)
 
     @classmethod
-    def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[str]]:
+    def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[Problem]]:
         if elastic := re.fullmatch(r"(\d+)\.\.(\d+)", str(words.get("workers", ""))):
             words = {**words, "workers": elastic[2] if elastic[1].strip("0") else "0", "min_workers": elastic[1]}
-        config, mistakes = super().from_words(words, family)
-        only_evaluated = "; all is for `troupe evaluate`, of data that no run learned from"
-        return config, [f"{line}{only_evaluated * line.startswith('evaluate_on=all: ')}" for line in mistakes]
+        config, problems = super().from_words(words, family)
+        hint = "all is for `troupe evaluate`, of data that no run learned from"
+        only_evaluated = [one for one in problems if (one.about, one.value) == ("evaluate_on", "all")]
+        return config, [replace(one, hint=hint) if one in only_evaluated else one for one in problems]
 
     @classmethod
     def instead(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -188,15 +194,15 @@ class Config(Schedules):
         return Config.model_fields
 
     @classmethod
-    def wrong(cls, good: Mapping[str, Any], family: str) -> list[str]:
-        mistakes = []
-        if (mistake := cls.wrong_target(str(good.get("target", "none")), family)) is not None:
-            mistakes.append(mistake)
-        if not cls.metrics and good.get("evaluate_every", "auto") not in ("auto", 0):
-            mistakes.append(f"evaluate_every={good['evaluate_every']}: {family} evaluates nothing; leave it out")
+    def wrong(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
+        target = cls.wrong_target(str(good.get("target", "none")), family)
+        problems, every = [target] if target is not None else [], good.get("evaluate_every", "auto")
+        if not cls.metrics and every not in ("auto", 0):
+            problems.append(Problem(NOTHING, "evaluate_every", f"{family} evaluates nothing", "leave it out", every))
         if not cls.metrics and good.get("schedule") == "plateau":
-            mistakes.append(f"schedule=plateau: {family} evaluates nothing that could stand still; take another")
-        return mistakes
+            reason = f"{family} evaluates nothing that could stand still"
+            problems.append(Problem(NOTHING, "schedule", reason, "take another", "plateau"))
+        return problems
 
     @property
     def least_workers(self) -> int:
@@ -219,23 +225,27 @@ class Config(Schedules):
         return None
 
     @classmethod
-    def wrong_target(cls, target: str, family: str = "the family") -> str | None:
-        """What is wrong with `target=`, in a line, or None."""
+    def wrong_target(cls, target: str, family: str = "the family") -> Problem | None:
+        """What is wrong with `target=`, or None."""
+
+        def wrong(reason: str, hint: str = "", code: str = "bad-value") -> Problem:
+            return Problem(code, "target", reason, hint, target)
+
         if target == "none":
             return None
         known = [f"eval_{metric}" for metric in cls.metrics]
         if not known:
-            return f"target={target}: {family} evaluates nothing that could be reached"
+            return wrong(f"{family} evaluates nothing that could be reached", code=NOTHING)
         metric, colon, number = target.partition(":")
         if metric not in known:
             if not colon and metric.replace(".", "", 1).isdigit():
-                return f"target={target}: of what? say target={known[0]}:{target}"
-            advice = did_you_mean(metric, known) or f"; there are {', '.join(known)}"
-            return f"target={target}: {metric} names no metric of {family}{advice}"
+                return wrong(f"of what? say target={known[0]}:{target}")
+            hint = meant(metric, known) or f"there are {', '.join(known)}"
+            return wrong(f"{metric} names no metric of {family}", hint, "unknown-metric")
         try:
             number_of(number)
         except ValueError:
-            return f"target={target}: needs a number, as in target={known[0]}:0.94"
+            return wrong(f"needs a number, as in target={known[0]}:0.94")
         return None
 
     def reached(self, results: Mapping[str, float]) -> bool:
@@ -297,20 +307,18 @@ class Config(Schedules):
         """Why evaluations go through nothing of such data."""
         return "the data holds nothing out to evaluate on"
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
-        """What is wrong with such data for these settings, a line each: channels, image_size, classes, held_out."""
+    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
+        """What is wrong with such data for these settings: channels, image_size, classes, held_out."""
         asked = self.target != "none" or self.schedule == "plateau" or self.evaluate_every not in ("auto", 0)
         if self.places(facts) < 1:
-            return [
-                f"data={self.data}: holds too little for batch_size={self.batch_size}; take more samples, or fewer at "
-                "once"
-            ]
+            reason = f"holds too little for batch_size={self.batch_size}"
+            return [Problem(MISFIT, "data", reason, "take more samples, or fewer at once", self.data)]
         if self.epochs is not None and self.epochs * self.places(facts) > MOST_STEPS * self.batch_size:
-            return [
-                f"epochs={show_value(self.epochs)}: more than {MOST_STEPS} steps; say fewer, or a larger batch_size"
-            ]
+            hint = "say fewer, or a larger batch_size"
+            return [Problem(MISFIT, "epochs", f"more than {MOST_STEPS} steps", hint, self.epochs)]
         if self.metrics and asked and not self.held_out_places(facts):
-            return [f"{self.nothing_held_out(facts)}; say evaluate_on=validation, or take more samples"]
+            hint = "say evaluate_on=validation, or take more samples"
+            return [Problem(NOTHING_HELD_OUT, reason=self.nothing_held_out(facts), hint=hint)]
         return []
 
     def expects(self, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:

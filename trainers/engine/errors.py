@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import traceback
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+
+from trainers.engine.problems import Problem, sentences
 
 FAILED = 1  # the run failed, or `verify` found a difference
 WORDS = 2  # the words are wrong: all mistakes are told at once, before anything starts
@@ -17,32 +19,43 @@ STOPPED = 130  # stopped on request, after saving
 
 
 class TroupeError(Exception):
-    """One or more mistakes, a line each, with the exit code of the command that made them.
+    """One or more problems, with the exit code of the command that they end.
 
-    Raised where the mistake is known; `cluster.cli` prints each line after `troupe: ` and exits with `code`.
+    Raised where the problem is known; `cluster.cli` prints a line for each after `troupe: ` and exits with `code`.
     """
 
-    def __init__(self, mistakes: str | Iterable[str], code: int = FAILED) -> None:
-        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
+    def __init__(self, problems: Problem | str | Iterable[Problem | str], code: int = FAILED) -> None:
+        given = [problems] if isinstance(problems, (Problem, str)) else problems
+        self.problems = [one if isinstance(one, Problem) else Problem("other", reason=one) for one in given]
         self.code = code
-        super().__init__("\n".join(self.mistakes))
+        super().__init__()
 
-    def __reduce__(self) -> tuple[type[TroupeError], tuple[list[str], int]]:
-        return type(self), (self.mistakes, self.code)  # keeps the code on its way between processes
+    @property
+    def mistakes(self) -> list[str]:
+        """The problems in a line each, for people."""
+        return sentences(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.mistakes)
+
+    def __reduce__(self) -> tuple[type[TroupeError], tuple[list[Problem], int]]:
+        return type(self), (self.problems, self.code)  # keeps the code on its way between processes
 
 
 class Stopped(TroupeError):
-    """The run was asked to stop, has saved, and can go on with `--resume`."""
+    """The run was asked to stop, has saved, and can be resumed."""
 
-    def __init__(self, mistakes: str | Iterable[str], code: int = STOPPED) -> None:
-        super().__init__(mistakes, code)
+    def __init__(self, problems: Problem | str | Iterable[Problem | str], code: int = STOPPED) -> None:
+        super().__init__(problems, code)
 
 
 class NotBegun(Stopped):
     """The run was asked to stop before its first step."""
 
-    def __init__(self, mistakes: str | Iterable[str] = "stopped before it began", code: int = STOPPED) -> None:
-        super().__init__(mistakes, code)
+    def __init__(
+        self, problems: Problem | str | Iterable[Problem | str] = "stopped before it began", code: int = STOPPED
+    ) -> None:
+        super().__init__(problems, code)
 
 
 class Passing(TroupeError):
@@ -53,27 +66,19 @@ class PeerLost(TroupeError):
     """This worker is fine, but another one no longer answers. Never shown: the guilty worker's own error is."""
 
 
-ADVICE = re.compile(r"(;|, then|,) go on with --resume(?! \w)")
-
-
 def naming(error: TroupeError, name: str, kept: bool) -> TroupeError:
-    """The same error, whose advice to go on names the run; or says that nothing of it is `kept`, as it never began."""
-    advice = rf"\1 go on with --resume {name}" if kept else "; nothing of the run is kept, as it had not begun"
-    error.mistakes = [ADVICE.sub(advice, line) for line in error.mistakes]
-    error.args = ("\n".join(error.mistakes),)
+    """The same error of a run or search of this name, which can be resumed; or of which nothing is `kept`, as it never
+    began."""
+    error.problems = [replace(one, run=name, kept=kept) if one.resumes else one for one in error.problems]
     return error
-
-
-def without_advice(line: str) -> str:
-    """The same line of a run that is not gone on with by itself, but with its search."""
-    return ADVICE.sub("", line)
 
 
 def of_worker(rank: int, error: Exception, log: object) -> TroupeError:
     """An error that nobody foresaw, in one line; its traceback is in the worker's log."""
     said = (str(error).strip().splitlines() or ["no reason is given"])[0]
     where = "".join(f"{file}:{line}: " for file, line in lines_of_others(error)[-1:])
-    return TroupeError(f"worker {rank}: {where}{type(error).__name__}: {said} (traceback in {log})", FAILED)
+    reason = f"{where}{type(error).__name__}: {said} (traceback in {log})"
+    return TroupeError(Problem("worker-error", f"worker {rank}", reason), FAILED)
 
 
 def told_of(error: BaseException) -> str:
@@ -97,7 +102,13 @@ def lines_of_others(error: BaseException) -> list[tuple[Path, int]]:
     return found
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the known word nearest to `word`, or nothing."""
+def meant(word: str, known: Iterable[str]) -> str:
+    """`did you mean X?` for the known word nearest to `word`, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The same after a semicolon."""
+    hint = meant(word, known)
+    return f"; {hint}" if hint else ""

@@ -14,6 +14,7 @@ import filelock
 
 from trainers.engine import checkpoint
 from trainers.engine.errors import CONFLICT, TroupeError
+from trainers.engine.problems import Problem
 
 LOCK, DRIVER = ".lock", ".driver"  # held by whoever writes (of a run: its first worker), and by who carries a run out
 WRITING = ".writing"  # held for a moment: while something is written, or while a run is taken over
@@ -30,7 +31,8 @@ def hold(path: Path, name: str, what: str, patience: float = 0, file: str = LOCK
         lock = _acquired(path, file, patience)
     except filelock.Timeout:
         raise TroupeError(
-            f"{name}: another process is working on this {what}; wait for it, or stop it first", CONFLICT
+            Problem("held", name, f"another process is working on this {what}", "wait for it, or stop it first"),
+            CONFLICT,
         ) from None
     try:
         yield
@@ -92,7 +94,9 @@ class Writer:
         """
         with self._turn(), checkpoint.writing(self.path):
             if (self.path / LOCK).read_text(encoding="utf-8") != self.mine:
-                raise TroupeError(f"{self.name}: another group of workers has taken the run over", CONFLICT)
+                raise TroupeError(
+                    Problem("taken-over", self.name, "another group of workers has taken the run over"), CONFLICT
+                )
             yield
 
     @contextlib.contextmanager
@@ -100,11 +104,8 @@ class Writer:
         try:
             lock = _acquired(self.path, WRITING, PATIENCE)
         except filelock.Timeout:
-            raise TroupeError(
-                f"{self.name}: a process of the group before is in the middle of a write since {PATIENCE:.0f} s; end "
-                "it, then go on with --resume",
-                CONFLICT,
-            ) from None
+            reason = f"a process of the group before is in the middle of a write since {PATIENCE:.0f} s"
+            raise TroupeError(Problem("held", self.name, reason, "end it", resumes=True), CONFLICT) from None
         try:
             yield
         finally:

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.family import Data, Family, MicroBatch
-from trainers.engine.settings import show_size, show_value
+from trainers.engine.problems import show_value
+from trainers.engine.settings import show_size
 from trainers.engine.world import World, host_identity
 
 NEAR = 0.9  # of what is free: where an estimate comes as near, it is told

@@ -1,11 +1,13 @@
-"""Rules across settings: each is given the values of some, and says in a line what is wrong with them beside one
-another, and what to say instead; None where nothing is."""
+"""Rules across settings: each is given the values of some, and says what is wrong with them beside one another, and
+what to say instead; None where nothing is."""
 
 from __future__ import annotations
 
 import math
 
-from trainers.engine.settings import show_value
+from trainers.engine.problems import Problem, show_value
+
+VALUE, BESIDE = "bad-value", "settings-conflict"  # codes: of one setting, and of several beside one another
 
 
 def divisors(number: int) -> list[int]:
@@ -14,51 +16,52 @@ def divisors(number: int) -> list[int]:
     return sorted({*small, *(number // divisor for divisor in small)})
 
 
-def whole_microbatches(batch_size: int, microbatch_size: int) -> str | None:
+def whole_microbatches(batch_size: int, microbatch_size: int) -> Problem | None:
     if batch_size % microbatch_size == 0:
         return None
     nearest = min(divisors(batch_size), key=lambda size: abs(size - microbatch_size))
-    return f"microbatch_size={microbatch_size}: does not divide batch_size={batch_size}; say microbatch_size={nearest}"
+    reason, hint = f"does not divide batch_size={batch_size}", f"say microbatch_size={nearest}"
+    return Problem(BESIDE, "microbatch_size", reason, hint, microbatch_size)
 
 
-def enough_microbatches(workers: int, batch_size: int, microbatch_size: int) -> str | None:
+def enough_microbatches(workers: int, batch_size: int, microbatch_size: int) -> Problem | None:
     if batch_size % microbatch_size or workers <= batch_size // microbatch_size:
         return None
     fitting = [size for size in divisors(batch_size) if batch_size // size >= workers]
     count = batch_size // microbatch_size
     advice = f"microbatch_size={max(fitting)}" if fitting else f"batch_size={workers * microbatch_size}"
-    return (
-        f"workers={workers}: more workers than the {count} micro-batches of a batch "
-        f"(batch_size={batch_size} / microbatch_size={microbatch_size}); say {advice}"
-    )
+    sizes = f"batch_size={batch_size} / microbatch_size={microbatch_size}"
+    reason = f"more workers than the {count} micro-batches of a batch ({sizes})"
+    return Problem(BESIDE, "workers", reason, f"say {advice}", workers)
 
 
-def least_first(workers: int, min_workers: int) -> str | None:
+def least_first(workers: int, min_workers: int) -> Problem | None:
     if min_workers <= workers:
         return None
-    return f"workers={min_workers}..{workers}: the lesser number comes first; say workers={workers}..{min_workers}"
+    hint = f"say workers={workers}..{min_workers}"
+    return Problem(BESIDE, "workers", "the lesser number comes first", hint, f"{min_workers}..{workers}")
 
 
-def two_momenta(momenta: tuple[float, ...]) -> str | None:
+def two_momenta(momenta: tuple[float, ...]) -> Problem | None:
     if len(momenta) == 2:
         return None
-    return f"cycle_momentum={show_value(momenta)}: needs two, as in cycle_momentum=0.95:0.85"
+    return Problem(VALUE, "cycle_momentum", "needs two, as in cycle_momentum=0.95:0.85", value=momenta)
 
 
-def rising_shares(shares: tuple[float, ...]) -> str | None:
+def rising_shares(shares: tuple[float, ...]) -> Problem | None:
     if list(shares) == sorted(set(shares)):
         return None
-    return f"decay_at={show_value(shares)}: must rise, as in decay_at=0.5:0.75"
+    return Problem(VALUE, "decay_at", "must rise, as in decay_at=0.5:0.75", value=shares)
 
 
-def peak_before_tail(peak: float | str, tail: float) -> str | None:
+def peak_before_tail(peak: float | str, tail: float) -> Problem | None:
     if isinstance(peak, str) or peak < 1 - tail:
         return None
-    return f"cycle_peak={show_value(peak)}: must lie before the tail, below {show_value(1 - tail)}"
+    return Problem(BESIDE, "cycle_peak", f"must lie before the tail, below {show_value(1 - tail)}", value=peak)
 
 
-def evaluation_needed(target: str, schedule: str, every: int | str) -> str | None:
+def evaluation_needed(target: str, schedule: str, every: int | str) -> Problem | None:
     if every != 0 or (target == "none" and schedule != "plateau"):
         return None
-    asked = f"target={target}" if target != "none" else "schedule=plateau"
-    return f"{asked}: needs evaluations; say evaluate_every=auto instead of 0"
+    asked, value = ("target", target) if target != "none" else ("schedule", "plateau")
+    return Problem(BESIDE, asked, "needs evaluations", "say evaluate_every=auto instead of 0", value)

@@ -28,7 +28,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from trainers.engine.errors import WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import WORDS, TroupeError, did_you_mean, meant
+from trainers.engine.problems import Problem, show_value
 
 Kind = Literal["recipe", "running"]
 LARGEST = 10**9  # number that a setting takes, where its own bounds say nothing
@@ -102,7 +103,7 @@ class Check(NamedTuple):
     """A rule across settings: `rule(*values of fields)` returns what is wrong, or None."""
 
     fields: tuple[str, ...]
-    rule: Callable[..., str | None]
+    rule: Callable[..., Problem | None]
 
 
 OTHER_NAMES = {
@@ -123,12 +124,12 @@ class Settings(BaseModel):
     defaults: ClassVar[Mapping[str, Any]] = {}  # where they differ from those of the class that is extended
 
     @classmethod
-    def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[str]]:
+    def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[Problem]]:
         """Read `key=value` words (texts, or values of the right type) into a config; all mistakes at once.
 
-        Returns (config, []) or (None, mistakes), a line each.
+        Returns (config, []) or (None, problems).
         """
-        mistakes: list[str] = []
+        problems: list[Problem] = []
         words = {f"{name}_" if f"{name}_" in cls.model_fields else name: value for name, value in words.items()}
         good: dict[str, Any] = {name: field.get_default() for name, field in cls.model_fields.items()}
         good |= cls.instead(words)
@@ -136,8 +137,8 @@ class Settings(BaseModel):
             field = cls.model_fields.get(name)
             if field is None:
                 usual = OTHER_NAMES.get(name)
-                hint = f"; did you mean {usual}?" if usual in cls.model_fields else did_you_mean(name, cls.model_fields)
-                mistakes.append(f"{name}: no such setting of {family}{hint}")
+                hint = f"did you mean {usual}?" if usual in cls.model_fields else meant(name, cls.model_fields)
+                problems.append(Problem("unknown-setting", name, f"no such setting of {family}", hint))
                 continue
             try:
                 read = (read_value if isinstance(value, str) else taken_value)(field.annotation, value)
@@ -147,23 +148,22 @@ class Settings(BaseModel):
                 good.pop(name, None)
                 reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
                 shown = value if isinstance(value, str) else f"{value!r:.60}"
-                mistakes.append(f"{name.rstrip('_')}={shown}: {reason}")
+                problems.append(Problem("bad-value", name.rstrip("_"), reason, value=shown))
         said = {name: good[name] for name in words if name in good}
         good |= {name: value for name, value in cls.following(said).items() if name not in words}
         for check in cls.checks:
             if all(name in good for name in check.fields):
-                mistake = check.rule(*(good[name] for name in check.fields))
-                if mistake:
-                    mistakes.append(mistake)
-        mistakes += cls.wrong(good, family)
-        return (None, mistakes) if mistakes else (cls(**good), [])
+                problem = check.rule(*(good[name] for name in check.fields))
+                problems += [problem] if problem else []
+        problems += cls.wrong(good, family)
+        return (None, problems) if problems else (cls(**good), [])
 
     @classmethod
     def of(cls, words: Mapping[str, Any], family: str = "the family") -> Self:
-        """As `from_words`, but raises TroupeError (exit code 2) with all mistakes."""
-        config, mistakes = cls.from_words(words, family)
+        """As `from_words`, but raises TroupeError (exit code 2) with all problems."""
+        config, problems = cls.from_words(words, family)
         if config is None:
-            raise TroupeError(mistakes, WORDS)
+            raise TroupeError(problems, WORDS)
         return config
 
     @field_validator("*")
@@ -193,7 +193,7 @@ class Settings(BaseModel):
         return {}
 
     @classmethod
-    def wrong(cls, good: Mapping[str, Any], family: str) -> list[str]:
+    def wrong(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
         """What is wrong with settings that are right one by one, besides what `checks` find."""
         return []
 
@@ -299,17 +299,6 @@ def taken_value(annotation: Any, value: Any) -> Any:
     wanted = [names.get(option, "a tuple of numbers") for option in options if get_origin(option) is not Literal]
     wanted += [repr(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
     raise ValueError(f"must be {' or '.join(wanted)}")
-
-
-def show_value(value: Any) -> str:
-    """The word that `read_value` reads as `value`."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (tuple, list)):
-        return ":".join(show_value(item) for item in value)
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return "none" if value is None else str(value)
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

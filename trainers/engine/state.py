@@ -10,8 +10,11 @@ from torch import Tensor
 
 from trainers.engine.errors import CONFLICT, FAILED, TroupeError
 from trainers.engine.evaluation import Evaluation
+from trainers.engine.problems import Problem
 from trainers.engine.tensors import bits_of, load_weights, named_tensors, refuse_unlike
 from trainers.engine.trainer import Trainer
+
+DISAGREE = "replicas-disagree"  # the code of the problem by which `verify` knows a broken exchange
 
 SCHEDULED = ("lr", "momentum", "betas")  # values of an optimizer's groups that schedules move
 
@@ -104,10 +107,8 @@ def check(trainer: Trainer) -> None:
     """Compare the replicas. Raises TroupeError naming a tensor that is not finite, or differs between workers."""
     tensors = dict(named_tensors(state_of_replica(trainer)))
     if sick := not_finite(tensors):
-        raise TroupeError(
-            f"step {trainer.step}: {sick[0]} is not finite; nothing was saved, and {trainer.slower()}",
-            FAILED,
-        )
+        hint = f"nothing was saved, and {trainer.slower()}"
+        raise TroupeError(Problem("not-finite", f"step {trainer.step}", f"{sick[0]} is not finite", hint), FAILED)
     if trainer.world.size == 1:
         return
     sums = {name: zlib.crc32(bits_of(tensor).numpy().data) for name, tensor in tensors.items() if tensor.numel()}
@@ -115,11 +116,9 @@ def check(trainer: Trainer) -> None:
     for rank, other in enumerate(trainer.world.gather(sums)):
         for name, value in other.items():
             if value != sums[name] and rank != mine:
-                raise TroupeError(
-                    f"step {trainer.step}: workers {min(rank, mine)} and {max(rank, mine)} "
-                    f"disagree on {name}; nothing was saved: the exchange of gradients is broken",
-                    FAILED,
-                )
+                reason = f"workers {min(rank, mine)} and {max(rank, mine)} disagree on {name}"
+                hint = "nothing was saved: the exchange of gradients is broken"
+                raise TroupeError(Problem(DISAGREE, f"step {trainer.step}", reason, hint), FAILED)
 
 
 def state_of_replica(trainer: Trainer) -> dict[str, Any]:

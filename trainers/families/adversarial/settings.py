@@ -10,9 +10,11 @@ from pydantic import field_validator
 from trainers import registry
 from trainers.data.settings import ImageConfig
 from trainers.engine.checkpoint import WEIGHTS, all_in
-from trainers.engine.config import Asked
+from trainers.engine.config import MISFIT, Asked
 from trainers.engine.errors import TroupeError
 from trainers.engine.paths import expanded
+from trainers.engine.problems import Problem
+from trainers.engine.rules import BESIDE, VALUE
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import Check, setting
 
@@ -22,18 +24,20 @@ MODELS = {"squeezenet": "squeezenet1_1"}  # of `classifier`, by shorter names
 FEWEST = 16  # held-out images that an evaluation takes
 SIDE = 16  # of images whose pixels are features
 FEATURES = 64  # of the classifier that is trained on the spot
+NO_JUDGE = "no-judge"  # the code of features that judge no images
 
 
-def _size(image_size: int | str) -> str | None:
+def _size(image_size: int | str) -> Problem | None:
     if image_size == "auto" or image_size in SIZES:
         return None
-    return f"image_size={image_size}: the networks make images of 16, 32, 64 or 128 pixels; say one of these"
+    reason = "the networks make images of 16, 32, 64 or 128 pixels"
+    return Problem(VALUE, "image_size", reason, "say one of these", image_size)
 
 
-def _classes_known(mismatched_negatives: bool, conditional: bool) -> str | None:
+def _classes_known(mismatched_negatives: bool, conditional: bool) -> Problem | None:
     if conditional or not mismatched_negatives:
         return None
-    return "mismatched_negatives=true: is of conditional runs; say conditional=true"
+    return Problem(BESIDE, "mismatched_negatives", "is of conditional runs", "say conditional=true", True)
 
 
 def _found(path: str) -> Path:
@@ -42,17 +46,17 @@ def _found(path: str) -> Path:
     return run if "/" not in path and not expanded(path).exists() and run.exists() else expanded(path)
 
 
-def _no_judge(run: Path) -> str:
-    """Why a folder is not that of a classifier's run, which judges images; nothing where it is."""
+def _no_judge(run: Path) -> tuple[str, str]:
+    """Why a folder is not that of a classifier's run, which judges images, and what to name; nothing where it is."""
     if not (run / "settings.json").exists():
-        return "is no run; say MODEL:FILE for weights, as resnet56:FILE"
+        return "is no run", "say MODEL:FILE for weights, as resnet56:FILE"
     try:
         family = str(RunFolder(run).read_settings()["family"])
     except TroupeError as error:
-        return error.mistakes[0]
+        return error.mistakes[0], ""
     if family not in registry.families() or not hasattr(registry.config_class(family), "channel_moments"):
-        return f"is a run of {family}, which tells no classes; name a classifier's run"
-    return "" if all_in(run / "checkpoints") else "has no checkpoint yet"
+        return f"is a run of {family}, which tells no classes", "name a classifier's run"
+    return "" if all_in(run / "checkpoints") else "has no checkpoint yet", ""
 
 
 class AskedImages(Asked):
@@ -126,28 +130,28 @@ class AdversarialConfig(ImageConfig):
         return features if features in OWN_FEATURES else f"{model}{colon}{_found(path).resolve()}"
 
     @classmethod
-    def wrong(cls, good: Mapping[str, Any], family: str) -> list[str]:
-        mistakes, features = super().wrong(good, family), str(good.get("features", "auto"))
+    def wrong(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
+        problems, features = super().wrong(good, family), str(good.get("features", "auto"))
         model, _, path = features.rpartition(":")
+
+        def no_judge(reason: str, hint: str = "", code: str = NO_JUDGE) -> None:
+            problems.append(Problem(code, "features", reason, hint, features))
+
         if "inception" in (features, model) and importlib.util.find_spec("torch_fidelity") is None:
-            mistakes.append(
-                f"features={features}: needs torch-fidelity, which is not installed; pip install torch-fidelity"
-            )
+            no_judge("needs torch-fidelity, which is not installed", "pip install torch-fidelity", "not-installed")
         if features in OWN_FEATURES:
-            return mistakes
+            return problems
         if not _found(path).exists():
-            mistakes.append(
-                f"features={features}: is none of auto, pixels and inception, nor a run or a file that is there"
-            )
+            no_judge("is none of auto, pixels and inception, nor a run or a file that is there")
         elif model not in ("", "inception"):
             model = MODELS.get(model, model)
-            lines = registry.config_class("classifier").from_words({"model": model}, "classifier")[1]
-            mistakes += [f"features={features}: {line.removeprefix(f'model={model}: ')}" for line in lines]
+            for one in registry.config_class("classifier").from_words({"model": model}, "classifier")[1]:
+                no_judge(one.reason, one.hint, one.code)
             if _found(path).is_dir() and not any((_found(path) / name).exists() for name in WEIGHTS):
-                mistakes.append(f"features={features}: is a folder without weights; name a file of them")
-        elif not model and (reason := _no_judge(_found(path))):
-            mistakes.append(f"features={features}: {reason}")
-        return mistakes
+                no_judge("is a folder without weights", "name a file of them")
+        elif not model and any(why := _no_judge(_found(path))):
+            no_judge(*why)
+        return problems
 
     def held_out_places(self, facts: Mapping[str, Any]) -> int:
         """An evaluation goes through the samples that it makes; through none where there is little to compare with."""
@@ -169,9 +173,10 @@ class AdversarialConfig(ImageConfig):
         there = facts["held_out"]
         return f"the data holds {there or 'nothing'} out to evaluate on, and a verdict takes {FEWEST} images at least"
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
-        mistakes = super().misfit(facts)
+    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
+        problems = super().misfit(facts)
         if self.conditional and facts["classes"] < 2:
             known = f"one class ({facts['class_names'][0]})" if facts["classes"] else "no labels"
-            mistakes.append(f"conditional=true: data={self.data} has {known}; leave it out, or take data with classes")
-        return mistakes
+            hint = "leave it out, or take data with classes"
+            problems.append(Problem(MISFIT, "conditional", f"data={self.data} has {known}", hint, True))
+        return problems

@@ -7,16 +7,23 @@ the settings published with it.
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from trainers.engine.config import MISFIT
+from trainers.engine.problems import Problem
+from trainers.engine.rules import VALUE
 from trainers.engine.settings import Check, setting
 from trainers.families.classification.settings import ClassificationConfig, view
 
 
-def _three(widths: tuple[int, ...]) -> str | None:
-    return None if len(widths) == 3 else f"widths={':'.join(map(str, widths))}: needs three, as in widths=64:256:256"
+def _three(widths: tuple[int, ...]) -> Problem | None:
+    if len(widths) == 3:
+        return None
+    return Problem(VALUE, "widths", "needs three, as in widths=64:256:256", value=widths)
 
 
-def _sgd(optimizer: str) -> str | None:
-    return None if optimizer == "sgd" else f"optimizer={optimizer}: cifar_speed learns by sgd only; leave it out"
+def _sgd(optimizer: str) -> Problem | None:
+    if optimizer == "sgd":
+        return None
+    return Problem(VALUE, "optimizer", "cifar_speed learns by sgd only", "leave it out", optimizer)
 
 
 class Config(ClassificationConfig):
@@ -57,11 +64,12 @@ class Config(ClassificationConfig):
         source="Jordan 2024, section 3.5",
     )  # fmt: skip
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
+    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
         size = facts["image_size"]
         if 25 <= size <= 48:  # one pixel is left after the pools
             return super().misfit(facts)
-        return [*super().misfit(facts), f"image_size={size}: cifar_speed takes 25 to 48 pixels; say image_size=32"]
+        reason = "cifar_speed takes 25 to 48 pixels"
+        return [*super().misfit(facts), Problem(MISFIT, "image_size", reason, "say image_size=32", size)]
 
     @property
     def spans_the_run(self) -> bool:

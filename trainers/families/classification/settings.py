@@ -6,6 +6,9 @@ from typing import Any, ClassVar, Literal
 from trainers.data import decoding
 from trainers.data.listing import PARTS
 from trainers.data.settings import ImageConfig
+from trainers.engine.config import MISFIT
+from trainers.engine.problems import Problem
+from trainers.engine.rules import BESIDE, VALUE
 from trainers.engine.settings import Check, setting
 
 MEANS = {  # mean and standard deviation of each channel, in [0, 1]
@@ -30,10 +33,10 @@ def view(weight: float, mirrored: bool = False, moved: tuple[int, int] = (0, 0))
     return {"mirrored": mirrored, "moved": list(moved), "weight": weight}
 
 
-def _padding_fits(crop_padding: int, image_size: int | str) -> str | None:
+def _padding_fits(crop_padding: int, image_size: int | str) -> Problem | None:
     if image_size == "auto" or crop_padding < int(image_size):
         return None
-    return f"crop_padding={crop_padding}: must be less than image_size={image_size}"
+    return Problem(BESIDE, "crop_padding", f"must be less than image_size={image_size}", value=crop_padding)
 
 
 class ClassificationConfig(ImageConfig):
@@ -81,13 +84,14 @@ class ClassificationConfig(ImageConfig):
         return {"learning_rate": ADAMW_RATE} if said.get("optimizer") == "adamw" else {}
 
     @classmethod
-    def wrong_target(cls, target: str, family: str = "the family") -> str | None:
+    def wrong_target(cls, target: str, family: str = "the family") -> Problem | None:
         metric, _, number = target.partition(":")
-        mistake = super().wrong_target(target, family)
-        if mistake is None and metric == "eval_accuracy" and float(number) > 1:
+        problem = super().wrong_target(target, family)
+        if problem is None and metric == "eval_accuracy" and float(number) > 1:
             share = float(number) / 100 if float(number) <= 100 else 0.94
-            return f"target={target}: an accuracy is at most 1; say target=eval_accuracy:{share:g}"
-        return mistake
+            hint = f"say target=eval_accuracy:{share:g}"
+            return Problem(VALUE, "target", "an accuracy is at most 1", hint, target)
+        return problem
 
     def channel_moments(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel, or one for all."""
@@ -116,36 +120,34 @@ class ClassificationConfig(ImageConfig):
         """Classes that the network tells apart."""
         return int(facts["classes"]) if self.classes == "auto" else self.classes
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
+    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
         there, channels, size = facts["classes"], facts["channels"], facts["image_size"]
-        mistakes = super().misfit(facts)
+        problems = super().misfit(facts)
         names = facts.get("class_names", ())
+
+        def of_data(code: str, reason: str, hint: str) -> None:
+            problems.append(Problem(code, "data", reason, hint, self.data))
+
         if there >= 2 and names and {name.lower() for name in names} <= PARTS.keys():
-            mistakes.append(
-                f"data={self.data}: its folders {' and '.join(names)} are parts, and no classes; name the one to learn "
-                "from train, and the other test or val"
-            )
+            of_data("parts-as-classes", f"its folders {' and '.join(names)} are parts, and no classes",
+                    "name the one to learn from train, and the other test or val")  # fmt: skip
         for name, why in facts.get("lost_classes", {}).items():
-            mistakes.append(
-                f"data={self.data}: class {name} has no image to learn from ({why}); put some into its folder, or "
-                "remove it"
-            )
+            of_data("empty-class", f"class {name} has no image to learn from ({why})",
+                    "put some into its folder, or remove it")  # fmt: skip
         if there < 2 and (strays := facts.get("strays")):
             lie = "image lies" if len(strays) == 1 else "images lie"
-            mistakes.append(
-                f"data={self.data}: {lie} beside its class folders: {', '.join(strays)}; move into them what belongs "
-                "there, and the rest away"
-            )
+            of_data("stray-images", f"{lie} beside its class folders: {', '.join(strays)}",
+                    "move into them what belongs there, and the rest away")  # fmt: skip
         elif there < 2 and not facts.get("lost_classes"):
-            mistakes.append(f"data={self.data}: has no labels to learn; put images into a folder for each class")
+            of_data("no-labels", "has no labels to learn", "put images into a folder for each class")
         elif there >= 2 and self.classes != "auto" and self.classes != there:
-            mistakes.append(f"classes={self.classes}: data={self.data} has {there}; leave classes out")
+            reason = f"data={self.data} has {there}"
+            problems.append(Problem(MISFIT, "classes", reason, "leave classes out", self.classes))
         wanted = len(self.channel_moments(channels)[0])
         if wanted not in (1, channels):
-            mistakes.append(
-                f"normalisation={self.normalisation}: is for {wanted} channels, data={self.data} has {channels}; say "
-                "normalisation=half"
-            )
+            reason = f"is for {wanted} channels, data={self.data} has {channels}"
+            problems.append(Problem(MISFIT, "normalisation", reason, "say normalisation=half", self.normalisation))
         if self.crop_padding >= size:
-            mistakes.append(f"crop_padding={self.crop_padding}: must be less than the images' {size} pixels")
-        return mistakes
+            reason = f"must be less than the images' {size} pixels"
+            problems.append(Problem(MISFIT, "crop_padding", reason, value=self.crop_padding))
+        return problems

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trainers.engine.errors import did_you_mean
+from trainers.engine.errors import meant
+from trainers.engine.problems import Problem
 from trainers.engine.settings import Check, setting
 from trainers.families.classification.settings import ClassificationConfig
 
@@ -33,11 +34,12 @@ def torchvision_models() -> tuple[str, ...]:
     return tuple(sorted(name for text in texts for name in registered.findall(text)))
 
 
-def _known(model: str) -> str | None:
+def _known(model: str) -> Problem | None:
     if model in OWN or model in torchvision_models():
         return None
-    advice = did_you_mean(model, [*OWN, *torchvision_models()])
-    return f"model={model}: no such model{advice or '; there are ' + ', '.join(OWN) + ', and those of torchvision'}"
+    near = meant(model, [*OWN, *torchvision_models()])
+    hint = near or f"there are {', '.join(OWN)}, and those of torchvision"
+    return Problem("unknown-model", "model", "no such model", hint, model)
 
 
 class Config(ClassificationConfig):
@@ -76,12 +78,12 @@ class Config(ClassificationConfig):
         published = self.model in HE or self.model not in OWN  # weights that want this one
         return "imagenet" if published else super().usual_moments()
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
-        mistakes = super().misfit(facts)
-        if not mistakes and self.model not in ANY:
+    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
+        problems = super().misfit(facts)
+        if not problems and self.model not in ANY:
             from trainers.families.classifier.networks import misfit
 
             count, rows = self.class_count(facts), min(2, self.microbatch_size)
-            mistake = misfit(self.model, facts["channels"], facts["image_size"], count, rows)
-            mistakes += [mistake] if mistake else []
-        return mistakes
+            problem = misfit(self.model, facts["channels"], facts["image_size"], count, rows)
+            problems += [problem] if problem else []
+        return problems

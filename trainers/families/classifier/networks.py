@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 from torch.overrides import TorchFunctionMode
 
+from trainers.engine.config import MISFIT
+from trainers.engine.problems import Problem
+
 USUAL_SIZES = (8, 16, 28, 32, 64, 96, 128, 224, 256, 299, 384, 512)
 
 
@@ -43,20 +46,21 @@ def build(model: str, channels: int, size: int, classes: int) -> nn.Module:
             return from_torchvision(model, channels, size, classes)
 
 
-def misfit(model: str, channels: int, size: int, classes: int, rows: int = 2) -> str | None:
-    """What is wrong with `rows` such images for that model, in one line, or None; computes shapes only."""
+def misfit(model: str, channels: int, size: int, classes: int, rows: int = 2) -> Problem | None:
+    """What is wrong with `rows` such images for that model, or None; computes shapes only."""
     if fits(model, channels, size, classes, rows):
         return None
     if rows == 1 and fits(model, channels, size, classes):
-        return f"microbatch_size=1: a norm of model={model} needs two images or more; say microbatch_size=2"
+        reason = f"a norm of model={model} needs two images or more"
+        return Problem(MISFIT, "microbatch_size", reason, "say microbatch_size=2", 1)
 
     def first(sizes: Sequence[int]) -> list[str]:
         return next(([f"image_size={usual}"] for usual in sizes if fits(model, channels, usual, classes)), [])
 
     near = [*first([usual for usual in reversed(USUAL_SIZES) if usual < size]),
             *first([usual for usual in USUAL_SIZES if usual > size])]  # fmt: skip
-    remedy = f"; say {' or '.join(near)}" if near else ""
-    return f"model={model}: does not fit images of {size}x{size}{remedy}"
+    hint = f"say {' or '.join(near)}" if near else ""
+    return Problem(MISFIT, "model", f"does not fit images of {size}x{size}", hint, model)
 
 
 def fits(model: str, channels: int, size: int, classes: int, rows: int = 2) -> bool:

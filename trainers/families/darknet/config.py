@@ -3,20 +3,24 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from trainers.engine.config import MISFIT
+from trainers.engine.problems import Problem
+from trainers.engine.rules import BESIDE, VALUE
 from trainers.engine.settings import Check, setting
 from trainers.families.classification.settings import ClassificationConfig
 
 
-def _ten_groups(blocks: tuple[int, ...]) -> str | None:
+def _ten_groups(blocks: tuple[int, ...]) -> Problem | None:
     if len(blocks) <= 10:
         return None
-    return f"blocks={':'.join(map(str, blocks))}: {len(blocks)} groups, each of half the pixels; say at most 10"
+    return Problem(VALUE, "blocks", f"{len(blocks)} groups, each of half the pixels", "say at most 10", blocks)
 
 
-def _group(stride_one: int, blocks: tuple[int, ...]) -> str | None:
+def _group(stride_one: int, blocks: tuple[int, ...]) -> Problem | None:
     if stride_one < len(blocks):
         return None
-    return f"stride_one={stride_one}: there are {len(blocks)} groups, counted from 0; say at most {len(blocks) - 1}"
+    reason = f"there are {len(blocks)} groups, counted from 0"
+    return Problem(BESIDE, "stride_one", reason, f"say at most {len(blocks) - 1}", stride_one)
 
 
 class Config(ClassificationConfig):
@@ -58,10 +62,11 @@ class Config(ClassificationConfig):
         1, "the group that keeps the images' size, counted from 0; -1 for none", at_least=-1, network=True
     )
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
-        mistakes, side = super().misfit(facts), facts["image_size"]
+    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
+        problems, side = super().misfit(facts), facts["image_size"]
         for group in range(len(self.blocks)):
             side = side if group == self.stride_one else -(-side // 2)
         if side == 1 and self.microbatch_size == 1:
-            mistakes.append("microbatch_size=1: the last norms need two images or more; say microbatch_size=2")
-        return mistakes
+            reason = "the last norms need two images or more"
+            problems.append(Problem(MISFIT, "microbatch_size", reason, "say microbatch_size=2", 1))
+        return problems

@@ -3,21 +3,26 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from trainers.engine.problems import Problem
+from trainers.engine.rules import BESIDE
 from trainers.engine.settings import Check, setting
 from trainers.families.adversarial.settings import AdversarialConfig
 
 
-def _resnet_size(network: str, image_size: int | str) -> str | None:
+def _resnet_size(network: str, image_size: int | str) -> Problem | None:
     if network != "resnet" or image_size in ("auto", 32):
         return None
-    return f"image_size={image_size}: network=resnet makes images of 32 pixels; say image_size=32, or network=dcgan"
+    reason, hint = "network=resnet makes images of 32 pixels", "say image_size=32, or network=dcgan"
+    return Problem(BESIDE, "image_size", reason, hint, image_size)
 
 
-def _resnet_plain(network: str, n_extra_layers: int, norm_after_activation: bool, upsample: str) -> str | None:
+def _resnet_plain(network: str, n_extra_layers: int, norm_after_activation: bool, upsample: str) -> Problem | None:
     of_dcgan = {"n_extra_layers": n_extra_layers > 0, "norm_after_activation": norm_after_activation,
                 "upsample": upsample != "transposed"}  # fmt: skip
     said = [name for name, is_said in of_dcgan.items() if is_said]
-    return f"{said[0]}: is of network=dcgan; leave it out with network=resnet" if network == "resnet" and said else None
+    if network != "resnet" or not said:
+        return None
+    return Problem(BESIDE, said[0], "is of network=dcgan", "leave it out with network=resnet")
 
 
 class Config(AdversarialConfig):
@@ -55,6 +60,6 @@ class Config(AdversarialConfig):
     def draws(self, step: int) -> int:
         return self.n_critic
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[str]:
-        mistake = _resnet_size(self.network, facts["image_size"])
-        return [*super().misfit(facts), *([mistake] if mistake else [])]
+    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
+        problem = _resnet_size(self.network, facts["image_size"])
+        return [*super().misfit(facts), *([problem] if problem else [])]

@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from trainers.engine.problems import Problem
+from trainers.engine.rules import VALUE
 from trainers.engine.settings import Check, setting
 from trainers.families.classification.settings import ClassificationConfig
 
 
-def _depth(depth: int) -> str | None:
+def _depth(depth: int) -> Problem | None:
     if (depth - 4) % 6 == 0:
         return None
     near = max(10, depth - (depth - 4) % 6)
-    return f"depth={depth}: must be 6n + 4, for n blocks in each of three groups; say depth={near} or depth={near + 6}"
+    reason = "must be 6n + 4, for n blocks in each of three groups"
+    return Problem(VALUE, "depth", reason, f"say depth={near} or depth={near + 6}", depth)
 
 
 class Config(ClassificationConfig):
