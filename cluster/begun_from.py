@@ -12,9 +12,9 @@ from typing import Any
 from trainers import registry
 from trainers.engine import checkpoint, runfolder
 from trainers.engine.config import Config
-from trainers.engine.errors import WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import WORDS, TroupeError, meant
 from trainers.engine.paths import expanded
-from trainers.engine.problems import show_value
+from trainers.engine.problems import Problem, show_value
 
 
 def weights_path(given: str, runs: Path) -> Path:
@@ -27,16 +27,16 @@ def weights_path(given: str, runs: Path) -> Path:
         if os.path.isfile(file):
             return file
     if path.suffix in (".safetensors", ".pt", ".pth", ".th"):
-        raise TroupeError(f"--from {given}: no such file", WORDS)
+        raise TroupeError(Problem("missing-file", "--from", "no such file", value=given), WORDS)
     try:
         folder = runfolder.find(runs, given)
     except TroupeError:
         known = [run.name for run in runfolder.all_runs(runs)]
-        hint = did_you_mean(given, known)
-        raise TroupeError(f"--from {given}: neither a run nor a file of weights{hint}", WORDS) from None
+        reason = "neither a run nor a file of weights"
+        raise TroupeError(Problem("unknown-run", "--from", reason, meant(given, known), given), WORDS) from None
     newest = checkpoint.newest_whole(folder.checkpoints)  # of another run: nothing is set aside there
     if newest is None:
-        raise TroupeError(f"--from {given}: the run has no checkpoint", WORDS)
+        raise TroupeError(Problem("no-checkpoint", "--from", "the run has no checkpoint", value=given), WORDS)
     return newest / "state.pt"
 
 
@@ -65,21 +65,22 @@ def refuse_unfit(
     networks = memory.outlines(registry.family_class(family, families)(config, facts))
     if networks is None:
         return  # told when they are made
-    other, whose = learned_of(weights).get("family", family), f"--from {given}"
+    other = learned_of(weights).get("family", family)
     of = f" of {other}" if other != family else ""
-    refuse_unlike(networks, read_weights(weights, tuple(networks), whose=whose), f"{whose}: the weights{of} do not fit")
+    found = read_weights(weights, tuple(networks), about="--from", value=given)
+    refuse_unlike(networks, found, f"the weights{of} do not fit", "--from", given)
 
 
 def network_settings(
     kind: type[Config], family: str, told: Mapping[str, Any], words: Mapping[str, Any], given: str
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any], list[Problem]]:
     """Settings that decide what the networks are, by the run that `told` is of: those that come with its weights, and
-    a line for each that was said otherwise. Nothing where it is a run of another family, or of nobody knows what."""
+    a problem for each that was said otherwise. Nothing where it is a run of another family, or of nobody knows what."""
     if told.get("family") != family:
         return {}, []
     old, facts = told["settings"], told["facts"]
     same_data = kind.from_words({name: words[name] for name in ("data",) if name in words}, family)[0]
-    come, mistakes = {}, []
+    come, problems = {}, []
     for name in kind.network_settings():
         if name not in old:
             continue
@@ -93,8 +94,7 @@ def network_settings(
         config = kind.from_words({name: words[name]}, family)[0]
         said = getattr(config, name, "auto")
         if "auto" not in (value, said) and said != value:
-            mistakes.append(
-                f"--from {given}: has {name}={show_value(value)}, you said {name}={show_value(said)}; leave "
-                f"{name} out, and it comes with the weights"
-            )
-    return come, mistakes
+            reason = f"has {name}={show_value(value)}, you said {name}={show_value(said)}"
+            hint = f"leave {name} out, and it comes with the weights"
+            problems.append(Problem("settings-differ", "--from", reason, hint, given))
+    return come, problems

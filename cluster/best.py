@@ -11,6 +11,7 @@ from cluster import leaderboard, use
 from cluster.leaderboard import Search, TrialRecord
 from trainers.engine import checkpoint, durable, pictures
 from trainers.engine.errors import CONFLICT, WORDS, TroupeError
+from trainers.engine.problems import Problem
 
 GAP = 8  # pixels between the sheets of two trials
 LINE = 24  # of a trial's name above its sheet
@@ -24,7 +25,8 @@ def best_of(runs: Path, name: str, count: int) -> tuple[Search, list[TrialRecord
     )
     best = list(itertools.islice(there, count))  # no more are looked through than are wanted
     if not best:
-        raise TroupeError(f"{search.name}: no trial has both a value and a checkpoint", CONFLICT)
+        reason = "no trial has both a value and a checkpoint"
+        raise TroupeError(Problem("no-checkpoint", search.name, reason), CONFLICT)
     return search, best
 
 
@@ -56,7 +58,8 @@ def sample_top(
         sheets.append((f"{full}  {search.told['metric']} {trial.value:.4g}", samples))
     texts = isinstance(sheets[0][1], list)
     if any(isinstance(samples, list) != texts for _, samples in sheets):
-        raise TroupeError(f"{search.name}: its best trials draw pictures and texts; sample one by its name", WORDS)
+        reason, hint = "its best trials draw pictures and texts", "sample one by its name"
+        raise TroupeError(Problem("pictures-and-texts", search.name, reason, hint), WORDS)
     out = out or Path(f"{search.name}-samples.{'txt' if texts else 'png'}")
     use.check_ending(out, not texts)
     with use.writing(out):

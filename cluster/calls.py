@@ -1,8 +1,8 @@
 """Every verb as a call from Python: `from cluster import train, search, ...`; docs/python.md shows each.
 
 A call is the command of its name: arguments are its options (`runs_dir=` is `--runs-dir`), settings are keywords, and
-what is returned is `result` of `--json`. Raises TroupeError with the exit code (`.code`) and all mistakes
-(`.mistakes`), for arguments of a wrong type too. Nothing is printed but with `progress=True`, and what a job prints
+what is returned is `result` of `--json`. Raises TroupeError with the exit code (`.code`) and all that is wrong
+(`.problems`), for arguments of a wrong type too. Nothing is printed but with `progress=True`, and what a job prints
 that is followed.
 """
 
@@ -20,9 +20,9 @@ from cluster import typed, verbs
 from cluster.launch import Report
 from cluster.show import Progress, Silence
 from cluster.words import SENT, VERBS, Option, Words
-from trainers.engine.errors import WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import WORDS, TroupeError, meant
 from trainers.engine.paths import DATA_DIR
-from trainers.engine.problems import show_value
+from trainers.engine.problems import Problem, show_value
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,7 +30,7 @@ Result = dict[str, Any]
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The same call, where every argument that does not fit is a line of one TroupeError (exit code 2)."""
+    """The same call, where every argument that does not fit is a problem of one TroupeError (exit code 2)."""
     carried_out = validate_call(config=ConfigDict(strict=True))(function)  # or True counts as 1, and bytes as a text
 
     @functools.wraps(function)
@@ -40,31 +40,32 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         except ValidationError as error:
             if error.title != function.__name__:  # not of this call
                 raise
-            raise TroupeError(_mistakes(function, error), WORDS) from None
+            raise TroupeError(_problems(function, error), WORDS) from None
 
     return called
 
 
-def _mistakes(function: Callable[..., Any], error: ValidationError) -> list[str]:
-    """A line for each argument that does not fit."""
+def _problems(function: Callable[..., Any], error: ValidationError) -> list[Problem]:
+    """A problem for each argument that does not fit."""
     known = inspect.signature(function).parameters
     in_order = [name for name, one in known.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
-    lines: dict[str, str] = {}
+    found: dict[str, Problem] = {}
     for mistake in error.errors():
         place, kind, given = mistake["loc"][0], mistake["type"], f"{mistake['input']!r:.60}"
         name = in_order[place] if isinstance(place, int) and place < len(in_order) else str(place)
         if kind == "missing_argument":
-            lines[name] = f"{name}: is missing, as in {function.__name__}({name}=...)"
+            found[name] = Problem("missing", name, f"is missing, as in {function.__name__}({name}=...)")
         elif kind == "unexpected_keyword_argument":
-            lines[name] = f"{name}: no such argument of {function.__name__}{did_you_mean(name, known)}"
+            reason = f"no such argument of {function.__name__}"
+            found[name] = Problem("unknown-option", name, reason, meant(name, known))
         elif kind == "unexpected_positional_argument":
-            lines[name] = f"{given}: one argument too many, or say its name"
+            found[name] = Problem("too-many", given, "one argument too many, or say its name")
         elif name in known:
             must = str(known[name].annotation).replace(" | ", " or ")
-            lines.setdefault(name, f"{name}={given}: must be {must}")
+            found.setdefault(name, Problem("bad-value", name, f"must be {must}", value=given))
         else:  # one of any number of names
-            lines.setdefault(name, f"{given}: must be a name or a path")
-    return list(lines.values())
+            found.setdefault(name, Problem("bad-value", given, "must be a name or a path"))
+    return list(found.values())
 
 
 def _said(verb: str, names: Sequence[str | Path | None], settings: Mapping[str, Any], **options: Any) -> Words:
@@ -75,9 +76,9 @@ def _said(verb: str, names: Sequence[str | Path | None], settings: Mapping[str, 
     given = {"name": [name for name in names[:1] if name is not None],
              **{name: value if name in several else [value] for name, value in options.items()}}  # fmt: skip
     if "" in [str(name).strip() for name in names[1:]]:
-        raise TroupeError(f"{verb}: one of the names is empty", WORDS)
+        raise TroupeError(Problem("missing", verb, "one of the names is empty"), WORDS)
     if empty := [name for name, values in given.items() if "" in [str(value).strip() for value in values]]:
-        raise TroupeError([f"{name}: is empty" for name in empty], WORDS)
+        raise TroupeError([Problem("missing", name, "is empty") for name in empty], WORDS)
     words = Words(verb, [str(name) for name in names if name is not None], dict(settings))
     for name, value in options.items():
         option = name.replace("_", "-")
@@ -246,7 +247,7 @@ def report(
     Returns its path (`page`) and size (`bytes`), the files with its data, and what was left out.
     """
     if not names:
-        raise TroupeError("report: needs a name, as in report('dcgan-search-1')", WORDS)
+        raise TroupeError(Problem("missing", "report", "needs a name, as in report('dcgan-search-1')"), WORDS)
     words = _said("report", names, {}, out=out, single_file=single_file, watch=watch, runs_dir=runs_dir)
     return _result(words, progress)
 
@@ -289,8 +290,8 @@ def logs(
 
     words = _said("logs", [name], {}, rank=rank, address=address, runs_dir=runs_dir)
     rank = verbs.rank_of(words)
-    if words.mistakes:
-        raise TroupeError(words.mistakes, WORDS)
+    if words.problems:
+        raise TroupeError(words.problems, WORDS)
     if address is not None:
         client = dashboard.reach(address)
         return client.logs(client.job(str(name))["job"], follow, lambda line: None)
@@ -308,12 +309,12 @@ def submit(
     Returns the name of the job. `follow` prints what the job prints, and returns how it `ended` as well.
     """
     if verb not in SENT:
-        raise TroupeError(f"{verb}: submit carries out {' or '.join(SENT)}", WORDS)
+        raise TroupeError(Problem("unknown-verb", verb, f"submit carries out {' or '.join(SENT)}"), WORDS)
     known = {("search_seed" if verb == "search" and name == "seed" else name): option for name, option in
              ((_name_of(option), option) for option in VERBS[verb].options)}  # fmt: skip
     options = {name: value for name, value in words.items() if name in known and value is not None}
-    if mistakes := [line for name, value in options.items() if (line := _mistyped(name, known[name], value))]:
-        raise TroupeError(mistakes, WORDS)
+    if problems := [one for name, value in options.items() if (one := _mistyped(name, known[name], value))]:
+        raise TroupeError(problems, WORDS)
     settings = {name: show_value(value) for name, value in words.items() if name not in known}
     said = _said("submit", [verb], {}, address=address, install=install, follow=follow, unchecked=unchecked)
     said.inner = _said(verb, [family], settings, **{known[name].name: value for name, value in options.items()})
@@ -325,7 +326,7 @@ def _name_of(option: Option) -> str:
     return "from_run" if option.name == "from" else option.name.replace("-", "_")
 
 
-def _mistyped(name: str, option: Option, value: Any) -> str | None:
+def _mistyped(name: str, option: Option, value: Any) -> Problem | None:
     """Why a value is none of an option, or None."""
     kinds: tuple[type, ...] = {"": (bool,), "N": (int,), "MINUTES": (int, float), "GB": (int, float)}.get(
         option.value, (str, Path)
@@ -333,7 +334,8 @@ def _mistyped(name: str, option: Option, value: Any) -> str | None:
     several = value if option.repeats and isinstance(value, (list, tuple)) else [value]
     if all(isinstance(one, kinds) and (bool in kinds or not isinstance(one, bool)) for one in several):
         return None
-    return f"{name}={value!r:.60}: must be {' or '.join(kind.__name__ for kind in kinds)}"
+    must = " or ".join(kind.__name__ for kind in kinds)
+    return Problem("bad-value", name, f"must be {must}", value=f"{value!r:.60}")
 
 
 @checked

@@ -23,6 +23,7 @@ from trainers.data import sources
 from trainers.engine import bucket
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.problems import Problem, sentence
 
 FINE, WRONG, UNSEEN, NOTE = "fine", "WRONG", "not looked at", "note"
 PATIENCE = 20.0  # seconds for the nodes to answer
@@ -48,6 +49,15 @@ class Finding(NamedTuple):
     what: str
     state: str  # FINE, WRONG, UNSEEN or NOTE
     told: str
+    code: str | None = None  # of the problem, where something is wrong
+
+    @property
+    def problem(self) -> Problem:
+        return Problem(str(self.code), self.what, self.told)
+
+
+def wrong(what: str, problem: Problem) -> Finding:
+    return Finding(what, WRONG, sentence(problem), problem.code)
 
 
 def check(command: CheckCommand) -> list[Finding]:
@@ -64,21 +74,22 @@ def check(command: CheckCommand) -> list[Finding]:
             held.enter_context(connect.joined(command.address))
             return list(_cluster(command, config))
     except TroupeError as error:
-        return [Finding("cluster", WRONG, line) for line in error.mistakes]
+        return [wrong("cluster", problem) for problem in error.problems]
 
 
 def _config(command: CheckCommand) -> Config | None:
     """The settings of the run that is meant, where there is one."""
     if command.family is None:
         if command.settings:
-            raise TroupeError("settings are of a family; say which, as in `troupe check dcgan workers=4`", WORDS)
+            hint = "say which, as in `troupe check dcgan workers=4`"
+            raise TroupeError(Problem("missing", reason="settings are of a family", hint=hint), WORDS)
         return None
     kind = registry.config_class(command.family, command.families)
-    config, mistakes = kind.from_words(dict(command.settings), command.family)
-    if config is not None and (mistake := sources.check_name(config.data, command.families, kind.learns_from)):
-        mistakes.append(mistake)
-    if config is None or mistakes:
-        raise TroupeError(mistakes, WORDS)
+    config, problems = kind.from_words(dict(command.settings), command.family)
+    if config is not None and (problem := sources.check_name(config.data, command.families, kind.learns_from)):
+        problems.append(problem)
+    if config is None or problems:
+        raise TroupeError(problems, WORDS)
     return config
 
 
@@ -87,7 +98,8 @@ def _versions() -> Iterator[Finding]:
     lacking = [name for name, version in here.items() if name != "missing" and not version]
     told = ", ".join(f"{name} {version}" for name, version in here.items() if name != "missing" and version)
     if lacking:
-        yield Finding("versions", WRONG, f"{', '.join(lacking)} is not installed; pip install it")
+        reason = f"{', '.join(lacking)} is not installed"
+        yield wrong("versions", Problem("not-installed", reason=reason, hint="pip install it"))
     else:
         yield Finding("versions", FINE, told)
 
@@ -96,16 +108,16 @@ def _machine(config: Config | None) -> Iterator[Finding]:
     cores, gpus = checks.cores(), checks.gpus()
     if config is not None:
         resolved = config.model_copy(update=checks.resolve(config, own_machine=True))
-        for line in checks.room(resolved, oversubscribe=False):
-            yield Finding("room", WRONG, line)
+        for problem in checks.room(resolved, oversubscribe=False):
+            yield wrong("room", problem)
             return
     yield Finding("room", FINE, f"{cores} CPUs, {gpus} GPUs")
     yield shared_memory("this machine", _free("/dev/shm"))
 
 
 def _folders(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
-    if mistake := _unwritable(command.runs_dir):
-        yield Finding("runs", WRONG, mistake)
+    if problem := _unwritable(command.runs_dir):
+        yield wrong("runs", problem)
     else:
         yield space("this machine", command.runs_dir, _free(str(command.runs_dir)))
     if config is not None:
@@ -128,16 +140,16 @@ def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
         resolved = config.model_copy(update=checks.resolve(config, own_machine=False))
         each = checks.needs(resolved.model_dump())
         lack = connect.lack(each, resolved.least_workers, [node["Resources"] for node in nodes], "the cluster")
-    yield Finding("room", WRONG if lack else FINE, lack or now)
+    yield wrong("room", lack) if lack else Finding("room", FINE, now)
 
-    answers, mistakes = _asked(command, config, nodes)
-    yield from mistakes
+    answers, silent = _asked(command, config, nodes)
+    yield from silent
     here = connect.facts_of_node([])
     for name, offset, told in answers:
         yield from _of_node(name, offset, told, here, command, config)
     if len(nodes) == 1:
         yield Finding("network", UNSEEN, "one node speaks to nobody")
-    elif mistakes:
+    elif silent:
         yield Finding("network", UNSEEN, "not before the nodes answer")
     else:
         yield _network(nodes)
@@ -152,9 +164,9 @@ def _asked(
     import ray
 
     answers: list[tuple[str, float, dict[str, Any]]] = []
-    mistakes: list[Finding] = []
-    if mistake := _unwritable(command.runs_dir):
-        mistakes.append(Finding("runs", WRONG, f"this machine: {mistake}"))
+    silent: list[Finding] = []
+    if problem := _unwritable(command.runs_dir):
+        silent.append(Finding("runs", WRONG, f"this machine: {sentence(problem)}", problem.code))
     mark = command.runs_dir.resolve() / f".seen-{uuid.uuid4().hex}"
     with contextlib.suppress(OSError):
         mark.touch(exist_ok=False)
@@ -173,20 +185,21 @@ def _asked(
         for node, ref in zip(nodes, asked, strict=True):
             name = str(node["NodeManagerAddress"])
             if ref not in done:
-                mistakes.append(Finding(name, WRONG, f"does not answer within {PATIENCE:.0f} s; look at `ray status`"))
+                reason = f"does not answer within {PATIENCE:.0f} s"
+                silent.append(wrong(name, Problem("node-unreachable", reason=reason, hint="look at `ray status`")))
                 continue
             try:
                 told = ray.get(ref)
             except Exception as error:
                 line = str(error).strip().splitlines()[-1]
-                lacks = f"cannot run troupe ({line}); install what it needs there, or let `troupe submit --install`"
-                mistakes.append(Finding(name, WRONG, lacks))
+                hint = "install what it needs there, or let `troupe submit --install`"
+                silent.append(wrong(name, Problem("not-installed", reason=f"cannot run troupe ({line})", hint=hint)))
                 continue
             answers.append((name, max(sent - told["clock"], told["clock"] - came, 0.0), told))
     finally:
         with contextlib.suppress(OSError):
             mark.unlink(missing_ok=True)
-    return answers, mistakes
+    return answers, silent
 
 
 def _at(node: Mapping[str, Any]) -> Any:
@@ -202,7 +215,7 @@ def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
         try:
             missing = sources.missing(data[0], Path(data[1]), [Path(path) for path in data[2]])
         except TroupeError as error:
-            missing = error.mistakes[0]
+            missing = error.problems[0]
     told: dict[str, Any] = {"writable": os.access(runs, os.W_OK), **connect.facts_of_node([mark])}
     if bucket.is_address(runs):  # each machine has a folder of its own for it
         told |= {"missing": [], "writable": False}
@@ -212,14 +225,14 @@ def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
     return {**told, "clock": time.time(), "space": _free(runs), "shared memory": _free("/dev/shm"), "data": missing}
 
 
-def _unwritable(runs: Path) -> str | None:
+def _unwritable(runs: Path) -> Problem | None:
     """Why runs cannot be written here, to a folder or a bucket, or None."""
     try:
         there = bucket.of(runs)
         if there is not None:
             there.look()
     except TroupeError as error:
-        return error.mistakes[0]
+        return error.problems[0]
     return checks.writable(runs)
 
 
@@ -227,17 +240,19 @@ def _of_node(
     name: str, offset: float, told: Mapping[str, Any], here: Mapping[str, Any], command: CheckCommand,
     config: Config | None,
 ) -> Iterator[Finding]:  # fmt: skip
-    for line in connect.other_versions(here, told):
-        yield Finding(name, WRONG, line)
+    for problem in connect.other_versions(here, told):
+        yield wrong(name, problem)
     if told["missing"]:
-        yield Finding(name, WRONG, connect.unseen(command.runs_dir.resolve()))
+        yield wrong(name, connect.unseen(command.runs_dir.resolve()))
     elif not told["writable"]:
-        yield Finding(name, WRONG, f"cannot write to {bucket.shown(command.runs_dir.resolve())}; let its user")
+        reason = f"cannot write to {bucket.shown(command.runs_dir.resolve())}"
+        yield wrong(name, Problem("not-written", reason=reason, hint="let its user"))
     else:
         yield space(name, command.runs_dir.resolve(), told["space"])
     yield shared_memory(name, told["shared memory"])
     if offset > CLOCKS:
-        yield Finding(name, WRONG, f"its clock is {offset:.0f} s away from this machine's; set both by the network")
+        reason = f"its clock is {offset:.0f} s away from this machine's"
+        yield wrong(name, Problem("clocks-differ", reason=reason, hint="set both by the network"))
     if config is not None:
         yield data_finding(name, config.data, told["data"])
 
@@ -298,8 +313,8 @@ def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
         seconds = ray.get(asked, timeout=PATIENCE)
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        return Finding(what, WRONG, f"the {'GPUs' if gpus else 'nodes'} do not reach one another ({line}); open all "
-                       "ports between the nodes")  # fmt: skip
+        reason = f"the {'GPUs' if gpus else 'nodes'} do not reach one another ({line})"
+        return wrong(what, Problem("no-network", reason=reason, hint="open all ports between the nodes"))
     finally:
         for one in speakers:
             ray.kill(one)
@@ -312,7 +327,8 @@ def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
 
 def space(where: str, folder: Path, free: int) -> Finding:
     if free < SPARE:
-        return Finding(where, WRONG, f"{folder}: {size(free)} are free; free some, or take another folder")
+        hint = "free some, or take another folder"
+        return wrong(where, Problem("no-space", str(folder), f"{size(free)} are free", hint))
     return Finding(where, FINE, f"{folder}: can be written, {size(free)} free")
 
 
@@ -323,9 +339,12 @@ def shared_memory(where: str, free: int) -> Finding:
     return Finding(where, FINE, f"/dev/shm: {size(free)} free")
 
 
-def data_finding(where: str, data: str, missing: str | None) -> Finding:
-    state = FINE if missing is None else NOTE if missing.code == sources.FETCHED else WRONG
-    return Finding(where, state, f"data={data}: {missing or 'is there'}")
+def data_finding(where: str, data: str, missing: Problem | None) -> Finding:
+    if missing is None:
+        return Finding(where, FINE, f"data={data}: is there")
+    if missing.code == sources.FETCHED:
+        return Finding(where, NOTE, f"data={data}: {sentence(missing)}")
+    return Finding(where, WRONG, f"data={data}: {sentence(missing)}", missing.code)
 
 
 def _free(path: str) -> int:
@@ -339,6 +358,6 @@ def _free(path: str) -> int:
 def text(findings: Sequence[Finding], again: str) -> str:
     """A line for each, and how to look again."""
     rows = [{"": f"  {one.state}", " ": one.what, "  ": one.told} for one in findings]
-    wrong = sum(one.state == WRONG for one in findings)
-    verdict = "nothing is wrong" if not wrong else f"{wrong} of {len(findings)} wrong; look again with `{again}`"
+    count = sum(one.state == WRONG for one in findings)
+    verdict = "nothing is wrong" if not count else f"{count} of {len(findings)} wrong; look again with `{again}`"
     return f"{table(rows, heads=False)}\n\n{verdict}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from trainers.engine import rules
 from trainers.engine.config import Config
+from trainers.engine.problems import Problem
 
 
 def cores() -> int:
@@ -39,22 +40,21 @@ def resolve(config: Config, own_machine: bool) -> dict[str, Any]:
     return settings
 
 
-def room(config: Config, oversubscribe: bool) -> list[str]:
+def room(config: Config, oversubscribe: bool) -> list[Problem]:
     """What this machine lacks for the run."""
     workers = config.least_workers
     if config.device == "cuda":
         there = gpus()
         if there == 0:
-            return ["device=cuda: there is no GPU here; say device=cpu"]
+            return [Problem("no-room", "device", "there is no GPU here", "say device=cpu", "cuda")]
         if workers > there:
-            return [f"workers={workers}: one GPU each is needed, there are {there}; say workers={there}"]
+            reason = f"one GPU each is needed, there are {there}"
+            return [Problem("no-room", "workers", reason, f"say workers={there}", workers)]
         return []
     needed = workers * config.threads_per_worker
     if needed > cores() and workers > 1 and not oversubscribe:
-        return [
-            f"workers={workers}: needs {needed} CPUs, this machine has {cores()}; take fewer workers, or let "
-            "them share cores with --oversubscribe"
-        ]
+        hint = "take fewer workers, or let them share cores with --oversubscribe"
+        return [Problem("no-room", "workers", f"needs {needed} CPUs, this machine has {cores()}", hint, workers)]
     return []
 
 
@@ -80,7 +80,7 @@ def hint(config: Config) -> str | None:
     )
 
 
-def writable(folder: Path) -> str | None:
+def writable(folder: Path) -> Problem | None:
     """Why a folder cannot be written, or None; makes it where it is missing."""
     full = False
     try:
@@ -90,7 +90,8 @@ def writable(folder: Path) -> str | None:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not full:
-            return f"{folder}: cannot be written ({error.strerror or error})"
+            return Problem("not-written", str(folder), f"cannot be written ({error.strerror or error})")
     if full or shutil.disk_usage(folder).free < 16 << 20:
-        return f"{folder}: no space left (less than 16 MB); free some, or take another folder"
+        hint = "free some, or take another folder"
+        return Problem("no-space", str(folder), "no space left (less than 16 MB)", hint)
     return None

@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 
 from cluster import verbs
 from cluster import words as grammar
-from cluster.answers import Answer, as_json
+from cluster.answers import JOB, Answer, as_json, as_record
 from cluster.columns import ROWS, paragraphs
 from cluster.environment import start_anew
 from cluster.help import help_text
 from cluster.show import Progress
 from cluster.signals import take_signals
 from cluster.streams import never_refuse, open_streams
-from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, TroupeError
+from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, NotBegun, Stopped, TroupeError
+from trainers.engine.problems import Problem, sentence
 from trainers.version import __version__
 
 SHOWING = ("train", "search", "verify")  # verbs whose progress is part of what they show
@@ -54,13 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit code. With `--json` stdout gets one object, however it ends."""
+    """Run one command; returns its exit code. With `--json` stdout gets one object, however it ends; of a job, a
+    record at the end."""
     json_too = any(word.partition("=")[0] == "--json" for word in arguments)
     elsewhere = contextlib.redirect_stdout(sys.stderr) if json_too else contextlib.nullcontext()
     with elsewhere:  # what anybody prints meanwhile
         answer = caught(arguments, lambda: carried_out(arguments))
     verb = arguments[0] if arguments and arguments[0] in grammar.VERBS else None
-    return caught(arguments, lambda: written(as_json(verb, answer) if json_too else shown(answer), answer)).code
+    answer = caught(arguments, lambda: written(as_json(verb, answer) if json_too else shown(answer), answer))
+    if os.environ.get(JOB) == "1":
+        answer = caught(arguments, lambda: written(as_record(answer), answer))
+    return answer.code
 
 
 def carried_out(arguments: Sequence[str]) -> Answer:
@@ -75,26 +80,29 @@ def carried_out(arguments: Sequence[str]) -> Answer:
 
 
 def caught(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:
-    """The answer; where there is none, its mistakes, told on stderr."""
+    """The answer; where there is none, what is wrong, told on stderr."""
     try:
         return do()
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        code, lines = told_of(error)
-    for line in lines:
-        Progress(sys.stderr).say(line)
-    return Answer(None, None, code, lines)
+        answer = answer_of(error)
+    for problem in answer.problems:
+        Progress(sys.stderr).say(sentence(problem))
+    return answer
 
 
-def told_of(error: BaseException) -> tuple[int, list[str]]:
-    """The exit code and the lines for what ended a command."""
+def answer_of(error: BaseException) -> Answer:
+    """The exit code and the problems of what ended a command, and whether that was a stop after saving."""
     if isinstance(error, TroupeError):
-        return error.code, error.mistakes
+        saved = isinstance(error, Stopped) and not isinstance(error, NotBegun)
+        return Answer(None, None, error.code, error.problems, saved if error.code == STOPPED else None)
     if isinstance(error, KeyboardInterrupt):
-        return STOPPED, ["stopped at once; nothing that was saved is lost"]
-    line = f"{type(error).__name__}: {error}".splitlines()[0]
-    return FAILED, [f"{line} (a bug of ours: --debug shows where; please report it with `troupe env`)"]
+        problem = Problem("interrupted", reason="stopped at once; nothing that was saved is lost")
+        return Answer(None, None, STOPPED, [problem], False)
+    line = (str(error).splitlines() or [""])[0]
+    reason = f"{line} (a bug of ours: --debug shows where; please report it with `troupe env`)"
+    return Answer(None, None, FAILED, [Problem("internal", type(error).__name__, reason)])
 
 
 def shown(answer: Answer) -> str | None:
@@ -114,7 +122,8 @@ def written(text: str | None, answer: Answer) -> Answer:
     except OSError as error:
         if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(sys.stdout.fileno()).st_mode):
             return answer
-        raise TroupeError(f"the output could not be written ({error.strerror})", SURROUNDINGS) from None
+        reason = f"the output could not be written ({error.strerror})"
+        raise TroupeError(Problem("not-written", reason=reason), SURROUNDINGS) from None
     return answer
 
 

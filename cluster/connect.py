@@ -7,6 +7,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from cluster.signals import deferred
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.problems import Problem
 
 IMPORTED = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # what Ray sets in our caller's environment when it is imported
+OTHER_VERSION = "versions-differ"  # the code of other versions than this machine has
 SENT = "working_dir_files"  # the folder in which Ray keeps what was sent with a job
 
 
@@ -97,9 +100,9 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
 def _cluster(config: Config, address: str, folders: Sequence[Path], job_wide: bool) -> Iterator[Connected]:
     """Join the cluster at an address, when its nodes are like this one and see the same folders."""
     with joined(address, job_wide):
-        mistakes = _compare(_check_room(config, "the cluster"), folders)
-        if mistakes:
-            raise TroupeError(mistakes, SURROUNDINGS)
+        problems = _compare(_check_room(config, "the cluster"), folders)
+        if problems:
+            raise TroupeError(problems, SURROUNDINGS)
         yield Connected(address)
 
 
@@ -122,7 +125,7 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
                     )  # fmt: skip
                 except Exception as error:
                     reason = str(error).strip().splitlines()[0]
-                    raise TroupeError(f"--address {address}: cannot be joined ({reason})", SURROUNDINGS) from error
+                    raise TroupeError(unreachable(address, f"cannot be joined ({reason})"), SURROUNDINGS) from error
                 held.callback(ray.shutdown)
         yield
 
@@ -132,26 +135,25 @@ def _check_room(config: Config, where: str) -> list[dict[str, Any]]:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if mistake := lack(
+    if problem := lack(
         checks.needs(config.model_dump()), config.least_workers, [node["Resources"] for node in nodes], where
     ):
-        raise TroupeError(mistake, SURROUNDINGS)
+        raise TroupeError(problem, SURROUNDINGS)
     return nodes
 
 
-def lack(each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, float]], where: str) -> str | None:
+def lack(each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, float]], where: str) -> Problem | None:
     """What `nodes` lack for so many workers, each of which must fit on one of them as a whole; or None."""
     for kind, count in each.items():
         there = sum(node.get(kind, 0) for node in nodes)
         if there < workers * count:
-            return f"workers={workers}: needs {workers * count:.0f} {kind}s, {where} has {there:.0f}"
+            reason = f"needs {workers * count:.0f} {kind}s, {where} has {there:.0f}"
+            return Problem("no-room", "workers", reason, value=workers)
     room = rooms(each, nodes)
     if room < workers:
         whole = " and ".join(f"{count:.0f} {kind}s" for kind, count in each.items())
-        return (
-            f"workers={workers}: each needs {whole} on one node, {where} has room for {room} such; take fewer workers "
-            "or threads_per_worker"
-        )
+        reason = f"each needs {whole} on one node, {where} has room for {room} such"
+        return Problem("no-room", "workers", reason, "take fewer workers or threads_per_worker", workers)
     return None
 
 
@@ -165,8 +167,8 @@ def _knock(address: str) -> bool:
     if not port.isdigit() or "://" in address or os.environ.get("RAY_USE_TLS") == "1":
         return False  # Ray knows addresses of other kinds, like `auto`, and how to speak behind certificates
     if not port.isdecimal() or not 0 < float(port) < 2**16:  # `²` is a digit, and no number
-        raise TroupeError(f"--address {address}: ports are from 1 to 65535; that of a head node is 6379, as a rule",
-                          SURROUNDINGS)  # fmt: skip
+        hint = "that of a head node is 6379, as a rule"
+        raise TroupeError(Problem("bad-value", "--address", "ports are from 1 to 65535", hint, address), SURROUNDINGS)
     import ray
 
     try:
@@ -194,26 +196,38 @@ def _knock(address: str) -> bool:
             wanted = True
             there = version([("authorization", f"Bearer {mine}")] if mine else [])
     except grpc.RpcError as error:
+        problem = token_refused(address, bool(mine))
         if error.code() != grpc.StatusCode.UNAUTHENTICATED:
-            mistake = "no Ray answers there; `ray status` on its head node shows the address"
-        elif mine:
-            mistake = (
-                "wants another token than RAY_AUTH_TOKEN or ~/.ray/auth_token holds; give it the one it began with"
-            )
-        else:
-            mistake = "wants a token; put the one that it began with into RAY_AUTH_TOKEN or ~/.ray/auth_token"
-        raise TroupeError(f"--address {address}: {mistake}", SURROUNDINGS) from None
+            problem = unreachable(address, "no Ray answers there", "`ray status` on its head node shows the address")
+        raise TroupeError(problem, SURROUNDINGS) from None
     except Exception as error:
-        raise TroupeError(f"--address {address}: {(str(error).splitlines() or [''])[0]}", SURROUNDINGS) from error
+        raise TroupeError(unreachable(address, (str(error).splitlines() or [""])[0]), SURROUNDINGS) from error
     if there and there != ray.__version__:
-        raise TroupeError(
-            f"--address {address}: runs Ray {there}, this machine has {ray.__version__}; install the same",
-            SURROUNDINGS,
-        )
+        raise TroupeError(other_ray(address, there, ray.__version__), SURROUNDINGS)
     return wanted
 
 
-def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
+def unreachable(address: str, reason: str, hint: str = "") -> Problem:
+    """Nobody answers there as a cluster does."""
+    return Problem("cluster-unreachable", "--address", reason, hint, address)
+
+
+def token_refused(address: str, mine: bool) -> Problem:
+    """Whoever answers wants a token, or another one than `mine`."""
+    holder = "RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    reason, hint = "wants a token", f"put the one that it began with into {holder}"
+    if mine:
+        reason, hint = f"wants another token than {holder} holds", "give it the one it began with"
+    return Problem("token-refused", "--address", reason, hint, address)
+
+
+def other_ray(address: str, there: str, here: str) -> Problem:
+    """A cluster with another Ray than that of this machine."""
+    reason = f"runs Ray {there}, this machine has {here}"
+    return Problem(OTHER_VERSION, "--address", reason, "install the same", address)
+
+
+def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[Problem]:
     """What is different on some node: versions, or folders that it does not see."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -231,7 +245,7 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
             ).remote([str(mark) for mark in marks.values()])
             for node in nodes
         }
-        mistakes = []
+        problems = []
         for node in nodes:
             name, answer = node["NodeManagerAddress"], answers[node["NodeID"]]
             try:
@@ -239,30 +253,31 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
             except Exception as error:
                 if node["NodeID"] not in [other["NodeID"] for other in ray.nodes() if other["Alive"]]:  # type: ignore[no-untyped-call]
                     continue  # it has left meanwhile
-                mistakes.append(f"node {name}: does not answer ({str(error).splitlines()[0]})")
+                reason = f"does not answer ({str(error).splitlines()[0]})"
+                problems.append(Problem("node-unreachable", f"node {name}", reason))
                 continue
-            mistakes += [f"node {name}: {line}" for line in other_versions(here, there)]
-            mistakes += [
-                f"node {name}: {unseen(folder)}" for folder, mark in marks.items() if str(mark) in there["missing"]
-            ]
-        return mistakes
+            wrong = other_versions(here, there)
+            wrong += [unseen(folder) for folder, mark in marks.items() if str(mark) in there["missing"]]
+            problems += [replace(one, about=f"node {name}") for one in wrong]
+        return problems
     finally:
         for mark in marks.values():
             mark.unlink(missing_ok=True)
 
 
-def other_versions(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """What a node has in another version than this machine, a line each, from the facts of both."""
+def other_versions(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Problem]:
+    """What a node has in another version than this machine, from the facts of both. Whoever asks names the node."""
     return [
-        f"has {what} {there.get(what) or 'nothing'}, this machine has {version}; install the same"
+        Problem(OTHER_VERSION, reason=f"has {what} {there.get(what) or 'nothing'}, this machine has {version}",
+                hint="install the same")
         for what, version in here.items()
         if what != "missing" and there.get(what) != version
-    ]
+    ]  # fmt: skip
 
 
-def unseen(folder: Path) -> str:
-    """What is said of a folder that a node does not see."""
-    return f"does not see {folder}; put it on a disk that all nodes share"
+def unseen(folder: Path) -> Problem:
+    """A folder that a node does not see. Whoever asks names the node."""
+    return Problem("not-shared", reason=f"does not see {folder}", hint="put it on a disk that all nodes share")
 
 
 def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:

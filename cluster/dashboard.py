@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import re
 import time
 import urllib.error
 import urllib.request
@@ -13,19 +12,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from cluster.answers import record_in, without_records
+from cluster.connect import other_ray, token_refused, unreachable
 from cluster.environment import environment
 from cluster.show import duration
 from cluster.tokens import token
-from trainers.engine.errors import CONFLICT, STOPPED, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import CONFLICT, STOPPED, SURROUNDINGS, WORDS, TroupeError, meant
+from trainers.engine.problems import Problem
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray's own variable for the dashboard's address
-NO_ADDRESS = f"--address: say where the cluster's dashboard is, --address http://HEAD:8265 (or {ADDRESS})"
+NO_ADDRESS = Problem(
+    "missing", "--address", f"say where the cluster's dashboard is, --address http://HEAD:8265 (or {ADDRESS})"
+)
 PATIENCE = 2.0  # seconds for the first answer
 ANSWER = 30.0  # seconds for each of the later ones
 AGAIN = 60.0  # seconds in which it is asked again where it does not answer
 LOOK = 1.0  # seconds between looks at a job
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-SAVED = re.compile(r"stopped at step \d+ of \d+ and saved|: stopped and saved")  # of a run, of a search
 
 
 class Dashboard:
@@ -53,10 +56,8 @@ class Dashboard:
             except Exception as error:
                 passing = isinstance(error, OSError) or "status code 5" in str(error)
                 if not passing or time.monotonic() > until:
-                    raise TroupeError(
-                        f"--address {self.address}: the dashboard no longer answers ({first_line(error)}); jobs go on",
-                        SURROUNDINGS,
-                    ) from error
+                    reason = f"the dashboard no longer answers ({first_line(error)})"
+                    raise TroupeError(unreachable(self.address, reason, "jobs go on"), SURROUNDINGS) from error
             time.sleep(LOOK)
 
     # Jobs
@@ -81,8 +82,8 @@ class Dashboard:
         jobs = self.jobs()
         found = [job for job in jobs if job["name"] == name] or [job for job in jobs if job["job"] == name]
         if not found:
-            known = [job["name"] for job in jobs]
-            raise TroupeError(f"{name}: no such job{did_you_mean(name, known)}; `troupe jobs` lists them", WORDS)
+            hint = "; ".join(filter(None, [meant(name, [job["name"] for job in jobs]), "`troupe jobs` lists them"]))
+            raise TroupeError(Problem("unknown-job", name, "no such job", hint), WORDS)
         return found[-1]
 
     def stop(self, name: str, say: Callable[[str], None]) -> dict[str, Any]:
@@ -90,7 +91,8 @@ class Dashboard:
         where Ctrl-C ends the waiting."""
         job = self.job(name)
         if job["state"] in ENDED:
-            raise TroupeError(f"{name}: has ended before ({job['state'].lower()}); `troupe jobs` shows all", CONFLICT)
+            reason = f"has ended before ({job['state'].lower()})"
+            raise TroupeError(Problem("not-working", name, reason, "`troupe jobs` shows all"), CONFLICT)
         doing = "saving" if job["state"] == "RUNNING" else "it has not begun"
         self.ask("stop_job", job["job"])
         begun = told = time.monotonic()
@@ -101,8 +103,11 @@ class Dashboard:
                     say(f"{name}: {doing}, since {duration(time.monotonic() - begun)}")
                 time.sleep(LOOK / 4)
         except KeyboardInterrupt:
-            raise TroupeError(f"{name}: will still save and stop; nobody waits for it now", STOPPED) from None
-        saved = SAVED.search(str(self.ask("get_job_logs", job["job"]))) is not None
+            raise TroupeError(
+                Problem("interrupted", name, "will still save and stop; nobody waits for it now"), STOPPED
+            ) from None
+        record = record_in(str(self.ask("get_job_logs", job["job"])))
+        saved = record is not None and record.get("saved") is True
         return {**now, "saved": saved, "resume": f"troupe submit {job['verb']} --resume {job['name']}"}
 
     def logs(self, job: str, follow: bool, say: Callable[[str], None]) -> Iterator[str]:
@@ -116,7 +121,7 @@ class Dashboard:
                 told = time.monotonic() + 10
                 since = f" since {duration(time.time() - now['began'])}" if now["began"] else ""
                 say(f"{now['name']}: pending{since}: {now['message'] or 'Ray does not say why'}")
-            printed = str(self.ask("get_job_logs", job))
+            printed = without_records(str(self.ask("get_job_logs", job)))
             yield printed[seen:]
             seen = len(printed)
             if ended or not follow:
@@ -129,26 +134,20 @@ def reach(address: str) -> Dashboard:
     does not. The token goes only to who asks for one."""
     if not address.startswith(("http://", "https://")):
         advice = f"say http://{address}" if "://" not in address and ":" in address else "say http://HEAD:8265"
-        raise TroupeError(f"--address {address}: jobs go through the dashboard; {advice}", WORDS)
+        raise TroupeError(Problem("bad-value", "--address", "jobs go through the dashboard", advice, address), WORDS)
     mine, headers = token(), dict[str, str]()
-    holder = "RAY_AUTH_TOKEN or ~/.ray/auth_token"
     code = _version(address, {})
     if code == 401 and mine:
         headers = {"Authorization": f"Bearer {mine}"}
         code = _version(address, headers)
     if code in (401, 403):
-        mistake = f"wants a token; put the one that it began with into {holder}"
-        if mine:
-            mistake = f"wants another token than {holder} holds; give it the one it began with"
-        raise TroupeError(f"--address {address}: {mistake}", SURROUNDINGS)
+        raise TroupeError(token_refused(address, bool(mine)), SURROUNDINGS)
     if isinstance(code, int):
-        raise TroupeError(f"--address {address}: is no dashboard of Ray (it answers {code})", SURROUNDINGS)
+        raise TroupeError(unreachable(address, f"is no dashboard of Ray (it answers {code})"), SURROUNDINGS)
     import ray
 
     if code != ray.__version__:
-        raise TroupeError(
-            f"--address {address}: runs Ray {code}, this machine has {ray.__version__}; install the same", SURROUNDINGS
-        )
+        raise TroupeError(other_ray(address, code, ray.__version__), SURROUNDINGS)
     return Dashboard(address, headers)
 
 
@@ -163,10 +162,11 @@ def _version(address: str, headers: Mapping[str, str]) -> str | int:
     except urllib.error.HTTPError as error:
         return error.code
     except (OSError, ValueError, http.client.HTTPException):
-        mistake = "no dashboard of Ray answers there; `ray start --head` prints its address"
+        hint = "`ray start --head` prints its address"
+        problem = unreachable(address, "no dashboard of Ray answers there", hint)
     except (KeyError, TypeError):
-        mistake = "is no dashboard of Ray"
-    raise TroupeError(f"--address {address}: {mistake}", SURROUNDINGS)
+        problem = unreachable(address, "is no dashboard of Ray")
+    raise TroupeError(problem, SURROUNDINGS)
 
 
 def rows(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -190,10 +190,10 @@ def code_of(job: Mapping[str, Any]) -> int:
 
 
 def why(job: Mapping[str, Any]) -> str:
-    """How a job ended, in a line."""
+    """How a job ended, in a few words."""
     told = f": {job['message'].splitlines()[-1]}" if job["message"] and job["state"] == "FAILED" else ""
     saved = {True: " and saved", False: " without saving", None: ""}[job.get("saved")]
-    return f"{job['name']}: {job['state'].lower()}{saved if job['state'] == 'STOPPED' else ''}{told}"
+    return f"{job['state'].lower()}{saved if job['state'] == 'STOPPED' else ''}{told}"
 
 
 def first_line(error: BaseException) -> str:

@@ -22,12 +22,12 @@ from cluster.show import Progress, about_trials, duration, size
 from cluster.signals import signals
 from cluster.space import Choice
 from trainers import registry
-from trainers.engine import bucket, checkpoint
+from trainers.engine import bucket, checkpoint, durable
 from trainers.engine.config import Config
 from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.mirror import patiently
-from trainers.engine.problems import show_value
+from trainers.engine.problems import Problem, sentences, show_value
 from trainers.engine.runfolder import SAVED, STOP_FILE
 from trainers.engine.settings import plain
 from trainers.engine.synced import bytes_elsewhere
@@ -55,7 +55,7 @@ class Driver:
         self.began, self.before = time.monotonic(), float(search.told["seconds"])
         self.since: dict[int, float] = {}  # when each running trial was last looked at
         self.asked = threading.Event()
-        self.over = ""  # why no more is begun, where that is no mistake
+        self.over = ""  # why no more is begun, where that is no fault
         self.full = ""  # or where it is
         self.hopeless = ""  # or where no trial can have a value
         self.died: Callable[[], str] = lambda: ""  # what of Ray has died
@@ -83,7 +83,7 @@ class Driver:
                 self.gone = None if self.stop_requested() else TroupeError(problems, error.code)
                 return None
             except TroupeError as error:
-                record.state, record.reason = FAILED, "; ".join(error.mistakes)
+                record.state, record.reason = FAILED, "; ".join(sentences(error.problems))
                 record.code = error.problems[0].code
                 self.changed(record, True)
         return None
@@ -192,9 +192,9 @@ class Driver:
         if folder.settings.exists():
             record.steps = int(folder.read_settings()["settings"]["steps"])
             return
-        config, mistakes = self.prepared.kind.from_words({**told["fixed"], **record.settings}, told["family"])
+        config, problems = self.prepared.kind.from_words({**told["fixed"], **record.settings}, told["family"])
         if config is None:
-            raise TroupeError(mistakes, WORDS)
+            raise TroupeError(problems, WORDS)
         config = config.model_copy(update=checks.resolve(config, own_machine=not self.command.address))
         config = self.resolved(config)
         record.steps = config.steps
@@ -208,7 +208,7 @@ class Driver:
     def _refuse_to_wait(self) -> None:
         """Raises bucket.Unreachable where nothing more is to be begun."""
         if self.stop_requested():
-            raise bucket.Unreachable("a stop is asked for")
+            raise bucket.Unreachable(Problem("stopped", reason="a stop is asked for"))
 
     def known(self, config: Config) -> Known:
         """What there is to learn from; opened once for all trials that learn from the same."""
@@ -222,8 +222,8 @@ class Driver:
     def resolved(self, config: Config) -> Config:
         """With what follows from the data, and as often evaluated and saved as the scheduler needs."""
         facts = self.known(config).facts
-        if mistakes := config.misfit(facts):
-            raise TroupeError(mistakes, WORDS)
+        if problems := config.wrong_data(facts):
+            raise TroupeError(problems, WORDS)
         asked, config = config.evaluate_every, config.resolved(facts)
         scheduler = self.search.told["scheduler"]
         changes: dict[str, Any] = {}
@@ -308,7 +308,7 @@ def refuse_other_networks(driver: Driver) -> None:
 
     told, kind, command = driver.search.told, driver.prepared.kind, driver.command
     family = registry.family_class(told["family"], command.families)
-    mistakes = []
+    problems = []
     for name, domain in driver.prepared.space.domains.items():
         shapes = []
         for value in (domain.values[0], domain.values[-1]) if isinstance(domain, Choice) else (domain.low, domain.high):
@@ -321,12 +321,11 @@ def refuse_other_networks(driver: Driver) -> None:
             shapes.append([(part, key, tensor.shape) for part, network in networks.items()
                            for key, tensor in network.state_dict().items()])  # fmt: skip
         if shapes[0] != shapes[1]:
-            mistakes.append(
-                f"{name}={domain}: changes the networks, so that no trial could take over another one's weights; leave "
-                f"it out of --scheduler {told['scheduler']}"
-            )
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
+            reason = "changes the networks, so that no trial could take over another one's weights"
+            hint = f"leave it out of --scheduler {told['scheduler']}"
+            problems.append(Problem("settings-conflict", name, reason, hint, str(domain)))
+    if problems:
+        raise TroupeError(problems, WORDS)
 
 
 def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> Driver:
@@ -334,6 +333,7 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     config = prepared.config
     driver = Driver(search, prepared, command, progress)
     (search.path / STOP_FILE).unlink(missing_ok=True)
+    durable.clear_unfinished(search.path)
     there = driver.bucket
     if there is not None:
         there.remove_file(search.path / STOP_FILE)
@@ -372,8 +372,9 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
             if not driver.dead or driver.asked.is_set():
                 break
             if restarts >= config.max_restarts:
-                raise TroupeError(f"{search.name}: {driver.dead} ({restarts} restarts before); go on with `troupe "
-                                  f"search --resume {search.name}`", RUN_FAILED)  # fmt: skip
+                reason = f"{driver.dead} ({restarts} restarts before)"
+                hint = f"go on with `troupe search --resume {search.name}`"
+                raise TroupeError(Problem("lost", search.name, reason, hint), RUN_FAILED)
             restarts += 1
             progress.say(f"{driver.dead}; going on from the trials' checkpoints (restart {restarts} of "
                          f"{config.max_restarts})")  # fmt: skip

@@ -14,11 +14,13 @@ from cluster.show import verdict_lines
 from trainers import registry
 from trainers.data import sources
 from trainers.engine import checkpoint, runfolder
-from trainers.engine.config import Config
+from trainers.engine.config import MISFIT, NOTHING, NOTHING_HELD_OUT, Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.problems import Problem
 from trainers.engine.switches import fresh
 from trainers.run import open_for
 
+LEARNED = "learned-from"  # the code of samples that the run learned from
 ALL = "all"  # evaluate_on=all: every sample of the data, which here is for evaluations only
 
 
@@ -50,8 +52,8 @@ class Prepared(NamedTuple):
 
 
 def prepare(command: EvaluateCommand) -> Prepared:
-    """Family, settings, and where the weights lie. Raises TroupeError with all mistakes of the command."""
-    mistakes: list[str] = []
+    """Family, settings, and where the weights lie. Raises TroupeError with all problems of the command."""
+    problems: list[Problem] = []
     notes: list[str] = []
     learned: Mapping[str, Any] = {}
     stored: Mapping[str, Any] = {}
@@ -62,34 +64,36 @@ def prepare(command: EvaluateCommand) -> Prepared:
     if family not in known:
         folder = runfolder.find(command.runs_dir, command.name)
         if weights is not None:
-            mistakes.append(f"--weights {weights}: is for a family; {command.name} is a run and has weights of its own")
+            hint = f"{command.name} is a run and has weights of its own"
+            problems.append(Problem("settings-conflict", "--weights", "is for a family", hint, str(weights)))
         learned = folder.read_settings(notes.append)
         family, stored = learned["family"], learned["settings"]
         weights, newest = checkpoint.newest_whole(folder.checkpoints), True
         if weights is None:
-            raise TroupeError(f"{folder.name}: it has no checkpoint that is whole", CONFLICT)
+            raise TroupeError(Problem("no-checkpoint", folder.name, "it has no checkpoint that is whole"), CONFLICT)
     elif weights is None:
-        mistakes.append(f"{family}: needs --weights PATH, or name a run instead of a family")
+        problems.append(Problem("missing", family, "needs --weights PATH, or name a run instead of a family"))
     elif not weights.exists():
-        mistakes.append(f"--weights {weights}: no such file")
+        problems.append(Problem("missing-file", "--weights", "no such file", value=str(weights)))
     else:
         run = weights
         if (run / "checkpoints").is_dir():
             weights, newest = checkpoint.newest_whole(run / "checkpoints"), True
             if weights is None:
-                raise TroupeError(f"--weights {run}: it has no checkpoint that is whole", CONFLICT)
+                reason = "it has no checkpoint that is whole"
+                raise TroupeError(Problem("no-checkpoint", "--weights", reason, value=str(run)), CONFLICT)
         learned = learned_of(weights)
     kind = registry.class_of_run({**learned, "family": family}, command.name, command.families)
     old = {key: value for key, value in stored.items() if key in kind.model_fields}
     said = {**command.settings, **({"evaluate_on": "test"} if command.settings.get("evaluate_on") == ALL else {})}
     config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **said}, family)
-    mistakes += wrong
+    problems += wrong
     if not kind.metrics:
-        mistakes.append(f"{family}: evaluates nothing; `troupe sample` draws pictures")
-    if config is not None and (mistake := sources.check_name(config.data, command.families, kind.learns_from)):
-        mistakes.append(mistake)
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
+        problems.append(Problem(NOTHING, family, "evaluates nothing", "`troupe sample` draws pictures"))
+    if config is not None and (problem := sources.check_name(config.data, command.families, kind.learns_from)):
+        problems.append(problem)
+    if problems:
+        raise TroupeError(problems, WORDS)
     assert config is not None
     assert weights is not None
     config = config.model_copy(update=checks.resolve(config, own_machine=True))
@@ -97,7 +101,9 @@ def prepare(command: EvaluateCommand) -> Prepared:
     return Prepared(family, config, weights, learned, tuple(notes), part, newest)
 
 
-def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -> tuple[bool, list[str], list[str]]:
+def compared(
+    learned: Mapping[str, Any], config: Config, data: Any, part: str
+) -> tuple[bool, list[Problem], list[str]]:  # fmt: skip
     """Whether the weights surely never saw the samples to evaluate on; what forbids to; and what else differs.
 
     Samples are the same where source, size and fingerprint are; a part is held out where the run did not learn from it.
@@ -105,12 +111,13 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -
     if not learned:
         return False, [], ["what these weights learned from is not known: they may have seen the samples"]
     settings, facts = learned["settings"], learned["facts"]
-    mistakes, notes = [], []
+    problems, notes = list[Problem](), list[str]()
     theirs, ours = list(facts.get("class_names", ())), list(data.facts.get("class_names", ()))
     name = config.data
     if theirs != ours:
         shown = " and ".join(", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for names in (theirs, ours))
-        mistakes.append(f"data={name}: other classes than the run learned ({shown}): their numbers would be mixed up")
+        reason = f"other classes than the run learned ({shown}): their numbers would be mixed up"
+        problems.append(Problem(MISFIT, "data", reason, value=name))
     same = learned["data"] == data.fingerprint
     if learned.get("from"):
         notes.append(f"the run began with the weights of {learned['from']}, which may have seen these samples")
@@ -120,13 +127,11 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -
         notes.append(f"{count} images to evaluate on lie among those to learn from as well")
     if same or name == settings.get("data"):
         if part == ALL:
-            mistakes.append(
-                "evaluate_on=all: the run learned from some of these samples; leave it out, or name others with data="
-            )
+            reason, hint = "the run learned from some of these samples", "leave it out, or name others with data="
+            problems.append(Problem(LEARNED, "evaluate_on", reason, hint, ALL))
         elif (part, settings.get("evaluate_on")) == ("validation", "test") and not data.facts.get("own_validation"):
-            mistakes.append(
-                "evaluate_on=validation: the run learned from these samples, as it held out the test part; leave it out"
-            )
+            reason = "the run learned from these samples, as it held out the test part"
+            problems.append(Problem(LEARNED, "evaluate_on", reason, "leave it out", part))
     if same:
         pass
     elif name != settings.get("data"):
@@ -135,7 +140,7 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -
         notes.append(f"the run learned at image_size={facts.get('image_size')}; its images are not compared with these")
     else:
         notes.append(f"data={name} has changed since the run learned from it, and it may have seen some of these")
-    return same and not notes, mistakes, notes
+    return same and not notes, problems, notes
 
 
 def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
@@ -152,18 +157,20 @@ def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[st
     data = open_for(config, command.data_dir, command.families)
     if prepared.part == ALL:
         if not hasattr(data, "whole"):
-            raise TroupeError(f"evaluate_on=all: data={config.data} gives its test part only; leave it out", WORDS)
+            reason = f"data={config.data} gives its test part only"
+            raise TroupeError(Problem("settings-conflict", "evaluate_on", reason, "leave it out", ALL), WORDS)
         data = data.whole()
     asked = {"evaluate_every": "auto", "schedule": "constant"}  # or advice would be for training
-    mistakes = config.model_copy(update=asked).misfit(data.facts)
-    if not mistakes and not config.held_out_places(data.facts):
+    problems = config.model_copy(update=asked).wrong_data(data.facts)
+    if not problems and not config.held_out_places(data.facts):
         more = "" if prepared.part == ALL else ", or say evaluate_on=all, of data that the run did not learn from"
-        mistakes = [f"{config.nothing_held_out(data.facts)}; take more samples{more}"]
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
-    held_out, mistakes, notes = compared(prepared.learned, config, data, prepared.part)
-    if mistakes:
-        raise TroupeError(mistakes, CONFLICT)
+        reason, hint = config.nothing_held_out(data.facts), f"take more samples{more}"
+        problems = [Problem(NOTHING_HELD_OUT, reason=reason, hint=hint)]
+    if problems:
+        raise TroupeError(problems, WORDS)
+    held_out, problems, notes = compared(prepared.learned, config, data, prepared.part)
+    if problems:
+        raise TroupeError(problems, CONFLICT)
 
     from trainers.engine import pictures, rest
     from trainers.engine.control import Control
@@ -177,13 +184,13 @@ def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[st
         family = registry.family_class(prepared.family, command.families)(config, data.facts)
         trainer = Trainer(family, data, config, World(), Control(shows=shows))
         trainer.begin()
-        whose = f"--weights {prepared.weights}" if command.weights else command.name
+        about, value = ("--weights", str(prepared.weights)) if command.weights else (command.name, None)
         names, place = tuple(trainer.networks), prepared.weights
         newer = None
         if prepared.newest:  # a run that is under way may have made another one since
             newer = checkpoint.read_newest(place.parent, lambda path: read_weights(path, names, ema=True))
         place, weights = newer or (place, read_weights(place, names, ema=True))
-        load_weights(trainer.networks, weights, whose)
+        load_weights(trainer.networks, weights, about, value)
         if "kept" in weights:
             trainer.keep(weights["kept"])
         rest.evaluate(trainer)
@@ -206,7 +213,8 @@ def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[st
             drawn = family.pictures(trainer.evaluation, data)
             result["pictures"] = [str(path) for path in pictures.write_named(command.out, drawn)]
         except OSError as error:
-            raise TroupeError(f"--out {command.out}: cannot be written ({error.strerror})", SURROUNDINGS) from error
+            reason = f"cannot be written ({error.strerror})"
+            raise TroupeError(Problem("not-written", "--out", reason, value=str(command.out)), SURROUNDINGS) from error
     return result
 
 

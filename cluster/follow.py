@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster import leaderboard
+from cluster.answers import Answer
 from cluster.show import duration
 from trainers.engine import checkpoint, holding, runfolder
-from trainers.engine.errors import CONFLICT, STOPPED, SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.errors import CONFLICT, FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import TRIALS
+from trainers.engine.problems import Problem, sentence
 from trainers.engine.runfolder import SAVED, SEARCH, STOP_FILE, RunFolder
 
 LOOK = 0.2  # seconds between looks
@@ -24,7 +26,7 @@ PIECE = 1 << 16  # bytes that are read at once
 Piece = tuple[int | None, str]  # of a log: the rank that printed it, None for a job
 
 
-def stop(runs: Path, name: str, say: Callable[[str], None]) -> dict[str, Any]:
+def stop(runs: Path, name: str, say: Callable[[str], None]) -> Answer:
     """Let a run or a search save and end, and wait until it has.
 
     Raises TroupeError: exit code 2 for no such name or a trial, 3 where its folder cannot be written, 4 where nobody
@@ -33,14 +35,15 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> dict[str, Any]:
     whole = leaderboard.is_search(runs, name)
     path = leaderboard.find(runs, name).path if whole else runfolder.find(runs, name).path
     if path.parent.name == TRIALS and os.path.exists(path.parent.parent / SEARCH):
-        raise TroupeError(f"{name}: is a trial; stop its search, `troupe stop {path.parent.parent.name}`", WORDS)
+        hint = f"stop its search, `troupe stop {path.parent.parent.name}`"
+        raise TroupeError(Problem("not-a-run", name, "is a trial", hint), WORDS)
 
     def under_way() -> bool:
         return holding.is_held(path) if whole else RunFolder(path).working
 
     if not under_way():
-        ended = "has finished" if _finished(path, whole) else "stands still"
-        raise TroupeError(f"{name}: nobody works on it, it {ended}; `troupe runs` shows what is under way", CONFLICT)
+        reason = f"nobody works on it, it {'has finished' if _finished(path, whole) else 'stands still'}"
+        raise TroupeError(Problem("not-working", name, reason, "`troupe runs` shows what is under way"), CONFLICT)
     with checkpoint.writing(path):
         (path / STOP_FILE).touch()
     begun, next_line = time.monotonic(), 0.0
@@ -55,14 +58,18 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> dict[str, Any]:
                 next_line = max(5.0, 2 * next_line)
                 say(f"{name}: saving" + (f", since {duration(waited)}" if waited > 1 else ""))
     except KeyboardInterrupt:
-        raise TroupeError(f"{name}: will still save and stop; nobody waits for it now", STOPPED) from None
+        raise TroupeError(
+            Problem("interrupted", name, "will still save and stop; nobody waits for it now"), STOPPED
+        ) from None
     saved = False
     with contextlib.suppress(OSError):  # it stays, for others who asked too; whoever goes on clears it away
         saved = (path / STOP_FILE).read_text(encoding="utf-8") == SAVED  # its owner says so
     newest = checkpoint.newest_whole(RunFolder(path).checkpoints) if not whole else None
-    return {"name": name, "job": None, "finished": _finished(path, whole), "saved": saved,
-            "step": checkpoint.place_of(newest.name)[0] if newest is not None else None,
-            "resume": f"troupe {'search' if whole else 'train'} --resume {name}"}  # fmt: skip
+    return _answer({
+        "name": name, "job": None, "finished": _finished(path, whole), "saved": saved,
+        "step": checkpoint.place_of(newest.name)[0] if newest is not None else None,
+        "resume": f"troupe {'search' if whole else 'train'} --resume {name}",
+    }, whole)  # fmt: skip
 
 
 def _finished(path: Path, whole: bool) -> bool:
@@ -72,15 +79,18 @@ def _finished(path: Path, whole: bool) -> bool:
     return RunFolder(path).read_result() is not None
 
 
-def text(stopped: dict[str, Any]) -> str:
-    """How it ended, in a line."""
+def _answer(stopped: dict[str, Any], whole: bool) -> Answer:
+    """What `stop` answers of a run, or of a `whole` search; a problem where it neither finished nor saved."""
+    name, saved, hint = stopped["name"], stopped["saved"], f"go on with `{stopped['resume']}`"
     if stopped["finished"]:
-        return f"{stopped['name']}: finished before it could be stopped"
-    if not stopped["saved"] and stopped["step"] is None and stopped["resume"].startswith("troupe train"):
-        return f"{stopped['name']}: ended before its first checkpoint"
+        return Answer(stopped, f"{name}: finished before it could be stopped")
     where = f" at step {stopped['step']}" if stopped["step"] is not None else ""
-    how = f"stopped and saved{where}" if stopped["saved"] else f"ended without saving, its newest checkpoint{where}"
-    return f"{stopped['name']}: {how}; go on with `{stopped['resume']}`"
+    if saved:
+        return Answer(stopped, f"{name}: stopped and saved{where}; {hint}")
+    problem = Problem("not-saved", name, f"ended without saving, its newest checkpoint{where}", hint)
+    if stopped["step"] is None and not whole:
+        problem = Problem("not-saved", name, "ended before its first checkpoint")
+    return Answer(stopped, sentence(problem), FAILED, [problem])
 
 
 def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[Piece]:
@@ -93,7 +103,8 @@ def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[Piec
     there = sorted(folder.logs.glob("rank_*.log"), key=runfolder.natural)
     if rank is not None and folder.log(rank) not in there:
         known = ", ".join(path.stem.removeprefix("rank_") for path in there) or "none"
-        raise TroupeError(f"--rank {rank}: {folder.name} has no log of it; ranks that have one: {known}", WORDS)
+        reason, hint = f"{folder.name} has no log of it", f"ranks that have one: {known}"
+        raise TroupeError(Problem("bad-value", "--rank", reason, hint, rank), WORDS)
     if follow:
         return _followed(folder, rank or 0)
     wanted = there if rank is None else [folder.log(rank)]
@@ -153,6 +164,7 @@ def show(pieces: Iterable[str]) -> None:
             except BrokenPipeError:
                 return
             except OSError as error:
-                raise TroupeError(f"the output could not be written ({error.strerror})", SURROUNDINGS) from None
+                reason = f"the output could not be written ({error.strerror})"
+                raise TroupeError(Problem("not-written", reason=reason), SURROUNDINGS) from None
     except KeyboardInterrupt:
         return

@@ -16,7 +16,7 @@ from cluster import begun_from, checks
 from cluster.prepare import Prepared, TrainCommand, prepare
 from cluster.show import Progress
 from cluster.signals import deferred, signals
-from trainers.engine import bucket, checkpoint, durable, runfolder
+from trainers.engine import bucket, checkpoint, durable, removing, runfolder
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, FAILED, WORDS, NotBegun, Stopped, TroupeError, naming, of_worker
@@ -45,10 +45,8 @@ TRAINING = threading.Lock()  # held while a run trains in this process
 def alone() -> Iterator[None]:
     """Raise TroupeError (exit code 4) where a run trains in this process already: it has torch's default generator."""
     if not TRAINING.acquire(blocking=False):
-        raise TroupeError(
-            "another run trains in this process; wait until it has ended, or start this one in a process of its own",
-            CONFLICT,
-        )
+        hint = "wait until it has ended, or start this one in a process of its own"
+        raise TroupeError(Problem("held", reason="another run trains in this process", hint=hint), CONFLICT)
     try:
         yield
     finally:
@@ -74,8 +72,8 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
     if prepared.folder is not None and prepared.finished is not None:
         return _ended_before(prepared.folder, prepared.finished, config, progress)
     data = open_for(config, command.data_dir, command.families, progress.say, progress.packing)
-    if mistakes := config.misfit(data.facts):
-        raise TroupeError(mistakes, WORDS)
+    if problems := config.wrong_data(data.facts):
+        raise TroupeError(problems, WORDS)
     config = config.resolved(data.facts)
     begun_from.refuse_unfit(prepared.weights, command.from_run, prepared.family, command.families, config, data.facts)
     stored = {**description(prepared.family, config, data, command.families), "from": _from(command, prepared)}
@@ -174,10 +172,9 @@ def _go_on(
 ) -> None:  # fmt: skip
     """Give the folder of a run that goes on its settings of now; nobody else may be working on it."""
     if prepared.stored.get("data") != stored["data"] and not command.allow_changes:
-        raise TroupeError(
-            f"data: other samples than {folder.name} began with or held out; --allow-changes goes on all the same",
-            CONFLICT,
-        )
+        reason = f"other samples than {folder.name} began with or held out"
+        hint = "--allow-changes goes on all the same"
+        raise TroupeError(Problem("data-differ", "data", reason, hint), CONFLICT)
     with folder.lock(patience=10), checkpoint.writing(folder.path):
         folder.make_parts()
         folder.stop.unlink(missing_ok=True)
@@ -209,7 +206,8 @@ def _copy_weights(weights: Path, folder: RunFolder, command: TrainCommand) -> No
     try:
         source = open(weights, "rb")  # noqa: SIM115
     except OSError as error:
-        raise TroupeError(f"--from {command.from_run}: cannot be read ({error.strerror})", CONFLICT) from error
+        reason = f"cannot be read ({error.strerror})"
+        raise TroupeError(Problem("not-read", "--from", reason, value=command.from_run), CONFLICT) from error
     with source, durable.replacing(folder.path / f"from{weights.suffix}") as making, open(making, "wb") as copy:
         shutil.copyfileobj(source, copy)
 
@@ -221,7 +219,7 @@ def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, there: 
             folder.settle_settings()
         elif error.code == FAILED or folder.read_restarts() or checkpoint.all_in(folder.checkpoints):
             pass  # its logs tell why, or it can go on
-        elif runfolder.discard(folder.path, there):
+        elif removing.discard(folder.path, there):
             return
         if there is not None:
             there.send(folder.path)
@@ -297,6 +295,7 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
                 held.enter_context(contextlib.redirect_stdout(log))
                 held.enter_context(contextlib.redirect_stderr(log))
             print(begun(0, 1), file=log)
+            folder.note_start(1)
             try:
                 with signals(ask):
                     return run(plan, World(), control)

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from trainers.engine import appearing, bucket, checkpoint, durable, holding
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
 from trainers.engine.paths import TRIALS
-from trainers.engine.problems import show_value
+from trainers.engine.problems import Problem, show_value
 from trainers.engine.runfolder import SEARCH, RunFolder, all_runs, folders_in
 
 FORMAT = 1
@@ -47,8 +47,8 @@ class TrialRecord:
     best: float | None = None  # of all reports
     best_step: int = 0
     seconds: float = 0.0
-    reason: str = ""  # why it failed
-    code: str = ""  # of the problem that it failed by
+    reason: str = ""  # why it failed, was interrupted, or has no value
+    code: str = ""  # of the problem that it was
     clones: list[dict[str, Any]] = field(default_factory=list)  # whose weights it took over, and when
     worry: str = ""  # what the watch on a GAN said
 
@@ -167,13 +167,14 @@ def read(path: Path) -> Search:
             if not all(isinstance(one, (int, float, type(None))) for one in numbers):
                 raise TypeError(f"what is told of trial {trial.number} is no number")
         if told.pop("format") > FORMAT:
-            raise TroupeError(f"{path}: written by a newer troupe; install that to go on", SURROUNDINGS)
+            problem = Problem("newer", str(path), "written by a newer troupe", "install that to go on")
+            raise TroupeError(problem, SURROUNDINGS)
         if not isinstance(told["metric"], str) or told["mode"] not in ("max", "min"):
             raise ValueError("no metric")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TroupeError(
-            f"{path / SEARCH}: damaged ({type(error).__name__}: {error}); restore it from a copy", CONFLICT
-        ) from None
+        reason = f"damaged ({type(error).__name__}: {error})"
+        problem = Problem("damaged", str(path / SEARCH), reason, "restore it from a copy")
+        raise TroupeError(problem, CONFLICT) from None
     return Search(path, told, trials)
 
 
@@ -188,8 +189,10 @@ def find(runs: Path, name: str) -> Search:
         if os.path.exists(path / SEARCH):
             return read(path.resolve())
     known = [path.name for path in all_searches(runs)]
-    run = " is a run, and no search" if os.path.exists(runs / name / "settings.json") else ": no such search"
-    raise TroupeError(f"{name}{run} in {bucket.shown(runs)}{did_you_mean(name, known)}", WORDS)
+    code, what = "unknown-run", "no such search"
+    if os.path.exists(runs / name / "settings.json"):
+        code, what = "not-a-search", "is a run, and no search"
+    raise TroupeError(Problem(code, name, f"{what} in {bucket.shown(runs)}", meant(name, known)), WORDS)
 
 
 def is_search(runs: Path, name: str) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Self, cast
 
 from cluster.environment import environment, worker_environment
 from trainers.engine.errors import FAILED, PeerLost, TroupeError
+from trainers.engine.problems import Problem
 from trainers.engine.world import World, free_port
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}  # workers of one machine meet there
@@ -73,7 +74,8 @@ class LocalGroup:
                 except (EOFError, ConnectionError):
                     self.processes[rank].join(10)
                     code = self.processes[rank].exitcode
-                    done, value = False, TroupeError(f"worker {rank}: its process ended with code {code}", FAILED)
+                    problem = Problem("lost", f"worker {rank}", f"its process ended with code {code}")
+                    done, value = False, TroupeError(problem, FAILED)
                 if done:
                     results[rank] = value
                 else:
@@ -146,7 +148,8 @@ def _portable(error: BaseException, rank: int) -> BaseException:
     """An error that can be sent; one that is no TroupeError keeps its traceback as text."""
     if isinstance(error, TroupeError):
         return error
-    return TroupeError(f"worker {rank}: {''.join(traceback.format_exception(error)).strip()}", FAILED)
+    reason = "".join(traceback.format_exception(error)).strip()
+    return TroupeError(Problem("worker-error", f"worker {rank}", reason), FAILED)
 
 
 def die_with_parent() -> None:

@@ -26,6 +26,7 @@ from cluster.signals import handlers_kept, without_hangups
 from trainers.engine import ownership
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError
 from trainers.engine.holding import LOCK, is_held
+from trainers.engine.problems import Problem
 
 OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 PREFIX = "troupe-"
@@ -42,6 +43,10 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, UnicodeEncodeError):  # it notes the command line of this process
         return "it takes the words of a command in UTF-8 only; rename what this one names, or take workers=1"
     return str(error).strip().splitlines()[-1]
+
+
+def _not_started(reason: str, hint: str = "") -> Problem:
+    return Problem("ray-failed", reason=f"Ray did not start: {reason}", hint=hint)
 
 
 class OwnRay:
@@ -67,7 +72,7 @@ class OwnRay:
             tokens.write_new(str(self.folder / "token"))
         except OSError as error:
             shutil.rmtree(self.folder, ignore_errors=True)  # made a moment ago, under a name that nobody knows
-            raise TroupeError(f"Ray did not start: {self.folder}: {reason_of(error)}", SURROUNDINGS) from error
+            raise TroupeError(_not_started(f"{self.folder}: {reason_of(error)}"), SURROUNDINGS) from error
         token = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": None,
@@ -88,7 +93,7 @@ class OwnRay:
             raise NotBegun() from None
         except Exception as error:
             self._clear()
-            raise TroupeError(f"Ray did not start: {reason_of(error)}", SURROUNDINGS) from error
+            raise TroupeError(_not_started(reason_of(error)), SURROUNDINGS) from error
         except BaseException:
             self._clear()
             raise
@@ -169,8 +174,8 @@ def _new_folder() -> Path:
         if len(os.fsencode(base)) + len(f"/{PREFIX}12345678{SOCKET}") <= LONGEST:
             with contextlib.suppress(OSError):
                 return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    raise TroupeError(f"Ray did not start: no folder for its files in {' or '.join(_bases())}; set TMPDIR to a short "
-                      "one that can be written", SURROUNDINGS)  # fmt: skip
+    hint = "set TMPDIR to a short one that can be written"
+    raise TroupeError(_not_started(f"no folder for its files in {' or '.join(_bases())}", hint), SURROUNDINGS)
 
 
 def _children() -> Iterator[tuple[int, str]]:

@@ -19,6 +19,7 @@ from trainers.data import decoding, listing, sources
 from trainers.engine import runfolder
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded, natural, shown
+from trainers.engine.problems import Problem
 from trainers.engine.switches import fresh
 
 BATCH = 64  # images that the network sees at once
@@ -75,12 +76,15 @@ def _predicted(
 
 
 def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any]]:
-    """The run, or the exported folder, and what it expects of an image. Raises TroupeError with all mistakes."""
-    mistakes = [f"{shown(file)}: no such file or folder" for file in command.files if not os.path.exists(file)]
-    mistakes += [f"{shown(file)}: is neither a file nor a folder" for file in command.files
+    """The run, or the exported folder, and what it expects of an image. Raises TroupeError with all problems."""
+    problems = [Problem("missing-file", shown(file), "no such file or folder") for file in command.files
+                if not os.path.exists(file)]  # fmt: skip
+    problems += [Problem("missing-file", shown(file), "is neither a file nor a folder") for file in command.files
                  if os.path.exists(file) and not (file.is_file() or file.is_dir())]  # fmt: skip
-    mistakes += [] if command.files else ["predict: needs a file or a folder"]
-    mistakes += [f"top={command.top}: must be at least 1"] if command.top is not None and command.top < 1 else []
+    if not command.files:
+        problems.append(Problem("missing", "predict", "needs a file or a folder"))
+    if command.top is not None and command.top < 1:
+        problems.append(Problem("bad-value", "top", "must be at least 1", value=command.top))
     name, folder, expected = command.name, None, None
     try:
         if command.best:
@@ -91,13 +95,12 @@ def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any
         kind = registry.class_of_run(told, name, command.families)
         expected = kind.of(told["settings"], told["family"]).expects(told["facts"])
         if expected is None:
-            mistakes.append(
-                f"{name}: is of the family {told['family']}, which tells nothing of a file; name a classifier"
-            )
+            reason = f"is of the family {told['family']}, which tells nothing of a file"
+            problems.append(Problem("predicts-nothing", name, reason, "name a classifier"))
     except TroupeError as error:
-        raise TroupeError([*error.mistakes, *mistakes], error.code) from error
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
+        raise TroupeError([*error.problems, *problems], error.code) from error
+    if problems:
+        raise TroupeError(problems, WORDS)
     assert expected is not None
     return name, folder, expected
 
@@ -116,7 +119,7 @@ def find(named: Sequence[Path]) -> Files:
     Raises TroupeError (exit code 3) for folders without an image, and those that cannot be read.
     """
     images: dict[Path, None] = {}
-    passed, mistakes = Counter[str](), []
+    passed, problems = Counter[str](), list[Problem]()
     for path in named:
         if not path.is_dir():
             images[path] = None
@@ -128,9 +131,9 @@ def find(named: Sequence[Path]) -> Files:
         images.update(dict.fromkeys(path / inside for inside in within))
         if not within:
             known = ", ".join(decoding.extensions())
-            mistakes.append(f"{shown(path)}: holds no images; they are known by {known}")
-    if mistakes:
-        raise TroupeError(mistakes, SURROUNDINGS)
+            problems.append(Problem("no-images", shown(path), "holds no images", f"they are known by {known}"))
+    if problems:
+        raise TroupeError(problems, SURROUNDINGS)
     return Files(list(images), passed)
 
 
@@ -204,6 +207,6 @@ def text(result: Mapping[str, Any], top: int | None) -> str:
     return "\n".join(filter(None, [table(rows), *lines]))
 
 
-def broken(result: Mapping[str, Any]) -> list[str]:
-    """A line for each image that could not be read."""
-    return [f"{one['file']}: cannot be read ({one['why']})" for one in result["unreadable"]]
+def broken(result: Mapping[str, Any]) -> list[Problem]:
+    """The images that could not be read."""
+    return [Problem("not-read", one["file"], f"cannot be read ({one['why']})") for one in result["unreadable"]]

@@ -17,7 +17,7 @@ from trainers.engine import appearing, checkpoint, runfolder, schedules
 from trainers.engine.config import Config
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR, expanded
-from trainers.engine.problems import of, show_value
+from trainers.engine.problems import Problem, of, show_value
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import plain, show_size
 from trainers.run import open_for
@@ -60,10 +60,10 @@ class Prepared:
 
 
 def prepare(command: TrainCommand) -> Prepared:
-    """Check every word of a command. Raises TroupeError: exit code 2 with all mistakes first, then 3, then 4."""
-    mistakes: list[str] = []
+    """Check every word of a command. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
+    problems: list[Problem] = []
     notes: list[str] = []
-    from_file = read_config(command.config, mistakes, notes)
+    from_file = read_config(command.config, problems, notes)
     said = dict(command.settings or {})
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in said and other not in said:
@@ -71,13 +71,9 @@ def prepare(command: TrainCommand) -> Prepared:
     words = {**from_file, **said}
     in_file = words.pop("family", None)
     if command.family is not None and in_file not in (None, command.family):
-        raise TroupeError(
-            [
-                *mistakes,
-                f"--config {command.config}: is for {in_file}, you said {command.family}; leave one of both out",
-            ],
-            WORDS,
-        )
+        reason = f"is for {in_file}, you said {command.family}"
+        problems.append(Problem("settings-conflict", "--config", reason, "leave one of both out", str(command.config)))
+        raise TroupeError(problems, WORDS)
     family = command.family if command.family is not None or in_file is None else str(in_file)
     stored: dict[str, Any] = {}
     damaged, weights = False, None
@@ -86,11 +82,12 @@ def prepare(command: TrainCommand) -> Prepared:
     if command.resume is not None:
         for option, value in (("--name", command.name), ("--from", command.from_run)):
             if value is not None:
-                mistakes.append(f"{option} {value}: --resume goes on with a run as it is; leave {option} out")
+                reason = "--resume goes on with a run as it is"
+                problems.append(Problem("settings-conflict", option, reason, f"leave {option} out", value))
         try:
             folder = runfolder.find(command.runs_dir, command.resume)
         except TroupeError as error:
-            mistakes += of(error.problems, "--resume")
+            problems += of(error.problems, "--resume")
         else:
             before = len(notes)
             try:
@@ -100,19 +97,21 @@ def prepare(command: TrainCommand) -> Prepared:
                 conflict = error
             else:
                 if family is not None and family != stored["family"]:
-                    mistakes.append(f"{family}: {folder.name} is a run of {stored['family']}")
+                    reason = f"{folder.name} is a run of {stored['family']}"
+                    problems.append(Problem("settings-conflict", family, reason))
                 family = stored["family"]
     elif family is None and (command.config is None or from_file):  # else it may stand in what cannot be read
-        mistakes.append("train: needs a family, as in `troupe train dcgan data=digits`, or --resume NAME")
-    if command.name is not None and (mistake := runfolder.check_name(command.name)):
-        mistakes.append(mistake)
+        reason = "needs a family, as in `troupe train dcgan data=digits`, or --resume NAME"
+        problems.append(Problem("missing", "train", reason))
+    if command.name is not None and (problem := runfolder.check_name(command.name)):
+        problems.append(problem)
     learned: Mapping[str, Any] = {}
     if command.from_run is not None:
         try:
             weights = begun_from.weights_path(command.from_run, command.runs_dir)
             learned = begun_from.learned_of(weights)
         except TroupeError as error:
-            mistakes += error.mistakes
+            problems += error.problems
     config: Config | None = None
     if family is not None and not (command.resume and not stored):
         try:
@@ -121,11 +120,12 @@ def prepare(command: TrainCommand) -> Prepared:
                 else registry.config_class(family, command.families)
             )  # fmt: skip
         except TroupeError as error:
-            mistakes += error.mistakes
+            problems += error.problems
         else:
             old = {key: value for key, value in stored.get("settings", {}).items() if key in kind.model_fields}
             if "steps" in words and words.get("epochs", "none") not in (None, "none"):
-                mistakes.append("steps and epochs: say one of them; the other follows from the size of the data")
+                hint = "the other follows from the size of the data"
+                problems.append(Problem("settings-conflict", "steps and epochs", "say one of them", hint))
             if "steps" in words:
                 old.pop("epochs", None)
             if "workers" in words:
@@ -138,21 +138,22 @@ def prepare(command: TrainCommand) -> Prepared:
                 notes.append(f"--from {command.from_run}: {shown} come{'s' if len(come) == 1 else ''} with its weights")
             config, wrong = kind.from_words({**old, **come, **words}, family)
             of_file = {key for key in from_file if key not in said}
-            mistakes += [replace(one, source=str(command.config)) if one.about in of_file else one for one in wrong]
+            problems += [replace(one, source=str(command.config)) if one.about in of_file else one for one in wrong]
             if config is not None and old and "size" in stored.get("facts", {}):
                 config = config.resolved(stored["facts"])
             data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default())))
             try:
-                mistake = sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)
+                unfit_data = sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)
             except TroupeError as error:
-                mistakes += error.mistakes
+                problems += error.problems
             else:
-                mistakes += [mistake] if mistake else []
+                problems += [unfit_data] if unfit_data is not None else []
     with contextlib.suppress(TroupeError):  # said above
         if command.name in registry.families(command.families):
-            mistakes.append(f"--name {command.name}: is the name of a family; take another, as {command.name}-first")
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
+            hint = f"take another, as {command.name}-first"
+            problems.append(Problem("name-in-use", "--name", "is the name of a family", hint, command.name))
+    if problems:
+        raise TroupeError(problems, WORDS)
     if conflict is not None:
         raise conflict
     assert config is not None
@@ -160,10 +161,10 @@ def prepare(command: TrainCommand) -> Prepared:
     config = config.model_copy(update=checks.resolve(config, own_machine=not command.address))
     missing = [] if command.address else checks.room(config, command.oversubscribe)
     finished = _finished(folder, config, notes) if folder is not None else None
-    if folder is not None and finished is None and not command.dry_run and (mistake := checks.writable(folder.path)):
-        missing.append(mistake)
-    if folder is None and not command.dry_run and (mistake := checks.writable(command.runs_dir)):
-        missing.append(f"--runs-dir {mistake}")
+    if folder is not None and finished is None and not command.dry_run and (problem := checks.writable(folder.path)):
+        missing.append(problem)
+    if folder is None and not command.dry_run and (problem := checks.writable(command.runs_dir)):
+        missing += of([problem], "--runs-dir")
     if missing:
         raise TroupeError(missing, SURROUNDINGS)
     if command.name is not None and appearing.is_taken(command.runs_dir / command.name):
@@ -173,11 +174,9 @@ def prepare(command: TrainCommand) -> Prepared:
         if not checkpoint.all_in(folder.checkpoints) and not command.allow_changes:
             made = max((int(row["step"]) for row in folder.read_metrics()[0]), default=0)
             if made:
-                raise TroupeError(
-                    f"{folder.name}: made {made} steps, but has no checkpoint any more; copy one back, or say "
-                    "--allow-changes to begin it again at step 0",
-                    CONFLICT,
-                )
+                reason = f"made {made} steps, but has no checkpoint any more"
+                hint = "copy one back, or say --allow-changes to begin it again at step 0"
+                raise TroupeError(Problem("no-checkpoint", folder.name, reason, hint), CONFLICT)
     return Prepared(family, config, folder, stored, tuple(notes), damaged, weights, finished)
 
 
@@ -203,30 +202,33 @@ def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, 
     return None
 
 
-def read_config(path: Path | None, mistakes: list[str], notes: list[str]) -> dict[str, Any]:
+def read_config(path: Path | None, problems: list[Problem], notes: list[str]) -> dict[str, Any]:
     """Settings from a YAML or JSON file, which may be the settings.json of a run."""
     if path is None:
         return {}
     import yaml
 
+    def wrong(reason: str, code: str = "bad-value") -> None:
+        problems.append(Problem(code, "--config", reason, value=str(path)))
+
     try:
         if os.stat(expanded(path)).st_size > LARGEST_CONFIG:
-            mistakes.append(f"--config {path}: is larger than {show_size(LARGEST_CONFIG)}, and no file of settings")
+            wrong(f"is larger than {show_size(LARGEST_CONFIG)}, and no file of settings")
             return {}
         text = expanded(path).read_text(encoding="utf-8")
         read = yaml.load(text, yaml.BaseLoader)  # texts, read as those on the command line
         node = yaml.compose(text, yaml.BaseLoader)
     except OSError as error:
-        mistakes.append(f"--config {path}: {error.strerror}")
+        wrong(str(error.strerror), "not-read")
         return {}
     except RecursionError:
-        mistakes.append(f"--config {path}: is nested too deep; it needs lines of the form `setting: value`")
+        wrong("is nested too deep; it needs lines of the form `setting: value`")
         return {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mistakes.append(f"--config {path}: neither YAML nor JSON ({' '.join(str(error).split())[:200]})")
+        wrong(f"neither YAML nor JSON ({' '.join(str(error).split())[:200]})")
         return {}
     if not isinstance(read, dict):
-        mistakes.append(f"--config {path}: needs lines of the form `setting: value`")
+        wrong("needs lines of the form `setting: value`")
         return {}
     if isinstance(read.get("settings"), dict) and "family" in read:
         left = ", ".join(sorted(read.keys() - {"family", "settings", "format", "digest", "since"}))
@@ -237,11 +239,13 @@ def read_config(path: Path | None, mistakes: list[str], notes: list[str]) -> dic
             settings.pop("steps", None)  # they followed from its data
         read = {"family": read["family"], **settings}
     keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    mistakes += [f"--config {path}: {key}: said twice" for key, count in Counter(keys).items() if count > 1]
+    for key, count in Counter(keys).items():
+        if count > 1:
+            wrong(f"{key}: said twice", "said-twice")
     words: dict[str, str] = {}
     for key, value in read.items():
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(part, str) for part in value)):
-            mistakes.append(f"--config {path}: {key}: needs one value, or a list of values")
+            wrong(f"{key}: needs one value, or a list of values")
         else:
             word = ":".join(value) if isinstance(value, list) else value
             words[key] = "none" if word in ("", "~", "null") else word
@@ -253,26 +257,27 @@ def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Confi
     old = stored["settings"]
     newest = checkpoint.newest_whole(folder.checkpoints)
     reached = checkpoint.place_of(newest.name)[0] if newest else 0
-    differences, mistakes = [], []
+    differences, problems = list[Problem](), list[Problem]()
     for key, value in plain(config.recipe()).items():
         if key == "steps":
             if value < reached:
-                mistakes.append(f"steps={value}: {folder.name} has made {reached} steps already")
+                reason = f"{folder.name} has made {reached} steps already"
+                problems.append(Problem("bad-value", "steps", reason, value=value))
             elif value != old[key] and config.spans_the_run:
-                differences.append(
-                    f"steps: {folder.name} has {old[key]}, you said {value}, and its schedule depends on how many"
-                )
+                reason = f"{folder.name} has {old[key]}, you said {value}, and its schedule depends on how many"
+                differences.append(Problem("settings-differ", "steps", reason))
         elif key == "epochs":
             continue  # steps follow from it
         elif key == "data" and _is_elsewhere(str(old.get(key)), str(value)):
             continue  # its fingerprint tells whether it holds the same
         elif key in old and old[key] != value:
-            differences.append(f"{key}: {folder.name} has {show_value(old[key])}, you said {show_value(value)}")
+            reason = f"{folder.name} has {show_value(old[key])}, you said {show_value(value)}"
+            differences.append(Problem("settings-differ", key, reason))
     if differences and not allow_changes:
-        mistakes += differences
-        mistakes.append(f"{folder.name} was begun with another recipe; --allow-changes goes on all the same")
-    if mistakes:
-        raise TroupeError(mistakes, CONFLICT)
+        reason, hint = f"{folder.name} was begun with another recipe", "--allow-changes goes on all the same"
+        problems += [*differences, Problem("settings-differ", reason=reason, hint=hint)]
+    if problems:
+        raise TroupeError(problems, CONFLICT)
 
 
 def _is_elsewhere(one: str, other: str) -> bool:
@@ -317,8 +322,8 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
     at_hand = ":" not in config.data and sources.missing(config.data, command.data_dir, command.families) is None
     if follows or (at_hand and command.address is None):
         data = open_for(config, command.data_dir, command.families)
-        if mistakes := config.misfit(data.facts):
-            raise TroupeError(mistakes, WORDS)
+        if problems := config.wrong_data(data.facts):
+            raise TroupeError(problems, WORDS)
         config = config.resolved(data.facts)
         begun_from.refuse_unfit(
             prepared.weights, command.from_run, prepared.family, command.families, config, data.facts

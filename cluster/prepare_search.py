@@ -14,10 +14,10 @@ from cluster.prepare import read_config
 from trainers import registry
 from trainers.data import sources
 from trainers.engine import appearing, runfolder
-from trainers.engine.config import Config
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine.config import NOTHING, NOTHING_HELD_OUT, Config
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
 from trainers.engine.paths import DATA_DIR
-from trainers.engine.problems import of, show_value
+from trainers.engine.problems import Problem, of, show_value
 from trainers.engine.settings import LARGEST
 
 TRIES = 100  # draws of a point before it is said that none is possible
@@ -78,76 +78,80 @@ class Prepared:
 
 
 def prepare(command: SearchCommand) -> Prepared:
-    """Check every word. Raises TroupeError: exit code 2 with all mistakes first, then 3, then 4."""
+    """Check every word. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
     if command.resume is not None:
         return _prepare_again(command)
-    mistakes = _wrong_numbers(command)
+    problems = _wrong_numbers(command)
     notes: list[str] = []
-    from_file = read_config(command.config, mistakes, notes)
+    from_file = read_config(command.config, problems, notes)
     family = command.family if command.family is not None else from_file.pop("family", None)
     from_file.pop("family", None)
     if family is None:
-        if mistakes:  # it may stand in what cannot be read
-            raise TroupeError(mistakes, WORDS)
-        mistakes.append("search: needs a family, as in `troupe search wgan_gp n_critic=1,2,5`, or --resume NAME")
-        raise TroupeError(mistakes, WORDS)
+        if not problems:  # else it may stand in what cannot be read
+            reason = "needs a family, as in `troupe search wgan_gp n_critic=1,2,5`, or --resume NAME"
+            problems.append(Problem("missing", "search", reason))
+        raise TroupeError(problems, WORDS)
     for option, value, known in (
         ("--scheduler", command.scheduler, SCHEDULERS), ("--algorithm", command.algorithm, ALGORITHMS),
         ("--mode", command.mode, ("max", "min")),
     ):  # fmt: skip
         if value is not None and value not in known:
-            mistakes.append(f"{option} {value}: is none of {', '.join(known)}{did_you_mean(value, known)}")
-    if command.name is not None and (mistake := runfolder.check_name(command.name)):
-        mistakes.append(mistake)
+            reason = f"is none of {', '.join(known)}"
+            problems.append(Problem("bad-value", option, reason, meant(value, known), value))
+    if command.name is not None and (problem := runfolder.check_name(command.name)):
+        problems.append(problem)
     try:
         kind = registry.config_class(family, command.families)
     except TroupeError as error:
-        raise TroupeError([*mistakes, *error.mistakes], WORDS) from None
+        raise TroupeError([*problems, *error.problems], WORDS) from None
     budget: dict[str, Any] = {}
     said: dict[str, str] = {}
     source = ""
     try:
         said, budget, source = space.module_of(family, command.space, command.families)
     except TroupeError as error:
-        mistakes += error.mistakes
+        problems += error.problems
     words = {**from_file, **(command.settings or {})}
     options = {key: budget.pop(key) for key in ("trials", "scheduler") if key in budget}
     defaults: dict[str, Any] = {"evaluate_on": "validation", "keep": "1", **budget}
     if "steps" in words or "epochs" in words:
         defaults.pop("steps", None), defaults.pop("epochs", None)
-    lost = bool(mistakes)  # of the words, or of the file: what there is to search may stand there
+    lost = bool(problems)  # of the words, or of the file: what there is to search may stand there
     where, wrong = space.read(kind, family, {**defaults, **words}, said, source)
-    mistakes += [one for one in wrong if not (lost and one.code == space.NOTHING)]
+    problems += [one for one in wrong if not (lost and one.code == space.NOTHING)]
     data = str(words.get("data", kind.model_fields["data"].get_default()))
     try:
-        mistakes += filter(None, [sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)])
+        problems += filter(None, [sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)])
     except TroupeError as error:
-        mistakes += error.mistakes
+        problems += error.problems
     evaluates = str({**defaults, **words}.get("evaluate_every", "auto")) != "0"
     metric, wrong_metric = _metric(kind, family, command.metric, evaluates)
-    mistakes += [wrong_metric] if wrong_metric else []
+    problems += [wrong_metric] if wrong_metric is not None else []
     scheduler = command.scheduler or str(options.get("scheduler", "fifo"))
     if scheduler not in SCHEDULERS and command.scheduler is None:
-        hint = did_you_mean(scheduler, SCHEDULERS)
-        mistakes.append(f"scheduler: {scheduler} in {source}; is none of {', '.join(SCHEDULERS)}{hint}")
+        reason = f"{scheduler} in {source}; is none of {', '.join(SCHEDULERS)}"
+        problems.append(Problem("bad-value", "scheduler", reason, meant(scheduler, SCHEDULERS)))
     most = options.get("trials", TRIALS_AT_MOST)
     if type(most) is not int:
-        mistakes.append(f"trials: {most!r:.60} in {source}; must be a whole number")
+        reason = f"{most!r:.60} in {source}; must be a whole number"
+        problems.append(Problem("bad-value", "trials", reason))
         most = TRIALS_AT_MOST
     trials = command.trials or most
     if not 1 <= trials <= BOUNDS["trials"][1]:
-        mistakes.append(f"trials: {trials} in {source}; must be at least 1, at most {BOUNDS['trials'][1]}")
+        reason = f"{trials} in {source}; must be at least 1, at most {BOUNDS['trials'][1]}"
+        problems.append(Problem("bad-value", "trials", reason))
     algorithm = command.algorithm
     if where is not None:
         if algorithm is None:
             few = where.points is not None and where.points <= trials and scheduler not in POPULATION
             algorithm = "grid" if few else "random"
-        mistakes += _together(where, scheduler, algorithm, trials, command)
-    if mistakes or where is None:
-        raise TroupeError(mistakes, WORDS)
+        problems += _together(where, scheduler, algorithm, trials, command)
+    if problems or where is None:
+        raise TroupeError(problems, WORDS)
     first, wrong = _possible(kind, family, where, random.Random(command.seed))
     if first is None:
-        raise TroupeError(["no point of the space is possible:", *wrong], WORDS)
+        none = Problem("settings-conflict", reason="no point of the space is possible:")
+        raise TroupeError([none, *wrong], WORDS)
     if where.points is not None and algorithm != "optuna" and scheduler not in POPULATION:
         trials = where.points if algorithm == "grid" else min(trials, where.points)
     config = first.model_copy(update=checks.resolve(first, own_machine=not command.address))
@@ -168,23 +172,22 @@ def prepare(command: SearchCommand) -> Prepared:
 
 def _prepare_again(command: SearchCommand) -> Prepared:
     """A search that goes on as it was begun."""
-    mistakes = _wrong_numbers(command) + [
-        f"{word}: --resume goes on with a search as it is; leave it out" for word in (command.settings or {})
-    ]
-    for option in ("name", "space", "metric", "mode", "scheduler", "algorithm", "trials"):
-        if getattr(command, option) is not None:
-            mistakes.append(f"--{option}: --resume goes on with a search as it is; leave it out")
+    options = ("name", "space", "metric", "mode", "scheduler", "algorithm", "trials")
+    said = [*(command.settings or {}), *(f"--{name}" for name in options if getattr(command, name) is not None)]
+    reason = "--resume goes on with a search as it is"
+    problems = _wrong_numbers(command)
+    problems += [Problem("settings-conflict", word, reason, "leave it out") for word in said]
     try:
         found = leaderboard.find(command.runs_dir, str(command.resume))
     except TroupeError as error:
         if error.code != WORDS:
             raise
-        raise TroupeError([*mistakes, *of(error.problems, "--resume")], WORDS) from None
+        raise TroupeError([*problems, *of(error.problems, "--resume")], WORDS) from None
     told = found.told
     if command.family is not None and command.family != told["family"]:
-        mistakes.append(f"{command.family}: {found.name} searches {told['family']}")
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
+        problems.append(Problem("settings-conflict", command.family, f"{found.name} searches {told['family']}"))
+    if problems:
+        raise TroupeError(problems, WORDS)
     families = command.families or tuple(map(Path, told["families"]))
     kind = registry.config_class(told["family"], families)
     seeds = {"seed": ",".join(map(str, told["seeds"]))} if told["seeds"] else {}
@@ -204,48 +207,54 @@ def _prepare_again(command: SearchCommand) -> Prepared:
     return Prepared(kind, where, told, config, found, [note])
 
 
-def _wrong_numbers(command: SearchCommand) -> list[str]:
+def _wrong_numbers(command: SearchCommand) -> list[Problem]:
     """What is wrong with the numbers of a search, as Python may say them."""
-    mistakes = []
+    problems = []
     for name, (least, most) in BOUNDS.items():
         number = getattr(command, name)
         if number is not None and not (isinstance(number, int) and least <= number <= most):
-            mistakes.append(f"{name}={number}: must be a whole number, at least {least}, at most {most}")
+            reason = f"must be a whole number, at least {least}, at most {most}"
+            problems.append(Problem("bad-value", name, reason, value=str(number)))
     for name, highest in (("time_budget", LARGEST * 60.0), ("disk_budget", LARGEST * 1e9)):
         number = getattr(command, name)
         if number is not None and not 0 < number <= highest:
-            mistakes.append(f"{name}={number}: must be above 0, at most {highest:g}")
-    return mistakes
+            reason = f"must be above 0, at most {highest:g}"
+            problems.append(Problem("bad-value", name, reason, value=str(number)))
+    return problems
 
 
 def _check_room(config: Config, command: SearchCommand) -> None:
     """Raises TroupeError (exit code 3) for what this machine or the folder lacks."""
     lacking = [] if command.address else checks.room(config, False)
-    if mistake := checks.writable(command.runs_dir):
-        lacking.append(f"--runs-dir {mistake}")
+    if problem := checks.writable(command.runs_dir):
+        lacking += of([problem], "--runs-dir")
     if command.trials_per_gpu > 1 and config.device != "cuda":
-        lacking.append(f"--trials-per-gpu {command.trials_per_gpu}: device={config.device} has no GPU; leave it out")
+        reason = f"device={config.device} has no GPU"
+        lacking.append(Problem("settings-conflict", "--trials-per-gpu", reason, "leave it out", command.trials_per_gpu))
     if lacking:
         raise TroupeError(lacking, SURROUNDINGS)
 
 
-def _metric(kind: type[Config], family: str, said: str | None, evaluates: bool) -> tuple[str, str | None]:
+def _metric(kind: type[Config], family: str, said: str | None, evaluates: bool) -> tuple[str, Problem | None]:
     """The metric to compare trials by, and what is wrong with it."""
     known = [f"eval_{name}" for name in kind.metrics] if evaluates else []
     if said is None:
         if not known:
             why = "evaluates nothing" if evaluates else "with evaluate_every=0 evaluates nothing"
-            return "", f"{family} {why} that trials could be compared by; say --metric, as --metric loss"
+            reason, hint = f"{family} {why} that trials could be compared by", "say --metric, as --metric loss"
+            return "", Problem(NOTHING, reason=reason, hint=hint)
         return known[0], None
     if not evaluates and said.startswith("eval_"):
-        return said, f"--metric {said}: nothing is evaluated with evaluate_every=0; leave that out"
+        reason = "nothing is evaluated with evaluate_every=0"
+        return said, Problem("settings-conflict", "--metric", reason, "leave that out", said)
     if f"eval_{said}" in known:
         return f"eval_{said}", None
     near = [name for name in known if said in name]
-    hint = f"; did you mean {near[0]}?" if near else did_you_mean(said, [*known, *kind.metrics] if evaluates else ())
+    hint = f"did you mean {near[0]}?" if near else meant(said, [*known, *kind.metrics] if evaluates else ())
     if said in known or not (hint or said.startswith("eval_")):
         return said, None  # a metric of training is known when the first row is written
-    return said, f"--metric {said}: names no metric of {family}{hint or '; there are ' + ', '.join(known)}"
+    hint = hint or f"there are {', '.join(known)}"
+    return said, Problem("unknown-metric", "--metric", f"names no metric of {family}", hint, said)
 
 
 def compare_by(told: dict[str, Any], command: SearchCommand, config: Config, facts: Mapping[str, Any]) -> str:
@@ -259,12 +268,12 @@ def compare_by(told: dict[str, Any], command: SearchCommand, config: Config, fac
     if name == metric or name in given or name not in config.metrics:
         return ""
     if not given:
-        raise TroupeError(
-            f"{config.nothing_held_out(facts)}; take more samples, or say --metric with one of training", WORDS
-        )
+        hint = "take more samples, or say --metric with one of training"
+        raise TroupeError(Problem(NOTHING_HELD_OUT, reason=config.nothing_held_out(facts), hint=hint), WORDS)
     lacking = f"evaluations on {config.held_out_places(facts)} samples give no {metric}"
     if command.metric is not None or name != next(iter(config.metrics)):
-        raise TroupeError(f"--metric {metric}: {lacking}; there are {', '.join(f'eval_{one}' for one in given)}", WORDS)
+        hint = f"there are {', '.join(f'eval_{one}' for one in given)}"
+        raise TroupeError(Problem("unknown-metric", "--metric", lacking, hint, metric), WORDS)
     first = next(iter(given))
     told["metric"], told["mode"] = f"eval_{first}", command.mode or given[first]
     return f"{lacking}: comparing by {told['metric']} ({told['mode']}) instead"
@@ -274,37 +283,42 @@ def _mode(kind: type[Config], metric: str) -> str:
     return kind.metrics.get(metric.removeprefix("eval_"), "max" if "accuracy" in metric else "min")
 
 
-def _together(where: space.Space, scheduler: str, algorithm: str, trials: int, command: SearchCommand) -> list[str]:
+def _together(where: space.Space, scheduler: str, algorithm: str, trials: int, command: SearchCommand) -> list[Problem]:
     """What is wrong with options beside one another."""
-    mistakes = []
+    problems: list[Problem] = []
+
+    def wrong(option: str, value: Any, reason: str, hint: str = "") -> None:
+        problems.append(Problem("settings-conflict", option, reason, hint, value))
+
     ranges = [name for name, domain in where.domains.items() if isinstance(domain, space.Range)]
     choices = [name for name in where.domains if name not in ranges]
     if algorithm == "grid" and ranges:
-        mistakes.append(f"--algorithm grid: {ranges[0]} is a range; name values for a grid, as {ranges[0]}=a,b,c")
+        hint = f"name values for a grid, as {ranges[0]}=a,b,c"
+        wrong("--algorithm", "grid", f"{ranges[0]} is a range", hint)
     elif algorithm == "grid" and command.trials is not None and where.points is not None and trials < where.points:
-        mistakes.append(f"--trials {trials}: the grid has {where.points} points; leave one of both out")
+        wrong("--trials", trials, f"the grid has {where.points} points", "leave one of both out")
     if scheduler in POPULATION:
         if where.seeds:
-            mistakes.append(f"--scheduler {scheduler}: its trials take over from others, whatever their seed; give one")
+            wrong("--scheduler", scheduler, "its trials take over from others, whatever their seed", "give one")
         if algorithm != "random":
-            mistakes.append(f"--scheduler {scheduler}: thinks of its points itself; leave --algorithm {algorithm} out")
+            wrong("--scheduler", scheduler, "thinks of its points itself", f"leave --algorithm {algorithm} out")
         if command.max_concurrent is not None:
-            mistakes.append(f"--max-concurrent: with --scheduler {scheduler} all trials live at once and take turns")
+            wrong("--max-concurrent", None, f"with --scheduler {scheduler} all trials live at once and take turns")
         if scheduler == "pb2" and choices:
-            mistakes.append(f"--scheduler pb2: moves ranges only; {choices[0]} has choices")
-    return mistakes
+            wrong("--scheduler", scheduler, "moves ranges only", f"{choices[0]} has choices")
+    return problems
 
 
 def _possible(
     kind: type[Config], family: str, where: space.Space, chance: random.Random
-) -> tuple[Config | None, list[str]]:
+) -> tuple[Config | None, list[Problem]]:
     """The config of a point that is possible; or what is wrong with the first one."""
-    wrong: list[str] = []
+    wrong: list[Problem] = []
     for _ in range(TRIES):
-        config, mistakes = kind.from_words({**where.fixed, **where.draw(chance)}, family)
+        config, problems = kind.from_words({**where.fixed, **where.draw(chance)}, family)
         if config is not None:
             return config, []
-        wrong = wrong or mistakes
+        wrong = wrong or problems
     return None, wrong
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from cluster.leaderboard import FAILED, FINISHED, OPEN, Search, TrialRecord
 from cluster.space import Choice, Point, Space
 from trainers.engine.errors import SURROUNDINGS, TroupeError
-from trainers.engine.problems import show_value
+from trainers.engine.problems import Problem, show_value
 
 DRAWS = 1000  # of a new point, before a space counts as exhausted
 
@@ -76,7 +76,9 @@ class Optuna:
         try:
             import optuna
         except ImportError:
-            raise TroupeError("--algorithm optuna: needs Optuna; pip install 'troupe[optuna]'", SURROUNDINGS) from None
+            hint = "pip install 'troupe[optuna]'"
+            problem = Problem("not-installed", "--algorithm", "needs Optuna", hint, "optuna")
+            raise TroupeError(problem, SURROUNDINGS) from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.optuna, self.search, self.space = optuna, search, space
         self.domains = {name: self._domain(domain) for name, domain in space.domains.items()}

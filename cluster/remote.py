@@ -14,6 +14,7 @@ from cluster.columns import table
 from cluster.show import Progress
 from cluster.words import Words
 from trainers.engine.errors import FAILED, STOPPED, TroupeError
+from trainers.engine.problems import Problem, sentence
 
 
 def followed(address: str, name: str, to_the_end: bool, keep: bool, say: Callable[[str], None]) -> Answer:
@@ -28,14 +29,15 @@ def followed(address: str, name: str, to_the_end: bool, keep: bool, say: Callabl
     return Answer(result, None) if not to_the_end else Answer(result, *_end_of(job))
 
 
-def _end_of(job: Mapping[str, Any]) -> tuple[str, int, list[str]]:
-    """How a job that was followed has ended: in a line, its exit code, and that line again where it is a mistake."""
+def _end_of(job: Mapping[str, Any]) -> tuple[str, int, list[Problem]]:
+    """How a job that was followed has ended: in a line, its exit code, and the problem where it has one."""
     from cluster import dashboard
 
     if job["state"] not in dashboard.ENDED:
-        raise TroupeError(f"{job['name']}: goes on; nobody looks at it now", STOPPED)
-    line, code = dashboard.why(job), dashboard.code_of(job)
-    return line, code, [line] if code else []
+        raise TroupeError(Problem("interrupted", job["name"], "goes on; nobody looks at it now"), STOPPED)
+    kind, code = "stopped" if job["state"] == "STOPPED" else "job-failed", dashboard.code_of(job)
+    problem = Problem(kind, job["name"], dashboard.why(job))
+    return sentence(problem), code, [problem] if code else []
 
 
 def stop(address: str, name: str, say: Callable[[str], None]) -> Answer:
@@ -47,10 +49,10 @@ def stop(address: str, name: str, say: Callable[[str], None]) -> Answer:
     finished, saved = stopped["state"] == "SUCCEEDED", stopped["saved"]
     result = {"name": job["name"], "job": job, "finished": finished, "saved": saved, "step": None,
               "resume": stopped["resume"]}  # fmt: skip
-    line = dashboard.why(stopped)
+    problem = Problem("not-saved", job["name"], dashboard.why(stopped))
     if saved:
-        return Answer(result, f"{line}; go on with `{stopped['resume']}`")
-    return Answer(result, line) if finished else Answer(result, line, FAILED, [line])
+        return Answer(result, f"{sentence(problem)}; go on with `{stopped['resume']}`")
+    return Answer(result, sentence(problem), *(() if finished else (FAILED, [problem])))
 
 
 def submit(said: Words, progress: Progress) -> Answer | None:
@@ -59,16 +61,16 @@ def submit(said: Words, progress: Progress) -> Answer | None:
     inner, family = said.inner, ""
     address = said.options.get("address") or os.environ.get(dashboard.ADDRESS, "")
     if not address:
-        said.mistakes.append(dashboard.NO_ADDRESS)
+        said.problems.append(dashboard.NO_ADDRESS)
     if inner is not None and inner.has("resume"):
-        said.mistakes += (
-            ["--name: a job that goes on with a run has its name; leave it out"] if inner.has("name") else []
-        )
+        if inner.has("name"):
+            reason = "a job that goes on with a run has its name"
+            said.problems.append(Problem("settings-conflict", "--name", reason, "leave it out"))
     elif inner is not None:  # what is wrong with it is told here
         with tempfile.TemporaryDirectory() as nowhere:
-            family = typed.add_mistakes(said, lambda: typed.prepare_elsewhere(inner, Path(nowhere))) or ""
-            said.mistakes += [line for line in inner.mistakes if line not in said.mistakes]
-    if said.mistakes or inner is None:
+            family = typed.add_problems(said, lambda: typed.prepare_elsewhere(inner, Path(nowhere))) or ""
+            said.problems += [one for one in inner.problems if one not in said.problems]
+    if said.problems or inner is None:
         return None
     own_space = inner.options.get("space", "none") != "none"
     sent = submitting.submit(
@@ -93,8 +95,8 @@ def jobs(said: Words) -> Answer | None:
 
     address = said.options.get("address") or os.environ.get(dashboard.ADDRESS, "")
     if not address:
-        said.mistakes.append(dashboard.NO_ADDRESS)
-    if said.mistakes:
+        said.problems.append(dashboard.NO_ADDRESS)
+    if said.problems:
         return None
     found = dashboard.reach(address).jobs()
     nothing = "no jobs; `troupe submit train dcgan data=digits --address ...` sends one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,16 +13,16 @@ from typing import Any
 
 from cluster import checks, proposals
 from cluster.columns import table
-from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, OPEN, WAITING, Search
+from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, compare_by, prepare
 from cluster.show import Progress, about_trials, duration, from_here
 from cluster.signals import deferred
-from trainers.engine import appearing, bucket, mirror, runfolder
+from trainers.engine import appearing, bucket, mirror, removing, runfolder
 from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.errors import SURROUNDINGS, WORDS, Stopped, TroupeError, naming
 from trainers.engine.paths import TRIALS
-from trainers.engine.problems import show_value
+from trainers.engine.problems import Problem, show_value
 from trainers.engine.runfolder import RunFolder
 from trainers.run import open_for
 
@@ -48,7 +49,7 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
             held.enter_context(found.lock())
             for trial in found.trials:
                 if trial.state == FAILED and command.retry_failed:
-                    trial.state, trial.reason = WAITING, ""
+                    trial.state, trial.reason, trial.code = WAITING, "", ""
                     trial.value = trial.best = None
             sending = mirror.Mirror(found.path, progress.say)
             sent.callback(sending.end)
@@ -59,7 +60,7 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
             if found is not None and prepared.found is None and not any((found.path / TRIALS).iterdir()):
                 sent.close()
                 with contextlib.suppress(TroupeError):  # it never began: the name is free again
-                    runfolder.discard(found.path, bucket.of_run(found.path))
+                    removing.discard(found.path, bucket.of_run(found.path))
             if found is not None and isinstance(error, TroupeError):
                 naming(error, found.name, found.path.exists())
             raise
@@ -68,16 +69,19 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
     failed = [trial for trial in found.trials if trial.state == FAILED]
     resume = f"go on with `troupe search --resume {found.name}`"
     if ended.full:
-        raise TroupeError(f"{found.name}: {ended.full}; free some space, then {resume}", SURROUNDINGS)
+        problem = Problem("no-space", found.name, ended.full, f"free some space, then {resume}")
+        raise TroupeError(problem, SURROUNDINGS)
     if ended.hopeless:
-        raise TroupeError(f"{found.name}: {ended.hopeless}", RUN_FAILED)
+        raise TroupeError(Problem(NO_METRIC, found.name, ended.hopeless), RUN_FAILED)
     if ended.asked.is_set():
-        raise Stopped(f"{found.name}: stopped and saved; {resume}")
+        raise Stopped(Problem("stopped", found.name, "stopped and saved", resume))
     if found.trials and len(failed) == len(found.trials):
-        raise TroupeError(f"{found.name}: all {len(failed)} trials failed; the first: {failed[0].reason}", RUN_FAILED)
+        reason = f"all {len(failed)} trials failed; the first: {failed[0].reason}"
+        raise TroupeError(Problem("trials-failed", found.name, reason), RUN_FAILED)
     if lost := [trial for trial in found.trials if trial.state == INTERRUPTED and trial.reason]:
-        raise TroupeError(f"{found.name}: {lost[0].name} was interrupted: {lost[0].reason}"
-                          f"{f'; {len(lost) - 1} more' if len(lost) > 1 else ''}; {resume}", SURROUNDINGS)  # fmt: skip
+        more = f"; {len(lost) - 1} more" if len(lost) > 1 else ""
+        reason = f"{lost[0].name} was interrupted: {lost[0].reason}{more}"
+        raise TroupeError(Problem(lost[0].code or "lost", found.name, reason, resume), SURROUNDINGS)
     if ended.over:
         progress.say(f"{found.name}: {ended.over}; {resume}")
     if command.final and found.ranked():
@@ -92,7 +96,7 @@ def result_of(found: Search) -> dict[str, Any]:
         trials = [
             {"name": f"{found.name}/{trial.name}", "state": trial.state, "value": trial.value, "step": trial.step,
              "steps": trial.steps, "best": trial.best, "seconds": round(trial.seconds, 1), "settings": trial.settings,
-             "reason": trial.reason, "clones": trial.clones}
+             "reason": trial.reason, "code": trial.code, "clones": trial.clones}
             for trial in group
         ]  # fmt: skip
         settings = {name: value for name, value in group[0].settings.items() if name != "seed"}
@@ -245,12 +249,12 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchComma
 
     from cluster.environment import worker_environment
 
-    config, mistakes = prepared.kind.from_words(words, prepared.told["family"])
+    config, problems = prepared.kind.from_words(words, prepared.told["family"])
     if config is None:
-        raise TroupeError(mistakes, WORDS)
+        raise TroupeError(problems, WORDS)
     facts = open_for(config, command.data_dir, command.families).facts
-    if mistakes := config.misfit(facts):
-        raise TroupeError(mistakes, WORDS)
+    if problems := config.wrong_data(facts):
+        raise TroupeError(problems, WORDS)
     steps = config.resolved(facts).steps
     few = max(1, min(4, steps))
     with tempfile.TemporaryDirectory() as folder:
@@ -265,12 +269,22 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchComma
         done = subprocess.run([sys.executable, "-m", "cluster.cli", *call], capture_output=True, text=True,
                               env={**os.environ, **worker_environment()})  # fmt: skip
         if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["no reason was told"]
-            raise TroupeError(f"the first trial cannot be trained: {lines[-1].removeprefix('troupe: ')}", RUN_FAILED)
+            code, why = _why(done.stdout, done.stderr)
+            raise TroupeError(Problem(code, reason=f"the first trial cannot be trained: {why}"), RUN_FAILED)
         rows = RunFolder(Path(folder) / "probe").read_metrics()[0]
     metric, known = prepared.told["metric"], sorted({name for row in rows for name in row} - {"step", "seconds"})
     if metric not in [*known, *(f"eval_{name}" for name in config.metrics)]:
-        raise TroupeError(f"--metric {metric}: no row of training has it; there are {', '.join(known)}", WORDS)
+        reason, hint = "no row of training has it", f"there are {', '.join(known)}"
+        raise TroupeError(Problem("unknown-metric", "--metric", reason, hint, metric), WORDS)
     times = [0.0, *(float(row["seconds"]) for row in rows if "samples_per_second" in row)]
     later = [after - before for before, after in itertools.pairwise(times[1:])] or [times[-1]]
     return sum(later) / len(later) * steps, steps, few
+
+
+def _why(answered: str, printed: str) -> tuple[str, str]:
+    """By what a command with `--json` has failed: a code and a sentence; the last line that it printed where it has not
+    come to its end."""
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        last = json.loads(answered)["errors"][-1]
+        return str(last["code"]), str(last["text"])
+    return "lost", (printed.strip().splitlines() or ["no reason was told"])[-1]

@@ -139,8 +139,8 @@ def read(
                     reason = f"{show_value(value)} {alone.reason}" if len(str(domain)) > 20 else alone.reason
                     raise ValueError(reason, alone.hint)
         except ValueError as error:
-            reason, *hint = map(str, error.args)
-            problems.append(Problem("bad-value", name, reason, "".join(hint), word, where))
+            reason, hint = (*map(str, error.args), "")[:2]
+            problems.append(Problem("bad-value", name, reason, hint, word, where))
             continue
         if name == "seed":
             if isinstance(domain, Range):
@@ -166,26 +166,28 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 
 
 def _domain(field: Any, word: str) -> Domain | None:
-    """Choices or a range; None for one value. Raises ValueError with the reason where it is neither."""
+    """Choices or a range; None for one value. Raises ValueError with the reason, and the way out where there is one,
+    where it is neither."""
     course, colon, rest = word.partition(":")
     said = course if colon and course in ("linear", "log") and ".." in rest else ""
     bounds = rest if said else word
     if ".." in bounds and "," not in bounds:
         numbers = [option for option in _options(field.annotation) if option in (int, float)]
         if not numbers:
-            raise ValueError("is a range, but this setting has choices; separate some by commas")
+            raise ValueError("is a range, but this setting has choices", "separate some by commas")
         if bounds.count("..") > 1:
             raise ValueError("a range has two ends, as in 1e-4..1e-2")
         low, high = (read_value(numbers[0], end) if end else None for end in bounds.split("..", 1))
         if low is None or high is None:
             raise ValueError("a range has two ends, as in 1e-4..1e-2")
         if low == high:
-            raise ValueError("the range is empty; its ends are equal")
+            raise ValueError("the range is empty", "its ends are equal")
         if low > high:
-            raise ValueError(f"the range is reversed; say {bounds.partition('..')[2]}..{bounds.partition('..')[0]}")
+            first, _, last = bounds.partition("..")
+            raise ValueError("the range is reversed", f"say {last}..{first}")
         log = said == "log" or (not said and bool(field.json_schema_extra["log"]))
         if log and low <= 0:
-            raise ValueError(f"a logarithm needs a range above 0; say linear:{bounds}")
+            raise ValueError("a logarithm needs a range above 0", f"say linear:{bounds}")
         return Range(low, high, log, numbers[0] is int)
     if "," in word:
         values = tuple(read_value(field.annotation, part) for part in word.split(","))
@@ -210,18 +212,22 @@ def module_of(family: str, given: str | None, families: Sequence[Path]) -> tuple
     if not files:
         return {}, {}, ""
     (file,) = files
-    said = f"--space {given}" if given is not None else str(file)
+
+    def wrong(reason: str, code: str = "own-code") -> TroupeError:
+        about = "--space" if given is not None else str(file)
+        return TroupeError(Problem(code, about, reason, value=given), WORDS)
+
     spec = importlib.util.spec_from_file_location(f"searchspaces_{family}", file)
     if spec is None or spec.loader is None or not file.is_file():
-        raise TroupeError(f"{said}: no such file of Python", WORDS)
+        raise wrong("no such file of Python", "missing-file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise TroupeError(f"{said}: {told_of(error)}", WORDS) from error
+        raise wrong(told_of(error)) from error
     space, budget = getattr(module, "SEARCH", None), getattr(module, "BUDGET", {})
     if not isinstance(space, dict) or not all(isinstance(word, str) for word in (*space, *space.values())):
-        raise TroupeError(f"{said}: needs SEARCH = {{setting: words}}, all of it texts", WORDS)
+        raise wrong("needs SEARCH = {setting: words}, all of it texts")
     if not isinstance(budget, dict):
-        raise TroupeError(f"{said}: needs BUDGET = {{option or setting: value}}", WORDS)
+        raise wrong("needs BUDGET = {option or setting: value}")
     return dict(space), dict(budget), f"searchspaces/{file.name}" if given is None else str(file)

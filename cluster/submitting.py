@@ -23,11 +23,13 @@ from typing import Any
 import cluster
 import searchspaces
 import trainers
-from cluster.checking import WRONG, CheckCommand, Finding
+from cluster.answers import JOB
+from cluster.checking import WRONG, CheckCommand, Finding, wrong
 from cluster.dashboard import ENDED, LOOK, Dashboard, first_line, reach
 from cluster.show import duration, size
 from trainers.engine.bucket import is_address
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.problems import Problem
 from trainers.engine.runfolder import check_name
 from trainers.version import __version__
 
@@ -62,23 +64,26 @@ class SubmitCommand:
 def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]:
     """Send a job, and return its name. Raises TroupeError: exit code 2 for wrong words, 3 where the cluster cannot be
     reached or takes no job, 4 where the name is in use."""
-    mistakes = []
+    problems = []
     if command.runs_dir is None:
-        mistakes.append("--runs-dir: say where the runs lie, a folder that all nodes of the cluster see, or a bucket")
+        reason = "say where the runs lie, a folder that all nodes of the cluster see, or a bucket"
+        problems.append(Problem("missing", "--runs-dir", reason))
     elif not os.path.isabs(command.runs_dir) and not is_address(command.runs_dir):
-        mistakes.append(f"--runs-dir {command.runs_dir}: must be a whole path, as the cluster sees it")
+        reason = "must be a whole path, as the cluster sees it"
+        problems.append(Problem("bad-value", "--runs-dir", reason, value=command.runs_dir))
     name = command.resume or command.name or f"{command.family}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if mistake := check_name(name):
-        mistakes.append(mistake)
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
+    if problem := check_name(name):
+        problems.append(problem)
+    if problems:
+        raise TroupeError(problems, WORDS)
     client = reach(command.address)
     before = [job for job in client.jobs() if job["name"] == name]
     if command.resume is None and any(job["state"] != "FAILED" for job in before):
-        raise TroupeError(f"--name {name}: a job has this name; go on with `submit {command.verb} --resume {name}`, or "
-                          "take another name", CONFLICT)  # fmt: skip
+        hint = f"go on with `submit {command.verb} --resume {name}`, or take another name"
+        raise TroupeError(Problem("name-in-use", "--name", "a job has this name", hint, name), CONFLICT)
     if running := [job for job in before if job["state"] not in ENDED]:
-        raise TroupeError(f"{name}: job {running[0]['job']} works on it; wait for it, or stop it first", CONFLICT)
+        reason = f"job {running[0]['job']} works on it"
+        raise TroupeError(Problem("held", name, reason, "wait for it, or stop it first"), CONFLICT)
     with tempfile.TemporaryDirectory() as folder:
         sent, inside = _gathered(command, Path(folder))
         say(f"sending {size(sent)} to {command.address}")
@@ -90,9 +95,10 @@ def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]
         if not command.unchecked:
             say("looking whether the cluster has what it needs")
             words = [*command.to_check, "--runs-dir", str(command.runs_dir), *_families(inside)]
-            if wrong := [one for one in look(client, environment, words, say) if one["state"] == WRONG]:
-                lines = [f"{one['what']}: {one['told']}" for one in wrong]
-                raise TroupeError([*lines, "nothing was submitted (--unchecked does not look)"], SURROUNDINGS)
+            if lacks := [one.problem for one in look(client, environment, words, say) if one.state == WRONG]:
+                reason = "nothing was submitted (--unchecked does not look)"
+                raise TroupeError([*lacks, Problem("not-submitted", reason=reason)], SURROUNDINGS)
+        environment["env_vars"][JOB] = "1"
         job = _sent(client, {
             "entrypoint": shlex.join(line), "submission_id": _numbered(name, before),
             "runtime_env": environment, "metadata": {"troupe": __version__, "run": name, "verb": command.verb},
@@ -108,7 +114,7 @@ def _numbered(name: str, before: Sequence[Mapping[str, Any]]) -> str:
 
 def look(
     client: Dashboard, environment: Mapping[str, Any], words: Sequence[str], say: Callable[[str], None]
-) -> list[dict[str, Any]]:
+) -> list[Finding]:
     """What `troupe check` finds on the cluster, as a job that is forgotten afterwards."""
     patience = TO_INSTALL if "pip" in environment else TO_LOOK
     line = ["python", "-m", "cluster.cli", "check", *words, "--address", "auto", "--json"]
@@ -128,17 +134,14 @@ def look(
         with contextlib.suppress(TroupeError):
             client.ask("delete_job" if state in ENDED else "stop_job", job)
     if (answer := _answer_in(printed)) is not None:
-        found: list[dict[str, Any]] = (
-            answer["result"]["findings"]
-            if answer["result"]
-            else [{"what": "cluster", "state": WRONG, "told": line} for line in answer["mistakes"]]
-        )
-        return found
+        if answer["result"]:
+            return [Finding(**one) for one in answer["result"]["findings"]]
+        return [Finding("cluster", WRONG, one["text"], one["code"]) for one in answer["errors"]]
     lines = [line for line in (printed.strip() or details.message or "").splitlines() if line.strip()]
-    said = lines[-1] if lines else f"still {state.lower()} after {patience:.0f} s"
-    if "ModuleNotFoundError" in said:
-        said += "; --install adds what is missing there"
-    return [{"what": "cluster", "state": WRONG, "told": f"cannot carry out troupe ({said})"}]
+    said, code = lines[-1] if lines else f"still {state.lower()} after {patience:.0f} s", "job-failed"
+    if "ModuleNotFoundError" in said:  # as Python tells of it
+        said, code = f"{said}; --install adds what is missing there", "not-installed"
+    return [wrong("cluster", Problem(code, reason=f"cannot carry out troupe ({said})"))]
 
 
 def _answer_in(printed: str) -> dict[str, Any] | None:
@@ -146,7 +149,7 @@ def _answer_in(printed: str) -> dict[str, Any] | None:
     for start in re.finditer(r"^\{$", printed, re.MULTILINE):
         with contextlib.suppress(ValueError):
             answer: dict[str, Any] = json.JSONDecoder().raw_decode(printed[start.start() :])[0]
-            if answer.keys() >= {"result", "mistakes"}:
+            if answer.keys() >= {"result", "errors"}:
                 return answer
     return None
 
@@ -158,11 +161,11 @@ def check(address: str, command: CheckCommand, words: Sequence[str], say: Callab
     except TroupeError as error:
         if error.code == WORDS:
             raise
-        return [Finding("cluster", WRONG, line) for line in error.mistakes]
+        return [wrong("cluster", problem) for problem in error.problems]
     with tempfile.TemporaryDirectory() as folder:
         sending = SubmitCommand(address, "check", None, (), None, None, command.families, None, None, None)
         _, inside = _gathered(sending, Path(folder))
-        return [Finding(**one) for one in look(client, _environment(Path(folder)), [*words, *inside], say)]
+        return look(client, _environment(Path(folder)), [*words, *inside], say)
 
 
 def _environment(folder: Path) -> dict[str, Any]:
@@ -187,9 +190,8 @@ def _sent(client: Dashboard, job: Mapping[str, Any]) -> str:
             return str(client.client.submit_job(**job))
         except Exception as error:
             if "try again later" not in str(error) or time.monotonic() > until:
-                raise TroupeError(
-                    f"{job['submission_id']}: the cluster takes no such job ({first_line(error)})", SURROUNDINGS
-                ) from error
+                reason = f"the cluster takes no such job ({first_line(error)})"
+                raise TroupeError(Problem("job-refused", job["submission_id"], reason), SURROUNDINGS) from error
         time.sleep(LOOK)
 
 
@@ -230,17 +232,16 @@ def _gathered(command: SubmitCommand, folder: Path) -> tuple[int, list[str]]:
             try:
                 shutil.copyfile(file, beside / name)
             except OSError as error:
-                raise TroupeError(f"--{option} {file}: cannot be read ({error.strerror})", WORDS) from error
+                reason = f"cannot be read ({error.strerror})"
+                raise TroupeError(Problem("not-read", f"--{option}", reason, value=str(file)), WORDS) from error
             inside += [f"--{option}", name]
     parts = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in folder.iterdir()}
     for path, count in parts.items():
         if count > LARGE:
             files = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: -file.stat().st_size)
             largest = ", ".join(f"{file.relative_to(path)} ({size(file.stat().st_size)})" for file in files[:3])
-            raise TroupeError(
-                f"{path.name}: {size(count)} are too much to send, {size(LARGE)} are the most; largest are {largest}",
-                WORDS,
-            )
+            reason = f"{size(count)} are too much to send, {size(LARGE)} are the most"
+            raise TroupeError(Problem("too-large", path.name, reason, f"largest are {largest}"), WORDS)
     return sum(parts.values()), inside
 
 
@@ -256,6 +257,6 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target, ignore=left_out)
     except shutil.Error as error:
         path, _, reason = error.args[0][0]
-        raise TroupeError(f"{path}: cannot be read ({reason})", WORDS) from error
+        raise TroupeError(Problem("not-read", str(path), f"cannot be read ({reason})"), WORDS) from error
     except OSError as error:
-        raise TroupeError(f"{source}: cannot be read ({first_line(error)})", WORDS) from error
+        raise TroupeError(Problem("not-read", str(source), f"cannot be read ({first_line(error)})"), WORDS) from error

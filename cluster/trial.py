@@ -227,6 +227,7 @@ class Trial(tune.Trainable):
         log = self.folder.log(0)
         write_to(log)
         print(begun(0, 1), flush=True)
+        self.folder.note_start(1)
         self.control = Control(report=self._report, at_rest=self._rest)
         self.control.stop_requested = self.stopping
         try:
@@ -324,4 +325,5 @@ def _copied(folder: RunFolder, donor: RunFolder, wanted: str | None) -> Path:
             return copy
         checkpoint.remove(copy)
         wanted = None
-    raise TroupeError(f"{folder.name}: {donor.name} has no whole checkpoint to go on from", FAILED)
+    reason = f"{donor.name} has no whole checkpoint to go on from"
+    raise TroupeError(Problem("no-checkpoint", folder.name, reason), FAILED)

@@ -19,6 +19,7 @@ from cluster.environment import environment
 from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, POPULATION, PRUNED, RUNNING, Search, TrialRecord
 from cluster.space import Range, Space
 from trainers.engine import ownership
+from trainers.engine.problems import Problem, sentence
 
 STORAGE, WHAT = ".tune", "what Ray Tune writes for a search"  # a folder in the search's own, and its mark
 REDUCTION = 3  # asha: one of so many goes on at each of its steps (Li et al. 2020, section 3)
@@ -107,7 +108,7 @@ def carry_out(job: Job) -> None:
 
             def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
                 record = of_id[trial.trial_id]
-                record.state, record.reason = RUNNING, ""
+                record.state, record.reason, record.code = RUNNING, "", ""
                 record.settings = {name: value for name, value in trial.config.items() if name != SHARED}
                 job.changed(record, False)
 
@@ -122,12 +123,14 @@ def carry_out(job: Job) -> None:
                 record, last = of_id[trial.trial_id], trial.last_result or {}
                 ended = last.get("ended")
                 record.state = {"finished": FINISHED, "failed": FAILED, "stopped": INTERRUPTED}.get(str(ended), PRUNED)
-                record.reason = str(last.get("reason", record.reason))
+                if "reason" in last:
+                    record.reason, record.code = str(last["reason"]), str(last["code"])
                 job.changed(record, True)
 
             def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
                 record = of_id[trial.trial_id]
-                record.state, record.reason = FAILED, _reason(trial.get_error())
+                problem = _problem(trial.get_error())
+                record.state, record.reason, record.code = FAILED, sentence(problem), problem.code
                 job.changed(record, True)
 
             def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
@@ -161,13 +164,13 @@ def carry_out(job: Job) -> None:
                 job.changed(record, True)
 
 
-def _reason(error: Any) -> str:
-    """What ended a trial's actor, in a line."""
+def _problem(error: Any) -> Problem:
+    """What ended a trial's actor."""
     from ray.exceptions import RayTaskError
 
     if isinstance(error, RayTaskError):
-        return f"{type(error.cause).__name__}: {error.cause}".splitlines()[0]
-    return "its process died (killed, or out of memory)"
+        return Problem("worker-error", reason=f"{type(error.cause).__name__}: {error.cause}".splitlines()[0])
+    return Problem("lost", reason="its process died (killed, or out of memory)")
 
 
 def note(search: Search, record: TrialRecord, row: Mapping[str, Any]) -> None:
@@ -175,9 +178,10 @@ def note(search: Search, record: TrialRecord, row: Mapping[str, Any]) -> None:
     metric = search.told["metric"]
     record.step = int(row.get("step", record.step))
     if metric in row and row[metric] is not None:
-        record.value, record.reason = float(row[metric]), ""
+        record.value, record.reason, record.code = float(row[metric]), "", ""
         if not math.isfinite(record.value):
-            record.value, record.reason = None, f"{metric} is {record.value} at step {record.step}"
+            record.reason, record.code = f"{metric} is {record.value} at step {record.step}", "not-finite"
+            record.value = None
         elif search.better(record.value, record.best):
             record.best, record.best_step = record.value, record.step
     if "result" in row:

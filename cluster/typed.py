@@ -13,6 +13,7 @@ from trainers.engine import bucket
 from trainers.engine.config import parts_of
 from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR
+from trainers.engine.problems import Problem
 
 
 def runs_of(said: Words, names: Sequence[str | None] | None = None, checkpoints: bool = False) -> Path:
@@ -26,9 +27,9 @@ def runs_of(said: Words, names: Sequence[str | None] | None = None, checkpoints:
     except TroupeError as error:
         if error.code != WORDS:
             raise
-        said.mistakes += error.mistakes
+        said.problems += error.problems
         return Path(text)
-    if not said.mistakes:
+    if not said.problems:
         bucket.bring(runs, names, checkpoints)
     return runs
 
@@ -67,8 +68,8 @@ def prepare_elsewhere(inner: Words, runs: Path) -> str:
     """The family of a command that is carried out on other machines. Raises TroupeError with what is wrong with it."""
     from cluster import prepare, prepare_search
 
-    mistakes = [f"{word}: must be a whole path, as the cluster sees it"
-                for word, path in _paths(inner) if not os.path.isabs(path)]  # fmt: skip
+    problems = [Problem("bad-value", about, "must be a whole path, as the cluster sees it", value=value)
+                for about, value, path in _paths(inner) if not os.path.isabs(path)]  # fmt: skip
     family, here = "", {name: value for name, value in inner.settings.items() if not _is_path(name, value)}
     inner = replace(inner, settings=here)
     try:
@@ -79,20 +80,20 @@ def prepare_elsewhere(inner: Words, runs: Path) -> str:
             searched = replace(search_command(inner, runs), name=None, address="auto", elsewhere=True)
             family = str(prepare_search.prepare(searched).told["family"])
     except TroupeError as error:
-        mistakes += [line for line in error.mistakes if line not in mistakes]
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
+        problems += [one for one in error.problems if one not in problems]
+    if problems:
+        raise TroupeError(problems, WORDS)
     return family
 
 
-def _paths(inner: Words) -> list[tuple[str, str]]:
-    """Words that name folders of the cluster, and the paths in them."""
+def _paths(inner: Words) -> list[tuple[str, str, str]]:
+    """Settings and options that name folders of the cluster, their values, and the paths in them."""
     parts = parts_of(inner.settings.get("data", "digits"))
-    found = [(f"data={part}", part.partition(":")[2]) for part in parts if ":" in part]
-    found += [(f"{name}={value}", str(value).rpartition(":")[2]) for name, value in inner.settings.items()
+    found = [("data", part, part.partition(":")[2]) for part in parts if ":" in part]
+    found += [(name, str(value), str(value).rpartition(":")[2]) for name, value in inner.settings.items()
               if _is_path(name, value)]  # fmt: skip
     if inner.has("data-dir"):
-        found.append((f"--data-dir {inner.options['data-dir']}", inner.options["data-dir"]))
+        found.append(("--data-dir", inner.options["data-dir"], inner.options["data-dir"]))
     return found
 
 
@@ -109,10 +110,10 @@ def to_check(inner: Words) -> tuple[str, ...]:
     return (inner.names[0], *(f"{key}={value}" for key, value in inner.settings.items()), *data)
 
 
-def add_mistakes(said: Words, prepare: Callable[[], Any]) -> Any:
+def add_problems(said: Words, prepare: Callable[[], Any]) -> Any:
     """What else is wrong with a command whose words the parser did not all understand; or what `prepare` gives."""
     try:
         return prepare()
     except TroupeError as error:
         if error.code == WORDS:
-            said.mistakes += [line for line in error.mistakes if line not in said.mistakes]
+            said.problems += [one for one in error.problems if one not in said.problems]

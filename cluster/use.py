@@ -13,9 +13,10 @@ from typing import Any
 from cluster import leaderboard
 from trainers import registry
 from trainers.data import imagefolder, sources
-from trainers.engine import bucket, checkpoint, durable, pictures, runfolder
+from trainers.engine import bucket, checkpoint, durable, pictures, removing, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded, shown
+from trainers.engine.problems import Problem, sentence
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.streams import GRID_SEED
 from trainers.engine.switches import fresh
@@ -47,9 +48,10 @@ def _row_of(path: Path, told: Callable[[], dict[str, Any]], **kind: str) -> dict
     row = {**NOTHING, **kind, "name": RunFolder(path).name, "bytes": RunFolder(path).size()}
     try:
         return {**row, **told()}
-    except (TroupeError, OSError) as error:
-        said = error.mistakes[0] if isinstance(error, TroupeError) else f"cannot be read ({error.strerror})"
-        return {**row, "state": "damaged", "note": said}
+    except TroupeError as error:
+        return {**row, "state": "damaged", "note": sentence(error.problems[0])}
+    except OSError as error:
+        return {**row, "state": "damaged", "note": f"cannot be read ({error.strerror})"}
 
 
 def _search_row(path: Path) -> dict[str, Any]:
@@ -98,32 +100,33 @@ def _restarted(rows: Sequence[Mapping[str, Any]]) -> str | None:
 def remove_runs(runs: Path, names: Sequence[str], dry_run: bool = False) -> list[dict[str, Any]]:
     """Remove runs and whole searches, or only say what would go; none is removed where one of the names is wrong."""
     folders: dict[Path, RunFolder] = {}
-    mistakes = []
+    problems = list[Problem]()
     for name in names:
         try:
             folder = leaderboard.folder_of(runs, name) or runfolder.find_own(runs, name)
             folders[folder.path] = folder
         except TroupeError as error:
-            mistakes += error.mistakes
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
+            problems += error.problems
+    if problems:
+        raise TroupeError(problems, WORDS)
     for folder in folders.values():
-        runfolder.refuse_others(folder.path)
+        removing.refuse_others(folder.path)
     if dry_run and (busy := [folder.name for folder in folders.values() if folder.working]):
-        raise TroupeError([f"{name}: another process is working on this run; stop it first" for name in busy], CONFLICT)
-    remove = RunFolder.size if dry_run else runfolder.remove
+        reason = "another process is working on this run"
+        raise TroupeError([Problem("held", name, reason, "stop it first") for name in busy], CONFLICT)
+    remove = RunFolder.size if dry_run else removing.remove
     return [{"name": folder.name, "bytes": remove(folder)} for folder in folders.values()]
 
 
 def asked_of(name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], count: int) -> Any:
-    """What is asked for of a run's family, as typed settings. Raises TroupeError (exit code 2) with all mistakes."""
+    """What is asked for of a run's family, as typed settings. Raises TroupeError (exit code 2) with all problems."""
     folder = runfolder.find(runs, name)
     told = folder.read_settings()
     family, kind = told["family"], registry.class_of_run(told, folder.name, families).asked
-    mistakes = ["count: is an option here, --count N"] if "count" in words else []
+    problems = [Problem("unknown-setting", "count", "is an option here, --count N")] if "count" in words else []
     asked, wrong = kind.from_words({**words, "count": count}, f"what {family} can be asked for")
-    if mistakes or wrong:
-        raise TroupeError([*mistakes, *wrong], WORDS)
+    if problems or wrong:
+        raise TroupeError([*problems, *wrong], WORDS)
     return asked
 
 
@@ -148,13 +151,16 @@ def sample(
 def check_ending(out: Path, are_images: bool) -> None:
     """Raise TroupeError (exit code 2) where a file's ending names what the samples are not, or nothing known; or where
     it is a folder."""
+
+    def wrong(reason: str, hint: str = "") -> TroupeError:
+        return TroupeError(Problem("bad-value", "--out", reason, hint, str(out)), WORDS)
+
     if out.is_dir():
-        raise TroupeError(f"--out {out}: is a folder; name a file in it", WORDS)
+        raise wrong("is a folder", "name a file in it")
     if are_images and out.suffix.lower() not in pictures.FORMATS:
-        known = ", ".join(filter(None, pictures.FORMATS))
-        raise TroupeError(f"--out {out}: pictures are written as {known}", WORDS)
+        raise wrong(f"pictures are written as {', '.join(filter(None, pictures.FORMATS))}")
     if not are_images and out.suffix and out.suffix.lower() in pictures.FORMATS:
-        raise TroupeError(f"--out {out}: the samples are texts; say a name that ends in .txt", WORDS)
+        raise wrong("the samples are texts", "say a name that ends in .txt")
 
 
 @contextlib.contextmanager
@@ -164,7 +170,11 @@ def writing(out: Path) -> Iterator[None]:
         out.parent.mkdir(parents=True, exist_ok=True)
         yield
     except (OSError, ValueError) as error:
-        raise TroupeError(f"--out {out}: cannot be written ({error})", SURROUNDINGS) from error
+        raise not_written(out, error) from error
+
+
+def not_written(out: Path, reason: object) -> TroupeError:
+    return TroupeError(Problem("not-written", "--out", f"cannot be written ({reason})", value=str(out)), SURROUNDINGS)
 
 
 @fresh
@@ -182,7 +192,7 @@ def samples_of(
     if makes_of_carried(family, state["step"]):
         inputs |= in_order(state["carried"])
     if not inputs:
-        raise TroupeError(f"{folder.name}: its family draws nothing", WORDS)
+        raise TroupeError(Problem("draws-nothing", folder.name, "its family draws nothing"), WORDS)
     networks = networks_of(family, state)
     dtype = torch.float64 if family.config.precision == "float64" else torch.float32
     count = min(len(value) for value in inputs.values())
@@ -244,16 +254,15 @@ def _export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[
         config["input"] = expected
     others = [name for name in EXPORTED if os.path.lexists(out / name)]
     if others and not _is_export(out):
-        raise TroupeError(f"--out {out}: holds {' and '.join(others)}, which `troupe export` has not written; take "
-                          "another folder", CONFLICT)  # fmt: skip
+        reason = f"holds {' and '.join(others)}, which `troupe export` has not written"
+        raise TroupeError(Problem(removing.NOT_OURS, "--out", reason, "take another folder", str(out)), CONFLICT)
     try:
         with durable.new_folder(out):
             with durable.replacing(out / "weights.safetensors") as making:
                 save_file(tensors, making, {"family": stored["family"], "step": str(state["step"])})
             durable.write(out / "config.json", json.dumps(config, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", error)
-        raise TroupeError(f"--out {out}: cannot be written ({reason})", SURROUNDINGS) from error
+        raise not_written(out, getattr(error, "strerror", error)) from error
     return {"folder": str(out), "files": ["weights.safetensors", "config.json"], "step": state["step"]}
 
 
@@ -285,7 +294,8 @@ def exported(folder: Path, families: Sequence[Path]) -> tuple[dict[str, Any], An
 
 
 def not_exported(folder: Path) -> TroupeError:
-    return TroupeError(f"{folder}/config.json: is not what `troupe export` writes; export again", CONFLICT)
+    reason = "is not what `troupe export` writes"
+    return TroupeError(Problem("damaged", f"{folder}/config.json", reason, "export again"), CONFLICT)
 
 
 def _is_export(folder: Path) -> bool:
@@ -307,10 +317,9 @@ def config_of(folder: Path) -> dict[str, Any]:
         if all(isinstance(config.get(name), kind) for name, kind in kinds.items()):
             return config
     except OSError as error:
-        raise TroupeError(
-            f"{folder}: holds no exported networks ({error.strerror}); `troupe export NAME --out {folder}` writes them",
-            WORDS,
-        ) from error
+        reason = f"holds no exported networks ({error.strerror})"
+        hint = f"`troupe export NAME --out {folder}` writes them"
+        raise TroupeError(Problem("missing-file", str(folder), reason, hint), WORDS) from error
     except (ValueError, AttributeError):
         pass
     raise not_exported(folder)
@@ -345,15 +354,16 @@ def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
     found = [(count, folder) for known, count, folder in imagefolder.cached(data_dir)
              if str(known) in (source, wanted) or shown(known) == source]  # fmt: skip
     if not found:
-        raise TroupeError(f"--remove {source}: no packed copy of it; `troupe datasets` lists them", WORDS)
-    mistakes = []
+        hint = "`troupe datasets` lists them"
+        raise TroupeError(Problem("unknown-data", "--remove", "no packed copy of it", hint, source), WORDS)
+    problems = list[Problem]()
     for _, folder in found:
         try:
             imagefolder.remove(folder)
         except TroupeError as error:
-            mistakes += error.mistakes
-    if mistakes:
-        raise TroupeError(mistakes, CONFLICT)
+            problems += error.problems
+    if problems:
+        raise TroupeError(problems, CONFLICT)
     return {"source": source, "bytes": sum(count for count, _ in found)}
 
 
@@ -365,7 +375,7 @@ def opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder, 
     settings = kind.of(stored["settings"], stored["family"])
     found = checkpoint.read_newest(folder.checkpoints, checkpoint.load)
     if found is None:
-        raise TroupeError(f"{folder.name}: it has no checkpoint that is whole", CONFLICT)
+        raise TroupeError(Problem("no-checkpoint", folder.name, "it has no checkpoint that is whole"), CONFLICT)
     _, state = found
     family = registry.family_class(stored["family"], families)(settings, stored["facts"])
     return folder, stored, state, family

@@ -16,13 +16,14 @@ from cluster.words import Words
 from trainers.engine import bucket
 from trainers.engine.errors import FAILED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import DATA_DIR, expanded
+from trainers.engine.problems import Problem, sentence, show_value
 
 
 def carry_out(said: Words, progress: Progress, **more: Any) -> Answer:
-    """Carry out a command; `more` is for its verb alone. Raises TroupeError, for wrong words with all mistakes."""
+    """Carry out a command; `more` is for its verb alone. Raises TroupeError, for wrong words with all that is wrong."""
     answer = VERBS[said.verb](said, progress, **more) if said.verb in VERBS else None
-    if said.mistakes:
-        raise TroupeError(said.mistakes, WORDS)
+    if said.problems:
+        raise TroupeError(said.problems, WORDS)
     assert answer is not None
     return answer
 
@@ -32,8 +33,8 @@ def train(said: Words, progress: Progress, own_process: bool = True, **more: Any
 
     needed = [said.options.get("resume"), said.options.get("from")]
     wanted = typed.train_command(said, typed.runs_of(said, needed, checkpoints=True))
-    if said.mistakes:  # words that the parser found wrong, with those that only the family can
-        typed.add_mistakes(said, lambda: prepare.prepare(wanted))
+    if said.problems:  # words that the parser found wrong, with those that only the family can
+        typed.add_problems(said, lambda: prepare.prepare(wanted))
         return None
     if said.has("dry-run"):
         return dry_run(prepare.dry_run(wanted))
@@ -45,8 +46,8 @@ def search(said: Words, progress: Progress) -> Answer | None:
     from cluster import prepare_search, searching
 
     wanted = typed.search_command(said, typed.runs_of(said, [said.options.get("resume")]))
-    if said.mistakes:
-        typed.add_mistakes(said, lambda: prepare_search.prepare(wanted))
+    if said.problems:
+        typed.add_problems(said, lambda: prepare_search.prepare(wanted))
         return None
     if said.has("dry-run"):
         expected = searching.dry_run(wanted)
@@ -61,15 +62,17 @@ def verify(said: Words, progress: Progress) -> Answer | None:
     wanted = verifying.VerifyCommand(
         said.names[0] if said.names else "", said.settings, said.path("data-dir", DATA_DIR), said.families
     )
-    if said.mistakes:
+    if said.problems:
         if wanted.family:
-            typed.add_mistakes(said, lambda: verifying.prepare(wanted))
+            typed.add_problems(said, lambda: verifying.prepare(wanted))
         return None
     if said.has("dry-run"):
         return dry_run(verifying.dry_run(wanted))
     result = verifying.verify(wanted, progress.line)
     text = verifying.text(result)
-    return Answer(result, text) if result["passed"] else Answer(result, text, FAILED, [text])
+    if result["passed"]:
+        return Answer(result, text)
+    return Answer(result, text, FAILED, [Problem("not-proven", reason=text)])
 
 
 def evaluate(said: Words, progress: Progress) -> Answer | None:
@@ -80,9 +83,9 @@ def evaluate(said: Words, progress: Progress) -> Answer | None:
         typed.runs_of(said, said.names, checkpoints=True), said.path("data-dir", DATA_DIR), said.families,
         said.path("out", "") if said.has("out") else None,
     )  # fmt: skip
-    if said.mistakes:
+    if said.problems:
         if wanted.name:
-            typed.add_mistakes(said, lambda: evaluating.prepare(wanted))
+            typed.add_problems(said, lambda: evaluating.prepare(wanted))
         return None
     result = evaluating.evaluate(wanted, progress.doing)
     progress.end()
@@ -96,9 +99,9 @@ def sample(said: Words, progress: Progress) -> Answer | None:
         said.number("count", 64, 1, 100_000), said.number("seed", 0, 0, 2**63 - 1), said.number("top", 1, 1, 1000)
     )  # fmt: skip
     runs = typed.runs_of(said, said.names, checkpoints=True)
-    if said.mistakes:
+    if said.problems:
         if said.names and said.settings:
-            typed.add_mistakes(said, lambda: use.asked_of(said.names[0], runs, said.families, said.settings, count))
+            typed.add_problems(said, lambda: use.asked_of(said.names[0], runs, said.families, said.settings, count))
         return None
     out = said.path("out", "") if said.has("out") else None
     if said.has("top"):
@@ -118,7 +121,7 @@ def sample(said: Words, progress: Progress) -> Answer | None:
 def export(said: Words, progress: Progress) -> Answer | None:
     from cluster import use
 
-    if said.mistakes:
+    if said.problems:
         return None
     out = said.path("out", f"{said.names[0].rstrip('/').split('/')[-1]}-export")
     there = typed.runs_of(said, said.names, checkpoints=True)
@@ -136,7 +139,7 @@ def predict(said: Words, progress: Progress) -> Answer | None:
     from cluster import predicting
 
     top = said.number("top", 2, 1) if said.has("top") else None
-    if said.mistakes:
+    if said.problems:
         return None
     name, *files = said.names
     runs = typed.runs_of(said, [name], checkpoints=True)
@@ -144,15 +147,15 @@ def predict(said: Words, progress: Progress) -> Answer | None:
     result = predicting.carry_out(wanted, progress.doing)
     progress.end()
     broken = predicting.broken(result)
-    for line in broken:
-        progress.say(line)
+    for problem in broken:
+        progress.say(sentence(problem))
     return Answer(result, predicting.text(result, top), FAILED if broken else 0, broken)
 
 
 def report(said: Words, progress: Progress) -> Answer | None:
     from cluster.page import make
 
-    if said.mistakes:
+    if said.problems:
         return None
     wanted = make.ReportCommand(
         tuple(said.names), said.path("out", "") if said.has("out") else None, said.has("single-file"),
@@ -166,10 +169,11 @@ def runs(said: Words, progress: Progress) -> Answer | None:
     from cluster import use
 
     if said.has("remove") and not said.names:
-        said.mistakes.append("--remove: name the runs to remove, as in `troupe runs --remove dcgan-1`")
+        reason = "name the runs to remove, as in `troupe runs --remove dcgan-1`"
+        said.problems.append(Problem("missing", "--remove", reason))
     if said.has("dry-run") and not said.has("remove"):
-        said.mistakes.append("--dry-run: says what --remove would remove; say that too")
-    if said.mistakes:
+        said.problems.append(Problem("missing", "--dry-run", "says what --remove would remove", "say that too"))
+    if said.problems:
         return None
     folder = typed.runs_of(said, said.names or None)
     if said.has("remove"):
@@ -186,20 +190,19 @@ def runs(said: Words, progress: Progress) -> Answer | None:
 def stop(said: Words, progress: Progress) -> Answer | None:
     from cluster import follow, remote
 
-    if said.mistakes:
+    if said.problems:
         return None
     if said.has("address"):
         return remote.stop(said.options["address"], said.names[0], progress.say)
-    result = follow.stop(typed.runs_of(said, said.names), said.names[0], progress.say)
-    line = follow.text(result)
-    return Answer(result, line) if result["finished"] or result["saved"] else Answer(result, line, FAILED, [line])
+    return follow.stop(typed.runs_of(said, said.names), said.names[0], progress.say)
 
 
 def rank_of(said: Words) -> int | None:
     """The worker whose log is wanted, if not all."""
     rank = said.number("rank", 0, 0) if said.has("rank") else None
     if rank is not None and said.has("address"):
-        said.mistakes.append("--rank: a worker's log lies in the run's folder; leave --address out where you see that")
+        reason, hint = "a worker's log lies in the run's folder", "leave --address out where you see that"
+        said.problems.append(Problem("bad-value", "--rank", reason, hint))
     return rank
 
 
@@ -207,7 +210,7 @@ def logs(said: Words, progress: Progress) -> Answer | None:
     from cluster import follow, remote
 
     rank = rank_of(said)
-    if said.mistakes:
+    if said.problems:
         return None
     name, to_the_end = said.names[0], said.has("follow")
     if said.has("address"):
@@ -231,7 +234,7 @@ def jobs(said: Words, progress: Progress) -> Answer | None:
 def check(said: Words, progress: Progress) -> Answer | None:
     from cluster import checking
 
-    if said.mistakes:
+    if said.problems:
         return None
     address = said.options.get("address", "")
     wanted = checking.CheckCommand(
@@ -241,7 +244,8 @@ def check(said: Words, progress: Progress) -> Answer | None:
     if address.startswith(("http://", "https://")):
         there = said.options.get("runs-dir", "")
         if not os.path.isabs(there) and not bucket.is_address(there):
-            raise TroupeError("--runs-dir: say where the runs lie, a whole path as the cluster sees it", WORDS)
+            reason = "say where the runs lie, a whole path as the cluster sees it"
+            raise TroupeError(Problem("missing", "--runs-dir", reason), WORDS)
         from cluster.submitting import check as look_there
 
         words = said.again("address", "families", "json", "debug")
@@ -249,7 +253,7 @@ def check(said: Words, progress: Progress) -> Answer | None:
     else:
         found = checking.check(wanted)
     again = f"troupe check {shlex.join(said.again('json', 'debug'))}".strip()
-    wrong = [f"{one.what}: {one.told}" for one in found if one.state == checking.WRONG]
+    wrong = [one.problem for one in found if one.state == checking.WRONG]
     result = {"wrong": len(wrong), "findings": [one._asdict() for one in found]}
     return Answer(result, checking.text(found, again), SURROUNDINGS if wrong else 0, wrong)
 
@@ -257,7 +261,7 @@ def check(said: Words, progress: Progress) -> Answer | None:
 def families(said: Words, progress: Progress) -> Answer | None:
     from cluster import use
 
-    if said.mistakes:
+    if said.problems:
         return None
     rows = use.list_families(said.families)
     return Answer({"families": rows}, f"{table(rows)}\n\n`troupe train FAMILY --help` shows the settings of one")
@@ -266,7 +270,7 @@ def families(said: Words, progress: Progress) -> Answer | None:
 def datasets(said: Words, progress: Progress) -> Answer | None:
     from cluster import use
 
-    if said.mistakes:
+    if said.problems:
         return None
     folder = said.path("data-dir", DATA_DIR)
     if said.has("remove"):
@@ -281,7 +285,7 @@ def datasets(said: Words, progress: Progress) -> Answer | None:
 def env(said: Words, progress: Progress) -> Answer | None:
     from cluster import machine
 
-    if said.mistakes:
+    if said.problems:
         return None
     facts = machine.facts()
     return Answer(facts, machine.text(facts))
@@ -295,8 +299,6 @@ VERBS: dict[str, Callable[..., Answer | None]] = {
 
 
 def dry_run(resolved: dict[str, Any]) -> Answer:
-    from trainers.engine.problems import show_value
-
     parts = [f"{key}: {value}" for key, value in resolved.items() if isinstance(value, str)]
     parts += [f"memory: {resolved['memory']['told']}"] if "memory" in resolved else []
     parts += [f"{key} = {show_value(value)}" for key, value in resolved["settings"].items()]

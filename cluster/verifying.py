@@ -13,6 +13,7 @@ from trainers.data import sources
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.problems import Problem, sentence
 from trainers.run import Plan, run
 
 STEPS = 3
@@ -40,7 +41,7 @@ class Difference(NamedTuple):
 def prepare(command: VerifyCommand) -> list[tuple[str, Config]]:
     """A small config for each network that the family has of its own, with the settings of the command."""
     kind = registry.config_class(command.family, command.families)
-    mistakes: list[str] = []
+    problems: list[Problem] = []
     configs = []
     for name, tiny in variants(kind.tiny, command.settings).items():
         config, wrong = kind.from_words(
@@ -54,17 +55,18 @@ def prepare(command: VerifyCommand) -> list[tuple[str, Config]]:
             },
             command.family,
         )
-        mistakes = mistakes or wrong  # the same mistake reads differently in each variant
+        problems = problems or wrong  # the same problem reads differently in each variant
         if config is not None:
             configs.append((name, config))
     if str(command.settings.get("workers")) == "1":
-        mistakes.append("workers=1: there is nothing to compare one process with; say workers=2, or more")
+        reason = "there is nothing to compare one process with"
+        problems.append(Problem("bad-value", "workers", reason, "say workers=2, or more", 1))
     said = [str(command.settings["data"])] if "data" in command.settings else [config.data for _, config in configs]
     for data in dict.fromkeys(said):
-        if mistake := sources.check_name(data, command.families, kind.learns_from):
-            mistakes.append(mistake)
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
+        if problem := sources.check_name(data, command.families, kind.learns_from):
+            problems.append(problem)
+    if problems:
+        raise TroupeError(problems, WORDS)
     return configs
 
 
@@ -133,10 +135,11 @@ def _prove(
     except TroupeError as error:
         from trainers.engine.state import DISAGREE
 
-        if error.problems[0].code != DISAGREE:
+        (problem, *_) = error.problems
+        if problem.code != DISAGREE:
             raise
         # the comparison of replicas before a checkpoint found it first
-        return {**row, "passed": False, "largest": [], "why": f" ({error.mistakes[0].splitlines()[-1]})"}
+        return {**row, "passed": False, "largest": [], "why": f" ({sentence(problem)})"}
     differences = compare(*(with_results(state) for state in states))
     worst = [difference for difference in differences if difference.relative > 0][:3]
     passed = all(d.relative <= allowed for d in differences) and len(differences) > 0
@@ -175,11 +178,13 @@ def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference
 
     left, right = dict(named_tensors(one)), dict(named_tensors(other))
     if left.keys() != right.keys():
-        raise TroupeError(f"the states hold different tensors: {sorted(left.keys() ^ right.keys())[:3]}")
+        reason = f"the states hold different tensors: {sorted(left.keys() ^ right.keys())[:3]}"
+        raise TroupeError(Problem("states-differ", reason=reason))
     found = []
     for name, tensor in left.items():
         if tensor.shape != right[name].shape:
-            raise TroupeError(f"{name}: of shape {tuple(tensor.shape)} and {tuple(right[name].shape)}")
+            reason = f"of shape {tuple(tensor.shape)} and {tuple(right[name].shape)}"
+            raise TroupeError(Problem("states-differ", name, reason))
         if tensor.numel() == 0:
             continue
         if tensor.dtype == right[name].dtype and torch.equal(bits_of(tensor), bits_of(right[name])):

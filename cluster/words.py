@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainers.engine.errors import did_you_mean
+from trainers.engine.errors import meant
 from trainers.engine.paths import DATA_DIR, expanded
+from trainers.engine.problems import Problem
 from trainers.engine.settings import LARGEST, OTHER_NAMES
 
 SETTING = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
@@ -201,7 +202,7 @@ VERBS = {
 
 @dataclass
 class Words:
-    """A command, taken apart. `mistakes` holds a line for each thing that is wrong with it."""
+    """A command, taken apart. `problems` holds each thing that is wrong with it."""
 
     verb: str = ""
     names: list[str] = field(default_factory=list)
@@ -210,7 +211,7 @@ class Words:
     repeated: dict[str, list[str]] = field(default_factory=dict)
     inner: Words | None = None  # of `submit`: the command that is carried out elsewhere
     help: bool = False
-    mistakes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def has(self, option: str) -> bool:
         return option in self.options
@@ -219,18 +220,18 @@ class Words:
         return expanded(self.options.get(option) or default)
 
     def number(self, option: str, default: int, least: int, most: int = LARGEST) -> int:
-        """A whole number; a mistake is noted where it is none, or out of its bounds."""
+        """A whole number; a problem is noted where it is none, or out of its bounds."""
         text = self.options.get(option, str(default))
         whole = text.isascii() and text.isdecimal()
         too_large = whole and (len(text.lstrip("0")) > len(str(most)) or int(text) > most)
         if whole and not too_large and int(text) >= least:
             return int(text)
         bound = f"at most {most}" if too_large else f"at least {least}"
-        self.mistakes.append(f"--{option} {text}: must be a whole number, {bound}")
+        self.problems.append(Problem("bad-value", f"--{option}", f"must be a whole number, {bound}", value=text))
         return default
 
     def amount(self, option: str, unit: float) -> float | None:
-        """A number above 0, in units of `unit`; a mistake is noted where it is none."""
+        """A number above 0, in units of `unit`; a problem is noted where it is none."""
         text = self.options.get(option)
         if text is None:
             return None
@@ -240,9 +241,8 @@ class Words:
             number = 0.0
         if 0 < number <= LARGEST:
             return number * unit
-        self.mistakes.append(
-            f"--{option} {text}: must be a number above 0" + (f", at most {LARGEST}" if number > LARGEST else "")
-        )
+        most = f", at most {LARGEST}" if number > LARGEST else ""
+        self.problems.append(Problem("bad-value", f"--{option}", f"must be a number above 0{most}", value=text))
         return None
 
     def again(self, *left_out: str) -> tuple[str, ...]:
@@ -275,10 +275,11 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
     words.verb = rest.pop(0)
     verb = VERBS.get(words.verb)
     if verb is None:
-        meant = ELSEWHERE.get(words.verb)
-        hint = f"; here it is `troupe {meant}`" if meant else did_you_mean(words.verb, VERBS)
-        hint = "; the verb comes first" if words.verb.startswith("-") else hint
-        words.mistakes.append(f"{words.verb}: no such verb{hint}; `troupe --help` lists them")
+        here = ELSEWHERE.get(words.verb)
+        hint = f"here it is `troupe {here}`" if here else meant(words.verb, VERBS)
+        hint = "the verb comes first" if words.verb.startswith("-") else hint
+        hint = "; ".join(filter(None, [hint, "`troupe --help` lists them"]))
+        words.problems.append(Problem("unknown-verb", words.verb, "no such verb", hint))
         return words
     options, empty = {option.name: option for option in verb.options}, 0
     while rest:
@@ -290,57 +291,64 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
             option = options.get(name)
             if option is None:
                 known = {f"--{known}": None for known in options}
-                hint = did_you_mean("--" + name, known)
+                hint = meant("--" + name, known)
                 is_value = bool(rest) and not rest[0].startswith("-") and "=" not in rest[0]
                 if not equals and is_value and (words.names or not rest[0][:1].isalpha()):
                     value = rest.pop(0)  # most likely
                 if verb.settings:
                     key = name.replace("-", "_")
                     hint = "" if key in OTHER_NAMES else hint
-                    meant = f"{OTHER_NAMES.get(key, key)}={value or '...'}"
-                    hint = f"{hint[:-1]}, or {meant}?" if hint else f"; settings have no dashes: {meant}"
-                words.mistakes.append(f"--{name}: no such option of {words.verb}{hint}")
+                    setting = f"{OTHER_NAMES.get(key, key)}={value or '...'}"
+                    hint = f"{hint[:-1]}, or {setting}?" if hint else f"settings have no dashes: {setting}"
+                words.problems.append(Problem("unknown-option", f"--{name}", f"no such option of {words.verb}", hint))
                 continue
             if option.value and not equals:
                 if not rest or rest[0].startswith("--"):
-                    words.mistakes.append(f"--{name}: needs a value, --{name} {option.value}")
+                    reason = f"needs a value, --{name} {option.value}"
+                    words.problems.append(Problem("missing", f"--{name}", reason))
                     continue
                 value = rest.pop(0)
             elif not option.value and equals:
-                words.mistakes.append(f"--{name}: takes no value")
+                words.problems.append(Problem("bad-value", f"--{name}", "takes no value"))
             if option.value and not value.strip():
-                words.mistakes.append(f"--{name}: is empty; it needs a value, --{name} {option.value}")
+                hint = f"it needs a value, --{name} {option.value}"
+                words.problems.append(Problem("missing", f"--{name}", "is empty", hint))
                 continue
             if option.repeats:
                 words.repeated.setdefault(name, []).append(value)
             elif name in words.options and option.value:
-                words.mistakes.append(f"--{name}: said twice")
+                words.problems.append(Problem("said-twice", f"--{name}", "said twice"))
             words.options[name] = value
         elif word.startswith("-") and len(word) > 1:
-            words.mistakes.append(
-                f"{word}: options begin with two dashes{did_you_mean('-' + word, ['--' + o for o in options])}"
-            )
+            hint = meant("-" + word, ["--" + o for o in options])
+            words.problems.append(Problem("unknown-option", word, "options begin with two dashes", hint))
         elif (match := SETTING.fullmatch(word)) and words.verb != "predict":  # files may be named so
             key, value = match.groups()
             if not verb.settings:
-                words.mistakes.append(f"{word}: {words.verb} takes no settings")
+                words.problems.append(Problem("unknown-setting", key, f"{words.verb} takes no settings", value=value))
             elif key in words.settings:
-                words.mistakes.append(f"{key}: said twice, as {words.settings[key]} and {value}")
+                reason = f"said twice, as {words.settings[key]} and {value}"
+                words.problems.append(Problem("said-twice", key, reason))
             else:
                 words.settings[key] = value
         elif not word.strip():
             empty += 1
-            words.mistakes.append(f"{words.verb}: one of the words is empty, as where a variable is not set")
+            reason = "one of the words is empty, as where a variable is not set"
+            words.problems.append(Problem("missing", words.verb, reason))
         else:
             words.names.append(word)
     if words.verb == "submit" and words.names and words.names[0] not in SENT:
-        words.mistakes.append(f"{words.names[0]}: submit carries out {' or '.join(SENT)}, as in `{verb.example}`")
+        reason = f"submit carries out {' or '.join(SENT)}, as in `{verb.example}`"
+        words.problems.append(Problem("unknown-verb", words.names[0], reason))
     most = None if any(name.endswith("...") for name in verb.names) else len(verb.names)
     least = sum(1 for name in verb.names if name[-1] not in "?.")
     if most is not None:
-        words.mistakes += [f"{extra}: one name too many{_as_setting(extra)}" for extra in words.names[most:]]
+        words.problems += [
+            Problem("too-many", extra, "one name too many", _as_setting(extra)) for extra in words.names[most:]
+        ]
     if len(words.names) + empty < least and not words.help:
-        words.mistakes.append(f"{words.verb}: needs a {verb.names[len(words.names)].lower()}, as in `{verb.example}`")
+        reason = f"needs a {verb.names[len(words.names)].lower()}, as in `{verb.example}`"
+        words.problems.append(Problem("missing", words.verb, reason))
     return words
 
 
@@ -350,8 +358,8 @@ def _as_setting(word: str) -> str:
     if not equals:
         return ""
     if not key:
-        return "; a setting is key=value, without blanks"
-    return f"; a setting is written {key.replace('-', '_')}={value or '...'}"
+        return "a setting is key=value, without blanks"
+    return f"a setting is written {key.replace('-', '_')}={value or '...'}"
 
 
 def _parse_submit(arguments: Sequence[str]) -> Words:
@@ -372,5 +380,5 @@ def _parse_submit(arguments: Sequence[str]) -> Words:
     words = parse(["submit", verb, *outside], whole=True)
     words.inner = parse([verb, *inside])
     words.help = words.help or words.inner.help
-    words.mistakes += words.inner.mistakes
+    words.problems += words.inner.problems
     return words

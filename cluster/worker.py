@@ -83,6 +83,8 @@ class Worker:
             with checkpoint.writing(log):
                 write_to(log)
                 print(begun(rank, size), flush=True)
+                if rank == 0:
+                    RunFolder(plan.folder).note_start(size)
             self.world = join(address, port, rank, size, str(plan.settings["device"]))
             return run(plan, self.world, self.control)
         except TroupeError as error:

@@ -30,6 +30,7 @@ def make_run(folder: RunFolder, reports: int = 6, *, texts: bool = False, level:
         {"family": "dcgan", "settings": told, "facts": facts, "data": "x", "versions": {}, "from": None}
     )
     folder.log(0).write_text(runfolder.begun(0, 1) + "\n")
+    folder.note_start(1)
     rows: list[dict[str, float]] = []
     for report in range(1, reports + 1):
         distance = level + (100 - level) * math.exp(1 - report) if report < reports else level

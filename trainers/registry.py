@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainers.engine.config import Config
-from trainers.engine.errors import WORDS, TroupeError, did_you_mean, told_of
+from trainers.engine.errors import WORDS, TroupeError, meant, told_of
+from trainers.engine.problems import Problem
 from trainers.engine.switches import fresh
 
 BUILT_IN = Path(__file__).parent / "families"
@@ -25,11 +26,12 @@ def families(extra: Sequence[Path] = ()) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in (BUILT_IN, *extra):
         if not os.path.isdir(root):
-            raise TroupeError(f"--families {root}: no such folder", WORDS)
+            raise TroupeError(Problem("missing-folder", "--families", "no such folder", value=str(root)), WORDS)
         for folder in sorted(root.iterdir()):
             if (folder / "config.py").exists() and (folder / "training.py").exists():
                 if folder.name in found:
-                    raise TroupeError(f"--families {root}: there is a family named {folder.name} already", WORDS)
+                    reason = f"there is a family named {folder.name} already"
+                    raise TroupeError(Problem("name-in-use", "--families", reason, value=str(root)), WORDS)
                 found[folder.name] = folder
     return found
 
@@ -38,31 +40,32 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
     """The settings of a family. Raises TroupeError (exit code 2) for an unknown one."""
     known = families(extra)
     if name not in known:
-        meant = [f"{family} {setting}" for family in families() if (setting := config_class(family).meant(name))]
-        hint = f"; did you mean {meant[0]}?" if meant else did_you_mean(name, known)
+        models = [f"{family} {setting}" for family in families() if (setting := config_class(family).meant(name))]
+        reason, hint = "no such family", f"did you mean {models[0]}?" if models else meant(name, known)
         for root in extra:
             for part, other in (("training.py", "config.py"), ("config.py", "training.py")):
                 if (root / name / other).exists() and not (root / name / part).exists():
-                    hint = f": {root / name} has a {other}, and lacks a {part}"
-        raise TroupeError(f"{name}: no such family{hint}; `troupe families` lists them", WORDS)
+                    reason, hint = f"no such family: {root / name} has a {other}, and lacks a {part}", ""
+        hint = "; ".join(filter(None, [hint, "`troupe families` lists them"]))
+        raise TroupeError(Problem("unknown-family", name, reason, hint), WORDS)
     found = [
         value for value in vars(_module(name, known[name], "config")).values()
         if isinstance(value, type) and issubclass(value, Config) and value.__module__.endswith(f".{name}.config")
     ]  # fmt: skip
+    file = str(known[name] / "config.py")
     if len(found) != 1:
-        raise TroupeError(f"{known[name] / 'config.py'}: one subclass of Config is needed, found {len(found)}", WORDS)
+        reason = f"one subclass of Config is needed, found {len(found)}"
+        raise TroupeError(Problem("own-code", file, reason), WORDS)
     metrics: Any = found[0].metrics
     if not isinstance(metrics, Mapping) or not {*metrics.values()} <= {"max", "min"}:
-        raise TroupeError(
-            f"{known[name] / 'config.py'}: metrics={metrics!r:.60}: must say of each whether more is better, as in "
-            '{"accuracy": "max", "loss": "min"}', WORDS,
-        )  # fmt: skip
+        reason = 'must say of each whether more is better, as in {"accuracy": "max", "loss": "min"}'
+        raise TroupeError(Problem("own-code", file, f"metrics={metrics!r:.60}: {reason}"), WORDS)
     try:
         found[0](**{key: field.get_default() for key, field in found[0].model_fields.items()})
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, one['loc']))}: the default {one['input']!r:.60} is wrong ({one['msg']})"
-                 for one in error.errors()]  # fmt: skip
-        raise TroupeError([f"{known[name] / 'config.py'}: {line}" for line in lines], WORDS) from None
+        reasons = [f"{'.'.join(map(str, one['loc']))}: the default {one['input']!r:.60} is wrong ({one['msg']})"
+                   for one in error.errors()]  # fmt: skip
+        raise TroupeError([Problem("own-code", file, reason) for reason in reasons], WORDS) from None
     return found[0]
 
 
@@ -73,7 +76,8 @@ def class_of_run(told: Mapping[str, Any], name: str, extra: Sequence[Path] = ())
     if family in families(extra):
         return config_class(family, extra)
     folders = " ".join(f"--families {path}" for path in told.get("families", ())) or "--families PATH, the folder of it"
-    raise TroupeError(f"{name}: was begun with a family of one's own, {family}; say {folders}", WORDS)
+    reason = f"was begun with a family of one's own, {family}"
+    raise TroupeError(Problem("unknown-family", name, reason, f"say {folders}"), WORDS)
 
 
 def family_class(name: str, extra: Sequence[Path] = ()) -> type:
@@ -86,7 +90,8 @@ def family_class(name: str, extra: Sequence[Path] = ()) -> type:
         if isinstance(value, type) and issubclass(value, Family) and value.__module__.endswith(f".{name}.training")
     ]  # fmt: skip
     if len(found) != 1:
-        raise TroupeError(f"{folder / 'training.py'}: one subclass of Family is needed, found {len(found)}", WORDS)
+        reason = f"one subclass of Family is needed, found {len(found)}"
+        raise TroupeError(Problem("own-code", str(folder / "training.py"), reason), WORDS)
     return found[0]
 
 
@@ -110,7 +115,7 @@ def _module(name: str, folder: Path, part: str) -> ModuleType:
     try:
         return _imported(package, part)
     except (Exception, SystemExit) as error:
-        raise TroupeError(f"{folder / part}.py: {told_of(error)}", WORDS) from error
+        raise TroupeError(Problem("own-code", f"{folder / part}.py", told_of(error)), WORDS) from error
 
 
 def _imported(package: str, part: str) -> ModuleType:

@@ -16,6 +16,7 @@ from trainers.engine import bucket, processor
 from trainers.engine.config import Config
 from trainers.engine.control import Control
 from trainers.engine.errors import CONFLICT, TroupeError
+from trainers.engine.problems import Problem
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import plain
 from trainers.engine.switches import fresh
@@ -65,7 +66,8 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
     config = plan.config()
     data = open_for(config, plan.data_dir, plan.families, fingerprint=plan.fingerprint)
     if plan.fingerprint is not None and data.fingerprint != plan.fingerprint:
-        raise TroupeError(f"data={config.data}: not the same samples as the driver found", CONFLICT)
+        reason = "not the same samples as the driver found"
+        raise TroupeError(Problem("data-differ", "data", reason, value=config.data), CONFLICT)
     config = config.resolved(data.facts)
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
     try:

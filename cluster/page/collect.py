@@ -19,7 +19,8 @@ from cluster.leaderboard import FINISHED, OPEN, PRUNED, RUNNING, WAITING, Search
 from cluster.page import importance
 from cluster.page.runs import Read, command_of, is_known, main_metric, read_run, short, texts_of, thinned
 from trainers.engine import runfolder
-from trainers.engine.errors import WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import WORDS, TroupeError, meant
+from trainers.engine.problems import Problem
 from trainers.engine.runfolder import RunFolder
 
 POINTS = 300  # of a curve, at most
@@ -82,10 +83,10 @@ def collect(runs: Path, names: Sequence[str]) -> Collected:
 
 
 def find(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
-    """What is named: searches, and runs, those of one family together. Raises TroupeError with all mistakes."""
+    """What is named: searches, and runs, those of one family together. Raises TroupeError with all problems."""
     found: list[Search | list[RunFolder]] = []
     of_family: dict[str, list[RunFolder]] = {}
-    mistakes = []
+    problems: list[Problem] = []
     for name in dict.fromkeys(names):
         try:
             if leaderboard.is_search(runs, name):
@@ -97,10 +98,8 @@ def find(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
                 raise
             known = [path.name for path in leaderboard.all_searches(runs)]
             known += [run.name for run in runfolder.all_runs(runs)]
-            nested = "/" in name and error.mistakes  # a trial of a search that is there: its own advice is better
-            mistakes += error.mistakes if nested else [
-                f"{name}: no such run or search in {runs}{did_you_mean(name, known)}"
-            ]  # fmt: skip
+            mine = [Problem("unknown-run", name, f"no such run or search in {runs}", meant(name, known))]
+            problems += error.problems if "/" in name else mine  # of a trial: its own advice is better
             continue
         try:
             family = str(folder.read_settings()["family"])
@@ -111,8 +110,8 @@ def find(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
             found.append(of_family[family])
         if all(other.path != folder.path for other in of_family[family]):
             of_family[family].append(folder)
-    if mistakes:
-        raise TroupeError(mistakes, WORDS)
+    if problems:
+        raise TroupeError(problems, WORDS)
     return found
 
 

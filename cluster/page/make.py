@@ -12,6 +12,7 @@ from cluster.leaderboard import Search
 from cluster.page import collect, write
 from cluster.show import size
 from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.problems import Problem
 
 PAUSE = 5.0  # seconds between renewals, at least
 SHARE = 4  # of the time a page took, that is rested before the next
@@ -32,7 +33,8 @@ class ReportCommand:
 def carry_out(command: ReportCommand, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Write the page; with `watch` until nothing is worked on, or until Ctrl-C."""
     if not command.names:
-        raise TroupeError("report: needs a name, as in `troupe report dcgan-search-1`", WORDS)
+        reason = "needs a name, as in `troupe report dcgan-search-1`"
+        raise TroupeError(Problem("missing", "report", reason), WORDS)
     out = folder_of(command)
     if not command.watch:
         return _once(command, out, 0)

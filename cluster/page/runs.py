@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shlex
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,10 @@ from typing import Any
 
 from trainers import registry
 from trainers.engine.errors import TroupeError
-from trainers.engine.problems import show_value
+from trainers.engine.problems import sentences, show_value
 from trainers.engine.runfolder import RunFolder
 
 GRID = re.compile(r"step_(\d{8,})\.(png|txt)")
-STARTED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) worker 0 of ")
 EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 NO_METRICS = ("step", "seconds")  # of a row: its place
 DRAWN_ELSEWHERE = ("curves", "real")  # pictures that the page shows in another way
@@ -62,7 +60,7 @@ def read_run(folder: RunFolder) -> Read:
         read.stored = folder.read_settings(lambda line: read.notes.append(f"{folder.name}: {line}"))
         read.settings = dict(read.stored["settings"])
     except TroupeError as error:
-        read.notes += [f"{folder.name}: {line}" for line in error.mistakes]
+        read.notes += [f"{folder.name}: {line}" for line in sentences(error.problems)]
     try:
         read.rows, damaged = folder.read_metrics()
     except OSError as error:
@@ -161,21 +159,19 @@ def short(value: float | None, digits: int) -> float | int | None:
 
 
 def _sessions(folder: RunFolder, listed: Sequence[Path], rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:
-    """When a run was worked on: from each start in the log of worker 0 to the last change of what it wrote.
+    """When a run was worked on: from each start that it tells of to the last change of what it wrote.
 
-    TensorBoard's event file is one for each start, and its time is that of the last row. In a copy of a folder these
+    TensorBoard's event file is one for each start, and its time is that of the last row; what an older troupe began is
+    known by these alone. In a copy of a folder these
     times may be those of the copying: where they are far later than the seconds of the rows allow, the rows count.
     """
-    starts = []
-    with contextlib.suppress(OSError):
-        for line in folder.log(0).read_text(encoding="utf-8", errors="replace").splitlines():
-            if match := STARTED.match(line):
-                starts.append(time.mktime(time.strptime(match[1], "%Y-%m-%d %H:%M:%S")))
     changed = {}
     for path in listed:
         if match := EVENTS.match(path.name):
             with contextlib.suppress(OSError):
                 changed[float(match[1])] = path.stat().st_mtime
+    noted = folder.read_starts()
+    starts = [begun for begun in sorted(changed) if not noted or begun < noted[0] - 1] + noted
     newest = 0.0
     with contextlib.suppress(OSError):
         newest = folder.metrics.stat().st_mtime

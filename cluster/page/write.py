@@ -26,7 +26,7 @@ from cluster.page.collect import Collected
 from cluster.page.runs import Read
 from trainers.engine import checkpoint, durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
-from trainers.engine.problems import show_value
+from trainers.engine.problems import Problem, show_value
 from trainers.version import __version__
 
 SCRIPTS = ("page.js", "toolbox.js", "tables.js", "plots.js", "parallel.js", "pictures.js", "start.js")
@@ -44,10 +44,10 @@ def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: flo
     """
     left_out = list(found.left_out)
     if os.path.lexists(out) and not out.is_dir():
-        raise TroupeError(f"{out}: is no folder; say --out DIR", SURROUNDINGS)
+        raise TroupeError(Problem("missing-folder", str(out), "is no folder", "say --out DIR"), SURROUNDINGS)
     if others := _others(out):
-        raise TroupeError(f"{out}: holds {', '.join(others)}, which `troupe report` has not written; say --out DIR",
-                          CONFLICT)  # fmt: skip
+        reason = f"holds {', '.join(others)}, which `troupe report` has not written"
+        raise TroupeError(Problem("not-ours", str(out), reason, "say --out DIR"), CONFLICT)
     with checkpoint.writing(out, of_run=False), durable.new_folder(out):
         if not (out / "index.html").exists():  # what lies there is ours from now on
             durable.write(out / "index.html", f'<!doctype html>\n{GENERATOR}{__version__}">\n')

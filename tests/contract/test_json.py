@@ -19,7 +19,7 @@ import pytest
 from searches import make_search
 
 from cluster import cli, dashboard, searching, submitting, train, verbs
-from cluster.answers import Answer, as_json
+from cluster.answers import Answer, as_json, as_record
 from cluster.words import VERBS
 from trainers.engine.errors import CONFLICT, FAILED, STOPPED, SURROUNDINGS, WORDS
 
@@ -30,6 +30,7 @@ OLD = ROOT / "tests" / "faults" / "old" / "run_of_0.1.0"
 SMALL = {"batch_size": 8, "microbatch_size": 2, "device": "cpu", "steps": 2}
 GAN = {**SMALL, "image_size": 16, "width": 4, "latent": 8, "features": "pixels", "judged": 16, "evaluate_every": 0}
 URL = "http://head:8265"
+PRINTED = "epoch 1\nrun: stopped and saved\n"  # by a job
 
 
 def no_json(constant: str) -> None:
@@ -50,6 +51,11 @@ class Said(NamedTuple):
     err: str
 
 
+def texts(answer: dict[str, Any]) -> list[str]:
+    """What is wrong, a line each."""
+    return [error["text"] for error in answer["errors"]]
+
+
 def said(*words: str) -> Said:
     """What a command with --json answers."""
     out, err = io.StringIO(), io.StringIO()
@@ -57,7 +63,7 @@ def said(*words: str) -> Said:
         code = cli.command([*words, "--json"])
     answer = valid(out.getvalue())
     assert answer["exit_code"] == code
-    assert [line for line in answer["mistakes"] if line not in err.getvalue() and answer["result"] is None] == []
+    assert [line for line in texts(answer) if line not in err.getvalue() and answer["result"] is None] == []
     return Said(code, answer, answer["result"], err.getvalue())
 
 
@@ -163,7 +169,7 @@ def test_a_proof_that_failed_is_a_result_with_a_mistake_and_infinity_is_null(mon
     result = {"family": "classifier", "workers": 2, "passed": False, "proofs": [proof]}
     monkeypatch.setattr("cluster.verifying.verify", lambda *words: result)
     told = said("verify", "classifier")
-    assert (told.code, told.answer["mistakes"]) == (FAILED, ["FAILED: 2 processes give another run than 1"])
+    assert (told.code, texts(told.answer)) == (FAILED, ["FAILED: 2 processes give another run than 1"])
     assert told.result["proofs"][0]["largest"] == [{"tensor": "a", "largest": None, "relative": None}]
 
 
@@ -189,7 +195,7 @@ QUICK = {
 @pytest.mark.parametrize("case", QUICK)
 def test_every_other_verb_answers_as_the_schema_says(room: Path, case: str) -> None:
     told = said(*QUICK[case])
-    assert (told.code, told.answer["mistakes"]) == (0, [])
+    assert (told.code, told.answer["errors"]) == (0, [])
 
 
 def test_logs_are_in_the_object_and_what_is_followed_is_on_stderr_as_it_comes(room: Path) -> None:
@@ -230,24 +236,26 @@ def test_a_mistake_is_an_object_too_with_all_its_lines_and_the_exit_code(room: P
     words, code = WRONG[case]
     told = said(*words)
     assert (told.code, told.result) == (code, None)
-    assert told.err.splitlines() == [f"troupe: {line}" for line in told.answer["mistakes"]]
+    assert told.err.splitlines() == [f"troupe: {line}" for line in texts(told.answer)]
 
 
 def test_a_check_that_finds_something_wrong_is_a_result_with_mistakes(room: Path) -> None:
     told = said("check", "dcgan", "data=digits", "workers=4000", "batch_size=8000", "microbatch_size=2")
     assert told.code == SURROUNDINGS
-    assert told.result["wrong"] == len(told.answer["mistakes"]) == 1
+    assert told.result["wrong"] == len(told.answer["errors"]) == 1
+    (found,) = [one for one in told.result["findings"] if one["code"] is not None]
+    assert found["code"] == told.answer["errors"][0]["code"] == "no-room"
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "line"),
+    ("error", "code", "kind", "line"),
     [
-        (KeyboardInterrupt(), STOPPED, "stopped at once; nothing that was saved is lost"),
-        (ValueError("made up"), FAILED, "ValueError: made up (a bug of ours"),
+        (KeyboardInterrupt(), STOPPED, "interrupted", "stopped at once; nothing that was saved is lost"),
+        (ValueError("made up"), FAILED, "internal", "ValueError: made up (a bug of ours"),
     ],
 )
 def test_an_interrupt_and_a_bug_of_ours_are_objects_too_and_nothing_else_is_on_stdout(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, kind: str, line: str
 ) -> None:
     def ends(*words: Any) -> Answer:
         print("said by a library")
@@ -256,7 +264,8 @@ def test_an_interrupt_and_a_bug_of_ours_are_objects_too_and_nothing_else_is_on_s
     monkeypatch.setitem(verbs.VERBS, "env", ends)
     told = said("env")
     assert (told.code, told.result) == (code, None)
-    assert told.answer["mistakes"][0].startswith(line)
+    assert told.answer["errors"][0]["code"] == kind
+    assert texts(told.answer)[0].startswith(line)
     assert told.err.startswith("said by a library\n")
 
 
@@ -269,7 +278,7 @@ class Cluster:
 
     def submit_job(self, entrypoint: str, submission_id: str, metadata: Any = None, **more: Any) -> str:
         words = shlex.split(entrypoint)[3:]
-        text = "epoch 1\nrun: stopped and saved\n"
+        text = f"{PRINTED}{as_record(Answer(None, None, STOPPED, saved=True))}\n"
         if words[0] == "check":
             out = io.StringIO()
             del words[words.index("--address") :][:2]
@@ -325,16 +334,16 @@ def test_jobs_of_a_cluster(room: Path, head: Cluster) -> None:
     stopped = said("stop", "run", "--address", URL)
     assert (stopped.code, stopped.result["saved"], stopped.result["job"]["exit_code"]) == (0, True, 130)
     logs = said("logs", "run", "--address", URL).result
-    assert logs["logs"] == [{"rank": None, "text": head.printed["run"]}]
+    assert logs["logs"] == [{"rank": None, "text": PRINTED}]
     assert logs["job"]["state"] == "STOPPED"
 
 
 def test_a_job_that_is_followed_ends_the_command_as_it_ended(room: Path, head: Cluster) -> None:
     told = said(*SUBMIT, "--unchecked", "--follow")
-    assert (told.code, told.result["ended"]["state"], told.answer["mistakes"]) == (3, "FAILED", ["run: failed"])
+    assert (told.code, told.result["ended"]["state"], texts(told.answer)) == (3, "FAILED", ["run: failed"])
     assert "epoch 1\n" in told.err
     followed = said("logs", "run", "--address", URL, "--follow")
-    assert (followed.code, followed.result["logs"][0]["text"]) == (3, head.printed["run"])
+    assert (followed.code, followed.result["logs"][0]["text"]) == (3, PRINTED)
 
 
 def test_what_a_cluster_finds_of_itself_comes_back_from_among_what_its_job_printed(room: Path, head: Cluster) -> None:
@@ -346,6 +355,7 @@ def test_what_a_cluster_finds_of_itself_comes_back_from_among_what_its_job_print
     assert (wrong.code, wrong.result["wrong"]) == (SURROUNDINGS, 1)
     refused = said(*words[:1], "nobody", *words[2:])
     assert refused.result["findings"][0]["told"].startswith("nobody: no such family")
+    assert refused.result["findings"][0]["code"] == "unknown-family"
 
 
 EXAMPLES = re.findall(r"^## ([a-z]+).*?\n(.*?)(?=^## |\Z)", (DOCS / "json.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -357,4 +367,4 @@ def test_the_documents_have_an_example_for_each_verb_that_is_as_the_schema_says(
     blocks = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
     assert blocks
     for block in blocks:
-        valid(json.dumps({"troupe": "0", "verb": verb, "exit_code": 0, "result": json.loads(block), "mistakes": []}))
+        valid(json.dumps({"troupe": "0", "verb": verb, "exit_code": 0, "result": json.loads(block), "errors": []}))

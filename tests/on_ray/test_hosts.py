@@ -53,7 +53,7 @@ def written(run: Path) -> dict[str, str]:
     """All files of a run that its first worker alone writes to, by what is in them."""
     return {
         str(path): checkpoint.digest(path) for path in run.rglob("*")
-        if path.is_file() and path.parent.name != "logs" and path.name != "restarts.jsonl"
+        if path.is_file() and path.parent.name != "logs" and path.name not in ("starts.jsonl", "restarts.jsonl")
     }  # fmt: skip
 
 

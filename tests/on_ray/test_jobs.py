@@ -11,6 +11,7 @@ import pytest
 from clusters import Cluster
 from commands import DCGAN, OWN_FAMILIES, Commands, assert_same_run, until
 
+from cluster.answers import MARK
 from trainers.engine.world import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -76,6 +77,7 @@ def test_a_stopped_job_saves_and_goes_on_to_the_same_bits(troupe: Commands, head
     printed = troupe.run("logs", "long", "--address", head.dashboard, environment=head.environment)
     told = re.search(r"long: stopped at step (\d+) of 100000 and saved", printed.out)
     assert told is not None, printed
+    assert MARK not in printed.out, "the record of how it went is for programs"
     again = troupe.run("stop", "long", "--address", head.dashboard, environment=head.environment)
     assert again.code == 4
     assert again.mistakes == ["troupe: long: has ended before (stopped); `troupe jobs` shows all"]

@@ -14,6 +14,7 @@ from trainers import registry
 from trainers.data.images import ImageData, Part
 from trainers.engine.control import Control
 from trainers.engine.errors import TroupeError
+from trainers.engine.problems import sentences
 from trainers.engine.step import advance, run_phase
 from trainers.engine.trainer import Trainer
 from trainers.engine.world import World
@@ -199,12 +200,12 @@ def test_no_class_can_be_asked_for_of_a_run_that_knows_none() -> None:
 @pytest.mark.parametrize("family", ADVERSARIAL)
 def test_classes_need_labels(family: str) -> None:
     config = registry.config_class(family).of({"conditional": True})
-    (line,) = config.misfit(data_of(classes=0).facts)
+    (line,) = sentences(config.misfit(data_of(classes=0).facts))
     assert line == "conditional=true: data=digits has no labels; leave it out, or take data with classes"
-    (line,) = config.misfit(data_of(classes=1).facts)
+    (line,) = sentences(config.misfit(data_of(classes=1).facts))
     assert "one class (kind 0)" in line
-    config, mistakes = registry.config_class(family).from_words({"mismatched_negatives": "true"}, family)
-    assert mistakes == ["mismatched_negatives=true: is of conditional runs; say conditional=true"]
+    config, problems = registry.config_class(family).from_words({"mismatched_negatives": "true"}, family)
+    assert sentences(problems) == ["mismatched_negatives=true: is of conditional runs; say conditional=true"]
 
 
 @pytest.mark.parametrize("family", ADVERSARIAL)
@@ -234,8 +235,8 @@ def test_mistakes_are_told_in_a_line_each() -> None:
          "n_extra_layers: is of network=dcgan; leave it out with network=resnet"),
         ({"penalty": "-1"}, "penalty=-1: must be at least 0"),
     ):  # fmt: skip
-        assert kind.from_words(words, "wgan_gp")[1] == [line]
-    assert kind.of({"network": "resnet"}).misfit(data_of(size=64).facts) == [
+        assert sentences(kind.from_words(words, "wgan_gp")[1]) == [line]
+    assert sentences(kind.of({"network": "resnet"}).misfit(data_of(size=64).facts)) == [
         "image_size=64: network=resnet makes images of 32 pixels; say image_size=32, or network=dcgan"
     ]
 

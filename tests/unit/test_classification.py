@@ -16,6 +16,7 @@ from trainers import registry
 from trainers.data.settings import ImageConfig
 from trainers.engine.config import Config
 from trainers.engine.family import MicroBatch
+from trainers.engine.problems import sentences
 from trainers.families.classification.learning import AUXILIARY, Classification, decayed
 from trainers.families.classification.settings import MEANS, ClassificationConfig
 
@@ -27,10 +28,10 @@ GREY = {**COLOUR, "channels": 1, "size": 9_000, "held_out": 1_000}
 
 
 def mistakes_of(family: str, **words: Any) -> list[str]:
-    config, mistakes = registry.config_class(family).from_words(words, family)
-    assert (config is None) == bool(mistakes)
-    assert all("\n" not in line for line in mistakes)
-    return mistakes
+    config, problems = registry.config_class(family).from_words(words, family)
+    assert (config is None) == bool(problems)
+    assert all("\n" not in line for line in sentences(problems))
+    return sentences(problems)
 
 
 def config_of(family: str, **words: Any) -> Any:
@@ -38,9 +39,9 @@ def config_of(family: str, **words: Any) -> Any:
 
 
 def misfits_of(family: str, facts: Mapping[str, Any], **words: Any) -> list[str]:
-    mistakes = config_of(family, **words).misfit(facts)
-    assert all("\n" not in line for line in mistakes)
-    return list(mistakes)
+    lines = sentences(config_of(family, **words).wrong_data(facts))
+    assert all("\n" not in line for line in lines)
+    return lines
 
 
 # Words that are wrong whatever the data is
@@ -67,7 +68,7 @@ def test_a_target_that_cannot_be_reached_is_told_in_a_line(family: str, target: 
 
 def test_a_family_that_evaluates_nothing_has_no_target_no_evaluations_and_no_plateau() -> None:
     def mistakes(**words: str) -> list[str]:
-        return ImageConfig.from_words(words, "drawn")[1]
+        return sentences(ImageConfig.from_words(words, "drawn")[1])
 
     assert mistakes(target="eval_accuracy:0.9") == [
         "target=eval_accuracy:0.9: drawn evaluates nothing that could be reached"

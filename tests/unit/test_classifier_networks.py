@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainers.engine.problems import sentence, sentences
 from trainers.families.classifier.config import OWN, Config, torchvision_models
 from trainers.families.classifier.networks import Subsample, build, misfit
 from trainers.families.darknet.networks import Darknet, ResLayer
@@ -215,12 +216,16 @@ def test_inception_networks_give_auxiliary_logits_when_they_learn_and_warn_of_no
 )  # fmt: skip
 def test_a_misfit_is_told_with_the_nearest_sizes_that_fit(model: str, size: int, usual: str) -> None:
     sizes = " or ".join(f"image_size={side}" for side in usual.split("|"))
-    assert misfit(model, 3, size, 10) == f"model={model}: does not fit images of {size}x{size}; say {sizes}"
+    problem = misfit(model, 3, size, 10)
+    assert problem is not None
+    assert sentence(problem) == f"model={model}: does not fit images of {size}x{size}; say {sizes}"
 
 
 @pytest.mark.parametrize(("model", "size"), [("mlp_bn", 8), ("resnet18", 32)])
 def test_a_norm_over_one_number_is_told(model: str, size: int) -> None:
-    assert misfit(model, 1, size, 10, rows=1) == (
+    problem = misfit(model, 1, size, 10, rows=1)
+    assert problem is not None
+    assert sentence(problem) == (
         f"microbatch_size=1: a norm of model={model} needs two images or more; say microbatch_size=2"
     )
     assert misfit(model, 1, size, 10, rows=2) is None
@@ -237,8 +242,8 @@ def test_what_fits_is_no_misfit(model: str, size: int) -> None:
 
 
 def test_an_unknown_model_is_told_with_the_nearest_name() -> None:
-    _, mistakes = Config.from_words({"model": "resnet_20"}, "classifier")
-    assert mistakes == ["model=resnet_20: no such model; did you mean resnet20?"]
+    _, problems = Config.from_words({"model": "resnet_20"}, "classifier")
+    assert sentences(problems) == ["model=resnet_20: no such model; did you mean resnet20?"]
 
 
 def test_names_of_torchvision_are_read_as_it_says_them_itself() -> None:

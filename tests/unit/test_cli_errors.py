@@ -650,7 +650,10 @@ def test_with_json_errors_are_on_stderr_for_people_and_in_the_object_for_program
     told = command(*TRAIN, "--json", "steps=many", "seed=-1")
     assert told.lines[0] == "steps=many: is not a number"
     answer = json.loads(told.out)
-    assert (answer["exit_code"], answer["result"], answer["mistakes"]) == (WORDS, None, told.lines)
+    assert (answer["exit_code"], answer["result"]) == (WORDS, None)
+    assert [error["text"] for error in answer["errors"]] == told.lines
+    error = answer["errors"][0]
+    assert (error["code"], error["about"], error["value"]) == ("bad-value", "steps", "many")
 
 
 def test_python_gets_the_same_mistakes_and_the_code(command: Command) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cluster import dashboard, verbs
+from cluster import cli, dashboard, verbs
+from cluster.answers import JOB, MARK, Answer, as_record, record_in, without_records
 from cluster.columns import columns_of, paragraphs
 from cluster.dashboard import Dashboard
 from cluster.show import Progress
 from cluster.words import Words
+from trainers.engine.errors import FAILED, STOPPED, NotBegun, Stopped, TroupeError
+from trainers.engine.problems import Problem
 
 
 def details(status: str, message: str) -> Any:
@@ -52,3 +58,101 @@ def test_the_list_of_jobs_fits_its_terminal(monkeypatch: pytest.MonkeyPatch, col
     shown = paragraphs(answer.text).splitlines()
     assert max(map(columns_of, shown)) <= columns
     assert "waiting for resources" in " ".join(" ".join(shown).split())
+
+
+SAVED = as_record(Answer(None, None, STOPPED, [Problem("stopped", "digits", "stopped")], True))
+NOT_SAVED = as_record(Answer(None, None, STOPPED, [], False))
+
+
+@pytest.mark.parametrize(
+    ("printed", "saved"),
+    [
+        (f"troupe: digits: stopped\n{SAVED}\n", True),
+        (f"{NOT_SAVED}\nbegun once more\n{SAVED}\nRay ends\n", True),
+        (f"{SAVED}\n{NOT_SAVED}\n", False),
+        (f"{SAVED}\n{MARK}half a rec", True),
+        (f"{SAVED}\n{MARK}5\n", True),
+        ("digits: stopped at step 5 of 9 and saved\n", False),  # words are for people
+        (f"{as_record(Answer({}, ''))}\n", False),
+        ("", False),
+    ],
+)
+def test_whether_a_job_has_saved_is_told_by_its_record(
+    monkeypatch: pytest.MonkeyPatch, printed: str, saved: bool
+) -> None:
+    states = ["RUNNING", "STOPPED"]
+    client = object.__new__(Dashboard)
+    answers = {"get_job_logs": lambda: printed, "stop_job": lambda: None,
+               "list_jobs": lambda: [details(states.pop(0), "")]}  # fmt: skip
+    monkeypatch.setattr(dashboard, "LOOK", 0.0)
+    monkeypatch.setattr(client, "ask", lambda what, *words: answers[what]())
+    assert client.stop("digits", lambda line: None)["saved"] is saved
+
+
+def test_records_are_not_among_what_a_job_prints_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = f"one\n{SAVED}\ntwo\n{NOT_SAVED}\nthree"
+    assert without_records(whole) == "one\ntwo\nthree"
+    pieces = [whole[:place] for place in range(len(whole) + 1)]
+    now: list[str] = []
+    client = object.__new__(Dashboard)
+
+    def ask(what: str, *words: Any) -> Any:
+        if what == "get_job_logs":
+            return now[0]
+        now[:] = [pieces.pop(0)]
+        return [details("RUNNING" if pieces else "SUCCEEDED", "")]
+
+    monkeypatch.setattr(dashboard, "LOOK", 0.0)
+    monkeypatch.setattr(client, "ask", ask)
+    assert "".join(client.logs("digits", True, lambda line: None)) == "one\ntwo\nthree"
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> tuple[int, list[str], dict[str, Any] | None]:
+    """The exit code of a job that ends so, its lines for people, and its record."""
+
+    def ends(*words: Any) -> Answer:
+        if error is not None:
+            raise error
+        return Answer({}, "done")
+
+    monkeypatch.setitem(verbs.VERBS, "env", ends)
+    out = io.StringIO()
+    with redirect_stdout(out), redirect_stderr(out):
+        code = cli.command(["env"])
+    return code, without_records(out.getvalue()).splitlines(), record_in(out.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "saved", "codes"),
+    [
+        (None, 0, None, []),
+        (Stopped(Problem("stopped", "a", "stopped at step 2 of 4 and saved")), STOPPED, True, ["stopped"]),
+        (NotBegun(), STOPPED, False, ["stopped"]),
+        (TroupeError(Problem("lost", reason="worker 0 died while it was stopped"), STOPPED), STOPPED, False, ["lost"]),
+        (TroupeError(Problem("not-finite", "step 3", "the loss is not finite")), FAILED, None, ["not-finite"]),
+        (KeyboardInterrupt(), STOPPED, False, ["interrupted"]),
+        (ValueError("made up"), FAILED, None, ["internal"]),
+    ],
+)
+def test_a_job_ends_with_a_record_of_how_it_went(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException | None, code: int, saved: bool | None, codes: list[str]
+) -> None:
+    monkeypatch.setenv(JOB, "1")
+    told, lines, record = ended(monkeypatch, error)
+    assert record is not None
+    assert (told, record["exit_code"], record["saved"]) == (code, code, saved)
+    assert [error["code"] for error in record["errors"]] == codes
+    assert lines == ([f"troupe: {error['text']}" for error in record["errors"]] or ["done"])
+
+
+def test_a_command_that_is_no_job_prints_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(JOB, raising=False)
+    assert ended(monkeypatch, NotBegun())[2] is None
+
+
+def test_a_record_is_one_line_of_json_whatever_it_tells() -> None:
+    problem = Problem("bad-value", "name", "two\nlines", value=[float("nan"), "caf\u00e9\x1e"])
+    line = as_record(Answer(None, None, FAILED, [problem]))
+    assert line.count("\n") == 0
+    assert line.count(MARK) == 1
+    assert json.loads(line[1:])["errors"][0]["value"] == [None, "caf\u00e9\x1e"]

@@ -8,6 +8,7 @@ import pytest
 
 from trainers.data.sources import all_sources, check_name, open_data
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.problems import sentence
 
 EXTRA = """
 import numpy as np
@@ -55,7 +56,9 @@ def test_right_names_are_no_mistake(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_name_is_told_in_one_line_with_advice(data: str, line: str) -> None:
-    assert check_name(data) == line
+    problem = check_name(data)
+    assert problem is not None
+    assert sentence(problem) == line
     with pytest.raises(TroupeError) as caught:
         open_data(data, data_dir=Path("unused"))
     assert caught.value.mistakes == [line]
@@ -63,7 +66,9 @@ def test_a_wrong_name_is_told_in_one_line_with_advice(data: str, line: str) -> N
 
 
 def test_a_name_like_no_other_is_answered_with_all_names() -> None:
-    assert check_name("xyzzy") == f"data=xyzzy: no such data set; there are {', '.join(all_sources())}"
+    problem = check_name("xyzzy")
+    assert problem is not None
+    assert sentence(problem) == f"data=xyzzy: no such data set; there are {', '.join(all_sources())}"
 
 
 def test_data_from_outside_the_package_is_found_by_folder(tmp_path: Path) -> None:

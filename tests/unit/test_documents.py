@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from functools import cache
@@ -45,6 +46,23 @@ def test_the_architecture_names_every_module_of_the_cluster_and_the_engine_and_n
     named = set(re.findall(r"[a-z_]+\.py", listed))
     assert there - named == set()
     assert set(re.findall(r"^ {6,8}([a-z_]+\.py)  ", listed, re.MULTILINE)) - there == set()
+
+
+def codes() -> set[str]:
+    """The codes of all problems that are made, as far as they are written down where these are made."""
+    trees = [ast.parse(path.read_text()) for part in ("cluster", "trainers") for path in (ROOT / part).rglob("*.py")]
+    made = [call.args[0] for tree in trees for call in ast.walk(tree) if isinstance(call, ast.Call) and call.args
+            and getattr(call.func, "id", getattr(call.func, "attr", "")) == "Problem"]  # fmt: skip
+    return {code.value for code in made if isinstance(code, ast.Constant)}
+
+
+def test_the_documents_list_the_codes_of_all_errors_and_no_other() -> None:
+    text = (ROOT / "docs" / "json.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \|", text[text.index("| code |") : text.index("## train")], re.MULTILINE)
+    assert rows == sorted(rows)
+    assert codes() - set(rows) == set()
+    sources = "\n".join(path.read_text() for part in ("cluster", "trainers") for path in (ROOT / part).rglob("*.py"))
+    assert [code for code in rows if f'"{code}"' not in sources] == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -15,7 +15,7 @@ import pytest
 
 from cluster import prepare_search, tuning
 from cluster.driver import Driver, _size, rooms
-from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, PRUNED, RUNNING, WAITING, Search, TrialRecord
+from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, PRUNED, RUNNING, WAITING, Search, TrialRecord
 from cluster.prepare_search import SearchCommand
 from cluster.show import Progress
 from tests.folder_buckets import machine
@@ -170,10 +170,32 @@ def test_a_metric_that_is_not_finite_is_no_value_and_fails_its_trial_alone(
     one = driver()
     record = one.search.trials[0]
     tuning.note(one.search, record, {"step": 6, "eval_x": value})
-    assert (record.value, record.best) == (None, 0.1)
+    assert (record.value, record.best, record.code) == (None, 0.1, "not-finite")
     one.changed(record, True)
     assert (record.state, record.reason) == (FAILED, f"eval_x is {value} at step 6")
     assert not one.stop_requested(), "the others may do better"
+
+
+def test_a_value_takes_the_reason_away_why_there_was_none(driver: Callable[..., Driver]) -> None:
+    one = driver()
+    record = one.search.trials[0]
+    record.reason, record.code = "eval_x is nan at step 2", "not-finite"
+    tuning.note(one.search, record, {"step": 6})
+    assert record.code == "not-finite"
+    tuning.note(one.search, record, {"step": 8, "eval_x": 0.3})
+    assert (record.value, record.reason, record.code) == (0.3, "", "")
+
+
+def test_where_no_trial_can_report_the_metric_the_search_is_hopeless(driver: Callable[..., Driver]) -> None:
+    one = driver()
+    for trial in one.search.trials:
+        trial.value = None
+    record = one.search.trials[0]
+    record.state = FINISHED
+    one.changed(record, True)
+    assert (record.state, record.code) == (FAILED, NO_METRIC)
+    assert one.hopeless == record.reason == "reports no eval_x: it evaluates nothing"
+    assert one.stop_requested()
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "fifo"])

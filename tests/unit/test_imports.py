@@ -110,9 +110,9 @@ def test_data_sources_know_no_family_and_no_loop() -> None:
 def test_a_family_imports_its_contract_data_and_networks_only(folder: Path) -> None:
     allowed = (
         "trainers.engine.augment", "trainers.engine.config", "trainers.engine.errors", "trainers.engine.evaluation",
-        "trainers.engine.family", "trainers.engine.fonts", "trainers.engine.plots", "trainers.engine.schedules",
-        "trainers.engine.settings",
-        "trainers.engine.streams", "trainers.data", f"trainers.families.{folder.name}", "PIL", "numpy", "matplotlib",
+        "trainers.engine.family", "trainers.engine.fonts", "trainers.engine.plots", "trainers.engine.problems",
+        "trainers.engine.rules", "trainers.engine.schedules", "trainers.engine.settings", "trainers.engine.streams",
+        "trainers.data", f"trainers.families.{folder.name}", "PIL", "numpy", "matplotlib",
         "trainers.families.classification", "trainers.families.adversarial", "trainers.verdict", "torch", "torchvision",
         *sys.stdlib_module_names,
     )  # fmt: skip
@@ -137,15 +137,16 @@ def test_a_family_has_no_loop_over_steps_no_backward_no_device_and_no_rank(folde
 def test_settings_of_a_family_are_read_without_torch(folder: Path) -> None:
     for imported in imports_of(folder / "config.py"):
         allowed = ("trainers.engine.config", "trainers.engine.settings", "trainers.engine.errors",
-                   "trainers.data.settings", "trainers.families.classification.settings",
+                   "trainers.engine.problems", "trainers.engine.rules", "trainers.data.settings",
+                   "trainers.families.classification.settings",
                    "trainers.families.adversarial.settings")  # fmt: skip
         assert within(imported.name, *allowed, *sys.stdlib_module_names) or not imported.at_start, imported.name
 
 
 def test_settings_and_errors_import_no_torch() -> None:
     light = [ROOT / "trainers" / name for name in ("registry.py", "run.py", "engine/settings.py", "engine/errors.py",
-             "engine/runfolder.py", "engine/checkpoint.py", "engine/control.py", "engine/streams.py",
-             "engine/durable.py", "engine/processor.py", "engine/config.py")]  # fmt: skip
+             "engine/problems.py", "engine/runfolder.py", "engine/checkpoint.py", "engine/control.py",
+             "engine/streams.py", "engine/durable.py", "engine/processor.py", "engine/config.py")]  # fmt: skip
     assert broken(light, "torch", at_start=True) == []
 
 

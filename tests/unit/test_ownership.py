@@ -24,7 +24,7 @@ from tests.folder_buckets import machine
 from trainers.data.imagefolder import cached, open_folder
 from trainers.data.images import Part, Request
 from trainers.data.packed import pack
-from trainers.engine import contents, durable, ownership, runfolder
+from trainers.engine import contents, durable, ownership, removing, runfolder
 from trainers.engine.errors import CONFLICT, TroupeError
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +208,7 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path: Path, monkeypat
         report("mine", out="page")
         report("mine")
     assert contents.foreign(contents.names_in(tmp_path / "runs/mine")) == [], "a run writes what contents.py knows"
-    assert runfolder.remove(runfolder.find_own(tmp_path / "runs", "mine")) > 0
+    assert removing.remove(runfolder.find_own(tmp_path / "runs", "mine")) > 0
 
 
 def test_a_packed_data_set_replaces_a_packed_one_and_nothing_else(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def carried_out(entrypoint: str, folder: Path) -> Words:
         said.append(done.stdout.splitlines())
     assert said[0] == said[1]
     found = parse(said[0])
-    assert found.mistakes == []
+    assert found.problems == []
     return found
 
 
@@ -193,4 +193,4 @@ def test_what_its_comments_and_the_document_type_are_words_of_troupe() -> None:
     ]
     assert len(typed_there) >= 4
     for line in typed_there:
-        assert parse(shlex.split(line)[1:]).mistakes == [], line
+        assert parse(shlex.split(line)[1:]).problems == [], line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import datetime
 import gzip
 import io
 import json
@@ -138,17 +139,24 @@ def test_texts_are_kept_by_step_and_cut_where_they_are_long(tmp_path: Path) -> N
     assert notes == ["texts of 3 of 7 steps"]
 
 
-def test_a_session_lasts_from_the_log_to_the_last_row_and_a_copys_times_are_not_believed(tmp_path: Path) -> None:
+def test_a_session_lasts_from_the_start_to_the_last_row_and_a_copys_times_are_not_believed(tmp_path: Path) -> None:
     import os
 
     folder = RunFolder(tmp_path / "one")
     make_run(folder)
     start = int(time.time()) - 5000
-    folder.log(0).write_text(time.strftime("%Y-%m-%d %H:%M:%S worker 0 of 1, process 7\n", time.localtime(start)))
+    told = datetime.datetime.fromtimestamp(start).astimezone().isoformat()
+    folder.starts.write_text(json.dumps({"time": told, "workers": 2}) + "\n{half a li")
     os.utime(folder.metrics, (start + 4, start + 4))
     assert runs.read_run(folder).sessions == [[start, start + 4]]
     os.utime(folder.metrics, (start + 4000, start + 4000))
     assert runs.read_run(folder).sessions == [[start, start + 3]]  # six reports in three seconds
+    events = folder.path / f"events.out.tfevents.{start - 100}.host"  # of an older troupe, which notes no starts
+    events.write_text("")
+    os.utime(events, (start - 98, start - 98))
+    assert runs.read_run(folder).sessions == [[start - 100, start - 98], [start, start + 3]]
+    folder.starts.unlink()
+    assert runs.read_run(folder).sessions == [[start - 100, start - 98]]
 
 
 def test_importance_finds_the_setting_that_matters_and_not_the_other() -> None:

@@ -13,6 +13,7 @@ from cluster.connect import lack
 from cluster.environment import worker_environment
 from trainers import registry
 from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.problems import Problem, sentence
 
 
 def nodes(*cpus: float, **more: float) -> list[dict[str, float]]:
@@ -31,18 +32,24 @@ def test_workers_that_fit_lack_nothing(each: dict[str, float], workers: int, the
     assert lack(each, workers, there, "the cluster") is None
 
 
+def told(problem: Problem | None) -> str:
+    assert problem is not None
+    assert (problem.code, problem.about) == ("no-room", "workers")
+    return sentence(problem)
+
+
 def test_too_few_cpus_or_gpus_in_all_are_told() -> None:
-    assert lack({"CPU": 1.0}, 4, nodes(1, 2), "the cluster") == "workers=4: needs 4 CPUs, the cluster has 3"
-    assert lack({"CPU": 1.0}, 2, [{}], "this machine") == "workers=2: needs 2 CPUs, this machine has 0"
+    assert told(lack({"CPU": 1.0}, 4, nodes(1, 2), "the cluster")) == "workers=4: needs 4 CPUs, the cluster has 3"
+    assert told(lack({"CPU": 1.0}, 2, [{}], "this machine")) == "workers=2: needs 2 CPUs, this machine has 0"
     both = {"CPU": 1.0, "GPU": 1.0}
-    assert lack(both, 3, nodes(8, GPU=2), "the cluster") == "workers=3: needs 3 GPUs, the cluster has 2"
-    assert lack({**both, "CPU": 8.0}, 2, nodes(8, GPU=2), "this machine") == (
+    assert told(lack(both, 3, nodes(8, GPU=2), "the cluster")) == "workers=3: needs 3 GPUs, the cluster has 2"
+    assert told(lack({**both, "CPU": 8.0}, 2, nodes(8, GPU=2), "this machine")) == (
         "workers=2: needs 16 CPUs, this machine has 8"
     )
 
 
 def test_a_worker_needs_all_it_takes_on_one_node() -> None:
-    assert lack({"CPU": 8.0}, 2, nodes(4, 4, 4, 4), "the cluster") == (
+    assert told(lack({"CPU": 8.0}, 2, nodes(4, 4, 4, 4), "the cluster")) == (
         "workers=2: each needs 8 CPUs on one node, the cluster has room for 0 such; take fewer workers or "
         "threads_per_worker"
     )

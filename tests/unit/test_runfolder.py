@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from cluster import follow
-from trainers.engine import runfolder
+from trainers.engine import removing, runfolder
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.problems import sentence
 from trainers.engine.runfolder import RunFolder
 
 
@@ -69,10 +70,26 @@ def test_plain_names_are_taken(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a b", "ä", "a\n", "a\\b", "a:b"])
 def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
-    mistake = runfolder.check_name(name)
-    assert mistake is not None
-    assert "begins with a letter or digit" in mistake
-    assert "has 101 characters" in str(runfolder.check_name("x" * 101))
+    problem, long = runfolder.check_name(name), runfolder.check_name("x" * 101)
+    assert problem is not None
+    assert (problem.code, problem.value) == ("bad-name", name)
+    assert "begins with a letter or digit" in sentence(problem)
+    assert long is not None
+    assert "has 101 characters" in sentence(long)
+
+
+def test_each_start_of_the_workers_is_noted_as_data(tmp_path: Path) -> None:
+    folder = create(tmp_path, "dcgan", "mine")
+    assert folder.read_starts() == []
+    before = int(time.time())
+    for workers in (1, 4):
+        folder.note_start(workers)
+    rows = [json.loads(line) for line in folder.starts.read_text().splitlines()]
+    assert [row["workers"] for row in rows] == [1, 4]
+    assert all(before <= start <= time.time() for start in folder.read_starts())
+    with open(folder.starts, "ab") as file:
+        file.write(b'7\n{"time": 3}\n{"time": "soon"}\n\xff\n{"workers": 2}\n{"ti')
+    assert len(folder.read_starts()) == 2
 
 
 def test_all_runs_come_by_name_with_2_before_10(tmp_path: Path) -> None:
@@ -176,7 +193,7 @@ def test_a_run_that_another_process_holds_is_left_alone_until_that_process_dies(
     assert caught.value.code == CONFLICT
     assert caught.value.mistakes == ["mine: another process is working on this run; wait for it, or stop it first"]
     with pytest.raises(TroupeError) as caught:
-        runfolder.remove(folder)
+        removing.remove(folder)
     assert caught.value.code == CONFLICT
     assert folder.settings.exists()
     holder.kill()
@@ -197,7 +214,7 @@ def test_a_run_is_removed_as_a_whole(tmp_path: Path) -> None:
     folder = make(tmp_path, "mine")
     (folder.grids / "step_00000001.png").write_bytes(b"x" * 1000)
     assert folder.size() >= 1000
-    assert runfolder.remove(folder) >= 1000
+    assert removing.remove(folder) >= 1000
     assert list(tmp_path.iterdir()) == []
 
 
@@ -257,4 +274,4 @@ def test_all_who_asked_for_a_stop_hear_that_the_run_has_saved(tmp_path: Path) ->
             while len(said) < 2:
                 time.sleep(0.01)
             folder.stop.write_text(runfolder.SAVED)
-        assert [one.result()["saved"] for one in asked] == [True, True]
+        assert [one.result().result["saved"] for one in asked] == [True, True]

@@ -102,7 +102,7 @@ def test_a_runs_folder_that_cannot_be_read_is_told(runs: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "result.json", "verdict.json", "restarts.jsonl", "settings.json.before"]
+    "name", ["metrics.jsonl", "result.json", "verdict.json", "starts.jsonl", "restarts.jsonl", "settings.json.before"]
 )
 def test_bytes_that_are_no_text_in_any_file_of_a_run_cost_what_stood_there_only(
     runs: Path, capsys: pytest.CaptureFixture[str], name: str
@@ -110,6 +110,7 @@ def test_bytes_that_are_no_text_in_any_file_of_a_run_cost_what_stood_there_only(
     folder = RunFolder((runs / "sick").resolve())
     (folder.path / name).write_bytes(b'{"step": 1, "why": "\xff\xfe"}\n\x80\x81\n{"step": 2, "why": "lost"}\n')
     assert [row["why"] for row in folder.read_restarts()] == (["lost"] if name == "restarts.jsonl" else [])
+    assert folder.read_starts() == []
     assert folder.read_result() is None
     assert folder.read_verdict() == {}
     assert [row["step"] for row in folder.read_metrics()[0]] == ([2] if name == "metrics.jsonl" else [])

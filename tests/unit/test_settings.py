@@ -16,7 +16,7 @@ from trainers import registry
 from trainers.data.settings import ImageConfig
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError
-from trainers.engine.problems import show_value
+from trainers.engine.problems import sentence, sentences, show_value
 from trainers.engine.settings import Check, read_value, setting
 
 
@@ -39,10 +39,10 @@ class Example(Config):
 
 
 def mistakes_of(**words: Any) -> list[str]:
-    config, mistakes = Example.from_words(words, "example")
-    assert (config is None) == bool(mistakes)
-    assert all("\n" not in line for line in mistakes)
-    return mistakes
+    config, problems = Example.from_words(words, "example")
+    assert (config is None) == bool(problems)
+    assert all("\n" not in line for line in sentences(problems))
+    return sentences(problems)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_every_number_that_a_family_takes_has_a_bound(family: str) -> None:
             if not any(number in str(field.annotation) for number in ("int", "float")):
                 continue
             for huge in ("9" * 30, "1e300", "9" * 5000, f"-{'9' * 30}"):
-                _, mistakes = kind.from_words({name.rstrip("_"): huge}, family)
-                assert any(line.startswith(f"{name.rstrip('_')}={huge}: ") for line in mistakes), (name, huge)
+                _, problems = kind.from_words({name.rstrip("_"): huge}, family)
+                assert any((one.about, one.value) == (name.rstrip("_"), huge) for one in problems), (name, huge)
 
 
 @pytest.mark.parametrize(
@@ -363,6 +363,6 @@ def test_workers_may_be_a_range_of_how_many_there_is_room_for() -> None:
         ("0..2", "workers=0: must be at least 1"),
         ("1..9", "workers=9: more workers than the 4 micro-batches of a batch"),
     ):
-        _, mistakes = Config.from_words({"workers": words})
-        assert len(mistakes) == 1
-        assert mistakes[0].startswith(mistake)
+        _, problems = Config.from_words({"workers": words})
+        assert len(problems) == 1
+        assert sentence(problems[0]).startswith(mistake)

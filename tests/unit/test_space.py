@@ -13,11 +13,12 @@ from cluster.leaderboard import Search
 from cluster.space import Choice, Range, Space
 from trainers import registry
 from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.problems import sentences
 
 
 def read(family: str, **words: str) -> Space:
-    where, mistakes = space.read(registry.config_class(family), family, words, {}, "")
-    assert mistakes == []
+    where, problems = space.read(registry.config_class(family), family, words, {}, "")
+    assert problems == []
     assert where is not None
     return where
 
@@ -25,7 +26,7 @@ def read(family: str, **words: str) -> Space:
 def mistakes(family: str, **words: str) -> list[str]:
     where, wrong = space.read(registry.config_class(family), family, words, {}, "")
     assert where is None
-    return wrong
+    return sentences(wrong)
 
 
 def test_commas_separate_choices_and_two_dots_the_ends_of_a_range() -> None:
@@ -104,8 +105,8 @@ def test_what_cannot_be_searched_is_told_in_one_line(family: str, words: dict[st
 def test_all_mistakes_are_told_at_once_and_those_of_a_file_name_it() -> None:
     kind = registry.config_class("dcgan")
     _, wrong = space.read(kind, "dcgan", {"beta1": "2,3", "steps": "many"}, {"width": "9..8"}, "mine.py")
-    assert wrong == [
-        "mine.py: width=9..8: the range is reversed; say 8..9",
+    assert sentences(wrong) == [
+        "width=9..8: the range is reversed; say 8..9 (in mine.py)",
         "beta1=2,3: must be below 1",
         "steps=many: is not a number",
     ]

@@ -15,6 +15,7 @@ from cluster import begun_from, launch, train, use
 from trainers import registry
 from trainers.engine import durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.engine.problems import Problem
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.tensors import read_weights
 
@@ -71,7 +72,7 @@ def test_the_settings_come_back_after_any_failure_before_a_new_checkpoint(
 ) -> None:
     def fails(*_: Any) -> Any:
         assert json.loads(old.settings.read_text())["settings"]["learning_rate"] == 0.5
-        raise TroupeError("the checkpoint does not fit generator, at main.0.weight", code)
+        raise TroupeError(Problem("weights-misfit", reason="the checkpoint does not fit generator"), code)
 
     before = old.settings.read_text()
     monkeypatch.setattr(launch, "_here", fails)

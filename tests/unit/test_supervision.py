@@ -26,6 +26,7 @@ from cluster.group import (
 from cluster.show import Progress
 from cluster.worker import Worker, interface_of
 from trainers.engine.errors import CONFLICT, FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError, naming
+from trainers.engine.problems import Problem
 
 BUSY = Look(silent=0.1, microbatches=100, idle=0.5, slowest=0.4, waiting=False)
 WAITING = BUSY._replace(idle=1000.0, waiting=True)
@@ -427,16 +428,16 @@ def test_a_stop_before_the_first_micro_batch_waits_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "kept", "told"),
-    [("worker 0 died; go on with --resume", True, "worker 0 died; go on with --resume mine"),
-     ("no space left; free some, then go on with --resume", True,
+    ("problem", "kept", "told"),
+    [(Problem("lost", reason="worker 0 died", resumes=True), True, "worker 0 died; go on with --resume mine"),
+     (Problem("no-space", reason="no space left", hint="free some", resumes=True), True,
       "no space left; free some, then go on with --resume mine"),
-     ("wait, or take fewer workers, then go on with --resume", False,
-      "wait, or take fewer workers; nothing of the run is kept, as it had not begun"),
-     ("stopped and saved; go on with --resume mine", True, "stopped and saved; go on with --resume mine")],
+     (Problem("no-room", reason="no room", hint="wait, or take fewer workers", resumes=True), False,
+      "no room; wait, or take fewer workers; nothing of the run is kept, as it had not begun"),
+     (Problem("damaged", reason="damaged"), True, "damaged")],
 )  # fmt: skip
-def test_advice_to_go_on_names_the_run_or_says_that_there_is_none(said: str, kept: bool, told: str) -> None:
-    error = naming(TroupeError(said, CONFLICT), "mine", kept)
+def test_advice_to_go_on_names_the_run_or_says_that_there_is_none(problem: Problem, kept: bool, told: str) -> None:
+    error = naming(TroupeError(problem, CONFLICT), "mine", kept)
     assert (error.mistakes, str(error), error.code) == ([told], told, CONFLICT)
 
 

@@ -12,6 +12,7 @@ from cluster import train
 from tests.folder_buckets import machine
 from trainers.engine import bucket, checkpoint, holding, mirror
 from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.problems import Problem
 
 
 def save(run: Path, step: int, text: str) -> None:
@@ -167,7 +168,7 @@ def test_a_bucket_that_fails_for_too_long_is_given_up_with_what_is_left_to_do(
     assert sending.bucket is not None
 
     def refuse(path: Path) -> None:
-        raise bucket.Unreachable("s3://b/runs: cannot be reached", SURROUNDINGS)
+        raise bucket.Unreachable(Problem("bucket-failed", "s3://b/runs", "cannot be reached"), SURROUNDINGS)
 
     monkeypatch.setattr(sending.bucket, "send", refuse)
     with pytest.raises(TroupeError) as error:

@@ -12,6 +12,7 @@ import pytest
 from trainers.engine import checkpoint
 from trainers.engine.bucket import Unreachable
 from trainers.engine.errors import SURROUNDINGS, Passing, TroupeError
+from trainers.engine.problems import Problem
 from trainers.engine.runfolder import RunFolder
 
 
@@ -67,23 +68,26 @@ def test_where_the_checkpoint_has_been_removed_the_newest_whole_one_is_taken(tmp
 
 
 @pytest.mark.parametrize(
-    ("error", "ended"),
+    ("kind", "problem", "ended", "reason"),
     [
-        (TroupeError("too little memory: take smaller networks", SURROUNDINGS), "failed"),
-        (Passing("runs: no space left; free some, then go on with --resume", SURROUNDINGS), "stopped"),
-        (Unreachable("s3://b: cannot be reached", SURROUNDINGS), "stopped"),
+        (TroupeError, Problem("no-memory", "", "too little", "take less"), "failed", "too little; take less"),
+        (
+            Passing, Problem("no-space", "runs", "no space left", "free some", resumes=True), "stopped",
+            "runs: no space left; free some",
+        ),
+        (Unreachable, Problem("bucket-failed", "s3://b", "cannot be reached"), "stopped", "s3://b: cannot be reached"),
     ],
-)
+)  # fmt: skip
 def test_a_trial_says_why_it_ended_and_fails_where_another_try_would_end_in_the_same_way(
-    error: TroupeError, ended: str
+    kind: type[TroupeError], problem: Problem, ended: str, reason: str
 ) -> None:
     from cluster.trial import Trial
 
     trial: Any = object.__new__(Trial)
-    trial.mistake, trial.there, trial.clones, trial.reports = error, None, [], queue.Queue()
+    trial.mistake, trial.there, trial.clones, trial.reports = kind(problem, SURROUNDINGS), None, [], queue.Queue()
     trial._run()
     told = trial.reports.get_nowait()
-    assert (told["ended"], told["reason"]) == (ended, error.mistakes[0].removesuffix(", then go on with --resume"))
+    assert (told["ended"], told["reason"], told["code"]) == (ended, reason, problem.code)
 
 
 @pytest.mark.parametrize("wanted", [None, checkpoint.name_of(4)])

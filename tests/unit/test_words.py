@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from cluster.help import help_text
 from cluster.words import VERBS, Words, parse
+from trainers.engine.problems import Problem, sentences
 
 
 def mistakes_of(*arguments: str) -> list[str]:
-    words = parse(arguments)
-    assert all("\n" not in line for line in words.mistakes)
-    return words.mistakes
+    lines = sentences(parse(arguments).problems)
+    assert all("\n" not in line for line in lines)
+    return lines
 
 
 def test_a_command_is_taken_apart_into_verb_names_settings_and_options() -> None:
@@ -24,14 +25,14 @@ def test_a_command_is_taken_apart_into_verb_names_settings_and_options() -> None
     assert words.options == {"json": "", "name": "mine"}
     assert words.has("json")
     assert not words.has("resume")
-    assert words.mistakes == []
+    assert words.problems == []
 
 
 @pytest.mark.parametrize("given", [["--name", "mine"], ["--name=mine"]])
 def test_a_value_may_follow_its_option_or_an_equals_sign(given: list[str]) -> None:
     words = parse(["train", "dcgan", *given])
     assert words.options["name"] == "mine"
-    assert words.mistakes == []
+    assert words.problems == []
 
 
 def test_a_value_may_hold_equals_signs_and_a_setting_any_text() -> None:
@@ -44,7 +45,7 @@ def test_an_option_that_repeats_keeps_every_value() -> None:
     words = parse(["train", "dcgan", "--families", "one", "--families=two"])
     assert words.repeated["families"] == ["one", "two"]
     assert words.families == (Path("one").resolve(), Path("two").resolve())
-    assert words.mistakes == []
+    assert words.problems == []
 
 
 @pytest.mark.parametrize(
@@ -90,37 +91,37 @@ def test_every_mistake_of_a_command_is_found() -> None:
 
 
 def test_a_verb_that_takes_any_number_of_names_takes_them() -> None:
-    assert parse(["runs"]).mistakes == []
+    assert parse(["runs"]).problems == []
     assert parse(["runs", "--remove", "a", "b", "c"]).names == ["a", "b", "c"]
-    assert parse(["runs", "a", "b", "c"]).mistakes == []
+    assert parse(["runs", "a", "b", "c"]).problems == []
 
 
 def test_a_family_may_be_left_out_where_a_run_goes_on() -> None:
-    assert parse(["train", "--resume", "mine"]).mistakes == []
+    assert parse(["train", "--resume", "mine"]).problems == []
 
 
 @pytest.mark.parametrize("given", [[], ["--help"], ["-h"], ["help"]])
 def test_help_is_shown_where_nothing_is_asked_for(given: list[str]) -> None:
     words = parse(given)
     assert words.help
-    assert words.mistakes == []
+    assert words.problems == []
 
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("word", ["--help", "-h"])
 def test_every_verb_has_help_that_needs_no_names(verb: str, word: str) -> None:
     words = parse([verb, word])
-    assert (words.verb, words.help, words.mistakes) == (verb, True, [])
+    assert (words.verb, words.help, words.problems) == (verb, True, [])
 
 
 def test_a_whole_number_is_asked_for_and_a_mistake_noted() -> None:
     words = Words(options={"count": "12", "seed": "-1", "out": "x", "odd": "²"})
     assert words.number("count", 64, 1) == 12
     assert words.number("missing", 64, 1) == 64
-    assert words.mistakes == []
+    assert words.problems == []
     assert words.number("count", 64, 13) == 64
     assert [words.number(name, 5, 0) for name in ("seed", "out", "odd")] == [5, 5, 5]
-    assert words.mistakes == [
+    assert sentences(words.problems) == [
         "--count 12: must be a whole number, at least 13",
         "--seed -1: must be a whole number, at least 0",
         "--out x: must be a whole number, at least 0",
@@ -128,11 +129,24 @@ def test_a_whole_number_is_asked_for_and_a_mistake_noted() -> None:
     ]
 
 
+def test_what_is_wrong_is_data_for_programs() -> None:
+    words = parse(["train", "dcgan", "--nmae", "x", "steps=1", "steps=2"])
+    hint = "did you mean --name, or nmae=x?"
+    assert words.problems == [
+        Problem("unknown-option", "--nmae", "no such option of train", hint),
+        Problem("said-twice", "steps", "said twice, as 1 and 2"),
+    ]
+    assert parse(["runs", "steps=1"]).problems[0].as_json() == {
+        "code": "unknown-setting", "about": "steps", "value": "1", "reason": "runs takes no settings", "hint": "",
+        "source": "", "resumes": False, "run": "", "kept": True, "text": "steps=1: runs takes no settings",
+    }  # fmt: skip
+
+
 def test_every_verb_says_what_it_is_with_an_example_that_parses() -> None:
     for name, verb in VERBS.items():
         assert verb.summary, name
         assert verb.example.startswith(f"troupe {name}")
-        assert parse(verb.example.split()[1:]).mistakes == []
+        assert parse(verb.example.split()[1:]).problems == []
         assert all(option.help for option in verb.options)
         assert len({option.name for option in verb.options}) == len(verb.options)
 

@@ -30,6 +30,7 @@ from trainers.data.listing import Layout, Listed, arranged, counted, look_throug
 from trainers.engine import durable, ownership
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded, in_utf8, shown
+from trainers.engine.problems import Problem
 
 AUTO_SIZE = 64
 WHAT, PARTIAL = "a packed folder of images", "a folder of images that is being packed"  # in the marks of folders
@@ -46,12 +47,14 @@ FACTS = {
 
 def open_folder(request: Request) -> ImageData:
     """Open a folder of images, packed first where it is not, or has changed since."""
-    words = f"data=imagefolder:{shown(request.argument)}"
+    value = f"imagefolder:{shown(request.argument)}"
+    words = f"data={value}"
     root, bare = expanded(request.argument).resolve(), dict[str, str]()
     if not os.path.isdir(root):
-        is_file = os.path.exists(root)
-        what = "is no folder" if is_file else "no such folder"
-        raise TroupeError(f"{words}: {what}; give the path of one", WORDS if is_file else SURROUNDINGS)
+        hint = "give the path of one"
+        if os.path.exists(root):
+            raise TroupeError(Problem("bad-value", "data", "is no folder", hint, value), WORDS)
+        raise TroupeError(Problem("missing-folder", "data", "no such folder", hint, value), SURROUNDINGS)
     size = request.image_size or AUTO_SIZE
     cache = request.data_dir / "packed" / _key(str(root), size)
     facts = _facts_of(cache)
@@ -60,8 +63,9 @@ def open_folder(request: Request) -> ImageData:
         if found.passed:
             request.warn(f"{words}: files that are no images were passed over: {counted(found.passed)}")
         if not found.images:
-            raise TroupeError(f"{words}: holds no images; they are known by {', '.join(extensions())}", SURROUNDINGS)
-        layout = arranged(found, words)
+            hint = f"they are known by {', '.join(extensions())}"
+            raise TroupeError(Problem("no-images", "data", "holds no images", hint, value), SURROUNDINGS)
+        layout = arranged(found, value)
         bare, facts = layout.bare, _facts_of(cache, found.images)
     if facts is None:
         try:
@@ -71,11 +75,9 @@ def open_folder(request: Request) -> ImageData:
                     root, found.images, layout, size, cache, request.progress
                 )
         except OSError as error:
-            reason = error.strerror or str(error)
-            advice = "make room there, or give another folder with --data-dir"
-            raise TroupeError(
-                f"{words}: cannot be packed under {cache.parent} ({reason}); {advice}", SURROUNDINGS
-            ) from error
+            reason = f"cannot be packed under {cache.parent} ({error.strerror or error})"
+            hint = "make room there, or give another folder with --data-dir"
+            raise TroupeError(Problem("not-written", "data", reason, hint, value), SURROUNDINGS) from error
     if facts["unreadable"]:
         count = facts["unreadable"]
         skipped = "1 unreadable image was skipped" if count == 1 else f"{count} unreadable images were skipped"
@@ -93,9 +95,8 @@ def _opened(cache: Path, facts: Mapping[str, Any], bare: Mapping[str, str], eval
     codes, parts = np.load(cache / "parts.npy"), facts["parts"]
     learned, held_out = splitting.rows_for(codes, evaluate_on, parts)
     if not len(learned):
-        raise TroupeError(
-            f"data=imagefolder:{shown(facts['source'])}: none of the images to learn from can be read", SURROUNDINGS
-        )
+        reason, value = "none of the images to learn from can be read", f"imagefolder:{shown(facts['source'])}"
+        raise TroupeError(Problem("no-images", "data", reason, value=value), SURROUNDINGS)
     lost = dict(bare)
     if labels is not None:
         read = np.bincount(labels[codes != splitting.TEST], minlength=len(facts["class_names"]))
@@ -149,7 +150,8 @@ def remove(folder: Path) -> None:
             if not _cleared(folder):
                 raise _not_ours(folder)
     except Timeout:
-        raise TroupeError(f"{folder}: is being packed at this moment; wait for that run", CONFLICT) from None
+        reason, hint = "is being packed at this moment", "wait for that run"
+        raise TroupeError(Problem("held", str(folder), reason, hint), CONFLICT) from None
 
 
 def _cleared(folder: Path) -> bool:
@@ -166,8 +168,8 @@ def _cleared(folder: Path) -> bool:
 
 
 def _not_ours(folder: Path) -> TroupeError:
-    return TroupeError(f"{folder}: is not known to be packed by troupe, or is damaged or another user's; remove it by "
-                       "hand", CONFLICT)  # fmt: skip
+    reason = "is not known to be packed by troupe, or is damaged or another user's"
+    return TroupeError(Problem("not-ours", str(folder), reason, "remove it by hand"), CONFLICT)
 
 
 def _key(root: str, size: int) -> str:
@@ -235,9 +237,8 @@ def _write(
                 digests.append((in_utf8(path), hashlib.sha256(content).hexdigest()))
             progress(done, len(listing))
     if not digests:
-        raise TroupeError(
-            f"data=imagefolder:{shown(root)}: none of its {len(listing)} images can be read", SURROUNDINGS
-        )
+        reason = f"none of its {len(listing)} images can be read"
+        raise TroupeError(Problem("no-images", "data", reason, value=f"imagefolder:{shown(root)}"), SURROUNDINGS)
     hashes = [digest for _, digest in digests]
     folders = [path.partition("/")[0] for path, _ in digests]
     codes = splitting.split(folders, hashes, labels if class_names else None, parts)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from trainers.data.decoding import extensions
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.paths import shown
+from trainers.engine.problems import Problem
 
 PARTS = {  # names of folders that are parts of a data set, and no classes
     "train": "train", "training": "train", "test": "test", "testing": "test",
@@ -50,9 +51,8 @@ def look_through(root: Path) -> Found:
     """
 
     def refuse(error: OSError) -> None:
-        raise TroupeError(
-            f"{shown(error.filename)}: cannot be read ({error.strerror}); its images would be missing", SURROUNDINGS
-        )
+        reason, hint = f"cannot be read ({error.strerror})", "its images would be missing"
+        raise TroupeError(Problem("not-read", shown(error.filename), reason, hint), SURROUNDINGS)
 
     known, listing, seen, passed = extensions(), [], set(), Counter[str]()
     holds: dict[str, Counter[str]] = {}
@@ -87,10 +87,10 @@ def counted(kinds: Mapping[str, int]) -> str:
     return ", ".join([f"{count} {kind}" for kind, count in most[:5]] + (["..."] if len(most) > 5 else []))
 
 
-def arranged(found: Found, words: str) -> Layout:
+def arranged(found: Found, data: str) -> Layout:
     """Which folders are parts and which are classes.
 
-    Raises TroupeError (exit code 3), with the `words` that named the folder, where parts have unlike classes.
+    Raises TroupeError (exit code 3), with the `data` that named the folder, where parts have unlike classes.
     """
     paths = [image.path for image in found.images]
     parts = parts_of(paths)
@@ -105,7 +105,7 @@ def arranged(found: Found, words: str) -> Layout:
     train = next(name for name, part in parts.items() if part == "train")
     if any(classes for classes, _ in every.values()):
         _refuse_unlike({name: {path.partition("/")[0] for path in within if "/" in path}
-                        for name, within in inside.items()}, train, words)  # fmt: skip
+                        for name, within in inside.items()}, train, data)  # fmt: skip
     classes = every[train][0]
     return Layout(parts, classes, [], _bare(found, f"{train}/"))
 
@@ -142,7 +142,7 @@ def _bare(found: Found, part: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _refuse_unlike(classes: Mapping[str, set[str]], train: str, words: str) -> None:
+def _refuse_unlike(classes: Mapping[str, set[str]], train: str, data: str) -> None:
     """Raise TroupeError where a part has other classes than the one to learn from, with what differs."""
     differ = []
     for name in classes.keys() - {train}:
@@ -150,4 +150,5 @@ def _refuse_unlike(classes: Mapping[str, set[str]], train: str, words: str) -> N
             names = ", ".join([*map(shown, sorted(only)[:8]), *(["..."] if len(only) > 8 else [])])
             differ += [f"only its folder {where} has images of {names}"] if only else []
     if differ:
-        raise TroupeError(f"{words}: {'; '.join(sorted(differ))}; its parts must have the same classes", SURROUNDINGS)
+        reason, hint = "; ".join(sorted(differ)), "its parts must have the same classes"
+        raise TroupeError(Problem("parts-differ", "data", reason, hint, data), SURROUNDINGS)

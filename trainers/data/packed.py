@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from trainers.data.images import Part, array_digest
 from trainers.engine import durable, ownership
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.engine.problems import Problem
 
 MANIFEST = "packed.json"
 WHAT = "a packed data set"  # in the mark of its folder
@@ -57,8 +58,8 @@ def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence
         files = [*(f"{key}.npy" for key in arrays), MANIFEST]
         there = [file for file in files if os.path.lexists(folder / file)]
         if there and not _is_packed(folder) and ownership.read(folder, WHAT) is None:
-            raise TroupeError(f"{folder}: holds {', '.join(there)}, which troupe has not packed; move that away",
-                              CONFLICT)  # fmt: skip
+            reason = f"holds {', '.join(there)}, which troupe has not packed"
+            raise TroupeError(Problem("not-ours", str(folder), reason, "move that away"), CONFLICT)
         if ownership.read(folder, WHAT) is None and not os.path.lexists(folder / ownership.MARK):
             ownership.mark(folder, WHAT)  # what is there from now on may be half of a packed form
         for key, array in arrays.items():
@@ -105,5 +106,5 @@ def _read(file: Path, shape: list[int], sha256: str) -> NDArray[Any]:
 
 
 def _damaged(file: Path, reason: object) -> TroupeError:
-    text = " ".join(str(reason).split())
-    return TroupeError(f"{file}: damaged ({text}); remove {file.parent} and pack it again", SURROUNDINGS)
+    told, hint = " ".join(str(reason).split()), f"remove {file.parent} and pack it again"
+    return TroupeError(Problem("damaged", str(file), f"damaged ({told})", hint), SURROUNDINGS)

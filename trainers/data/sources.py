@@ -33,10 +33,12 @@ def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
     for module in modules:
         told = getattr(module, "SOURCES", {})
         if not isinstance(told, Mapping) or not all(isinstance(source, Source) for source in told.values()):
-            raise TroupeError(f"{module.__file__}: needs SOURCES = {{name: Source(...)}}", WORDS)
+            reason = "needs SOURCES = {name: Source(...)}"
+            raise TroupeError(Problem("own-code", str(module.__file__), reason), WORDS)
         for name, source in told.items():
             if name in sources:
-                raise TroupeError(f"{module.__file__}: {name} is the name of another data set; rename it", WORDS)
+                reason = f"{name} is the name of another data set"
+                raise TroupeError(Problem("name-in-use", str(module.__file__), reason, "rename it"), WORDS)
             sources[name] = source
     return sources
 
@@ -180,5 +182,6 @@ def _load(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise TroupeError(f"{file}: cannot be loaded ({told_of(error)}); mend it", WORDS) from error
+        reason = f"cannot be loaded ({told_of(error)})"
+        raise TroupeError(Problem("own-code", str(file), reason, "mend it"), WORDS) from error
     return module

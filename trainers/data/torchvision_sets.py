@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from trainers.data.images import ImageData, Part, Request, Source, content_digest, in_memory
 from trainers.data.packed import Content, pack, read_packed
 from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.problems import Problem
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -85,7 +86,8 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
         shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
         return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
     except (OSError, EOFError, ValueError, LookupError, zlib.error) as error:
-        raise TroupeError(f"{file}: damaged ({error}); fetch it again", SURROUNDINGS) from error
+        problem = Problem("damaged", str(file), f"damaged ({error})", "fetch it again")
+        raise TroupeError(problem, SURROUNDINGS) from error
 
 
 def _find(name: str, data_dir: Path) -> Content | None:
@@ -111,12 +113,10 @@ def _download(name: str, data_dir: Path) -> Content:
                 pack(data_dir / name, name, *found)  # so that the next time needs no torchvision
             return found
     except (ImportError, OSError, RuntimeError, http.client.HTTPException) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise TroupeError(
-            f"data={name}: not found under {data_dir} and could not be downloaded ({reason}); "
-            f"put {KNOWN[name].files} there, or choose data=digits",
-            SURROUNDINGS,
-        ) from error
+        told = " ".join(str(error).split()) or type(error).__name__
+        reason = f"not found under {data_dir} and could not be downloaded ({told})"
+        hint = f"put {KNOWN[name].files} there, or choose data=digits"
+        raise TroupeError(Problem("not-downloaded", "data", reason, hint, name), SURROUNDINGS) from error
 
 
 def _through_torchvision(name: str, data_dir: Path) -> Content:

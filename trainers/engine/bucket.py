@@ -19,6 +19,7 @@ from trainers.engine import checkpoint, contents, durable
 from trainers.engine.errors import SURROUNDINGS, WORDS, Passing, TroupeError
 from trainers.engine.holding import DRIVER, hold, is_held
 from trainers.engine.paths import DATA_DIR, TRIALS, expanded
+from trainers.engine.problems import Problem
 from trainers.engine.synced import Synced
 
 ADDRESS = re.compile(r"(s3|gs|gcs|abfs|abfss|hdfs)://[^/]")
@@ -40,11 +41,13 @@ def folder_for(text: str) -> Path:
     """
     if not is_address(text):
         if "://" in text:
-            raise TroupeError(f"--runs-dir {text}: a folder, or a bucket as in s3://BUCKET/PATH", WORDS)
+            reason = "a folder, or a bucket as in s3://BUCKET/PATH"
+            raise TroupeError(Problem("bad-value", "--runs-dir", reason, value=text), WORDS)
         return Path(text)
     if "@" in text:
-        raise TroupeError("--runs-dir: keys do not belong into an address, which is shown and kept; say them by "
-                          "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", WORDS)  # fmt: skip
+        reason = "keys do not belong into an address, which is shown and kept"
+        hint = "say them by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise TroupeError(Problem("bad-value", "--runs-dir", reason, hint), WORDS)
     text = text.rstrip("/")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.partition("://")[2].partition("?")[0])[:60]
     folder = expanded(DATA_DIR) / "buckets" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -131,7 +134,7 @@ class Bucket:
         try:
             yield
         except (OSError, ValueError, ImportError) as error:
-            raise Unreachable(f"{self.address}: {reason(error)}", SURROUNDINGS) from error
+            raise Unreachable(Problem("bucket-failed", self.address, reason(error)), SURROUNDINGS) from error
 
     def look(self) -> None:
         """Raises TroupeError (exit code 3) where nothing can be written there."""

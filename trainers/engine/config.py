@@ -17,7 +17,7 @@ from trainers.engine import rules
 from trainers.engine.errors import meant
 from trainers.engine.paths import expanded
 from trainers.engine.problems import Problem, show_value
-from trainers.engine.settings import Check, Settings, Span, number_of, seconds_of, setting
+from trainers.engine.settings import Check, Settings, Span, as_problems, number_of, seconds_of, setting
 
 NOTHING = "evaluates-nothing"  # codes of problems: the family has no metrics,
 NOTHING_HELD_OUT = "nothing-held-out"  # the data holds nothing out,
@@ -307,8 +307,13 @@ class Config(Schedules):
         """Why evaluations go through nothing of such data."""
         return "the data holds nothing out to evaluate on"
 
+    def wrong_data(self, facts: Mapping[str, Any]) -> list[Problem]:
+        """What is wrong with such data for these settings."""
+        return as_problems(self.misfit(facts))
+
     def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
-        """What is wrong with such data for these settings: channels, image_size, classes, held_out."""
+        """What a family finds wrong with such data, which it may also say in texts: channels, image_size, classes,
+        held_out."""
         asked = self.target != "none" or self.schedule == "plateau" or self.evaluate_every not in ("auto", 0)
         if self.places(facts) < 1:
             reason = f"holds too little for batch_size={self.batch_size}"

@@ -15,7 +15,7 @@ CHECKPOINT = r"step_\d+(_phase_\d+)?"
 IN_CHECKPOINT = rf"state\.pt|manifest\.json|{HIDDEN}"
 FILES = re.compile(
     rf"""
-      settings\.json(\.before)? | (metrics|restarts)\.jsonl | (result|verdict|search)\.json | leaderboard\.csv
+      settings\.json(\.before)? | (metrics|starts|restarts)\.jsonl | (result|verdict|search)\.json | leaderboard\.csv
     | events\.out\.tfevents\..* | from\.(pt|pth|safetensors) | driver\.log | [^./][^/]*\.png | timelapse\.gif
     | checkpoints/({HIDDEN}) | checkpoints/(\.making_)?{CHECKPOINT}(-[0-9a-f]+|\.damaged(-\d+)?)?/({IN_CHECKPOINT})
     | grids/(step_\d+\.(png|txt)|{HIDDEN}) | logs/(rank_\d+\.log|driver\.log|{HIDDEN})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainers.engine.errors import FAILED, PeerLost, TroupeError
+from trainers.engine.problems import Problem
 from trainers.engine.tree import fold, shares
 from trainers.engine.world import World
 
@@ -58,7 +59,7 @@ class Ddp:
         except RuntimeError as error:
             if not isinstance(error, dist.DistError) and "gloo" not in str(error):
                 raise
-            raise PeerLost(f"lost the other workers: {str(error).splitlines()[0]}") from error
+            raise PeerLost(Problem("lost", reason=f"lost the other workers: {str(error).splitlines()[0]}")) from error
         finally:
             self.world.waiting = False
 
@@ -131,11 +132,9 @@ class Ddp:
     def _refuse_gaps(self, parameters: Sequence[nn.Parameter]) -> None:
         """Raise TroupeError where a wrapper has just summed without some parameter."""
         if self.wrappers and not all(id(parameter) in self.fired for parameter in parameters):
-            raise TroupeError(
-                "exchange=ddp: a parameter had no gradient in a micro-batch, where it had one before; its sum over the "
-                "workers would be wrong: say exchange=exact",
-                FAILED,
-            )
+            reason = "a parameter had no gradient in a micro-batch, where it had one before"
+            hint = "its sum over the workers would be wrong: say exchange=exact"
+            raise TroupeError(Problem("exchange-misfit", "exchange", reason, hint, "ddp"), FAILED)
 
     def _loss(self, loss: Callable[[int], Tensor], index: int) -> Tensor:
         with self._meets(waiting=False):  # a wrapper's second forward agrees on buckets with the other workers

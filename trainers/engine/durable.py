@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -66,6 +67,17 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[Path]:
         raise
     if lasting:
         sync(path.parent)
+
+
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.making")
+
+
+def clear_unfinished(*folders: Path) -> None:
+    """Remove what `replacing` left in folders of a run or a search that the caller holds, where it was killed."""
+    for folder in folders:
+        for path in folder.glob(".*.making"):
+            if UNFINISHED.fullmatch(path.name) and not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
 def write(path: Path, text: str, lasting: bool = True) -> None:

@@ -52,10 +52,8 @@ class Stopped(TroupeError):
 class NotBegun(Stopped):
     """The run was asked to stop before its first step."""
 
-    def __init__(
-        self, problems: Problem | str | Iterable[Problem | str] = "stopped before it began", code: int = STOPPED
-    ) -> None:
-        super().__init__(problems, code)
+    def __init__(self, problems: Problem | str | Iterable[Problem | str] | None = None, code: int = STOPPED) -> None:
+        super().__init__(problems or Problem("stopped", reason="stopped before it began"), code)
 
 
 class Passing(TroupeError):
@@ -106,9 +104,3 @@ def meant(word: str, known: Iterable[str]) -> str:
     """`did you mean X?` for the known word nearest to `word`, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else ""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The same after a semicolon."""
-    hint = meant(word, known)
-    return f"; {hint}" if hint else ""

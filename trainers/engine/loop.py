@@ -16,6 +16,7 @@ from trainers.engine.errors import FAILED, Stopped, TroupeError
 from trainers.engine.family import Data, Family
 from trainers.engine.holding import Writer
 from trainers.engine.mirror import Mirror
+from trainers.engine.problems import Problem
 from trainers.engine.record import Recorder
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.step import advance
@@ -55,10 +56,8 @@ def train(
             if not done or (trainer.stop_agreed and trainer.step < config.steps and not trainer.reached):
                 recorder.save()
                 recorder.settle()
-                raise Stopped(
-                    f"{folder.name}: stopped at step {trainer.step} of {config.steps} and saved; go on with "
-                    f"--resume {folder.name}"
-                )
+                reason = f"stopped at step {trainer.step} of {config.steps} and saved"
+                raise Stopped(Problem("stopped", folder.name, reason, resumes=True, run=folder.name))
         return recorder.finish()
 
 
@@ -97,9 +96,9 @@ def reproducible() -> Iterator[None]:
         operation, said, _ = str(error).partition(" does not have a deterministic implementation")
         if not said:
             raise
+        reason = f"{operation} has no way on a GPU that gives the same bits each time"
         raise TroupeError(
-            f"exchange=exact: {operation} has no way on a GPU that gives the same bits each time; say exchange=ddp",
-            FAILED,
+            Problem("exchange-misfit", "exchange", reason, "say exchange=ddp", "exact"), FAILED
         ) from error
     finally:
         torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.family import Data, Family, MicroBatch
-from trainers.engine.problems import show_value
+from trainers.engine.problems import Problem, show_value
 from trainers.engine.settings import show_size
 from trainers.engine.world import World, host_identity
 
@@ -89,9 +89,8 @@ def outlines(family: Family) -> Mapping[str, nn.Module] | None:
             return family.networks()
     except Exception as error:
         if "overflow" in str(error).lower():
-            raise TroupeError(
-                f"the networks are larger than any memory; take smaller ones{_by(family.config)}", WORDS
-            ) from None
+            reason, hint = "the networks are larger than any memory", f"take smaller ones{_by(family.config)}"
+            raise TroupeError(Problem("no-memory", reason=reason, hint=hint), WORDS) from None
         return None
 
 
@@ -262,12 +261,13 @@ def is_near(config: Config, one: Need, count: int, free: int) -> bool:
     """Whether so many workers come near what is free. Raises TroupeError (exit code 3) where it cannot be enough."""
     if count * one.least > free:
         where = "on its GPU" if config.device == "cuda" else "here"
-        raise TroupeError(
+        reason = (
             f"too little memory: {_of(count)} at least {show_size(count * one.least)} ("
             f"{one._replace(activations=None).told()}{' each' if count > 1 else ''}), and {show_size(free)} are free "
-            f"{where}; take smaller networks{_by(config)}" + (", or fewer workers" if count > 1 else ""),
-            SURROUNDINGS,
+            f"{where}"
         )
+        hint = f"take smaller networks{_by(config)}" + (", or fewer workers" if count > 1 else "")
+        raise TroupeError(Problem("no-memory", reason=reason, hint=hint), SURROUNDINGS)
     return count * (one.least + (one.activations or 0)) > NEAR * free
 
 

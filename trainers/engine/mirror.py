@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from trainers.engine import bucket
 from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.problems import Problem, sentences
 
 T = TypeVar("T")
 
@@ -45,7 +47,7 @@ class Mirror:
     def __init__(self, path: Path | None, say: Callable[[str], None], beat: Callable[[], object] = nothing) -> None:
         self.path, self.say, self.beat = path or Path(), say, beat
         self.bucket = bucket.of_run(path) if path is not None else None
-        self.told = ""  # what was last said to be wrong
+        self.told: list[Problem] = []  # what was last said to be wrong
         self.woken, self.ended, self.one = threading.Event(), threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._keep, daemon=True)
         if self.bucket is not None:
@@ -62,9 +64,8 @@ class Mirror:
         try:
             patiently(self._send, self.beat)
         except bucket.Unreachable as error:
-            raise bucket.Unreachable(
-                f"{error}; all of the run lies in {self.path}, and --resume {self.path.name} sends it", SURROUNDINGS
-            ) from None
+            hint = f"all of the run lies in {self.path}, and --resume {self.path.name} sends it"
+            raise bucket.Unreachable([replace(one, hint=hint) for one in error.problems], SURROUNDINGS) from None
 
     def end(self) -> None:
         self.ended.set()
@@ -90,10 +91,12 @@ class Mirror:
             try:
                 self.bucket.send(self.path)
             except TroupeError as error:
-                if self.told != error.mistakes[0]:
-                    self.told = error.mistakes[0]
-                    self.say(f"{self.told}; all is kept on this machine's disk, and sent when it can be")
+                if self.told != error.problems:
+                    self.told = error.problems
+                    hint = "all is kept on this machine's disk, and sent when it can be"
+                    for line in sentences(replace(one, hint=hint) for one in self.told):
+                        self.say(line)
                 raise
             if self.told:
-                self.told = ""
+                self.told = []
                 self.say(f"{self.bucket.address}: all is sent")

@@ -27,7 +27,7 @@ class Problem:
 
     def as_json(self) -> dict[str, Any]:
         """All fields, as `--json` prints them, and the sentence as `text`."""
-        return {**asdict(self), "text": sentence(self)}
+        return {**asdict(replace(self, value=as_plain(self.value))), "text": sentence(self)}
 
 
 def sentence(problem: Problem) -> str:
@@ -52,8 +52,16 @@ def sentences(problems: Iterable[Problem]) -> list[str]:
 
 
 def of(problems: Iterable[Problem], option: str) -> list[Problem]:
-    """Problems with a name, as those of the option that gave the name: `mine: no such run` is `--resume mine: ...`."""
-    return [replace(problem, about=option, value=problem.about) for problem in problems]
+    """Problems with a name, as those of the option that gave the name: `mine: no such run` is `--resume mine: ...`.
+    Those that have a value are of another option already."""
+    return [replace(one, about=option, value=one.about) if one.value is None else one for one in problems]
+
+
+def as_plain(value: Any) -> Any:
+    """A value as JSON knows it: numbers, texts, true, false, null and lists as they are, all else as it is shown."""
+    if isinstance(value, (tuple, list)):
+        return [as_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else show_value(value)
 
 
 def show_value(value: Any) -> str:

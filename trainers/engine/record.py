@@ -16,6 +16,7 @@ from trainers.engine.errors import FAILED, TroupeError
 from trainers.engine.family import GRID
 from trainers.engine.holding import Writer
 from trainers.engine.mirror import Mirror
+from trainers.engine.problems import Problem
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.tensors import as_uint8, read_weights
 from trainers.engine.trainer import Trainer
@@ -51,6 +52,7 @@ class Recorder:
         newest = None
         if self.first:
             with self.writer.writing():
+                durable.clear_unfinished(self.folder.path, self.folder.grids)
                 newest = checkpoint.newest(self.folder.checkpoints, self.control.say)
         name = trainer.world.agree(newest.name if newest else None)
         if name is not None:
@@ -71,7 +73,7 @@ class Recorder:
                     self.folder.forget_after(-1)
             trainer.begin()
             for weights in self.folder.path.glob("from.*"):
-                state.begin_from(trainer, read_weights(weights, tuple(trainer.networks), whose="--from"))
+                state.begin_from(trainer, read_weights(weights, tuple(trainer.networks), about="--from"))
         if int(self.config.evaluate_every):
             rest.try_out(trainer)
         self.started = time.monotonic()
@@ -123,11 +125,8 @@ class Recorder:
         if evaluated:  # whoever was just told may have had enough
             trainer.stop_agreed |= any(trainer.world.gather(self.control.stop_requested))
         if unless and not last:
-            raise TroupeError(
-                f"step {step}: {trainer.worry}; stopped and saved: go on nevertheless with --resume {self.folder.name} "
-                f"{unless}",
-                FAILED,
-            )
+            hint = f"stopped and saved: go on nevertheless with --resume {self.folder.name} {unless}"
+            raise TroupeError(Problem("worry", f"step {step}", trainer.worry, hint), FAILED)
 
     def draw(self) -> Tensor | list[str] | None:
         """The fixed grid of this step: a sheet of images, or a file of texts; what it shows, the same on every rank."""

@@ -1,7 +1,8 @@
 """What a run leaves behind: one folder, that can be moved, copied and read without troupe.
 
 settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json  verdict.json
-restarts.jsonl, where workers had to begin anew; settings.json.before, until the first checkpoint under changed settings
+starts.jsonl, a row for each time that workers began; restarts.jsonl, where they had to begin anew
+settings.json.before, until the first checkpoint under changed settings
 curves.png, and what the family draws of its newest evaluation
 grids/step_00000500.png (or .txt)  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
 """
@@ -9,21 +10,22 @@ grids/step_00000500.png (or .txt)  real.png  timelapse.gif  checkpoints/step_000
 from __future__ import annotations
 
 import contextlib
+import datetime
 import itertools
 import json
 import math
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.engine import appearing, bucket, checkpoint, contents, durable, paths, synced
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, did_you_mean
+from trainers.engine import appearing, bucket, checkpoint, durable, paths, synced
+from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
 from trainers.engine.holding import DRIVER, hold, is_held
 from trainers.engine.paths import TRIALS
+from trainers.engine.problems import Problem
 
 LONGEST = 100  # characters of a name
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
@@ -56,6 +58,7 @@ class RunFolder:
         self.result = path / "result.json"
         self.verdict = path / "verdict.json"
         self.stop = path / STOP_FILE
+        self.starts = path / "starts.jsonl"
         self.restarts = path / "restarts.jsonl"
 
     def make_parts(self) -> None:
@@ -81,10 +84,11 @@ class RunFolder:
         newest = checkpoint.newest_whole(self.checkpoints)
         if newest is None:
             if damage == MISSING:
-                raise TroupeError(f"{self.path}: not a run, it has no settings.json", CONFLICT)
+                reason = "not a run, it has no settings.json"
+                raise TroupeError(Problem("not-a-run", str(self.path), reason), CONFLICT)
             if damage:
-                raise TroupeError(f"{path}: damaged ({damage}), and there is no checkpoint; restore it from a copy",
-                                  CONFLICT)  # fmt: skip
+                reason = f"damaged ({damage}), and there is no checkpoint"
+                raise TroupeError(Problem("damaged", str(path), reason, "restore it from a copy"), CONFLICT)
             assert stored is not None
             return stored
         manifest = checkpoint.manifest_of(newest)
@@ -93,7 +97,8 @@ class RunFolder:
             counts["settings"] = manifest["recipe"]
         if stored is None:
             if not counts.keys() >= {*TOLD}:
-                raise TroupeError(f"{path}: damaged ({damage}); restore it from a copy", CONFLICT)
+                reason, hint = f"damaged ({damage})", "restore it from a copy"
+                raise TroupeError(Problem("damaged", str(path), reason, hint), CONFLICT)
             note(f"{path.name}: damaged ({damage}); the run is what {newest.name} tells")
             return {**counts, "versions": manifest["versions"]}
         settings = counts.pop("settings", {})
@@ -144,23 +149,31 @@ class RunFolder:
             result["metrics"] = _numbers(metrics)
         return result
 
+    def note_start(self, workers: int) -> None:
+        """Write down that so many workers begin now; rank 0 does."""
+        row = {"time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "workers": workers}
+        with contextlib.suppress(OSError):  # the run matters more
+            _append(self.starts, row)
+
+    def read_starts(self) -> list[float]:
+        """When workers began, in seconds since 1970; of runs of before, nothing tells."""
+        starts = []
+        for row in _rows_of(self.starts):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                starts.append(datetime.datetime.fromisoformat(row["time"]).timestamp())
+        return starts
+
     def note_restart(self, kind: str, why: str) -> None:
         """Write down that the workers begin anew from the newest checkpoint: what was lost, and why."""
         with contextlib.suppress(OSError):  # the run matters more
             saved = checkpoint.all_in(self.checkpoints)
             step = checkpoint.place_of(saved[-1].name)[0] if saved else 0
             row = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "kind": kind, "why": why}
-            with open(self.restarts, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            _append(self.restarts, row)
 
     def read_restarts(self) -> list[dict[str, Any]]:
         """Each time that the workers had to begin anew: when, from which step, and why."""
-        rows = []
-        with contextlib.suppress(OSError):
-            for line in self.restarts.read_bytes().splitlines():
-                with contextlib.suppress(ValueError):
-                    rows.append(json.loads(line))
-        return [row for row in rows if isinstance(row, dict) and "why" in row]
+        return [row for row in _rows_of(self.restarts) if "why" in row]
 
     def read_verdict(self) -> dict[str, dict[str, Any]]:
         """What the best and the newest evaluation say in full; nothing where there is none, or where it is damaged."""
@@ -220,6 +233,21 @@ class RunFolder:
         return count + synced.bytes_elsewhere(self.path)
 
 
+def _append(file: Path, row: Mapping[str, Any]) -> None:
+    with open(file, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def _rows_of(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, as far as they can be read."""
+    rows = []
+    with contextlib.suppress(OSError):
+        for line in file.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers by name, as they were before JSON, which has none that is not finite."""
     return {name: math.nan if value is None else value for name, value in row.items()}
@@ -244,13 +272,14 @@ def begun(rank: int, size: int) -> str:
     return f"{time.strftime('%Y-%m-%d %H:%M:%S')} worker {rank} of {size}, process {os.getpid()}"
 
 
-def check_name(name: str) -> str | None:
+def check_name(name: str) -> Problem | None:
     """What is wrong with a run's name, or None."""
     if NAME.fullmatch(name):
         return None
+    reason, hint = "a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit", ""
     if len(name) > LONGEST:
-        return f"--name {name}: has {len(name)} characters; a run's name has {LONGEST} at most"
-    return f"--name {name}: a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit"
+        reason, hint = f"has {len(name)} characters", f"a run's name has {LONGEST} at most"
+    return Problem("bad-name", "--name", reason, hint, name)
 
 
 def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder], None]) -> RunFolder:
@@ -274,12 +303,12 @@ def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder]
 
 def in_use(runs: Path, name: str) -> TroupeError:
     """What is said of a name that a new run cannot have."""
-    advice, there = "take another name", bucket.of(runs)
+    hint, there = "take another name", bucket.of(runs)
     for verb, file in (("search", SEARCH), ("train", "settings.json")):
         path = runs / name / file
         if path.exists() or (there is not None and there.has(path)):
-            advice = f"go on with `troupe {verb} --resume {name}`, or take another name"
-    return TroupeError(f"--name {name}: in use; {advice}", CONFLICT)
+            hint = f"go on with `troupe {verb} --resume {name}`, or take another name"
+    return TroupeError(Problem("name-in-use", "--name", "in use", hint, name), CONFLICT)
 
 
 def next_name(runs: Path, family: str) -> str:
@@ -300,7 +329,8 @@ def folders_in(runs: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise TroupeError(f"--runs-dir {runs}: cannot be read ({error.strerror})", SURROUNDINGS) from None
+        reason = f"cannot be read ({error.strerror})"
+        raise TroupeError(Problem("not-read", "--runs-dir", reason, value=str(runs)), SURROUNDINGS) from None
     return sorted((runs / name for name in names), key=natural)
 
 
@@ -324,11 +354,11 @@ def find(runs: Path, name: str) -> RunFolder:
     if within is not None:
         known = [folder.name for folder in all_runs(within / TRIALS)]
         if not search:
-            advice = f"name one of its trials, as {known[0]}" if known else "it has no trials yet"
-            raise TroupeError(f"{name}: is a search, and no run; {advice}", WORDS)
+            hint = f"name one of its trials, as {known[0]}" if known else "it has no trials yet"
+            raise TroupeError(Problem("not-a-run", name, "is a search, and no run", hint), WORDS)
     else:
         known = [folder.name for folder in all_runs(runs)]
-    raise TroupeError(f"{name}: no such run in {bucket.shown(runs)}{did_you_mean(name, known)}", WORDS)
+    raise TroupeError(Problem("unknown-run", name, f"no such run in {bucket.shown(runs)}", meant(name, known)), WORDS)
 
 
 def find_own(runs: Path, name: str) -> RunFolder:
@@ -340,11 +370,13 @@ def find_own(runs: Path, name: str) -> RunFolder:
         and is_run(path)
     ]  # fmt: skip
     if not inside:
-        raise TroupeError(f"{name}: does not lie in {bucket.shown(runs)} itself; name a run that does", WORDS)
+        reason = f"does not lie in {bucket.shown(runs)} itself"
+        raise TroupeError(Problem("elsewhere", name, reason, "name a run that does"), WORDS)
     folder = RunFolder(inside[0].resolve())
     stored, damage = _as_written(folder.settings)
     if (stored is None or damage) and checkpoint.newest_whole(folder.checkpoints) is None:
-        raise TroupeError(f"{name}: its settings.json is not that of a run, or damaged; remove it by hand", WORDS)
+        reason = "its settings.json is not that of a run, or damaged"
+        raise TroupeError(Problem("not-a-run", name, reason, "remove it by hand"), WORDS)
     return folder
 
 
@@ -366,38 +398,3 @@ def _may_be_run(path: Path) -> bool:
     except OSError:
         return True
     return True
-
-
-def remove(folder: RunFolder) -> int:
-    """Remove a run or a search that nobody is working on; returns its bytes. Raises TroupeError (exit code 4) for one
-    that another process works on, that is another user's, or that holds what troupe has not made."""
-    refuse_others(folder.path)
-    size = folder.size()
-    with folder.driven(patience=1), folder.lock(patience=1):  # somebody may just look whether they are held
-        doomed = folder.path.with_name(f".removed-{folder.name}-{os.getpid()}-{time.time_ns()}")
-        if (there := bucket.of(folder.path.parent)) is not None:
-            there.remove(folder.path)
-        os.rename(folder.path, doomed)
-    shutil.rmtree(doomed)
-    return size
-
-
-def discard(path: Path, there: bucket.Bucket | None) -> bool:
-    """Remove a run or a search that this process has made and that never began, so that its name is free again; not
-    where somebody has put something into it meanwhile."""
-    if contents.foreign(contents.names_in(path)):
-        return False
-    shutil.rmtree(path, ignore_errors=True)
-    if there is not None:
-        there.remove(path)
-    return True
-
-
-def refuse_others(path: Path) -> None:
-    """Raise TroupeError (exit code 4) where a run or a search is not wholly what this user's troupe has made."""
-    if os.stat(path).st_uid != os.geteuid():
-        raise TroupeError(f"{path.name}: belongs to another user, who can remove it", CONFLICT)
-    if others := sorted(contents.foreign(contents.names_in(path))):
-        shown = ", ".join(paths.shown(name) for name in others[:3]) + (", ..." if len(others) > 3 else "")
-        raise TroupeError(f"{path.name}: holds what troupe has not made ({shown}); move that away, or remove the "
-                          "folder by hand", CONFLICT)  # fmt: skip

@@ -13,7 +13,7 @@ import numbers
 import os
 import re
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 from pydantic import (
@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from trainers.engine.errors import WORDS, TroupeError, did_you_mean, meant
+from trainers.engine.errors import WORDS, TroupeError, meant
 from trainers.engine.problems import Problem, show_value
 
 Kind = Literal["recipe", "running"]
@@ -100,10 +100,16 @@ Span = Annotated[str, AfterValidator(_held_span)]  # kept as it was said
 
 
 class Check(NamedTuple):
-    """A rule across settings: `rule(*values of fields)` returns what is wrong, or None."""
+    """A rule across settings: `rule(*values of fields)` returns what is wrong, or None; a family's may say it in a
+    text."""
 
     fields: tuple[str, ...]
-    rule: Callable[..., Problem | None]
+    rule: Callable[..., Problem | str | None]
+
+
+def as_problems(told: Iterable[Problem | str]) -> list[Problem]:
+    """What rules say, those of a family of somebody's own in texts perhaps."""
+    return [one if isinstance(one, Problem) else Problem("own-rule", reason=one) for one in told]
 
 
 OTHER_NAMES = {
@@ -154,8 +160,8 @@ class Settings(BaseModel):
         for check in cls.checks:
             if all(name in good for name in check.fields):
                 problem = check.rule(*(good[name] for name in check.fields))
-                problems += [problem] if problem else []
-        problems += cls.wrong(good, family)
+                problems += as_problems([problem] if problem else [])
+        problems += as_problems(cls.wrong(good, family))
         return (None, problems) if problems else (cls(**good), [])
 
     @classmethod
@@ -269,7 +275,8 @@ def read_value(annotation: Any, text: str) -> Any:
             return int(text) if text.lstrip("+-").isdigit() else int(number)
         if option is float:
             return number_of(text, words)
-    raise ValueError(f"is none of {', '.join(words)}{did_you_mean(text, words)}" if words else "cannot be one word")
+    known = "; ".join(filter(None, [f"is none of {', '.join(words)}", meant(text, words)]))
+    raise ValueError(known if words else "cannot be one word")
 
 
 def taken_value(annotation: Any, value: Any) -> Any:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.engine.errors import PeerLost
+from trainers.engine.problems import Problem
 from trainers.engine.world import World
 
 ALIGNMENT = 64  # bytes: every tensor in a flat vector starts at a multiple of it
@@ -94,7 +95,7 @@ class Room:
             if waits > 20:
                 time.sleep(min(0.001, 0.00005 * (waits - 20)))
                 if waits % 1000 == 0 and os.getppid() != self.parent:
-                    raise PeerLost("the process that started this worker has gone")
+                    raise PeerLost(Problem("lost", reason="the process that started this worker has gone"))
         _publish_writes()
 
 

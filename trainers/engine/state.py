@@ -93,7 +93,8 @@ def begin_from(trainer: Trainer, weights: Mapping[str, Mapping[str, Tensor]]) ->
     """Begin with another run's weights. Raises TroupeError (exit code 4) where they do not fit, or are not finite."""
     load_weights(trainer.networks, weights, "--from")
     if sick := not_finite({name: weights[name] for name in trainer.networks}):
-        raise TroupeError(f"--from: {sick[0]} is not finite; take other weights", CONFLICT)
+        reason = f"{sick[0]} is not finite"
+        raise TroupeError(Problem("not-finite", "--from", reason, "take other weights"), CONFLICT)
     for name, average in trainer.averages.items():
         average.network.load_state_dict(weights[name], strict=False)  # as `load_weights`
 

@@ -16,6 +16,7 @@ from trainers.engine import norms, streams
 from trainers.engine.errors import FAILED, TroupeError
 from trainers.engine.family import Loss, MicroBatch, Phase
 from trainers.engine.norms import Statistics
+from trainers.engine.problems import Problem
 from trainers.engine.trainer import Average, Optimizing, Trainer
 
 
@@ -81,11 +82,12 @@ def advance(trainer: Trainer) -> bool:
     """Run phases until the step is done (True), or until a stop is agreed on where nothing is kept (False)."""
     phases = trainer.family.phases(trainer.step)
     if sum(phase.fresh for phase in phases) != trainer.config.draws(trainer.step):
-        raise TroupeError(
-            f"step {trainer.step}: has {sum(phase.fresh for phase in phases)} phases on fresh samples, but "
-            f"Config.draws says {trainer.config.draws(trainer.step)}; let both of the family say the same",
-            FAILED,
+        reason = (
+            f"has {sum(phase.fresh for phase in phases)} phases on fresh samples, but Config.draws says "
+            f"{trainer.config.draws(trainer.step)}"
         )
+        hint = "let both of the family say the same"
+        raise TroupeError(Problem("own-code", f"step {trainer.step}", reason, hint), FAILED)
     while trainer.phases_done < len(phases):
         run_phase(trainer, phases[trainer.phases_done])
         trainer.phases_done += 1
@@ -222,7 +224,8 @@ def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatc
         found = phase.loss(networks, microbatch)
     if isinstance(found, Loss):
         return found
-    raise TroupeError(f"phase {phase.name}: gives a {type(found).__name__}, where a Loss is wanted", FAILED)
+    reason = f"gives a {type(found).__name__}, where a Loss is wanted"
+    raise TroupeError(Problem("own-code", f"phase {phase.name}", reason), FAILED)
 
 
 def _step_with_closure(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> None:
@@ -290,11 +293,9 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
 
 
 def _not_finite(trainer: Trainer, phase: Phase, loss: float) -> TroupeError:
-    return TroupeError(
-        f"step {trainer.step}: the loss of phase {phase.name} is not finite ({loss}); the phase changed nothing, and "
-        f"{trainer.slower()}",
-        FAILED,
-    )
+    reason = f"the loss of phase {phase.name} is not finite ({loss})"
+    hint = f"the phase changed nothing, and {trainer.slower()}"
+    return TroupeError(Problem("not-finite", f"step {trainer.step}", reason, hint), FAILED)
 
 
 @torch.no_grad()

@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from trainers.engine.errors import CONFLICT, TroupeError
+from trainers.engine.problems import Problem
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 LOOK = 1.0  # seconds between looks at whether the thread that computes is still there
+PATIENCE = 2.0  # seconds for it to end where an exception ended the waiting
 SEED = 0  # of Python's and numpy's own generators, which families are asked not to use
 COMPUTING = threading.Lock()  # held by the thread that computes
 inside = threading.local()  # `.yes` in that thread
@@ -41,13 +43,15 @@ def fresh(function: Callable[P, R]) -> Callable[P, R]:
     """The same function, in a thread of its own, in which every switch is at its default.
 
     Raises TroupeError: exit code 4 where another thread of this process computes, or where a switch that cannot be
-    put back is not at its default. An exception that comes meanwhile, such as KeyboardInterrupt, ends the function.
+    put back is not at its default. An exception that comes meanwhile, such as KeyboardInterrupt, ends the function at
+    its next bytecode; where that takes long, as in an operation of torch, nobody waits for it.
     """
 
     @functools.wraps(function)
     def called(*arguments: P.args, **words: P.kwargs) -> R:
         results: list[R] = []
         errors: list[BaseException] = []
+        nested = getattr(inside, "yes", False)  # called by what computes, which waits for it
         abandoned, done = threading.Event(), threading.Event()
 
         def compute() -> None:
@@ -59,45 +63,32 @@ def fresh(function: Callable[P, R]) -> Callable[P, R]:
             except BaseException as error:
                 errors.append(error)
             finally:
+                if not nested:
+                    COMPUTING.release()
                 done.set()
 
-        def wait() -> None:  # Python 3.11 takes a thread for ended where its `join` is interrupted
-            while not done.wait(LOOK) and thread.is_alive():
-                pass
-
-        with _alone():
-            refuse_others()
-            thread = threading.Thread(target=compute, name=f"troupe {function.__name__}", daemon=True)
-            try:
-                thread.start()
-                wait()
-            except BaseException as error:
-                abandoned.set()
-                if thread.is_alive():
-                    _raise_in(thread, type(error))
-                wait()
-                raise
+        refuse_others()
+        if not nested and not COMPUTING.acquire(blocking=False):
+            hint = "wait until it has ended, or start this one in a process of its own"
+            raise TroupeError(Problem("held", reason="another run trains in this process", hint=hint), CONFLICT)
+        thread = threading.Thread(target=compute, name=f"troupe {function.__name__}", daemon=True)
+        try:
+            thread.start()
+            while not done.wait(LOOK) and thread.is_alive():  # Python 3.11 takes a thread whose `join` is interrupted
+                pass  # for one that has ended
+        except BaseException as error:
+            abandoned.set()
+            if thread.is_alive():
+                _raise_in(thread, type(error))
+                done.wait(PATIENCE)
+            elif thread.ident is None and not nested:  # it could not be started
+                COMPUTING.release()
+            raise
         if errors:
             raise errors[0]
         return results[0]
 
     return called
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    if getattr(inside, "yes", False):  # called by what computes, which waits for it
-        yield
-        return
-    if not COMPUTING.acquire(blocking=False):
-        raise TroupeError(
-            "another run trains in this process; wait until it has ended, or start this one in a process of its own",
-            CONFLICT,
-        )
-    try:
-        yield
-    finally:
-        COMPUTING.release()
 
 
 def _raise_in(thread: threading.Thread, kind: type[BaseException]) -> None:
@@ -134,8 +125,9 @@ def refuse_others() -> None:
     from torch.nn.modules import module
     from torch.optim import optimizer
 
+    hooked = "a hook for everything in this process changes what runs compute"
     found = [
-        f"torch.{where}.{name}: a hook for everything in this process changes what runs compute; remove it first"
+        Problem("global-switch", f"torch.{where}.{name}", hooked, "remove it first")
         for where, there, names in (
             ("nn.modules.module", module, MODULE_HOOKS),
             ("optim.optimizer", optimizer, OPTIMIZER_HOOKS),
@@ -145,8 +137,8 @@ def refuse_others() -> None:
     ]
     kernels: Any = getattr(getattr(torch.backends, "python_native", None), "_get_filter_state", None)
     if kernels is not None and any(vars(kernels()).values()):
-        found.append("torch.backends.python_native: some kernels are switched off in this process, which changes what "
-                     "runs compute; switch them on first")  # fmt: skip
+        reason = "some kernels are switched off in this process, which changes what runs compute"
+        found.append(Problem("global-switch", "torch.backends.python_native", reason, "switch them on first"))
     if found:
         raise TroupeError(found, CONFLICT)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainers.engine.checkpoint import WEIGHTS
 from trainers.engine.errors import CONFLICT, TroupeError
+from trainers.engine.problems import Problem
 
 
 def named_tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -36,14 +37,19 @@ def as_uint8(images: Tensor) -> Tensor:
     return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
 
+class _NotPlain(Exception):
+    """What a file of weights holds, and cannot be used."""
+
+
 def read_weights(
-    path: Path, networks: Sequence[str] = (), ema: bool = False, whose: str = ""
+    path: Path, networks: Sequence[str] = (), ema: bool = False, about: str = "", value: str | None = None
 ) -> dict[str, dict[str, Tensor]]:  # fmt: skip
     """Weights by network: of a checkpoint (with `ema`, averaged where there is an average), an exported file or folder,
     or any state dict of torch, which then is that of the only one of `networks`; a prefix `module.` is taken off.
     What a family keeps beside its networks is under `kept`, where there is any.
 
-    Raises TroupeError (exit code 4), with `whose` they are, where it is none of these, or damaged.
+    Raises TroupeError (exit code 4) where it is none of these, or damaged; `about` and `value` are the option or the
+    setting that named it.
     """
     from safetensors.torch import load_file
 
@@ -56,7 +62,7 @@ def read_weights(
             with warnings.catch_warnings(action="ignore"):  # of sparse tensors, which are refused below
                 tensors = torch.load(file, map_location="cpu", weights_only=True)
         if odd := sorted({kind for _, tensor in named_tensors(tensors) if (kind := _not_plain(tensor))}):
-            raise TypeError(f"it holds {' and '.join(odd)}")
+            raise _NotPlain(f"it holds {' and '.join(odd)}")
         if "networks" in tensors:
             averages = tensors.get("ema", {}) if ema else {}
             kept = {"kept": tensors["kept"]} if tensors.get("kept") else {}
@@ -64,15 +70,12 @@ def read_weights(
         for key in ("state_dict", "model"):
             tensors = tensors[key] if isinstance(tensors.get(key), Mapping) else tensors
         if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-            raise TypeError("it holds other things than tensors")
+            raise _NotPlain("it holds other things than tensors")
     except Exception as error:  # both libraries raise nearly anything
         reason = error.strerror if isinstance(error, OSError) else "damaged, or something else"
-        reason = str(error) if isinstance(error, TypeError) and str(error).startswith("it holds") else reason
-        raise TroupeError(
-            f"{whose or path}: no weights can be read ({reason}); give a state dict that torch saved, or a file or "
-            "folder that `troupe export` wrote",
-            CONFLICT,
-        ) from error
+        reason = f"no weights can be read ({error if isinstance(error, _NotPlain) else reason})"
+        hint = "give a state dict that torch saved, or a file or folder that `troupe export` wrote"
+        raise TroupeError(Problem("no-weights", about or str(path), reason, hint, value), CONFLICT) from error
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if len(networks) == 1 and not all(name.startswith(f"{networks[0]}.") for name in tensors):
         return {networks[0]: tensors}
@@ -94,9 +97,11 @@ def _not_plain(tensor: Tensor) -> str:
     return "complex numbers" if tensor.is_complex() else ""
 
 
-def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], whose: str) -> None:
+def load_weights(
+    networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], about: str, value: str | None = None
+) -> None:  # fmt: skip
     """Weights by network into networks. Raises TroupeError (exit code 4), naming tensors, where they do not fit."""
-    refuse_unlike(networks, weights, f"{whose}: the weights do not fit")
+    refuse_unlike(networks, weights, "the weights do not fit", about, value)
     for name, network in networks.items():
         network.load_state_dict(weights[name], strict=False)  # counts of batches may be missing
 
@@ -109,15 +114,19 @@ def load_kept(networks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> 
             network.load_state_dict(own)
 
 
-def refuse_unlike(networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], what: str) -> None:
-    """Raise TroupeError (exit code 4), a line for each network that the weights do not fit: `what` NAME: tensors."""
-    mistakes = [
-        f"{what} {name}: {some(wrong)}; are they of another network, or for other data?"
+def refuse_unlike(
+    networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], what: str, about: str = "",
+    value: str | None = None,
+) -> None:  # fmt: skip
+    """Raise TroupeError (exit code 4), a problem for each network that the weights do not fit: `what` NAME: tensors."""
+    hint = "are they of another network, or for other data?"
+    problems = [
+        Problem("weights-misfit", about, f"{what} {name}: {some(wrong)}", hint, value)
         for name, network in networks.items()
         if (wrong := unlike(network.state_dict(), weights.get(name, {})))
     ]
-    if mistakes:
-        raise TroupeError(mistakes, CONFLICT)
+    if problems:
+        raise TroupeError(problems, CONFLICT)
 
 
 def some(differences: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from trainers.engine.errors import PeerLost
+from trainers.engine.problems import Problem
 
 PATIENCE = datetime.timedelta(minutes=30)  # of the message library; whoever watches the group gives up much earlier
 
@@ -34,7 +35,7 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            raise PeerLost(f"lost the other workers: {str(error).splitlines()[0]}") from error
+            raise PeerLost(Problem("lost", reason=f"lost the other workers: {str(error).splitlines()[0]}")) from error
         finally:
             self.waiting = False
 

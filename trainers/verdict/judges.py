@@ -16,6 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, interpolate
 from trainers.data.images import signed
 from trainers.engine import cache
 from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.problems import Problem
 from trainers.engine.streams import sample_indices
 from trainers.engine.tensors import load_weights, read_weights
 from trainers.families.adversarial.settings import FEATURES, MODELS, SIDE
@@ -120,9 +121,9 @@ class Inception(nn.Module):
         try:
             self.network = FeatureExtractorInceptionV3("inception", ["2048"], str(file) if file else None)
         except (OSError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            advice = "take other weights" if file else "fetch them where there is a network, and say inception:FILE"
-            raise TroupeError(f"features={whose}: no weights of Inception ({reason}); {advice}", SURROUNDINGS) from None
+            reason = f"no weights of Inception ({str(error).splitlines()[0]})"
+            hint = "take other weights" if file else "fetch them where there is a network, and say inception:FILE"
+            raise TroupeError(Problem("no-weights", "features", reason, hint, whose), SURROUNDINGS) from None
 
     def forward(self, images: Tensor) -> Seen:
         images = images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
@@ -140,7 +141,8 @@ def of_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:
     weights = checkpoint.newest_whole(folder / "checkpoints")
     kind = registry.config_class(learned["family"])
     if weights is None:
-        raise TroupeError(f"features={folder}: has no checkpoint that is whole; name another run", SURROUNDINGS)
+        reason, hint = "has no checkpoint that is whole", "name another run"
+        raise TroupeError(Problem("no-checkpoint", "features", reason, hint, str(folder)), SURROUNDINGS)
     config = kind.of(learned["settings"], learned["family"])
     theirs = learned["facts"]
     family = registry.family_class(learned["family"])(config, theirs)
@@ -165,7 +167,7 @@ def of_weights(model: str, file: Path, facts: Mapping[str, Any]) -> Classifier:
 
 def _loaded(family: Any, config: Any, facts: Mapping[str, Any], weights: Path, knows: bool, whose: str) -> Classifier:
     network = family.networks()["network"]
-    load_weights({"network": network}, read_weights(weights, ("network",), ema=True), f"features={whose}")
+    load_weights({"network": network}, read_weights(weights, ("network",), ema=True), "features", whose)
     channels = facts["channels"]
     return Classifier(network, channels, facts["image_size"], config.channel_moments(channels), knows)
 

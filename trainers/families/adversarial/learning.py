@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from trainers.data.images import signed
 from trainers.engine.config import Asked
-from trainers.engine.errors import WORDS, TroupeError, did_you_mean
+from trainers.engine.errors import WORDS, TroupeError, meant
 from trainers.engine.evaluation import Rows
 from trainers.engine.family import Data, Loss, MicroBatch, Networks, Phase, Watch
+from trainers.engine.problems import Problem
 from trainers.engine.streams import InOrder
 from trainers.families.adversarial import watching
 from trainers.families.adversarial.judging import Judging
@@ -109,7 +110,8 @@ class Adversarial(Judging):
         wanted: str = asked.class_  # type: ignore[attr-defined]
         if not self.classes:
             if wanted != "each":
-                raise TroupeError(f"class={wanted}: the run knows no classes; train one with conditional=true", WORDS)
+                reason, hint = "the run knows no classes", "train one with conditional=true"
+                raise TroupeError(Problem("unknown-class", "class", reason, hint, wanted), WORDS)
             return inputs
         if wanted != "each":
             return {**inputs, "labels": torch.full((asked.count,), self.class_number(wanted))}
@@ -123,8 +125,8 @@ class Adversarial(Judging):
             return names.index(wanted)
         if wanted.isdigit() and int(wanted) < self.classes:
             return int(wanted)
-        known = did_you_mean(wanted, names) or f"; there are {', '.join(names[:10])}{', ...' if names[10:] else ''}"
-        raise TroupeError(f"class={wanted}: no such class{known}", WORDS)
+        hint = meant(wanted, names) or f"there are {', '.join(names[:10])}{', ...' if names[10:] else ''}"
+        raise TroupeError(Problem("unknown-class", "class", "no such class", hint, wanted), WORDS)
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
         images: Tensor = networks["generator"](inputs["latent"], inputs.get("labels"))

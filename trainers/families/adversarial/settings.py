@@ -13,7 +13,7 @@ from trainers.engine.checkpoint import WEIGHTS, all_in
 from trainers.engine.config import MISFIT, Asked
 from trainers.engine.errors import TroupeError
 from trainers.engine.paths import expanded
-from trainers.engine.problems import Problem
+from trainers.engine.problems import Problem, sentence
 from trainers.engine.rules import BESIDE, VALUE
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.settings import Check, setting
@@ -53,7 +53,7 @@ def _no_judge(run: Path) -> tuple[str, str]:
     try:
         family = str(RunFolder(run).read_settings()["family"])
     except TroupeError as error:
-        return error.mistakes[0], ""
+        return sentence(error.problems[0]), ""
     if family not in registry.families() or not hasattr(registry.config_class(family), "channel_moments"):
         return f"is a run of {family}, which tells no classes", "name a classifier's run"
     return "" if all_in(run / "checkpoints") else "has no checkpoint yet", ""
