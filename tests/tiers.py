@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     runs = [tier(item) <= tier_asked(config) or is_named(item) for item in items]
     config.hook.pytest_deselected(items=[item for item, there in zip(items, runs, strict=True) if not there])
     items[:] = [item for item, there in zip(items, runs, strict=True) if there]
+
+
+def long(*values: object) -> list[Any]:
+    """Values of a parameter, or tuples of several parameters, that `--long` alone tries."""
+    return [pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=pytest.mark.long) for one in values]
 
 
 def tier(item: pytest.Item) -> int:

@@ -112,6 +112,7 @@ def test_a_run_grows_and_shrinks_with_its_nodes_and_no_bit_is_lost(
     assert_same_run(run, troupe.path("straight"))
 
 
+@pytest.mark.long
 def test_a_node_that_is_about_to_go_is_left_in_time(troupe: Commands, nodes: Nodes) -> None:
     nodes.come()
     nodes.come()

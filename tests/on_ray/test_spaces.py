@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiers import long
 
 from cluster import search, space
 from trainers import registry
@@ -20,7 +21,7 @@ IMAGES = {"dcgan": 32, "wgan": 32, "wgan_gp": 32}
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(family, marks=() if family in QUICK else pytest.mark.long) for family in registry.families()],
+    [*QUICK, *long(*(family for family in registry.families() if family not in QUICK))],
 )
 def test_the_default_space_of_a_family_runs(family: str, tmp_path: Path) -> None:
     words: dict[str, Any] = {**SMALL, **LARGE.get(family, {})}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from clusters import Cluster
 from commands import DCGAN, Commands
+from tiers import long
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
@@ -83,7 +84,7 @@ def test_the_command_writes_no_token_into_the_home_and_leaves_none_behind(troupe
     assert list(temporary.glob("troupe-*")) == []
 
 
-@pytest.mark.parametrize("where", ["home", "variable", "file"])
+@pytest.mark.parametrize("where", ["home", *long("variable", "file")])
 def test_the_right_token_is_taken_from_where_ray_keeps_it(
     troupe: Commands, home: Path, cluster: Cluster, where: str
 ) -> None:
