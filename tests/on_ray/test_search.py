@@ -142,6 +142,7 @@ def test_a_metric_that_no_run_reports_is_told_with_those_that_it_does(ray: Any, 
     assert left, "the others need not be tried"
 
 
+@pytest.mark.long
 def test_a_trial_whose_process_is_killed_goes_on_in_another_one(ray: Any, troupe: Commands) -> None:
     command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2",
                              "steps=600", "evaluate_every=100", "checkpoint_every=50", "--space", "none", "--name",
@@ -209,6 +210,7 @@ def test_ctrl_c_saves_every_running_trial_first(troupe: Commands) -> None:
         assert checkpoint.damage_of(checkpoint.all_in(trial / "checkpoints")[-1]) is None
 
 
+@pytest.mark.long
 def test_optuna_learns_that_a_trial_which_was_stopped_early_was_pruned(ray: Any, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     from cluster import proposals, space
