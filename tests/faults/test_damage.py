@@ -203,6 +203,7 @@ def test_half_a_line_of_metrics_is_dropped(troupe: Commands, finished: Commands)
     assert_same_run(run, finished.path("whole"))
 
 
+@pytest.mark.long
 def test_a_second_process_on_the_same_run_is_sent_away(troupe: Commands) -> None:
     """It waits for 10 s, in case a killed one is still dying; the first one goes on unharmed."""
     run = troupe.path("run")

@@ -65,6 +65,7 @@ def open_cluster(troupe: Commands) -> Iterator[Cluster]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_a_ray_of_our_own_leaves_the_home_the_environment_and_other_rays_alone(
     troupe: Commands, home: Path, open_cluster: Cluster
 ) -> None:
