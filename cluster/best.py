@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster import leaderboard, use
+from cluster import exporting, leaderboard, use
 from cluster.leaderboard import Search, TrialRecord
 from trainers.engine import checkpoint, durable, pictures
 from trainers.engine.errors import CONFLICT, WORDS, TroupeError
@@ -33,7 +33,7 @@ def best_of(runs: Path, name: str, count: int) -> tuple[Search, list[TrialRecord
 def export_best(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
     """The weights of the best trial, as `troupe export` writes them."""
     search, (best,) = best_of(runs, name, 1)
-    result = use.export(f"{search.name}/{best.name}", search.path.parent, families, out)
+    result = exporting.export(f"{search.name}/{best.name}", search.path.parent, families, out)
     trial = {"trial": f"{search.name}/{best.name}", "metric": search.told["metric"], "value": best.value}
     return {**result, **trial}
 

@@ -232,9 +232,9 @@ def load_exported(folder: str | Path, *, families: Sequence[str | Path] = ()) ->
 
     Exit code 2 where nothing was exported there, 4 where it is damaged.
     """
-    from cluster import use
+    from cluster import exporting
 
-    return use.load_exported(folder, families)
+    return exporting.load_exported(folder, families)
 
 
 @checked

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import best as best_trials
-from cluster import use
+from cluster import exporting, use
 from cluster.columns import table
 from cluster.launch import alone
 from trainers import registry
@@ -60,7 +60,7 @@ def _predicted(
             _, stored, state, family = use.opened(name, command.runs_dir, command.families)
             networks = use.networks_of(family, state)
         else:
-            stored, family, networks = use.exported(folder, command.families)
+            stored, family, networks = exporting.exported(folder, command.families)
         classes, rows, unreadable = expected["classes"], list[dict[str, Any]](), list[dict[str, str]]()
         for start in range(0, len(files.images), BATCH):
             batch = files.images[start : start + BATCH]
@@ -91,7 +91,7 @@ def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any
             search, (trial,) = best_trials.best_of(command.runs_dir, name, 1)
             name = f"{search.name}/{trial.name}"
         folder = None if command.best else _export(command)
-        told = use.config_of(folder) if folder else runfolder.find(command.runs_dir, name).read_settings()
+        told = exporting.config_of(folder) if folder else runfolder.find(command.runs_dir, name).read_settings()
         kind = registry.class_of_run(told, name, command.families)
         expected = kind.of(told["settings"], told["family"]).expects(told["facts"])
         if expected is None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -225,106 +223,6 @@ class OpenedLater:
         return getattr(self._data, name)
 
 
-def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
-    """Write the weights of a run's newest checkpoint as safetensors, and the config that rebuilds the networks.
-
-    `weights.safetensors` holds NETWORK.KEY for each tensor; where there is a running average, it is taken.
-    """
-    runfolder.find(runs, name)
-    return _export(name, runs, families, out)
-
-
-@fresh
-def _export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
-    _, stored, state, family = opened(name, runs, families)
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    tensors = {
-        f"{network}.{key}": tensor.contiguous()
-        for network, part in {**state["networks"], **state["ema"]}.items()
-        for key, tensor in part.items()
-    } | {f"kept.{name}": tensor.contiguous() for name, tensor in state.get("kept", {}).items()}
-    config = {"family": stored["family"], "settings": stored["settings"], "facts": _plain(family.facts),
-              "data": stored.get("data"), "from": stored.get("from"),
-              "learned_before": stored.get("learned_before", []), "families": stored.get("families", []),
-              "step": state["step"],
-              "versions": stored["versions"]}  # fmt: skip
-    if (expected := family.config.expects(config["facts"])) is not None:
-        config["input"] = expected
-    others = [name for name in EXPORTED if os.path.lexists(out / name)]
-    if others and not _is_export(out):
-        reason = f"holds {' and '.join(others)}, which `troupe export` has not written"
-        raise TroupeError(Problem(removing.NOT_OURS, "--out", reason, "take another folder", str(out)), CONFLICT)
-    try:
-        with durable.new_folder(out):
-            with durable.replacing(out / "weights.safetensors") as making:
-                save_file(tensors, making, {"family": stored["family"], "step": str(state["step"])})
-            durable.write(out / "config.json", json.dumps(config, indent=1) + "\n")
-    except (OSError, SafetensorError) as error:
-        raise not_written(out, getattr(error, "strerror", error)) from error
-    return {"folder": str(out), "files": ["weights.safetensors", "config.json"], "step": state["step"]}
-
-
-def load_exported(folder: str | Path, families: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """The networks of an exported folder, in eval mode, by name: `network` of a classifier. See `cluster.calls`.
-
-    Raises TroupeError: exit code 2 where nothing was exported there, 4 where its config or its weights are damaged.
-    """
-    config_of(expanded(folder))
-    networks: dict[str, Any] = fresh(exported)(expanded(folder), [expanded(path) for path in families])[2]
-    return networks
-
-
-def exported(folder: Path, families: Sequence[Path]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """What config.json of an exported folder says, its family, and its networks in eval mode, by name."""
-    from trainers.engine.tensors import read_weights
-
-    config = config_of(folder)
-    kind = registry.class_of_run(config, str(folder), families)
-    try:
-        settings = kind.of(config["settings"], config["family"])
-        family = registry.family_class(config["family"], families)(settings, config["facts"])
-        weights = read_weights(folder / "weights.safetensors")
-        return config, family, networks_of(family, {"networks": weights, "ema": {}, "kept": weights.pop("kept", {})})
-    except TroupeError:
-        raise
-    except Exception as error:  # whatever follows from a file that somebody has edited
-        raise not_exported(folder) from error
-
-
-def not_exported(folder: Path) -> TroupeError:
-    reason = "is not what `troupe export` writes"
-    return TroupeError(Problem("damaged", f"{folder}/config.json", reason, "export again"), CONFLICT)
-
-
-def _is_export(folder: Path) -> bool:
-    """Whether a folder holds what `export` writes, and nothing else under its names."""
-    with contextlib.suppress(TroupeError):
-        return config_of(folder)["versions"]["troupe"] is not None
-    return False
-
-
-EXPORTED = ("weights.safetensors", "config.json")
-
-
-def config_of(folder: Path) -> dict[str, Any]:
-    """What config.json of an exported folder says. Raises TroupeError: exit code 2 where there is none, 4 where it is
-    damaged."""
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kinds = {"family": str, "settings": dict, "facts": dict}
-        if all(isinstance(config.get(name), kind) for name, kind in kinds.items()):
-            return config
-    except OSError as error:
-        reason = f"holds no exported networks ({error.strerror})"
-        hint = f"`troupe export NAME --out {folder}` writes them"
-        raise TroupeError(Problem("missing-file", str(folder), reason, hint), WORDS) from error
-    except (ValueError, AttributeError):
-        pass
-    raise not_exported(folder)
-
-
 def list_families(extra: Sequence[Path]) -> list[dict[str, str]]:
     """A row for each family."""
     return [
@@ -416,8 +314,3 @@ def _reached(folder: RunFolder) -> tuple[int, float]:
             manifest = checkpoint.manifest_of(path)
             return int(manifest["step"]), float(manifest.get("seconds", 0))
     return 0, 0.0
-
-
-def _plain(facts: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(dict(facts)))
-    return plain

@@ -119,7 +119,7 @@ def sample(said: Words, progress: Progress) -> Answer | None:
 
 
 def export(said: Words, progress: Progress) -> Answer | None:
-    from cluster import use
+    from cluster import exporting
 
     if said.problems:
         return None
@@ -130,7 +130,7 @@ def export(said: Words, progress: Progress) -> Answer | None:
 
         result = best.export_best(said.names[0], there, said.families, out)
     else:
-        result = use.export(said.names[0], there, said.families, out)
+        result = exporting.export(said.names[0], there, said.families, out)
     of = f" of {result['trial']}" if "trial" in result else ""
     return Answer(result, f"{result['folder']}: {', '.join(result['files'])}{of}, of step {result['step']}")
 

@@ -5,8 +5,10 @@ Every process of a command lives in the command's session, so that nothing survi
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -20,6 +22,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import warm
+
+from cluster.environment import worker_environment
 from cluster.verifying import compare
 from trainers.engine import checkpoint
 
@@ -48,6 +53,17 @@ FOREIGN = (
 TROUPE = (str(Path(sys.executable).with_name("troupe")),)  # the installed command
 
 
+MARKED = worker_environment()  # as a command has set them that has replaced itself once
+
+
+@functools.cache
+def server() -> warm.Server:
+    """What starts commands; it goes with the tests."""
+    started = warm.Server()
+    atexit.register(started.end)
+    return started
+
+
 class Done(NamedTuple):
     """How a command ended."""
 
@@ -67,8 +83,9 @@ class Command:
 
     def __init__(
         self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str] | None = None,
-        terminal: int | None = None, ignoring: int | None = None,
+        terminal: int | None = None, ignoring: int | None = None, really: bool = False,
     ) -> None:  # fmt: skip
+        """`really`: the installed command itself, imports and all, and no process that was forked for it."""
         self.started = time.monotonic()
         self.out, self.err = folder / f"out-{time.time_ns()}", folder / f"err-{time.time_ns()}"
         variables = {key: value for key, value in os.environ.items() if key not in FOREIGN}
@@ -81,12 +98,26 @@ class Command:
             if terminal is not None:
                 fcntl.ioctl(1, termios.TIOCSCTTY, 0)
 
+        if not really and arguments[:1] == TROUPE and warm.can_start(environment):
+            self.process: Any = self._started_warm(arguments, folder, {**variables, **(environment or {})}, terminal,
+                                                   ignoring)  # fmt: skip
+            return
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
             self.process = subprocess.Popen(
                 arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=terminal or out, stderr=terminal or err,
                 start_new_session=True, preexec_fn=begin,
                 env={**variables, "PYTHONPATH": str(TESTS.parent), **(environment or {})},
             )  # fmt: skip
+
+    def _started_warm(
+        self, arguments: tuple[str, ...], folder: Path, variables: dict[str, str], terminal: int | None,
+        ignoring: int | None,
+    ) -> warm.Started:  # fmt: skip
+        with open(self.out, "wb") as out, open(self.err, "wb") as err, open(os.devnull, "rb") as nothing:
+            streams = (nothing.fileno(), terminal or out.fileno(), terminal or err.fileno())
+            words = ("troupe", *arguments[1:])
+            variables = {**variables, **MARKED, "PYTHONPATH": str(TESTS.parent)}
+            return server().start(words, folder, variables, streams, terminal is not None, ignoring)
 
     def wait(self, seconds: float = 60) -> Done:
         """Its end. Fails, with what it has said, where it takes longer."""
@@ -138,9 +169,12 @@ class Commands:
         self.folder = folder
         self.started: list[Command] = []
 
-    def start(self, *words: str, prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> Command:
+    def start(
+        self, *words: str, prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None,
+        really: bool = False,
+    ) -> Command:  # fmt: skip
         """`troupe WORDS ...`, behind a prefix such as `unshare`."""
-        return self.call(*prefix, *TROUPE, *words, environment=environment)
+        return self.call(*prefix, *TROUPE, *words, environment=environment, really=really)
 
     def start_in_terminal(self, *words: str, ignoring: int | None = None) -> tuple[Command, Callable[[], None]]:
         """`troupe WORDS ...` in a terminal of its own, and what closes that."""
@@ -150,8 +184,8 @@ class Commands:
         os.close(theirs)
         return command, lambda: os.close(ours)
 
-    def call(self, *arguments: str, environment: dict[str, str] | None = None) -> Command:
-        command = Command(self.folder, arguments, environment)
+    def call(self, *arguments: str, environment: dict[str, str] | None = None, really: bool = False) -> Command:
+        command = Command(self.folder, arguments, environment, really=really)
         self.started.append(command)
         return command
 

@@ -1,35 +1,40 @@
-"""`pytest` runs the fast tests; `pytest --all` also those that kill processes, fill disks and start Ray."""
+"""What all tests share: their tiers (`tiers.py`), groups of processes, and folders with commands."""
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+import tiers
 from commands import Commands
+from tiers import pytest_collection_modifyitems, pytest_ignore_collect
 
 from cluster.local import LocalGroup
 
-SLOW = ("faults", "on_ray")
+__all__ = ["pytest_collection_modifyitems", "pytest_ignore_collect"]
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("COLUMNS", None)  # it gives each of its processes 80, whatever the terminal has
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes side by side for the whole fast tier; one where something is named, and where Ray or faults run."""
+    return 2 if tiers.tier_asked(config) == tiers.FAST and not tiers.is_narrowed(config) else 0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="run the slow tests too")
+    tiers.add_options(parser)
     parser.addoption("--write-golden", action="store_true", help="store the losses of every family anew")
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    if collection_path.name in SLOW and collection_path.parent.name == "tests" and not config.getoption("--all"):
-        asked = any(part in argument for argument in config.args for part in SLOW)
-        return True if not asked else None
-    return None
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--all"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A process that was started counts from the memory of this one on: Linux hands the peak down."""
+    own, others = (resource.getrusage(who).ru_maxrss // 1024
+                   for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip
+    terminalreporter.write_line(f"peak memory: {own} MB here, at most {others} MB in any process that was started")
 
 
 @pytest.fixture(scope="session")

@@ -206,7 +206,7 @@ def older_processor() -> Iterator[LocalGroup]:
         yield group
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @EVERY
 def test_losses_are_those_stored_on_other_processors_too(
     older_processor: LocalGroup, tmp_path: Path, family: str, variant: str

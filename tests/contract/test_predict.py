@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from cluster import cli, predict, train, use
+from cluster import cli, exporting, predict, train
 from cluster.leaderboard import FINISHED, Search, TrialRecord
 from trainers import registry
 from trainers.data.digits import FILE
@@ -163,7 +163,7 @@ def test_an_export_tells_how_a_file_becomes_what_its_network_wants(family: str, 
     train(family, name="run", data_dir=room / "data", **words)
     assert cli.command(["export", "run"]) == 0
     told = json.loads((room / "run-export" / "config.json").read_text())["input"]
-    network = use.load_exported("run-export")["network"]
+    network = exporting.load_exported("run-export")["network"]
     found = predict("run-export", folder / "test")["predictions"]
     assert len(found) == 27
     for one in found:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiers import long
 
 from cluster.columns import columns_of
 from tests.commands import DCGAN
@@ -105,7 +106,7 @@ def test_there_are_no_colours_to_be_turned_off(room: Path, words: tuple[str, ...
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize("columns", [WIDTHS[0], *long(*WIDTHS[1:])])
 def test_a_search_fits_and_its_best_is_seen_without_scrolling(room: Path, columns: int) -> None:
     words = ("search", *DCGAN, "learning_rate=1e-4,2e-4", "steps=2", "--space", "none", "--metric",
              "discriminator_loss", "log_every=1")  # fmt: skip

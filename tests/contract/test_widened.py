@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cluster import cli, train, use
+from cluster import cli, exporting, train
 from cluster.local import LocalGroup
 from tests.jobs import OWN_FAMILIES, last_state, plan_of, trained
 from trainers import registry
@@ -234,12 +234,12 @@ def test_an_export_holds_what_the_run_kept(room: Path) -> None:
     tiny("judged", steps=1)
     said_code = cli.command(["export", "run", "--out", "out", *OWN])
     assert said_code == 0
-    networks = use.load_exported(room / "out", [OWN_FAMILIES])
+    networks = exporting.load_exported(room / "out", [OWN_FAMILIES])
     assert set(networks) == {"generator", "critic", "judge"}
     state = last_state(room / "runs/run")
     assert torch.equal(read_weights(room / "out")["kept"]["mean"], state["kept"]["mean"])
     before = torch.get_rng_state()
-    use.load_exported(room / "out", [OWN_FAMILIES])
+    exporting.load_exported(room / "out", [OWN_FAMILIES])
     assert torch.equal(torch.get_rng_state(), before), "nobody's random numbers are moved"
 
 

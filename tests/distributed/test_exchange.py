@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiers import long
 from torch import nn
 
 from cluster.local import LocalGroup
@@ -178,7 +179,7 @@ def break_one_worker() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("breaks", ["break_one_slice", "break_the_mean", "break_one_worker"])
+@pytest.mark.parametrize("breaks", ["break_one_slice", "break_the_mean", *long("break_one_worker")])
 def test_verify_catches_a_broken_exchange(tmp_path: Path, breaks: str) -> None:
     command = VerifyCommand("dcgan", {"workers": 2}, tmp_path, setup=f"tests.distributed.test_exchange:{breaks}")
     said: list[str] = []

@@ -56,7 +56,7 @@ print(json.dumps(after))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sixty_runs_hold_no_more_than_five(tmp_path: Path, workers: int) -> None:
     ports: set[int] = set()

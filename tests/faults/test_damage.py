@@ -21,6 +21,7 @@ from commands import (
     until_step,
 )
 from PIL import Image
+from tiers import long
 
 from cluster.verifying import compare
 from trainers.engine import checkpoint
@@ -49,8 +50,10 @@ def copy_of(finished: Commands, troupe: Commands) -> Path:
     ("damage", "reason"),
     [
         (lambda path: flip(path / "state.pt"), "another SHA-256"),
-        (lambda path: (path / "manifest.json").write_text("{"), "JSONDecodeError"),
-        (lambda path: (path / "state.pt").write_bytes(b""), "another size"),
+        *long(
+            (lambda path: (path / "manifest.json").write_text("{"), "JSONDecodeError"),
+            (lambda path: (path / "state.pt").write_bytes(b""), "another size"),
+        ),
     ],
     ids=["a flipped bit", "a cut manifest", "an empty state"],
 )
@@ -83,7 +86,7 @@ def test_where_all_checkpoints_are_damaged_nothing_is_begun_anew_in_silence(
     assert checkpoints(run) == before
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": []}', "\x00\xff", '{"family": "fragile"}'])
+@pytest.mark.parametrize("content", ["{", *long("", "[]", '{"settings": []}', "\x00\xff", '{"family": "fragile"}')])
 def test_a_corrupt_settings_file_is_told_and_the_checkpoint_tells_what_the_run_is(
     troupe: Commands, finished: Commands, content: str
 ) -> None:
@@ -99,7 +102,7 @@ def test_a_corrupt_settings_file_is_told_and_the_checkpoint_tells_what_the_run_i
     assert mended["settings"] == {**good["settings"], "steps": 8}
 
 
-@pytest.mark.parametrize("content", ["", "\xff"])
+@pytest.mark.parametrize("content", ["", *long("\xff")])
 def test_without_a_checkpoint_a_corrupt_settings_file_needs_a_copy(
     troupe: Commands, finished: Commands, content: str
 ) -> None:
@@ -180,7 +183,7 @@ def test_a_damaged_picture_costs_its_frame(troupe: Commands, shared: Commands) -
         assert timelapse.n_frames == 2
 
 
-@pytest.mark.parametrize("content", ["[]", '{"steps": "many"}'])
+@pytest.mark.parametrize("content", ["[]", *long('{"steps": "many"}')])
 def test_a_corrupt_result_is_made_anew(troupe: Commands, finished: Commands, content: str) -> None:
     run = copy_of(finished, troupe)
     good = json.loads((run / "result.json").read_text())
@@ -200,6 +203,7 @@ def test_half_a_line_of_metrics_is_dropped(troupe: Commands, finished: Commands)
     assert_same_run(run, finished.path("whole"))
 
 
+@pytest.mark.long
 def test_a_second_process_on_the_same_run_is_sent_away(troupe: Commands) -> None:
     """It waits for 10 s, in case a killed one is still dying; the first one goes on unharmed."""
     run = troupe.path("run")
@@ -286,7 +290,7 @@ def test_settings_of_before_do_not_stay_in_a_finished_run(troupe: Commands, fini
     assert (run / "settings.json").read_bytes() == settings
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, *long(2)])
 def test_an_unwritable_log_is_told_in_one_line_and_costs_no_restart(
     troupe: Commands, finished: Commands, workers: int
 ) -> None:

@@ -95,6 +95,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_whole(troupe: Comm
     assert_same_run(run, troupe.path("straight"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("disk", [160], indirect=True)
 def test_a_disk_that_fills_up_stops_a_search_and_nothing_is_lost(troupe: Commands, disk: SmallDisk) -> None:
     runs = ("--runs-dir", str(disk.path))

@@ -36,6 +36,7 @@ def straight(shared: Commands) -> Commands:
     return shared
 
 
+@pytest.mark.long
 def test_killed_again_and_again_a_run_ends_with_the_same_bits(troupe: Commands, straight: Commands) -> None:
     seed = time.time_ns()
     print(f"random moments from seed {seed}")
@@ -88,6 +89,7 @@ def test_killed_in_the_middle_of_a_checkpoint_write(troupe: Commands) -> None:
     assert_same_run(run, troupe.path("straight"))
 
 
+@pytest.mark.long
 def test_killed_before_its_first_checkpoint_a_run_begins_again(troupe: Commands, straight: Commands) -> None:
     command = troupe.start("train", *EVERYTHING, f"steps={STEPS}", "--name", "run")
     until((troupe.path("run") / "settings.json").exists, "the run's folder", every=0.001)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from commands import FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints
+from tiers import long
 
 from cluster.local import LocalGroup
 from cluster.verifying import compare, train_quietly
@@ -99,7 +100,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_checkpoint_good(tr
 
 @pytest.mark.parametrize(
     ("setup", "guilty", "tensor"),
-    [("one_rank", 1, "networks.two.main.1.weight"), ("one_optimizer", 2, "optimizers.one.0.momentum_buffer")],
+    [
+        ("one_rank", 1, "networks.two.main.1.weight"),
+        *long(("one_optimizer", 2, "optimizers.one.0.momentum_buffer")),
+    ],
 )
 def test_replicas_that_differ_are_named_before_a_checkpoint(
     tmp_path: Path, setup: str, guilty: int, tensor: str

@@ -1,4 +1,4 @@
-"""One random fault of each kind: `random_faults.py` does as many as one likes."""
+"""One random fault of each kind, three kinds of them in `--all`; `random_faults.py` does as many as one likes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from random_faults import KINDS, Trials
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(300)]
 
 SEED = 3
+QUICK = ("driver", "worker", "SIGTERM")
+NUMBERS = [
+    pytest.param(number, id=kind, marks=() if kind in QUICK else pytest.mark.long)
+    for number, kind in enumerate(KINDS, start=1)
+]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +24,7 @@ def trials() -> Iterator[Trials]:
     trials.close()
 
 
-@pytest.mark.parametrize("number", range(1, len(KINDS) + 1), ids=list(KINDS))
+@pytest.mark.parametrize("number", NUMBERS)
 def test_a_run_that_is_hurt_ends_as_if_nothing_had_happened(trials: Trials, number: int) -> None:
     outcome = trials.carry_out(SEED, number)
     if outcome.not_done:

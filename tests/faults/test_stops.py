@@ -18,6 +18,7 @@ from commands import (
     until,
     until_step,
 )
+from tiers import long
 
 from trainers.engine import checkpoint
 
@@ -36,7 +37,7 @@ def straight(shared: Commands) -> Commands:
     return shared
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, *long(signal.SIGTERM, signal.SIGHUP)])
 def test_a_stopped_run_is_saved_and_goes_on_with_the_same_bits(
     troupe: Commands, straight: Commands, number: signal.Signals
 ) -> None:

@@ -16,7 +16,7 @@ from commands import DCGAN, Commands, assert_same_run, checkpoints, until
 from cluster import leaderboard
 from cluster.leaderboard import FINISHED
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(240)]
 
 RUNS = f"s3://{BUCKET}/runs"
 RECIPE = (*DCGAN, "steps=30", "checkpoint_every=10", "log_every=1")

@@ -85,7 +85,9 @@ def until_group(run: Path, workers: int, command: Command, seconds: float = 60) 
     until_step(run, step_of(run) + 2, command, seconds)
 
 
-@pytest.mark.parametrize("words", [DCGAN, WGAN_GP], ids=["dcgan", "wgan_gp"])
+@pytest.mark.parametrize(
+    "words", [pytest.param(DCGAN, id="dcgan"), pytest.param(WGAN_GP, id="wgan_gp", marks=pytest.mark.long)]
+)
 def test_a_run_grows_and_shrinks_with_its_nodes_and_no_bit_is_lost(
     troupe: Commands, nodes: Nodes, words: tuple[str, ...]
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_run_grows_and_shrinks_with_its_nodes_and_no_bit_is_lost(
     assert_same_run(run, troupe.path("straight"))
 
 
+@pytest.mark.long
 def test_a_node_that_is_about_to_go_is_left_in_time(troupe: Commands, nodes: Nodes) -> None:
     nodes.come()
     nodes.come()

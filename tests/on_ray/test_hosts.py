@@ -14,7 +14,7 @@ from hosts import Hosts, hosts
 
 from trainers.engine import checkpoint
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(500)]
 
 WORDS = ("fragile", "image_size=8", "batch_size=8", "microbatch_size=2", "log_every=1", "checkpoint_every=10",
          "--families", str(FRAGILE))  # fmt: skip

@@ -15,7 +15,7 @@ from commands import DCGAN, Commands, checkpoints, state_of, until_step
 
 from trainers.engine.checkpoint import place_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(240)]
 
 WORDS = (*DCGAN, "steps=20000", "checkpoint_every=50", "log_every=50", "sample_every=1000", "workers=2")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from commands import FRAGILE, Commands, assert_same_run, checkpoints, lives, process_of, until, until_step
+from tiers import long
 
 from trainers.engine.runfolder import RunFolder
 
@@ -59,6 +60,7 @@ def test_a_killed_worker_is_named_and_the_run_goes_on_by_itself(troupe: Commands
     assert_same_run(run, straight.path("run"))
 
 
+@pytest.mark.long
 def test_with_ddp_a_killed_worker_is_named_too_and_the_run_goes_on(troupe: Commands) -> None:
     """Gradients meet inside backward: those who waited there must not be taken for the guilty ones."""
     run, _ = run_with_a_killed_worker(troupe, "exchange=ddp")
@@ -66,6 +68,7 @@ def test_with_ddp_a_killed_worker_is_named_too_and_the_run_goes_on(troupe: Comma
     assert checkpoints(run)[-1].name == "step_00000120"
 
 
+@pytest.mark.long
 def test_without_restarts_a_killed_worker_ends_the_run_in_one_line(troupe: Commands) -> None:
     run = troupe.path("run")
     command = troupe.start("train", *WORDS, STEPS, SLOW, "workers=2", "max_restarts=0", "--name", "run")
@@ -103,6 +106,7 @@ def test_a_worker_that_stops_answering_is_ended_in_time_and_the_run_goes_on(
     assert_same_run(run, straight.path("run"))
 
 
+@pytest.mark.long
 def test_a_worker_that_stops_at_the_start_is_seen_within_a_minute_and_named(
     troupe: Commands, straight: Commands
 ) -> None:
@@ -135,7 +139,7 @@ def test_a_killed_driver_leaves_a_run_that_goes_on_at_once(troupe: Commands, str
     assert_same_run(run, straight.path("run"))
 
 
-@pytest.mark.parametrize("stop", ["Ctrl-C", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("stop", ["Ctrl-C", *long("SIGTERM", "SIGHUP")])
 def test_a_stop_saves_and_another_number_of_workers_goes_on(troupe: Commands, straight: Commands, stop: str) -> None:
     run = troupe.path("run")
     command = troupe.start("train", *WORDS, STEPS, SLOW, "workers=2", "--name", "run")
@@ -156,6 +160,7 @@ def test_a_stop_saves_and_another_number_of_workers_goes_on(troupe: Commands, st
     assert_same_run(run, straight.path("run"))
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_ends_all_workers_at_once(troupe: Commands) -> None:
     run = troupe.path("run")
     command = troupe.start("train", *WORDS, STEPS, "pause=5", "workers=2", "--name", "run")
@@ -194,6 +199,7 @@ def test_without_ray_an_error_of_a_family_is_told_in_the_same_words(troupe: Comm
     assert "in loss" in log.read_text()
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_ends_all_workers_without_a_restart(troupe: Commands) -> None:
     run = troupe.path("run")
     done = troupe.run("train", *WORDS, "steps=20", "nan_at=15", "guilty=3", "workers=2", "--name", "run")
@@ -204,6 +210,7 @@ def test_a_loss_that_is_not_finite_ends_all_workers_without_a_restart(troupe: Co
     assert [path.name for path in checkpoints(run)] == ["step_00000000", "step_00000010"]
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_told_by_workers_too(troupe: Commands, straight: Commands) -> None:
     run = troupe.path("run")
     troupe.train(*WORDS, "steps=30", "--name", "run")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import DCGAN, Command, Commands, assert_same_run, until, until_step
+from tiers import long
 
 from cluster.own_ray import PREFIX, PROCESSES
 from trainers.engine.runfolder import RunFolder
@@ -38,7 +39,7 @@ def straight(shared: Commands) -> Commands:
     return shared
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", [PROCESSES[0], *long(*PROCESSES[1:])])
 def test_a_ray_of_our_own_that_dies_is_begun_anew_and_no_bit_is_lost(
     troupe: Commands, straight: Commands, name: str
 ) -> None:
@@ -56,6 +57,7 @@ def test_a_ray_of_our_own_that_dies_is_begun_anew_and_no_bit_is_lost(
     until(lambda: not command.members(), "the end of all its processes", 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_search_goes_on_when_its_ray_dies(troupe: Commands, name: str) -> None:
     command = troupe.start(*SEARCH)
@@ -88,6 +90,7 @@ def test_what_a_killed_command_leaves_is_swept_away_by_the_next_one(troupe: Comm
     until(lambda: not command.members(), "the end of the killed command's processes", 30)
 
 
+@pytest.mark.long
 def test_a_ray_of_our_own_starts_where_temporary_files_have_long_names_and_leaves_no_folder(troupe: Commands) -> None:
     temporary = troupe.folder / ("long" * 20)
     temporary.mkdir()

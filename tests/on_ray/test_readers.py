@@ -6,6 +6,7 @@ import json
 
 import pytest
 from commands import DCGAN, TROUPE, Commands, assert_same_run
+from tiers import long
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
 
@@ -21,7 +22,7 @@ def through(commands: Commands, reader: str, *words: str, seconds: float = 90) -
     return done.code
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, *long(2)])
 def test_a_run_goes_on_to_its_end(troupe: Commands, shared: Commands, workers: int) -> None:
     assert through(troupe, "head -n 1", "train", *RUN, f"workers={workers}", "--name", "run") == 0
     run = troupe.path("run")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from commands import OWN_FAMILIES, Commands, assert_same_state, process_of, state_of, until
+from tiers import long
 
 from cluster import leaderboard, search, train
 from cluster.leaderboard import FINISHED, INTERRUPTED, PRUNED
@@ -66,7 +67,7 @@ def test_two_trials_of_two_workers_on_two_cores_wait_for_one_another(ray: Any, t
     assert_same_state(trials[1], Path(alone["folder"]))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, *long(2)])
 def test_a_trial_that_falls_behind_is_stopped_where_it_reported_and_frees_what_it_held(
     ray: Any, tmp_path: Path, workers: int
 ) -> None:
@@ -85,7 +86,7 @@ def test_a_trial_that_falls_behind_is_stopped_where_it_reported_and_frees_what_i
         assert folder.read_result() is None
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, *long(2)])
 def test_a_clone_goes_on_from_the_better_trials_weights_and_step_with_the_changed_setting(
     ray: Any, tmp_path: Path, workers: int
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_metric_that_no_run_reports_is_told_with_those_that_it_does(ray: Any, 
     assert left, "the others need not be tried"
 
 
+@pytest.mark.long
 def test_a_trial_whose_process_is_killed_goes_on_in_another_one(ray: Any, troupe: Commands) -> None:
     command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2",
                              "steps=600", "evaluate_every=100", "checkpoint_every=50", "--space", "none", "--name",
@@ -208,6 +210,7 @@ def test_ctrl_c_saves_every_running_trial_first(troupe: Commands) -> None:
         assert checkpoint.damage_of(checkpoint.all_in(trial / "checkpoints")[-1]) is None
 
 
+@pytest.mark.long
 def test_optuna_learns_that_a_trial_which_was_stopped_early_was_pruned(ray: Any, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     from cluster import proposals, space

@@ -13,7 +13,7 @@ from cluster import search
 from cluster.leaderboard import FINISHED
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
 
 NODES, CPUS = 4, 4
 TINY: dict[str, Any] = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiers import long
 
 from cluster import search, space
 from trainers import registry
@@ -14,10 +15,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 SMALL = {"data": "digits", "steps": 1, "batch_size": 8, "microbatch_size": 4, "ema": 0}
 LARGE = {"wide_resnet": {"widen_factor": "1,2", "depth": "16,22"}}  # the rest of it takes minutes on two cores
+QUICK = ("classifier", "dcgan")
 IMAGES = {"dcgan": 32, "wgan": 32, "wgan_gp": 32}
 
 
-@pytest.mark.parametrize("family", registry.families())
+@pytest.mark.parametrize(
+    "family",
+    [*QUICK, *long(*(family for family in registry.families() if family not in QUICK))],
+)
 def test_the_default_space_of_a_family_runs(family: str, tmp_path: Path) -> None:
     words: dict[str, Any] = {**SMALL, **LARGE.get(family, {})}
     if family in IMAGES:

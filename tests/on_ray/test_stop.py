@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import DCGAN, FRAGILE_RUN, Commands, assert_same_run, checkpoints, step_of, until, until_step
+from tiers import long
 
 from cluster import leaderboard
 from cluster.leaderboard import INTERRUPTED
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
 RECIPE = (*DCGAN, "log_every=1", "checkpoint_every=1000")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, *long(2)])
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(troupe: Commands, workers: int) -> None:
     command = troupe.start("train", *RECIPE, "steps=100000", f"workers={workers}", "--name", "run")
     until_step(troupe.path("run"), 3, command, seconds=90)
@@ -65,7 +66,7 @@ def test_a_search_that_is_stopped_saves_every_running_trial(troupe: Commands) ->
     assert [trial.state for trial in leaderboard.read(troupe.path("s")).trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.5, 2.0, 5.0])
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 2.0, *long(5.0)])
 def test_ctrl_c_while_ray_starts_ends_within_seconds_and_leaves_nothing(troupe: Commands, seconds: float) -> None:
     temporary = troupe.folder / "t"
     temporary.mkdir()
@@ -85,6 +86,7 @@ def test_ctrl_c_while_ray_starts_ends_within_seconds_and_leaves_nothing(troupe: 
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.long
 def test_workers_that_go_on_while_their_watcher_is_stopped_are_not_taken_for_silent(troupe: Commands) -> None:
     """As by Ctrl-Z, which a session without a terminal cannot be sent."""
     command = troupe.start("train", *FRAGILE_RUN, "steps=100000", "pause=0.01", "hang_after=4", "max_restarts=0",
@@ -103,6 +105,7 @@ def test_workers_that_go_on_while_their_watcher_is_stopped_are_not_taken_for_sil
     assert not (troupe.path("run") / "restarts.jsonl").exists()
 
 
+@pytest.mark.long
 def test_a_search_whose_terminal_closes_saves_every_running_trial(troupe: Commands) -> None:
     command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2,0.3",
                            "steps=100000", "evaluate_every=50000", "--space", "none", "--name", "s")  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from clusters import Cluster
 from commands import DCGAN, Commands
+from tiers import long
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
@@ -64,6 +65,7 @@ def open_cluster(troupe: Commands) -> Iterator[Cluster]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_a_ray_of_our_own_leaves_the_home_the_environment_and_other_rays_alone(
     troupe: Commands, home: Path, open_cluster: Cluster
 ) -> None:
@@ -83,7 +85,7 @@ def test_the_command_writes_no_token_into_the_home_and_leaves_none_behind(troupe
     assert list(temporary.glob("troupe-*")) == []
 
 
-@pytest.mark.parametrize("where", ["home", "variable", "file"])
+@pytest.mark.parametrize("where", ["home", *long("variable", "file")])
 def test_the_right_token_is_taken_from_where_ray_keeps_it(
     troupe: Commands, home: Path, cluster: Cluster, where: str
 ) -> None:

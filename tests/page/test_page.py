@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from searches import NASTY, make_run, make_search
+from tiers import long
 
 from cluster.page import make
 from cluster.page.make import ReportCommand
@@ -36,7 +37,7 @@ def number_of_curves(page: Page) -> int:
     return count
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1300, False), (1300, True), (390, False), (390, True)])
+@pytest.mark.parametrize(("width", "dark"), [(1300, False), *long((1300, True), (390, False), (390, True))])
 def test_every_part_is_drawn_and_nothing_is_asked_of_anybody(search: Path, page: Page, width: int, dark: bool) -> None:
     page.open(search, width, dark)
     parts = page.tell("PARTS.map(part => part.section.id)")
@@ -337,7 +338,7 @@ def test_a_search_without_trials_and_a_single_run_have_pages_too(tmp_path: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["leaderboard", "settings-plots", "curves", "samples"])
+@pytest.mark.parametrize("part", ["curves", *long("leaderboard", "settings-plots", "samples")])
 def test_with_200_trials_filter_and_highlight_answer_at_once(
     tmp_path_factory: pytest.TempPathFactory, page: Page, part: str
 ) -> None:

@@ -438,7 +438,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_not_left_out(tmp_path: Path) -
     tmp_path.chmod(0o755)
     before = os.geteuid()
     if before == 0:
-        for above in tmp_path.parents[:2]:
+        for above in tmp_path.parents[:3]:
             above.chmod(0o755)
         os.seteuid(65534)  # nobody: root may read everything
     try:

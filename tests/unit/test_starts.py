@@ -11,7 +11,7 @@ import pytest
 import safetensors
 import safetensors.torch
 
-from cluster import begun_from, launch, train, use
+from cluster import begun_from, exporting, launch, train
 from trainers import registry
 from trainers.engine import durable
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
@@ -205,12 +205,12 @@ def test_an_export_to_a_full_disk_is_told_in_one_line_and_leaves_no_half_file(
 
     monkeypatch.setattr(safetensors.torch, "save_file", fails)
     with pytest.raises(TroupeError) as caught:
-        use.export("old", Path("runs"), (), Path("out"))
+        exporting.export("old", Path("runs"), (), Path("out"))
     assert caught.value.code == SURROUNDINGS
     (line,) = caught.value.mistakes
     assert line.startswith("--out out: cannot be written (Error while serializing: I/O error: No space left")
     assert not Path("out").exists()
     Path("out").mkdir()
     with pytest.raises(TroupeError):
-        use.export("old", Path("runs"), (), Path("out"))
+        exporting.export("old", Path("runs"), (), Path("out"))
     assert list(Path("out").iterdir()) == []

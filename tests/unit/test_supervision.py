@@ -164,7 +164,7 @@ def test_nodes_that_go_use_up_no_restarts(kind: str) -> None:
 
 
 def test_a_group_whose_node_is_about_to_go_saves_and_begins_anew_elsewhere() -> None:
-    going = Dummy({}, {}, {0: Stopped("saved"), 1: Stopped("saved")})
+    going = Dummy({}, {}, {0: Stopped(Problem("test", reason="saved")), 1: Stopped(Problem("test", reason="saved"))})
     going.moving = {1: Lost("the node of worker 1 is about to go in 30 s", PREEMPTED)}
     watched = Watched([going, Dummy({0: RESULT, 1: RESULT})], max_restarts=0)
     assert watched.result == RESULT
@@ -174,7 +174,7 @@ def test_a_group_whose_node_is_about_to_go_saves_and_begins_anew_elsewhere() -> 
 
 
 def test_a_group_grows_without_a_word_of_loss() -> None:
-    small = Dummy({}, {}, {0: Stopped("saved"), 1: Stopped("saved")})
+    small = Dummy({}, {}, {0: Stopped(Problem("test", reason="saved")), 1: Stopped(Problem("test", reason="saved"))})
     small.moving = {1: Lost("there is room for more workers than 2", RESIZED)}
     watched = Watched([small, Dummy({0: RESULT, 1: RESULT})], max_restarts=0)
     assert watched.result == RESULT
@@ -183,7 +183,7 @@ def test_a_group_grows_without_a_word_of_loss() -> None:
 
 def test_a_stop_counts_more_than_a_move() -> None:
     asked: list[bool] = []
-    moving = Dummy({}, {}, {0: Stopped("saved"), 1: Stopped("saved")})
+    moving = Dummy({}, {}, {0: Stopped(Problem("test", reason="saved")), 1: Stopped(Problem("test", reason="saved"))})
     moving.moving = {1: Lost("there is room for more workers than 2", RESIZED)}
     moving.on_stop = lambda: asked.append(True)
     watched = Watched([moving], stop_requested=lambda: bool(asked))
@@ -203,23 +203,23 @@ def test_workers_that_do_not_start_are_a_lost_group() -> None:
 
 
 def test_a_place_that_is_not_there_is_no_loss() -> None:
-    watched = Watched([TroupeError("no room", 3)])
+    watched = Watched([TroupeError(Problem("test", reason="no room"), 3)])
     assert watched.started == 1
     assert watched.error is not None
     assert (watched.error.code, watched.error.mistakes) == (3, ["no room"])
 
 
 def test_a_workers_own_error_is_shown_at_once_and_nothing_is_started_anew() -> None:
-    own = TroupeError("step 3: the loss is not finite", FAILED)
+    own = TroupeError(Problem("test", reason="step 3: the loss is not finite"), FAILED)
     watched = Watched([Dummy({}, {1: own}), Dummy({0: RESULT, 1: RESULT})])
     assert watched.error is own
     assert watched.started == 1
 
 
 def test_an_own_error_wins_over_a_loss_and_those_who_missed_others_are_never_shown() -> None:
-    own = TroupeError("another recipe", CONFLICT)
-    missed = PeerLost("lost the other workers: connection closed")
-    stopped = Stopped("stopped")
+    own = TroupeError(Problem("test", reason="another recipe"), CONFLICT)
+    missed = PeerLost(Problem("test", reason="lost the other workers: connection closed"))
+    stopped = Stopped(Problem("test", reason="stopped"))
     assert guilty({}) is None
     assert guilty({0: RESULT}) is None
     assert guilty({0: missed, 1: missed}) is None
@@ -230,8 +230,8 @@ def test_an_own_error_wins_over_a_loss_and_those_who_missed_others_are_never_sho
 
 
 def test_a_worker_that_missed_others_waits_for_the_guilty_one_to_be_known() -> None:
-    missed = PeerLost("lost the other workers: connection closed")
-    own = TroupeError("worker 1: ValueError: broken", FAILED)
+    missed = PeerLost(Problem("test", reason="lost the other workers: connection closed"))
+    own = TroupeError(Problem("test", reason="worker 1: ValueError: broken"), FAILED)
     watched = Watched([Dummy({0: missed}, {0: missed}, {0: missed, 1: own})])
     assert watched.error is own
     watched = Watched([Dummy({0: missed}, {0: missed, 1: killed(1)}), Dummy({0: RESULT, 1: RESULT})])
@@ -240,7 +240,7 @@ def test_a_worker_that_missed_others_waits_for_the_guilty_one_to_be_known() -> N
 
 
 def test_where_all_missed_one_another_the_group_is_started_anew() -> None:
-    missed = PeerLost("lost the other workers: connection closed")
+    missed = PeerLost(Problem("test", reason="lost the other workers: connection closed"))
     watched = Watched([Dummy({0: missed, 1: missed}), Dummy({0: RESULT, 1: RESULT})])
     assert watched.result == RESULT
 
@@ -253,7 +253,7 @@ def test_a_worker_that_does_not_end_with_the_others_is_lost(monkeypatch: pytest.
 
 
 def test_a_stop_is_asked_for_once_and_ends_the_run_after_saving() -> None:
-    stopped = Stopped("mine: stopped at step 2, saved; go on with --resume mine")
+    stopped = Stopped(Problem("test", reason="mine: stopped at step 2, saved; go on with --resume mine"))
     dummy = Dummy({}, {}, {}, {0: stopped}, {0: stopped, 1: stopped})
     watched = Watched([dummy], stop_requested=lambda: dummy.place >= 1)
     assert dummy.stopped == 1
@@ -279,7 +279,7 @@ def test_a_run_that_is_held_and_stopped_meanwhile_stops_where_it_is(monkeypatch:
         nonlocal asked
         asked = True
 
-    one = Dummy({}, {}, {0: Stopped("stopped"), 1: Stopped("stopped")})
+    one = Dummy({}, {}, {0: Stopped(Problem("test", reason="stopped")), 1: Stopped(Problem("test", reason="stopped"))})
     one.held = {0: 4}
     with pytest.raises(Stopped):
         supervise(lambda lost: one, 0, 60.0, lambda: asked, Progress(io.StringIO()), at_rest=stop)

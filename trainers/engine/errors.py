@@ -24,9 +24,8 @@ class TroupeError(Exception):
     Raised where the problem is known; `cluster.cli` prints a line for each after `troupe: ` and exits with `code`.
     """
 
-    def __init__(self, problems: Problem | str | Iterable[Problem | str], code: int = FAILED) -> None:
-        given = [problems] if isinstance(problems, (Problem, str)) else problems
-        self.problems = [one if isinstance(one, Problem) else Problem("other", reason=one) for one in given]
+    def __init__(self, problems: Problem | Iterable[Problem], code: int = FAILED) -> None:
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
         self.code = code
         super().__init__()
 
@@ -45,14 +44,14 @@ class TroupeError(Exception):
 class Stopped(TroupeError):
     """The run was asked to stop, has saved, and can be resumed."""
 
-    def __init__(self, problems: Problem | str | Iterable[Problem | str], code: int = STOPPED) -> None:
+    def __init__(self, problems: Problem | Iterable[Problem], code: int = STOPPED) -> None:
         super().__init__(problems, code)
 
 
 class NotBegun(Stopped):
     """The run was asked to stop before its first step."""
 
-    def __init__(self, problems: Problem | str | Iterable[Problem | str] | None = None, code: int = STOPPED) -> None:
+    def __init__(self, problems: Problem | Iterable[Problem] | None = None, code: int = STOPPED) -> None:
         super().__init__(problems or Problem("stopped", reason="stopped before it began"), code)
 
 

@@ -1,0 +1,95 @@
+"""Which tests a command line runs, in a small folder of tests with the same tiers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiers
+
+TESTS = {
+    "unit/test_one.py": """
+import pytest
+
+def test_fast(): pass
+
+@pytest.mark.slow
+def test_slow(): pass
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_sizes(size): pass
+""",
+    "on_ray/test_two.py": """
+import pytest
+
+pytestmark = pytest.mark.ray
+
+def test_ray(): pass
+
+@pytest.mark.long
+def test_rare(): pass
+""",
+    "faults/test_three.py": """
+import pytest
+
+pytestmark = [pytest.mark.faults, pytest.mark.long]
+
+def test_random(): pass
+""",
+}
+CONFTEST = """
+from tiers import add_options as pytest_addoption, pytest_collection_modifyitems, pytest_ignore_collect
+"""
+FAST = {"test_fast"}
+ALL = {*FAST, "test_slow", "test_sizes[1]", "test_ray"}
+LONG = {*ALL, "test_sizes[2]", "test_rare", "test_random"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")  # a checkout may lie in a folder of any name
+    for path, content in {**TESTS, "conftest.py": CONFTEST}.items():
+        (folder / "tests" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "tests" / path).write_text(content)
+    shutil.copy(tiers.__file__, folder / "tests" / "tiers.py")
+    markers = "\n".join(f"  {marker}" for marker in tiers.MARKERS)
+    (folder / "pytest.ini").write_text(f"[pytest]\ntestpaths = tests\npythonpath = tests\nmarkers =\n{markers}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "run"),
+    [
+        ("", FAST),
+        ("--all", ALL),
+        ("--long", LONG),
+        ("--long --all", LONG),
+        ("tests", FAST),
+        ("tests/unit", FAST),
+        ("tests/unit/test_one.py", FAST),
+        ("tests/on_ray", {"test_ray"}),
+        ("tests/on_ray/test_two.py", {"test_ray", "test_rare"}),
+        ("tests/on_ray/test_two.py tests/unit", {*FAST, "test_ray", "test_rare"}),
+        ("--all tests/on_ray/test_two.py", {"test_ray"}),
+        ("tests/faults/test_three.py", {"test_random"}),
+        ("tests/unit/test_one.py::test_slow", {"test_slow"}),
+        ("tests/unit/test_one.py::test_sizes", {"test_sizes[1]", "test_sizes[2]"}),
+        ("--all tests/unit/test_one.py::test_sizes[2]", {"test_sizes[2]"}),
+        ("-m long", {"test_sizes[2]", "test_rare", "test_random"}),
+        ("-m ray", {"test_ray"}),
+        ("--all -m slow", {"test_slow", "test_sizes[1]"}),
+    ],
+)
+def test_a_command_line_runs_its_tier_and_what_it_names(folder: Path, words: str, run: set[str]) -> None:
+    marker = ["-m", words.split("-m ")[1]] if "-m " in words else []
+    command = (sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
+    done = subprocess.run(
+        [*command, *words.partition("-m ")[0].split(), *marker], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )  # fmt: skip
+    assert {line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line} == run, done
