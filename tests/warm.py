@@ -1,7 +1,7 @@
 """Starts `troupe` without the seconds that its imports take: a server that has imported them forks for each start.
 
-A process that it starts is a real one: a session, signals, streams and an environment of its own, and an exit code. What
-is about the first moments of a command, or about variables that are read while something is imported, starts the
+A process that it starts is a real one: a session, signals, streams and an environment of its own, and an exit code.
+What is about the first moments of a command, or about variables that are read while something is imported, starts the
 installed command instead (`can_start`).
 """
 
