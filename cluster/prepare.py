@@ -147,7 +147,8 @@ def prepare(command: TrainCommand) -> Prepared:
             except TroupeError as error:
                 problems += error.problems
             else:
-                problems += [unfit_data] if unfit_data is not None else []
+                source = str(command.config) if "data" in from_file and "data" not in said else ""
+                problems += [replace(unfit_data, source=source)] if unfit_data is not None else []
     with contextlib.suppress(TroupeError):  # said above
         if command.name in registry.families(command.families):
             hint = f"take another, as {command.name}-first"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import tiers
 from commands import Commands
+from sentences import Golden, Sentences, name_of
 from tiers import pytest_collection_modifyitems, pytest_ignore_collect
 
 from cluster.local import LocalGroup
@@ -21,12 +23,32 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two processes side by side for the whole fast tier; one where something is named, and where Ray or faults run."""
-    return 2 if tiers.tier_asked(config) == tiers.FAST and not tiers.is_narrowed(config) else 0
+    whole = tiers.tier_asked(config) == tiers.FAST and not tiers.is_narrowed(config)
+    return 2 if whole and not config.getoption("--write-sentences") else 0
+
+
+@pytest.fixture(scope="session")
+def golden_sentences(pytestconfig: pytest.Config) -> Iterator[Golden]:
+    golden = Golden(pytestconfig.getoption("--write-sentences"))
+    yield golden
+    golden.end()
+
+
+@pytest.fixture
+def sentences(request: pytest.FixtureRequest, golden_sentences: Golden, tmp_path: Path) -> Iterator[Sentences]:
+    """Compares what people read with what is stored (see `sentences.py`)."""
+    name, failed = name_of(request), request.session.testsfailed
+    found = golden_sentences.of(name, tmp_path)
+    yield found
+    golden_sentences.new[name] = found.seen
+    if found.known is not None and request.session.testsfailed == failed:
+        assert found.seen == found.known, "fewer sentences: `pytest --write-sentences` stores them"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     tiers.add_options(parser)
     parser.addoption("--write-golden", action="store_true", help="store the losses of every family anew")
+    parser.addoption("--write-sentences", action="store_true", help="store what people read of problems anew")
 
 
 @pytest.hookimpl(trylast=True)

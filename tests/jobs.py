@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import pytest
 
 from cluster.verifying import train_quietly
 from trainers import registry
@@ -86,6 +88,12 @@ def variants() -> list[tuple[str, str]]:
         for family in registry.families((OWN_FAMILIES,))
         for variant in registry.config_class(family, (OWN_FAMILIES,)).tiny
     ]
+
+
+def each(found: Sequence[tuple[str, str]]) -> Any:
+    """A test for each of these variants; all tests of one run in the same process, as they share its runs."""
+    values = [pytest.param(*one, marks=pytest.mark.xdist_group("-".join(one))) for one in found]
+    return pytest.mark.parametrize(("family", "variant"), values)
 
 
 def microbatches(family: str, variant: str) -> int:

@@ -11,6 +11,7 @@ import array
 import contextlib
 import gc
 import json
+import math
 import os
 import random
 import select
@@ -56,12 +57,17 @@ class Started:
         return code
 
     def _ended(self, seconds: float | None) -> int | None:
-        if self.returncode is None and select.select([self.connection], [], [], seconds)[0]:
+        if self.returncode is None and self._answers(seconds):
             answer = self.connection.recv(16)
             status = int(answer) if answer else 9  # the server has gone, and its processes with it
             self.returncode = os.waitstatus_to_exitcode(status)
             self.connection.close()
         return self.returncode
+
+    def _answers(self, seconds: float | None) -> bool:
+        asking = select.poll()  # `select` knows no more than 1,024 files, and these processes have many
+        asking.register(self.connection, select.POLLIN)
+        return bool(asking.poll(None if seconds is None else math.ceil(1000 * seconds)))
 
 
 class Server:

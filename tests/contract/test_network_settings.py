@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import pytest
 import torch
 
-from tests.jobs import OWN_FAMILIES, variants
+from tests.jobs import OWN_FAMILIES, each, variants
 from trainers import registry
 from trainers.engine.config import Config
 from trainers.run import open_for
@@ -29,7 +28,7 @@ def others(config: Config, name: str) -> Iterator[Any]:
         yield tuple(2 * part for part in value)
 
 
-@pytest.mark.parametrize(("family", "variant"), variants())
+@each(variants())
 def test_no_other_setting_changes_the_networks(tmp_path: Path, family: str, variant: str) -> None:
     kind = registry.config_class(family, (OWN_FAMILIES,))
     config = kind.of(kind.tiny[variant], family)

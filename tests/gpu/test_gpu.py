@@ -19,7 +19,7 @@ from commands import DCGAN, Commands
 from cluster import train
 from cluster.local import LocalGroup
 from cluster.verifying import TOLERANCE, compare
-from tests.jobs import OWN_FAMILIES, last_state, microbatches, plan_of, train_until, trained, variants
+from tests.jobs import OWN_FAMILIES, each, last_state, microbatches, plan_of, train_until, trained, variants
 from trainers import registry
 from trainers.engine.errors import TroupeError
 from trainers.engine.loop import reproducible
@@ -27,7 +27,7 @@ from trainers.engine.tensors import named_tensors
 from trainers.engine.world import World, free_port
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-EVERY = pytest.mark.parametrize(("family", "variant"), variants())
+EVERY = each(variants())
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from sentences import Sentences
 from torch import Tensor, nn
 
 from trainers import registry
 from trainers.data.images import ImageData, Part
 from trainers.engine.control import Control
 from trainers.engine.errors import TroupeError
-from trainers.engine.problems import sentences
 from trainers.engine.step import advance, run_phase
 from trainers.engine.trainer import Trainer
 from trainers.engine.world import World
@@ -170,7 +170,7 @@ def test_a_conditional_grid_has_a_row_for_each_class(family: str) -> None:
     assert set(plain.sample_inputs) == {"latent"}
 
 
-def test_a_class_is_asked_for_by_name_or_number_and_changes_the_picture() -> None:
+def test_a_class_is_asked_for_by_name_or_number_and_changes_the_picture(sentences: Sentences) -> None:
     trainer = trainer_of("dcgan", data_of(), conditional=True)
     asked = trainer.config.asked.of({"count": 3, "class": "kind 7"})
     assert asked.class_ == "kind 7"
@@ -186,26 +186,31 @@ def test_a_class_is_asked_for_by_name_or_number_and_changes_the_picture() -> Non
     images = [trainer.family.samples(trainer.networks, one) for one in (by_name, other)]
     assert not torch.equal(*images)
     for wrong in ("kind 70", "10", "-1", ""):
-        with pytest.raises(TroupeError, match="no such class"):
+        with pytest.raises(TroupeError) as error:
             inputs(**{"class": wrong})
+        assert [(one.code, one.about, one.value) for one in error.value.problems] == [("unknown-class", "class", wrong)]
+        sentences(error.value.problems)
 
 
-def test_no_class_can_be_asked_for_of_a_run_that_knows_none() -> None:
+def test_no_class_can_be_asked_for_of_a_run_that_knows_none(sentences: Sentences) -> None:
     trainer = trainer_of("dcgan", data_of())
     asked = trainer.config.asked.of({"class": "3"})
-    with pytest.raises(TroupeError, match="class=3: the run knows no classes; train one with conditional=true"):
+    with pytest.raises(TroupeError) as error:
         trainer.family.sample_inputs(asked, torch.Generator(), trainer.data)
+    assert [(one.code, one.about, one.value) for one in error.value.problems] == [("unknown-class", "class", "3")]
+    sentences(error.value.problems)
 
 
 @pytest.mark.parametrize("family", ADVERSARIAL)
-def test_classes_need_labels(family: str) -> None:
+def test_classes_need_labels(family: str, sentences: Sentences) -> None:
     config = registry.config_class(family).of({"conditional": True})
-    (line,) = sentences(config.misfit(data_of(classes=0).facts))
-    assert line == "conditional=true: data=digits has no labels; leave it out, or take data with classes"
-    (line,) = sentences(config.misfit(data_of(classes=1).facts))
-    assert "one class (kind 0)" in line
-    config, problems = registry.config_class(family).from_words({"mismatched_negatives": "true"}, family)
-    assert sentences(problems) == ["mismatched_negatives=true: is of conditional runs; say conditional=true"]
+    for classes in (0, 1):
+        problems = config.misfit(data_of(classes=classes).facts)
+        assert [(one.code, one.about, one.value) for one in problems] == [("data-misfit", "conditional", True)]
+        sentences(problems)
+    _, problems = registry.config_class(family).from_words({"mismatched_negatives": "true"}, family)
+    assert [(one.code, one.about) for one in problems] == [("settings-conflict", "mismatched_negatives")]
+    sentences(problems)
 
 
 @pytest.mark.parametrize("family", ADVERSARIAL)
@@ -225,20 +230,20 @@ def test_mismatched_images_are_real_ones_of_another_class(family: str) -> None:
 # Mistakes
 
 
-def test_mistakes_are_told_in_a_line_each() -> None:
+def test_mistakes_are_told_in_a_line_each(sentences: Sentences) -> None:
     kind = registry.config_class("wgan_gp")
-    for words, line in (
-        ({"image_size": "48"}, "image_size=48: the networks make images of 16, 32, 64 or 128 pixels; say one of these"),
-        ({"network": "resnet", "image_size": "64"},
-         "image_size=64: network=resnet makes images of 32 pixels; say image_size=32, or network=dcgan"),
-        ({"network": "resnet", "n_extra_layers": "1"},
-         "n_extra_layers: is of network=dcgan; leave it out with network=resnet"),
-        ({"penalty": "-1"}, "penalty=-1: must be at least 0"),
-    ):  # fmt: skip
-        assert sentences(kind.from_words(words, "wgan_gp")[1]) == [line]
-    assert sentences(kind.of({"network": "resnet"}).misfit(data_of(size=64).facts)) == [
-        "image_size=64: network=resnet makes images of 32 pixels; say image_size=32, or network=dcgan"
-    ]
+    for words, code, about in (
+        ({"image_size": "48"}, "bad-value", "image_size"),
+        ({"network": "resnet", "image_size": "64"}, "settings-conflict", "image_size"),
+        ({"network": "resnet", "n_extra_layers": "1"}, "settings-conflict", "n_extra_layers"),
+        ({"penalty": "-1"}, "bad-value", "penalty"),
+    ):
+        _, problems = kind.from_words(words, "wgan_gp")
+        assert [(one.code, one.about) for one in problems] == [(code, about)]
+        sentences(problems)
+    problems = kind.of({"network": "resnet"}).misfit(data_of(size=64).facts)
+    assert [(one.code, one.about, one.value) for one in problems] == [("settings-conflict", "image_size", 64)]
+    sentences(problems)
 
 
 def test_every_adversarial_family_is_short() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentences import Sentences
 
 from cluster import cli, launch, search, searching
 from cluster.leaderboard import read
@@ -54,25 +56,34 @@ def test_a_maker_that_is_killed_leaves_no_run_and_keeps_no_name(tmp_path: Path, 
 
 @pytest.mark.parametrize("place", ["mine", ".making-mine"])
 @pytest.mark.parametrize("content", ["", "checkpoints/", "notes.txt", ".lock"])
-def test_what_only_looks_like_a_makers_stays_and_keeps_its_name(tmp_path: Path, place: str, content: str) -> None:
+def test_what_only_looks_like_a_makers_stays_and_keeps_its_name(
+    tmp_path: Path, place: str, content: str, sentences: Sentences
+) -> None:
     theirs = tmp_path / place / content
     theirs.mkdir(parents=True) if content in ("", "checkpoints/") else theirs.parent.mkdir()
     if not theirs.is_dir():
         theirs.write_text("important")
-    with pytest.raises(TroupeError, match="--name mine: in use"):
+    with pytest.raises(TroupeError) as caught:
         runfolder.create(tmp_path, "dcgan", "mine", write)
+    assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("name-in-use", "--name", "mine")]
+    sentences(caught.value.problems)
     assert runfolder.create(tmp_path, "mine", None, write).name == "mine-1"
     assert theirs.is_dir() or theirs.read_text() == "important"
 
 
 @pytest.mark.parametrize("content", [None, "notes.txt", "logs/rank_0.log"])
-def test_a_folder_that_is_somebody_elses_keeps_its_name(tmp_path: Path, content: str | None) -> None:
+def test_a_folder_that_is_somebody_elses_keeps_its_name(
+    tmp_path: Path, content: str | None, sentences: Sentences
+) -> None:
     (tmp_path / "mine" / "logs").mkdir(parents=True) if content else (tmp_path / "mine").mkdir()
     if content:
         (tmp_path / "mine" / content).write_text("important")
-    with pytest.raises(TroupeError, match="--name mine: in use; take another name") as caught:
+    with pytest.raises(TroupeError) as caught:
         runfolder.create(tmp_path, "dcgan", "mine", write)
     assert caught.value.code == CONFLICT
+    assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("name-in-use", "--name", "mine")]
+    assert "--resume" not in caught.value.problems[0].hint
+    sentences(caught.value.problems)
     assert runfolder.create(tmp_path, "mine", None, write).name == "mine-1"
     assert not content or (tmp_path / "mine" / content).read_text() == "important"
 
@@ -93,15 +104,17 @@ def test_nobody_sees_a_run_before_it_is_whole_and_two_at_once_get_names_of_their
     assert sorted(os.listdir(tmp_path)) == sorted(folder.name for folder in made)
 
 
-def test_a_run_that_could_not_be_filled_leaves_nothing(tmp_path: Path) -> None:
+def test_a_run_that_could_not_be_filled_leaves_nothing(tmp_path: Path, sentences: Sentences) -> None:
     def full(folder: RunFolder) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(
-        TroupeError, match="no space left; free some, or move the run to another disk; nothing of the"
-    ) as caught:
+    with pytest.raises(TroupeError) as caught:
         runfolder.create(tmp_path, "dcgan", "mine", full)
     assert caught.value.code == SURROUNDINGS
+    assert [(one.code, one.about, one.kept) for one in caught.value.problems] == [
+        ("no-space", f"--runs-dir {tmp_path}", False)
+    ]
+    sentences(caught.value.problems)
     assert os.listdir(tmp_path) == []
 
 
@@ -121,21 +134,29 @@ def test_the_folder_of_a_search_appears_with_its_record(tmp_path: Path, monkeypa
 
 
 def test_resume_and_remove_of_a_name_that_never_began_say_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sentences: Sentences
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / ".making-mine").mkdir(parents=True)
     assert cli.command(["runs"]) == 0
     assert "no runs in runs" in capsys.readouterr().out
-    assert cli.command(["train", "--resume", "mine"]) == 2
-    assert capsys.readouterr().err == "troupe: --resume mine: no such run in runs\n"
+    assert cli.command(["train", "--resume", "mine", "--json"]) == 2
+    told, err = capsys.readouterr()
+    (error,) = json.loads(told)["errors"]
+    assert (error["code"], error["about"], error["value"]) == ("unknown-run", "--resume", "mine")
+    assert err == f"troupe: {error['text']}\n"
+    sentences([error["text"]])
 
 
-def test_a_search_that_is_not_begun_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_is_not_begun_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
+) -> None:
     words: dict[str, Any] = {"width": "8,16", "steps": 1, "space": "none", "name": "s", "runs_dir": tmp_path / "runs",
                              "data_dir": tmp_path / "data"}  # fmt: skip
-    with launch.alone(), pytest.raises(TroupeError, match="another run trains in this process"):
+    with launch.alone(), pytest.raises(TroupeError) as caught:
         search("dcgan", **words)
+    assert [(one.code, one.about) for one in caught.value.problems] == [("held", "")]
+    sentences(caught.value.problems)
     assert not (tmp_path / "runs" / "s").exists()
     make, made = searching._new_folder, []
 

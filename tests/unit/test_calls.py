@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentences import Sentences
 
 import cluster
 from cluster.words import VERBS
@@ -32,12 +33,21 @@ def said_in(text: str) -> str:
     return re.sub(r",\)", ")", re.sub(r"\s+", "", text.replace("'", "")))
 
 
-def test_an_empty_word_is_none() -> None:
+def kinds_of(error: TroupeError) -> list[tuple[str, str]]:
+    """The code of each problem, and what it is about."""
+    return [(one.code, one.about) for one in error.problems]
+
+
+def test_an_empty_word_is_none(sentences: Sentences) -> None:
     with pytest.raises(TroupeError) as error:
         cluster.predict("", "a.png", runs_dir=" ")
-    assert (error.value.code, error.value.mistakes) == (WORDS, ["name: is empty", "runs_dir: is empty"])
-    with pytest.raises(TroupeError, match="predict: one of the names is empty"):
+    assert error.value.code == WORDS
+    assert kinds_of(error.value) == [("missing", "name"), ("missing", "runs_dir")]
+    sentences(error.value.problems)
+    with pytest.raises(TroupeError) as error:
         cluster.predict("run", "a.png", "")
+    assert kinds_of(error.value) == [("missing", "predict")]
+    sentences(error.value.problems)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -78,79 +88,74 @@ def test_cluster_and_its_calls_import_neither_torch_nor_ray() -> None:
     assert done.returncode == 0, done.stderr
 
 
-WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], list[str]]] = {
+WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], list[tuple[str, str]]]] = {
     "train": ("train", ("dcgan",), {"name": 5, "progress": "often", "resume": 1.5}, [
-        "name=5: must be str or None", "resume=1.5: must be str or Path or None", "progress='often': must be bool"]),
-    "families as one text": ("train", ("dcgan",), {"families": "mine"}, [
-        "families='mine': must be Sequence[str or Path]"]),
-    "search": ("search", (), {"trials": "many", "space": 3}, [
-        "space=3: must be str or Path or None", "trials='many': must be int or None"]),
+        ("bad-value", name) for name in ("name", "resume", "progress")]),
+    "families as one text": ("train", ("dcgan",), {"families": "mine"}, [("bad-value", "families")]),
+    "search": ("search", (), {"trials": "many", "space": 3}, [("bad-value", "space"), ("bad-value", "trials")]),
     "kinds": ("train", ("dcgan",), {
         "workers": True, "steps": [3], "batch_size": 2.5, "seed": b"3", "compile": 1, "cycle_momentum": [0.9, "x"],
         "precision": 3, "checkpoint_every": None, "ema": float("nan")}, [
-        "workers=True: must be a whole number", "steps=[3]: must be a whole number",
-        "batch_size=2.5: is not a whole number", "seed=b'3': must be a whole number",
-        "compile=1: must be True or False", "cycle_momentum=[0.9, 'x']: must be a tuple of numbers",
-        "precision=3: must be 'float32' or 'float64' or 'bfloat16'",
-        "checkpoint_every=None: must be a whole number or a time as '10min'", "ema=nan: is not a finite number"]),
+        ("bad-value", name) for name in (
+            "workers", "steps", "batch_size", "seed", "compile", "cycle_momentum", "precision", "checkpoint_every",
+            "ema")]),
     "true is no number": ("predict", ("run", b"a.png"), {"top": True, "best": 1}, [
-        "top=True: must be int or None", "best=1: must be bool", "b'a.png': must be a name or a path"]),
+        ("bad-value", name) for name in ("top", "best", "b'a.png'")]),
     "bounds": ("search", ("dcgan",), {"trials": 0, "time_budget": -1.0, "latent": "8,16"}, [
-        "--trials 0: must be a whole number, at least 1", "--time-budget -1.0: must be a number above 0"]),
-    "verify": ("verify", (), {}, ["family: is missing, as in verify(family=...)"]),
-    "evaluate": ("evaluate", ("run",), {"weights": 7}, ["weights=7: must be str or Path or None"]),
-    "sample": ("sample", ("run",), {"count": 0, "seed": -1}, [
-        "--count 0: must be a whole number, at least 1", "--seed -1: must be a whole number, at least 0"]),
-    "export": ("export", ("run",), {"ouf": "x", "best": 3}, [
-        "best=3: must be bool", "ouf: no such argument of export; did you mean out?"]),
-    "load_exported": ("load_exported", (5,), {}, ["folder=5: must be str or Path"]),
-    "report": ("report", (), {}, ["report: needs a name, as in report('dcgan-search-1')"]),
-    "names": ("report", ("run", 5), {}, ["5: must be a name or a path"]),
-    "runs": ("runs", (), {"remove": True}, [
-        "--remove: name the runs to remove, as in `troupe runs --remove dcgan-1`"]),
-    "stop": ("stop", ("nobody",), {"address": 5}, ["address=5: must be str or None"]),
-    "logs": ("logs", ("nobody",), {}, ["nobody: no such run in runs"]),
-    "rank": ("logs", ("nobody",), {"rank": -1}, ["--rank -1: must be a whole number, at least 0"]),
-    "rank of a job": ("logs", ("nobody",), {"rank": 3, "address": "http://h:1"}, [
-        "--rank: a worker's log lies in the run's folder; leave --address out where you see that"]),
+        ("bad-value", name) for name in ("--trials", "--time-budget")]),
+    "verify": ("verify", (), {}, [("missing", "family")]),
+    "evaluate": ("evaluate", ("run",), {"weights": 7}, [("bad-value", "weights")]),
+    "sample": ("sample", ("run",), {"count": 0, "seed": -1}, [("bad-value", "--count"), ("bad-value", "--seed")]),
+    "export": ("export", ("run",), {"ouf": "x", "best": 3}, [("bad-value", "best"), ("unknown-option", "ouf")]),
+    "load_exported": ("load_exported", (5,), {}, [("bad-value", "folder")]),
+    "report": ("report", (), {}, [("missing", "report")]),
+    "names": ("report", ("run", 5), {}, [("bad-value", "5")]),
+    "runs": ("runs", (), {"remove": True}, [("missing", "--remove")]),
+    "stop": ("stop", ("nobody",), {"address": 5}, [("bad-value", "address")]),
+    "logs": ("logs", ("nobody",), {}, [("unknown-run", "nobody")]),
+    "rank": ("logs", ("nobody",), {"rank": -1}, [("bad-value", "--rank")]),
+    "rank of a job": ("logs", ("nobody",), {"rank": 3, "address": "http://h:1"}, [("bad-value", "--rank")]),
     "submit": ("submit", ("train", "dcgan"), {"name": 5, "resume": True, "address": "http://h:1"}, [
-        "name=5: must be str or Path", "resume=True: must be str or Path"]),
-    "submit what": ("submit", ("evaluate",), {}, ["evaluate: submit carries out train or search"]),
-    "jobs": ("jobs", ("http://h:1",), {}, ["'http://h:1': one argument too many, or say its name"]),
-    "check": ("check", (), {"workers": 4}, [
-        "settings are of a family; say which, as in `troupe check dcgan workers=4`"]),
-    "families": ("families", (), {"families": 5}, ["families=5: must be Sequence[str or Path]"]),
-    "datasets": ("datasets", (), {"remove": "nowhere"}, [
-        "--remove nowhere: no packed copy of it; `troupe datasets` lists them"]),
-    "env": ("env", (), {"json": True}, ["json: no such argument of env"]),
+        ("bad-value", name) for name in ("name", "resume")]),
+    "submit what": ("submit", ("evaluate",), {}, [("unknown-verb", "evaluate")]),
+    "jobs": ("jobs", ("http://h:1",), {}, [("too-many", "'http://h:1'")]),
+    "check": ("check", (), {"workers": 4}, [("missing", "")]),
+    "families": ("families", (), {"families": 5}, [("bad-value", "families")]),
+    "datasets": ("datasets", (), {"remove": "nowhere"}, [("unknown-data", "--remove")]),
+    "env": ("env", (), {"json": True}, [("unknown-option", "json")]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_does_not_fit_is_told_at_once_and_as_a_mistake(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    name, arguments, words, lines = WRONG[case]
+    name, arguments, words, kinds = WRONG[case]
     if "data_dir" in inspect.signature(getattr(cluster, name)).parameters:
         words = {"data_dir": tmp_path / "data", **words}
     with pytest.raises(TroupeError) as caught:
         getattr(cluster, name)(*arguments, **words)
     assert caught.value.code == WORDS
-    assert sorted(caught.value.mistakes) == sorted(lines)
+    assert kinds_of(caught.value) == kinds
+    sentences(caught.value.problems)
 
 
-def test_a_folder_without_an_export_and_a_damaged_one_are_told(tmp_path: Path) -> None:
-    with pytest.raises(TroupeError, match="holds no exported networks") as caught:
+def test_a_folder_without_an_export_and_a_damaged_one_are_told(tmp_path: Path, sentences: Sentences) -> None:
+    with pytest.raises(TroupeError) as caught:
         cluster.load_exported(str(tmp_path / "nothing"))
-    assert caught.value.code == WORDS
+    assert (caught.value.code, kinds_of(caught.value)) == (WORDS, [("missing-file", str(tmp_path / "nothing"))])
+    sentences(caught.value.problems)
     (tmp_path / "config.json").write_text('{"family": "dcgan"}')
-    with pytest.raises(TroupeError, match="is not what `troupe export` writes") as caught:
+    with pytest.raises(TroupeError) as caught:
         cluster.load_exported(tmp_path)
-    assert caught.value.code == CONFLICT
+    assert (caught.value.code, kinds_of(caught.value)) == (CONFLICT, [("damaged", str(tmp_path / "config.json"))])
+    sentences(caught.value.problems)
 
 
-def test_submit_hands_on_the_words_of_the_verb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_submit_hands_on_the_words_of_the_verb(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sentences: Sentences
+) -> None:
     sent: list[Any] = []
 
     def submit(command: Any, say: Any) -> dict[str, Any]:
@@ -174,11 +179,14 @@ def test_submit_hands_on_the_words_of_the_verb(monkeypatch: pytest.MonkeyPatch, 
     there = {"address": "http://h:1", "runs_dir": "/s/runs", "install": True}
     cluster.submit("train", "dcgan", features="resnet56:/s/weights.th", **there)  # which only the cluster has
     assert "features=resnet56:/s/weights.th" in sent[2].words
-    with pytest.raises(TroupeError, match="features=runs/judge: must be a whole path, as the cluster sees it"):
+    with pytest.raises(TroupeError) as caught:
         cluster.submit("train", "dcgan", features="runs/judge", **there)
+    assert (kinds_of(caught.value), caught.value.problems[0].value) == ([("bad-value", "features")], "runs/judge")
+    sentences(caught.value.problems)
     with pytest.raises(TroupeError) as caught:
         cluster.submit("train", "dcgan", families=[""], address="http://h:1", runs_dir="/s/runs")
-    assert caught.value.mistakes == ["families: is empty"]
+    assert kinds_of(caught.value) == [("missing", "families")]
+    sentences(caught.value.problems)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from sentences import Sentences
 
 from trainers.engine import checkpoint, durable, ownership
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
@@ -103,38 +104,43 @@ def half_a_file(state: Any, file: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "failing", "reason"),
+    ("owner", "name", "failing", "code"),
     [
-        (torch, "save", half_a_file, "could not be written (unexpected pos 64 vs 4)"),
-        (torch, "save", full, "no space left"),
-        (os, "fsync", full, "no space left"),
-        (os, "rename", full, "no space left"),
-        (checkpoint, "digest", full, "no space left"),
-        (durable, "write", full, "no space left"),
+        (torch, "save", half_a_file, "not-written"),
+        (torch, "save", full, "no-space"),
+        (os, "fsync", full, "no-space"),
+        (os, "rename", full, "no-space"),
+        (checkpoint, "digest", full, "no-space"),
+        (durable, "write", full, "no-space"),
     ],
+    ids=["half-a-file", "save", "fsync", "rename", "digest", "write"],
 )
 def test_nothing_half_made_is_left_when_a_write_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, failing: Callable[..., Any], reason: str
-) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, failing: Callable[..., Any], code: str,
+    sentences: Sentences,
+) -> None:  # fmt: skip
     save(tmp_path, 100)
     with monkeypatch.context() as broken:
         broken.setattr(owner, name, failing)
         with pytest.raises(TroupeError) as caught:
             save(tmp_path, 200)
     assert caught.value.code == SURROUNDINGS
-    (line,) = caught.value.mistakes
-    assert reason in line
-    assert "\n" not in line
+    assert [(one.code, one.about) for one in caught.value.problems] == [(code, str(tmp_path))]
+    assert "\n" not in str(caught.value)
+    sentences(caught.value.problems)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000100"]
     assert checkpoint.newest(tmp_path, nothing) == tmp_path / "step_00000100"
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, sentences: Sentences) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TroupeError) as caught:
         save(tmp_path / "file" / "checkpoints", 1)
     assert caught.value.code == SURROUNDINGS
-    assert len(caught.value.mistakes) == 1
+    assert [(one.code, one.about) for one in caught.value.problems] == [
+        ("not-written", str(tmp_path / "file" / "checkpoints"))
+    ]
+    sentences(caught.value.problems)
 
 
 def test_what_a_killed_writer_left_is_no_checkpoint(tmp_path: Path) -> None:
@@ -226,13 +232,15 @@ def test_nothing_is_found_where_none_is_there(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "missing", nothing) is None
 
 
-def test_where_all_are_damaged_nothing_is_changed_and_one_line_says_so(tmp_path: Path) -> None:
+def test_where_all_are_damaged_nothing_is_changed_and_one_line_says_so(tmp_path: Path, sentences: Sentences) -> None:
     for step in (100, 200):
         flip(save(tmp_path, step))
     warnings: list[str] = []
-    with pytest.raises(TroupeError, match=r"no checkpoint is whole \(step_00000200: ") as caught:
+    with pytest.raises(TroupeError) as caught:
         checkpoint.newest(tmp_path, warnings.append)
     assert caught.value.code == CONFLICT
+    assert [(one.code, one.about) for one in caught.value.problems] == [("damaged", str(tmp_path))]
+    sentences(caught.value.problems)
     assert len(checkpoint.all_in(tmp_path)) == 2
     assert warnings == []
 

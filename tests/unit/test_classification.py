@@ -9,16 +9,19 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from sentences import Sentences
 from torch import Tensor, nn
 
 from cluster import cli
 from trainers import registry
 from trainers.data.settings import ImageConfig
+from trainers.engine import problems
 from trainers.engine.config import Config
 from trainers.engine.family import MicroBatch
-from trainers.engine.problems import sentences
+from trainers.engine.problems import Problem
 from trainers.families.classification.learning import AUXILIARY, Classification, decayed
 from trainers.families.classification.settings import MEANS, ClassificationConfig
+from trainers.families.classifier.config import OWN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,21 +30,26 @@ COLOUR: dict[str, Any] = {"channels": 3, "image_size": 32, "classes": 10, "size"
 GREY = {**COLOUR, "channels": 1, "size": 9_000, "held_out": 1_000}
 
 
-def mistakes_of(family: str, **words: Any) -> list[str]:
-    config, problems = registry.config_class(family).from_words(words, family)
-    assert (config is None) == bool(problems)
-    assert all("\n" not in line for line in sentences(problems))
-    return sentences(problems)
+def mistakes_of(family: str, **words: Any) -> list[Problem]:
+    config, found = registry.config_class(family).from_words(words, family)
+    assert (config is None) == bool(found)
+    assert all("\n" not in line for line in problems.sentences(found))
+    return found
 
 
 def config_of(family: str, **words: Any) -> Any:
     return registry.config_class(family).of(words, family)
 
 
-def misfits_of(family: str, facts: Mapping[str, Any], **words: Any) -> list[str]:
-    lines = sentences(config_of(family, **words).wrong_data(facts))
-    assert all("\n" not in line for line in lines)
-    return lines
+def misfits_of(family: str, facts: Mapping[str, Any], **words: Any) -> list[Problem]:
+    found: list[Problem] = config_of(family, **words).wrong_data(facts)
+    assert all("\n" not in line for line in problems.sentences(found))
+    return found
+
+
+def kinds(found: list[Problem]) -> list[tuple[str, str, str]]:
+    """Of each problem its code, what it is about, and the value that was given, as it is shown."""
+    return [(one.code, one.about, problems.show_value(one.value)) for one in found]
 
 
 # Words that are wrong whatever the data is
@@ -49,82 +57,88 @@ def misfits_of(family: str, facts: Mapping[str, Any], **words: Any) -> list[str]
 
 @pytest.mark.parametrize("family", CLASSIFIERS)
 @pytest.mark.parametrize(
-    ("target", "line"),
+    ("target", "code"),
     [
-        ("eval_acuracy:0.9", "eval_acuracy names no metric of {family}; did you mean eval_accuracy?"),
-        ("accuracy:0.9", "accuracy names no metric of {family}; did you mean eval_accuracy?"),
-        ("xyz:1", "xyz names no metric of {family}; there are eval_accuracy, eval_loss"),
-        ("0.94", "of what? say target=eval_accuracy:0.94"),
-        ("eval_accuracy:94", "an accuracy is at most 1; say target=eval_accuracy:0.94"),
-        ("eval_accuracy", "needs a number, as in target=eval_accuracy:0.94"),
-        ("eval_accuracy:", "needs a number, as in target=eval_accuracy:0.94"),
-        ("eval_accuracy:high", "needs a number, as in target=eval_accuracy:0.94"),
-        ("eval_loss:nan", "needs a number, as in target=eval_accuracy:0.94"),
+        ("eval_acuracy:0.9", "unknown-metric"),
+        ("accuracy:0.9", "unknown-metric"),
+        ("xyz:1", "unknown-metric"),
+        ("0.94", "bad-value"),
+        ("eval_accuracy:94", "bad-value"),
+        ("eval_accuracy", "bad-value"),
+        ("eval_accuracy:", "bad-value"),
+        ("eval_accuracy:high", "bad-value"),
+        ("eval_loss:nan", "bad-value"),
     ],
 )
-def test_a_target_that_cannot_be_reached_is_told_in_a_line(family: str, target: str, line: str) -> None:
-    assert mistakes_of(family, target=target) == [f"target={target}: {line.format(family=family)}"]
+def test_a_target_that_cannot_be_reached_is_told_in_a_line(
+    family: str, target: str, code: str, sentences: Sentences
+) -> None:
+    found = mistakes_of(family, target=target)
+    assert kinds(found) == [(code, "target", target)]
+    sentences(found)
 
 
-def test_a_family_that_evaluates_nothing_has_no_target_no_evaluations_and_no_plateau() -> None:
-    def mistakes(**words: str) -> list[str]:
-        return sentences(ImageConfig.from_words(words, "drawn")[1])
+def test_a_family_that_evaluates_nothing_has_no_target_no_evaluations_and_no_plateau(sentences: Sentences) -> None:
+    def mistakes(**words: str) -> list[Problem]:
+        return ImageConfig.from_words(words, "drawn")[1]
 
-    assert mistakes(target="eval_accuracy:0.9") == [
-        "target=eval_accuracy:0.9: drawn evaluates nothing that could be reached"
-    ]
-    assert mistakes(evaluate_every="50") == ["evaluate_every=50: drawn evaluates nothing; leave it out"]
-    assert mistakes(schedule="plateau") == [
-        "schedule=plateau: drawn evaluates nothing that could stand still; take another"
-    ]
+    for words in ({"target": "eval_accuracy:0.9"}, {"evaluate_every": "50"}, {"schedule": "plateau"}):
+        ((name, value),) = words.items()
+        assert kinds(mistakes(**words)) == [("evaluates-nothing", name, value)]
+        sentences(mistakes(**words))
     assert mistakes(evaluate_every="0") == mistakes(evaluate_every="auto") == []
 
 
-def test_what_looks_at_evaluations_needs_some() -> None:
+def test_what_looks_at_evaluations_needs_some(sentences: Sentences) -> None:
     for words in ({"schedule": "plateau"}, {"target": "eval_loss:0.3"}):
         ((name, value),) = words.items()
-        assert mistakes_of("classifier", evaluate_every="0", **words) == [
-            f"{name}={value}: needs evaluations; say evaluate_every=auto instead of 0"
-        ]
+        found = mistakes_of("classifier", evaluate_every="0", **words)
+        assert kinds(found) == [("settings-conflict", name, value)]
+        sentences(found)
         assert mistakes_of("classifier", **words) == []
 
 
+WRONG = [
+    ("wide_resnet", {"depth": "20"}, "bad-value", "depth"),
+    ("wide_resnet", {"depth": "15"}, "bad-value", "depth"),
+    ("wide_resnet", {"depth": "4"}, "bad-value", "depth"),
+    ("darknet", {"stride_one": "5"}, "settings-conflict", "stride_one"),
+    ("darknet", {"stride_one": "2", "blocks": "3:2"}, "settings-conflict", "stride_one"),
+    ("darknet", {"stride_one": "-2"}, "bad-value", "stride_one"),
+    ("cifar_speed", {"widths": "64:256"}, "bad-value", "widths"),
+    ("classifier", {"model": "lennet"}, "unknown-model", "model"),
+    ("classifier", {"model": "resnet-18"}, "unknown-model", "model"),
+    ("darknet", {"cycle_peak": "0.8"}, "settings-conflict", "cycle_peak"),
+    ("darknet", {"cycle_peak": "0.6", "cycle_tail": "0.5"}, "settings-conflict", "cycle_peak"),
+    ("darknet", {"cycle_momentum": "0.9"}, "bad-value", "cycle_momentum"),
+    ("wide_resnet", {"decay_at": "0.6:0.3"}, "bad-value", "decay_at"),
+    ("wide_resnet", {"image_size": "32", "crop_padding": "32"}, "settings-conflict", "crop_padding"),
+    ("classifier", {"classes": "1"}, "bad-value", "classes"),
+    ("classifier", {"epochs": "0"}, "bad-value", "epochs"),
+    ("classifier", {"flip": "always"}, "bad-value", "flip"),
+    ("classifier", {"optimizer": "adam"}, "bad-value", "optimizer"),
+    ("classifier", {"schedule": "onecycle"}, "bad-value", "schedule"),
+]
+
+
 @pytest.mark.parametrize(
-    ("family", "words", "line"),
-    [
-        ("wide_resnet", {"depth": "20"},
-         "depth=20: must be 6n + 4, for n blocks in each of three groups; say depth=16 or depth=22"),
-        ("wide_resnet", {"depth": "15"},
-         "depth=15: must be 6n + 4, for n blocks in each of three groups; say depth=10 or depth=16"),
-        ("wide_resnet", {"depth": "4"}, "depth=4: must be at least 10"),
-        ("darknet", {"stride_one": "5"}, "stride_one=5: there are 5 groups, counted from 0; say at most 4"),
-        ("darknet", {"stride_one": "2", "blocks": "3:2"},
-         "stride_one=2: there are 2 groups, counted from 0; say at most 1"),
-        ("darknet", {"stride_one": "-2"}, "stride_one=-2: must be at least -1"),
-        ("cifar_speed", {"widths": "64:256"}, "widths=64:256: needs three, as in widths=64:256:256"),
-        ("classifier", {"model": "lennet"}, "model=lennet: no such model; did you mean lenet?"),
-        ("classifier", {"model": "resnet-18"}, "model=resnet-18: no such model; did you mean resnet18?"),
-        ("darknet", {"cycle_peak": "0.8"}, "cycle_peak=0.8: must lie before the tail, below 0.8"),
-        ("darknet", {"cycle_peak": "0.6", "cycle_tail": "0.5"}, "cycle_peak=0.6: must lie before the tail, below 0.5"),
-        ("darknet", {"cycle_momentum": "0.9"}, "cycle_momentum=0.9: needs two, as in cycle_momentum=0.95:0.85"),
-        ("wide_resnet", {"decay_at": "0.6:0.3"}, "decay_at=0.6:0.3: must rise, as in decay_at=0.5:0.75"),
-        ("wide_resnet", {"image_size": "32", "crop_padding": "32"}, "crop_padding=32: must be less than image_size=32"),
-        ("classifier", {"classes": "1"}, "classes=1: must be at least 2"),
-        ("classifier", {"epochs": "0"}, "epochs=0: must be above 0"),
-        ("classifier", {"flip": "always"}, "flip=always: is none of none, random, alternating"),
-        ("classifier", {"optimizer": "adam"}, "optimizer=adam: is none of sgd, adamw; did you mean adamw?"),
-        ("classifier", {"schedule": "onecycle"},
-         "schedule=onecycle: is none of constant, one_cycle, cosine, step, linear, plateau; did you mean one_cycle?"),
-    ],
-)  # fmt: skip
-def test_a_wrong_word_is_told_with_what_would_be_right(family: str, words: dict[str, str], line: str) -> None:
-    assert mistakes_of(family, **words) == [line]
+    ("family", "words", "code", "about"),
+    WRONG,
+    ids=["-".join([family, *map("=".join, words.items())]) for family, words, *_ in WRONG],
+)
+def test_a_wrong_word_is_told_with_what_would_be_right(
+    family: str, words: dict[str, str], code: str, about: str, sentences: Sentences
+) -> None:
+    found = mistakes_of(family, **words)
+    assert kinds(found) == [(code, about, words[about])]
+    sentences(found)
 
 
-def test_an_unknown_model_like_no_other_is_answered_with_all_of_ours() -> None:
-    (line,) = mistakes_of("classifier", model="xyzzy")
-    assert line.startswith("model=xyzzy: no such model; there are mlp, mlp_relu, mlp_bn, cnn, lstm_rows, ")
-    assert line.endswith(", resnet110, and those of torchvision")
+def test_an_unknown_model_like_no_other_is_answered_with_all_of_ours(sentences: Sentences) -> None:
+    found = mistakes_of("classifier", model="xyzzy")
+    assert kinds(found) == [("unknown-model", "model", "xyzzy")]
+    assert all(model in found[0].hint for model in OWN)
+    sentences(found)
 
 
 # Words that are wrong for such data
@@ -137,82 +151,92 @@ def test_fitting_data_is_answered_with_nothing(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", CLASSIFIERS)
-def test_data_without_labels_is_refused(family: str) -> None:
+def test_data_without_labels_is_refused(family: str, tmp_path: Path, sentences: Sentences) -> None:
+    data = f"imagefolder:{tmp_path / 'pictures'}"
     for classes in (0, 1):
-        assert misfits_of(family, {**COLOUR, "classes": classes}, data="imagefolder:pictures") == [
-            f"data=imagefolder:{Path('pictures').resolve()}: has no labels to learn; put images into a folder for each "
-            "class"
-        ]
+        found = misfits_of(family, {**COLOUR, "classes": classes}, data=data)
+        assert kinds(found) == [("no-labels", "data", data)]
+        sentences(found)
 
 
 @pytest.mark.parametrize("family", CLASSIFIERS)
-def test_images_beside_class_folders_are_told_by_name(family: str) -> None:
+def test_images_beside_class_folders_are_told_by_name(family: str, tmp_path: Path, sentences: Sentences) -> None:
     facts = {**COLOUR, "classes": 0, "strays": ["me.png", "you.png"]}
-    assert misfits_of(family, facts, data="imagefolder:pets") == [
-        f"data=imagefolder:{Path('pets').resolve()}: images lie beside its class folders: me.png, you.png; move into "
-        "them what belongs there, and the rest away"
-    ]
+    data = f"imagefolder:{tmp_path / 'pets'}"
+    found = misfits_of(family, facts, data=data)
+    assert kinds(found) == [("stray-images", "data", data)]
+    assert "me.png, you.png" in found[0].reason
+    sentences(found)
 
 
-def test_folders_that_are_parts_and_no_classes_are_told() -> None:
+def test_folders_that_are_parts_and_no_classes_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
+) -> None:
+    monkeypatch.chdir(tmp_path)
     facts = {**COLOUR, "classes": 2, "class_names": ("Test", "val")}
-    assert misfits_of("classifier", facts, data="imagefolder:pets/") == [
-        f"data=imagefolder:{Path('pets').resolve()}: its folders Test and val are parts, and no classes; name the one "
-        "to learn from train, and the other test or val"
-    ]
+    found = misfits_of("classifier", facts, data="imagefolder:pets/")
+    assert kinds(found) == [("parts-as-classes", "data", f"imagefolder:{tmp_path / 'pets'}")]
+    assert "Test and val" in found[0].reason
+    sentences(found)
     assert misfits_of("classifier", {**facts, "class_names": ("test", "dogs")}) == []
 
 
 @pytest.mark.parametrize("size", [8, 16])
-def test_norms_over_one_number_are_told(size: int) -> None:
-    lines = misfits_of("darknet", {**COLOUR, "image_size": size}, batch_size=4, microbatch_size=1)
-    assert lines == (
-        ["microbatch_size=1: the last norms need two images or more; say microbatch_size=2"] if size <= 16 else []
-    )
+def test_norms_over_one_number_are_told(size: int, sentences: Sentences) -> None:
+    found = misfits_of("darknet", {**COLOUR, "image_size": size}, batch_size=4, microbatch_size=1)
+    assert kinds(found) == [("data-misfit", "microbatch_size", "1")]
+    sentences(found)
     assert misfits_of("darknet", {**COLOUR, "image_size": 32}, batch_size=4, microbatch_size=1) == []
 
 
-def test_another_number_of_classes_is_told() -> None:
-    assert misfits_of("classifier", GREY, classes=7) == ["classes=7: data=digits has 10; leave classes out"]
-    assert misfits_of("darknet", COLOUR, classes=100) == ["classes=100: data=cifar10 has 10; leave classes out"]
+def test_another_number_of_classes_is_told(sentences: Sentences) -> None:
+    for family, facts, classes in (("classifier", GREY, 7), ("darknet", COLOUR, 100)):
+        found = misfits_of(family, facts, classes=classes)
+        assert kinds(found) == [("data-misfit", "classes", str(classes))]
+        sentences(found)
 
 
-def test_a_normalisation_of_other_channels_is_told() -> None:
-    assert misfits_of("classifier", GREY, normalisation="cifar10") == [
-        "normalisation=cifar10: is for 3 channels, data=digits has 1; say normalisation=half"
-    ]
+def test_a_normalisation_of_other_channels_is_told(sentences: Sentences) -> None:
+    found = misfits_of("classifier", GREY, normalisation="cifar10")
+    assert kinds(found) == [("data-misfit", "normalisation", "cifar10")]
+    sentences(found)
     assert misfits_of("classifier", COLOUR, normalisation="mnist") == []  # one number for all channels
     assert misfits_of("classifier", COLOUR, normalisation="imagenet") == []
 
 
-def test_a_border_wider_than_the_images_is_told() -> None:
-    assert misfits_of("classifier", GREY, crop_padding=32) == [
-        "crop_padding=32: must be less than the images' 32 pixels"
-    ]
+def test_a_border_wider_than_the_images_is_told(sentences: Sentences) -> None:
+    found = misfits_of("classifier", GREY, crop_padding=32)
+    assert kinds(found) == [("data-misfit", "crop_padding", "32")]
+    sentences(found)
     assert misfits_of("classifier", GREY, crop_padding=31) == []
 
 
 @pytest.mark.parametrize(
     ("model", "size", "fits"), [("lenet", 8, 16), ("cnn", 8, 16), ("simple_cnn", 7, 8), ("alexnet", 32, 64)]
 )
-def test_images_too_small_for_a_model_are_told_with_a_size_that_fits(model: str, size: int, fits: int) -> None:
-    assert misfits_of("classifier", {**GREY, "image_size": size}, model=model) == [
-        f"model={model}: does not fit images of {size}x{size}; say image_size={fits}"
-    ]
+def test_images_too_small_for_a_model_are_told_with_a_size_that_fits(
+    model: str, size: int, fits: int, sentences: Sentences
+) -> None:
+    found = misfits_of("classifier", {**GREY, "image_size": size}, model=model)
+    assert kinds(found) == [("data-misfit", "model", model)]
+    assert found[0].hint.endswith(f"image_size={fits}")
+    sentences(found)
 
 
 @pytest.mark.parametrize("size", [8, 16, 64])
-def test_the_fast_net_says_which_images_it_takes(size: int) -> None:
-    (line,) = misfits_of("cifar_speed", {**COLOUR, "image_size": size})
-    assert "32" in line
+def test_the_fast_net_says_which_images_it_takes(size: int, sentences: Sentences) -> None:
+    found = misfits_of("cifar_speed", {**COLOUR, "image_size": size})
+    assert kinds(found) == [("data-misfit", "image_size", str(size))]
+    assert "image_size=32" in found[0].hint
+    sentences(found)
 
 
-def test_what_looks_at_evaluations_needs_samples_that_are_held_out() -> None:
+def test_what_looks_at_evaluations_needs_samples_that_are_held_out(sentences: Sentences) -> None:
     alone = {**COLOUR, "held_out": 0}
     for words in ({"target": "eval_accuracy:0.9"}, {"schedule": "plateau"}, {"evaluate_every": 10}):
-        assert misfits_of("darknet", alone, **words) == [
-            "the data holds nothing out to evaluate on; say evaluate_on=validation, or take more samples"
-        ]
+        found = misfits_of("darknet", alone, **words)
+        assert [(one.code, one.about) for one in found] == [("nothing-held-out", "")]
+        sentences(found)
     assert misfits_of("darknet", alone) == []
     assert config_of("darknet").resolved(alone).evaluate_every == 0
 

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from sentences import Sentences
 
 from trainers.data.images import ImageData, Part
 from trainers.data.packed import pack
 from trainers.data.sources import open_data
 from trainers.data.torchvision_sets import IDX_FILES, KNOWN
 from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.problems import Problem
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -50,13 +52,13 @@ def write_idx(folder: Path, train: Part, test: Part, zipped: bool = True) -> Non
         (folder / (f"{stem}.gz" if zipped else stem)).write_bytes(gzip.compress(content) if zipped else content)
 
 
-def fails(data: str, data_dir: Path) -> str:
+def fails(data: str, data_dir: Path) -> Problem:
     with pytest.raises(TroupeError) as caught:
         open_data(data, data_dir=data_dir)
     assert caught.value.code == SURROUNDINGS
-    (line,) = caught.value.mistakes
-    assert "\n" not in line
-    return line
+    (problem,) = caught.value.problems
+    assert "\n" not in str(caught.value)
+    return problem
 
 
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +94,7 @@ def test_packing_anew_replaces_what_was_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["train_images.npy", "test_labels.npy"])
 @pytest.mark.parametrize("damage", ["one bit", "cut short", "gone"])
-def test_a_damaged_file_is_named(tmp_path: Path, file: str, damage: str) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, damage: str, sentences: Sentences) -> None:
     pack(tmp_path / "cifar10", "cifar10", photographs(5, 1), photographs(5, 2), KNOWN["cifar10"].class_names)
     path = tmp_path / "cifar10" / file
     content = bytearray(path.read_bytes())
@@ -100,14 +102,18 @@ def test_a_damaged_file_is_named(tmp_path: Path, file: str, damage: str) -> None
     path.write_bytes(content if damage == "one bit" else content[:-3])
     if damage == "gone":
         path.unlink()
-    assert fails("cifar10", tmp_path).startswith(f"{path}: damaged")
+    problem = fails("cifar10", tmp_path)
+    assert (problem.code, problem.about) == ("damaged", str(path))
+    sentences([problem])
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"class_names": []}'])
-def test_a_damaged_list_of_the_files_is_named(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", '{"class_names": []}'], ids=["half", "list", "no-arrays"])
+def test_a_damaged_list_of_the_files_is_named(tmp_path: Path, content: str, sentences: Sentences) -> None:
     pack(tmp_path / "cifar10", "cifar10", photographs(5, 1), photographs(5, 2), KNOWN["cifar10"].class_names)
     (tmp_path / "cifar10" / "packed.json").write_text(content)
-    assert fails("cifar10", tmp_path).startswith(f"{tmp_path / 'cifar10' / 'packed.json'}: damaged")
+    problem = fails("cifar10", tmp_path)
+    assert (problem.code, problem.about) == ("damaged", str(tmp_path / "cifar10" / "packed.json"))
+    sentences([problem])
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -135,11 +141,13 @@ def test_the_fingerprint_is_the_same_packed_or_in_the_original_files(tmp_path: P
     assert first.fingerprint == second.fingerprint
 
 
-def test_a_damaged_original_file_is_named(tmp_path: Path) -> None:
+def test_a_damaged_original_file_is_named(tmp_path: Path, sentences: Sentences) -> None:
     write_idx(tmp_path / "mnist", figures(20, 1), figures(6, 2))
     path = tmp_path / "mnist" / f"{IDX_FILES[0]}.gz"
     path.write_bytes(path.read_bytes()[:-200])
-    assert fails("mnist", tmp_path).startswith(f"{path}: damaged")
+    problem = fails("mnist", tmp_path)
+    assert (problem.code, problem.about) == ("damaged", str(path))
+    sentences([problem])
 
 
 def test_a_download_is_packed_so_that_it_happens_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,13 +169,16 @@ def test_a_download_is_packed_so_that_it_happens_once(tmp_path: Path, monkeypatc
     assert first.fingerprint == second.fingerprint
 
 
-def test_without_files_and_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_files_and_network_one_line_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
+) -> None:
     no_network(monkeypatch)
-    assert fails("cifar10", tmp_path) == (
-        f"data=cifar10: not found under {tmp_path} and could not be downloaded (no route to host); "
-        "put cifar-10-batches-py there, or choose data=digits"
-    )
-    assert "its four *-ubyte.gz files into mnist/" in fails("mnist", tmp_path)
+    for name, needed in (("cifar10", "cifar-10-batches-py"), ("mnist", "*-ubyte.gz")):
+        problem = fails(name, tmp_path)
+        assert (problem.code, problem.about, problem.value) == ("not-downloaded", "data", name)
+        assert str(tmp_path) in problem.reason
+        assert needed in problem.hint
+        sentences([problem])
 
 
 def test_sheets_of_cifar_are_packed_tile_by_tile(tmp_path: Path) -> None:

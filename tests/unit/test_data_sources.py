@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sentences import Sentences
 
 from trainers.data.sources import all_sources, check_name, open_data
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.problems import sentence
 
 EXTRA = """
 import numpy as np
@@ -45,30 +45,34 @@ def test_right_names_are_no_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "line"),
+    ("data", "code", "advice"),
     [
-        ("digts", "data=digts: no such data set; did you mean digits?"),
-        ("cifar-10", "data=cifar-10: no such data set; did you mean cifar10?"),
-        ("imagefolder", "data=imagefolder: of which folder? say data=imagefolder:PATH"),
-        ("imagefolder:", "data=imagefolder:: of which folder? say data=imagefolder:PATH"),
-        ("digits:here", "data=digits:here: digits takes no path; say data=digits"),
-        ("imagefolder:/no/such", "data=imagefolder:/no/such: no such folder; give the path of one"),
+        ("digts", "unknown-data", "digits"),
+        ("cifar-10", "unknown-data", "cifar10"),
+        ("imagefolder", "bad-value", ""),
+        ("imagefolder:", "bad-value", ""),
+        ("digits:here", "bad-value", "data=digits"),
+        ("imagefolder:/no/such", "missing-folder", ""),
     ],
 )
-def test_a_wrong_name_is_told_in_one_line_with_advice(data: str, line: str) -> None:
+def test_a_wrong_name_is_told_in_one_line_with_advice(data: str, code: str, advice: str, sentences: Sentences) -> None:
     problem = check_name(data)
     assert problem is not None
-    assert sentence(problem) == line
+    assert (problem.code, problem.about, problem.value) == (code, "data", data)
+    assert advice in problem.hint
+    sentences([problem])
     with pytest.raises(TroupeError) as caught:
         open_data(data, data_dir=Path("unused"))
-    assert caught.value.mistakes == [line]
+    assert caught.value.problems == [problem]
     assert caught.value.code == (SURROUNDINGS if "/no/such" in data else WORDS)
 
 
-def test_a_name_like_no_other_is_answered_with_all_names() -> None:
+def test_a_name_like_no_other_is_answered_with_all_names(sentences: Sentences) -> None:
     problem = check_name("xyzzy")
     assert problem is not None
-    assert sentence(problem) == f"data=xyzzy: no such data set; there are {', '.join(all_sources())}"
+    assert (problem.code, problem.about, problem.value) == ("unknown-data", "data", "xyzzy")
+    assert problem.hint.endswith(f" {', '.join(all_sources())}")
+    sentences([problem])
 
 
 def test_data_from_outside_the_package_is_found_by_folder(tmp_path: Path) -> None:
@@ -81,16 +85,21 @@ def test_data_from_outside_the_package_is_found_by_folder(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "code", "reason"),
     [
-        ("import no_such_module", "no_such_module"),
-        (EXTRA.replace('"dots"', '"digits"'), "digits is the name of another"),
+        ("import no_such_module", "own-code", "no_such_module"),
+        (EXTRA.replace('"dots"', '"digits"'), "name-in-use", "digits"),
     ],
+    ids=["import", "name"],
 )
-def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: str, words: str) -> None:
+def test_a_file_that_cannot_be_used_is_named(
+    tmp_path: Path, content: str, code: str, reason: str, sentences: Sentences
+) -> None:
+    folder = extra(tmp_path, content)
     with pytest.raises(TroupeError) as caught:
-        all_sources([extra(tmp_path, content)])
-    (line,) = caught.value.mistakes
-    assert "dots.py" in line
-    assert words in line
+        all_sources([folder])
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.about) == (code, str(folder / "data" / "dots.py"))
+    assert reason in problem.reason
     assert caught.value.code == WORDS
+    sentences([problem])

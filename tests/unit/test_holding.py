@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sentences import Sentences
 
 from trainers.engine import holding
 from trainers.engine.errors import CONFLICT, TroupeError
@@ -32,7 +33,7 @@ with writer.holding(0):
                 if line == "stay\\n":
                     sys.stdin.readline()
         except TroupeError as error:
-            print(*error.mistakes, flush=True)
+            print(*(one.code for one in error.problems), flush=True)
 print("left", flush=True)
 """
 
@@ -70,7 +71,7 @@ def test_who_has_lost_a_run_cannot_write_to_it_any_more(tmp_path: Path, old: Old
     with new.holding(patience=0.1):
         with new.writing():
             (tmp_path / "rows").write_text("new\n")
-        assert old.told("write") == "mine: another group of workers has taken the run over"
+        assert old.told("write") == "taken-over"
         assert (tmp_path / "rows").read_text() == "new\n"
         out, _ = old.process.communicate(timeout=10)
         assert out == "left\n"
@@ -88,17 +89,19 @@ def test_a_run_is_not_taken_over_in_the_middle_of_a_write(
     with pytest.raises(TroupeError) as caught, Writer(tmp_path, "mine").holding(patience=0.1):
         pass
     assert caught.value.code == CONFLICT
-    (line,) = caught.value.mistakes
-    assert line.startswith("mine: a process of the group before is in the middle of a write since")
+    assert [(one.code, one.about) for one in caught.value.problems] == [("held", "mine")]
+    assert caught.value.problems[0].hint
     old.tell("")  # that write is at its end
     monkeypatch.setattr(holding, "PATIENCE", 10)
     with Writer(tmp_path, "mine").holding(patience=0.1):
-        assert old.told("write") == "mine: another group of workers has taken the run over"
+        assert old.told("write") == "taken-over"
 
 
-def test_who_has_let_go_of_a_run_cannot_write_to_it(tmp_path: Path) -> None:
+def test_who_has_let_go_of_a_run_cannot_write_to_it(tmp_path: Path, sentences: Sentences) -> None:
     writer = Writer(tmp_path, "mine")
     with writer.holding(patience=0):
         pass
-    with pytest.raises(TroupeError), writer.writing():
+    with pytest.raises(TroupeError) as caught, writer.writing():
         pass
+    assert [(one.code, one.about) for one in caught.value.problems] == [("taken-over", "mine")]
+    sentences(caught.value.problems)

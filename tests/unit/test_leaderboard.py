@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentences import Sentences
 
 from cluster import leaderboard
 from cluster.leaderboard import FAILED, FINISHED, RUNNING, Search, TrialRecord
@@ -66,25 +67,31 @@ def test_both_files_say_the_same_after_every_report_and_the_folder_may_be_moved(
     assert str(tmp_path) not in (moved / "search.json").read_text()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"trials": []}', '{"format": 1, "trials": [{"x": 1}]}'])
-def test_a_damaged_search_is_told_in_one_line(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"trials": []}', '{"format": 1, "trials": [{"x": 1}]}'],
+    ids=["empty", "half", "list", "no-format", "other-trials"],
+)
+def test_a_damaged_search_is_told_in_one_line(tmp_path: Path, content: str, sentences: Sentences) -> None:
     (tmp_path / "search.json").write_text(content)
     with pytest.raises(TroupeError) as error:
         leaderboard.read(tmp_path)
     assert error.value.code == CONFLICT
-    assert len(error.value.mistakes) == 1
-    assert "search.json: damaged" in error.value.mistakes[0]
+    assert [(one.code, one.about) for one in error.value.problems] == [("damaged", str(tmp_path / "search.json"))]
+    sentences(error.value.problems)
 
 
-def test_a_search_of_a_newer_format_is_told(tmp_path: Path) -> None:
+def test_a_search_of_a_newer_format_is_told(tmp_path: Path, sentences: Sentences) -> None:
     search_of(tmp_path / "s", 0.1)
     told = json.loads((tmp_path / "s" / "search.json").read_text())
     (tmp_path / "s" / "search.json").write_text(json.dumps({**told, "format": 99}))
-    with pytest.raises(TroupeError, match="newer troupe"):
+    with pytest.raises(TroupeError) as error:
         leaderboard.read(tmp_path / "s")
+    assert [(one.code, one.about) for one in error.value.problems] == [("newer", str(tmp_path / "s"))]
+    sentences(error.value.problems)
 
 
-def test_a_trial_is_found_by_the_name_of_its_search(tmp_path: Path) -> None:
+def test_a_trial_is_found_by_the_name_of_its_search(tmp_path: Path, sentences: Sentences) -> None:
     search = search_of(tmp_path / "widths", 0.1)
     folder = search.folder(search.trials[0])
     folder.path.mkdir(parents=True)
@@ -92,22 +99,25 @@ def test_a_trial_is_found_by_the_name_of_its_search(tmp_path: Path) -> None:
     found = runfolder.find(tmp_path, "widths/0001")
     assert found.path == folder.path
     assert found.name == "widths/0001"
-    for name, line in (("widths", "is a search, and no run; name one of its trials, as widths/0001"),
-                       ("widths/0002", "no such run in"), ("width/0001", "no such run in")):  # fmt: skip
-        with pytest.raises(TroupeError, match=line) as error:
+    for name, code in (("widths", "not-a-run"), ("widths/0002", "unknown-run"), ("width/0001", "unknown-run")):
+        with pytest.raises(TroupeError) as error:
             runfolder.find(tmp_path, name)
         assert error.value.code == WORDS
+        assert [(one.code, one.about) for one in error.value.problems] == [(code, name)]
+        sentences(error.value.problems)
 
 
-def test_searches_are_found_by_name_and_runs_are_none(tmp_path: Path) -> None:
+def test_searches_are_found_by_name_and_runs_are_none(tmp_path: Path, sentences: Sentences) -> None:
     search_of(tmp_path / "widths", 0.1)
     (tmp_path / "dcgan-1").mkdir()
     (tmp_path / "dcgan-1" / "settings.json").write_text("{}")
     assert leaderboard.find(tmp_path, "widths").name == "widths"
-    with pytest.raises(TroupeError, match=r"no such search in .*; did you mean widths"):
-        leaderboard.find(tmp_path, "width")
-    with pytest.raises(TroupeError, match="is a run, and no search"):
-        leaderboard.find(tmp_path, "dcgan-1")
+    for name, code in (("width", "unknown-run"), ("dcgan-1", "not-a-search")):
+        with pytest.raises(TroupeError) as error:
+            leaderboard.find(tmp_path, name)
+        assert [(one.code, one.about) for one in error.value.problems] == [(code, name)]
+        assert ("widths" in error.value.problems[0].hint) == (name == "width")
+        sentences(error.value.problems)
 
 
 def test_one_driver_at_a_time_works_on_a_search(tmp_path: Path) -> None:

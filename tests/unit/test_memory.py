@@ -109,10 +109,12 @@ def test_workers_of_one_host_share_its_memory_and_others_do_not(
     memory.refuse_too_large(family, data, Together("a", "a", "b", "b"))  # type: ignore[arg-type]
     with pytest.raises(TroupeError) as caught:
         memory.refuse_too_large(family, data, Together("a", "a", "a"))  # type: ignore[arg-type]
-    (line,) = caught.value.mistakes
     assert caught.value.code == SURROUNDINGS
-    assert line.startswith("too little memory: its 3 workers take at least ")
-    assert line.endswith("are free here; take smaller networks (image_size=16, width=8), or fewer workers")
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.about) == ("no-memory", "")
+    assert "image_size=16, width=8" in problem.hint
+    assert " 3 workers " in problem.reason
+    assert "workers" in problem.hint
 
 
 def test_an_estimate_that_comes_near_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,10 +135,16 @@ def test_a_network_that_no_memory_holds_is_refused_in_a_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for words in ([], ["--dry-run"]):
-        assert command(["train", "dcgan", "data=digits", "width=1000000", "device=cpu", *words]) == SURROUNDINGS
+        asked = ["train", "dcgan", "data=digits", "width=1000000", "device=cpu", *words]
+        assert command(asked) == SURROUNDINGS
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("troupe: too little memory: the run takes at least ")
-        assert line.endswith("take smaller networks (width=1000000)")
+        assert command([*asked, "--json"]) == SURROUNDINGS
+        (error,) = json.loads(capsys.readouterr().out)["errors"]
+        assert (error["code"], error["about"]) == ("no-memory", "")
+        assert "width=1000000" in error["hint"]
+        assert "workers" not in error["hint"]
+        assert line.startswith("troupe: ")
+        assert line.endswith(f"; {error['hint']}")
         assert not list((tmp_path / "runs").glob("[!.]*"))
     assert command(["train", "dcgan", "data=digits", "device=cpu", "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["result"]["memory"]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sentences import Sentences
 
 from cluster import export, own_ray, report, train
 from cluster.use import remove_packed
@@ -185,24 +186,28 @@ def test_a_sweep_takes_what_a_killed_owner_left_and_only_its_processes(temporary
         process.wait()
 
 
-def test_an_export_replaces_an_export_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_replaces_an_export_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
+) -> None:
     monkeypatch.chdir(tmp_path)
     train("dcgan", name="mine", data="digits", image_size=16, width=4, latent=8, batch_size=4, microbatch_size=4,
           steps=1, device="cpu", evaluate_every=0)  # fmt: skip
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text('{"architectures": ["Theirs"]}')
-    with pytest.raises(
-        TroupeError, match=r"^--out model: holds config\.json, which `troupe export` has not"
-    ) as refused:
+    with pytest.raises(TroupeError) as refused:
         export("mine", out="model")
     assert refused.value.code == CONFLICT
+    assert [(one.code, one.about, one.value) for one in refused.value.problems] == [("not-ours", "--out", "model")]
+    sentences(refused.value.problems)
     assert json.loads((tmp_path / "model/config.json").read_text()) == {"architectures": ["Theirs"]}
     for _ in range(2):
         export("mine", out="ours")
     (tmp_path / "site").mkdir()
     (tmp_path / "site/index.html").write_text("<title>of mine</title>")
-    with pytest.raises(TroupeError, match=r"site: holds index\.html, which `troupe report` has not written; say --out"):
+    with pytest.raises(TroupeError) as refused:
         report("mine", out="site")
+    assert [(one.code, one.about) for one in refused.value.problems] == [("not-ours", "site")]
+    sentences(refused.value.problems)
     assert (tmp_path / "site/index.html").read_text() == "<title>of mine</title>"
     for _ in range(2):
         report("mine", out="page")
@@ -211,13 +216,15 @@ def test_an_export_replaces_an_export_and_nothing_else(tmp_path: Path, monkeypat
     assert removing.remove(runfolder.find_own(tmp_path / "runs", "mine")) > 0
 
 
-def test_a_packed_data_set_replaces_a_packed_one_and_nothing_else(tmp_path: Path) -> None:
+def test_a_packed_data_set_replaces_a_packed_one_and_nothing_else(tmp_path: Path, sentences: Sentences) -> None:
     part = Part(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, np.int64))
     (tmp_path / "set").mkdir()
     (tmp_path / "set/train_images.npy").write_text("important")
-    with pytest.raises(TroupeError, match=r"set: holds train_images\.npy, which troupe has not packed") as refused:
+    with pytest.raises(TroupeError) as refused:
         pack(tmp_path / "set", "set", part, part, ("one",))
     assert refused.value.code == CONFLICT
+    assert [(one.code, one.about) for one in refused.value.problems] == [("not-ours", str(tmp_path / "set"))]
+    sentences(refused.value.problems)
     assert (tmp_path / "set/train_images.npy").read_text() == "important"
     (tmp_path / "set/train_images.npy").rename(tmp_path / "set/notes")
     pack(tmp_path / "set", "set", part, part, ("one",))
@@ -226,7 +233,7 @@ def test_a_packed_data_set_replaces_a_packed_one_and_nothing_else(tmp_path: Path
     assert (tmp_path / "set/notes").read_text() == "important"
 
 
-def test_a_packed_folder_is_removed_and_one_that_only_lies_there_is_not(tmp_path: Path) -> None:
+def test_a_packed_folder_is_removed_and_one_that_only_lies_there_is_not(tmp_path: Path, sentences: Sentences) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(8):
@@ -246,14 +253,17 @@ def test_a_packed_folder_is_removed_and_one_that_only_lies_there_is_not(tmp_path
     theirs.mkdir()
     (theirs / "packed.json").write_text('{"source": "mine"}')
     for source, stays in ((str(photos), copy), ("mine", theirs)):
-        with pytest.raises(TroupeError, match=f"^{stays}: is not known to be packed by troupe") as refused:
+        with pytest.raises(TroupeError) as refused:
             remove_packed(tmp_path / "data", source)
         assert refused.value.code == CONFLICT
+        assert [(one.code, one.about) for one in refused.value.problems] == [("not-ours", str(stays))]
+        sentences(refused.value.problems)
         assert (stays / "packed.json").exists()
     assert not packed.exists()
     (packed.with_name(packed.name) / "notes").mkdir(parents=True)  # in the place of the packed one
-    with pytest.raises(TroupeError, match=f"^{packed}: is not known to be packed by troupe"):
+    with pytest.raises(TroupeError) as refused:
         opened()
+    assert [(one.code, one.about) for one in refused.value.problems] == [("not-ours", str(packed))]
     assert (packed / "notes").is_dir()
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sentences import Sentences
 
 from trainers import registry
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.problems import Problem
 
 CONFIG = """
 from trainers.engine.config import Config as Base, setting
@@ -55,13 +57,13 @@ def make(root: Path, name: str, width: int = 3, config: str = CONFIG, training: 
     return folder
 
 
-def mistake_of(name: str, root: Path, part: str = "config") -> str:
+def mistake_of(name: str, root: Path, part: str = "config") -> Problem:
     with pytest.raises(TroupeError) as caught:
         registry.config_class(name, [root]) if part == "config" else registry.family_class(name, [root])
     assert caught.value.code == WORDS
-    (line,) = caught.value.mistakes
-    assert "\n" not in line
-    return line
+    (problem,) = caught.value.problems
+    assert "\n" not in str(caught.value)
+    return problem
 
 
 def test_the_families_of_the_package_are_found_by_their_folders() -> None:
@@ -106,21 +108,28 @@ def test_folders_that_are_no_families_are_passed_over(tmp_path: Path) -> None:
     assert set(registry.families([tmp_path])) == set(registry.families())
 
 
-def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_is_taken_is_refused(tmp_path: Path, sentences: Sentences) -> None:
     make(tmp_path, "dcgan")
-    assert mistake_of("dcgan", tmp_path) == f"--families {tmp_path}: there is a family named dcgan already"
+    problem = mistake_of("dcgan", tmp_path)
+    assert (problem.code, problem.about, problem.value) == ("name-in-use", "--families", str(tmp_path))
+    assert "dcgan" in problem.reason
+    sentences([problem])
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    assert mistake_of("dcgan", tmp_path / "no") == f"--families {tmp_path / 'no'}: no such folder"
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path, sentences: Sentences) -> None:
+    problem = mistake_of("dcgan", tmp_path / "no")
+    assert (problem.code, problem.about, problem.value) == ("missing-folder", "--families", str(tmp_path / "no"))
+    sentences([problem])
 
 
-def test_an_unknown_family_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+def test_an_unknown_family_is_answered_with_the_nearest_one(tmp_path: Path, sentences: Sentences) -> None:
     make(tmp_path, "outside_one")
-    assert mistake_of("outside_on", tmp_path) == (
-        "outside_on: no such family; did you mean outside_one?; `troupe families` lists them"
-    )
-    assert mistake_of("xyzzy", tmp_path) == "xyzzy: no such family; `troupe families` lists them"
+    near, far = mistake_of("outside_on", tmp_path), mistake_of("xyzzy", tmp_path)
+    assert [(one.code, one.about) for one in (near, far)] == [
+        ("unknown-family", "outside_on"), ("unknown-family", "xyzzy"),
+    ]  # fmt: skip
+    assert ["outside_one" in one.hint for one in (near, far)] == [True, False]
+    sentences([near, far])
 
 
 @pytest.mark.parametrize(
@@ -129,15 +138,17 @@ def test_an_unknown_family_is_answered_with_the_nearest_one(tmp_path: Path) -> N
         ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("def (", "SyntaxError: "),
         ("raise ValueError('first\\nsecond')", "ValueError: first second"),
-        ("", "one subclass of Config is needed, found 0"),
-        (CONFIG + "class Other(Config):\n    pass\n", "one subclass of Config is needed, found 2"),
+        ("", "found 0"),
+        (CONFIG + "class Other(Config):\n    pass\n", "found 2"),
     ],
+    ids=["import", "syntax", "error", "nothing", "two"],
 )
-def test_a_broken_config_is_told_in_one_line(tmp_path: Path, config: str, reason: str) -> None:
+def test_a_broken_config_is_told_in_one_line(tmp_path: Path, config: str, reason: str, sentences: Sentences) -> None:
     folder = make(tmp_path, "outside_broken", config=config)
-    line = mistake_of("outside_broken", tmp_path)
-    assert line.startswith(f"{folder / 'config.py'}: ")
-    assert reason in line
+    problem = mistake_of("outside_broken", tmp_path)
+    assert (problem.code, problem.about) == ("own-code", str(folder / "config.py"))
+    assert reason in problem.reason
+    sentences([problem])
 
 
 @pytest.mark.parametrize(
@@ -145,14 +156,18 @@ def test_a_broken_config_is_told_in_one_line(tmp_path: Path, config: str, reason
     [
         ("import nothing_of_this_name", "ModuleNotFoundError"),
         ("x = 1 / 0", "ZeroDivisionError: division by zero"),
-        ("", "one subclass of Family is needed, found 0"),
+        ("", "found 0"),
     ],
+    ids=["import", "error", "nothing"],
 )
-def test_a_broken_training_part_is_told_in_one_line(tmp_path: Path, training: str, reason: str) -> None:
+def test_a_broken_training_part_is_told_in_one_line(
+    tmp_path: Path, training: str, reason: str, sentences: Sentences
+) -> None:
     folder = make(tmp_path, "outside_broken", training=training)
-    line = mistake_of("outside_broken", tmp_path, "training")
-    assert line.startswith(f"{folder / 'training.py'}: ")
-    assert reason in line
+    problem = mistake_of("outside_broken", tmp_path, "training")
+    assert (problem.code, problem.about) == ("own-code", str(folder / "training.py"))
+    assert reason in problem.reason
+    sentences([problem])
 
 
 def test_a_family_that_was_mended_can_be_loaded(tmp_path: Path) -> None:

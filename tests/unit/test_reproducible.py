@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from sentences import Sentences
 
 from trainers.engine.errors import TroupeError
 from trainers.engine.loop import reproducible
@@ -29,14 +30,16 @@ def test_what_is_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked() == before
 
 
-def test_an_operation_without_a_repeatable_way_is_told_with_what_helps() -> None:
+def test_an_operation_without_a_repeatable_way_is_told_with_what_helps(sentences: Sentences) -> None:
     said = (
         "median does not have a deterministic implementation, but you set 'torch.use_deterministic_algorithms(True)'."
     )
     with pytest.raises(TroupeError) as raised, reproducible():
         raise RuntimeError(said)
-    assert raised.value.mistakes == [
-        "exchange=exact: median has no way on a GPU that gives the same bits each time; say exchange=ddp"
-    ]
+    (problem,) = raised.value.problems
+    assert (problem.code, problem.about, problem.value) == ("exchange-misfit", "exchange", "exact")
+    assert "median" in problem.reason
+    assert "exchange=ddp" in problem.hint
+    sentences([problem])
     with pytest.raises(RuntimeError, match=r"^other$"), reproducible():
         raise RuntimeError("other")

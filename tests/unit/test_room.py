@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import ray
+from sentences import Sentences
 
 from cluster import checks, connect
 from cluster.checks import needs
@@ -13,7 +14,7 @@ from cluster.connect import lack
 from cluster.environment import worker_environment
 from trainers import registry
 from trainers.engine.errors import SURROUNDINGS, TroupeError
-from trainers.engine.problems import Problem, sentence
+from trainers.engine.problems import Problem
 
 
 def nodes(*cpus: float, **more: float) -> list[dict[str, float]]:
@@ -32,27 +33,29 @@ def test_workers_that_fit_lack_nothing(each: dict[str, float], workers: int, the
     assert lack(each, workers, there, "the cluster") is None
 
 
-def told(problem: Problem | None) -> str:
+def told(problem: Problem | None) -> list[Problem]:
     assert problem is not None
     assert (problem.code, problem.about) == ("no-room", "workers")
-    return sentence(problem)
+    return [problem]
 
 
-def test_too_few_cpus_or_gpus_in_all_are_told() -> None:
-    assert told(lack({"CPU": 1.0}, 4, nodes(1, 2), "the cluster")) == "workers=4: needs 4 CPUs, the cluster has 3"
-    assert told(lack({"CPU": 1.0}, 2, [{}], "this machine")) == "workers=2: needs 2 CPUs, this machine has 0"
+def test_too_few_cpus_or_gpus_in_all_are_told(sentences: Sentences) -> None:
     both = {"CPU": 1.0, "GPU": 1.0}
-    assert told(lack(both, 3, nodes(8, GPU=2), "the cluster")) == "workers=3: needs 3 GPUs, the cluster has 2"
-    assert told(lack({**both, "CPU": 8.0}, 2, nodes(8, GPU=2), "this machine")) == (
-        "workers=2: needs 16 CPUs, this machine has 8"
-    )
+    for each, workers, there, where in (
+        ({"CPU": 1.0}, 4, nodes(1, 2), "the cluster"),
+        ({"CPU": 1.0}, 2, [{}], "this machine"),
+        (both, 3, nodes(8, GPU=2), "the cluster"),
+        ({**both, "CPU": 8.0}, 2, nodes(8, GPU=2), "this machine"),
+    ):
+        (problem,) = told(lack(each, workers, there, where))
+        assert problem.value == workers
+        sentences([problem])  # what is needed, and what is there
 
 
-def test_a_worker_needs_all_it_takes_on_one_node() -> None:
-    assert told(lack({"CPU": 8.0}, 2, nodes(4, 4, 4, 4), "the cluster")) == (
-        "workers=2: each needs 8 CPUs on one node, the cluster has room for 0 such; take fewer workers or "
-        "threads_per_worker"
-    )
+def test_a_worker_needs_all_it_takes_on_one_node(sentences: Sentences) -> None:
+    (problem,) = told(lack({"CPU": 8.0}, 2, nodes(4, 4, 4, 4), "the cluster"))
+    assert "threads_per_worker" in problem.hint
+    sentences([problem])
     assert lack({"CPU": 3.0}, 2, nodes(4, 2), "the cluster") is not None
     assert lack({"CPU": 2.0, "GPU": 1.0}, 2, [{"CPU": 8}, {"CPU": 2, "GPU": 4}], "the cluster") is not None
 
@@ -76,7 +79,7 @@ def test_a_gpu_that_is_given_few_samples_is_told_of_more_that_fit() -> None:
 
 
 def test_the_ray_of_our_caller_is_looked_at_and_its_workers_get_our_environment(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:
     kind = registry.config_class("dcgan")
     config = kind.of({**kind.tiny["tiny"], "device": "cpu", "exchange": "exact", "workers": 2})
@@ -86,7 +89,8 @@ def test_the_ray_of_our_caller_is_looked_at_and_its_workers_get_our_environment(
     with pytest.raises(TroupeError) as caught, connect._own(config, False):
         pass
     assert caught.value.code == SURROUNDINGS
-    assert caught.value.mistakes == ["workers=2: needs 2 CPUs, the Ray of this process has 1"]
+    assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("no-room", "workers", 2)]
+    sentences(caught.value.problems)
     there[0]["Resources"] = {"CPU": 2.0}
     with connect._own(config, False) as used:
         assert used.runtime_env == {"env_vars": worker_environment()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentences import Sentences
 
 from cluster import follow
 from trainers.engine import removing, runfolder
@@ -45,22 +46,26 @@ def test_runs_that_start_at_the_same_moment_get_names_of_their_own(tmp_path: Pat
     assert sorted(names) == sorted(f"dcgan-{number}" for number in range(1, 25))
 
 
-def test_a_name_in_use_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_name_in_use_is_refused_with_what_to_do(tmp_path: Path, sentences: Sentences) -> None:
     create(tmp_path, "dcgan", "mine")
     with pytest.raises(TroupeError) as caught:
         create(tmp_path, "dcgan", "mine")
     assert caught.value.code == CONFLICT
-    assert caught.value.mistakes == [
-        "--name mine: in use; go on with `troupe train --resume mine`, or take another name"
-    ]
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.about, problem.value) == ("name-in-use", "--name", "mine")
+    assert problem.hint
+    sentences([problem])
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, sentences: Sentences) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TroupeError) as caught:
         create(tmp_path / "file" / "runs", "dcgan", None)
     assert caught.value.code == SURROUNDINGS
-    assert len(caught.value.mistakes) == 1
+    assert [(one.code, one.about) for one in caught.value.problems] == [
+        ("not-written", f"--runs-dir {tmp_path / 'file' / 'runs'}")
+    ]
+    sentences(caught.value.problems)
 
 
 @pytest.mark.parametrize("name", ["a", "dcgan-1", "A.b_c-9", "0", "x" * 100])
@@ -109,15 +114,15 @@ def test_a_run_is_found_by_its_name_and_by_its_path(tmp_path: Path) -> None:
     assert by_name.path == by_path.path == tmp_path / "runs" / "mine"
 
 
-@pytest.mark.parametrize("name", ["min", "x" * 300, "a\0b"])
-def test_an_unknown_run_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["min", "x" * 300, "a\0b"], ids=["near", "long", "zero"])
+def test_an_unknown_run_is_told_in_one_line(tmp_path: Path, name: str, sentences: Sentences) -> None:
     make(tmp_path, "mine")
     with pytest.raises(TroupeError) as caught:
         runfolder.find(tmp_path, name)
     assert caught.value.code == WORDS
-    (line,) = caught.value.mistakes
-    assert line.startswith(f"{name}: no such run in {tmp_path}")
-    assert line.endswith("did you mean mine?") == (name == "min")
+    assert [(one.code, one.about) for one in caught.value.problems] == [("unknown-run", name)]
+    assert ("mine" in caught.value.problems[0].hint) == (name == "min")
+    sentences(caught.value.problems)
 
 
 def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -142,22 +147,25 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
         '{"family": 1, "settings": {}}',
         '{"family": "dcgan", "settings": {}, "facts": {}, "versions": {}}',
     ],
+    ids=["empty", "half", "list", "null", "bytes", "no-family", "no-settings", "number", "no-steps"],
 )
-def test_damaged_settings_are_told_in_one_line(tmp_path: Path, text: str) -> None:
+def test_damaged_settings_are_told_in_one_line(tmp_path: Path, text: str, sentences: Sentences) -> None:
     folder = make(tmp_path, "mine")
     folder.settings.write_text(text, errors="surrogateescape")
     with pytest.raises(TroupeError) as caught:
         folder.read_settings()
     assert caught.value.code == CONFLICT
-    (line,) = caught.value.mistakes
-    assert "\n" not in line
-    assert "settings.json: damaged (" in line
+    assert [(one.code, one.about) for one in caught.value.problems] == [("damaged", str(folder.settings))]
+    assert "\n" not in str(caught.value)
+    sentences(caught.value.problems)
 
 
-def test_missing_settings_are_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(TroupeError, match=r"not a run, it has no settings\.json") as caught:
+def test_missing_settings_are_told_in_one_line(tmp_path: Path, sentences: Sentences) -> None:
+    with pytest.raises(TroupeError) as caught:
         RunFolder(tmp_path).read_settings()
     assert caught.value.code == CONFLICT
+    assert [(one.code, one.about) for one in caught.value.problems] == [("not-a-run", str(tmp_path))]
+    sentences(caught.value.problems)
 
 
 HOLDER = """
@@ -185,13 +193,14 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_run_that_another_process_holds_is_left_alone_until_that_process_dies(
-    tmp_path: Path, holder: subprocess.Popen[str]
+    tmp_path: Path, holder: subprocess.Popen[str], sentences: Sentences
 ) -> None:
     folder = RunFolder(tmp_path / "mine")
     with pytest.raises(TroupeError) as caught, folder.lock():
         pass
     assert caught.value.code == CONFLICT
-    assert caught.value.mistakes == ["mine: another process is working on this run; wait for it, or stop it first"]
+    assert [(one.code, one.about) for one in caught.value.problems] == [("held", "mine")]
+    sentences(caught.value.problems)
     with pytest.raises(TroupeError) as caught:
         removing.remove(folder)
     assert caught.value.code == CONFLICT

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sentences import Sentences
 
 from trainers.data.images import ImageData
 from trainers.data.sources import open_data
@@ -152,22 +153,27 @@ def test_a_class_that_is_named_as_a_part_is_a_class(tmp_path: Path, others: tupl
 
 
 @pytest.mark.parametrize(
-    ("test", "line"),
+    ("test", "differ"),
     [
-        ({"cat": 2}, "only its folder train has images of cow, dog"),
-        ({"cat": 2, "cow": 1, "dog": 1, "zebra": 1}, "only its folder test has images of zebra"),
-        ({"cat": 2, "cow": 2, "ox": 2},
-         "only its folder test has images of ox; only its folder train has images of dog"),
-        ({".": 3}, "only its folder train has images of cat, cow, dog"),
+        ({"cat": 2}, ["cow, dog"]),
+        ({"cat": 2, "cow": 1, "dog": 1, "zebra": 1}, ["zebra"]),
+        ({"cat": 2, "cow": 2, "ox": 2}, ["ox", "dog"]),
+        ({".": 3}, ["cat, cow, dog"]),
     ],
-)  # fmt: skip
-def test_parts_with_other_classes_are_told_with_what_differs(tmp_path: Path, test: dict[str, int], line: str) -> None:
+    ids=["fewer", "more", "others", "none"],
+)
+def test_parts_with_other_classes_are_told_with_what_differs(
+    tmp_path: Path, test: dict[str, int], differ: list[str], sentences: Sentences
+) -> None:
     folder = filled(tmp_path / "pets" / "train", {"cat": 3, "cow": 3, "dog": 3}).parent
     filled(folder / "test", test, first=100)
     with pytest.raises(TroupeError) as caught:
         opened(folder)
     assert caught.value.code == SURROUNDINGS
-    assert caught.value.mistakes == [f"data=imagefolder:{folder}: {line}; its parts must have the same classes"]
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.about, problem.value) == ("parts-differ", "data", f"imagefolder:{folder}")
+    assert all(names in problem.reason for names in differ)
+    sentences([problem])
 
 
 def test_a_class_without_an_image_in_both_parts_is_told_as_one_without_parts(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors
 import safetensors.torch
+from sentences import Sentences
 
 from cluster import begun_from, exporting, launch, train
 from trainers import registry
@@ -41,25 +42,29 @@ def old(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolde
     return RunFolder(Path(shutil.copytree(made / "runs" / "old", tmp_path / "runs" / "old")))
 
 
-def refused(code: int, **words: Any) -> str:
-    """The one line with which `train` refuses."""
+def refused(code: int, **words: Any) -> Problem:
+    """The one problem for which `train` refuses."""
     with pytest.raises(TroupeError) as caught:
         train(**words)
     assert caught.value.code == code, caught.value
-    (line,) = caught.value.mistakes
-    assert "\n" not in line
-    return line
+    (problem,) = caught.value.problems
+    assert "\n" not in str(caught.value)
+    return problem
 
 
 CHANGED: dict[str, Any] = {"resume": "old", "steps": 4, "allow_changes": True}
 
 
-def test_a_change_that_the_checkpoint_does_not_fit_leaves_the_run_as_it_was(old: RunFolder) -> None:
+def test_a_change_that_the_checkpoint_does_not_fit_leaves_the_run_as_it_was(
+    old: RunFolder, sentences: Sentences
+) -> None:
     before = old.settings.read_text()
     with pytest.raises(TroupeError) as caught:
         train(**CHANGED, width=16)
     assert caught.value.code == CONFLICT
-    assert all("does not fit" in line and len(line) < 230 for line in caught.value.mistakes)
+    assert {one.code for one in caught.value.problems} == {"weights-misfit"}
+    assert all(len(line) < 230 for line in caught.value.mistakes)
+    sentences(caught.value.problems)
     assert old.settings.read_text() == before
     assert not old.before.exists()
     assert train(resume="old")["steps"] == 2
@@ -76,7 +81,7 @@ def test_the_settings_come_back_after_any_failure_before_a_new_checkpoint(
 
     before = old.settings.read_text()
     monkeypatch.setattr(launch, "_here", fails)
-    refused(code, **CHANGED, learning_rate=0.5)
+    assert refused(code, **CHANGED, learning_rate=0.5).code == "weights-misfit"
     assert old.settings.read_text() == before
     assert sorted(path.name for path in old.path.glob("settings*")) == ["settings.json"]
 
@@ -130,13 +135,17 @@ def test_a_damaged_checkpoint_after_the_one_that_was_gone_on_from_proves_nothing
     assert old.read_settings() == before
 
 
-def test_settings_are_changed_under_the_lock_of_the_run(old: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_changed_under_the_lock_of_the_run(
+    old: RunFolder, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
+) -> None:
     change = RunFolder.change_settings
     seen: list[str] = []
 
     def looked_at(folder: RunFolder, facts: Any) -> None:
-        with pytest.raises(TroupeError, match="another process is working on this run"), old.lock():
+        with pytest.raises(TroupeError) as error, old.lock():
             pass
+        assert [(one.code, one.about) for one in error.value.problems] == [("held", "old")]
+        sentences(error.value.problems)
         seen.append(folder.name)
         change(folder, facts)
 
@@ -145,21 +154,25 @@ def test_settings_are_changed_under_the_lock_of_the_run(old: RunFolder, monkeypa
     assert seen == ["old"]
 
 
-def test_a_file_without_weights_is_told_in_one_line_and_leaves_nothing(old: RunFolder) -> None:
+def test_a_file_without_weights_is_told_in_one_line_and_leaves_nothing(old: RunFolder, sentences: Sentences) -> None:
     Path("bad.safetensors").write_bytes(b"no weights" * 10)
-    line = refused(CONFLICT, family="dcgan", name="new", from_run="bad.safetensors", **TINY)
-    assert line.startswith("--from bad.safetensors: no weights can be read (")
-    assert line.endswith("); give a state dict that torch saved, or a file or folder that `troupe export` wrote")
+    problem = refused(CONFLICT, family="dcgan", name="new", from_run="bad.safetensors", **TINY)
+    assert (problem.code, problem.about, problem.value) == ("no-weights", "--from", "bad.safetensors")
+    sentences([problem])
     assert [path.name for path in Path("runs").iterdir()] == ["old"]
     train("dcgan", name="new", from_run="old", **TINY)
 
 
-def test_a_file_that_cannot_be_read_or_copied_leaves_nothing(old: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_or_copied_leaves_nothing(
+    old: RunFolder, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
+) -> None:
     words: dict[str, Any] = {"family": "dcgan", "name": "new", "from_run": "old", **TINY}
     with monkeypatch.context() as patched:
         patched.setattr(begun_from, "weights_path", lambda given, runs: Path("gone.safetensors"))
         patched.setattr(begun_from, "refuse_unfit", lambda *_: None)  # gone since
-        assert refused(CONFLICT, **words) == "--from old: cannot be read (No such file or directory)"
+        problem = refused(CONFLICT, **words)
+        assert (problem.code, problem.about, problem.value) == ("not-read", "--from", "old")
+        sentences([problem])
     for error, code in ((OSError(28, "No space left on device"), SURROUNDINGS), (Killed(), None)):
 
         def fails(*_: Any, error: BaseException = error) -> None:
@@ -171,7 +184,9 @@ def test_a_file_that_cannot_be_read_or_copied_leaves_nothing(old: RunFolder, mon
                 with pytest.raises(Killed):
                     train(**words)
             else:
-                assert "no space left" in refused(code, **words)
+                problem = refused(code, **words)
+                assert (problem.code, problem.about) == ("no-space", "--runs-dir runs")
+                sentences([problem])
         assert [path.name for path in Path("runs").iterdir()] == ["old"]
 
 
@@ -180,24 +195,24 @@ def test_settings_that_cannot_be_written_leave_no_folder(old: RunFolder, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(durable, "write", fails)
-    refused(SURROUNDINGS, family="dcgan", name="new", **TINY)
+    assert refused(SURROUNDINGS, family="dcgan", name="new", **TINY).code == "no-space"
     assert [path.name for path in Path("runs").iterdir()] == ["old"]
 
 
 @pytest.mark.parametrize("name", ["state.pt", "weights.safetensors", "gone.pt"])
-def test_weights_that_cannot_be_read_are_told_in_one_line(tmp_path: Path, name: str) -> None:
+def test_weights_that_cannot_be_read_are_told_in_one_line(tmp_path: Path, name: str, sentences: Sentences) -> None:
     if "gone" not in name:
         (tmp_path / name).write_bytes(b"no weights\n" * 10)
     with pytest.raises(TroupeError) as caught:
         read_weights(tmp_path / name)
     assert caught.value.code == CONFLICT
-    (line,) = caught.value.mistakes
-    assert line.startswith(f"{tmp_path / name}: no weights can be read (")
-    assert "\n" not in line
+    assert [(one.code, one.about) for one in caught.value.problems] == [("no-weights", str(tmp_path / name))]
+    assert "\n" not in str(caught.value)
+    sentences(caught.value.problems)
 
 
 def test_an_export_to_a_full_disk_is_told_in_one_line_and_leaves_no_half_file(
-    old: RunFolder, monkeypatch: pytest.MonkeyPatch
+    old: RunFolder, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:
     def fails(tensors: Any, path: Path, facts: Any) -> None:
         path.write_bytes(b"half")
@@ -207,8 +222,8 @@ def test_an_export_to_a_full_disk_is_told_in_one_line_and_leaves_no_half_file(
     with pytest.raises(TroupeError) as caught:
         exporting.export("old", Path("runs"), (), Path("out"))
     assert caught.value.code == SURROUNDINGS
-    (line,) = caught.value.mistakes
-    assert line.startswith("--out out: cannot be written (Error while serializing: I/O error: No space left")
+    assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("not-written", "--out", "out")]
+    sentences(caught.value.problems)
     assert not Path("out").exists()
     Path("out").mkdir()
     with pytest.raises(TroupeError):

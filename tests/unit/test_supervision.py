@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from sentences import Sentences
 
 from cluster import connect, group
 from cluster.actors import ActorGroup
@@ -143,14 +145,13 @@ def test_a_lost_worker_starts_the_group_anew() -> None:
     assert "going on from the newest checkpoint (restart 1 of 3)" in watched.said
 
 
-def test_after_so_many_restarts_it_is_told_in_one_line() -> None:
+def test_after_so_many_restarts_it_is_told_in_one_line(sentences: Sentences) -> None:
     watched = Watched([Dummy({0: killed(0)}) for _ in range(5)], max_restarts=2)
     assert watched.started == 3
     assert watched.error is not None
     assert watched.error.code == FAILED
-    assert watched.error.mistakes == [
-        "worker 0 died (killed, or out of memory) (2 restarts before); go on with --resume"
-    ]
+    assert [(one.code, one.about, one.resumes) for one in watched.error.problems] == [("lost", "", True)]
+    sentences(watched.error.problems)
 
 
 @pytest.mark.parametrize("kind", [NODE, PREEMPTED])
@@ -190,10 +191,12 @@ def test_a_stop_counts_more_than_a_move() -> None:
     assert isinstance(watched.error, Stopped)
 
 
-def test_no_restart_is_made_where_none_is_wanted() -> None:
+def test_no_restart_is_made_where_none_is_wanted(sentences: Sentences) -> None:
     watched = Watched([Dummy({0: killed(0)})], max_restarts=0)
     assert watched.error is not None
-    assert watched.error.mistakes == ["worker 0 died (killed, or out of memory); go on with --resume"]
+    assert watched.started == 1
+    assert [(one.code, one.about, one.resumes) for one in watched.error.problems] == [("lost", "", True)]
+    sentences(watched.error.problems)
 
 
 def test_workers_that_do_not_start_are_a_lost_group() -> None:
@@ -203,10 +206,11 @@ def test_workers_that_do_not_start_are_a_lost_group() -> None:
 
 
 def test_a_place_that_is_not_there_is_no_loss() -> None:
-    watched = Watched([TroupeError(Problem("test", reason="no room"), 3)])
+    told = TroupeError(Problem("test", reason="no room"), 3)
+    watched = Watched([told])
     assert watched.started == 1
-    assert watched.error is not None
-    assert (watched.error.code, watched.error.mistakes) == (3, ["no room"])
+    assert watched.error is told
+    assert told.code == 3
 
 
 def test_a_workers_own_error_is_shown_at_once_and_nothing_is_started_anew() -> None:
@@ -245,11 +249,14 @@ def test_where_all_missed_one_another_the_group_is_started_anew() -> None:
     assert watched.result == RESULT
 
 
-def test_a_worker_that_does_not_end_with_the_others_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_end_with_the_others_is_lost(
+    monkeypatch: pytest.MonkeyPatch, sentences: Sentences
+) -> None:
     monkeypatch.setattr(group, "GRACE", 0.02)
     watched = Watched([Dummy({1: RESULT})], max_restarts=0)
     assert watched.error is not None
-    assert watched.error.mistakes == ["worker 0 did not end with the others; go on with --resume"]
+    assert [(one.code, one.about, one.resumes) for one in watched.error.problems] == [("lost", "", True)]
+    sentences(watched.error.problems)
 
 
 def test_a_stop_is_asked_for_once_and_ends_the_run_after_saving() -> None:
@@ -287,13 +294,14 @@ def test_a_run_that_is_held_and_stopped_meanwhile_stops_where_it_is(monkeypatch:
     assert one.stopped == 1
 
 
-def test_a_group_lost_while_it_was_stopped_is_not_started_anew() -> None:
+def test_a_group_lost_while_it_was_stopped_is_not_started_anew(sentences: Sentences) -> None:
     watched = Watched([Dummy({}, {0: killed(0)}), Dummy({0: RESULT, 1: RESULT})], stop_requested=lambda: True)
     assert watched.started == 1
     assert watched.error is not None
     assert watched.error.code == STOPPED
     assert not isinstance(watched.error, Stopped), "who says so has saved"
-    assert "while it was stopped, before it had saved; go on with --resume" in watched.error.mistakes[0]
+    assert [(one.code, one.about, one.resumes) for one in watched.error.problems] == [("lost", "", True)]
+    sentences(watched.error.problems)
 
 
 def test_a_hung_worker_is_lost_and_the_group_started_anew() -> None:
@@ -428,20 +436,28 @@ def test_a_stop_before_the_first_micro_batch_waits_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "kept", "told"),
-    [(Problem("lost", reason="worker 0 died", resumes=True), True, "worker 0 died; go on with --resume mine"),
-     (Problem("no-space", reason="no space left", hint="free some", resumes=True), True,
-      "no space left; free some, then go on with --resume mine"),
-     (Problem("no-room", reason="no room", hint="wait, or take fewer workers", resumes=True), False,
-      "no room; wait, or take fewer workers; nothing of the run is kept, as it had not begun"),
-     (Problem("damaged", reason="damaged"), True, "damaged")],
+    ("problem", "kept"),
+    [(Problem("lost", reason="made up", resumes=True), True),
+     (Problem("no-space", reason="made up", hint="help", resumes=True), True),
+     (Problem("no-room", reason="made up", hint="help", resumes=True), False),
+     (Problem("damaged", reason="made up"), True)],
+    ids=["lost", "no-space", "no-room", "damaged"],
 )  # fmt: skip
-def test_advice_to_go_on_names_the_run_or_says_that_there_is_none(problem: Problem, kept: bool, told: str) -> None:
+def test_advice_to_go_on_names_the_run_or_says_that_there_is_none(
+    problem: Problem, kept: bool, sentences: Sentences
+) -> None:
     error = naming(TroupeError(problem, CONFLICT), "mine", kept)
-    assert (error.mistakes, str(error), error.code) == ([told], told, CONFLICT)
+    assert error.problems == [replace(problem, run="mine", kept=kept) if problem.resumes else problem]
+    assert error.code == CONFLICT
+    assert str(error) == "\n".join(error.mistakes)
+    sentences(error.problems)
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "9" * 400, "²"])
-def test_an_address_whose_port_is_none_is_told_before_anybody_is_asked(port: str) -> None:
-    with pytest.raises(TroupeError, match=rf"--address h:{port}: ports are from 1 to 65535"):
+@pytest.mark.parametrize("port", ["0", "65536", "9" * 400, "²"], ids=["none", "above", "long", "raised"])
+def test_an_address_whose_port_is_none_is_told_before_anybody_is_asked(port: str, sentences: Sentences) -> None:
+    with pytest.raises(TroupeError) as error:
         connect._knock(f"h:{port}")
+    assert [(one.code, one.about, one.value) for one in error.value.problems] == [
+        ("bad-value", "--address", f"h:{port}")
+    ]
+    sentences(error.value.problems)

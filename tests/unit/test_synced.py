@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sentences import Sentences
 
 from cluster import train
 from tests.folder_buckets import machine
@@ -158,7 +159,7 @@ def test_a_search_comes_with_its_trials_but_for_what_is_worked_on_here(tmp_path:
 
 
 def test_a_bucket_that_fails_for_too_long_is_given_up_with_what_is_left_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:
     monkeypatch.setattr(mirror, "PATIENCE", 1.5)
     one = machine(tmp_path, "one")
@@ -168,16 +169,18 @@ def test_a_bucket_that_fails_for_too_long_is_given_up_with_what_is_left_to_do(
     assert sending.bucket is not None
 
     def refuse(path: Path) -> None:
-        raise bucket.Unreachable(Problem("bucket-failed", "s3://b/runs", "cannot be reached"), SURROUNDINGS)
+        raise bucket.Unreachable(Problem("bucket-failed", "s3://b/runs", "made up"), SURROUNDINGS)
 
     monkeypatch.setattr(sending.bucket, "send", refuse)
     with pytest.raises(TroupeError) as error:
         sending.settle()
     sending.end()
-    assert error.value.mistakes == [
-        f"s3://b/runs: cannot be reached; all of the run lies in {run}, and --resume run sends it"
-    ]
-    assert said == ["s3://b/runs: cannot be reached; all is kept on this machine's disk, and sent when it can be"]
+    (problem,) = error.value.problems
+    assert (problem.code, problem.about) == ("bucket-failed", "s3://b/runs")
+    assert str(run) in problem.hint
+    assert "--resume run" in problem.hint
+    assert len(said) == 1
+    sentences([problem, *said])
 
 
 def test_many_workers_that_need_the_folder_of_a_bucket_at_once_all_have_it(
