@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, cast
@@ -21,6 +21,7 @@ from trainers.engine.errors import FAILED, PeerLost, TroupeError
 from trainers.engine.problems import Problem
 from trainers.engine.world import World, free_port
 
+METHOD = "spawn"  # how processes start; tests fork them from one that has imported torch already
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}  # workers of one machine meet there
 
 
@@ -39,13 +40,13 @@ class LocalGroup:
 
     def start(self) -> None:
         """Start all processes."""
-        context = multiprocessing.get_context("spawn")
+        context: Any = multiprocessing.get_context(METHOD)
         port = free_port()
         util.get_temp_dir()  # theirs is ours then, and goes when this process ends, however they do
         with environment({**worker_environment(), **LOOPBACK}), _no_script():
             for rank in range(self.workers):
                 ours, theirs = context.Pipe()
-                args = (theirs, rank, self.workers, port, self.setup)
+                args = (theirs, rank, self.workers, port, self.setup, LOOPBACK)
                 process = context.Process(target=_serve, args=args, daemon=True)
                 process.start()
                 theirs.close()
@@ -114,9 +115,12 @@ def _no_script() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
-def _serve(connection: Connection, rank: int, size: int, port: int, setup: str) -> None:
+def _serve(
+    connection: Connection, rank: int, size: int, port: int, setup: str, variables: Mapping[str, str]
+) -> None:  # fmt: skip
     """The life of one process of the pool."""
     die_with_parent()
+    os.environ.update(variables)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     import torch
     import torch.distributed as dist

@@ -49,10 +49,15 @@ class Golden:
     def of(self, test: str, folder: Path) -> Sentences:
         return Sentences(None if self.write else self.stored.get(test, []), folder)
 
+    def passed(self, test: str, sentences: Sentences) -> None:
+        """A test has passed: it must have seen all that is stored for it."""
+        self.new[test] = sentences.seen
+        assert sentences.known in (None, sentences.seen), "fewer sentences: `pytest --write-sentences` stores them"
+
     def end(self) -> None:
-        """Write the sentences of the tests that ran in the place of those before; the others stay."""
+        """Write the sentences of the tests that passed in the place of those before; the others stay."""
         if self.write and self.new:
-            whole = dict(sorted({**self.stored, **self.new}.items()))
+            whole = {test: seen for test, seen in sorted({**self.stored, **self.new}.items()) if seen}
             FILE.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parent
-IMPORTED = ("torch", "ray", "cluster.cli", "cluster.verbs", "cluster.launch", "cluster.connect", "cluster.worker",
-            "trainers.run", "trainers.engine.loop", "trainers.engine.events", "trainers.engine.plots",
-            "trainers.data.sources", "trainers.verdict.verdict", "trainers.families.dcgan.training",
-            "trainers.families.classifier.training", "torch._dynamo", "torch.optim", "safetensors.torch",
-            "matplotlib.figure", "matplotlib.backends.backend_agg", "numpy.random", "PIL.Image", "PIL.ImageDraw",
-            "PIL.PngImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin")  # fmt: skip
+FOR_TRAINING = ("torch", "torch._dynamo", "torch.optim", "trainers.run", "trainers.engine.loop",
+                "trainers.engine.events", "trainers.engine.plots", "trainers.data.sources", "trainers.verdict.verdict",
+                "trainers.families.dcgan.training", "trainers.families.classifier.training", "safetensors.torch",
+                "matplotlib.figure", "matplotlib.backends.backend_agg", "numpy.random", "PIL.Image", "PIL.ImageDraw",
+                "PIL.PngImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin")  # fmt: skip
+IMPORTED = (*FOR_TRAINING, "ray", "cluster.cli", "cluster.verbs", "cluster.launch", "cluster.connect", "cluster.worker")
 READ_LATER = ("TMPDIR", "HOME", "COLUMNS", "LINES", "TERM", "NO_COLOR", "XDG_CACHE_HOME", "AWS_", "TROUPE_RUN_")
 
 

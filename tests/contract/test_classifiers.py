@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from sentences import Sentences
+from wrong import Wrong
 
 from cluster import cli, train
 from trainers.engine.errors import CONFLICT, WORDS, TroupeError
@@ -61,12 +63,15 @@ def test_epochs_say_how_many_steps_there_are_and_more_of_them_extend_a_run(tmp_p
     assert train(resume="short", steps=6, runs_dir=tmp_path)["steps"] == 6
 
 
-def test_a_schedule_over_the_whole_run_refuses_other_numbers_of_steps(tmp_path: Path) -> None:
+def test_a_schedule_over_the_whole_run_refuses_other_numbers_of_steps(tmp_path: Path, sentences: Sentences) -> None:
     small_run(tmp_path, name="cycled", steps=4, schedule="one_cycle")
     with pytest.raises(TroupeError) as caught:
         train(resume="cycled", steps=8, runs_dir=tmp_path)
     assert caught.value.code == CONFLICT
-    assert caught.value.mistakes[0].startswith("steps: cycled has 4, you said 8, and its schedule depends on how many")
+    assert [(one.code, one.about) for one in caught.value.problems] == [
+        ("settings-differ", "steps"), ("settings-differ", ""),
+    ]  # fmt: skip
+    sentences(caught.value.problems)
 
 
 def test_what_an_evaluation_shows_lies_in_the_folder(tmp_path: Path) -> None:
@@ -112,7 +117,7 @@ def test_weights_from_elsewhere_are_evaluated(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_folder_of_a_run_and_one_of_its_checkpoints_are_weights_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
 ) -> None:
     result = small_run(tmp_path, name="judged", steps=30, ema=0.5)
     words = ["classifier", *(f"{key}={value}" for key, value in WORDS_OF_A_SMALL_RUN.items()), "--json"]
@@ -124,45 +129,47 @@ def test_the_folder_of_a_run_and_one_of_its_checkpoints_are_weights_too(
     for nothing in (tmp_path, tmp_path / "judged" / "settings.json"):
         code, _, errors = said(capsys, "evaluate", "--weights", str(nothing), *words)
         assert code == CONFLICT
-        assert len(errors) == 1
-        assert errors[0].startswith(f"troupe: {nothing}: no weights can be read (")
+        assert wrong.kinds == [("no-weights", str(nothing))]
+        assert errors == wrong.lines
+        sentences(wrong.problems)
 
 
 def test_weights_of_another_architecture_are_refused_with_their_keys(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
 ) -> None:
     torch.save(build("mlp_bn", 1, 8, 10).state_dict(), tmp_path / "other.pt")
     words = [f"{key}={value}" for key, value in WORDS_OF_A_SMALL_RUN.items()]
     code, _, errors = said(capsys, "evaluate", "--weights", str(tmp_path / "other.pt"), "classifier", *words)
     assert code == CONFLICT
-    assert len(errors) == 1
-    assert "the weights do not fit network: " in errors[0]
-    assert "(not in this network)" in errors[0]
+    assert [(one.code, one.about, one.value) for one in wrong.problems] == [
+        ("weights-misfit", "--weights", str(tmp_path / "other.pt"))
+    ]
+    assert "2.running_mean" in wrong.problems[0].reason
+    assert errors == wrong.lines
+    sentences(wrong.problems)
 
 
-@pytest.mark.parametrize(
-    ("words", "mistake"),
-    [
-        (["evaluate", "classifier"], "classifier: needs --weights PATH, or name a run instead of a family"),
-        (["evaluate", "classifier", "--weights", "nowhere.pt"], "--weights nowhere.pt: no such file"),
-        (["train", "classifier", "steps=3", "epochs=3"],
-         "steps and epochs: say one of them; the other follows from the size of the data"),
-        (["train", "cifar_speed", "data=digits", "image_size=64"],
-         "image_size=64: cifar_speed takes 25 to 48 pixels; say image_size=32"),
-        (["train", "classifier", "model=alexnet", "data=digits"],
-         "model=alexnet: does not fit images of 32x32; say image_size=64"),
-        (["train", "cifar_speed", "optimizer=adamw"],
-         "optimizer=adamw: cifar_speed learns by sgd only; leave it out"),
-        (["train", "classifier", "classes=7", "data=digits"], "classes=7: data=digits has 10; leave classes out"),
-        (["train", "classifier", "target=eval_acuracy:0.9"],
-         "target=eval_acuracy:0.9: eval_acuracy names no metric of classifier; did you mean eval_accuracy?"),
-    ],
-)  # fmt: skip
+MISTAKES = [
+    (["evaluate", "classifier"], "missing", "classifier"),
+    (["evaluate", "classifier", "--weights", "nowhere.pt"], "missing-file", "--weights"),
+    (["train", "classifier", "steps=3", "epochs=3"], "settings-conflict", "steps and epochs"),
+    (["train", "cifar_speed", "data=digits", "image_size=64"], "data-misfit", "image_size"),
+    (["train", "classifier", "model=alexnet", "data=digits"], "data-misfit", "model"),
+    (["train", "cifar_speed", "optimizer=adamw"], "bad-value", "optimizer"),
+    (["train", "classifier", "classes=7", "data=digits"], "data-misfit", "classes"),
+    (["train", "classifier", "target=eval_acuracy:0.9"], "unknown-metric", "target"),
+]
+
+
+@pytest.mark.parametrize(("words", "kind", "about"), MISTAKES, ids=[" ".join(words) for words, *_ in MISTAKES])
 def test_wrong_words_are_told_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], mistake: str
-) -> None:
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences, words: list[str],
+    kind: str, about: str,
+) -> None:  # fmt: skip
     code, _, errors = said(capsys, *words, "--runs-dir", str(tmp_path / "runs"))
-    assert (code, errors) == (WORDS, [f"troupe: {mistake}"])
+    assert (code, wrong.kinds) == (WORDS, [(kind, about)])
+    assert errors == wrong.lines
+    sentences(wrong.problems)
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
 

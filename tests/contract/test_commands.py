@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sentences import Sentences
+from wrong import Wrong
 
 from cluster import load_exported, train
 from cluster.cli import command
@@ -57,7 +59,9 @@ def test_a_run_leaves_its_pictures_metrics_and_events(room: Path, capsys: pytest
     assert json.loads((run / "result.json").read_text())["grid"] == "grids/step_00000006.png"
 
 
-def test_raising_steps_goes_on_with_the_bits_of_one_run(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_raising_steps_goes_on_with_the_bits_of_one_run(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     assert command(["train", "dcgan", *TINY, "steps=6", "--name", "straight"]) == 0
     assert command(["train", "dcgan", *TINY, "steps=3", "--name", "parts"]) == 0
     capsys.readouterr()
@@ -66,20 +70,20 @@ def test_raising_steps_goes_on_with_the_bits_of_one_run(room: Path, capsys: pyte
     assert command(["train", "--resume", "parts", "steps=6"]) == 0
     assert all(d.relative == 0 for d in compare(ended(room / "runs/straight"), ended(room / "runs/parts")))
     assert command(["train", "--resume", "parts", "steps=2"]) == CONFLICT
-    assert "parts has made 6 steps already" in capsys.readouterr().err
+    assert wrong.kinds == [("bad-value", "steps")]
+    sentences(wrong.problems)
 
 
-def test_another_recipe_is_refused_with_each_difference(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_recipe_is_refused_with_each_difference(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     assert command(["train", "dcgan", *TINY, "steps=2"]) == 0
     capsys.readouterr()
     words = ["train", "--resume", "dcgan-1", "steps=4", "learning_rate=1e-3", "seed=5", "keep=1"]
     assert command(words) == CONFLICT
-    errors = capsys.readouterr().err.splitlines()
-    assert errors == [
-        "troupe: learning_rate: dcgan-1 has 0.0002, you said 0.001",
-        "troupe: seed: dcgan-1 has 0, you said 5",
-        "troupe: dcgan-1 was begun with another recipe; --allow-changes goes on all the same",
-    ]
+    assert wrong.kinds == [("settings-differ", "learning_rate"), ("settings-differ", "seed"), ("settings-differ", "")]
+    assert capsys.readouterr().err.splitlines() == wrong.lines
+    sentences(wrong.problems)
     assert checkpoint.all_in(room / "runs/dcgan-1/checkpoints")[-1].name == "step_00000002"
     assert command([*words, "--allow-changes"]) == 0
     stored = json.loads((room / "runs/dcgan-1/settings.json").read_text())["settings"]
@@ -87,7 +91,9 @@ def test_another_recipe_is_refused_with_each_difference(room: Path, capsys: pyte
     assert len(checkpoint.all_in(room / "runs/dcgan-1/checkpoints")) == 1
 
 
-def test_a_folder_of_images_that_changed_is_another_recipe(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_images_that_changed_is_another_recipe(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     (room / "pictures").mkdir()
     random = np.random.default_rng(0)
     for number in range(30):
@@ -98,13 +104,15 @@ def test_a_folder_of_images_that_changed_is_another_recipe(room: Path, capsys: p
     Image.fromarray(random.integers(0, 255, (20, 24, 3), np.uint8)).save(room / "pictures/30.png")
     capsys.readouterr()
     assert command(["train", "--resume", "dcgan-1", "steps=4", *words]) == CONFLICT
-    assert capsys.readouterr().err == (
-        "troupe: data: other samples than dcgan-1 began with or held out; --allow-changes goes on all the same\n"
-    )
+    assert wrong.kinds == [("data-differ", "data")]
+    assert capsys.readouterr().err.splitlines() == wrong.lines
+    sentences(wrong.problems)
     assert command(["train", "--resume", "dcgan-1", "steps=4", "--allow-changes", *words]) == 0
 
 
-def test_a_run_can_begin_with_the_weights_of_another(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_can_begin_with_the_weights_of_another(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     assert command(["train", "dcgan", *TINY, "steps=2", "--name", "first"]) == 0
     assert command(["export", "first", "--out", "exported"]) == 0
     assert command(["train", "dcgan", *TINY, "steps=0", "--from", "first", "--name", "second"]) == 0
@@ -119,19 +127,19 @@ def test_a_run_can_begin_with_the_weights_of_another(room: Path, capsys: pytest.
     wider = [word for word in TINY if not word.startswith("width")]
     assert command(["train", "dcgan", *wider, "width=8", "steps=1", "--from", "third", "--name", "wide"]) == CONFLICT
     assert not (room / "runs/wide").exists()
-    assert capsys.readouterr().err.splitlines() == [
-        "troupe: --from third: has width=4, you said width=8; leave width out, and it comes with the weights"
-    ]
+    assert [(one.code, one.about, one.value) for one in wrong.problems] == [("settings-differ", "--from", "third")]
+    assert capsys.readouterr().err.splitlines() == wrong.lines
+    sentences(wrong.problems)
     torch.save({name: torch.zeros(1) for name in ("generator.a", "discriminator.b")}, room / "other.pt")
     assert command(["train", "dcgan", *TINY, "steps=1", "--from", "other.pt", "--name", "wide"]) == CONFLICT
     assert not (room / "runs/wide").exists()
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2
-    assert errors[0].startswith("troupe: --from other.pt: the weights do not fit generator: ")
+    assert wrong.kinds == [("weights-misfit", "--from")] * 2
+    assert capsys.readouterr().err.splitlines() == wrong.lines
+    sentences(wrong.problems)
 
 
 def test_weights_of_another_family_are_refused_before_anything_is_started(
-    room: Path, capsys: pytest.CaptureFixture[str]
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
 ) -> None:
     assert command(["train", "dcgan", *TINY, "steps=0", "--name", "first"]) == 0
     capsys.readouterr()
@@ -139,10 +147,10 @@ def test_weights_of_another_family_are_refused_before_anything_is_started(
         assert command(["train", "wgan", *TINY, "steps=1", "--from", "first", "--name", "second", more]) == CONFLICT
         told = capsys.readouterr()
         assert not told.out
-        assert told.err.startswith(
-            "troupe: --from first: the weights of dcgan do not fit critic: main.0.weight (missing)"
-        )
-        assert told.err.count("\n") == 1
+        assert [(one.code, one.about, one.value) for one in wrong.problems] == [("weights-misfit", "--from", "first")]
+        assert "critic" in wrong.problems[0].reason
+        assert told.err.splitlines() == wrong.lines
+        sentences(wrong.problems)
     assert not (room / "runs/second").exists()
 
 
@@ -164,7 +172,9 @@ def test_the_settings_of_the_networks_come_with_the_weights(room: Path, capsys: 
     assert {name: first[name] for name in names} == {name: second[name] for name in names}
 
 
-def test_weights_that_are_not_finite_are_begun_with_by_nobody(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_are_not_finite_are_begun_with_by_nobody(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     assert command(["train", "dcgan", *TINY, "steps=0", "--name", "first"]) == 0
     assert command(["export", "first", "--out", "exported"]) == 0
     weights = load_file(room / "exported/weights.safetensors")
@@ -173,7 +183,10 @@ def test_weights_that_are_not_finite_are_begun_with_by_nobody(room: Path, capsys
     save_file(weights, room / "exported/weights.safetensors")
     capsys.readouterr()
     assert command(["train", "dcgan", *TINY, "steps=1", "--from", "exported", "--name", "second"]) == CONFLICT
-    assert capsys.readouterr().err == f"troupe: --from: {name} is not finite; take other weights\n"
+    assert wrong.kinds == [("not-finite", "--from")]
+    assert name in wrong.problems[0].reason
+    assert capsys.readouterr().err.splitlines() == wrong.lines
+    sentences(wrong.problems)
     assert not (room / "runs/second").exists()
 
 
@@ -194,7 +207,9 @@ def test_a_runs_settings_are_taken_as_a_config(room: Path, capsys: pytest.Captur
     assert second == {**first, "seed": 3}
 
 
-def test_samples_and_exports_come_from_the_newest_checkpoint(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_and_exports_come_from_the_newest_checkpoint(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong
+) -> None:
     assert command(["train", "dcgan", *TINY, "steps=2", "ema=0.5"]) == 0
     assert command(["sample", "dcgan-1", "--count", "9", "--seed", "3", "--out", "nine.png"]) == 0
     assert command(["sample", "dcgan-1", "--count", "9", "--seed", "4", "--out", "other.png"]) == 0
@@ -209,11 +224,11 @@ def test_samples_and_exports_come_from_the_newest_checkpoint(room: Path, capsys:
     assert not networks["generator"].training
     capsys.readouterr()
     assert command(["sample", "dcgan-1", "--count", "0"]) == WORDS
-    assert "--count 0: must be a whole number, at least 1" in capsys.readouterr().err
+    assert [(one.code, one.about, one.value) for one in wrong.problems] == [("bad-value", "--count", "0")]
 
 
 def test_a_class_of_a_conditional_run_is_drawn_by_name_or_number(
-    room: Path, capsys: pytest.CaptureFixture[str]
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
 ) -> None:
     assert command(["train", "dcgan", *TINY, "steps=1", "conditional=true"]) == 0
     with Image.open(room / "runs/dcgan-1/grids/step_00000001.png") as grid:
@@ -223,10 +238,14 @@ def test_a_class_of_a_conditional_run_is_drawn_by_name_or_number(
     assert (room / "seven.png").read_bytes() != (room / "three.png").read_bytes()
     capsys.readouterr()
     assert command(["sample", "dcgan-1", "class=cat"]) == WORDS
-    assert capsys.readouterr().err == ("troupe: class=cat: no such class; there are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n")
+    assert [(one.code, one.about, one.value) for one in wrong.problems] == [("unknown-class", "class", "cat")]
+    assert capsys.readouterr().err.splitlines() == wrong.lines
+    sentences(wrong.problems)
 
 
-def test_runs_are_listed_with_sizes_and_removed(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_listed_with_sizes_and_removed(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     assert command(["runs"]) == 0
     assert "no runs in runs" in capsys.readouterr().out
     for _ in range(2):
@@ -239,15 +258,20 @@ def test_runs_are_listed_with_sizes_and_removed(room: Path, capsys: pytest.Captu
         ("dcgan-2", 1, 1, "finished"),
     ]
     assert command(["runs", "--remove", "dcgan-1", "dcgan-9"]) == WORDS
-    assert "dcgan-9: no such run" in capsys.readouterr().err
+    assert wrong.kinds == [("unknown-run", "dcgan-9")]
+    sentences(wrong.problems)
     assert (room / "runs/dcgan-1").exists()
     capsys.readouterr()
     assert command(["runs", "--remove", "dcgan-1", "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("dcgan-1: would be removed, ")
     assert (room / "runs/dcgan-1").exists()
     assert command(["runs", "--dry-run"]) == WORDS
+    assert wrong.kinds == [("missing", "--dry-run")]
+    sentences(wrong.problems)
     with RunFolder((room / "runs/dcgan-1").resolve()).driven():
         assert command(["runs", "--remove", "dcgan-1", "--dry-run"]) == CONFLICT
+    assert wrong.kinds == [("held", "dcgan-1")]
+    sentences(wrong.problems)
     assert command(["runs", "--remove", "dcgan-1"]) == 0
     assert not (room / "runs/dcgan-1").exists()
     assert [path.name for path in (room / "runs").iterdir()] == ["dcgan-2"]
@@ -269,7 +293,7 @@ def test_a_config_file_says_settings_and_the_command_line_wins(room: Path) -> No
     assert (stored["width"], stored["seed"]) == (4, 4)
 
 
-def test_python_says_the_same_words(room: Path) -> None:
+def test_python_says_the_same_words(room: Path, sentences: Sentences) -> None:
     words = dict(word.split("=") for word in TINY)
     result = train("dcgan", steps=2, **words)
     assert result["steps"] == 2
@@ -277,10 +301,10 @@ def test_python_says_the_same_words(room: Path) -> None:
     with pytest.raises(TroupeError) as raised:
         train("dcgan", stps=2, width=-1)
     assert raised.value.code == WORDS
-    assert raised.value.mistakes == [
-        "stps: no such setting of dcgan; did you mean steps?",
-        "width=-1: must be at least 1",
-    ]
+    assert [(one.code, one.about) for one in raised.value.problems] == [
+        ("unknown-setting", "stps"), ("bad-value", "width"),
+    ]  # fmt: skip
+    sentences(raised.value.problems)
 
 
 @pytest.mark.parametrize("size", [16, *(pytest.param(size, marks=pytest.mark.slow) for size in (32, 64, 128))])
@@ -299,11 +323,15 @@ def test_samples_are_written_as_the_ending_of_their_file_says(room: Path, name: 
         assert picture.format == kind
 
 
-def test_samples_are_not_written_over_a_folder(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_are_not_written_over_a_folder(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
     (room / "pictures").mkdir()
     assert command(["sample", "run", "--out", "pictures"]) == WORDS
-    assert capsys.readouterr().err == "troupe: --out pictures: is a folder; name a file in it\n"
+    assert [(one.code, one.about, one.value) for one in wrong.problems] == [("bad-value", "--out", "pictures")]
+    assert capsys.readouterr().err.splitlines() == wrong.lines
+    sentences(wrong.problems)
 
 
 @pytest.mark.parametrize("evaluates", [{}, {"evaluate_every": 100, "judged": 100, "features": "pixels"}])
@@ -331,11 +359,12 @@ def test_a_run_whose_last_step_was_made_before_it_was_the_last_ends_as_one_that_
     assert rows == ([2] if evaluates else [])
 
 
-def test_an_ending_that_no_picture_has_is_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ending_that_no_picture_has_is_refused(room: Path, wrong: Wrong, sentences: Sentences) -> None:
     train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
     for name in ("x.txt", "x.foo"):
         assert command(["sample", "run", "--out", name]) == WORDS
-        assert capsys.readouterr().err.startswith(f"troupe: --out {name}: pictures are written as .png, .jpg, ")
+        assert [(one.code, one.about, one.value) for one in wrong.problems] == [("bad-value", "--out", name)]
+        sentences(wrong.problems)
         assert not (room / name).exists()
 
 
@@ -349,36 +378,47 @@ def odd(weights: dict[str, Any], kind: str) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore:.*[Ss]parse")
 @pytest.mark.parametrize("kind", ["sparse tensors", "complex numbers", "tensors without numbers"])
 def test_weights_that_no_network_can_take_are_told_in_one_line(
-    room: Path, capsys: pytest.CaptureFixture[str], kind: str
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences, kind: str
 ) -> None:
     train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
     networks = ended(room / "runs/run")["networks"]
     weights = {f"{name}.{key}": tensor for name, part in networks.items() for key, tensor in part.items()}
     torch.save(odd(weights, kind), room / "odd.pt")
     capsys.readouterr()
-    told = f"no weights can be read (it holds {kind}"
     assert command(["train", "dcgan", *TINY, "steps=1", "--from", "odd.pt", "--name", "other"]) == CONFLICT
-    assert told in capsys.readouterr().err
+    assert [(one.code, one.about, one.value) for one in wrong.problems] == [("no-weights", "--from", "odd.pt")]
+    assert kind in wrong.problems[0].reason
     assert not (room / "runs/other").exists()
+    capsys.readouterr()
     assert command(["evaluate", "dcgan", *TINY[:3], "--weights", "odd.pt"]) == CONFLICT
-    (line,) = capsys.readouterr().err.splitlines()
-    assert told in line
+    assert wrong.kinds == [("no-weights", "odd.pt")]
+    assert kind in wrong.problems[0].reason
+    assert capsys.readouterr().err.splitlines() == wrong.lines
+    sentences(wrong.problems)
 
 
-def test_a_run_of_a_family_of_ones_own_says_where_that_was(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_a_family_of_ones_own_says_where_that_was(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong
+) -> None:
     own = ["--families", str(OWN_FAMILIES)]
     assert command(["train", "curve", "steps=2", "batch_size=8", "microbatch_size=2", "--name", "run", *own]) == 0
     assert command(["export", "run", "--out", "exported", *own]) == 0
     capsys.readouterr()
     for words in (["train", "--resume", "run"], ["evaluate", "run"], ["sample", "run"], ["export", "run"]):
         assert command(words) == WORDS
-        assert capsys.readouterr().err.splitlines() == [
-            f"troupe: run: was begun with a family of one's own, curve; say --families {OWN_FAMILIES}"
-        ]
+        assert wrong.kinds == [("unknown-family", "run")]
+        assert "curve" in wrong.problems[0].reason
+        assert str(OWN_FAMILIES) in wrong.problems[0].hint
+        assert capsys.readouterr().err.splitlines() == wrong.lines
         assert command([*words, *own]) in (0, WORDS)  # a curve draws no samples
-        assert "was begun with" not in capsys.readouterr().err
-    with pytest.raises(TroupeError, match=f"exported: was begun with .*curve; say --families {OWN_FAMILIES}"):
+        assert "unknown-family" not in [one.code for one in wrong.problems]
+        capsys.readouterr()
+    with pytest.raises(TroupeError) as raised:
         load_exported(room / "exported")
+    (problem,) = raised.value.problems
+    assert (problem.code, problem.about) == ("unknown-family", str(room / "exported"))
+    assert "curve" in problem.reason
+    assert str(OWN_FAMILIES) in problem.hint
 
 
 @pytest.mark.parametrize(

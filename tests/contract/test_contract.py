@@ -7,10 +7,12 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
+from cluster import local
 from cluster.environment import environment
 from cluster.local import LocalGroup
 from cluster.verifying import TOLERANCE, compare
@@ -198,7 +200,7 @@ def test_losses_are_those_stored(
 def older_processor() -> Iterator[LocalGroup]:
     """A process that computes as on a processor without any of the newer instructions, as far as libraries let it."""
     older = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
-    with environment(older), LocalGroup(1) as group:
+    with environment(older), mock.patch.object(local, "METHOD", "spawn"), LocalGroup(1) as group:
         yield group
 
 

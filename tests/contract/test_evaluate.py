@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sentences import Sentences
+from wrong import Wrong
 
 from cluster import cli, evaluating, train
-from trainers.engine.errors import CONFLICT, WORDS
+from trainers.engine.errors import CONFLICT, WORDS, TroupeError
 
 SMALL = {"model": "mlp_relu", "image_size": 8, "batch_size": 16, "microbatch_size": 8, "steps": 3, "crop_padding": 0,
          "schedule": "constant"}  # fmt: skip
@@ -57,7 +59,7 @@ def test_what_a_run_held_out_is_called_so(room: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("weights", ["run", "checkpoint", "export"])
 def test_training_samples_are_never_called_held_out(
-    room: Path, capsys: pytest.CaptureFixture[str], weights: str
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences, weights: str
 ) -> None:
     """Noise that was learned by heart would be told as perfect."""
     data = pictures(room / "d1", "cat", "dog")
@@ -70,9 +72,9 @@ def test_training_samples_are_never_called_held_out(
         words = ["classifier", "--weights", path, f"data={data}", *shown]
     code, _, lines = evaluated(room, capsys, *words, "evaluate_on=validation")
     assert code == CONFLICT
-    assert lines == [
-        "troupe: evaluate_on=validation: the run learned from these samples, as it held out the test part; leave it out"
-    ]
+    assert wrong.kinds == [("learned-from", "evaluate_on")]
+    assert lines == wrong.lines
+    sentences(wrong.problems)
 
 
 def test_both_parts_that_a_run_did_not_learn_from_can_be_told(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,14 +84,17 @@ def test_both_parts_that_a_run_did_not_learn_from_can_be_told(room: Path, capsys
         assert (code, answer["held_out"], answer["part"]) == (0, True, part)
 
 
-def test_other_classes_are_refused_with_both(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_classes_are_refused_with_both(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     learned(room, pictures(room / "d1", "cat", "dog"))
     code, _, lines = evaluated(room, capsys, "run", f"data={pictures(room / 'd2', 'dog', 'zebra')}")
     assert code == CONFLICT
-    assert lines == [
-        f"troupe: data=imagefolder:{room / 'd2'}: other classes than the run learned (cat, dog and dog, zebra): their "
-        "numbers would be mixed up"
-    ]
+    (problem,) = wrong.problems
+    assert (problem.code, problem.about, problem.value) == ("data-misfit", "data", f"imagefolder:{room / 'd2'}")
+    assert "cat, dog and dog, zebra" in problem.reason
+    assert lines == wrong.lines
+    sentences(wrong.problems)
 
 
 def test_other_samples_are_told(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +135,7 @@ def test_a_relative_path_is_that_folder_from_anywhere(
     assert train(resume=str(room / "runs/run"), steps=3, data_dir=room / "data")["steps"] == 3
 
 
-def test_data_that_was_moved_is_the_same_data(room: Path) -> None:
+def test_data_that_was_moved_is_the_same_data(room: Path, sentences: Sentences) -> None:
     data = pictures(room / "d1", "cat", "dog")
     learned(room, data, steps=2)
     (room / "d1").rename(room / "moved")
@@ -138,9 +143,11 @@ def test_data_that_was_moved_is_the_same_data(room: Path) -> None:
     shutil.rmtree(room / "moved" / "cat")
     (room / "moved" / "cat").mkdir()
     pictures(room / "moved", "cat", count=20)
-    with pytest.raises(Exception, match="other samples than run began with") as told:
+    with pytest.raises(TroupeError) as told:
         train(resume="run", steps=4, data_dir=room / "data")
-    assert told.value.code == CONFLICT  # type: ignore[attr-defined]
+    assert told.value.code == CONFLICT
+    assert [(one.code, one.about) for one in told.value.problems] == [("data-differ", "data")]
+    sentences(told.value.problems)
 
 
 def broken(path: Path) -> None:
@@ -167,7 +174,7 @@ def of_another_format(path: Path) -> None:
     ],
 )
 def test_a_class_without_images_is_told_by_name_before_anything_is_trained(
-    room: Path, capsys: pytest.CaptureFixture[str], harm: Any, why: str
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences, harm: Any, why: str
 ) -> None:
     for others in (("cat", "zebra"), ("cat",)):  # with one other class nothing would be left to tell apart
         data = pictures(room / str(len(others)), *others, "dog")
@@ -176,10 +183,10 @@ def test_a_class_without_images_is_told_by_name_before_anything_is_trained(
         code = cli.command(words)
         out, err = capsys.readouterr()
         assert code == WORDS
-        assert err == (
-            f"troupe: data={data}: class dog has no image to learn from ({why}); put some into its folder, or remove "
-            "it\n"
-        )
+        assert [(one.code, one.about, one.value) for one in wrong.problems] == [("empty-class", "data", data)]
+        assert why in wrong.problems[0].reason
+        assert err.splitlines() == wrong.lines
+        sentences(wrong.problems)
         assert ("30 .xcf" in out) == (harm is of_another_format), "files that were passed over are counted"
         assert list((room / "runs").iterdir()) == []
 
@@ -219,27 +226,30 @@ def test_all_of_a_folder_that_the_run_never_learned_from_can_be_evaluated(
     assert "40 samples, all that there are" in capsys.readouterr().out
 
 
-def test_all_of_what_a_run_learned_from_is_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_of_what_a_run_learned_from_is_refused(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     data = pictures(room / "d1", "cat", "dog")
     learned(room, data)
     code, _, lines = evaluated(room, capsys, "run", "evaluate_on=all")
     assert code == CONFLICT
-    line = (
-        "troupe: evaluate_on=all: the run learned from some of these samples; leave it out, or name others with data="
-    )
-    assert lines == [line]
+    refused = wrong.problems
+    assert [(one.code, one.about, one.value) for one in refused] == [("learned-from", "evaluate_on", "all")]
+    assert lines == wrong.lines
+    sentences(refused)
     pictures(room / "d1", "cat", "dog", count=35)  # it has changed since
     code, _, lines = evaluated(room, capsys, "run", "evaluate_on=all")
-    assert (code, lines) == (CONFLICT, [line])
+    assert (code, wrong.problems, lines) == (CONFLICT, refused, wrong.lines)
 
 
-def test_all_is_a_word_of_evaluate_and_not_of_training(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_is_a_word_of_evaluate_and_not_of_training(room: Path, wrong: Wrong, sentences: Sentences) -> None:
     assert cli.command(["train", "classifier", "evaluate_on=all"]) == WORDS
-    assert "evaluate_on=all" in capsys.readouterr().err
+    assert [(one.about, one.value) for one in wrong.problems] == [("evaluate_on", "all")]
+    sentences(wrong.problems)
 
 
 def test_a_test_folder_is_evaluated_whole_and_never_learned_from(
-    room: Path, capsys: pytest.CaptureFixture[str]
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong
 ) -> None:
     pictures(room / "pets" / "train", "cat", "dog", count=20)
     pictures(room / "pets" / "test", "cat", "dog", count=7, seed=1)
@@ -248,8 +258,8 @@ def test_a_test_folder_is_evaluated_whole_and_never_learned_from(
     assert (code, answer["samples"], answer["held_out"]) == (0, 14, True)
     facts = json.loads((room / "runs/run/settings.json").read_text())["facts"]
     assert (facts["size"], facts["held_out"]) == (40, 14)
-    code, _, lines = evaluated(room, capsys, "run", "evaluate_on=validation")
-    assert code == CONFLICT, lines
+    code, _, _ = evaluated(room, capsys, "run", "evaluate_on=validation")
+    assert (code, wrong.kinds) == (CONFLICT, [("learned-from", "evaluate_on")])
 
 
 def test_images_that_lie_in_both_folders_are_told_and_not_called_held_out(
@@ -279,7 +289,7 @@ def test_a_validation_folder_beside_a_test_folder_was_never_learned_from(
 
 
 def test_too_few_images_for_a_verdict_are_told_with_how_many_it_takes(
-    room: Path, capsys: pytest.CaptureFixture[str]
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
 ) -> None:
     few, many = pictures(room / "few", "cat", count=12), pictures(room / "many", "cat", count=40)
     words = {"image_size": 16, "width": 4, "batch_size": 4, "microbatch_size": 2, "steps": 1}
@@ -287,12 +297,18 @@ def test_too_few_images_for_a_verdict_are_told_with_how_many_it_takes(
     takes = "out to evaluate on, and a verdict takes 16 images at least"
     assert f"troupe: the data holds 1 {takes}: nothing is evaluated" in capsys.readouterr().out
     code, _, lines = evaluated(room, capsys, "run", f"data={few}")
-    assert code == WORDS
-    advice = "take more samples, or say evaluate_on=all, of data that the run did not learn from"
-    assert lines == [f"troupe: the data holds 1 {takes}; {advice}"]
+    assert (code, wrong.kinds) == (WORDS, [("nothing-held-out", "")])
+    assert " 1 " in wrong.problems[0].reason
+    assert "evaluate_on=all" in wrong.problems[0].hint
+    assert lines == wrong.lines
+    sentences(wrong.problems)
     again = pictures(room / "again", "cat", count=12, seed=1)
     code, _, lines = evaluated(room, capsys, "run", f"data={again}", "evaluate_on=all")
-    assert (code, lines) == (WORDS, [f"troupe: the data holds 12 {takes}; take more samples"])
+    assert (code, wrong.kinds) == (WORDS, [("nothing-held-out", "")])
+    assert " 12 " in wrong.problems[0].reason
+    assert "evaluate_on" not in wrong.problems[0].hint
+    assert lines == wrong.lines
+    sentences(wrong.problems)
     assert evaluated(room, capsys, "run", f"data={many}", "evaluate_on=all")[0] == 0
 
 

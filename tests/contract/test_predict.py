@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
+from sentences import Sentences
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from wrong import Wrong
 
 from cluster import cli, exporting, predict, train
 from cluster.leaderboard import FINISHED, Search, TrialRecord
@@ -226,7 +228,7 @@ def test_json_has_every_probability_as_a_number_or_so_many_as_were_asked_for(
 
 
 def test_broken_images_are_told_the_others_predicted_and_the_exit_code_says_so(
-    room: Path, capsys: pytest.CaptureFixture[str]
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
 ) -> None:
     learned(room)
     for number in range(70):  # more than are seen at once
@@ -236,9 +238,9 @@ def test_broken_images_are_told_the_others_predicted_and_the_exit_code_says_so(
     code, out, err = said(capsys, "predict", "run", "new")
     assert code == FAILED
     assert len(out.splitlines()) == 1 + 68
-    assert len(err) == 2
-    assert err[0].startswith("troupe: new/3.png: cannot be read (")
-    assert err[1] == "troupe: new/69.png: cannot be read (damaged, or no image)"
+    assert wrong.kinds == [("not-read", "new/3.png"), ("not-read", "new/69.png")]
+    assert err == wrong.lines
+    sentences(wrong.problems)
     found = json.loads(said(capsys, "predict", "run", "new", "--json")[1])["result"]
     assert [one["file"] for one in found["unreadable"]] == ["new/3.png", "new/69.png"]
     alone = {one["file"]: one["probabilities"] for one in predict("run", *sorted((room / "new").glob("[5-6]?.png"))[:5])
@@ -249,7 +251,7 @@ def test_broken_images_are_told_the_others_predicted_and_the_exit_code_says_so(
 
 
 def test_runs_trials_the_best_of_a_search_and_exports_are_known_by_their_names(
-    room: Path, capsys: pytest.CaptureFixture[str]
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
 ) -> None:
     learned(room)
     search = Search(room / "runs" / "s", {"family": "classifier", "metric": "eval_accuracy", "mode": "max", "seed": 0})
@@ -269,41 +271,52 @@ def test_runs_trials_the_best_of_a_search_and_exports_are_known_by_their_names(
     out = said(capsys, "predict", "s", "--best", "pets/test/cat", "--json")[1]
     assert json.loads(out)["result"]["name"] == "s/0007"
     code, _, err = said(capsys, "predict", "s", "pets/test/cat")
-    assert (code, len(err)) == (WORDS, 1)
-    assert "is a search" in err[0]
+    assert (code, wrong.kinds) == (WORDS, [("not-a-run", "s")])
+    assert err == wrong.lines
+    sentences(wrong.problems)
 
 
-def test_what_cannot_be_is_told_all_at_once(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_is_told_all_at_once(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     code, _, err = said(capsys, "predict", "nothing", "gone.png", "a=b.png")
-    assert (code, err) == (WORDS, [
-        "troupe: nothing: no such run in runs", "troupe: gone.png: no such file or folder",
-        "troupe: a=b.png: no such file or folder",
-    ])  # fmt: skip
-    assert said(capsys, "predict", "nothing")[2] == [
-        "troupe: predict: needs a file|folder, as in `troupe predict classifier-1 pictures/cat.jpg holidays`"
-    ]
+    assert (code, wrong.kinds) == (
+        WORDS, [("unknown-run", "nothing"), ("missing-file", "gone.png"), ("missing-file", "a=b.png")],
+    )  # fmt: skip
+    assert err == wrong.lines
+    sentences(wrong.problems)
+    assert said(capsys, "predict", "nothing")[2] == wrong.lines
+    assert wrong.kinds == [("missing", "predict")]
+    sentences(wrong.problems)
     learned(room)
     (room / "empty").mkdir()
-    with pytest.raises(TroupeError, match="empty: holds no images; they are known by png, jpg") as told:
+    with pytest.raises(TroupeError) as told:
         predict("run", "empty")
     assert told.value.code == SURROUNDINGS
+    assert [(one.code, one.about) for one in told.value.problems] == [("no-images", "empty")]
+    assert "png, jpg" in told.value.problems[0].hint  # and what else Pillow knows here
     (room / "out").mkdir()
     (room / "out" / "weights.safetensors").touch()
     code, _, err = said(capsys, "predict", "out", "pets")
-    assert (code, err) == (WORDS, [
-        "troupe: out: holds no exported networks (No such file or directory); `troupe export NAME --out out` writes "
-        "them"
-    ])  # fmt: skip
+    assert (code, wrong.kinds) == (WORDS, [("missing-file", "out")])
+    assert err == wrong.lines
+    sentences(wrong.problems)
 
 
-def test_what_is_no_file_and_a_word_that_is_empty_are_refused(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_file_and_a_word_that_is_empty_are_refused(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     os.mkfifo(room / "pipe.png")
     code, _, err = said(capsys, "predict", "nothing", "pipe.png", "/dev/zero")
-    assert code == WORDS
-    assert err[1:] == ["troupe: pipe.png: is neither a file nor a folder",
-                       "troupe: /dev/zero: is neither a file nor a folder"]  # fmt: skip
+    assert (code, wrong.kinds) == (
+        WORDS, [("unknown-run", "nothing"), ("missing-file", "pipe.png"), ("missing-file", "/dev/zero")],
+    )  # fmt: skip
+    assert err == wrong.lines
+    sentences(wrong.problems)
     code, _, err = said(capsys, "predict", "nothing", "")
-    assert (code, err[0]) == (WORDS, "troupe: predict: one of the words is empty, as where a variable is not set")
+    assert (code, wrong.kinds[0]) == (WORDS, ("missing", "predict"))
+    assert err == wrong.lines
+    sentences(wrong.problems)
 
 
 def test_names_that_a_terminal_would_obey_are_shown_as_they_are_written(
@@ -323,13 +336,15 @@ def test_names_that_a_terminal_would_obey_are_shown_as_they_are_written(
     assert len(out.splitlines()) == 1 + 24
 
 
-def test_a_gan_is_told_in_a_line(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gan_is_told_in_a_line(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     small = {"image_size": 16, "width": 4, "latent": 4, "batch_size": 8, "microbatch_size": 4}
     train("dcgan", name="gan", data="digits", steps=1, evaluate_every=0, **small)
     noise(room / "one.png", 1)
     for name in ("gan", "gan-export"):
         cli.command(["export", "gan"])
-        assert said(capsys, "predict", name, "one.png") == (
-            WORDS, "", [f"troupe: {name}: is of the family dcgan, which tells nothing of a file; name a classifier"],
-        )  # fmt: skip
+        assert said(capsys, "predict", name, "one.png") == (WORDS, "", wrong.lines)
+        assert wrong.kinds == [("predicts-nothing", name)]
+        sentences(wrong.problems)
     assert "input" not in json.loads((room / "gan-export" / "config.json").read_text())

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from sentences import Sentences
 from torch import Tensor
 
 from cluster import cli, train
@@ -260,8 +261,11 @@ def test_a_judge_that_cannot_see_the_data_is_told_before_the_training(
         raise ValueError("cannot see it")
 
     monkeypatch.setattr(Pixels, "forward", blind)
-    with pytest.raises(TroupeError, match="cannot see it"):
+    with pytest.raises(TroupeError) as caught:
         train("dcgan", name="run", data_dir=room / "data", **TINY)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.about) == ("worker-error", "worker 0")
+    assert "cannot see it" in problem.reason
     assert not (room / "runs/run/metrics.jsonl").exists()
     assert not list((room / "runs/run/grids").glob("*.png"))
 
@@ -302,20 +306,22 @@ def few_digits(room: Path) -> str:
 
 
 @pytest.mark.slow
-def test_without_a_network_inception_is_told_in_a_line(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_inception_is_told_in_a_line(
+    room: Path, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
+) -> None:
     def nowhere(*given: object, **named: object) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", nowhere)
     with pytest.raises(TroupeError) as caught:
         train("dcgan", name="run", data_dir=room / "data", **{**TINY, "features": "inception"})
-    assert caught.value.mistakes == [
-        "features=inception: no weights of Inception (no route to host); fetch them where there is a network, and say "
-        "inception:FILE"
-    ]
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.about, problem.value) == ("no-weights", "features", "inception")
+    assert "no route to host" in problem.reason
+    sentences([problem])
 
 
-def test_wrong_judges_are_told_in_a_line(room: Path) -> None:
+def test_wrong_judges_are_told_in_a_line(room: Path, sentences: Sentences) -> None:
     (room / "file.pt").write_bytes(b"no weights")
     torch.save({"fc.weight": torch.zeros(10, 3)}, room / "other.pt")
     (room / "folder").mkdir()
@@ -323,22 +329,21 @@ def test_wrong_judges_are_told_in_a_line(room: Path) -> None:
         (room / "runs" / family).mkdir(parents=True)
         told = {"versions": {}, "data": "", "settings": {"steps": 0}, "facts": {}, "from": None}
         RunFolder(room / "runs" / family).write_settings({"family": family, **told})
-    for features, line in (
-        ("nowhere", "features=nowhere: is none of auto, pixels and inception, nor a run or a file that is there"),
-        (
-            "resnet56:nowhere",
-            "features=resnet56:nowhere: is none of auto, pixels and inception, nor a run or a file that is there",
-        ),
-        ("folder", "features=folder: is no run; say MODEL:FILE for weights, as resnet56:FILE"),
-        ("resnet56:file.pt", "file.pt: no weights can be read (damaged, or something else)"),
-        ("resnet56:other.pt", "the weights do not fit network: bn1.bias (missing), "),
-        ("resnet57:other.pt", "features=resnet57:other.pt: no such model; did you mean resnet"),
-        ("resnet56:folder", "features=resnet56:folder: is a folder without weights; name a file of them"),
-        ("dcgan", "features=dcgan: is a run of dcgan, which tells no classes; name a classifier's run"),
-        ("classifier", "features=classifier: has no checkpoint yet"),
+    here = "features"
+    for features, code, about, value in (
+        ("nowhere", "no-judge", here, "nowhere"),
+        ("resnet56:nowhere", "no-judge", here, "resnet56:nowhere"),
+        ("folder", "no-judge", here, "folder"),
+        ("resnet56:file.pt", "no-weights", str(room / "file.pt"), None),
+        ("resnet56:other.pt", "weights-misfit", here, f"resnet56:{room / 'other.pt'}"),
+        ("resnet57:other.pt", "unknown-model", here, "resnet57:other.pt"),
+        ("resnet56:folder", "no-judge", here, "resnet56:folder"),
+        ("dcgan", "no-judge", here, "dcgan"),
+        ("classifier", "no-judge", here, "classifier"),
     ):
         with pytest.raises(TroupeError) as caught:
             train("dcgan", name="run", data_dir=room / "data", **{**TINY, "features": features})
-        (mistake,) = caught.value.mistakes
-        assert line in mistake
-        assert "\n" not in mistake
+        (problem,) = caught.value.problems
+        assert (problem.code, problem.about, problem.value) == (code, about, value)
+        assert "\n" not in str(caught.value)
+        sentences([problem])

@@ -42,10 +42,9 @@ def test_a_run_that_goes_wrong_is_told_once_and_ends_as_asked(room: Path, capsys
 def test_a_run_is_stopped_and_saved_and_goes_on_when_told(room: Path) -> None:
     with pytest.raises(TroupeError) as caught:
         train("dcgan", name="run", **TOO_HIGH, on_collapse="stop")
-    (line,) = caught.value.mistakes
     assert caught.value.code == FAILED
-    assert line.startswith("step 6: the ")
-    assert line.endswith("stopped and saved: go on nevertheless with --resume run on_collapse=warn")
+    assert [(one.code, one.about) for one in caught.value.problems] == [("worry", "step 6")]
+    assert "--resume run on_collapse=warn" in caught.value.problems[0].hint
     assert (room / "runs/run/checkpoints/step_00000006").exists()
     result = train(resume="run", on_collapse="warn")
     assert result["steps"] == 12

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from sentences import Sentences
 from torch import Tensor, nn
+from wrong import Wrong
 
 from cluster import cli, exporting, train
 from cluster.local import LocalGroup
@@ -19,7 +21,7 @@ from trainers import registry
 from trainers.engine import checkpoint
 from trainers.engine.control import Control
 from trainers.engine.ddp import Ddp
-from trainers.engine.errors import FAILED, WORDS, TroupeError
+from trainers.engine.errors import FAILED, WORDS, Stopped, TroupeError
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.streams import Columns, InOrder, Shuffled, SideBySide
 from trainers.engine.tensors import read_weights
@@ -105,37 +107,32 @@ def test_a_text_is_learned_sampled_and_told_its_perplexity(room: Path, capsys: p
     assert all(len(line.split()) == 5 and line.startswith("a river ") for line in lines[1::2])
 
 
-def test_what_is_asked_for_is_typed_and_all_mistakes_are_told(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_asked_for_is_typed_and_all_mistakes_are_told(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     tiny("words", steps=1)
     code, _, lines = said(capsys, "sample", "run", "temperature=0", "promt=x", "count=3")
     assert code == WORDS
-    assert lines == [
-        "troupe: count: is an option here, --count N",
-        "troupe: temperature=0: must be above 0",
-        "troupe: promt: no such setting of what words can be asked for; did you mean prompt?",
-    ]
+    assert wrong.kinds == [("unknown-setting", "count"), ("bad-value", "temperature"), ("unknown-setting", "promt")]
+    assert lines == wrong.lines
+    sentences(wrong.problems)
 
 
 @pytest.mark.parametrize(
-    ("words", "mistake"),
-    [
-        (("words", "data=digits"), "data=digits: holds images, where text are wanted; there are poem"),
-        (("dcgan", "data=poem"), "data=poem: holds text, where images are wanted; there are digits, imagefolder, "),
-        (
-            ("pairs", "data=digits"),
-            "data=digits: holds images, where images+images are wanted; say data=A+A, "
-            "where each A is a data set of its kind",
-        ),
-        (("dcgan", "data=digits+noise"), "data=digits+noise: holds images+images, where images are wanted; there are "),
-    ],
-)
+    ("family", "data", "advice"),
+    [("words", "digits", "poem"), ("dcgan", "poem", "digits, imagefolder, "), ("pairs", "digits", "data=A+A"),
+     ("dcgan", "digits+noise", "digits, imagefolder, ")],
+)  # fmt: skip
 def test_data_of_the_wrong_kind_is_told_before_anything_starts(
-    room: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], mistake: str
-) -> None:
-    code, _, lines = said(capsys, "train", *words)
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences, family: str, data: str,
+    advice: str,
+) -> None:  # fmt: skip
+    code, _, lines = said(capsys, "train", family, f"data={data}")
     assert code == WORDS
-    (line,) = lines
-    assert line.startswith(f"troupe: {mistake}")
+    assert [(one.code, one.about, one.value) for one in wrong.problems] == [("data-kind", "data", data)]
+    assert advice in wrong.problems[0].hint
+    assert lines == wrong.lines
+    sentences(wrong.problems)
     assert not (room / "runs").exists()
 
 
@@ -243,16 +240,22 @@ def test_an_export_holds_what_the_run_kept(room: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before), "nobody's random numbers are moved"
 
 
-def test_a_text_that_is_too_short_is_told(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_that_is_too_short_is_told(
+    room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
+) -> None:
     code, _, lines = said(capsys, "train", "words", "batch_size=512", "microbatch_size=256")
     assert code == WORDS
-    assert lines == ["troupe: data=poem: holds too little for batch_size=512; take more samples, or fewer at once"]
+    assert [(one.code, one.about, one.value) for one in wrong.problems] == [("data-misfit", "data", "poem")]
+    assert lines == wrong.lines
+    sentences(wrong.problems)
 
 
 # Who watches, and what goes on
 
 
-def test_every_row_is_reported_in_order_and_a_stop_after_an_evaluation_is_at_that_step(tmp_path: Path) -> None:
+def test_every_row_is_reported_in_order_and_a_stop_after_an_evaluation_is_at_that_step(
+    tmp_path: Path, sentences: Sentences
+) -> None:
     plan = plan_of("classifier", "mlp_bn", tmp_path / "run", steps=9, log_every=2, evaluate_every=3)
     for part in ("checkpoints", "grids", "logs"):
         (tmp_path / "run" / part).mkdir(parents=True)
@@ -264,8 +267,10 @@ def test_every_row_is_reported_in_order_and_a_stop_after_an_evaluation_is_at_tha
         control.stop_requested |= (step, reported[-1][1]) == (6, "eval")
 
     control.report = report
-    with pytest.raises(TroupeError, match="stopped at step 6 of 9"):
+    with pytest.raises(Stopped) as stopped:
         run(plan, World(), control)
+    assert [(one.code, one.about) for one in stopped.value.problems] == [("stopped", "run")]
+    sentences(stopped.value.problems)
     assert reported == [(2, "train"), (3, "eval"), (4, "train"), (6, "train"), (6, "eval")]
     assert checkpoint.all_in(tmp_path / "run" / "checkpoints")[-1].name == "step_00000006"
 
@@ -347,7 +352,7 @@ def test_ddp_knows_which_parameters_a_phase_learns(pool: LocalGroup) -> None:
     assert pool.run(two_phases_of_one_optimizer, workers=2) == [[1.0, 0.0]] * 2
 
 
-def forked_later(world: World) -> str:
+def forked_later(world: World) -> TroupeError | None:
     """Every micro-batch uses both weights at first, and one later."""
     network = nn.Module()
     network.both = nn.ParameterList([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))])
@@ -359,11 +364,14 @@ def forked_later(world: World) -> str:
         try:
             exchange.gradients(parameters, lambda index, both=both, networks=networks: networks["net"](both), False)
         except TroupeError as error:
-            return f"{error.code} {error.mistakes[0]}"
-    return "nothing was said"
+            return error
+    return None
 
 
 @pytest.mark.slow
-def test_where_a_parameter_is_left_out_later_ddp_is_refused(fresh_pool: LocalGroup) -> None:
-    for told in fresh_pool.run(forked_later, workers=2):
-        assert told.startswith(f"{FAILED} exchange=ddp: a parameter had no gradient in a micro-batch")
+def test_where_a_parameter_is_left_out_later_ddp_is_refused(fresh_pool: LocalGroup, sentences: Sentences) -> None:
+    for error in fresh_pool.run(forked_later, workers=2):
+        assert error.code == FAILED
+        (problem,) = error.problems
+        assert (problem.code, problem.about, problem.value) == ("exchange-misfit", "exchange", "ddp")
+        sentences([problem])

@@ -139,8 +139,9 @@ def test_right_ways_give_the_run_of_one_worker(
 @pytest.mark.parametrize("way", WRONG)
 def test_wrong_ways_are_caught(two: LocalGroup, alone: dict[str, Any], tmp_path: Path, way: str) -> None:
     if way in SEEN_BY_REPLICAS:  # which are compared before each checkpoint
-        with pytest.raises(TroupeError, match="disagree on"):
+        with pytest.raises(TroupeError) as error:
             two.run(trained_so, plan(tmp_path / "run"), WRONG[way], workers=2)
+        assert [one.code for one in error.value.problems] == ["replicas-disagree"]
     else:
         together = two.run(trained_so, plan(tmp_path / "run"), WRONG[way], workers=2)[0]
         assert compare(alone, together)[0].relative > TOLERANCE

@@ -130,7 +130,7 @@ def test_torch_has_no_switches_that_nobody_has_looked_at() -> None:
 
 
 OTHER: dict[str, Any] = {
-    "default_dtype": torch.float64, "deterministic_algorithms": 1, "detect_anomaly": (True, False),
+    "default_dtype": torch.float64, "deterministic_algorithms": (1, True), "detect_anomaly": (True, False),
     "float32_matmul_precision": "medium", "backends.cudnn.benchmark_limit": 3,
     "backends.cudnn.depthwise_kernel": "cudnn", "backends.quantized.engine": "qnnpack",
     "backends.cuda.preferred_linalg_library": "magma", "backends.cuda.preferred_blas_library": "cublaslt",

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import functools
 import random
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -172,7 +173,7 @@ def switches() -> tuple[Switch, ...]:
     found: list[Switch | None] = [
         Switch("default_dtype", torch.float32, torch.get_default_dtype, torch.set_default_dtype),
         Switch("default_tensor_type", "torch.FloatTensor", lambda: torch.empty(0).type(), _set_tensor_type),
-        Switch("deterministic_algorithms", 0, torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+        Switch("deterministic_algorithms", (0, False), _deterministic, lambda to: _set_deterministic(*to)),
         _attribute("utils.deterministic.fill_uninitialized_memory", True),
         Switch("detect_anomaly", (False, True), _anomaly, lambda to: torch.autograd.set_detect_anomaly(*to)),
         _attribute("backends.fp32_precision", "none"),
@@ -238,6 +239,23 @@ def _set_tensor_type(name: str) -> None:
 
     if torch.empty(0).type() != name:
         torch.set_default_tensor_type(name)
+
+
+def _deterministic() -> tuple[int, bool]:
+    """The mode, and whether what is compiled follows it, which torch keeps apart."""
+    import torch
+
+    compiling: Any = sys.modules.get("torch._inductor.config")
+    return torch.get_deterministic_debug_mode(), compiling is not None and bool(compiling.deterministic)
+
+
+def _set_deterministic(mode: int, compiled: bool) -> None:
+    import torch
+
+    torch.set_deterministic_debug_mode(mode)
+    compiling: Any = sys.modules.get("torch._inductor.config")
+    if compiling is not None:
+        compiling.deterministic = compiled
 
 
 def _anomaly() -> tuple[bool, bool]:

@@ -1,0 +1,36 @@
+"""What was wrong with a command that was carried out in this process, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from cluster import cli
+from cluster.answers import Answer
+from trainers.engine.problems import Problem, sentence
+
+
+class Wrong:
+    """The problems of the newest command."""
+
+    def __init__(self, patched: pytest.MonkeyPatch) -> None:
+        self.problems: Sequence[Problem] = []
+        caught = cli.caught
+
+        def noted(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:
+            answer = caught(arguments, do)
+            self.problems = answer.problems
+            return answer
+
+        patched.setattr(cli, "caught", noted)
+
+    @property
+    def kinds(self) -> list[tuple[str, str]]:
+        """The code of each, and what it is about."""
+        return [(one.code, one.about) for one in self.problems]
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands on stderr where nothing else is told there."""
+        return [f"troupe: {sentence(one)}" for one in self.problems]
