@@ -22,7 +22,7 @@ import filelock
 
 from cluster import tokens
 from cluster.environment import environment
-from cluster.signals import handlers_kept, without_hangups
+from cluster.signals import handlers_kept, none_swallowed, without_hangups
 from trainers.engine import ownership
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError
 from trainers.engine.holding import LOCK, is_held
@@ -81,7 +81,7 @@ class OwnRay:
             "SPT_NOENV": "1",
         }  # a title that they give themselves would hide the secret
         try:
-            with environment(token), handlers_kept(), without_hangups():
+            with environment(token), handlers_kept(), without_hangups(), none_swallowed():
                 tokens.read_anew()
                 ray.init(
                     address="local", num_cpus=self.cpus, include_dashboard=False, log_to_driver=False,
@@ -89,6 +89,8 @@ class OwnRay:
                     _temp_dir=str(self.folder),
                 )  # fmt: skip
         except (KeyboardInterrupt, SystemExit):  # SIGTERM is the latter, in the words of Ray's handler
+            if ray.is_initialized():
+                ray.shutdown()
             self._clear()
             raise NotBegun() from None
         except Exception as error:

@@ -42,6 +42,29 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def none_swallowed() -> Iterator[None]:
+    """Inside, SIGINT is a KeyboardInterrupt at once, and once more at the end where somebody has swallowed that."""
+    alone = threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    asked = False
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if asked:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Let all wait for the end of the block, where they are a KeyboardInterrupt."""
     asked: list[bool] = []

@@ -87,7 +87,7 @@ def test_little_shared_memory_is_told_in_one_line(troupe: Commands, straight: Co
 
 def test_ray_takes_no_command_in_other_bytes_which_is_told_in_one_line(troupe: Commands) -> None:
     runs = os.fsdecode(os.fsencode(troupe.folder) + b"/runs\xff")
-    done = troupe.run("train", *WORDS, "workers=2", "--runs-dir", runs)
+    done = troupe.start("train", *WORDS, "workers=2", "--runs-dir", runs, really=True).wait()
     assert done.code == 3
     assert done.mistakes == [
         "troupe: Ray did not start: it takes the words of a command in UTF-8 only; rename what this one names, or take "
