@@ -16,6 +16,8 @@ from cluster.page import make
 from cluster.page.make import ReportCommand
 from trainers.engine.runfolder import RunFolder
 
+pytestmark = pytest.mark.slow  # it starts a browser
+
 Page = Any  # of conftest.py, which no test imports
 
 

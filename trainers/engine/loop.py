@@ -48,6 +48,7 @@ def train(
         recorder = Recorder(trainer, folder, facts, writer, mirror)
         if trainer.exchange.notice and world.rank == 0:
             control.say(trainer.exchange.notice)
+        control.rested()  # imports and data are no piece of work, by whose length silence is judged
         recorder.begin()
         while trainer.step < config.steps and not trainer.reached:
             done = advance(trainer)
