@@ -60,7 +60,7 @@ def sample_top(
     if any(isinstance(samples, list) != texts for _, samples in sheets):
         reason, hint = "its best trials draw pictures and texts", "sample one by its name"
         raise TroupeError(Problem("pictures-and-texts", search.name, reason, hint), WORDS)
-    out = out or Path(f"{search.name}-samples.{'txt' if texts else 'png'}")
+    out = out or use.free(Path(f"{search.name}-samples.{'txt' if texts else 'png'}"))
     use.check_ending(out, not texts)
     with use.writing(out):
         if texts:

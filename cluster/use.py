@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -136,7 +138,7 @@ def sample(
     asked = asked_of(name, runs, families, words, count)
     folder, samples, told = samples_of(name, runs, families, asked, seed, data_dir)
     are_images = not isinstance(samples, list)
-    out = out or Path(f"{folder.name.replace('/', '-')}-samples.{'png' if are_images else 'txt'}")
+    out = out or free(Path(f"{folder.name.replace('/', '-')}-samples.{'png' if are_images else 'txt'}"))
     check_ending(out, are_images)
     with writing(out):
         if are_images:
@@ -144,6 +146,13 @@ def sample(
         else:
             durable.write(out, pictures.sheet_of_texts(samples))
     return {"file": str(out), **told}
+
+
+def free(path: Path) -> Path:
+    """A path that nobody has named, or the first free one of NAME-2, NAME-3, ...: what is there may be somebody's."""
+    ends = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    paths = (path.with_stem(f"{path.stem}{end}") for end in ends)
+    return next(one for one in paths if not os.path.lexists(one))
 
 
 def check_ending(out: Path, are_images: bool) -> None:

@@ -114,7 +114,7 @@ VERBS = {
             Option("count", "N", "how many (default: 64)"),
             Option("top", "N", "of a search: of its N best trials, below one another"),
             Option("seed", "N", "seed of the noise (default: 0)"),
-            Option("out", "FILE", "where to write them (default: NAME-samples.png, or .txt)"),
+            Option("out", "FILE", "where to write them (default: NAME-samples.png, or .txt, where that is free)"),
             RUNS, DATA, FAMILIES, JSON, DEBUG,
         ),
         "troupe sample dcgan-1 --count 100",

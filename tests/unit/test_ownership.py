@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from sentences import Sentences
 
-from cluster import export, own_ray, report, train
+from cluster import export, own_ray, report, sample, train
 from cluster.use import remove_packed
 from tests.folder_buckets import machine
 from trainers.data.imagefolder import cached, open_folder
@@ -212,6 +212,9 @@ def test_an_export_replaces_an_export_and_nothing_else(
     for _ in range(2):
         report("mine", out="page")
         report("mine")
+    (tmp_path / "mine-samples.png").write_text("important")
+    assert [sample("mine")["file"] for _ in range(2)] == ["mine-samples-2.png", "mine-samples-3.png"]
+    assert (tmp_path / "mine-samples.png").read_text() == "important"
     assert contents.foreign(contents.names_in(tmp_path / "runs/mine")) == [], "a run writes what contents.py knows"
     assert removing.remove(runfolder.find_own(tmp_path / "runs", "mine")) > 0
 
