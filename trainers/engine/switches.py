@@ -64,6 +64,7 @@ def fresh(function: Callable[P, R]) -> Callable[P, R]:
             except BaseException as error:
                 errors.append(error)
             finally:
+                _forget_fonts()
                 if not nested:
                     COMPUTING.release()
                 done.set()
@@ -90,6 +91,14 @@ def fresh(function: Callable[P, R]) -> Callable[P, R]:
         return results[0]
 
     return called
+
+
+def _forget_fonts() -> None:
+    """Close the fonts that matplotlib has opened for this thread: it keeps them for each that ever drew a text."""
+    fonts: Any = sys.modules.get("matplotlib.font_manager")
+    opened: Any = getattr(fonts, "_get_font", None)
+    if hasattr(opened, "cache_clear"):
+        opened.cache_clear()
 
 
 def _raise_in(thread: threading.Thread, kind: type[BaseException]) -> None:
