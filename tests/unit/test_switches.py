@@ -75,7 +75,9 @@ KNOWN = {
             "numerical_check_tolerances", "rotating_buffer_size")],
         "it counts only while tunable is on",
     ),
-    "torch.nn.attention.activate_flash_attention_impl": "families that choose one do so in their methods",
+    "torch.nn.attention.activate_flash_attention_impl": "refused",
+    "torch.jit.set_fusion_strategy": "put back", "torch.jit.enable_onednn_fusion": "put back",
+    "torch.jit.set_module": "it names modules",
     "torch.backends.fp32_precision": "put back",
     "torch.backends.python_native.enable_dispatch_keys": "refused",
     "torch.backends.python_native.enable_operations": "refused",
@@ -108,7 +110,7 @@ def public_switches() -> Iterator[str]:
     import torch.nn.attention
 
     roots = [torch, torch.autograd, torch.autograd.grad_mode, torch.autograd.graph, torch.__future__, torch.compiler,
-             torch.cuda, torch.cuda.tunable, torch.nn.attention]  # fmt: skip
+             torch.cuda, torch.cuda.tunable, torch.nn.attention, torch.jit]  # fmt: skip
     roots += [module for name, module in sys.modules.items() if name.startswith("torch.backends") and "._" not in name]
     for module in roots:
         attributes = {**vars(type(module)), **vars(module)}
@@ -133,6 +135,7 @@ OTHER: dict[str, Any] = {
     "default_dtype": torch.float64, "deterministic_algorithms": (1, True), "detect_anomaly": (True, False),
     "float32_matmul_precision": "medium", "backends.cudnn.benchmark_limit": 3,
     "backends.cudnn.depthwise_kernel": "cudnn", "backends.quantized.engine": "qnnpack",
+    "jit.fusion_strategy": [("STATIC", 1)],
     "backends.cuda.preferred_linalg_library": "magma", "backends.cuda.preferred_blas_library": "cublaslt",
     "backends.cuda.matmul.allow_fp16_reduced_precision_reduction": (False, True),
     "backends.cuda.matmul.allow_bf16_reduced_precision_reduction": (False, True),

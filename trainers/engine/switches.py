@@ -69,7 +69,8 @@ def fresh(function: Callable[P, R]) -> Callable[P, R]:
                     COMPUTING.release()
                 done.set()
 
-        refuse_others()
+        if not nested:
+            refuse_others()
         if not nested and not COMPUTING.acquire(blocking=False):
             hint = "wait until it has ended, or start this one in a process of its own"
             raise TroupeError(Problem("held", reason="another run trains in this process", hint=hint), CONFLICT)
@@ -149,6 +150,11 @@ def refuse_others() -> None:
     if kernels is not None and any(vars(kernels()).values()):
         reason = "some kernels are switched off in this process, which changes what runs compute"
         found.append(Problem("global-switch", "torch.backends.python_native", reason, "switch them on first"))
+    attention: Any = sys.modules.get("torch.nn.attention")
+    chosen = getattr(attention, "current_flash_attention_impl", lambda: None)()
+    if chosen is not None:
+        reason, hint = f"{chosen} is chosen in this process, and in no other", "call restore_flash_attention_impl first"
+        found.append(Problem("global-switch", "torch.nn.attention.activate_flash_attention_impl", reason, hint))
     if found:
         raise TroupeError(found, CONFLICT)
 
@@ -208,6 +214,8 @@ def switches() -> tuple[Switch, ...]:
         *(Switch(f"__future__.{name}", False, getattr(torch.__future__, f"get_{name}"),
                  getattr(torch.__future__, f"set_{name}"))
           for name in ("overwrite_module_params_on_conversion", "swap_module_params_on_conversion")),
+        Switch("jit.fusion_strategy", FUSION, _fusion, _set_fusion),
+        Switch("jit.onednn_fusion", False, torch.jit.onednn_fusion_enabled, torch.jit.enable_onednn_fusion),
         _tunable(torch.cuda),
     ]  # fmt: skip
     return tuple(switch for switch in found if switch is not None)
@@ -248,6 +256,24 @@ def _set_tensor_type(name: str) -> None:
 
     if torch.empty(0).type() != name:
         torch.set_default_tensor_type(name)
+
+
+FUSION = [("STATIC", 2), ("DYNAMIC", 10)]  # of scripted networks
+
+
+def _fusion() -> Any:
+    now = _set_fusion(FUSION)
+    _set_fusion(now)
+    return now
+
+
+def _set_fusion(strategy: Any) -> Any:
+    """Set it, and tell what was before; torch says each time that it is deprecated."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.set_fusion_strategy(strategy)
 
 
 def _deterministic() -> tuple[int, bool]:
