@@ -7,15 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from sentences import Sentences
+from wrong import Wrong
 
 from cluster import checks, cli, launch, leaderboard, prepare_search, train, verbs
-from cluster.answers import Answer
 from cluster.prepare_search import SearchCommand
 from cluster.words import VERBS
 from trainers import registry
@@ -45,12 +45,12 @@ class Told(NamedTuple):
 class Command:
     """Runs commands in this process, in a folder of their own, on a machine of two cores without a GPU."""
 
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], answers: list[Answer]) -> None:
-        self.folder, self.capsys, self.answers = folder, capsys, answers
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong) -> None:
+        self.folder, self.capsys, self.wrong = folder, capsys, wrong
 
     def __call__(self, *words: str) -> Told:
         code = cli.command(words)
-        problems = self.answers[-1].problems
+        problems = self.wrong.problems
         out, err = self.capsys.readouterr()
         assert "Traceback" not in out + err
         lines = err.splitlines()
@@ -75,21 +75,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def started(*_: Any) -> Any:
         raise AssertionError("a run was started")
 
-    answers: list[Answer] = []
-    caught = cli.caught
-
-    def noted(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:
-        answers.append(caught(arguments, do))
-        return answers[-1]
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "caught", noted)
     monkeypatch.setattr(checks, "cores", lambda: 2)
     monkeypatch.setattr(checks, "gpus", lambda: 0)
     monkeypatch.setattr(launch, "open_for", started)
     monkeypatch.setattr(launch, "_here", started)
     monkeypatch.setattr(launch, "_on_ray", started)
-    return Command(tmp_path, capsys, answers)
+    return Command(tmp_path, capsys, Wrong(monkeypatch))
 
 
 def short(text: str) -> str:
@@ -712,7 +704,7 @@ def test_a_bug_is_told_as_ours_in_one_line_and_debug_shows_where(
 
     monkeypatch.setitem(verbs.VERBS, "env", broken)
     assert cli.command(["env"]) == FAILED
-    (problem,) = command.answers[-1].problems
+    (problem,) = command.wrong.problems
     assert (problem.code, problem.about) == ("internal", "ValueError")
     line = command.capsys.readouterr().err
     assert line == f"troupe: {sentence(problem)}\n"
@@ -727,7 +719,7 @@ def test_debug_shows_where_a_mistake_was_found(command: Command) -> None:
     assert cli.command([*TRAIN, "steps=many", "--debug"]) == WORDS
     err = command.capsys.readouterr().err
     assert "Traceback" in err
-    (problem,) = command.answers[-1].problems
+    (problem,) = command.wrong.problems
     assert (problem.code, problem.about) == ("bad-value", "steps")
     assert f"troupe: {sentence(problem)}" in err
 

@@ -318,6 +318,17 @@ def test_what_comes_while_a_function_computes_ends_it() -> None:
     switches.fresh(looked)()
 
 
+def test_a_thread_that_cannot_be_started_keeps_nobody_else_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            switches.fresh(looked)()
+    switches.fresh(looked)()
+
+
 TINY: dict[str, Any] = {"data": "digits", "image_size": 16, "width": 4, "latent": 8, "batch_size": 8,
                         "microbatch_size": 4, "steps": 2, "device": "cpu", "evaluate_every": 0}  # fmt: skip
 

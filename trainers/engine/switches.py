@@ -84,7 +84,7 @@ def fresh(function: Callable[P, R]) -> Callable[P, R]:
             if thread.is_alive():
                 _raise_in(thread, type(error))
                 done.wait(PATIENCE)
-            elif thread.ident is None and not nested:  # it could not be started
+            elif isinstance(error, RuntimeError) and not nested:  # it could not be started, and will release nothing
                 COMPUTING.release()
             raise
         if errors:
