@@ -44,9 +44,10 @@ class LocalGroup:
         port = free_port()
         util.get_temp_dir()  # theirs is ours then, and goes when this process ends, however they do
         with environment({**worker_environment(), **LOOPBACK}), _no_script():
+            variables = dict(os.environ)  # a process that was forked from an older one has that one's
             for rank in range(self.workers):
                 ours, theirs = context.Pipe()
-                args = (theirs, rank, self.workers, port, self.setup, LOOPBACK)
+                args = (theirs, rank, self.workers, port, self.setup, variables)
                 process = context.Process(target=_serve, args=args, daemon=True)
                 process.start()
                 theirs.close()

@@ -33,6 +33,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     runs = [tier(item) <= tier_asked(config) or is_named(item) for item in items]
     config.hook.pytest_deselected(items=[item for item, there in zip(items, runs, strict=True) if not there])
     items[:] = [item for item, there in zip(items, runs, strict=True) if there]
+    for item in items:
+        if item.get_closest_marker("ray") or item.get_closest_marker("faults"):
+            item.add_marker(pytest.mark.xdist_group("ray"))  # one after another, beside all others
 
 
 def long(*values: object) -> list[Any]:
