@@ -13,20 +13,13 @@ from typing import Any, TypeVar
 
 from cluster import nodes
 from cluster.checks import needs
-from cluster.group import NODE, PATIENCE_AT_START, PREEMPTED, RAY, RESIZED, STATUS, WORKER, Look, Lost, Presence, Row
+from cluster.group import NODE, PREEMPTED, RAY, RESIZED, WORKER, Look, Lost, Presence, Row
 from cluster.show import duration
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError, of_worker
 from trainers.engine.problems import Problem
 from trainers.engine.runfolder import RunFolder
+from trainers.engine.waits import WAITS
 from trainers.run import Plan
-
-POLL = 0.1  # seconds between looks at results
-PATIENCE_FOR_ROOM = 60.0  # seconds
-PATIENCE_FOR_NODES = 900.0  # seconds, on a cluster that has just lost one: another may be on its way
-TAKEN = 3.0  # seconds after which room that should be there is taken to be somebody else's
-STUCK = 30.0  # seconds after which it is asked for anew: some were never answered where a link had been cut
-SETTLE = 1.0  # seconds for more nodes to come, once one has
-
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 Answer = TypeVar("Answer")
@@ -51,7 +44,7 @@ def answered(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     while asking.is_alive():
-        asking.join(POLL)
+        asking.join(WAITS.look_at_results)
         if asking.is_alive():
             hold_alive(died)
     (answer,) = answers
@@ -78,7 +71,7 @@ class Placing:
         """
         from ray.util import placement_group, remove_placement_group
 
-        patience = PATIENCE_FOR_NODES if self.cluster and self.lost is not None else PATIENCE_FOR_ROOM
+        patience = WAITS.nodes if self.cluster and self.lost is not None else WAITS.room
         began = tried = time.monotonic()
         told, group, size = False, None, self.most
         try:
@@ -90,8 +83,8 @@ class Placing:
                 there = answered(nodes.alive, self.died)
                 possible = nodes.rooms(self.each, [node["Resources"] for node in there.values()])
                 possible = max(self.least, min(self.most, possible))
-                taken = now - tried > TAKEN and size > self.least
-                if group is None or possible < size or taken or now - tried > STUCK:
+                taken = now - tried > WAITS.room_taken and size > self.least
+                if group is None or possible < size or taken or now - tried > WAITS.room_asked_anew:
                     if group is not None:
                         answered(partial(remove_placement_group, group), self.died)
                         size -= taken
@@ -100,7 +93,7 @@ class Placing:
                 if answered(partial(group.wait, 0.5), self.died):
                     found, group = group, None
                     return found
-                if now - began > 2 * TAKEN and not told:
+                if now - began > 2 * WAITS.room_taken and not told:
                     told = True
                     self.say(f"waiting for room for {size} workers, for {duration(patience)} at most")
                 if now - began > patience:
@@ -157,7 +150,7 @@ class ActorGroup:
         try:
             if placing is not None:
                 self.watch = answered(nodes.Watch, placing.died)
-            places = self._asked(PATIENCE_AT_START, [self._where(worker) for worker in self.actors])
+            places = self._asked(WAITS.first_microbatch, [self._where(worker) for worker in self.actors])
             order = sorted(range(self.size), key=lambda place: places[place][0])  # neighbours in rank share a host
             self.actors = [self.actors[place] for place in order]
             self.nodes = [places[place][0] for place in order]
@@ -198,16 +191,16 @@ class ActorGroup:
             return PREEMPTED
         if self.placing is None or not self.placing.cluster:
             return WORKER
-        deadline = time.monotonic() + 2 * nodes.EVERY  # until when Ray has heard of it
+        deadline = time.monotonic() + 2 * WAITS.look_at_nodes  # until when Ray has heard of it
         while time.monotonic() < deadline:
             if any(node not in self.watch.alive for node in where):
                 return NODE
-            time.sleep(POLL)
+            time.sleep(WAITS.look_at_results)
         return WORKER
 
     def begin(self, plan: Plan, held_for: str = "") -> None:
         """Start a run; the workers may have carried out another one. It is held after rows with the metric named."""
-        ((_, address, port),) = self._asked(PATIENCE_AT_START, [self._where(self.actors[0])])
+        ((_, address, port),) = self._asked(WAITS.first_microbatch, [self._where(self.actors[0])])
         plan = replace(plan, settings={**plan.settings, "workers": self.size})
         self.logs = [RunFolder(plan.folder).log(rank) for rank in range(self.size)]
         self.results = {
@@ -227,7 +220,7 @@ class ActorGroup:
         self._hold_ray()
         waiting = [ref for ref, rank in self.results.items() if rank not in self.ended]
         if waiting:
-            done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=POLL)
+            done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=WAITS.look_at_results)
             for ref in done:
                 rank = self.results[ref]
                 try:
@@ -291,7 +284,7 @@ class ActorGroup:
                 self.room = self.probe.ready()
             if not self.more_since and self.ray.wait([self.room], timeout=0)[0]:
                 self.more_since = time.monotonic()
-            if self.more_since and time.monotonic() - self.more_since > SETTLE:
+            if self.more_since and time.monotonic() - self.more_since > WAITS.more_nodes:
                 return Lost(f"there is room for more workers than {self.size}", RESIZED)
         return None
 
@@ -326,7 +319,7 @@ class ActorGroup:
                     self._take(rank, self.ray.get(ref))
         for rank, worker in enumerate(self.actors):
             if rank not in self.asked.values() and rank not in self.ended:
-                if now - self.answered[rank] < STATUS and self.answers[rank]:
+                if now - self.answered[rank] < WAITS.look_at_workers and self.answers[rank]:
                     continue
                 self.asked[worker.status.options(concurrency_group="watch").remote()] = rank
 

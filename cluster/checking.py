@@ -24,9 +24,9 @@ from trainers.engine import bucket
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.problems import Problem, sentence
+from trainers.engine.waits import WAITS
 
 FINE, WRONG, UNSEEN, NOTE = "fine", "WRONG", "not looked at", "note"
-PATIENCE = 20.0  # seconds for the nodes to answer
 CLOCKS = 2.0  # seconds that clocks may differ
 SHARED_MEMORY = 64 << 20  # bytes free in /dev/shm
 SPARE = 1 << 30  # bytes free where runs lie
@@ -180,12 +180,12 @@ def _asked(
             )
             for node in nodes
         ]
-        done, _ = ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
+        done, _ = ray.wait(asked, num_returns=len(asked), timeout=WAITS.check_of_nodes)
         came = time.time()
         for node, ref in zip(nodes, asked, strict=True):
             name = str(node["NodeManagerAddress"])
             if ref not in done:
-                reason = f"does not answer within {PATIENCE:.0f} s"
+                reason = f"does not answer within {WAITS.check_of_nodes:.0f} s"
                 silent.append(wrong(name, Problem("node-unreachable", reason=reason, hint="look at `ray status`")))
                 continue
             try:
@@ -307,10 +307,10 @@ def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
     speaker: Any = ray.remote(num_cpus=0)(Speaker)
     speakers = [speaker.options(scheduling_strategy=_at(node)).remote() for node, _ in places]
     try:
-        address, port = ray.get(speakers[0].where.remote(), timeout=PATIENCE)
+        address, port = ray.get(speakers[0].where.remote(), timeout=WAITS.check_of_nodes)
         asked = [one.speak.remote(rank, len(places), address, port, gpu)
                  for rank, (one, (_, gpu)) in enumerate(zip(speakers, places, strict=True))]  # fmt: skip
-        seconds = ray.get(asked, timeout=PATIENCE)
+        seconds = ray.get(asked, timeout=WAITS.check_of_nodes)
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         reason = f"the {'GPUs' if gpus else 'nodes'} do not reach one another ({line})"

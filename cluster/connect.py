@@ -20,6 +20,7 @@ from trainers.engine import checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.problems import Problem
+from trainers.engine.waits import WAITS
 
 IMPORTED = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # what Ray sets in our caller's environment when it is imported
 OTHER_VERSION = "versions-differ"  # the code of other versions than this machine has
@@ -183,7 +184,7 @@ def _knock(address: str) -> bool:
     def version(metadata: Sequence[tuple[str, str]]) -> str:
         with grpc.insecure_channel(address) as channel:
             ask = stub.NodeInfoGcsServiceStub(channel).CheckAlive
-            answer: str = ask(words.CheckAliveRequest(), timeout=3, metadata=metadata).ray_version
+            answer: str = ask(words.CheckAliveRequest(), timeout=WAITS.knock, metadata=metadata).ray_version
             return answer
 
     wanted = False
@@ -249,7 +250,7 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
         for node in nodes:
             name, answer = node["NodeManagerAddress"], answers[node["NodeID"]]
             try:
-                there = ray.get(answer, timeout=60)
+                there = ray.get(answer, timeout=WAITS.facts_of_node)
             except Exception as error:
                 if node["NodeID"] not in [other["NodeID"] for other in ray.nodes() if other["Alive"]]:  # type: ignore[no-untyped-call]
                     continue  # it has left meanwhile

@@ -19,15 +19,12 @@ from cluster.show import duration
 from cluster.tokens import token
 from trainers.engine.errors import CONFLICT, STOPPED, SURROUNDINGS, WORDS, TroupeError, meant
 from trainers.engine.problems import Problem
+from trainers.engine.waits import WAITS
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray's own variable for the dashboard's address
 NO_ADDRESS = Problem(
     "missing", "--address", f"say where the cluster's dashboard is, --address http://HEAD:8265 (or {ADDRESS})"
 )
-PATIENCE = 2.0  # seconds for the first answer
-ANSWER = 30.0  # seconds for each of the later ones
-AGAIN = 60.0  # seconds in which it is asked again where it does not answer
-LOOK = 1.0  # seconds between looks at a job
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -44,12 +41,12 @@ class Dashboard:
         with environment({ADDRESS: None, "RAY_ADDRESS": None}):  # which would be taken instead of the address
             client: Any = JobSubmissionClient(address, headers=dict(headers))
         self.client = client
-        patient: Any = partial(self.client._do_request, timeout=ANSWER)
+        patient: Any = partial(self.client._do_request, timeout=WAITS.dashboard)
         self.client._do_request = patient  # Ray itself waits for ever
 
     def ask(self, question: str, *words: Any, **more: Any) -> Any:
         """One of the client's methods. Raises TroupeError (exit code 3) where no answer comes within a minute."""
-        until = time.monotonic() + AGAIN
+        until = time.monotonic() + WAITS.dashboard_asked_again
         while True:
             try:
                 return getattr(self.client, question)(*words, **more)
@@ -58,7 +55,7 @@ class Dashboard:
                 if not passing or time.monotonic() > until:
                     reason = f"the dashboard no longer answers ({first_line(error)})"
                     raise TroupeError(unreachable(self.address, reason, "jobs go on"), SURROUNDINGS) from error
-            time.sleep(LOOK)
+            time.sleep(WAITS.look_at_job)
 
     # Jobs
 
@@ -101,7 +98,7 @@ class Dashboard:
                 if time.monotonic() > told:
                     told = time.monotonic() + 5
                     say(f"{name}: {doing}, since {duration(time.monotonic() - begun)}")
-                time.sleep(LOOK / 4)
+                time.sleep(WAITS.look_at_job / 4)
         except KeyboardInterrupt:
             raise TroupeError(
                 Problem("interrupted", name, "will still save and stop; nobody waits for it now"), STOPPED
@@ -126,7 +123,7 @@ class Dashboard:
             seen = len(printed)
             if ended or not follow:
                 return
-            time.sleep(LOOK)
+            time.sleep(WAITS.look_at_job)
 
 
 def reach(address: str) -> Dashboard:
@@ -157,7 +154,7 @@ def _version(address: str, headers: Mapping[str, str]) -> str | int:
         asked = urllib.request.Request(f"{address.rstrip('/')}/api/version")
         for name, value in headers.items():
             asked.add_unredirected_header(name, value)
-        with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(asked, timeout=WAITS.dashboard_found) as answer:
             return str(json.load(answer)["ray_version"])
     except urllib.error.HTTPError as error:
         return error.code

@@ -31,10 +31,9 @@ from trainers.engine.problems import Problem, sentences, show_value
 from trainers.engine.runfolder import SAVED, STOP_FILE
 from trainers.engine.settings import plain
 from trainers.engine.synced import bytes_elsewhere
+from trainers.engine.waits import WAITS
 from trainers.run import description, open_for
 
-LASTING = 1.0  # seconds between records that also a pulled plug leaves
-LOOK = 5.0  # seconds between looks at the disk
 SPARE = 64 << 20  # bytes that are left free on it
 
 
@@ -107,7 +106,7 @@ class Driver:
                 self.proposals.ended(record)
             self._keep_best()
             self.progress.say(self.line(record))
-        lasting = ended and now - self.lasted > LASTING
+        lasting = ended and now - self.lasted > WAITS.lasting_record
         self.lasted = now if lasting else self.lasted
         self.search.write(lasting)
 
@@ -125,7 +124,7 @@ class Driver:
         if budget is not None and now - self.began > budget and not self.over:
             self.over = f"the time budget of {duration(budget)} is used up"
             self.progress.say(f"{self.over}: saving what runs")
-        if now - self.looked > LOOK:
+        if now - self.looked > WAITS.look_at_disk:
             self.looked = now
             self._look_at_disk()
 

@@ -20,8 +20,8 @@ from trainers.engine.errors import CONFLICT, FAILED, STOPPED, SURROUNDINGS, WORD
 from trainers.engine.paths import TRIALS
 from trainers.engine.problems import Problem, sentence
 from trainers.engine.runfolder import SAVED, SEARCH, STOP_FILE, RunFolder
+from trainers.engine.waits import WAITS
 
-LOOK = 0.2  # seconds between looks
 PIECE = 1 << 16  # bytes that are read at once
 Piece = tuple[int | None, str]  # of a log: the rank that printed it, None for a job
 
@@ -49,7 +49,7 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> Answer:
     begun, next_line = time.monotonic(), 0.0
     try:
         while under_way():
-            time.sleep(LOOK)
+            time.sleep(WAITS.look_at_log)
             if under_way() and not (path / STOP_FILE).exists():  # a run that begins clears away what is old
                 with checkpoint.writing(path):
                     (path / STOP_FILE).touch()
@@ -124,7 +124,7 @@ def _followed(folder: RunFolder, rank: int) -> Iterator[Piece]:
                 yield rank, decoder.decode(piece)
         if not working:
             return
-        time.sleep(LOOK)
+        time.sleep(WAITS.look_at_log)
 
 
 def headed(pieces: Iterable[Piece], follow: bool) -> Iterator[str]:

@@ -13,13 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from cluster.show import Progress, duration
 from trainers.engine.errors import FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError
 from trainers.engine.problems import Problem
-
-STATUS = 0.25  # seconds between looks at the workers
-SILENCE_AT_START = 45.0  # seconds until then without any answer
-PATIENCE_AT_START = 300.0  # seconds until the first micro-batch: imports, data, compiling
-AWAY = 2.0  # seconds between two looks, from which on the watcher itself was stopped, or kept
-GRACE = 10.0  # seconds for the other workers to end, or to say who is guilty, once one has ended
-
+from trainers.engine.waits import WAITS
 
 Row = tuple[int, Mapping[str, float]]  # step, metrics
 
@@ -37,7 +31,7 @@ class Presence:
     def now(self) -> float:
         """Seconds; to be asked at each look."""
         now = time.monotonic()
-        if now - self.last > AWAY:
+        if now - self.last > WAITS.watcher_away:
             self.away += now - self.last
         self.last = now
         return now - self.away
@@ -97,13 +91,13 @@ def hung_worker(looks: Sequence[Look], limit: float) -> int | None:
     begun = [look.microbatches > 1 for look in looks]
     allowed = [max(limit, 10 * look.slowest) for look in looks]
     for rank, look in enumerate(looks):  # who waits for it at the start is not known to wait: it is blamed first
-        if look.silent > (allowed[rank] if begun[rank] else max(limit, SILENCE_AT_START)):
+        if look.silent > (allowed[rank] if begun[rank] else max(limit, WAITS.silence_at_start)):
             return rank
     for rank, look in enumerate(looks):
-        if look.idle > (allowed[rank] if begun[rank] else max(limit, PATIENCE_AT_START)) and not look.waiting:
+        if look.idle > (allowed[rank] if begun[rank] else max(limit, WAITS.first_microbatch)) and not look.waiting:
             return rank
     everyone_waits = bool(looks) and all(look.waiting for look in looks)
-    if everyone_waits and min(look.idle for look in looks) > max(limit, PATIENCE_AT_START):
+    if everyone_waits and min(look.idle for look in looks) > max(limit, WAITS.first_microbatch):
         return 0
     return None
 
@@ -162,7 +156,7 @@ def _watch(
         here = present.now()
         outcomes = group.outcomes()
         looks = group.looks()
-        if time.monotonic() - last_status > STATUS or len(outcomes) == len(looks):
+        if time.monotonic() - last_status > WAITS.look_at_workers or len(outcomes) == len(looks):
             last_status = time.monotonic()
             newest, lines, rows = group.news()
             for step, row in rows:
@@ -200,7 +194,7 @@ def _watch(
             return result
         if outcomes:  # some have ended: the others should too, soon
             ended = ended or here
-            if here - ended > GRACE:
+            if here - ended > WAITS.end_of_group:
                 missing = [rank for rank in range(len(looks)) if rank not in outcomes]
                 raise Lost(f"worker {missing[0]} did not end with the others", HUNG)
             continue

@@ -12,9 +12,7 @@ from typing import Any
 
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.problems import Problem
-
-EVERY = 1.0  # seconds between looks
-PATIENCE = 40.0  # seconds without an answer of the head; Ray itself ends our process after 60
+from trainers.engine.waits import WAITS
 
 
 def alive() -> dict[str, dict[str, Any]]:
@@ -46,7 +44,7 @@ class Watch:
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
-        while not self.ended.wait(EVERY):
+        while not self.ended.wait(WAITS.look_at_nodes):
             with contextlib.suppress(Exception):  # Ray may have been shut down meanwhile
                 self.alive, self.draining = alive(), draining()
 
@@ -73,14 +71,14 @@ class Pulse:
         """Raises TroupeError (exit code 3) where one of them has died; at once for the raylet, or when the patience
         with the head is at its end."""
         now = time.monotonic()
-        if now - self.looked > EVERY and self.problem is None:
+        if now - self.looked > WAITS.look_at_nodes and self.problem is None:
             self.looked = now
             if self.raylet is not None and not _answers(socket.AF_UNIX, self.raylet):
                 self.problem = self._died("the raylet of this machine died", "start it again with `ray start`")
             elif _answers(socket.AF_INET6 if ":" in self.head[0] else socket.AF_INET, self.head):
                 self.answered = time.monotonic()
-            elif time.monotonic() - self.answered > PATIENCE:
-                self.problem = self._died(f"its head does not answer since {PATIENCE:.0f} s", "wait until it does")
+            elif time.monotonic() - self.answered > WAITS.head:
+                self.problem = self._died(f"its head does not answer since {WAITS.head:.0f} s", "wait until it does")
         if self.problem is not None:
             raise TroupeError(self.problem, SURROUNDINGS)
 

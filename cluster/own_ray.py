@@ -27,6 +27,7 @@ from trainers.engine import ownership
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError
 from trainers.engine.holding import LOCK, is_held
 from trainers.engine.problems import Problem
+from trainers.engine.waits import WAITS
 
 OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 PREFIX = "troupe-"
@@ -34,7 +35,6 @@ WHAT = "a Ray of our own"  # in the mark of its folder
 SECRET = "TROUPE_RAY"  # in the environment of its processes, and in that mark
 SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest name of a socket in a folder
 LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's whole path
-ENDING = 5.0  # seconds for killed processes to have gone, and for those that were about to begin to show
 PROCESSES = ("raylet", "gcs_server")  # without which it is dead; we are their parent
 
 
@@ -156,7 +156,7 @@ def _end_processes(folder: Path, secret: str) -> None:
     that Ray gave it. What such a process starts in turn, and what its owner starts beside it, may have the secret too,
     and is left alone."""
     mark, place = f"{SECRET}={secret}".encode(), os.fsencode(folder)
-    until = time.monotonic() + ENDING
+    until = time.monotonic() + WAITS.end_of_ray
 
     def belongs(environment: bytes, command: bytes) -> bool:
         return mark in environment.split(b"\0") and (place in command or command.startswith(b"ray::"))

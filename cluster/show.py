@@ -14,9 +14,9 @@ from typing import Any, TextIO
 
 from cluster.columns import columns_of, cut, table, width_of, wrapped
 from trainers.engine.settings import show_size
+from trainers.engine.waits import WAITS
 
 size = show_size
-QUIET = 10.0  # seconds between plain lines, where the output is no terminal
 EVALUATED = 2  # metrics of an evaluation that a progress line names, the main one first
 
 
@@ -73,7 +73,7 @@ class Progress:
         step, steps = progress["step"], progress["steps"]
         if self.started is None:
             self.started = (now, step)
-        if now - self.last < (0.2 if self.renews else QUIET):
+        if now - self.last < (0.2 if self.renews else WAITS.plain_line):
             return
         self.last = now
         begun, first = self.started
@@ -83,7 +83,7 @@ class Progress:
     def packing(self, done: int, total: int) -> None:
         """How far a folder of images is packed."""
         now = time.monotonic()
-        if now - self.last < (0.2 if self.renews else QUIET) and done < total:
+        if now - self.last < (0.2 if self.renews else WAITS.plain_line) and done < total:
             return
         self.last = now
         line, width = f"packing images {done}/{total}", self._width()
@@ -94,7 +94,7 @@ class Progress:
         """What goes on where no step is made; in a pipe only where it takes long."""
         now = time.monotonic()
         self.last = self.last or now
-        if now - self.last < (0.2 if self.renews else QUIET):
+        if now - self.last < (0.2 if self.renews else WAITS.plain_line):
             return
         self.last = now
         self._renew(cut(what, self._width()))

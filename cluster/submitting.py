@@ -25,20 +25,19 @@ import searchspaces
 import trainers
 from cluster.answers import JOB
 from cluster.checking import WRONG, CheckCommand, Finding, wrong
-from cluster.dashboard import ENDED, LOOK, Dashboard, first_line, reach
+from cluster.dashboard import ENDED, Dashboard, first_line, reach
 from cluster.show import duration, size
 from trainers.engine.bucket import is_address
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.problems import Problem
 from trainers.engine.runfolder import check_name
+from trainers.engine.waits import WAITS
 from trainers.version import __version__
 
 PACKAGES = (cluster, trainers, searchspaces)
 LEFT_OUT = ("__pycache__", "*.pyc", "*.egg-info")
 RUNS = ("settings.json", "search.json")  # what tells a run, or a search
-AT_START = 30.0  # seconds for a cluster that has just begun
 TO_LOOK, TO_INSTALL = 90.0, 1800.0  # seconds for a check, and where the cluster first installs what it lacks
-SAVING = 1800  # seconds that a job has to save after a stop; Ray alone gives 3
 LARGE = 512 << 20  # bytes that Ray takes of one folder
 
 
@@ -127,7 +126,7 @@ def look(
             if time.monotonic() > told + 10:
                 told = time.monotonic()
                 say(f"looking, since {duration(told - begun)}")
-            time.sleep(LOOK / 4)
+            time.sleep(WAITS.look_at_job / 4)
         printed = str(client.ask("get_job_logs", job))
         details = client.ask("get_job_info", job)
     finally:
@@ -172,7 +171,7 @@ def _environment(folder: Path) -> dict[str, Any]:
     """What a job runs with, from what was gathered in a folder."""
     return {
         "py_modules": [str(folder / package.__name__) for package in PACKAGES], "working_dir": str(folder / "with"),
-        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(SAVING)},
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(WAITS.job_saves)},
     }  # fmt: skip
 
 
@@ -184,7 +183,7 @@ def _families(inside: Sequence[str]) -> list[str]:
 
 def _sent(client: Dashboard, job: Mapping[str, Any]) -> str:
     """Send it; a cluster that has just begun takes a moment until it can take jobs."""
-    until = time.monotonic() + AT_START
+    until = time.monotonic() + WAITS.cluster_begun
     while True:
         try:
             return str(client.client.submit_job(**job))
@@ -192,7 +191,7 @@ def _sent(client: Dashboard, job: Mapping[str, Any]) -> str:
             if "try again later" not in str(error) or time.monotonic() > until:
                 reason = f"the cluster takes no such job ({first_line(error)})"
                 raise TroupeError(Problem("job-refused", job["submission_id"], reason), SURROUNDINGS) from error
-        time.sleep(LOOK)
+        time.sleep(WAITS.look_at_job)
 
 
 def text(sent: Mapping[str, Any]) -> str:

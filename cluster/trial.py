@@ -34,11 +34,9 @@ from trainers.engine.mirror import patiently
 from trainers.engine.paths import TRIALS
 from trainers.engine.problems import Problem, sentence
 from trainers.engine.runfolder import STOP_FILE, RunFolder, begun
+from trainers.engine.waits import WAITS
 from trainers.run import Plan, run
 
-LOOK = 0.5  # seconds between looks for a stop of the whole search
-ASK = 5.0  # seconds between looks for it in a bucket
-SENDING = 60.0  # seconds for a checkpoint to come into its bucket
 SHARED = "search"  # the entry of a trial's configuration that is the same for all: no setting has this name
 
 
@@ -93,7 +91,7 @@ class Trial(tune.Trainable):
         """Waits for it; a stop of the whole search does not wait for the next report, which may be long to come."""
         while True:
             try:
-                return self.reports.get(timeout=LOOK)
+                return self.reports.get(timeout=WAITS.look_for_stop)
             except queue.Empty:
                 if self._stop_is_asked_for():
                     self._ask_to_stop()
@@ -102,7 +100,7 @@ class Trial(tune.Trainable):
         stop = self.folder.path.parents[1] / STOP_FILE
         if stop.exists() or self.stopping:
             return True
-        if self.there is None or time.monotonic() - self.asked < ASK:
+        if self.there is None or time.monotonic() - self.asked < WAITS.look_for_stop_in_bucket:
             return False
         self.asked = time.monotonic()
         return self.there.has(stop)
@@ -121,9 +119,9 @@ class Trial(tune.Trainable):
         while True:
             saved = patiently(lambda: there.saved(self.folder.path))
             reached = checkpoint.place_of(saved[-1])[0] if saved else -1
-            if reached >= self.last["step"] or time.monotonic() - began > SENDING:
+            if reached >= self.last["step"] or time.monotonic() - began > WAITS.checkpoint_sent:
                 return saved[-1] if saved else None
-            time.sleep(LOOK)
+            time.sleep(WAITS.look_for_stop)
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Go on from another trial's checkpoint; its own newest one needs no telling."""

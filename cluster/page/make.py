@@ -13,8 +13,8 @@ from cluster.page import collect, write
 from cluster.show import size
 from trainers.engine.errors import WORDS, TroupeError
 from trainers.engine.problems import Problem
+from trainers.engine.waits import WAITS
 
-PAUSE = 5.0  # seconds between renewals, at least
 SHARE = 4  # of the time a page took, that is rested before the next
 LARGE = 20e6  # bytes of a page in one file above which it says so
 
@@ -41,12 +41,12 @@ def carry_out(command: ReportCommand, say: Callable[[str], None] = lambda line: 
     try:
         while True:
             before = time.monotonic()
-            result = _once(command, out, PAUSE)
+            result = _once(command, out, WAITS.page_renewed)
             if not result["working"]:
                 break
             took = time.monotonic() - before
             say(f"{result['page']}: renewed, {_trials(result)}")
-            time.sleep(max(PAUSE, SHARE * took))
+            time.sleep(max(WAITS.page_renewed, SHARE * took))
     except KeyboardInterrupt:
         say("no longer watched")
     return _once(command, out, 0)  # a page that does not load itself anew

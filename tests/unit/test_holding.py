@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from sentences import Sentences
 
-from trainers.engine import holding
 from trainers.engine.errors import CONFLICT, TroupeError
 from trainers.engine.holding import Writer, is_held
+from trainers.engine.waits import WAITS
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -85,14 +85,14 @@ def test_a_run_is_not_taken_over_in_the_middle_of_a_write(
     tmp_path: Path, old: Old, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert old.told("stay") == "written"
-    monkeypatch.setattr(holding, "PATIENCE", 0.3)
+    monkeypatch.setattr(WAITS, "write_before", 0.3)
     with pytest.raises(TroupeError) as caught, Writer(tmp_path, "mine").holding(patience=0.1):
         pass
     assert caught.value.code == CONFLICT
     assert [(one.code, one.about) for one in caught.value.problems] == [("held", "mine")]
     assert caught.value.problems[0].hint
     old.tell("")  # that write is at its end
-    monkeypatch.setattr(holding, "PATIENCE", 10)
+    monkeypatch.setattr(WAITS, "write_before", 10)
     with Writer(tmp_path, "mine").holding(patience=0.1):
         assert old.told("write") == "taken-over"
 

@@ -26,6 +26,7 @@ from cluster.page import collect, importance, make, runs, write
 from cluster.page.make import ReportCommand
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.runfolder import RunFolder
+from trainers.engine.waits import WAITS
 
 
 def block(page: str, name: str) -> str:
@@ -288,7 +289,7 @@ def test_names_that_are_not_there_are_told_all_at_once(tmp_path: Path) -> None:
 
 
 def test_a_page_is_renewed_while_its_search_is_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(make, "PAUSE", 0.05)
+    monkeypatch.setattr(WAITS, "page_renewed", 0.05)
     search = make_search(tmp_path, trials=2)
     said: list[str] = []
     with search.lock():

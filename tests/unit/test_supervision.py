@@ -15,7 +15,6 @@ from cluster import connect, group
 from cluster.actors import ActorGroup
 from cluster.group import (
     NODE,
-    PATIENCE_AT_START,
     PREEMPTED,
     RESIZED,
     WORKER,
@@ -29,6 +28,7 @@ from cluster.show import Progress
 from cluster.worker import Worker, interface_of
 from trainers.engine.errors import CONFLICT, FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError, naming
 from trainers.engine.problems import Problem
+from trainers.engine.waits import WAITS
 
 BUSY = Look(silent=0.1, microbatches=100, idle=0.5, slowest=0.4, waiting=False)
 WAITING = BUSY._replace(idle=1000.0, waiting=True)
@@ -252,7 +252,7 @@ def test_where_all_missed_one_another_the_group_is_started_anew() -> None:
 def test_a_worker_that_does_not_end_with_the_others_is_lost(
     monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:
-    monkeypatch.setattr(group, "GRACE", 0.02)
+    monkeypatch.setattr(WAITS, "end_of_group", 0.02)
     watched = Watched([Dummy({1: RESULT})], max_restarts=0)
     assert watched.error is not None
     assert [(one.code, one.about, one.resumes) for one in watched.error.problems] == [("lost", "", True)]
@@ -270,7 +270,7 @@ def test_a_stop_is_asked_for_once_and_ends_the_run_after_saving() -> None:
 
 
 def test_a_run_that_is_held_goes_on_when_whoever_watches_has_seen_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.group.STATUS", 0.0)
+    monkeypatch.setattr(WAITS, "look_at_workers", 0.0)
     one, seen = Dummy({}, {}, {}, {0: RESULT, 1: None}), list[int]()
     one.held = {0: 4, 2: 8}
     supervise(lambda lost: one, 0, 60.0, lambda: False, Progress(io.StringIO()), at_rest=seen.append)
@@ -279,7 +279,7 @@ def test_a_run_that_is_held_goes_on_when_whoever_watches_has_seen_it(monkeypatch
 
 
 def test_a_run_that_is_held_and_stopped_meanwhile_stops_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.group.STATUS", 0.0)
+    monkeypatch.setattr(WAITS, "look_at_workers", 0.0)
     asked = False
 
     def stop(step: int) -> None:
@@ -350,11 +350,11 @@ def test_slow_work_gets_ten_times_its_slowest_piece() -> None:
 
 @pytest.mark.parametrize("microbatches", [0, 1])
 def test_before_the_first_finished_microbatch_there_is_more_patience(microbatches: int) -> None:
-    starting = Look(silent=0.1, microbatches=microbatches, idle=PATIENCE_AT_START - 1, slowest=0.0, waiting=False)
+    starting = Look(silent=0.1, microbatches=microbatches, idle=WAITS.first_microbatch - 1, slowest=0.0, waiting=False)
     assert hung_worker([starting, BUSY], 60) is None
-    assert hung_worker([starting._replace(idle=PATIENCE_AT_START + 1), BUSY], 60) == 0
-    assert hung_worker([starting._replace(silent=PATIENCE_AT_START + 1), BUSY], 60) == 0
-    assert hung_worker([starting._replace(idle=PATIENCE_AT_START + 1)], 2 * PATIENCE_AT_START) is None
+    assert hung_worker([starting._replace(idle=WAITS.first_microbatch + 1), BUSY], 60) == 0
+    assert hung_worker([starting._replace(silent=WAITS.first_microbatch + 1), BUSY], 60) == 0
+    assert hung_worker([starting._replace(idle=WAITS.first_microbatch + 1)], 2 * WAITS.first_microbatch) is None
 
 
 def test_grids_and_checkpoints_do_not_end_the_patience_at_the_start() -> None:
@@ -379,9 +379,9 @@ def test_grids_and_checkpoints_do_not_end_the_patience_at_the_start() -> None:
 
 
 def test_workers_that_all_wait_for_one_another_hang_together() -> None:
-    both = [WAITING._replace(idle=PATIENCE_AT_START + 1)] * 2
+    both = [WAITING._replace(idle=WAITS.first_microbatch + 1)] * 2
     assert hung_worker(both, 60) == 0
-    assert hung_worker([both[0], WAITING._replace(idle=PATIENCE_AT_START - 1)], 60) is None
+    assert hung_worker([both[0], WAITING._replace(idle=WAITS.first_microbatch - 1)], 60) is None
 
 
 def test_time_in_which_the_watcher_was_stopped_is_nobodys_silence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from tests.folder_buckets import machine
 from trainers.engine import bucket, checkpoint, holding, mirror
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.problems import Problem
+from trainers.engine.waits import WAITS
 
 
 def save(run: Path, step: int, text: str) -> None:
@@ -161,7 +162,7 @@ def test_a_search_comes_with_its_trials_but_for_what_is_worked_on_here(tmp_path:
 def test_a_bucket_that_fails_for_too_long_is_given_up_with_what_is_left_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:
-    monkeypatch.setattr(mirror, "PATIENCE", 1.5)
+    monkeypatch.setattr(WAITS, "bucket", 1.5)
     one = machine(tmp_path, "one")
     run, said = one.folder / "run", list[str]()
     run.mkdir()

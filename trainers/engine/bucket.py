@@ -21,10 +21,10 @@ from trainers.engine.holding import DRIVER, hold, is_held
 from trainers.engine.paths import DATA_DIR, TRIALS, expanded
 from trainers.engine.problems import Problem
 from trainers.engine.synced import Synced
+from trainers.engine.waits import WAITS
 
 ADDRESS = re.compile(r"(s3|gs|gcs|abfs|abfss|hdfs)://[^/]")
 MARK, FETCHING = ".bucket", ".fetching"  # what a folder of runs is of; held while something is fetched into one
-LONGEST_FETCH = 3600.0  # seconds for another process to fetch the same
 BEFORE = "settings.json.before"  # of a run that goes on under changed settings; goes when they are proved
 LAST = ("manifest.json", "result.json", "search.json")  # in their folders: what they tell of is there already
 
@@ -189,7 +189,8 @@ class Bucket:
         with contextlib.ExitStack() as held:
             held.enter_context(checkpoint.writing(path))
             path.mkdir(parents=True, exist_ok=True)
-            held.enter_context(hold(path, path.name, "run", LONGEST_FETCH, FETCHING))  # two would mix their files
+            # two would mix their files
+            held.enter_context(hold(path, path.name, "run", WAITS.fetch_of_others, FETCHING))
             state = Synced(path)
             if checkpoints:
                 self._forget_outdated(path, there, state)

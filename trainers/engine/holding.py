@@ -15,10 +15,10 @@ import filelock
 from trainers.engine import checkpoint
 from trainers.engine.errors import CONFLICT, TroupeError
 from trainers.engine.problems import Problem
+from trainers.engine.waits import WAITS
 
 LOCK, DRIVER = ".lock", ".driver"  # held by whoever writes (of a run: its first worker), and by who carries a run out
 WRITING = ".writing"  # held for a moment: while something is written, or while a run is taken over
-PATIENCE = 60.0  # seconds for a write of the group before to end
 
 
 @contextlib.contextmanager
@@ -102,9 +102,9 @@ class Writer:
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         try:
-            lock = _acquired(self.path, WRITING, PATIENCE)
+            lock = _acquired(self.path, WRITING, WAITS.write_before)
         except filelock.Timeout:
-            reason = f"a process of the group before is in the middle of a write since {PATIENCE:.0f} s"
+            reason = f"a process of the group before is in the middle of a write since {WAITS.write_before:.0f} s"
             raise TroupeError(Problem("held", self.name, reason, "end it", resumes=True), CONFLICT) from None
         try:
             yield

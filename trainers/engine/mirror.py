@@ -12,12 +12,9 @@ from typing import TypeVar
 from trainers.engine import bucket
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.problems import Problem, sentences
+from trainers.engine.waits import WAITS
 
 T = TypeVar("T")
-
-EVERY = 15.0  # seconds between looks at what has changed, besides at each checkpoint
-LONGEST_WAIT = 60.0  # seconds between tries while a bucket fails
-PATIENCE = 600.0  # seconds for a bucket that fails, where nothing can be done without it
 
 
 def nothing() -> None:
@@ -35,7 +32,7 @@ def patiently(do: Callable[[], T], beat: Callable[[], object] = nothing) -> T:
         try:
             return do()
         except bucket.Unreachable:
-            if time.monotonic() - began > PATIENCE:
+            if time.monotonic() - began > WAITS.bucket:
                 raise
         time.sleep(pause)
         pause = min(2 * pause, 10.0)
@@ -74,15 +71,15 @@ class Mirror:
             self.thread.join(timeout=30)
 
     def _keep(self) -> None:
-        pause = EVERY
+        pause = WAITS.look_at_changes
         while not self.ended.is_set():
             self.woken.wait(pause)
             self.woken.clear()
             try:
                 self._send()
-                pause = EVERY
+                pause = WAITS.look_at_changes
             except TroupeError:
-                pause = min(2 * pause, LONGEST_WAIT)
+                pause = min(2 * pause, WAITS.bucket_tried_again)
 
     def _send(self) -> None:
         """Once; what is wrong is said once, and raised."""

@@ -20,8 +20,7 @@ from trainers.engine.problems import Problem
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.tensors import as_uint8, read_weights
 from trainers.engine.trainer import Trainer
-
-PAUSE = 60.0  # seconds between pictures of evaluations
+from trainers.engine.waits import WAITS
 
 
 class Recorder:
@@ -110,7 +109,7 @@ class Recorder:
             self._write(trainer.evaluation.results)
             self._report(better)
             last = last or trainer.reached
-            if not last and time.monotonic() - self.pictured > PAUSE:
+            if not last and time.monotonic() - self.pictured > WAITS.picture_of_evaluation:
                 self._picture()
         if step % config.sample_every == 0 or last:
             drawn = self.draw()

@@ -20,12 +20,11 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from trainers.engine.errors import CONFLICT, TroupeError
 from trainers.engine.problems import Problem
+from trainers.engine.waits import WAITS
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LOOK = 1.0  # seconds between looks at whether the thread that computes is still there
-PATIENCE = 2.0  # seconds for it to end where an exception ended the waiting
 SEED = 0  # of Python's and numpy's own generators, which families are asked not to use
 COMPUTING = threading.Lock()  # held by the thread that computes
 inside = threading.local()  # `.yes` in that thread
@@ -77,13 +76,13 @@ def fresh(function: Callable[P, R]) -> Callable[P, R]:
         thread = threading.Thread(target=compute, name=f"troupe {function.__name__}", daemon=True)
         try:
             thread.start()
-            while not done.wait(LOOK) and thread.is_alive():  # Python 3.11 takes a thread whose `join` is interrupted
-                pass  # for one that has ended
+            while not done.wait(WAITS.look_at_thread) and thread.is_alive():
+                pass  # and no `join`: where that is interrupted, Python 3.11 takes the thread for one that has ended
         except BaseException as error:
             abandoned.set()
             if thread.is_alive():
                 _raise_in(thread, type(error))
-                done.wait(PATIENCE)
+                done.wait(WAITS.end_of_thread)
             elif isinstance(error, RuntimeError) and not nested:  # it could not be started, and will release nothing
                 COMPUTING.release()
             raise
