@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import urllib.request
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from commands import TESTS, Command, Commands, until
 
 from cluster import tokens
@@ -18,6 +18,10 @@ from cluster.environment import worker_environment
 from trainers.engine.world import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "0", "RAY_health_check_period_ms": "200",
+    "RAY_health_check_timeout_ms": "3000", "RAY_health_check_failure_threshold": "3",
+}  # so that a node that has gone is known to have soon, and one that is merely busy stays  # fmt: skip
 
 
 class Cluster:
@@ -30,7 +34,7 @@ class Cluster:
         self.address = f"127.0.0.1:{free_port()}"
         token = {"RAY_AUTH_MODE": "disabled"} if open else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
         self.environment = {**token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-                            **more}  # fmt: skip
+                            **HEALTH, **more}  # fmt: skip
         port = free_port()
         self.dashboard = f"http://127.0.0.1:{port}"
         shown = ["--include-dashboard=false"]
@@ -55,14 +59,28 @@ class Cluster:
         until(lambda: "Ray runtime started" in command.out.read_text(), "a node", 60)
         return command
 
+    @contextlib.contextmanager
+    def node(self, *words: str, cpus: int, prefix: tuple[str, ...] = (), path: str = "") -> Iterator[Command]:
+        """One node more, which ends at once and without a word; the head then knows that it has gone."""
+        before = self.nodes()
+        node = self.start("--address", self.address, *words, cpus=cpus, prefix=prefix, path=path)
+        try:
+            yield node
+        finally:
+            node.clean()
+            until(lambda: self.nodes() <= before, "the head knows that the node has gone", 60, every=0.1)
+
+    def nodes(self) -> set[str]:
+        """The ids of the nodes that live, as the dashboard tells."""
+        told = json.loads(self.asked("/api/v0/nodes"))["data"]["result"]["result"]
+        return {node["node_id"] for node in told if node["state"] == "ALIVE"}
+
 
 def hiding(commands: Commands, folder: Path) -> tuple[str, ...]:
     """What is put before a node's command so that an empty disk lies over a folder, as where each machine has its own;
-    the test is skipped where that cannot be."""
+    nothing where no disk can be mounted."""
     prefix = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs tmpfs {folder} && exec "$@"', "sh")
-    if commands.call(*prefix, "true").wait(10).code:
-        pytest.skip("no disk can be mounted here")
-    return prefix
+    return prefix if commands.call(*prefix, "true").wait(30).code == 0 else ()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import warm
 
@@ -76,6 +76,13 @@ class Done(NamedTuple):
     def mistakes(self) -> list[str]:
         """The lines on stderr, where nothing but `troupe: ...` may stand."""
         return self.err.splitlines()
+
+
+class Joined(Protocol):
+    """A cluster that commands join: where, and what they need in their environment (`clusters.Cluster`)."""
+
+    address: str
+    environment: dict[str, str]
 
 
 class Command:
@@ -171,9 +178,11 @@ class Commands:
 
     def start(
         self, *words: str, prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None,
-        really: bool = False,
+        really: bool = False, on: Joined | None = None,
     ) -> Command:  # fmt: skip
-        """`troupe WORDS ...`, behind a prefix such as `unshare`."""
+        """`troupe WORDS ...`, behind a prefix such as `unshare`; `on` a cluster, which it joins."""
+        if on is not None:
+            words, environment = (*words, "--address", on.address), {**on.environment, **(environment or {})}
         return self.call(*prefix, *TROUPE, *words, environment=environment, really=really)
 
     def start_in_terminal(self, *words: str, ignoring: int | None = None) -> tuple[Command, Callable[[], None]]:
@@ -189,12 +198,14 @@ class Commands:
         self.started.append(command)
         return command
 
-    def run(self, *words: str, seconds: float = 60, environment: dict[str, str] | None = None) -> Done:
-        return self.start(*words, environment=environment).wait(seconds)
+    def run(
+        self, *words: str, seconds: float = 60, environment: dict[str, str] | None = None, on: Joined | None = None
+    ) -> Done:  # fmt: skip
+        return self.start(*words, environment=environment, on=on).wait(seconds)
 
-    def train(self, *words: str, seconds: float = 60) -> Done:
+    def train(self, *words: str, seconds: float = 60, on: Joined | None = None) -> Done:
         """`troupe train WORDS`, which must succeed."""
-        done = self.run("train", *words, seconds=seconds)
+        done = self.run("train", *words, seconds=seconds, on=on)
         assert done.code == 0, done
         return done
 

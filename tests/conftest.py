@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import multiprocessing
 import os
 import resource
@@ -21,7 +23,7 @@ from cluster.local import LocalGroup
 __all__ = ["pytest_collection_modifyitems", "pytest_ignore_collect"]
 
 local.METHOD = "forkserver"
-multiprocessing.set_forkserver_preload(list(warm.FOR_TRAINING))
+multiprocessing.set_forkserver_preload([*warm.FOR_TRAINING, "frozen"])
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)  # it gives each of its processes 80, whatever the terminal has
 
@@ -30,6 +32,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two processes side by side for the whole fast tier; one where something is named, and where Ray or faults run."""
     whole = tiers.tier_asked(config) == tiers.FAST and not tiers.is_narrowed(config)
     return 2 if whole and not config.getoption("--write-sentences") else 0
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Training in this process is quick from the first test on: each run looks for garbage among its own objects."""
+    if len(session.items) > 500:
+        for name in warm.FOR_TRAINING:
+            importlib.import_module(name)
+        importlib.import_module("torch").set_num_threads(1)  # beside another process on two cores
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

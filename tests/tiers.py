@@ -38,8 +38,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group("ray"))  # one after another, beside all others
 
 
+def slow(*values: object) -> list[Any]:
+    """Values of a parameter, or tuples of several parameters, that `--all` tries."""
+    return [pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=pytest.mark.slow) for one in values]
+
+
 def long(*values: object) -> list[Any]:
-    """Values of a parameter, or tuples of several parameters, that `--long` alone tries."""
+    """Those that `--long` alone tries."""
     return [pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=pytest.mark.long) for one in values]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import gc
 import json
 import math
 import os
@@ -33,7 +32,9 @@ FOR_TRAINING = ("torch", "torch._dynamo", "torch.optim", "trainers.run", "traine
                 "matplotlib.figure", "matplotlib.backends.backend_agg", "numpy.random", "PIL.Image", "PIL.ImageDraw",
                 "PIL.PngImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin")  # fmt: skip
 IMPORTED = (*FOR_TRAINING, "ray", "cluster.cli", "cluster.verbs", "cluster.launch", "cluster.connect", "cluster.worker")
-READ_LATER = ("TMPDIR", "HOME", "COLUMNS", "LINES", "TERM", "NO_COLOR", "XDG_CACHE_HOME", "AWS_", "TROUPE_RUN_")
+READ_LATER = ("TMPDIR", "HOME", "COLUMNS", "LINES", "TERM", "NO_COLOR", "XDG_CACHE_HOME", "AWS_", "TROUPE_RUN_",
+              "RAY_AUTH_", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_USAGE_STATS_ENABLED",
+              "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_health_check_")  # these two: where a Ray starts  # fmt: skip
 
 
 def can_start(environment: Mapping[str, str] | None) -> bool:
@@ -109,10 +110,8 @@ def serve(address: str) -> None:
     """The life of the server: it forks for each connection, and tells each how its process has ended."""
     import importlib
 
-    for name in IMPORTED:
+    for name in (*IMPORTED, "frozen"):
         importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(f"{address}.new")
     listening.listen(64)
@@ -189,8 +188,10 @@ def live(told: dict[str, Any], streams: list[int]) -> None:
     random.seed()
     code = 1
     try:
+        from cluster import local
         from cluster.start import main
 
+        local.METHOD = "fork"  # nothing has begun another thread here
         main()
         code = 0
     except SystemExit as ended:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from sentences import Sentences
+from tiers import long
 from wrong import Wrong
 
 from cluster import cli, train
@@ -183,8 +184,10 @@ def test_a_dry_run_draws_the_schedule(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "file", "accuracy"), [("resnet20", "resnet20-12fca82f.th", 0.9173),
-                                                         ("resnet56", "resnet56-4bfd9763.th", 0.9339)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "file", "accuracy"),
+    [("resnet20", "resnet20-12fca82f.th", 0.9173), *long(("resnet56", "resnet56-4bfd9763.th", 0.9339))],
+)
 def test_published_weights_reach_what_was_published(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, file: str, accuracy: float
 ) -> None:

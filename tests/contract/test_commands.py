@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentences import Sentences
+from tiers import long
 from wrong import Wrong
 
 from cluster import load_exported, train
@@ -307,7 +308,7 @@ def test_python_says_the_same_words(room: Path, sentences: Sentences) -> None:
     sentences(raised.value.problems)
 
 
-@pytest.mark.parametrize("size", [16, *(pytest.param(size, marks=pytest.mark.slow) for size in (32, 64, 128))])
+@pytest.mark.parametrize("size", [16, pytest.param(64, marks=pytest.mark.slow), *long(32, 128)])
 @pytest.mark.parametrize("upsample", ["transposed", "nearest"])
 def test_dcgan_takes_any_power_of_two(room: Path, size: int, upsample: str) -> None:
     words = [f"image_size={size}", "width=2", "latent=4", "batch_size=4", "microbatch_size=2", f"upsample={upsample}"]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import long
 
 from cluster import train
 from cluster.local import LocalGroup
@@ -18,12 +19,14 @@ from defaults import SMALL, nearest_mean
 
 sys.path.pop(0)
 
-QUICK = ("mlp", "mlp_relu", "mlp_bn")
+QUICK, SLOW = ("mlp", "mlp_relu", "mlp_bn"), ("lstm_rows",)
 
 
 @pytest.mark.parametrize(
-    "model", [pytest.param(model, marks=[] if model in QUICK else [pytest.mark.slow]) for model in SMALL]
-)
+    "model",
+    [*QUICK, *(pytest.param(model, marks=pytest.mark.slow) for model in SLOW),
+     *long(*(model for model in SMALL if model not in QUICK + SLOW))],
+)  # fmt: skip
 def test_two_epochs_are_enough_to_beat_the_nearest_mean(pool: LocalGroup, tmp_path: Path, model: str) -> None:
     settings = {"model": model, "epochs": 2.0, "device": "cpu", "exchange": "exact"}
     config = registry.config_class("classifier").of(settings, "classifier")

@@ -28,7 +28,7 @@ def others(config: Config, name: str) -> Iterator[Any]:
         yield tuple(2 * part for part in value)
 
 
-@each(variants())
+@each(variants(), fast=[("dcgan", "tiny"), ("classifier", "mlp_bn")])
 def test_no_other_setting_changes_the_networks(tmp_path: Path, family: str, variant: str) -> None:
     kind = registry.config_class(family, (OWN_FAMILIES,))
     config = kind.of(kind.tiny[variant], family)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from sentences import Sentences
+from tiers import long, slow
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from wrong import Wrong
@@ -88,7 +89,7 @@ def assert_as_evaluated(found: dict[str, Any], metrics: dict[str, float]) -> Non
     assert -np.log(sure).mean() == pytest.approx(metrics["eval_loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [FAMILIES[0], *slow(*FAMILIES[1:])])
 def test_files_are_taken_for_what_the_evaluation_took_them_for(
     family: str, room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,7 +104,7 @@ def test_files_are_taken_for_what_the_evaluation_took_them_for(
         assert one["probability"] == max(one["probabilities"].values()) == one["probabilities"][one["class"]]
 
 
-@pytest.mark.parametrize("size", ["28", "32", "24", "48"])
+@pytest.mark.parametrize("size", ["28", *slow("32", "24", "48")])
 def test_files_of_a_set_that_is_padded_are_padded_as_it_is(
     room: Path, capsys: pytest.CaptureFixture[str], size: str
 ) -> None:
@@ -155,8 +156,11 @@ def probabilities(network: nn.Module, image: Tensor, told: dict[str, Any]) -> li
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("data", ["pets", "digits"])
+@pytest.mark.parametrize(
+    ("family", "data"),
+    [(FAMILIES[0], "pets"), *slow((FAMILIES[0], "digits"), *((family, "pets") for family in FAMILIES[1:])),
+     *long(*((family, "digits") for family in FAMILIES[1:]))],
+)  # fmt: skip
 def test_an_export_tells_how_a_file_becomes_what_its_network_wants(family: str, data: str, room: Path) -> None:
     """Pillow, torch and config.json give the same probabilities."""
     folder = pets(room / "pets")

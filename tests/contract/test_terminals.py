@@ -68,7 +68,7 @@ def test_what_a_command_says_fits(room: Path, words: tuple[str, ...], columns: i
     [(("train", "classifier", "model=mlpp", "data=nothing", "learning_rat=1", f"--{CLASSES[0]}"), 2),
      (("runs", f"{CLASSES[0] * 8}"), 2), (("stop", "made"), 4), (("logs", "made", "--rank", "7"), 2),
      (("jobs",), 2), (("submit", "train", "dcgan"), 2), (("train", "--resume", "damaged"), 4)],
-    ids=lambda value: str(value)[:20],
+    ids=lambda value: str(value)[:20].encode("ascii", "replace").decode(),
 )  # fmt: skip
 def test_what_is_wrong_fits(room: Path, words: tuple[str, ...], code: int, columns: int) -> None:
     fits(room, columns, *words, code=code)

@@ -77,9 +77,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def generated_by(room: Path, data: str) -> dict[str, Tensor]:
+def generated_by(room: Path, data: str, steps: int) -> dict[str, Tensor]:
     """500 samples of a small DCGAN that has learned from this data for a few seconds."""
-    words = {"image_size": 32, "width": 16, "latent": 32, "batch_size": 32, "learning_rate": 0.005, "steps": 400,
+    words = {"image_size": 32, "width": 16, "latent": 32, "batch_size": 32, "learning_rate": 0.005, "steps": steps,
              "evaluate_every": 0, "device": "cpu"}  # fmt: skip
     result = train("dcgan", data=data, name=data, families=(OWN_FAMILIES,), **words)
     generator = Generator(32, 16, 1, 32).eval()
@@ -93,8 +93,8 @@ def generated_by(room: Path, data: str) -> dict[str, Tensor]:
 def test_a_good_generator_a_collapsed_one_and_a_copy_machine_are_told_apart(room: Path) -> None:
     others = digits().batch(range(1, 9000, 2))  # images as real as can be, that are not compared with
     ideal = verdict_of({"images": others["images"][::9]})
-    good = verdict_of(generated_by(room, "digits"))
-    collapsed = verdict_of(generated_by(room, "threes"))
+    good = verdict_of(generated_by(room, "digits", 400))
+    collapsed = verdict_of(generated_by(room, "threes", 200))
     copied = verdict_of({"images": digits().batch(range(0, 9000, 18))["images"]})
     assert (ideal["classes_covered"], ideal["class_divergence"] < 0.02) == (10, True)
     assert ideal["recall"] > 0.65
@@ -156,16 +156,17 @@ def test_a_run_keeps_its_final_and_its_best_verdict_and_evaluate_repeats_it(
 
 @pytest.mark.slow
 def test_real_images_are_looked_at_once_and_damage_is_told(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = train("dcgan", name="first", data_dir=room / "data", **TINY)
+    tiny = {**TINY, "steps": 4}
+    first = train("dcgan", name="first", data_dir=room / "data", **tiny)
     kept = sorted((room / "data/computed").glob("*.safetensors"))
     times = [path.stat().st_mtime_ns for path in kept]
-    second = train("dcgan", name="second", data_dir=room / "data", **TINY)
+    second = train("dcgan", name="second", data_dir=room / "data", **tiny)
     assert [path.stat().st_mtime_ns for path in kept] == times
     damaged = bytearray(kept[0].read_bytes())
     damaged[-10] ^= 1
     kept[0].write_bytes(damaged)
     capsys.readouterr()
-    words = [f"{name}={value}" for name, value in TINY.items()]
+    words = [f"{name}={value}" for name, value in tiny.items()]
     assert cli.command(["train", "dcgan", "--name", "third", "--json", "--data-dir", "data", *words]) == 0
     shown = capsys.readouterr()
     third = json.loads(shown.out)["result"]
@@ -290,18 +291,19 @@ def test_inception_judges_as_torch_fidelity_has_it(room: Path, monkeypatch: pyte
     assert ours.distance == "fd_inception"
     digest = hashlib.sha256((room / "weights.pth").read_bytes()).hexdigest()
     monkeypatch.setattr(Inception, "PUBLISHED", digest[:8])
-    words = {**TINY, "features": f"inception:{room / 'weights.pth'}", "judged": 16, "steps": 2, "evaluate_every": 2,
-             "evaluate_on": "validation"}  # fmt: skip
+    words = {**TINY, "features": f"inception:{room / 'weights.pth'}", "judged": 16, "steps": 1, "evaluate_every": 1,
+             "evaluate_on": "test"}  # fmt: skip
     result = train("dcgan", name="run", data_dir=room / "data", data=few_digits(room), **words)
     assert (result["verdict"]["features"], result["verdict"]["distance"]) == ("inception", "fid")
     assert result["verdict"]["notes"], "16 samples say nothing in 2048 numbers"
 
 
 def few_digits(room: Path) -> str:
-    """A folder of 200 digits, of which a tenth is held out for validation."""
-    (room / "few/all").mkdir(parents=True)
-    for number, image in enumerate(digits().batch(range(200))["images"][:, 0].numpy()):
-        Image.fromarray(image).save(room / f"few/all/{number}.png")
+    """A folder of 20 digits, with 16 others to test on: as few as a verdict takes, for a large network to see."""
+    for part in ("train", "test"):
+        (room / "few" / part / "all").mkdir(parents=True)
+    for number, image in enumerate(digits().batch(range(36))["images"][:, 0].numpy()):
+        Image.fromarray(image).save(room / "few" / ("train" if number < 20 else "test") / f"all/{number}.png")
     return f"imagefolder:{room / 'few'}"
 
 

@@ -11,14 +11,27 @@ from commands import DCGAN, Commands, assert_same_run, checkpoints, until, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
-RUNS = f"s3://{BUCKET}/team"
-WORDS = (*DCGAN, "steps=200", "checkpoint_every=20", "log_every=1", "--name", "run")
-THERE = ("--runs-dir", RUNS)
+RECIPE = (*DCGAN, "checkpoint_every=20", "log_every=1", "--name", "run")
+WORDS = (*RECIPE, "steps=200")
+
+
+@pytest.fixture(scope="module")
+def shared_server(shared: Commands) -> Server:
+    return Server(shared)
 
 
 @pytest.fixture
-def server(troupe: Commands) -> Server:
-    return Server(troupe)
+def server(shared_server: Server) -> Server:
+    """As new, but for what other tests have in the bucket."""
+    shared_server.gate.open = True
+    shared_server.gate.passed.clear()
+    return shared_server
+
+
+@pytest.fixture
+def runs(troupe: Commands) -> str:
+    """A place in the bucket of this test's own."""
+    return f"s3://{BUCKET}/{troupe.folder.name}"
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +41,19 @@ def straight(shared: Commands) -> Path:
 
 
 def test_a_machine_that_has_nothing_goes_on_with_a_run_whose_machine_was_killed(
-    troupe: Commands, server: Server, straight: Path
+    troupe: Commands, server: Server, straight: Path, runs: str
 ) -> None:
+    there = ("--runs-dir", runs)
     one, other, laptop = (server.machine(troupe.folder / name) for name in ("one", "other", "laptop"))
-    command = troupe.start("train", *WORDS, *THERE, environment=one)
-    until(lambda: any(path.startswith(f"{BUCKET}/team/run/checkpoints/step_00000060/manifest")
-                      for _, path in server.gate.passed), "a checkpoint in the bucket", 90)  # fmt: skip
+    command = troupe.start("train", *WORDS, *there, environment=one)
+    manifest = f"{runs.removeprefix('s3://')}/run/checkpoints/step_00000060/manifest"
+    until(lambda: any(path.startswith(manifest) for _, path in server.gate.passed), "a checkpoint in the bucket", 90)
     command.kill()
-    there = checkpoints(runs_of(troupe.folder / "one") / "run")
-    assert there
+    assert checkpoints(runs_of(troupe.folder / "one") / "run")
 
-    done = troupe.run("runs", *THERE, environment=laptop)
+    done = troupe.run("runs", *there, environment=laptop)
     assert (done.code, done.out.count("run  ")) == (0, 1), done
-    done = troupe.run("train", "--resume", "run", *THERE, seconds=120, environment=other)
+    done = troupe.run("train", "--resume", "run", *there, seconds=120, environment=other)
     assert done.code == 0, done
     assert done.err == ""
     finished = runs_of(troupe.folder / "other") / "run"
@@ -51,46 +64,50 @@ def test_a_machine_that_has_nothing_goes_on_with_a_run_whose_machine_was_killed(
         (("report", "run", "--out", "page"), "page/index.html"),
         (("evaluate", "run", "judged=200", "features=pixels"), ""),
     ):  # fmt: skip
-        done = troupe.run(*words, *THERE, seconds=120, environment=laptop)
+        done = troupe.run(*words, *there, seconds=120, environment=laptop)
         assert done.code == 0, done
         assert (troupe.folder / file).exists()
     assert_same_run(runs_of(troupe.folder / "laptop") / "run", straight)
-    assert "200/200" in troupe.run("runs", *THERE, environment=laptop).out
+    assert "200/200" in troupe.run("runs", *there, environment=laptop).out
 
-    done = troupe.run("train", *WORDS, *THERE, environment=server.machine(troupe.folder / "third"))
+    done = troupe.run("train", *WORDS, *there, environment=server.machine(troupe.folder / "third"))
     assert done.code == 4
     assert done.mistakes[-1].startswith("troupe: --name run: in use")
-    assert troupe.run("runs", "--remove", "run", *THERE, environment=laptop).code == 0
-    done = troupe.run("runs", *THERE, environment=server.machine(troupe.folder / "fourth"))
-    assert done.out.startswith(f"no runs in {RUNS};"), done
+    assert troupe.run("runs", "--remove", "run", *there, environment=laptop).code == 0
+    done = troupe.run("runs", *there, environment=server.machine(troupe.folder / "fourth"))
+    assert done.out.startswith(f"no runs in {runs};"), done
 
 
 def test_a_bucket_that_fails_for_a_while_delays_warns_and_loses_nothing(
-    troupe: Commands, server: Server, straight: Path
+    troupe: Commands, server: Server, straight: Path, runs: str
 ) -> None:
-    command = troupe.start("train", *WORDS, *THERE, environment=server.machine(troupe.folder / "one"))
+    there = ("--runs-dir", runs)
+    command = troupe.start("train", *WORDS, *there, environment=server.machine(troupe.folder / "one"))
     run = troupe.folder / "one"
     until(lambda: (run / ".cache").exists(), "the run", 60)
     until_step(runs_of(run) / "run", 50, command)
     server.gate.shut()
     until(lambda: "result.json" in [path.name for path in (runs_of(run) / "run").iterdir()], "the last step", 90)
-    until(lambda: RUNS in command.out.read_text(), "a word on the bucket", 60)
+    until(lambda: runs in command.out.read_text(), "a word on the bucket", 60)
     assert command.process.poll() is None, "it waits for the bucket"
     server.gate.open = True
     done = command.wait(90)
     assert done.code == 0, done
-    said = [line for line in done.out.splitlines() if RUNS in line]
+    said = [line for line in done.out.splitlines() if runs in line]
     assert said == [
-        f"troupe: {RUNS}: cannot be reached; all is kept on this machine's disk, and sent when it can be",
-        f"troupe: {RUNS}: all is sent",
+        f"troupe: {runs}: cannot be reached; all is kept on this machine's disk, and sent when it can be",
+        f"troupe: {runs}: all is sent",
     ]
-    done = troupe.run("export", "run", "--out", "x", *THERE, environment=server.machine(troupe.folder / "laptop"))
+    done = troupe.run("export", "run", "--out", "x", *there, environment=server.machine(troupe.folder / "laptop"))
     assert done.code == 0, done
     assert_same_run(runs_of(troupe.folder / "laptop") / "run", straight)
 
 
-def test_a_manifest_comes_after_what_it_tells_of_and_goes_before_it(troupe: Commands, server: Server) -> None:
-    done = troupe.run("train", *WORDS, *THERE, seconds=120, environment=server.machine(troupe.folder / "one"))
+def test_a_manifest_comes_after_what_it_tells_of_and_goes_before_it(
+    troupe: Commands, server: Server, runs: str
+) -> None:
+    done = troupe.run("train", *RECIPE, "steps=60", "--runs-dir", runs, seconds=120,
+                      environment=server.machine(troupe.folder / "one"))  # fmt: skip
     assert done.code == 0, done
     written = [path.partition("/checkpoints/")[2] for method, path in server.gate.passed if method == "PUT"]
     written = [path for path in written if path]
@@ -99,24 +116,24 @@ def test_a_manifest_comes_after_what_it_tells_of_and_goes_before_it(troupe: Comm
         if path.endswith("/manifest.json"):
             assert written.index(path) > written.index(path.replace("manifest.json", "state.pt"))
     last = [path for method, path in server.gate.passed if method == "PUT" and "/logs/" not in path][-1]
-    assert last == f"{BUCKET}/team/run/result.json"
+    assert last == f"{runs.removeprefix('s3://')}/run/result.json"
 
 
 @pytest.mark.parametrize(
-    ("runs", "key", "mistake"),
+    ("place", "key", "mistake"),
     [
         ("s3://nobodys-bucket/team", "key", "s3://nobodys-bucket/team: there is no such bucket"),
-        (RUNS, "another", f"{RUNS}: "),
+        (f"s3://{BUCKET}/team", "another", f"s3://{BUCKET}/team: "),
         ("s3x://bucket", "key", "--runs-dir s3x://bucket: a folder, or a bucket as in s3://BUCKET/PATH"),
     ],
 )
 def test_a_bucket_that_cannot_be_had_is_one_line_and_no_retries(
-    troupe: Commands, runs: str, key: str, mistake: str
+    troupe: Commands, server: Server, place: str, key: str, mistake: str
 ) -> None:
-    server = Server(troupe, closed=key != "key")
+    server = Server(troupe, closed=True) if key != "key" else server
     machine = {**server.machine(troupe.folder / "one"), "AWS_ACCESS_KEY_ID": key}
     for words in (("train", *WORDS), ("runs",)):
-        done = troupe.run(*words, "--runs-dir", runs, environment=machine)
+        done = troupe.run(*words, "--runs-dir", place, environment=machine)
         assert done.code in (2, 3), done
         (line,) = done.mistakes
         assert line.startswith(f"troupe: {mistake}")

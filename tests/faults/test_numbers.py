@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints
+from commands import FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints, until
 from tiers import long
 
 from cluster.local import LocalGroup
@@ -132,12 +133,24 @@ def test_a_worker_that_dies_is_named_and_the_others_end(tmp_path: Path) -> None:
     plan = plan_of(tmp_path / "run", workers=WORKERS, steps=100000, pause=0.01)
     with LocalGroup(WORKERS) as pool:
         processes = list(pool.processes)
-        threading.Timer(3, processes[1].kill).start()
+        killing = threading.Thread(target=when_it_has_saved, args=(tmp_path / "run", processes[1].kill))
+        killing.start()
         with pytest.raises(TroupeError, match="worker 1: its process ended with code -9"):
             pool.run(train_quietly, plan)
+        killing.join()
         assert [process.is_alive() for process in processes] == [False] * WORKERS
     found = checkpoints(tmp_path / "run")
     assert [path for path in found if checkpoint.damage_of(path)] == []
+
+
+def when_it_has_saved(run: Path, do: Callable[[], None]) -> None:
+    until(lambda: step_of_newest(run) >= 4, "a checkpoint while it trains")
+    do()
+
+
+def step_of_newest(run: Path) -> int:
+    found = checkpoints(run)
+    return checkpoint.place_of(found[-1].name)[0] if found else -1
 
 
 def test_too_little_shared_memory_costs_speed_and_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

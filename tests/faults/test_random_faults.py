@@ -9,7 +9,7 @@ from random_faults import KINDS, Trials
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(300)]
 
-SEED = 3
+SEED = 37  # one worker where a process is not what is hurt
 QUICK = ("driver", "worker", "SIGTERM")
 NUMBERS = [
     pytest.param(number, id=kind, marks=() if kind in QUICK else pytest.mark.long)

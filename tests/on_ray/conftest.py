@@ -12,18 +12,19 @@ from clusters import Cluster, ray_here
 from commands import Commands
 
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    """A Ray of two CPUs, whose free resources a test can look at."""
-    with ray_here(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0") as here:
-        here.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
-        yield here
-
-
-@pytest.fixture(scope="module")
-def cluster(shared: Commands) -> Iterator[Cluster]:
-    """One that wants a token."""
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The Ray that all tests share whose subject is not the end of one: two CPUs, a dashboard, and a token to show."""
+    commands = Commands(tmp_path_factory.mktemp("cluster"))
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # a short path: sockets lie there
-    yield Cluster(shared, folder)
-    shared.clean()
+    yield Cluster(commands, folder, dashboard=True)
+    commands.clean()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def ray(cluster: Cluster) -> Iterator[Any]:
+    """This process has joined that cluster, whose free resources a test can look at."""
+    with ray_here(**cluster.environment) as here:
+        here.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield here

@@ -3,63 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from clusters import RAY, ray_here
-from commands import DCGAN, Command, Commands, assert_same_run, process_of, step_of, until, until_step
+from clusters import RAY, Cluster
+from commands import (
+    FRAGILE,
+    Command,
+    Commands,
+    assert_same_run,
+    checkpoints,
+    process_of,
+    state_of,
+    step_of,
+    until,
+    until_step,
+)
 
 from trainers.engine.runfolder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(400)]
 
-HEALTH = {
-    "RAY_health_check_initial_delay_ms": "0", "RAY_health_check_period_ms": "500", "RAY_health_check_timeout_ms": "500",
-    "RAY_health_check_failure_threshold": "3",
-}  # so that a node that has gone is known to have soon  # fmt: skip
+FAMILIES = ("--families", str(FRAGILE))
+SLOW = "pause=0.02"  # each step of one worker takes 0.16 s, in which nodes have the processor
+TINY = ("fragile", "image_size=8", "batch_size=8", "microbatch_size=2", *FAMILIES)
 WGAN_GP = ("wgan_gp", "data=digits", "image_size=16", "width=4", "latent=8", "evaluate_every=0", "batch_size=8",
-           "microbatch_size=2", "n_critic=2")  # fmt: skip
-KEPT = ("steps=900", "checkpoint_every=25", "log_every=1", "sample_every=300", "--name", "run")
-
-
-class Nodes:
-    """A cluster whose head takes no work, and nodes of one CPU each that come and go."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 10**8})
-        self.address = str(self.cluster.address)
-        self.there: list[Any] = []
-
-    def come(self) -> None:
-        self.there.append(self.cluster.add_node(num_cpus=1, object_store_memory=10**8))
-
-    def go(self, node: Any) -> None:
-        """At once, without a word."""
-        self.there.remove(node)
-        self.cluster.remove_node(node, allow_graceful=False)
-
-    def of_worker(self, run: Path, rank: int) -> Any:
-        """The node whose raylet started a worker of a run."""
-        parent = Path(f"/proc/{process_of(run, rank)}/stat").read_text().rpartition(") ")[2].split()[1]
-        return next(node for node in self.there if str(raylet_of(node)) == parent)
-
-
-def raylet_of(node: Any) -> int:
-    return int(node.all_processes["raylet"][0].process.pid)
-
-
-@pytest.fixture
-def nodes() -> Iterator[Nodes]:
-    with ray_here(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="1", **HEALTH):
-        made = Nodes()
-        try:
-            yield made
-        finally:
-            made.cluster.shutdown()
+           "microbatch_size=2", "n_critic=2", "sample_every=100000")  # fmt: skip
+ENDLESS = ("steps=100000", "log_every=1", "--name", "run")
 
 
 def workers_of(run: Path) -> int:
@@ -74,7 +44,7 @@ def groups_of(run: Path) -> int:
     return len(re.findall(r"worker 0 of", (run / "logs" / "rank_0.log").read_text()))
 
 
-def until_group(run: Path, workers: int, command: Command, seconds: float = 60) -> None:
+def until_group(run: Path, workers: int, command: Command, seconds: float = 120) -> None:
     """Wait until so many workers have made a step that no other group had made."""
 
     def there() -> bool:
@@ -85,61 +55,76 @@ def until_group(run: Path, workers: int, command: Command, seconds: float = 60) 
     until_step(run, step_of(run) + 2, command, seconds)
 
 
+def until_end(troupe: Commands, command: Command, words: tuple[str, ...], quick: tuple[str, ...]) -> str:
+    """Stop a run, let it end five steps later with one worker, and compare it with one that nobody disturbs; returns
+    what the stopped one had said."""
+    command.interrupt()
+    done = command.wait(120)
+    assert done.code == 130, done
+    run = troupe.path("run")
+    (saved, *_) = reversed(checkpoints(run))
+    steps = int(state_of(run)["step"]) + 5
+    assert saved.name.startswith(f"step_{steps - 5:08d}")
+    families = FAMILIES if FAMILIES[0] in words else ()
+    troupe.train("--resume", "run", "workers=1", f"steps={steps}", *quick, *families, seconds=120)
+    troupe.train(*words, f"steps={steps}", "log_every=1", "--name", "straight", seconds=120)
+    assert_same_run(run, troupe.path("straight"))
+    return done.out
+
+
 @pytest.mark.parametrize(
-    "words", [pytest.param(DCGAN, id="dcgan"), pytest.param(WGAN_GP, id="wgan_gp", marks=pytest.mark.long)]
+    ("words", "slow", "quick"),
+    [
+        pytest.param(TINY, (SLOW,), ("pause=0",), id="tiny"),
+        pytest.param(WGAN_GP, (), (), id="wgan_gp", marks=pytest.mark.long),
+    ],
 )
 def test_a_run_grows_and_shrinks_with_its_nodes_and_no_bit_is_lost(
-    troupe: Commands, nodes: Nodes, words: tuple[str, ...]
+    troupe: Commands, cluster: Cluster, words: tuple[str, ...], slow: tuple[str, ...], quick: tuple[str, ...]
 ) -> None:
-    nodes.come()
-    command = troupe.start("train", *words, *KEPT, "workers=1..3", "--address", nodes.address)
+    command = troupe.start("train", *words, *slow, *ENDLESS, "checkpoint_every=10", "workers=1..3", on=cluster)
     run = troupe.path("run")
-    until_step(run, 10, command, 120)
-    assert workers_of(run) == 1
-    nodes.come()
+    until_step(run, 5, command, 120)
+    assert workers_of(run) == 2
+    with cluster.node(cpus=1) as node:
+        until_group(run, 3, command)
+        (rank,) = [rank for rank in range(3) if process_of(run, rank) in node.members()]
     until_group(run, 2, command)
-    nodes.come()
-    until_group(run, 3, command)
-    nodes.go(nodes.of_worker(run, 1))
-    until_group(run, 2, command)
-    done = command.wait(200)
-    assert done.code == 0, done
-    assert "there is room for more workers than 1: saving first" in done.out
+    said = until_end(troupe, command, words, quick)
+    assert "there is room for more workers than 2: saving first" in said
     (lost,) = RunFolder(run).read_restarts()
-    assert (lost["kind"], lost["why"]) == ("node lost", "worker 1 died with its node")
-    assert "worker 1 died with its node; going on from the newest checkpoint\n" in done.out, "it counts as no restart"
-    troupe.train(*words, *KEPT[:-1], "straight", seconds=200)
-    assert_same_run(run, troupe.path("straight"))
+    assert (lost["kind"], lost["why"]) == ("node lost", f"worker {rank} died with its node")
+    line = f"worker {rank} died with its node; going on from the newest checkpoint\n"
+    assert line in said, "it counts as no restart"
 
 
 @pytest.mark.long
-def test_a_node_that_is_about_to_go_is_left_in_time(troupe: Commands, nodes: Nodes) -> None:
-    nodes.come()
-    nodes.come()
-    words = (*DCGAN, "steps=900", "checkpoint_every=1000", "log_every=1", "--name", "run", "workers=2")
-    command = troupe.start("train", *words, "max_restarts=0", "--address", nodes.address)
-    run = troupe.path("run")
-    until_step(run, 30, command, 120)
-    going = nodes.of_worker(run, 1)
-    before = step_of(run)
-    drain(troupe, nodes, going.node_id)
-    nodes.come()
-    until(lambda: groups_of(run) == 2, "another group, which has no worker on the node that goes", 60)
-    nodes.go(going)
-    done = command.wait(200)
-    assert done.code == 0, done
+def test_a_node_that_is_about_to_go_is_left_in_time(troupe: Commands, cluster: Cluster) -> None:
+    before = cluster.nodes()
+    with cluster.node(cpus=1) as leaving:
+        words = (SLOW, *ENDLESS, "checkpoint_every=100000", "workers=3", "max_restarts=0")
+        command = troupe.start("train", *TINY, *words, on=cluster)
+        run = troupe.path("run")
+        until_step(run, 10, command, 120)
+        (going,) = cluster.nodes() - before
+        last = step_of(run)
+        drain(troupe, cluster, going)
+        with cluster.node(cpus=1):
+            until(lambda: groups_of(run) == 2, "another group, which has no worker on the node that goes", 120)
+            leaving.clean()
+            until_step(run, step_of(run) + 2, command, 120)
+            said = until_end(troupe, command, TINY, ("pause=0",))
+    assert "is about to go in" in said
     (row,) = RunFolder(run).read_restarts()
     assert row["kind"] == "preempted"
     assert re.fullmatch(r"the node of worker \d is about to go in \d+ s", row["why"])
-    assert row["step"] >= before, "no step was made again"
-    troupe.train(*words[:-3], "--name", "straight", seconds=200)
-    assert_same_run(run, troupe.path("straight"))
+    assert row["step"] >= last, "no step was made again"
 
 
-def drain(troupe: Commands, nodes: Nodes, node: str) -> None:
+def drain(troupe: Commands, cluster: Cluster, node: str) -> None:
     """What a cloud tells Ray before it takes a machine back."""
     done = troupe.call(
-        RAY, "drain-node", "--address", nodes.address, "--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
-        "--reason-message", "spot", "--deadline-remaining-seconds", "60", environment={"RAY_AUTH_MODE": "disabled"},
-    ).wait(30)  # fmt: skip
+        RAY, "drain-node", "--address", cluster.address, "--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message", "spot", "--deadline-remaining-seconds", "60", environment=cluster.environment,
+    ).wait(60)  # fmt: skip
     assert done.code == 0, done

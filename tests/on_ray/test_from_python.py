@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import pytest
-from commands import FRAGILE, Commands, assert_same_run
+from clusters import Cluster
+from commands import FRAGILE, Commands, assert_same_run, metrics
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 SCRIPT = """
-import json, os, random, signal, sys, threading
+import json, os, random, signal, sys, threading, time
 
 import numpy
+import ray
 import torch
 
 import cluster
@@ -35,7 +38,7 @@ def surroundings():
         "torch": torch.get_rng_state().tolist(), "random": str(random.getstate()),
         "numpy": str(numpy.random.get_state()), "deterministic": torch.are_deterministic_algorithms_enabled(),
         "environment": {key: value for key, value in os.environ.items() if key not in LIBRARIES},
-        "folder": os.getcwd(), "stdout": sys.stdout is sys.__stdout__,
+        "folder": os.getcwd(), "stdout": sys.stdout is sys.__stdout__, "ray": ray.is_initialized(),
         "process": os.getpid(),
     }
 
@@ -46,40 +49,59 @@ torch.set_num_threads(2)
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(7); random.seed(7); numpy.random.seed(7)
 settings = dict(image_size=8, batch_size=8, microbatch_size=2, log_every=1, families=[sys.argv[1]])
-changed, told = {}, {}
-for name, words in {
-    "one": {"family": "fragile", "name": "one", "steps": 6},
-    "two": {"family": "fragile", "name": "two", "steps": 6, "workers": 2},
-    "failed": {"family": "fragile", "name": "failed", "steps": 6, "nan_at": 3},
-    "failed on Ray": {"family": "fragile", "name": "failed-on-ray", "steps": 6, "raise_at": 3, "workers": 2},
-    "wrong": {"family": "fragile", "batch_sice": 4, "steps": -1},
-    "in use": {"family": "fragile", "name": "one"},
-}.items():
-    before = surroundings()
+changed, seconds, told, rows = {}, {}, {}, {}
+
+
+def carry_out(called, **words):
+    before, began = surroundings(), time.monotonic()
+    reported = rows[called] = []
     try:
-        told[name] = train(**words, **settings)
+        told[called] = train("fragile", report=lambda step, row: reported.append([step, row["first_loss"]]), **words,
+                             **settings)
     except TroupeError as error:
-        told[name] = {"code": error.code, "mistakes": error.mistakes}
-    after = surroundings()
-    changed[name] = [key for key in before if before[key] != after[key]]
-print(json.dumps({"told": told, "changed": changed, "threads": [t.name for t in threading.enumerate()]}))
+        told[called] = {"code": error.code, "mistakes": error.mistakes}
+    seconds[called], after = time.monotonic() - began, surroundings()
+    changed[called] = [key for key in before if before[key] != after[key]]
+
+
+carry_out("one", name="one", steps=40)
+carry_out("two", name="two", steps=40, pause=0.01, workers=2)
+carry_out("failed", name="failed", steps=6, nan_at=3)
+carry_out("wrong", batch_sice=4, steps=-1)
+carry_out("in use", name="one")
+ray.init(address=sys.argv[2], log_to_driver=False, logging_level="ERROR")
+signal.signal(signal.SIGTERM, mine)  # Ray has taken it
+carry_out("no room", name="wide", steps=2, workers=3, oversubscribe=True)
+carry_out("with room", name="narrow", steps=2, workers=2)
+carry_out("failed on Ray", name="failed-on-ray", steps=6, raise_at=3, workers=2)
+ray.shutdown()
+print(json.dumps({"told": told, "changed": changed, "seconds": seconds, "rows": rows}))
 """
 
 
-def test_train_from_python_returns_results_raises_mistakes_and_puts_everything_back(troupe: Commands) -> None:
-    (troupe.folder / "script.py").write_text(SCRIPT)
-    done = troupe.call(sys.executable, "script.py", str(FRAGILE)).wait(110)
+@pytest.fixture(scope="module")
+def answer(shared: Commands, cluster: Cluster) -> dict[str, Any]:
+    """What a process has to tell that trains several times: alone, on a Ray of our own, and on one that it joined."""
+    (shared.folder / "script.py").write_text(SCRIPT)
+    done = shared.call(
+        sys.executable, "script.py", str(FRAGILE), cluster.address, environment=cluster.environment
+    ).wait(240)  # fmt: skip
     assert done.code == 0, done
     assert done.err == ""
     (line,) = done.out.splitlines()  # nothing else is printed where no progress was asked for
-    answer = json.loads(line)
+    return json.loads(line)  # type: ignore[no-any-return]
+
+
+def test_train_from_python_returns_results_raises_mistakes_and_puts_everything_back(
+    shared: Commands, answer: dict[str, Any]
+) -> None:
     told = answer["told"]
     assert answer["changed"] == {name: [] for name in told}
     for name in ("one", "two"):
-        assert told[name]["steps"] == 6
-        assert told[name]["checkpoint"] == f"runs/{name}/checkpoints/step_00000006"
+        assert told[name]["steps"] == 40
+        assert told[name]["checkpoint"] == f"runs/{name}/checkpoints/step_00000040"
     assert told["one"]["metrics"] == told["two"]["metrics"] != {}
-    assert_same_run(troupe.path("two"), troupe.path("one"))
+    assert_same_run(shared.path("two"), shared.path("one"))
     assert told["failed"]["code"] == 1
     assert told["failed"]["mistakes"][0].startswith("step 3: the loss of phase second is not finite")
     assert told["failed on Ray"]["code"] == 1
@@ -91,62 +113,17 @@ def test_train_from_python_returns_results_raises_mistakes_and_puts_everything_b
     assert told["in use"]["code"] == 4
 
 
-CALLERS_RAY = """
-import json, sys, time
-
-import ray
-
-from cluster import train
-from trainers.engine.errors import TroupeError
-
-settings = dict(image_size=8, batch_size=8, microbatch_size=2, steps=2, workers=2, families=[sys.argv[1]])
-told = []
-for cpus in (1, 2):
-    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    began = time.monotonic()
-    try:
-        told.append(train("fragile", name=f"on-{cpus}", **settings)["steps"])
-    except TroupeError as error:
-        told.append([error.code, error.mistakes, time.monotonic() - began])
-    assert ray.is_initialized()
-    ray.shutdown()
-print(json.dumps(told))
-"""
+def test_where_the_callers_ray_has_no_room_it_is_told_at_once(shared: Commands, answer: dict[str, Any]) -> None:
+    """And where it has, it is used, and left as it was."""
+    told = answer["told"]
+    assert told["no room"] == {"code": 3, "mistakes": ["workers=3: needs 3 CPUs, the Ray of this process has 2"]}
+    assert answer["seconds"]["no room"] < 30
+    assert not shared.path("wide").exists()
+    assert told["with room"]["steps"] == 2
 
 
-def test_where_the_callers_ray_has_no_room_it_is_told_at_once(troupe: Commands) -> None:
-    (troupe.folder / "script.py").write_text(CALLERS_RAY)
-    done = troupe.call(sys.executable, "script.py", str(FRAGILE)).wait(110)
-    assert done.code == 0, done
-    (code, mistakes, seconds), steps = json.loads(done.out.splitlines()[-1])
-    assert (code, mistakes) == (3, ["workers=2: needs 2 CPUs, the Ray of this process has 1"])
-    assert seconds < 30
-    assert not troupe.path("on-1").exists()
-    assert steps == 2
-
-
-REPORTS = """
-import json, sys
-
-from cluster import train
-
-told = {}
-for workers in (1, 2):
-    rows = []
-    result = train("fragile", name=f"with-{workers}", workers=workers, image_size=8, batch_size=8, microbatch_size=2,
-                   steps=40, log_every=1, pause=0.01, families=[sys.argv[1]],
-                   report=lambda step, row: rows.append([step, row["first_loss"]]))
-    told[workers] = rows
-print(json.dumps(told))
-"""
-
-
-def test_every_row_is_reported_once_and_in_order(troupe: Commands) -> None:
+def test_every_row_is_reported_once_and_in_order(shared: Commands, answer: dict[str, Any]) -> None:
     """From this process, and from an actor that ends while its last rows are still to be handed over."""
-    (troupe.folder / "script.py").write_text(REPORTS)
-    done = troupe.call(sys.executable, "script.py", str(FRAGILE)).wait(110)
-    assert done.code == 0, done
-    told = json.loads(done.out.splitlines()[-1])
-    written = [json.loads(line) for line in (troupe.path("with-2") / "metrics.jsonl").read_text().splitlines()]
-    assert told["1"] == told["2"] == [[row["step"], row["first_loss"]] for row in written]
-    assert [step for step, _ in told["2"]] == list(range(1, 41))
+    rows = answer["rows"]
+    assert rows["one"] == rows["two"] == [[row["step"], row["first_loss"]] for row in metrics(shared.path("two"))]
+    assert [step for step, _ in rows["two"]] == list(range(1, 41))

@@ -15,7 +15,7 @@ from trainers.engine.runfolder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(240)]
 
-WORDS = (*DCGAN, "steps=120", "checkpoint_every=20", "log_every=1")
+WORDS = (*DCGAN, "steps=80", "checkpoint_every=10", "log_every=1")
 SEARCH = ("search", *DCGAN, "steps=150", "learning_rate=1e-4,2e-4", "--space", "none", "--metric", "discriminator_loss",
           "checkpoint_every=10", "log_every=1", "--name", "search")  # fmt: skip
 
@@ -44,7 +44,7 @@ def test_a_ray_of_our_own_that_dies_is_begun_anew_and_no_bit_is_lost(
     troupe: Commands, straight: Commands, name: str
 ) -> None:
     command = troupe.start("train", *WORDS, "workers=2", "--name", "run")
-    until_step(troupe.path("run"), 50, command)
+    until_step(troupe.path("run"), 15, command)
     os.kill(process(command, name), signal.SIGKILL)
     done = command.wait(120)
     assert done.code == 0, done
@@ -79,7 +79,7 @@ def test_what_a_killed_command_leaves_is_swept_away_by_the_next_one(troupe: Comm
     temporary.mkdir()
     places, before = {"TMPDIR": str(temporary)}, folders(Path("/tmp"))
     command = troupe.start("train", *WORDS, "workers=2", "--name", "run", environment=places)
-    until_step(troupe.path("run"), 30, command)
+    until_step(troupe.path("run"), 1, command)
     mine = [path for path in folders(temporary, Path("/tmp")) if path not in before]
     assert mine
     command.kill()

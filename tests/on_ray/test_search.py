@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import OWN_FAMILIES, Commands, assert_same_state, process_of, state_of, until
+from clusters import Cluster
+from commands import OWN_FAMILIES, Commands, assert_same_state, lives, process_of, state_of, step_of, until
 from tiers import long
 
 from cluster import leaderboard, search, train
@@ -116,7 +117,7 @@ def test_a_clone_goes_on_from_the_better_trials_weights_and_step_with_the_change
 
 
 def test_trials_that_fail_are_told_and_the_others_go_on_and_may_be_tried_again(ray: Any, tmp_path: Path) -> None:
-    there = {**DIGITS, "model": "mlp", "steps": 8, "runs_dir": tmp_path}
+    there = {**DIGITS, "model": "mlp", "steps": 8, "max_concurrent": 1, "runs_dir": tmp_path}
     result = search("classifier", name="some", learning_rate="1e9,0.01,9e8", **there)
     trials = [trial for point in result["points"] for trial in point["trials"]]
     assert [trial["state"] for trial in trials] == ["finished", "failed", "failed"]
@@ -143,10 +144,10 @@ def test_a_metric_that_no_run_reports_is_told_with_those_that_it_does(ray: Any, 
 
 
 @pytest.mark.long
-def test_a_trial_whose_process_is_killed_goes_on_in_another_one(ray: Any, troupe: Commands) -> None:
+def test_a_trial_whose_process_is_killed_goes_on_in_another_one(troupe: Commands, cluster: Cluster) -> None:
     command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2",
                              "steps=600", "evaluate_every=100", "checkpoint_every=50", "--space", "none", "--name",
-                             "s")  # fmt: skip
+                             "s", on=cluster)  # fmt: skip
     trial = troupe.path("s") / "trials" / "0001"
     until(lambda: len(checkpoint.all_in(trial / "checkpoints")) and (trial / "metrics.jsonl").exists(), "a checkpoint")
     until(lambda: checkpoint.place_of(checkpoint.all_in(trial / "checkpoints")[-1].name)[0] >= 50, "another")
@@ -160,10 +161,12 @@ def test_a_trial_whose_process_is_killed_goes_on_in_another_one(ray: Any, troupe
     assert (trial / "logs" / "rank_0.log").read_text().count("worker 0 of 1") == 2
 
 
-def test_a_search_goes_on_after_its_driver_was_killed_and_its_folder_moved(troupe: Commands) -> None:
+def test_a_search_goes_on_after_its_driver_was_killed_and_its_folder_moved(
+    ray: Any, troupe: Commands, cluster: Cluster
+) -> None:
     command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2,0.3,0.4",
                              "steps=300", "evaluate_every=50", "checkpoint_every=20", "--space", "none", "--name", "s",
-                             "--scheduler", "asha")  # fmt: skip
+                             "--scheduler", "asha", on=cluster)  # fmt: skip
 
     def states() -> list[str]:
         path = troupe.path("s") / "search.json"
@@ -173,11 +176,12 @@ def test_a_search_goes_on_after_its_driver_was_killed_and_its_folder_moved(troup
     until(lambda: "running" in states(), "another one runs", 20)
     time.sleep(0.5)
     command.kill()
-    command.clean()
-    ended = [trial for trial in leaderboard.read(troupe.path("s")).trials if trial.state in (FINISHED, PRUNED)]
+    found = leaderboard.read(troupe.path("s"))
+    begun = [process_of(found.folder(trial).path, 0) for trial in found.trials]
+    until(lambda: not any(lives(pid) for pid in begun if pid), "the end of its actors")
+    ended = [trial for trial in found.trials if trial.state in (FINISHED, PRUNED)]
     troupe.path("s").parent.rename(troupe.folder / "elsewhere")
-    done = troupe.run("search", "--resume", "s", "--runs-dir", "elsewhere", seconds=120)
-    assert done.code == 0, done
+    search(resume="s", runs_dir=troupe.folder / "elsewhere")
     found = leaderboard.read(troupe.folder / "elsewhere" / "s")
     assert len(found.trials) == 4
     assert all(trial.state in (FINISHED, PRUNED) for trial in found.trials)
@@ -188,17 +192,16 @@ def test_a_search_goes_on_after_its_driver_was_killed_and_its_folder_moved(troup
         assert steps == sorted(set(steps)), "no step is counted twice"
     finished = [trial for trial in found.trials if trial.state == FINISHED]
     whole = next((trial for trial in finished if trial not in ended), finished[0])  # asha may have stopped all others
-    troupe.train("classifier", "model=mlp_bn", "data=digits", f"learning_rate={whole.settings['learning_rate']}",
-                   "steps=300", "evaluate_every=50", "evaluate_on=validation", "--name", "alone")  # fmt: skip
-    assert_same_state(found.folder(whole).path, troupe.path("alone"))
+    alone = train("classifier", model="mlp_bn", data="digits", learning_rate=whole.settings["learning_rate"], steps=300,
+                  evaluate_every=50, evaluate_on="validation", runs_dir=troupe.folder)  # fmt: skip
+    assert_same_state(found.folder(whole).path, Path(alone["folder"]))
 
 
 def test_ctrl_c_saves_every_running_trial_first(troupe: Commands) -> None:
     command = troupe.start("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2,0.3",
                              "steps=100000", "evaluate_every=50000", "--space", "none", "--name", "s")  # fmt: skip
     trials = [troupe.path("s") / "trials" / name for name in ("0001", "0002")]
-    until(lambda: all((trial / "metrics.jsonl").exists() for trial in trials), "two trials train", 60)
-    time.sleep(1)
+    until(lambda: all(step_of(trial) > 1 for trial in trials), "two trials train", 60)
     command.interrupt()
     done = command.wait(30)
     assert done.code == 130, done

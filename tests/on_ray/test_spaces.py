@@ -23,7 +23,7 @@ IMAGES = {"dcgan": 32, "wgan": 32, "wgan_gp": 32}
     "family",
     [*QUICK, *long(*(family for family in registry.families() if family not in QUICK))],
 )
-def test_the_default_space_of_a_family_runs(family: str, tmp_path: Path) -> None:
+def test_the_default_space_of_a_family_runs(ray: Any, family: str, tmp_path: Path) -> None:
     words: dict[str, Any] = {**SMALL, **LARGE.get(family, {})}
     if family in IMAGES:
         words |= {"image_size": IMAGES[family], "features": "pixels", "judged": 100, "metric": "kernel_distance"}

@@ -16,7 +16,7 @@ from tiers import long
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
-RUN = (*DCGAN, "steps=4", "workers=2", "--name", "run")
+RUN = (*DCGAN, "steps=2", "--name", "run")
 
 
 @pytest.fixture
@@ -79,7 +79,8 @@ def test_a_ray_of_our_own_leaves_the_home_the_environment_and_other_rays_alone(
 def test_the_command_writes_no_token_into_the_home_and_leaves_none_behind(troupe: Commands, home: Path) -> None:
     temporary = troupe.folder / "temporary"  # of nobody else
     temporary.mkdir()
-    done = troupe.run("train", *RUN, seconds=90, environment={**without_token(home), "TMPDIR": str(temporary)})
+    done = troupe.run("train", *RUN, "workers=2", seconds=90,
+                      environment={**without_token(home), "TMPDIR": str(temporary)})  # fmt: skip
     assert done.code == 0, done
     assert not (home / ".ray").exists()
     assert list(temporary.glob("troupe-*")) == []

@@ -26,6 +26,15 @@ const drawn = () => (DRAWING.size ? Promise.all(DRAWING).then(drawn) : requestAn
 ACT;
 drawn();
 """
+REST = """
+window.resting = true;
+const look = (frames) => {
+  if (DRAWING.size) Promise.all(DRAWING).then(() => look(3));
+  else if (frames) requestAnimationFrame(() => look(frames - 1));
+  else setTimeout(() => { window.resting = false; });
+};
+look(3);
+"""
 FILTER = """
 const field = document.getElementById('filter');
 field.value = TEXT;
@@ -35,21 +44,27 @@ field.dispatchEvent(new Event('input'))"""
 class Page:
     """A page of `troupe report` in a browser: what a person does, and what they see."""
 
-    def __init__(self, driver: Any) -> None:
-        self.driver = driver
+    def __init__(self, driver: Any, blank: Path) -> None:
+        self.driver, self.blank = driver, blank
 
     def open(self, path: Path, width: int = 1300, dark: bool = False) -> Page:
+        """As somebody sees it who has never looked at a page before."""
+        self.driver.get(self.blank.as_uri())
+        self.driver.execute_script("localStorage.clear(); sessionStorage.clear()")
         self.driver.get_log("browser"), self.driver.get_log("performance")
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         self.driver.get(path.as_uri())
-        self.driver.execute_script("localStorage.clear(); sessionStorage.clear()")
-        return self.load()
+        return self.loaded()
 
     def load(self) -> Page:
+        """Once more."""
         self.driver.refresh()
+        return self.loaded()
+
+    def loaded(self) -> Page:
         self.until("document.documentElement.dataset.ready === 'true' && PARTS.some(part => part.near)")
         self.rest()
         return self
@@ -64,16 +79,17 @@ class Page:
         deadline = time.monotonic() + seconds
         while not self.tell(expression):
             assert time.monotonic() < deadline, f"never: {expression}; {self.driver.get_log('browser')}"
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def rest(self) -> None:
-        """Until nothing is being drawn."""
-        time.sleep(0.2)
-        self.until("DRAWING.size === 0")
+        """Until nothing is drawn for three frames: parts that have come into view are told one frame later."""
+        self.do(REST)
+        self.until("!window.resting")
 
     def see(self, part: str) -> None:
         """Scroll to a part, and wait until it is drawn."""
         self.do(f"document.getElementById('{part}').scrollIntoView()")
+        self.until(f"PARTS.every(part => part.section.id !== '{part}' || !part.stale || !part.section.offsetParent)")
         self.rest()
 
     def click(self, selector: str) -> None:
@@ -145,8 +161,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         driver.quit()
 
 
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page without anything, of the same origin as all pages that are files."""
+    path = tmp_path_factory.mktemp("blank") / "blank.html"
+    path.write_text("<!doctype html><title>blank</title>")
+    return path
+
+
 @pytest.fixture
-def page(browser: Any) -> Iterator[Page]:
-    shown = Page(browser)
+def page(browser: Any, blank: Path) -> Iterator[Page]:
+    shown = Page(browser, blank)
     yield shown
     browser.get("about:blank")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from sentences import Sentences
+from tiers import long
 from torch import Tensor, nn
 
 from cluster import train, verifying
@@ -41,8 +42,7 @@ def weights_of(name: str, step: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("words", "key", "value"),
     [({"weight_decay": 0.5}, "weight_decay", 0.5),
-     pytest.param({"nesterov": False}, "nesterov", False, marks=pytest.mark.slow),
-     pytest.param({"momentum": 0.3}, "momentum", 0.3, marks=pytest.mark.slow)],
+     *long(({"nesterov": False}, "nesterov", False), ({"momentum": 0.3}, "momentum", 0.3))],
 )  # fmt: skip
 def test_a_changed_setting_of_the_optimizer_counts_from_the_checkpoint_on(
     words: dict[str, Any], key: str, value: Any

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,13 +33,30 @@ def promises() -> list[Promise]:
     return [Promise(text, tuple(re.findall(r"`([^`]+)`", shown)), tier) for text, shown, tier in rows]
 
 
-@cache
-def collected(*options: str) -> frozenset[str]:
-    """The ids of the tests that a tier runs."""
-    words = (sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *options)
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout[-2000:]
-    return frozenset(line for line in done.stdout.splitlines() if "::" in line)
+COLLECT = """
+import json, sys
+import pytest
+
+class Ids:
+    def pytest_collection_finish(self, session):
+        found.append([item.nodeid for item in session.items])
+
+found = []  # pytest escapes ids once more with each collection: they must be plain ASCII
+for options in json.loads(sys.argv[1]):
+    assert pytest.main(["--collect-only", "-qq", "-n", "0", "-p", "no:cacheprovider", *options], [Ids()]) == 0
+json.dump(found, open(sys.argv[2], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[str]]:
+    """The ids of the tests that each tier runs; one process imports them for all three."""
+    ids = tmp_path_factory.mktemp("collected") / "ids.json"
+    words = (sys.executable, "-c", COLLECT, json.dumps(list(TIERS.values())), str(ids))
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return dict(zip(TIERS, map(frozenset, json.loads(ids.read_text())), strict=True))
 
 
 def holds(place: str, test: str) -> bool:
@@ -60,16 +78,16 @@ def test_a_promise_without_a_test_is_one_of_a_benchmark() -> None:
 
 
 @pytest.mark.slow
-def test_the_tier_of_a_promise_runs_a_test_of_it() -> None:
+def test_the_tier_of_a_promise_runs_a_test_of_it(collected: dict[str, frozenset[str]]) -> None:
     for promise in promises():
         if promise.tests:
-            found = [test for test in collected(*TIERS[promise.tier]) for path in promise.tests if holds(path, test)]
+            found = [test for test in collected[promise.tier] for path in promise.tests if holds(path, test)]
             assert found, f"{promise.text}: nothing of {promise.tests} runs with {promise.tier}"
 
 
 @pytest.mark.slow
-def test_a_tier_runs_all_that_a_lower_one_runs_and_more() -> None:
-    fast, most, everything = (collected(*options) for options in TIERS.values())
+def test_a_tier_runs_all_that_a_lower_one_runs_and_more(collected: dict[str, frozenset[str]]) -> None:
+    fast, most, everything = collected.values()
     assert fast < most < everything
     assert not any(test.startswith(("tests/on_ray/", "tests/faults/")) for test in fast)
     assert any(test.startswith("tests/on_ray/") for test in most)

@@ -16,8 +16,8 @@ import yaml
 
 from cluster import typed
 from cluster.checking import SHARED_MEMORY
-from cluster.submitting import SAVING
 from cluster.words import Words, parse
+from trainers.engine.waits import WAITS
 from trainers.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_it_wants_a_token_and_ends_and_is_tried_again(job: dict[str, Any]) -> No
 
 def test_a_stop_leaves_it_as_long_to_save_as_a_job_of_submit(job: dict[str, Any]) -> None:
     variables = yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]
-    assert variables == {"RAY_JOB_STOP_WAIT_TIME_S": str(SAVING)}
+    assert variables == {"RAY_JOB_STOP_WAIT_TIME_S": str(WAITS.job_saves)}
 
 
 def test_its_ray_is_one_that_the_package_takes_and_its_image_has(job: dict[str, Any]) -> None:

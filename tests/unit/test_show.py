@@ -10,7 +10,8 @@ import pytest
 
 from cluster import cli, show
 from cluster.columns import table
-from cluster.show import QUIET, Progress, bar, describe, duration, size
+from cluster.show import Progress, bar, describe, duration, size
+from trainers.engine.waits import WAITS
 
 
 class Terminal(io.StringIO):
@@ -70,7 +71,7 @@ def test_where_nobody_looks_there_is_one_plain_line_now_and_then(clock: Clock) -
     progress.show({})
     for step in range(100):
         progress.show(at(step))
-        clock.now += QUIET / 10
+        clock.now += WAITS.plain_line / 10
     progress.end()
     lines = stream.getvalue().splitlines()
     assert 9 <= len(lines) <= 11
@@ -153,7 +154,7 @@ def test_what_goes_on_between_two_steps_is_shown(clock: Clock) -> None:
     progress = Progress(stream)
     progress.doing("preparing evaluations")
     assert stream.getvalue() == "", "a short one says nothing in a pipe"
-    clock.now += QUIET
+    clock.now += WAITS.plain_line
     progress.doing("evaluating 34%")
     assert stream.getvalue() == "evaluating 34%\n"
 
@@ -170,7 +171,7 @@ def test_a_reader_that_has_gone_costs_nothing(clock: Clock) -> None:
     progress.say("hello")
     for step in range(3):
         progress.show(at(step))
-        clock.now += QUIET
+        clock.now += WAITS.plain_line
     progress.end()
     assert progress.gone
 

@@ -20,7 +20,7 @@ from trainers.engine.problems import Problem
 from trainers.engine.runfolder import RunFolder
 from trainers.engine.tensors import read_weights
 
-TINY: dict[str, Any] = {**registry.config_class("dcgan").tiny["tiny"], "steps": 2, "device": "cpu"}
+TINY: dict[str, Any] = {**registry.config_class("dcgan").tiny["tiny"], "steps": 2, "device": "cpu", "evaluate_every": 0}
 
 
 class Killed(BaseException):

@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
+from tiers import long, slow
 
 from cluster import start
 from trainers.engine.errors import STOPPED
@@ -25,14 +27,21 @@ def shell(line: str, folder: Path, **variables: str) -> subprocess.CompletedProc
                           env={**ENVIRONMENT, "PYTHONPATH": str(ROOT), **variables})  # fmt: skip
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("words", ["families", "runs --help", "train dcgan --dry-run", "nonsense"])
+CLOSED = (">&-", "2>&-", "<&-", "<&- >&- 2>&-")
+
+
+@pytest.mark.parametrize(
+    ("words", "closed"),
+    [("families", CLOSED[0]), ("nonsense", CLOSED[3]), *slow(*(("families", closed) for closed in CLOSED[1:])),
+     *long(*product(("runs --help", "train dcgan --dry-run"), CLOSED), *product(["nonsense"], CLOSED[:3]))],
+)  # fmt: skip
 def test_closed_streams_change_no_exit_code(tmp_path: Path, words: str, closed: str) -> None:
     done = shell(f"{TROUPE} {words} {closed}", tmp_path)
     assert done.returncode == (2 if words == "nonsense" else 0), done
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_without_any_stream_is_a_run_and_nothing_is_printed_into_its_files(tmp_path: Path) -> None:
     for name, closed in (("open", ""), ("closed", "<&- >&- 2>&-")):
         assert shell(f"{TROUPE} {TRAIN} --name {name} {closed}", tmp_path).returncode == 0
@@ -43,8 +52,13 @@ def test_a_run_without_any_stream_is_a_run_and_nothing_is_printed_into_its_files
     assert "worker 0 of 1" in log
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-@pytest.mark.parametrize("words", ["train dcgan schedule=cosine --dry-run", "train 猫", "runs --runs-dir собака"])
+@pytest.mark.parametrize(
+    ("words", "encoding"),
+    [("train 猫", "ascii"),
+     *slow(("train dcgan schedule=cosine --dry-run", "ascii"), ("runs --runs-dir собака", "latin-1")),
+     *long(("train dcgan schedule=cosine --dry-run", "latin-1"), ("train 猫", "latin-1"),
+           ("runs --runs-dir собака", "ascii"))],
+)  # fmt: skip
 def test_no_encoding_refuses_what_is_said(tmp_path: Path, words: str, encoding: str) -> None:
     done = shell(f"{TROUPE} {words}", tmp_path, PYTHONIOENCODING=encoding)
     assert done.returncode == (2 if "猫" in words else 0), done
@@ -53,7 +67,9 @@ def test_no_encoding_refuses_what_is_said(tmp_path: Path, words: str, encoding: 
     assert "\\u" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("words", ["families", "--help", "env", "train dcgan --dry-run", "runs", "nothing 2>&1"])
+@pytest.mark.parametrize(
+    "words", ["families", "nothing 2>&1", *slow("--help", "env"), *long("train dcgan --dry-run", "runs")]
+)
 def test_a_full_disk_behind_the_output_is_told(tmp_path: Path, words: str) -> None:
     done = shell(f"{TROUPE} {words.removesuffix(' 2>&1')} >/dev/full", tmp_path)
     assert done.returncode == (2 if "nothing" in words else 3), done

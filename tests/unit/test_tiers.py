@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -62,34 +63,56 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("words", "run"),
-    [
-        ("", FAST),
-        ("--all", ALL),
-        ("--long", LONG),
-        ("--long --all", LONG),
-        ("tests", FAST),
-        ("tests/unit", FAST),
-        ("tests/unit/test_one.py", FAST),
-        ("tests/on_ray", {"test_ray"}),
-        ("tests/on_ray/test_two.py", {"test_ray", "test_rare"}),
-        ("tests/on_ray/test_two.py tests/unit", {*FAST, "test_ray", "test_rare"}),
-        ("--all tests/on_ray/test_two.py", {"test_ray"}),
-        ("tests/faults/test_three.py", {"test_random"}),
-        ("tests/unit/test_one.py::test_slow", {"test_slow"}),
-        ("tests/unit/test_one.py::test_sizes", {"test_sizes[1]", "test_sizes[2]"}),
-        ("--all tests/unit/test_one.py::test_sizes[2]", {"test_sizes[2]"}),
-        ("-m long", {"test_sizes[2]", "test_rare", "test_random"}),
-        ("-m ray", {"test_ray"}),
-        ("--all -m slow", {"test_slow", "test_sizes[1]"}),
-    ],
-)
-def test_a_command_line_runs_its_tier_and_what_it_names(folder: Path, words: str, run: set[str]) -> None:
-    marker = ["-m", words.split("-m ")[1]] if "-m " in words else []
-    command = (sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
+COLLECTED = """
+import contextlib, io, json, pathlib, shlex, sys
+
+import pytest
+
+found = {}
+for words in json.load(sys.stdin):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *shlex.split(words)])
+    found[words] = [line.partition("::")[2] for line in out.getvalue().splitlines() if "::" in line]
+    for name, module in list(sys.modules.items()):  # the next one reads these tests anew
+        if str(getattr(module, "__file__", None) or "").startswith(str(pathlib.Path.cwd())):
+            del sys.modules[name]
+print(json.dumps(found))
+"""
+CASES = [
+    ("", FAST),
+    ("--all", ALL),
+    ("--long", LONG),
+    ("--long --all", LONG),
+    ("tests", FAST),
+    ("tests/unit", FAST),
+    ("tests/unit/test_one.py", FAST),
+    ("tests/on_ray", {"test_ray"}),
+    ("tests/on_ray/test_two.py", {"test_ray", "test_rare"}),
+    ("tests/on_ray/test_two.py tests/unit", {*FAST, "test_ray", "test_rare"}),
+    ("--all tests/on_ray/test_two.py", {"test_ray"}),
+    ("tests/faults/test_three.py", {"test_random"}),
+    ("tests/unit/test_one.py::test_slow", {"test_slow"}),
+    ("tests/unit/test_one.py::test_sizes", {"test_sizes[1]", "test_sizes[2]"}),
+    ("--all tests/unit/test_one.py::test_sizes[2]", {"test_sizes[2]"}),
+    ("-m long", {"test_sizes[2]", "test_rare", "test_random"}),
+    ("-m ray", {"test_ray"}),
+    ("--all -m slow", {"test_slow", "test_sizes[1]"}),
+]
+
+
+@pytest.fixture(scope="module")
+def collected(folder: Path) -> dict[str, list[str]]:
+    """What each of the command lines runs; one process asks for all."""
     done = subprocess.run(
-        [*command, *words.partition("-m ")[0].split(), *marker], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        [sys.executable, "-c", COLLECTED], input=json.dumps([words for words, _ in CASES]), cwd=folder,
+        capture_output=True, text=True, check=True, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )  # fmt: skip
-    assert {line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line} == run, done
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(("words", "run"), CASES)
+def test_a_command_line_runs_its_tier_and_what_it_names(
+    collected: dict[str, list[str]], words: str, run: set[str]
+) -> None:
+    assert sorted(collected[words]) == sorted(run)

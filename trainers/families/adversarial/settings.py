@@ -77,6 +77,7 @@ class AdversarialConfig(ImageConfig):
         "coverage": "max", "copy_rate": "min", "copy_test": "max", "classes_covered": "max", "class_divergence": "min",
     }  # fmt: skip
     defaults: ClassVar[Mapping[str, Any]] = {"steps": 3000, "ema": 0.98}
+    small: ClassVar[Mapping[str, Any]] = {}  # defaults for images of less than 64 pixels, which a search has found
 
     latent: int = setting(
         100,
@@ -121,6 +122,10 @@ class AdversarialConfig(ImageConfig):
         "auto", "samples of an evaluation; auto: as many as there are images to compare with, at most 1000",
         unit="samples", at_least=FEWEST, at_most=1_000_000,
     )  # fmt: skip
+
+    @classmethod
+    def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
+        return cls.small if cls.side(said) < 64 else {}
 
     @field_validator("features")
     @classmethod

@@ -1,0 +1,26 @@
+"""One run and one search on Ray among the fast tests; `on_ray` holds what else is promised of them."""
+
+from __future__ import annotations
+
+import pytest
+from commands import DCGAN, OWN_FAMILIES, Commands, assert_same_run
+
+from cluster import leaderboard
+from cluster.leaderboard import FINISHED
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+def test_two_workers_give_the_run_of_one(troupe: Commands) -> None:
+    words = (*DCGAN, "steps=4", "log_every=1", "checkpoint_every=2", "sample_every=2")
+    troupe.train(*words, "workers=2", "--name", "two", seconds=120)
+    troupe.train(*words, "--name", "one")
+    assert_same_run(troupe.path("two"), troupe.path("one"))
+
+
+def test_a_search_tries_each_of_its_points(troupe: Commands) -> None:
+    done = troupe.run("search", "curve", "degree=1,2", "steps=4", "evaluate_every=2", "--space", "none", "--families",
+                      str(OWN_FAMILIES), "--name", "s", seconds=120)  # fmt: skip
+    assert done.code == 0, done
+    trials = leaderboard.read(troupe.path("s")).trials
+    assert [(trial.settings["degree"], trial.state) for trial in trials] == [(1, FINISHED), (2, FINISHED)]
