@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import io
 import multiprocessing
 import os
 import signal
@@ -43,7 +44,7 @@ class LocalGroup:
         context: Any = multiprocessing.get_context(METHOD)
         port = free_port()
         util.get_temp_dir()  # theirs is ours then, and goes when this process ends, however they do
-        with environment({**worker_environment(), **LOOPBACK}), _no_script():
+        with environment({**worker_environment(), **LOOPBACK}), _no_script(), _no_reader():
             variables = dict(os.environ)  # a process that was forked from an older one has that one's
             for rank in range(self.workers):
                 ours, theirs = context.Pipe()
@@ -114,6 +115,14 @@ def _no_script() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = script
+
+
+@contextlib.contextmanager
+def _no_reader() -> Iterator[None]:
+    """Inside, nothing is printed: a process that starts another one flushes its streams first, which fails where
+    somebody has stopped reading them (`| head`)."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _serve(

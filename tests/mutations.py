@@ -128,8 +128,7 @@ class Ran(NamedTuple):
     seconds: float
 
     def __str__(self) -> str:
-        shown = [f"{name} ({said[:60]}{' ... ' + said[-60:] if len(said) > 120 else said[60:]})"
-                 for name, said in self.failed.items()]  # fmt: skip
+        shown = [f"{name} ({said})" for name, said in self.failed.items()]
         more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
         return ", ".join(shown[:3]) + more + f"; {self.count} ran, {self.seconds:.0f} s"
 
@@ -209,7 +208,7 @@ def said_by(found: ElementTree.Element) -> str:
     """The message of a failure, and the statement that raised it."""
     statements = re.findall(r"^>\s+(.*)", found.text or "", re.MULTILINE)
     message = re.sub(r" ?\[\+\d+ more lines.*|\s+", " ", found.get("message", "")).strip()
-    return message + (f", in `{statements[-1]}`" if statements else "")
+    return message[:200] + (f", in `{statements[-1][:80]}`" if statements else "")
 
 
 def proofs(ran: Ran) -> Ran:

@@ -59,7 +59,7 @@ def test_a_run_that_fails_is_not_told_as_done(troupe: Commands) -> None:
 
 
 def test_a_failed_verify_is_not_told_as_done_nor_a_wrong_word(troupe: Commands) -> None:
-    assert read_up_to(1, troupe, "verify", "dcgan", "workers=2", "evaluate_every=0") == 0
+    assert read_up_to(0, troupe, "verify", "dcgan", "workers=2", "evaluate_every=0") == 0
     assert through(troupe, "true", "train", "dcgan", "no_such=1") == 2
 
 

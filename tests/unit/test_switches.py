@@ -255,6 +255,18 @@ def test_modes_of_the_callers_thread_do_not_count() -> None:
     assert found[-1] == []
 
 
+def test_nothing_is_said_where_switches_are_put_back() -> None:
+    """As torch does of those that it calls deprecated, to whoever runs `verify`, which computes in float64 too."""
+    torch.set_warn_always(True)  # it says each thing once, as a rule
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            switches.fresh(torch.set_default_dtype)(torch.float64)
+    finally:
+        torch.set_warn_always(False)
+    assert [str(one.message) for one in said] == []
+
+
 def test_pythons_and_numpys_generators_are_seeded_and_put_back() -> None:
     def drawn() -> tuple[float, float]:
         return random.random(), float(np.random.random())

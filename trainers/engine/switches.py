@@ -250,11 +250,13 @@ def _attribute(path: str, default: Any) -> Switch | None:
 
 
 def _set_tensor_type(name: str) -> None:
-    """Set the device that it stands for, while the default dtype is float32; torch warns whenever it is set."""
+    """Set the device that it stands for, while the default dtype is float32; torch says that it is deprecated."""
     import torch
 
     if torch.empty(0).type() != name:
-        torch.set_default_tensor_type(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.set_default_tensor_type(name)
 
 
 FUSION = [("STATIC", 2), ("DYNAMIC", 10)]  # of scripted networks
