@@ -37,7 +37,7 @@ NO_PROOF = r"(ImportError|ModuleNotFoundError|SyntaxError|IndentationError|NameE
 
 
 class Mutation(NamedTuple):
-    """A wrong change: in `file`, a text becomes another one. What the tests are called must hold in every tree."""
+    """A wrong change of one file, and the tests that notice it; their names are the same in every tree."""
 
     promise: str  # the beginning of its row
     file: str
@@ -117,7 +117,7 @@ MUTATIONS = (
 
 
 class Wrong(Exception):
-    """Why nothing can be said of a promise."""
+    """Why nothing can be told of a promise."""
 
 
 class Ran(NamedTuple):
@@ -129,8 +129,8 @@ class Ran(NamedTuple):
 
     def __str__(self) -> str:
         shown = [f"{name} ({said})" for name, said in self.failed.items()]
-        more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-        return ", ".join(shown[:3]) + more + f"; {self.count} ran, {self.seconds:.0f} s"
+        shown[2:] = [f"{len(shown) - 2} more"] if len(shown) > 2 else []
+        return "; ".join([*shown, f"{self.count} ran, {self.seconds:.0f} s"])
 
 
 def drawn(seed: int) -> list[Promise]:
