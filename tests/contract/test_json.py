@@ -132,17 +132,22 @@ def test_a_verdict_and_its_pictures(room: Path) -> None:
     assert [Path(path).exists() for path in told["pictures"]] == [True, True]
 
 
-def test_search_and_its_dry_run(room: Path) -> None:
+def test_a_search_tells_its_points(room: Path) -> None:
     found = make_search(room / "others", trials=3)
     found.told["final"] = {"run": "search-final", "of": "search/0001", "metrics": {"eval_frechet_distance": math.nan}}
     found.trials[0].value = math.inf
     result = valid(as_json("search", Answer(searching.result_of(found), "")))["result"]
     assert len(result["points"]) == 3
     assert result["final"]["metrics"] == {"eval_frechet_distance": None}
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_a_search_tells_its_trials_by_steps_that_it_makes(room: Path) -> None:
     words = ("model=mlp", "learning_rate=0.01,0.1", "steps=2", "data=digits", "device=cpu", "--space", "none")
     dry = said("search", "classifier", *words, "--dry-run").result
     assert dry["fixed"]["steps"] == 2
     assert dry["trials"] == [{"learning_rate": 0.01}, {"learning_rate": 0.1}]
+    assert dry["steps_of_a_trial"] == 2
 
 
 def test_the_best_trials_tell_their_values_and_steps(room: Path) -> None:

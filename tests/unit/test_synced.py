@@ -162,7 +162,7 @@ def test_a_search_comes_with_its_trials_but_for_what_is_worked_on_here(tmp_path:
 def test_a_bucket_that_fails_for_too_long_is_given_up_with_what_is_left_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:
-    monkeypatch.setattr(WAITS, "bucket", 1.5)
+    monkeypatch.setattr(WAITS, "bucket", 0.3)
     one = machine(tmp_path, "one")
     run, said = one.folder / "run", list[str]()
     run.mkdir()
@@ -189,7 +189,7 @@ def test_many_workers_that_need_the_folder_of_a_bucket_at_once_all_have_it(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     with ThreadPoolExecutor(8) as pool:
-        for number in range(20):
+        for number in range(6):
             made = list(pool.map(bucket.folder_for, [f"s3://b/{number}"] * 8))
             assert len(set(made)) == 1
             assert bucket.address_of(made[0]) == f"s3://b/{number}"
