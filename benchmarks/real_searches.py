@@ -28,9 +28,9 @@ from report import browser, until
 from cluster.leaderboard import FINISHED
 
 FAST = "precision=bfloat16 sample_every=1000000"
-DIGITS = "--space none data=digits epochs=7 evaluate_every=100000 sample_every=100000 --scheduler fifo"  # 63,000 samples
+DIGITS = "--space none data=digits epochs=5 evaluate_every=100000 sample_every=100000 --scheduler fifo"
 SEARCHES = {
-    "dcgan_digits": f"dcgan {DIGITS} learning_rate=1e-3,2e-3,4e-3 batch_size=32,64 ema=0.98,0.99 "
+    "dcgan_digits": f"dcgan {DIGITS} learning_rate=1e-3,2e-3,4e-3 batch_size=32,64 "
                     f"schedule=constant,linear seed=1",
     "wgan_gp_mnist": "wgan_gp --space none data=mnist n_critic=1,2,5 penalty=1,10,100 seed=1,2 epochs=1 width=16 "
                      "microbatch_size=64 learning_rate=0.0005 ema=0.99 --scheduler fifo precision=bfloat16 "

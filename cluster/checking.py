@@ -20,6 +20,7 @@ from cluster.columns import table
 from cluster.show import size
 from trainers import registry
 from trainers.data import sources
+from trainers.data.images import FETCHED
 from trainers.engine import bucket
 from trainers.engine.config import Config
 from trainers.engine.errors import WORDS, TroupeError
@@ -342,7 +343,7 @@ def shared_memory(where: str, free: int) -> Finding:
 def data_finding(where: str, data: str, missing: Problem | None) -> Finding:
     if missing is None:
         return Finding(where, FINE, f"data={data}: is there")
-    if missing.code == sources.FETCHED:
+    if missing.code == FETCHED:
         return Finding(where, NOTE, f"data={data}: {sentence(missing)}")
     return Finding(where, WRONG, f"data={data}: {sentence(missing)}", missing.code)
 

@@ -19,9 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainers.engine.problems import Problem
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+FETCHED = "data-not-here"  # the code of data that is missing, and can be had
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Source:
     open: Callable[[Request], Any]  # see `Data` in trainers/engine/family.py
     takes_path: bool = False  # `name:PATH`
     kind: str = "images"  # of samples, as `Config.learns_from` names it
-    missing: Callable[[Path], str | None] = lambda data_dir: None  # what would have to be fetched first, in a line
+    missing: Callable[[Path], Problem | None] = lambda data_dir: None  # what would have to be fetched first
 
 
 class Part(NamedTuple):

@@ -20,8 +20,6 @@ from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError, lines_of_ot
 from trainers.engine.paths import expanded
 from trainers.engine.problems import Problem
 
-FETCHED = "data-not-here"  # the code of data that is missing, and can be had
-
 
 def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
     """Every data set by name, those of the package first."""
@@ -72,7 +70,7 @@ def missing(data: str, data_dir: Path, extra: Sequence[Path] = ()) -> Problem | 
         if argument and (problem := _missing_folder(part)):
             return problem
         if not argument and (lacking := known[name].missing(Path(data_dir))):
-            return Problem(FETCHED, reason=lacking)
+            return lacking
     return None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from trainers.data.images import ImageData, Part, Request, Source, content_digest, in_memory
+from trainers.data.images import FETCHED, ImageData, Part, Request, Source, content_digest, in_memory
 from trainers.data.packed import Content, pack, read_packed
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.problems import Problem
@@ -63,10 +63,12 @@ def open_known(name: str, request: Request) -> ImageData:
     return in_memory(*content, content_digest(*content), request)
 
 
-def missing(name: str, data_dir: Path) -> str | None:
+def missing(name: str, data_dir: Path) -> Problem | None:
     """What is said where the data set is nowhere under the data folder."""
-    there = any((data_dir / folder).exists() for folder in (name, KNOWN[name].torchvision, KNOWN[name].files))
-    return None if there else f"is not in {data_dir}, and would be downloaded; or put {KNOWN[name].files}"
+    if any((data_dir / folder).exists() for folder in (name, KNOWN[name].torchvision, KNOWN[name].files)):
+        return None
+    reason, hint = f"is not in {data_dir}, and would be downloaded", f"or put {KNOWN[name].files}"
+    return Problem(FETCHED, reason=reason, hint=hint)
 
 
 SOURCES = {

@@ -228,7 +228,8 @@ class Settings(BaseModel):
             default = getattr(defaults, name) if defaults is not None else field.get_default()
             source = facts["source"] if default == field.get_default() else ""  # it is that of another default
             yield Described(
-                name, show_value(default), _bounds(field), facts["unit"], facts["kind"], field.description or "", source,
+                name, show_value(default), _bounds(field), facts["unit"], facts["kind"],
+                field.description or "", source,
             )  # fmt: skip
 
 
