@@ -59,7 +59,13 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Image.Image:
             number = f"{count:.0f}" if float(count).is_integer() else f"{count:.3g}"
             colour = FAINT if count == 0 else "white" if shares[row, column] > 0.35 else INK
             axes.text(
-                column, row, number, color=colour, fontsize=size if classes <= 12 else 7, ha="center", va="center",
+                column,
+                row,
+                number,
+                color=colour,
+                fontsize=size if classes <= 12 else 7,
+                ha="center",
+                va="center",
                 in_layout=False,
             )
     return image_of(figure)
