@@ -14,6 +14,7 @@ import pytest
 import tiers
 import warm
 from commands import Commands
+from in_use import InUse
 from sentences import Golden, Sentences, name_of
 from tiers import pytest_collection_modifyitems, pytest_ignore_collect
 
@@ -22,6 +23,7 @@ from cluster.local import LocalGroup
 
 __all__ = ["pytest_collection_modifyitems", "pytest_ignore_collect"]
 
+IN_USE = pytest.StashKey[InUse]()
 local.METHOD = "forkserver"
 multiprocessing.set_forkserver_preload([*warm.FOR_TRAINING, "frozen"])
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -61,6 +63,11 @@ def sentences(request: pytest.FixtureRequest, golden_sentences: Golden, tmp_path
         golden_sentences.passed(name, found)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.stash[IN_USE] = InUse()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     tiers.add_options(parser)
     parser.addoption("--write-golden", action="store_true", help="store the losses of every family anew")
@@ -69,10 +76,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A process that was started counts from the memory of this one on: Linux hands the peak down."""
     own, others = (resource.getrusage(who).ru_maxrss // 1024
                    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip
-    terminalreporter.write_line(f"peak memory: {own} MB here, at most {others} MB in any process that was started")
+    whole = terminalreporter.config.stash[IN_USE].end()
+    line = f"memory: at most {whole:.1f} GB more in use here than at the start, {max(own, others)} MB in one process"
+    terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
