@@ -80,7 +80,7 @@ def told(found: dict[str, Any]) -> dict[str, Any]:
     points = [{"settings": one["settings"], "mean": one["mean"], "deviation": one["spread"],
                "values": [trial["value"] for trial in one["trials"]]}
               for one in sorted(whole, key=lambda one: better * one["mean"])]  # fmt: skip
-    if not points:
+    if not points or points[0]["deviation"] is None:  # one seed says nothing of luck
         return {"points": points}
     pooled = math.sqrt(statistics.fmean(point["deviation"] ** 2 for point in points))
     least = 2 * pooled * math.sqrt(2 / min(len(point["values"]) for point in points))

@@ -41,6 +41,23 @@ def trainer_of(family: str, data: ImageData, **settings: Any) -> Trainer:
     return trainer
 
 
+# Defaults
+
+
+def test_small_images_have_defaults_of_their_own_and_larger_ones_those_of_the_paper() -> None:
+    def rate(**words: Any) -> float:
+        return float(registry.config_class("dcgan").of(words, "dcgan").learning_rate)
+
+    small = registry.config_class("dcgan").small["learning_rate"]
+    assert small > 5 * 2e-4
+    for words in ({}, {"data": "mnist"}, {"data": "cifar10"}, {"data": "stacked_digits"}, {"image_size": 16}):
+        assert rate(**words) == small, words
+    for words in ({"image_size": 64}, {"data": "digits+mnist", "image_size": 128}, {"data": "imagefolder:/pictures"}):
+        assert rate(**words) == 2e-4, words
+    assert rate(learning_rate=1e-4) == 1e-4
+    assert [row.source for row in registry.config_class("dcgan").described() if row.name == "learning_rate"] == [""]
+
+
 # Networks
 
 

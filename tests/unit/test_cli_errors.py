@@ -220,7 +220,7 @@ def test_what_is_wrong_with_a_search_is_told_before_anything_starts(
 def test_a_search_that_this_machine_has_no_room_for_is_refused_with_code_3(
     command: Command, sentences: Sentences
 ) -> None:
-    told = command("search", "dcgan", "width=8,16", "workers=3", "--space", "none")
+    told = command("search", "dcgan", "width=8,16", "microbatch_size=8", "workers=3", "--space", "none")
     assert (told.code, told.kinds) == (SURROUNDINGS, [("no-room", "workers")])
     sentences(told.problems)
     told = command("search", "dcgan", "width=8,16", "--trials-per-gpu", "2", "--space", "none")
@@ -366,11 +366,11 @@ def test_a_dry_run_draws_the_momentum_where_it_moves(command: Command) -> None:
 
 
 def test_more_workers_than_cpus_are_refused_with_code_3(command: Command, sentences: Sentences) -> None:
-    told = command(*TRAIN, "workers=8", "microbatch_size=8")
+    told = command(*TRAIN, "workers=8", "microbatch_size=4")
     assert (told.code, told.kinds) == (SURROUNDINGS, [("no-room", "workers")])
     assert "--oversubscribe" in told.problems[0].hint
     sentences(told.problems)
-    assert command(*TRAIN, "workers=8", "microbatch_size=8", "--oversubscribe", "--dry-run").code == 0
+    assert command(*TRAIN, "workers=8", "microbatch_size=4", "--oversubscribe", "--dry-run").code == 0
     assert command(*TRAIN, "workers=2", "threads_per_worker=2").code == SURROUNDINGS
     assert command(*TRAIN, "workers=2", "--dry-run").code == 0
 
