@@ -91,13 +91,10 @@ def variants() -> list[tuple[str, str]]:
 
 
 def each(found: Sequence[tuple[str, str]], fast: Sequence[tuple[str, str]] | None = None) -> Any:
-    """A test for each of these variants, slow for all but the `fast` ones where some are named; all tests of one run in
-    the same process, as they share its runs."""
-    values = []
-    for one in found:
-        marks = [pytest.mark.xdist_group("-".join(one))]
-        slow = fast is not None and one not in fast
-        values.append(pytest.param(*one, marks=[*marks, pytest.mark.slow] if slow else marks))
+    """A test for each of these variants, slow for all but the `fast` ones where some are named."""
+    values = [
+        pytest.param(*one, marks=[pytest.mark.slow] if fast is not None and one not in fast else []) for one in found
+    ]
     return pytest.mark.parametrize(("family", "variant"), values)
 
 

@@ -18,5 +18,5 @@ PYTHON
 cat "$folder/oldest.txt"
 pip install --quiet -r "$folder/oldest.txt"
 pip install --quiet --no-deps -e .
-pip install --quiet pytest pytest-timeout hypothesis jsonschema
+pip install --quiet pytest pytest-timeout pytest-xdist hypothesis jsonschema
 pytest

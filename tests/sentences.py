@@ -63,5 +63,4 @@ class Golden:
 
 def name_of(request: pytest.FixtureRequest) -> str:
     """A test, by its file and its name."""
-    name = str(request.node.nodeid).removeprefix("tests/")
-    return name.rpartition("@")[0] if request.node.get_closest_marker("xdist_group") and "@" in name else name
+    return str(request.node.nodeid).removeprefix("tests/")

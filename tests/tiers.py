@@ -29,14 +29,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if any(path.is_relative_to(collection_path) for path, _ in named(config)) else True
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     runs = [tier(item) <= tier_asked(config) or is_named(item) for item in items]
     config.hook.pytest_deselected(items=[item for item, there in zip(items, runs, strict=True) if not there])
     items[:] = [item for item, there in zip(items, runs, strict=True) if there]
-    for item in items:
-        if item.get_closest_marker("ray") or item.get_closest_marker("faults"):
-            item.add_marker(pytest.mark.xdist_group("ray"))  # one after another, beside all others
 
 
 def slow(*values: object) -> list[Any]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from commands import DCGAN, OWN_FAMILIES, Commands, assert_same_run
 
 from cluster import leaderboard
 from cluster.leaderboard import FINISHED
-
-pytestmark = pytest.mark.xdist_group("ray")
 
 
 def test_two_workers_give_the_run_of_one(troupe: Commands) -> None:

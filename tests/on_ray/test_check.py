@@ -82,7 +82,7 @@ def test_an_address_that_does_not_answer_and_a_wrong_token_are_findings(troupe: 
 
 
 def test_a_cluster_is_looked_at_node_by_node_and_its_nodes_reach_one_another(troupe: Commands, second: Second) -> None:
-    done = second.checked(troupe, "dcgan", "data=digits", "workers=3", "device=cpu")
+    done = second.checked(troupe, "dcgan", "batch_size=64", "data=digits", "workers=3", "device=cpu")
     assert done.code == 0, done
     assert done.seconds < 60
     told = [one["told"] for one in findings(done)]
@@ -93,8 +93,8 @@ def test_a_cluster_is_looked_at_node_by_node_and_its_nodes_reach_one_another(tro
 
 def test_all_that_a_cluster_lacks_is_told_together(troupe: Commands, second: Second) -> None:
     """Workers that do not fit, a node that does not see the runs, and GPUs that are none."""
-    done = second.checked(troupe, "dcgan", "workers=4", "data=mnist", "--data-dir", "nowhere", "--runs-dir",
-                          str(second.folder))  # fmt: skip
+    done = second.checked(troupe, "dcgan", "batch_size=64", "workers=4", "data=mnist", "--data-dir", "nowhere",
+                          "--runs-dir", str(second.folder))  # fmt: skip
     assert done.code == 3, done
     lines = wrong(done)
     assert "workers=4: needs 4 CPUs, the cluster has 3" in lines

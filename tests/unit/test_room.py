@@ -69,7 +69,7 @@ def test_a_gpu_that_is_given_few_samples_is_told_of_more_that_fit() -> None:
     kind = registry.config_class("dcgan")
 
     def told(**words: Any) -> str | None:
-        config = kind.of({"device": "cuda", **words}, "dcgan")
+        config = kind.of({"device": "cuda", "batch_size": 64, **words}, "dcgan")
         return checks.hint(config)
 
     line = "16 samples at once may be too few for a GPU; microbatch_size=64 is another recipe, and may be faster"
