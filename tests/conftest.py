@@ -1,4 +1,4 @@
-"""What all tests share: their tiers (`tiers.py`), groups of processes, and folders with commands."""
+"""What all tests share: their tiers (`tiers.py`) and groups (`groups.py`), pools of workers, folders with commands."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiers
 import warm
 from commands import Commands
+from groups import pytest_xdist_make_scheduler
 from in_use import InUse
 from sentences import Golden, Sentences, name_of
 from tiers import pytest_collection_modifyitems, pytest_ignore_collect
-from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from cluster import local
 from cluster.local import LocalGroup
 
-__all__ = ["pytest_collection_modifyitems", "pytest_ignore_collect"]
+__all__ = ["pytest_collection_modifyitems", "pytest_ignore_collect", "pytest_xdist_make_scheduler"]
 
 IN_USE = pytest.StashKey[InUse]()
 local.METHOD = "forkserver"
@@ -46,26 +45,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         importlib.import_module("torch").set_num_threads(1)  # beside another process on two cores
     gc.collect()
     gc.freeze()
-
-
-class Groups(LoadScopeScheduling):
-    """Which of two processes runs a test: those of a group run in the same one, the largest group first."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return group_of(nodeid)
-
-
-def group_of(nodeid: str) -> str:
-    """All that starts Ray or waits for faults; the tests of a variant in the contract, which share its runs; else each
-    test is a group."""
-    path, _, test = nodeid.partition("::")
-    if "/on_ray/" in path or "/faults/" in path or path.endswith("on_ray.py"):
-        return "ray"
-    return test.partition("[")[2] if path.endswith("test_contract.py") else nodeid
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
-    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")

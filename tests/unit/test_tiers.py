@@ -1,4 +1,4 @@
-"""Which tests a command line runs, in a small folder of tests with the same tiers."""
+"""Which tests a command line runs, in a small folder of tests with the same tiers; and which of them run together."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiers
+from groups import group_of
 
 TESTS = {
     "unit/test_one.py": """
@@ -116,3 +117,14 @@ def test_a_command_line_runs_its_tier_and_what_it_names(
     collected: dict[str, list[str]], words: str, run: set[str]
 ) -> None:
     assert sorted(collected[words]) == sorted(run)
+
+
+def test_what_starts_ray_runs_in_one_process_and_so_do_the_tests_that_share_runs() -> None:
+    assert {group_of(f"tests/{path}::test_it[dcgan]") for path in ("on_ray/test_a.py", "faults/test_b.py",
+                                                                    "contract/test_on_ray.py")} == {"ray"}  # fmt: skip
+    one, other = (
+        "tests/contract/test_contract.py::test_one[dcgan-tiny]",
+        "tests/unit/test_words.py::test_one[dcgan-tiny]",
+    )
+    assert group_of(one) == group_of(one.replace("test_one", "test_two")) != group_of(one.replace("dcgan", "wgan"))
+    assert group_of(other) != group_of(other.replace("test_one", "test_two"))
