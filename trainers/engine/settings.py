@@ -77,14 +77,14 @@ LONGEST = 8760.0  # hours
 
 
 def seconds_of(span: str) -> float:
-    """Seconds of a span of time as it is said, `90s`, `10min`, `2h`. Raises ValueError with the reason."""
+    """Seconds of a span of time as it is said, `90s`, `10min`, `2h`. Raises ValueError with the reason and a hint."""
     match = SPAN.fullmatch(span)
     if match is None:
-        raise ValueError("is no span of time; say 90s, 10min or 2h")
+        raise ValueError("is no span of time", "say 90s, 10min or 2h")
     number, unit = match.groups()
     if unit not in UNITS:
         meant = next((known for known in UNITS if unit[0] == known[0]), "h")
-        raise ValueError(f"{unit} is no unit of time here; there are s, min and h, as in {number}{meant}")
+        raise ValueError(f"{unit} is no unit of time here", f"there are s, min and h, as in {number}{meant}")
     seconds = float(number) * UNITS[unit]
     if not 0 < seconds <= LONGEST * UNITS["h"]:
         raise ValueError(f"must be above 0s, at most {LONGEST:g}h")
@@ -92,7 +92,10 @@ def seconds_of(span: str) -> float:
 
 
 def _held_span(span: str) -> str:
-    seconds_of(span)
+    try:
+        seconds_of(span)
+    except ValueError as error:
+        raise ValueError("; ".join(error.args)) from None  # of which pydantic keeps the text alone
     return span
 
 
@@ -152,9 +155,10 @@ class Settings(BaseModel):
                 _hold_bounds(field, good[name])
             except (ValidationError, ValueError) as error:
                 good.pop(name, None)
-                reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+                told = (error.errors()[0]["msg"],) if isinstance(error, ValidationError) else error.args
+                reason, hint = (*map(str, told), "")[:2]
                 shown = value if isinstance(value, str) else f"{value!r:.60}"
-                problems.append(Problem("bad-value", name.rstrip("_"), reason, value=shown))
+                problems.append(Problem("bad-value", name.rstrip("_"), reason, hint, shown))
         said = {name: good[name] for name in words if name in good}
         good |= {name: value for name, value in cls.following(said).items() if name not in words}
         for check in cls.checks:
@@ -244,7 +248,8 @@ class Described(NamedTuple):
 
 
 def read_value(annotation: Any, text: str) -> Any:
-    """Read the text of a `key=value` word as its setting's type wants it. Raises ValueError with the reason.
+    """Read the text of a `key=value` word as its setting's type wants it. Raises ValueError with the reason, and a hint
+    where there is one.
 
     `1:2:4` is a list; `a,b` and `a..b` are choices and ranges, which only a search can take.
     """
@@ -255,12 +260,12 @@ def read_value(annotation: Any, text: str) -> Any:
     if text.lower() == "none" and type(None) in options:
         return None
     if "," in text and any(get_origin(option) is tuple for option in options):
-        raise ValueError(f"the parts of a list are separated by colons, as in {text.replace(',', ':')}")
+        raise ValueError("the parts of a list are separated by colons", f"say {text.replace(',', ':')}")
     if Span in options and text[-1:].isalpha():
         seconds_of(text.lower())
         return text.lower()
     if "," in text or ".." in text:
-        raise ValueError("one value is needed here; choices (a,b) and ranges (a..b) are for a search")
+        raise ValueError("one value is needed here", "choices (a,b) and ranges (a..b) are for a search")
     for option in options:
         if get_origin(option) is tuple:
             (item, *_) = get_args(option)
@@ -276,8 +281,9 @@ def read_value(annotation: Any, text: str) -> Any:
             return int(text) if text.lstrip("+-").isdigit() else int(number)
         if option is float:
             return number_of(text, words)
-    known = "; ".join(filter(None, [f"is none of {', '.join(words)}", meant(text, words)]))
-    raise ValueError(known if words else "cannot be one word")
+    if not words:
+        raise ValueError("cannot be one word")
+    raise ValueError(f"is none of {', '.join(words)}", meant(text, words))
 
 
 def taken_value(annotation: Any, value: Any) -> Any:
