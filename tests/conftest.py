@@ -32,8 +32,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two processes side by side for a whole tier; one where something is named. What starts Ray or waits for faults
-    runs in one of the two (`tiers.py`)."""
+    """Two processes side by side for a whole tier; one where something is named."""
     return 0 if tiers.is_narrowed(config) or config.getoption("--write-sentences") else 2
 
 

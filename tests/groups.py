@@ -12,11 +12,13 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 
 
 def group_of(nodeid: str) -> str:
-    """All that starts Ray or waits for faults; the tests of a variant in the contract, which share its runs; else each
-    test is a group."""
+    """All that share a Ray; all faults; the tests of a variant in the contract, which share its runs; else each test is
+    a group."""
     path, _, test = nodeid.partition("::")
-    if "/on_ray/" in path or "/faults/" in path or path.endswith("on_ray.py"):
+    if "/on_ray/" in path or path.endswith("on_ray.py"):
         return "ray"
+    if "/faults/" in path:
+        return "faults"
     return test.partition("[")[2] if path.endswith("test_contract.py") else nodeid
 
 

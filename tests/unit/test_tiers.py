@@ -119,9 +119,10 @@ def test_a_command_line_runs_its_tier_and_what_it_names(
     assert sorted(collected[words]) == sorted(run)
 
 
-def test_what_starts_ray_runs_in_one_process_and_so_do_the_tests_that_share_runs() -> None:
-    assert {group_of(f"tests/{path}::test_it[dcgan]") for path in ("on_ray/test_a.py", "faults/test_b.py",
-                                                                    "contract/test_on_ray.py")} == {"ray"}  # fmt: skip
+def test_what_shares_a_ray_runs_in_one_process_and_so_do_the_tests_that_share_runs() -> None:
+    for name, paths in {"ray": ("on_ray/a.py", "on_ray/b.py", "contract/test_on_ray.py"),
+                        "faults": ("faults/a.py", "faults/b.py")}.items():  # fmt: skip
+        assert {group_of(f"tests/{path}::test_it[dcgan]") for path in paths} == {name}
     one, other = (
         "tests/contract/test_contract.py::test_one[dcgan-tiny]",
         "tests/unit/test_words.py::test_one[dcgan-tiny]",
