@@ -131,7 +131,8 @@ def _prove(
             settings = {**config.model_dump(), "exchange": exchange, "precision": precision, "workers": workers}
             folder = scratch / f"{variant}-{exchange}-{workers}"
             plan = Plan(command.family, settings, folder, command.data_dir, command.families)
-            states.append(group.run(train_quietly, plan, workers=workers)[0])
+            group.run(train_quietly, plan, workers=workers)
+            states.append(last_state(folder))
     except TroupeError as error:
         from trainers.engine.state import DISAGREE
 
@@ -156,9 +157,8 @@ def with_results(state: Mapping[str, Any]) -> dict[str, Any]:
     return {**state, "results": results}
 
 
-def train_quietly(world: Any, plan: Plan) -> dict[str, Any]:
-    """Train a plan in a process of the pool; the last checkpoint's state, on rank 0."""
-    from trainers.engine import checkpoint
+def train_quietly(world: Any, plan: Plan) -> None:
+    """Train a plan in a process of the pool."""
     from trainers.engine.runfolder import RunFolder
 
     folder = RunFolder(plan.folder)
@@ -167,7 +167,14 @@ def train_quietly(world: Any, plan: Plan) -> dict[str, Any]:
             part.mkdir(parents=True, exist_ok=True)
     world.gather(None)
     run(plan, world, Control(draws=False))
-    return checkpoint.load(checkpoint.all_in(folder.checkpoints)[-1]) if world.rank == 0 else {}
+
+
+def last_state(folder: Path) -> dict[str, Any]:
+    """What the last checkpoint of a run holds. Read here and not sent by the process that made it: for tensors it would
+    need a socket, whose path a long TMPDIR makes too long, and a file that stays open as long as they are kept."""
+    from trainers.engine import checkpoint
+
+    return checkpoint.load(checkpoint.all_in(folder / "checkpoints")[-1])
 
 
 def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:

@@ -11,14 +11,14 @@ from unittest import mock
 
 import pytest
 
-from cluster.verifying import train_quietly
+from cluster.verifying import last_state, train_quietly
 from trainers import registry
-from trainers.engine import checkpoint
 from trainers.engine.control import Control
 from trainers.engine.errors import Stopped
 from trainers.engine.runfolder import RunFolder
 from trainers.run import Plan, run
 
+__all__ = ["last_state", "train_quietly"]
 OWN_FAMILIES = Path(__file__).parent / "families"
 
 
@@ -31,16 +31,9 @@ def plan_of(family: str, variant: str, folder: Path, **changes: Any) -> Plan:
 
 
 def trained(pool: Any, plan: Plan, workers: int) -> dict[str, Any]:
-    """The state in the last checkpoint of a plan, trained on so many processes.
-
-    Read from its file: of a tensor that another process sends, a file stays open as long as the tensor is kept.
-    """
-    pool.run(train_only, plan, workers=workers)
+    """The state in the last checkpoint of a plan, trained on so many processes."""
+    pool.run(train_quietly, plan, workers=workers)
     return last_state(plan.folder)
-
-
-def train_only(world: Any, plan: Plan) -> None:
-    train_quietly(world, plan)
 
 
 class StopsAt(Control):
@@ -75,10 +68,6 @@ def train_on_clocks(world: Any, plan: Plan) -> None:
     clock = itertools.count() if world.rank == 0 else itertools.repeat(0)
     with mock.patch("trainers.engine.trainer.monotonic", clock.__next__):
         train_quietly(world, plan)
-
-
-def last_state(folder: Path) -> dict[str, Any]:
-    return checkpoint.load(checkpoint.all_in(folder / "checkpoints")[-1])
 
 
 def variants() -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from cluster.local import LocalGroup
-from cluster.verifying import VerifyCommand, compare, train_quietly, verify
+from cluster.verifying import VerifyCommand, compare, last_state, train_quietly, verify
 from tests.jobs import plan_of
 from trainers.engine import exchange as exchange_module
 from trainers.engine.ddp import Ddp
@@ -95,14 +95,15 @@ def test_sums_have_the_same_bits_on_any_placement(pool: LocalGroup, layout: list
             )
 
 
-def train_by_messages(world: World, plan: Plan) -> dict[str, Any]:
-    return train_quietly(World(world.rank, world.size, world.group, shares_memory=False), plan)
+def train_by_messages(world: World, plan: Plan) -> None:
+    train_quietly(World(world.rank, world.size, world.group, shares_memory=False), plan)
 
 
 @pytest.mark.slow
 def test_a_run_by_messages_has_the_bits_of_one_through_shared_memory(pool: LocalGroup, tmp_path: Path) -> None:
-    shared = pool.run(train_quietly, plan_of("dcgan", "tiny", tmp_path / "shared"), workers=3)[0]
-    messages = pool.run(train_by_messages, plan_of("dcgan", "tiny", tmp_path / "messages"), workers=3)[0]
+    pool.run(train_quietly, plan_of("dcgan", "tiny", tmp_path / "shared"), workers=3)
+    pool.run(train_by_messages, plan_of("dcgan", "tiny", tmp_path / "messages"), workers=3)
+    shared, messages = (last_state(tmp_path / name) for name in ("shared", "messages"))
     assert all(difference.relative == 0 for difference in compare(shared, messages))
 
 

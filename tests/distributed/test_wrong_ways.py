@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cluster.local import LocalGroup
-from cluster.verifying import TOLERANCE, compare, train_quietly
+from cluster.verifying import TOLERANCE, compare, last_state, train_quietly
 from tests.jobs import plan_of, trained
 from trainers.engine import ddp
 from trainers.engine.ddp import Ddp
@@ -106,9 +106,9 @@ WRONG = {
 SEEN_BY_REPLICAS = set(WRONG)
 
 
-def trained_so(world: Any, plan: Plan, way: Callable[[], Any]) -> Any:
+def trained_so(world: Any, plan: Plan, way: Callable[[], Any]) -> None:
     with without_precautions(), way():
-        return train_quietly(world, plan)
+        train_quietly(world, plan)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,8 @@ def alone(two: LocalGroup, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def test_right_ways_give_the_run_of_one_worker(
     two: LocalGroup, alone: dict[str, Any], tmp_path: Path, way: Callable[[], Any]
 ) -> None:
-    together = two.run(trained_so, plan(tmp_path / "run"), way, workers=2)[0]
+    two.run(trained_so, plan(tmp_path / "run"), way, workers=2)
+    together = last_state(tmp_path / "run")
     assert compare(alone, together)[0].relative <= TOLERANCE
 
 
@@ -143,5 +144,6 @@ def test_wrong_ways_are_caught(two: LocalGroup, alone: dict[str, Any], tmp_path:
             two.run(trained_so, plan(tmp_path / "run"), WRONG[way], workers=2)
         assert [one.code for one in error.value.problems] == ["replicas-disagree"]
     else:
-        together = two.run(trained_so, plan(tmp_path / "run"), WRONG[way], workers=2)[0]
+        two.run(trained_so, plan(tmp_path / "run"), WRONG[way], workers=2)
+        together = last_state(tmp_path / "run")
         assert compare(alone, together)[0].relative > TOLERANCE

@@ -206,7 +206,7 @@ def test_the_examples_of_the_page_work_one_after_another(
 
 @pytest.mark.slow
 def test_a_script_without_a_guard_is_not_carried_out_by_the_processes_of_verify(tmp_path: Path) -> None:
-    script, scratch = tmp_path / "script.py", tmp_path / "scratch"
+    script, scratch = tmp_path / "script.py", tmp_path / ("scratch of a long name " * 5)  # longer than a socket takes
     scratch.mkdir()
     script.write_text(
         "open('times', 'a').write('x')\n"
