@@ -36,7 +36,7 @@ def write_picture(path: Path, image: Image.Image, magnify: int = 1) -> None:
         image = image.resize((image.width * magnify, image.height * magnify), Image.Resampling.NEAREST)
     kind = FORMATS[path.suffix.lower()]
     with durable.replacing(path) as making:
-        # a smaller PNG by 3 %, as with optimize, takes twice to seven times as long
+        # a PNG that is a little smaller, as with optimize, takes several times as long
         image.save(making, format=kind, optimize=kind != "PNG", quality=95)
 
 

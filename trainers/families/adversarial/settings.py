@@ -77,7 +77,7 @@ class AdversarialConfig(ImageConfig):
         "coverage": "max", "copy_rate": "min", "copy_test": "max", "classes_covered": "max", "class_divergence": "min",
     }  # fmt: skip
     defaults: ClassVar[Mapping[str, Any]] = {"steps": 3000, "ema": 0.98}
-    small: ClassVar[Mapping[str, Any]] = {}  # defaults for images of less than 64 pixels, which a search has found
+    small: ClassVar[Mapping[str, Any]] = {}  # defaults for images of less than 64 pixels
 
     latent: int = setting(
         100,
