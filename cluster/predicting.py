@@ -161,13 +161,14 @@ def _probabilities(family: Any, networks: Mapping[str, Any], images: Sequence[An
     import torch
 
     from trainers.engine.family import MicroBatch
+    from trainers.engine.precision import computing_in
 
     wide = family.config.precision == "float64"
     tensor = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     count = len(images)
     microbatch = MicroBatch({"images": tensor}, range(count), [0] * count, 0, 0, count, torch.device("cpu"),
                             torch.float64 if wide else torch.float32, torch.default_generator)  # fmt: skip
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=family.config.precision == "bfloat16"):
+    with torch.inference_mode(), computing_in(family.config.precision, "cpu"):
         found: list[list[float]] = family.predict(networks, microbatch).double().tolist()
     return found
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainers.engine.precision import computing_in
 from trainers.engine.problems import sentence, sentences
 from trainers.families.classifier.config import OWN, Config, torchvision_models
 from trainers.families.classifier.networks import Subsample, build, misfit
@@ -132,8 +133,9 @@ def test_logits_are_the_same_in_float64_and_with_channels_last(make: Callable[[i
 @small
 def test_gradients_reach_every_parameter_also_in_bfloat16(make: Callable[[int, int, int], nn.Module]) -> None:
     network = make(3, 17, 5)
-    with torch.autocast("cpu", torch.bfloat16):
+    with computing_in("bfloat16", "cpu"):
         logits = network(images())
+    assert torch._C._get_mkldnn_enabled()
     logits.float().logsumexp(1).sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 

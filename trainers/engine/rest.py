@@ -19,6 +19,7 @@ from trainers.engine import cache, evaluation
 from trainers.engine.control import Control
 from trainers.engine.evaluation import Evaluation
 from trainers.engine.family import Family, Watch
+from trainers.engine.precision import computing_in
 from trainers.engine.streams import Stream
 from trainers.engine.tensors import as_uint8
 from trainers.engine.trainer import Trainer
@@ -190,7 +191,7 @@ def _beating(control: Control, doing: str) -> Callable[[], None]:
 
 def as_trained(trainer: Trainer) -> contextlib.AbstractContextManager[Any]:
     """The number format of the run."""
-    return torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.config.precision == "bfloat16")
+    return computing_in(trainer.config.precision, trainer.device.type)
 
 
 def main_metric(trainer: Trainer) -> str | None:

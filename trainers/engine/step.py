@@ -16,6 +16,7 @@ from trainers.engine import norms, streams
 from trainers.engine.errors import FAILED, TroupeError
 from trainers.engine.family import Loss, MicroBatch, Phase
 from trainers.engine.norms import Statistics
+from trainers.engine.precision import computing_in
 from trainers.engine.problems import Problem
 from trainers.engine.trainer import Average, Optimizing, Trainer
 
@@ -217,10 +218,7 @@ def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatc
     """What the phase gives for a micro-batch, under its own random numbers and the run's number format."""
     run = trainer.phase_counts.get(phase.name, 0)
     trainer.random.manual_seed(streams.seed_of(trainer.config.seed, phase.name, run, microbatch.index))
-    if trainer.config.precision == "bfloat16":
-        with torch.autocast(trainer.device.type, torch.bfloat16):
-            found = phase.loss(networks, microbatch)
-    else:
+    with computing_in(trainer.config.precision, trainer.device.type):
         found = phase.loss(networks, microbatch)
     if isinstance(found, Loss):
         return found
