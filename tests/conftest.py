@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import multiprocessing
 import os
@@ -26,7 +25,7 @@ __all__ = ["pytest_collection_modifyitems", "pytest_ignore_collect", "pytest_xdi
 
 IN_USE = pytest.StashKey[InUse]()
 local.METHOD = "forkserver"
-multiprocessing.set_forkserver_preload([*warm.FOR_TRAINING, "frozen"])
+multiprocessing.set_forkserver_preload([*warm.FOR_TRAINING])
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)  # it gives each of its processes 80, whatever the terminal has
 
@@ -37,13 +36,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Training in this process is quick from the first test on: each run looks for garbage among its own objects."""
+    """Training in this process is quick from the first test on."""
     if len(session.items) > 500:
         for name in warm.FOR_TRAINING:
             importlib.import_module(name)
         importlib.import_module("torch").set_num_threads(1)  # beside another process on two cores
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def serve(address: str) -> None:
     """The life of the server: it forks for each connection, and tells each how its process has ended."""
     import importlib
 
-    for name in (*IMPORTED, "frozen"):
+    for name in IMPORTED:
         importlib.import_module(name)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(f"{address}.new")

@@ -27,6 +27,7 @@ from trainers.engine.errors import CONFLICT, FAILED, STOPPED, SURROUNDINGS, WORD
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SCHEMA = json.loads((DOCS / "json_schema.json").read_text())
+AS_THE_SCHEMA = jsonschema.Draft202012Validator(SCHEMA)
 OLD = ROOT / "tests" / "faults" / "old" / "run_of_0.1.0"
 SMALL = {"batch_size": 8, "microbatch_size": 2, "device": "cpu", "steps": 2}
 GAN = {**SMALL, "image_size": 16, "width": 4, "latent": 8, "features": "pixels", "judged": 16, "evaluate_every": 0}
@@ -41,7 +42,7 @@ def no_json(constant: str) -> None:
 def valid(text: str) -> dict[str, Any]:
     """The one object that was printed, which is as the schema says."""
     answer: dict[str, Any] = json.loads(text, parse_constant=no_json)
-    jsonschema.validate(answer, SCHEMA, cls=jsonschema.Draft202012Validator)
+    AS_THE_SCHEMA.validate(answer)
     return answer
 
 

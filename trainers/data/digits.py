@@ -21,16 +21,22 @@ def open_digits(request: Request) -> ImageData:
     return in_memory(train, test, CLASS_NAMES, digest, replace(request, image_size=train.images.shape[1]), SIDE)
 
 
-@lru_cache(maxsize=2)  # `verify` opens them for every run of its processes
+@lru_cache(maxsize=4)  # `verify` and trials open them for every run of their processes
 def at_size(size: int | None) -> tuple[Part, Part, str]:
     """Both parts with images of this size, and the digest of the originals."""
+    train, test, digest = originals()
+    return Part(fit(train.images, size), train.labels), Part(fit(test.images, size), test.labels), digest
+
+
+@lru_cache(maxsize=1)
+def originals() -> tuple[Part, Part, str]:
+    """Both parts as they come, and their digest."""
     with np.load(FILE) as file:
         train, test = (
             Part(file[f"{part}_images"][..., None], file[f"{part}_labels"].astype(np.int64))
             for part in ("train", "test")
         )
-    digest = content_digest(train, test, CLASS_NAMES)
-    return Part(fit(train.images, size), train.labels), Part(fit(test.images, size), test.labels), digest
+    return train, test, content_digest(train, test, CLASS_NAMES)
 
 
 SOURCES = {"digits": Source("digits", "9,000 + 1,000 handwritten digits of MNIST, 28x28 grey; built in", open_digits)}
