@@ -3,6 +3,7 @@
 "The book" is Liao Xingyu's on PyTorch (2017). Where nothing else is said, parameters begin as PyTorch draws them.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -63,6 +64,7 @@ def misfit(model: str, channels: int, size: int, classes: int, rows: int = 2) ->
     return Problem(MISFIT, "model", f"does not fit images of {size}x{size}", hint, model)
 
 
+@functools.cache
 def fits(model: str, channels: int, size: int, classes: int, rows: int = 2) -> bool:
     """Whether images go through the model, and in training mode: the heads used only there need more pixels."""
     try:
