@@ -19,7 +19,7 @@ from defaults import SMALL, nearest_mean
 
 sys.path.pop(0)
 
-QUICK, SLOW = ("mlp", "mlp_relu", "mlp_bn"), ("lstm_rows",)
+QUICK, SLOW = ("mlp_bn",), ("mlp", "mlp_relu", "lstm_rows")
 
 
 @pytest.mark.parametrize(

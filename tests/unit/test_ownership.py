@@ -45,7 +45,7 @@ def places(file: Path) -> Iterator[str]:
             deeper = (*within, inner.name) if is_named else within  # type: ignore[attr-defined]
             named = inner.attr if isinstance(inner, ast.Attribute) else inner.id if isinstance(inner, ast.Name) else ""
             asked = inner.value if isinstance(inner, ast.Constant) else ""
-            if named in REMOVES | KILLS or asked in ASKED or ast.unparse(inner) in OF_MODULES:
+            if named in REMOVES | KILLS or asked in ASKED or (named and ast.unparse(inner) in OF_MODULES):
                 yield f"{file.relative_to(ROOT)}: {'.'.join(within[:2])}"
             yield from look(inner, deeper)
 
