@@ -289,7 +289,7 @@ class Trial:
     def end_all(self) -> None:
         """As where the machine goes down: every process of the run at once; the driver first, which would note that it
         has lost the others."""
-        self.command.process.kill()
+        self.command.send(signal.SIGKILL)
         until(lambda: not [send(pid, signal.SIGKILL) for pid in self.processes()], "all are dead", 20)
         self.ended = self.command.wait(10)
 
