@@ -45,7 +45,7 @@ class Decorations:
         try:
             yield
         except Exception as error:
-            problem = not_made(what, error, "the run goes on without")
+            problem = not_made(what, error, "the run goes on without it")
             if not self.told & {what, problem.reason}:
                 self.not_made.append(sentence(problem))
                 self.say(self.not_made[-1])
