@@ -22,11 +22,11 @@ from trainers.version import __version__
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
-SOURCES = ("cluster", "trainers", "searchspaces", "pyproject.toml", "README.md", "LICENSE")
+LEFT_OUT = (".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "tests", "benchmarks", "docs")
 SMALL = {"dcgan": ("width=4", "batch_size=16", "microbatch_size=4", "judged=100"),
          "wgan_gp": ("width=4", "batch_size=16", "microbatch_size=4", "judged=100"),
          "classifier": ("batch_size=16", "microbatch_size=4")}  # fmt: skip
-LATER = ("cifar_speed", "cifar10", "--address")  # commands that want what is not here
+LATER = ("cifar_speed", "cifar10", "wide_resnet", "--address")  # commands that want what is not here
 
 
 class Installed:
@@ -39,11 +39,7 @@ class Installed:
             (self.commands.folder / name).mkdir(parents=True)
             (self.commands.folder / name / "__init__.py").write_text("raise RuntimeError('somebody else')\n")
         source = room / "source"
-        source.mkdir()
-        for name in SOURCES:
-            whole = ROOT / name
-            copy = shutil.copytree if whole.is_dir() else shutil.copy2
-            copy(whole, source / name)  # type: ignore[operator]
+        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*LEFT_OUT))
         pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
         done([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(room), str(source)])
         (wheel,) = room.glob("*.whl")
@@ -78,9 +74,8 @@ def test_a_wheel_has_all_that_it_needs_and_is_not_confused_by_names_of_its_user(
     assert told.count(str(installed.python.parents[1])) == 2
     run = ("train", "classifier", "model=mlp_bn", "data=digits", "steps=4", "evaluate_every=2", "--name", "one")
     for words in (
-        ("--version",), ("families",), ("datasets",), ("train", "dcgan", "--help"), ("env",), run,
-        ("evaluate", "one", "--out", "seen"), ("export", "one"), ("report", "one"), ("runs",),
-        ("search", "classifier", "data=digits", "epochs=1", "--dry-run"), ("verify", "classifier", "workers=2"),
+        ("families",), run, ("evaluate", "one", "--out", "seen"), ("report", "one"), ("verify", "classifier", "workers=2"),
+        ("search", "classifier", "data=digits", "epochs=1", "--dry-run"),
     ):  # fmt: skip
         ended = installed.troupe(*words)
         assert (ended.code, ended.err) == (0, ""), (words, ended)
