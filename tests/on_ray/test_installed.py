@@ -74,8 +74,8 @@ def test_a_wheel_has_all_that_it_needs_and_is_not_confused_by_names_of_its_user(
     assert told.count(str(installed.python.parents[1])) == 2
     run = ("train", "classifier", "model=mlp_bn", "data=digits", "steps=4", "evaluate_every=2", "--name", "one")
     for words in (
-        ("families",), run, ("evaluate", "one", "--out", "seen"), ("report", "one"), ("verify", "classifier", "workers=2"),
-        ("search", "classifier", "data=digits", "epochs=1", "--dry-run"),
+        ("families",), run, ("evaluate", "one", "--out", "seen"), ("report", "one"),
+        ("verify", "classifier", "workers=2"), ("search", "classifier", "data=digits", "epochs=1", "--dry-run"),
     ):  # fmt: skip
         ended = installed.troupe(*words)
         assert (ended.code, ended.err) == (0, ""), (words, ended)

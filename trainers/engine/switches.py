@@ -85,7 +85,7 @@ def fresh(function: Callable[P, R]) -> Callable[P, R]:
         except BaseException as error:
             abandoned.set()
             if thread.is_alive():
-                _raise_in(thread, Abandoned)
+                _raise_in(thread, Abandoned if isinstance(error, Exception) else type(error))
                 done.wait(WAITS.end_of_thread)
             elif isinstance(error, RuntimeError) and not nested:  # it could not be started, and will release nothing
                 COMPUTING.release()
