@@ -121,6 +121,6 @@ def _loaded_without_settings() -> ModuleType:
     return module
 
 
-def _own_file(folder: Path, path: Any, *how: Any, **more: Any) -> Any:
-    """A file of the library's own folder; any other one is empty."""
-    return open(path, *how, **more) if Path(path).is_relative_to(folder) else io.StringIO()
+def _own_file(folder: Path, path: str, mode: str = "r", encoding: str = "utf-8") -> io.TextIOBase:
+    """A text file of the library's own folder; any other one is empty."""
+    return open(path, mode, encoding=encoding) if Path(path).is_relative_to(folder) else io.StringIO()  # type: ignore[return-value]
