@@ -360,7 +360,7 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
         job = tuning.Job(
             search, prepared.space, driver.next_trial, driver.changed, driver.tick, driver.stop_requested, shared,
             [each] if config.workers == 1 else [{}, *[each] * config.workers], driver.at_once, resolved.steps,
-            int(resolved.evaluate_every) or resolved.log_every, config.max_restarts,
+            int(resolved.evaluate_every) or resolved.log_every, config.max_restarts, progress.say,
         )  # fmt: skip
         driver.died = used.died
         restarts = 0

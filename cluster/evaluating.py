@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,7 +172,7 @@ def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[st
     if problems:
         raise TroupeError(problems, CONFLICT)
 
-    from trainers.engine import pictures, rest
+    from trainers.engine import rest
     from trainers.engine.control import Control
     from trainers.engine.loop import process_for
     from trainers.engine.tensors import load_weights, read_weights
@@ -208,14 +208,26 @@ def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[st
         "verdict": {**report, "ema": prepared.config.ema} if (report := family.report()) else None,
     }
     if command.out is not None:
-        try:
-            command.out.mkdir(parents=True, exist_ok=True)
-            drawn = family.pictures(trainer.evaluation, data)
-            result["pictures"] = [str(path) for path in pictures.write_named(command.out, drawn)]
-        except OSError as error:
-            reason = f"cannot be written ({error.strerror})"
-            raise TroupeError(Problem("not-written", "--out", reason, value=str(command.out)), SURROUNDINGS) from error
+        result["pictures"] = _drawn(command.out, lambda: family.pictures(trainer.evaluation, data))
     return result
+
+
+def _drawn(out: Path, draw: Callable[[], Mapping[str, Any]]) -> list[str]:
+    """Pictures in a folder. Raises TroupeError (exit code 3) where they cannot be made there, for whatever reason."""
+    from trainers.engine.decoration import matplotlib_of_ours, not_made
+    from trainers.engine.pictures import write_named
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with matplotlib_of_ours():
+            return [str(path) for path in write_named(out, draw())]
+    except TroupeError:
+        raise
+    except Exception as error:
+        problem = not_made("--out", error)
+        if isinstance(error, OSError) and error.strerror:
+            problem = Problem("not-written", "--out", f"cannot be written ({error.strerror})")
+        raise TroupeError(replace(problem, value=str(out)), SURROUNDINGS) from error
 
 
 def text(result: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ Report = Callable[[int, Mapping[str, float]], None]  # (step, row of metrics)
 PARTS: dict[str, Any] = {  # of every result; those of 0.1.0 lack some
     "name": "", "steps": 0, "seconds": 0.0, "samples_per_second": None, "evaluation_share": 0.0, "watch_share": 0.0,
     "worry": "", "target": None, "metrics": {}, "best": None, "checkpoint": None, "grid": None, "timelapse": None,
-    "pictures": [], "verdict": None,
+    "pictures": [], "not_made": [], "verdict": None,
 }  # fmt: skip
 SHOWN = ("grid", "timelapse", "checkpoint")  # parts of a result that are files, besides its pictures
 

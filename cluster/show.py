@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cluster.columns import columns_of, cut, table, width_of, wrapped
+from trainers.engine.decoration import Decorations
 from trainers.engine.settings import show_size
 from trainers.engine.waits import WAITS
 
 size = show_size
+LINE = "the progress line"
 EVALUATED = 2  # metrics of an evaluation that a progress line names, the main one first
 
 
@@ -24,7 +26,7 @@ def tell(text: str, stream: TextIO | None = None, end: str = "\n") -> bool:
     """Print at once; False where nobody can read it any more, as when `| head` has seen enough."""
     try:
         print(text, end=end, file=stream or sys.stdout, flush=True)
-    except (OSError, ValueError):  # ValueError: the stream is closed
+    except Exception:  # closed, full, or somebody's own stream, which may raise anything
         return False
     return True
 
@@ -54,6 +56,7 @@ class Progress:
         self.last = 0.0
         self.shown = ""
         self.gone = False  # whoever read the stream
+        self.making = Decorations(self.say).making
 
     def say(self, line: str) -> None:
         """A notice or a warning, on a line of its own."""
@@ -67,8 +70,11 @@ class Progress:
 
     def show(self, progress: Mapping[str, Any]) -> None:
         """The newest state of the run; does nothing where it was shown a moment ago."""
-        if not progress or self.gone:
-            return
+        if progress and not self.gone:
+            with self.making(LINE):
+                self._show(progress)
+
+    def _show(self, progress: Mapping[str, Any]) -> None:
         now = time.monotonic()
         step, steps = progress["step"], progress["steps"]
         if self.started is None:
@@ -86,9 +92,10 @@ class Progress:
         if now - self.last < (0.2 if self.renews else WAITS.plain_line) and done < total:
             return
         self.last = now
-        line, width = f"packing images {done}/{total}", self._width()
-        room = min(30, (width or 80) - len(line) - 4)
-        self._renew(f"{line}  {bar(done / max(1, total), room)}" if room > 4 else cut(line, width))
+        with self.making(LINE):
+            line, width = f"packing images {done}/{total}", self._width()
+            room = min(30, (width or 80) - len(line) - 4)
+            self._renew(f"{line}  {bar(done / max(1, total), room)}" if room > 4 else cut(line, width))
 
     def doing(self, what: str) -> None:
         """What goes on where no step is made; in a pipe only where it takes long."""
@@ -97,7 +104,8 @@ class Progress:
         if now - self.last < (0.2 if self.renews else WAITS.plain_line):
             return
         self.last = now
-        self._renew(cut(what, self._width()))
+        with self.making(LINE):
+            self._renew(cut(what, self._width()))
 
     def end(self) -> None:
         self._clear()

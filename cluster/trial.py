@@ -29,6 +29,7 @@ from cluster.show import Progress, Silence
 from cluster.worker import write_to
 from trainers.engine import bucket, checkpoint
 from trainers.engine.control import Control
+from trainers.engine.decoration import EVENTS, Decorations
 from trainers.engine.errors import FAILED, NotBegun, Passing, Stopped, TroupeError, of_worker
 from trainers.engine.mirror import patiently
 from trainers.engine.paths import TRIALS
@@ -169,6 +170,7 @@ class Trial(tune.Trainable):
         self.clones: list[dict[str, Any]] = []
         self.told = None
         self.mistake = None
+        self.decorations = Decorations(lambda line: None)  # whoever carries out the search tells it
 
     def _finish(self) -> None:
         """Let a run that is under way save, and end."""
@@ -192,13 +194,14 @@ class Trial(tune.Trainable):
             plan = replace(plan, bucket=self.shared["bucket"])
             self.clones = list(plan.facts.get("clones", ()))
             varied = {name: value for name, value in self.config.items() if name != SHARED}
-            from trainers.engine.events import EventFile  # imports torch, which the driver need not
+            with self.decorations.making(EVENTS):
+                from trainers.engine.events import EventFile  # imports torch, which the driver need not
 
-            with checkpoint.writing(self.folder.path):
                 EventFile(self.folder.path, 0, ".settings").settings(varied, self.shared["metric"])
             with self.folder.driven(patience=10):
                 result = self._here(plan) if int(plan.settings["workers"]) == 1 else self._beside(plan)
-            ended: dict[str, Any] = {"ended": "finished", "step": result["steps"], "result": result}
+            ended: dict[str, Any] = {"ended": "finished", "step": result["steps"], "result": result,
+                                     "not_made": [*self.decorations.not_made, *result["not_made"]]}  # fmt: skip
             if self.shared["metric"] in result["metrics"]:
                 ended[self.shared["metric"]] = result["metrics"][self.shared["metric"]]
         except Stopped:

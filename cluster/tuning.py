@@ -57,6 +57,7 @@ class Job:
     steps: int  # of the longest trial
     every: int  # steps between reports
     max_restarts: int
+    say: Callable[[str], None]
 
 
 class Unwritten:
@@ -89,6 +90,7 @@ def carry_out(job: Job) -> None:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         search = job.search
         of_id: dict[str, TrialRecord] = {}
+        not_made = set[str]()  # that has been told
 
         class Proposals(Unwritten, Searcher):
             """Gives Tune the search's trials, one by one."""
@@ -116,6 +118,9 @@ def carry_out(job: Job) -> None:
                 record = of_id[trial.trial_id]
                 note(search, record, result)
                 record.clones = result.get("clones") or record.clones
+                for line in sorted({*result.get("not_made", ())} - not_made):
+                    not_made.add(line)
+                    job.say(f"{search.name}/{record.name}: {line}")
                 if "ended" not in result:  # else it is told at once that the trial has ended
                     job.changed(record, False)
 

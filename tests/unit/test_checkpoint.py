@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -269,8 +268,11 @@ class Bomb:
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, "step_00000001", {"step": 1, "bomb": Bomb(tmp_path / "exploded")}, {})
     assert checkpoint.damage_of(path) is None
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(TroupeError) as caught:
         checkpoint.load(path)
+    assert caught.value.code == CONFLICT
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.about) == ("damaged", str(path / "state.pt"))
     assert not (tmp_path / "exploded").exists()
 
 

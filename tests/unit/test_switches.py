@@ -27,6 +27,7 @@ from cluster import sample, train
 from cluster.local import LocalGroup
 from cluster.verifying import train_quietly
 from trainers.engine import checkpoint, switches
+from trainers.engine.decoration import Decorations
 from trainers.engine.errors import CONFLICT, TroupeError
 from trainers.engine.tensors import bits_of, named_tensors
 from trainers.run import Plan
@@ -328,6 +329,32 @@ def test_what_comes_while_a_function_computes_ends_it() -> None:
         switches.fresh(endless)()
     assert ended == [KeyboardInterrupt]
     switches.fresh(looked)()
+
+
+def test_an_error_that_comes_meanwhile_is_taken_for_no_failure_of_a_decoration() -> None:
+    begun, said, ended = threading.Event(), list[str](), list[type[BaseException]]()
+
+    def endless() -> None:
+        try:
+            with Decorations(said.append).making("curves.png"):
+                begun.set()
+                while True:
+                    pass
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGUSR1, late)
+    threading.Thread(target=lambda: (begun.wait(), signal.raise_signal(signal.SIGUSR1))).start()
+    try:
+        with pytest.raises(TimeoutError):
+            switches.fresh(endless)()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (said, ended) == ([], [switches.Abandoned])
 
 
 def test_a_thread_that_cannot_be_started_keeps_nobody_else_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from trainers.data import splitting
 from trainers.data.decoding import decode, extensions, is_grey
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
 from trainers.data.listing import Layout, Listed, arranged, counted, look_through
+from trainers.data.packed import read_array
 from trainers.engine import durable, ownership
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import expanded, in_utf8, shown
@@ -91,8 +92,8 @@ def _opened(cache: Path, facts: Mapping[str, Any], bare: Mapping[str, str], eval
     """A packed folder; `bare`: its class folders without an image, and why."""
     shape = (facts["images"], facts["image_size"], facts["image_size"], facts["channels"])
     images = np.memmap(cache / "images.bin", np.uint8, "r", shape=shape)
-    labels = np.load(cache / "labels.npy") if facts["class_names"] else None
-    codes, parts = np.load(cache / "parts.npy"), facts["parts"]
+    labels = read_array(cache / "labels.npy") if facts["class_names"] else None
+    codes, parts = read_array(cache / "parts.npy"), facts["parts"]
     learned, held_out = splitting.rows_for(codes, evaluate_on, parts)
     if not len(learned):
         reason, value = "none of the images to learn from can be read", f"imagefolder:{shown(facts['source'])}"

@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -95,11 +96,20 @@ def read_packed(folder: Path) -> Content | None:
     return Content(Part(images, np.array(labels)), Part(test_images, np.array(test_labels)), class_names)
 
 
-def _read(file: Path, shape: list[int], sha256: str) -> NDArray[Any]:
+def read_array(file: Path, mode: Literal["r"] | None = None) -> NDArray[Any]:
+    """An array in numpy's own format, mapped where `mode` is "r"; nothing else is read, and no code. Raises TroupeError
+    (exit code 3)."""
     try:
-        array: NDArray[Any] = np.load(file, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
+        array: NDArray[Any] = np.load(file, mmap_mode=mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise _damaged(file, error) from error
+    if not isinstance(array, np.ndarray):
+        raise _damaged(file, "more than one array")
+    return array
+
+
+def _read(file: Path, shape: list[int], sha256: str) -> NDArray[Any]:
+    array = read_array(file, "r")
     if list(array.shape) != shape or array_digest(array) != sha256:
         raise _damaged(file, "not the values that packed.json tells of")
     return array

@@ -12,8 +12,10 @@ import hashlib
 import itertools
 import json
 import os
+import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -213,10 +215,17 @@ def manifest_of(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint, on the CPU. Only tensors and plain values are read, never code."""
+    """The state in a checkpoint, on the CPU. Only tensors and plain values are read, never code.
+
+    Raises TroupeError (exit code 4) where it holds anything else.
+    """
     import torch
 
-    state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, LookupError) as error:
+        reason, hint = "holds something else than tensors and plain values", "nothing of it is read: take another one"
+        raise TroupeError(Problem("damaged", str(path / "state.pt"), reason, hint), CONFLICT) from error
     return state
 
 

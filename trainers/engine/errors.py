@@ -83,7 +83,7 @@ def told_of(error: BaseException) -> str:
     where = "".join(f" (line {line} of {file.name})" for file, line in lines_of_others(error)[-1:])
     if isinstance(error, SystemExit):
         return f"sys.exit({error.code!r}) was called{where}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+    return ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())])) + where
 
 
 def lines_of_others(error: BaseException) -> list[tuple[Path, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -45,5 +46,11 @@ class EventFile:
         data = event.SerializeToString()
         head = struct.pack("<Q", len(data))
         checks = [struct.pack("<I", masked_crc32c(part)) for part in (head, data)]
-        with open(self.path, "ab") as file:
-            file.write(head + checks[0] + data + checks[1])
+        with open(self.path, "ab", buffering=0) as file:
+            whole, start = head + checks[0] + data + checks[1], file.tell()
+            try:
+                if file.write(whole) != len(whole):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except BaseException:
+                file.truncate(start)  # half an event would hide all that follow it
+                raise

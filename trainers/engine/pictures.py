@@ -62,10 +62,10 @@ def sheet_of_texts(texts: Sequence[str]) -> str:
 def write_timelapse(
     path: Path, grids: Sequence[Path], beat: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda line: None, seconds: float = 6.0, most: int = 120,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     """An endless GIF of at most `most` of the grids, in `seconds`, that rests on the last one; beats for each.
 
-    A grid that is damaged costs its frame, and is told.
+    A grid that is damaged costs its frame, and is told. Returns whether there is anything to show.
     """
     step = -(-len(grids) // most)
     frames = []
@@ -77,10 +77,11 @@ def write_timelapse(
             say(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse goes without it")
         beat()
     if not frames:
-        return
+        return False
     each = max(40, min(400, round(1000 * seconds / len(frames))))
     with durable.replacing(path) as making:
         frames[0].save(
             making, format="GIF", save_all=True, append_images=frames[1:], loop=0,
             duration=[each] * (len(frames) - 1) + [1500],
         )  # fmt: skip
+    return True

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from trainers.engine import checkpoint, durable, pictures, plots, rest, state
+from trainers.engine.decoration import EVENTS, Decorations, matplotlib_of_ours
 from trainers.engine.errors import FAILED, TroupeError
 from trainers.engine.family import GRID
 from trainers.engine.holding import Writer
@@ -32,6 +33,8 @@ class Recorder:
         self.trainer, self.folder, self.facts = trainer, folder, facts
         self.writer, self.mirror = writer, mirror
         self.config, self.control = trainer.config, trainer.control
+        self.decorations = Decorations(trainer.control.say)
+        self.making = self.decorations.making
         self.first = trainer.world.rank == 0
         self.seconds = 0.0  # of training before this process
         self.evaluating = 0.0  # of those, in evaluations
@@ -77,9 +80,11 @@ class Recorder:
             rest.try_out(trainer)
         self.started = time.monotonic()
         self.since, self.first_step = (trainer.position, self.started), trainer.step
-        if self.first and not self.folder.real.exists() and (real := trainer.data.preview(GRID)) is not None:
-            with self.writer.writing():
-                pictures.write_grid(self.folder.real, as_uint8(real).numpy())
+        if self.first and not self.folder.real.exists():
+            with self.writer.writing(), self.making("real.png"):
+                real = trainer.data.preview(GRID)
+                if real is not None:
+                    pictures.write_grid(self.folder.real, as_uint8(real).numpy())
         if name is None:
             self.draw()
             self.save()
@@ -132,7 +137,7 @@ class Recorder:
         samples, step = rest.draw_grid(self.trainer), self.trainer.step
         if samples is None or not self.first:
             return samples
-        with self.writer.writing():
+        with self.writer.writing(), self.making("grids"):
             if not isinstance(samples, Tensor):
                 durable.write(self.folder.grids / f"step_{step:08d}.txt", pictures.sheet_of_texts(samples))
                 return samples
@@ -140,7 +145,8 @@ class Recorder:
             pictures.write_grid(self.folder.grids / f"step_{step:08d}.png", samples.numpy(), columns)
             if self.events is not None:
                 sheet = pictures.grid(samples.numpy(), columns).convert("RGB")
-                self.events.image("grid", np.asarray(sheet), step)
+                with self.making(EVENTS):
+                    self.events.image("grid", np.asarray(sheet), step)
         return samples
 
     def _watch(self, drawn: Tensor) -> str:
@@ -165,9 +171,11 @@ class Recorder:
         if self.first:
             try:
                 with self.writer.writing():
-                    for written in (self.folder.metrics, self.events.path if self.events is not None else None):
-                        if written is not None and written.exists():
-                            durable.sync(written)  # rows of steps before this one are never lost
+                    if self.folder.metrics.exists():
+                        durable.sync(self.folder.metrics)  # rows of steps before this one are never lost
+                    if self.events is not None:
+                        with self.making(EVENTS):
+                            durable.sync(self.events.path)
                     facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3),
                              "evaluation_seconds": round(self.evaluating, 3),
                              "watch_seconds": round(self.watching, 3)}  # fmt: skip
@@ -218,13 +226,16 @@ class Recorder:
             "best": trainer.best,
             "checkpoint": f"checkpoints/{checkpoint.name_of(trainer.step)}",
             "grid": f"grids/{grids[-1].name}" if grids else None,
-            "timelapse": "timelapse.gif" if sheets else None,
+            "timelapse": None,
             "pictures": drawn,
+            "not_made": self.decorations.not_made,
             "verdict": trainer.family.report(),
         }
         if self.first:
             with self.writer.writing():
-                pictures.write_timelapse(self.folder.timelapse, sheets, self.control.beat, self.control.say)
+                with self.making(self.folder.timelapse.name):
+                    if pictures.write_timelapse(self.folder.timelapse, sheets, self.control.beat, self.control.say):
+                        result["timelapse"] = self.folder.timelapse.name
                 durable.write(self.folder.result, json.dumps(durable.finite(result), indent=1) + "\n")
         self.settle()
         trainer.world.gather(None)  # nobody ends before the others: whoever watches would take them for lost
@@ -253,17 +264,25 @@ class Recorder:
         if not self.first or not self.control.draws:
             return []
         trainer, folder = self.trainer, self.folder
+        made, drawn = list[str](), dict[str, Any]()
         self.pictured = time.monotonic()
-        with self.writer.writing():
+        with self.writer.writing(), self.making("pictures"), matplotlib_of_ours():
             rows, _ = folder.read_metrics()
-            if len({row["step"] for row in rows}) > 1:  # a curve of one point shows nothing
-                plots.write_curves(folder.curves, rows)
-            drawn = trainer.family.pictures(trainer.evaluation, trainer.data)
-            pictures.write_named(folder.path, drawn)
-            for name in [name for name, picture in drawn.items() if picture is None]:
-                (folder.path / f"{name}.png").unlink(missing_ok=True)  # of an evaluation before
+            with self.making(folder.curves.name):
+                if len({row["step"] for row in rows}) > 1:  # a curve of one point shows nothing
+                    plots.write_curves(folder.curves, rows)
+                made += [folder.curves.name] if folder.curves.exists() else []
+            drawn = dict(trainer.family.pictures(trainer.evaluation, trainer.data))
+            for name, picture in drawn.items():
+                file = folder.path / f"{name}.png"
+                with self.making(file.name):
+                    if picture is None:
+                        file.unlink(missing_ok=True)  # of an evaluation before
+                    else:
+                        pictures.write_picture(file, picture)
+                        made.append(file.name)
         self.control.beat()
-        return [f"{name}.png" for name in ("curves", *drawn) if (folder.path / f"{name}.png").exists()]
+        return made
 
     def _report(self, better: bool) -> None:
         """All that the newest evaluation says, and the best one, into verdict.json."""
@@ -294,11 +313,12 @@ class Recorder:
             with open(self.folder.metrics, "a", encoding="utf-8") as file:
                 whole = {"step": step, "seconds": round(self._elapsed(), 3), **durable.finite(row)}
                 file.write(json.dumps(whole) + "\n")
-            if self.events is None:
-                from trainers.engine.events import EventFile  # heavy: not before the first step
+            with self.making(EVENTS):
+                if self.events is None:
+                    from trainers.engine.events import EventFile  # heavy: not before the first step
 
-                self.events = EventFile(self.folder.path, step)
-            self.events.scalars(row, step)
+                    self.events = EventFile(self.folder.path, step)
+                self.events.scalars(row, step)
         self.control.report(step, row)
 
     def _tell(self) -> None:

@@ -30,6 +30,10 @@ COMPUTING = threading.Lock()  # held by the thread that computes
 inside = threading.local()  # `.yes` in that thread
 
 
+class Abandoned(BaseException):
+    """Nobody waits for what computes any more. No Exception, which something on its way might take for a failure."""
+
+
 class Switch(NamedTuple):
     """A switch of the whole process: what it is called, its default, and how it is read and set."""
 
@@ -81,7 +85,7 @@ def fresh(function: Callable[P, R]) -> Callable[P, R]:
         except BaseException as error:
             abandoned.set()
             if thread.is_alive():
-                _raise_in(thread, type(error))
+                _raise_in(thread, Abandoned if isinstance(error, Exception) else type(error))
                 done.wait(WAITS.end_of_thread)
             elif isinstance(error, RuntimeError) and not nested:  # it could not be started, and will release nothing
                 COMPUTING.release()

@@ -3,8 +3,12 @@ features (rows, numbers), and logits (rows, classes) where the judge knows class
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
+import io
+import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,16 +115,21 @@ class Inception(nn.Module):
 
     def __init__(self, file: Path | None) -> None:
         super().__init__()
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
         whose = f"inception:{file}" if file else "inception"
         published = file is None or hashlib.sha256(file.read_bytes()).hexdigest().startswith(self.PUBLISHED)
         self.distance = "fid" if published else "fd_inception"
-        if file is not None:
-            read_weights(file, ("network",))  # says in a line what is wrong with it
+        weights = read_weights(file, ("network",))["network"] if file is not None else None
         try:
-            self.network = FeatureExtractorInceptionV3("inception", ["2048"], str(file) if file else None)
-        except (OSError, RuntimeError) as error:
+            if weights is None:
+                with contextlib.redirect_stdout(sys.stderr):  # torch prints there, and stdout is for results
+                    weights = theirs.load_state_dict_from_url(theirs.URL_INCEPTION_V3, weights_only=True)
+            read = io.BytesIO()  # theirs would execute what a file says: it is given what was read here
+            torch.save(weights, read)
+            read.seek(0)
+            self.network = theirs.FeatureExtractorInceptionV3("inception", ["2048"], read)
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             reason = f"no weights of Inception ({str(error).splitlines()[0]})"
             hint = "take other weights" if file else "fetch them where there is a network, and say inception:FILE"
             raise TroupeError(Problem("no-weights", "features", reason, hint, whose), SURROUNDINGS) from None
