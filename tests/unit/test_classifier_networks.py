@@ -213,7 +213,8 @@ def test_inception_networks_give_auxiliary_logits_when_they_learn_and_warn_of_no
 @pytest.mark.parametrize(
     ("model", "size", "usual"),
     [
-        ("alexnet", 32, "64"), ("vit_b_16", 40, "32|64"), ("cnn", 15, "16"), ("simple_cnn", 7, "8"), ("lenet", 11, "16"),
+        ("alexnet", 32, "64"), ("vit_b_16", 40, "32|64"), ("cnn", 15, "16"), ("simple_cnn", 7, "8"),
+        ("lenet", 11, "16"),
         *slow(("vgg11", 28, "32"), ("inception_v3", 128, "299"), ("maxvit_t", 32, "224")),
     ],
 )  # fmt: skip
