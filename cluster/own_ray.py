@@ -18,14 +18,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from cluster import tokens
 from cluster.environment import environment
 from cluster.signals import handlers_kept, none_swallowed, without_hangups
 from trainers.engine import ownership
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError
 from trainers.engine.holding import LOCK, is_held
+from trainers.engine.locks import Lock
 from trainers.engine.problems import Problem
 from trainers.engine.waits import WAITS
 
@@ -55,7 +54,7 @@ class OwnRay:
     def __init__(self, cpus: int) -> None:
         self.cpus = cpus
         self.runtime_env: dict[str, object] = {}  # its processes have our environment
-        self.folder, self.lock, self.secret = Path(), filelock.FileLock(os.devnull), ""
+        self.folder, self.lock, self.secret = Path(), Lock(Path(os.devnull)), ""
         self.processes: dict[int, str] = {}
 
     def begin(self) -> None:
@@ -65,7 +64,7 @@ class OwnRay:
         sweep()
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right
         self.folder, self.secret = _new_folder(), secrets.token_hex(32)
-        self.lock = filelock.FileLock(self.folder / LOCK)
+        self.lock = Lock(self.folder / LOCK)
         try:
             self.lock.acquire()
             ownership.mark(self.folder, WHAT, {"secret": self.secret})
