@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from cluster import checks, connect
 from cluster.columns import table
+from cluster.nodes import last_line
 from cluster.show import size
 from trainers import registry
 from trainers.data import sources
@@ -192,9 +193,9 @@ def _asked(
             try:
                 told = ray.get(ref)
             except Exception as error:
-                line = str(error).strip().splitlines()[-1]
+                reason = f"cannot run troupe ({last_line(error)})"
                 hint = "install what it needs there, or let `troupe submit --install`"
-                silent.append(wrong(name, Problem("not-installed", reason=f"cannot run troupe ({line})", hint=hint)))
+                silent.append(wrong(name, Problem("not-installed", reason=reason, hint=hint)))
                 continue
             answers.append((name, max(sent - told["clock"], told["clock"] - came, 0.0), told))
     finally:
@@ -313,8 +314,7 @@ def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
                  for rank, (one, (_, gpu)) in enumerate(zip(speakers, places, strict=True))]  # fmt: skip
         seconds = ray.get(asked, timeout=WAITS.check_of_nodes)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        reason = f"the {'GPUs' if gpus else 'nodes'} do not reach one another ({line})"
+        reason = f"the {'GPUs' if gpus else 'nodes'} do not reach one another ({last_line(error)})"
         return wrong(what, Problem("no-network", reason=reason, hint="open all ports between the nodes"))
     finally:
         for one in speakers:

@@ -20,7 +20,9 @@ from pathlib import Path
 
 from cluster import tokens
 from cluster.environment import environment
+from cluster.nodes import last_line
 from cluster.signals import handlers_kept, none_swallowed, without_hangups
+from cluster.surroundings import job, uv_unseen
 from trainers.engine import ownership
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError
 from trainers.engine.holding import LOCK, is_held
@@ -41,7 +43,7 @@ def reason_of(error: Exception) -> str:
     """Why Ray did not start, or could not be joined, in a line."""
     if isinstance(error, UnicodeEncodeError):  # it notes the command line of this process
         return "it takes the words of a command in UTF-8 only; rename what this one names, or take workers=1"
-    return str(error).strip().splitlines()[-1]
+    return last_line(error)
 
 
 def _not_started(reason: str, hint: str = "") -> Problem:
@@ -80,12 +82,12 @@ class OwnRay:
             "SPT_NOENV": "1",
         }  # a title that they give themselves would hide the secret
         try:
-            with environment(token), handlers_kept(), without_hangups(), none_swallowed():
+            with environment(token), uv_unseen(), handlers_kept(), without_hangups(), none_swallowed():
                 tokens.read_anew()
                 ray.init(
                     address="local", num_cpus=self.cpus, include_dashboard=False, log_to_driver=False,
                     logging_level=logging.ERROR, configure_logging=False, object_store_memory=OBJECT_STORE,
-                    _temp_dir=str(self.folder),
+                    _temp_dir=str(self.folder), _skip_env_hook=True, job_config=job(),
                 )  # fmt: skip
         except (KeyboardInterrupt, SystemExit):  # SIGTERM is the latter, in the words of Ray's handler
             if ray.is_initialized():

@@ -18,6 +18,7 @@ from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, compare_by, prepare
 from cluster.show import Progress, about_trials, duration, from_here
 from cluster.signals import deferred
+from cluster.surroundings import search_path
 from trainers.engine import appearing, bucket, mirror, removing, runfolder
 from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.errors import SURROUNDINGS, WORDS, Stopped, TroupeError, naming
@@ -267,7 +268,7 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchComma
         for path in command.families:
             call += ["--families", str(path)]
         done = subprocess.run([sys.executable, "-m", "cluster.cli", *call], capture_output=True, text=True,
-                              env={**os.environ, **worker_environment()})  # fmt: skip
+                              env={**os.environ, **worker_environment(), **search_path()})  # fmt: skip
         if done.returncode:
             code, why = _why(done.stdout, done.stderr)
             raise TroupeError(Problem(code, reason=f"the first trial cannot be trained: {why}"), RUN_FAILED)
