@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster import checks, connect
+from cluster import checks, connect, hardware
 from cluster.columns import table
 from cluster.nodes import last_line
 from cluster.show import size
@@ -107,13 +107,16 @@ def _versions() -> Iterator[Finding]:
 
 
 def _machine(config: Config | None) -> Iterator[Finding]:
-    cores, gpus = checks.cores(), checks.gpus()
     if config is not None:
         resolved = config.model_copy(update=checks.resolve(config, own_machine=True))
         for problem in checks.room(resolved, oversubscribe=False):
             yield wrong("room", problem)
             return
-    yield Finding("room", FINE, f"{cores} CPUs, {gpus} GPUs")
+    few = f" ({why})" if (why := hardware.why_few_cores()) else ""
+    cpus, gpus = checks.counted(hardware.cores(), "CPU"), checks.counted(hardware.gpus(), "GPU")
+    yield Finding("room", FINE, f"{cpus}{few}, {gpus}")
+    if why := hardware.why_no_gpu():
+        yield Finding("room", NOTE, f"torch cannot use the GPUs of this machine: {why}")
     yield shared_memory("this machine", _free("/dev/shm"))
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster import checks, surroundings, tokens
+from cluster import checks, hardware, surroundings, tokens
 from cluster.environment import environment, worker_environment
 from cluster.nodes import Pulse, last_line, rooms
 from cluster.own_ray import OwnRay
@@ -85,7 +85,7 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
             _check_room(config, "the Ray of this process")
             yield Connected()
             return
-        cpus = checks.cores()
+        cpus = hardware.cores()
         own = OwnRay(max(cpus, config.workers * config.threads_per_worker) if oversubscribe else cpus)
         own.begin()
         held.callback(own.end)

@@ -1,4 +1,4 @@
-"""What the nodes of a Ray have room for, which will go soon, whether a cluster still answers, and why something failed."""
+"""What the nodes of a Ray have room for, which will go, whether a cluster still answers, and why something failed."""
 
 from __future__ import annotations
 

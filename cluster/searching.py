@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster import checks, proposals
+from cluster import hardware, proposals
 from cluster.columns import table
 from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
@@ -221,7 +221,7 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
     left = [trial for trial in found.trials if trial.state in OPEN]
     count = len(left) or found.wanted
     if command.address is None:
-        room = driver.rooms(each, config.workers, [{"CPU": checks.cores(), "GPU": checks.gpus()}])
+        room = driver.rooms(each, config.workers, [{"CPU": hardware.cores(), "GPU": hardware.gpus()}])
         at_once = max(1, min(room, count, told["max_concurrent"] or room))
         lines.append(about_trials(told, at_once, each, config.workers, room))
     else:
