@@ -180,7 +180,7 @@ def _knock(address: str) -> bool:
     mine = tokens.token()
 
     def version(metadata: Sequence[tuple[str, str]]) -> str:
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address, options=surroundings.channel()) as channel:
             ask = stub.NodeInfoGcsServiceStub(channel).CheckAlive
             answer: str = ask(words.CheckAliveRequest(), timeout=WAITS.knock, metadata=metadata).ray_version
             return answer

@@ -173,6 +173,9 @@ def _bases() -> list[str]:
 
 def _new_folder() -> Path:
     """A folder that only this user can enter. Raises TroupeError (exit code 3) where none can be made."""
+    if not os.path.isabs(said := os.environ.get("RAY_TMPDIR") or "/"):
+        hint = "give it in full, or leave it unset"
+        raise TroupeError(Problem("bad-value", "RAY_TMPDIR", "must be an absolute path", hint, said), SURROUNDINGS)
     for base in _bases():
         if len(os.fsencode(base)) + len(f"/{PREFIX}12345678{SOCKET}") <= LONGEST:
             with contextlib.suppress(OSError):

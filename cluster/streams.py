@@ -1,4 +1,5 @@
-"""The streams of a command, whatever they are: closed ones lead nowhere, and none refuses a character."""
+"""The streams of a command, whatever they are: closed ones lead nowhere, none refuses a character, and what somebody
+has put in their place need only have `write`."""
 
 from __future__ import annotations
 
@@ -26,3 +27,25 @@ def never_refuse(stream: TextIO) -> None:
     """Let what a stream's encoding lacks be written as `\\u4e2d`."""
     with contextlib.suppress(AttributeError, ValueError, OSError):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether somebody looks at it. What an editor or a notebook puts in the place of a stream may not know."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, NotImplementedError, OSError, ValueError):  # ValueError: it is closed
+        return False
+
+
+def flush(stream: TextIO) -> None:
+    """Let out what it holds back, where it can be asked to. Raises what that raises."""
+    if (let_out := getattr(stream, "flush", None)) is not None:
+        let_out()
+
+
+def descriptor(stream: TextIO) -> int | None:
+    """The file behind it, where there is one."""
+    try:
+        return stream.fileno()
+    except (AttributeError, NotImplementedError, OSError, ValueError):
+        return None

@@ -22,12 +22,13 @@ from cluster.folder import ROOT, without_folder
 # figures of its core. These are where it may put files, and how much it writes.
 SWITCH = re.compile(r"RAY_[A-Z0-9_]+|RAYLET_[A-Z0-9_]+")
 KEPT = ("RAY_TMPDIR", "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE", "RAY_BACKEND_LOG_LEVEL")
+PROXIES = "RAY_grpc_enable_http_proxy"
 OFF = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without GPUs keep the variables of this process
-    "RAY_grpc_enable_http_proxy": "0",
+    PROXIES: "0",
 }
 LOOPBACK = ("localhost", "127.0.0.1", "::1")  # no proxy leads there
 
@@ -36,6 +37,22 @@ def variables() -> dict[str, str | None]:
     """The environment of a Ray of ours, as far as it differs; None for what is not set there."""
     switches = {name: None for name in os.environ if SWITCH.fullmatch(name) and name not in KEPT}
     return {**switches, **OFF, **without_proxies(), **search_path()}
+
+
+def channel() -> list[tuple[str, int]]:
+    """How Ray speaks to a cluster: through no proxy, whatever others do, unless its own variable asks for one."""
+    said = os.environ.get(PROXIES, "")
+    return [("grpc.enable_http_proxy", int(said.lower() in ("1", "true")))]
+
+
+def proxies(address: str) -> dict[str, str]:
+    """The proxies for a dashboard, as the library says through which Ray speaks to it: it knows ALL_PROXY and ranges of
+    addresses in no_proxy, unlike Python's own."""
+    from requests.utils import get_environ_proxies, select_proxy
+
+    scheme = address.partition("://")[0]
+    found = select_proxy(address, get_environ_proxies(address))
+    return {scheme: str(found)} if found else {}
 
 
 def without_proxies() -> dict[str, str]:
