@@ -17,6 +17,7 @@ from cluster.environment import environment, worker_environment
 from cluster.nodes import Pulse, last_line, rooms
 from cluster.own_ray import OwnRay
 from cluster.signals import deferred
+from cluster.streams import whole_streams
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, TroupeError
@@ -60,6 +61,7 @@ def ray_for(
     """
     with contextlib.ExitStack() as held:
         held.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
+        held.enter_context(whole_streams())
         if log is not None:
             with checkpoint.writing(log):
                 file = held.enter_context(open(log, "a", encoding="utf-8", errors="backslashreplace"))

@@ -4,8 +4,10 @@ has put in their place need only have `write`."""
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 
@@ -49,3 +51,28 @@ def descriptor(stream: TextIO) -> int | None:
         return stream.fileno()
     except (AttributeError, NotImplementedError, OSError, ValueError):
         return None
+
+
+class Whole(io.TextIOBase):
+    """A stream that answers all that one is asked, and writes to another one that may not."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        flush(self.stream)
+
+
+@contextlib.contextmanager
+def whole_streams() -> Iterator[None]:
+    """Inside, libraries may ask the streams whatever streams are asked."""
+    with contextlib.ExitStack() as held:
+        if descriptor(sys.stdout) is None:
+            held.enter_context(contextlib.redirect_stdout(Whole(sys.stdout)))
+        if descriptor(sys.stderr) is None:
+            held.enter_context(contextlib.redirect_stderr(Whole(sys.stderr)))
+        yield

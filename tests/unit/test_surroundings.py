@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from cluster.folder import ROOT, without_folder
 from cluster.nodes import last_line
 from cluster.own_ray import OwnRay
 from cluster.show import Progress, tell
+from cluster.streams import whole_streams
 from trainers.engine import paths
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 
@@ -262,6 +264,32 @@ def test_any_stream_that_can_be_written_to_will_do(
     assert command(["runs", "--runs-dir", str(tmp_path), "--json"]) == 0
     assert out.said.startswith("said\ntroupe: more\n")
     assert "steps=many" in err.said
+
+
+def test_a_library_may_ask_such_a_stream_what_it_asks_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    err = Only()
+    monkeypatch.setattr(sys, "stderr", err)
+    with whole_streams():
+        print("said", file=sys.stderr, flush=True)
+        assert not sys.stderr.isatty()
+        with pytest.raises(io.UnsupportedOperation):  # which they expect of streams that are no files
+            sys.stderr.fileno()
+    assert err.said == "said\n"
+    assert sys.stderr is err
+
+
+def test_a_folder_that_was_removed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for words in (["train", "dcgan", "data=digits"], ["runs"], ["check"]):
+        assert command(words) == SURROUNDINGS
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == "troupe: the folder in which this was said has been removed; go to another one"
+    assert command(["train", "--help"]) == 0
 
 
 def test_a_relative_folder_for_rays_files_is_told_by_its_variable(
