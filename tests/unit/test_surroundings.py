@@ -116,13 +116,15 @@ def test_the_ray_of_our_caller_keeps_what_it_was_begun_with(monkeypatch: pytest.
 
 
 def test_what_uv_has_started_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray._private.ray_constants as constants
+    import ray
 
+    assert not ray.is_initialized()
+    constants = sys.modules["ray._private.ray_constants"]
     for before in (True, False):
         monkeypatch.setattr(constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", before)
         with surroundings.uv_unseen():
-            assert constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV is False
-        assert constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV is before
+            assert vars(constants)["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] is False
+        assert vars(constants)["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] is before
 
 
 @pytest.fixture
