@@ -1,6 +1,12 @@
 """Where a run runs. `from cluster import train, search, ...`: each verb is a call from Python, see `cluster.calls`."""
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+from cluster.folder import leave_folder
+
+if sys.argv[:1] == ["-m"] and "cluster.cli" in sys.orig_argv:  # `python -m cluster.cli`, before its imports
+    leave_folder()
 
 if TYPE_CHECKING:
     from cluster.calls import (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from cluster import nodes
 from cluster.checks import needs
 from cluster.group import NODE, PREEMPTED, RAY, RESIZED, WORKER, Look, Lost, Presence, Row
+from cluster.nodes import last_line
 from cluster.show import duration
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError, of_worker
 from trainers.engine.problems import Problem
@@ -21,7 +21,6 @@ from trainers.engine.runfolder import RunFolder
 from trainers.engine.waits import WAITS
 from trainers.run import Plan
 
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 Answer = TypeVar("Answer")
 
 
@@ -161,7 +160,7 @@ class ActorGroup:
         except Exception as error:  # of Ray, by many names
             kind = self._kind()
             self.end()
-            raise Lost(f"the workers did not start: {str(error).splitlines()[0]}", kind) from error
+            raise Lost(f"the workers did not start: {last_line(error)}", kind) from error
 
     def _where(self, worker: Any) -> Any:
         return worker.where.options(concurrency_group="watch").remote()
@@ -237,7 +236,7 @@ class ActorGroup:
                 except self.ray.exceptions.RayTaskError as error:  # of the worker itself, and no loss
                     self.ended[rank] = of_worker(rank, error.cause, self.logs[rank])
                 except self.ray.exceptions.RayError as error:
-                    self.ended[rank] = Lost(f"worker {rank}: {COLOURS.sub('', str(error)).splitlines()[0]}")
+                    self.ended[rank] = Lost(f"worker {rank}: {last_line(error)}")
         return self.ended
 
     def looks(self) -> Sequence[Look]:

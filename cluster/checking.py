@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster import checks, connect
+from cluster import checks, connect, hardware
 from cluster.columns import table
+from cluster.nodes import last_line
 from cluster.show import size
 from trainers import registry
 from trainers.data import sources
@@ -106,13 +107,16 @@ def _versions() -> Iterator[Finding]:
 
 
 def _machine(config: Config | None) -> Iterator[Finding]:
-    cores, gpus = checks.cores(), checks.gpus()
     if config is not None:
         resolved = config.model_copy(update=checks.resolve(config, own_machine=True))
         for problem in checks.room(resolved, oversubscribe=False):
             yield wrong("room", problem)
             return
-    yield Finding("room", FINE, f"{cores} CPUs, {gpus} GPUs")
+    few = f" ({why})" if (why := hardware.why_few_cores()) else ""
+    cpus, gpus = checks.counted(hardware.cores(), "CPU"), checks.counted(hardware.gpus(), "GPU")
+    yield Finding("room", FINE, f"{cpus}{few}, {gpus}")
+    if why := hardware.why_no_gpu():
+        yield Finding("room", NOTE, f"torch cannot use the GPUs of this machine: {why}")
     yield shared_memory("this machine", _free("/dev/shm"))
 
 
@@ -192,9 +196,9 @@ def _asked(
             try:
                 told = ray.get(ref)
             except Exception as error:
-                line = str(error).strip().splitlines()[-1]
+                reason = f"cannot run troupe ({last_line(error)})"
                 hint = "install what it needs there, or let `troupe submit --install`"
-                silent.append(wrong(name, Problem("not-installed", reason=f"cannot run troupe ({line})", hint=hint)))
+                silent.append(wrong(name, Problem("not-installed", reason=reason, hint=hint)))
                 continue
             answers.append((name, max(sent - told["clock"], told["clock"] - came, 0.0), told))
     finally:
@@ -313,8 +317,7 @@ def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
                  for rank, (one, (_, gpu)) in enumerate(zip(speakers, places, strict=True))]  # fmt: skip
         seconds = ray.get(asked, timeout=WAITS.check_of_nodes)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        reason = f"the {'GPUs' if gpus else 'nodes'} do not reach one another ({line})"
+        reason = f"the {'GPUs' if gpus else 'nodes'} do not reach one another ({last_line(error)})"
         return wrong(what, Problem("no-network", reason=reason, hint="open all ports between the nodes"))
     finally:
         for one in speakers:

@@ -3,58 +3,66 @@
 from __future__ import annotations
 
 import errno
-import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster import hardware
 from trainers.engine import rules
 from trainers.engine.config import Config
 from trainers.engine.problems import Problem
-
-
-def cores() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def gpus() -> int:
-    """CUDA devices that this process may use, told without importing torch."""
-    there = [name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)] if os.path.isdir("/dev") else []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return len(there)
-    return min(len(there), len([part for part in visible.split(",") if part.strip() not in ("", "-1")]))
 
 
 def resolve(config: Config, own_machine: bool) -> dict[str, Any]:
     """The settings with `auto` replaced by what it means here."""
     settings = config.model_dump()
     if config.device == "auto":
-        settings["device"] = "cuda" if own_machine and gpus() else "cpu"
+        settings["device"] = "cuda" if own_machine and hardware.gpus() else "cpu"
     if config.exchange == "auto":
         settings["exchange"] = "ddp" if settings["device"] == "cuda" else "exact"
     return settings
+
+
+def remarks(config: Config, settled: Config) -> list[str]:
+    """What a person should know of this machine: what was said and what it means here."""
+    found = no_gpu(config, settled)
+    if (why := hardware.why_few_cores()) and settled.device == "cpu":
+        found.append(f"{counted(hardware.cores(), 'CPU')} can be used here: {why}")
+    return found
+
+
+def no_gpu(config: Config, settled: Config) -> list[str]:
+    """Why `device=auto` takes no GPU where there are some."""
+    if config.device == "auto" and settled.device == "cpu" and (why := hardware.why_no_gpu()):
+        return [f"device=cpu: torch cannot use the GPUs of this machine ({why})"]
+    return []
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def room(config: Config, oversubscribe: bool) -> list[Problem]:
     """What this machine lacks for the run."""
     workers = config.least_workers
     if config.device == "cuda":
-        there = gpus()
+        there = hardware.gpus()
         if there == 0:
-            return [Problem("no-room", "device", "there is no GPU here", "say device=cpu", "cuda")]
+            why = hardware.why_no_gpu()
+            reason = f"torch cannot use the GPUs here ({why})" if why else "there is no GPU here"
+            return [Problem("no-room", "device", reason, "say device=cpu", "cuda")]
         if workers > there:
             reason = f"one GPU each is needed, there are {there}"
             return [Problem("no-room", "workers", reason, f"say workers={there}", workers)]
         return []
     needed = workers * config.threads_per_worker
-    if needed > cores() and workers > 1 and not oversubscribe:
+    if needed > hardware.cores() and workers > 1 and not oversubscribe:
         hint = "take fewer workers, or let them share cores with --oversubscribe"
-        return [Problem("no-room", "workers", f"needs {needed} CPUs, this machine has {cores()}", hint, workers)]
+        few = f" ({why})" if (why := hardware.why_few_cores()) else ""
+        reason = f"needs {needed} CPUs, this machine has {hardware.cores()}{few}"
+        return [Problem("no-room", "workers", reason, hint, workers)]
     return []
 
 
@@ -71,11 +79,11 @@ def hint(config: Config) -> str | None:
             return None
         few = f"{config.microbatch_size} samples at once may be too few for a GPU"
         return f"{few}; microbatch_size={sizes[-1]} is another recipe, and may be faster"
-    possible = min(cores() // config.threads_per_worker, config.microbatches)
+    possible = min(hardware.cores() // config.threads_per_worker, config.microbatches)
     if possible <= config.workers:
         return None
     return (
-        f"{cores() - config.workers * config.threads_per_worker} of {cores()} cores stay idle; "
+        f"{hardware.cores() - config.workers * config.threads_per_worker} of {hardware.cores()} cores stay idle; "
         f"workers={possible} gives the same numbers sooner"
     )
 

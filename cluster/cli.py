@@ -20,7 +20,7 @@ from cluster.environment import start_anew
 from cluster.help import help_text
 from cluster.show import Progress
 from cluster.signals import take_signals
-from cluster.streams import never_refuse, open_streams
+from cluster.streams import descriptor, flush, never_refuse, open_streams
 from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, NotBegun, Stopped, TroupeError
 from trainers.engine.problems import Problem, sentence
 from trainers.version import __version__
@@ -44,10 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said; what is left would be a traceback
     for stream in (sys.stdout, sys.stderr):  # what a reader who has gone did not take would else change the exit code
         try:
-            stream.flush()
+            flush(stream)
         except (OSError, ValueError):
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if (file := descriptor(stream)) is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), file)
     if "ray" in sys.modules:  # taking apart what it leaves in this process takes a second
         atexit._run_exitfuncs()
         os._exit(code)
@@ -116,11 +117,13 @@ def written(text: str | None, answer: Answer) -> Answer:
     if text is None:
         return answer
     try:
-        print(text, flush=True)
+        print(text)
+        flush(sys.stdout)
     except BrokenPipeError:
         return answer
     except OSError as error:
-        if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(sys.stdout.fileno()).st_mode):
+        file = descriptor(sys.stdout)
+        if error.errno == errno.EIO and file is not None and stat.S_ISCHR(os.fstat(file).st_mode):
             return answer
         reason = f"the output could not be written ({error.strerror})"
         raise TroupeError(Problem("not-written", reason=reason), SURROUNDINGS) from None

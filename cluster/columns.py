@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
+
+from cluster.streams import descriptor
 
 PIPE = 80  # columns of texts that are read, where the output is no terminal and COLUMNS says nothing
 ROWS = 10_000  # columns of tables there: one line for each row, for `grep`
@@ -19,10 +22,10 @@ def width_of(stream: TextIO, pipe: int = PIPE) -> int:
     said = os.environ.get("COLUMNS", "")
     if said.isdecimal() and len(said) < 6 and int(said) > 0:
         return int(said)
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or pipe
-    except (OSError, ValueError, AttributeError):  # no terminal, or no file at all
-        return pipe
+    if (file := descriptor(stream)) is not None:
+        with contextlib.suppress(OSError, ValueError):  # no terminal
+            return os.get_terminal_size(file).columns or pipe
+    return pipe
 
 
 def columns_of(text: str) -> int:

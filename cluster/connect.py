@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster import checks, tokens
+from cluster import checks, hardware, surroundings, tokens
 from cluster.environment import environment, worker_environment
-from cluster.nodes import Pulse, rooms
+from cluster.nodes import Pulse, last_line, rooms
 from cluster.own_ray import OwnRay
 from cluster.signals import deferred
+from cluster.streams import whole_streams
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, TroupeError
@@ -59,6 +61,7 @@ def ray_for(
     """
     with contextlib.ExitStack() as held:
         held.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
+        held.enter_context(whole_streams())
         if log is not None:
             with checkpoint.writing(log):
                 file = held.enter_context(open(log, "a", encoding="utf-8", errors="backslashreplace"))
@@ -72,24 +75,19 @@ def ray_for(
 @contextlib.contextmanager
 def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
     """Start a Ray of our own, or use our caller's."""
-    variables = {
-        **worker_environment(),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without GPUs keep the variables of this process
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
+    theirs = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    variables = {} if theirs else surroundings.variables()
     with contextlib.ExitStack() as held:
         held.callback(tokens.read_anew)  # when the environment is our caller's again
-        held.enter_context(environment(variables))
+        held.enter_context(environment({**variables, **worker_environment(), "GLOO_SOCKET_IFNAME": "lo"}))
         with deferred():  # a part of it would break whatever is done with it afterwards
-            import ray
+            pass
 
-        if ray.is_initialized():
+        if theirs:
             _check_room(config, "the Ray of this process")
             yield Connected()
             return
-        cpus = checks.cores()
+        cpus = hardware.cores()
         own = OwnRay(max(cpus, config.workers * config.threads_per_worker) if oversubscribe else cpus)
         own.begin()
         held.callback(own.end)
@@ -123,10 +121,12 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
                     ray.init(
                         address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False,
                         runtime_env={"env_vars": worker_environment()} if job_wide else None,
+                        job_config=surroundings.job(),
                     )  # fmt: skip
                 except Exception as error:
-                    reason = str(error).strip().splitlines()[0]
-                    raise TroupeError(unreachable(address, f"cannot be joined ({reason})"), SURROUNDINGS) from error
+                    raise TroupeError(
+                        unreachable(address, f"cannot be joined ({last_line(error)})"), SURROUNDINGS
+                    ) from error
                 held.callback(ray.shutdown)
         yield
 
@@ -182,7 +182,7 @@ def _knock(address: str) -> bool:
     mine = tokens.token()
 
     def version(metadata: Sequence[tuple[str, str]]) -> str:
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address, options=surroundings.channel()) as channel:
             ask = stub.NodeInfoGcsServiceStub(channel).CheckAlive
             answer: str = ask(words.CheckAliveRequest(), timeout=WAITS.knock, metadata=metadata).ray_version
             return answer
@@ -254,7 +254,7 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
             except Exception as error:
                 if node["NodeID"] not in [other["NodeID"] for other in ray.nodes() if other["Alive"]]:  # type: ignore[no-untyped-call]
                     continue  # it has left meanwhile
-                reason = f"does not answer ({str(error).splitlines()[0]})"
+                reason = f"does not answer ({last_line(error)})"
                 problems.append(Problem("node-unreachable", f"node {name}", reason))
                 continue
             wrong = other_versions(here, there)

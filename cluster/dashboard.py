@@ -16,6 +16,7 @@ from cluster.answers import record_in, without_records
 from cluster.connect import other_ray, token_refused, unreachable
 from cluster.environment import environment
 from cluster.show import duration
+from cluster.surroundings import proxies
 from cluster.tokens import token
 from trainers.engine.errors import CONFLICT, STOPPED, SURROUNDINGS, WORDS, TroupeError, meant
 from trainers.engine.problems import Problem
@@ -154,7 +155,8 @@ def _version(address: str, headers: Mapping[str, str]) -> str | int:
         asked = urllib.request.Request(f"{address.rstrip('/')}/api/version")
         for name, value in headers.items():
             asked.add_unredirected_header(name, value)
-        with urllib.request.urlopen(asked, timeout=WAITS.dashboard_found) as answer:
+        way = urllib.request.build_opener(urllib.request.ProxyHandler(proxies(address)))
+        with way.open(asked, timeout=WAITS.dashboard_found) as answer:
             return str(json.load(answer)["ray_version"])
     except urllib.error.HTTPError as error:
         return error.code

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from cluster.signals import hold_signals
+from cluster.streams import flush
 from trainers.engine import processor
 
 MARK = "TROUPE_ENVIRONMENT"
@@ -38,7 +39,7 @@ def start_anew() -> None:
     """Replace this process by the same command in the workers' environment, once."""
     if MARK not in os.environ:
         os.environ.update(worker_environment())
-        sys.stdout.flush()
+        flush(sys.stdout)
         hold_signals()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

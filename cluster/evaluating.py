@@ -96,9 +96,10 @@ def prepare(command: EvaluateCommand) -> Prepared:
         raise TroupeError(problems, WORDS)
     assert config is not None
     assert weights is not None
-    config = config.model_copy(update=checks.resolve(config, own_machine=True))
+    settled = config.model_copy(update=checks.resolve(config, own_machine=True))
+    notes += checks.no_gpu(config, settled)
     part = str(command.settings.get("evaluate_on", config.evaluate_on))
-    return Prepared(family, config, weights, learned, tuple(notes), part, newest)
+    return Prepared(family, settled, weights, learned, tuple(notes), part, newest)
 
 
 def compared(

@@ -15,6 +15,7 @@ from typing import Any
 from cluster import leaderboard
 from cluster.answers import Answer
 from cluster.show import duration
+from cluster.streams import flush
 from trainers.engine import checkpoint, holding, runfolder
 from trainers.engine.errors import CONFLICT, FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.paths import TRIALS
@@ -160,7 +161,7 @@ def show(pieces: Iterable[str]) -> None:
         for piece in pieces:
             try:
                 sys.stdout.write(piece)
-                sys.stdout.flush()
+                flush(sys.stdout)
             except BrokenPipeError:
                 return
             except OSError as error:

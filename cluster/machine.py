@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from cluster import checks
+from cluster import hardware
 from cluster.columns import table
 from cluster.show import size
 from trainers.engine import processor
@@ -28,7 +28,8 @@ def facts() -> dict[str, Any]:
     return {
         "troupe": __version__, "python": platform.python_version(), "executable": sys.executable,
         "system": platform.platform(), "processor": processor.name(), "processor_kind": processor.kind(),
-        "cores": checks.cores(), "gpus": checks.gpus(), "memory": memory, "shared_memory_free": shared,
+        "cores": hardware.cores(), "few_cores": hardware.why_few_cores(), "gpus": hardware.gpus(),
+        "no_gpu": hardware.why_no_gpu(), "memory": memory, "shared_memory_free": shared,
         "libraries": {name: _version(name) for name in LIBRARIES},
         "variables": {name: os.environ[name] for name in names},
     }  # fmt: skip
@@ -36,15 +37,15 @@ def facts() -> dict[str, Any]:
 
 def text(found: Mapping[str, Any]) -> str:
     """The block for a bug report."""
-    shared = found["shared_memory_free"]
+    shared, few = found["shared_memory_free"], f" ({found['few_cores']})" if found["few_cores"] else ""
     lines = {
         "troupe": found["troupe"],
         "python": f"{found['python']} ({found['executable']})",
         "system": found["system"],
-        "processor": f"{found['processor']} ({found['processor_kind']}), {found['cores']} cores",
+        "processor": f"{found['processor']} ({found['processor_kind']}), {found['cores']} cores{few}",
         "memory": size(found["memory"] or 0),
         "shared memory": "none" if shared is None else f"{size(shared)} free",
-        "gpus": found["gpus"],
+        "gpus": f"{found['gpus']} ({found['no_gpu']})" if found["no_gpu"] else found["gpus"],
         **{name: version or "not installed" for name, version in found["libraries"].items()},
         "environment": " ".join(f"{name}={value}" for name, value in found["variables"].items()) or "-",
     }

@@ -1,9 +1,10 @@
-"""What the nodes of a Ray cluster have room for, which of them are about to go, and whether a cluster still answers."""
+"""What the nodes of a Ray have room for, which will go, whether a cluster still answers, and why something failed."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import threading
 import time
@@ -13,6 +14,14 @@ from typing import Any
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.problems import Problem
 from trainers.engine.waits import WAITS
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def last_line(error: BaseException) -> str:
+    """Why something failed, of what Ray tells in paragraphs and colours: the error itself comes last."""
+    lines = [line.strip() for line in COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def alive() -> dict[str, dict[str, Any]]:

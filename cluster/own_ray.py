@@ -18,14 +18,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from cluster import tokens
 from cluster.environment import environment
+from cluster.nodes import last_line
 from cluster.signals import handlers_kept, none_swallowed, without_hangups
+from cluster.surroundings import job, uv_unseen
 from trainers.engine import ownership
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError
 from trainers.engine.holding import LOCK, is_held
+from trainers.engine.locks import Lock
 from trainers.engine.problems import Problem
 from trainers.engine.waits import WAITS
 
@@ -42,7 +43,7 @@ def reason_of(error: Exception) -> str:
     """Why Ray did not start, or could not be joined, in a line."""
     if isinstance(error, UnicodeEncodeError):  # it notes the command line of this process
         return "it takes the words of a command in UTF-8 only; rename what this one names, or take workers=1"
-    return str(error).strip().splitlines()[-1]
+    return last_line(error)
 
 
 def _not_started(reason: str, hint: str = "") -> Problem:
@@ -55,7 +56,7 @@ class OwnRay:
     def __init__(self, cpus: int) -> None:
         self.cpus = cpus
         self.runtime_env: dict[str, object] = {}  # its processes have our environment
-        self.folder, self.lock, self.secret = Path(), filelock.FileLock(os.devnull), ""
+        self.folder, self.lock, self.secret = Path(), Lock(Path(os.devnull)), ""
         self.processes: dict[int, str] = {}
 
     def begin(self) -> None:
@@ -65,7 +66,7 @@ class OwnRay:
         sweep()
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right
         self.folder, self.secret = _new_folder(), secrets.token_hex(32)
-        self.lock = filelock.FileLock(self.folder / LOCK)
+        self.lock = Lock(self.folder / LOCK)
         try:
             self.lock.acquire()
             ownership.mark(self.folder, WHAT, {"secret": self.secret})
@@ -81,12 +82,12 @@ class OwnRay:
             "SPT_NOENV": "1",
         }  # a title that they give themselves would hide the secret
         try:
-            with environment(token), handlers_kept(), without_hangups(), none_swallowed():
+            with environment(token), uv_unseen(), handlers_kept(), without_hangups(), none_swallowed():
                 tokens.read_anew()
                 ray.init(
                     address="local", num_cpus=self.cpus, include_dashboard=False, log_to_driver=False,
                     logging_level=logging.ERROR, configure_logging=False, object_store_memory=OBJECT_STORE,
-                    _temp_dir=str(self.folder),
+                    _temp_dir=str(self.folder), _skip_env_hook=True, job_config=job(),
                 )  # fmt: skip
         except (KeyboardInterrupt, SystemExit):  # SIGTERM is the latter, in the words of Ray's handler
             if ray.is_initialized():
@@ -172,6 +173,9 @@ def _bases() -> list[str]:
 
 def _new_folder() -> Path:
     """A folder that only this user can enter. Raises TroupeError (exit code 3) where none can be made."""
+    if not os.path.isabs(said := os.environ.get("RAY_TMPDIR") or "/"):
+        hint = "give it in full, or leave it unset"
+        raise TroupeError(Problem("bad-value", "RAY_TMPDIR", "must be an absolute path", hint, said), SURROUNDINGS)
     for base in _bases():
         if len(os.fsencode(base)) + len(f"/{PREFIX}12345678{SOCKET}") <= LONGEST:
             with contextlib.suppress(OSError):

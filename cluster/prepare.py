@@ -159,7 +159,8 @@ def prepare(command: TrainCommand) -> Prepared:
         raise conflict
     assert config is not None
     assert family is not None
-    config = config.model_copy(update=checks.resolve(config, own_machine=not command.address))
+    asked, config = config, config.model_copy(update=checks.resolve(config, own_machine=not command.address))
+    notes += [] if command.address else checks.remarks(asked, config)
     missing = [] if command.address else checks.room(config, command.oversubscribe)
     finished = _finished(folder, config, notes) if folder is not None else None
     if folder is not None and finished is None and not command.dry_run and (problem := checks.writable(folder.path)):

@@ -155,6 +155,7 @@ def prepare(command: SearchCommand) -> Prepared:
     if where.points is not None and algorithm != "optuna" and scheduler not in POPULATION:
         trials = where.points if algorithm == "grid" else min(trials, where.points)
     config = first.model_copy(update=checks.resolve(first, own_machine=not command.address))
+    here = [] if command.address else checks.remarks(first, config)
     _check_room(config, command)
     told = {
         "family": family, "metric": metric, "mode": command.mode or _mode(kind, metric), "scheduler": scheduler,
@@ -167,7 +168,7 @@ def prepare(command: SearchCommand) -> Prepared:
     }  # fmt: skip
     if command.name is not None and appearing.is_taken(command.runs_dir / command.name):
         raise runfolder.in_use(command.runs_dir, command.name)
-    return Prepared(kind, where, told, config, None, [*notes, *_notes(kind, where, told, words, command)])
+    return Prepared(kind, where, told, config, None, [*notes, *here, *_notes(kind, where, told, words, command)])
 
 
 def _prepare_again(command: SearchCommand) -> Prepared:
@@ -198,13 +199,14 @@ def _prepare_again(command: SearchCommand) -> Prepared:
     if first is None:
         raise TroupeError(wrong, CONFLICT)
     config = first.model_copy(update=checks.resolve(first, own_machine=not command.address))
+    here = [] if command.address else checks.remarks(first, config)
     _check_room(config, command)
     changes = {"max_concurrent": command.max_concurrent, "keep_best": command.keep_best}
     told.update({key: value for key, value in changes.items() if value is not None})
     told["families"] = [str(path) for path in families]
     left = [trial for trial in found.trials if trial.state in OPEN]
     note = f"{found.name}: going on with {len(left)} of {len(found.trials)} trials"
-    return Prepared(kind, where, told, config, found, [note])
+    return Prepared(kind, where, told, config, found, [*here, note])
 
 
 def _wrong_numbers(command: SearchCommand) -> list[Problem]:

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster import checks, proposals
+from cluster import hardware, proposals
 from cluster.columns import table
 from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, OPEN, WAITING, Search
 from cluster.prepare import TrainCommand
 from cluster.prepare_search import Prepared, SearchCommand, compare_by, prepare
 from cluster.show import Progress, about_trials, duration, from_here
 from cluster.signals import deferred
+from cluster.surroundings import search_path
 from trainers.engine import appearing, bucket, mirror, removing, runfolder
 from trainers.engine.errors import FAILED as RUN_FAILED
 from trainers.engine.errors import SURROUNDINGS, WORDS, Stopped, TroupeError, naming
@@ -220,7 +221,7 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
     left = [trial for trial in found.trials if trial.state in OPEN]
     count = len(left) or found.wanted
     if command.address is None:
-        room = driver.rooms(each, config.workers, [{"CPU": checks.cores(), "GPU": checks.gpus()}])
+        room = driver.rooms(each, config.workers, [{"CPU": hardware.cores(), "GPU": hardware.gpus()}])
         at_once = max(1, min(room, count, told["max_concurrent"] or room))
         lines.append(about_trials(told, at_once, each, config.workers, room))
     else:
@@ -267,7 +268,7 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchComma
         for path in command.families:
             call += ["--families", str(path)]
         done = subprocess.run([sys.executable, "-m", "cluster.cli", *call], capture_output=True, text=True,
-                              env={**os.environ, **worker_environment()})  # fmt: skip
+                              env={**os.environ, **worker_environment(), **search_path()})  # fmt: skip
         if done.returncode:
             code, why = _why(done.stdout, done.stderr)
             raise TroupeError(Problem(code, reason=f"the first trial cannot be trained: {why}"), RUN_FAILED)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cluster.columns import columns_of, cut, table, width_of, wrapped
+from cluster.streams import flush, is_terminal
 from trainers.engine.decoration import Decorations
 from trainers.engine.settings import show_size
 from trainers.engine.waits import WAITS
@@ -25,7 +26,8 @@ EVALUATED = 2  # metrics of an evaluation that a progress line names, the main o
 def tell(text: str, stream: TextIO | None = None, end: str = "\n") -> bool:
     """Print at once; False where nobody can read it any more, as when `| head` has seen enough."""
     try:
-        print(text, end=end, file=stream or sys.stdout, flush=True)
+        print(text, end=end, file=stream or sys.stdout)
+        flush(stream or sys.stdout)
     except Exception:  # closed, full, or somebody's own stream, which may raise anything
         return False
     return True
@@ -40,9 +42,6 @@ class Silence:
     def flush(self) -> None:
         pass
 
-    def isatty(self) -> bool:
-        return False
-
 
 class Progress:
     """Shows the newest progress of a run on a stream."""
@@ -50,7 +49,7 @@ class Progress:
     def __init__(self, stream: TextIO | None = None) -> None:
         nobody: Any = Silence()
         self.stream: TextIO = stream or sys.stdout or nobody
-        self.terminal = self.stream.isatty()
+        self.terminal = is_terminal(self.stream)
         self.renews = self.terminal and os.environ.get("TERM") != "dumb"  # which knows no way back in a line
         self.started: tuple[float, int] | None = None
         self.last = 0.0

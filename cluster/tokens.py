@@ -12,8 +12,8 @@ def token() -> str:
     """The token that Ray would send, where there is one."""
     if mine := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return mine
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    with contextlib.suppress(OSError, UnicodeDecodeError):
+    with contextlib.suppress(OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
         return path.read_text(encoding="utf-8").strip()
     return ""
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from cluster.environment import environment
 from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, POPULATION, PRUNED, RUNNING, Search, TrialRecord
+from cluster.nodes import last_line
 from cluster.space import Range, Space
 from trainers.engine import ownership
 from trainers.engine.problems import Problem, sentence
@@ -171,10 +172,12 @@ def carry_out(job: Job) -> None:
 
 def _problem(error: Any) -> Problem:
     """What ended a trial's actor."""
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayActorError, RayTaskError
 
     if isinstance(error, RayTaskError):
         return Problem("worker-error", reason=f"{type(error.cause).__name__}: {error.cause}".splitlines()[0])
+    if isinstance(error, RayActorError) and error.actor_init_failed:  # one that has never begun
+        return Problem("worker-error", reason=last_line(error))
     return Problem("lost", reason="its process died (killed, or out of memory)")
 
 

@@ -21,6 +21,11 @@ from trainers.engine.problems import Problem, sentence, show_value
 
 def carry_out(said: Words, progress: Progress, **more: Any) -> Answer:
     """Carry out a command; `more` is for its verb alone. Raises TroupeError, for wrong words with all that is wrong."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # libraries end the process there
+        reason, hint = "the folder in which this was said has been removed", "go to another one"
+        raise TroupeError(Problem("missing-folder", reason=reason, hint=hint), SURROUNDINGS) from None
     answer = VERBS[said.verb](said, progress, **more) if said.verb in VERBS else None
     if said.problems:
         raise TroupeError(said.problems, WORDS)

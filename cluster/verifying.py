@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from trainers import registry
 from trainers.data import sources
 from trainers.engine.config import Config
 from trainers.engine.control import Control
-from trainers.engine.errors import WORDS, TroupeError
+from trainers.engine.errors import CONFLICT, WORDS, TroupeError
 from trainers.engine.problems import Problem, sentence
 from trainers.run import Plan, run
 
@@ -92,6 +93,7 @@ def dry_run(command: VerifyCommand) -> dict[str, Any]:
 def verify(command: VerifyCommand, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train each variant with 1 and with `workers` processes, with both exchanges, and compare."""
     configs = prepare(command)
+    refuse_in_pool()
     from cluster.local import LocalGroup  # imports torch: not before the words are right
 
     workers = configs[0][1].workers
@@ -104,6 +106,14 @@ def verify(command: VerifyCommand, say: Callable[[str], None] = print) -> dict[s
                 row = rows[-1]
                 say(f"  {variant}, {exchange} in {precision}: {'equal' if row['passed'] else 'DIFFERENT'}{row['why']}")
     return {"family": command.family, "workers": workers, "passed": all(row["passed"] for row in rows), "proofs": rows}
+
+
+def refuse_in_pool() -> None:
+    """Raises TroupeError (exit code 4) in a process that may start none, as a worker of multiprocessing.Pool."""
+    if multiprocessing.current_process().daemon:
+        reason = "starts processes, which a daemonic process of multiprocessing, as those of a Pool, may not"
+        hint = "call it from the process that made the pool, or from one of concurrent.futures"
+        raise TroupeError(Problem("not-here", "verify", reason, hint), CONFLICT)
 
 
 def text(result: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from clusters import Cluster, hiding
 from commands import Commands, Done
 
-from cluster import checks
+from cluster import hardware
 from trainers.engine.world import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
@@ -100,7 +100,7 @@ def test_all_that_a_cluster_lacks_is_told_together(troupe: Commands, second: Sec
     assert "workers=4: needs 4 CPUs, the cluster has 3" in lines
     if second.is_hidden:
         assert f"does not see {second.folder.resolve()}; put it on a disk that all nodes share" in lines
-    if checks.gpus() == 0:
+    if hardware.gpus() == 0:
         assert any(line.startswith("the GPUs do not reach one another (") for line in lines)
         assert len(lines) == 2 + second.is_hidden
     notes = [one["told"] for one in findings(done) if one["state"] == "note"]

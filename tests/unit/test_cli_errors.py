@@ -15,7 +15,7 @@ import pytest
 from sentences import Sentences
 from wrong import Wrong
 
-from cluster import checks, cli, launch, leaderboard, prepare_search, train, verbs
+from cluster import cli, hardware, launch, leaderboard, prepare_search, train, verbs
 from cluster.prepare_search import SearchCommand
 from cluster.words import VERBS
 from trainers import registry
@@ -76,8 +76,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         raise AssertionError("a run was started")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checks, "cores", lambda: 2)
-    monkeypatch.setattr(checks, "gpus", lambda: 0)
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
     monkeypatch.setattr(launch, "open_for", started)
     monkeypatch.setattr(launch, "_here", started)
     monkeypatch.setattr(launch, "_on_ray", started)
@@ -384,7 +384,7 @@ def test_a_gpu_that_is_not_there_is_told_with_code_3(command: Command, sentences
 def test_more_workers_than_gpus_are_refused_with_code_3(
     command: Command, sentences: Sentences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "gpus", lambda: 1)
+    monkeypatch.setattr(hardware, "gpus", lambda: 1)
     told = command(*TRAIN, "device=cuda", "workers=2")
     assert (told.code, told.kinds) == (SURROUNDINGS, [("no-room", "workers")])
     assert told.problems[0].hint == "say workers=1"

@@ -12,7 +12,7 @@ import torch
 from cluster.cli import command
 from tests.jobs import OWN_FAMILIES
 from trainers import registry
-from trainers.engine import memory
+from trainers.engine import cgroups, memory
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.family import MicroBatch
 from trainers.run import open_for
@@ -175,8 +175,8 @@ def test_the_limit_of_a_container_counts(
     (folder / Path(most).name).write_text("5000\n")
     (folder / Path(used).name).write_text("3000\n")
     (folder / "memory.stat").write_text(f"anon 2000\n{cached} 1000\n")
-    monkeypatch.setattr(memory, "CGROUPS", inside)
-    monkeypatch.setattr(memory, "OWN_CGROUPS", own_file)
+    monkeypatch.setattr(cgroups, "CGROUPS", inside)
+    monkeypatch.setattr(cgroups, "OWN_CGROUPS", own_file)
     assert memory.free_on("cpu") == 3000
     (folder / Path(most).name).write_text("max\n")
     free = memory.free_on("cpu")

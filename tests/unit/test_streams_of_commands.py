@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from tiers import long, slow
 
-from cluster import start
+import _troupe
 from trainers.engine.errors import STOPPED
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +116,8 @@ def test_a_very_early_ctrl_c_is_no_traceback(tmp_path: Path, moment: str, number
 
 
 def test_the_installed_command_begins_where_ctrl_c_is_heard() -> None:
-    assert f'troupe = "{start.__name__}:{start.main.__name__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f'troupe = "{_troupe.__name__}:{_troupe.main.__name__}"' in (ROOT / "pyproject.toml").read_text()
+    assert "from cluster.start import main" in inspect.getsource(_troupe.main)
 
 
 def texts_without_encoding(path: Path) -> list[str]:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from trainers.data import splitting
 from trainers.data.decoding import decode, extensions, is_grey
@@ -30,6 +29,7 @@ from trainers.data.listing import Layout, Listed, arranged, counted, look_throug
 from trainers.data.packed import read_array
 from trainers.engine import durable, ownership
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.engine.locks import Held, Lock
 from trainers.engine.paths import expanded, in_utf8, shown
 from trainers.engine.problems import Problem
 
@@ -71,7 +71,7 @@ def open_folder(request: Request) -> ImageData:
     if facts is None:
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(cache.with_suffix(".lock")):  # others that want the same folder wait, and find it made
+            with Lock(cache.with_suffix(".lock")):  # others that want the same folder wait, and find it made
                 facts = _facts_of(cache, found.images) or _pack(
                     root, found.images, layout, size, cache, request.progress
                 )
@@ -144,15 +144,18 @@ def _source_of(folder: Path) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Remove a packed folder that `cached` gave. Raises TroupeError (exit code 4) for one that is being packed, and for
-    what is not proved to be packed by this user's troupe."""
+    """Remove a packed folder that `cached` gave. Raises TroupeError: exit code 4 for one that is being packed, and for
+    what is not proved to be packed by this user's troupe, 3 where its disk refuses."""
     try:
-        with FileLock(folder.with_suffix(".lock"), timeout=0):
+        with Lock(folder.with_suffix(".lock"), patience=0):
             if not _cleared(folder):
                 raise _not_ours(folder)
-    except Timeout:
+    except Held:
         reason, hint = "is being packed at this moment", "wait for that run"
         raise TroupeError(Problem("held", str(folder), reason, hint), CONFLICT) from None
+    except OSError as error:
+        reason = f"cannot be removed ({error.strerror or error})"
+        raise TroupeError(Problem("not-written", str(folder), reason), SURROUNDINGS) from error
 
 
 def _cleared(folder: Path) -> bool:

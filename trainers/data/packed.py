@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from trainers.data.images import Part, array_digest
 from trainers.engine import durable, ownership
 from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.engine.locks import Lock
 from trainers.engine.problems import Problem
 
 MANIFEST = "packed.json"
@@ -55,7 +55,7 @@ def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence
     facts = {key: {"shape": list(array.shape), "sha256": array_digest(array)} for key, array in arrays.items()}
     manifest = {"name": name, "class_names": list(class_names), "arrays": facts}
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"), tempfile.TemporaryDirectory(prefix=".packing-", dir=folder) as temporary:
+    with Lock(folder / ".lock"), tempfile.TemporaryDirectory(prefix=".packing-", dir=folder) as temporary:
         files = [*(f"{key}.npy" for key in arrays), MANIFEST]
         there = [file for file in files if os.path.lexists(folder / file)]
         if there and not _is_packed(folder) and ownership.read(folder, WHAT) is None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from trainers.data.images import FETCHED, ImageData, Part, Request, Source, content_digest, in_memory
 from trainers.data.packed import Content, pack, read_packed
 from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.locks import Lock
 from trainers.engine.problems import Problem
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -108,7 +108,7 @@ def _find(name: str, data_dir: Path) -> Content | None:
 def _download(name: str, data_dir: Path) -> Content:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(data_dir / f".{name}.lock"):
+        with Lock(data_dir / f".{name}.lock"):
             found = _find(name, data_dir)  # another process may have been first
             if not found:
                 found = _through_torchvision(name, data_dir)

@@ -76,7 +76,7 @@ class Basics(Settings):
     exchange: Literal["auto", "exact", "ddp"] = setting(
         "auto", "how gradients meet: exact (same bits for any number of workers) or ddp; auto: exact on CPUs"
     )
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute; auto: a GPU where there is one")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute; auto: a GPU where torch can use one")
     threads_per_worker: int = setting(1, "CPU threads of each worker", unit="threads", at_least=1, at_most=512)
     memory_format: Literal["channels_last", "contiguous"] = setting("channels_last", "layout of images and filters")
     ema: float = setting(0.0, "decay of the running average of weights, 0 for none", at_least=0, below=1)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from trainers.engine import checkpoint
 from trainers.engine.errors import CONFLICT, TroupeError
+from trainers.engine.locks import Held, Lock
 from trainers.engine.problems import Problem
 from trainers.engine.waits import WAITS
 
@@ -29,7 +27,7 @@ def hold(path: Path, name: str, what: str, patience: float = 0, file: str = LOCK
     """
     try:
         lock = _acquired(path, file, patience)
-    except filelock.Timeout:
+    except Held:
         raise TroupeError(
             Problem("held", name, f"another process is working on this {what}", "wait for it, or stop it first"),
             CONFLICT,
@@ -73,7 +71,7 @@ class Writer:
         stopped, since who carries a run out is alone: the run is taken over."""
         try:
             lock = _acquired(self.path, LOCK, patience)
-        except filelock.Timeout:
+        except Held:
             with self._turn():
                 (self.path / LOCK).unlink(missing_ok=True)
                 lock = _acquired(self.path, LOCK, 0)
@@ -103,7 +101,7 @@ class Writer:
     def _turn(self) -> Iterator[None]:
         try:
             lock = _acquired(self.path, WRITING, WAITS.write_before)
-        except filelock.Timeout:
+        except Held:
             reason = f"a process of the group before is in the middle of a write since {WAITS.write_before:.0f} s"
             raise TroupeError(Problem("held", self.name, reason, "end it", resumes=True), CONFLICT) from None
         try:
@@ -112,14 +110,11 @@ class Writer:
             lock.release()
 
 
-def _acquired(path: Path, file: str, patience: float) -> filelock.BaseFileLock:
-    if not path.is_dir():  # or the lock would make it
-        raise checkpoint.disk_error(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
-    lock = filelock.FileLock(path / file, timeout=patience)
+def _acquired(path: Path, file: str, patience: float) -> Lock:
+    """Raises Held where somebody else holds it, TroupeError (exit code 3) where it cannot be taken."""
+    lock = Lock(path / file, patience)
     try:
         lock.acquire()
-    except filelock.Timeout:
-        raise
     except OSError as error:
         raise checkpoint.disk_error(path, error) from None
     return lock

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from trainers.engine import cgroups
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.engine.family import Data, Family, MicroBatch
@@ -23,7 +24,6 @@ from trainers.engine.world import World, host_identity
 
 NEAR = 0.9  # of what is free: where an estimate comes as near, it is told
 FEW = 10_000  # bytes that a network keeps for each byte of a sample, at most, as a rule: only near that it is counted
-CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 UNLIMITED = 1 << 60  # bytes, in the words of cgroups of the first version
 
 
@@ -210,24 +210,15 @@ def _of_machine() -> Iterator[int]:
 
 def _of_cgroups() -> Iterator[int]:
     """What each of the control groups that this process is in leaves; cached files can be dropped."""
-    with contextlib.suppress(OSError):
-        for line in OWN_CGROUPS.read_text(encoding="utf-8").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers not in ("", "memory"):
-                continue
-            names = ("memory.max", "memory.current", "inactive_file") if not controllers else (
-                "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")  # fmt: skip
-            root = CGROUPS / controllers
-            inside = root / path.lstrip("/")
-            for folder in {root, inside, *(parent for parent in inside.parents if root in parent.parents)}:
-                with contextlib.suppress(OSError, ValueError):
-                    most, used, told = (
-                        (folder / name).read_text(encoding="utf-8") for name in (*names[:2], "memory.stat")
-                    )
-                    limit = int(most)  # "max": none
-                    stat = dict(line.split() for line in told.splitlines())
-                    if limit < UNLIMITED:
-                        yield limit - int(used) + int(stat.get(names[2], 0))
+    for folder, second in cgroups.groups("memory"):
+        names = ("memory.max", "memory.current", "inactive_file") if second else (
+            "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")  # fmt: skip
+        with contextlib.suppress(OSError, ValueError):
+            most, used, told = ((folder / name).read_text(encoding="utf-8") for name in (*names[:2], "memory.stat"))
+            limit = int(most)  # "max": none
+            stat = dict(line.split() for line in told.splitlines())
+            if limit < UNLIMITED:
+                yield limit - int(used) + int(stat.get(names[2], 0))
 
 
 def refuse_too_large(family: Family, data: Data, world: World) -> str:

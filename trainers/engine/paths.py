@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from pathlib import Path
+
+from trainers.engine.errors import SURROUNDINGS, TroupeError
+from trainers.engine.problems import Problem
 
 DATA_DIR = "~/.cache/troupe"  # data sets and packed folders, where nobody says otherwise
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -12,8 +16,23 @@ TRIALS = "trials"  # in the folder of a search: those of its trials
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with `~` and `~user` replaced; as it is where there is no such user, and then nothing is found there."""
-    return Path(os.path.expanduser(path))
+    """The path with `~` and `~user` replaced; as it is where there is no such user, and then nothing is found there.
+
+    Who has no home, as a bare user id in a container, has a folder among the temporary files. Raises TroupeError (exit
+    code 3) where that is another user's.
+    """
+    found = os.path.expanduser(path)
+    if found == "~" or found.startswith("~/"):
+        return _instead_of_home() / found[2:]
+    return Path(found)
+
+
+def _instead_of_home() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"troupe-home-{os.geteuid()}"
+    if os.path.lexists(folder) and (folder.is_symlink() or folder.stat().st_uid != os.geteuid()):
+        reason = f"is not set, and {folder}, which would stand in for it, is another user's"
+        raise TroupeError(Problem("not-ours", "HOME", reason, "set it to a folder of yours"), SURROUNDINGS)
+    return folder
 
 
 def shown(name: str | Path) -> str:

@@ -25,6 +25,7 @@ class Waits:
     head: float = 40.0  # without an answer; Ray itself ends our process after 60
     knock: float = 3.0  # for a first answer of whoever listens at an address
     facts_of_node: float = 60.0
+    gpu_asked: float = 120.0  # for torch to be imported and to use one
     check_of_nodes: float = 20.0  # for their answers to `troupe check`
     end_of_ray: float = 5.0  # for killed processes to have gone, and for those that were about to begin to show
 

@@ -1,0 +1,66 @@
+"""Locks on files: the kernel's own, which die with whoever holds them, for processes and threads alike."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import math
+import os
+import time
+from pathlib import Path
+from typing import Self
+
+BETWEEN = 0.05  # seconds between two tries
+TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN)  # the one answer that means: by another one
+REFUSED = "its file system does not lock files"
+
+
+class Held(Exception):
+    """Another one has held the lock for all the time that was waited for it."""
+
+
+class Lock:
+    """A lock on a file, which is made where it is missing. Whoever waits longer than `patience` seconds gives up."""
+
+    def __init__(self, path: Path, patience: float = math.inf) -> None:
+        self.path, self.patience = path, patience
+        self.descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Raises Held where another one holds it for too long, and OSError where the file cannot be opened, or its file
+        system answers anything else: nobody would ever get such a lock."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            deadline = time.monotonic() + self.patience
+            while not _taken(descriptor, self.path):
+                if time.monotonic() >= deadline:
+                    raise Held
+                time.sleep(BETWEEN)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self.descriptor = descriptor
+
+    def release(self) -> None:
+        """Give it back; nothing where it is not held."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _taken(descriptor: int, path: Path) -> bool:
+    """Take the lock, and say whether it is ours now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in TAKEN:
+            return False
+        raise OSError(error.errno, f"{REFUSED}: {error.strerror}", str(path)) from None
+    return True
