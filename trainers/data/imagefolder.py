@@ -125,7 +125,7 @@ def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evalua
     lost = dict(layout.bare) if layout else {}
     if labels is not None:
         read = np.bincount(labels[codes != splitting.TEST], minlength=len(facts["class_names"]))
-        lost |= {name: f"none of its images can be read{_because(facts['lost'].get(name, {}))}"
+        lost |= {name: "; ".join(["none of its images can be read", *_reasons(facts["lost"].get(name, {}))])
                  for name, count in zip(facts["class_names"], read, strict=True) if not count}  # fmt: skip
     everything = Part(images, labels)
     more: dict[str, Any] = {"own_validation": True} if splitting.apart(parts) else {}
@@ -138,12 +138,13 @@ def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evalua
     )  # fmt: skip
 
 
-def _because(reasons: Mapping[str, int]) -> str:
-    return f" ({unreadable.told(reasons)})" if reasons else ""
+def _reasons(reasons: Mapping[str, int]) -> list[str]:
+    return [unreadable.told(reasons)] if reasons else []
 
 
 def _none_read(which: str, reasons: Mapping[str, int], source: object) -> TroupeError:
-    reason, value = f"{which} can be read{_because(reasons)}", f"imagefolder:{shown(str(source))}"
+    why, value = "".join(f" ({told})" for told in _reasons(reasons)), f"imagefolder:{shown(str(source))}"
+    reason = f"{which} can be read{why}"
     return TroupeError(Problem("no-images", "data", reason, unreadable.way_out(reasons), value), SURROUNDINGS)
 
 
