@@ -69,7 +69,8 @@ def test_what_systems_leave_is_no_class_no_image_and_no_mistake(tmp_path: Path) 
     folder = filled(tmp_path / "pets", "cat", "dog")
     names = [*SYSTEM_FOLDERS, "RECYCLER", "FOUND.000", "@GMT-2024.01.01-00.00.00", "Network Recycle Bin 1", ".Trashes",
              ".AppleDouble", ".@__thumb", ".Trash-1000", "@EADIR", "$Recycle.Bin", "_NAS_Recycle_RAID", ":2eDS_Store",
-             "@SynoFinder-log"]  # fmt: skip
+             "@SynoFinder-log",
+             "com.apple.TimeMachine.localsnapshots"]  # fmt: skip
     for number, name in enumerate(names):
         noise(folder / name / "cat" / "0.png", 1000 + number)
         noise(folder / "dog" / name / "0.png", 2000 + number)
@@ -346,6 +347,13 @@ def test_a_link_to_another_part_or_class_is_told_for_what_it_is(
     assert problem.code == "linked-folders"
     assert f"{link} -> {leads_to}" in problem.reason
     sentences([problem])
+
+
+def test_a_test_part_without_labels_is_answered_with_the_part_that_has_some(tmp_path: Path) -> None:
+    """As competitions give them."""
+    problem = refused(filled(tmp_path / "cats", "train/cat", "train/dog", "test"))
+    assert problem.code == "parts-differ"
+    assert f"say data=imagefolder:{tmp_path / 'cats'}/train" in problem.hint
 
 
 def test_another_name_of_the_same_part_does_no_harm(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from trainers import registry
 from trainers.data.decoding import as_learned, told
 from trainers.data.images import ImageData
 from trainers.data.sources import open_data
-from trainers.engine.problems import Problem
 
 PIXELS = np.arange(256).reshape(16, 16)  # from black to white
 
@@ -141,11 +142,25 @@ def test_a_file_is_seen_as_it_was_learned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["4095:0", "5:5", "0:1:2", "7", "wide", "nan:1", "0:1e30"])
-def test_what_is_no_range_is_told(word: str) -> None:
+def test_what_is_no_range_is_told(word: str, sentences: Sentences) -> None:
     config, problems = registry.config_class("classifier").from_words({"value_range": word})
     assert config is None
-    assert [one.about for one in problems] == ["value_range"]
-    assert all(isinstance(one, Problem) for one in problems)
+    assert [(one.code, one.about) for one in problems] == [("bad-value", "value_range")]
+    sentences(problems)
+
+
+def test_colours_of_sixteen_bits_that_hold_twelve_are_told(tmp_path: Path) -> None:
+    """Pillow reads such files as 8 bits."""
+    (tmp_path / "scans").mkdir()
+    for number in range(3):
+        row = b"".join(struct.pack(">3H", *[number + 16 * column] * 3) for column in range(256))
+        head = b"IHDR" + struct.pack(">IIBBBBB", 256, 1, 16, 2, 0, 0, 0)
+        chunks = (head, b"IDAT" + zlib.compress(b"\0" + row), b"IEND")
+        parts = [struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in chunks]
+        (tmp_path / "scans" / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    said: list[str] = []
+    opened(tmp_path / "scans", said)
+    assert ["say value_range=0:15," in line for line in said] == [True]
 
 
 def test_a_setting_of_folders_that_changes_nothing_is_told() -> None:

@@ -25,12 +25,14 @@ SYSTEM_FOLDERS = frozenset(
         "~snapshot", "~snapshots", "_gsdata_",
     )
 )  # fmt: skip
-OF_SYSTEMS = re.compile(r"found\.\d{3}|@gmt-[\d.]+-[\d.]+|network recycle bin \d+|_nas_recycle_\w*|@syno.+")
+OF_SYSTEMS = re.compile(
+    r"found\.\d{3}|@gmt-[\d.]+-[\d.]+|network recycle bin \d+|_nas_recycle_\w*|@syno.+|com\.apple\..+"
+)
 OLD_WINDOWS = ("RECYCLER", "RECYCLED")  # in capitals alone: a class may be `recycled`
 SYSTEM_FILES = frozenset(
     (
         "Thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "Icon\r", "Desktop DB", "Desktop DF",
-        "Picasa.ini", "ZbThumbnail.info", "pspbrwse.jbf", "NIKON001.DSC", "INFO2", "IndexerVolumeGuid",
+        "Picasa.ini", "autorun.inf", "ZbThumbnail.info", "pspbrwse.jbf", "NIKON001.DSC", "INFO2", "IndexerVolumeGuid",
         "WPSettings.dat",
     )
 )  # fmt: skip

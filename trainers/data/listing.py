@@ -296,5 +296,6 @@ def _refuse_unlike(classes: Mapping[str, set[str]], train: str, data: str) -> No
             names = ", ".join([*map(shown, sorted(only)[:8]), *(["..."] if len(only) > 8 else [])])
             differ += [f"only its folder {where} has images of {names}"] if only else []
     if differ:
-        reason, hint = "; ".join(sorted(differ)), "its parts must have the same classes"
+        reason = "; ".join(sorted(differ))
+        hint = f"its parts must have the same classes; or say data={data}/{shown(train)}, of which a tenth is held out"
         raise TroupeError(Problem("parts-differ", "data", reason, hint, data), SURROUNDINGS)
