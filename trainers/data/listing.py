@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from trainers.data.decoding import extensions
-from trainers.data.folders import DOUBTFUL, TEST, TRAIN, UNLABELED, VALIDATION, of_system, part_kinds, placed, text_of
+from trainers.data.folders import DOUBTFUL, TRAIN, UNLABELED, of_system, part_kinds, placed, text_of
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.paths import shown
 from trainers.engine.problems import Problem
@@ -172,34 +172,33 @@ def _parts(paths: Sequence[str], data: str, folders: str) -> tuple[dict[str, str
         kinds[""] = ""  # images beside all folders
     if folders == "classes":
         return {}, {}
-    hint = "put each part into one folder, or say folders=classes if they are classes"
     if folders == "auto":
         _refuse_doubtful(paths, kinds, data)
         if "" in kinds.values() or len(kinds) < 2:
             return {}, {}
-    parts = {name: kind for name, kind in kinds.items() if kind not in ("", UNLABELED)}
-    if trouble := _unfit(parts):
-        if trouble == NO_TEST:
-            (train,) = parts
-            hint = f"say data={data}/{shown(train)}, of which a tenth is held out, or folders=classes if all are such"
-        elif folders == "parts":
-            hint = "leave folders=parts out"
-        raise _either(f"{_names(kinds)} {trouble}", hint, data)
+    parts = _of_parts(kinds)
+    instead = "leave folders=parts out" if folders == "parts" else "say folders=classes if all are classes"
+    for kind in parts.values():
+        if len(same := [other for other in parts if parts[other] == kind]) > 1:
+            raise _either(f"{_names(same)} have names of the same part", f"put them together, or {instead}", data)
+    if TRAIN not in parts.values():
+        raise _either(f"{_names(kinds)} have no part to learn from", instead, data)
+    if not _whole(parts):
+        (name,) = parts
+        hint = f"say data={data}/{shown(name)}, of which a tenth is held out, or {instead}"
+        raise _either(f"{_names(kinds)} have no part to evaluate on", hint, data)
     return parts, {name: counts[name] for name in kinds if name not in parts}
 
 
-NO_TEST = "have no part to evaluate on"
+def _of_parts(kinds: Mapping[str, str]) -> dict[str, str]:
+    """Those of the folders that are learned from or evaluated on."""
+    return {name: kind for name, kind in kinds.items() if kind not in ("", UNLABELED)}
 
 
-def _unfit(parts: Mapping[str, str]) -> str:
-    """Why these folders are not the parts of a data set."""
+def _whole(parts: Mapping[str, str]) -> bool:
+    """Whether there is one part to learn from, one or two to evaluate on, and no other."""
     kinds = list(parts.values())
-    twice = [name for name, kind in parts.items() if kinds.count(kind) > 1]
-    if twice:
-        return f"have {_and(twice)} for the same part"
-    if TRAIN not in kinds:
-        return "have no part to learn from"
-    return "" if {TEST, VALIDATION} & {*kinds} else NO_TEST
+    return TRAIN in kinds and len(kinds) > 1 and len(kinds) == len(set(kinds))
 
 
 def _refuse_doubtful(paths: Sequence[str], kinds: Mapping[str, str], data: str) -> None:
@@ -210,13 +209,16 @@ def _refuse_doubtful(paths: Sequence[str], kinds: Mapping[str, str], data: str) 
     if bins:
         hint = "say folders=classes if it is a class, or move it away"
         raise _either(f"its folder {bins[0]} may be a class, or what was thrown away", hint, data)
-    inside = {name: {path.split("/")[1] for path in paths if path.startswith(f"{name}/") and path.count("/") > 1}
-              for name in kinds}  # fmt: skip
+    inside: dict[str, set[str]] = {name: set() for name in kinds}
+    for path in paths:
+        if path.count("/") > 1:
+            name, deeper, _ = path.split("/", 2)
+            inside[name].add(deeper)
     if "" in kinds.values() and known:
         deep = any(kind == TRAIN and len(inside[name]) > 1 for name, kind in kinds.items())
         if UNLABELED in known or deep or (TRAIN in known and len(known) > 1):
-            fits = not _unfit({name: kind for name, kind in kinds.items() if kind not in ("", UNLABELED)})
-            leave = "say folders=parts, which leaves the others out," if fits else "move away what is no class,"
+            whole = _whole(_of_parts(kinds))
+            leave = "say folders=parts, which leaves the others out," if whole else "move away what is no class,"
             hint = f"{leave} or say folders=classes if all are"
             part = next(name for name, kind in kinds.items() if kind)
             beside = [name for name, kind in kinds.items() if not kind]
@@ -233,7 +235,7 @@ def parts_or_classes(paths: Sequence[str]) -> bool:
 
 def _has_parts(names: set[str]) -> bool:
     kinds = placed(part_kinds(sorted(names)))
-    return "" not in kinds.values() and TRAIN in kinds.values() and len({*kinds.values()}) > 1
+    return "" not in kinds.values() and _whole(_of_parts(kinds))
 
 
 def _either(reason: str, hint: str, data: str) -> TroupeError:
