@@ -75,7 +75,15 @@ def test_what_systems_leave_is_no_class_no_image_and_no_mistake(tmp_path: Path) 
         noise(folder / name / "cat" / "0.png", 1000 + number)
         noise(folder / "dog" / name / "0.png", 2000 + number)
     noise(folder / "dog" / "SYNOPHOTO_THUMB_M.jpg", 3000)
-    for name in ("Thumbs.db", "desktop.ini", "Icon\r", "0.png:Zone.Identifier", "0.png@SynoEAStream", "._0.png"):
+    for name in (
+        "Thumbs.db",
+        "desktop.ini",
+        "Icon\r",
+        "0.png:Zone.Identifier",
+        "Thumbs.db:encryptable",
+        "0.png@SynoEAStream",
+        "._0.png",
+    ):
         (folder / "cat" / name).write_bytes(b"")
         (folder / name).write_bytes(b"")
     said: list[str] = []

@@ -37,7 +37,7 @@ SYSTEM_FILES = frozenset(
     )
 )  # fmt: skip
 STREAMS = re.compile(  # beside a file, with its name before: attributes and resources that a disk could not keep
-    r"@syno(eastream|resource)$|[:\uf03a](zone\.identifier|afp_\w+|com\.\w+[.\w]*|ea|streams?)(:\$data)?$"
+    r"@syno(eastream|resource)$|[:\uf03a](zone\.identifier|afp_\w+|com\.\w+[.\w]*|encryptable|ea|streams?)(:\$data)?$"
 )
 THUMBNAILS = ("synophoto_thumb", "synofile_thumb", "synoindex_media")  # what @eaDir holds, wherever it was copied to
 DOUBTFUL = ("Recycle Bin", "trashbox", "Recycled")  # of NAS makers and old Windows, or a class
@@ -60,7 +60,7 @@ FILLERS = ("set", "sets", "data", "dataset", "datasets", "image", "images", "img
 def text_of(path: str) -> str:
     """A name or a path on a disk as the same text whatever the locale, and however its disk writes accents: macOS
     keeps them apart from their letters (NFD), others do not (NFC)."""
-    return unicodedata.normalize("NFC", in_utf8(path))
+    return path if path.isascii() else unicodedata.normalize("NFC", in_utf8(path))
 
 
 def _small(names: Iterable[str]) -> frozenset[str]:
