@@ -211,7 +211,8 @@ class Driver:
 
     def known(self, config: Config) -> Known:
         """What there is to learn from; opened once for all trials that learn from the same."""
-        key = (config.data, getattr(config, "image_size", "auto"), config.evaluate_on)
+        key = tuple(getattr(config, name, "auto") for name in
+                    ("data", "image_size", "evaluate_on", "folders", "value_range"))  # fmt: skip
         if key not in self.data:
             data = open_for(config, self.command.data_dir, self.command.families, self.progress.say,
                             self.progress.packing)  # fmt: skip

@@ -106,6 +106,7 @@ def open_for(
     return open_data(
         config.data, data_dir=data_dir, image_size=None if size == "auto" else size, evaluate_on=config.evaluate_on,
         extra=families, warn=warn, progress=progress, fingerprint=fingerprint,
+        folders=getattr(config, "folders", "auto"), value_range=getattr(config, "value_range", "auto"),
     )  # fmt: skip
 
 

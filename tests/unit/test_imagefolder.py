@@ -215,7 +215,7 @@ def test_unreadable_images_are_skipped_counted_and_listed(tmp_path: Path, monkey
     (folder / "notes.txt").write_text("not meant to be an image")
     opened = Opened(folder, tmp_path)
     assert opened.data.size + opened.data.held_out == 10
-    passed, line = opened.warnings
+    passed, line, *_ = opened.warnings
     assert passed == f"data=imagefolder:{folder}: files that are no images were passed over: 1 .txt"
     assert "4 unreadable images" in line
     assert "\n" not in line

@@ -145,10 +145,10 @@ def test_parts_without_classes_are_parts_too(tmp_path: Path) -> None:
     assert (data.size, data.held_out, data.facts["classes"]) == (20, 5, 0)
 
 
-@pytest.mark.parametrize("others", [("truck",), ("truck", "test")])
-def test_a_class_that_is_named_as_a_part_is_a_class(tmp_path: Path, others: tuple[str, ...]) -> None:
-    """A train is a thing, too."""
-    data = opened(filled(tmp_path / "things", {"train": 5, **dict.fromkeys(others, 5)}))
+@pytest.mark.parametrize(("others", "folders"), [(("truck",), "auto"), (("truck", "test"), "classes")])
+def test_a_class_that_is_named_as_a_part_is_a_class(tmp_path: Path, others: tuple[str, ...], folders: str) -> None:
+    """A train is a thing, too; where there is a test besides, somebody must say so."""
+    data = opened(filled(tmp_path / "things", {"train": 5, **dict.fromkeys(others, 5)}), folders=folders)
     assert data.facts["class_names"] == tuple(sorted(("train", *others)))
 
 
@@ -184,7 +184,7 @@ def test_a_class_without_an_image_in_both_parts_is_told_as_one_without_parts(tmp
     for file in (folder / "train" / "dog").iterdir():
         file.write_bytes(b"no image")
     assert opened(folder).facts["lost_classes"] == {
-        "ox": "it is empty", "dog": "none of its images can be read",
+        "ox": "it is empty", "dog": "none of its images can be read; no image of a kind that is known: 3",
     }  # fmt: skip
 
 
@@ -213,3 +213,15 @@ def test_digits_have_all_of_themselves_too() -> None:
     last = data.held_out_batch([9999])
     test = open_data("digits", data_dir=Path("unused"), image_size=28).held_out_batch([999])
     assert all((last[name] == test[name]).all() for name in ("images", "labels"))
+
+
+@pytest.mark.parametrize("parts", [(), ("train", "val")], ids=["classes", "parts"])
+def test_the_fingerprint_of_a_folder_stays_what_it_was(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    """Else runs that were begun with an older troupe would not go on."""
+    counts = {f"{part}/{name}": 3 for part in parts or (".",) for name in ("café", "dog")}
+    data = opened(filled(tmp_path / "pets", counts))
+    content = [(path.relative_to(tmp_path / "pets").as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+               for path in (tmp_path / "pets").rglob("*.png")]  # fmt: skip
+    how = {"train": "train", "val": "validation"} if parts else "a tenth of each class"
+    told = json.dumps((sorted(content), ("café", "dog"), 1, 8, how))
+    assert data.fingerprint == hashlib.sha256(told.encode()).hexdigest()

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from trainers.data import values
 from trainers.data.images import fit
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
@@ -30,22 +31,27 @@ def extensions() -> tuple[str, ...]:
     return (*EXTENSIONS, *(name for name in NEWER if f".{name}" in known))
 
 
-def decode(content: bytes, size: int, channels: int) -> NDArray[np.uint8]:
-    """The image in a file: upright, over white, shorter side resized with antialiasing, centre cropped."""
+def decode(
+    content: bytes, size: int, channels: int, value_range: values.Range = "auto", seen: values.Values | None = None
+) -> NDArray[np.uint8]:
+    """The image in a file: upright, over white, shorter side resized with antialiasing, centre cropped; its values are
+    added to those that were `seen`."""
     extensions()  # so that all that can be read is
     with Image.open(io.BytesIO(content)) as opened:
         opened.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size: much faster
         image = ImageOps.exif_transpose(opened)
-    if image.mode == "F":  # of other programs, mostly in [0, 1]; Pillow takes them for 0 to 255
-        numbers = np.nan_to_num(np.asarray(image), nan=0.0, posinf=255.0, neginf=0.0)
-        numbers = numbers * 255 if numbers.max(initial=0.0) <= 1 else numbers
-        image = Image.fromarray(numbers.clip(0, 255).round().astype(np.uint8))
-    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion clips them
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    kind = values.FLOAT if image.mode == "F" else values.SIXTEEN if image.mode.startswith("I") else values.EIGHT
+    given = image
+    if kind != values.EIGHT:  # Pillow's own conversion clips them
+        image = Image.fromarray(values.in_eight_bits(np.asarray(image), kind, value_range))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("L" if channels == 1 else "RGB")
+    if seen is not None:
+        seen.add(kind, np.asarray(image if kind == values.EIGHT else given))
+    if kind == values.EIGHT and (levels := values.table(value_range)):
+        image = image.point(levels * channels)
     image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(size, size, channels)
 
@@ -72,9 +78,17 @@ def as_learned(content: bytes, facts: Mapping[str, Any]) -> NDArray[np.uint8]:
 
     Raises nearly anything where it is damaged, as Pillow does.
     """
-    image = decode(content, sides(facts)["crop_to"], facts["channels"])
+    image = decode(content, sides(facts)["crop_to"], facts["channels"], facts.get("value_range", "auto"))
     (fitted,) = fit(image[None], facts["image_size"])
     return np.asarray(fitted, np.uint8)
+
+
+def _levels(value_range: values.Range) -> str:
+    """How values become 8 bits, in words."""
+    if isinstance(value_range, str):
+        return "16-bit values over 257, floats of 0 to 1 times 255, both rounded to 8 bits"
+    black, white = value_range
+    return f"values from {black:.9g} to {white:.9g} spread over 0 to 255, those beyond at its ends, rounded to 8 bits"
 
 
 def told(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +98,7 @@ def told(facts: Mapping[str, Any]) -> dict[str, Any]:
     steps = [
         f"open with Pillow; for a JPEG first Image.draft(None, ({2 * crop}, {2 * crop}))",
         "ImageOps.exif_transpose",
-        "16-bit values over 257, floats of 0 to 1 times 255, both rounded to 8 bits; transparency over white",
+        f"{_levels(facts.get('value_range', 'auto'))}; transparency over white",
         f'convert("{mode}")',
         f"ImageOps.fit(image, ({crop}, {crop}), Image.Resampling.LANCZOS)",
     ]

@@ -16,15 +16,17 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainers.data import splitting
+from trainers.data import splitting, unreadable, values
 from trainers.data.decoding import decode, extensions, is_grey
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
+from trainers.data.levels import level_below
 from trainers.data.listing import Layout, Listed, arranged, counted, look_through
 from trainers.data.packed import read_array
 from trainers.engine import durable, ownership
@@ -36,80 +38,116 @@ from trainers.engine.problems import Problem
 AUTO_SIZE = 64
 WHAT, PARTIAL = "a packed folder of images", "a folder of images that is being packed"  # in the marks of folders
 FILES = {"images.bin", "labels.npy", "parts.npy", "unreadable.txt", "packed.json"}
-FACTS = {
-    "fingerprint",
-    "class_names",
-    "unreadable",
-    "parts",
-    "strays",
+FACTS = {  # in packed.json, besides what checks its files
+    "fingerprint", "class_names", "unreadable", "reasons", "lost", "values", "value_range", "parts", "strays",
     "learned_too",
-}  # in packed.json, besides what checks its files
+}  # fmt: skip
 
 
 def open_folder(request: Request) -> ImageData:
     """Open a folder of images, packed first where it is not, or has changed since."""
     value = f"imagefolder:{shown(request.argument)}"
     words = f"data={value}"
-    root, bare = expanded(request.argument).resolve(), dict[str, str]()
+    root, layout = expanded(request.argument).resolve(), None
     if not os.path.isdir(root):
         hint = "give the path of one"
         if os.path.exists(root):
             raise TroupeError(Problem("bad-value", "data", "is no folder", hint, value), WORDS)
         raise TroupeError(Problem("missing-folder", "data", "no such folder", hint, value), SURROUNDINGS)
     size = request.image_size or AUTO_SIZE
-    cache = request.data_dir / "packed" / _key(str(root), size)
+    cache = request.data_dir / "packed" / _key(str(root), size, request.value_range)
     facts = _facts_of(cache)
     if facts is None or request.fingerprint is None or facts["fingerprint"] != request.fingerprint:
-        found = look_through(root)
-        if found.passed:
-            request.warn(f"{words}: files that are no images were passed over: {counted(found.passed)}")
-        if not found.images:
-            hint = f"they are known by {', '.join(extensions())}"
-            raise TroupeError(Problem("no-images", "data", "holds no images", hint, value), SURROUNDINGS)
-        layout = arranged(found, value)
-        bare, facts = layout.bare, _facts_of(cache, found.images)
-    if facts is None:
-        try:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            with Lock(cache.with_suffix(".lock")):  # others that want the same folder wait, and find it made
-                facts = _facts_of(cache, found.images) or _pack(
-                    root, found.images, layout, size, cache, request.progress
-                )
-        except OSError as error:
-            reason = f"cannot be packed under {cache.parent} ({error.strerror or error})"
-            hint = "make room there, or give another folder with --data-dir"
-            raise TroupeError(Problem("not-written", "data", reason, hint, value), SURROUNDINGS) from error
-    if facts["unreadable"]:
-        count = facts["unreadable"]
+        layout = _looked_at(root, request, value)
+        facts = _facts_of(cache, layout)
+        if facts is None:
+            facts = _packed(root, layout, size, cache, request, value)
+    for line in _told(facts, cache, request.value_range):
+        request.warn(f"{words}: {line}")
+    return _opened(cache, facts, layout, request.evaluate_on)
+
+
+def _looked_at(root: Path, request: Request, value: str) -> Layout:
+    """What a folder holds, and what is left out of it told."""
+    found = look_through(root)
+    if not found.images:
+        others = [counted(found.passed, None)] if found.passed else []
+        others += [f"{shown(name)}, which is of a system" for name in sorted(found.system)]
+        reason = f"holds no images (but {', '.join(others)})" if others else "holds no images"
+        hint = f"they are known by {', '.join(extensions())}"
+        raise TroupeError(Problem("no-images", "data", reason, hint, value), SURROUNDINGS)
+    layout = arranged(found, value, request.folders)
+    lines = [f"files that are no images were passed over: {counted(found.passed)}"] if found.passed else []
+    lines += [f"the {count} images of its folder {shown(name)} are left out: it is neither to learn from nor to test on"
+              for name, count in layout.left_out.items()]  # fmt: skip
+    if found.links:
+        links = [f"{shown(link)} -> {shown(place)}" for link, place in sorted(found.links.items())]
+        links[3:] = ["..."] * (len(links) > 3)
+        lines.append(f"links to folders that are in it already were passed over: {', '.join(links)}")
+    if not layout.parts and (below := level_below(found)):
+        lines.append(f"all of its images lie in one folder; say data={value}/{shown(below)} for the folders in that")
+        layout = layout._replace(bare={})  # what lies beside that is no class
+    for line in lines:
+        request.warn(f"data={value}: {line}")
+    return layout
+
+
+def _packed(root: Path, layout: Layout, size: int, cache: Path, request: Request, value: str) -> dict[str, Any]:
+    """Pack a folder, or find that somebody else has meanwhile."""
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with Lock(cache.with_suffix(".lock")):  # others that want the same folder wait, and find it made
+            return _facts_of(cache, layout) or _pack(root, layout, size, cache, request)
+    except OSError as error:
+        reason = f"cannot be packed under {cache.parent} ({error.strerror or error})"
+        hint = "make room there, or give another folder with --data-dir"
+        raise TroupeError(Problem("not-written", "data", reason, hint, value), SURROUNDINGS) from error
+
+
+def _told(facts: Mapping[str, Any], cache: Path, value_range: values.Range) -> list[str]:
+    """What a person should know of packed images."""
+    lines = []
+    if count := facts["unreadable"]:
         skipped = "1 unreadable image was skipped" if count == 1 else f"{count} unreadable images were skipped"
-        request.warn(f"{words}: {skipped}; {cache / 'unreadable.txt'} lists them")
+        lines.append(f"{unreadable.told(facts['reasons'])}: {skipped}; {cache / 'unreadable.txt'} lists them")
     if facts["learned_too"]:
-        request.warn(f"{words}: {facts['learned_too']} images to evaluate on lie among those to learn from as well")
-    return _opened(cache, facts, bare, request.evaluate_on)
+        lines.append(f"{facts['learned_too']} images to evaluate on lie among those to learn from as well")
+    return lines + values.lines(facts["values"], value_range)
 
 
-def _opened(cache: Path, facts: Mapping[str, Any], bare: Mapping[str, str], evaluate_on: str) -> ImageData:
-    """A packed folder; `bare`: its class folders without an image, and why."""
+def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evaluate_on: str) -> ImageData:
+    """A packed folder; `layout` where it was looked through, which tells of class folders without an image."""
     shape = (facts["images"], facts["image_size"], facts["image_size"], facts["channels"])
     images = np.memmap(cache / "images.bin", np.uint8, "r", shape=shape)
     labels = read_array(cache / "labels.npy") if facts["class_names"] else None
     codes, parts = read_array(cache / "parts.npy"), facts["parts"]
     learned, held_out = splitting.rows_for(codes, evaluate_on, parts)
     if not len(learned):
-        reason, value = "none of the images to learn from can be read", f"imagefolder:{shown(facts['source'])}"
-        raise TroupeError(Problem("no-images", "data", reason, value=value), SURROUNDINGS)
-    lost = dict(bare)
+        raise _none_read("none of the images to learn from", facts["reasons"], facts["source"])
+    lost = dict(layout.bare) if layout else {}
     if labels is not None:
         read = np.bincount(labels[codes != splitting.TEST], minlength=len(facts["class_names"]))
-        lost |= {name: "none of its images can be read"
+        lost |= {name: "; ".join(["none of its images can be read", *_reasons(facts["lost"].get(name, {}))])
                  for name, count in zip(facts["class_names"], read, strict=True) if not count}  # fmt: skip
     everything = Part(images, labels)
     more: dict[str, Any] = {"own_validation": True} if splitting.apart(parts) else {}
-    more |= {key: facts[key] for key in ("strays", "learned_too") if facts[key]}
+    more |= {key: facts[key] for key in ("strays", "learned_too", "value_range") if facts[key]}
+    if layout and layout.links:
+        more["links"] = layout.links
     return ImageData(
         everything, everything, rows=(learned, held_out), fingerprint=facts["fingerprint"],
         class_names=facts["class_names"], lost_classes=lost, facts=more,
     )  # fmt: skip
+
+
+def _reasons(reasons: Mapping[str, int]) -> list[str]:
+    return [unreadable.told(reasons)] if reasons else []
+
+
+def _none_read(which: str, reasons: Mapping[str, int], source: object) -> TroupeError:
+    why, value = "".join(f" ({told})" for told in _reasons(reasons)), f"imagefolder:{shown(str(source))}"
+    reason = f"{which} can be read{why}"
+    return TroupeError(Problem("no-images", "data", reason, unreadable.way_out(reasons), value), SURROUNDINGS)
 
 
 SOURCES = {
@@ -165,7 +203,7 @@ def _cleared(folder: Path) -> bool:
         return True
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         facts = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
-        named = _key(facts["source"], facts["image_size"]) == folder.name and facts["fingerprint"]
+        named = _key(facts["source"], facts["image_size"], "auto") == folder.name and facts["fingerprint"]
         if named and os.lstat(folder).st_uid == os.geteuid() and {*os.listdir(folder)} <= FILES:
             shutil.rmtree(folder, ignore_errors=True)
     return not os.path.lexists(folder)
@@ -176,36 +214,49 @@ def _not_ours(folder: Path) -> TroupeError:
     return TroupeError(Problem("not-ours", str(folder), reason, "remove it by hand"), CONFLICT)
 
 
-def _key(root: str, size: int) -> str:
+def _key(root: str, size: int, value_range: values.Range) -> str:
     """The name of the packed folder of a folder of images at a size."""
-    return fingerprint(in_utf8(root), size)[:16]
+    return fingerprint(in_utf8(root), size, *_besides(value_range))[:16]
+
+
+def _besides(value_range: values.Range) -> list[Any]:
+    """What a range of values adds to a name or a fingerprint: nothing where it is the usual one."""
+    ends = value_range if isinstance(value_range, str) else [float(end) for end in value_range]
+    return [] if ends == "auto" else [{"value_range": ends}]
 
 
 def _digest(listing: Sequence[Listed]) -> str:
     return fingerprint([image._replace(path=in_utf8(image.path)) for image in listing])
 
 
-def _facts_of(cache: Path, listing: Sequence[Listed] | None = None) -> dict[str, Any] | None:
-    """What packed.json says, if its files are whole, and it was made of just this listing where one is given."""
+def _facts_of(cache: Path, layout: Layout | None = None) -> dict[str, Any] | None:
+    """What packed.json says, if its files are whole, and it was made of images that lie just so where that is given."""
     try:
         facts: dict[str, Any] = json.loads((cache / "packed.json").read_text(encoding="utf-8"))
         size = facts["images"] * facts["image_size"] ** 2 * facts["channels"]
         whole = (cache / "images.bin").stat().st_size == size and facts.keys() >= FACTS
-        return facts if whole and (listing is None or facts["listing"] == _digest(listing)) else None
+        return facts if whole and (layout is None or _made_of(layout).items() <= facts.items()) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: it is packed anew
         return None
 
 
-def _pack(
-    root: Path, listing: Sequence[Listed], layout: Layout, size: int, cache: Path,
-    progress: Callable[[int, int], None],
-) -> dict[str, Any]:  # fmt: skip
+def _made_of(layout: Layout) -> dict[str, Any]:
+    """What packed.json says of a layout."""
+    return {
+        "listing": _digest(layout.images),
+        "class_names": [shown(name) for name in layout.classes],
+        "parts": layout.parts,
+        "strays": [shown(path) for path in layout.strays[:3]] + (["..."] if len(layout.strays) > 3 else []),
+    }
+
+
+def _pack(root: Path, layout: Layout, size: int, cache: Path, request: Request) -> dict[str, Any]:
     """Pack the folder under another name, renamed when it is whole; what a killed packing left is cleared first."""
     ownership.left_behind(cache.parent, f"{cache.name}.partial-*", PARTIAL)
     with ownership.working_folder(cache.with_suffix(".partial"), PARTIAL) as partial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about images that it reads all the same
-            facts = _write(root, listing, layout, size, partial, progress)
+            facts = _write(root, layout, size, partial, request)
         for file in (*partial.iterdir(), partial):  # else a pulled plug might leave zeros of the right size
             durable.sync(file)
         if not _cleared(cache):
@@ -217,52 +268,66 @@ def _pack(
     return facts
 
 
-def _write(
-    root: Path, listing: Sequence[Listed], layout: Layout, size: int, target: Path,
-    progress: Callable[[int, int], None],
-) -> dict[str, Any]:  # fmt: skip
+class _Lost(NamedTuple):
+    """An image that cannot be read."""
+
+    image: Listed
+    reason: str
+    error: str
+
+
+def _write(root: Path, layout: Layout, size: int, target: Path, request: Request) -> dict[str, Any]:
     """Write the images one after the other, never more than one in memory."""
-    class_names, parts = layout.classes, layout.parts
+    listing, names, parts = layout.images, layout.classes, layout.parts
     channels = 1 if all(is_grey(root / image.path) for image in listing) else 3
     if shutil.disk_usage(target).free < len(listing) * size * size * channels:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    labels, digests, unreadable = list[int](), list[tuple[str, str]](), list[str]()
+    digests, lost, seen = list[tuple[str, str]](), list[_Lost](), values.Values()
     with open(target / "images.bin", "wb") as images:
-        for done, (path, *_) in enumerate(listing, start=1):
+        for done, listed in enumerate(listing, start=1):
+            content = b""
             try:
-                content = (root / path).read_bytes()
-                image = decode(content, size, channels)
+                content = (root / listed.path).read_bytes()
+                image = decode(content, size, channels, request.value_range, seen)
             except Exception as error:  # damaged images raise nearly anything in Pillow
-                unreadable.append(f"{shown(path)}\t{shown(f'{type(error).__name__}: {error}')}\n")
+                lost.append(_Lost(listed, unreadable.why(error, content), f"{type(error).__name__}: {error}"))
             else:
                 images.write(image.tobytes())
-                within = path.split("/")
-                labels.append(class_names.index(within[1 if parts else 0]) if class_names else 0)
-                digests.append((in_utf8(path), hashlib.sha256(content).hexdigest()))
-            progress(done, len(listing))
+                digests.append((listed.text, hashlib.sha256(content).hexdigest()))
+            request.progress(done, len(listing))
+    reasons = Counter(one.reason for one in lost)
     if not digests:
-        reason = f"none of its {len(listing)} images can be read"
-        raise TroupeError(Problem("no-images", "data", reason, value=f"imagefolder:{shown(root)}"), SURROUNDINGS)
+        raise _none_read(f"none of its {len(listing)} images", reasons, root)
+    level = 1 if parts else 0
+    places = {name: place for place, name in enumerate(names)}
+    labels = [places[path.split("/")[level]] for path, _ in digests] if names else [0] * len(digests)
+    lost_of: dict[str, Counter[str]] = {}
+    for one in lost if names else ():
+        lost_of.setdefault(shown(one.image.text.split("/")[level]), Counter())[one.reason] += 1
     hashes = [digest for _, digest in digests]
     folders = [path.partition("/")[0] for path, _ in digests]
-    codes = splitting.split(folders, hashes, labels if class_names else None, parts)
-    names = [shown(name) for name in class_names]
-    how = [parts] if parts else ["a tenth of each class"] if class_names else []  # which images are held out
+    codes = splitting.split(folders, hashes, labels if names else None, parts)
+    made_of = _made_of(layout)
+    how = [parts] if parts else ["a tenth of each class"] if names else []  # which images are held out
     facts = {
+        **made_of,
         "source": str(root),
         "image_size": size,
         "channels": channels,
-        "class_names": names,
-        "parts": parts,
         "images": len(digests),
-        "unreadable": len(unreadable),
-        "strays": [shown(path) for path in layout.strays[:3]] + (["..."] if len(layout.strays) > 3 else []),
+        "unreadable": len(lost),
+        "reasons": reasons,
+        "lost": lost_of,
+        "values": seen.held(),
+        "value_range": None if request.value_range == "auto" else request.value_range,
         "learned_too": splitting.learned_too(codes, hashes, parts) if parts else 0,
-        "listing": _digest(listing),
-        "fingerprint": fingerprint(digests, names, channels, size, *how),
-    }
+        "fingerprint": fingerprint(
+            digests, made_of["class_names"], channels, size, *how, *_besides(request.value_range)
+        ),
+    }  # fmt: skip
     np.save(target / "labels.npy", np.array(labels, np.int64))
     np.save(target / "parts.npy", codes)
-    (target / "unreadable.txt").write_text("".join(unreadable), encoding="utf-8")
+    report = "".join(f"{shown(one.image.text)}\t{one.reason}\t{shown(one.error)}\n" for one in lost)
+    (target / "unreadable.txt").write_text(report, encoding="utf-8")
     (target / "packed.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return facts

@@ -42,6 +42,8 @@ class Request:
     fingerprint: str | None = (
         None  # of samples that the driver has just found: a folder need not be looked through again
     )
+    folders: str = "auto"  # what the folders of a folder of images are: auto, parts or classes
+    value_range: str | Sequence[float] = "auto"  # auto, full, or the values of black and white
 
 
 @dataclass(frozen=True)

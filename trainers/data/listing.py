@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from trainers.data.decoding import extensions
+from trainers.data.folders import DOUBTFUL, TRAIN, UNLABELED, of_system, part_kinds, placed, text_of
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.paths import shown
 from trainers.engine.problems import Problem
 
-PARTS = {  # names of folders that are parts of a data set, and no classes
-    "train": "train", "training": "train", "test": "test", "testing": "test",
-    "val": "validation", "valid": "validation", "validation": "validation",
-}  # fmt: skip
+EVICTED = "not downloaded from iCloud"  # what stands hidden in the place of such a file: `.NAME.icloud`
 
 
 class Listed(NamedTuple):
@@ -26,97 +24,234 @@ class Listed(NamedTuple):
     size: int
     changed: int  # nanoseconds
 
+    @property
+    def text(self) -> str:
+        """The path as it is on every disk."""
+        return text_of(self.path)
+
 
 class Found(NamedTuple):
-    """What a folder holds."""
+    """What a folder holds. Paths are texts, the same on every disk, but for those of images."""
 
     images: list[Listed]
     passed: dict[str, int]  # files that are no images as far as their names tell, by the ends of those
     holds: dict[str, Counter[str]]  # the same for each folder of the first two levels
+    links: dict[str, str]  # links to folders that were found in another place, and that place
+    system: set[str]  # names of folders of systems, which were left out
 
 
 class Layout(NamedTuple):
     """How the images of a folder are arranged."""
 
+    images: list[Listed]  # that can be learned from or evaluated on
     parts: dict[str, str]  # folders that are parts: train, and test or validation; {} where there are none
     classes: list[str]  # names of folders, in the order of the labels; [] for images without labels
     strays: list[str]  # images that lie beside folders of images, so that these are no classes
     bare: dict[str, str]  # folders of classes without an image, and what they hold instead
+    links: list[str]  # `val -> train`, where both should be parts, or classes, of their own
+    left_out: dict[str, int]  # folders that are neither learned from nor evaluated on, and their images
 
 
 def look_through(root: Path) -> Found:
-    """Every image below `root`, sorted, and what else is there; hidden files and folders are left out.
+    """Every image below `root`, sorted, and what else is there, without what is hidden or of a system.
 
+    Links are followed when all folders are known: what a folder and a link lead to has the path of the folder.
     Raises TroupeError (exit code 3) where a folder cannot be read: its images would be missing without a word.
     """
+    looking = _Looking(root)
+    looking.through(root)
+    while looking.waiting:
+        looking.waiting.sort(key=text_of)
+        looking.follow(Path(looking.waiting.pop(0)))
+    images = sorted(looking.images, key=lambda image: (image.text, image.path))
+    return Found(images, dict(looking.passed), looking.holds, looking.links, looking.system)
 
-    def refuse(error: OSError) -> None:
-        reason, hint = f"cannot be read ({error.strerror})", "its images would be missing"
-        raise TroupeError(Problem("not-read", shown(error.filename), reason, hint), SURROUNDINGS)
 
-    known, listing, seen, passed = extensions(), [], set(), Counter[str]()
-    holds: dict[str, Counter[str]] = {}
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        if real in seen:  # links may lead in circles
-            continue
-        seen.add(real)
-        within = Path(folder).relative_to(root)
-        above = ["/".join(within.parts[:level]) for level in (1, 2) if len(within.parts) >= level]
-        for place in above:
-            holds.setdefault(place, Counter())
-        for name in files:
-            path = Path(folder, name)
-            if name.startswith("."):
+class _Looking:
+    """One look through a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.images: list[Listed] = []
+        self.passed, self.system = Counter[str](), set[str]()
+        self.holds: dict[str, Counter[str]] = {}
+        self.seen: dict[str, str] = {}  # where folders really lie, and the text of the path by which they were found
+        self.links: dict[str, str] = {}
+        self.waiting: list[str] = []  # links to folders
+
+    def through(self, top: Path) -> None:
+        """Note what lies in a folder and below, and which links do."""
+        for folder, folders, files in os.walk(top, onerror=_refuse):
+            real = os.path.realpath(folder)
+            if real in self.seen:
+                folders.clear()
                 continue
-            if name.lower().rpartition(".")[2] in known and path.is_file():
-                state = path.stat()
-                listing.append(Listed(path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns))
-            else:
-                kind = shown(f".{name.rpartition('.')[2].lower()}" if "." in name else name)
-                passed[kind if path.is_file() else "broken links" if path.is_symlink() else "special files"] += 1
-                for place in above:
-                    holds[place][kind] += 1
-    return Found(sorted(listing), dict(passed), holds)
+            within = Path(folder).relative_to(self.root).parts
+            self.seen[real] = text_of("/".join(within))
+            self.system.update(text_of(name) for name in folders if not name.startswith(".") and of_system(name, True))
+            wanted = [name for name in folders if not of_system(name, True)]
+            self.waiting += [link for name in wanted if os.path.islink(link := os.path.join(folder, name))]
+            folders[:] = [name for name in wanted if not os.path.islink(os.path.join(folder, name))]
+            above = [text_of("/".join(within[:level])) for level in (1, 2) if len(within) >= level]
+            for place in above:
+                self.holds.setdefault(place, Counter())
+            for name in files:
+                self._file(Path(folder, name), above)
+
+    def _file(self, path: Path, above: Sequence[str]) -> None:
+        name = path.name
+        if name.startswith(".") and name.endswith(".icloud"):
+            kind = EVICTED
+        elif of_system(name, False):
+            return
+        elif name.lower().rpartition(".")[2] in extensions() and path.is_file():
+            state = path.stat()
+            self.images.append(Listed(path.relative_to(self.root).as_posix(), state.st_size, state.st_mtime_ns))
+            return
+        else:
+            kind = shown(f".{name.rpartition('.')[2].lower()}" if "." in name else name)
+        whole = path.is_file() or kind == EVICTED
+        self.passed[kind if whole else "broken links" if path.is_symlink() else "special files"] += 1
+        for place in above:
+            self.holds[place][kind] += 1
+
+    def follow(self, link: Path) -> None:
+        """Note what a link leads to, unless it is known; one that leads in a circle is nothing."""
+        real, parent = Path(os.path.realpath(link)), Path(os.path.realpath(link.parent))
+        if str(real) not in self.seen:
+            self.through(link)
+        elif not parent.is_relative_to(real):
+            self.links[text_of(link.relative_to(self.root).as_posix())] = self.seen[str(real)]
 
 
-def counted(kinds: Mapping[str, int]) -> str:
+def _refuse(error: OSError) -> None:
+    reason, hint = f"cannot be read ({error.strerror})", "its images would be missing"
+    raise TroupeError(Problem("not-read", shown(error.filename), reason, hint), SURROUNDINGS)
+
+
+def counted(kinds: Mapping[str, int], most: int | None = 5) -> str:
     """`12 .psd, 1 .txt`, the most first."""
-    most = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join([f"{count} {kind}" for kind, count in most[:5]] + (["..."] if len(most) > 5 else []))
+    order = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    rest = ["..."] if most is not None and len(order) > most else []
+    return ", ".join([f"{count} {kind}" for kind, count in order[:most]] + rest)
 
 
-def arranged(found: Found, data: str) -> Layout:
-    """Which folders are parts and which are classes.
+def arranged(found: Found, data: str, folders: str = "auto") -> Layout:
+    """Which folders are parts and which are classes, as their names tell, or as `folders` says.
 
-    Raises TroupeError (exit code 3), with the `data` that named the folder, where parts have unlike classes.
+    Raises TroupeError (exit code 3), with the `data` that named the folder, where they may be either, and where parts
+    have unlike classes.
     """
-    paths = [image.path for image in found.images]
-    parts = parts_of(paths)
+    texts = [image.text for image in found.images]
+    parts, left_out = _parts(texts, data, folders)
+    kept = [image for image in found.images if image.text.partition("/")[0] not in left_out]
     if not parts:
-        classes, strays = _classes(paths)
-        return Layout({}, classes, strays, _bare(found, ""))
-    inside = {name: [path.partition("/")[2] for path in paths if path.startswith(f"{name}/")] for name in parts}
+        classes, strays = _classes(texts)
+        return Layout(kept, {}, classes, strays, _bare(found, texts, ""), _links(found, {}), left_out)
+    inside = {name: [path.partition("/")[2] for path in texts if path.startswith(f"{name}/")] for name in parts}
     every = {name: _classes(within) for name, within in inside.items()}
     strays = [f"{name}/{path}" for name, (_, beside) in every.items() for path in beside]
     if strays:
-        return Layout(parts, [], strays, {})
-    train = next(name for name, part in parts.items() if part == "train")
+        return Layout(kept, parts, [], strays, {}, _links(found, parts), left_out)
+    train = next(name for name, part in parts.items() if part == TRAIN)
     if any(classes for classes, _ in every.values()):
         _refuse_unlike({name: {path.partition("/")[0] for path in within if "/" in path}
                         for name, within in inside.items()}, train, data)  # fmt: skip
-    classes = every[train][0]
-    return Layout(parts, classes, [], _bare(found, f"{train}/"))
+    bare = _bare(found, texts, f"{train}/")
+    return Layout(kept, parts, every[train][0], [], bare, _links(found, parts), left_out)
 
 
-def parts_of(paths: Iterable[str]) -> dict[str, str]:
-    """The first-level folders that are parts, and which; {} unless all are, one of them to learn from."""
-    first = {path.partition("/")[0] if "/" in path else "" for path in paths}
-    parts = {name: PARTS.get(name.lower(), "") for name in sorted(first)}
+def _parts(paths: Sequence[str], data: str, folders: str) -> tuple[dict[str, str], dict[str, int]]:
+    """The first-level folders that are parts, and which; and those that are left out, with the number of their images.
+
+    Raises TroupeError where what they are cannot be told by their names.
+    """
+    counts = Counter(path.partition("/")[0] if "/" in path else "" for path in paths)
+    kinds = placed(part_kinds(sorted(name for name in counts if name)))
+    if "" in counts:
+        kinds[""] = ""  # images beside all folders
+    if folders == "classes":
+        return {}, {}
+    if folders == "auto":
+        _refuse_doubtful(paths, kinds, data)
+        if "" in kinds.values() or len(kinds) < 2:
+            return {}, {}
+    parts = _of_parts(kinds)
+    instead = "leave folders=parts out" if folders == "parts" else "say folders=classes if all are classes"
+    for kind in parts.values():
+        if len(same := [other for other in parts if parts[other] == kind]) > 1:
+            raise _either(f"{_names(same)} have names of the same part", f"put them together, or {instead}", data)
+    if TRAIN not in parts.values():
+        raise _either(f"{_names(kinds)} have no part to learn from", instead, data)
+    if not _whole(parts):
+        (name,) = parts
+        hint = f"say data={data}/{shown(name)}, of which a tenth is held out, or {instead}"
+        raise _either(f"{_names(kinds)} have no part to evaluate on", hint, data)
+    return parts, {name: counts[name] for name in kinds if name not in parts}
+
+
+def _of_parts(kinds: Mapping[str, str]) -> dict[str, str]:
+    """Those of the folders that are learned from or evaluated on."""
+    return {name: kind for name, kind in kinds.items() if kind not in ("", UNLABELED)}
+
+
+def _whole(parts: Mapping[str, str]) -> bool:
+    """Whether there is one part to learn from, one or two to evaluate on, and no other."""
     kinds = list(parts.values())
-    whole = "" not in kinds and "train" in kinds and len(kinds) > 1 and len(set(kinds)) == len(kinds)
-    return parts if whole else {}
+    return TRAIN in kinds and len(kinds) > 1 and len(kinds) == len(set(kinds))
+
+
+def _refuse_doubtful(paths: Sequence[str], kinds: Mapping[str, str], data: str) -> None:
+    """Raise TroupeError where folders may be parts or classes: some of them have the names of parts; each of them has
+    parts of its own; one may be a bin."""
+    known = {kind for kind in kinds.values() if kind}
+    bins = [name for name in kinds if name in DOUBTFUL]
+    if bins:
+        hint = "say folders=classes if it is a class, or move it away"
+        raise _either(f"its folder {bins[0]} may be a class, or what was thrown away", hint, data)
+    inside: dict[str, set[str]] = {name: set() for name in kinds}
+    for path in paths:
+        if path.count("/") > 1:
+            name, deeper, _ = path.split("/", 2)
+            inside[name].add(deeper)
+    if "" in kinds.values() and known:
+        deep = any(kind == TRAIN and len(inside[name]) > 1 for name, kind in kinds.items())
+        if UNLABELED in known or deep or (TRAIN in known and len(known) > 1):
+            whole = _whole(_of_parts(kinds))
+            leave = "say folders=parts, which leaves the others out," if whole else "move away what is no class,"
+            hint = f"{leave} or say folders=classes if all are"
+            part = next(name for name, kind in kinds.items() if kind)
+            beside = [name for name, kind in kinds.items() if not kind]
+            raise _either(f"its folder {shown(part)} may be a part, or a class like {_names(beside)}", hint, data)
+    if not known and len(kinds) > 1 and all(_has_parts(names) for names in inside.values()):
+        hint = "put the parts above the classes (train/CLASS, test/CLASS), or say folders=classes to take them for one"
+        raise _either(f"each of {_names(kinds)} has parts of its own", hint, data)
+
+
+def parts_or_classes(paths: Sequence[str]) -> bool:
+    """Whether images with such paths have labels, or parts, by the folders in which they lie."""
+    return bool(_classes([text_of(path) for path in paths])[0])
+
+
+def _has_parts(names: set[str]) -> bool:
+    kinds = placed(part_kinds(sorted(names)))
+    return "" not in kinds.values() and _whole(_of_parts(kinds))
+
+
+def _either(reason: str, hint: str, data: str) -> TroupeError:
+    return TroupeError(Problem("parts-or-classes", "data", reason, hint, data), SURROUNDINGS)
+
+
+def _names(names: Mapping[str, str] | Sequence[str]) -> str:
+    """`its folders a, b and c`."""
+    filled = [name for name in names if name]
+    beside = ["the images beside them" if filled else "images"] if "" in names else []
+    return f"its folder{'s' * (len(filled) > 1)} {_and(filled[:8] + ['...'] * (len(filled) > 8) + beside)}"
+
+
+def _and(names: Sequence[str]) -> str:
+    told = [shown(name) for name in names]
+    return " and ".join(filter(None, [", ".join(told[:-1]), *told[-1:]]))
 
 
 def _classes(paths: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -128,9 +263,9 @@ def _classes(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     return ([], strays) if strays else (sorted(first), [])
 
 
-def _bare(found: Found, part: str) -> dict[str, str]:
+def _bare(found: Found, texts: Sequence[str], part: str) -> dict[str, str]:
     """Folders of a part (`train/`, or "" for all) that hold no image, where each image lies in some folder."""
-    paths = [image.path.removeprefix(part) for image in found.images if image.path.startswith(part)]
+    paths = [path.removeprefix(part) for path in texts if path.startswith(part)]
     if any("/" not in path for path in paths):
         return {}
     filled = {path.partition("/")[0] for path in paths}
@@ -142,6 +277,19 @@ def _bare(found: Found, part: str) -> dict[str, str]:
     }  # fmt: skip
 
 
+def _links(found: Found, parts: Mapping[str, str]) -> list[str]:
+    """Links that stand where parts or classes do, and lead to another of these; one for another name of the same part
+    does no harm."""
+    told = []
+    for link, place in sorted(found.links.items()):
+        name, other = PurePosixPath(link).name, PurePosixPath(place).name
+        kinds = part_kinds({name, other})
+        level = 2 if link.partition("/")[0] in parts else 1
+        if link.count("/") < level and not (kinds[name] and kinds[name] == kinds[other]):
+            told.append(f"{shown(link)} -> {shown(place)}")
+    return told
+
+
 def _refuse_unlike(classes: Mapping[str, set[str]], train: str, data: str) -> None:
     """Raise TroupeError where a part has other classes than the one to learn from, with what differs."""
     differ = []
@@ -150,5 +298,6 @@ def _refuse_unlike(classes: Mapping[str, set[str]], train: str, data: str) -> No
             names = ", ".join([*map(shown, sorted(only)[:8]), *(["..."] if len(only) > 8 else [])])
             differ += [f"only its folder {where} has images of {names}"] if only else []
     if differ:
-        reason, hint = "; ".join(sorted(differ)), "its parts must have the same classes"
+        reason = "; ".join(sorted(differ))
+        hint = f"its parts must have the same classes; or say data={data}/{shown(train)}, of which a tenth is held out"
         raise TroupeError(Problem("parts-differ", "data", reason, hint, data), SURROUNDINGS)

@@ -1,21 +1,52 @@
 """The settings of every family that learns from images."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from trainers.engine.config import Config, parts_of
-from trainers.engine.settings import setting
+from trainers.engine.problems import Problem, show_value
+from trainers.engine.rules import VALUE
+from trainers.engine.settings import Check, setting
 
 SMALL = frozenset(("digits", "mnist", "fashion_mnist", "cifar10", "stacked_digits", "stacked_mnist"))  # 32 pixels each
+
+
+FURTHEST = 1e15  # value of black or white
+
+
+def _black_below_white(value_range: str | tuple[float, float]) -> Problem | None:
+    if isinstance(value_range, str) or value_range[0] < value_range[1]:
+        return None
+    hint = "say the value of black first, then a larger one of white, as in value_range=0:4095"
+    return Problem(VALUE, "value_range", "is no range", hint, value_range)
 
 
 class ImageConfig(Config):
     """What every family that learns from images has besides."""
 
+    checks: ClassVar[tuple[Check, ...]] = (*Config.checks, Check(("value_range",), _black_below_white))
     image_size: int | Literal["auto"] = setting(
         "auto", "side of the images; auto: the next power of two, 64 for folders", unit="pixels", at_least=8,
         at_most=1024, network=True,
     )  # fmt: skip
+
+    folders: Literal["auto", "parts", "classes"] = setting(
+        "auto", "what the folders of imagefolder:PATH are: parts as train and test, or classes; auto: by their names"
+    )
+    value_range: Literal["auto", "full"] | tuple[float, float] = setting(
+        "auto", "values of black and white in images of imagefolder:PATH, as 0:4095; auto: all that such files can "
+        "hold; full: the same, and nothing is told where images fill little of it", at_least=-FURTHEST,
+        at_most=FURTHEST,
+    )  # fmt: skip
+
+    def remarks(self) -> list[str]:
+        of_folders = [name for name in ("folders", "value_range") if getattr(self, name) != "auto"]
+        if any(part.startswith("imagefolder:") for part in parts_of(self.data)):
+            of_folders = []
+        return super().remarks() + [
+            f"{name}={show_value(getattr(self, name))}: changes nothing with data={self.data}; it is of imagefolder:"
+            for name in of_folders
+        ]
 
     @classmethod
     def side(cls, said: Mapping[str, Any]) -> int:

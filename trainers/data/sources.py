@@ -84,6 +84,8 @@ def open_data(
     warn: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     fingerprint: str | None = None,
+    folders: str = "auto",
+    value_range: str | Sequence[float] = "auto",
 ) -> Any:
     """Open the data set that `data=` names, or several that it joins.
 
@@ -98,7 +100,9 @@ def open_data(
     for part in parts:
         name, _, argument = part.partition(":")
         known = fingerprint if len(parts) == 1 else None
-        request = Request(argument, Path(data_dir), image_size, evaluate_on, warn, progress, known)
+        request = Request(
+            argument, Path(data_dir), image_size, evaluate_on, warn, progress, known, folders, value_range
+        )
         opened.append(_opened(part, sources[name], request))
     whole: Any = opened[0] if len(opened) == 1 else Joined(opened)
     whole.cache = Path(data_dir) / "computed"

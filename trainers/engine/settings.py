@@ -268,8 +268,12 @@ def read_value(annotation: Any, text: str) -> Any:
         raise ValueError("one value is needed here", "choices (a,b) and ranges (a..b) are for a search")
     for option in options:
         if get_origin(option) is tuple:
-            (item, *_) = get_args(option)
-            return tuple(read_value(item, part) for part in text.split(":"))
+            (item, *others), parts = get_args(option), text.split(":")
+            if words and len(parts) == 1:
+                raise ValueError(f"is none of {', '.join(words)}, nor numbers as 0:1", meant(text, words))
+            if ... not in others and len(parts) != 1 + len(others):
+                raise ValueError(f"needs {1 + len(others)} numbers, and not {len(parts)}")
+            return tuple(read_value(item, part) for part in parts)
         if option is bool:
             if text.lower() in ("true", "yes", "on", "1", "false", "no", "off", "0"):
                 return text.lower() in ("true", "yes", "on", "1")

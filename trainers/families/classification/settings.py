@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from trainers.data import decoding
-from trainers.data.listing import PARTS
+from trainers.data.folders import part_kinds
+from trainers.data.levels import where_labels_are
 from trainers.data.settings import ImageConfig
 from trainers.engine.config import MISFIT
 from trainers.engine.problems import Problem
@@ -128,18 +129,23 @@ class ClassificationConfig(ImageConfig):
         def of_data(code: str, reason: str, hint: str) -> None:
             problems.append(Problem(code, "data", reason, hint, self.data))
 
-        if there >= 2 and names and {name.lower() for name in names} <= PARTS.keys():
+        if there >= 2 and names and self.folders != "classes" and all(part_kinds(names).values()):
             of_data("parts-as-classes", f"its folders {' and '.join(names)} are parts, and no classes",
                     "name the one to learn from train, and the other test or val")  # fmt: skip
         for name, why in facts.get("lost_classes", {}).items():
             of_data("empty-class", f"class {name} has no image to learn from ({why})",
                     "put some into its folder, or remove it")  # fmt: skip
+        links = facts.get("links", ())
+        for link in links:
+            reason = f"its folder {link.partition(' ->')[0]} is a link ({link}): both have the same images"
+            of_data("linked-folders", reason, "put images of its own there, or remove the link")
         if there < 2 and (strays := facts.get("strays")):
             lie = "image lies" if len(strays) == 1 else "images lie"
             of_data("stray-images", f"{lie} beside its class folders: {', '.join(strays)}",
                     "move into them what belongs there, and the rest away")  # fmt: skip
-        elif there < 2 and not facts.get("lost_classes"):
-            of_data("no-labels", "has no labels to learn", "put images into a folder for each class")
+        elif there < 2 and not facts.get("lost_classes") and not links:
+            elsewhere = where_labels_are(self.data) if self.data.startswith("imagefolder:") else ""
+            of_data("no-labels", "has no labels to learn", elsewhere or "put images into a folder for each class")
         elif there >= 2 and self.classes != "auto" and self.classes != there:
             reason = f"data={self.data} has {there}"
             problems.append(Problem(MISFIT, "classes", reason, "leave classes out", self.classes))

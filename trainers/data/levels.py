@@ -1,0 +1,88 @@
+"""Where the labels lie of a folder of images that has none: some levels below it, or above."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trainers.data.decoding import extensions
+from trainers.data.folders import TRAIN, of_system, part_kinds
+from trainers.data.listing import Found, look_through, parts_or_classes
+from trainers.engine.errors import TroupeError
+from trainers.engine.paths import shown
+
+LOOKED_AT = 2000  # files and folders of a neighbour, at most, before it is taken for one without images
+
+
+def where_labels_are(data: str) -> str:
+    """What to say in place of this `data=imagefolder:PATH`, which has no labels; "" where that cannot be seen."""
+    name, _, path = data.partition(":")
+    root = Path(path)
+    try:
+        found = look_through(root)
+    except TroupeError:
+        return ""
+    if below := level_below(found):
+        return f"say data={name}:{shown(root / below)}"
+    if deeper := _parts_below_parts(found):
+        return f"its classes lie a level deeper, in {deeper}: move them up"
+    if above := _above(root):
+        return f"if it is one class of several, say data={name}:{shown(above)}"
+    return ""
+
+
+def level_below(found: Found) -> str:
+    """The only folder that has images, or the only one in that, and so on, down to one with parts or classes; "" where
+    there is none."""
+    paths, within = [image.path for image in found.images], list[str]()
+    while paths and all("/" in path for path in paths) and len({path.partition("/")[0] for path in paths}) == 1:
+        within.append(paths[0].partition("/")[0])
+        paths = [path.partition("/")[2] for path in paths]
+    return "/".join(within) if within and parts_or_classes(paths) else ""
+
+
+def _parts_below_parts(found: Found) -> str:
+    """`train/train`, where each part holds nothing but one folder, and that has classes."""
+    parts = [image.text.partition("/") for image in found.images]
+    first = {part for part, _, _ in parts}
+    single = {part: {rest.partition("/")[0] for name, _, rest in parts if name == part} for part in first}
+    if TRAIN not in part_kinds(sorted(first)).values() or any(len(inside) != 1 for inside in single.values()):
+        return ""
+    return " and ".join(sorted(f"{shown(part)}/{shown(*inside)}" for part, inside in single.items()))
+
+
+def _above(folder: Path) -> Path | None:
+    """The folder above that has several folders with images, classes by their names; where it is one part of several,
+    the folder of these."""
+    above = folder.parent
+    names = _with_images(above)
+    if folder.name not in names or len(names) < 2 or all(part_kinds(names).values()):
+        return None
+    parts = part_kinds(_with_images(above.parent)) if part_kinds([above.name])[above.name] else {}
+    whole = TRAIN in parts.values() and all(parts.values()) and len(parts) > 1
+    return above.parent if whole else above
+
+
+def _with_images(folder: Path) -> list[str]:
+    """The folders in a folder that hold images."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not of_system(entry.name, True))
+    except OSError:
+        return []
+    return [name for name in names[:LOOKED_AT] if _has_images(folder / name)]
+
+
+def _has_images(folder: Path) -> bool:
+    left = LOOKED_AT
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not of_system(name, True)]
+        if any(_is_image(name) for name in files):
+            return True
+        left -= len(folders) + len(files)
+        if left < 0:
+            break
+    return False
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().rpartition(".")[2] in extensions() and not of_system(name, False)
