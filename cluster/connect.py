@@ -26,6 +26,8 @@ IMPORTED = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # what Ray sets in our calle
 OTHER_VERSION = "versions-differ"  # the code of other versions than this machine has
 SENT = "working_dir_files"  # the folder in which Ray keeps what was sent with a job
 
+used_in = 0  # the process that has used Ray
+
 
 class Connected:
     """A Ray that somebody else started, while we use it."""
@@ -42,6 +44,12 @@ class Connected:
         if self.pulse is not None:
             self.pulse.check()
         return ""
+
+    def missing(self) -> str:
+        """Its files are not ours to look at."""
+        return ""
+
+    unfit = died
 
     def begin_anew(self) -> None:
         """Not ours to do."""
@@ -85,14 +93,15 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
         with deferred():  # a part of it would break whatever is done with it afterwards
             import ray
 
+        refuse_inherited()
         if ray.is_initialized():
             _check_room(config, "the Ray of this process")
             yield Connected()
             return
         cpus = checks.cores()
         own = OwnRay(max(cpus, config.workers * config.threads_per_worker) if oversubscribe else cpus)
-        own.begin()
         held.callback(own.end)
+        own.begin()
         _check_room(config, "this machine")
         yield own
 
@@ -112,6 +121,7 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
     """Join the cluster at an address. Raises TroupeError (exit code 3) where that cannot be."""
     import ray
 
+    refuse_inherited()
     with contextlib.ExitStack() as held:
         if not ray.is_initialized():
             mode = {"RAY_AUTH_MODE": "token"} if _knock(address) else {}
@@ -129,6 +139,22 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
                     raise TroupeError(unreachable(address, f"cannot be joined ({reason})"), SURROUNDINGS) from error
                 held.callback(ray.shutdown)
         yield
+
+
+def refuse_inherited() -> None:
+    """Raise TroupeError (exit code 3) in a process that was forked from one that had used Ray: its threads and its
+    connections have stayed there, and whoever asked it here would wait for ever."""
+    global used_in
+    import ray
+    from ray._private.worker import global_worker
+
+    listening = getattr(global_worker, "listener_thread", None)  # of those who joined
+    stayed = ray.is_initialized() and listening is not None and not listening.is_alive()
+    if used_in not in (0, os.getpid()) or stayed:
+        reason = "this process was forked from one that had used Ray, which cannot be used in both"
+        hint = "begin it anew instead (multiprocessing: spawn), or take workers=1 for one of them"
+        raise TroupeError(Problem("ray-inherited", reason=reason, hint=hint), SURROUNDINGS)
+    used_in = os.getpid()
 
 
 def _check_room(config: Config, where: str) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ import filelock
 
 from cluster import tokens
 from cluster.environment import environment
-from cluster.signals import handlers_kept, none_swallowed, without_hangups
+from cluster.signals import handlers_kept, none_swallowed, signals, unheard
 from trainers.engine import ownership
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError
 from trainers.engine.holding import LOCK, is_held
@@ -57,6 +57,8 @@ class OwnRay:
         self.runtime_env: dict[str, object] = {}  # its processes have our environment
         self.folder, self.lock, self.secret = Path(), filelock.FileLock(os.devnull), ""
         self.processes: dict[int, str] = {}
+        self.files: list[Path] = []  # all that must be there while it lives
+        self.inode, self.looked, self.touched, self.gone = 0, 0.0, 0.0, ""
 
     def begin(self) -> None:
         """Start it, and connect to it. Raises TroupeError (exit code 3) where that cannot be."""
@@ -65,7 +67,7 @@ class OwnRay:
         sweep()
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right
         self.folder, self.secret = _new_folder(), secrets.token_hex(32)
-        self.lock = filelock.FileLock(self.folder / LOCK)
+        self.inode, self.lock = self.folder.stat().st_ino, filelock.FileLock(self.folder / LOCK)
         try:
             self.lock.acquire()
             ownership.mark(self.folder, WHAT, {"secret": self.secret})
@@ -81,17 +83,15 @@ class OwnRay:
             "SPT_NOENV": "1",
         }  # a title that they give themselves would hide the secret
         try:
-            with environment(token), handlers_kept(), without_hangups(), none_swallowed():
+            with environment(token), unheard(), handlers_kept(), _handlers_refused(), none_swallowed():
                 tokens.read_anew()
                 ray.init(
                     address="local", num_cpus=self.cpus, include_dashboard=False, log_to_driver=False,
                     logging_level=logging.ERROR, configure_logging=False, object_store_memory=OBJECT_STORE,
                     _temp_dir=str(self.folder),
                 )  # fmt: skip
-        except (KeyboardInterrupt, SystemExit):  # SIGTERM is the latter, in the words of Ray's handler
-            if ray.is_initialized():
-                ray.shutdown()
-            self._clear()
+        except (KeyboardInterrupt, SystemExit):
+            self.end()
             raise NotBegun() from None
         except Exception as error:
             self._clear()
@@ -100,6 +100,8 @@ class OwnRay:
             self._clear()
             raise
         self.processes = {pid: name for pid, name in _children() if name in PROCESSES}
+        self.files = [path for path in self._there() if "logs" not in path.parent.parts]
+        self.looked = self.touched = time.monotonic()
 
     def died(self) -> str:
         """What of it has died; nothing while all of it lives."""
@@ -110,27 +112,80 @@ class OwnRay:
             return f"the {name} of this machine's Ray died (killed, or out of memory)"
         return ""
 
-    def end(self) -> None:
-        """Disconnect, and end it; what is left of one that died is killed, as it would wait for the rest."""
-        import ray
+    def missing(self) -> str:
+        """Which of its files has gone, without which nobody new can join it; nothing while all are there.
 
-        if self.died():
-            _end_processes(self.folder, self.secret)
-        try:
-            ray.shutdown()
-        finally:
-            self._clear()
+        They are touched now and then: cleaners of temporary files take what has not been for days.
+        """
+        now = time.monotonic()
+        if self.files and now - self.looked > WAITS.look_at_files:
+            self.looked = now
+            self.gone = next((str(path) for path in self.files if not os.path.lexists(path)), "")
+            if now - self.touched > WAITS.files_touched:
+                self.touched = now
+                for path in self._there():
+                    with contextlib.suppress(OSError):
+                        os.utime(path, follow_symlinks=False)
+        return f"{self.gone} has gone, a file of this machine's Ray (something cleans up there)" if self.gone else ""
+
+    def unfit(self) -> str:
+        """Why no worker could begin in it."""
+        return self.died() or self.missing()
+
+    def end(self) -> None:
+        """Disconnect, and end it; what is left of one that died is killed, as it would wait for the rest. Nobody is
+        interrupted for that: what the Ray was for has ended."""
+        with signals(lambda: None):
+            try:
+                if self.died():
+                    _end_processes(self.folder, self.secret)
+                _disconnect()
+            finally:
+                self._clear()
 
     def begin_anew(self) -> None:
-        """After its death."""
+        """After its death, or that of a file of its."""
         self.end()
         self.begin()
 
+    def _there(self) -> list[Path]:
+        """All that lies in its folder, and the folder."""
+        return [self.folder, *self.folder.rglob("*")]
+
     def _clear(self) -> None:
-        self.processes = {}
-        _remove(self.folder)
+        """Remove what it has made; a folder that has lost its mark is known by its inode."""
+        self.processes, self.files, self.gone = {}, [], ""
+        _end_processes(self.folder, self.secret)
+        if not ownership.remove(self.folder, WHAT) and self.inode == os.lstat(self.folder).st_ino:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.secret, self.inode = "", 0
         self.lock.release()
         tokens.read_anew()  # when the environment is our caller's again
+
+
+@contextlib.contextmanager
+def _handlers_refused() -> Iterator[None]:
+    """Ray would hear SIGTERM itself, also where that is to be ignored, and end this process."""
+    from ray._private import utils
+
+    before = utils.set_sigterm_handler  # no public name does it
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
+
+
+def _disconnect() -> None:
+    """Let Ray end what it has started for this process: killed at once, as it does not hear what else it is sent."""
+    import ray
+    from ray._private import worker
+
+    for started in getattr(getattr(worker, "_global_node", None), "all_processes", {}).values():
+        for one in started:
+            one.process.terminate = one.process.kill
+    if ray.is_initialized():
+        ray.shutdown()
 
 
 def sweep() -> None:
