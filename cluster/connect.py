@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster import checks, tokens
 from cluster.environment import environment, worker_environment
+from cluster.inside_ray import refuse_inherited
 from cluster.nodes import Pulse, rooms
 from cluster.own_ray import OwnRay
 from cluster.signals import deferred
@@ -25,8 +26,6 @@ from trainers.engine.waits import WAITS
 IMPORTED = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # what Ray sets in our caller's environment when it is imported
 OTHER_VERSION = "versions-differ"  # the code of other versions than this machine has
 SENT = "working_dir_files"  # the folder in which Ray keeps what was sent with a job
-
-used_in = 0  # the process that has used Ray
 
 
 class Connected:
@@ -139,22 +138,6 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
                     raise TroupeError(unreachable(address, f"cannot be joined ({reason})"), SURROUNDINGS) from error
                 held.callback(ray.shutdown)
         yield
-
-
-def refuse_inherited() -> None:
-    """Raise TroupeError (exit code 3) in a process that was forked from one that had used Ray: its threads and its
-    connections have stayed there, and whoever asked it here would wait for ever."""
-    global used_in
-    import ray
-    from ray._private.worker import global_worker
-
-    listening = getattr(global_worker, "listener_thread", None)  # of those who joined
-    stayed = ray.is_initialized() and listening is not None and not listening.is_alive()
-    if used_in not in (0, os.getpid()) or stayed:
-        reason = "this process was forked from one that had used Ray, which cannot be used in both"
-        hint = "begin it anew instead (multiprocessing: spawn), or take workers=1 for one of them"
-        raise TroupeError(Problem("ray-inherited", reason=reason, hint=hint), SURROUNDINGS)
-    used_in = os.getpid()
 
 
 def _check_room(config: Config, where: str) -> list[dict[str, Any]]:

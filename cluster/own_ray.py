@@ -20,7 +20,7 @@ from pathlib import Path
 
 import filelock
 
-from cluster import tokens
+from cluster import inside_ray, tokens
 from cluster.environment import environment
 from cluster.signals import handlers_kept, none_swallowed, signals, unheard
 from trainers.engine import ownership
@@ -83,7 +83,7 @@ class OwnRay:
             "SPT_NOENV": "1",
         }  # a title that they give themselves would hide the secret
         try:
-            with environment(token), unheard(), handlers_kept(), _handlers_refused(), none_swallowed():
+            with environment(token), unheard(), handlers_kept(), inside_ray.handlers_refused(), none_swallowed():
                 tokens.read_anew()
                 ray.init(
                     address="local", num_cpus=self.cpus, include_dashboard=False, log_to_driver=False,
@@ -139,7 +139,7 @@ class OwnRay:
             try:
                 if self.died():
                     _end_processes(self.folder, self.secret)
-                _disconnect()
+                inside_ray.disconnect()
             finally:
                 self._clear()
 
@@ -161,31 +161,6 @@ class OwnRay:
         self.secret, self.inode = "", 0
         self.lock.release()
         tokens.read_anew()  # when the environment is our caller's again
-
-
-@contextlib.contextmanager
-def _handlers_refused() -> Iterator[None]:
-    """Ray would hear SIGTERM itself, also where that is to be ignored, and end this process."""
-    from ray._private import utils
-
-    before = utils.set_sigterm_handler  # no public name does it
-    utils.set_sigterm_handler = lambda handler: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = before
-
-
-def _disconnect() -> None:
-    """Let Ray end what it has started for this process: killed at once, as it does not hear what else it is sent."""
-    import ray
-    from ray._private import worker
-
-    for started in getattr(getattr(worker, "_global_node", None), "all_processes", {}).values():
-        for one in started:
-            one.process.terminate = one.process.kill
-    if ray.is_initialized():
-        ray.shutdown()
 
 
 def sweep() -> None:
