@@ -13,10 +13,10 @@ from typing import Any
 
 from cluster import checks, tokens
 from cluster.environment import environment, worker_environment
-from cluster.inside_ray import refuse_inherited
+from cluster.inside_ray import disconnect, handlers_refused, refuse_inherited
 from cluster.nodes import Pulse, rooms
 from cluster.own_ray import OwnRay
-from cluster.signals import deferred
+from cluster.signals import deferred, handlers_kept
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
 from trainers.engine.errors import SURROUNDINGS, TroupeError
@@ -125,7 +125,7 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
         if not ray.is_initialized():
             mode = {"RAY_AUTH_MODE": "token"} if _knock(address) else {}
             held.callback(tokens.read_anew)  # when the environment is our caller's again
-            with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}):
+            with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}), handlers_kept(), handlers_refused():
                 tokens.read_anew()
                 logging.getLogger("ray").setLevel(logging.ERROR)
                 try:
@@ -136,7 +136,7 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
                 except Exception as error:
                     reason = str(error).strip().splitlines()[0]
                     raise TroupeError(unreachable(address, f"cannot be joined ({reason})"), SURROUNDINGS) from error
-                held.callback(ray.shutdown)
+                held.callback(disconnect)
         yield
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from cluster.signals import nothing_heard
 from trainers.engine.errors import SURROUNDINGS, TroupeError
 from trainers.engine.problems import Problem
 
@@ -27,7 +28,7 @@ def handlers_refused() -> Iterator[None]:
 
 def disconnect() -> None:
     """Leave Ray, which ends what it has started for this process: killed at once, as it does not hear what else it is
-    sent."""
+    sent. Ray takes our handlers away with its own, and what the Ray was for has ended: nobody is interrupted."""
     import ray
     from ray._private import worker
 
@@ -35,7 +36,8 @@ def disconnect() -> None:
         for one in started:
             one.process.terminate = one.process.kill
     if ray.is_initialized():
-        ray.shutdown()
+        with nothing_heard():
+            ray.shutdown()
 
 
 def refuse_inherited() -> None:

@@ -133,9 +133,8 @@ class OwnRay:
         return self.died() or self.missing()
 
     def end(self) -> None:
-        """Disconnect, and end it; what is left of one that died is killed, as it would wait for the rest. Nobody is
-        interrupted for that: what the Ray was for has ended."""
-        with signals(lambda: None):
+        """Disconnect, and end it; what is left of one that died is killed, as it would wait for the rest."""
+        with signals(lambda: None):  # what the Ray was for has ended
             try:
                 if self.died():
                     _end_processes(self.folder, self.secret)

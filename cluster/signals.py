@@ -101,6 +101,19 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def nothing_heard() -> Iterator[None]:
+    """Whatever comes inside is nothing, also where somebody takes the handlers away; they are put back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+    try:
+        with handlers_kept():
+            yield
+            if threading.current_thread() is threading.main_thread():
+                ignore_signals()  # also what has come and waits
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def none_swallowed() -> Iterator[None]:
     """Inside, each is a KeyboardInterrupt at once, and once more at the end where somebody has swallowed that."""
     asked = False

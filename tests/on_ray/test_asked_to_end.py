@@ -12,24 +12,19 @@ from tiers import long
 
 from cluster import leaderboard
 from cluster.leaderboard import INTERRUPTED
+from cluster.own_ray import PREFIX
 from cluster.signals import ASKED
 from trainers.engine import checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
 
-TRAIN = ("train", *DCGAN, "workers=2", "steps=100000", "log_every=1", "checkpoint_every=1000", "--name", "run")
+SHORT = ("train", *DCGAN, "workers=2", "log_every=1", "--name", "run")
+TRAIN = (*SHORT, "steps=100000", "checkpoint_every=1000")
 EVALUATES = ("train", "classifier", "model=mlp_bn", "data=digits", "workers=2", "steps=100000", "log_every=1",
              "evaluate_every=1", "checkpoint_every=1000", "--name", "run")  # fmt: skip
-SAVES = (*TRAIN, "checkpoint_every=1", "keep=1000")
+SAVES = (*SHORT, "steps=100000", "checkpoint_every=1")
 SEARCH = ("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2,0.3", "steps=100000",
           "evaluate_every=50000", "--space", "none", "--name", "s")  # fmt: skip
-
-
-@pytest.fixture
-def temporary(troupe: Commands) -> Path:
-    folder = troupe.folder / "t"
-    folder.mkdir()
-    return folder
 
 
 def begun(troupe: Commands, temporary: Path, *words: str) -> Command:
@@ -44,7 +39,7 @@ def assert_ended(command: Command, temporary: Path, number: int) -> None:
     assert len(done.mistakes) == 1, done
     assert "before it had saved" not in done.err
     until(lambda: not command.members(), "the end of all its processes", 5)
-    assert list(temporary.iterdir()) == []
+    assert list(temporary.glob(f"{PREFIX}*")) == []
 
 
 @pytest.mark.parametrize(
@@ -81,19 +76,19 @@ def test_a_search_saves_every_running_trial(troupe: Commands, temporary: Path, n
 
 
 def test_a_finished_run_whose_ray_ends_is_finished(troupe: Commands, temporary: Path) -> None:
-    command = begun(troupe, temporary, *TRAIN, "steps=5")
+    command = begun(troupe, temporary, *SHORT, "steps=5")
     until((troupe.path("run") / "result.json").exists, "the result", 90)
     command.ask_all(signal.SIGTERM)
     done = command.wait(15)
     assert done.code in (0, 130), done
     assert "Traceback" not in done.out + done.err
     until(lambda: not command.members(), "the end of all its processes", 5)
-    assert list(temporary.iterdir()) == []
+    assert list(temporary.glob(f"{PREFIX}*")) == []
 
 
 def test_what_was_ignored_at_the_start_stays_ignored(troupe: Commands, temporary: Path) -> None:
     """Also while Ray starts, which hears SIGTERM itself."""
-    command = troupe.start(*TRAIN, "steps=10", prefix=("sh", "-c", "trap '' TERM; exec \"$0\" \"$@\""),
+    command = troupe.start(*SHORT, "steps=10", prefix=("sh", "-c", "trap '' TERM; exec \"$0\" \"$@\""),
                            environment={"TMPDIR": str(temporary)})  # fmt: skip
     until((troupe.path("run") / "settings.json").exists, "the run's folder")
     while command.process.poll() is None:

@@ -72,10 +72,8 @@ def cleaned(folder: Path, what: str) -> str:
     "what", ["token", *long("session_2*", "session_2*/sockets/raylet", ".made-by-troupe", ".lock")]
 )
 def test_a_ray_of_our_own_whose_files_are_cleaned_away_is_begun_anew_and_no_step_is_lost(
-    troupe: Commands, straight: Commands, what: str
+    troupe: Commands, straight: Commands, temporary: Path, what: str
 ) -> None:
-    temporary = troupe.folder / "t"
-    temporary.mkdir()
     command = troupe.start("train", *WORDS, "workers=2", "--name", "run", environment={"TMPDIR": str(temporary)})
     until_step(troupe.path("run"), 15, command)
     (folder,) = folders(temporary)
@@ -91,13 +89,11 @@ def test_a_ray_of_our_own_whose_files_are_cleaned_away_is_begun_anew_and_no_step
     assert gone in restart["why"] or str(Path(gone).parent) in restart["why"]
     assert_same_run(troupe.path("run"), straight.path("run"))
     until(lambda: not command.members(), "the end of all its processes", 5)
-    assert list(temporary.iterdir()) == []
+    assert list(temporary.glob(f"{PREFIX}*")) == []
 
 
 @pytest.mark.long
-def test_a_search_goes_on_when_the_files_of_its_ray_are_cleaned_away(troupe: Commands) -> None:
-    temporary = troupe.folder / "t"
-    temporary.mkdir()
+def test_a_search_goes_on_when_the_files_of_its_ray_are_cleaned_away(troupe: Commands, temporary: Path) -> None:
     command = troupe.start(*SEARCH, environment={"TMPDIR": str(temporary)})
     trial = troupe.path("search") / "trials" / "0001"
     until(lambda: (trial / "metrics.jsonl").exists(), "the first trial", 90)
@@ -108,7 +104,7 @@ def test_a_search_goes_on_when_the_files_of_its_ray_are_cleaned_away(troupe: Com
     done = command.wait(200)
     assert done.code == 0, done
     assert "going on from the trials' checkpoints" in done.out
-    assert list(temporary.iterdir()) == []
+    assert list(temporary.glob(f"{PREFIX}*")) == []
 
 
 def test_what_a_ray_of_our_own_needs_is_touched_so_that_cleaners_leave_it(

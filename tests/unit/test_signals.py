@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from cluster import signals as asking
-from cluster.signals import ASKED, INSISTING, none_swallowed, signals, take_signals, unheard
+from cluster.signals import ASKED, INSISTING, none_swallowed, nothing_heard, signals, take_signals, unheard
 from trainers.engine.waits import WAITS
 
 MOMENT = 0.05
@@ -58,6 +58,15 @@ def test_what_was_ignored_at_the_start_stays_ignored(number: signal.Signals) -> 
     assert signal.getsignal(number) == signal.SIG_IGN
 
 
+def test_nothing_is_heard_where_a_library_takes_the_handlers_away() -> None:
+    take_signals()
+    with nothing_heard():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        send(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        send(signal.SIGTERM)
+
+
 def test_what_our_caller_hears_himself_is_left_to_him() -> None:
     heard: list[int] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
@@ -67,7 +76,7 @@ def test_what_our_caller_hears_himself_is_left_to_him() -> None:
 
 
 def test_a_child_never_hears_what_its_parent_hears_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), none_swallowed():
+    with pytest.raises(KeyboardInterrupt), none_swallowed():  # noqa: PT012
         with unheard():
             child = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"],
                                      stdout=subprocess.PIPE)  # fmt: skip

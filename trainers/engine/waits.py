@@ -31,7 +31,6 @@ class Waits:
     # the end of a command, and of a Ray of our own that is begun anew
     same_request: float = 1.0  # within which signals that ask for an end are one: to a process, and to its group
     clean_up: float = 10.0  # after the answer: then the process ends as it is
-    ray_disconnects: float = 20.0  # from one that does not answer any more
     look_at_files: float = 1.0  # of a Ray of our own, whether all are there
     files_touched: float = 600.0  # so that cleaners of temporary files leave them
     saves_for_new_ray: float = 8.0  # for trials to save before theirs, whose files have gone, is ended
