@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import errno
 import os
+import signal
 import stat
 import sys
 import threading
@@ -65,6 +66,8 @@ def end(code: int) -> None:
         time.sleep(WAITS.clean_up)
         os._exit(code)
 
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(WAITS.clean_up) + 2)  # where no thread of Python's has its turn any more
     try:
         threading.Thread(target=give_up, daemon=True).start()
     except RuntimeError:  # no process id is left for a thread

@@ -1,4 +1,4 @@
-"""What asks a command to end, sent to all of its processes and twice, at any moment: saved, 130, and nothing is left."""
+"""What asks a command to end, sent to all of its processes, at any moment: saved, 130, and nothing is left."""
 
 from __future__ import annotations
 
