@@ -103,3 +103,20 @@ def test_a_child_never_hears_what_its_parent_hears_at_once() -> None:
     assert child.wait() == -signal.SIGKILL
     child.stdout.close()
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(ASKED) == set()
+
+
+HANGS = """
+import atexit, sys, time
+from cluster.cli import end
+from trainers.engine.waits import WAITS
+WAITS.clean_up = 0.3
+sys.modules["ray"] = type(sys)("ray")
+sys.modules["ray"].shutdown = print
+atexit.register(time.sleep, 60)
+end(7)
+"""
+
+
+def test_what_libraries_do_at_their_end_has_a_limit() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS], check=False, timeout=20)
+    assert done.returncode == 7
