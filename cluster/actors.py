@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cluster import nodes
 from cluster.checks import needs
-from cluster.group import NODE, PREEMPTED, RAY, RESIZED, WORKER, Look, Lost, Presence, Row
+from cluster.group import CLEANED, NODE, PREEMPTED, RAY, RESIZED, WORKER, Look, Lost, Presence, Row
 from cluster.nodes import last_line
 from cluster.show import duration
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError, of_worker
@@ -52,15 +52,28 @@ def answered(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
     return answer
 
 
+class Used(Protocol):
+    """The Ray that workers run on."""
+
+    def died(self) -> str:
+        """What of it has died, where it can be begun anew."""
+
+    def missing(self) -> str:
+        """What of its files has gone, without which workers go on and none can begin."""
+
+    def unfit(self) -> str:
+        """Why none could begin."""
+
+
 class Placing:
     """Where workers are to run: in a placement group of their own, as large as there is room for."""
 
     def __init__(
-        self, each: Mapping[str, float], least: int, most: int, lost: Lost | None, died: Callable[[], str],
+        self, each: Mapping[str, float], least: int, most: int, lost: Lost | None, used: Used,
         stop_requested: Callable[[], bool], say: Callable[[str], None], cluster: bool,
     ) -> None:  # fmt: skip
         self.each, self.least, self.most, self.lost = dict(each), least, most, lost
-        self.died, self.stop_requested, self.say, self.cluster = died, stop_requested, say, cluster
+        self.used, self.stop_requested, self.say, self.cluster = used, stop_requested, say, cluster
 
     def found(self) -> Any:
         """A placement group for `least` to `most` workers, when there is room.
@@ -75,21 +88,21 @@ class Placing:
         told, group, size = False, None, self.most
         try:
             while True:
-                hold_alive(self.died)
+                hold_alive(self.used.unfit)
                 if self.stop_requested():
                     raise NotBegun()
                 now = time.monotonic()
-                there = answered(nodes.alive, self.died)
+                there = answered(nodes.alive, self.used.unfit)
                 possible = nodes.rooms(self.each, [node["Resources"] for node in there.values()])
                 possible = max(self.least, min(self.most, possible))
                 taken = now - tried > WAITS.room_taken and size > self.least
                 if group is None or possible < size or taken or now - tried > WAITS.room_asked_anew:
                     if group is not None:
-                        answered(partial(remove_placement_group, group), self.died)
+                        answered(partial(remove_placement_group, group), self.used.unfit)
                         size -= taken
                     size, tried = max(self.least, min(size, possible)), now
-                    group = answered(partial(placement_group, [self.each] * size, strategy="PACK"), self.died)
-                if answered(partial(group.wait, 0.5), self.died):
+                    group = answered(partial(placement_group, [self.each] * size, strategy="PACK"), self.used.unfit)
+                if answered(partial(group.wait, 0.5), self.used.unfit):
                     found, group = group, None
                     return found
                 if now - began > 2 * WAITS.room_taken and not told:
@@ -105,7 +118,7 @@ class Placing:
         finally:
             if group is not None:
                 with contextlib.suppress(Exception):
-                    answered(partial(remove_placement_group, group), self.died)
+                    answered(partial(remove_placement_group, group), self.used.unfit)
 
 
 class ActorGroup:
@@ -148,7 +161,7 @@ class ActorGroup:
         self.watch: nodes.Watch | None = None
         try:
             if placing is not None:
-                self.watch = answered(nodes.Watch, placing.died)
+                self.watch = answered(nodes.Watch, placing.used.unfit)
             places = self._asked(WAITS.first_microbatch, [self._where(worker) for worker in self.actors])
             order = sorted(range(self.size), key=lambda place: places[place][0])  # neighbours in rank share a host
             self.actors = [self.actors[place] for place in order]
@@ -172,14 +185,15 @@ class ActorGroup:
             done, _ = self.ray.wait(questions, num_returns=len(questions), timeout=0.5)
             if len(done) == len(questions) or time.monotonic() - began > patience:
                 return self.ray.get(questions, timeout=0.1)
-            self._hold_ray()
-            if self.placing is not None and self.placing.stop_requested():
-                raise NotBegun()
+            if self.placing is not None:
+                hold_alive(self.placing.used.unfit)
+                if self.placing.stop_requested():
+                    raise NotBegun()
             self.ray.get(done)  # an error of one ends the waiting for the others
 
     def _hold_ray(self) -> None:
         if self.placing is not None:
-            hold_alive(self.placing.died)
+            hold_alive(self.placing.used.died)
 
     def _kind(self, rank: int | None = None) -> str:
         """Whether the loss of a worker, or of one of all, is that of its node."""
@@ -272,6 +286,8 @@ class ActorGroup:
     def moves(self) -> Lost | None:
         if self.placing is None or self.watch is None:
             return None
+        if why := self.placing.used.missing():
+            return Lost(why, CLEANED)
         for node in self.nodes:
             if node in self.watch.draining:
                 moment = self.watch.draining[node]

@@ -9,6 +9,8 @@ import os
 import signal
 import stat
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -19,10 +21,11 @@ from cluster.columns import ROWS, paragraphs
 from cluster.environment import start_anew
 from cluster.help import help_text
 from cluster.show import Progress
-from cluster.signals import take_signals
+from cluster.signals import ignore_signals, take_signals
 from cluster.streams import descriptor, flush, never_refuse, open_streams
 from trainers.engine.errors import FAILED, STOPPED, SURROUNDINGS, NotBegun, Stopped, TroupeError
 from trainers.engine.problems import Problem, sentence
+from trainers.engine.waits import WAITS
 from trainers.version import __version__
 
 SHOWING = ("train", "search", "verify")  # verbs whose progress is part of what they show
@@ -40,8 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             never_refuse(stream)
     except KeyboardInterrupt:
         os._exit(STOPPED)
-    code = command(given)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said; what is left would be a traceback
+    try:
+        code = command(given)
+        ignore_signals()  # all is said; what is left would be a traceback
+    except KeyboardInterrupt:  # between two moments in which it would have been told
+        ignore_signals()
+        code = STOPPED
     for stream in (sys.stdout, sys.stderr):  # what a reader who has gone did not take would else change the exit code
         try:
             flush(stream)
@@ -49,7 +56,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if (file := descriptor(stream)) is not None:
                 with contextlib.suppress(OSError, ValueError):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), file)
-    if "ray" in sys.modules:  # taking apart what it leaves in this process takes a second
+    end(code)
+
+
+def end(code: int) -> None:
+    """End the process with its exit code, after `WAITS.clean_up` at the latest: what libraries do at their end may
+    hang, and all that is ours has been done."""
+
+    def give_up() -> None:
+        time.sleep(WAITS.clean_up)
+        os._exit(code)
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(WAITS.clean_up) + 2)  # where no thread of Python's has its turn any more
+    try:
+        threading.Thread(target=give_up, daemon=True).start()
+    except RuntimeError:  # no process id is left for a thread
+        os._exit(code)
+    if (ray := sys.modules.get("ray")) is not None:  # taking apart what it leaves in this process takes a second
+        atexit.unregister(ray.shutdown)  # it was left before, where it began; where it did not, this may hang
         atexit._run_exitfuncs()
         os._exit(code)
     sys.exit(code)

@@ -14,9 +14,10 @@ from typing import Any
 
 from cluster import checks, hardware, surroundings, tokens
 from cluster.environment import environment, worker_environment
+from cluster.inside_ray import disconnect, handlers_refused, refuse_inherited
 from cluster.nodes import Pulse, last_line, rooms
 from cluster.own_ray import OwnRay
-from cluster.signals import deferred
+from cluster.signals import deferred, handlers_kept
 from cluster.streams import whole_streams
 from trainers.engine import checkpoint
 from trainers.engine.config import Config
@@ -44,6 +45,12 @@ class Connected:
         if self.pulse is not None:
             self.pulse.check()
         return ""
+
+    def missing(self) -> str:
+        """Its files are not ours to look at."""
+        return ""
+
+    unfit = died
 
     def begin_anew(self) -> None:
         """Not ours to do."""
@@ -81,16 +88,17 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
         held.callback(tokens.read_anew)  # when the environment is our caller's again
         held.enter_context(environment({**variables, **worker_environment(), "GLOO_SOCKET_IFNAME": "lo"}))
         with deferred():  # a part of it would break whatever is done with it afterwards
-            pass
+            import ray
 
-        if theirs:
+        refuse_inherited()
+        if ray.is_initialized():
             _check_room(config, "the Ray of this process")
             yield Connected()
             return
         cpus = hardware.cores()
         own = OwnRay(max(cpus, config.workers * config.threads_per_worker) if oversubscribe else cpus)
-        own.begin()
         held.callback(own.end)
+        own.begin()
         _check_room(config, "this machine")
         yield own
 
@@ -110,11 +118,12 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
     """Join the cluster at an address. Raises TroupeError (exit code 3) where that cannot be."""
     import ray
 
+    refuse_inherited()
     with contextlib.ExitStack() as held:
         if not ray.is_initialized():
             mode = {"RAY_AUTH_MODE": "token"} if _knock(address) else {}
             held.callback(tokens.read_anew)  # when the environment is our caller's again
-            with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}):
+            with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}), handlers_kept(), handlers_refused():
                 tokens.read_anew()
                 logging.getLogger("ray").setLevel(logging.ERROR)
                 try:
@@ -127,7 +136,7 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
                     raise TroupeError(
                         unreachable(address, f"cannot be joined ({last_line(error)})"), SURROUNDINGS
                     ) from error
-                held.callback(ray.shutdown)
+                held.callback(disconnect)
         yield
 
 

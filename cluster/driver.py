@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from cluster import checks, nodes, proposals, tuning
 from cluster.checks import needs
 from cluster.connect import ray_for
-from cluster.group import RAY
+from cluster.group import CLEANED, RAY
 from cluster.leaderboard import FAILED, FINISHED, NO_METRIC, OPEN, POPULATION, PRUNED, RUNNING, Search, TrialRecord
 from cluster.prepare_search import Prepared, SearchCommand, compare_by
 from cluster.show import Progress, about_trials, duration, size
@@ -30,7 +29,7 @@ from trainers.engine.mirror import patiently
 from trainers.engine.problems import Problem, sentences, show_value
 from trainers.engine.runfolder import SAVED, STOP_FILE
 from trainers.engine.settings import plain
-from trainers.engine.synced import bytes_elsewhere
+from trainers.engine.synced import bytes_of
 from trainers.engine.waits import WAITS
 from trainers.run import description, open_for
 
@@ -59,6 +58,8 @@ class Driver:
         self.hopeless = ""  # or where no trial can have a value
         self.died: Callable[[], str] = lambda: ""  # what of Ray has died
         self.dead = ""  # that, once it has
+        self.missing: Callable[[], str] = lambda: ""  # which of its files has gone
+        self.cleaned, self.cleaned_at = "", 0.0  # that, once one has, and when it was seen
         self.gone: TroupeError | None = None  # the same of somebody else's Ray
         self.told_trials = False
         self.lasted = 0.0  # when the record was last made durable
@@ -117,9 +118,14 @@ class Driver:
             self.dead = self.dead or self.died()
         except TroupeError as error:
             self.gone = error
+        now = time.monotonic()
+        if not self.cleaned and (cleaned := self.missing()):
+            self.cleaned, self.cleaned_at = cleaned, now
+            self.progress.say(f"{cleaned}: saving first")
+        if self.cleaned and now - self.cleaned_at > WAITS.saves_for_new_ray:
+            self.dead = self.dead or self.cleaned
         if self.dead or self.gone is not None:
             raise tuning.Dead
-        now = time.monotonic()
         budget = self.command.time_budget
         if budget is not None and now - self.began > budget and not self.over:
             self.over = f"the time budget of {duration(budget)} is used up"
@@ -132,7 +138,7 @@ class Driver:
         """Also tells the trials, which would else hear of it after their next report only."""
         if not self.told_trials and (self.search.path / STOP_FILE).exists():  # by `troupe stop`
             self.asked.set()
-        stop = self.asked.is_set() or bool(self.over or self.full or self.hopeless)
+        stop = self.asked.is_set() or bool(self.over or self.full or self.hopeless or self.cleaned)
         if stop and not self.told_trials:
             self.told_trials = True
             (self.search.path / STOP_FILE).touch()
@@ -144,8 +150,15 @@ class Driver:
 
     def go_on(self) -> None:
         """After Ray was begun anew: trials that ran go on from their checkpoints."""
-        self.dead = ""
+        self.dead, self.cleaned, self.told_trials = "", "", False
+        self.withdraw_stop()
         self.proposals = proposals.of(self.search, self.prepared.space)
+
+    def withdraw_stop(self) -> None:
+        """Take back what asks the trials to stop."""
+        (self.search.path / STOP_FILE).unlink(missing_ok=True)
+        if self.bucket is not None:
+            self.bucket.remove_file(self.search.path / STOP_FILE)
 
     # What it says
 
@@ -266,7 +279,7 @@ class Driver:
         """Make room where the disk, or the budget, is nearly used up; where there is none, stop loudly."""
         free = shutil.disk_usage(self.search.path).free
         budget = self.command.disk_budget
-        used = _size(self.search.path) if budget is not None else 0
+        used = bytes_of(self.search.path) if budget is not None else 0
         while free < SPARE or (budget is not None and used > budget):
             full = free < SPARE  # and what is removed from a bucket makes no room on it
             there = self.bucket is not None and not full
@@ -283,12 +296,7 @@ class Driver:
                 f"{what} is nearly full: the checkpoints of {self.search.name}/{ended[-1].name} are removed"
             )
             free = shutil.disk_usage(self.search.path).free
-            used = _size(self.search.path) if budget is not None else 0
-
-
-def _size(path: Path) -> int:
-    """Bytes of a search, those that lie in its bucket only too."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) + bytes_elsewhere(path)
+            used = bytes_of(self.search.path) if budget is not None else 0
 
 
 def takes(search: Search, config: Config) -> dict[str, float]:
@@ -332,11 +340,9 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     """Carry out all trials that are left. Returns the driver, which knows how it ended."""
     config = prepared.config
     driver = Driver(search, prepared, command, progress)
-    (search.path / STOP_FILE).unlink(missing_ok=True)
+    driver.withdraw_stop()
     durable.clear_unfinished(search.path)
     there = driver.bucket
-    if there is not None:
-        there.remove_file(search.path / STOP_FILE)
     folders = [*([] if there is not None else [search.path]), *command.families]
     if search.told["scheduler"] in POPULATION:
         refuse_other_networks(driver)
@@ -359,36 +365,36 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
             "runtime_env": dict(used.runtime_env), "bucket": there.address if there is not None else "",
         }  # fmt: skip
         job = tuning.Job(
-            search, prepared.space, driver.next_trial, driver.changed, driver.tick, driver.stop_requested, shared,
-            [each] if config.workers == 1 else [{}, *[each] * config.workers], driver.at_once, resolved.steps,
+            search, prepared.space, driver.next_trial, driver.changed, install, driver.tick, driver.stop_requested,
+            shared, [each] if config.workers == 1 else [{}, *[each] * config.workers], driver.at_once, resolved.steps,
             int(resolved.evaluate_every) or resolved.log_every, config.max_restarts, progress.say,
         )  # fmt: skip
-        driver.died = used.died
+        driver.died, driver.missing = used.died, used.missing
         restarts = 0
         while True:
             tuning.carry_out(job)
             if driver.gone is not None:
                 raise driver.gone
-            if not driver.dead or driver.asked.is_set():
+            why = driver.cleaned or driver.dead
+            if not why or driver.asked.is_set():
                 break
-            if restarts >= config.max_restarts:
-                reason = f"{driver.dead} ({restarts} restarts before)"
-                hint = f"go on with `troupe search --resume {search.name}`"
-                raise TroupeError(Problem("lost", search.name, reason, hint), RUN_FAILED)
-            restarts += 1
-            progress.say(f"{driver.dead}; going on from the trials' checkpoints (restart {restarts} of "
-                         f"{config.max_restarts})")  # fmt: skip
-            search.told.setdefault("restarts", []).append({"kind": RAY, "why": driver.dead})
+            if not driver.cleaned and restarts >= config.max_restarts:
+                reason, resume = (
+                    f"{why} ({restarts} restarts before)",
+                    f"go on with `troupe search --resume {search.name}`",
+                )
+                raise TroupeError(Problem("lost", search.name, reason, resume), RUN_FAILED)
+            restarts += not driver.cleaned
+            count = "" if driver.cleaned else f" (restart {restarts} of {config.max_restarts})"
+            progress.say(f"{why}; going on from the trials' checkpoints{count}")
+            search.told.setdefault("restarts", []).append({"kind": CLEANED if driver.cleaned else RAY, "why": why})
             used.begin_anew()
-            install()
             driver.go_on()
     progress.end()
     search.write(lasting=True)
     with contextlib.suppress(OSError):
-        if driver.asked.is_set() and (search.path / STOP_FILE).exists():
+        saved = driver.asked.is_set() and (search.path / STOP_FILE).exists()
+        driver.withdraw_stop()
+        if saved:
             (search.path / STOP_FILE).write_text(SAVED, encoding="utf-8")
-        else:
-            (search.path / STOP_FILE).unlink(missing_ok=True)
-        if there is not None:
-            there.remove_file(search.path / STOP_FILE)
     return driver

@@ -19,6 +19,7 @@ Row = tuple[int, Mapping[str, float]]  # step, metrics
 
 
 WORKER, NODE, PREEMPTED, HUNG, RAY, RESIZED = "worker lost", "node lost", "preempted", "hung", "ray lost", "resized"
+CLEANED = "ray cleaned away"  # files of a Ray of our own have gone, and its workers have saved before it was ended
 COUNTED = (WORKER, HUNG, RAY)  # as restarts, of which there are so many; nodes come and go as their cluster wills
 
 

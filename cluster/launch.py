@@ -330,15 +330,14 @@ def _on_ray(
     with (
         _random_kept(),
         ray_for(config, command.address, command.oversubscribe, folders, log) as used,  # until then a signal ends it
-        signals(asked.set) as install,
+        signals(asked.set),
     ):
 
         def start(lost: Lost | None) -> ActorGroup:
-            if lost is not None and used.died():
+            if lost is not None and used.unfit():
                 used.begin_anew()
-                install()  # Ray has put handlers of its own there
             placing = Placing(
-                checks.needs(plan.settings), config.least_workers, config.workers, lost, used.died, stop_asked,
+                checks.needs(plan.settings), config.least_workers, config.workers, lost, used, stop_asked,
                 progress.say, command.address is not None,
             )  # fmt: skip
             return ActorGroup(plan, used.runtime_env, placing.found(), placing=placing)

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Self, cast
 
 from cluster.environment import environment, worker_environment
+from cluster.signals import ignore_signals, unheard
 from cluster.surroundings import search_path
 from trainers.engine.errors import FAILED, PeerLost, TroupeError
 from trainers.engine.problems import Problem
@@ -45,7 +46,7 @@ class LocalGroup:
         context: Any = multiprocessing.get_context(METHOD)
         port = free_port()
         util.get_temp_dir()  # theirs is ours then, and goes when this process ends, however they do
-        with environment({**worker_environment(), **LOOPBACK, **search_path()}), _no_script(), _no_reader():
+        with environment({**worker_environment(), **LOOPBACK, **search_path()}), unheard(), _no_script(), _no_reader():
             variables = dict(os.environ)  # a process that was forked from an older one has that one's
             for rank in range(self.workers):
                 ours, theirs = context.Pipe()
@@ -132,7 +133,7 @@ def _serve(
     """The life of one process of the pool."""
     die_with_parent()
     os.environ.update(variables)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    ignore_signals()  # they are the parent's business
     import torch
     import torch.distributed as dist
 

@@ -18,10 +18,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster import tokens
+from cluster import inside_ray, tokens
 from cluster.environment import environment
 from cluster.nodes import last_line
-from cluster.signals import handlers_kept, none_swallowed, without_hangups
+from cluster.signals import handlers_kept, none_swallowed, signals, unheard
 from cluster.surroundings import job, uv_unseen
 from trainers.engine import ownership
 from trainers.engine.errors import SURROUNDINGS, NotBegun, TroupeError
@@ -58,6 +58,8 @@ class OwnRay:
         self.runtime_env: dict[str, object] = {}  # its processes have our environment
         self.folder, self.lock, self.secret = Path(), Lock(Path(os.devnull)), ""
         self.processes: dict[int, str] = {}
+        self.files: list[Path] = []  # all that must be there while it lives
+        self.inode, self.looked, self.touched, self.gone = 0, 0.0, 0.0, ""
 
     def begin(self) -> None:
         """Start it, and connect to it. Raises TroupeError (exit code 3) where that cannot be."""
@@ -66,7 +68,7 @@ class OwnRay:
         sweep()
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right
         self.folder, self.secret = _new_folder(), secrets.token_hex(32)
-        self.lock = Lock(self.folder / LOCK)
+        self.inode, self.lock = self.folder.stat().st_ino, Lock(self.folder / LOCK)
         try:
             self.lock.acquire()
             ownership.mark(self.folder, WHAT, {"secret": self.secret})
@@ -82,17 +84,18 @@ class OwnRay:
             "SPT_NOENV": "1",
         }  # a title that they give themselves would hide the secret
         try:
-            with environment(token), uv_unseen(), handlers_kept(), without_hangups(), none_swallowed():
+            with (
+                environment(token), uv_unseen(), unheard(), handlers_kept(), inside_ray.handlers_refused(),
+                none_swallowed(),
+            ):  # fmt: skip
                 tokens.read_anew()
                 ray.init(
                     address="local", num_cpus=self.cpus, include_dashboard=False, log_to_driver=False,
                     logging_level=logging.ERROR, configure_logging=False, object_store_memory=OBJECT_STORE,
                     _temp_dir=str(self.folder), _skip_env_hook=True, job_config=job(),
                 )  # fmt: skip
-        except (KeyboardInterrupt, SystemExit):  # SIGTERM is the latter, in the words of Ray's handler
-            if ray.is_initialized():
-                ray.shutdown()
-            self._clear()
+        except (KeyboardInterrupt, SystemExit):
+            self.end()
             raise NotBegun() from None
         except Exception as error:
             self._clear()
@@ -101,6 +104,8 @@ class OwnRay:
             self._clear()
             raise
         self.processes = {pid: name for pid, name in _children() if name in PROCESSES}
+        self.files = [path for path in self._there() if "logs" not in path.parent.parts]
+        self.looked = self.touched = time.monotonic()
 
     def died(self) -> str:
         """What of it has died; nothing while all of it lives."""
@@ -111,25 +116,52 @@ class OwnRay:
             return f"the {name} of this machine's Ray died (killed, or out of memory)"
         return ""
 
+    def missing(self) -> str:
+        """Which of its files has gone, without which nobody new can join it; nothing while all are there.
+
+        They are touched now and then: cleaners of temporary files take what has not been for days.
+        """
+        now = time.monotonic()
+        if self.files and now - self.looked > WAITS.look_at_files:
+            self.looked = now
+            self.gone = next((str(path) for path in self.files if not os.path.lexists(path)), "")
+            if now - self.touched > WAITS.files_touched:
+                self.touched = now
+                for path in self._there():
+                    with contextlib.suppress(OSError):
+                        os.utime(path, follow_symlinks=False)
+        return f"{self.gone} has gone, a file of this machine's Ray (something cleans up there)" if self.gone else ""
+
+    def unfit(self) -> str:
+        """Why no worker could begin in it."""
+        return self.died() or self.missing()
+
     def end(self) -> None:
         """Disconnect, and end it; what is left of one that died is killed, as it would wait for the rest."""
-        import ray
-
-        if self.died():
-            _end_processes(self.folder, self.secret)
-        try:
-            ray.shutdown()
-        finally:
-            self._clear()
+        with signals(lambda: None):  # what the Ray was for has ended
+            try:
+                if self.died():
+                    _end_processes(self.folder, self.secret)
+                inside_ray.disconnect()
+            finally:
+                self._clear()
 
     def begin_anew(self) -> None:
-        """After its death."""
+        """After its death, or that of a file of its."""
         self.end()
         self.begin()
 
+    def _there(self) -> list[Path]:
+        """All that lies in its folder, and the folder."""
+        return [self.folder, *self.folder.rglob("*")]
+
     def _clear(self) -> None:
-        self.processes = {}
-        _remove(self.folder)
+        """Remove what it has made; a folder that has lost its mark is known by its inode."""
+        self.processes, self.files, self.gone = {}, [], ""
+        _end_processes(self.folder, self.secret)
+        if not ownership.remove(self.folder, WHAT) and self.inode == os.lstat(self.folder).st_ino:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.secret, self.inode = "", 0
         self.lock.release()
         tokens.read_anew()  # when the environment is our caller's again
 

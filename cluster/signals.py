@@ -1,6 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP (a terminal that closes), while there is something to save and before.
+"""Signals that ask for an end: Ctrl-C, SIGTERM, a terminal that closes, and what batch systems send before they kill.
 
-A SIGHUP that was ignored when the command started, as under nohup, stays ignored.
+They may be sent to this process, to its group, or to all processes of a job, and more than once: what comes twice
+within a moment is one request. One that was ignored when the command started, as SIGHUP under nohup, stays ignored.
 """
 
 from __future__ import annotations
@@ -8,10 +9,17 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from trainers.engine.waits import WAITS
+
+INSISTING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)  # a second one ends at once
+ASKED = (*INSISTING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # of the others our caller may make what he likes
+
+heard = -1e9  # when the newest request was heard
 
 
 def hold_signals() -> None:
@@ -21,10 +29,61 @@ def hold_signals() -> None:
 
 def take_signals() -> None:
     """Let each be a KeyboardInterrupt, also before there is anything to save; one that has waited comes now."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _hang_up)
+    for number in _handlers():
+        signal.signal(number, _interrupt)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
+
+
+def ignore_signals() -> None:
+    """All is done and said."""
+    for number in ASKED:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _handlers() -> dict[signal.Signals, Any]:
+    """The handlers of those that are ours to hear: not of what is ignored, nor of what our caller hears himself."""
+    before = {number: signal.getsignal(number) for number in ASKED}
+    mine = (signal.SIG_DFL, _interrupt)
+    return {
+        number: signal.SIG_DFL if handler is None else handler for number, handler in before.items()
+        if handler != signal.SIG_IGN and (number in ALWAYS or handler in mine)
+    }  # fmt: skip
+
+
+def _is_new() -> bool:
+    """Whether a signal that has just come is a request of its own."""
+    global heard
+    now = time.monotonic()
+    new = now - heard > WAITS.same_request
+    heard = now if new else heard
+    return new
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    if number not in INSISTING:
+        signal.signal(number, signal.SIG_IGN)  # a terminal says so twice, and the kernel of a used-up limit each second
+    if _is_new():
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _handled(handle: Callable[[int, Any], None]) -> Iterator[Callable[[], None]]:
+    """Another handler for all that are ours to hear; yields what installs it again. Only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = _handlers()
+
+    def install() -> None:
+        for number in before:
+            signal.signal(number, handle)
+
+    install()
+    try:
+        yield install
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -42,24 +101,31 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def nothing_heard() -> Iterator[None]:
+    """Whatever comes inside is nothing, also where somebody takes the handlers away; they are put back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+    try:
+        with handlers_kept():
+            yield
+            if threading.current_thread() is threading.main_thread():
+                ignore_signals()  # also what has come and waits
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def none_swallowed() -> Iterator[None]:
-    """Inside, SIGINT is a KeyboardInterrupt at once, and once more at the end where somebody has swallowed that."""
-    alone = threading.current_thread() is threading.main_thread()
-    if not alone or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
+    """Inside, each is a KeyboardInterrupt at once, and once more at the end where somebody has swallowed that."""
     asked = False
 
     def handle(number: int, frame: Any) -> None:
         nonlocal asked
-        asked = True
-        raise KeyboardInterrupt
+        if _is_new():
+            asked = True
+            raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, handle)
-    try:
+    with _handled(handle):
         yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     if asked:
         raise KeyboardInterrupt
 
@@ -76,56 +142,40 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Inside, the first SIGINT, SIGTERM or SIGHUP calls `ask`; a second SIGINT or SIGTERM ends the process as usual.
-
-    A second SIGHUP does nothing: a terminal that closes sends it twice, by its shell and by the kernel. Yields what
-    installs the handlers again, where somebody may have replaced them.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    before = {number: signal.getsignal(number) for number in ASKED}
-    if before[signal.SIGHUP] == signal.SIG_IGN:
-        del before[signal.SIGHUP]
+    """Inside, the first request calls `ask`; a second SIGINT, SIGTERM or SIGQUIT is a KeyboardInterrupt, any other is
+    nothing more. Yields what installs the handlers again, where somebody may have replaced them."""
     asked = False
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def handle(number: int, frame: Any) -> None:
         nonlocal asked
-        asked = True
-        install()
-        ask()
+        if not _is_new():
+            return
+        if asked and number in INSISTING:
+            raise KeyboardInterrupt
+        if not asked:
+            asked = True
+            ask()
 
-    def install() -> None:
-        put_back()
-        for number in before if not asked else ():
-            signal.signal(number, handle)
-        if asked and signal.SIGHUP in before:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    install()
-    try:
+    with _handled(handle) as install:
         yield install
-    finally:
-        put_back()
-
-
-def _hang_up(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it may come twice
-    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def without_hangups() -> Iterator[None]:
-    """Processes that are started inside never hear SIGHUP; one that comes meanwhile comes to this process afterwards.
+def unheard() -> Iterator[None]:
+    """Processes that are started inside never hear any of these signals; this one does, in a thread that waits.
 
-    A terminal that closes sends it to all of its processes: workers and their Ray must live until they have saved.
+    What asks a command to end may be sent to all of its processes, and workers and their Ray must live until they have
+    saved. Where no thread can be started it is heard at the end of the block.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    ignored = [number for number in ASKED if signal.getsignal(number) == signal.SIG_IGN]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ignored)  # somebody may handle them inside
+    ended = threading.Event()
+    hearing = threading.Thread(target=ended.wait, daemon=True)
     try:
+        with contextlib.suppress(RuntimeError):
+            hearing.start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
         yield
     finally:
+        ended.set()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,4 +1,4 @@
-"""The command `troupe` in its first moments: Ctrl-C while it is imported ends it, and nothing more."""
+"""The command `troupe` in its first moments: what asks it to end while it is imported ends it, and nothing more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ def main() -> None:
     """Run the command that was typed, and end the process with its exit code."""
     try:
         leave_folder()
+        from cluster.signals import take_signals
+
+        take_signals()
         from cluster.cli import main as carry_out
     except KeyboardInterrupt:  # nothing has begun
         os._exit(130)

@@ -50,6 +50,7 @@ class Job:
     space: Space
     next_trial: Callable[[], TrialRecord | None]  # whose folder is made
     changed: Callable[[TrialRecord, bool], None]  # a trial has news; whether it has ended
+    begun: Callable[[], None]  # Tune has put a handler of its own for a signal
     tick: Callable[[], None]  # now and then; raises Dead where Ray has died
     stop_requested: Callable[[], bool]
     shared: Mapping[str, Any]  # see cluster.trial
@@ -108,6 +109,9 @@ def carry_out(job: Job) -> None:
 
         class Watcher(Unwritten, tune.Callback):
             """Keeps the record of each trial right."""
+
+            def setup(self, *arguments: Any, **info: Any) -> None:
+                job.begun()
 
             def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
                 record = of_id[trial.trial_id]

@@ -147,6 +147,12 @@ class Command:
         """The terminal closes: every process of its foreground group hears it."""
         os.killpg(self.process.pid, signal.SIGHUP)
 
+    def ask_all(self, number: int) -> None:
+        """A signal to the command, and to all of its processes, as supervisors and batch systems send it."""
+        self.send(number)
+        for pid in self.members():
+            _quietly(os.kill, pid, number)
+
     def kill(self) -> None:
         self.send(signal.SIGKILL)
         self.process.wait(10)

@@ -20,7 +20,9 @@ from commands import (
 )
 from tiers import long
 
+from cluster.signals import ASKED
 from trainers.engine import checkpoint
+from trainers.engine.waits import WAITS
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 
@@ -37,14 +39,14 @@ def straight(shared: Commands) -> Commands:
     return shared
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, *long(signal.SIGTERM, signal.SIGHUP)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *long(*ASKED[::2])])
 def test_a_stopped_run_is_saved_and_goes_on_with_the_same_bits(
     troupe: Commands, straight: Commands, number: signal.Signals
 ) -> None:
     run = troupe.path("run")
     command = troupe.start("train", *EVERYTHING, "--name", "run")
     until_step(run, 7, command)
-    command.send(number)
+    command.ask_all(number)
     done = command.wait(20)
     assert done.code == 130
     (line,) = done.mistakes
@@ -115,6 +117,7 @@ def test_a_second_ctrl_c_ends_at_once(troupe: Commands) -> None:
     command.interrupt()
     until(lambda: "saving first" in command.out.read_text(), "the first one is heard")
     assert command.process.poll() is None
+    time.sleep(WAITS.same_request)
     command.interrupt()
     done = command.wait(5)
     assert done.code == 130
@@ -126,7 +129,7 @@ def test_a_second_ctrl_c_ends_at_once(troupe: Commands) -> None:
 def test_a_stop_before_there_is_anything_to_save(troupe: Commands, number: signal.Signals) -> None:
     command = troupe.start("train", *FRAGILE_RUN, "--name", "run")
     until((troupe.path("run") / "settings.json").exists, "the run's folder", every=0.001)
-    command.send(number)
+    command.ask_all(number)
     done = command.wait(20)
     assert done.code == 130
     assert len(done.mistakes) == 1, done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # a short path: sockets lie there
     yield Cluster(commands, folder, dashboard=True)
     commands.clean()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """An empty folder for temporary files, of a name that is short enough for a Ray's sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
+    yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 

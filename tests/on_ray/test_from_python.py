@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from clusters import Cluster
 from commands import FRAGILE, Commands, assert_same_run, metrics
+from sentences import Sentences
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -127,3 +128,31 @@ def test_every_row_is_reported_once_and_in_order(shared: Commands, answer: dict[
     rows = answer["rows"]
     assert rows["one"] == rows["two"] == [[row["step"], row["first_loss"]] for row in metrics(shared.path("two"))]
     assert [step for step, _ in rows["two"]] == list(range(1, 41))
+
+
+FORKS = """
+import os
+from cluster import TroupeError, train
+words = dict(data="digits", image_size=16, width=4, latent=8, batch_size=8, microbatch_size=2, evaluate_every=0,
+             steps=1, workers=2)
+train("dcgan", name="parent", **words)
+child = os.fork()
+if child == 0:
+    try:
+        train("dcgan", name="child", **words)
+    except TroupeError as error:
+        print(*((one.code, one.about) for one in error.problems), error.code, error, sep="\\n", flush=True)
+    train("dcgan", name="alone", **{**words, "workers": 1})
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_process_that_inherited_a_ray_is_refused(troupe: Commands, sentences: Sentences) -> None:
+    done = troupe.call(sys.executable, "-c", FORKS).wait(120)
+    assert done.code == 0, done
+    problem, code, sentence = done.out.splitlines()
+    assert (problem, code) == ("('ray-inherited', 'workers')", "3")
+    sentences([sentence])
+    assert not troupe.path("child").exists()
+    assert troupe.path("alone").exists()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from commands import DCGAN, Command, Commands, assert_same_run, until, until_step
 from tiers import long
 
-from cluster.own_ray import PREFIX, PROCESSES
+from cluster.group import CLEANED
+from cluster.own_ray import PREFIX, PROCESSES, OwnRay
 from trainers.engine.runfolder import RunFolder
+from trainers.engine.waits import WAITS
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(240)]
 
@@ -55,6 +59,68 @@ def test_a_ray_of_our_own_that_dies_is_begun_anew_and_no_bit_is_lost(
     assert (restart["kind"], restart["why"]) == ("ray lost", why)
     assert_same_run(troupe.path("run"), straight.path("run"))
     until(lambda: not command.members(), "the end of all its processes", 5)
+
+
+def cleaned(folder: Path, what: str) -> str:
+    """Take something out of the folder of a Ray, as a cleaner of temporary files does; the name of what has gone."""
+    (gone,) = folder.glob(what)
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    return str(gone)
+
+
+@pytest.mark.parametrize(
+    "what", ["token", *long("session_2*", "session_2*/sockets/raylet", ".made-by-troupe", ".lock")]
+)
+def test_a_ray_of_our_own_whose_files_are_cleaned_away_is_begun_anew_and_no_step_is_lost(
+    troupe: Commands, straight: Commands, temporary: Path, what: str
+) -> None:
+    command = troupe.start("train", *WORDS, "workers=2", "--name", "run", environment={"TMPDIR": str(temporary)})
+    until_step(troupe.path("run"), 15, command)
+    (folder,) = folders(temporary)
+    gone = cleaned(folder, what)
+    began = time.monotonic()
+    until(lambda: [path for path in folders(temporary) if path != folder], "another Ray", 30)
+    assert time.monotonic() - began < 15
+    done = command.wait(120)
+    assert done.code == 0, done
+    assert done.err == ""
+    (restart,) = RunFolder(troupe.path("run")).read_restarts()
+    assert restart["kind"] == CLEANED
+    assert gone in restart["why"] or str(Path(gone).parent) in restart["why"]
+    assert_same_run(troupe.path("run"), straight.path("run"))
+    until(lambda: not command.members(), "the end of all its processes", 5)
+    assert list(temporary.glob(f"{PREFIX}*")) == []
+
+
+@pytest.mark.long
+def test_a_search_goes_on_when_the_files_of_its_ray_are_cleaned_away(troupe: Commands, temporary: Path) -> None:
+    command = troupe.start(*SEARCH, environment={"TMPDIR": str(temporary)})
+    trial = troupe.path("search") / "trials" / "0001"
+    until(lambda: (trial / "metrics.jsonl").exists(), "the first trial", 90)
+    until_step(trial, 30, command)
+    (folder,) = folders(temporary)
+    cleaned(folder, "token")
+    until(lambda: [path for path in folders(temporary) if path != folder], "another Ray", 30)
+    done = command.wait(200)
+    assert done.code == 0, done
+    assert "going on from the trials' checkpoints" in done.out
+    assert list(temporary.glob(f"{PREFIX}*")) == []
+
+
+def test_what_a_ray_of_our_own_needs_is_touched_so_that_cleaners_leave_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WAITS, "files_touched", 0.0)
+    monkeypatch.setattr(WAITS, "look_at_files", 0.0)
+    ray = OwnRay(1)
+    ray.folder, ray.files = tmp_path, [tmp_path / "token"]
+    (tmp_path / "logs").mkdir()
+    for path in (tmp_path / "token", tmp_path / "logs" / "raylet.out"):
+        path.write_text("")
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        os.utime(path, (0, 0))
+    assert ray.missing() == ""
+    assert min(path.stat().st_atime for path in (tmp_path, *tmp_path.rglob("*"))) > time.time() - 60
 
 
 @pytest.mark.long

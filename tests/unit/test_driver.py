@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from cluster import prepare_search, tuning
-from cluster.driver import Driver, _size, rooms
+from cluster.driver import Driver, rooms
 from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, PRUNED, RUNNING, WAITING, Search, TrialRecord
 from cluster.prepare_search import SearchCommand
 from cluster.show import Progress
 from tests.folder_buckets import machine
 from trainers.engine import bucket, checkpoint, durable
+from trainers.engine.synced import bytes_of
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -91,7 +92,7 @@ def test_a_full_disk_takes_nothing_from_the_bucket_and_a_budget_takes_it_from_bo
     assert kept(one) == [4], "the second and the third made room"
     assert [len(there.saved(one.search.folder(trial).path)) for trial in one.search.trials] == [1, 1, 1, 1]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**11))
-    one.command = replace(one.command, disk_budget=_size(one.search.path) - 1500.0)  # most of it lies there only
+    one.command = replace(one.command, disk_budget=bytes_of(one.search.path) - 1500.0)  # most of it lies there only
     one._look_at_disk()
     assert [len(there.saved(one.search.folder(trial).path)) for trial in one.search.trials] == [0, 0, 1, 1]
     assert not one.full

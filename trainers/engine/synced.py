@@ -67,3 +67,8 @@ def bytes_elsewhere(path: Path) -> int:
     for inside in (path, *trials):
         count += sum(size for name, size in Synced(inside).sizes.items() if not os.path.exists(inside / name))
     return count
+
+
+def bytes_of(path: Path) -> int:
+    """Bytes of a search, those that lie in its bucket only too."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) + bytes_elsewhere(path)

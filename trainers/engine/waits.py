@@ -29,6 +29,13 @@ class Waits:
     check_of_nodes: float = 20.0  # for their answers to `troupe check`
     end_of_ray: float = 5.0  # for killed processes to have gone, and for those that were about to begin to show
 
+    # the end of a command, and of a Ray of our own that is begun anew
+    same_request: float = 1.0  # within which signals that ask for an end are one: to a process, and to its group
+    clean_up: float = 10.0  # after the answer: then the process ends as it is
+    look_at_files: float = 1.0  # of a Ray of our own, whether all are there
+    files_touched: float = 600.0  # so that cleaners of temporary files leave them
+    saves_for_new_ray: float = 8.0  # for trials to save before theirs, whose files have gone, is ended
+
     # trials of a search
     look_for_stop: float = 0.5  # of the whole search
     look_for_stop_in_bucket: float = 5.0

@@ -1,0 +1,122 @@
+"""Signals that ask for an end: what is one request, who hears it, and what stays ignored."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cluster import signals as asking
+from cluster.signals import ASKED, INSISTING, none_swallowed, signals, take_signals, unheard
+from trainers.engine.waits import WAITS
+
+MOMENT = 0.05
+
+
+@pytest.fixture(autouse=True)
+def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As a process begins with them, and requests that are told apart sooner; all is put back."""
+    monkeypatch.setattr(WAITS, "same_request", MOMENT)
+    monkeypatch.setattr(asking, "heard", -1e9)
+    before = {number: signal.getsignal(number) for number in ASKED}
+    for number in ASKED:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", ASKED)
+def test_what_comes_to_a_process_and_to_its_group_is_one_request(number: signal.Signals) -> None:
+    asked: list[str] = []
+    with signals(lambda: asked.append("to stop")):
+        send(number)
+        send(signal.SIGTERM)
+        send(number)
+        time.sleep(2 * MOMENT)
+        with pytest.raises(KeyboardInterrupt) if number in INSISTING else contextlib.nullcontext():
+            send(number)
+    assert asked == ["to stop"]
+
+
+@pytest.mark.parametrize("number", ASKED)
+def test_what_was_ignored_at_the_start_stays_ignored(number: signal.Signals) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    take_signals()
+    with unheard(), none_swallowed(), signals(lambda: pytest.fail("was ignored")):
+        send(number)
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
+TAKEN_AWAY = """
+import os, signal
+from cluster.signals import nothing_heard, take_signals
+take_signals()
+with nothing_heard():
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    print("heard")
+"""
+
+
+def test_nothing_is_heard_where_a_library_takes_the_handlers_away() -> None:
+    done = subprocess.run([sys.executable, "-c", TAKEN_AWAY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done
+
+
+def test_what_our_caller_hears_himself_is_left_to_him() -> None:
+    heard: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    with signals(lambda: pytest.fail("is not ours")):
+        send(signal.SIGUSR1)
+    assert heard == [signal.SIGUSR1]
+
+
+def test_a_child_never_hears_what_its_parent_hears_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), none_swallowed():  # noqa: PT012
+        with unheard():
+            child = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"],
+                                     stdout=subprocess.PIPE)  # fmt: skip
+            assert child.stdout is not None
+            child.stdout.readline()
+            for number in ASKED:
+                child.send_signal(number)
+            send(signal.SIGTERM)
+            for _ in range(1000):
+                time.sleep(0.01)
+        pytest.fail("was not heard inside")
+    assert child.poll() is None
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    child.stdout.close()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(ASKED) == set()
+
+
+HANGS = """
+import atexit, sys, time
+from cluster.cli import end
+from trainers.engine.waits import WAITS
+WAITS.clean_up = 0.3
+sys.modules["ray"] = type(sys)("ray")
+sys.modules["ray"].shutdown = print
+atexit.register(time.sleep, 60)
+end(7)
+"""
+
+
+def test_what_libraries_do_at_their_end_has_a_limit() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS], check=False, timeout=20)
+    assert done.returncode == 7
