@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from mutations import MUTATIONS, OF_RAY, OTHERS, ROOT, SEED, Mutation, Ran, Wrong, drawn, mutated, mutation_of, proofs
+from mutations import MUTATIONS, OF_RAY, OTHERS, ROOT, Mutation, Ran, Wrong, drawn, known, mutated, mutation_of, proofs
 from test_promises import Promise, holds, promises
 
 
-def test_every_drawn_promise_has_a_mutation_whose_old_text_stands_exactly_once_in_its_file() -> None:
-    rows = drawn(SEED)
-    assert len(rows) == len({row.text for row in rows}) == OF_RAY + OTHERS
+def test_each_mutation_is_of_a_promise_and_its_old_text_stands_exactly_once_in_its_file() -> None:
+    rows = known()
+    assert len(rows) == len({row.text for row in rows}) == len(MUTATIONS) == OF_RAY + OTHERS
     for row in rows:
         mutation = mutation_of(row)
         text = (ROOT / mutation.file).read_text(encoding="utf-8")
         assert text.count(mutation.edits[0][0]) == 1, mutation
         assert mutated(text, mutation) != text
+
+
+def test_a_seed_draws_five_promises_of_ray_and_seven_others() -> None:
+    rows = drawn(1)
+    assert rows == drawn(1) != drawn(2)
+    assert len({row.text for row in rows}) == OF_RAY + OTHERS
+    assert sum(any(test.startswith("tests/on_ray") for test in row.tests) for row in rows) == OF_RAY
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.promise[:40] for mutation in MUTATIONS])
