@@ -150,7 +150,7 @@ def _watch(
     report: Callable[[int, Mapping[str, float]], None], at_rest: Callable[[int], None],
 ) -> dict[str, Any]:  # fmt: skip
     """The result of a group, or the error of the worker that is guilty of there being none."""
-    asked, last_status, ended = False, 0.0, None
+    asked, last_status, ended, wanted = False, 0.0, None, None
     moving: Lost | None = None
     present = Presence()
     while True:
@@ -171,11 +171,13 @@ def _watch(
         else:
             resting = None
         if stop_requested() and not asked:
-            if not outcomes and not any(look.microbatches for look in looks):
-                raise NotBegun()
-            asked = True
-            progress.say("stopping: saving first")
-            group.stop()
+            wanted = wanted or here
+            if outcomes or any(look.microbatches for look in looks):
+                asked = True
+                progress.say("stopping: saving first")
+                group.stop()
+            elif here - wanted > WAITS.seen_begun or all(look.silent < here - wanted for look in looks):
+                raise NotBegun()  # as seen since it was asked for: the first steps may take milliseconds
         if not asked and (moving := group.moves()) is not None:
             asked = True
             progress.say(f"{moving.why}: saving first")

@@ -86,6 +86,7 @@ def test_the_ray_of_our_caller_is_looked_at_and_its_workers_get_our_environment(
     there: list[dict[str, Any]] = [{"Alive": True, "Resources": {"CPU": 1.0}}, {"Alive": False}]
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: there)
+    monkeypatch.setattr(connect, "refuse_inherited", lambda: None)  # another test may have used Ray in this process
     with pytest.raises(TroupeError) as caught, connect._own(config, False):
         pass
     assert caught.value.code == SURROUNDINGS

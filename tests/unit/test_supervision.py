@@ -428,11 +428,22 @@ def test_a_watcher_that_was_stopped_takes_nobody_for_hung(monkeypatch: pytest.Mo
     assert hung_worker(looks, 60.0) == 1, "one that hangs is seen after it"
 
 
-def test_a_stop_before_the_first_micro_batch_waits_for_nothing() -> None:
-    one = Dummy(({}, [BUSY._replace(microbatches=0)] * 2))
+@pytest.mark.parametrize("silent", [0.0, 1e9], ids=["seen since", "never seen"])
+def test_a_stop_before_the_first_micro_batch_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, silent: float) -> None:
+    monkeypatch.setattr(WAITS, "seen_begun", 0.01)
+    one = Dummy(({}, [BUSY._replace(microbatches=0, silent=silent)] * 2))
     with pytest.raises(NotBegun):
-        supervise(lambda lost: one, 3, 60.0, lambda: True, Progress(io.StringIO()))
+        supervise(lambda lost: one, 3, 1e12, lambda: True, Progress(io.StringIO()))
     assert (one.stopped, one.ended) == (0, 1)
+
+
+def test_a_stop_looks_at_the_workers_anew_before_it_takes_them_for_not_begun() -> None:
+    """The first steps may have been made since they were last seen."""
+    seen, stopped = [BUSY._replace(microbatches=0, silent=1.0)] * 2, Stopped(Problem("test", reason="saved"))
+    one = Dummy(({}, seen), ({}, [BUSY] * 2), ({0: stopped, 1: stopped}, [BUSY] * 2))
+    with pytest.raises(Stopped):
+        supervise(lambda lost: one, 3, 60.0, lambda: True, Progress(io.StringIO()))
+    assert (one.stopped, one.ended) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_the_ray_of_our_caller_keeps_what_it_was_begun_with(monkeypatch: pytest.
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    monkeypatch.setattr(connect, "refuse_inherited", lambda: None)  # another test may have used Ray in this process
     with connect._own(kind.of({"device": "cpu", "workers": 2}, "dcgan"), False):
         assert os.environ["RAY_AUTH_MODE"] == "token"
 

@@ -16,6 +16,7 @@ class Waits:
     silence_at_start: float = 45.0  # without any answer of a worker that has not begun yet
     first_microbatch: float = 300.0  # imports, data, compiling
     watcher_away: float = 2.0  # between two looks: from then on the watcher itself was stopped, or kept
+    seen_begun: float = 2.0  # for an answer of workers that have not begun, as far as is known
     end_of_group: float = 10.0  # for the other workers to end, or to say who is guilty, once one has ended
     room: float = 60.0  # for all workers
     nodes: float = 900.0  # on a cluster that has just lost one: another may be on its way
