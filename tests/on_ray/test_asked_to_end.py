@@ -75,7 +75,7 @@ def test_a_search_saves_every_running_trial(troupe: Commands, temporary: Path, n
     assert all(checkpoints(trial) for trial in trials)
 
 
-# Ray's core puts the default of SIGTERM back when it ends; what comes before we undo that may still end the command.
+# Ray's core changes behind Python what SIGTERM does; one that comes in such a moment may still end the command.
 
 
 @pytest.mark.long
