@@ -25,7 +25,7 @@ __all__ = ["pytest_collection_modifyitems", "pytest_ignore_collect", "pytest_xdi
 
 IN_USE = pytest.StashKey[InUse]()
 local.METHOD = "forkserver"
-multiprocessing.set_forkserver_preload([*warm.FOR_TRAINING])
+multiprocessing.set_forkserver_preload(list(warm.FOR_TRAINING))
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)  # it gives each of its processes 80, whatever the terminal has
 

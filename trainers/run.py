@@ -83,7 +83,7 @@ def without_own_garbage() -> Iterator[None]:
     """What is made inside and holds itself in circles, as figures do, is collected at the end: 60 runs in one process
     would keep 40 MB of it.
 
-    What was there before is not looked at, which takes 0.3 s of each run where torch and matplotlib are loaded.
+    What was there before is not looked at: that takes long where torch and matplotlib are loaded.
     """
     ours = not gc.get_freeze_count()  # or somebody has frozen objects who wants them to stay so
     if ours:
