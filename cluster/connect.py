@@ -300,11 +300,12 @@ def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
     def version(package: str) -> str:
         try:
             return metadata.version(package)
-        except metadata.PackageNotFoundError:  # troupe itself may have been sent there
-            return __version__ if package == "troupe" else ""
+        except metadata.PackageNotFoundError:
+            return ""
 
     return {
         "Python": ".".join(platform.python_version_tuple()[:2]),
-        **{package: version(package) for package in ("ray", "torch", "troupe")},
+        **{package: version(package) for package in ("ray", "torch")},
+        "troupe": __version__,  # of the code that runs there: it may have been sent, or lie beside an installed one
         "missing": [mark for mark in marks if not os.path.exists(mark)],
     }

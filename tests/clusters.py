@@ -49,8 +49,8 @@ class Cluster:
         with urllib.request.urlopen(urllib.request.Request(self.dashboard + path, headers=headers)) as answer:
             return str(answer.read().decode())
 
-    def start(self, *words: str, cpus: int, prefix: tuple[str, ...] = (), path: str = "") -> Command:
-        environment = {**self.environment, "PYTHONPATH": f"{path}:{TESTS.parent}" if path else str(TESTS.parent),
+    def start(self, *words: str, cpus: int, prefix: tuple[str, ...] = ()) -> Command:
+        environment = {**self.environment, "PYTHONPATH": str(TESTS.parent),
                        "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"}  # fmt: skip
         command = self.commands.call(
             *prefix, RAY, "start", *words, "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--block",
@@ -60,10 +60,10 @@ class Cluster:
         return command
 
     @contextlib.contextmanager
-    def node(self, *words: str, cpus: int, prefix: tuple[str, ...] = (), path: str = "") -> Iterator[Command]:
+    def node(self, *words: str, cpus: int, prefix: tuple[str, ...] = ()) -> Iterator[Command]:
         """One node more, which ends at once and without a word; the head then knows that it has gone."""
         before = self.nodes()
-        node = self.start("--address", self.address, *words, cpus=cpus, prefix=prefix, path=path)
+        node = self.start("--address", self.address, *words, cpus=cpus, prefix=prefix)
         try:
             yield node
         finally:
@@ -76,10 +76,11 @@ class Cluster:
         return {node["node_id"] for node in told if node["state"] == "ALIVE"}
 
 
-def hiding(commands: Commands, folder: Path) -> tuple[str, ...]:
-    """What is put before a node's command so that an empty disk lies over a folder, as where each machine has its own;
-    nothing where no disk can be mounted."""
-    prefix = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs tmpfs {folder} && exec "$@"', "sh")
+def hiding(commands: Commands, folder: Path, *others: tuple[Path, Path]) -> tuple[str, ...]:
+    """What is put before a node's command so that an empty disk lies over a folder, as where each machine has its own,
+    and one file over another in each of the pairs; nothing where no disk can be mounted."""
+    mounts = [f"mount -t tmpfs tmpfs {folder}", *(f"mount --bind {over} {file}" for over, file in others)]
+    prefix = ("unshare", "--mount", "sh", "-c", f'{" && ".join(mounts)} && exec "$@"', "sh")
     return prefix if commands.call(*prefix, "true").wait(30).code == 0 else ()
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import socket
+from pathlib import Path
 
 import pytest
 from clusters import Cluster, hiding
 from commands import DCGAN, Commands, assert_same_run
 
+import trainers.version
 from trainers.engine.world import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
@@ -67,22 +69,19 @@ def test_an_address_where_something_else_listens_is_told_in_bounded_time(troupe:
 def test_a_node_with_another_troupe_that_does_not_see_the_runs_is_told_in_a_line_for_each(
     troupe: Commands, cluster: Cluster
 ) -> None:
-    """A second node finds the metadata of another version first, and an empty disk lies over the folder of the runs
-    there, as where each machine has its own."""
-    facts, runs = troupe.folder / "other" / "troupe-9.9.9.dist-info", troupe.folder / "runs"
-    facts.mkdir(parents=True)
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: troupe\nVersion: 9.9.9\n")
+    """On the disks of a second node lies the code of another version, and nothing in the folder of the runs."""
+    other, runs = troupe.folder / "version.py", troupe.folder / "runs"
+    other.write_text('__version__ = "9.9.9"\n')
     runs.mkdir()
-    hidden = hiding(troupe, runs)
-    with cluster.node(cpus=1, path=str(facts.parent), prefix=hidden):
+    hidden = hiding(troupe, runs, (other, Path(trainers.version.__file__)))
+    if not hidden:
+        pytest.skip("no disk can be mounted here")
+    with cluster.node(cpus=1, prefix=hidden):
         done = troupe.run("train", *RUN, on=cluster)
     assert done.code == 3, done
-    version, *unseen = done.mistakes
+    version, line = done.mistakes
     assert re.fullmatch(r"troupe: node [0-9.]+: has troupe 9.9.9, this machine has [0-9.]+; install the same", version)
     assert not troupe.path("run").exists()
-    if not hidden:
-        pytest.skip("no disk can be mounted here: only its version was looked at")
-    (line,) = unseen
     assert re.match(
         rf"troupe: node [0-9.]+: does not see {runs.resolve()}/run; put it on a disk that all nodes share", line
     )
