@@ -108,6 +108,23 @@ def test_a_stop_in_the_middle_of_a_step_is_kept_as_such(troupe: Commands) -> Non
     assert_same_run(run, troupe.path("straight"))
 
 
+@pytest.mark.parametrize("workers", [1, *long(2)])
+def test_a_stop_in_the_middle_of_an_evaluation_leaves_it_for_later(troupe: Commands, workers: int) -> None:
+    """It would take minutes."""
+    run, words = troupe.path("run"), (*FRAGILE_RUN, "steps=6", "evaluate_every=2")
+    command = troupe.start("train", *words, "evaluation_pause=2", f"workers={workers}", "--name", "run")
+    until_step(run, 2, command)
+    time.sleep(0.5)
+    command.send(signal.SIGINT)
+    done = command.wait(15)
+    assert done.code == 130, done
+    assert done.mistakes == ["troupe: run: stopped at step 2 of 6 and saved; go on with --resume run"]
+    assert checkpoints(run)[-1].name == "step_00000002_pending"
+    troupe.train("--resume", "run", "evaluation_pause=0", "--families", str(FRAGILE))
+    troupe.train(*words, "--name", "straight")
+    assert_same_run(run, troupe.path("straight"))
+
+
 def test_a_second_ctrl_c_ends_at_once(troupe: Commands) -> None:
     """A micro-batch takes 20 s, so that nothing can be saved before."""
     run = troupe.path("run")

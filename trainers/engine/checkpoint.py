@@ -31,12 +31,13 @@ MANIFEST = "manifest.json"
 MAKING = ".making_"
 WHAT = "a checkpoint that is being made"  # in the mark of its folder
 WEIGHTS = ("state.pt", "weights.safetensors")  # the file of them in a checkpoint, and in what `export` wrote
-NAME = re.compile(r"step_(\d{8,})(?:_phase_(\d+))?$")
+NAME = re.compile(r"step_(\d{8,})(?:_(pending)|_phase_(\d+))?$")
 
 
-def name_of(step: int, phases_done: int = 0) -> str:
-    """`step_00000500`, or `step_00000500_phase_3` in the middle of a step."""
-    return f"step_{step:08d}" + (f"_phase_{phases_done}" if phases_done else "")
+def name_of(step: int, phases_done: int = 0, pending: bool = False) -> str:
+    """`step_00000500`; `step_00000500_pending`, whose evaluation and grid are still to be made; or, in the middle of
+    the next step, `step_00000500_phase_3`."""
+    return f"step_{step:08d}" + ("_pending" if pending else f"_phase_{phases_done}" if phases_done else "")
 
 
 def all_in(folder: Path) -> list[Path]:
@@ -46,9 +47,10 @@ def all_in(folder: Path) -> list[Path]:
 
 
 def place_of(name: str) -> tuple[int, int]:
-    """Step and phases done, from the name of a checkpoint; before all of them where it is none."""
+    """Step and phases done, from the name of a checkpoint; -1 phases where its evaluation is pending. Before all of
+    them where it is none."""
     match = NAME.match(name)
-    return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
+    return (int(match[1]), -1 if match[2] else int(match[3] or 0)) if match else (-1, 0)
 
 
 def newest_whole(folder: Path) -> Path | None:

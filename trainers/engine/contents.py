@@ -11,7 +11,7 @@ from trainers.engine.ownership import MARK
 from trainers.engine.paths import TRIALS
 
 HIDDEN = rf"\..*\.making|\.(lock|driver|writing|fetching|stop|mirror\.json|bucket)|{re.escape(MARK)}"
-CHECKPOINT = r"step_\d+(_phase_\d+)?"
+CHECKPOINT = r"step_\d+(_pending|_phase_\d+)?"
 IN_CHECKPOINT = rf"state\.pt|manifest\.json|{HIDDEN}"
 FILES = re.compile(
     rf"""

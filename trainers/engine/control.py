@@ -7,6 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
+class Left(Exception):
+    """A stop was asked for during work that changes nothing in the run: it was left, and is done anew when the run goes
+    on."""
+
+
 class Control:
     """Shared by a worker's loop and its watcher, which may live in another thread."""
 
@@ -40,6 +45,19 @@ class Control:
         """What goes on between two steps, for the progress line; "" for nothing."""
         self.progress = {**self.progress, "doing": what}
         self.shows(what)
+
+    def beating(self, what: str) -> Callable[[], None]:
+        """What is called after each piece of a long work: it tells whoever watches, shows how long it has gone on, and
+        raises Left where a stop is asked for."""
+        begun = time.monotonic()
+
+        def beat() -> None:
+            self.beat()
+            self.doing(f"{what}, {time.monotonic() - begun:.0f} s")
+            if self.stop_requested:
+                raise Left
+
+        return beat
 
     def beat(self) -> None:
         """A piece of work is done: a micro-batch, a chunk of a grid, a checkpoint."""

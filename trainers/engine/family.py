@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainers.engine.config import Asked
-from trainers.engine.evaluation import Evaluation, Rows, Totals
+from trainers.engine.evaluation import Evaluation, Rows, Totals, nothing
 from trainers.engine.schedules import Schedule
 from trainers.engine.streams import InOrder, Shuffled, Stream
 
@@ -124,7 +124,7 @@ class Family:
     """One model family. Subclass it once in the family's `training.py`; override what the family has.
 
     Attributes: `config`, the settings; `facts`, what the data says of itself (channels, image_size, classes); `kept`,
-    what `begin` returned when the run was new.
+    what `begin` returned when the run was new; `beat`, to be called after each piece of long work in `begin`.
     """
 
     ema_networks: ClassVar[tuple[str, ...]] = ()  # averaged when `ema` is on; used for samples and evaluation
@@ -134,6 +134,7 @@ class Family:
         self.facts = facts
         self.kept: Mapping[str, Tensor] = {}
         self.looked: Mapping[str, Rows] = {}
+        self.beat: Callable[[], None] = nothing
 
     # What learns, and from what
 
@@ -150,7 +151,8 @@ class Family:
 
         For weights that are computed and not learned, which it writes into networks, and for statistics of the data,
         which it returns: they are kept with the run, as `self.kept`. What is named as a tensor of a frozen network,
-        `judge.0.weight`, is kept too and written into it.
+        `judge.0.weight`, is kept too and written into it. Where it takes long, it calls `self.beat` after each piece of
+        work: a worker that is silent would be taken for one that hangs, and a stop ends it there.
         """
         return {}
 

@@ -11,8 +11,8 @@ import torch
 
 from trainers.engine import memory, processor
 from trainers.engine.config import Config
-from trainers.engine.control import Control
-from trainers.engine.errors import FAILED, Stopped, TroupeError
+from trainers.engine.control import Control, Left
+from trainers.engine.errors import FAILED, NotBegun, Stopped, TroupeError
 from trainers.engine.family import Data, Family
 from trainers.engine.holding import Writer
 from trainers.engine.mirror import Mirror
@@ -49,17 +49,37 @@ def train(
         if trainer.exchange.notice and world.rank == 0:
             control.say(trainer.exchange.notice)
         control.rested()  # imports and data are no piece of work, by whose length silence is judged
-        recorder.begin()
-        while trainer.step < config.steps and not trainer.reached:
-            done = advance(trainer)
-            if done:
-                recorder.after_step()
-            if not done or (trainer.stop_agreed and trainer.step < config.steps and not trainer.reached):
-                recorder.save()
-                recorder.settle()
-                reason = f"stopped at step {trainer.step} of {config.steps} and saved"
-                raise Stopped(Problem("stopped", folder.name, reason, resumes=True, run=folder.name))
-        return recorder.finish()
+        try:
+            recorder.begin()
+        except Left:
+            raise NotBegun from None
+        try:
+            if train_to_end(trainer, recorder):
+                return recorder.finish()
+        except Left:
+            pass
+        recorder.save()
+        recorder.settle()
+        reason = f"stopped at step {trainer.step} of {config.steps} and saved"
+        raise Stopped(Problem("stopped", folder.name, reason, resumes=True, run=folder.name))
+
+
+def train_to_end(trainer: Trainer, recorder: Recorder) -> bool:
+    """Make steps up to the last one (True), or until all workers have agreed on a stop (False).
+
+    Raises Left where what follows a step was left for a stop, and is pending.
+    """
+
+    def ended() -> bool:
+        return not trainer.pending and (trainer.step >= trainer.config.steps or trainer.reached)
+
+    while not ended():
+        if not trainer.pending and not advance(trainer):
+            return False
+        recorder.after_step()
+        if trainer.stop_agreed and not ended():
+            return False
+    return True
 
 
 @contextlib.contextmanager

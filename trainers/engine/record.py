@@ -44,7 +44,7 @@ class Recorder:
         self.since = (0, time.monotonic())  # samples drawn, and time, from which the speed is counted
         self.speed = 0.0
         self.events: Any = None
-        self.saved = (-1, 0)  # step and phases done of the newest checkpoint
+        self.saved = ""  # the name of the newest checkpoint
         self.first_step = 0  # of this process
         self.said = set[str]()  # lines that are told once
 
@@ -65,10 +65,11 @@ class Recorder:
             self.seconds = float(manifest.get("seconds", 0))
             self.evaluating = float(manifest.get("evaluation_seconds", 0))
             self.watching = float(manifest.get("watch_seconds", 0))
-            self.saved = (trainer.step, trainer.phases_done)
+            self.speed = float(manifest.get("samples_per_second", 0))
+            self.saved = name
             if self.first:
                 with self.writer.writing():
-                    self.folder.forget_after(trainer.step, self.control.say)
+                    self.folder.forget_after(trainer.step - trainer.pending, self.control.say)
         else:
             if self.first:
                 with self.writer.writing():
@@ -91,18 +92,26 @@ class Recorder:
         self._tell()
 
     def after_step(self) -> None:
-        """Metrics, evaluation, grid and checkpoint, where this step is one for them."""
+        """Metrics, evaluation, grid and checkpoint, where this step is one for them.
+
+        Raises Left where a stop is asked for during the grid or the evaluation: both are pending then.
+        """
         trainer, config, step = self.trainer, self.config, self.trainer.step
         every = int(config.evaluate_every)
         last, better, unless = step >= config.steps, False, ""
         told = step % config.log_every == 0 or last
         evaluated = bool(every) and (step % every == 0 or last)
+        sampled = step % config.sample_every == 0 or last
         if self.first and told:
             self._write_metrics()
+        self._tell()
+        trainer.pending = True
+        samples = rest.draw_grid(trainer, leaves=True) if sampled else None
+        before = time.monotonic()
         if evaluated:
-            before = time.monotonic()
-            self._tell()
             rest.evaluate(trainer)
+        trainer.pending = False  # from here on nothing takes long
+        if evaluated:
             better = rest.note_best(trainer)
             if self.first and (lacking := rest.lacking_metric(trainer)) and lacking not in self.said:
                 self.said.add(lacking)
@@ -116,9 +125,11 @@ class Recorder:
             last = last or trainer.reached
             if not last and time.monotonic() - self.pictured > WAITS.picture_of_evaluation:
                 self._picture()
-        if step % config.sample_every == 0 or last:
-            drawn = self.draw()
-            unless = self._watch(drawn) if isinstance(drawn, Tensor) else ""
+        if last and not sampled:
+            samples = rest.draw_grid(trainer)
+        if samples is not None:
+            self._show(samples)
+            unless = self._watch(samples) if isinstance(samples, Tensor) else ""
         often = config.checkpoint_every
         due = trainer.save_agreed if isinstance(often, str) else step % often == 0
         if due or last or better or unless:
@@ -132,22 +143,27 @@ class Recorder:
             hint = f"stopped and saved: go on nevertheless with --resume {self.folder.name} {unless}"
             raise TroupeError(Problem("worry", f"step {step}", trainer.worry, hint), FAILED)
 
-    def draw(self) -> Tensor | list[str] | None:
-        """The fixed grid of this step: a sheet of images, or a file of texts; what it shows, the same on every rank."""
-        samples, step = rest.draw_grid(self.trainer), self.trainer.step
-        if samples is None or not self.first:
-            return samples
+    def draw(self) -> None:
+        """Draw the fixed grid of this step."""
+        samples = rest.draw_grid(self.trainer)
+        if samples is not None:
+            self._show(samples)
+
+    def _show(self, samples: Tensor | list[str]) -> None:
+        """A grid that was drawn, the same on every rank, as a file: a sheet of images, or of texts."""
+        step = self.trainer.step
+        if not self.first:
+            return
         with self.writer.writing(), self.making("grids"):
             if not isinstance(samples, Tensor):
                 durable.write(self.folder.grids / f"step_{step:08d}.txt", pictures.sheet_of_texts(samples))
-                return samples
+                return
             columns = self.trainer.family.grid().columns
             pictures.write_grid(self.folder.grids / f"step_{step:08d}.png", samples.numpy(), columns)
             if self.events is not None:
                 sheet = pictures.grid(samples.numpy(), columns).convert("RGB")
                 with self.making(EVENTS):
                     self.events.image("grid", np.asarray(sheet), step)
-        return samples
 
     def _watch(self, drawn: Tensor) -> str:
         """Look for signs that the run goes wrong; returns what lets it go on, where it ends for them."""
@@ -162,11 +178,11 @@ class Recorder:
     def save(self) -> None:
         """A checkpoint of this moment, when the replicas agree; nothing where there is one."""
         trainer = self.trainer
-        if self.saved == (trainer.step, trainer.phases_done):
+        name = checkpoint.name_of(trainer.step, trainer.phases_done, trainer.pending)
+        if self.saved == name:
             return
         state.check(trainer)
         held = state.state_of(trainer)
-        name = checkpoint.name_of(trainer.step, trainer.phases_done)
         failure: TroupeError | None = None
         if self.first:
             try:
@@ -178,7 +194,8 @@ class Recorder:
                             durable.sync(self.events.path)
                     facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3),
                              "evaluation_seconds": round(self.evaluating, 3),
-                             "watch_seconds": round(self.watching, 3)}  # fmt: skip
+                             "watch_seconds": round(self.watching, 3),
+                             "samples_per_second": round(self.speed, 2)}  # fmt: skip
                     best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
                     checkpoint.save(self.folder.checkpoints, name, held, {**facts, "best": best})
                     checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
@@ -188,7 +205,7 @@ class Recorder:
         failure = trainer.world.agree(failure)
         if failure is not None:
             raise failure
-        self.saved = (trainer.step, trainer.phases_done)
+        self.saved = name
         trainer.note_saved()
         self.control.beat()
 

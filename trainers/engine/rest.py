@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.engine import cache, evaluation
-from trainers.engine.control import Control
+from trainers.engine.control import Left
 from trainers.engine.evaluation import Evaluation
 from trainers.engine.family import Family, Watch
 from trainers.engine.precision import computing_in
@@ -43,8 +42,11 @@ def at_rest(trainer: Trainer) -> Iterator[Mapping[str, nn.Module]]:
             network.train()
 
 
-def draw_grid(trainer: Trainer) -> Tensor | list[str] | None:
-    """The fixed grid as uint8 (cells, height, width, channels), or texts; the same on every rank."""
+def draw_grid(trainer: Trainer, leaves: bool = False) -> Tensor | list[str] | None:
+    """The fixed grid as uint8 (cells, height, width, channels), or texts; the same on every rank.
+
+    Raises Left where it `leaves` on request; all is as before then.
+    """
     inputs = {**trainer.sample_inputs, **_carried(trainer)}
     if not inputs:
         return None
@@ -54,7 +56,8 @@ def draw_grid(trainer: Trainer) -> Tensor | list[str] | None:
             part = {name: value[cells.start : cells.stop] for name, value in inputs.items()}
             return drawn(trainer.family.samples(networks, trainer.to_device(part)))
 
-        parts = dealt(trainer, "grid", len(next(iter(inputs.values()))), CHUNK, cells)
+        count, doing = len(next(iter(inputs.values()))), "drawing" if leaves else ""
+        parts = dealt(trainer, "grid", count, CHUNK, cells, doing=doing, leaves=leaves)
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
     return [text for part in parts for text in part]
@@ -108,7 +111,10 @@ def watch(trainer: Trainer, drawn: Tensor) -> Watch | None:
 
 
 def evaluate(trainer: Trainer) -> None:
-    """The family's own evaluation over the held-out samples; its results are the same on every rank."""
+    """The family's own evaluation over the held-out samples; its results are the same on every rank.
+
+    Raises Left on every rank where a stop is asked for meanwhile; the evaluations before are as they were.
+    """
     refer(trainer)
     family, control = trainer.family, trainer.control
     stream = family.held_out(trainer.data)
@@ -121,14 +127,20 @@ def evaluate(trainer: Trainer) -> None:
             rows = {name: tensor.cpu() for name, tensor in family.collected(microbatch).items()}
             return totals, evaluation.highest(family.scored(microbatch), microbatch.indices), rows
 
+        gather = trainer.world.gather_first
         parts = dealt(
-            trainer, "evaluation", stream.length, stream.chunk, part, trainer.world.gather_first, "evaluating"
-        )
-    found, results = Evaluation(), {}
-    if trainer.world.rank == 0 and parts:
-        found = evaluation.added(parts, _beating(control, "comparing"))
-        results = {f"eval_{name}": float(value) for name, value in family.conclude(found).items()}
-    trainer.evaluation = replace(found, results=trainer.world.agree(results))
+            trainer, "evaluation", stream.length, stream.chunk, part, gather, "evaluating", leaves=True
+        )  # fmt: skip
+    found = Evaluation()
+
+    def concluded() -> dict[str, float]:
+        nonlocal found
+        if parts:
+            found = evaluation.added(parts, control.beating("comparing"))
+        return {f"eval_{name}": float(value) for name, value in family.conclude(found).items()} if parts else {}
+
+    results = trainer.on_first(concluded)
+    trainer.evaluation = replace(found, results=results)
     due = trainer.step % max(1, int(trainer.config.evaluate_every)) == 0  # and not only because the run ends here
     if due and (main := main_metric(trainer)) is not None:
         trainer.history.append(trainer.evaluation.results[f"eval_{main}"])
@@ -147,46 +159,45 @@ def refer(trainer: Trainer) -> None:
     """Before the first evaluation in this process: what it needs, and what it compares with, seen by all workers."""
     if trainer.referred:
         return
-    family, trainer.referred = trainer.family, True
-    more: Mapping[str, Tensor] = {}
-    if trainer.world.rank == 0:
+    family, doing = trainer.family, "preparing evaluations"
+
+    def needed() -> dict[str, Tensor]:
         with torch.no_grad():
             every = {**trainer.networks, **trainer.frozen}
-            beat = _beating(trainer.control, "preparing evaluations")
-            more = family.before_evaluations(every, trainer.data, beat)
-    if more := trainer.world.agree(dict(more)):
+            return dict(family.before_evaluations(every, trainer.data, trainer.control.beating(doing)))
+
+    if more := trainer.on_first(needed):
         trainer.keep({**family.kept, **more})
     for name, stream in family.compared(trainer.data).items():
-        path = cache.place(trainer.data, name, family.look_name()) if trainer.world.rank == 0 else None
-        known = cache.read(path, trainer.control.say) if path is not None else None
-        if trainer.world.agree(known is not None):
-            family.looked = {**family.looked, name: known or {}}
-            continue
-        with at_rest(trainer) as networks:
-
-            def part(place: int, places: range, stream: Stream = stream) -> evaluation.Rows:
-                seen = family.look(networks, trainer.microbatch(stream, places, place))
-                return {key: tensor.cpu() for key, tensor in seen.items()}
-
-            doing = "preparing evaluations"
-            parts = dealt(trainer, "compared", stream.length, stream.chunk, part, trainer.world.gather_first, doing)
-        if trainer.world.rank == 0:
-            seen = {key: torch.cat([chunk[key] for chunk in parts]) for key in (parts[0] if parts else ())}
-            seen |= family.look_over(seen, _beating(trainer.control, doing))
-            family.looked = {**family.looked, name: seen}
-            if path is not None:
-                cache.write(path, seen)
+        _look_at(trainer, name, stream, doing)
+    trainer.referred = True
 
 
-def _beating(control: Control, doing: str) -> Callable[[], None]:
-    """What is called after each piece of a long work: it tells whoever watches, and shows how long it has gone on."""
-    begun = time.monotonic()
+def _look_at(trainer: Trainer, name: str, stream: Stream, doing: str) -> None:
+    """What the family's judge sees of real samples: from the cache, or from all workers."""
+    family = trainer.family
+    path = cache.place(trainer.data, name, family.look_name()) if trainer.world.rank == 0 else None
+    known = cache.read(path, trainer.control.say) if path is not None else None
+    if trainer.world.agree(known is not None):
+        family.looked = {**family.looked, name: known or {}}
+        return
+    with at_rest(trainer) as networks:
 
-    def beat() -> None:
-        control.beat()
-        control.doing(f"{doing}, {time.monotonic() - begun:.0f} s")
+        def part(place: int, places: range) -> evaluation.Rows:
+            seen = family.look(networks, trainer.microbatch(stream, places, place))
+            return {key: tensor.cpu() for key, tensor in seen.items()}
 
-    return beat
+        gather = trainer.world.gather_first
+        parts = dealt(trainer, "compared", stream.length, stream.chunk, part, gather, doing, leaves=True)
+
+    def looked_over() -> None:
+        seen = {key: torch.cat([chunk[key] for chunk in parts]) for key in (parts[0] if parts else ())}
+        seen |= family.look_over(seen, trainer.control.beating(doing))
+        family.looked = {**family.looked, name: seen}
+        if path is not None:
+            cache.write(path, seen)
+
+    trainer.on_first(looked_over)
 
 
 def as_trained(trainer: Trainer) -> contextlib.AbstractContextManager[Any]:
@@ -228,20 +239,25 @@ def note_best(trainer: Trainer) -> bool:
 
 def dealt(
     trainer: Trainer, stream: str, count: int, size: int, work: Callable[[int, range], Any],
-    gather: Callable[[Any], list[Any]] | None = None, doing: str = "",
+    gather: Callable[[Any], list[Any]] | None = None, doing: str = "", leaves: bool = False,
 ) -> list[Any]:  # fmt: skip
     """`work(chunk, its places)` for each chunk of `count` places, dealt over the workers; all answers, in order.
 
-    `doing` is what the progress line says meanwhile.
+    `doing` is what the progress line says meanwhile. Where it `leaves`, a stop that is asked for ends it after the
+    chunk under way: Left is raised on every rank.
     """
     starts = range(0, count, size)
     done: dict[int, Any] = {}
     mine = shares(len(starts), trainer.world.size)[trainer.world.rank]
     for chunk in mine:
+        if leaves and trainer.control.stop_requested:
+            break
         if doing:
             trainer.control.doing(f"{doing} {len(done) / len(mine):.0%}")
         trainer.seed(stream, chunk)
         done[chunk] = work(chunk, range(starts[chunk], min(starts[chunk] + size, count)))
         trainer.control.beat()
     every = {chunk: answer for answers in (gather or trainer.world.gather)(done) for chunk, answer in answers.items()}
+    if leaves and trainer.world.agree(len(every) < len(starts)):
+        raise Left
     return [every[chunk] for chunk in sorted(every)]

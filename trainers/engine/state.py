@@ -30,6 +30,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
     return {
         "step": trainer.step,
         "phases_done": trainer.phases_done,
+        "pending": trainer.pending,
         "position": trainer.position,
         "phase_counts": dict(trainer.phase_counts),
         "networks": {name: network.state_dict() for name, network in trainer.networks.items()},
@@ -59,7 +60,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """
     refuse_unlike(trainer.networks, state["networks"], "the checkpoint does not fit")
     trainer.step, trainer.phases_done, trainer.position = state["step"], state["phases_done"], state["position"]
-    trainer.phase_counts = dict(state["phase_counts"])
+    trainer.pending, trainer.phase_counts = bool(state.get("pending")), dict(state["phase_counts"])
     trainer.sample_inputs, trainer.best = state["sample_inputs"], dict(state["best"])
     trainer.keep(state.get("kept", {}))
     trainer.metrics, trainer.evaluation = dict(state["metrics"]), Evaluation(dict(state["results"]))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from trainers.engine import streams
 from trainers.engine.config import Config
-from trainers.engine.control import Control
+from trainers.engine.control import Control, Left
 from trainers.engine.ddp import Ddp
 from trainers.engine.evaluation import Evaluation
 from trainers.engine.exchange import Exact, Exchange
@@ -26,6 +26,8 @@ from trainers.engine.shared_memory import padded_length
 from trainers.engine.streams import Stream
 from trainers.engine.tensors import load_kept
 from trainers.engine.world import World
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -87,6 +89,7 @@ class Trainer:
 
         self.step = 0
         self.phases_done = 0  # of the step under way
+        self.pending = False  # whether what follows a step is still to be done: its evaluation, grid and checkpoint
         self.position = 0  # samples drawn from the stream so far
         self.phase_counts: dict[str, int] = {}
         self.carried = {index: self._begun(index) for index in self.exchange.share}
@@ -110,13 +113,17 @@ class Trainer:
 
     def begin(self) -> None:
         """What a new run does before its first step: weights and statistics that follow from the data, and the grid."""
-        kept: Mapping[str, Tensor] = {}
-        self.seed("begin")
-        if self.world.rank == 0:
+
+        def looked() -> dict[str, Tensor]:
             with torch.no_grad():
                 kept = self.family.begin({**self.networks, **self.frozen}, self.data)
             self.norms.take(())  # what was seen there is no micro-batch's
-        self.keep(self.world.agree(dict(kept)))
+            return dict(kept)
+
+        self.seed("begin")
+        self.family.beat = self.control.beating("beginning")
+        self.keep(self.on_first(looked))
+        self.control.doing("")
         tensors = [tensor for network in self.networks.values() for tensor in network.state_dict().values()]
         self.world.copy_from_first(tensors)
         for name, average in self.averages.items():
@@ -124,6 +131,20 @@ class Trainer:
         self.seed("grid inputs")
         random = torch.Generator().manual_seed(streams.GRID_SEED)
         self.sample_inputs = self.family.sample_inputs(self.family.grid(), random, self.data)
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """What rank 0 works out alone, on every rank. Raises Left on all of them where a stop ended the work."""
+        found: T | None = None
+        left = False
+        if self.world.rank == 0:
+            try:
+                found = work()
+            except Left:
+                left = True
+        found, left = self.world.agree((found, left))
+        if left:
+            raise Left
+        return cast(T, found)
 
     def keep(self, kept: Mapping[str, Tensor]) -> None:
         """Tensors that the family keeps beside its networks, such as statistics of the data, on the device."""

@@ -37,6 +37,7 @@ class JudgedFamily(Family):
     def begin(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
         images = data.batch(range(min(REAL, data.size)))["images"]
         dtype = next(networks["judge"].parameters()).dtype
+        self.beat()
         mean, covariance = moments(features_of(networks, signed(images, dtype).flatten(1)))
         return {"mean": mean, "covariance": covariance}
 

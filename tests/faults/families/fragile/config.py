@@ -19,6 +19,9 @@ class Config(ImageConfig):
     raise_at: int = setting(-1, "step at which the loss of one micro-batch raises", kind="running")
     guilty: int = setting(1, "micro-batch on which it happens", kind="running")
     pause: float = setting(0.0, "seconds that each micro-batch takes longer", kind="running", unit="seconds")
+    evaluation_pause: float = setting(
+        0.0, "seconds that each chunk of an evaluation takes longer", kind="running", unit="seconds"
+    )
     ballast: int = setting(0, "size of a buffer that makes checkpoints large", unit="MB")
 
     def draws(self, step: int) -> int:
