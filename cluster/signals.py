@@ -28,10 +28,16 @@ def hold_signals() -> None:
 
 
 def take_signals() -> None:
-    """Let each be a KeyboardInterrupt, also before there is anything to save; one that has waited comes now."""
+    """Let each be a KeyboardInterrupt, also before there is anything to save; one that has waited comes now.
+
+    What is ignored is blocked too, in this thread and all that it starts: Ray's core takes away, behind Python, what
+    SIGTERM does.
+    """
     for number in _handlers():
         signal.signal(number, _interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
+    ignored = [number for number in ASKED if signal.getsignal(number) == signal.SIG_IGN]
+    signal.pthread_sigmask(signal.SIG_BLOCK, ignored)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, set(ASKED) - set(ignored))
 
 
 def ignore_signals() -> None:

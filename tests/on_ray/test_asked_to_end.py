@@ -87,14 +87,13 @@ def test_a_finished_run_whose_ray_ends_is_finished(troupe: Commands, temporary: 
     assert list(temporary.glob(f"{PREFIX}*")) == []
 
 
-@pytest.mark.long
 def test_what_was_ignored_at_the_start_stays_ignored(troupe: Commands, temporary: Path) -> None:
-    """Also while Ray starts, whose core changes what SIGTERM does behind Python: some moments are not covered yet."""
+    """Also while Ray starts and ends, whose core changes what SIGTERM does behind Python."""
     command = troupe.start(*SHORT, "steps=10", prefix=("sh", "-c", "trap '' TERM; exec \"$0\" \"$@\""),
                            environment={"TMPDIR": str(temporary)})  # fmt: skip
     until((troupe.path("run") / "settings.json").exists, "the run's folder")
     while command.process.poll() is None:
         command.ask_all(signal.SIGTERM)
-        time.sleep(0.5)
+        time.sleep(0.02)
     done = command.wait(90)
     assert (done.code, done.err) == (0, ""), done

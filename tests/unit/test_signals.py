@@ -27,7 +27,11 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in ASKED}
     for number in ASKED:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
+    for number in ASKED:
+        signal.signal(number, signal.SIG_IGN)  # also what has come and waits
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -56,6 +60,7 @@ def test_what_was_ignored_at_the_start_stays_ignored(number: signal.Signals) -> 
     with unheard(), none_swallowed(), signals(lambda: pytest.fail("was ignored")):
         send(number)
     assert signal.getsignal(number) == signal.SIG_IGN
+    assert number in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "whatever a library makes of it, it does not come"
 
 
 TAKEN_AWAY = """
