@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from cluster import show as shown
-from cluster.environment import worker_environment
-from trainers.engine import processor
+from cluster.host.environment import worker_environment
+from cluster.terminal import progress as shown
+from trainers.runtime import processor
 
 RESULTS = Path(__file__).parent / "results" / processor.kind().replace(" ", "-").lower()  # one for each kind
 

@@ -1,8 +1,8 @@
-"""Whole steps with torch's own convolutions, and with each way of trainers/engine/layers.py, on this kind of processor.
+"""Whole steps with torch's convolutions, and with each way of trainers/runtime/convolutions.py, on this processor.
 
     python benchmarks/convolutions.py [--rounds N] [FAMILY ...]
 
-One thread, one process for each side, in alternation. trainers/engine/processor.py holds what follows from it.
+One thread, one process for each side, in alternation. trainers/runtime/processor.py holds what follows from it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ def side(family: str, precision: str, way: str, warm_up: str, steps: str) -> Non
     """Seconds of each step with that way."""
     import workload
 
-    from trainers.engine import processor, trainer
+    from trainers.engine import trainer
+    from trainers.runtime import processor
 
-    if way != "as chosen":  # by trainers/engine/processor.py
+    if way != "as chosen":  # by trainers/runtime/processor.py
         tried = processor.Ways(places=16 if "products" in way else 0, winograd="winograd" in way)
         trainer.ways = lambda precision: tried
     plain = importlib.import_module(f"plain.{family}")

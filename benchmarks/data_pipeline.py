@@ -45,8 +45,8 @@ def data_side(name: str, folder: str, batches: int) -> float:
     import torch
     import workload
 
+    from trainers.contract.streams import sample_indices
     from trainers.data.images import signed
-    from trainers.engine.streams import sample_indices
 
     torch.set_num_threads(1)
     data = open_source(name, folder)
@@ -76,8 +76,8 @@ def memory_side(name: str, folder: str) -> dict[str, float]:
     """Megabytes of a process that has read every image of a folder twice."""
     import torch
 
+    from trainers.contract.streams import sample_indices
     from trainers.data.images import signed
-    from trainers.engine.streams import sample_indices
 
     torch.set_num_threads(1)
     data = open_source(name, folder)

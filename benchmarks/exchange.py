@@ -16,8 +16,8 @@ from typing import Any
 
 import common
 
-from cluster.local import LocalGroup
-from trainers.engine.world import World
+from cluster.backend.process_pool import LocalGroup
+from trainers.distributed.process_group import World
 
 MILLIONS = (2.7, 6.3, 25.0)  # numbers in the vector: DCGAN's discriminator, both its networks, a ResNet-50
 CASES = ((2, 2), (2, 4), (3, 3), (3, 12), (4, 4), (4, 12))  # workers, micro-batches of a step
@@ -31,7 +31,7 @@ def exact(world: World, millions: float, microbatches: int, shares_memory: bool,
     import torch.distributed as dist
     from torch import nn
 
-    from trainers.engine.exchange import Exact
+    from trainers.distributed.exact import Exact
 
     world = World(world.rank, world.size, world.group, shares_memory)
     parameters = [nn.Parameter(torch.zeros(int(millions * 1e6)))]

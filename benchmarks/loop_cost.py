@@ -32,7 +32,7 @@ def side(case: str, what: str, steps: int) -> list[float]:
     import workload
     from torch import nn
 
-    from trainers.engine.family import Loss, MicroBatch, Networks
+    from trainers.contract.family import Loss, MicroBatch, Networks
     from trainers.families.dcgan.training import DCGAN
 
     class Small(nn.Module):

@@ -25,7 +25,7 @@ from typing import Any
 import common
 from report import browser, until
 
-from cluster.leaderboard import FINISHED
+from cluster.searching.leaderboard import FINISHED
 
 FAST = "precision=bfloat16 sample_every=1000000"
 DIGITS = "--space none data=digits epochs=5 evaluate_every=100000 sample_every=100000 --scheduler fifo"

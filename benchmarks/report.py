@@ -28,11 +28,11 @@ from typing import Any
 import common
 from PIL import Image
 
-from cluster.leaderboard import FINISHED, PRUNED, Search, TrialRecord
-from trainers import registry
-from trainers.engine import runfolder
-from trainers.engine.paths import TRIALS
-from trainers.engine.runfolder import RunFolder
+from cluster.searching.leaderboard import FINISHED, PRUNED, Search, TrialRecord
+from trainers.base.paths import TRIALS
+from trainers.families import registry
+from trainers.run_folders import run_folder
+from trainers.run_folders.run_folder import RunFolder
 
 MANY, REPORTS, FEW = 1000, 100, 200
 SECONDS, MEGABYTES, ANSWER = 60, 3, 0.3
@@ -84,7 +84,7 @@ def write_run(
     facts = {"kind": "images", "channels": 1, "image_size": 64, "size": 8100, "held_out": 900}
     folder.settings.write_text(json.dumps({"format": 1, "family": "dcgan", "versions": {}, "data": "0" * 64,
                                            "settings": settings, "facts": facts, "from": None}))  # fmt: skip
-    folder.log(0).write_text(runfolder.begun(0, 1) + "\n")
+    folder.log(0).write_text(run_folder.begun(0, 1) + "\n")
     goal = 20 + 80 * abs(math.log10(settings["learning_rate"]) + 3.5) + 200 / settings["width"]
     rows, value = [], 400.0
     for report in range(1, reports + 1):
@@ -117,7 +117,7 @@ def sheet() -> bytes:
 
 def page_of(path: Path) -> dict[str, float]:
     """Seconds of the command, and megabytes of its page."""
-    command = [sys.executable, "-m", "cluster.cli", "report", path.name, "--runs-dir", str(path.parent), "--json"]
+    command = [sys.executable, "-m", "troupe", "report", path.name, "--runs-dir", str(path.parent), "--json"]
     environment = {**common.plain_environment(), "PYTHONPATH": str(Path(__file__).parents[1])}
     began = time.monotonic()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 import common
 
-from cluster.local import LocalGroup
-from trainers.engine.world import World
+from cluster.backend.process_pool import LocalGroup
+from trainers.distributed.process_group import World
 
 BATCH = {"batch_size": 64, "microbatch_size": 16}
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {  # family, size of the pictures, settings

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers import registry
+from trainers.contract.family import Data, Family
 from trainers.data.images import ImageData, Part
-from trainers.engine.config import Config
+from trainers.distributed.process_group import World
 from trainers.engine.control import Control
-from trainers.engine.family import Data, Family
 from trainers.engine.step import advance, draw, run_phase
 from trainers.engine.trainer import Trainer
-from trainers.engine.world import World
+from trainers.families import registry
+from trainers.settings.config import Config
 
 PICTURES = 1024
 

@@ -1,15 +1,9 @@
-"""Where a run runs. `from cluster import train, search, ...`: each verb is a call from Python, see `cluster.calls`."""
+"""Where the runs of troupe run; each verb is a call from Python, as in `from cluster import train`."""
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-from cluster.folder import leave_folder
-
-if sys.argv[:1] == ["-m"] and "cluster.cli" in sys.orig_argv:  # `python -m cluster.cli`, before its imports
-    leave_folder()
-
 if TYPE_CHECKING:
-    from cluster.calls import (
+    from cluster.cli.python_calls import (
         check,
         datasets,
         env,
@@ -29,7 +23,7 @@ if TYPE_CHECKING:
         train,
         verify,
     )
-    from trainers.engine.errors import TroupeError
+    from trainers.base.errors import TroupeError
 
 __all__ = [
     "TroupeError", "check", "datasets", "env", "evaluate", "export", "families", "jobs", "load_exported", "logs",
@@ -40,13 +34,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """A call, or the error that calls raise; nothing is imported before it is used."""
     if name == "TroupeError":
-        from trainers.engine.errors import TroupeError
+        from trainers.base.errors import TroupeError
 
         return TroupeError
     if name in __all__:
-        from cluster import calls
+        from cluster.cli import python_calls
 
-        return getattr(calls, name)
+        return getattr(python_calls, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

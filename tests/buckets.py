@@ -12,7 +12,7 @@ from typing import Any
 
 from commands import Commands, until
 
-from trainers.engine.world import free_port
+from trainers.distributed.process_group import free_port
 
 BUCKET = "runs-of-many"
 REQUEST = re.compile(rb"^(PUT|POST|DELETE) /([^ ?]*)(\?[^ ]*)? HTTP", re.MULTILINE)

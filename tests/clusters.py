@@ -13,9 +13,9 @@ from typing import Any
 
 from commands import TESTS, Command, Commands, until
 
-from cluster import tokens
-from cluster.environment import worker_environment
-from trainers.engine.world import free_port
+from cluster.backend import auth
+from cluster.host.environment import worker_environment
+from trainers.distributed.process_group import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
 HEALTH = {
@@ -94,11 +94,11 @@ def ray_here(**variables: str) -> Iterator[Any]:
     )
     import ray
 
-    tokens.read_anew()
+    auth.read_anew()
     try:
         yield ray
     finally:
         ray.shutdown()
         os.environ.clear()
         os.environ.update(before)
-        tokens.read_anew()
+        auth.read_anew()

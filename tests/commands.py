@@ -24,9 +24,9 @@ from typing import Any, NamedTuple, Protocol
 
 import warm
 
-from cluster.environment import worker_environment
-from cluster.verifying import compare
-from trainers.engine import checkpoint
+from cluster.host.environment import worker_environment
+from cluster.inspection.verify import compare
+from trainers.storage import checkpoint
 
 TESTS = Path(__file__).parent
 OWN_FAMILIES = TESTS / "families"

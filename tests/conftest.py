@@ -18,13 +18,13 @@ from in_use import InUse
 from sentences import Golden, Sentences, name_of
 from tiers import pytest_collection_modifyitems, pytest_ignore_collect
 
-from cluster import local
-from cluster.local import LocalGroup
+from cluster.backend import process_pool
+from cluster.backend.process_pool import LocalGroup
 
 __all__ = ["pytest_collection_modifyitems", "pytest_ignore_collect", "pytest_xdist_make_scheduler"]
 
 IN_USE = pytest.StashKey[InUse]()
-local.METHOD = "forkserver"
+process_pool.METHOD = "forkserver"
 multiprocessing.set_forkserver_preload(list(warm.FOR_TRAINING))
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)  # it gives each of its processes 80, whatever the terminal has

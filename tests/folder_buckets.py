@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainers.engine import bucket, durable
+from trainers.run_folders import bucket
+from trainers.storage import atomic_files
 
 
 class Objects:
@@ -27,7 +28,7 @@ def machine(tmp_path: Path, name: str) -> bucket.Bucket:
     folder = tmp_path / name
     folder.mkdir()
     address = f"file://{tmp_path}/bucket"
-    durable.write(folder / bucket.MARK, address)
+    atomic_files.write(folder / bucket.MARK, address)
     (tmp_path / "bucket").mkdir(exist_ok=True)
     made = bucket.Bucket(address, folder)
     made.files = Objects(made.files)

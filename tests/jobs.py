@@ -11,12 +11,12 @@ from unittest import mock
 
 import pytest
 
-from cluster.verifying import last_state, train_quietly
-from trainers import registry
+from cluster.inspection.verify import last_state, train_quietly
+from trainers.base.errors import Stopped
 from trainers.engine.control import Control
-from trainers.engine.errors import Stopped
-from trainers.engine.runfolder import RunFolder
+from trainers.families import registry
 from trainers.run import Plan, run
+from trainers.run_folders.run_folder import RunFolder
 
 __all__ = ["last_state", "train_quietly"]
 OWN_FAMILIES = Path(__file__).parent / "families"

@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "unit")]
 
 from test_promises import Promise, promises  # noqa: E402
 
-from trainers.engine import processor  # noqa: E402
+from trainers.runtime import processor  # noqa: E402
 
 OF_RAY, OTHERS = 5, 7  # of the rows that are drawn
 LONGEST = 1800  # seconds for the tests of one promise
@@ -48,18 +48,18 @@ class Mutation(NamedTuple):
 
 MUTATIONS = (
     Mutation(  # a process that has carried out a trial before gives the next one another seed
-        "A trial of a search is equal to a run to the bit", "cluster/trial.py",
+        "A trial of a search is equal to a run to the bit", "cluster/searching/trainable.py",
         (("            return run(plan, World(), self.control)",
           "            plan.settings['seed'] += self.warm\n            return run(plan, World(), self.control)"),),
         ("tests/on_ray/test_search.py::test_trials_are_equal_to_runs_to_the_bit_in_any_order_and_in_reused_actors",),
     ),
     Mutation(  # whoever once held a run goes on writing to it
-        "Of two groups of workers that hold a run only the newer one can write", "trainers/engine/holding.py",
+        "Of two groups of workers that hold a run only the newer one can write", "trainers/run_folders/run_locks.py",
         (('if (self.path / LOCK).read_text(encoding="utf-8") != self.mine:', "if not self.mine:"),),
         ("tests/unit/test_holding.py::test_who_has_lost_a_run_cannot_write_to_it_any_more",),
     ),
     Mutation(  # its own newest checkpoint stays, and the clone goes on from that
-        "A clone goes on from the better trial's weights", "cluster/trial.py",
+        "A clone goes on from the better trial's weights", "cluster/searching/trainable.py",
         (("        for old in mine:\n", "        for old in mine[:-1]:\n"),),
         ("tests/unit/test_trial.py::test_a_clone_has_the_donors_checkpoint_its_own_settings_and_says_from_whom",),
     ),
@@ -69,48 +69,48 @@ MUTATIONS = (
         ("tests/faults/test_kills.py::test_killed_in_the_middle_of_a_checkpoint_write",),
     ),
     Mutation(  # trials that have ended are carried out once more
-        "A search goes on after `kill -9`", "cluster/proposals.py",
+        "A search goes on after `kill -9`", "cluster/searching/samplers.py",
         (("iter([trial for trial in search.trials if trial.state in OPEN])", "iter([*search.trials])"),),
         ("tests/on_ray/test_search.py::test_a_search_goes_on_after_its_driver_was_killed_and_its_folder_moved",),
     ),
     Mutation(  # a wide character counts as one column
-        "Whatever a command says fits a terminal", "cluster/columns.py",
+        "Whatever a command says fits a terminal", "cluster/terminal/tables.py",
         (("return cell_len(text)", "return len(text)"),),
         ("tests/unit/test_columns.py::test_a_wide_character_takes_two_columns",),
     ),
     Mutation(  # a run goes on from its oldest checkpoint: the same bits, but more steps made again
-        "Whatever is done at a random moment", "trainers/engine/checkpoint.py",
+        "Whatever is done at a random moment", "trainers/storage/checkpoint.py",
         (("    for path in reversed(all_in(folder)):\n", "    for path in all_in(folder):\n"),),
         ("tests/faults/test_random_faults.py::test_a_run_that_is_hurt_ends_as_if_nothing_had_happened[driver]",),
     ),
     Mutation(  # the first mistake hides the others
-        "All mistakes of a command's words at once", "cluster/prepare.py",
+        "All mistakes of a command's words at once", "cluster/training/prepare_run.py",
         tuple((f"    if {found}:\n        raise TroupeError({found}, WORDS)\n    if conflict",
                f"    if {found}:\n        raise TroupeError({found}[:1], WORDS)\n    if conflict")
               for found in ("problems", "mistakes")),
         ("tests/unit/test_cli_errors.py::test_every_mistake_of_a_command_is_told_at_once",),
     ),
     Mutation(  # hosts send one another rounded sums
-        "The exact sums do not depend on how workers lie on hosts", "trainers/engine/exchange.py",
+        "The exact sums do not depend on how workers lie on hosts", "trainers/distributed/exact.py",
         (("partial = fold(parts, torch.add, *node)",
           "partial = fold(parts, torch.add, *node).bfloat16().to(flat.result.dtype)"),),
         ("tests/distributed/test_exchange.py::test_sums_have_the_same_bits_on_any_placement",),
     ),
     Mutation(  # what another machine has written does not replace what was written here before it went on
-        "A run in a bucket goes on on a machine that has nothing", "trainers/engine/synced.py",
+        "A run in a bucket goes on on a machine that has nothing", "trainers/run_folders/sync_state.py",
         (("(behind or not self.changed(name))", "not self.changed(name)"),),
         ("tests/unit/test_synced.py::"
          "test_a_run_that_went_on_elsewhere_comes_back_with_all_that_was_written_there",),
     ),
     Mutation(  # a checkpoint counts as whole only where the run was when it was written
-        "A run folder can be moved or copied and goes on", "trainers/engine/checkpoint.py",
+        "A run folder can be moved or copied and goes on", "trainers/storage/checkpoint.py",
         (('"sha256": digest(making / "state.pt")}}\n',
           '"sha256": digest(making / "state.pt")}}\n'
           '        files[str(folder.resolve() / name / "state.pt")] = files["state.pt"]\n'),),
         ("tests/faults/test_damage.py::test_no_file_of_a_run_holds_a_path_outside_of_it_but_that_of_its_family",),
     ),
     Mutation(  # the second run waits for the first instead
-        "Two runs at once in one process", "cluster/launch.py",
+        "Two runs at once in one process", "cluster/training/launch_run.py",
         (("if not TRAINING.acquire(blocking=False):", "if not TRAINING.acquire():"),),
         ("tests/contract/test_two_at_once.py::test_a_second_run_is_refused_and_the_first_is_right",),
     ),

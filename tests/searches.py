@@ -9,11 +9,11 @@ from typing import Any
 
 from PIL import Image
 
-from cluster.leaderboard import FINISHED, Search, TrialRecord
-from trainers import registry
-from trainers.engine import runfolder
-from trainers.engine.paths import TRIALS
-from trainers.engine.runfolder import RunFolder
+from cluster.searching.leaderboard import FINISHED, Search, TrialRecord
+from trainers.base.paths import TRIALS
+from trainers.families import registry
+from trainers.run_folders import run_folder
+from trainers.run_folders.run_folder import RunFolder
 
 NASTY = "<img src=x onerror=alert(1)>"
 REAL = 0.9  # of every number of a verdict
@@ -29,7 +29,7 @@ def make_run(folder: RunFolder, reports: int = 6, *, texts: bool = False, level:
     folder.write_settings(
         {"family": "dcgan", "settings": told, "facts": facts, "data": "x", "versions": {}, "from": None}
     )
-    folder.log(0).write_text(runfolder.begun(0, 1) + "\n")
+    folder.log(0).write_text(run_folder.begun(0, 1) + "\n")
     folder.note_start(1)
     rows: list[dict[str, float]] = []
     for report in range(1, reports + 1):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.engine.problems import Problem, sentence
+from trainers.base.problems import Problem, sentence
 
 FILE = Path(__file__).parent / "golden" / "sentences.json"
 

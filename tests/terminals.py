@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from cluster import cli
-from cluster.columns import columns_of
+from cluster.cli import main
+from cluster.terminal.tables import columns_of
 
 RENEWED = "\r\x1b[K"  # the line before is cleared, and another one takes its place
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -64,7 +64,7 @@ def on_terminal(folder: Path, columns: int, *words: str, **variables: str) -> Se
     ):  # fmt: skip
         for name in {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"} - variables.keys():
             os.environ.pop(name, None)
-        code = cli.command(words)
+        code = main.command(words)
     reading.join(10)
     os.close(ours)
     return Seen(code, b"".join(shown).decode())

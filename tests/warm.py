@@ -27,11 +27,20 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 FOR_TRAINING = ("torch", "torch._dynamo", "torch.optim", "trainers.run", "trainers.engine.loop",
-                "trainers.engine.events", "trainers.engine.plots", "trainers.data.sources", "trainers.verdict.verdict",
+                "trainers.drawing.event_file", "trainers.drawing.plots", "trainers.data.sources",
+                "trainers.verdict.verdict",
                 "trainers.families.dcgan.training", "trainers.families.classifier.training", "safetensors.torch",
                 "matplotlib.figure", "matplotlib.backends.backend_agg", "numpy.random", "PIL.Image", "PIL.ImageDraw",
                 "PIL.PngImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin")  # fmt: skip
-IMPORTED = (*FOR_TRAINING, "ray", "cluster.cli", "cluster.verbs", "cluster.launch", "cluster.connect", "cluster.worker")
+IMPORTED = (
+    *FOR_TRAINING,
+    "ray",
+    "cluster.cli.main",
+    "cluster.cli.verbs",
+    "cluster.training.launch_run",
+    "cluster.backend.connection",
+    "cluster.backend.worker",
+)
 READ_LATER = ("TMPDIR", "HOME", "COLUMNS", "LINES", "TERM", "NO_COLOR", "XDG_CACHE_HOME", "AWS_", "TROUPE_RUN_",
               "RAY_AUTH_", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_USAGE_STATS_ENABLED",
               "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_health_check_")  # these two: where a Ray starts  # fmt: skip
@@ -75,7 +84,7 @@ class Server:
     """The server, seen by the tests; it ends with them."""
 
     def __init__(self) -> None:
-        from cluster.environment import worker_environment
+        from cluster.host.environment import worker_environment
 
         self.folder = tempfile.TemporaryDirectory(prefix="warm-")
         self.address = f"{self.folder.name}/socket"
@@ -188,10 +197,10 @@ def live(told: dict[str, Any], streams: list[int]) -> None:
     random.seed()
     code = 1
     try:
-        from cluster import local
-        from cluster.start import main
+        from cluster.backend import process_pool
+        from cluster.cli.start import main
 
-        local.METHOD = "fork"  # nothing has begun another thread here
+        process_pool.METHOD = "fork"  # nothing has begun another thread here
         main()
         code = 0
     except SystemExit as ended:
@@ -208,7 +217,7 @@ def live(told: dict[str, Any], streams: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    from cluster.local import die_with_parent
+    from cluster.backend.process_pool import die_with_parent
 
     die_with_parent()
     serve(sys.argv[1])

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from cluster import cli
-from cluster.answers import Answer
-from trainers.engine.problems import Problem, sentence
+from cluster.cli import main
+from cluster.terminal.answers import Answer
+from trainers.base.problems import Problem, sentence
 
 
 class Wrong:
@@ -16,14 +16,14 @@ class Wrong:
 
     def __init__(self, patched: pytest.MonkeyPatch) -> None:
         self.problems: Sequence[Problem] = []
-        caught = cli.caught
+        caught = main.caught
 
         def noted(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:
             answer = caught(arguments, do)
             self.problems = answer.problems
             return answer
 
-        patched.setattr(cli, "caught", noted)
+        patched.setattr(main, "caught", noted)
 
     @property
     def kinds(self) -> list[tuple[str, str]]:

@@ -1,0 +1,5 @@
+"""How the runs of troupe learn: settings, families, data, and the one training loop."""
+
+from trainers.base import old_names
+
+old_names.find()

@@ -11,20 +11,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainers import registry
+from trainers.base.errors import CONFLICT, TroupeError
+from trainers.base.problems import Problem
+from trainers.base.version import __version__
 from trainers.data.sources import open_data
-from trainers.engine import bucket, processor
-from trainers.engine.config import Config
 from trainers.engine.control import Control
-from trainers.engine.errors import CONFLICT, TroupeError
-from trainers.engine.problems import Problem
-from trainers.engine.runfolder import RunFolder
-from trainers.engine.settings import plain
-from trainers.engine.switches import fresh
-from trainers.version import __version__
+from trainers.families import registry
+from trainers.run_folders import bucket
+from trainers.run_folders.run_folder import RunFolder
+from trainers.runtime import processor
+from trainers.runtime.global_state import fresh
+from trainers.settings.config import Config
+from trainers.settings.fields import plain
 
 if TYPE_CHECKING:  # torch is not loaded before a run starts
-    from trainers.engine.world import World
+    from trainers.distributed.process_group import World
 
 
 @dataclass(frozen=True)

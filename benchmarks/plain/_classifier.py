@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainers import registry
-from trainers.engine.family import Data
-from trainers.engine.streams import sample_indices, seed_of
+from trainers.contract.family import Data
+from trainers.contract.streams import sample_indices, seed_of
+from trainers.families import registry
 
 PICTURE_SIZE = 32
 SETTINGS: dict[str, Any] = {"batch_size": 128, "microbatch_size": 128, "flip": "none", "crop_padding": 0}

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainers.engine.family import Data
-from trainers.engine.streams import sample_indices, seed_of
+from trainers.contract.family import Data
+from trainers.contract.streams import sample_indices, seed_of
 from trainers.families.adversarial.networks import Critic, Generator
 
 SETTINGS: dict[str, Any] = {"batch_size": 64, "microbatch_size": 64, "width": 64, "ema": 0.0}

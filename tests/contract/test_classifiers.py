@@ -14,8 +14,9 @@ from sentences import Sentences
 from tiers import long
 from wrong import Wrong
 
-from cluster import cli, train
-from trainers.engine.errors import CONFLICT, WORDS, TroupeError
+from cluster import train
+from cluster.cli import main
+from trainers.base.errors import CONFLICT, WORDS, TroupeError
 from trainers.families.classifier.networks import build
 
 WORDS_OF_A_SMALL_RUN = {"model": "mlp_relu", "data": "digits", "image_size": 8, "batch_size": 64, "microbatch_size": 32}
@@ -29,7 +30,7 @@ def small_run(folder: Path, **words: Any) -> dict[str, Any]:
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, list[str]]:
     """Exit code, stdout and the lines on stderr of a command in this process."""
     capsys.readouterr()  # whatever was said before
-    code = cli.command(words)
+    code = main.command(words)
     out, err = capsys.readouterr()
     return code, out, err.splitlines()
 

@@ -17,13 +17,13 @@ from tiers import long
 from wrong import Wrong
 
 from cluster import load_exported, train
-from cluster.cli import command
-from cluster.verifying import compare
+from cluster.cli.main import command
+from cluster.inspection.verify import compare
 from tests.jobs import OWN_FAMILIES, last_state
-from trainers import registry
-from trainers.engine import checkpoint
-from trainers.engine.errors import CONFLICT, WORDS, TroupeError
-from trainers.engine.runfolder import RunFolder
+from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.families import registry
+from trainers.run_folders.run_folder import RunFolder
+from trainers.storage import checkpoint
 
 TINY = ("image_size=16", "width=4", "latent=8", "batch_size=8", "microbatch_size=2", "device=cpu", "evaluate_every=0")
 

@@ -12,10 +12,10 @@ from unittest import mock
 import pytest
 import torch
 
-from cluster import local
-from cluster.environment import environment
-from cluster.local import LocalGroup
-from cluster.verifying import TOLERANCE, compare
+from cluster.backend import process_pool
+from cluster.backend.process_pool import LocalGroup
+from cluster.host.environment import environment
+from cluster.inspection.verify import TOLERANCE, compare
 from tests.jobs import (
     OWN_FAMILIES,
     each,
@@ -27,10 +27,11 @@ from tests.jobs import (
     trained,
     variants,
 )
-from trainers import registry
-from trainers.engine import checkpoint, memory
-from trainers.engine.tensors import named_tensors
+from trainers.engine import memory
+from trainers.families import registry
 from trainers.run import open_for
+from trainers.storage import checkpoint
+from trainers.storage.tensors import named_tensors
 
 EVERY = each(variants())
 COVERING = each([  # together they have all that a family can: classes, several phases, batch norm, text and carried
@@ -200,7 +201,7 @@ def test_losses_are_those_stored(
 def older_processor() -> Iterator[LocalGroup]:
     """A process that computes as on a processor without any of the newer instructions, as far as libraries let it."""
     older = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
-    with environment(older), mock.patch.object(local, "METHOD", "spawn"), LocalGroup(1) as group:
+    with environment(older), mock.patch.object(process_pool, "METHOD", "spawn"), LocalGroup(1) as group:
         yield group
 
 

@@ -20,12 +20,13 @@ from sentences import Sentences
 from tiers import slow
 from wrong import Wrong
 
-from cluster import cli
-from trainers.engine import decoration, events, plots, switches
-from trainers.engine.errors import SURROUNDINGS
-from trainers.engine.problems import sentence
-from trainers.engine.runfolder import RunFolder
-from trainers.engine.waits import WAITS
+from cluster.cli import main
+from trainers.base.errors import SURROUNDINGS
+from trainers.base.problems import sentence
+from trainers.base.timeouts import WAITS
+from trainers.drawing import decoration, event_file, plots
+from trainers.run_folders.run_folder import RunFolder
+from trainers.runtime import global_state
 
 ROOT = Path(__file__).parents[2]
 RUN = ("train", "dcgan", "data=digits", "image_size=16", "width=8", "latent=16", "batch_size=16", "microbatch_size=4",
@@ -56,7 +57,7 @@ def not_there(*modules: str) -> Break:
     """Lets imports of modules fail."""
 
     def broken(patched: pytest.MonkeyPatch) -> None:
-        patched.delitem(sys.modules, "trainers.engine.events", raising=False)
+        patched.delitem(sys.modules, "trainers.drawing.event_file", raising=False)
         for module in modules:
             patched.setitem(sys.modules, module, None)
 
@@ -82,19 +83,20 @@ BROKEN: dict[str, tuple[Break, set[str]]] = {  # how, and what the run is then w
     "matplotlib": (not_there("matplotlib"), {"curves.png", "verdict.png", "copies.png"}),
     "its canvas": (raising("matplotlib.backends.backend_agg.FigureCanvasAgg.draw", RuntimeError("no canvas")),
                    {"curves.png", "verdict.png", "copies.png"}),
-    "curves": (raising("trainers.engine.plots.write_curves", MemoryError()), {"curves.png"}),
+    "curves": (raising("trainers.drawing.plots.write_curves", MemoryError()), {"curves.png"}),
     "the family's pictures": (raising("trainers.families.adversarial.judging.draw_verdict", ZeroDivisionError("by")),
                               {"verdict.png", "copies.png"}),
     "a picture's file": (full(".verdict.png."), {"verdict.png"}),
     "Pillow": (raising("PIL.Image.Image.save", SystemError("no encoder")),
                {"curves.png", "verdict.png", "copies.png", "real.png", "grids", "timelapse.gif"}),
-    "grids": (raising("trainers.engine.pictures.grid", RecursionError("deep")), {"real.png", "grids", "timelapse.gif"}),
+    "grids": (raising("trainers.drawing.pictures.grid", RecursionError("deep")),
+              {"real.png", "grids", "timelapse.gif"}),
     "the timelapse": (raising("PIL.Image.Image.save", OSError("no GIF"), lambda *_, format, **__: format == "GIF"),
                       {"timelapse.gif"}),
     "tensorboardX": (not_there("tensorboardX"), {"events"}),
     "the event file": (full("events.out"), {"events"}),
     "an event": (raising("tensorboardX.summary.scalar", TypeError("no scalar")), set()),
-    "the progress line": (raising("cluster.show.describe", KeyError("step")), set()),
+    "the progress line": (raising("cluster.terminal.progress.describe", KeyError("step")), set()),
 }  # fmt: skip
 
 
@@ -104,7 +106,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     room = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(room)
-        assert cli.command([*RUN, "--name", "run"]) == 0
+        assert main.command([*RUN, "--name", "run"]) == 0
     return room / "runs" / "run", RunFolder(room / "runs" / "run").read_result()
 
 
@@ -133,7 +135,7 @@ def test_a_run_is_whole_without_whatever_shows_it(
     monkeypatch.chdir(tmp_path)
     broken(monkeypatch)
     monkeypatch.setattr(WAITS, "plain_line", 0.0)
-    assert cli.command([*RUN, "--name", "run"]) == 0
+    assert main.command([*RUN, "--name", "run"]) == 0
     monkeypatch.undo()
     out, err = capsys.readouterr()
     run = tmp_path / "runs" / "run"
@@ -153,7 +155,7 @@ def test_a_run_is_whole_without_whatever_shows_it(
     assert leftovers(run) == []
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, switches.Abandoned])
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, global_state.Abandoned])
 def test_what_ends_a_process_is_no_failure_of_a_decoration(end: type[BaseException]) -> None:
     said: list[str] = []
     with pytest.raises(end), decoration.Decorations(said.append).making("curves.png"):
@@ -166,12 +168,12 @@ def test_a_full_disk_still_ends_a_run_where_a_number_or_a_checkpoint_has_no_room
 ) -> None:
     monkeypatch.chdir(tmp_path)
     full("metrics.jsonl")(monkeypatch)
-    assert cli.command([*RUN, "--name", "run"]) == SURROUNDINGS
+    assert main.command([*RUN, "--name", "run"]) == SURROUNDINGS
     assert [problem.code for problem in wrong.problems] == ["no-space"]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    raising("trainers.engine.checkpoint.save", OSError(errno.ENOSPC, "full"))(monkeypatch)
-    assert cli.command([*RUN, "--name", "other"]) == SURROUNDINGS
+    raising("trainers.storage.checkpoint.save", OSError(errno.ENOSPC, "full"))(monkeypatch)
+    assert main.command([*RUN, "--name", "other"]) == SURROUNDINGS
     assert [problem.code for problem in wrong.problems] == ["no-space"]
 
 
@@ -182,7 +184,7 @@ def test_evaluate_says_that_its_pictures_cannot_be_made(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(straight[0].parents[1])
     raising("trainers.families.adversarial.judging.draw_pairs", error)(monkeypatch)
-    assert cli.command(["evaluate", "run", "--out", str(tmp_path / "seen")]) == SURROUNDINGS
+    assert main.command(["evaluate", "run", "--out", str(tmp_path / "seen")]) == SURROUNDINGS
     (problem,) = wrong.problems
     assert (problem.code, problem.about, problem.value) == ("not-made", "--out", str(tmp_path / "seen"))
     sentences([without_place(sentence(problem))])
@@ -191,7 +193,7 @@ def test_evaluate_says_that_its_pictures_cannot_be_made(
 DRAWN = """if True:
     import locale, os, pathlib, sys
     before = dict(os.environ), locale.setlocale(locale.LC_ALL)
-    from trainers.engine import decoration, plots
+    from trainers.drawing import decoration, plots
     with decoration.matplotlib_of_ours():
         plots.write_curves(pathlib.Path(sys.argv[1]), [{"step": step, "loss": 2.0 / step} for step in (1, 2, 3)])
     assert (dict(os.environ), locale.setlocale(locale.LC_ALL)) == before
@@ -242,7 +244,7 @@ def test_what_a_caller_has_set_for_matplotlib_changes_no_picture_and_stays(tmp_p
 
 
 def test_half_an_event_hides_none_that_follows(tmp_path: Path) -> None:
-    file = events.EventFile(tmp_path, 0)
+    file = event_file.EventFile(tmp_path, 0)
     file.scalars({"loss": 1.0}, 1)
     whole = file.path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

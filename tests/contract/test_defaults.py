@@ -9,9 +9,9 @@ import pytest
 from tiers import long
 
 from cluster import train
-from cluster.local import LocalGroup
+from cluster.backend.process_pool import LocalGroup
 from tests.jobs import trained
-from trainers import registry
+from trainers.families import registry
 from trainers.run import Plan
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

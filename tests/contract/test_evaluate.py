@@ -13,8 +13,10 @@ from PIL import Image
 from sentences import Sentences
 from wrong import Wrong
 
-from cluster import cli, evaluating, train
-from trainers.engine.errors import CONFLICT, WORDS, TroupeError
+from cluster import train
+from cluster.cli import main
+from cluster.inspection import evaluate
+from trainers.base.errors import CONFLICT, WORDS, TroupeError
 
 SMALL = {"model": "mlp_relu", "image_size": 8, "batch_size": 16, "microbatch_size": 8, "steps": 3, "crop_padding": 0,
          "schedule": "constant"}  # fmt: skip
@@ -44,7 +46,7 @@ def learned(room: Path, data: str, **words: Any) -> dict[str, Any]:
 def evaluated(room: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any], list[str]]:
     """Exit code, answer, and the lines on stderr."""
     capsys.readouterr()
-    code = cli.command(["evaluate", *words, "--json", "--data-dir", str(room / "data")])
+    code = main.command(["evaluate", *words, "--json", "--data-dir", str(room / "data")])
     out, err = capsys.readouterr()
     return code, json.loads(out)["result"] or {}, err.splitlines()
 
@@ -53,7 +55,7 @@ def test_what_a_run_held_out_is_called_so(room: Path, capsys: pytest.CaptureFixt
     learned(room, pictures(room / "d1", "cat", "dog"))
     code, answer, _ = evaluated(room, capsys, "run")
     assert (code, answer["held_out"], answer["notes"], answer["part"]) == (0, True, [], "test")
-    cli.command(["evaluate", "run", "--data-dir", str(room / "data")])
+    main.command(["evaluate", "run", "--data-dir", str(room / "data")])
     assert f"held-out samples, data=imagefolder:{room / 'd1'}" in capsys.readouterr().out
 
 
@@ -66,7 +68,7 @@ def test_training_samples_are_never_called_held_out(
     learned(room, data)
     words = ["run"]
     if weights != "run":
-        cli.command(["export", "run", "--out", "out"])
+        main.command(["export", "run", "--out", "out"])
         path = "runs/run/checkpoints/step_00000003" if weights == "checkpoint" else "out"
         shown = [f"{key}={value}" for key, value in SMALL.items()]
         words = ["classifier", "--weights", path, f"data={data}", *shown]
@@ -180,7 +182,7 @@ def test_a_class_without_images_is_told_by_name_before_anything_is_trained(
         data = pictures(room / str(len(others)), *others, "dog")
         harm(room / str(len(others)) / "dog")
         words = ["train", "classifier", "model=mlp_relu", f"data={data}", "--data-dir", str(room / "data")]
-        code = cli.command(words)
+        code = main.command(words)
         out, err = capsys.readouterr()
         assert code == WORDS
         assert [(one.code, one.about, one.value) for one in wrong.problems] == [("empty-class", "data", data)]
@@ -222,7 +224,7 @@ def test_all_of_a_folder_that_the_run_never_learned_from_can_be_evaluated(
     assert (code, answer["samples"], answer["part"], answer["held_out"]) == (0, 40, "all", False)
     assert answer["notes"][0].startswith("the run learned from data=")
     assert evaluated(room, capsys, "run", f"data={others}", "evaluate_on=test")[1]["samples"] == 4
-    cli.command(["evaluate", "run", f"data={others}", "evaluate_on=all", "--data-dir", str(room / "data")])
+    main.command(["evaluate", "run", f"data={others}", "evaluate_on=all", "--data-dir", str(room / "data")])
     assert "40 samples, all that there are" in capsys.readouterr().out
 
 
@@ -243,7 +245,7 @@ def test_all_of_what_a_run_learned_from_is_refused(
 
 
 def test_all_is_a_word_of_evaluate_and_not_of_training(room: Path, wrong: Wrong, sentences: Sentences) -> None:
-    assert cli.command(["train", "classifier", "evaluate_on=all"]) == WORDS
+    assert main.command(["train", "classifier", "evaluate_on=all"]) == WORDS
     assert [(one.about, one.value) for one in wrong.problems] == [("evaluate_on", "all")]
     sentences(wrong.problems)
 
@@ -316,14 +318,14 @@ def test_a_run_that_prunes_meanwhile_is_evaluated_all_the_same(
     room: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned(room, pictures(room / "d1", "cat", "dog"), keep=1)
-    opened = evaluating.open_for
+    opened = evaluate.open_for
 
     def then_trained_on(*given: Any) -> Any:
         data = opened(*given)
         train(resume="run", steps=5, data_dir=room / "data")
         return data
 
-    monkeypatch.setattr(evaluating, "open_for", then_trained_on)
+    monkeypatch.setattr(evaluate, "open_for", then_trained_on)
     code, answer, _ = evaluated(room, capsys, "run")
     assert code == 0
     assert answer["weights"].endswith("step_00000005")

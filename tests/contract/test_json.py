@@ -19,10 +19,13 @@ import pytest
 from searches import make_search
 from sentences import Sentences
 
-from cluster import cli, dashboard, searching, submitting, train, verbs
-from cluster.answers import Answer, as_json, as_record
-from cluster.words import VERBS
-from trainers.engine.errors import CONFLICT, FAILED, STOPPED, SURROUNDINGS, WORDS
+from cluster import train
+from cluster.cli import main, verbs
+from cluster.cli.parser import VERBS
+from cluster.ray_jobs import dashboard, submission
+from cluster.searching import launch_search
+from cluster.terminal.answers import Answer, as_json, as_record
+from trainers.base.errors import CONFLICT, FAILED, STOPPED, SURROUNDINGS, WORDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -62,7 +65,7 @@ def said(*words: str) -> Said:
     """What a command with --json answers."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        code = cli.command([*words, "--json"])
+        code = main.command([*words, "--json"])
     answer = valid(out.getvalue())
     assert answer["exit_code"] == code
     assert [line for line in texts(answer) if line not in err.getvalue() and answer["result"] is None] == []
@@ -137,7 +140,7 @@ def test_a_search_tells_its_points(room: Path) -> None:
     found = make_search(room / "others", trials=3)
     found.told["final"] = {"run": "search-final", "of": "search/0001", "metrics": {"eval_frechet_distance": math.nan}}
     found.trials[0].value = math.inf
-    result = valid(as_json("search", Answer(searching.result_of(found), "")))["result"]
+    result = valid(as_json("search", Answer(launch_search.result_of(found), "")))["result"]
     assert len(result["points"]) == 3
     assert result["final"]["metrics"] == {"eval_frechet_distance": None}
 
@@ -176,7 +179,7 @@ def test_a_proof_that_failed_is_a_result_with_a_mistake_and_infinity_is_null(
     proof = {"variant": "mlp", "exchange": "ddp", "precision": "float64", "allowed": 1e-9, "passed": False,
              "largest": [difference], "why": ""}  # fmt: skip
     result = {"family": "classifier", "workers": 2, "passed": False, "proofs": [proof]}
-    monkeypatch.setattr("cluster.verifying.verify", lambda *words: result)
+    monkeypatch.setattr("cluster.inspection.verify.verify", lambda *words: result)
     told = said("verify", "classifier")
     assert (told.code, [one["code"] for one in told.answer["errors"]]) == (FAILED, ["not-proven"])
     sentences(texts(told.answer))
@@ -293,7 +296,7 @@ class Cluster:
             out = io.StringIO()
             del words[words.index("--address") :][:2]
             with redirect_stdout(out), redirect_stderr(out):
-                cli.command([word for word in words if word not in ("--address", "auto")])
+                main.command([word for word in words if word not in ("--address", "auto")])
             text = f"a line of Ray's\n{out.getvalue()}"
         self.printed[submission_id] = text
         self.jobs[submission_id] = SimpleNamespace(
@@ -328,7 +331,7 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setattr(one, "ask", cluster.ask, raising=False)
     reach: Callable[[str], Any] = lambda address: one  # noqa: E731
     monkeypatch.setattr(dashboard, "reach", reach)
-    monkeypatch.setattr(submitting, "reach", reach)
+    monkeypatch.setattr(submission, "reach", reach)
     return cluster
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 
 from tests.jobs import OWN_FAMILIES, each, variants
-from trainers import registry
-from trainers.engine.config import Config
+from trainers.families import registry
 from trainers.run import open_for
+from trainers.settings.config import Config
 
 
 def others(config: Config, name: str) -> Iterator[Any]:

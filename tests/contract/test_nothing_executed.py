@@ -21,14 +21,14 @@ from sentences import Sentences
 from tiers import slow
 from wrong import Wrong
 
-from cluster import cli
+from cluster.cli import main
+from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.problems import sentence
 from trainers.data.images import Part
 from trainers.data.packed import pack
 from trainers.data.torchvision_sets import KNOWN
-from trainers.engine import cache, checkpoint, durable
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.problems import sentence
-from trainers.verdict.judges import Inception
+from trainers.families.adversarial.judges import Inception
+from trainers.storage import atomic_files, cache, checkpoint
 
 MODEL = ("classifier", "model=mlp_bn", "image_size=8", "batch_size=16", "microbatch_size=8")
 TRAIN = ("train", *MODEL, "steps=1", "device=cpu", "--data-dir", "data")
@@ -57,8 +57,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(pixels).save(folder / f"{folder.parent.name}{number}.png")
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(room)
-        assert cli.command([*TRAIN, "data=imagefolder:pets", "--name", "run"]) == 0
-        assert cli.command(["export", "run", "--out", "out"]) == 0
+        assert main.command([*TRAIN, "data=imagefolder:pets", "--name", "run"]) == 0
+        assert main.command(["export", "run", "--out", "out"]) == 0
     return room
 
 
@@ -97,7 +97,7 @@ def as_checkpoint(bomb: Any, path: Path) -> None:
     facts = checkpoint.manifest_of(path)
     digest, size = checkpoint.digest(path / "state.pt"), (path / "state.pt").stat().st_size
     facts["files"]["state.pt"] = {"bytes": size, "sha256": digest}
-    (path / "manifest.json").write_text(durable.sealed(facts))
+    (path / "manifest.json").write_text(atomic_files.sealed(facts))
     assert checkpoint.damage_of(path) is None
 
 
@@ -116,7 +116,7 @@ def in_packed_zipped(bomb: Any, path: Path) -> None:
 
 def of_packed(name: str) -> Path:
     """A file of the folder's packed form."""
-    assert cli.command([*TRAIN, "data=imagefolder:pets", "--name", "first"]) == 0
+    assert main.command([*TRAIN, "data=imagefolder:pets", "--name", "first"]) == 0
     (found,) = Path("data/packed").glob(f"*/{name}")
     return found
 
@@ -177,7 +177,7 @@ def test_a_pickle_is_refused_in_a_line_and_nothing_of_it_is_executed(
     put(Bomb(tmp_path / "exploded"))
     monkeypatch.setattr("urllib.request.urlopen", nowhere)
     capsys.readouterr()
-    assert cli.command([*words]) == code
+    assert main.command([*words]) == code
     err = capsys.readouterr().err
     assert not (tmp_path / "exploded").exists()
     assert len(wrong.problems) == 1, err

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from wrong import Wrong
 
-from cluster import cli
-from trainers.engine.errors import FAILED
+from cluster.cli import main
+from trainers.base.errors import FAILED
 
 CLASSES = {b"caf\xe9": r"caf\xe9", b"dog": "dog", "狗".encode(): "狗"}  # as they are, and as they are told
 WORDS = ("model=mlp_relu", "image_size=8", "batch_size=16", "microbatch_size=8", "steps=3", "schedule=constant")
@@ -42,7 +42,7 @@ def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, list[str]]:
     """Exit code, stdout and the lines on stderr; all of it must be text that can be encoded."""
     capsys.readouterr()
-    code = cli.command(list(words))
+    code = main.command(list(words))
     out, err = capsys.readouterr()
     assert (out + err).encode()
     return code, out, err.splitlines()
@@ -108,9 +108,9 @@ def test_a_folder_in_other_bytes_can_be_learned_from(pets: Path, capsys: pytest.
     for stream in (sys.stdout, sys.stderr):  # as `cli.main` does
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     words = ("train", "classifier", f"data=imagefolder:{odd}", *WORDS, "--name", "run", "--data-dir", "data")
-    assert cli.command(words) == 0
+    assert main.command(words) == 0
     assert rf"data=imagefolder:{pets}\xff: files that are no images were passed over" in capsys.readouterr().out
     for words in (("evaluate", "run", "--data-dir", "data"), ("report", "run"), ("export", "run")):
-        assert cli.command(words) == 0, words
+        assert main.command(words) == 0, words
     assert answer(capsys, "datasets", "--data-dir", "data")["packed"][0]["source"] == rf"{pets}\xff"
-    assert cli.command(("datasets", "--data-dir", "data", "--remove", rf"{pets}\xff")) == 0
+    assert main.command(("datasets", "--data-dir", "data", "--remove", rf"{pets}\xff")) == 0

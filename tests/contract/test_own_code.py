@@ -12,9 +12,9 @@ import pytest
 from sentences import Sentences
 from wrong import Wrong
 
-from cluster import cli
+from cluster.cli import main
 from tests.jobs import OWN_FAMILIES
-from trainers.engine.errors import FAILED, SURROUNDINGS, WORDS
+from trainers.base.errors import FAILED, SURROUNDINGS, WORDS
 
 
 class Told(NamedTuple):
@@ -41,7 +41,7 @@ def bent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         assert old in text
         path.write_text(text.replace(old, new, 1))
         asked = ["steps=3", "batch_size=8", "microbatch_size=2", "evaluate_every=2", "--families", str(root)]
-        code = cli.command(["train", "bent", *asked, *words])
+        code = main.command(["train", "bent", *asked, *words])
         out, err = capsys.readouterr()
         assert "a bug of ours" not in out + err
         assert "Traceback" not in out + err
@@ -133,7 +133,7 @@ def test_an_evaluation_without_a_finite_number_is_told_and_kept_as_json(bent: Be
     rows = [json.loads(line, parse_constant=refuse) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["eval_error"] for row in rows if "eval_error" in row] == [None, None]
     assert json.loads((run / "result.json").read_text(), parse_constant=refuse)["metrics"]["eval_error"] is None
-    assert cli.command(["runs"]) == cli.command(["report", "bent-1"]) == 0
+    assert main.command(["runs"]) == main.command(["report", "bent-1"]) == 0
 
 
 def test_an_evaluation_that_gives_nothing_is_told(bent: Bent) -> None:
@@ -149,7 +149,7 @@ def test_a_family_without_one_of_its_files_says_which(
     (tmp_path / "half" / "mine" / "config.py").write_text("")
     told = bent("bent/config.py", "class", "class", "--families", str(tmp_path / "half"))
     assert told.code == 0, "another family is nobody's business"
-    assert cli.command(["train", "mine", "--families", str(tmp_path / "half")]) == WORDS
+    assert main.command(["train", "mine", "--families", str(tmp_path / "half")]) == WORDS
     assert wrong.kinds == [("unknown-family", "mine")]
     assert "training.py" in wrong.problems[0].reason
     sentences(wrong.problems)
@@ -173,7 +173,7 @@ def test_a_mistake_in_a_space_is_one_line(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     Path("s.py").write_text(text)
-    assert cli.command(["search", "classifier", "model=mlp", "steps=4", "--space", "s.py", "--dry-run"]) == WORDS
+    assert main.command(["search", "classifier", "model=mlp", "steps=4", "--space", "s.py", "--dry-run"]) == WORDS
     assert wrong.kinds == [SPACES[text]]
     assert capsys.readouterr().err.splitlines() == wrong.lines
     sentences(wrong.problems)
@@ -186,7 +186,7 @@ def test_a_file_that_is_none_of_settings_is_one_line(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(text)
-    assert cli.command(["train", "dcgan", "--config", "c.yaml", "--dry-run"]) == WORDS
+    assert main.command(["train", "dcgan", "--config", "c.yaml", "--dry-run"]) == WORDS
     assert [(one.code, one.about, one.value) for one in wrong.problems] == [("bad-value", "--config", "c.yaml")]
     assert capsys.readouterr().err.splitlines() == wrong.lines
     sentences(wrong.problems)
@@ -200,7 +200,7 @@ def test_an_export_that_somebody_has_edited_is_told_as_such(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ("model=mlp", "image_size=16", "batch_size=8", "microbatch_size=4", "steps=1", "--name", "run")
-    assert cli.command(["train", "classifier", *words]) == cli.command(["export", "run"]) == 0
+    assert main.command(["train", "classifier", *words]) == main.command(["export", "run"]) == 0
     config = json.loads(Path("run-export/config.json").read_text())
     Path("run-export/config.json").write_text(json.dumps({**config, "facts": facts}))
     from cluster import TroupeError, load_exported

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from wrong import Wrong
 
-from cluster import cli, exporting, predict, train
-from cluster.leaderboard import FINISHED, Search, TrialRecord
-from trainers import registry
+from cluster import predict, train
+from cluster.cli import main
+from cluster.inspection import export
+from cluster.searching.leaderboard import FINISHED, Search, TrialRecord
+from trainers.base.errors import FAILED, SURROUNDINGS, WORDS, TroupeError
 from trainers.data.digits import FILE
-from trainers.engine.errors import FAILED, SURROUNDINGS, WORDS, TroupeError
+from trainers.families import registry
 from trainers.families.classification.settings import ClassificationConfig
 
 FAMILIES = [name for name in registry.families() if issubclass(registry.config_class(name), ClassificationConfig)]
@@ -67,7 +69,7 @@ def learned(room: Path, family: str = "classifier", **words: Any) -> None:
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, list[str]]:
     """Exit code, stdout and the lines on stderr."""
     capsys.readouterr()
-    code = cli.command(list(words))
+    code = main.command(list(words))
     out, err = capsys.readouterr()
     return code, out, err.splitlines()
 
@@ -167,9 +169,9 @@ def test_an_export_tells_how_a_file_becomes_what_its_network_wants(family: str, 
     tiny = next(iter(registry.config_class(family).tiny.values()))
     words = {**tiny, "data": data if data == "digits" else f"imagefolder:{folder}", "image_size": 32, "steps": 3}
     train(family, name="run", data_dir=room / "data", **words)
-    assert cli.command(["export", "run"]) == 0
+    assert main.command(["export", "run"]) == 0
     told = json.loads((room / "run-export" / "config.json").read_text())["input"]
-    network = exporting.load_exported("run-export")["network"]
+    network = export.load_exported("run-export")["network"]
     found = predict("run-export", folder / "test")["predictions"]
     assert len(found) == 27
     for one in found:
@@ -179,7 +181,7 @@ def test_an_export_tells_how_a_file_becomes_what_its_network_wants(family: str, 
 
 def test_a_net_of_matrices_can_be_rebuilt_without_troupe_altogether(room: Path) -> None:
     learned(room)
-    cli.command(["export", "run"])
+    main.command(["export", "run"])
     told = json.loads((room / "run-export" / "config.json").read_text())["input"]
     tensors = load_file("run-export/weights.safetensors")
     weights = [name for name in sorted(tensors) if name.endswith(".weight")]
@@ -266,7 +268,7 @@ def test_runs_trials_the_best_of_a_search_and_exports_are_known_by_their_names(
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(room / "runs" / "run", folder)
     search.write()
-    cli.command(["export", "run", "--out", "out"])
+    main.command(["export", "run", "--out", "out"])
     expected = predict("run", "pets/test/cat")["predictions"]
     for words in (("s/0007",), ("s", "--best"), ("out",), ("runs/run",)):
         code, out, err = said(capsys, "predict", *words, "pets/test/cat", "--json")
@@ -347,7 +349,7 @@ def test_a_gan_is_told_in_a_line(
     train("dcgan", name="gan", data="digits", steps=1, evaluate_every=0, **small)
     noise(room / "one.png", 1)
     for name in ("gan", "gan-export"):
-        cli.command(["export", "gan"])
+        main.command(["export", "gan"])
         assert said(capsys, "predict", name, "one.png") == (WORDS, "", wrong.lines)
         assert wrong.kinds == [("predicts-nothing", name)]
         sentences(wrong.problems)

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from commands import assert_same_run
 
-from cluster.local import LocalGroup
+from cluster.backend.process_pool import LocalGroup
 from tests.jobs import OWN_FAMILIES, last_state, plan_of, trained
 from tests.tiers import slow
-from trainers import registry
-from trainers.engine import checkpoint
+from trainers.base.errors import NotBegun, Stopped
 from trainers.engine.control import Control
-from trainers.engine.errors import NotBegun, Stopped
-from trainers.engine.runfolder import RunFolder
+from trainers.families import registry
 from trainers.run import Plan, run
+from trainers.run_folders.run_folder import RunFolder
+from trainers.storage import checkpoint
 
 AFTER = 3  # steps; the last one that is made before the stop
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from tiers import long
 
-from cluster.columns import columns_of
+from cluster.terminal.tables import columns_of
 from tests.commands import DCGAN
 from tests.searches import make_search
 from tests.terminals import LINES, on_terminal
-from trainers.engine import runfolder
+from trainers.run_folders import run_folder
 
 WIDTHS = (60, 80, 200)
 CLASSES = ("猫の名前はまだないのである", "собака", "a-name-that-is-as-long-as-somebody-wanted-it-to-be")
@@ -27,7 +27,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     told = {"family": "classifier", "facts": {}, "versions": {},
             "settings": {"steps": 4, "data": f"imagefolder:/somewhere/{CLASSES[0]}/{'x' * 70}"}}  # fmt: skip
     for name in ("y" * 100, "short"):
-        run = runfolder.create(room / "runs", "classifier", name, lambda folder: folder.write_settings(told))
+        run = run_folder.create(room / "runs", "classifier", name, lambda folder: folder.write_settings(told))
         run.note_restart("worker lost", "worker 1 died (killed, or out of memory, process 12345), " * 3)
     (room / "runs" / "damaged").mkdir()
     (room / "runs" / "damaged" / "settings.json").write_text("{")

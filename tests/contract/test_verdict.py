@@ -15,16 +15,17 @@ from PIL import Image
 from sentences import Sentences
 from torch import Tensor
 
-from cluster import cli, train
+from cluster import train
+from cluster.cli import main
 from tests.jobs import OWN_FAMILIES, last_state
+from trainers.base.errors import TroupeError
 from trainers.data.images import ImageData, Part, signed
 from trainers.data.sources import open_data
-from trainers.engine import cache
-from trainers.engine.errors import TroupeError
-from trainers.engine.runfolder import RunFolder
-from trainers.engine.tensors import read_weights
+from trainers.families.adversarial.judges import Inception, Pixels, SmallClassifier, of_weights, trained
 from trainers.families.adversarial.networks import Generator
-from trainers.verdict.judges import Inception, Pixels, SmallClassifier, of_weights, trained
+from trainers.run_folders.run_folder import RunFolder
+from trainers.storage import cache
+from trainers.storage.tensors import read_weights
 from trainers.verdict.verdict import Reference
 
 TINY: dict[str, Any] = {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 2, "steps": 8,
@@ -144,10 +145,10 @@ def test_a_run_keeps_its_final_and_its_best_verdict_and_evaluate_repeats_it(
         with Image.open(room / f"runs/run/{name}.png") as picture:
             assert min(picture.size) > 100
     capsys.readouterr()
-    assert cli.command(["evaluate", "run", "--json", "--data-dir", "data"]) == 0
+    assert main.command(["evaluate", "run", "--json", "--data-dir", "data"]) == 0
     again = json.loads(capsys.readouterr().out)["result"]
     assert again["verdict"]["numbers"] == told["final"]["numbers"]
-    assert cli.command(["evaluate", "run", "--data-dir", "data"]) == 0
+    assert main.command(["evaluate", "run", "--data-dir", "data"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "  verdict by pixels: 300 samples beside as many held-out ones"
     assert lines[2].split() == ["generated", "real"]
@@ -167,7 +168,7 @@ def test_real_images_are_looked_at_once_and_damage_is_told(room: Path, capsys: p
     kept[0].write_bytes(damaged)
     capsys.readouterr()
     words = [f"{name}={value}" for name, value in tiny.items()]
-    assert cli.command(["train", "dcgan", "--name", "third", "--json", "--data-dir", "data", *words]) == 0
+    assert main.command(["train", "dcgan", "--name", "third", "--json", "--data-dir", "data", *words]) == 0
     shown = capsys.readouterr()
     third = json.loads(shown.out)["result"]
     assert f"{kept[0].name}: damaged; what it held of the data is computed anew" in shown.err
@@ -209,7 +210,7 @@ def test_a_run_that_began_without_evaluations_gets_its_judge_with_the_first(room
 
 
 def test_little_data_is_not_evaluated() -> None:
-    from trainers import registry
+    from trainers.families import registry
 
     few = Part(digits().batch(range(20))["images"].permute(0, 2, 3, 1).contiguous().numpy())
     data = ImageData(few, Part(few.images[:4]), fingerprint="few")

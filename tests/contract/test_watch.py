@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from cluster import cli, train
-from trainers.engine.errors import FAILED, TroupeError
+from cluster import train
+from cluster.cli import main
+from trainers.base.errors import FAILED, TroupeError
 
 TOO_HIGH: dict[str, Any] = {
     "image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 4, "steps": 12, "device": "cpu",
@@ -30,7 +31,7 @@ def looks(run: Path) -> list[dict[str, float]]:
 
 def test_a_run_that_goes_wrong_is_told_once_and_ends_as_asked(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"{name}={value}" for name, value in TOO_HIGH.items()]
-    assert cli.command(["train", "dcgan", "--name", "run", "--json", *words]) == 0
+    assert main.command(["train", "dcgan", "--name", "run", "--json", *words]) == 0
     shown = capsys.readouterr()
     told = [line for line in shown.err.splitlines() if "the losses run away" in line or "become alike" in line]
     assert len(told) == 1

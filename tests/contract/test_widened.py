@@ -14,19 +14,21 @@ from sentences import Sentences
 from torch import Tensor, nn
 from wrong import Wrong
 
-from cluster import cli, exporting, train
-from cluster.local import LocalGroup
+from cluster import train
+from cluster.backend.process_pool import LocalGroup
+from cluster.cli import main
+from cluster.inspection import export
 from tests.jobs import OWN_FAMILIES, last_state, plan_of, trained
-from trainers import registry
-from trainers.engine import checkpoint
+from trainers.base.errors import FAILED, WORDS, Stopped, TroupeError
+from trainers.contract.streams import Columns, InOrder, Shuffled, SideBySide
+from trainers.distributed.ddp import Ddp
+from trainers.distributed.process_group import World
 from trainers.engine.control import Control
-from trainers.engine.ddp import Ddp
-from trainers.engine.errors import FAILED, WORDS, Stopped, TroupeError
-from trainers.engine.runfolder import RunFolder
-from trainers.engine.streams import Columns, InOrder, Shuffled, SideBySide
-from trainers.engine.tensors import read_weights
-from trainers.engine.world import World
+from trainers.families import registry
 from trainers.run import run
+from trainers.run_folders.run_folder import RunFolder
+from trainers.storage import checkpoint
+from trainers.storage.tensors import read_weights
 
 OWN = ["--families", str(OWN_FAMILIES)]
 
@@ -40,7 +42,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, list[str]]:
     """Exit code, stdout, and lines on stderr."""
     capsys.readouterr()
-    code = cli.command([*words, *OWN])
+    code = main.command([*words, *OWN])
     out, err = capsys.readouterr()
     return code, out, err.splitlines()
 
@@ -229,14 +231,14 @@ def test_a_judge_is_in_no_checkpoint_and_what_it_computed_is_kept(room: Path) ->
 
 def test_an_export_holds_what_the_run_kept(room: Path) -> None:
     tiny("judged", steps=1)
-    said_code = cli.command(["export", "run", "--out", "out", *OWN])
+    said_code = main.command(["export", "run", "--out", "out", *OWN])
     assert said_code == 0
-    networks = exporting.load_exported(room / "out", [OWN_FAMILIES])
+    networks = export.load_exported(room / "out", [OWN_FAMILIES])
     assert set(networks) == {"generator", "critic", "judge"}
     state = last_state(room / "runs/run")
     assert torch.equal(read_weights(room / "out")["kept"]["mean"], state["kept"]["mean"])
     before = torch.get_rng_state()
-    exporting.load_exported(room / "out", [OWN_FAMILIES])
+    export.load_exported(room / "out", [OWN_FAMILIES])
     assert torch.equal(torch.get_rng_state(), before), "nobody's random numbers are moved"
 
 

@@ -17,16 +17,16 @@ import pytest
 import torch
 from torch import nn
 
-from cluster.local import LocalGroup
-from cluster.verifying import VerifyCommand, compare, last_state, train_quietly, verify
+from cluster.backend.process_pool import LocalGroup
+from cluster.inspection.verify import VerifyCommand, compare, last_state, train_quietly, verify
 from tests.jobs import plan_of
-from trainers.engine import exchange as exchange_module
-from trainers.engine.ddp import Ddp
-from trainers.engine.errors import PeerLost, TroupeError
-from trainers.engine.exchange import Exact
-from trainers.engine.shared_memory import ALIGNMENT, Room, padded_length
-from trainers.engine.tree import fold
-from trainers.engine.world import World
+from trainers.base.errors import PeerLost, TroupeError
+from trainers.distributed import exact as exchange_module
+from trainers.distributed.ddp import Ddp
+from trainers.distributed.exact import Exact
+from trainers.distributed.process_group import World
+from trainers.distributed.reduction_tree import fold
+from trainers.distributed.shared_memory import ALIGNMENT, Room, padded_length
 from trainers.run import Plan
 
 SHAPES = ((3, 5, 4, 4), (70_001,), (2, 129), (1,))
@@ -128,8 +128,8 @@ def test_workers_of_one_host_share_memory_that_has_no_name(pool: LocalGroup) -> 
 
 KILLED = """
 import os, signal
-from trainers.engine.shared_memory import ALIGNMENT, Room
-from trainers.engine.world import World
+from trainers.distributed.shared_memory import ALIGNMENT, Room
+from trainers.distributed.process_group import World
 class Killed(World):
     def gather(self, value):  # the memory is there, and nobody else has it yet
         os.kill(os.getpid(), signal.SIGKILL)

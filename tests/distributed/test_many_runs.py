@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.environment import worker_environment
-from trainers.engine.world import free_port
+from cluster.host.environment import worker_environment
+from trainers.distributed.process_group import free_port
 
 ROOT = Path(__file__).parents[2]
 RUNS = 60
@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from tests.jobs import plan_of
 from trainers.engine.control import Control
-from trainers.engine.world import World, join
+from trainers.distributed.process_group import World, join
 from trainers.run import run
 
 folder, rank, size, ports = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), [*map(int, sys.argv[4].split(","))]

@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.local import LocalGroup
-from cluster.verifying import TOLERANCE, compare, last_state, train_quietly
+from cluster.backend.process_pool import LocalGroup
+from cluster.inspection.verify import TOLERANCE, compare, last_state, train_quietly
 from tests.jobs import plan_of, trained
-from trainers.engine import ddp
-from trainers.engine.ddp import Ddp
-from trainers.engine.errors import TroupeError
-from trainers.engine.family import Loss, MicroBatch, Networks
+from trainers.base.errors import TroupeError
+from trainers.contract.family import Loss, MicroBatch, Networks
+from trainers.distributed import ddp
+from trainers.distributed.ddp import Ddp
 from trainers.families.wgan_gp.training import WGANGP
 from trainers.run import Plan
 

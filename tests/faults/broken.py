@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainers.engine import loop, shared_memory
+from trainers.distributed import shared_memory
+from trainers.engine import loop
 
 
 def small_memory() -> None:

@@ -48,8 +48,8 @@ from commands import (  # noqa: E402
 from disks import JournalDisk, SmallDisk  # noqa: E402
 from tensorboardX.proto.event_pb2 import Event  # noqa: E402
 
-from trainers.engine import checkpoint  # noqa: E402
-from trainers.engine.runfolder import RunFolder  # noqa: E402
+from trainers.run_folders.run_folder import RunFolder  # noqa: E402
+from trainers.storage import checkpoint  # noqa: E402
 
 EVERY = 10  # steps between checkpoints
 LATEST = 0.7  # of its steps a run has made when it is hurt, at most

@@ -23,8 +23,8 @@ from commands import (
 from PIL import Image
 from tiers import long
 
-from cluster.verifying import compare
-from trainers.engine import checkpoint
+from cluster.inspection.verify import compare
+from trainers.storage import checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 

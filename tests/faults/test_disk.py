@@ -19,7 +19,7 @@ from commands import (
 )
 from disks import SmallDisk
 
-from trainers.engine import checkpoint
+from trainers.storage import checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 

@@ -13,15 +13,16 @@ import pytest
 from commands import FRAGILE, Commands, assert_same_run, assert_same_state, checkpoints, until
 from tiers import long
 
-from cluster.local import LocalGroup
-from cluster.verifying import compare, train_quietly
-from trainers import registry
-from trainers.engine import checkpoint, step
+from cluster.backend.process_pool import LocalGroup
+from cluster.inspection.verify import compare, train_quietly
+from trainers.base.errors import FAILED, TroupeError
+from trainers.engine import step
 from trainers.engine.control import Control
-from trainers.engine.errors import FAILED, TroupeError
 from trainers.engine.state import state_of_replica
 from trainers.engine.trainer import Trainer
+from trainers.families import registry
 from trainers.run import Plan, open_for
+from trainers.storage import checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
@@ -179,8 +180,8 @@ def test_too_little_shared_memory_costs_speed_and_no_bit(tmp_path: Path, monkeyp
 
 def train_and_listen(world: Any, plan: Plan) -> list[str]:
     """Train, and return what was said."""
-    from trainers.engine.runfolder import RunFolder
     from trainers.run import run
+    from trainers.run_folders.run_folder import RunFolder
 
     folder = RunFolder(plan.folder)
     if world.rank == 0:

@@ -20,9 +20,9 @@ from commands import (
 )
 from tiers import long
 
-from cluster.signals import ASKED
-from trainers.engine import checkpoint
-from trainers.engine.waits import WAITS
+from cluster.host.signals import ASKED
+from trainers.base.timeouts import WAITS
+from trainers.storage import checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 

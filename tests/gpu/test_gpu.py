@@ -17,14 +17,14 @@ import torch.distributed as dist
 from commands import DCGAN, Commands
 
 from cluster import train
-from cluster.local import LocalGroup
-from cluster.verifying import TOLERANCE, compare
+from cluster.backend.process_pool import LocalGroup
+from cluster.inspection.verify import TOLERANCE, compare
 from tests.jobs import OWN_FAMILIES, each, last_state, microbatches, plan_of, train_until, trained, variants
-from trainers import registry
-from trainers.engine.errors import TroupeError
+from trainers.base.errors import TroupeError
+from trainers.distributed.process_group import World, free_port
 from trainers.engine.loop import reproducible
-from trainers.engine.tensors import named_tensors
-from trainers.engine.world import World, free_port
+from trainers.families import registry
+from trainers.storage.tensors import named_tensors
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 EVERY = each(variants())
@@ -99,7 +99,7 @@ def test_ddp_meets_over_nccl(tmp_path: Path) -> None:
     """A group of one rank: wrappers, hooks and all-reduce are NCCL's, and the numbers those of the exact exchange."""
     dist.init_process_group("cpu:gloo,cuda:nccl", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
     try:
-        from cluster.verifying import train_quietly
+        from cluster.inspection.verify import train_quietly
 
         states = []
         for group, exchange in ((None, "exact"), (dist.group.WORLD, "ddp")):

@@ -10,8 +10,8 @@ import pytest
 from clusters import Cluster, hiding
 from commands import DCGAN, Commands, assert_same_run
 
-import trainers.version
-from trainers.engine.world import free_port
+import trainers.base.version
+from trainers.distributed.process_group import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
 

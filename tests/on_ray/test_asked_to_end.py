@@ -10,11 +10,11 @@ import pytest
 from commands import DCGAN, Command, Commands, checkpoints, until, until_step
 from tiers import long
 
-from cluster import leaderboard
-from cluster.leaderboard import INTERRUPTED
-from cluster.own_ray import PREFIX
-from cluster.signals import ASKED
-from trainers.engine import checkpoint
+from cluster.backend.local_ray import PREFIX
+from cluster.host.signals import ASKED
+from cluster.searching import leaderboard
+from cluster.searching.leaderboard import INTERRUPTED
+from trainers.storage import checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
 

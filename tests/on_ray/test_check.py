@@ -11,8 +11,8 @@ import pytest
 from clusters import Cluster, hiding
 from commands import Commands, Done
 
-from cluster import hardware
-from trainers.engine.world import free_port
+from cluster.host import hardware
+from trainers.distributed.process_group import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
 

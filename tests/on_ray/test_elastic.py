@@ -20,7 +20,7 @@ from commands import (
     until_step,
 )
 
-from trainers.engine.runfolder import RunFolder
+from trainers.run_folders.run_folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(400)]
 

@@ -14,7 +14,7 @@ from commands import DCGAN, TESTS, Commands
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 NAMES = ("cluster", "trainers", "searchspaces", "torch", "ray", "numpy", "PIL", "yaml", "pydantic", "matplotlib")
-INSTALLED = (sys.executable, "-c", "import sys; sys.argv[0] = 'troupe'; from _troupe import main; main()")
+INSTALLED = (sys.executable, "-c", "import sys; sys.argv[0] = 'troupe'; from troupe.__main__ import main; main()")
 WORDS = (*DCGAN, "steps=4", "log_every=1", "workers=2", "device=cpu")
 NOTHING = "http://127.0.0.1:9"  # nobody listens there
 HOSTILE = {

@@ -22,7 +22,7 @@ import torch
 
 import cluster
 from cluster import train
-from trainers.engine.errors import TroupeError
+from trainers.base.errors import TroupeError
 
 
 LIBRARIES = ("TORCHINDUCTOR_CACHE_DIR", "CRC32C_SW_MODE")  # set on import

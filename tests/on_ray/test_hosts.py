@@ -12,7 +12,7 @@ import pytest
 from commands import DCGAN, FRAGILE, Commands, assert_same_run, lives, step_of, until, until_step
 from hosts import Hosts, hosts
 
-from trainers.engine import checkpoint
+from trainers.storage import checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(500)]
 

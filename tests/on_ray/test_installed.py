@@ -18,7 +18,7 @@ import pytest
 from commands import Commands, Done
 from PIL import Image
 
-from trainers.version import __version__
+from trainers.base.version import __version__
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]

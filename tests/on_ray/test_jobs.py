@@ -9,8 +9,8 @@ import pytest
 from clusters import Cluster
 from commands import DCGAN, OWN_FAMILIES, Commands, assert_same_run, until
 
-from cluster.answers import MARK
-from trainers.engine.world import free_port
+from cluster.terminal.answers import MARK
+from trainers.distributed.process_group import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

@@ -13,7 +13,7 @@ import pytest
 from clusters import Cluster
 from commands import DCGAN, Commands, checkpoints, state_of, until_step
 
-from trainers.engine.checkpoint import place_of
+from trainers.storage.checkpoint import place_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(240)]
 

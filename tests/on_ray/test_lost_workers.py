@@ -13,7 +13,7 @@ from clusters import Cluster
 from commands import FRAGILE, Commands, assert_same_run, checkpoints, lives, process_of, until, until_step
 from tiers import long
 
-from trainers.engine.runfolder import RunFolder
+from trainers.run_folders.run_folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(200)]
 

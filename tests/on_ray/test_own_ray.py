@@ -12,10 +12,10 @@ import pytest
 from commands import DCGAN, Command, Commands, assert_same_run, until, until_step
 from tiers import long
 
-from cluster.group import CLEANED
-from cluster.own_ray import PREFIX, PROCESSES, OwnRay
-from trainers.engine.runfolder import RunFolder
-from trainers.engine.waits import WAITS
+from cluster.backend.local_ray import PREFIX, PROCESSES, OwnRay
+from cluster.backend.supervisor import CLEANED
+from trainers.base.timeouts import WAITS
+from trainers.run_folders.run_folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(240)]
 

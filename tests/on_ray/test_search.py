@@ -14,11 +14,12 @@ from clusters import Cluster
 from commands import OWN_FAMILIES, Commands, assert_same_state, lives, process_of, state_of, step_of, until
 from tiers import long
 
-from cluster import leaderboard, search, train
-from cluster.leaderboard import FINISHED, INTERRUPTED, PRUNED
-from trainers.engine import checkpoint
-from trainers.engine.errors import FAILED, WORDS, TroupeError
-from trainers.engine.runfolder import RunFolder
+from cluster import search, train
+from cluster.searching import leaderboard
+from cluster.searching.leaderboard import FINISHED, INTERRUPTED, PRUNED
+from trainers.base.errors import FAILED, WORDS, TroupeError
+from trainers.run_folders.run_folder import RunFolder
+from trainers.storage import checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -216,8 +217,8 @@ def test_ctrl_c_saves_every_running_trial_first(troupe: Commands) -> None:
 @pytest.mark.long
 def test_optuna_learns_that_a_trial_which_was_stopped_early_was_pruned(ray: Any, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    from cluster import proposals, space
-    from trainers import registry
+    from cluster.searching import samplers, space
+    from trainers.families import registry
 
     result = search("classifier", name="optuna", algorithm="optuna", scheduler="asha", trials=6, max_concurrent=1,
                     learning_rate="1e-7..0.3", momentum="0,0.9", runs_dir=tmp_path,
@@ -227,7 +228,7 @@ def test_optuna_learns_that_a_trial_which_was_stopped_early_was_pruned(ray: Any,
     where, _ = space.read(registry.config_class("classifier"), "classifier",
                           {"learning_rate": "1e-7..0.3", "momentum": "0,0.9"}, {}, "")  # fmt: skip
     assert where is not None
-    study = proposals.Optuna(found, where).study
+    study = samplers.Optuna(found, where).study
     states = [trial.state.name for trial in study.trials]
     assert sorted(states) == sorted("PRUNED" if trial.state == PRUNED else "COMPLETE" for trial in found.trials)
 

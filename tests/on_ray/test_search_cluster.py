@@ -10,8 +10,8 @@ from clusters import ray_here
 from commands import until
 
 from cluster import search
-from cluster.leaderboard import FINISHED
-from trainers.engine.errors import SURROUNDINGS, TroupeError
+from cluster.searching.leaderboard import FINISHED
+from trainers.base.errors import SURROUNDINGS, TroupeError
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
 

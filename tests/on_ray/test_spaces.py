@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from tiers import long
 
-from cluster import search, space
-from trainers import registry
+from cluster import search
+from cluster.searching import space
+from trainers.families import registry
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

@@ -12,9 +12,9 @@ from PIL import Image
 from searches import NASTY, make_run, make_search
 from tiers import long
 
-from cluster.page import make
-from cluster.page.make import ReportCommand
-from trainers.engine.runfolder import RunFolder
+from cluster.reporting import make_report
+from cluster.reporting.make_report import ReportCommand
+from trainers.run_folders.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow  # it starts a browser
 
@@ -22,7 +22,7 @@ Page = Any  # of conftest.py, which no test imports
 
 
 def page_of(runs: Path, *names: str, **options: Any) -> Path:
-    return Path(make.carry_out(ReportCommand(names, runs_dir=runs, **options))["page"])
+    return Path(make_report.carry_out(ReportCommand(names, runs_dir=runs, **options))["page"])
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +306,7 @@ def test_one_file_alone_has_everything(search: Path, page: Page, tmp_path: Path)
 
 
 def test_a_page_that_is_watched_loads_itself_anew_as_it_was_left(tmp_path: Path, page: Page) -> None:
-    from cluster.page import collect, write
+    from cluster.reporting import collect, write
 
     make_search(tmp_path, trials=4)
     found = collect.collect(tmp_path, ["search"])

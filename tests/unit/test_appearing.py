@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from sentences import Sentences
 
-from cluster import cli, launch, search, searching
-from cluster.leaderboard import read
-from cluster.prepare_search import SearchCommand, prepare
-from trainers.engine import runfolder
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
-from trainers.engine.runfolder import RunFolder
+from cluster import search
+from cluster.cli import main
+from cluster.searching import launch_search
+from cluster.searching.leaderboard import read
+from cluster.searching.prepare_search import SearchCommand, prepare
+from cluster.training import launch_run
+from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.run_folders import run_folder
+from trainers.run_folders.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 TOLD = {"family": "dcgan", "settings": {"steps": 4}, "facts": {}, "versions": {}}
@@ -33,12 +36,12 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from typing import Any
-from trainers.engine import runfolder
+from trainers.run_folders import run_folder
 def fill(folder):
     if sys.argv[2] == "filled":
         folder.write_settings({"family": "dcgan", "settings": {"steps": 4}, "facts": {}, "versions": {}})
     os.kill(os.getpid(), signal.SIGKILL)
-runfolder.create(Path(sys.argv[1]), "dcgan", "mine", fill)
+run_folder.create(Path(sys.argv[1]), "dcgan", "mine", fill)
 """
 
 
@@ -47,9 +50,9 @@ def test_a_maker_that_is_killed_leaves_no_run_and_keeps_no_name(tmp_path: Path, 
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), moment], check=False,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.returncode == -signal.SIGKILL
-    assert runfolder.all_runs(tmp_path) == []
+    assert run_folder.all_runs(tmp_path) == []
     assert not (tmp_path / "mine").exists()
-    folder = runfolder.create(tmp_path, "dcgan", "mine", write)
+    folder = run_folder.create(tmp_path, "dcgan", "mine", write)
     assert folder.read_settings()["family"] == "dcgan"
     assert os.listdir(tmp_path) == ["mine"]
 
@@ -64,10 +67,10 @@ def test_what_only_looks_like_a_makers_stays_and_keeps_its_name(
     if not theirs.is_dir():
         theirs.write_text("important")
     with pytest.raises(TroupeError) as caught:
-        runfolder.create(tmp_path, "dcgan", "mine", write)
+        run_folder.create(tmp_path, "dcgan", "mine", write)
     assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("name-in-use", "--name", "mine")]
     sentences(caught.value.problems)
-    assert runfolder.create(tmp_path, "mine", None, write).name == "mine-1"
+    assert run_folder.create(tmp_path, "mine", None, write).name == "mine-1"
     assert theirs.is_dir() or theirs.read_text() == "important"
 
 
@@ -79,12 +82,12 @@ def test_a_folder_that_is_somebody_elses_keeps_its_name(
     if content:
         (tmp_path / "mine" / content).write_text("important")
     with pytest.raises(TroupeError) as caught:
-        runfolder.create(tmp_path, "dcgan", "mine", write)
+        run_folder.create(tmp_path, "dcgan", "mine", write)
     assert caught.value.code == CONFLICT
     assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("name-in-use", "--name", "mine")]
     assert "--resume" not in caught.value.problems[0].hint
     sentences(caught.value.problems)
-    assert runfolder.create(tmp_path, "mine", None, write).name == "mine-1"
+    assert run_folder.create(tmp_path, "mine", None, write).name == "mine-1"
     assert not content or (tmp_path / "mine" / content).read_text() == "important"
 
 
@@ -92,13 +95,13 @@ def test_nobody_sees_a_run_before_it_is_whole_and_two_at_once_get_names_of_their
     seen: list[list[str]] = []
 
     def fill(folder: RunFolder) -> None:
-        seen.append([run.name for run in runfolder.all_runs(tmp_path)])
+        seen.append([run.name for run in run_folder.all_runs(tmp_path)])
         assert folder.name.startswith("dcgan-")
         write(folder)
         assert not (tmp_path / folder.name).exists()
 
     with ThreadPoolExecutor(6) as pool:
-        made = list(pool.map(lambda _: runfolder.create(tmp_path, "dcgan", None, fill), range(12)))
+        made = list(pool.map(lambda _: run_folder.create(tmp_path, "dcgan", None, fill), range(12)))
     assert sorted(folder.name for folder in made) == sorted(f"dcgan-{number}" for number in range(1, 13))
     assert all(folder.read_settings()["family"] == "dcgan" for folder in made)
     assert sorted(os.listdir(tmp_path)) == sorted(folder.name for folder in made)
@@ -109,7 +112,7 @@ def test_a_run_that_could_not_be_filled_leaves_nothing(tmp_path: Path, sentences
         raise OSError(28, "No space left on device")
 
     with pytest.raises(TroupeError) as caught:
-        runfolder.create(tmp_path, "dcgan", "mine", full)
+        run_folder.create(tmp_path, "dcgan", "mine", full)
     assert caught.value.code == SURROUNDINGS
     assert [(one.code, one.about, one.kept) for one in caught.value.problems] == [
         ("no-space", f"--runs-dir {tmp_path}", False)
@@ -122,14 +125,14 @@ def test_the_folder_of_a_search_appears_with_its_record(tmp_path: Path, monkeypa
     command = SearchCommand("dcgan", {"learning_rate": "1e-4,2e-4", "data": "digits"}, name="mine", space="none",
                             runs_dir=tmp_path)  # fmt: skip
     prepared = prepare(command)
-    made = searching._new_folder(command, prepared)
+    made = launch_search._new_folder(command, prepared)
     assert (made.path, made.name) == (tmp_path / "mine", "mine")
     assert [vars(trial) for trial in read(tmp_path / "mine").trials] == [vars(trial) for trial in made.trials]
     assert "mine/0001" in (tmp_path / "mine" / "leaderboard.csv").read_text()
-    monkeypatch.setattr(searching.Search, "write", lambda *words, **more: os.abort())
+    monkeypatch.setattr(launch_search.Search, "write", lambda *words, **more: os.abort())
     monkeypatch.setattr(os, "abort", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        searching._new_folder(SearchCommand("dcgan", {}, name="other", runs_dir=tmp_path), prepared)
+        launch_search._new_folder(SearchCommand("dcgan", {}, name="other", runs_dir=tmp_path), prepared)
     assert os.listdir(tmp_path) == ["mine"]
 
 
@@ -138,9 +141,9 @@ def test_resume_and_remove_of_a_name_that_never_began_say_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / ".making-mine").mkdir(parents=True)
-    assert cli.command(["runs"]) == 0
+    assert main.command(["runs"]) == 0
     assert "no runs in runs" in capsys.readouterr().out
-    assert cli.command(["train", "--resume", "mine", "--json"]) == 2
+    assert main.command(["train", "--resume", "mine", "--json"]) == 2
     told, err = capsys.readouterr()
     (error,) = json.loads(told)["errors"]
     assert (error["code"], error["about"], error["value"]) == ("unknown-run", "--resume", "mine")
@@ -153,12 +156,12 @@ def test_a_search_that_is_not_begun_leaves_nothing(
 ) -> None:
     words: dict[str, Any] = {"width": "8,16", "steps": 1, "space": "none", "name": "s", "runs_dir": tmp_path / "runs",
                              "data_dir": tmp_path / "data"}  # fmt: skip
-    with launch.alone(), pytest.raises(TroupeError) as caught:
+    with launch_run.alone(), pytest.raises(TroupeError) as caught:
         search("dcgan", **words)
     assert [(one.code, one.about) for one in caught.value.problems] == [("held", "")]
     sentences(caught.value.problems)
     assert not (tmp_path / "runs" / "s").exists()
-    make, made = searching._new_folder, []
+    make, made = launch_search._new_folder, []
 
     def then_stopped(*asked: Any) -> Any:
         found = make(*asked)
@@ -166,7 +169,7 @@ def test_a_search_that_is_not_begun_leaves_nothing(
         os.kill(os.getpid(), signal.SIGINT)
         return found
 
-    monkeypatch.setattr(searching, "_new_folder", then_stopped)
+    monkeypatch.setattr(launch_search, "_new_folder", then_stopped)
     with pytest.raises(KeyboardInterrupt):
         search("dcgan", **words)
     assert made == [True]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainers.engine.augment import alternating_flips, crop_and_flip, cutout, random_flips, reflected
+from trainers.contract.augmentation import alternating_flips, crop_and_flip, cutout, random_flips, reflected
 
 
 def generator(seed: int = 0) -> torch.Generator:

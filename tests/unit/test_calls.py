@@ -14,8 +14,8 @@ import pytest
 from sentences import Sentences
 
 import cluster
-from cluster.words import VERBS
-from trainers.engine.errors import CONFLICT, WORDS, TroupeError
+from cluster.cli.parser import VERBS
+from trainers.base.errors import CONFLICT, WORDS, TroupeError
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "python.md").read_text()
@@ -71,14 +71,14 @@ def test_the_page_has_the_signature_and_an_example_of_every_call_and_each_has_a_
 
 
 def test_no_module_has_the_name_of_a_call_which_would_take_its_place() -> None:
-    modules = {path.stem for path in (ROOT / "cluster").glob("*.py")} | {"page"}
+    modules = {path.stem for path in (ROOT / "cluster").iterdir()}
     assert modules & set(CALLS) == set()
 
 
 def test_cluster_and_its_calls_import_neither_torch_nor_ray() -> None:
     code = (
         "import sys, cluster\n"
-        "assert 'cluster.calls' not in sys.modules\n"
+        "assert 'cluster.cli.python_calls' not in sys.modules\n"
         "from cluster import train, load_exported, env, families, runs, TroupeError\n"
         "env(), families(), runs()\n"
         "assert not {'torch', 'ray'} & set(sys.modules)\n"
@@ -162,7 +162,7 @@ def test_submit_hands_on_the_words_of_the_verb(
         sent.append(command)
         return {"name": "x", "job": "x", "address": command.address, "bytes": 1}
 
-    monkeypatch.setattr("cluster.submitting.submit", submit)
+    monkeypatch.setattr("cluster.ray_jobs.submission.submit", submit)
     told = cluster.submit("train", "dcgan", data="digits", workers=2, learning_rate=0.001, name="x", runs_dir="/s/runs",
                           data_dir=Path("/s/data"), families=[tmp_path], allow_changes=True,
                           address="http://h:1", install=True)  # fmt: skip

@@ -11,12 +11,13 @@ from sentences import Sentences
 from tiers import long
 from torch import Tensor, nn
 
-from cluster import train, verifying
-from trainers import registry
-from trainers.engine import checkpoint
-from trainers.engine.errors import CONFLICT, TroupeError
-from trainers.engine.runfolder import RunFolder
+from cluster import train
+from cluster.inspection import verify
+from trainers.base.errors import CONFLICT, TroupeError
+from trainers.families import registry
 from trainers.families.classification.learning import decayed
+from trainers.run_folders.run_folder import RunFolder
+from trainers.storage import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -139,7 +140,7 @@ def test_biases_and_scales_of_whatever_shape_do_not_decay() -> None:
 
 def test_variants_named_after_a_setting_that_is_given_are_one() -> None:
     tiny = registry.config_class("classifier").tiny
-    assert list(verifying.variants(tiny, {})) == list(tiny)
-    assert list(verifying.variants(tiny, {"model": "mlp"})) == ["mlp"]
-    assert verifying.variants(tiny, {"model": "cnn"}) == {"cnn": tiny["cnn"]}
-    assert list(verifying.variants(tiny, {"batch_size": "8"})) == list(tiny)
+    assert list(verify.variants(tiny, {})) == list(tiny)
+    assert list(verify.variants(tiny, {"model": "mlp"})) == ["mlp"]
+    assert verify.variants(tiny, {"model": "cnn"}) == {"cnn": tiny["cnn"]}
+    assert list(verify.variants(tiny, {"batch_size": "8"})) == list(tiny)

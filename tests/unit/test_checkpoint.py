@@ -14,8 +14,8 @@ import pytest
 import torch
 from sentences import Sentences
 
-from trainers.engine import checkpoint, durable, ownership
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.storage import atomic_files, checkpoint, ownership
 
 
 def state_of(step: int) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_the_manifest_is_written_last_and_the_name_is_given_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    write, rename = durable.write, os.rename
+    write, rename = atomic_files.write, os.rename
 
     def watched_write(path: Path, text: str) -> None:
         assert (path.parent / "state.pt").stat().st_size == json.loads(text)["files"]["state.pt"]["bytes"]
@@ -87,7 +87,7 @@ def test_the_manifest_is_written_last_and_the_name_is_given_after_it(
         events.append(Path(target).name)
         rename(source, target)
 
-    monkeypatch.setattr(durable, "write", watched_write)
+    monkeypatch.setattr(atomic_files, "write", watched_write)
     monkeypatch.setattr(os, "rename", watched_rename)
     save(tmp_path, 500)
     assert events == ["manifest.json", "step_00000500"]
@@ -110,7 +110,7 @@ def half_a_file(state: Any, file: Any) -> None:
         (os, "fsync", full, "no-space"),
         (os, "rename", full, "no-space"),
         (checkpoint, "digest", full, "no-space"),
-        (durable, "write", full, "no-space"),
+        (atomic_files, "write", full, "no-space"),
     ],
     ids=["half-a-file", "save", "fsync", "rename", "digest", "write"],
 )
@@ -295,10 +295,10 @@ def test_names_are_those_of_steps_and_of_phases_within_them() -> None:
 
 
 def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    durable.write(tmp_path / "file", "before")
+    atomic_files.write(tmp_path / "file", "before")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        durable.write(tmp_path / "file", "after")
+        atomic_files.write(tmp_path / "file", "after")
     assert (tmp_path / "file").read_text() == "before"
 
 

@@ -12,16 +12,16 @@ import torch
 from sentences import Sentences
 from torch import Tensor, nn
 
-from cluster import cli
-from trainers import registry
+from cluster.cli import main
+from trainers.base import problems
+from trainers.base.problems import Problem
+from trainers.contract.family import MicroBatch
 from trainers.data.settings import ImageConfig
-from trainers.engine import problems
-from trainers.engine.config import Config
-from trainers.engine.family import MicroBatch
-from trainers.engine.problems import Problem
+from trainers.families import registry
 from trainers.families.classification.learning import AUXILIARY, Classification, decayed
 from trainers.families.classification.settings import MEANS, ClassificationConfig
 from trainers.families.classifier.config import OWN
+from trainers.settings.config import Config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -306,7 +306,7 @@ def test_the_defaults_of_a_family_are_its_own() -> None:
 
 @pytest.mark.parametrize("family", CLASSIFIERS)
 def test_the_help_of_a_family_shows_its_defaults(family: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.command(("train", family, "--help")) == 0
+    assert main.command(("train", family, "--help")) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
     shown = {row.name: row.default for row in registry.config_class(family).described()}
     for name in registry.config_class(family).defaults:

@@ -11,12 +11,12 @@ import torch
 from tiers import slow
 from torch import Tensor, nn
 
-from trainers.engine.precision import computing_in
-from trainers.engine.problems import sentence, sentences
+from trainers.base.problems import sentence, sentences
 from trainers.families.classifier.config import OWN, Config, torchvision_models
 from trainers.families.classifier.networks import Subsample, build, misfit
 from trainers.families.darknet.networks import Darknet, ResLayer
 from trainers.families.wide_resnet.networks import WideResNet
+from trainers.runtime.precision import computing_in
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,14 +15,19 @@ import pytest
 from sentences import Sentences
 from wrong import Wrong
 
-from cluster import cli, hardware, launch, leaderboard, prepare_search, train, verbs
-from cluster.prepare_search import SearchCommand
-from cluster.words import VERBS
-from trainers import registry
-from trainers.engine import bucket, checkpoint, runfolder
-from trainers.engine.errors import CONFLICT, FAILED, SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.problems import Problem, sentence
-from trainers.engine.runfolder import RunFolder
+from cluster import train
+from cluster.cli import main, verbs
+from cluster.cli.parser import VERBS
+from cluster.host import hardware
+from cluster.searching import leaderboard, prepare_search
+from cluster.searching.prepare_search import SearchCommand
+from cluster.training import launch_run
+from trainers.base.errors import CONFLICT, FAILED, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.problems import Problem, sentence
+from trainers.families import registry
+from trainers.run_folders import bucket, run_folder
+from trainers.run_folders.run_folder import RunFolder
+from trainers.storage import checkpoint
 
 
 class Told(NamedTuple):
@@ -49,7 +54,7 @@ class Command:
         self.folder, self.capsys, self.wrong = folder, capsys, wrong
 
     def __call__(self, *words: str) -> Told:
-        code = cli.command(words)
+        code = main.command(words)
         problems = self.wrong.problems
         out, err = self.capsys.readouterr()
         assert "Traceback" not in out + err
@@ -67,7 +72,7 @@ class Command:
         config = registry.config_class("dcgan").of(words)
         settings = {**config.model_dump(), "device": "cpu", "exchange": "exact"}
         told = {"family": "dcgan", "settings": settings, "facts": {}, "data": "x", "versions": {}}
-        return runfolder.create(self.folder / "runs", "dcgan", name, lambda folder: folder.write_settings(told))
+        return run_folder.create(self.folder / "runs", "dcgan", name, lambda folder: folder.write_settings(told))
 
 
 @pytest.fixture
@@ -78,9 +83,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hardware, "cores", lambda: 2)
     monkeypatch.setattr(hardware, "gpus", lambda: 0)
-    monkeypatch.setattr(launch, "open_for", started)
-    monkeypatch.setattr(launch, "_here", started)
-    monkeypatch.setattr(launch, "_on_ray", started)
+    monkeypatch.setattr(launch_run, "open_for", started)
+    monkeypatch.setattr(launch_run, "_here", started)
+    monkeypatch.setattr(launch_run, "_on_ray", started)
     return Command(tmp_path, capsys, Wrong(monkeypatch))
 
 
@@ -524,7 +529,7 @@ def test_only_runs_of_the_runs_folder_are_removed(
         folder.mkdir(exist_ok=True)
         (folder / "settings.json").write_text(settings)
     told = json.loads(own.settings.read_text())
-    elsewhere = runfolder.create(project / "other", "dcgan", "theirs", lambda folder: folder.write_settings(told))
+    elsewhere = run_folder.create(project / "other", "dcgan", "theirs", lambda folder: folder.write_settings(told))
     (project / "runs" / "alias").symlink_to(elsewhere.path)
     outside = ("..", ".", "app", str(project), "mine/..", "mine/inner", "alias", str(elsewhere.path))
     for name in (*outside, "vscode"):
@@ -703,20 +708,20 @@ def test_a_bug_is_told_as_ours_in_one_line_and_debug_shows_where(
         raise ValueError("first line\nsecond line")
 
     monkeypatch.setitem(verbs.VERBS, "env", broken)
-    assert cli.command(["env"]) == FAILED
+    assert main.command(["env"]) == FAILED
     (problem,) = command.wrong.problems
     assert (problem.code, problem.about) == ("internal", "ValueError")
     line = command.capsys.readouterr().err
     assert line == f"troupe: {sentence(problem)}\n"
     sentences([problem])
-    assert cli.command(["env", "--debug"]) == FAILED
+    assert main.command(["env", "--debug"]) == FAILED
     err = command.capsys.readouterr().err
     assert "Traceback" in err
     assert line in err
 
 
 def test_debug_shows_where_a_mistake_was_found(command: Command) -> None:
-    assert cli.command([*TRAIN, "steps=many", "--debug"]) == WORDS
+    assert main.command([*TRAIN, "steps=many", "--debug"]) == WORDS
     err = command.capsys.readouterr().err
     assert "Traceback" in err
     (problem,) = command.wrong.problems
@@ -787,7 +792,7 @@ def test_the_version_is_told(command: Command) -> None:
 
 LIGHT = """
 import sys
-from cluster.cli import command
+from cluster.cli.main import command
 wrong = [["train", "dcgan", "learning_rat=1", "data=digts"], ["train", "dcgn"], ["verify", "dcgan", "steps=many"],
          ["sample", "nothing"], ["export", "nothing"], ["runs", "nothing"], ["train", "dcgan", "--name", "../x"]]
 assert [command(words) for words in wrong] == [2] * len(wrong)
@@ -805,7 +810,7 @@ def test_wrong_words_are_told_before_anything_heavy_is_imported(tmp_path: Path) 
 
 def test_the_command_ends_with_its_code_and_one_line_for_each_mistake(tmp_path: Path, sentences: Sentences) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cluster.cli", "train", "dcgan", "steps=many", "--bogus"],
+        [sys.executable, "-m", "troupe", "train", "dcgan", "steps=many", "--bogus"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == WORDS

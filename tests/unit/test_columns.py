@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.columns import columns_of, cut, table, wrapped
+from cluster.terminal.tables import columns_of, cut, table, wrapped
 
 CAT = "猫の名前はまだない"  # nine characters in eighteen columns
 

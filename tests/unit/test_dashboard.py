@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from cluster import cli, dashboard, verbs
-from cluster.answers import JOB, MARK, Answer, as_record, record_in, without_records
-from cluster.columns import columns_of, paragraphs
-from cluster.dashboard import Dashboard
-from cluster.show import Progress
-from cluster.words import Words
-from trainers.engine.errors import FAILED, STOPPED, NotBegun, Stopped, TroupeError
-from trainers.engine.problems import Problem
-from trainers.engine.waits import WAITS
+from cluster.cli import main, verbs
+from cluster.cli.parser import Words
+from cluster.ray_jobs import dashboard
+from cluster.ray_jobs.dashboard import Dashboard
+from cluster.terminal.answers import JOB, MARK, Answer, as_record, record_in, without_records
+from cluster.terminal.progress import Progress
+from cluster.terminal.tables import columns_of, paragraphs
+from trainers.base.errors import FAILED, STOPPED, NotBegun, Stopped, TroupeError
+from trainers.base.problems import Problem
+from trainers.base.timeouts import WAITS
 
 
 def details(status: str, message: str) -> Any:
@@ -119,7 +120,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> tuple
     monkeypatch.setitem(verbs.VERBS, "env", ends)
     out = io.StringIO()
     with redirect_stdout(out), redirect_stderr(out):
-        code = cli.command(["env"])
+        code = main.command(["env"])
     return code, without_records(out.getvalue()).splitlines(), record_in(out.getvalue())
 
 

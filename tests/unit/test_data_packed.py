@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from sentences import Sentences
 
+from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem
 from trainers.data.images import ImageData, Part
 from trainers.data.packed import pack
 from trainers.data.sources import open_data
 from trainers.data.torchvision_sets import IDX_FILES, KNOWN
-from trainers.engine.errors import SURROUNDINGS, TroupeError
-from trainers.engine.problems import Problem
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sentences import Sentences
 
+from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.data.sources import all_sources, check_name, open_data
-from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
 
 EXTRA = """
 import numpy as np

@@ -9,7 +9,7 @@ import torch
 
 from trainers.data.sources import open_data
 from trainers.data.stacked import Stacks
-from trainers.verdict.judges import SmallClassifier
+from trainers.families.adversarial.judges import SmallClassifier
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,25 @@ from typing import Any
 
 import pytest
 
-from cluster import prepare_search, tuning
-from cluster.driver import Driver, rooms
-from cluster.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, PRUNED, RUNNING, WAITING, Search, TrialRecord
-from cluster.prepare_search import SearchCommand
-from cluster.show import Progress
+from cluster.searching import prepare_search, tuner
+from cluster.searching.driver import Driver, rooms
+from cluster.searching.leaderboard import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    NO_METRIC,
+    PRUNED,
+    RUNNING,
+    WAITING,
+    Search,
+    TrialRecord,
+)
+from cluster.searching.prepare_search import SearchCommand
+from cluster.terminal.progress import Progress
 from tests.folder_buckets import machine
-from trainers.engine import bucket, checkpoint, durable
-from trainers.engine.synced import bytes_of
+from trainers.run_folders import bucket
+from trainers.run_folders.sync_state import bytes_of
+from trainers.storage import atomic_files, checkpoint
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -39,7 +50,7 @@ def driver(tmp_path: Path) -> Callable[..., Driver]:
             search.trials.append(record)
             path = search.folder(record).checkpoints / checkpoint.name_of(4)
             path.mkdir(parents=True)
-            manifest = durable.sealed({"format": 1, "files": {"state.pt": {"bytes": 900, "sha256": "x"}}})
+            manifest = atomic_files.sealed({"format": 1, "files": {"state.pt": {"bytes": 900, "sha256": "x"}}})
             (path / "manifest.json").write_text(manifest)
             (path / "state.pt").write_bytes(b"x" * (1000 - len(manifest)))
         return Driver(search, prepared, replace(command, **options), Progress(io.StringIO()))
@@ -170,7 +181,7 @@ def test_a_metric_that_is_not_finite_is_no_value_and_fails_its_trial_alone(
 ) -> None:
     one = driver()
     record = one.search.trials[0]
-    tuning.note(one.search, record, {"step": 6, "eval_x": value})
+    tuner.note(one.search, record, {"step": 6, "eval_x": value})
     assert (record.value, record.best, record.code) == (None, 0.1, "not-finite")
     one.changed(record, True)
     assert (record.state, record.reason) == (FAILED, f"eval_x is {value} at step 6")
@@ -181,9 +192,9 @@ def test_a_value_takes_the_reason_away_why_there_was_none(driver: Callable[..., 
     one = driver()
     record = one.search.trials[0]
     record.reason, record.code = "eval_x is nan at step 2", "not-finite"
-    tuning.note(one.search, record, {"step": 6})
+    tuner.note(one.search, record, {"step": 6})
     assert record.code == "not-finite"
-    tuning.note(one.search, record, {"step": 8, "eval_x": 0.3})
+    tuner.note(one.search, record, {"step": 8, "eval_x": 0.3})
     assert (record.value, record.reason, record.code) == (0.3, "", "")
 
 

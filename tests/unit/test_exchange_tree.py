@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from trainers.engine.exchange import (
+from trainers.distributed.exact import (
     Node,
     accumulation,
     covered,
@@ -22,7 +22,7 @@ from trainers.engine.exchange import (
     slices,
     views,
 )  # fmt: skip
-from trainers.engine.shared_memory import ALIGNMENT, padded_length
+from trainers.distributed.shared_memory import ALIGNMENT, padded_length
 
 MICROBATCHES = range(1, 25)
 WORKERS = range(1, 17)

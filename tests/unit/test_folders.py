@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from sentences import Sentences
 
-from trainers import registry
+from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem
 from trainers.data.folders import SYSTEM_FOLDERS, part_kinds
 from trainers.data.images import ImageData
 from trainers.data.listing import arranged, look_through
 from trainers.data.sources import open_data
-from trainers.engine.errors import SURROUNDINGS, TroupeError
-from trainers.engine.problems import Problem
+from trainers.families import registry
 
 
 def noise(path: Path, seed: int) -> None:

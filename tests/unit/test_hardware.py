@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from sentences import Sentences
 
-from cluster import checking, checks, hardware, machine
-from cluster.cli import command
-from trainers import registry
-from trainers.engine import cgroups
+from cluster.cli.main import command
+from cluster.host import hardware, requirements
+from cluster.inspection import environment_report, preflight
+from trainers.base import cgroups
+from trainers.families import registry
 
 SECOND = {"cpu.max": "{quota} {period}\n"}
 FIRST = {"cpu.cfs_quota_us": "{quota}\n", "cpu.cfs_period_us": "{period}\n"}
@@ -65,19 +66,19 @@ def test_it_is_told_wherever_cpus_are_counted(container: Any, sentences: Sentenc
     container("0::/", ".", "150000")
     kind = registry.config_class("dcgan")
     config = kind.of({"device": "cpu", "workers": 4, "batch_size": 64, "microbatch_size": 4}, "dcgan")
-    problems = checks.room(config, oversubscribe=False)
+    problems = requirements.room(config, oversubscribe=False)
     assert [(one.code, one.about) for one in problems] == [("no-room", "workers")]
-    told = machine.facts()
+    told = environment_report.facts()
     assert told["cores"] == 2
-    assert told["few_cores"] in machine.text(told)
-    (room,) = [one for one in checking._machine(None) if one.what == "room"]
-    (remark,) = checks.remarks(config, config)
+    assert told["few_cores"] in environment_report.text(told)
+    (room,) = [one for one in preflight._machine(None) if one.what == "room"]
+    (remark,) = requirements.remarks(config, config)
     for line in (*(one.reason for one in problems), room.told, remark):
         assert told["few_cores"] in line
     sentences([*problems, remark])
     alone = config.model_copy(update={"workers": 1})
-    assert "0 of 2 cores" not in str(checks.hint(alone)), "one stays idle, where two can be used"
-    assert "workers=2" in str(checks.hint(alone))
+    assert "0 of 2 cores" not in str(requirements.hint(alone)), "one stays idle, where two can be used"
+    assert "workers=2" in str(requirements.hint(alone))
 
 
 @pytest.fixture
@@ -94,8 +95,8 @@ def driverless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def resolved(family: str = "dcgan", **words: Any) -> tuple[str, list[str]]:
     """The device that is taken, and what is said of that."""
     config = registry.config_class(family).of(words, family)
-    settled = config.model_copy(update=checks.resolve(config, own_machine=True))
-    return settled.device, checks.no_gpu(config, settled)
+    settled = config.model_copy(update=requirements.resolve(config, own_machine=True))
+    return settled.device, requirements.no_gpu(config, settled)
 
 
 def test_auto_takes_what_torch_can_use_and_says_why_not(driverless: Path, sentences: Sentences) -> None:
@@ -103,7 +104,7 @@ def test_auto_takes_what_torch_can_use_and_says_why_not(driverless: Path, senten
     assert (device, UNUSABLE in remark) == ("cpu", True)
     assert resolved(device="cpu") == ("cpu", [])
     config = registry.config_class("dcgan").of({"device": "cuda"}, "dcgan")
-    (problem,) = checks.room(config, oversubscribe=False)
+    (problem,) = requirements.room(config, oversubscribe=False)
     assert (problem.code, problem.about) == ("no-room", "device")
     sentences([remark, problem])
     (driverless / "dev" / "nvidia0").unlink()
@@ -113,7 +114,7 @@ def test_auto_takes_what_torch_can_use_and_says_why_not(driverless: Path, senten
 def test_a_gpu_that_torch_can_use_is_taken(driverless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "_asked", lambda visible: hardware.Gpus(2, ""))
     assert resolved() == ("cuda", [])
-    assert checks.room(registry.config_class("dcgan").of({"device": "cuda", "workers": 2}, "dcgan"), False) == []
+    assert requirements.room(registry.config_class("dcgan").of({"device": "cuda", "workers": 2}, "dcgan"), False) == []
 
 
 @pytest.mark.parametrize("visible", ["NoDevFiles", "", "-1", "-1,0"])

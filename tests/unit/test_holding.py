@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from sentences import Sentences
 
-from trainers.engine.errors import CONFLICT, TroupeError
-from trainers.engine.holding import Writer, is_held
-from trainers.engine.waits import WAITS
+from trainers.base.errors import CONFLICT, TroupeError
+from trainers.base.timeouts import WAITS
+from trainers.run_folders.run_locks import Writer, is_held
 
 pytestmark = pytest.mark.timeout(60)
 
 OLD = """
 import sys
 from pathlib import Path
-from trainers.engine.errors import TroupeError
-from trainers.engine.holding import Writer
+from trainers.base.errors import TroupeError
+from trainers.run_folders.run_locks import Writer
 
 folder = Path(sys.argv[1])
 writer = Writer(folder, "mine")

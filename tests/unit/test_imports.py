@@ -13,16 +13,18 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("cluster", "trainers", "searchspaces", "benchmarks", "tests")
+PARTS = ("cluster", "trainers", "searchspaces", "troupe", "benchmarks", "tests")
 ALLOWED_PRIVATE = ROOT / "tests" / "unit" / "test_documents.py"  # Ray's own check of a cluster file has no public name
 
-TOKENS = ROOT / "cluster" / "tokens.py"  # nor has what makes Ray look for tokens anew: `ray._raylet`, there only
-NODES = ROOT / "cluster" / "nodes.py"  # nor have the nodes that are about to go
-INSIDE = ROOT / "cluster" / "inside_ray.py"
+BACKEND = ROOT / "cluster" / "backend"
+PRIVATE_OF_RAY = {  # what has no public name there: looking for tokens again, nodes that are about to go, leaving it
+    BACKEND / "auth.py": "_raylet", BACKEND / "nodes.py": "_private", BACKEND / "ray_internals.py": "_private",
+}  # fmt: skip
+KNOW_FAMILIES_AND_DATA = ("families", "data")  # packages of `trainers`; all others are for any family and any data
 
 
 class Import(NamedTuple):
-    name: str  # of the module, and of what is taken from it: `trainers.engine.family.Phase`
+    name: str  # of the module, and of what is taken from it: `trainers.contract.family.Phase`
     at_start: bool  # when the module is imported, not when a function runs
     typing: bool  # only for type checkers
 
@@ -95,27 +97,31 @@ def test_trainers_know_neither_ray_nor_the_cluster() -> None:
     assert broken(files("trainers"), "ray", "cluster", "searchspaces") == []
 
 
+def rooms_of_any_family() -> list[Path]:
+    """The files of `trainers` that know no family and no data source."""
+    return [path for path in files("trainers") if path.parts[len(ROOT.parts) + 1] not in (
+        *KNOW_FAMILIES_AND_DATA, "run.py", "__init__.py")]  # fmt: skip
+
+
 def test_the_engine_knows_no_family_and_no_data_source() -> None:
-    assert broken(files("trainers/engine"), "trainers.families", "trainers.data", "trainers.registry") == []
+    assert broken(rooms_of_any_family(), "trainers.families", "trainers.data") == []
     names = {folder.name for folder in family_folders()}
-    for path in files("trainers/engine"):
+    for path in rooms_of_any_family():
         words = {node.value for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant)}
         assert not names & {word for word in words if isinstance(word, str)}, path
 
 
 def test_data_sources_know_no_family_and_no_loop() -> None:
-    assert broken(files("trainers/data"), "trainers.families", "trainers.registry", "trainers.engine.loop") == []
+    assert broken(files("trainers/data"), "trainers.families", "trainers.engine") == []
 
 
 @pytest.mark.parametrize("folder", family_folders(), ids=lambda folder: folder.name)
 def test_a_family_imports_its_contract_data_and_networks_only(folder: Path) -> None:
     allowed = (
-        "trainers.engine.augment", "trainers.engine.config", "trainers.engine.errors", "trainers.engine.evaluation",
-        "trainers.engine.family", "trainers.engine.fonts", "trainers.engine.plots", "trainers.engine.problems",
-        "trainers.engine.rules", "trainers.engine.schedules", "trainers.engine.settings", "trainers.engine.streams",
-        "trainers.data", f"trainers.families.{folder.name}", "PIL", "numpy", "matplotlib",
-        "trainers.families.classification", "trainers.families.adversarial", "trainers.verdict", "torch", "torchvision",
-        *sys.stdlib_module_names,
+        "trainers.base.errors", "trainers.base.problems", "trainers.contract", "trainers.settings", "trainers.data",
+        "trainers.drawing.fonts", "trainers.drawing.plots", f"trainers.families.{folder.name}", "trainers.verdict",
+        "trainers.families.classification", "trainers.families.adversarial", "torch", "torchvision", "PIL", "numpy",
+        "matplotlib", *sys.stdlib_module_names,
     )  # fmt: skip
     for path in sorted(folder.rglob("*.py")):
         for imported in imports_of(path):
@@ -137,17 +143,17 @@ def test_a_family_has_no_loop_over_steps_no_backward_no_device_and_no_rank(folde
 @pytest.mark.parametrize("folder", family_folders(), ids=lambda folder: folder.name)
 def test_settings_of_a_family_are_read_without_torch(folder: Path) -> None:
     for imported in imports_of(folder / "config.py"):
-        allowed = ("trainers.engine.config", "trainers.engine.settings", "trainers.engine.errors",
-                   "trainers.engine.problems", "trainers.engine.rules", "trainers.data.settings",
+        allowed = ("trainers.settings", "trainers.base.errors", "trainers.base.problems", "trainers.data.settings",
                    "trainers.families.classification.settings",
                    "trainers.families.adversarial.settings")  # fmt: skip
         assert within(imported.name, *allowed, *sys.stdlib_module_names) or not imported.at_start, imported.name
 
 
 def test_settings_and_errors_import_no_torch() -> None:
-    light = [ROOT / "trainers" / name for name in ("registry.py", "run.py", "engine/settings.py", "engine/errors.py",
-             "engine/problems.py", "engine/runfolder.py", "engine/checkpoint.py", "engine/control.py",
-             "engine/streams.py", "engine/durable.py", "engine/processor.py", "engine/config.py")]  # fmt: skip
+    light = [ROOT / "trainers" / name for name in (
+        "run.py", "families/registry.py", "engine/control.py", "contract/streams.py", "runtime/processor.py",
+        "storage/checkpoint.py", "storage/atomic_files.py")]  # fmt: skip
+    light += files("trainers/base", "trainers/settings", "trainers/run_folders")
     assert broken(light, "torch", at_start=True) == []
 
 
@@ -173,9 +179,52 @@ def test_imports_go_one_way_without_a_circle() -> None:
         follow(name, ())
 
 
-@pytest.mark.parametrize("path", files("trainers/engine", "cluster"), ids=lambda path: path.name)
-def test_no_file_of_the_engine_or_the_cluster_is_longer_than_400_lines(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+def package_of(name: str) -> str:
+    """The package in which a module lies: `trainers.engine`; a part itself for what lies in none."""
+    return ".".join(name.split(".")[:2])
+
+
+def test_arrows_between_packages_go_one_way_without_a_circle() -> None:
+    paths = files("cluster", "trainers", "searchspaces", "troupe")
+    packages = {package_of(".".join(path.relative_to(ROOT).with_suffix("").parts)) for path in paths}
+    knows: dict[str, set[str]] = {package: set() for package in packages}
+    for path in paths:
+        here = package_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        seen = {package_of(imported.name) for imported in imports_of(path)}
+        knows[here] |= seen & packages - {here}
+    order: list[str] = []
+    while rest := [package for package in sorted(packages) if package not in order]:
+        free = [package for package in rest if knows[package] <= {*order}]
+        assert free, f"a circle among {', '.join(rest)}"
+        order += free
+
+
+def test_a_package_has_at_most_a_dozen_files_and_says_what_lives_there() -> None:
+    for path in files("cluster", "trainers", "searchspaces", "troupe"):
+        if path.name == "__init__.py" and path.parent.parent.name in ("cluster", "trainers"):
+            text = ast.get_docstring(tree_of(path))
+            assert text, path
+            assert len(text.splitlines()) == 1, path
+            files_there = [one for one in path.parent.glob("*.py") if one.name != "__init__.py"]
+            assert len(files_there) <= (16 if path.parent.name == "data" else 12), path.parent
+
+
+def importing(path: Path) -> list[str]:
+    """What a file imports by a name that is made when it runs."""
+    return [ast.unparse(node) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)
+            and ast.unparse(node.func).endswith(("import_module", "__import__"))]  # fmt: skip
+
+
+DYNAMIC = {  # families and data sources by their folders, a function that a pool was told of, what may be missing
+    "trainers/families/registry.py", "trainers/data/sources.py", "cluster/backend/process_pool.py",
+    "trainers/drawing/decoration.py", "trainers/data/decoding.py", "troupe/__init__.py", "troupe/__main__.py",
+    "trainers/base/old_names.py",
+}  # fmt: skip
+
+
+def test_what_is_imported_by_a_name_made_at_run_time_is_known() -> None:
+    paths = files("cluster", "trainers", "searchspaces", "troupe")
+    assert {str(path.relative_to(ROOT)) for path in paths if importing(path)} <= DYNAMIC
 
 
 def test_dcgan_stays_short() -> None:
@@ -183,7 +232,9 @@ def test_dcgan_stays_short() -> None:
 
 
 def test_the_engine_knows_no_words_of_classifiers() -> None:
-    for path in files("trainers/engine"):
+    for path in rooms_of_any_family():
+        if path.parent.name == "verdict":
+            continue
         text = path.read_text().lower()
         for word in ("confusion.png", "class_names", "mistakes.png", '"confusion"', '"mistakes"', "accuracy)"):
             assert word not in text, f"{path.name}: {word}"
@@ -193,15 +244,37 @@ def test_search_spaces_are_plain_values() -> None:
     assert [imported for path in files("searchspaces") for imported in imports_of(path)] == []
 
 
-def test_package_files_are_empty_but_that_of_cluster() -> None:
+CALL_EACH = """
+import cluster
+for name in [name for name in cluster.__all__ if name != "TroupeError"]:
+    try:
+        getattr(cluster, name)(no_such_argument=1)
+    except (TypeError, cluster.TroupeError) as error:
+        assert str(error)
+    else:
+        raise AssertionError(name)
+"""
+
+
+def test_every_module_is_imported_and_no_package_takes_the_place_of_a_call() -> None:
+    """A package `cluster.train` would be bound over the call of that name."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in files("cluster", "trainers", "searchspaces", "troupe") if path.name != "__main__.py"
+    ]  # fmt: skip
+    code = f"import {', '.join(modules)}\n" + CALL_EACH
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_package_files_hold_a_line_and_no_code_but_that_of_cluster() -> None:
     for path in files("trainers", "searchspaces", "cluster"):
-        if path.name == "__init__.py" and path.parent.name != "cluster":
-            assert path.read_text() == "", path
-    at_once = broken([ROOT / "cluster" / "__init__.py"], "cluster", "trainers", at_start=True)
-    assert at_once == ["cluster/__init__.py imports cluster.folder.leave_folder"], "before other modules are looked for"
+        if path.name == "__init__.py" and path.parent not in (ROOT / "cluster", ROOT / "trainers"):
+            assert len(tree_of(path).body) <= 1, path
+    assert broken([ROOT / "cluster" / "__init__.py"], "cluster", "trainers", at_start=True) == []
 
 
-IN_WORKERS = {"worker.py", "trial.py"}  # imported where a worker or a trial lives
+IN_WORKERS = {"worker.py", "trainable.py"}  # imported where a worker or a trial lives
 
 
 def test_the_cluster_imports_torch_and_ray_only_when_they_are_needed() -> None:
@@ -210,7 +283,11 @@ def test_the_cluster_imports_torch_and_ray_only_when_they_are_needed() -> None:
 
 
 def test_no_part_of_the_cluster_brings_ray_in_by_being_imported_nor_torch_but_for_pools_and_workers() -> None:
-    paths = [path for path in files("cluster") if path.stem not in ("__init__", "worker", "trial", "local")]
+    paths = [
+        path
+        for path in files("cluster")
+        if path.stem not in ("__init__", "__main__", "worker", "trainable", "process_pool")
+    ]
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     code = f"import sys, {', '.join(modules)}\nassert not {{'torch', 'ray'}} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -227,7 +304,7 @@ def test_nothing_uses_private_parts_of_ray() -> None:
         names += [ast.unparse(node) for node in attributes if node.attr.startswith("_")]
         for name in names:
             first, *rest = name.replace("self.ray", "ray").split(".")
-            if (path, rest[:1]) in ((TOKENS, ["_raylet"]), (NODES, ["_private"]), (INSIDE, ["_private"])):
+            if rest[:1] == [PRIVATE_OF_RAY.get(path)]:
                 continue
             if first == "ray" and any(part.startswith("_") and not part.startswith("__") for part in rest):
                 found.append(f"{path.relative_to(ROOT)}: {name}")

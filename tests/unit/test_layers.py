@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.engine import processor
-from trainers.engine.layers import WIDE, Conv2d, Winograd, faster
-from trainers.engine.processor import FASTER, Ways
+from trainers.runtime import processor
+from trainers.runtime.convolutions import WIDE, Conv2d, Winograd, faster
+from trainers.runtime.processor import FASTER, Ways
 
 SHAPES = itertools.product((1, 2, 3, 4, 5, 8), (1, 2), (1, 3, 4), (0, 1))
 CASES = [case for case in SHAPES if case[0] + 2 * case[3] >= case[2]]  # (size, stride, kernel, padding)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sentences import Sentences
 
-from cluster import leaderboard
-from cluster.leaderboard import FAILED, FINISHED, RUNNING, Search, TrialRecord
-from trainers.engine import runfolder
-from trainers.engine.errors import CONFLICT, WORDS, TroupeError
+from cluster.searching import leaderboard
+from cluster.searching.leaderboard import FAILED, FINISHED, RUNNING, Search, TrialRecord
+from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.run_folders import run_folder
 
 
 def search_of(path: Path, *values: float | None, mode: str = "max", seeds: int = 1) -> Search:
@@ -96,12 +96,12 @@ def test_a_trial_is_found_by_the_name_of_its_search(tmp_path: Path, sentences: S
     folder = search.folder(search.trials[0])
     folder.path.mkdir(parents=True)
     folder.settings.write_text("{}")
-    found = runfolder.find(tmp_path, "widths/0001")
+    found = run_folder.find(tmp_path, "widths/0001")
     assert found.path == folder.path
     assert found.name == "widths/0001"
     for name, code in (("widths", "not-a-run"), ("widths/0002", "unknown-run"), ("width/0001", "unknown-run")):
         with pytest.raises(TroupeError) as error:
-            runfolder.find(tmp_path, name)
+            run_folder.find(tmp_path, name)
         assert error.value.code == WORDS
         assert [(one.code, one.about) for one in error.value.problems] == [(code, name)]
         sentences(error.value.problems)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from sentences import Sentences
 
+from trainers.base.errors import SURROUNDINGS, TroupeError
 from trainers.data import imagefolder
-from trainers.engine.errors import SURROUNDINGS, TroupeError
-from trainers.engine.holding import Writer, hold, is_held
-from trainers.engine.locks import Held, Lock
+from trainers.run_folders.run_locks import Writer, hold, is_held
+from trainers.storage.file_locks import Held, Lock
 
 ANSWERS = ("ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL", "EIO", "EACCES", "EPERM", "ESTALE", "EBADF", "EROFS",
            "ENOTCONN", "ETIMEDOUT")  # fmt: skip

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.cli import command
+from cluster.cli.main import command
 from tests.jobs import OWN_FAMILIES
-from trainers import registry
-from trainers.engine import cgroups, memory
-from trainers.engine.errors import SURROUNDINGS, TroupeError
-from trainers.engine.family import MicroBatch
+from trainers.base import cgroups
+from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.contract.family import MicroBatch
+from trainers.engine import memory
+from trainers.families import registry
 from trainers.run import open_for
 
 WORDS = {"image_size": 16, "width": 8, "batch_size": 32, "microbatch_size": 8, "device": "cpu", "exchange": "exact"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.engine.norms import Norms, move, row_of
+from trainers.engine.batch_norm import Norms, move, row_of
 
 
 def batches(count: int = 4) -> list[Tensor]:

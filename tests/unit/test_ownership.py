@@ -19,14 +19,16 @@ import pytest
 from PIL import Image
 from sentences import Sentences
 
-from cluster import export, own_ray, report, sample, train
-from cluster.use import remove_packed
+from cluster import export, report, sample, train
+from cluster.backend import local_ray
+from cluster.inspection.manage_runs import remove_packed
 from tests.folder_buckets import machine
+from trainers.base.errors import CONFLICT, TroupeError
 from trainers.data.imagefolder import cached, open_folder
 from trainers.data.images import Part, Request
 from trainers.data.packed import pack
-from trainers.engine import contents, durable, ownership, removing, runfolder
-from trainers.engine.errors import CONFLICT, TroupeError
+from trainers.run_folders import contents, removal, run_folder
+from trainers.storage import atomic_files, ownership
 
 ROOT = Path(__file__).parents[2]
 REMOVES = {"rmtree", "unlink", "rmdir", "removedirs", "rename", "renames", "truncate", "ftruncate", "delete_file",
@@ -90,7 +92,7 @@ def copied(folder: Path) -> None:
 
 def of_another_kind(folder: Path) -> None:
     told = json.loads((folder / ownership.MARK).read_text())
-    (folder / ownership.MARK).write_text(durable.sealed({**told, "what": "another"}))
+    (folder / ownership.MARK).write_text(atomic_files.sealed({**told, "what": "another"}))
 
 
 def linked(folder: Path) -> None:
@@ -136,7 +138,7 @@ WAITS = [
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of temporary files, in which alone a Ray of our own may lie."""
-    monkeypatch.setattr(own_ray, "_bases", lambda: [str(tmp_path)])
+    monkeypatch.setattr(local_ray, "_bases", lambda: [str(tmp_path)])
     return tmp_path
 
 
@@ -157,7 +159,7 @@ def test_a_sweep_takes_neither_environments_nor_runs_nor_those_who_use_them(temp
         (folder / ".lock").write_text("")
         os.utime(folder / ".lock", (0, 0))
         processes.append(started(folder / "open", {}, "python"))
-    own_ray.sweep()
+    local_ray.sweep()
     assert [process.poll() for process in processes] == [None, None]
     assert all((folder / "open").read_text() for folder in theirs)
     for process in processes:
@@ -168,16 +170,16 @@ def test_a_sweep_takes_neither_environments_nor_runs_nor_those_who_use_them(temp
 def test_a_sweep_takes_what_a_killed_owner_left_and_only_its_processes(temporary: Path) -> None:
     folder = temporary / "troupe-12345678"
     folder.mkdir()
-    ownership.mark(folder, own_ray.WHAT, {"secret": "s" * 64})
+    ownership.mark(folder, local_ray.WHAT, {"secret": "s" * 64})
     told = json.loads((folder / ownership.MARK).read_text())
-    secret = {own_ray.SECRET: "s" * 64}
+    secret = {local_ray.SECRET: "s" * 64}
     ours = [started(folder / "log", secret, "python"), started(temporary / "a", secret, "ray::IDLE")]
     theirs = [started(folder / "log", {}, "tail"), started(temporary / "b", secret, "python"),
-              started(temporary / "c", {own_ray.SECRET: "t" * 64}, "ray::IDLE")]  # fmt: skip
-    own_ray.sweep()
+              started(temporary / "c", {local_ray.SECRET: "t" * 64}, "ray::IDLE")]  # fmt: skip
+    local_ray.sweep()
     assert [process.poll() for process in (*ours, *theirs)] == [None] * 5, "its owner, this process, is alive"
-    (folder / ownership.MARK).write_text(durable.sealed({**told, "started": "of a process that has ended"}))
-    own_ray.sweep()
+    (folder / ownership.MARK).write_text(atomic_files.sealed({**told, "started": "of a process that has ended"}))
+    local_ray.sweep()
     assert [process.wait(10) for process in ours] == [-9, -9]
     assert not folder.exists()
     assert [process.poll() for process in theirs] == [None] * 3
@@ -216,7 +218,7 @@ def test_an_export_replaces_an_export_and_nothing_else(
     assert [sample("mine")["file"] for _ in range(2)] == ["mine-samples-2.png", "mine-samples-3.png"]
     assert (tmp_path / "mine-samples.png").read_text() == "important"
     assert contents.foreign(contents.names_in(tmp_path / "runs/mine")) == [], "a run writes what contents.py knows"
-    assert removing.remove(runfolder.find_own(tmp_path / "runs", "mine")) > 0
+    assert removal.remove(run_folder.find_own(tmp_path / "runs", "mine")) > 0
 
 
 def test_a_packed_data_set_replaces_a_packed_one_and_nothing_else(tmp_path: Path, sentences: Sentences) -> None:

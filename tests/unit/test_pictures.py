@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.engine import pictures
-from trainers.engine.pictures import GAP
+from trainers.drawing import pictures
+from trainers.drawing.pictures import GAP
 
 
 def flat(count: int, height: int, width: int, channels: int) -> np.ndarray:

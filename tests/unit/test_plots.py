@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.engine import fonts, pictures, plots
+from trainers.drawing import fonts, pictures, plots
 from trainers.families.classification import drawing
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -344,7 +344,7 @@ def test_the_sparkline_stays_within_its_width_and_names_the_extremes(
 def test_matplotlib_is_loaded_by_the_first_plot_without_windows_and_keeps_its_settings(path: Path) -> None:
     code = """if True:
         import pathlib, sys
-        from trainers.engine import plots
+        from trainers.drawing import plots
         plots.sparkline([1, 2])
         assert "matplotlib" not in sys.modules
         import matplotlib

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import pytest
 
+from trainers.base import errors, problems
+from trainers.base.errors import WORDS, TroupeError
+from trainers.base.problems import Problem, sentence
 from trainers.data.settings import ImageConfig
-from trainers.engine import errors, problems
-from trainers.engine.errors import WORDS, TroupeError
-from trainers.engine.problems import Problem, sentence
-from trainers.engine.settings import Check, setting
+from trainers.settings.fields import Check, setting
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for part in ("cluster", "trainers") for path in (ROOT / part).rglob("*.py"))

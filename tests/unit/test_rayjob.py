@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import typed
-from cluster.checking import SHARED_MEMORY
-from cluster.words import Words, parse
-from trainers.engine.waits import WAITS
-from trainers.version import __version__
+from cluster.cli import commands
+from cluster.cli.parser import Words, parse
+from cluster.inspection.preflight import SHARED_MEMORY
+from trainers.base.timeouts import WAITS
+from trainers.base.version import __version__
 
 ROOT = Path(__file__).parents[2]
 SHARED = "/shared"
@@ -154,7 +154,7 @@ def test_the_first_attempt_begins_and_a_later_one_goes_on(job: dict[str, Any], t
     spec = job["spec"]
     name, runs = spec["metadata"]["run"], tmp_path / "runs"
     first = carried_out(spec["entrypoint"], tmp_path)
-    assert typed.prepare_elsewhere(first, runs) == first.names[0]
+    assert commands.prepare_elsewhere(first, runs) == first.names[0]
     assert first.options["name"] == name
     run = runs / name
     run.mkdir(parents=True)

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 from sentences import Sentences
 
-from trainers import registry
-from trainers.engine.config import Config
-from trainers.engine.errors import WORDS, TroupeError
-from trainers.engine.problems import Problem
+from trainers.base.errors import WORDS, TroupeError
+from trainers.base.problems import Problem
+from trainers.families import registry
+from trainers.settings.config import Config
 
 CONFIG = """
-from trainers.engine.config import Config as Base, setting
+from trainers.settings.config import Config as Base, setting
 
 class Config(Base):
     summary = "a family of this test"
     width: int = setting({width}, "how wide", at_least=1)
 """
 TRAINING = """
-from trainers.engine.family import Family
+from trainers.contract.family import Family
 from trainers.families.{name}.networks import Net
 
 class Own(Family):

@@ -20,13 +20,13 @@ import searches
 from searches import NASTY, make_run, make_search
 
 import cluster
-from cluster import cli
-from cluster.leaderboard import TrialRecord
-from cluster.page import collect, importance, make, runs, write
-from cluster.page.make import ReportCommand
-from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.runfolder import RunFolder
-from trainers.engine.waits import WAITS
+from cluster.cli import main
+from cluster.reporting import collect, importance, make_report, run_page, write
+from cluster.reporting.make_report import ReportCommand
+from cluster.searching.leaderboard import TrialRecord
+from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.base.timeouts import WAITS
+from trainers.run_folders.run_folder import RunFolder
 
 
 def block(page: str, name: str) -> str:
@@ -41,7 +41,7 @@ def unpacked(text: str) -> bytes:
 
 
 def page_of(path: Path, *names: str, **options: Any) -> tuple[dict[str, Any], str]:
-    result = make.carry_out(ReportCommand(names, runs_dir=path, **options))
+    result = make_report.carry_out(ReportCommand(names, runs_dir=path, **options))
     return result, Path(result["page"]).read_text()
 
 
@@ -89,11 +89,11 @@ def test_runs_of_one_family_are_compared_by_what_differs(tmp_path: Path) -> None
 
 
 def test_a_command_names_what_differs_from_defaults_that_follow_from_another_setting() -> None:
-    from trainers import registry
+    from trainers.families import registry
 
     kind = registry.config_class("classifier")
     told = json.loads(json.dumps(kind.of({"model": "mlp", "data": "digits", "steps": 60}).model_dump()))
-    words = dict(word.split("=", 1) for word in runs.command_of("classifier", told).split()[3:])
+    words = dict(word.split("=", 1) for word in run_page.command_of("classifier", told).split()[3:])
     again = json.loads(json.dumps(kind.of(words).model_dump()))
     assert again == told
 
@@ -123,7 +123,7 @@ def test_numbers_that_are_not_finite_are_gaps(tmp_path: Path) -> None:
 
 
 def test_a_long_curve_keeps_its_ends() -> None:
-    steps, values = runs.thinned(range(1000), [float(step) for step in range(1000)], 300, 5)
+    steps, values = run_page.thinned(range(1000), [float(step) for step in range(1000)], 300, 5)
     assert (len(steps), steps[0], steps[-1], values[-1]) == (300, 0, 999, 999)
 
 
@@ -134,7 +134,7 @@ def test_texts_are_kept_by_step_and_cut_where_they_are_long(tmp_path: Path) -> N
     assert "text of step 30" in found.bulk["texts"][0][30]
     paths = {step: tmp_path / f"one/grids/step_{step:08d}.txt" for step in range(0, 70, 10)}
     notes: list[str] = []
-    few = runs.texts_of(paths, 3, 10, notes.append)
+    few = run_page.texts_of(paths, 3, 10, notes.append)
     assert list(few) == [0, 30, 60]
     assert few[0].endswith("[cut here]")
     assert notes == ["texts of 3 of 7 steps"]
@@ -149,15 +149,15 @@ def test_a_session_lasts_from_the_start_to_the_last_row_and_a_copys_times_are_no
     told = datetime.datetime.fromtimestamp(start).astimezone().isoformat()
     folder.starts.write_text(json.dumps({"time": told, "workers": 2}) + "\n{half a li")
     os.utime(folder.metrics, (start + 4, start + 4))
-    assert runs.read_run(folder).sessions == [[start, start + 4]]
+    assert run_page.read_run(folder).sessions == [[start, start + 4]]
     os.utime(folder.metrics, (start + 4000, start + 4000))
-    assert runs.read_run(folder).sessions == [[start, start + 3]]  # six reports in three seconds
+    assert run_page.read_run(folder).sessions == [[start, start + 3]]  # six reports in three seconds
     events = folder.path / f"events.out.tfevents.{start - 100}.host"  # of an older troupe, which notes no starts
     events.write_text("")
     os.utime(events, (start - 98, start - 98))
-    assert runs.read_run(folder).sessions == [[start - 100, start - 98], [start, start + 3]]
+    assert run_page.read_run(folder).sessions == [[start - 100, start - 98], [start, start + 3]]
     folder.starts.unlink()
-    assert runs.read_run(folder).sessions == [[start - 100, start - 98]]
+    assert run_page.read_run(folder).sessions == [[start - 100, start - 98]]
 
 
 def test_importance_finds_the_setting_that_matters_and_not_the_other() -> None:
@@ -279,7 +279,7 @@ def test_a_search_without_any_trial_has_a_page(tmp_path: Path) -> None:
 def test_names_that_are_not_there_are_told_all_at_once(tmp_path: Path) -> None:
     make_search(tmp_path, trials=1)
     with pytest.raises(TroupeError) as raised:
-        make.carry_out(ReportCommand(("serch", "xyzzy", "search/0009"), runs_dir=tmp_path))
+        make_report.carry_out(ReportCommand(("serch", "xyzzy", "search/0009"), runs_dir=tmp_path))
     assert raised.value.code == WORDS
     assert raised.value.mistakes == [
         f"serch: no such run or search in {tmp_path}; did you mean search?",
@@ -294,7 +294,7 @@ def test_a_page_is_renewed_while_its_search_is_worked_on(tmp_path: Path, monkeyp
     said: list[str] = []
     with search.lock():
         thread = threading.Thread(
-            target=make.carry_out, args=(ReportCommand(("search",), watch=True, runs_dir=tmp_path), said.append)
+            target=make_report.carry_out, args=(ReportCommand(("search",), watch=True, runs_dir=tmp_path), said.append)
         )
         thread.start()
         deadline = time.monotonic() + 20
@@ -313,13 +313,13 @@ def test_the_command_tells_where_the_page_is(
     monkeypatch.chdir(tmp_path)
     make_search(tmp_path / "runs", trials=2)
     make_run(RunFolder(tmp_path / "runs/one"))
-    assert cli.command(["report", "search"]) == 0
+    assert main.command(["report", "search"]) == 0
     assert capsys.readouterr().out.startswith("runs/search/report/index.html: ")
-    assert cli.command(["report", "search", "one", "--json"]) == 0
+    assert main.command(["report", "search", "one", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["result"]
     assert told["page"] == "report/index.html"
     assert (told["trials"], told["left_out"]) == (3, [])
-    assert cli.command(["report", "serch"]) == WORDS
+    assert main.command(["report", "serch"]) == WORDS
     assert capsys.readouterr().err == "troupe: serch: no such run or search in runs; did you mean search?\n"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sentences import Sentences
 
-from trainers.engine.errors import TroupeError
+from trainers.base.errors import TroupeError
 from trainers.engine.loop import reproducible
 
 

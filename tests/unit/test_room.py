@@ -8,13 +8,14 @@ import pytest
 import ray
 from sentences import Sentences
 
-from cluster import checks, connect
-from cluster.checks import needs
-from cluster.connect import lack
-from cluster.environment import worker_environment
-from trainers import registry
-from trainers.engine.errors import SURROUNDINGS, TroupeError
-from trainers.engine.problems import Problem
+from cluster.backend import connection
+from cluster.backend.connection import lack
+from cluster.host import requirements
+from cluster.host.environment import worker_environment
+from cluster.host.requirements import needs
+from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem
+from trainers.families import registry
 
 
 def nodes(*cpus: float, **more: float) -> list[dict[str, float]]:
@@ -70,7 +71,7 @@ def test_a_gpu_that_is_given_few_samples_is_told_of_more_that_fit() -> None:
 
     def told(**words: Any) -> str | None:
         config = kind.of({"device": "cuda", "batch_size": 64, **words}, "dcgan")
-        return checks.hint(config)
+        return requirements.hint(config)
 
     line = "16 samples at once may be too few for a GPU; microbatch_size=64 is another recipe, and may be faster"
     assert told(microbatch_size=16) == line
@@ -86,12 +87,12 @@ def test_the_ray_of_our_caller_is_looked_at_and_its_workers_get_our_environment(
     there: list[dict[str, Any]] = [{"Alive": True, "Resources": {"CPU": 1.0}}, {"Alive": False}]
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: there)
-    monkeypatch.setattr(connect, "refuse_inherited", lambda: None)  # another test may have used Ray in this process
-    with pytest.raises(TroupeError) as caught, connect._own(config, False):
+    monkeypatch.setattr(connection, "refuse_inherited", lambda: None)  # another test may have used Ray in this process
+    with pytest.raises(TroupeError) as caught, connection._own(config, False):
         pass
     assert caught.value.code == SURROUNDINGS
     assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("no-room", "workers", 2)]
     sentences(caught.value.problems)
     there[0]["Resources"] = {"CPU": 2.0}
-    with connect._own(config, False) as used:
+    with connection._own(config, False) as used:
         assert used.runtime_env == {"env_vars": worker_environment()}

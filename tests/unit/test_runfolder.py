@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from sentences import Sentences
 
-from cluster import follow
-from trainers.engine import removing, runfolder
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.problems import sentence
-from trainers.engine.runfolder import RunFolder
+from cluster.inspection import follow
+from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.problems import sentence
+from trainers.run_folders import removal, run_folder
+from trainers.run_folders.run_folder import RunFolder
 
 
 def make(runs: Path, name: str) -> RunFolder:
@@ -29,7 +29,7 @@ def make(runs: Path, name: str) -> RunFolder:
 
 def create(runs: Path, family: str, name: str | None) -> RunFolder:
     told = {"family": family, "settings": {"steps": 4}, "facts": {}, "versions": {}}
-    return runfolder.create(runs, family, name, lambda folder: folder.write_settings(told))
+    return run_folder.create(runs, family, name, lambda folder: folder.write_settings(told))
 
 
 def test_new_runs_are_named_after_their_family_and_numbered(tmp_path: Path) -> None:
@@ -70,12 +70,12 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, sentences: Sent
 
 @pytest.mark.parametrize("name", ["a", "dcgan-1", "A.b_c-9", "0", "x" * 100])
 def test_plain_names_are_taken(name: str) -> None:
-    assert runfolder.check_name(name) is None
+    assert run_folder.check_name(name) is None
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a b", "ä", "a\n", "a\\b", "a:b"])
 def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
-    problem, long = runfolder.check_name(name), runfolder.check_name("x" * 101)
+    problem, long = run_folder.check_name(name), run_folder.check_name("x" * 101)
     assert problem is not None
     assert (problem.code, problem.value) == ("bad-name", name)
     assert "begins with a letter or digit" in sentence(problem)
@@ -101,16 +101,16 @@ def test_all_runs_come_by_name_with_2_before_10(tmp_path: Path) -> None:
     for name in ("dcgan-10", "dcgan-2", "dcgan-1", "10", "9", "zebra", "b2c10", "b2c9"):
         make(tmp_path, name)
     (tmp_path / "no-run").mkdir()
-    assert [folder.name for folder in runfolder.all_runs(tmp_path)] == [
+    assert [folder.name for folder in run_folder.all_runs(tmp_path)] == [
         "9", "10", "b2c9", "b2c10", "dcgan-1", "dcgan-2", "dcgan-10", "zebra",
     ]  # fmt: skip
-    assert runfolder.all_runs(tmp_path / "missing") == []
+    assert run_folder.all_runs(tmp_path / "missing") == []
 
 
 def test_a_run_is_found_by_its_name_and_by_its_path(tmp_path: Path) -> None:
     make(tmp_path / "runs", "mine")
-    by_name = runfolder.find(tmp_path / "runs", "mine")
-    by_path = runfolder.find(tmp_path / "elsewhere", str(tmp_path / "runs" / "mine"))
+    by_name = run_folder.find(tmp_path / "runs", "mine")
+    by_path = run_folder.find(tmp_path / "elsewhere", str(tmp_path / "runs" / "mine"))
     assert by_name.path == by_path.path == tmp_path / "runs" / "mine"
 
 
@@ -118,7 +118,7 @@ def test_a_run_is_found_by_its_name_and_by_its_path(tmp_path: Path) -> None:
 def test_an_unknown_run_is_told_in_one_line(tmp_path: Path, name: str, sentences: Sentences) -> None:
     make(tmp_path, "mine")
     with pytest.raises(TroupeError) as caught:
-        runfolder.find(tmp_path, name)
+        run_folder.find(tmp_path, name)
     assert caught.value.code == WORDS
     assert [(one.code, one.about) for one in caught.value.problems] == [("unknown-run", name)]
     assert ("mine" in caught.value.problems[0].hint) == (name == "min")
@@ -171,7 +171,7 @@ def test_missing_settings_are_told_in_one_line(tmp_path: Path, sentences: Senten
 HOLDER = """
 import sys
 from pathlib import Path
-from trainers.engine.runfolder import RunFolder
+from trainers.run_folders.run_folder import RunFolder
 with RunFolder(Path(sys.argv[1])).lock():
     print("held", flush=True)
     sys.stdin.read()
@@ -202,7 +202,7 @@ def test_a_run_that_another_process_holds_is_left_alone_until_that_process_dies(
     assert [(one.code, one.about) for one in caught.value.problems] == [("held", "mine")]
     sentences(caught.value.problems)
     with pytest.raises(TroupeError) as caught:
-        removing.remove(folder)
+        removal.remove(folder)
     assert caught.value.code == CONFLICT
     assert folder.settings.exists()
     holder.kill()
@@ -223,7 +223,7 @@ def test_a_run_is_removed_as_a_whole(tmp_path: Path) -> None:
     folder = make(tmp_path, "mine")
     (folder.grids / "step_00000001.png").write_bytes(b"x" * 1000)
     assert folder.size() >= 1000
-    assert removing.remove(folder) >= 1000
+    assert removal.remove(folder) >= 1000
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,7 +247,7 @@ def test_what_vanishes_while_a_run_is_measured_is_no_error(tmp_path: Path, monke
 def test_what_a_killed_removal_left_is_no_run(tmp_path: Path) -> None:
     folder = make(tmp_path, "mine")
     folder.path.rename(tmp_path / ".removed-mine-123")
-    assert runfolder.all_runs(tmp_path) == []
+    assert run_folder.all_runs(tmp_path) == []
 
 
 def test_metrics_after_the_step_to_go_on_from_are_dropped_with_half_lines(tmp_path: Path) -> None:
@@ -282,5 +282,5 @@ def test_all_who_asked_for_a_stop_hear_that_the_run_has_saved(tmp_path: Path) ->
             asked = [pool.submit(follow.stop, tmp_path, "run", said.append) for _ in range(2)]
             while len(said) < 2:
                 time.sleep(0.01)
-            folder.stop.write_text(runfolder.SAVED)
+            folder.stop.write_text(run_folder.SAVED)
         assert [one.result().result["saved"] for one in asked] == [True, True]

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from cluster import train, use
-from cluster.cli import command
-from cluster.show import rows_of_runs
+from cluster import train
+from cluster.cli.main import command
+from cluster.inspection import manage_runs
+from cluster.terminal.progress import rows_of_runs
 from tests.searches import make_search
-from trainers.engine import runfolder
-from trainers.engine.errors import SURROUNDINGS
-from trainers.engine.runfolder import RunFolder
+from trainers.base.errors import SURROUNDINGS
+from trainers.run_folders import run_folder
+from trainers.run_folders.run_folder import RunFolder
 
 NOBODY = 65534
 
@@ -29,7 +30,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tmp_path.chmod(0o755)  # for a user who is nobody
     told = {"family": "dcgan", "settings": {"steps": 4, "data": "digits"}, "facts": {}, "versions": {}}
     for name in ("good", "sick"):
-        runfolder.create(Path("runs"), "dcgan", name, lambda folder: folder.write_settings(told))
+        run_folder.create(Path("runs"), "dcgan", name, lambda folder: folder.write_settings(told))
     return Path("runs")
 
 
@@ -130,7 +131,7 @@ def test_a_search_and_a_run_have_the_same_columns_in_the_same_order(
 ) -> None:
     make_search(runs.resolve(), trials=2)
     (runs / "sick" / "settings.json").write_text("{")
-    heads = [[head for head in row if head] for row in rows_of_runs(use.list_runs(runs, []))]
+    heads = [[head for head in row if head] for row in rows_of_runs(manage_runs.list_runs(runs, []))]
     assert heads == [["name", "family", "data", "steps", "state", "time", "size"]] * 3
     assert command(["runs"]) == 0
     head, search, *_ = capsys.readouterr().out.splitlines()
@@ -146,7 +147,7 @@ def test_a_run_whose_settings_are_lost_is_what_its_checkpoint_tells_to_every_ver
     train("dcgan", name="run", steps=2, data_dir=tmp_path / "data", **words)
     before = json.loads(Path("runs/run/settings.json").read_text())
     Path("runs/run/settings.json").unlink()
-    (row,) = use.list_runs(Path("runs"), [])
+    (row,) = manage_runs.list_runs(Path("runs"), [])
     assert (row["name"], row["step"], row["state"]) == ("run", 2, "finished")
     assert "settings.json: damaged (it is missing); the run is what step_00000002 tells" in row["note"]
     for words_of_verb in (("sample", "run"), ("export", "run"), ("report", "run"), ("logs", "run"),
@@ -165,9 +166,9 @@ def test_a_run_that_has_lost_checkpoints_says_so_and_how_far_it_was(
     train("dcgan", name="run", steps=4, checkpoint_every=2, data_dir=tmp_path / "data", **words)
     saved = sorted(Path("runs/run/checkpoints").iterdir())
     shutil.rmtree(saved[-1])
-    (row,) = use.list_runs(Path("runs"), [])
+    (row,) = manage_runs.list_runs(Path("runs"), [])
     assert (row["step"], row["state"], row["note"]) == (4, "finished", "its last checkpoint is of step 2")
     for path in saved[:-1]:
         shutil.rmtree(path)
-    (row,) = use.list_runs(Path("runs"), [])
+    (row,) = manage_runs.list_runs(Path("runs"), [])
     assert (row["step"], row["state"], row["note"]) == (4, "finished", "it has no checkpoint any more")

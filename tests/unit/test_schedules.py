@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainers.engine import schedules
-from trainers.engine.config import Config
+from trainers.contract import schedules
+from trainers.distributed.process_group import World
 from trainers.engine.control import Control
-from trainers.engine.settings import setting
 from trainers.engine.step import advance, set_groups
 from trainers.engine.trainer import Trainer
-from trainers.engine.world import World
 from trainers.families.classification.learning import Classification
 from trainers.families.classification.settings import ClassificationConfig
 from trainers.run import open_for
+from trainers.settings.config import Config
+from trainers.settings.fields import setting
 
 PEAK = 0.4
 STEPS = 1000

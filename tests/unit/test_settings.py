@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sentences import Sentences
 
-from trainers import registry
+from trainers.base.errors import WORDS, TroupeError
+from trainers.base.problems import Problem, sentence, show_value
 from trainers.data.settings import ImageConfig
-from trainers.engine.config import Config
-from trainers.engine.errors import WORDS, TroupeError
-from trainers.engine.problems import Problem, sentence, show_value
-from trainers.engine.settings import Check, read_value, setting
+from trainers.families import registry
+from trainers.settings.config import Config
+from trainers.settings.fields import Check, read_value, setting
 
 
 class Example(Config):

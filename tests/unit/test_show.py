@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from cluster import cli, show
-from cluster.columns import table
-from cluster.show import Progress, bar, describe, duration, size
-from trainers.engine.waits import WAITS
+from cluster.cli import main
+from cluster.terminal import progress
+from cluster.terminal.progress import Progress, bar, describe, duration, size
+from cluster.terminal.tables import table
+from trainers.base.timeouts import WAITS
 
 
 class Terminal(io.StringIO):
@@ -22,7 +23,7 @@ class Terminal(io.StringIO):
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(show, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_help_tables_and_dry_runs_fit_the_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.chdir(tmp_path)
-    assert cli.command(words) == 0
+    assert main.command(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= columns
     assert all(line == line.rstrip() for line in lines)

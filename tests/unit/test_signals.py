@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster import signals as asking
-from cluster.signals import ASKED, INSISTING, none_swallowed, signals, take_signals, unheard
-from trainers.engine.waits import WAITS
+from cluster.host import signals as asking
+from cluster.host.signals import ASKED, INSISTING, none_swallowed, signals, take_signals, unheard
+from trainers.base.timeouts import WAITS
 
 MOMENT = 0.05
 
@@ -65,7 +65,7 @@ def test_what_was_ignored_at_the_start_stays_ignored(number: signal.Signals) -> 
 
 TAKEN_AWAY = """
 import os, signal
-from cluster.signals import nothing_heard, take_signals
+from cluster.host.signals import nothing_heard, take_signals
 take_signals()
 with nothing_heard():
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -112,8 +112,8 @@ def test_a_child_never_hears_what_its_parent_hears_at_once() -> None:
 
 HANGS = """
 import atexit, sys, time
-from cluster.cli import end
-from trainers.engine.waits import WAITS
+from cluster.cli.main import end
+from trainers.base.timeouts import WAITS
 WAITS.clean_up = 0.3
 sys.modules["ray"] = type(sys)("ray")
 sys.modules["ray"].shutdown = print

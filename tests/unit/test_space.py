@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from sentences import Sentences
 
-from cluster import prepare_search, proposals, space
-from cluster.leaderboard import Search
-from cluster.space import Choice, Range, Space
-from trainers import registry
-from trainers.engine.errors import WORDS, TroupeError
-from trainers.engine.problems import Problem
+from cluster.searching import prepare_search, samplers, space
+from cluster.searching.leaderboard import Search
+from cluster.searching.space import Choice, Range, Space
+from trainers.base.errors import WORDS, TroupeError
+from trainers.base.problems import Problem
+from trainers.families import registry
 
 
 def read(family: str, **words: str) -> Space:
@@ -70,8 +70,8 @@ def test_seeds_repeat_each_point() -> None:
     assert where.seeds == (1, 2, 3)
     assert where.points == 2
     search = Search(Path("none"), {"metric": "loss", "mode": "min"})
-    for point in proposals.listed(where, "grid", 2, 0):
-        proposals.add(search, where, point)
+    for point in samplers.listed(where, "grid", 2, 0):
+        samplers.add(search, where, point)
     assert [trial.settings for trial in search.trials] == [
         {"width": width, "seed": seed} for width in (16, 32) for seed in (1, 2, 3)
     ]
@@ -142,12 +142,12 @@ def test_moves_never_leave_the_range_or_the_choices() -> None:
 
 def test_the_same_seed_draws_the_same_points_and_none_twice() -> None:
     where = read("dcgan", width="16,32,64", beta1="0,0.5")
-    points = proposals.listed(where, "random", 4, 7)
-    assert points == proposals.listed(where, "random", 4, 7)
-    assert points != proposals.listed(where, "random", 4, 8)
+    points = samplers.listed(where, "random", 4, 7)
+    assert points == samplers.listed(where, "random", 4, 7)
+    assert points != samplers.listed(where, "random", 4, 8)
     assert len({tuple(point.values()) for point in points}) == 4
-    assert len(proposals.listed(where, "random", 100, 0)) == 6, "there are no more"
-    assert len(proposals.listed(where, "grid", 6, 0)) == math.prod((3, 2))
+    assert len(samplers.listed(where, "random", 100, 0)) == 6, "there are no more"
+    assert len(samplers.listed(where, "grid", 6, 0)) == math.prod((3, 2))
 
 
 @pytest.mark.parametrize(

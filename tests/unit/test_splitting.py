@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from sentences import Sentences
 
+from trainers.base.errors import SURROUNDINGS, TroupeError
 from trainers.data.images import ImageData
 from trainers.data.sources import open_data
-from trainers.engine.errors import SURROUNDINGS, TroupeError
 
 
 def noise(path: Path, seed: int) -> None:

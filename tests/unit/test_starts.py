@@ -12,13 +12,15 @@ import safetensors
 import safetensors.torch
 from sentences import Sentences
 
-from cluster import begun_from, exporting, launch, train
-from trainers import registry
-from trainers.engine import durable
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
-from trainers.engine.problems import Problem
-from trainers.engine.runfolder import RunFolder
-from trainers.engine.tensors import read_weights
+from cluster import train
+from cluster.inspection import export
+from cluster.training import initial_weights, launch_run
+from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem
+from trainers.families import registry
+from trainers.run_folders.run_folder import RunFolder
+from trainers.storage import atomic_files
+from trainers.storage.tensors import read_weights
 
 TINY: dict[str, Any] = {**registry.config_class("dcgan").tiny["tiny"], "steps": 2, "device": "cpu", "evaluate_every": 0}
 
@@ -80,7 +82,7 @@ def test_the_settings_come_back_after_any_failure_before_a_new_checkpoint(
         raise TroupeError(Problem("weights-misfit", reason="the checkpoint does not fit generator"), code)
 
     before = old.settings.read_text()
-    monkeypatch.setattr(launch, "_here", fails)
+    monkeypatch.setattr(launch_run, "_here", fails)
     assert refused(code, **CHANGED, learning_rate=0.5).code == "weights-misfit"
     assert old.settings.read_text() == before
     assert sorted(path.name for path in old.path.glob("settings*")) == ["settings.json"]
@@ -94,7 +96,7 @@ def test_the_settings_come_back_where_the_process_was_killed_before_a_new_checkp
 
     before = json.loads(old.settings.read_text())
     with monkeypatch.context() as patched:
-        patched.setattr(launch, "_here", killed)
+        patched.setattr(launch_run, "_here", killed)
         with pytest.raises(Killed):
             train(**CHANGED, width=16)
     assert json.loads(old.settings.read_text())["settings"]["width"] == 16
@@ -107,14 +109,14 @@ def test_the_settings_come_back_where_the_process_was_killed_before_a_new_checkp
 def test_changed_settings_stay_where_a_checkpoint_was_made_under_them(
     old: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = launch._here
+    here = launch_run._here
 
     def killed_late(*given: Any) -> Any:
         here(*given)
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(launch, "_here", killed_late)
+        patched.setattr(launch_run, "_here", killed_late)
         with pytest.raises(Killed):
             train(**CHANGED, learning_rate=0.5)
     assert old.before.exists()
@@ -168,8 +170,8 @@ def test_a_file_that_cannot_be_read_or_copied_leaves_nothing(
 ) -> None:
     words: dict[str, Any] = {"family": "dcgan", "name": "new", "from_run": "old", **TINY}
     with monkeypatch.context() as patched:
-        patched.setattr(begun_from, "weights_path", lambda given, runs: Path("gone.safetensors"))
-        patched.setattr(begun_from, "refuse_unfit", lambda *_: None)  # gone since
+        patched.setattr(initial_weights, "weights_path", lambda given, runs: Path("gone.safetensors"))
+        patched.setattr(initial_weights, "refuse_unfit", lambda *_: None)  # gone since
         problem = refused(CONFLICT, **words)
         assert (problem.code, problem.about, problem.value) == ("not-read", "--from", "old")
         sentences([problem])
@@ -194,7 +196,7 @@ def test_settings_that_cannot_be_written_leave_no_folder(old: RunFolder, monkeyp
     def fails(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(durable, "write", fails)
+    monkeypatch.setattr(atomic_files, "write", fails)
     assert refused(SURROUNDINGS, family="dcgan", name="new", **TINY).code == "no-space"
     assert [path.name for path in Path("runs").iterdir()] == ["old"]
 
@@ -220,12 +222,12 @@ def test_an_export_to_a_full_disk_is_told_in_one_line_and_leaves_no_half_file(
 
     monkeypatch.setattr(safetensors.torch, "save_file", fails)
     with pytest.raises(TroupeError) as caught:
-        exporting.export("old", Path("runs"), (), Path("out"))
+        export.export("old", Path("runs"), (), Path("out"))
     assert caught.value.code == SURROUNDINGS
     assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("not-written", "--out", "out")]
     sentences(caught.value.problems)
     assert not Path("out").exists()
     Path("out").mkdir()
     with pytest.raises(TroupeError):
-        exporting.export("old", Path("runs"), (), Path("out"))
+        export.export("old", Path("runs"), (), Path("out"))
     assert list(Path("out").iterdir()) == []

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.engine.streams import permutation, sample_indices, seed_of
-from trainers.engine.tree import shares
+from trainers.contract.streams import permutation, sample_indices, seed_of
+from trainers.distributed.reduction_tree import shares
 
 SIZES = st.integers(1, 50)
 SEEDS = st.integers(0, 2**63 - 1)

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from tiers import long, slow
 
-import _troupe
-from trainers.engine.errors import STOPPED
+from trainers.base.errors import STOPPED
+from troupe import __main__ as command
 
 ROOT = Path(__file__).parents[2]
-TROUPE = f"{sys.executable} -m cluster.cli"
+TROUPE = f"{sys.executable} -m troupe"
 TRAIN = "train dcgan data=digits image_size=16 width=4 latent=8 batch_size=8 microbatch_size=2 evaluate_every=0 steps=1"
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("TROUPE_ENVIRONMENT", "PYTHONIOENCODING")}
 
@@ -84,20 +84,20 @@ import os, signal, sys
 signal.signal({number}, signal.SIG_DFL)  # it may be ignored here, as in a job in the background
 class Finder:  # a person who is quick: at the first module that the command asks for
     def find_spec(self, name, path, target=None):
-        if name == "cluster.cli":
+        if name == "cluster.cli.main":
             os.kill(os.getpid(), {number})
 sys.meta_path.insert(0, Finder())
-from cluster.start import main
+from cluster.cli.start import main
 main()
 """,
     "while it begins anew in another environment": """
 import os, signal, sys
 signal.signal({number}, signal.SIG_DFL)
-from cluster.environment import worker_environment
-from cluster.signals import hold_signals
+from cluster.host.environment import worker_environment
+from cluster.host.signals import hold_signals
 hold_signals()
 os.kill(os.getpid(), {number})
-os.execv(sys.executable, [sys.executable, "-m", "cluster.cli", "families"])
+os.execv(sys.executable, [sys.executable, "-m", "troupe", "families"])
 """,
 }
 
@@ -114,8 +114,8 @@ def test_a_very_early_ctrl_c_is_no_traceback(tmp_path: Path, moment: str, number
 
 
 def test_the_installed_command_begins_where_ctrl_c_is_heard() -> None:
-    assert f'troupe = "{_troupe.__name__}:{_troupe.main.__name__}"' in (ROOT / "pyproject.toml").read_text()
-    assert "from cluster.start import main" in inspect.getsource(_troupe.main)
+    assert f'troupe = "{command.__name__}:{command.main.__name__}"' in (ROOT / "pyproject.toml").read_text()
+    assert "from cluster.cli.start import main" in inspect.getsource(command.main)
 
 
 def texts_without_encoding(path: Path) -> list[str]:

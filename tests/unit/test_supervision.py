@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from sentences import Sentences
 
-from cluster import connect, group
-from cluster.actors import ActorGroup
-from cluster.group import (
+from cluster.backend import connection, supervisor
+from cluster.backend.actors import ActorGroup
+from cluster.backend.supervisor import (
     NODE,
     PREEMPTED,
     RESIZED,
@@ -24,11 +24,11 @@ from cluster.group import (
     hung_worker,
     supervise,
 )
-from cluster.show import Progress
-from cluster.worker import Worker, interface_of
-from trainers.engine.errors import CONFLICT, FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError, naming
-from trainers.engine.problems import Problem
-from trainers.engine.waits import WAITS
+from cluster.backend.worker import Worker, interface_of
+from cluster.terminal.progress import Progress
+from trainers.base.errors import CONFLICT, FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError, naming
+from trainers.base.problems import Problem
+from trainers.base.timeouts import WAITS
 
 BUSY = Look(silent=0.1, microbatches=100, idle=0.5, slowest=0.4, waiting=False)
 WAITING = BUSY._replace(idle=1000.0, waiting=True)
@@ -386,8 +386,8 @@ def test_workers_that_all_wait_for_one_another_hang_together() -> None:
 
 def test_time_in_which_the_watcher_was_stopped_is_nobodys_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(group.time, "monotonic", lambda: now[0])
-    present = group.Presence()
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
+    present = supervisor.Presence()
     seen = []
     for later in (0.1, 0.3, 3600.0, 0.1):
         now[0] += later
@@ -399,11 +399,11 @@ def test_time_in_which_the_watcher_was_stopped_is_nobodys_silence(monkeypatch: p
 def test_a_watcher_that_was_stopped_takes_nobody_for_hung(monkeypatch: pytest.MonkeyPatch) -> None:
     """All were stopped together, as when a container is paused, or only the watcher was."""
     now = [100.0]
-    monkeypatch.setattr(group.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
     watched = ActorGroup.__new__(ActorGroup)  # without Ray
     watched.size, watched.ended, watched.asked, watched.actors = 2, {}, {}, []
     watched.lines, watched.rows, watched.processes = [], [], {}
-    watched.present = group.Presence()
+    watched.present = supervisor.Presence()
     watched.answered, watched.answers = [watched.present.now()] * 2, [{}, {}]
     watched.moved = [(0, 0.0)] * 2
 
@@ -467,7 +467,7 @@ def test_advice_to_go_on_names_the_run_or_says_that_there_is_none(
 @pytest.mark.parametrize("port", ["0", "65536", "9" * 400, "²"], ids=["none", "above", "long", "raised"])
 def test_an_address_whose_port_is_none_is_told_before_anybody_is_asked(port: str, sentences: Sentences) -> None:
     with pytest.raises(TroupeError) as error:
-        connect._knock(f"h:{port}")
+        connection._knock(f"h:{port}")
     assert [(one.code, one.about, one.value) for one in error.value.problems] == [
         ("bad-value", "--address", f"h:{port}")
     ]

@@ -19,18 +19,23 @@ import pytest
 from sentences import Sentences
 from tiers import slow
 
-from cluster import connect, dashboard, surroundings, tokens, verify
-from cluster.cli import command
-from cluster.folder import ROOT, without_folder
-from cluster.nodes import last_line
-from cluster.own_ray import OwnRay
-from cluster.show import Progress, tell
-from cluster.streams import whole_streams
-from trainers.engine import paths
-from trainers.engine.errors import SURROUNDINGS, TroupeError
+from cluster import verify
+from cluster.backend import auth, connection
+from cluster.backend.local_ray import OwnRay
+from cluster.backend.nodes import last_line
+from cluster.cli.main import command
+from cluster.host import ray_environment
+from cluster.host.import_path import ROOT, without_folder
+from cluster.ray_jobs import dashboard
+from cluster.terminal.progress import Progress, tell
+from cluster.terminal.streams import whole_streams
+from trainers.base import paths
+from trainers.base.errors import SURROUNDINGS, TroupeError
 
 NAMES = ("trainers", "searchspaces", "torch", "ray", "numpy", "PIL", "yaml", "pydantic", "rich", "matplotlib")
-SCRIPT = "import sys; sys.argv[0] = 'troupe'; from _troupe import main; main()"  # as the installed command begins
+SCRIPT = (
+    "import sys; sys.argv[0] = 'troupe'; from troupe.__main__ import main; main()"  # as the installed command begins
+)
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def called(words: list[str], folder: Path, path: str) -> subprocess.CompletedPro
 
 
 @pytest.mark.parametrize("path", [f":{ROOT}", *slow(f"{ROOT}:", f".:{ROOT}", ROOT)])
-@pytest.mark.parametrize("start", [["-c", SCRIPT], ["-m", "cluster.cli"]], ids=["installed", "module"])
+@pytest.mark.parametrize("start", [["-c", SCRIPT], ["-m", "troupe"]], ids=["installed", "module"])
 def test_the_command_takes_no_module_of_the_folder_in_which_it_is_typed(
     foreign: Path, start: list[str], path: str
 ) -> None:
@@ -62,27 +67,27 @@ def test_the_command_takes_no_module_of_the_folder_in_which_it_is_typed(
 @pytest.mark.slow
 def test_nor_what_we_stand_on(foreign: Path) -> None:
     words = ["train", "dcgan", "data=digits", "--dry-run", "--json"]
-    done = called([sys.executable, "-m", "cluster.cli", *words], foreign, f":{ROOT}")
+    done = called([sys.executable, "-m", "troupe", *words], foreign, f":{ROOT}")
     assert done.returncode == 0, done
     assert json.loads(done.stdout)["result"]["family"] == "dcgan"
 
 
 def test_processes_that_are_started_look_for_modules_where_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", ":/mine::.:/other:")
-    found = surroundings.search_path()
+    found = ray_environment.search_path()
     assert found["PYTHONSAFEPATH"] == "1"
-    assert found["PYTHONPATH"].split(":") == [*surroundings.folders(), "/mine", "/other"]
+    assert found["PYTHONPATH"].split(":") == [*ray_environment.folders(), "/mine", "/other"]
     assert without_folder("") == ""
 
 
 def test_workers_are_told_of_no_folder_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.core.generated import common_pb2
 
-    job = surroundings.job()
+    job = ray_environment.job()
     job._py_driver_sys_path += ["/folder/of/the/script", "/folder/of/now"]  # as Ray does
     told = common_pb2.JobConfig()
     told.ParseFromString(job._serialize())
-    assert list(told.py_driver_sys_path) == surroundings.folders()
+    assert list(told.py_driver_sys_path) == ray_environment.folders()
 
 
 SWITCHES = ("RAY_RUNTIME_ENV_HOOK", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_REDIS_ADDRESS", "RAY_OVERRIDE_RESOURCES",
@@ -95,7 +100,7 @@ def test_a_ray_of_ours_is_not_what_its_surroundings_make_of_it(monkeypatch: pyte
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("no_proxy", "mine.org, 127.0.0.1")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    found = surroundings.variables()
+    found = ray_environment.variables()
     assert {name: found.get(name, "there") for name in SWITCHES} == dict.fromkeys(SWITCHES)
     assert not found.keys() & {"RAY_TMPDIR", "RAY_worker_register_timeout_seconds", "http_proxy"}, "these are kept"
     assert found["no_proxy"] == found["NO_PROXY"] == "mine.org,127.0.0.1,localhost,::1"
@@ -105,14 +110,14 @@ def test_a_ray_of_ours_is_not_what_its_surroundings_make_of_it(monkeypatch: pyte
 def test_the_ray_of_our_caller_keeps_what_it_was_begun_with(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    from trainers import registry
+    from trainers.families import registry
 
     kind = registry.config_class("dcgan")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
-    monkeypatch.setattr(connect, "refuse_inherited", lambda: None)  # another test may have used Ray in this process
-    with connect._own(kind.of({"device": "cpu", "workers": 2}, "dcgan"), False):
+    monkeypatch.setattr(connection, "refuse_inherited", lambda: None)  # another test may have used Ray in this process
+    with connection._own(kind.of({"device": "cpu", "workers": 2}, "dcgan"), False):
         assert os.environ["RAY_AUTH_MODE"] == "token"
 
 
@@ -123,7 +128,7 @@ def test_what_uv_has_started_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) 
     constants = sys.modules["ray._private.ray_constants"]
     for before in (True, False):
         monkeypatch.setattr(constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", before)
-        with surroundings.uv_unseen():
+        with ray_environment.uv_unseen():
             assert vars(constants)["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] is False
         assert vars(constants)["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] is before
 
@@ -152,9 +157,9 @@ def test_a_cluster_is_asked_as_ray_asks_it_through_no_proxy(
     head: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert connect._knock(head) is False
+    assert connection._knock(head) is False
     monkeypatch.setenv("RAY_grpc_enable_http_proxy", "1")
-    assert dict(surroundings.channel()) == {"grpc.enable_http_proxy": 1}
+    assert dict(ray_environment.channel()) == {"grpc.enable_http_proxy": 1}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,7 @@ def test_a_dashboard_is_asked_through_the_proxy_through_which_ray_would(
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert surroundings.proxies(address) == found
+    assert ray_environment.proxies(address) == found
 
 
 def test_of_an_error_in_paragraphs_and_colours_the_last_line_is_told() -> None:
@@ -210,7 +215,7 @@ def test_without_a_home_no_folder_has_the_name_of_one(
     assert paths.expanded("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
     assert command(["datasets"]) == 0
     assert command(["runs"]) == 0
-    assert tokens.token() == ""
+    assert auth.token() == ""
     with pytest.raises(TroupeError) as caught:
         dashboard.reach("http://127.0.0.1:1")
     assert [one.code for one in caught.value.problems] == ["cluster-unreachable"]

@@ -24,13 +24,14 @@ from sentences import Sentences
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster import sample, train
-from cluster.local import LocalGroup
-from cluster.verifying import train_quietly
-from trainers.engine import checkpoint, switches
-from trainers.engine.decoration import Decorations
-from trainers.engine.errors import CONFLICT, TroupeError
-from trainers.engine.tensors import bits_of, named_tensors
+from cluster.backend.process_pool import LocalGroup
+from cluster.inspection.verify import train_quietly
+from trainers.base.errors import CONFLICT, TroupeError
+from trainers.drawing.decoration import Decorations
 from trainers.run import Plan
+from trainers.runtime import global_state
+from trainers.storage import checkpoint
+from trainers.storage.tensors import bits_of, named_tensors
 
 # Torch's public switches that apply to a whole process or thread: where they are, and what decides about each.
 # "put back": it is in switches.switches(). "thread": a new thread has it at its default. Anything else says why it
@@ -82,7 +83,7 @@ KNOWN = {
     "torch.backends.fp32_precision": "put back",
     "torch.backends.python_native.enable_dispatch_keys": "refused",
     "torch.backends.python_native.enable_operations": "refused",
-    **{f"torch.backends.{name}.fp32_precision": "put back" for name in switches.PRECISIONS},
+    **{f"torch.backends.{name}.fp32_precision": "put back" for name in global_state.PRECISIONS},
     "torch.backends.cuda.matmul.allow_tf32": "it is float32_matmul_precision, by another name",
     **{f"torch.backends.cuda.matmul.{name}": "put back"
        for name in ("allow_bf16_reduced_precision_reduction", "allow_fp16_accumulation",
@@ -128,7 +129,7 @@ def public_switches() -> Iterator[str]:
 
 def test_torch_has_no_switches_that_nobody_has_looked_at() -> None:
     assert set(public_switches()) - KNOWN.keys() == set(), (
-        "decide about them in KNOWN, and put them into trainers/engine/switches.py"
+        "decide about them in KNOWN, and put them into trainers/runtime/global_state.py"
     )
 
 
@@ -143,7 +144,7 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def another(switch: switches.Switch) -> Any:
+def another(switch: global_state.Switch) -> Any:
     """Another value than its default; None where this machine knows no other."""
     if switch.name in OTHER:
         return OTHER[switch.name]
@@ -161,10 +162,10 @@ def state() -> dict[str, str]:
         except RuntimeError as error:  # older and newer switches of one thing disagree
             return str(error)[:60]
 
-    precisions = [f"backends.{name}.fp32_precision" for name in switches.PRECISIONS]
+    precisions = [f"backends.{name}.fp32_precision" for name in global_state.PRECISIONS]
     found = {name: told(lambda name=name: eval(f"torch.{name}")) for name in (*precisions, "backends.cudnn.allow_tf32")}
     found["float32_matmul_precision"] = told(torch.get_float32_matmul_precision)
-    plain = [one for one in switches.switches() if one.name not in found]
+    plain = [one for one in global_state.switches() if one.name not in found]
     return found | {one.name: told(one.read) for one in plain}
 
 
@@ -187,16 +188,16 @@ def untouched() -> dict[str, str]:
 def put_back() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with switches.at_defaults():
+        with global_state.at_defaults():
             yield
 
 
 @pytest.mark.usefixtures("put_back")
-@pytest.mark.parametrize("name", sorted({one.name for one in switches.switches()}))
+@pytest.mark.parametrize("name", sorted({one.name for one in global_state.switches()}))
 def test_a_switch_that_a_caller_has_set_is_as_in_a_fresh_process_and_put_back(
     name: str, untouched: dict[str, str]
 ) -> None:
-    switch = next(one for one in switches.switches() if one.name == name)
+    switch = next(one for one in global_state.switches() if one.name == name)
     wanted = another(switch)
     if wanted is None:
         pytest.skip("no other value of it is known here")
@@ -205,7 +206,7 @@ def test_a_switch_that_a_caller_has_set_is_as_in_a_fresh_process_and_put_back(
     except RuntimeError as error:
         pytest.skip(f"cannot be set here ({str(error).splitlines()[0][:60]})")
     before = state()
-    found = switches.fresh(state)()
+    found = global_state.fresh(state)()
     assert {key: value for key, value in found.items() if value != untouched[key]} == {}
     assert state() == before
 
@@ -214,9 +215,9 @@ def test_a_switch_that_a_caller_has_set_is_as_in_a_fresh_process_and_put_back(
 @pytest.mark.parametrize("newer", ["backends.fp32_precision", "backends.mkldnn.matmul.fp32_precision"])
 def test_older_and_newer_switches_that_disagree_are_put_back(newer: str, untouched: dict[str, str]) -> None:
     torch.set_float32_matmul_precision("high")
-    next(one for one in switches.switches() if one.name == newer).write("bf16")
+    next(one for one in global_state.switches() if one.name == newer).write("bf16")
     before = state()
-    assert switches.fresh(state)() == untouched
+    assert global_state.fresh(state)() == untouched
     assert state() == before
 
 
@@ -250,7 +251,7 @@ def test_modes_of_the_callers_thread_do_not_count() -> None:
         torch.set_default_device("meta")
         inside = looked()
         held.enter_context(Counted())
-        found = switches.fresh(looked)()
+        found = global_state.fresh(looked)()
     assert inside[:7] == (False, True, True, torch.float16, "meta", True, "raise")
     assert found[:-1] == before[:-1]
     assert found[-1] == []
@@ -262,7 +263,7 @@ def test_nothing_is_said_where_switches_are_put_back() -> None:
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            switches.fresh(torch.set_default_dtype)(torch.float64)
+            global_state.fresh(torch.set_default_dtype)(torch.float64)
     finally:
         torch.set_warn_always(False)
     assert [str(one.message) for one in said] == []
@@ -274,19 +275,19 @@ def test_pythons_and_numpys_generators_are_seeded_and_put_back() -> None:
 
     random.seed(3)
     np.random.seed(3)
-    first = switches.fresh(drawn)()
+    first = global_state.fresh(drawn)()
     after = drawn()
     random.seed(3)
     np.random.seed(3)
     assert drawn() == after
-    assert switches.fresh(drawn)() == first
+    assert global_state.fresh(drawn)() == first
 
 
 def test_a_hook_for_all_modules_is_refused_by_its_name(sentences: Sentences) -> None:
     handle = torch.nn.modules.module.register_module_forward_hook(lambda module, given, found: found)
     try:
         with pytest.raises(TroupeError) as refused:
-            switches.fresh(looked)()
+            global_state.fresh(looked)()
     finally:
         handle.remove()
     assert refused.value.code == CONFLICT
@@ -294,7 +295,7 @@ def test_a_hook_for_all_modules_is_refused_by_its_name(sentences: Sentences) -> 
         ("global-switch", "torch.nn.modules.module.register_module_forward_hook")
     ]
     sentences(refused.value.problems)
-    switches.fresh(looked)()
+    global_state.fresh(looked)()
 
 
 def test_a_kernel_that_is_switched_off_is_refused(sentences: Sentences) -> None:
@@ -302,7 +303,7 @@ def test_a_kernel_that_is_switched_off_is_refused(sentences: Sentences) -> None:
     native.triton.enabled = False
     try:
         with pytest.raises(TroupeError) as refused:
-            switches.fresh(looked)()
+            global_state.fresh(looked)()
     finally:
         native.triton.enabled = True
     assert refused.value.code == CONFLICT
@@ -326,9 +327,9 @@ def test_what_comes_while_a_function_computes_ends_it() -> None:
 
     threading.Thread(target=lambda: (begun.wait(), signal.raise_signal(signal.SIGINT))).start()
     with pytest.raises(KeyboardInterrupt):
-        switches.fresh(endless)()
+        global_state.fresh(endless)()
     assert ended == [KeyboardInterrupt]
-    switches.fresh(looked)()
+    global_state.fresh(looked)()
 
 
 def test_an_error_that_comes_meanwhile_is_taken_for_no_failure_of_a_decoration() -> None:
@@ -351,10 +352,10 @@ def test_an_error_that_comes_meanwhile_is_taken_for_no_failure_of_a_decoration()
     threading.Thread(target=lambda: (begun.wait(), signal.raise_signal(signal.SIGUSR1))).start()
     try:
         with pytest.raises(TimeoutError):
-            switches.fresh(endless)()
+            global_state.fresh(endless)()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert (said, ended) == ([], [switches.Abandoned])
+    assert (said, ended) == ([], [global_state.Abandoned])
 
 
 def test_a_thread_that_cannot_be_started_keeps_nobody_else_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,8 +365,8 @@ def test_a_thread_that_cannot_be_started_keeps_nobody_else_out(monkeypatch: pyte
     with monkeypatch.context() as full:
         full.setattr(threading.Thread, "start", refused)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            switches.fresh(looked)()
-    switches.fresh(looked)()
+            global_state.fresh(looked)()
+    global_state.fresh(looked)()
 
 
 TINY: dict[str, Any] = {"data": "digits", "image_size": 16, "width": 4, "latent": 8, "batch_size": 8,
@@ -383,7 +384,7 @@ def test_a_run_and_its_samples_in_a_process_that_has_set_everything_are_those_of
     plain = train("dcgan", name="plain", **TINY)
     sample("plain", count=4, out="plain.png")
     with ExitStack() as held:
-        held.enter_context(switches.at_defaults())
+        held.enter_context(global_state.at_defaults())
         held.callback(torch.set_default_device, None)
         torch.backends.mkldnn.enabled = False
         torch.set_float32_matmul_precision("medium")

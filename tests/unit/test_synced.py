@@ -11,10 +11,11 @@ from sentences import Sentences
 
 from cluster import train
 from tests.folder_buckets import machine
-from trainers.engine import bucket, checkpoint, holding, mirror
-from trainers.engine.errors import SURROUNDINGS, TroupeError
-from trainers.engine.problems import Problem
-from trainers.engine.waits import WAITS
+from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem
+from trainers.base.timeouts import WAITS
+from trainers.run_folders import bucket, mirror, run_locks
+from trainers.storage import checkpoint
 
 
 def save(run: Path, step: int, text: str) -> None:
@@ -148,7 +149,7 @@ def test_a_search_comes_with_its_trials_but_for_what_is_worked_on_here(tmp_path:
     assert list(sent) == ["search.json"], "trials are sent by who carries them out"
     copy = other.folder / "s"
     (copy / "trials" / "0002").mkdir(parents=True)
-    with holding.hold(copy / "trials" / "0002", "0002", "run"):
+    with run_locks.hold(copy / "trials" / "0002", "0002", "run"):
         other.fetch_unheld(copy)
     assert (copy / "search.json").read_text() == "of one"
     assert (copy / "trials" / "0001" / "settings.json").read_text() == "0001"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from sentences import Sentences
 
-from trainers.engine import checkpoint
-from trainers.engine.bucket import Unreachable
-from trainers.engine.errors import SURROUNDINGS, Passing, TroupeError
-from trainers.engine.problems import Problem
-from trainers.engine.runfolder import RunFolder
+from trainers.base.errors import SURROUNDINGS, Passing, TroupeError
+from trainers.base.problems import Problem
+from trainers.run_folders.bucket import Unreachable
+from trainers.run_folders.run_folder import RunFolder
+from trainers.storage import checkpoint
 
 
 def run_at(path: Path, *steps: int, **settings: Any) -> RunFolder:
@@ -34,9 +34,9 @@ def names(folder: RunFolder) -> list[str]:
 
 @pytest.fixture
 def take_over() -> Any:
-    from cluster import trial  # Ray takes a while to import
+    from cluster.searching import trainable  # Ray takes a while to import
 
-    return trial.take_over
+    return trainable.take_over
 
 
 def test_a_clone_has_the_donors_checkpoint_its_own_settings_and_says_from_whom(tmp_path: Path, take_over: Any) -> None:
@@ -80,12 +80,17 @@ def test_where_the_checkpoint_has_been_removed_the_newest_whole_one_is_taken(tmp
 def test_a_trial_says_why_it_ended_and_fails_where_another_try_would_end_in_the_same_way(
     kind: type[TroupeError], problem: Problem, ended: str, sentences: Sentences
 ) -> None:
-    from cluster.trial import Trial
+    from cluster.searching.trainable import Trial
 
-    trial: Any = object.__new__(Trial)
-    trial.mistake, trial.there, trial.clones, trial.reports = kind(problem, SURROUNDINGS), None, [], queue.Queue()
-    trial._run()
-    told = trial.reports.get_nowait()
+    trainable: Any = object.__new__(Trial)
+    trainable.mistake, trainable.there, trainable.clones, trainable.reports = (
+        kind(problem, SURROUNDINGS),
+        None,
+        [],
+        queue.Queue(),
+    )
+    trainable._run()
+    told = trainable.reports.get_nowait()
     assert (told["ended"], told["code"]) == (ended, problem.code)
     sentences([told["reason"]])
 

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from sentences import Sentences
 
-from trainers import registry
 from trainers.data.decoding import as_learned, told
 from trainers.data.images import ImageData
 from trainers.data.sources import open_data
+from trainers.families import registry
 
 PIXELS = np.arange(256).reshape(16, 16)  # from black to white
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentences import Sentences
 
-from cluster.help import help_text
-from cluster.words import VERBS, Words, parse
-from trainers.engine.problems import Problem, sentence
+from cluster.cli.help import help_text
+from cluster.cli.parser import VERBS, Words, parse
+from trainers.base.problems import Problem, sentence
 
 
 def problems_of(*arguments: str) -> list[Problem]:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-from trainers.engine.paths import in_utf8
+from trainers.base.paths import in_utf8
 
 SYSTEM_FOLDERS = frozenset(
     (

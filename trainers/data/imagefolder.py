@@ -23,17 +23,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.paths import expanded, in_utf8, shown
+from trainers.base.problems import Problem
 from trainers.data import splitting, unreadable, values
 from trainers.data.decoding import decode, extensions, is_grey
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
 from trainers.data.levels import level_below
 from trainers.data.listing import Layout, Listed, arranged, counted, look_through
 from trainers.data.packed import read_array
-from trainers.engine import durable, ownership
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.locks import Held, Lock
-from trainers.engine.paths import expanded, in_utf8, shown
-from trainers.engine.problems import Problem
+from trainers.storage import atomic_files, ownership
+from trainers.storage.file_locks import Held, Lock
 
 AUTO_SIZE = 64
 WHAT, PARTIAL = "a packed folder of images", "a folder of images that is being packed"  # in the marks of folders
@@ -258,13 +258,13 @@ def _pack(root: Path, layout: Layout, size: int, cache: Path, request: Request) 
             warnings.simplefilter("ignore")  # Pillow's, about images that it reads all the same
             facts = _write(root, layout, size, partial, request)
         for file in (*partial.iterdir(), partial):  # else a pulled plug might leave zeros of the right size
-            durable.sync(file)
+            atomic_files.sync(file)
         if not _cleared(cache):
             raise _not_ours(cache)
         partial.rename(cache)
         ownership.finish(cache)
         ownership.mark(cache, WHAT)
-        durable.sync(cache.parent)
+        atomic_files.sync(cache.parent)
     return facts
 
 

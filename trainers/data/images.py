@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainers.engine.problems import Problem
+from trainers.base.problems import Problem
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ class Source:
 
     name: str
     summary: str  # one line for `troupe datasets`
-    open: Callable[[Request], Any]  # see `Data` in trainers/engine/family.py
+    open: Callable[[Request], Any]  # see `Data` in trainers/contract/family.py
     takes_path: bool = False  # `name:PATH`
     kind: str = "images"  # of samples, as `Config.learns_from` names it
     missing: Callable[[Path], Problem | None] = lambda data_dir: None  # what would have to be fetched first
@@ -66,7 +66,7 @@ class Part(NamedTuple):
 
 
 class ImageData:
-    """Images, and labels where there are some; see `Data` in trainers/engine/family.py for what each name promises."""
+    """Images, and labels where there are some; see `Data` in contract/family.py for what each name promises."""
 
     def __init__(
         self,

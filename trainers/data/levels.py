@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from trainers.base.errors import TroupeError
+from trainers.base.paths import shown
 from trainers.data.decoding import extensions
 from trainers.data.folders import TRAIN, of_system, part_kinds
 from trainers.data.listing import Found, look_through, parts_or_classes
-from trainers.engine.errors import TroupeError
-from trainers.engine.paths import shown
 
 LOOKED_AT = 2000  # files and folders of a neighbour, at most, before it is taken for one without images
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.paths import shown
+from trainers.base.problems import Problem
 from trainers.data.decoding import extensions
 from trainers.data.folders import DOUBTFUL, TRAIN, UNLABELED, of_system, part_kinds, placed, text_of
-from trainers.engine.errors import SURROUNDINGS, TroupeError
-from trainers.engine.paths import shown
-from trainers.engine.problems import Problem
 
 EVICTED = "not downloaded from iCloud"  # what stands hidden in the place of such a file: `.NAME.icloud`
 

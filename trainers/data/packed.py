@@ -20,11 +20,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem
 from trainers.data.images import Part, array_digest
-from trainers.engine import durable, ownership
-from trainers.engine.errors import CONFLICT, SURROUNDINGS, TroupeError
-from trainers.engine.locks import Lock
-from trainers.engine.problems import Problem
+from trainers.storage import atomic_files, ownership
+from trainers.storage.file_locks import Lock
 
 MANIFEST = "packed.json"
 WHAT = "a packed data set"  # in the mark of its folder
@@ -68,9 +68,9 @@ def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence
         Path(temporary, MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         (folder / MANIFEST).unlink(missing_ok=True)
         for file in files:
-            durable.sync(Path(temporary, file))
+            atomic_files.sync(Path(temporary, file))
             os.replace(Path(temporary, file), folder / file)
-        durable.sync(folder)
+        atomic_files.sync(folder)
 
 
 def _is_packed(folder: Path) -> bool:

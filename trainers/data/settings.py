@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from trainers.engine.config import Config, parts_of
-from trainers.engine.problems import Problem, show_value
-from trainers.engine.rules import VALUE
-from trainers.engine.settings import Check, setting
+from trainers.base.problems import Problem, show_value
+from trainers.settings.config import Config, parts_of
+from trainers.settings.fields import Check, setting
+from trainers.settings.rules import VALUE
 
 SMALL = frozenset(("digits", "mnist", "fashion_mnist", "cifar10", "stacked_digits", "stacked_mnist"))  # 32 pixels each
 

@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import trainers.data
+from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError, lines_of_others, meant, told_of
+from trainers.base.paths import expanded
+from trainers.base.problems import Problem
 from trainers.data.images import Request, Source
-from trainers.engine.config import parts_of
-from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError, lines_of_others, meant, told_of
-from trainers.engine.paths import expanded
-from trainers.engine.problems import Problem
+from trainers.settings.config import parts_of
 
 
 def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:

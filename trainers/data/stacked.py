@@ -23,8 +23,8 @@ TRAIN, HELD_OUT = 100_000, 26_000  # as many are judged by Metz et al. 2017
 
 
 class Stacks:
-    """Stacks of single grey images, put together when they are asked for; `Data` in trainers/engine/family.py says what
-    each name promises. No image is both in a stack to learn from and in one that is held out."""
+    """Stacks of single grey images, put together when they are asked for; `Data` in contract/family.py says what each
+    name promises. No image is both in a stack to learn from and in one that is held out."""
 
     def __init__(self, single: ImageData) -> None:
         self.single = single

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem
 from trainers.data.images import FETCHED, ImageData, Part, Request, Source, content_digest, in_memory
 from trainers.data.packed import Content, pack, read_packed
-from trainers.engine.errors import SURROUNDINGS, TroupeError
-from trainers.engine.locks import Lock
-from trainers.engine.problems import Problem
+from trainers.storage.file_locks import Lock
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 

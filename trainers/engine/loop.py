@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 
-from trainers.engine import memory, processor
-from trainers.engine.config import Config
+from trainers.base.errors import FAILED, NotBegun, Stopped, TroupeError
+from trainers.base.problems import Problem
+from trainers.contract.family import Data, Family
+from trainers.distributed.process_group import World
+from trainers.engine import memory
 from trainers.engine.control import Control, Left
-from trainers.engine.errors import FAILED, NotBegun, Stopped, TroupeError
-from trainers.engine.family import Data, Family
-from trainers.engine.holding import Writer
-from trainers.engine.mirror import Mirror
-from trainers.engine.problems import Problem
-from trainers.engine.record import Recorder
-from trainers.engine.runfolder import RunFolder
+from trainers.engine.recorder import Recorder
 from trainers.engine.step import advance
 from trainers.engine.trainer import Trainer
-from trainers.engine.world import World
+from trainers.run_folders.mirror import Mirror
+from trainers.run_folders.run_folder import RunFolder
+from trainers.run_folders.run_locks import Writer
+from trainers.runtime import processor
+from trainers.settings.config import Config
 
 
 def train(
@@ -31,7 +32,7 @@ def train(
     """Train a run to its last step, from its newest checkpoint or its beginning. Returns its result; rank 0's counts.
 
     `facts` go into each manifest. Raises Stopped after saving when a stop was asked for, TroupeError when the run
-    failed; shared memory is given back. Called within `switches.fresh`, which puts back what a run sets.
+    failed; shared memory is given back. Called within `global_state.fresh`, which puts back what a run sets.
     """
     with process_for(config), contextlib.ExitStack() as held:
         writer = Writer(folder.path, folder.name)
@@ -85,7 +86,7 @@ def train_to_end(trainer: Trainer, recorder: Recorder) -> bool:
 @contextlib.contextmanager
 def process_for(config: Config) -> Iterator[None]:
     """Set what a run wants of its process, in every worker alike: default dtype, threads, ways of GPUs. Torch's random
-    state is put back here, the rest by `switches.fresh`."""
+    state is put back here, the rest by `global_state.fresh`."""
     on_gpu = config.device == "cuda"
     with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), contextlib.ExitStack() as held:
         if on_gpu and config.exchange == "exact":

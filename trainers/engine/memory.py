@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from trainers.engine import cgroups
-from trainers.engine.config import Config
-from trainers.engine.errors import SURROUNDINGS, WORDS, TroupeError
-from trainers.engine.family import Data, Family, MicroBatch
-from trainers.engine.problems import Problem, show_value
-from trainers.engine.settings import show_size
-from trainers.engine.world import World, host_identity
+from trainers.base import cgroups
+from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.base.problems import Problem, show_value
+from trainers.contract.family import Data, Family, MicroBatch
+from trainers.distributed.process_group import World, host_identity
+from trainers.settings.config import Config
+from trainers.settings.fields import show_size
 
 NEAR = 0.9  # of what is free: where an estimate comes as near, it is told
 FEW = 10_000  # bytes that a network keeps for each byte of a sample, at most, as a rule: only near that it is counted

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from trainers.engine.errors import CONFLICT, FAILED, TroupeError
-from trainers.engine.evaluation import Evaluation
-from trainers.engine.problems import Problem
-from trainers.engine.tensors import bits_of, load_weights, named_tensors, refuse_unlike
+from trainers.base.errors import CONFLICT, FAILED, TroupeError
+from trainers.base.problems import Problem
+from trainers.contract.evaluation import Evaluation
 from trainers.engine.trainer import Trainer
+from trainers.storage.tensors import bits_of, load_weights, named_tensors, refuse_unlike
 
 DISAGREE = "replicas-disagree"  # the code of the problem by which `verify` knows a broken exchange
 

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainers.engine import norms, streams
-from trainers.engine.errors import FAILED, TroupeError
-from trainers.engine.family import Loss, MicroBatch, Phase
-from trainers.engine.norms import Statistics
-from trainers.engine.precision import computing_in
-from trainers.engine.problems import Problem
+from trainers.base.errors import FAILED, TroupeError
+from trainers.base.problems import Problem
+from trainers.contract import streams
+from trainers.contract.family import Loss, MicroBatch, Phase
+from trainers.engine import batch_norm
+from trainers.engine.batch_norm import Statistics
 from trainers.engine.trainer import Average, Optimizing, Trainer
+from trainers.runtime.precision import computing_in
 
 
 class Tally:
@@ -40,7 +41,7 @@ class Tally:
         asked = [float(trainer.control.stop_requested), float(trainer.save_due)]
         self.names, self.statistics = list(loss.metrics), statistics
         values = [1.0 if loss.weight is None else loss.weight, loss.value, *loss.metrics.values()]
-        self.noted[index] = (asked, [_read(value) for value in values], norms.row_of(statistics))
+        self.noted[index] = (asked, [_read(value) for value in values], batch_norm.row_of(statistics))
 
     def rows(self) -> dict[int, Tensor]:
         """The rows, float64 on the CPU, by micro-batch. What a GPU computes is waited for once for each."""
@@ -135,7 +136,7 @@ def run_phase(trainer: Trainer, phase: Phase) -> None:
             loss, statistics, means = _reduce(trainer, phase, optimizing)
             if not math.isfinite(loss):
                 raise _not_finite(trainer, phase, loss)
-            norms.move(statistics, means)
+            batch_norm.move(statistics, means)
             if phase.before is not None:
                 phase.before(trainer.networks)
             optimizing.optimizer.step()
@@ -242,7 +243,7 @@ def _step_with_closure(trainer: Trainer, phase: Phase, optimizing: Optimizing) -
         raise _not_finite(trainer, phase, first)
     if not all(bool(parameter.isfinite().all()) for parameter in optimizing.parameters):
         raise _not_finite(trainer, phase, float(newest[0]))
-    norms.move(newest[1], newest[2])
+    batch_norm.move(newest[1], newest[2])
 
 
 def _run_apart(trainer: Trainer, phase: Phase) -> None:

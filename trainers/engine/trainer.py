@@ -11,21 +11,21 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from trainers.engine import streams
-from trainers.engine.config import Config
+from trainers.contract import streams
+from trainers.contract.evaluation import Evaluation
+from trainers.contract.family import Data, Family, MicroBatch
+from trainers.contract.schedules import Schedule
+from trainers.contract.streams import Stream
+from trainers.distributed.ddp import Ddp
+from trainers.distributed.exact import Exact, Exchange
+from trainers.distributed.process_group import World
+from trainers.distributed.shared_memory import padded_length
+from trainers.engine.batch_norm import Norms, Statistics
 from trainers.engine.control import Control, Left
-from trainers.engine.ddp import Ddp
-from trainers.engine.evaluation import Evaluation
-from trainers.engine.exchange import Exact, Exchange
-from trainers.engine.family import Data, Family, MicroBatch
-from trainers.engine.layers import faster
-from trainers.engine.norms import Norms, Statistics
-from trainers.engine.processor import ways
-from trainers.engine.schedules import Schedule
-from trainers.engine.shared_memory import padded_length
-from trainers.engine.streams import Stream
-from trainers.engine.tensors import load_kept
-from trainers.engine.world import World
+from trainers.runtime.convolutions import faster
+from trainers.runtime.processor import ways
+from trainers.settings.config import Config
+from trainers.storage.tensors import load_kept
 
 T = TypeVar("T")
 
@@ -54,8 +54,8 @@ class Average:
 
 
 class Trainer:
-    """Everything that a step changes. engine/step.py makes steps, engine/rest.py draws and evaluates, engine/state.py
-    says what a checkpoint holds."""
+    """Everything that a step changes. step.py makes steps, inference.py draws and evaluates, state.py says what a
+    checkpoint holds."""
 
     def __init__(self, family: Family, data: Data, config: Config, world: World, control: Control) -> None:
         self.family, self.data, self.config, self.world, self.control = family, data, config, world, control

@@ -1,0 +1,1 @@
+"""The model families, each in a folder of its own."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainers.engine.evaluation import nothing
+from trainers.contract.evaluation import nothing
 
 Beat = Callable[[], None]  # is called after each block
 BLOCK = 2048  # samples that are compared at once

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from trainers.engine.plots import FAINT, INK, figure_of, image_of
+from trainers.drawing.plots import FAINT, INK, figure_of, image_of
 
 SHARES = ("precision", "recall", "density", "coverage", "copy_rate")
 GENERATED, REAL = "#3b6fb6", "#b9bec6"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainers.engine.evaluation import nothing
+from trainers.contract.evaluation import nothing
 from trainers.verdict.distances import Beat
 
 BLOCK = 2048  # samples that are compared at once

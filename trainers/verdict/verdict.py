@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.engine.evaluation import nothing
+from trainers.contract.evaluation import nothing
 from trainers.verdict.distances import Beat, frechet, kernel_distance, kernel_within, moments
 from trainers.verdict.modes import modes
 from trainers.verdict.neighbours import Originals, quality

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from trainers.contract.evaluation import Totals
+from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.contract.schedules import constant
+from trainers.contract.streams import InOrder, Shuffled, Stream
 from trainers.data.images import signed
-from trainers.engine.evaluation import Totals
-from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
-from trainers.engine.schedules import constant
-from trainers.engine.streams import InOrder, Shuffled, Stream
 
 AT_ONCE = 100  # images that the frozen network looks at
 

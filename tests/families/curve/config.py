@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from trainers.engine.config import Config
-from trainers.engine.settings import setting
+from trainers.settings.config import Config
+from trainers.settings.fields import setting
 
 
 class Curve(Config):

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from trainers.engine.evaluation import Totals
-from trainers.engine.family import Family, Loss, MicroBatch, Networks, Optimizers, Phase
-from trainers.engine.schedules import constant
+from trainers.contract.evaluation import Totals
+from trainers.contract.family import Family, Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.contract.schedules import constant
 
 
 class Polynomial(nn.Module):

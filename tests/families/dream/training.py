@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.contract.streams import InOrder, Stream
 from trainers.data.images import signed
-from trainers.engine.config import Asked
-from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
-from trainers.engine.streams import InOrder, Stream
+from trainers.settings.config import Asked
 
 
 class Ascent(torch.optim.Optimizer):

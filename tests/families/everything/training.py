@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from trainers.families.everything.networks import Critic, Generator, Line, Reader
 
+from trainers.contract.evaluation import Totals
+from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Phase
+from trainers.contract.schedules import Schedule, constant
 from trainers.data.images import signed
-from trainers.engine.config import Asked
-from trainers.engine.evaluation import Totals
-from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Phase
-from trainers.engine.schedules import Schedule, constant
+from trainers.settings.config import Asked
 
 
 class Everything(Family):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from trainers.data.settings import ImageConfig
-from trainers.engine.settings import setting
+from trainers.settings.fields import setting
 
 
 class Judged(ImageConfig):

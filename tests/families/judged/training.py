@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from trainers.contract.evaluation import Evaluation, Totals
+from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.contract.schedules import constant
+from trainers.contract.streams import InOrder, Stream
 from trainers.data.images import signed
-from trainers.engine.config import Asked
-from trainers.engine.evaluation import Evaluation, Totals
-from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
-from trainers.engine.schedules import constant
-from trainers.engine.streams import InOrder, Stream
+from trainers.settings.config import Asked
 
 REAL, FEATURES = 256, 6  # images that the judge looks at once, and numbers that it tells of each
 

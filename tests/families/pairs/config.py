@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from trainers.data.settings import ImageConfig
-from trainers.engine.settings import setting
+from trainers.settings.fields import setting
 
 
 class Pairs(ImageConfig):

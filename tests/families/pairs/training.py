@@ -6,12 +6,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from trainers.contract.evaluation import Totals
+from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.contract.schedules import constant
+from trainers.contract.streams import InOrder, Shuffled, SideBySide, Stream
 from trainers.data.images import signed
-from trainers.engine.config import Asked
-from trainers.engine.evaluation import Totals
-from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
-from trainers.engine.schedules import constant
-from trainers.engine.streams import InOrder, Shuffled, SideBySide, Stream
+from trainers.settings.config import Asked
 
 
 class Translate(nn.Module):

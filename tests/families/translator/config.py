@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from trainers.engine.config import Asked, Config
-from trainers.engine.settings import setting
+from trainers.settings.config import Asked, Config
+from trainers.settings.fields import setting
 
 
 class AskedTranslation(Asked):

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from trainers.engine.config import Asked
-from trainers.engine.evaluation import Totals
-from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
-from trainers.engine.schedules import constant
+from trainers.contract.evaluation import Totals
+from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.contract.schedules import constant
+from trainers.settings.config import Asked
 
 END = 0
 

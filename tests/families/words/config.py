@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from trainers.engine.config import Asked, Config
-from trainers.engine.settings import setting
+from trainers.settings.config import Asked, Config
+from trainers.settings.fields import setting
 
 
 class AskedWords(Asked):

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from trainers.engine.config import Asked
-from trainers.engine.evaluation import Evaluation, Totals
-from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
-from trainers.engine.schedules import constant
-from trainers.engine.streams import Columns, InOrder, Stream
+from trainers.contract.evaluation import Evaluation, Totals
+from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.contract.schedules import constant
+from trainers.contract.streams import Columns, InOrder, Stream
+from trainers.settings.config import Asked
 
 COLUMNS = 4  # of the held-out text
 

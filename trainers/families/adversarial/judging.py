@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from trainers.contract.evaluation import Evaluation, Rows, Totals
+from trainers.contract.family import Data, Family, MicroBatch, Networks
+from trainers.contract.streams import InOrder, Stream
 from trainers.data.images import signed
-from trainers.engine import cache
-from trainers.engine.evaluation import Evaluation, Rows, Totals
-from trainers.engine.family import Data, Family, MicroBatch, Networks
-from trainers.engine.streams import InOrder, Stream
+from trainers.families.adversarial.judges import Inception, Pixels, SmallClassifier, of_run, of_weights, trained
 from trainers.families.adversarial.settings import OWN_FEATURES
+from trainers.storage import cache
 from trainers.verdict.distances import kernel_within
 from trainers.verdict.drawing import draw_pairs, draw_verdict
-from trainers.verdict.judges import Inception, Pixels, SmallClassifier, of_run, of_weights, trained
 from trainers.verdict.verdict import Reference
 
 COMPARED = 50_000  # training images at most that samples are compared with

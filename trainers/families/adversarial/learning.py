@@ -6,16 +6,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from trainers.base.errors import WORDS, TroupeError, meant
+from trainers.base.problems import Problem
+from trainers.contract.evaluation import Rows
+from trainers.contract.family import Data, Loss, MicroBatch, Networks, Phase, Watch
+from trainers.contract.streams import InOrder
 from trainers.data.images import signed
-from trainers.engine.config import Asked
-from trainers.engine.errors import WORDS, TroupeError, meant
-from trainers.engine.evaluation import Rows
-from trainers.engine.family import Data, Loss, MicroBatch, Networks, Phase, Watch
-from trainers.engine.problems import Problem
-from trainers.engine.streams import InOrder
 from trainers.families.adversarial import watching
 from trainers.families.adversarial.judging import Judging
 from trainers.families.adversarial.networks import Critic, Generator
+from trainers.settings.config import Asked
 
 ROWS, COLUMNS = 16, 8  # of the grid of a conditional run, a row for each class
 Shown = tuple[Tensor, Tensor | None]  # images, and their classes in a conditional run

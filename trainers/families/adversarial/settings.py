@@ -7,16 +7,16 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from trainers import registry
+from trainers.base.errors import TroupeError
+from trainers.base.paths import expanded
+from trainers.base.problems import Problem, sentence
 from trainers.data.settings import ImageConfig
-from trainers.engine.checkpoint import WEIGHTS, all_in
-from trainers.engine.config import MISFIT, Asked
-from trainers.engine.errors import TroupeError
-from trainers.engine.paths import expanded
-from trainers.engine.problems import Problem, sentence
-from trainers.engine.rules import BESIDE, VALUE
-from trainers.engine.runfolder import RunFolder
-from trainers.engine.settings import Check, setting
+from trainers.families import registry
+from trainers.run_folders.run_folder import RunFolder
+from trainers.settings.config import MISFIT, Asked
+from trainers.settings.fields import Check, setting
+from trainers.settings.rules import BESIDE, VALUE
+from trainers.storage.checkpoint import WEIGHTS, all_in
 
 SIZES = (16, 32, 64, 128)
 OWN_FEATURES = ("auto", "pixels", "inception")

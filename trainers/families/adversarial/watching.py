@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from trainers.engine.evaluation import Rows
-from trainers.engine.family import Data
+from trainers.contract.evaluation import Rows
+from trainers.contract.family import Data
 
 MOST = 128  # real images of each part that are looked at
 SIDE = 16  # of the images whose pixels are compared

@@ -7,11 +7,11 @@ the settings published with it.
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from trainers.engine.config import MISFIT
-from trainers.engine.problems import Problem
-from trainers.engine.rules import VALUE
-from trainers.engine.settings import Check, setting
+from trainers.base.problems import Problem
 from trainers.families.classification.settings import ClassificationConfig, view
+from trainers.settings.config import MISFIT
+from trainers.settings.fields import Check, setting
+from trainers.settings.rules import VALUE
 
 
 def _three(widths: tuple[int, ...]) -> Problem | None:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainers.engine import schedules
-from trainers.engine.family import Data, Optimizers
+from trainers.contract import schedules
+from trainers.contract.family import Data, Optimizers
 from trainers.families.cifar_speed.networks import FastNet, whitening
 from trainers.families.classification.learning import Classification
 

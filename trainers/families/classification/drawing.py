@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from trainers.engine import fonts
-from trainers.engine.plots import FAINT, INK, figure_of, image_of
+from trainers.drawing import fonts
+from trainers.drawing.plots import FAINT, INK, figure_of, image_of
 
 NUMBERED = 20  # classes at most that have a number in each cell
 NAMED = 99  # classes at most that have their names at the axes

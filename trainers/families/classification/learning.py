@@ -7,9 +7,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from trainers.engine import augment, schedules
-from trainers.engine.evaluation import Evaluation, Totals
-from trainers.engine.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.contract import augmentation, schedules
+from trainers.contract.evaluation import Evaluation, Totals
+from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
 from trainers.families.classification.drawing import draw_confusion, draw_mistakes
 
 AUXILIARY = 0.3  # weight of each auxiliary output's loss (Szegedy 2015, section 5)
@@ -52,15 +52,17 @@ class Classification(Family):
         config, images = self.config, microbatch["images"]
         flipped = None
         if config.flip == "random":
-            flipped = augment.random_flips(len(images), microbatch.random)
+            flipped = augmentation.random_flips(len(images), microbatch.random)
         elif config.flip == "alternating":
-            flipped = augment.alternating_flips(microbatch.indices, microbatch.epochs, config.seed).to(images.device)
+            flipped = augmentation.alternating_flips(microbatch.indices, microbatch.epochs, config.seed).to(
+                images.device
+            )
         if config.crop_padding or flipped is not None:
-            images = augment.crop_and_flip(images, config.crop_padding, flipped, microbatch.random)
+            images = augmentation.crop_and_flip(images, config.crop_padding, flipped, microbatch.random)
         if config.cutout:
             channels = images.shape[1]
             fill = torch.tensor(config.channel_moments(channels)[0], device=images.device).mul(255).round()
-            images = augment.cutout(images, config.cutout, fill.expand(channels), microbatch.random)
+            images = augmentation.cutout(images, config.cutout, fill.expand(channels), microbatch.random)
         return images
 
     def normalised(self, images: Tensor, dtype: torch.dtype) -> Tensor:

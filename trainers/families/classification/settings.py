@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from trainers.base.problems import Problem
 from trainers.data import decoding
 from trainers.data.folders import part_kinds
 from trainers.data.levels import where_labels_are
 from trainers.data.settings import ImageConfig
-from trainers.engine.config import MISFIT
-from trainers.engine.problems import Problem
-from trainers.engine.rules import BESIDE, VALUE
-from trainers.engine.settings import Check, setting
+from trainers.settings.config import MISFIT
+from trainers.settings.fields import Check, setting
+from trainers.settings.rules import BESIDE, VALUE
 
 MEANS = {  # mean and standard deviation of each channel, in [0, 1]
     "half": ((0.5,), (0.5,)),

@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trainers.engine.errors import meant
-from trainers.engine.problems import Problem
-from trainers.engine.settings import Check, setting
+from trainers.base.errors import meant
+from trainers.base.problems import Problem
 from trainers.families.classification.settings import ClassificationConfig
+from trainers.settings.fields import Check, setting
 
 OWN = ("mlp", "mlp_relu", "mlp_bn", "cnn", "lstm_rows", "lenet", "simple_cnn", "residual",
        "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")  # fmt: skip

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 from torch.overrides import TorchFunctionMode
 
-from trainers.engine.config import MISFIT
-from trainers.engine.problems import Problem
+from trainers.base.problems import Problem
+from trainers.settings.config import MISFIT
 
 USUAL_SIZES = (8, 16, 28, 32, 64, 96, 128, 224, 256, 299, 384, 512)
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from trainers.engine.config import MISFIT
-from trainers.engine.problems import Problem
-from trainers.engine.rules import BESIDE, VALUE
-from trainers.engine.settings import Check, setting
+from trainers.base.problems import Problem
 from trainers.families.classification.settings import ClassificationConfig
+from trainers.settings.config import MISFIT
+from trainers.settings.fields import Check, setting
+from trainers.settings.rules import BESIDE, VALUE
 
 
 def _ten_groups(blocks: tuple[int, ...]) -> Problem | None:

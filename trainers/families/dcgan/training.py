@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from trainers.engine import schedules
-from trainers.engine.family import Loss, MicroBatch, Networks, Optimizers, Phase
+from trainers.contract import schedules
+from trainers.contract.family import Loss, MicroBatch, Networks, Optimizers, Phase
 from trainers.families.adversarial.learning import Adversarial
 
 

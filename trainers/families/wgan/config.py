@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from trainers.engine.settings import setting
 from trainers.families.adversarial.settings import AdversarialConfig
+from trainers.settings.fields import setting
 
 
 class Config(AdversarialConfig):

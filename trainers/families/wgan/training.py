@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from trainers.engine import schedules
-from trainers.engine.family import Loss, MicroBatch, Networks, Optimizers
+from trainers.contract import schedules
+from trainers.contract.family import Loss, MicroBatch, Networks, Optimizers
 from trainers.families.adversarial.learning import Wasserstein
 
 

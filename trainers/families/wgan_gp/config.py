@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from trainers.engine.problems import Problem
-from trainers.engine.rules import BESIDE
-from trainers.engine.settings import Check, setting
+from trainers.base.problems import Problem
 from trainers.families.adversarial.settings import AdversarialConfig
+from trainers.settings.fields import Check, setting
+from trainers.settings.rules import BESIDE
 
 
 def _resnet_size(network: str, image_size: int | str) -> Problem | None:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from trainers.engine.problems import Problem
-from trainers.engine.rules import VALUE
-from trainers.engine.settings import Check, setting
+from trainers.base.problems import Problem
 from trainers.families.classification.settings import ClassificationConfig
+from trainers.settings.fields import Check, setting
+from trainers.settings.rules import VALUE
 
 
 def _depth(depth: int) -> Problem | None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from trainers.contract.evaluation import Totals
+from trainers.contract.family import Family, Loss, MicroBatch, Networks, Phase
+from trainers.contract.schedules import Schedule, constant
 from trainers.data.images import signed
-from trainers.engine.evaluation import Totals
-from trainers.engine.family import Family, Loss, MicroBatch, Networks, Phase
-from trainers.engine.schedules import Schedule, constant
 
 
 class Scorer(nn.Module):

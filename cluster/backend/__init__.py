@@ -1,0 +1,1 @@
+"""Where workers live: a local Ray, a Ray cluster, or a pool of processes."""

@@ -1,0 +1,349 @@
+"""Workers as Ray actors in one placement group: as many as there is room for, where they are wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from cluster.backend import nodes
+from cluster.backend.nodes import last_line
+from cluster.backend.supervisor import CLEANED, NODE, PREEMPTED, RAY, RESIZED, WORKER, Look, Lost, Presence, Row
+from cluster.host.requirements import needs
+from cluster.terminal.progress import duration
+from trainers.base.errors import SURROUNDINGS, NotBegun, TroupeError, of_worker
+from trainers.base.problems import Problem
+from trainers.base.timeouts import WAITS
+from trainers.run import Plan
+from trainers.run_folders.run_folder import RunFolder
+
+Answer = TypeVar("Answer")
+
+
+def hold_alive(died: Callable[[], str]) -> None:
+    """Raises Lost where Ray itself has died."""
+    if why := died():
+        raise Lost(why, RAY)
+
+
+def answered(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
+    """What Ray answers. Raises Lost where it dies meanwhile: it would be silent, and end us after a minute."""
+    answers: list[Answer | Exception] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except Exception as error:
+            answers.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    while asking.is_alive():
+        asking.join(WAITS.look_at_results)
+        if asking.is_alive():
+            hold_alive(died)
+    (answer,) = answers
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+class Used(Protocol):
+    """The Ray that workers run on."""
+
+    def died(self) -> str:
+        """What of it has died, where it can be begun anew."""
+
+    def missing(self) -> str:
+        """What of its files has gone, without which workers go on and none can begin."""
+
+    def unfit(self) -> str:
+        """Why none could begin."""
+
+
+class Placing:
+    """Where workers are to run: in a placement group of their own, as large as there is room for."""
+
+    def __init__(
+        self, each: Mapping[str, float], least: int, most: int, lost: Lost | None, used: Used,
+        stop_requested: Callable[[], bool], say: Callable[[str], None], cluster: bool,
+    ) -> None:  # fmt: skip
+        self.each, self.least, self.most, self.lost = dict(each), least, most, lost
+        self.used, self.stop_requested, self.say, self.cluster = used, stop_requested, say, cluster
+
+    def found(self) -> Any:
+        """A placement group for `least` to `most` workers, when there is room.
+
+        Raises Lost where Ray dies meanwhile, Stopped where a stop is asked for, TroupeError (exit code 3) where there
+        is no room for too long.
+        """
+        from ray.util import placement_group, remove_placement_group
+
+        patience = WAITS.nodes if self.cluster and self.lost is not None else WAITS.room
+        began = tried = time.monotonic()
+        told, group, size = False, None, self.most
+        try:
+            while True:
+                hold_alive(self.used.unfit)
+                if self.stop_requested():
+                    raise NotBegun()
+                now = time.monotonic()
+                there = answered(nodes.alive, self.used.unfit)
+                possible = nodes.rooms(self.each, [node["Resources"] for node in there.values()])
+                possible = max(self.least, min(self.most, possible))
+                taken = now - tried > WAITS.room_taken and size > self.least
+                if group is None or possible < size or taken or now - tried > WAITS.room_asked_anew:
+                    if group is not None:
+                        answered(partial(remove_placement_group, group), self.used.unfit)
+                        size -= taken
+                    size, tried = max(self.least, min(size, possible)), now
+                    group = answered(partial(placement_group, [self.each] * size, strategy="PACK"), self.used.unfit)
+                if answered(partial(group.wait, 0.5), self.used.unfit):
+                    found, group = group, None
+                    return found
+                if now - began > 2 * WAITS.room_taken and not told:
+                    told = True
+                    self.say(f"waiting for room for {size} workers, for {duration(patience)} at most")
+                if now - began > patience:
+                    why = f" ({self.lost.why})" if self.lost else ""
+                    reason = f"the cluster has no room for them since {duration(patience)}{why}"
+                    raise TroupeError(
+                        Problem("no-room", "workers", reason, "wait, or take fewer workers", self.least,
+                                resumes=self.lost is not None), SURROUNDINGS,
+                    )  # fmt: skip
+        finally:
+            if group is not None:
+                with contextlib.suppress(Exception):
+                    answered(partial(remove_placement_group, group), self.used.unfit)
+
+
+class ActorGroup:
+    """Ray actors, one for each worker, in one placement group."""
+
+    def __init__(
+        self, plan: Plan, runtime_env: Mapping[str, Any], placement: Any, held_for: str = "",
+        placing: Placing | None = None,
+    ) -> None:  # fmt: skip
+        """Start the workers in the last bundles of a placement group, and the run. `placing`: the group is theirs; it
+        goes with them, and they move where nodes come and go.
+
+        Raises Lost where a worker, or Ray, dies meanwhile.
+        """
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        from cluster.backend.worker import Worker
+
+        self.ray, self.placing, self.placement = ray, placing, placement
+        self.size = placement.bundle_count if placing is not None else int(plan.settings["workers"])
+        self.nodes: list[str] = []  # of the workers, by rank
+        self.ended: dict[int, Any] = {}
+        self.probe: Any = None  # a placement group for one worker more, and when there was room for it
+        self.room: Any = None
+        self.more_since = 0.0
+        each = needs(plan.settings)
+        first = placement.bundle_count - self.size
+        actor: Any = ray.remote(  # type: ignore[call-overload]
+            num_cpus=each["CPU"], num_gpus=each.get("GPU", 0), runtime_env=dict(runtime_env) or None, max_restarts=0,
+            concurrency_groups={"watch": 2},
+        )(Worker)  # fmt: skip
+        self.actors = [
+            actor.options(
+                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=place)
+            ).remote()
+            for place in range(first, first + self.size)
+        ]
+        self.processes: dict[int, int] = {}
+        self.watch: nodes.Watch | None = None
+        try:
+            if placing is not None:
+                self.watch = answered(nodes.Watch, placing.used.unfit)
+            places = self._asked(WAITS.first_microbatch, [self._where(worker) for worker in self.actors])
+            order = sorted(range(self.size), key=lambda place: places[place][0])  # neighbours in rank share a host
+            self.actors = [self.actors[place] for place in order]
+            self.nodes = [places[place][0] for place in order]
+            self.begin(plan, held_for)
+        except TroupeError:
+            self.end()
+            raise
+        except Exception as error:  # of Ray, by many names
+            kind = self._kind()
+            self.end()
+            raise Lost(f"the workers did not start: {last_line(error)}", kind) from error
+
+    def _where(self, worker: Any) -> Any:
+        return worker.where.options(concurrency_group="watch").remote()
+
+    def _asked(self, patience: float, questions: list[Any]) -> list[Any]:
+        """All answers. Raises Lost where Ray dies meanwhile."""
+        began = time.monotonic()
+        while True:
+            done, _ = self.ray.wait(questions, num_returns=len(questions), timeout=0.5)
+            if len(done) == len(questions) or time.monotonic() - began > patience:
+                return self.ray.get(questions, timeout=0.1)
+            if self.placing is not None:
+                hold_alive(self.placing.used.unfit)
+                if self.placing.stop_requested():
+                    raise NotBegun()
+            self.ray.get(done)  # an error of one ends the waiting for the others
+
+    def _hold_ray(self) -> None:
+        if self.placing is not None:
+            hold_alive(self.placing.used.died)
+
+    def _kind(self, rank: int | None = None) -> str:
+        """Whether the loss of a worker, or of one of all, is that of its node."""
+        if self.watch is None:
+            return WORKER
+        where = self.nodes if rank is None else [self.nodes[rank]]
+        if any(node in self.watch.draining for node in where):
+            return PREEMPTED
+        if self.placing is None or not self.placing.cluster:
+            return WORKER
+        deadline = time.monotonic() + 2 * WAITS.look_at_nodes  # until when Ray has heard of it
+        while time.monotonic() < deadline:
+            if any(node not in self.watch.alive for node in where):
+                return NODE
+            time.sleep(WAITS.look_at_results)
+        return WORKER
+
+    def begin(self, plan: Plan, held_for: str = "") -> None:
+        """Start a run; the workers may have carried out another one. It is held after rows with the metric named."""
+        ((_, address, port),) = self._asked(WAITS.first_microbatch, [self._where(self.actors[0])])
+        plan = replace(plan, settings={**plan.settings, "workers": self.size})
+        self.logs = [RunFolder(plan.folder).log(rank) for rank in range(self.size)]
+        self.results = {
+            worker.train.remote(plan, rank, self.size, address, port, held_for): rank
+            for rank, worker in enumerate(self.actors)
+        }
+        self.ended = {}
+        self.present = Presence()
+        self.answered = [self.present.now()] * self.size
+        self.moved = [(0, 0.0)] * self.size  # micro-batches of each, and how long we had been away when they were made
+        self.answers: list[dict[str, Any]] = [{} for _ in self.actors]
+        self.asked: dict[Any, int] = {}
+        self.lines: list[str] = []
+        self.rows: list[Row] = []
+
+    def outcomes(self) -> Mapping[int, Any]:
+        self._hold_ray()
+        waiting = [ref for ref, rank in self.results.items() if rank not in self.ended]
+        if waiting:
+            done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=WAITS.look_at_results)
+            for ref in done:
+                rank = self.results[ref]
+                try:
+                    self.ended[rank] = self.ray.get(ref)
+                except self.ray.exceptions.RayActorError:
+                    process = f", process {self.processes[rank]}" if rank in self.processes else ""
+                    self._hold_ray()
+                    kind = self._kind(rank)
+                    why = {NODE: f"worker {rank} died with its node",
+                           PREEMPTED: f"worker {rank} died with its node, which had been about to go"}.get(
+                        kind, f"worker {rank} died (killed, or out of memory{process})"
+                    )  # fmt: skip
+                    self.ended[rank] = Lost(why, kind)
+                except self.ray.exceptions.RayTaskError as error:  # of the worker itself, and no loss
+                    self.ended[rank] = of_worker(rank, error.cause, self.logs[rank])
+                except self.ray.exceptions.RayError as error:
+                    self.ended[rank] = Lost(f"worker {rank}: {last_line(error)}")
+        return self.ended
+
+    def looks(self) -> Sequence[Look]:
+        now = self.present.now()
+        self._ask(now)
+        found = []
+        for rank, answer in enumerate(self.answers):
+            silent, (_, away) = now - self.answered[rank], self.moved[rank]
+            idle = answer.get("idle", 0.0) + silent - (self.present.away - away)  # all may have been stopped with us
+            found.append(
+                Look(silent, answer.get("microbatches", 0), max(silent, idle), answer.get("slowest", 0.0),
+                     answer.get("waiting", False))
+            )  # fmt: skip
+        return found
+
+    def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
+        if 0 in self.ended:  # its last rows: nobody asks a worker that has ended otherwise
+            with contextlib.suppress(self.ray.exceptions.RayError):
+                self._take(
+                    0, self.ray.get(self.actors[0].status.options(concurrency_group="watch").remote(), timeout=5)
+                )
+        (lines, self.lines), (rows, self.rows) = (self.lines, []), (self.rows, [])
+        return self.answers[0].get("progress", {}), lines, rows
+
+    def resting(self) -> int | None:
+        step: int | None = self.answers[0].get("resting") if 0 not in self.ended else None
+        return step
+
+    def go_on(self, stopping: bool) -> None:
+        self.answers[0]["resting"] = None  # until it says so again
+        self.actors[0].go_on.options(concurrency_group="watch").remote(stopping)
+
+    def moves(self) -> Lost | None:
+        if self.placing is None or self.watch is None:
+            return None
+        if why := self.placing.used.missing():
+            return Lost(why, CLEANED)
+        for node in self.nodes:
+            if node in self.watch.draining:
+                moment = self.watch.draining[node]
+                left = f" in {max(0.0, moment - time.time()):.0f} s" if moment else ""
+                return Lost(f"the node of worker {self.nodes.index(node)} is about to go{left}", PREEMPTED)
+        if self.size < self.placing.most and not self.ended:
+            if self.room is None:
+                self.probe = self.ray.util.placement_group([self.placing.each])
+                self.room = self.probe.ready()
+            if not self.more_since and self.ray.wait([self.room], timeout=0)[0]:
+                self.more_since = time.monotonic()
+            if self.more_since and time.monotonic() - self.more_since > WAITS.more_nodes:
+                return Lost(f"there is room for more workers than {self.size}", RESIZED)
+        return None
+
+    def stop(self) -> None:
+        for worker in self.actors:
+            worker.stop.options(concurrency_group="watch").remote()
+
+    def end(self) -> None:
+        for worker in self.actors:
+            with contextlib.suppress(Exception):
+                self.ray.kill(worker)
+        if self.watch is not None:
+            self.watch.end()
+        if self.placing is not None:
+            removing = threading.Thread(target=self._give_back, daemon=True)
+            removing.start()
+            removing.join(timeout=5)  # a head that has died does not answer
+
+    def _give_back(self) -> None:
+        for group in (self.probe, self.placement):
+            with contextlib.suppress(Exception):
+                if group is not None:
+                    self.ray.util.remove_placement_group(group)
+
+    def _ask(self, now: float) -> None:
+        """Keep one question under way to each worker, and take in what has been answered."""
+        if self.asked:
+            done, _ = self.ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)
+            for ref in done:
+                rank = self.asked.pop(ref)
+                with contextlib.suppress(self.ray.exceptions.RayError):
+                    self._take(rank, self.ray.get(ref))
+        for rank, worker in enumerate(self.actors):
+            if rank not in self.asked.values() and rank not in self.ended:
+                if now - self.answered[rank] < WAITS.look_at_workers and self.answers[rank]:
+                    continue
+                self.asked[worker.status.options(concurrency_group="watch").remote()] = rank
+
+    def _take(self, rank: int, answer: dict[str, Any]) -> None:
+        """What a worker has answered; only the first one's lines and rows are for others."""
+        self.answered[rank], self.answers[rank] = self.present.now(), answer
+        if answer["microbatches"] != self.moved[rank][0]:
+            self.moved[rank] = answer["microbatches"], self.present.away
+        self.processes[rank] = answer["process"]
+        if rank == 0:
+            self.lines += answer["said"]
+            self.rows += answer["rows"]

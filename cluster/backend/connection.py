@@ -1,0 +1,312 @@
+"""A Ray to work on: one of our own on this machine, or the cluster at an address."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cluster.backend import auth
+from cluster.backend.local_ray import OwnRay
+from cluster.backend.nodes import Pulse, last_line, rooms
+from cluster.backend.ray_internals import disconnect, handlers_refused, refuse_inherited
+from cluster.host import hardware, ray_environment, requirements
+from cluster.host.environment import environment, worker_environment
+from cluster.host.signals import deferred, handlers_kept
+from cluster.terminal.streams import whole_streams
+from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem
+from trainers.base.timeouts import WAITS
+from trainers.settings.config import Config
+from trainers.storage import checkpoint
+
+IMPORTED = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # what Ray sets in our caller's environment when it is imported
+OTHER_VERSION = "versions-differ"  # the code of other versions than this machine has
+SENT = "working_dir_files"  # the folder in which Ray keeps what was sent with a job
+
+
+class Connected:
+    """A Ray that somebody else started, while we use it."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.runtime_env: dict[str, Any] = {"env_vars": worker_environment()}  # its processes were not started by us
+        self.pulse = Pulse(address) if address is not None else None
+
+    def died(self) -> str:
+        """What of it has died, where it can be begun anew; nothing while all of it lives.
+
+        Raises TroupeError (exit code 3) where it has died, and is somebody else's to begin anew.
+        """
+        if self.pulse is not None:
+            self.pulse.check()
+        return ""
+
+    def missing(self) -> str:
+        """Its files are not ours to look at."""
+        return ""
+
+    unfit = died
+
+    def begin_anew(self) -> None:
+        """Not ours to do."""
+
+
+@contextlib.contextmanager
+def ray_for(
+    config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path], log: Path | None,
+    job_wide: bool = False,
+) -> Iterator[Connected | OwnRay]:  # fmt: skip
+    """Connect to Ray, and yield it. What it prints goes to `log`, if given. `job_wide`: actors that somebody else
+    starts need its `runtime_env` too.
+
+    It prints to both streams, a paragraph where a worker dies; whoever shows progress has taken its stream before.
+    """
+    with contextlib.ExitStack() as held:
+        held.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
+        held.enter_context(whole_streams())
+        if log is not None:
+            with checkpoint.writing(log):
+                file = held.enter_context(open(log, "a", encoding="utf-8", errors="backslashreplace"))
+            held.enter_context(contextlib.redirect_stdout(file))
+            held.enter_context(contextlib.redirect_stderr(file))
+        yield held.enter_context(
+            _cluster(config, address, folders, job_wide) if address else _own(config, oversubscribe)
+        )
+
+
+@contextlib.contextmanager
+def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
+    """Start a Ray of our own, or use our caller's."""
+    theirs = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    variables = {} if theirs else ray_environment.variables()
+    with contextlib.ExitStack() as held:
+        held.callback(auth.read_anew)  # when the environment is our caller's again
+        held.enter_context(environment({**variables, **worker_environment(), "GLOO_SOCKET_IFNAME": "lo"}))
+        with deferred():  # a part of it would break whatever is done with it afterwards
+            import ray
+
+        refuse_inherited()
+        if ray.is_initialized():
+            _check_room(config, "the Ray of this process")
+            yield Connected()
+            return
+        cpus = hardware.cores()
+        own = OwnRay(max(cpus, config.workers * config.threads_per_worker) if oversubscribe else cpus)
+        held.callback(own.end)
+        own.begin()
+        _check_room(config, "this machine")
+        yield own
+
+
+@contextlib.contextmanager
+def _cluster(config: Config, address: str, folders: Sequence[Path], job_wide: bool) -> Iterator[Connected]:
+    """Join the cluster at an address, when its nodes are like this one and see the same folders."""
+    with joined(address, job_wide):
+        problems = _compare(_check_room(config, "the cluster"), folders)
+        if problems:
+            raise TroupeError(problems, SURROUNDINGS)
+        yield Connected(address)
+
+
+@contextlib.contextmanager
+def joined(address: str, job_wide: bool = False) -> Iterator[None]:
+    """Join the cluster at an address. Raises TroupeError (exit code 3) where that cannot be."""
+    import ray
+
+    refuse_inherited()
+    with contextlib.ExitStack() as held:
+        if not ray.is_initialized():
+            mode = {"RAY_AUTH_MODE": "token"} if _knock(address) else {}
+            held.callback(auth.read_anew)  # when the environment is our caller's again
+            with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}), handlers_kept(), handlers_refused():
+                auth.read_anew()
+                logging.getLogger("ray").setLevel(logging.ERROR)
+                try:
+                    ray.init(
+                        address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False,
+                        runtime_env={"env_vars": worker_environment()} if job_wide else None,
+                        job_config=ray_environment.job(),
+                    )  # fmt: skip
+                except Exception as error:
+                    raise TroupeError(
+                        unreachable(address, f"cannot be joined ({last_line(error)})"), SURROUNDINGS
+                    ) from error
+                held.callback(disconnect)
+        yield
+
+
+def _check_room(config: Config, where: str) -> list[dict[str, Any]]:
+    """The nodes, where all workers have room on them at once. Raises TroupeError (exit code 3) where they have not."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if problem := lack(
+        requirements.needs(config.model_dump()), config.least_workers, [node["Resources"] for node in nodes], where
+    ):
+        raise TroupeError(problem, SURROUNDINGS)
+    return nodes
+
+
+def lack(each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, float]], where: str) -> Problem | None:
+    """What `nodes` lack for so many workers, each of which must fit on one of them as a whole; or None."""
+    for kind, count in each.items():
+        there = sum(node.get(kind, 0) for node in nodes)
+        if there < workers * count:
+            reason = f"needs {workers * count:.0f} {kind}s, {where} has {there:.0f}"
+            return Problem("no-room", "workers", reason, value=workers)
+    room = rooms(each, nodes)
+    if room < workers:
+        whole = " and ".join(f"{count:.0f} {kind}s" for kind, count in each.items())
+        reason = f"each needs {whole} on one node, {where} has room for {room} such"
+        return Problem("no-room", "workers", reason, "take fewer workers or threads_per_worker", workers)
+    return None
+
+
+def _knock(address: str) -> bool:
+    """Ask an address once, in Ray's own words: whether it wants a token, and takes ours.
+
+    Ray itself asks for a minute and tells no reason. Raises TroupeError (exit code 3) where there is no Ray that would
+    let us in: at once where somebody answers, after 3 s where nobody does.
+    """
+    port = address.rpartition(":")[2]
+    if not port.isdigit() or "://" in address or os.environ.get("RAY_USE_TLS") == "1":
+        return False  # Ray knows addresses of other kinds, like `auto`, and how to speak behind certificates
+    if not port.isdecimal() or not 0 < float(port) < 2**16:  # `²` is a digit, and no number
+        hint = "that of a head node is 6379, as a rule"
+        raise TroupeError(Problem("bad-value", "--address", "ports are from 1 to 65535", hint, address), SURROUNDINGS)
+    import ray
+
+    try:
+        import grpc  # type: ignore[import-untyped]
+        from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    except ImportError:
+        return False
+    stub: Any = gcs_service_pb2_grpc
+    words: Any = gcs_service_pb2
+    mine = auth.token()
+
+    def version(metadata: Sequence[tuple[str, str]]) -> str:
+        with grpc.insecure_channel(address, options=ray_environment.channel()) as channel:
+            ask = stub.NodeInfoGcsServiceStub(channel).CheckAlive
+            answer: str = ask(words.CheckAliveRequest(), timeout=WAITS.knock, metadata=metadata).ray_version
+            return answer
+
+    wanted = False
+    try:
+        try:
+            there = version([])
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAUTHENTICATED:
+                raise
+            wanted = True
+            there = version([("authorization", f"Bearer {mine}")] if mine else [])
+    except grpc.RpcError as error:
+        problem = token_refused(address, bool(mine))
+        if error.code() != grpc.StatusCode.UNAUTHENTICATED:
+            problem = unreachable(address, "no Ray answers there", "`ray status` on its head node shows the address")
+        raise TroupeError(problem, SURROUNDINGS) from None
+    except Exception as error:
+        raise TroupeError(unreachable(address, (str(error).splitlines() or [""])[0]), SURROUNDINGS) from error
+    if there and there != ray.__version__:
+        raise TroupeError(other_ray(address, there, ray.__version__), SURROUNDINGS)
+    return wanted
+
+
+def unreachable(address: str, reason: str, hint: str = "") -> Problem:
+    """Nobody answers there as a cluster does."""
+    return Problem("cluster-unreachable", "--address", reason, hint, address)
+
+
+def token_refused(address: str, mine: bool) -> Problem:
+    """Whoever answers wants a token, or another one than `mine`."""
+    holder = "RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    reason, hint = "wants a token", f"put the one that it began with into {holder}"
+    if mine:
+        reason, hint = f"wants another token than {holder} holds", "give it the one it began with"
+    return Problem("token-refused", "--address", reason, hint, address)
+
+
+def other_ray(address: str, there: str, here: str) -> Problem:
+    """A cluster with another Ray than that of this machine."""
+    reason = f"runs Ray {there}, this machine has {here}"
+    return Problem(OTHER_VERSION, "--address", reason, "install the same", address)
+
+
+def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[Problem]:
+    """What is different on some node: versions, or folders that it does not see."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there_anyway = [folder for folder in folders if SENT in folder.parts]  # Ray unpacks on every node what a job brings
+    marks = {folder: folder / f".seen-{uuid.uuid4().hex}" for folder in folders if folder not in there_anyway}
+    here = facts_of_node([])
+    try:
+        for mark in marks.values():
+            mark.touch(exist_ok=False)
+        look = ray.remote(num_cpus=0)(facts_of_node)
+        answers = {
+            node["NodeID"]: look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote([str(mark) for mark in marks.values()])
+            for node in nodes
+        }
+        problems = []
+        for node in nodes:
+            name, answer = node["NodeManagerAddress"], answers[node["NodeID"]]
+            try:
+                there = ray.get(answer, timeout=WAITS.facts_of_node)
+            except Exception as error:
+                if node["NodeID"] not in [other["NodeID"] for other in ray.nodes() if other["Alive"]]:  # type: ignore[no-untyped-call]
+                    continue  # it has left meanwhile
+                reason = f"does not answer ({last_line(error)})"
+                problems.append(Problem("node-unreachable", f"node {name}", reason))
+                continue
+            wrong = other_versions(here, there)
+            wrong += [unseen(folder) for folder, mark in marks.items() if str(mark) in there["missing"]]
+            problems += [replace(one, about=f"node {name}") for one in wrong]
+        return problems
+    finally:
+        for mark in marks.values():
+            mark.unlink(missing_ok=True)
+
+
+def other_versions(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Problem]:
+    """What a node has in another version than this machine, from the facts of both. Whoever asks names the node."""
+    return [
+        Problem(OTHER_VERSION, reason=f"has {what} {there.get(what) or 'nothing'}, this machine has {version}",
+                hint="install the same")
+        for what, version in here.items()
+        if what != "missing" and there.get(what) != version
+    ]  # fmt: skip
+
+
+def unseen(folder: Path) -> Problem:
+    """A folder that a node does not see. Whoever asks names the node."""
+    return Problem("not-shared", reason=f"does not see {folder}", hint="put it on a disk that all nodes share")
+
+
+def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
+    """Versions on the node that runs this, and those of the marked folders that it does not see."""
+    import platform
+    from importlib import metadata
+
+    from trainers.base.version import __version__
+
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return ""
+
+    return {
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        **{package: version(package) for package in ("ray", "torch")},
+        "troupe": __version__,  # of the code that runs there: it may have been sent, or lie beside an installed one
+        "missing": [mark for mark in marks if not os.path.exists(mark)],
+    }

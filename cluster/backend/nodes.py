@@ -1,0 +1,106 @@
+"""What the nodes of a Ray have room for, which will go, whether a cluster still answers, and why something failed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem
+from trainers.base.timeouts import WAITS
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def last_line(error: BaseException) -> str:
+    """Why something failed, of what Ray tells in paragraphs and colours: the error itself comes last."""
+    lines = [line.strip() for line in COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def alive() -> dict[str, dict[str, Any]]:
+    """The nodes that live, by id, but for those that are about to go."""
+    import ray
+
+    gone = draining()
+    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in gone}  # type: ignore[no-untyped-call]
+
+
+def draining() -> dict[str, float]:
+    """The nodes that are about to go, by id, and when: seconds since the epoch, 0 where nobody says."""
+    from ray._private import state
+
+    return {node: moment / 1000 for node, moment in state.state.get_draining_nodes().items()}
+
+
+def rooms(each: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many workers fit on nodes, each as a whole on one of them."""
+    return sum(int(min(node.get(kind, 0) // count for kind, count in each.items() if count)) for node in nodes)
+
+
+class Watch:
+    """Looks at the nodes now and then, in a thread of its own: Ray does not answer where the head has died."""
+
+    def __init__(self) -> None:
+        self.alive, self.draining = alive(), draining()
+        self.ended = threading.Event()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        while not self.ended.wait(WAITS.look_at_nodes):
+            with contextlib.suppress(Exception):  # Ray may have been shut down meanwhile
+                self.alive, self.draining = alive(), draining()
+
+    def end(self) -> None:
+        self.ended.set()
+
+
+class Pulse:
+    """Whether a cluster that we have joined still answers: its head, and the raylet through which we speak to it."""
+
+    def __init__(self, address: str) -> None:
+        import ray
+
+        self.address = address
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self.head = host.strip("[]"), int(port)
+        here = ray.get_runtime_context().get_node_id()
+        mine = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]  # type: ignore[no-untyped-call]
+        self.raylet = mine[0] if mine and os.path.exists(mine[0]) else None
+        self.looked = self.answered = time.monotonic()
+        self.problem: Problem | None = None
+
+    def check(self) -> None:
+        """Raises TroupeError (exit code 3) where one of them has died; at once for the raylet, or when the patience
+        with the head is at its end."""
+        now = time.monotonic()
+        if now - self.looked > WAITS.look_at_nodes and self.problem is None:
+            self.looked = now
+            if self.raylet is not None and not _answers(socket.AF_UNIX, self.raylet):
+                self.problem = self._died("the raylet of this machine died", "start it again with `ray start`")
+            elif _answers(socket.AF_INET6 if ":" in self.head[0] else socket.AF_INET, self.head):
+                self.answered = time.monotonic()
+            elif time.monotonic() - self.answered > WAITS.head:
+                self.problem = self._died(f"its head does not answer since {WAITS.head:.0f} s", "wait until it does")
+        if self.problem is not None:
+            raise TroupeError(self.problem, SURROUNDINGS)
+
+    def _died(self, reason: str, hint: str) -> Problem:
+        return Problem("cluster-died", "--address", reason, hint, self.address, resumes=True)
+
+
+def _answers(kind: socket.AddressFamily, where: Any) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket(kind, socket.SOCK_STREAM) as asking:
+        asking.settimeout(1)
+        try:
+            asking.connect(where)
+        except OSError:
+            return False
+    return True

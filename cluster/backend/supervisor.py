@@ -1,0 +1,208 @@
+"""A group of workers from its start to its result: watched, ended as a whole, and started anew where that can help.
+
+`Group` is what is watched: Ray actors in one placement group (`cluster.backend.actors`), or a dummy in tests. The
+policies `hung_worker` and `guilty` only look and answer; `supervise` acts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from cluster.terminal.progress import Progress, duration
+from trainers.base.errors import FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError
+from trainers.base.problems import Problem
+from trainers.base.timeouts import WAITS
+
+Row = tuple[int, Mapping[str, float]]  # step, metrics
+
+
+WORKER, NODE, PREEMPTED, HUNG, RAY, RESIZED = "worker lost", "node lost", "preempted", "hung", "ray lost", "resized"
+CLEANED = "ray cleaned away"  # files of a Ray of our own have gone, and its workers have saved before it was ended
+COUNTED = (WORKER, HUNG, RAY)  # as restarts, of which there are so many; nodes come and go as their cluster wills
+
+
+class Presence:
+    """A clock that stands still while its watcher is stopped, as by Ctrl-Z: that time is nobody's silence."""
+
+    def __init__(self) -> None:
+        self.last, self.away = time.monotonic(), 0.0
+
+    def now(self) -> float:
+        """Seconds; to be asked at each look."""
+        now = time.monotonic()
+        if now - self.last > WAITS.watcher_away:
+            self.away += now - self.last
+        self.last = now
+        return now - self.away
+
+
+class Lost(TroupeError):
+    """A worker hung, or something died: the run can go on from its newest checkpoint in a new group."""
+
+    def __init__(self, why: str, kind: str = WORKER) -> None:
+        super().__init__(Problem("lost", reason=why, resumes=True), FAILED)
+        self.why, self.kind = why, kind
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.why, self.kind)
+
+
+class Look(NamedTuple):
+    """What was seen of one worker."""
+
+    silent: float  # seconds since it last answered
+    microbatches: int  # whose loss was there; the last of them may not be finished
+    idle: float  # seconds since the last one
+    slowest: float  # seconds of its longest piece of work
+    waiting: bool  # for other workers
+
+
+class Group(Protocol):
+    """Workers that train one run."""
+
+    def outcomes(self) -> Mapping[int, Any]:
+        """By rank: results, and errors as values, of the workers that have ended. Waits for a moment."""
+
+    def looks(self) -> Sequence[Look]:
+        """The newest look at every worker, ended or not."""
+
+    def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
+        """Progress of the run, lines to be told, and rows of metrics that were not handed over before, in order."""
+
+    def resting(self) -> int | None:
+        """The step at which the run is held for whoever watches, if it is."""
+
+    def go_on(self, stopping: bool) -> None:
+        """Let a run go on that is held; or save and stop where it is."""
+
+    def moves(self) -> Lost | None:
+        """Why the workers should save and begin anew elsewhere, or in another number, where they should."""
+
+    def stop(self) -> None:
+        """Ask all workers to save and stop."""
+
+    def end(self) -> None:
+        """End all workers at once, and give back what they held."""
+
+
+def hung_worker(looks: Sequence[Look], limit: float) -> int | None:
+    """The worker that hangs: one that should be busy but shows no progress; never one that waits for others."""
+    begun = [look.microbatches > 1 for look in looks]
+    allowed = [max(limit, 10 * look.slowest) for look in looks]
+    for rank, look in enumerate(looks):  # who waits for it at the start is not known to wait: it is blamed first
+        if look.silent > (allowed[rank] if begun[rank] else max(limit, WAITS.silence_at_start)):
+            return rank
+    for rank, look in enumerate(looks):
+        if look.idle > (allowed[rank] if begun[rank] else max(limit, WAITS.first_microbatch)) and not look.waiting:
+            return rank
+    everyone_waits = bool(looks) and all(look.waiting for look in looks)
+    if everyone_waits and min(look.idle for look in looks) > max(limit, WAITS.first_microbatch):
+        return 0
+    return None
+
+
+def guilty(outcomes: Mapping[int, Any]) -> TroupeError | None:
+    """The error to show: a worker's own, or the loss of a worker; not that of those who missed it."""
+    errors = [outcome for outcome in outcomes.values() if isinstance(outcome, TroupeError)]
+    own = [error for error in errors if not isinstance(error, PeerLost)]
+    return min(own, key=lambda error: isinstance(error, (Lost, Stopped)), default=None)
+
+
+def supervise(
+    start: Callable[[Lost | None], Group], max_restarts: int, hang_after: float, stop_requested: Callable[[], bool],
+    progress: Progress, report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
+    at_rest: Callable[[int], None] = lambda step: None, note: Callable[[str, str], None] = lambda kind, why: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Start a group, watch it to its end, and start it anew after a loss. Returns the run's result.
+
+    `start` is told what the group before was lost by. `report` is told every row of metrics, in order; steps that are
+    made anew after a loss are told again. A group that is held at a step goes on when `at_rest` returns. `note` is told
+    of what kind a loss was, and why a group had to begin anew.
+    """
+    restarts, last = 0, None
+    while True:
+        group: Group | None = None
+        try:
+            group = start(last)
+            return _watch(group, hang_after, stop_requested, progress, report, at_rest)
+        except Lost as lost:
+            counted = lost.kind in COUNTED
+            if counted and restarts >= max_restarts:
+                again = f" ({restarts} restarts before)" if restarts else ""
+                raise TroupeError(Problem("lost", reason=f"{lost.why}{again}", resumes=True), FAILED) from None
+            if stop_requested():
+                reason = f"{lost.why} while it was stopped, before it had saved"
+                raise TroupeError(Problem("lost", reason=reason, resumes=True), STOPPED) from None
+            last, restarts = lost, restarts + counted
+            if lost.kind != RESIZED:
+                note(lost.kind, lost.why)
+            count = f" (restart {restarts} of {max_restarts})" if counted else ""
+            progress.say(f"{lost.why}; going on from the newest checkpoint{count}")
+        finally:
+            if group is not None:
+                group.end()
+
+
+def _watch(
+    group: Group, hang_after: float, stop_requested: Callable[[], bool], progress: Progress,
+    report: Callable[[int, Mapping[str, float]], None], at_rest: Callable[[int], None],
+) -> dict[str, Any]:  # fmt: skip
+    """The result of a group, or the error of the worker that is guilty of there being none."""
+    asked, last_status, ended, wanted = False, 0.0, None, None
+    moving: Lost | None = None
+    present = Presence()
+    while True:
+        here = present.now()
+        outcomes = group.outcomes()
+        looks = group.looks()
+        if time.monotonic() - last_status > WAITS.look_at_workers or len(outcomes) == len(looks):
+            last_status = time.monotonic()
+            newest, lines, rows = group.news()
+            for step, row in rows:
+                report(step, row)
+            for line in lines:
+                progress.say(line)
+            progress.show(newest)
+            resting = group.resting()
+            if resting is not None:
+                at_rest(resting)
+        else:
+            resting = None
+        if stop_requested() and not asked:
+            wanted = wanted or here
+            if outcomes or any(look.microbatches for look in looks):
+                asked = True
+                progress.say("stopping: saving first")
+                group.stop()
+            elif here - wanted > WAITS.seen_begun or all(look.silent < here - wanted for look in looks):
+                raise NotBegun()  # as seen since it was asked for: the first steps may take milliseconds
+        if not asked and (moving := group.moves()) is not None:
+            asked = True
+            progress.say(f"{moving.why}: saving first")
+            group.stop()
+        if resting is not None:
+            group.go_on(asked)
+        error = guilty(outcomes)
+        if error is not None and not isinstance(error, Stopped):
+            raise error
+        if len(outcomes) == len(looks):
+            if error is not None:
+                raise moving if moving is not None and not stop_requested() else error
+            missed = next((outcome for outcome in outcomes.values() if isinstance(outcome, PeerLost)), None)
+            if missed is not None:
+                raise Lost(missed.mistakes[0])
+            result: dict[str, Any] = outcomes[0]
+            return result
+        if outcomes:  # some have ended: the others should too, soon
+            ended = ended or here
+            if here - ended > WAITS.end_of_group:
+                missing = [rank for rank in range(len(looks)) if rank not in outcomes]
+                raise Lost(f"worker {missing[0]} did not end with the others", HUNG)
+            continue
+        rank = hung_worker(looks, hang_after)
+        if rank is not None:
+            look = looks[rank]
+            what = "does not answer" if look.silent > look.idle / 2 else "makes no progress"
+            raise Lost(f"worker {rank} {what} since {duration(max(look.silent, look.idle))}", HUNG)

@@ -1,0 +1,175 @@
+"""The Ray actor: it joins the group of workers and does its part of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from trainers.base.errors import NotBegun, PeerLost, TroupeError, of_worker
+from trainers.engine.control import Control
+from trainers.run import Plan, run
+from trainers.run_folders import bucket
+from trainers.run_folders.mirror import patiently
+from trainers.run_folders.run_folder import RunFolder, begun
+from trainers.storage import checkpoint
+
+INTERFACE = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+GET_ADDRESS = 0x8915  # SIOCGIFADDR of Linux
+
+
+class Worker:
+    """One worker. `train` takes its time; `status` and `stop` answer meanwhile, from threads of their own.
+
+    torch is imported inside, so that the driver, which only names this class, need not.
+    """
+
+    def __init__(self) -> None:
+        self._clear("")
+        self.world: Any = None
+
+    def _clear(self, held_for: str) -> None:
+        """Forget the run before."""
+        self.said: list[str] = []
+        self.rows: list[tuple[int, dict[str, float]]] = []  # of metrics, not handed over yet
+        self.control = Control(self.said.append, self._report, at_rest=self._rest)
+        self.held_for = held_for  # the metric after whose rows the run waits for `go_on`
+        self.told = False  # such a row, since it last rested
+        self.resting: int | None = None
+        self.going_on = threading.Event()
+
+    def _report(self, step: int, row: Mapping[str, float]) -> None:
+        self.rows.append((step, dict(row)))
+        self.told = self.told or self.held_for in row
+
+    def _rest(self, step: int) -> None:
+        if self.told:
+            self.told = False
+            self.going_on.clear()
+            self.resting = step
+            self.going_on.wait()
+            self.control.rested()
+
+    def where(self) -> tuple[str, str, int]:
+        """Node, address and a free port of this worker."""
+        from trainers.distributed.process_group import free_port
+
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return ray.get_runtime_context().get_node_id(), address, free_port()
+
+    def train(self, plan: Plan, rank: int, size: int, address: str, port: int, held_for: str = "") -> Any:
+        """This worker's part of the run: its result, or the error that ended it."""
+        from trainers.distributed.process_group import join
+
+        self._clear(held_for)
+        plan, there = plan.here(), None
+        log = RunFolder(plan.folder).log(rank)
+        speak_where_ray_does()
+        try:
+            there = patiently(lambda: bucket.of_run(plan.folder), self._still_wanted)
+            if there is not None and rank == 0:
+                patiently(lambda: there.fetch(plan.folder, checkpoints=True), self._still_wanted)
+            if there is not None:  # of which this machine may have nothing yet
+                plan.folder.mkdir(parents=True, exist_ok=True)
+                RunFolder(plan.folder).make_parts()
+            with checkpoint.writing(log):
+                write_to(log)
+                print(begun(rank, size), flush=True)
+                if rank == 0:
+                    RunFolder(plan.folder).note_start(size)
+            self.world = join(address, port, rank, size, str(plan.settings["device"]))
+            return run(plan, self.world, self.control)
+        except TroupeError as error:
+            if not isinstance(error, PeerLost):
+                _trace()
+            return error
+        except Exception as error:
+            _trace()
+            return of_worker(rank, error, log)
+        finally:
+            if self.world is not None:
+                self.world.leave()
+                self.world = None
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+            if there is not None:
+                there.send_file(log)
+
+    def _still_wanted(self) -> None:
+        """Of use between tries. Raises NotBegun where a stop is asked for."""
+        self.control.beat()
+        if self.control.stop_requested:
+            raise NotBegun
+
+    def status(self) -> dict[str, Any]:
+        """What the watcher needs to know."""
+        said, self.said[:] = list(self.said), []
+        rows = [self.rows.pop(0) for _ in range(len(self.rows))]
+        control = self.control
+        return {
+            "microbatches": control.microbatches,
+            "idle": time.monotonic() - control.last,
+            "slowest": control.slowest,
+            "waiting": self.resting is not None or (self.world is not None and self.world.waiting),
+            "resting": self.resting,
+            "progress": control.progress,
+            "said": said,
+            "rows": rows,
+            "process": os.getpid(),
+        }
+
+    def go_on(self, stopping: bool) -> None:
+        """Let a run go on that is held; or save and stop where it is."""
+        self.control.stop_requested = self.control.stop_requested or stopping
+        self.resting = None
+        self.going_on.set()
+
+    def stop(self) -> None:
+        """Ask the run to save and stop at the next moment at which all workers can."""
+        self.control.stop_requested = True
+
+
+def speak_where_ray_does() -> None:
+    """Let gloo and NCCL use the interface of this node's address in the cluster: where a host's name means loopback,
+    they would listen there, and nowhere else."""
+    if name := interface_of(ray.util.get_node_ip_address()):  # type: ignore[no-untyped-call]
+        for variable in INTERFACE:
+            os.environ.setdefault(variable, name)
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface that has this IPv4 address, or None."""
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # it has no such address
+                answer = fcntl.ioctl(asking.fileno(), GET_ADDRESS, struct.pack("256s", name[:15].encode()))
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    return name
+    return None
+
+
+def _trace() -> None:
+    """The traceback, into the log; where that cannot be written, nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        traceback.print_exc()
+
+
+def write_to(log: Any) -> None:
+    """Let everything that this process prints, C++ included, go to a file. Raises OSError where it cannot be opened."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+    sys.stdout = open(1, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115

@@ -1,0 +1,1 @@
+"""The command line and the calls from Python: arguments in, one request out."""

@@ -1,0 +1,120 @@
+"""What was typed, as the command that it means; nothing is carried out here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cluster.cli.parser import Words
+from trainers.base.errors import WORDS, TroupeError
+from trainers.base.paths import DATA_DIR
+from trainers.base.problems import Problem
+from trainers.run_folders import bucket
+from trainers.settings.config import parts_of
+
+
+def runs_of(said: Words, names: Sequence[str | None] | None = None, checkpoints: bool = False) -> Path:
+    """The folder that `--runs-dir` names; of a bucket, its folder on this machine, with what these runs (None: all)
+    need."""
+    text = said.options.get("runs-dir", "")
+    if "://" not in text:
+        return said.path("runs-dir", "runs")
+    try:
+        runs = bucket.folder_for(text)
+    except TroupeError as error:
+        if error.code != WORDS:
+            raise
+        said.problems += error.problems
+        return Path(text)
+    if not said.problems:
+        bucket.bring(runs, names, checkpoints)
+    return runs
+
+
+def train_command(said: Words, runs: Path) -> Any:
+    """A `train` command as it was given."""
+    from cluster.training import prepare_run
+
+    return prepare_run.TrainCommand(
+        said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
+        said.options.get("from"), said.has("allow-changes"), said.options.get("address"), said.has("oversubscribe"),
+        said.path("config", "") if said.has("config") else None, runs,
+        said.path("data-dir", DATA_DIR), said.families, said.has("dry-run"),
+    )  # fmt: skip
+
+
+def search_command(said: Words, runs: Path) -> Any:
+    """A `search` command as it was given."""
+    from cluster.searching import prepare_search
+
+    def count(option: str) -> int | None:
+        return said.number(option, 1, *prepare_search.BOUNDS[option.replace("-", "_")]) if said.has(option) else None
+
+    return prepare_search.SearchCommand(
+        said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
+        said.has("retry-failed"), said.options.get("space"), count("trials"), said.options.get("metric"),
+        said.options.get("mode"), said.options.get("scheduler"), said.options.get("algorithm"),
+        count("seed") or 0, count("max-concurrent"), count("trials-per-gpu") or 1,
+        said.amount("time-budget", 60), said.amount("disk-budget", 1e9), count("keep-best"), said.has("final"),
+        said.options.get("address"), said.path("config", "") if said.has("config") else None,
+        runs, said.path("data-dir", DATA_DIR), said.families,
+    )  # fmt: skip
+
+
+def prepare_elsewhere(inner: Words, runs: Path) -> str:
+    """The family of a command that is carried out on other machines. Raises TroupeError with what is wrong with it."""
+    from cluster.searching import prepare_search
+    from cluster.training import prepare_run
+
+    problems = [Problem("bad-value", about, "must be a whole path, as the cluster sees it", value=value)
+                for about, value, path in _paths(inner) if not os.path.isabs(path)]  # fmt: skip
+    family, here = "", {name: value for name, value in inner.settings.items() if not _is_path(name, value)}
+    inner = replace(inner, settings=here)
+    try:
+        if inner.verb == "train":
+            command = replace(train_command(inner, runs), name=None, from_run=None, address="auto", elsewhere=True)
+            family = prepare_run.prepare(command).family
+        else:
+            searched = replace(search_command(inner, runs), name=None, address="auto", elsewhere=True)
+            family = str(prepare_search.prepare(searched).told["family"])
+    except TroupeError as error:
+        problems += [one for one in error.problems if one not in problems]
+    if problems:
+        raise TroupeError(problems, WORDS)
+    return family
+
+
+def _paths(inner: Words) -> list[tuple[str, str, str]]:
+    """Settings and options that name folders of the cluster, their values, and the paths in them."""
+    parts = parts_of(inner.settings.get("data", "digits"))
+    found = [("data", part, part.partition(":")[2]) for part in parts if ":" in part]
+    found += [(name, str(value), str(value).rpartition(":")[2]) for name, value in inner.settings.items()
+              if _is_path(name, value)]  # fmt: skip
+    if inner.has("data-dir"):
+        found.append(("--data-dir", inner.options["data-dir"], inner.options["data-dir"]))
+    return found
+
+
+def _is_path(name: str, value: Any) -> bool:
+    """Whether a setting other than the data names a file, as that of a judge: it lies on the cluster."""
+    return name != "data" and "/" in str(value)
+
+
+def to_check(inner: Words) -> tuple[str, ...]:
+    """What `troupe check` should look at for a command that is carried out on a cluster."""
+    data = ("--data-dir", inner.options["data-dir"]) if inner.has("data-dir") else ()
+    if inner.verb != "train" or not inner.names or inner.has("config"):  # a search's words are no settings
+        return data
+    return (inner.names[0], *(f"{key}={value}" for key, value in inner.settings.items()), *data)
+
+
+def add_problems(said: Words, prepare: Callable[[], Any]) -> Any:
+    """What else is wrong with a command whose words the parser did not all understand; or what `prepare` gives."""
+    try:
+        return prepare()
+    except TroupeError as error:
+        if error.code == WORDS:
+            said.problems += [one for one in error.problems if one not in said.problems]

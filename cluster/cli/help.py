@@ -1,0 +1,56 @@
+"""`troupe --help`, and what each verb and each family say of themselves."""
+
+from __future__ import annotations
+
+import sys
+
+from cluster.cli import parser as grammar
+from cluster.cli.parser import Words
+from cluster.terminal.tables import paragraphs, table, width_of
+
+
+def help_text(said: Words) -> str:
+    """`troupe --help`, `troupe VERB --help`, and `troupe train FAMILY --help` with every setting."""
+    width = width_of(sys.stdout)
+    if said.inner is not None:
+        said = said.inner
+    if said.verb not in grammar.VERBS:
+        verbs = table([{"": f"  {name}", " ": verb.summary} for name, verb in grammar.VERBS.items()], width=width,
+                      heads=False)  # fmt: skip
+        return (
+            paragraphs("Train GANs and other networks, in one process or on a Ray cluster, with the same words.\n\n"
+                       "usage: troupe VERB [FAMILY|NAME] [key=value ...] [--option ...]\n")
+            + f"\n{verbs}\n\n"
+            + paragraphs("`troupe VERB --help` says more; `troupe train FAMILY --help` shows a family's settings.\n"
+                         "Exit codes: 0 done, 1 failed, 2 wrong words, 3 something missing here, 4 a name or recipe in "
+                         "conflict, 130 stopped on request after saving.")
+        )  # fmt: skip
+    verb = grammar.VERBS[said.verb]
+    settings = ["[key=value ...]"] if verb.settings else []
+    usage = " ".join([f"troupe {said.verb}", *map(_word, verb.names), *settings, "[--option ...]"])
+    options = [{"": f"--{o.name} {o.value}".strip(), " ": o.help} for o in (*verb.options, grammar.HELP)]
+    summary = f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n"
+    text = f"{paragraphs(summary)}\n{table(options, width=width, heads=False)}"
+    if said.verb == "sample":
+        text += "\n\n" + paragraphs("What else can be asked for depends on the run's family: `class=3`, `prompt=...`.")
+    elif verb.settings and said.names:
+        from trainers.families import registry
+
+        kind = registry.config_class(said.names[0], said.families)
+        known: dict[str, list[dict[str, str]]] = {"recipe": [], "running": []}
+        for s in kind.described(said.settings):
+            unit = f" {s.unit}" if s.unit and s.default[:1].isdigit() else ""
+            told = "; ".join(filter(None, [s.help, s.bounds, f"in {s.unit}" if s.unit and not unit else ""]))
+            source = f" [{s.source}]" if s.source else ""
+            known[s.kind].append({"setting": s.name, "default": s.default + unit, "": told + source})
+        for part, title in (("recipe", f"Settings of {said.names[0]}, {kind.summary}. They fix the numbers of a run:"),
+                            ("running", "Running settings, which may change when a run goes on:")):  # fmt: skip
+            text += f"\n\n{paragraphs(title)}\n\n{table(known[part], width=width)}"
+    elif verb.settings:
+        text += "\n\n" + paragraphs(f"`troupe {said.verb} FAMILY --help` shows every setting of a family.")
+    return text
+
+
+def _word(name: str) -> str:
+    """What stands for a name in a usage line: one that may be left out in brackets."""
+    return f"[{name.removesuffix('?')}]" if name[-1] in "?." else name

@@ -1,0 +1,155 @@
+"""The command `troupe`. Imports neither torch nor Ray until the words are right."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from cluster.cli import parser as grammar
+from cluster.cli import verbs
+from cluster.cli.help import help_text
+from cluster.host.environment import start_anew
+from cluster.host.signals import ignore_signals, take_signals
+from cluster.terminal.answers import JOB, Answer, as_json, as_record
+from cluster.terminal.progress import Progress
+from cluster.terminal.streams import descriptor, flush, never_refuse, open_streams
+from cluster.terminal.tables import ROWS, paragraphs
+from trainers.base.errors import FAILED, STOPPED, SURROUNDINGS, NotBegun, Stopped, TroupeError
+from trainers.base.problems import Problem, sentence
+from trainers.base.timeouts import WAITS
+from trainers.base.version import __version__
+
+SHOWING = ("train", "search", "verify")  # verbs whose progress is part of what they show
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and end the process with its exit code."""
+    try:
+        open_streams()
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        if given[:1] == ["train"] and arguments is None and "--help" not in given and "--dry-run" not in given:
+            start_anew()  # before anything heavy is imported
+        take_signals()
+        for stream in (sys.stdout, sys.stderr):
+            never_refuse(stream)
+    except KeyboardInterrupt:
+        os._exit(STOPPED)
+    try:
+        code = command(given)
+        ignore_signals()  # all is said; what is left would be a traceback
+    except KeyboardInterrupt:  # between two moments in which it would have been told
+        ignore_signals()
+        code = STOPPED
+    for stream in (sys.stdout, sys.stderr):  # what a reader who has gone did not take would else change the exit code
+        try:
+            flush(stream)
+        except (OSError, ValueError):
+            if (file := descriptor(stream)) is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), file)
+    end(code)
+
+
+def end(code: int) -> None:
+    """End the process with its exit code, after `WAITS.clean_up` at the latest: what libraries do at their end may
+    hang, and all that is ours has been done."""
+
+    def give_up() -> None:
+        time.sleep(WAITS.clean_up)
+        os._exit(code)
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(WAITS.clean_up) + 2)  # where no thread of Python's has its turn any more
+    try:
+        threading.Thread(target=give_up, daemon=True).start()
+    except RuntimeError:  # no process id is left for a thread
+        os._exit(code)
+    if (ray := sys.modules.get("ray")) is not None:  # taking apart what it leaves in this process takes a second
+        atexit.unregister(ray.shutdown)  # it was left before, where it began; where it did not, this may hang
+        atexit._run_exitfuncs()
+        os._exit(code)
+    sys.exit(code)
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code. With `--json` stdout gets one object, however it ends; of a job, a
+    record at the end."""
+    json_too = any(word.partition("=")[0] == "--json" for word in arguments)
+    elsewhere = contextlib.redirect_stdout(sys.stderr) if json_too else contextlib.nullcontext()
+    with elsewhere:  # what anybody prints meanwhile
+        answer = caught(arguments, lambda: carried_out(arguments))
+    verb = arguments[0] if arguments and arguments[0] in grammar.VERBS else None
+    answer = caught(arguments, lambda: written(as_json(verb, answer) if json_too else shown(answer), answer))
+    if os.environ.get(JOB) == "1":
+        answer = caught(arguments, lambda: written(as_record(answer), answer))
+    return answer.code
+
+
+def carried_out(arguments: Sequence[str]) -> Answer:
+    """What a command comes to. Raises whatever ends it early."""
+    said = grammar.parse(arguments)
+    if "--version" in arguments and set(arguments) <= {"--version", "--json"}:
+        return Answer({"version": __version__}, f"troupe {__version__}")
+    if said.help:
+        text = help_text(said)
+        return Answer({"help": text}, text)
+    return verbs.carry_out(said, Progress(sys.stdout if said.verb in SHOWING else sys.stderr))
+
+
+def caught(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:
+    """The answer; where there is none, what is wrong, told on stderr."""
+    try:
+        return do()
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        answer = answer_of(error)
+    for problem in answer.problems:
+        Progress(sys.stderr).say(sentence(problem))
+    return answer
+
+
+def answer_of(error: BaseException) -> Answer:
+    """The exit code and the problems of what ended a command, and whether that was a stop after saving."""
+    if isinstance(error, TroupeError):
+        saved = isinstance(error, Stopped) and not isinstance(error, NotBegun)
+        return Answer(None, None, error.code, error.problems, saved if error.code == STOPPED else None)
+    if isinstance(error, KeyboardInterrupt):
+        problem = Problem("interrupted", reason="stopped at once; nothing that was saved is lost")
+        return Answer(None, None, STOPPED, [problem], False)
+    line = (str(error).splitlines() or [""])[0]
+    reason = f"{line} (a bug of ours: --debug shows where; please report it with `troupe env`)"
+    return Answer(None, None, FAILED, [Problem("internal", type(error).__name__, reason)])
+
+
+def shown(answer: Answer) -> str | None:
+    """What people read of an answer, within the columns of their terminal."""
+    return paragraphs(answer.text, ROWS) if answer.text else None
+
+
+def written(text: str | None, answer: Answer) -> Answer:
+    """Print a command's answer. A reader that has gone, as a terminal that was closed, wanted no more; a full disk
+    loses it."""
+    if text is None:
+        return answer
+    try:
+        print(text)
+        flush(sys.stdout)
+    except BrokenPipeError:
+        return answer
+    except OSError as error:
+        file = descriptor(sys.stdout)
+        if error.errno == errno.EIO and file is not None and stat.S_ISCHR(os.fstat(file).st_mode):
+            return answer
+        reason = f"the output could not be written ({error.strerror})"
+        raise TroupeError(Problem("not-written", reason=reason), SURROUNDINGS) from None
+    return answer

@@ -1,0 +1,384 @@
+"""The words people type: `VERB FAMILY key=value ... --option`. One parser, that finds all mistakes of a command.
+
+Ready-made parsers stop at the first mistake; this one goes on. It imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainers.base.errors import meant
+from trainers.base.paths import DATA_DIR, expanded
+from trainers.base.problems import Problem
+from trainers.settings.fields import LARGEST, OTHER_NAMES
+
+SETTING = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+
+
+class Option(NamedTuple):
+    """`--name VALUE`, or a plain `--name` where `value` is empty."""
+
+    name: str
+    value: str
+    help: str
+    repeats: bool = False
+
+
+class Verb(NamedTuple):
+    """What a verb takes: names (FAMILY, NAME; with `...` any number), settings, options."""
+
+    summary: str
+    names: tuple[str, ...]
+    settings: bool
+    options: tuple[Option, ...]
+    example: str
+
+
+JSON = Option("json", "", "print one JSON object, mistakes too (docs/json.md); all else goes to stderr")
+DEBUG = Option("debug", "", "show tracebacks")
+RUNS = Option("runs-dir", "DIR", "where runs lie: a folder, or a bucket as s3://BUCKET/PATH (default: runs)")
+DATA = Option("data-dir", "DIR", f"where data sets and packed folders lie (default: {DATA_DIR})")
+FAMILIES = Option("families", "PATH", "a folder with families of your own, and data sources in its folder data/", True)
+ADDRESS = Option("address", "ADDRESS", "join the Ray cluster at this address")
+DASHBOARD = Option("address", "URL", "the dashboard of a Ray cluster, http://HEAD:8265")
+DRY = Option("dry-run", "", "print every setting and the course of the learning rate, and stop")
+CONFIG = Option("config", "FILE", "settings from a YAML or JSON file, `key: value`; words on the command line win")
+
+ELSEWHERE = {  # words of other tools
+    "ps": "runs", "ls": "runs", "list": "runs", "status": "runs", "queue": "jobs", "cancel": "stop",
+    "kill": "stop", "rm": "runs --remove", "log": "logs", "tail": "logs --follow", "tune": "search", "fit": "train",
+    "run": "train", "test": "evaluate", "generate": "sample", "doctor": "check", "preflight": "check", "info": "env",
+}  # fmt: skip
+SENT = ("train", "search")  # what `submit` can send
+HELP = Option("help", "", "show this")
+
+VERBS = {
+    "train": Verb(
+        "train a family, or go on with a run", ("FAMILY?",), True,
+        (
+            Option("name", "NAME", "name of the new run (default: dcgan-1, dcgan-2, ...)"),
+            Option("resume", "NAME", "go on with this run, on any number of workers"),
+            Option("from", "NAME|PATH", "begin with the weights of another run, or of a file of weights"),
+            Option("allow-changes", "", "go on even where the recipe or the data is another one"),
+            ADDRESS,
+            Option("oversubscribe", "", "let workers share cores"),
+            CONFIG, DRY, RUNS, DATA, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe train dcgan data=digits workers=2",
+    ),
+    "search": Verb(
+        "try many settings of a family, or go on with a search", ("FAMILY?",), True,
+        (
+            Option("name", "NAME", "name of the new search (default: dcgan-search-1, ...)"),
+            Option("resume", "NAME", "go on with this search: with the trials that have not ended"),
+            Option("retry-failed", "", "with --resume: those that failed as well"),
+            Option("space", "FILE", "more to search, or none (default: searchspaces/FAMILY.py)"),
+            Option("trials", "N", "how many points to try (default: what the space says, else 20)"),
+            Option("metric", "NAME", "what to compare by (default: the family's first)"),
+            Option("mode", "max|min", "which of its values are better (default: as the family says)"),
+            Option("scheduler", "NAME", "fifo; asha stops what falls behind; pbt and pb2 let it go on from the best"),
+            Option("algorithm", "NAME", "grid, random or optuna (default: grid, or random where there are too many)"),
+            Option("seed", "N", "seed of what the search itself draws (default: 0)"),
+            Option("max-concurrent", "N", "trials at once, at most"),
+            Option("trials-per-gpu", "N", "trials of one worker that share a GPU (default: 1)"),
+            Option("time-budget", "MINUTES", "save and stop after so long"),
+            Option("disk-budget", "GB", "of the whole search; the checkpoints of the worst trials make room"),
+            Option("keep-best", "N", "keep the checkpoints of the best N trials only"),
+            Option("final", "", "train the best point anew on the whole training part, and tell its test figure"),
+            ADDRESS,
+            CONFIG, DRY, RUNS, DATA, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe search wgan_gp n_critic=1,2,5 learning_rate=1e-5..1e-3 --scheduler asha",
+    ),
+    "verify": Verb(
+        "prove that the number of workers does not change the numbers", ("FAMILY",), True,
+        (DRY, DATA, FAMILIES, JSON, DEBUG),
+        "troupe verify dcgan workers=4",
+    ),
+    "evaluate": Verb(
+        "tell how good a run is, or somebody's weights", ("NAME|FAMILY",), True,
+        (
+            Option("weights", "PATH", "weights for a family and its settings, instead of a run"),
+            Option("out", "DIR", "write pictures there: confusion.png, mistakes.png"),
+            RUNS, DATA, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe evaluate --weights resnet20.th classifier model=resnet20 data=cifar10",
+    ),
+    "sample": Verb(
+        "draw samples from a run's newest checkpoint", ("NAME",), True,
+        (
+            Option("count", "N", "how many (default: 64)"),
+            Option("top", "N", "of a search: of its N best trials, below one another"),
+            Option("seed", "N", "seed of the noise (default: 0)"),
+            Option("out", "FILE", "where to write them (default: NAME-samples.png, or .txt, where that is free)"),
+            RUNS, DATA, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe sample dcgan-1 --count 100",
+    ),
+    "export": Verb(
+        "write weights (safetensors) and a config that rebuilds the networks", ("NAME",), False,
+        (
+            Option("out", "DIR", "where to write (default: NAME-export)"),
+            Option("best", "", "of a search: of its best trial"),
+            RUNS, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe export dcgan-1 --out dcgan-digits",
+    ),
+    "predict": Verb(
+        "tell what a classifier takes images for", ("NAME", "FILE|FOLDER", "FILE|FOLDER..."), False,
+        (
+            Option("top", "N", "tell so many classes of each image, the most probable first (default: 2; in JSON all)"),
+            Option("best", "", "of a search: by its best trial"),
+            RUNS, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe predict classifier-1 pictures/cat.jpg holidays",
+    ),
+    "report": Verb(
+        "write one page over searches or runs, to be opened in a browser", ("NAME", "NAME..."), False,
+        (
+            Option("out", "DIR", "where to write it (default: into the search or run; report for several)"),
+            Option("single-file", "", "all in one file, pictures too"),
+            Option("watch", "", "renew it while it is worked on; Ctrl-C ends that"),
+            RUNS, JSON, DEBUG,
+        ),
+        "troupe report dcgan-search-1",
+    ),
+    "runs": Verb(
+        "list runs with their sizes, or remove some", ("NAME...",), False,
+        (
+            Option("remove", "", "remove the runs named"),
+            Option("dry-run", "", "with --remove: only say what would go"), RUNS, JSON, DEBUG,
+        ),
+        "troupe runs --remove dcgan-1",
+    ),
+    "submit": Verb(
+        "carry out train or search on a Ray cluster, as a job", ("train|search", "FAMILY?"), True,
+        (
+            DASHBOARD,
+            Option("install", "", "let the cluster install what it lacks, in the versions that are here"),
+            Option("follow", "", "show what the job prints until it has ended; its exit code is the command's"),
+            Option("unchecked", "", "do not look first whether the cluster has what it needs"),
+            JSON, DEBUG,
+        ),
+        "troupe submit train dcgan data=digits workers=4 --runs-dir /shared/runs --address http://HEAD:8265",
+    ),
+    "jobs": Verb(
+        "list the jobs on a Ray cluster", (), False, (DASHBOARD, JSON, DEBUG), "troupe jobs --address http://HEAD:8265"
+    ),
+    "check": Verb(
+        "look whether this machine, or a Ray cluster, has what a run needs", ("FAMILY?",), True,
+        (
+            Option("address", "ADDRESS", "of the Ray cluster at this address, HEAD:6379, or behind http://HEAD:8265"),
+            RUNS, DATA, FAMILIES, JSON, DEBUG,
+        ),
+        "troupe check dcgan data=mnist workers=4 --address HEAD:6379 --runs-dir /shared/runs",
+    ),
+    "stop": Verb(
+        "let a run, a search or a job that is under way save and end", ("NAME",), False, (DASHBOARD, RUNS, JSON, DEBUG),
+        "troupe stop dcgan-1",
+    ),
+    "logs": Verb(
+        "show what the workers of a run print, or a job", ("NAME",), False,
+        (
+            Option("rank", "N", "of this worker only"),
+            Option("follow", "", "go on until the run ends; of the first worker, where no other is named"),
+            DASHBOARD, RUNS, JSON, DEBUG,
+        ),
+        "troupe logs dcgan-1 --follow",
+    ),
+    "families": Verb("list what can be trained", (), False, (FAMILIES, JSON, DEBUG), "troupe families"),
+    "datasets": Verb(
+        "list what can be learned from, and packed folders", (), False,
+        (Option("remove", "PATH", "remove the packed copy of this folder"), DATA, FAMILIES, JSON, DEBUG),
+        "troupe datasets",
+    ),
+    "env": Verb("print versions and hardware, to paste into a bug report", (), False, (JSON, DEBUG), "troupe env"),
+}  # fmt: skip
+
+
+@dataclass
+class Words:
+    """A command, taken apart. `problems` holds each thing that is wrong with it."""
+
+    verb: str = ""
+    names: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)  # as typed: text; from Python: any value
+    options: dict[str, str] = field(default_factory=dict)  # plain options hold ""
+    repeated: dict[str, list[str]] = field(default_factory=dict)
+    inner: Words | None = None  # of `submit`: the command that is carried out elsewhere
+    help: bool = False
+    problems: list[Problem] = field(default_factory=list)
+
+    def has(self, option: str) -> bool:
+        return option in self.options
+
+    def path(self, option: str, default: str) -> Path:
+        return expanded(self.options.get(option) or default)
+
+    def number(self, option: str, default: int, least: int, most: int = LARGEST) -> int:
+        """A whole number; a problem is noted where it is none, or out of its bounds."""
+        text = self.options.get(option, str(default))
+        whole = text.isascii() and text.isdecimal()
+        too_large = whole and (len(text.lstrip("0")) > len(str(most)) or int(text) > most)
+        if whole and not too_large and int(text) >= least:
+            return int(text)
+        bound = f"at most {most}" if too_large else f"at least {least}"
+        self.problems.append(Problem("bad-value", f"--{option}", f"must be a whole number, {bound}", value=text))
+        return default
+
+    def amount(self, option: str, unit: float) -> float | None:
+        """A number above 0, in units of `unit`; a problem is noted where it is none."""
+        text = self.options.get(option)
+        if text is None:
+            return None
+        try:
+            number = float(text if text.isascii() and "_" not in text else "")
+        except ValueError:
+            number = 0.0
+        if 0 < number <= LARGEST:
+            return number * unit
+        most = f", at most {LARGEST}" if number > LARGEST else ""
+        self.problems.append(Problem("bad-value", f"--{option}", f"must be a number above 0{most}", value=text))
+        return None
+
+    def again(self, *left_out: str) -> tuple[str, ...]:
+        """The words after the verb, as they may be typed again, without these options."""
+        known = {option.name: option for option in VERBS[self.verb].options}
+        said = [*self.names, *(f"{key}={value}" for key, value in self.settings.items())]
+        for name, value in self.options.items():
+            if name not in left_out:
+                for one in self.repeated.get(name, [value]):
+                    said += [f"--{name}", one] if known[name].value else [f"--{name}"]
+        return tuple(said)
+
+    @property
+    def families(self) -> tuple[Path, ...]:
+        return tuple(expanded(path).resolve() for path in self.repeated.get("families", ()))
+
+
+def parse(arguments: Sequence[str], whole: bool = False) -> Words:
+    """Take a command apart; never raises. `whole`: `submit` is taken as it is, with no command inside."""
+    words = Words()
+    rest = list(arguments)
+    if rest[:1] == ["submit"] and not whole and any(word in SENT for word in rest):
+        return _parse_submit(rest[1:])
+    if rest and rest[0] in ("-h", "--help", "help"):
+        words.help = True
+        return words
+    if not {*rest} - {"--json", "--debug"}:
+        words.help = True
+        return words
+    words.verb = rest.pop(0)
+    verb = VERBS.get(words.verb)
+    if verb is None:
+        here = ELSEWHERE.get(words.verb)
+        hint = f"here it is `troupe {here}`" if here else meant(words.verb, VERBS)
+        hint = "the verb comes first" if words.verb.startswith("-") else hint
+        hint = "; ".join(filter(None, [hint, "`troupe --help` lists them"]))
+        words.problems.append(Problem("unknown-verb", words.verb, "no such verb", hint))
+        return words
+    options, empty = {option.name: option for option in verb.options}, 0
+    while rest:
+        word = rest.pop(0)
+        if word in ("-h", "--help"):
+            words.help = True
+        elif word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            option = options.get(name)
+            if option is None:
+                known = {f"--{known}": None for known in options}
+                hint = meant("--" + name, known)
+                is_value = bool(rest) and not rest[0].startswith("-") and "=" not in rest[0]
+                if not equals and is_value and (words.names or not rest[0][:1].isalpha()):
+                    value = rest.pop(0)  # most likely
+                if verb.settings:
+                    key = name.replace("-", "_")
+                    hint = "" if key in OTHER_NAMES else hint
+                    setting = f"{OTHER_NAMES.get(key, key)}={value or '...'}"
+                    hint = f"{hint[:-1]}, or {setting}?" if hint else f"settings have no dashes: {setting}"
+                words.problems.append(Problem("unknown-option", f"--{name}", f"no such option of {words.verb}", hint))
+                continue
+            if option.value and not equals:
+                if not rest or rest[0].startswith("--"):
+                    reason = f"needs a value, --{name} {option.value}"
+                    words.problems.append(Problem("missing", f"--{name}", reason))
+                    continue
+                value = rest.pop(0)
+            elif not option.value and equals:
+                words.problems.append(Problem("bad-value", f"--{name}", "takes no value"))
+            if option.value and not value.strip():
+                hint = f"it needs a value, --{name} {option.value}"
+                words.problems.append(Problem("missing", f"--{name}", "is empty", hint))
+                continue
+            if option.repeats:
+                words.repeated.setdefault(name, []).append(value)
+            elif name in words.options and option.value:
+                words.problems.append(Problem("said-twice", f"--{name}", "said twice"))
+            words.options[name] = value
+        elif word.startswith("-") and len(word) > 1:
+            hint = meant("-" + word, ["--" + o for o in options])
+            words.problems.append(Problem("unknown-option", word, "options begin with two dashes", hint))
+        elif (match := SETTING.fullmatch(word)) and words.verb != "predict":  # files may be named so
+            key, value = match.groups()
+            if not verb.settings:
+                words.problems.append(Problem("unknown-setting", key, f"{words.verb} takes no settings", value=value))
+            elif key in words.settings:
+                reason = f"said twice, as {words.settings[key]} and {value}"
+                words.problems.append(Problem("said-twice", key, reason))
+            else:
+                words.settings[key] = value
+        elif not word.strip():
+            empty += 1
+            reason = "one of the words is empty, as where a variable is not set"
+            words.problems.append(Problem("missing", words.verb, reason))
+        else:
+            words.names.append(word)
+    if words.verb == "submit" and words.names and words.names[0] not in SENT:
+        reason = f"submit carries out {' or '.join(SENT)}, as in `{verb.example}`"
+        words.problems.append(Problem("unknown-verb", words.names[0], reason))
+    most = None if any(name.endswith("...") for name in verb.names) else len(verb.names)
+    least = sum(1 for name in verb.names if name[-1] not in "?.")
+    if most is not None:
+        words.problems += [
+            Problem("too-many", extra, "one name too many", _as_setting(extra)) for extra in words.names[most:]
+        ]
+    if len(words.names) + empty < least and not words.help:
+        reason = f"needs a {verb.names[len(words.names)].lower()}, as in `{verb.example}`"
+        words.problems.append(Problem("missing", words.verb, reason))
+    return words
+
+
+def _as_setting(word: str) -> str:
+    """How a word that is nearly a setting is written."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return ""
+    if not key:
+        return "a setting is key=value, without blanks"
+    return f"a setting is written {key.replace('-', '_')}={value or '...'}"
+
+
+def _parse_submit(arguments: Sequence[str]) -> Words:
+    """`submit` with its own options, and the command inside with its own."""
+    own = {option.name: option for option in VERBS["submit"].options}
+    rest, inside, outside = list(arguments), list[str](), list[str]()
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word[2:].partition("=") if word.startswith("--") else ("", "", "")
+        if name not in own:
+            inside.append(word)
+            continue
+        outside.append(word)
+        if own[name].value and not equals and rest:
+            outside.append(rest.pop(0))
+    verb = next(word for word in inside if word in SENT)
+    inside.remove(verb)
+    words = parse(["submit", verb, *outside], whole=True)
+    words.inner = parse([verb, *inside])
+    words.help = words.help or words.inner.help
+    words.problems += words.inner.problems
+    return words

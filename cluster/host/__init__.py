@@ -1,0 +1,1 @@
+"""This machine: signals, hardware, environment, and what a run requires of them."""

@@ -1,0 +1,98 @@
+"""CPUs and GPUs that this process may use, and why they are fewer than the machine has."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from cluster.host.ray_environment import search_path
+from trainers.base import cgroups
+from trainers.base.timeouts import WAITS
+
+DEVICES = Path("/dev")
+HIDDEN = "CUDA_VISIBLE_DEVICES hides them"
+# What a run would do with a GPU, at its smallest: drivers, versions and kinds of GPUs differ in more ways than we know
+PROBE = """
+import json
+try:
+    import torch
+    torch.ones(1, device="cuda").add(1).item()
+    print(json.dumps([torch.cuda.device_count(), ""]))
+except Exception as error:
+    print(json.dumps([0, (str(error).strip().splitlines() or [type(error).__name__])[0]]))
+"""
+
+
+class Gpus(NamedTuple):
+    usable: int
+    why: str  # where there are some and none can be: the reason
+
+
+def allowed() -> int:
+    """CPUs on which this process may run."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores() -> int:
+    """CPUs that this process may use: as many as it may run on, or as its container may use at once, rounded up."""
+    quota = cgroups.quota()
+    return allowed() if quota is None else max(1, min(allowed(), math.ceil(quota)))
+
+
+def why_few_cores() -> str:
+    """Why there are fewer CPUs to use than to run on, in a few words; nothing where there are not."""
+    quota = cgroups.quota()
+    if quota is None or quota >= allowed():
+        return ""
+    up = "" if quota == math.ceil(quota) else ", rounded up"
+    return f"the quota of its container is {quota:.3g} of {allowed()} CPUs{up}"
+
+
+def gpus() -> int:
+    """GPUs that torch can use here."""
+    return _gpus().usable
+
+
+def why_no_gpu() -> str:
+    """Why torch can use none of the GPUs that are here; nothing where it can, or there are none."""
+    return _gpus().why
+
+
+def _gpus() -> Gpus:
+    there = any(re.fullmatch(r"nvidia\d+", name) for name in _names())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not there:
+        return Gpus(0, "")
+    if visible is not None and visible.split(",")[0].strip() in ("", "-1", "NoDevFiles"):
+        return Gpus(0, HIDDEN)
+    return _asked(visible)
+
+
+def _names() -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(DEVICES)
+    return []
+
+
+@functools.cache
+def _asked(visible: str | None) -> Gpus:
+    """What torch itself says, in a process of its own: this one stays light, and may be forked."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE], capture_output=True, text=True, encoding="utf-8", errors="replace",
+            env={**os.environ, **search_path()}, stdin=subprocess.DEVNULL, timeout=WAITS.gpu_asked, check=False,
+        )  # fmt: skip
+        count, why = json.loads(done.stdout.strip().splitlines()[-1])
+        return Gpus(int(count), str(why))
+    except subprocess.TimeoutExpired:
+        return Gpus(0, f"torch does not answer within {WAITS.gpu_asked:.0f} s")
+    except (OSError, ValueError, LookupError, TypeError):
+        return Gpus(0, "torch ended while it tried")

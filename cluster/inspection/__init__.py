@@ -1,0 +1,1 @@
+"""What is done with runs besides training them, and with the machines they need."""

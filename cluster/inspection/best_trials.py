@@ -1,0 +1,89 @@
+"""What becomes of the best trials of a search: their weights, and their samples side by side."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.inspection import export, manage_runs
+from cluster.searching import leaderboard
+from cluster.searching.leaderboard import Search, TrialRecord
+from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.base.problems import Problem
+from trainers.drawing import pictures
+from trainers.storage import atomic_files, checkpoint
+
+GAP = 8  # pixels between the sheets of two trials
+LINE = 24  # of a trial's name above its sheet
+
+
+def best_of(runs: Path, name: str, count: int) -> tuple[Search, list[TrialRecord]]:
+    """A search, and its best trials that have a checkpoint. Raises TroupeError where there is none."""
+    search = leaderboard.find(runs, name)
+    there = (
+        trial for trial in search.ranked() if checkpoint.newest_whole(search.folder(trial).checkpoints) is not None
+    )
+    best = list(itertools.islice(there, count))  # no more are looked through than are wanted
+    if not best:
+        reason = "no trial has both a value and a checkpoint"
+        raise TroupeError(Problem("no-checkpoint", search.name, reason), CONFLICT)
+    return search, best
+
+
+def export_best(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
+    """The weights of the best trial, as `troupe export` writes them."""
+    search, (best,) = best_of(runs, name, 1)
+    result = export.export(f"{search.name}/{best.name}", search.path.parent, families, out)
+    trial = {"trial": f"{search.name}/{best.name}", "metric": search.told["metric"], "value": best.value}
+    return {**result, **trial}
+
+
+def sample_top(
+    name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], top: int, count: int, seed: int,
+    out: Path | None, data_dir: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Samples of the best trials from the same noise, one below the other in one picture, or one file of texts."""
+    search, best = best_of(runs, name, top)
+    sheets: list[tuple[str, Any]] = []
+    trials, notes = list[dict[str, Any]](), list[str]()
+    columns = drawn = 0
+    for trial in best:
+        full = f"{search.name}/{trial.name}"
+        asked = manage_runs.asked_of(full, search.path.parent, families, words, count)
+        columns = asked.columns or min(count, 16)
+        _, samples, told = manage_runs.samples_of(full, search.path.parent, families, asked, seed, data_dir)
+        drawn = told["count"]
+        trials.append({"name": full, "value": trial.value, "step": told["step"]})
+        notes += [f"{full}: {note}" for note in told["notes"]]
+        sheets.append((f"{full}  {search.told['metric']} {trial.value:.4g}", samples))
+    texts = isinstance(sheets[0][1], list)
+    if any(isinstance(samples, list) != texts for _, samples in sheets):
+        reason, hint = "its best trials draw pictures and texts", "sample one by its name"
+        raise TroupeError(Problem("pictures-and-texts", search.name, reason, hint), WORDS)
+    out = out or manage_runs.free(Path(f"{search.name}-samples.{'txt' if texts else 'png'}"))
+    manage_runs.check_ending(out, not texts)
+    with manage_runs.writing(out):
+        if texts:
+            atomic_files.write(
+                out, "\n".join(f"{head}\n\n{pictures.sheet_of_texts(samples)}" for head, samples in sheets)
+            )
+        else:
+            pictures.write_picture(out, _below_one_another(sheets, columns))
+    return {"file": str(out), "count": drawn, "seed": seed, "trials": trials, "notes": notes}
+
+
+def _below_one_another(sheets: Sequence[tuple[str, Any]], columns: int) -> Any:
+    """One picture: the sheet of each trial under its name."""
+    from PIL import Image, ImageDraw
+
+    drawn = [(head, pictures.grid(samples, columns).convert("RGB")) for head, samples in sheets]
+    width = max(300, *(sheet.width for _, sheet in drawn))
+    whole = Image.new("RGB", (width, sum(sheet.height + LINE + GAP for _, sheet in drawn)), "white")
+    pen, top = ImageDraw.Draw(whole), 0
+    for head, sheet in drawn:
+        pen.text((GAP, top + 6), head, "#2d3748")
+        whole.paste(sheet, (0, top + LINE))
+        top += sheet.height + LINE + GAP
+    return whole

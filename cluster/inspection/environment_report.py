@@ -1,0 +1,60 @@
+"""`troupe env`: what this machine is like. Imports no heavy library, so that it works where one of them is broken."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from cluster.host import hardware
+from cluster.terminal.progress import size
+from cluster.terminal.tables import table
+from trainers.base.version import __version__
+from trainers.runtime import processor
+
+LIBRARIES = ("torch", "torchvision", "ray", "numpy", "pillow", "pydantic", "tensorboardX", "safetensors")
+PREFIXES = ("RAY_", "OMP_", "MKL_", "GLIBC_", "CUDA_")  # of variables that change how a run goes
+
+
+def facts() -> dict[str, Any]:
+    """Versions and hardware; bytes of memory, and None for what is not there."""
+    names = sorted(name for name in os.environ if name.startswith(PREFIXES) and "TOKEN" not in name)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else None
+    return {
+        "troupe": __version__, "python": platform.python_version(), "executable": sys.executable,
+        "system": platform.platform(), "processor": processor.name(), "processor_kind": processor.kind(),
+        "cores": hardware.cores(), "few_cores": hardware.why_few_cores(), "gpus": hardware.gpus(),
+        "no_gpu": hardware.why_no_gpu(), "memory": memory, "shared_memory_free": shared,
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "variables": {name: os.environ[name] for name in names},
+    }  # fmt: skip
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The block for a bug report."""
+    shared, few = found["shared_memory_free"], f" ({found['few_cores']})" if found["few_cores"] else ""
+    lines = {
+        "troupe": found["troupe"],
+        "python": f"{found['python']} ({found['executable']})",
+        "system": found["system"],
+        "processor": f"{found['processor']} ({found['processor_kind']}), {found['cores']} cores{few}",
+        "memory": size(found["memory"] or 0),
+        "shared memory": "none" if shared is None else f"{size(shared)} free",
+        "gpus": f"{found['gpus']} ({found['no_gpu']})" if found["no_gpu"] else found["gpus"],
+        **{name: version or "not installed" for name, version in found["libraries"].items()},
+        "environment": " ".join(f"{name}={value}" for name, value in found["variables"].items()) or "-",
+    }
+    block = table([{"": name, " ": value} for name, value in lines.items()], heads=False)
+    return f"Paste this into the bug report:\n\n```\n{block}\n```"
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,245 @@
+"""How good a run is, or somebody's weights: the family's own evaluation over all held-out samples, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.host import requirements
+from cluster.terminal.progress import verdict_lines
+from cluster.training.initial_weights import learned_of
+from cluster.training.launch_run import alone
+from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.problems import Problem
+from trainers.data import sources
+from trainers.families import registry
+from trainers.run import open_for
+from trainers.run_folders import run_folder
+from trainers.runtime.global_state import fresh
+from trainers.settings.config import MISFIT, NOTHING, NOTHING_HELD_OUT, Config
+from trainers.storage import checkpoint
+
+LEARNED = "learned-from"  # the code of samples that the run learned from
+ALL = "all"  # evaluate_on=all: every sample of the data, which here is for evaluations only
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """An `evaluate` command as it was given: a run, or a family with its settings and weights."""
+
+    name: str
+    settings: Mapping[str, Any]
+    weights: Path | None
+    runs_dir: Path
+    data_dir: Path
+    families: tuple[Path, ...] = ()
+    out: Path | None = None
+
+
+class Prepared(NamedTuple):
+    """An evaluation that can start."""
+
+    family: str
+    config: Config
+    weights: Path
+    learned: Mapping[
+        str, Any
+    ]  # what the weights learned from, as their run tells it: data, settings, facts; or nothing
+    notes: tuple[str, ...] = ()  # what a person should know of the run's folder
+    part: str = "test"  # of the data: test, validation, or all of it
+    newest: bool = False  # the newest checkpoint of a run counts
+
+
+def prepare(command: EvaluateCommand) -> Prepared:
+    """Family, settings, and where the weights lie. Raises TroupeError with all problems of the command."""
+    problems: list[Problem] = []
+    notes: list[str] = []
+    learned: Mapping[str, Any] = {}
+    stored: Mapping[str, Any] = {}
+    family, weights, newest = command.name, command.weights, False
+    known = registry.families(command.families)
+    if weights is not None and family not in known and not (command.runs_dir / family).exists():
+        registry.config_class(family, command.families)  # raises: no such family
+    if family not in known:
+        folder = run_folder.find(command.runs_dir, command.name)
+        if weights is not None:
+            hint = f"{command.name} is a run and has weights of its own"
+            problems.append(Problem("settings-conflict", "--weights", "is for a family", hint, str(weights)))
+        learned = folder.read_settings(notes.append)
+        family, stored = learned["family"], learned["settings"]
+        weights, newest = checkpoint.newest_whole(folder.checkpoints), True
+        if weights is None:
+            raise TroupeError(Problem("no-checkpoint", folder.name, "it has no checkpoint that is whole"), CONFLICT)
+    elif weights is None:
+        problems.append(Problem("missing", family, "needs --weights PATH, or name a run instead of a family"))
+    elif not weights.exists():
+        problems.append(Problem("missing-file", "--weights", "no such file", value=str(weights)))
+    else:
+        run = weights
+        if (run / "checkpoints").is_dir():
+            weights, newest = checkpoint.newest_whole(run / "checkpoints"), True
+            if weights is None:
+                reason = "it has no checkpoint that is whole"
+                raise TroupeError(Problem("no-checkpoint", "--weights", reason, value=str(run)), CONFLICT)
+        learned = learned_of(weights)
+    kind = registry.class_of_run({**learned, "family": family}, command.name, command.families)
+    old = {key: value for key, value in stored.items() if key in kind.model_fields}
+    said = {**command.settings, **({"evaluate_on": "test"} if command.settings.get("evaluate_on") == ALL else {})}
+    config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **said}, family)
+    problems += wrong
+    if not kind.metrics:
+        problems.append(Problem(NOTHING, family, "evaluates nothing", "`troupe sample` draws pictures"))
+    if config is not None and (problem := sources.check_name(config.data, command.families, kind.learns_from)):
+        problems.append(problem)
+    if problems:
+        raise TroupeError(problems, WORDS)
+    assert config is not None
+    assert weights is not None
+    settled = config.model_copy(update=requirements.resolve(config, own_machine=True))
+    notes += requirements.no_gpu(config, settled)
+    part = str(command.settings.get("evaluate_on", config.evaluate_on))
+    return Prepared(family, settled, weights, learned, tuple(notes), part, newest)
+
+
+def compared(
+    learned: Mapping[str, Any], config: Config, data: Any, part: str
+) -> tuple[bool, list[Problem], list[str]]:  # fmt: skip
+    """Whether the weights surely never saw the samples to evaluate on; what forbids to; and what else differs.
+
+    Samples are the same where source, size and fingerprint are; a part is held out where the run did not learn from it.
+    """
+    if not learned:
+        return False, [], ["what these weights learned from is not known: they may have seen the samples"]
+    settings, facts = learned["settings"], learned["facts"]
+    problems, notes = list[Problem](), list[str]()
+    theirs, ours = list(facts.get("class_names", ())), list(data.facts.get("class_names", ()))
+    name = config.data
+    if theirs != ours:
+        shown = " and ".join(", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for names in (theirs, ours))
+        reason = f"other classes than the run learned ({shown}): their numbers would be mixed up"
+        problems.append(Problem(MISFIT, "data", reason, value=name))
+    same = learned["data"] == data.fingerprint
+    if learned.get("from"):
+        notes.append(f"the run began with the weights of {learned['from']}, which may have seen these samples")
+    if learned.get("learned_before"):
+        notes.append("the run learned from other samples before, and may have seen these")
+    if part != ALL and (count := data.facts.get("learned_too")):
+        notes.append(f"{count} images to evaluate on lie among those to learn from as well")
+    if same or name == settings.get("data"):
+        if part == ALL:
+            reason, hint = "the run learned from some of these samples", "leave it out, or name others with data="
+            problems.append(Problem(LEARNED, "evaluate_on", reason, hint, ALL))
+        elif (part, settings.get("evaluate_on")) == ("validation", "test") and not data.facts.get("own_validation"):
+            reason = "the run learned from these samples, as it held out the test part"
+            problems.append(Problem(LEARNED, "evaluate_on", reason, "leave it out", part))
+    if same:
+        pass
+    elif name != settings.get("data"):
+        notes.append(f"the run learned from data={settings.get('data')}; whether it saw some of these is not known")
+    elif data.facts.get("image_size") != facts.get("image_size"):
+        notes.append(f"the run learned at image_size={facts.get('image_size')}; its images are not compared with these")
+    else:
+        notes.append(f"data={name} has changed since the run learned from it, and it may have seen some of these")
+    return same and not notes, problems, notes
+
+
+def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+    """Metrics over the held-out samples; pictures of them into `out`, where it is given.
+
+    `shows` is told what goes on, a few words each time.
+    """
+    return _evaluated(command, prepare(command), shows)
+
+
+@fresh
+def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[str], None]) -> dict[str, Any]:
+    config = prepared.config
+    data = open_for(config, command.data_dir, command.families)
+    if prepared.part == ALL:
+        if not hasattr(data, "whole"):
+            reason = f"data={config.data} gives its test part only"
+            raise TroupeError(Problem("settings-conflict", "evaluate_on", reason, "leave it out", ALL), WORDS)
+        data = data.whole()
+    asked = {"evaluate_every": "auto", "schedule": "constant"}  # or advice would be for training
+    problems = config.model_copy(update=asked).wrong_data(data.facts)
+    if not problems and not config.held_out_places(data.facts):
+        more = "" if prepared.part == ALL else ", or say evaluate_on=all, of data that the run did not learn from"
+        reason, hint = config.nothing_held_out(data.facts), f"take more samples{more}"
+        problems = [Problem(NOTHING_HELD_OUT, reason=reason, hint=hint)]
+    if problems:
+        raise TroupeError(problems, WORDS)
+    held_out, problems, notes = compared(prepared.learned, config, data, prepared.part)
+    if problems:
+        raise TroupeError(problems, CONFLICT)
+
+    from trainers.distributed.process_group import World
+    from trainers.engine import inference
+    from trainers.engine.control import Control
+    from trainers.engine.loop import process_for
+    from trainers.engine.trainer import Trainer
+    from trainers.storage.tensors import load_weights, read_weights
+
+    config = config.resolved(data.facts).model_copy(update={"exchange": "exact", "ema": 0.0})
+    with alone(), process_for(prepared.config):  # of its own exchange: what it trained with can be evaluated
+        family = registry.family_class(prepared.family, command.families)(config, data.facts)
+        trainer = Trainer(family, data, config, World(), Control(shows=shows))
+        trainer.begin()
+        about, value = ("--weights", str(prepared.weights)) if command.weights else (command.name, None)
+        names, place = tuple(trainer.networks), prepared.weights
+        newer = None
+        if prepared.newest:  # a run that is under way may have made another one since
+            newer = checkpoint.read_newest(place.parent, lambda path: read_weights(path, names, ema=True))
+        place, weights = newer or (place, read_weights(place, names, ema=True))
+        load_weights(trainer.networks, weights, about, value)
+        if "kept" in weights:
+            trainer.keep(weights["kept"])
+        inference.evaluate(trainer)
+        trainer.close()
+    result: dict[str, Any] = {
+        "name": command.name,
+        "weights": str(place),
+        "data": config.data,
+        "part": prepared.part,
+        "samples": config.held_out_places(data.facts),
+        "held_out": held_out,
+        "notes": [*prepared.notes, *notes],
+        "metrics": dict(trainer.evaluation.results),
+        "pictures": [],
+        "verdict": {**report, "ema": prepared.config.ema} if (report := family.report()) else None,
+    }
+    if command.out is not None:
+        result["pictures"] = _drawn(command.out, lambda: family.pictures(trainer.evaluation, data))
+    return result
+
+
+def _drawn(out: Path, draw: Callable[[], Mapping[str, Any]]) -> list[str]:
+    """Pictures in a folder. Raises TroupeError (exit code 3) where they cannot be made there, for whatever reason."""
+    from trainers.drawing.decoration import matplotlib_of_ours, not_made
+    from trainers.drawing.pictures import write_named
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with matplotlib_of_ours():
+            return [str(path) for path in write_named(out, draw())]
+    except TroupeError:
+        raise
+    except Exception as error:
+        problem = not_made("--out", error)
+        if isinstance(error, OSError) and error.strerror:
+            problem = Problem("not-written", "--out", f"cannot be written ({error.strerror})")
+        raise TroupeError(replace(problem, value=str(out)), SURROUNDINGS) from error
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """The metrics, a line each."""
+    part = "samples, all that there are" if result["part"] == ALL else f"samples of its {result['part']} part"
+    what = "held-out samples" if result["held_out"] else part
+    lines = [f"{result['name']}: {result['samples']} {what}, data={result['data']}"]
+    if result["verdict"]:
+        lines += verdict_lines(result["verdict"])
+    else:
+        lines += [f"  {key:<14} {value:.4f}" for key, value in result["metrics"].items()]
+    lines += [f"  {picture}" for picture in result["pictures"]]
+    return "\n".join([*lines, *(f"  note: {note}" for note in result["notes"])])

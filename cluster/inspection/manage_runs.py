@@ -1,0 +1,327 @@
+"""What can be done with runs besides training them: list, remove, sample, export; and what there is to train with."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cluster.searching import leaderboard
+from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.paths import expanded, shown
+from trainers.base.problems import Problem, sentence
+from trainers.contract.streams import GRID_SEED
+from trainers.data import imagefolder, sources
+from trainers.drawing import pictures
+from trainers.families import registry
+from trainers.run import open_for
+from trainers.run_folders import bucket, removal, run_folder
+from trainers.run_folders.run_folder import RunFolder
+from trainers.runtime.global_state import fresh
+from trainers.storage import atomic_files, checkpoint
+
+NOTHING = dict.fromkeys((
+    "name", "kind", "family", "data", "state", "step", "steps", "trials", "trials_ended", "seconds", "bytes",
+    "restarts", "note",
+))  # fmt: skip
+
+
+def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each run: how far it is, how large, what it learns; None for what is not known of it, or of no search.
+
+    A search is a row; its name lists its trials. Steps, seconds and bytes are numbers.
+    """
+    if not names:
+        searches = [_row_of(path, partial(_search_row, path), kind="search") for path in leaderboard.all_searches(runs)]
+        return [*searches, *(_row(folder) for folder in run_folder.all_runs(runs))]
+    chosen: list[RunFolder] = []
+    for name in names:
+        trials = leaderboard.trials_of(runs, name)
+        chosen += trials if trials is not None else [run_folder.find(runs, name)]
+    return [_row(folder) for folder in chosen]
+
+
+def _row_of(path: Path, told: Callable[[], dict[str, Any]], **kind: str) -> dict[str, Any]:
+    """What is told of a run or a search; where it is damaged, or cannot be read, that."""
+    row = {**NOTHING, **kind, "name": RunFolder(path).name, "bytes": RunFolder(path).size()}
+    try:
+        return {**row, **told()}
+    except TroupeError as error:
+        return {**row, "state": "damaged", "note": sentence(error.problems[0])}
+    except OSError as error:
+        return {**row, "state": "damaged", "note": f"cannot be read ({error.strerror})"}
+
+
+def _search_row(path: Path) -> dict[str, Any]:
+    """What is to be said of one search."""
+    search = leaderboard.read(path)
+    ended = sum(trial.state not in leaderboard.OPEN for trial in search.trials)
+    state = "searching" if search.working else ("stopped" if ended < len(search.trials) else "finished")
+    return {
+        "family": search.told["family"], "data": search.told["fixed"].get("data"), "state": state,
+        "trials": len(search.trials), "trials_ended": ended, "seconds": search.told["seconds"],
+    }  # fmt: skip
+
+
+def _row(folder: RunFolder) -> dict[str, Any]:
+    """What is to be said of one run, damaged or not."""
+    return _row_of(folder.path, partial(_run_row, folder), kind="run")
+
+
+def _run_row(folder: RunFolder) -> dict[str, Any]:
+    damaged: list[str] = []
+    stored, result = folder.read_settings(damaged.append), folder.read_result()
+    if result is None and folder.result.exists():
+        damaged.append("result.json: damaged; `troupe train --resume` writes it anew")
+    step, seconds = _reached(folder)
+    if not bucket.address_of(bucket.runs_of(folder.path)) and not checkpoint.all_in(folder.checkpoints):
+        damaged += ["it has no checkpoint any more"] if folder.read_metrics()[0] else []
+    elif result and step < result["steps"]:
+        damaged.append(f"its last checkpoint is of step {step}")
+    if result:
+        step, seconds = int(result["steps"]), max(seconds, float(result.get("seconds", 0)))
+    restarts = folder.read_restarts()
+    return {
+        "family": stored["family"], "data": stored["settings"].get("data"),
+        "state": "finished" if result else ("working" if folder.working else "stopped"),
+        "step": step, "steps": stored["settings"]["steps"], "seconds": seconds, "restarts": len(restarts),
+        "note": "; ".join(filter(None, [*damaged, _restarted(restarts)])) or None,
+    }  # fmt: skip
+
+
+def _restarted(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """How often a run's workers had to begin anew, and why the last time; nothing where they had not."""
+    times = "once" if len(rows) == 1 else f"{len(rows)} times"
+    return f"begun anew {times}: {rows[-1]['why']}" if rows else None
+
+
+def remove_runs(runs: Path, names: Sequence[str], dry_run: bool = False) -> list[dict[str, Any]]:
+    """Remove runs and whole searches, or only say what would go; none is removed where one of the names is wrong."""
+    folders: dict[Path, RunFolder] = {}
+    problems = list[Problem]()
+    for name in names:
+        try:
+            folder = leaderboard.folder_of(runs, name) or run_folder.find_own(runs, name)
+            folders[folder.path] = folder
+        except TroupeError as error:
+            problems += error.problems
+    if problems:
+        raise TroupeError(problems, WORDS)
+    for folder in folders.values():
+        removal.refuse_others(folder.path)
+    if dry_run and (busy := [folder.name for folder in folders.values() if folder.working]):
+        reason = "another process is working on this run"
+        raise TroupeError([Problem("held", name, reason, "stop it first") for name in busy], CONFLICT)
+    remove = RunFolder.size if dry_run else removal.remove
+    return [{"name": folder.name, "bytes": remove(folder)} for folder in folders.values()]
+
+
+def asked_of(name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], count: int) -> Any:
+    """What is asked for of a run's family, as typed settings. Raises TroupeError (exit code 2) with all problems."""
+    folder = run_folder.find(runs, name)
+    told = folder.read_settings()
+    family, kind = told["family"], registry.class_of_run(told, folder.name, families).asked
+    problems = [Problem("unknown-setting", "count", "is an option here, --count N")] if "count" in words else []
+    asked, wrong = kind.from_words({**words, "count": count}, f"what {family} can be asked for")
+    if problems or wrong:
+        raise TroupeError([*problems, *wrong], WORDS)
+    return asked
+
+
+def sample(
+    name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], count: int, seed: int, out: Path | None,
+    data_dir: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Draw samples from a run's newest checkpoint, and write them as one PNG, or as one file of texts."""
+    asked = asked_of(name, runs, families, words, count)
+    folder, samples, told = samples_of(name, runs, families, asked, seed, data_dir)
+    are_images = not isinstance(samples, list)
+    out = out or free(Path(f"{folder.name.replace('/', '-')}-samples.{'png' if are_images else 'txt'}"))
+    check_ending(out, are_images)
+    with writing(out):
+        if are_images:
+            pictures.write_grid(out, samples, asked.columns)
+        else:
+            atomic_files.write(out, pictures.sheet_of_texts(samples))
+    return {"file": str(out), **told}
+
+
+def free(path: Path) -> Path:
+    """A path that nobody has named, or the first free one of NAME-2, NAME-3, ...: what is there may be somebody's."""
+    ends = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    paths = (path.with_stem(f"{path.stem}{end}") for end in ends)
+    return next(one for one in paths if not os.path.lexists(one))
+
+
+def check_ending(out: Path, are_images: bool) -> None:
+    """Raise TroupeError (exit code 2) where a file's ending names what the samples are not, or nothing known; or where
+    it is a folder."""
+
+    def wrong(reason: str, hint: str = "") -> TroupeError:
+        return TroupeError(Problem("bad-value", "--out", reason, hint, str(out)), WORDS)
+
+    if out.is_dir():
+        raise wrong("is a folder", "name a file in it")
+    if are_images and out.suffix.lower() not in pictures.FORMATS:
+        raise wrong(f"pictures are written as {', '.join(filter(None, pictures.FORMATS))}")
+    if not are_images and out.suffix and out.suffix.lower() in pictures.FORMATS:
+        raise wrong("the samples are texts", "say a name that ends in .txt")
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Make the folder of a file; inside, a write that fails becomes one line (TroupeError, exit code 3)."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, ValueError) as error:
+        raise not_written(out, error) from error
+
+
+def not_written(out: Path, reason: object) -> TroupeError:
+    return TroupeError(Problem("not-written", "--out", f"cannot be written ({reason})", value=str(out)), SURROUNDINGS)
+
+
+@fresh
+def samples_of(
+    name: str, runs: Path, families: Sequence[Path], asked: Any, seed: int, data_dir: Path
+) -> tuple[RunFolder, Any, dict[str, Any]]:
+    """A run, what it draws (images as uint8 NHWC, or a list of texts), and what is to be told of that."""
+    folder, stored, state, family = opened(name, runs, families)
+    import torch
+
+    from trainers.engine.inference import CHUNK, drawn, in_order, makes_of_carried
+
+    data = OpenedLater(family.config, data_dir, families)
+    inputs = family.sample_inputs(asked, torch.Generator().manual_seed(seed), data)
+    if makes_of_carried(family, state["step"]):
+        inputs |= in_order(state["carried"])
+    if not inputs:
+        raise TroupeError(Problem("draws-nothing", folder.name, "its family draws nothing"), WORDS)
+    networks = networks_of(family, state)
+    dtype = torch.float64 if family.config.precision == "float64" else torch.float32
+    count = min(len(value) for value in inputs.values())
+    inputs = {key: (value.to(dtype) if value.is_floating_point() else value)[:count] for key, value in inputs.items()}
+    parts: list[Any] = []
+    with torch.no_grad():
+        for start in range(0, count, CHUNK):
+            part = {key: value[start : start + CHUNK] for key, value in inputs.items()}
+            parts.append(drawn(family.samples(networks, part)))
+    texts = [text for part in parts for text in part]
+    samples = torch.cat(parts).numpy() if isinstance(parts[0], torch.Tensor) else texts
+    changed = data.opened and data.fingerprint != stored.get("data")
+    notes = [f"data={family.config.data} has changed since the run learned from it"] if changed else []
+    return folder, samples, {"count": count, "seed": seed, "step": state["step"], "notes": notes}
+
+
+class OpenedLater:
+    """A run's data, opened when somebody asks for anything of it: most samples are made of noise alone."""
+
+    def __init__(self, config: Any, data_dir: Path, families: Sequence[Path]) -> None:
+        self._words = config, data_dir, families
+
+    @property
+    def opened(self) -> bool:
+        return "_data" in self.__dict__
+
+    def __getattr__(self, name: str) -> Any:
+        if "_data" not in self.__dict__:
+            self._data = open_for(*self._words)
+        return getattr(self._data, name)
+
+
+def list_families(extra: Sequence[Path]) -> list[dict[str, str]]:
+    """A row for each family."""
+    return [
+        {"family": name, "summary": registry.config_class(name, extra).summary} for name in registry.families(extra)
+    ]
+
+
+def list_datasets(extra: Sequence[Path]) -> list[dict[str, str]]:
+    """A row for each data source."""
+    return [
+        {"data": f"{name}:PATH" if source.takes_path else name, "summary": source.summary}
+        for name, source in sources.all_sources(extra).items()
+    ]
+
+
+def list_packed(data_dir: Path) -> list[dict[str, Any]]:
+    """A row for each packed folder of images."""
+    return [
+        {"source": shown(source), "bytes": count, "packed": str(folder)}
+        for source, count, folder in imagefolder.cached(data_dir)
+    ]
+
+
+def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
+    """Remove the packed copies of a folder of images."""
+    wanted = str(expanded(source.removeprefix("imagefolder:")).resolve())
+    found = [(count, folder) for known, count, folder in imagefolder.cached(data_dir)
+             if str(known) in (source, wanted) or shown(known) == source]  # fmt: skip
+    if not found:
+        hint = "`troupe datasets` lists them"
+        raise TroupeError(Problem("unknown-data", "--remove", "no packed copy of it", hint, source), WORDS)
+    problems = list[Problem]()
+    for _, folder in found:
+        try:
+            imagefolder.remove(folder)
+        except TroupeError as error:
+            problems += error.problems
+    if problems:
+        raise TroupeError(problems, CONFLICT)
+    return {"source": source, "bytes": sum(count for count, _ in found)}
+
+
+def opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder, Mapping[str, Any], dict[str, Any], Any]:
+    """A run, its settings, the state in its newest whole checkpoint, and its family."""
+    folder = run_folder.find(runs, name)
+    stored = folder.read_settings()
+    kind = registry.class_of_run(stored, folder.name, families)
+    settings = kind.of(stored["settings"], stored["family"])
+    found = checkpoint.read_newest(folder.checkpoints, checkpoint.load)
+    if found is None:
+        raise TroupeError(Problem("no-checkpoint", folder.name, "it has no checkpoint that is whole"), CONFLICT)
+    _, state = found
+    family = registry.family_class(stored["family"], families)(settings, stored["facts"])
+    return folder, stored, state, family
+
+
+def networks_of(family: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """A family's networks with the weights of a state; the running average where there is one."""
+    import torch
+
+    from trainers.storage.tensors import load_kept
+
+    weights = {**state["networks"], **state["ema"]}
+    family.kept = state.get("kept", {})
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng([]):
+        networks = family.networks()
+        for name, network in networks.items():
+            floats = (tensor.dtype for tensor in weights[name].values() if tensor.is_floating_point())
+            network.to(next(floats, torch.float32)).load_state_dict(weights[name])
+            network.eval()
+        try:  # as in training: drawn in the run's own number format
+            torch.set_default_dtype(torch.float64 if family.config.precision == "float64" else torch.float32)
+            torch.default_generator.manual_seed(GRID_SEED)
+            frozen = {name: network.to(torch.get_default_dtype()).eval() for name, network in family.frozen().items()}
+        finally:
+            torch.set_default_dtype(before)
+    load_kept(frozen, family.kept)
+    return {**networks, **frozen}
+
+
+def _reached(folder: RunFolder) -> tuple[int, float]:
+    """Steps and seconds of the newest checkpoint that tells of them."""
+    if bucket.address_of(bucket.runs_of(folder.path)):  # its checkpoints may lie there only
+        rows, _ = folder.read_metrics()
+        return (int(rows[-1]["step"]), float(rows[-1].get("seconds", 0))) if rows else (0, 0.0)
+    for path in reversed(checkpoint.all_in(folder.checkpoints)):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # damaged, or removed meanwhile
+            manifest = checkpoint.manifest_of(path)
+            return int(manifest["step"]), float(manifest.get("seconds", 0))
+    return 0, 0.0

@@ -1,0 +1,212 @@
+"""What a classifier takes images for: files and folders, through all that training and evaluation do to an image."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.inspection import best_trials, export, manage_runs
+from cluster.terminal.tables import table
+from cluster.training.launch_run import alone
+from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.base.paths import expanded, natural, shown
+from trainers.base.problems import Problem
+from trainers.data import decoding, listing, sources
+from trainers.families import registry
+from trainers.run_folders import run_folder
+from trainers.runtime.global_state import fresh
+
+BATCH = 64  # images that the network sees at once
+
+
+@dataclass(frozen=True)
+class PredictCommand:
+    """A `predict` command as it was given."""
+
+    name: str  # of a run, a trial or, with `best`, a search; or an exported folder
+    files: tuple[Path, ...]  # and folders
+    runs_dir: Path
+    families: tuple[Path, ...] = ()
+    top: int | None = None  # classes told of each file; None: all of them
+    best: bool = False
+
+
+class Files(NamedTuple):
+    """The images that were named, and what was found beside them."""
+
+    images: list[Path]
+    passed: Counter[str]  # files in folders that are no images as far as their names tell, by the ends of those
+
+
+def carry_out(command: PredictCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+    """What a classifier takes images for, as `cluster.predict` describes it; `shows` is told how far it is."""
+    name, folder, expected = prepare(command)
+    return _predicted(command, name, folder, expected, find(command.files), shows)
+
+
+@fresh
+def _predicted(
+    command: PredictCommand, name: str, folder: Path | None, expected: Mapping[str, Any], files: Files,
+    shows: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    with alone():
+        if folder is None:
+            _, stored, state, family = manage_runs.opened(name, command.runs_dir, command.families)
+            networks = manage_runs.networks_of(family, state)
+        else:
+            stored, family, networks = export.exported(folder, command.families)
+        classes, rows, unreadable = expected["classes"], list[dict[str, Any]](), list[dict[str, str]]()
+        for start in range(0, len(files.images), BATCH):
+            batch = files.images[start : start + BATCH]
+            shows(f"predicting {start}/{len(files.images)}")
+            seen = list(_decoded(batch, stored["facts"], unreadable))
+            if seen:
+                found = _probabilities(family, networks, [image for _, image in seen])
+                rows += [_row(file, classes, own, command.top) for (file, _), own in zip(seen, found, strict=True)]
+    return {
+        "name": name, "family": stored["family"], "classes": list(classes), "predictions": rows,
+        "unreadable": unreadable, "passed_over": dict(files.passed), "notes": _notes(family, stored, command.families),
+    }  # fmt: skip
+
+
+def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any]]:
+    """The run, or the exported folder, and what it expects of an image. Raises TroupeError with all problems."""
+    problems = [Problem("missing-file", shown(file), "no such file or folder") for file in command.files
+                if not os.path.exists(file)]  # fmt: skip
+    problems += [Problem("missing-file", shown(file), "is neither a file nor a folder") for file in command.files
+                 if os.path.exists(file) and not (file.is_file() or file.is_dir())]  # fmt: skip
+    if not command.files:
+        problems.append(Problem("missing", "predict", "needs a file or a folder"))
+    if command.top is not None and command.top < 1:
+        problems.append(Problem("bad-value", "top", "must be at least 1", value=command.top))
+    name, folder, expected = command.name, None, None
+    try:
+        if command.best:
+            search, (trial,) = best_trials.best_of(command.runs_dir, name, 1)
+            name = f"{search.name}/{trial.name}"
+        folder = None if command.best else _export(command)
+        told = export.config_of(folder) if folder else run_folder.find(command.runs_dir, name).read_settings()
+        kind = registry.class_of_run(told, name, command.families)
+        expected = kind.of(told["settings"], told["family"]).expects(told["facts"])
+        if expected is None:
+            reason = f"is of the family {told['family']}, which tells nothing of a file"
+            problems.append(Problem("predicts-nothing", name, reason, "name a classifier"))
+    except TroupeError as error:
+        raise TroupeError([*error.problems, *problems], error.code) from error
+    if problems:
+        raise TroupeError(problems, WORDS)
+    assert expected is not None
+    return name, folder, expected
+
+
+def _export(command: PredictCommand) -> Path | None:
+    """The exported folder that is named, if it is one; a run of that name comes first."""
+    folder = expanded(command.name)
+    if os.path.exists(command.runs_dir / command.name / "settings.json"):
+        return None
+    return folder if os.path.exists(folder / "weights.safetensors") else None
+
+
+def find(named: Sequence[Path]) -> Files:
+    """Files as they are named, and all images in the folders, each once.
+
+    Raises TroupeError (exit code 3) for folders without an image, and those that cannot be read.
+    """
+    images: dict[Path, None] = {}
+    passed, problems = Counter[str](), list[Problem]()
+    for path in named:
+        if not path.is_dir():
+            images[path] = None
+            continue
+        found = listing.look_through(path)
+        passed.update(found.passed)
+        within = sorted((Path(image.path) for image in found.images),
+                        key=lambda inside: [natural(part) for part in inside.parts])  # fmt: skip
+        images.update(dict.fromkeys(path / inside for inside in within))
+        if not within:
+            known = ", ".join(decoding.extensions())
+            problems.append(Problem("no-images", shown(path), "holds no images", f"they are known by {known}"))
+    if problems:
+        raise TroupeError(problems, SURROUNDINGS)
+    return Files(list(images), passed)
+
+
+def _decoded(
+    files: Sequence[Path], facts: Mapping[str, Any], unreadable: list[dict[str, str]]
+) -> Iterator[tuple[Path, Any]]:
+    """Each file that can be read, with its image; the others are noted."""
+    for file in files:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's, about images that it reads all the same
+                image = decoding.as_learned(file.read_bytes(), facts)
+        except OSError as error:
+            unreadable.append({"file": shown(file), "why": error.strerror or "damaged, or no image"})
+        except Exception as error:  # damaged images raise nearly anything in Pillow
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            unreadable.append({"file": shown(file), "why": shown(why)})
+        else:
+            yield file, image
+
+
+def _probabilities(family: Any, networks: Mapping[str, Any], images: Sequence[Any]) -> list[list[float]]:
+    """The family's own, of uint8 images (height, width, channels) of one size: (images, classes)."""
+    import numpy as np
+    import torch
+
+    from trainers.contract.family import MicroBatch
+    from trainers.runtime.precision import computing_in
+
+    wide = family.config.precision == "float64"
+    tensor = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    count = len(images)
+    microbatch = MicroBatch({"images": tensor}, range(count), [0] * count, 0, 0, count, torch.device("cpu"),
+                            torch.float64 if wide else torch.float32, torch.default_generator)  # fmt: skip
+    with torch.inference_mode(), computing_in(family.config.precision, "cpu"):
+        found: list[list[float]] = family.predict(networks, microbatch).double().tolist()
+    return found
+
+
+def _row(file: Path, classes: Sequence[str], found: Sequence[float], top: int | None) -> dict[str, Any]:
+    """What is told of an image: all classes in their order, or the most probable ones first."""
+    ranked = sorted(range(len(found)), key=lambda place: -found[place])
+    places = range(len(found)) if top is None else ranked[:top]
+    return {
+        "file": shown(file), "class": classes[ranked[0]], "probability": found[ranked[0]],
+        "probabilities": {classes[place]: found[place] for place in places},
+    }  # fmt: skip
+
+
+def _notes(family: Any, stored: Mapping[str, Any], families: Sequence[Path]) -> list[str]:
+    """What a person should know of how the files were read."""
+    source = sources.all_sources(families).get(family.config.data.partition(":")[0])
+    if "original_size" in stored["facts"] or (source is not None and source.takes_path):
+        return []
+    size = stored["facts"]["image_size"]
+    return [f"how data={family.config.data} brings images to their size is not known here; files were resized to "
+            f"{size}x{size}"]  # fmt: skip
+
+
+def text(result: Mapping[str, Any], top: int | None) -> str:
+    """A row for each image: the class, its probability, and the next best."""
+    rows = []
+    for one in result["predictions"]:
+        ranked = sorted(one["probabilities"].items(), key=lambda item: -item[1])[1 : 2 if top is None else top]
+        row = {"file": one["file"], "class": one["class"], "probability": f"{one['probability']:.1%}"}
+        if top != 1:
+            row["next best"] = ", ".join(f"{name} {share:.1%}" for name, share in ranked)
+        rows.append(row)
+    passed = result["passed_over"]
+    lines = [f"files that are no images were passed over: {listing.counted(passed)}"] if passed else []
+    lines += [f"note: {note}" for note in result["notes"]]
+    return "\n".join(filter(None, [table(rows), *lines]))
+
+
+def broken(result: Mapping[str, Any]) -> list[Problem]:
+    """The images that could not be read."""
+    return [Problem("not-read", one["file"], f"cannot be read ({one['why']})") for one in result["unreadable"]]

@@ -1,0 +1,368 @@
+"""`troupe check`: what a run needs of this machine, or of every node of a cluster, looked at before anything starts.
+
+Each finding says what is so, and where it is wrong what to do. Nothing here takes a CPU or a GPU that others wait for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.backend import connection
+from cluster.backend.nodes import last_line
+from cluster.host import hardware, requirements
+from cluster.terminal.progress import size
+from cluster.terminal.tables import table
+from trainers.base.errors import WORDS, TroupeError
+from trainers.base.problems import Problem, sentence
+from trainers.base.timeouts import WAITS
+from trainers.data import sources
+from trainers.data.images import FETCHED
+from trainers.families import registry
+from trainers.run_folders import bucket
+from trainers.settings.config import Config
+
+FINE, WRONG, UNSEEN, NOTE = "fine", "WRONG", "not looked at", "note"
+CLOCKS = 2.0  # seconds that clocks may differ
+SHARED_MEMORY = 64 << 20  # bytes free in /dev/shm
+SPARE = 1 << 30  # bytes free where runs lie
+NUMBERS, ROUNDS = 1 << 20, 5  # of the all-reduce between nodes
+
+
+@dataclass(frozen=True)
+class CheckCommand:
+    """A `check` command as it was given."""
+
+    address: str | None
+    family: str | None
+    settings: Mapping[str, Any]
+    runs_dir: Path
+    data_dir: Path
+    families: tuple[Path, ...] = ()
+
+
+class Finding(NamedTuple):
+    what: str
+    state: str  # FINE, WRONG, UNSEEN or NOTE
+    told: str
+    code: str | None = None  # of the problem, where something is wrong
+
+    @property
+    def problem(self) -> Problem:
+        return Problem(str(self.code), self.what, self.told)
+
+
+def wrong(what: str, problem: Problem) -> Finding:
+    return Finding(what, WRONG, sentence(problem), problem.code)
+
+
+def check(command: CheckCommand) -> list[Finding]:
+    """Everything that can be looked at. Raises TroupeError (exit code 2) for wrong words only."""
+    config = _config(command)
+    if command.address is None:
+        return [*_versions(), *_machine(config), *_folders(command, config)]
+    try:
+        with contextlib.ExitStack() as held:
+            # Ray tells of nodes that leave, in paragraphs
+            nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            held.enter_context(contextlib.redirect_stdout(nowhere))
+            held.enter_context(contextlib.redirect_stderr(nowhere))
+            held.enter_context(connection.joined(command.address))
+            return list(_cluster(command, config))
+    except TroupeError as error:
+        return [wrong("cluster", problem) for problem in error.problems]
+
+
+def _config(command: CheckCommand) -> Config | None:
+    """The settings of the run that is meant, where there is one."""
+    if command.family is None:
+        if command.settings:
+            hint = "say which, as in `troupe check dcgan workers=4`"
+            raise TroupeError(Problem("missing", reason="settings are of a family", hint=hint), WORDS)
+        return None
+    kind = registry.config_class(command.family, command.families)
+    config, problems = kind.from_words(dict(command.settings), command.family)
+    if config is not None and (problem := sources.check_name(config.data, command.families, kind.learns_from)):
+        problems.append(problem)
+    if config is None or problems:
+        raise TroupeError(problems, WORDS)
+    return config
+
+
+def _versions() -> Iterator[Finding]:
+    here = connection.facts_of_node([])
+    lacking = [name for name, version in here.items() if name != "missing" and not version]
+    told = ", ".join(f"{name} {version}" for name, version in here.items() if name != "missing" and version)
+    if lacking:
+        reason = f"{', '.join(lacking)} is not installed"
+        yield wrong("versions", Problem("not-installed", reason=reason, hint="pip install it"))
+    else:
+        yield Finding("versions", FINE, told)
+
+
+def _machine(config: Config | None) -> Iterator[Finding]:
+    if config is not None:
+        resolved = config.model_copy(update=requirements.resolve(config, own_machine=True))
+        for problem in requirements.room(resolved, oversubscribe=False):
+            yield wrong("room", problem)
+            return
+    few = f" ({why})" if (why := hardware.why_few_cores()) else ""
+    cpus, gpus = requirements.counted(hardware.cores(), "CPU"), requirements.counted(hardware.gpus(), "GPU")
+    yield Finding("room", FINE, f"{cpus}{few}, {gpus}")
+    if why := hardware.why_no_gpu():
+        yield Finding("room", NOTE, f"torch cannot use the GPUs of this machine: {why}")
+    yield shared_memory("this machine", _free("/dev/shm"))
+
+
+def _folders(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
+    if problem := _unwritable(command.runs_dir):
+        yield wrong("runs", problem)
+    else:
+        yield space("this machine", command.runs_dir, _free(str(command.runs_dir)))
+    if config is not None:
+        yield data_finding(
+            "this machine", config.data, sources.missing(config.data, command.data_dir, command.families)
+        )
+
+
+def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
+    """What all nodes say of themselves, and how they reach one another."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    yield Finding("cluster", FINE, f"{command.address}: {len(nodes)} node{'s' if len(nodes) != 1 else ''}")
+    have = {kind: sum(node["Resources"].get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
+    free: Mapping[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    now = ", ".join(f"{free.get(kind, 0):.0f} of {count:.0f} {kind}s free" for kind, count in have.items())
+    lack = None
+    if config is not None:
+        resolved = config.model_copy(update=requirements.resolve(config, own_machine=False))
+        each = requirements.needs(resolved.model_dump())
+        lack = connection.lack(each, resolved.least_workers, [node["Resources"] for node in nodes], "the cluster")
+    yield wrong("room", lack) if lack else Finding("room", FINE, now)
+
+    answers, silent = _asked(command, config, nodes)
+    yield from silent
+    here = connection.facts_of_node([])
+    for name, offset, told in answers:
+        yield from _of_node(name, offset, told, here, command, config)
+    if len(nodes) == 1:
+        yield Finding("network", UNSEEN, "one node speaks to nobody")
+    elif silent:
+        yield Finding("network", UNSEEN, "not before the nodes answer")
+    else:
+        yield _network(nodes)
+    if have["GPU"] and (config is None or config.device != "cpu"):
+        yield _network(nodes, gpus=True)
+
+
+def _asked(
+    command: CheckCommand, config: Config | None, nodes: Sequence[Mapping[str, Any]]
+) -> tuple[list[tuple[str, float, dict[str, Any]]], list[Finding]]:
+    """What each node answers, with its address and how far its clock is away; and which do not answer."""
+    import ray
+
+    answers: list[tuple[str, float, dict[str, Any]]] = []
+    silent: list[Finding] = []
+    if problem := _unwritable(command.runs_dir):
+        silent.append(Finding("runs", WRONG, f"this machine: {sentence(problem)}", problem.code))
+    mark = command.runs_dir.resolve() / f".seen-{uuid.uuid4().hex}"
+    with contextlib.suppress(OSError):
+        mark.touch(exist_ok=False)
+    data = (config.data, str(command.data_dir), [str(path) for path in command.families]) if config else None
+    try:
+        look = ray.remote(num_cpus=0)(_looked)
+        sent = time.time()
+        asked = [
+            look.options(scheduling_strategy=_at(node)).remote(
+                str(mark), bucket.shown(command.runs_dir.resolve()), data
+            )
+            for node in nodes
+        ]
+        done, _ = ray.wait(asked, num_returns=len(asked), timeout=WAITS.check_of_nodes)
+        came = time.time()
+        for node, ref in zip(nodes, asked, strict=True):
+            name = str(node["NodeManagerAddress"])
+            if ref not in done:
+                reason = f"does not answer within {WAITS.check_of_nodes:.0f} s"
+                silent.append(wrong(name, Problem("node-unreachable", reason=reason, hint="look at `ray status`")))
+                continue
+            try:
+                told = ray.get(ref)
+            except Exception as error:
+                reason = f"cannot run troupe ({last_line(error)})"
+                hint = "install what it needs there, or let `troupe submit --install`"
+                silent.append(wrong(name, Problem("not-installed", reason=reason, hint=hint)))
+                continue
+            answers.append((name, max(sent - told["clock"], told["clock"] - came, 0.0), told))
+    finally:
+        with contextlib.suppress(OSError):
+            mark.unlink(missing_ok=True)
+    return answers, silent
+
+
+def _at(node: Mapping[str, Any]) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+
+
+def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
+    """Carried out on a node: what it is like."""
+    missing = None
+    if data is not None:
+        try:
+            missing = sources.missing(data[0], Path(data[1]), [Path(path) for path in data[2]])
+        except TroupeError as error:
+            missing = error.problems[0]
+    told: dict[str, Any] = {"writable": os.access(runs, os.W_OK), **connection.facts_of_node([mark])}
+    if bucket.is_address(runs):  # each machine has a folder of its own for it
+        told |= {"missing": [], "writable": False}
+        with contextlib.suppress(TroupeError):
+            runs = str(bucket.folder_for(runs))
+            told["writable"] = _unwritable(Path(runs)) is None
+    return {**told, "clock": time.time(), "space": _free(runs), "shared memory": _free("/dev/shm"), "data": missing}
+
+
+def _unwritable(runs: Path) -> Problem | None:
+    """Why runs cannot be written here, to a folder or a bucket, or None."""
+    try:
+        there = bucket.of(runs)
+        if there is not None:
+            there.look()
+    except TroupeError as error:
+        return error.problems[0]
+    return requirements.writable(runs)
+
+
+def _of_node(
+    name: str, offset: float, told: Mapping[str, Any], here: Mapping[str, Any], command: CheckCommand,
+    config: Config | None,
+) -> Iterator[Finding]:  # fmt: skip
+    for problem in connection.other_versions(here, told):
+        yield wrong(name, problem)
+    if told["missing"]:
+        yield wrong(name, connection.unseen(command.runs_dir.resolve()))
+    elif not told["writable"]:
+        reason = f"cannot write to {bucket.shown(command.runs_dir.resolve())}"
+        yield wrong(name, Problem("not-written", reason=reason, hint="let its user"))
+    else:
+        yield space(name, command.runs_dir.resolve(), told["space"])
+    yield shared_memory(name, told["shared memory"])
+    if offset > CLOCKS:
+        reason = f"its clock is {offset:.0f} s away from this machine's"
+        yield wrong(name, Problem("clocks-differ", reason=reason, hint="set both by the network"))
+    if config is not None:
+        yield data_finding(name, config.data, told["data"])
+
+
+def _speak(rank: int, count: int, address: str, port: int, gpu: int | None) -> float:
+    """Carried out on a node: its part of an all-reduce between all of them, and the seconds that it took. On a GPU: 0
+    where it has no room for that."""
+    if gpu is not None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides those that were not asked for
+    import torch
+    import torch.distributed as dist
+
+    from cluster.backend.worker import speak_where_ray_does
+    from trainers.distributed.process_group import join
+
+    speak_where_ray_does()
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    busy = gpu is not None and torch.cuda.mem_get_info()[0] < SPARE
+    world = join(address, port, rank, count, "cpu" if gpu is None else "cuda")
+    if any(world.gather(busy)):
+        return 0.0
+    numbers = torch.ones(NUMBERS, device="cpu" if gpu is None else "cuda")
+    begun = 0.0
+    for round in range(ROUNDS + 1):
+        dist.all_reduce(numbers, group=world.group)
+        if gpu is not None:
+            torch.cuda.synchronize()
+        begun = begun if round else time.perf_counter()  # the first one also makes connections
+    return time.perf_counter() - begun
+
+
+def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
+    """A real all-reduce between a process of each node, as a run's workers do it; or between two GPUs of each node."""
+    import ray
+
+    class Speaker:
+        def where(self) -> tuple[str, int]:
+            from trainers.distributed.process_group import free_port
+
+            return ray.util.get_node_ip_address(), free_port()  # type: ignore[no-untyped-call]
+
+        def speak(self, *words: Any) -> float:
+            return _speak(*words)
+
+    what = "NCCL" if gpus else "network"
+    places: list[tuple[Any, int | None]] = [(node, None) for node in nodes]
+    if gpus:
+        places = [(node, gpu) for node in nodes for gpu in range(min(2, int(node["Resources"].get("GPU", 0))))]
+    if len(places) < 2:
+        return Finding(what, UNSEEN, "one GPU alone has none to speak to")
+    speaker: Any = ray.remote(num_cpus=0)(Speaker)
+    speakers = [speaker.options(scheduling_strategy=_at(node)).remote() for node, _ in places]
+    try:
+        address, port = ray.get(speakers[0].where.remote(), timeout=WAITS.check_of_nodes)
+        asked = [one.speak.remote(rank, len(places), address, port, gpu)
+                 for rank, (one, (_, gpu)) in enumerate(zip(speakers, places, strict=True))]  # fmt: skip
+        seconds = ray.get(asked, timeout=WAITS.check_of_nodes)
+    except Exception as error:
+        reason = f"the {'GPUs' if gpus else 'nodes'} do not reach one another ({last_line(error)})"
+        return wrong(what, Problem("no-network", reason=reason, hint="open all ports between the nodes"))
+    finally:
+        for one in speakers:
+            ray.kill(one)
+    if min(seconds) == 0:
+        return Finding(what, UNSEEN, "some GPU has no memory free for it")
+    rate = ROUNDS * 4 * NUMBERS / max(seconds)
+    who = f"{len(places)} GPUs" if gpus else f"{len(nodes)} nodes"
+    return Finding(what, FINE, f"{who} add up {size(4 * NUMBERS)} at {size(int(rate))} a second")
+
+
+def space(where: str, folder: Path, free: int) -> Finding:
+    if free < SPARE:
+        hint = "free some, or take another folder"
+        return wrong(where, Problem("no-space", str(folder), f"{size(free)} are free", hint))
+    return Finding(where, FINE, f"{folder}: can be written, {size(free)} free")
+
+
+def shared_memory(where: str, free: int) -> Finding:
+    if free < SHARED_MEMORY:
+        slower = f"/dev/shm: {size(free)} free, so that workers of one machine are slower"
+        return Finding(where, NOTE, f"{slower}; give it more (docker run --shm-size=1g)")
+    return Finding(where, FINE, f"/dev/shm: {size(free)} free")
+
+
+def data_finding(where: str, data: str, missing: Problem | None) -> Finding:
+    if missing is None:
+        return Finding(where, FINE, f"data={data}: is there")
+    if missing.code == FETCHED:
+        return Finding(where, NOTE, f"data={data}: {sentence(missing)}")
+    return Finding(where, WRONG, f"data={data}: {sentence(missing)}", missing.code)
+
+
+def _free(path: str) -> int:
+    """Bytes that are free where this lies; none where it is not there."""
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return 0
+
+
+def text(findings: Sequence[Finding], again: str) -> str:
+    """A line for each, and how to look again."""
+    rows = [{"": f"  {one.state}", " ": one.what, "  ": one.told} for one in findings]
+    count = sum(one.state == WRONG for one in findings)
+    verdict = "nothing is wrong" if not count else f"{count} of {len(findings)} wrong; look again with `{again}`"
+    return f"{table(rows, heads=False)}\n\n{verdict}"

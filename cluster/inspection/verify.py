@@ -1,0 +1,214 @@
+"""`troupe verify`: a few steps with one process and with several, compared tensor by tensor. Never uses Ray."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.base.problems import Problem, sentence
+from trainers.data import sources
+from trainers.engine.control import Control
+from trainers.families import registry
+from trainers.run import Plan, run
+from trainers.settings.config import Config
+
+STEPS = 3
+TOLERANCE = 1e-9  # of ddp in float64, relative to the largest number of each tensor; exact allows no difference
+PROOFS = (("exact", "float32", 0.0), ("ddp", "float64", TOLERANCE))
+
+
+@dataclass(frozen=True)
+class VerifyCommand:
+    """A `verify` command as it was given. `setup` breaks something on purpose, for tests."""
+
+    family: str
+    settings: Mapping[str, Any]
+    data_dir: Path
+    families: tuple[Path, ...] = ()
+    setup: str = ""
+
+
+class Difference(NamedTuple):
+    tensor: str
+    largest: float  # absolute
+    relative: float  # to the largest number of the tensor, or 1; 0 only for equal bits
+
+
+def prepare(command: VerifyCommand) -> list[tuple[str, Config]]:
+    """A small config for each network that the family has of its own, with the settings of the command."""
+    kind = registry.config_class(command.family, command.families)
+    problems: list[Problem] = []
+    configs = []
+    for name, tiny in variants(kind.tiny, command.settings).items():
+        config, wrong = kind.from_words(
+            {
+                "workers": 4,
+                **tiny,
+                "steps": STEPS,
+                "device": "cpu",
+                "evaluate_every": STEPS if kind.metrics else 0,
+                **command.settings,
+            },
+            command.family,
+        )
+        problems = problems or wrong  # the same problem reads differently in each variant
+        if config is not None:
+            configs.append((name, config))
+    if str(command.settings.get("workers")) == "1":
+        reason = "there is nothing to compare one process with"
+        problems.append(Problem("bad-value", "workers", reason, "say workers=2, or more", 1))
+    said = [str(command.settings["data"])] if "data" in command.settings else [config.data for _, config in configs]
+    for data in dict.fromkeys(said):
+        if problem := sources.check_name(data, command.families, kind.learns_from):
+            problems.append(problem)
+    if problems:
+        raise TroupeError(problems, WORDS)
+    return configs
+
+
+def variants(
+    tiny: Mapping[str, Mapping[str, Any]], said: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:  # fmt: skip
+    """A family's small variants; those named after a setting that the command gives are one, of that name."""
+    chosen: dict[str, Mapping[str, Any]] = {}
+    for name, settings in tiny.items():
+        key = next((key for key, value in settings.items() if value == name and key in said), None)
+        label = str(said[key]) if key else name
+        if label not in chosen or label == name:
+            chosen[label] = settings
+    return chosen
+
+
+def dry_run(command: VerifyCommand) -> dict[str, Any]:
+    """Every resolved setting of the first variant."""
+    name, config = prepare(command)[0]
+    return {"family": command.family, "variant": name, "settings": config.model_dump()}
+
+
+def verify(command: VerifyCommand, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train each variant with 1 and with `workers` processes, with both exchanges, and compare."""
+    configs = prepare(command)
+    refuse_in_pool()
+    from cluster.backend.process_pool import LocalGroup  # imports torch: not before the words are right
+
+    workers = configs[0][1].workers
+    rows: list[dict[str, Any]] = []
+    say(f"verify {command.family}: {configs[0][1].steps} steps with 1 process and with {workers}")
+    with tempfile.TemporaryDirectory() as scratch, LocalGroup(workers, command.setup) as group:
+        for variant, config in configs:
+            for exchange, precision, allowed in PROOFS:
+                rows.append(_prove(group, command, config, variant, exchange, precision, allowed, Path(scratch)))
+                row = rows[-1]
+                say(f"  {variant}, {exchange} in {precision}: {'equal' if row['passed'] else 'DIFFERENT'}{row['why']}")
+    return {"family": command.family, "workers": workers, "passed": all(row["passed"] for row in rows), "proofs": rows}
+
+
+def refuse_in_pool() -> None:
+    """Raises TroupeError (exit code 4) in a process that may start none, as a worker of multiprocessing.Pool."""
+    if multiprocessing.current_process().daemon:
+        reason = "starts processes, which a daemonic process of multiprocessing, as those of a Pool, may not"
+        hint = "call it from the process that made the pool, or from one of concurrent.futures"
+        raise TroupeError(Problem("not-here", "verify", reason, hint), CONFLICT)
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """The verdict in one line."""
+    if result["passed"]:
+        return f"passed: {result['workers']} processes give the same run as 1"
+    return f"FAILED: {result['workers']} processes give another run than 1"
+
+
+def _prove(
+    group: Any,
+    command: VerifyCommand,
+    config: Config,
+    variant: str,
+    exchange: str,
+    precision: str,
+    allowed: float,
+    scratch: Path,
+) -> dict[str, Any]:
+    """One variant with one exchange: what 1 process and several end with."""
+    row = {"variant": variant, "exchange": exchange, "precision": precision, "allowed": allowed}
+    states = []
+    try:
+        for workers in (1, config.workers):
+            settings = {**config.model_dump(), "exchange": exchange, "precision": precision, "workers": workers}
+            folder = scratch / f"{variant}-{exchange}-{workers}"
+            plan = Plan(command.family, settings, folder, command.data_dir, command.families)
+            group.run(train_quietly, plan, workers=workers)
+            states.append(last_state(folder))
+    except TroupeError as error:
+        from trainers.engine.state import DISAGREE
+
+        (problem, *_) = error.problems
+        if problem.code != DISAGREE:
+            raise
+        # the comparison of replicas before a checkpoint found it first
+        return {**row, "passed": False, "largest": [], "why": f" ({sentence(problem)})"}
+    differences = compare(*(with_results(state) for state in states))
+    worst = [difference for difference in differences if difference.relative > 0][:3]
+    passed = all(d.relative <= allowed for d in differences) and len(differences) > 0
+    told = "; ".join(f"{d.tensor} by {d.largest:.2g}" for d in worst)
+    why = f", {len(differences)} tensors" + (f"; largest differences: {told}" if told else ", to the bit")
+    return {**row, "passed": passed, "largest": [d._asdict() for d in worst], "why": why}
+
+
+def with_results(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state with its newest evaluation as tensors, so that it is compared too."""
+    import torch
+
+    results = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["results"].items()}
+    return {**state, "results": results}
+
+
+def train_quietly(world: Any, plan: Plan) -> None:
+    """Train a plan in a process of the pool."""
+    from trainers.run_folders.run_folder import RunFolder
+
+    folder = RunFolder(plan.folder)
+    if world.rank == 0:
+        for part in (folder.checkpoints, folder.grids, folder.logs):
+            part.mkdir(parents=True, exist_ok=True)
+    world.gather(None)
+    run(plan, world, Control(draws=False))
+
+
+def last_state(folder: Path) -> dict[str, Any]:
+    """What the last checkpoint of a run holds. Read here and not sent by the process that made it: for tensors it would
+    need a socket, whose path a long TMPDIR makes too long, and a file that stays open as long as they are kept."""
+    from trainers.storage import checkpoint
+
+    return checkpoint.load(checkpoint.all_in(folder / "checkpoints")[-1])
+
+
+def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:
+    """The difference of every tensor in two states, largest first. Raises TroupeError where they hold others."""
+    import torch
+
+    from trainers.storage.tensors import bits_of, named_tensors
+
+    left, right = dict(named_tensors(one)), dict(named_tensors(other))
+    if left.keys() != right.keys():
+        reason = f"the states hold different tensors: {sorted(left.keys() ^ right.keys())[:3]}"
+        raise TroupeError(Problem("states-differ", reason=reason))
+    found = []
+    for name, tensor in left.items():
+        if tensor.shape != right[name].shape:
+            reason = f"of shape {tuple(tensor.shape)} and {tuple(right[name].shape)}"
+            raise TroupeError(Problem("states-differ", name, reason))
+        if tensor.numel() == 0:
+            continue
+        if tensor.dtype == right[name].dtype and torch.equal(bits_of(tensor), bits_of(right[name])):
+            found.append(Difference(name, 0.0, 0.0))
+            continue
+        distance = (tensor.double() - right[name].double()).abs().max().item()
+        scale = max(tensor.double().abs().max().item(), 1.0)
+        relative = distance / scale if distance == distance else float("inf")
+        found.append(Difference(name, distance, max(relative, 5e-324)))  # bits differ, if only in the sign of a zero
+    return sorted(found, key=lambda difference: -difference.relative)

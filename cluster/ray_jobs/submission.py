@@ -1,0 +1,259 @@
+"""Jobs on a Ray cluster: `troupe train` and `troupe search` carried out there, through the dashboard's address.
+
+What is sent are the three packages and what the words name (families, a config), never runs or data. Everything else is
+asked of the cluster: which jobs there are, what they print, how they ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.host.import_path import ROOT
+from cluster.inspection.preflight import WRONG, CheckCommand, Finding, wrong
+from cluster.ray_jobs.dashboard import ENDED, Dashboard, first_line, reach
+from cluster.terminal.answers import JOB
+from cluster.terminal.progress import duration, size
+from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.problems import Problem
+from trainers.base.timeouts import WAITS
+from trainers.base.version import __version__
+from trainers.run_folders.bucket import is_address
+from trainers.run_folders.run_folder import check_name
+
+PACKAGES = ("cluster", "trainers", "searchspaces")
+LEFT_OUT = ("__pycache__", "*.pyc", "*.egg-info")
+RUNS = ("settings.json", "search.json")  # what tells a run, or a search
+TO_LOOK, TO_INSTALL = 90.0, 1800.0  # seconds for a check, and where the cluster first installs what it lacks
+LARGE = 512 << 20  # bytes that Ray takes of one folder
+
+
+@dataclass(frozen=True)
+class SubmitCommand:
+    """A `submit` command as it was given: `words` are those of the verb inside, without its name and address."""
+
+    address: str
+    verb: str
+    family: str | None
+    words: tuple[str, ...]
+    name: str | None
+    resume: str | None
+    families: tuple[Path, ...]
+    config: Path | None
+    space: Path | None
+    runs_dir: str | None
+    to_check: tuple[str, ...] = ()  # family, settings and folder of data, as `troupe check` takes them
+    install: bool = False
+    unchecked: bool = False
+
+
+def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]:
+    """Send a job, and return its name. Raises TroupeError: exit code 2 for wrong words, 3 where the cluster cannot be
+    reached or takes no job, 4 where the name is in use."""
+    problems = []
+    if command.runs_dir is None:
+        reason = "say where the runs lie, a folder that all nodes of the cluster see, or a bucket"
+        problems.append(Problem("missing", "--runs-dir", reason))
+    elif not os.path.isabs(command.runs_dir) and not is_address(command.runs_dir):
+        reason = "must be a whole path, as the cluster sees it"
+        problems.append(Problem("bad-value", "--runs-dir", reason, value=command.runs_dir))
+    name = command.resume or command.name or f"{command.family}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if problem := check_name(name):
+        problems.append(problem)
+    if problems:
+        raise TroupeError(problems, WORDS)
+    client = reach(command.address)
+    before = [job for job in client.jobs() if job["name"] == name]
+    if command.resume is None and any(job["state"] != "FAILED" for job in before):
+        hint = f"go on with `submit {command.verb} --resume {name}`, or take another name"
+        raise TroupeError(Problem("name-in-use", "--name", "a job has this name", hint, name), CONFLICT)
+    if running := [job for job in before if job["state"] not in ENDED]:
+        reason = f"job {running[0]['job']} works on it"
+        raise TroupeError(Problem("held", name, reason, "wait for it, or stop it first"), CONFLICT)
+    with tempfile.TemporaryDirectory() as folder:
+        sent, inside = _gathered(command, Path(folder))
+        say(f"sending {size(sent)} to {command.address}")
+        known = [] if command.resume else ["--name", name]
+        line = ["python", "-m", "cluster.cli", command.verb, *command.words, *known, *inside, "--address", "auto"]
+        environment = _environment(Path(folder))
+        if command.install:
+            environment["pip"] = requirements()
+        if not command.unchecked:
+            say("looking whether the cluster has what it needs")
+            words = [*command.to_check, "--runs-dir", str(command.runs_dir), *_families(inside)]
+            if lacks := [one.problem for one in look(client, environment, words, say) if one.state == WRONG]:
+                reason = "nothing was submitted (--unchecked does not look)"
+                raise TroupeError([*lacks, Problem("not-submitted", reason=reason)], SURROUNDINGS)
+        environment["env_vars"][JOB] = "1"
+        job = _sent(client, {
+            "entrypoint": shlex.join(line), "submission_id": _numbered(name, before),
+            "runtime_env": environment, "metadata": {"troupe": __version__, "run": name, "verb": command.verb},
+        })  # fmt: skip
+    return {"name": name, "job": job, "address": command.address, "bytes": sent}
+
+
+def _numbered(name: str, before: Sequence[Mapping[str, Any]]) -> str:
+    """The number of the next job of this name: `name`, `name~2`, ... as no run is named."""
+    used = [int(job["job"].rpartition("~")[2]) if "~" in job["job"] else 1 for job in before]
+    return f"{name}~{max(used) + 1}" if used else name
+
+
+def look(
+    client: Dashboard, environment: Mapping[str, Any], words: Sequence[str], say: Callable[[str], None]
+) -> list[Finding]:
+    """What `troupe check` finds on the cluster, as a job that is forgotten afterwards."""
+    patience = TO_INSTALL if "pip" in environment else TO_LOOK
+    line = ["python", "-m", "cluster.cli", "check", *words, "--address", "auto", "--json"]
+    job = _sent(client, {"entrypoint": shlex.join(line), "submission_id": f"check-{uuid.uuid4().hex[:12]}",
+                         "runtime_env": dict(environment)})  # fmt: skip
+    begun = told = time.monotonic()
+    state = "PENDING"
+    try:
+        while (state := client.ask("get_job_status", job).value) not in ENDED and time.monotonic() < begun + patience:
+            if time.monotonic() > told + 10:
+                told = time.monotonic()
+                say(f"looking, since {duration(told - begun)}")
+            time.sleep(WAITS.look_at_job / 4)
+        printed = str(client.ask("get_job_logs", job))
+        details = client.ask("get_job_info", job)
+    finally:
+        with contextlib.suppress(TroupeError):
+            client.ask("delete_job" if state in ENDED else "stop_job", job)
+    if (answer := _answer_in(printed)) is not None:
+        if answer["result"]:
+            return [Finding(**one) for one in answer["result"]["findings"]]
+        return [Finding("cluster", WRONG, one["text"], one["code"]) for one in answer["errors"]]
+    lines = [line for line in (printed.strip() or details.message or "").splitlines() if line.strip()]
+    said, code = lines[-1] if lines else f"still {state.lower()} after {patience:.0f} s", "job-failed"
+    if "ModuleNotFoundError" in said:  # as Python tells of it
+        said, code = f"{said}; --install adds what is missing there", "not-installed"
+    return [wrong("cluster", Problem(code, reason=f"cannot carry out troupe ({said})"))]
+
+
+def _answer_in(printed: str) -> dict[str, Any] | None:
+    """The object that `--json` printed, among what else a job prints."""
+    for start in re.finditer(r"^\{$", printed, re.MULTILINE):
+        with contextlib.suppress(ValueError):
+            answer: dict[str, Any] = json.JSONDecoder().raw_decode(printed[start.start() :])[0]
+            if answer.keys() >= {"result", "errors"}:
+                return answer
+    return None
+
+
+def check(address: str, command: CheckCommand, words: Sequence[str], say: Callable[[str], None]) -> list[Finding]:
+    """`troupe check` through a dashboard: of the cluster behind it, with these packages."""
+    try:
+        client = reach(address)
+    except TroupeError as error:
+        if error.code == WORDS:
+            raise
+        return [wrong("cluster", problem) for problem in error.problems]
+    with tempfile.TemporaryDirectory() as folder:
+        sending = SubmitCommand(address, "check", None, (), None, None, command.families, None, None, None)
+        _, inside = _gathered(sending, Path(folder))
+        return look(client, _environment(Path(folder)), [*words, *inside], say)
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """What a job runs with, from what was gathered in a folder."""
+    return {
+        "py_modules": [str(folder / package) for package in PACKAGES], "working_dir": str(folder / "with"),
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(WAITS.job_saves)},
+    }  # fmt: skip
+
+
+def _families(inside: Sequence[str]) -> list[str]:
+    """Of the words that name what was sent, those that name families."""
+    pairs = zip(inside[::2], inside[1::2], strict=True)
+    return [word for name, value in pairs if name == "--families" for word in (name, value)]
+
+
+def _sent(client: Dashboard, job: Mapping[str, Any]) -> str:
+    """Send it; a cluster that has just begun takes a moment until it can take jobs."""
+    until = time.monotonic() + WAITS.cluster_begun
+    while True:
+        try:
+            return str(client.client.submit_job(**job))
+        except Exception as error:
+            if "try again later" not in str(error) or time.monotonic() > until:
+                reason = f"the cluster takes no such job ({first_line(error)})"
+                raise TroupeError(Problem("job-refused", job["submission_id"], reason), SURROUNDINGS) from error
+        time.sleep(WAITS.look_at_job)
+
+
+def text(sent: Mapping[str, Any]) -> str:
+    """A job that was sent, and how it is followed."""
+    at = f"--address {sent['address']}"
+    return "\n".join([
+        f"{sent['name']}: submitted; it goes on when this machine is switched off",
+        f"  follow   troupe logs {sent['name']} --follow {at}",
+        f"  state    troupe jobs {at}",
+        f"  stop     troupe stop {sent['name']} {at}",
+    ])  # fmt: skip
+
+
+def requirements() -> list[str]:
+    """What the packages need, in the versions that are here, for a cluster whose nodes lack some of it."""
+    from importlib import metadata
+
+    needed = [
+        re.split(r"[^A-Za-z0-9._-]", line)[0] for line in metadata.requires("troupe") or () if "extra" not in line
+    ]
+    # Ray itself is the cluster's, and a build of torch's own (+cpu) is nowhere to be had
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in needed if name != "ray"]
+
+
+def _gathered(command: SubmitCommand, folder: Path) -> tuple[int, list[str]]:
+    """Copies of what is sent, in `folder`: its bytes, and the words that name it on the other side."""
+    inside: list[str] = []
+    beside = folder / "with"
+    beside.mkdir()
+    for package in PACKAGES:
+        _copy(Path(ROOT) / package, folder / package)
+    for number, path in enumerate(command.families):
+        _copy(path, beside / f"families_{number}")
+        inside += ["--families", f"families_{number}"]
+    for option, file, name in (("config", command.config, "config.yaml"), ("space", command.space, "space.py")):
+        if file is not None:
+            try:
+                shutil.copyfile(file, beside / name)
+            except OSError as error:
+                reason = f"cannot be read ({error.strerror})"
+                raise TroupeError(Problem("not-read", f"--{option}", reason, value=str(file)), WORDS) from error
+            inside += [f"--{option}", name]
+    parts = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in folder.iterdir()}
+    for path, count in parts.items():
+        if count > LARGE:
+            files = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: -file.stat().st_size)
+            largest = ", ".join(f"{file.relative_to(path)} ({size(file.stat().st_size)})" for file in files[:3])
+            reason = f"{size(count)} are too much to send, {size(LARGE)} are the most"
+            raise TroupeError(Problem("too-large", path.name, reason, f"largest are {largest}"), WORDS)
+    return sum(parts.values()), inside
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A folder without what is hidden, compiled, or the runs of somebody. Raises TroupeError (exit code 2)."""
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        runs = {name for name in names if any((Path(folder) / name / told).exists() for told in RUNS)}
+        return runs | {name for name in names if name.startswith(".")} | set(compiled(folder, names))
+
+    compiled = shutil.ignore_patterns(*LEFT_OUT)
+    try:
+        shutil.copytree(source, target, ignore=left_out)
+    except shutil.Error as error:
+        path, _, reason = error.args[0][0]
+        raise TroupeError(Problem("not-read", str(path), f"cannot be read ({reason})"), WORDS) from error
+    except OSError as error:
+        raise TroupeError(Problem("not-read", str(source), f"cannot be read ({first_line(error)})"), WORDS) from error

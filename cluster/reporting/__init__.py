@@ -1,0 +1,1 @@
+"""`troupe report`: the page of runs and searches."""

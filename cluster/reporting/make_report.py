@@ -1,0 +1,88 @@
+"""A `report` command from its words to its page; with --watch again and again, while what it shows is worked on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.reporting import collect, write
+from cluster.searching.leaderboard import Search
+from cluster.terminal.progress import size
+from trainers.base.errors import WORDS, TroupeError
+from trainers.base.problems import Problem
+from trainers.base.timeouts import WAITS
+
+SHARE = 4  # of the time a page took, that is rested before the next
+LARGE = 20e6  # bytes of a page in one file above which it says so
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """A `report` command as it was given."""
+
+    names: tuple[str, ...]
+    out: Path | None = None
+    single_file: bool = False
+    watch: bool = False
+    runs_dir: Path = Path("runs")
+
+
+def carry_out(command: ReportCommand, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Write the page; with `watch` until nothing is worked on, or until Ctrl-C."""
+    if not command.names:
+        reason = "needs a name, as in `troupe report dcgan-search-1`"
+        raise TroupeError(Problem("missing", "report", reason), WORDS)
+    out = folder_of(command)
+    if not command.watch:
+        return _once(command, out, 0)
+    try:
+        while True:
+            before = time.monotonic()
+            result = _once(command, out, WAITS.page_renewed)
+            if not result["working"]:
+                break
+            took = time.monotonic() - before
+            say(f"{result['page']}: renewed, {_trials(result)}")
+            time.sleep(max(WAITS.page_renewed, SHARE * took))
+    except KeyboardInterrupt:
+        say("no longer watched")
+    return _once(command, out, 0)  # a page that does not load itself anew
+
+
+def folder_of(command: ReportCommand) -> Path:
+    """Where the page goes: as said, else into what is shown, or for several into `report`."""
+    found = collect.find(command.runs_dir, command.names)
+    if command.out is not None:
+        return command.out
+    if len(command.names) > 1:
+        return Path("report")
+    (one,) = found
+    return (one.path if isinstance(one, Search) else one[0].path) / "report"
+
+
+def _trials(result: Mapping[str, Any]) -> str:
+    return "1 trial" if result["trials"] == 1 else f"{result['trials']} trials"
+
+
+def text(result: dict[str, Any]) -> Sequence[str]:
+    """What a command prints."""
+    where = "in it" if result["single_file"] else "beside it"
+    lines = [f"{result['page']}: {size(result['bytes'])}, {_trials(result)}, {result['pictures']} pictures {where}"]
+    if result["single_file"] and result["bytes"] > LARGE:
+        lines.append(
+            f"  note: {size(result['bytes'])} in one file loads slowly; without --single-file pictures lie beside it"
+        )
+    shown = result["left_out"][:10]
+    lines += [f"  left out        {line}" for line in shown]
+    if len(result["left_out"]) > len(shown):
+        lines.append(f"  and {len(result['left_out']) - len(shown)} more, which the page names")
+    return lines
+
+
+def _once(command: ReportCommand, out: Path, renew: float) -> dict[str, Any]:
+    found = collect.collect(command.runs_dir, command.names)
+    result = write.write(found, out, command.runs_dir, command.single_file, renew)
+    return {**result, "working": found.working}

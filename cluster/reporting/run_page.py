@@ -1,0 +1,187 @@
+"""What a page says of one run, read from its folder alone. Imports neither torch nor Ray nor plotly."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainers.base.errors import TroupeError
+from trainers.base.problems import sentences, show_value
+from trainers.families import registry
+from trainers.run_folders.run_folder import RunFolder
+
+GRID = re.compile(r"step_(\d{8,})\.(png|txt)")
+EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.")
+NO_METRICS = ("step", "seconds")  # of a row: its place
+DRAWN_ELSEWHERE = ("curves", "real")  # pictures that the page shows in another way
+LATE = 600.0  # seconds by which a file's time may be later than its last row before it is no longer believed
+
+
+@dataclass
+class Read:
+    """One run: what it is, its curves, and what is wrong with its files."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    stored: dict[str, Any] = field(default_factory=dict)  # all of settings.json
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+    verdict: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grids: dict[int, Path] = field(default_factory=dict)  # by step
+    pictures: list[Path] = field(default_factory=list)  # confusion.png, verdict.png, ...
+    real: Path | None = None
+    timelapse: Path | None = None
+    sessions: list[list[float]] = field(default_factory=list)  # when it was worked on, in seconds since 1970
+    notes: list[str] = field(default_factory=list)
+
+    def curves(self) -> dict[str, tuple[list[int], list[float | None]]]:
+        """Every metric that is a number: its steps, and its values; none where it is not finite."""
+        found: dict[str, tuple[list[int], list[float | None]]] = {}
+        for row in self.rows:
+            for name, value in row.items():
+                if name in NO_METRICS or isinstance(value, bool) or not isinstance(value, (int, float)):
+                    continue
+                steps, values = found.setdefault(name, ([], []))
+                steps.append(int(row["step"]))
+                values.append(value if math.isfinite(value) else None)
+        return found
+
+
+def read_run(folder: RunFolder) -> Read:
+    """All of a run that a page shows; what cannot be read is noted, and left out."""
+    read = Read()
+    try:
+        read.stored = folder.read_settings(lambda line: read.notes.append(f"{folder.name}: {line}"))
+        read.settings = dict(read.stored["settings"])
+    except TroupeError as error:
+        read.notes += [f"{folder.name}: {line}" for line in sentences(error.problems)]
+    try:
+        read.rows, damaged = folder.read_metrics()
+    except OSError as error:
+        damaged = 0
+        read.notes.append(f"{folder.name}: metrics.jsonl cannot be read ({error.strerror})")
+    if damaged:
+        read.notes.append(f"{folder.name}: {damaged} rows of metrics.jsonl are damaged")
+    read.result = folder.read_result() or {}
+    read.verdict = folder.read_verdict()
+    for path in _listed(folder.grids):
+        if match := GRID.fullmatch(path.name):
+            read.grids[int(match[1])] = path
+    read.grids = dict(sorted(read.grids.items()))
+    listed = _listed(folder.path)
+    read.pictures = [path for path in listed if path.suffix == ".png" and path.stem not in DRAWN_ELSEWHERE]
+    read.real = folder.real if folder.real in listed else None
+    read.timelapse = folder.timelapse if folder.timelapse in listed else None
+    read.sessions = _sessions(folder, listed, read.rows)
+    return read
+
+
+def command_of(family: str, settings: Mapping[str, Any]) -> str:
+    """The words that repeat a run: the settings that its family would not take by itself."""
+    said = {name: value for name, value in settings.items() if value is not None}
+    with contextlib.suppress(Exception):  # a family from elsewhere, or of another version: all settings are named
+        kind = registry.config_class(family)
+        words: dict[str, Any] = {}
+        for _ in range(3):  # defaults may follow from other settings, as the learning rate does from the model
+            mine = json.loads(json.dumps(kind.of(words).model_dump()))
+            other = {name: value for name, value in settings.items() if mine.get(name) != value}
+            if not other.keys() - words.keys():
+                break
+            words.update(other)
+        said = {name: value for name, value in settings.items() if name in words}
+    pairs = [shlex.quote(f"{name}={show_value(value)}") for name, value in said.items()]
+    return " ".join(["troupe train", family, *pairs])
+
+
+def is_known(family: str) -> bool:
+    """Whether a family is one of the package."""
+    with contextlib.suppress(TroupeError):
+        return family in registry.families()
+    return False
+
+
+def main_metric(family: str, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> tuple[str, str]:
+    """The metric that a run outside of a search is told by, and which of its values are better."""
+    modes: Mapping[str, str] = {}
+    with contextlib.suppress(Exception):
+        modes = registry.config_class(family).metrics
+    names = dict.fromkeys(name for row in rows for name in row if name not in NO_METRICS)
+    best = result.get("best") or {}
+    known = [best.get("metric", ""), *(f"eval_{name}" for name in modes)]
+    metric = next((name for name in known if name in names), "")
+    metric = metric or next((name for name in names if name.startswith("eval_")), "")
+    metric = metric or next((name for name in names if "loss" in name), next(iter(names), ""))
+    return metric, modes.get(metric.removeprefix("eval_"), "max" if "accuracy" in metric else "min")
+
+
+def thinned(
+    steps: Sequence[int], values: Sequence[float | None], most: int, digits: int
+) -> tuple[list[int], list[float | None]]:
+    """At most `most` points of a curve, evenly chosen, always with the first and the last; with so many digits."""
+    count = len(steps)
+    chosen = range(count) if count <= most else [round(place * (count - 1) / (most - 1)) for place in range(most)]
+    return [steps[place] for place in chosen], [short(values[place], digits) for place in chosen]
+
+
+def texts_of(paths: Mapping[int, Path], most: int, letters: int, note: Callable[[str], None]) -> dict[int, str]:
+    """The texts of a run by step: at most `most` steps, evenly chosen, and so many letters of each."""
+    steps = list(paths)
+    if len(steps) > most:
+        steps = [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
+        note(f"texts of {len(steps)} of {len(paths)} steps")
+    found = {}
+    for step in steps:
+        with contextlib.suppress(OSError):
+            text = paths[step].read_text(encoding="utf-8", errors="replace")
+            found[step] = text if len(text) <= letters else text[:letters] + "\n[cut here]"
+    return found
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def short(value: float | None, digits: int) -> float | int | None:
+    """A number with so many digits, which takes less room."""
+    if value is None:
+        return None
+    rounded = float(f"{value:.{digits}g}")
+    return int(rounded) if rounded == int(rounded) and abs(rounded) < 1e15 else rounded
+
+
+def _sessions(folder: RunFolder, listed: Sequence[Path], rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """When a run was worked on: from each start that it tells of to the last change of what it wrote.
+
+    TensorBoard's event file is one for each start, and its time is that of the last row; what an older troupe began is
+    known by these alone. In a copy of a folder these
+    times may be those of the copying: where they are far later than the seconds of the rows allow, the rows count.
+    """
+    changed = {}
+    for path in listed:
+        if match := EVENTS.match(path.name):
+            with contextlib.suppress(OSError):
+                changed[float(match[1])] = path.stat().st_mtime
+    noted = folder.read_starts()
+    starts = [begun for begun in sorted(changed) if not noted or begun < noted[0] - 1] + noted
+    newest = 0.0
+    with contextlib.suppress(OSError):
+        newest = folder.metrics.stat().st_mtime
+    spent = max((float(row.get("seconds", 0)) for row in rows), default=0.0)
+    sessions = []
+    for place, start in enumerate(starts):
+        after = starts[place + 1] if place + 1 < len(starts) else math.inf
+        ends = [end for begun, end in changed.items() if start - 1 <= begun < after]
+        end = max(ends, default=newest if after == math.inf else start)
+        if end - start > spent + LATE:
+            end = start + spent
+        sessions.append([start, min(max(end, start), after)])
+    return sessions

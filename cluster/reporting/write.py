@@ -1,0 +1,203 @@
+"""Writes the page and what lies beside it: index.html, report.json, trials.csv, and pictures where they must be copied.
+
+The page asks nobody for anything: its Content-Security-Policy allows no request but for pictures beside it. plotly.js
+and all that is long lie in it compressed, in base 85, and are unpacked by the browser.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cluster.reporting.collect import Collected
+from cluster.reporting.run_page import Read
+from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem, show_value
+from trainers.base.version import __version__
+from trainers.storage import atomic_files, checkpoint
+
+SCRIPTS = ("page.js", "toolbox.js", "tables.js", "plots.js", "parallel.js", "pictures.js", "start.js")
+GENERATOR = '<meta name="generator" content="troupe '  # of template.html: whose page it is
+OLDER = " · troupe</title>"  # of an older one
+PICTURES = "pictures"  # the folder of copies
+SEPARATOR = (",", ":")
+
+
+def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: float = 0) -> dict[str, Any]:
+    """Write everything into `out`; with `renew` the page loads itself anew after so many seconds.
+
+    Returns the page's path and size, how many pictures it shows, and what was left out. Raises TroupeError (exit code
+    3) where the folder cannot be written.
+    """
+    left_out = list(found.left_out)
+    if os.path.lexists(out) and not out.is_dir():
+        raise TroupeError(Problem("missing-folder", str(out), "is no folder", "say --out DIR"), SURROUNDINGS)
+    if others := _others(out):
+        reason = f"holds {', '.join(others)}, which `troupe report` has not written"
+        raise TroupeError(Problem("not-ours", str(out), reason, "say --out DIR"), CONFLICT)
+    with checkpoint.writing(out, of_run=False), atomic_files.new_folder(out):
+        if not (out / "index.html").exists():  # what lies there is ours from now on
+            atomic_files.write(out / "index.html", f'<!doctype html>\n{GENERATOR}{__version__}">\n')
+        embedded: dict[str, Any] = {}
+        if single_file:
+            embedded = _embedded(found, left_out)
+            bases = [str(place) for place in range(len(found.trials))]
+        elif _inside(out, runs) and all(_inside(folder, runs) for folder in found.folders):
+            bases = [_link(folder, out) for folder in found.folders]
+        else:
+            bases = [f"{PICTURES}/{place}" for place in range(len(found.trials))]
+            _copy(found, out, left_out)
+        page = {**found.page, "bases": bases, "left_out": left_out, "renew": renew}
+        text = render(page, {"trials": found.trials, **found.bulk}, embedded, not single_file)
+        atomic_files.write(out / "index.html", text)
+        told = {**page, "trials": found.trials, **found.bulk}
+        atomic_files.write(out / "report.json", json.dumps(atomic_files.finite(told), separators=SEPARATOR) + "\n")
+        atomic_files.write(out / "trials.csv", table_of(found))
+    return {
+        "page": str(out / "index.html"), "bytes": len(text.encode()), "trials": len(found.trials),
+        "pictures": sum(1 for read in found.reads for _ in files_of(read)), "single_file": single_file,
+        "data": [str(out / "report.json"), str(out / "trials.csv")], "left_out": left_out,
+    }  # fmt: skip
+
+
+def _others(out: Path) -> list[str]:
+    """What lies in a folder under the names of a page's files, where its index.html is no page of troupe's."""
+    there = [name for name in ("index.html", "report.json", "trials.csv", PICTURES) if os.path.lexists(out / name)]
+    with contextlib.suppress(OSError), open(out / "index.html", encoding="utf-8", errors="replace") as file:
+        head = file.read(4096)
+        if GENERATOR in head or OLDER in head:
+            return []
+    return there
+
+
+def render(page: Mapping[str, Any], bulk: Mapping[str, Any], embedded: Mapping[str, Any], links: bool) -> str:
+    """The page as text."""
+    import jinja2
+    from markupsafe import Markup
+
+    def part(name: str) -> Markup:
+        return Markup(resources.files("cluster.reporting").joinpath("static", name).read_text(encoding="utf-8"))
+
+    packed, nonce = pack(json.dumps(atomic_files.finite(bulk), separators=SEPARATOR).encode()), _nonce(page)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    source = resources.files("cluster.reporting").joinpath("static", "template.html").read_text(encoding="utf-8")
+    template = environment.from_string(source)
+    return template.render(
+        title=page["title"], made=page["made"], nonce=nonce, links=links, version=__version__,
+        style=part("page.css"), script=Markup("\n").join(part(name) for name in SCRIPTS),
+        page=in_script(page), bulk=packed, plotly=_plotly(), pictures=in_script(embedded),
+    )  # fmt: skip
+
+
+def in_script(value: Any) -> Any:
+    """JSON that can stand in a script element: nothing in it ends the element, whatever a user wrote."""
+    from markupsafe import Markup
+
+    text = json.dumps(atomic_files.finite(value), separators=SEPARATOR)
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)
+
+
+def pack(data: bytes) -> Any:
+    """Bytes as a script element can hold them: their compressed length, a colon, and base 85 without `<` and `&`."""
+    from markupsafe import Markup
+
+    packed = gzip.compress(data, 9, mtime=0)
+    letters = base64.b85encode(packed + bytes(-len(packed) % 4)).decode().translate({ord("<"): ",", ord("&"): "."})
+    return Markup(f"{len(packed)}:{letters}")
+
+
+@cache
+def _plotly() -> Any:
+    from plotly.offline import get_plotlyjs
+
+    return pack(get_plotlyjs().encode())
+
+
+def files_of(read: Read) -> Iterator[Path]:
+    """The pictures of a run that a page shows."""
+    yield from (path for path in read.grids.values() if path.suffix == ".png")
+    yield from read.pictures
+    yield from (path for path in (read.real, read.timelapse) if path is not None)
+
+
+def table_of(found: Collected) -> str:
+    """A row for each trial, with every setting that differs and the command to repeat it."""
+    rows = []
+    for trial in found.trials:
+        group = found.page["groups"][trial["group"]]
+        row = {"trial": trial["id"], "of": group["name"], "family": group["family"], "metric": group["metric"]}
+        row |= {name: trial[name] for name in ("rank", "state", "value", "mean", "spread", "best", "best_step", "step",
+                                               "steps", "seconds", "reason", "worry")}  # fmt: skip
+        row |= {name: show_value(value) for name, value in {**trial["other"], **trial["settings"]}.items()}
+        rows.append({**row, "command": trial["command"]})
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    written = io.StringIO()
+    writer = csv.DictWriter(written, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return written.getvalue()
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _link(folder: Path, out: Path) -> str:
+    return quote(Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix())
+
+
+def _name_in(path: Path) -> str:
+    """A picture's name within its run: `grids/step_00000500.png`, `verdict.png`."""
+    return f"grids/{path.name}" if path.parent.name == "grids" else path.name
+
+
+def _copy(found: Collected, out: Path, left_out: list[str]) -> None:
+    """Copies of all pictures; those that are there already are left alone."""
+    for place, read in enumerate(found.reads):
+        for path in files_of(read):
+            target = out / PICTURES / str(place) / _name_in(path)
+            try:
+                there, here = target.stat() if target.exists() else None, path.stat()
+                if there is not None and (there.st_size, there.st_mtime) == (here.st_size, here.st_mtime):
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target)
+            except FileNotFoundError:
+                left_out.append(f"{found.trials[place]['id']}: {_name_in(path)} has gone")
+
+
+def _embedded(found: Collected, left_out: list[str]) -> dict[str, Any]:
+    """Every picture as a data URI, each content once."""
+    places: dict[str, int] = {}
+    contents: dict[str, int] = {}
+    for place, read in enumerate(found.reads):
+        for path in files_of(read):
+            try:
+                encoded = base64.b64encode(path.read_bytes()).decode()
+            except OSError:
+                left_out.append(f"{found.trials[place]['id']}: {_name_in(path)} cannot be read")
+                continue
+            kind = "gif" if path.suffix == ".gif" else "png"
+            uri = f"data:image/{kind};base64,{encoded}"
+            places[f"{place}/{_name_in(path)}"] = contents.setdefault(uri, len(contents))
+    return {"places": places, "contents": list(contents)}
+
+
+def _nonce(page: Mapping[str, Any]) -> str:
+    """What only the page's own scripts bear; whoever wrote a name that is shown could not know it."""
+    return hashlib.sha256(os.urandom(16) + str(page["made"]).encode()).hexdigest()[:32]

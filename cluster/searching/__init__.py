@@ -1,0 +1,1 @@
+"""`troupe search`: trials, Ray Tune, and the leaderboard."""

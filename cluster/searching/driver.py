@@ -1,0 +1,413 @@
+"""The driver of a search: it makes the trials' folders, lets Tune carry them out, and keeps search.json right."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from cluster.backend import nodes
+from cluster.backend.connection import ray_for
+from cluster.backend.supervisor import CLEANED, RAY
+from cluster.host import requirements
+from cluster.host.requirements import needs
+from cluster.host.signals import signals
+from cluster.searching import samplers, tuner
+from cluster.searching.leaderboard import (
+    FAILED,
+    FINISHED,
+    NO_METRIC,
+    OPEN,
+    POPULATION,
+    PRUNED,
+    RUNNING,
+    Search,
+    TrialRecord,
+)
+from cluster.searching.prepare_search import Prepared, SearchCommand, compare_by
+from cluster.searching.space import Choice
+from cluster.terminal.progress import Progress, about_trials, duration, size
+from trainers.base.errors import FAILED as RUN_FAILED
+from trainers.base.errors import WORDS, TroupeError
+from trainers.base.problems import Problem, sentences, show_value
+from trainers.base.timeouts import WAITS
+from trainers.families import registry
+from trainers.run import description, open_for
+from trainers.run_folders import bucket
+from trainers.run_folders.mirror import patiently
+from trainers.run_folders.run_folder import SAVED, STOP_FILE
+from trainers.run_folders.sync_state import bytes_of
+from trainers.settings.config import Config
+from trainers.settings.fields import plain
+from trainers.storage import atomic_files, checkpoint
+
+SPARE = 64 << 20  # bytes that are left free on it
+
+
+class Known:
+    """What a trial's folder needs to know of the data that it learns from."""
+
+    def __init__(self, data: Any) -> None:
+        self.fingerprint, self.facts = data.fingerprint, plain(data.facts)
+
+
+class Driver:
+    """One search, while it is carried out."""
+
+    def __init__(self, search: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> None:
+        self.search, self.prepared, self.command, self.progress = search, prepared, command, progress
+        self.proposals = samplers.of(search, prepared.space)
+        self.data: dict[tuple[Any, ...], Known] = {}
+        self.began, self.before = time.monotonic(), float(search.told["seconds"])
+        self.since: dict[int, float] = {}  # when each running trial was last looked at
+        self.asked = threading.Event()
+        self.over = ""  # why no more is begun, where that is no fault
+        self.full = ""  # or where it is
+        self.hopeless = ""  # or where no trial can have a value
+        self.died: Callable[[], str] = lambda: ""  # what of Ray has died
+        self.dead = ""  # that, once it has
+        self.missing: Callable[[], str] = lambda: ""  # which of its files has gone
+        self.cleaned, self.cleaned_at = "", 0.0  # that, once one has, and when it was seen
+        self.gone: TroupeError | None = None  # the same of somebody else's Ray
+        self.told_trials = False
+        self.lasted = 0.0  # when the record was last made durable
+        self.looked = 0.0
+        self.at_once = 1
+        self.bucket = bucket.of_run(search.path)  # through which trials on other nodes have and give what they need
+        self.forgotten: set[int] = set()  # trials whose checkpoints are removed
+        self.staying: set[int] = set()  # trials that have something among their checkpoints that cannot be removed
+
+    # What Tune asks for
+
+    def next_trial(self) -> TrialRecord | None:
+        """The next trial, with its folder; those that cannot be made are failed."""
+        while (record := self.proposals.next()) is not None:
+            try:
+                self._make(record)
+                return record
+            except bucket.Unreachable as error:
+                hint = f"go on with `troupe search --resume {self.search.name}`"
+                problems = [replace(problem, hint=hint) for problem in error.problems]
+                self.gone = None if self.stop_requested() else TroupeError(problems, error.code)
+                return None
+            except TroupeError as error:
+                record.state, record.reason = FAILED, "; ".join(sentences(error.problems))
+                record.code = error.problems[0].code
+                self.changed(record, True)
+        return None
+
+    def changed(self, record: TrialRecord, ended: bool) -> None:
+        """A trial has news: the record is written, and who looks on is told."""
+        now = time.monotonic()
+        record.seconds += now - self.since.get(record.number, now)
+        self.since[record.number] = now
+        self.search.told["seconds"] = round(self.before + now - self.began, 1)
+        if ended:
+            self.since.pop(record.number, None)
+            if record.state == FINISHED and record.value is None:
+                record.state = FAILED
+                if not record.reason:
+                    record.code = NO_METRIC
+                    record.reason = f"reports no {self.search.told['metric']}: it evaluates nothing"
+            if record.code == NO_METRIC and not self.search.ranked():  # no other trial will report it either
+                self.hopeless = record.reason
+            if record.state in (FINISHED, PRUNED, FAILED):
+                self.proposals.ended(record)
+            self._keep_best()
+            self.progress.say(self.line(record))
+        lasting = ended and now - self.lasted > WAITS.lasting_record
+        self.lasted = now if lasting else self.lasted
+        self.search.write(lasting)
+
+    def tick(self) -> None:
+        """Now and then: the line that renews itself, Ray, the clock, and the disk."""
+        self.progress.doing(self.state())
+        try:
+            self.dead = self.dead or self.died()
+        except TroupeError as error:
+            self.gone = error
+        now = time.monotonic()
+        if not self.cleaned and (cleaned := self.missing()):
+            self.cleaned, self.cleaned_at = cleaned, now
+            self.progress.say(f"{cleaned}: saving first")
+        if self.cleaned and now - self.cleaned_at > WAITS.saves_for_new_ray:
+            self.dead = self.dead or self.cleaned
+        if self.dead or self.gone is not None:
+            raise tuner.Dead
+        budget = self.command.time_budget
+        if budget is not None and now - self.began > budget and not self.over:
+            self.over = f"the time budget of {duration(budget)} is used up"
+            self.progress.say(f"{self.over}: saving what runs")
+        if now - self.looked > WAITS.look_at_disk:
+            self.looked = now
+            self._look_at_disk()
+
+    def stop_requested(self) -> bool:
+        """Also tells the trials, which would else hear of it after their next report only."""
+        if not self.told_trials and (self.search.path / STOP_FILE).exists():  # by `troupe stop`
+            self.asked.set()
+        stop = self.asked.is_set() or bool(self.over or self.full or self.hopeless or self.cleaned)
+        if stop and not self.told_trials:
+            self.told_trials = True
+            (self.search.path / STOP_FILE).touch()
+            if self.bucket is not None:
+                self.bucket.send_file(self.search.path / STOP_FILE)
+            if self.asked.is_set():
+                self.progress.say("stopping: saving first")
+        return stop
+
+    def go_on(self) -> None:
+        """After Ray was begun anew: trials that ran go on from their checkpoints."""
+        self.dead, self.cleaned, self.told_trials = "", "", False
+        self.withdraw_stop()
+        self.proposals = samplers.of(self.search, self.prepared.space)
+
+    def withdraw_stop(self) -> None:
+        """Take back what asks the trials to stop."""
+        (self.search.path / STOP_FILE).unlink(missing_ok=True)
+        if self.bucket is not None:
+            self.bucket.remove_file(self.search.path / STOP_FILE)
+
+    # What it says
+
+    def state(self) -> str:
+        """`7/20 trials, 2 running, best eval_accuracy 0.934 (0004), 3m05s left`."""
+        trials = self.search.trials
+        done = [trial for trial in trials if trial.state not in OPEN]
+        whole = max(len(trials), self.search.wanted)
+        parts = [
+            f"{len(done)}/{whole} trials",
+            f"{min(self.at_once, sum(trial.state == RUNNING for trial in trials))} running",
+        ]
+        ranked = self.search.ranked()
+        if ranked:
+            parts.append(f"best {self.search.told['metric']} {ranked[0].value:.4g} ({ranked[0].name})")
+        times = [trial.seconds for trial in done if trial.state in (FINISHED, PRUNED)]
+        if times:
+            left = sum(times) / len(times) * (whole - len(done)) / self.at_once
+            spent = sum(trial.seconds for trial in trials if trial.state == RUNNING) / self.at_once
+            parts.append(f"about {duration(max(1.0, left - spent))} left")
+        return ", ".join(parts)
+
+    def line(self, record: TrialRecord) -> str:
+        """One trial that has ended, in a line."""
+        settings = " ".join(f"{name}={show_value(value)}" for name, value in record.settings.items())
+        where = f"{self.search.name}/{record.name}"
+        if record.state == FAILED:
+            return f"{where}: failed: {record.reason} ({settings})"
+        best = self.search.ranked()[:1]
+        value = "no value" if record.value is None else f"{self.search.told['metric']} {record.value:.4g}"
+        crown = ", the best so far" if best and best[0] is record else ""
+        state = f" {record.state} at step {record.step}," if record.state != FINISHED else ""
+        if record.reason:
+            return f"{where}:{state} {record.reason} ({settings})"
+        worry = f"; {record.worry}" if record.worry else ""
+        return f"{where}:{state} {value}{crown}, after {duration(record.seconds)} ({settings}){worry}"
+
+    # The parts
+
+    def _make(self, record: TrialRecord) -> None:
+        """A trial's folder, as that of a run that has not begun. Raises TroupeError for what is wrong with it."""
+        told, folder = self.search.told, self.search.folder(record)
+        if folder.settings.exists():
+            record.steps = int(folder.read_settings()["settings"]["steps"])
+            return
+        config, problems = self.prepared.kind.from_words({**told["fixed"], **record.settings}, told["family"])
+        if config is None:
+            raise TroupeError(problems, WORDS)
+        config = config.model_copy(update=requirements.resolve(config, own_machine=not self.command.address))
+        config = self.resolved(config)
+        record.steps = config.steps
+        with checkpoint.writing(self.search.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder.make_parts()
+            folder.write_settings(description(told["family"], config, self.known(config), self.command.families))
+        if (there := self.bucket) is not None:
+            patiently(lambda: there.send(folder.path), self._refuse_to_wait)
+
+    def _refuse_to_wait(self) -> None:
+        """Raises bucket.Unreachable where nothing more is to be begun."""
+        if self.stop_requested():
+            raise bucket.Unreachable(Problem("stopped", reason="a stop is asked for"))
+
+    def known(self, config: Config) -> Known:
+        """What there is to learn from; opened once for all trials that learn from the same."""
+        key = tuple(getattr(config, name, "auto") for name in
+                    ("data", "image_size", "evaluate_on", "folders", "value_range"))  # fmt: skip
+        if key not in self.data:
+            data = open_for(config, self.command.data_dir, self.command.families, self.progress.say,
+                            self.progress.packing)  # fmt: skip
+            self.data[key] = Known(data)
+        return self.data[key]
+
+    def resolved(self, config: Config) -> Config:
+        """With what follows from the data, and as often evaluated and saved as the scheduler needs."""
+        facts = self.known(config).facts
+        if problems := config.wrong_data(facts):
+            raise TroupeError(problems, WORDS)
+        asked, config = config.evaluate_every, config.resolved(facts)
+        scheduler = self.search.told["scheduler"]
+        changes: dict[str, Any] = {}
+        every = int(config.evaluate_every)
+        if scheduler != "fifo" and asked == "auto" and config.metrics:
+            every = changes["evaluate_every"] = max(1, min(every, math.ceil(config.steps / 10)))
+        if scheduler in POPULATION:
+            changes["checkpoint_every"] = every  # each report has a checkpoint, from which others can go on
+        return config.model_copy(update=changes)
+
+    def _keep_best(self) -> None:
+        """Of all trials that have ended, only so many keep their checkpoints as were asked for."""
+        most = self.search.told["keep_best"]
+        if most is not None:
+            for record in self._ended_with_checkpoints(self.bucket is not None)[most:]:
+                self._forget(record, self.bucket is not None)
+
+    def _ended_with_checkpoints(self, there: bool) -> list[TrialRecord]:
+        """Those that have checkpoints on this machine's disk, or (`there`) may have some in the bucket: the best first,
+        those without a value last."""
+        return [
+            trial for trial in self.search.in_order()
+            if trial.state in (FINISHED, PRUNED, FAILED) and trial.number not in self.forgotten | self.staying
+            and (there or checkpoint.all_in(self.search.folder(trial).checkpoints))
+        ]  # fmt: skip
+
+    def _forget(self, record: TrialRecord, there: bool) -> None:
+        """Remove a trial's checkpoints from this machine's disk, and (`there`) from the bucket."""
+        folder = self.search.folder(record)
+        if stay := [path for path in checkpoint.all_in(folder.checkpoints) if not checkpoint.remove(path)]:
+            self.staying.add(record.number)
+            self.progress.say(f"{stay[0]}: is not known to be a checkpoint of troupe's, or is damaged; it stays")
+        if there and self.bucket is not None:
+            self.forgotten.add(record.number)
+            with contextlib.suppress(bucket.Unreachable):
+                self.bucket.remove_checkpoints(folder.path)
+                self.bucket.fetch(folder.path)  # to know how much lies there now
+
+    def _look_at_disk(self) -> None:
+        """Make room where the disk, or the budget, is nearly used up; where there is none, stop loudly."""
+        free = shutil.disk_usage(self.search.path).free
+        budget = self.command.disk_budget
+        used = bytes_of(self.search.path) if budget is not None else 0
+        while free < SPARE or (budget is not None and used > budget):
+            full = free < SPARE  # and what is removed from a bucket makes no room on it
+            there = self.bucket is not None and not full
+            ended = self._ended_with_checkpoints(there)[0 if self.bucket is not None and full else 1 :]
+            what = "the disk" if full else f"the disk budget of {size(budget or 0)}"
+            if not ended:
+                self.full = f"{what} is full, and only running trials and the best one have checkpoints"
+                self.progress.say(
+                    f"{self.full}: stopping; free some space, then go on with --resume {self.search.name}"
+                )
+                return
+            self._forget(ended[-1], there)
+            self.progress.say(
+                f"{what} is nearly full: the checkpoints of {self.search.name}/{ended[-1].name} are removed"
+            )
+            free = shutil.disk_usage(self.search.path).free
+            used = bytes_of(self.search.path) if budget is not None else 0
+
+
+def takes(search: Search, config: Config) -> dict[str, float]:
+    """What each worker of a trial takes of a node; several trials may share a GPU."""
+    each = needs(config.model_dump())
+    return {**each, **({"GPU": 1 / search.told["trials_per_gpu"]} if "GPU" in each else {})}
+
+
+def rooms(each: Mapping[str, float], workers: int, there: list[Mapping[str, float]]) -> int:
+    """How many trials fit at once: each worker as a whole on one node, those of a trial together anywhere."""
+    return nodes.rooms(each, there) // workers
+
+
+def refuse_other_networks(driver: Driver) -> None:
+    """Raise TroupeError (exit code 2) for settings that change the networks, where weights are to be taken over."""
+    import torch
+
+    told, kind, command = driver.search.told, driver.prepared.kind, driver.command
+    family = registry.family_class(told["family"], command.families)
+    problems = []
+    for name, domain in driver.prepared.space.domains.items():
+        shapes = []
+        for value in (domain.values[0], domain.values[-1]) if isinstance(domain, Choice) else (domain.low, domain.high):
+            config, wrong = kind.from_words({**driver.prepared.config.model_dump(), name: value}, told["family"])
+            if config is None:
+                raise TroupeError(wrong, WORDS)
+            facts = driver.known(config).facts
+            with torch.random.fork_rng([]):
+                networks = family(config.resolved(facts), facts).networks()
+            shapes.append([(part, key, tensor.shape) for part, network in networks.items()
+                           for key, tensor in network.state_dict().items()])  # fmt: skip
+        if shapes[0] != shapes[1]:
+            reason = "changes the networks, so that no trial could take over another one's weights"
+            hint = f"leave it out of --scheduler {told['scheduler']}"
+            problems.append(Problem("settings-conflict", name, reason, hint, str(domain)))
+    if problems:
+        raise TroupeError(problems, WORDS)
+
+
+def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> Driver:
+    """Carry out all trials that are left. Returns the driver, which knows how it ended."""
+    config = prepared.config
+    driver = Driver(search, prepared, command, progress)
+    driver.withdraw_stop()
+    atomic_files.clear_unfinished(search.path)
+    there = driver.bucket
+    folders = [*([] if there is not None else [search.path]), *command.families]
+    if search.told["scheduler"] in POPULATION:
+        refuse_other_networks(driver)
+    each = takes(search, config)
+    resolved = driver.resolved(config)
+    if note := compare_by(search.told, command, config, driver.known(config).facts):
+        progress.say(note)
+    with (
+        ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as used,
+        signals(driver.asked.set) as install,  # until then a signal ends it
+    ):
+        found = [node["Resources"] for node in nodes.alive().values()]
+        room = rooms(each, config.workers, found)
+        driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
+        progress.say(f"{search.name}: {about_trials(search.told, driver.at_once, each, config.workers, room)}")
+        shared = {
+            "folder": str(search.path), "data_dir": str(command.data_dir.resolve()),
+            "families": [str(path) for path in command.families], "metric": search.told["metric"],
+            "metrics": [f"eval_{name}" for name in config.metrics_of(driver.known(config).facts)],
+            "runtime_env": dict(used.runtime_env), "bucket": there.address if there is not None else "",
+        }  # fmt: skip
+        job = tuner.Job(
+            search, prepared.space, driver.next_trial, driver.changed, install, driver.tick, driver.stop_requested,
+            shared, [each] if config.workers == 1 else [{}, *[each] * config.workers], driver.at_once, resolved.steps,
+            int(resolved.evaluate_every) or resolved.log_every, config.max_restarts, progress.say,
+        )  # fmt: skip
+        driver.died, driver.missing = used.died, used.missing
+        restarts = 0
+        while True:
+            tuner.carry_out(job)
+            if driver.gone is not None:
+                raise driver.gone
+            why = driver.cleaned or driver.dead
+            if not why or driver.asked.is_set():
+                break
+            if not driver.cleaned and restarts >= config.max_restarts:
+                reason, resume = (
+                    f"{why} ({restarts} restarts before)",
+                    f"go on with `troupe search --resume {search.name}`",
+                )
+                raise TroupeError(Problem("lost", search.name, reason, resume), RUN_FAILED)
+            restarts += not driver.cleaned
+            count = "" if driver.cleaned else f" (restart {restarts} of {config.max_restarts})"
+            progress.say(f"{why}; going on from the trials' checkpoints{count}")
+            search.told.setdefault("restarts", []).append({"kind": CLEANED if driver.cleaned else RAY, "why": why})
+            used.begin_anew()
+            driver.go_on()
+    progress.end()
+    search.write(lasting=True)
+    with contextlib.suppress(OSError):
+        saved = driver.asked.is_set() and (search.path / STOP_FILE).exists()
+        driver.withdraw_stop()
+        if saved:
+            (search.path / STOP_FILE).write_text(SAVED, encoding="utf-8")
+    return driver

@@ -1,0 +1,292 @@
+"""A search from its command to its result: what is tried, how much at once, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cluster.host import hardware
+from cluster.host.ray_environment import search_path
+from cluster.host.signals import deferred
+from cluster.searching import samplers
+from cluster.searching.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, OPEN, WAITING, Search
+from cluster.searching.prepare_search import Prepared, SearchCommand, compare_by, prepare
+from cluster.terminal.progress import Progress, about_trials, duration, from_here
+from cluster.terminal.tables import table
+from cluster.training.prepare_run import TrainCommand
+from trainers.base.errors import FAILED as RUN_FAILED
+from trainers.base.errors import SURROUNDINGS, WORDS, Stopped, TroupeError, naming
+from trainers.base.paths import TRIALS
+from trainers.base.problems import Problem, show_value
+from trainers.run import open_for
+from trainers.run_folders import bucket, creation, mirror, removal, run_folder
+from trainers.run_folders.run_folder import RunFolder
+
+
+def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
+    """Carry out a `search` command. Returns its result, with paths that can be opened from here.
+
+    Raises TroupeError: exit code 1 where every trial failed, Stopped (130) where it was stopped.
+    """
+    from cluster.searching import driver
+    from cluster.training.launch_run import alone
+
+    prepared = prepare(command)
+    command = replace(command, families=tuple(map(Path, prepared.told["families"])))  # a resume need not say them again
+    for note in prepared.notes:
+        progress.say(note)
+    with contextlib.ExitStack() as held:
+        held.enter_context(alone())
+        found, sent = prepared.found, contextlib.ExitStack()
+        try:
+            if found is None:
+                with deferred():
+                    found = _new_folder(command, prepared)
+            held.enter_context(found.lock())
+            for trial in found.trials:
+                if trial.state == FAILED and command.retry_failed:
+                    trial.state, trial.reason, trial.code = WAITING, "", ""
+                    trial.value = trial.best = None
+            sending = mirror.Mirror(found.path, progress.say)
+            sent.callback(sending.end)
+            sending.settle()  # from here on it can be gone on with elsewhere
+            ended = driver.drive(found, prepared, command, progress)
+            sending.settle()
+        except BaseException as error:
+            if found is not None and prepared.found is None and not any((found.path / TRIALS).iterdir()):
+                sent.close()
+                with contextlib.suppress(TroupeError):  # it never began: the name is free again
+                    removal.discard(found.path, bucket.of_run(found.path))
+            if found is not None and isinstance(error, TroupeError):
+                naming(error, found.name, found.path.exists())
+            raise
+        finally:
+            sent.close()
+    failed = [trial for trial in found.trials if trial.state == FAILED]
+    resume = f"go on with `troupe search --resume {found.name}`"
+    if ended.full:
+        problem = Problem("no-space", found.name, ended.full, f"free some space, then {resume}")
+        raise TroupeError(problem, SURROUNDINGS)
+    if ended.hopeless:
+        raise TroupeError(Problem(NO_METRIC, found.name, ended.hopeless), RUN_FAILED)
+    if ended.asked.is_set():
+        raise Stopped(Problem("stopped", found.name, "stopped and saved", resume))
+    if found.trials and len(failed) == len(found.trials):
+        reason = f"all {len(failed)} trials failed; the first: {failed[0].reason}"
+        raise TroupeError(Problem("trials-failed", found.name, reason), RUN_FAILED)
+    if lost := [trial for trial in found.trials if trial.state == INTERRUPTED and trial.reason]:
+        more = f"; {len(lost) - 1} more" if len(lost) > 1 else ""
+        reason = f"{lost[0].name} was interrupted: {lost[0].reason}{more}"
+        raise TroupeError(Problem(lost[0].code or "lost", found.name, reason, resume), SURROUNDINGS)
+    if ended.over:
+        progress.say(f"{found.name}: {ended.over}; {resume}")
+    if command.final and found.ranked():
+        _final(found, prepared, command, progress)
+    return result_of(found)
+
+
+def result_of(found: Search) -> dict[str, Any]:
+    """What a search came to: its points, the best first, and the trials of each."""
+    points = []
+    for group, mean, spread in found.points():
+        trials = [
+            {"name": f"{found.name}/{trial.name}", "state": trial.state, "value": trial.value, "step": trial.step,
+             "steps": trial.steps, "best": trial.best, "seconds": round(trial.seconds, 1), "settings": trial.settings,
+             "reason": trial.reason, "code": trial.code, "clones": trial.clones}
+            for trial in group
+        ]  # fmt: skip
+        settings = {name: value for name, value in group[0].settings.items() if name != "seed"}
+        points.append({"settings": settings, "mean": mean, "spread": spread, "trials": trials})
+    return {
+        "name": found.name, "family": found.told["family"], "folder": str(found.path), "metric": found.told["metric"],
+        "mode": found.told["mode"], "seconds": found.told["seconds"], "points": points,
+        "failed": sum(trial.state == FAILED for trial in found.trials), "final": found.told.get("final"),
+    }  # fmt: skip
+
+
+def text(result: Mapping[str, Any], most: int = 10) -> str:
+    """The best points of a result, for people."""
+    rows = []
+    for point in result["points"][:most]:
+        first = point["trials"][0]
+        row = {"trial": first["name"] + (f" +{len(point['trials']) - 1}" if len(point["trials"]) > 1 else "")}
+        row[result["metric"]] = "-" if point["mean"] is None else f"{point['mean']:.4g}"
+        if any(other["spread"] is not None for other in result["points"]):
+            row["+-"] = "" if point["spread"] is None else f"{point['spread']:.2g}"
+        row["step"] = f"{first['step']}/{first['steps']}"
+        row |= {name: show_value(value) for name, value in point["settings"].items()}
+        rows.append({**row, "": "" if first["state"] == FINISHED else first["state"]})
+    lines = [f"{result['name']}: {len(result['points'])} points in {duration(result['seconds'])}, the best first", ""]
+    lines.append(table(rows))
+    if len(result["points"]) > most:
+        lines.append(f"{len(result['points']) - most} more in leaderboard.csv")
+    if result["failed"]:
+        reasons = {trial["reason"]: trial["name"] for point in result["points"] for trial in point["trials"]
+                   if trial["state"] == FAILED}  # fmt: skip
+        lines += ["", f"{result['failed']} failed:", *(f"  {name}: {reason}" for reason, name in reasons.items())]
+    if result["final"]:
+        told = ", ".join(f"{name} {value:.4g}" for name, value in result["final"]["metrics"].items())
+        lines += ["", f"{result['final']['run']}: on the test part {told}"]
+    lines += ["", *_best(result), f"  folder          {from_here(result['folder'])}"]
+    return "\n".join(lines)
+
+
+def _best(result: Mapping[str, Any]) -> list[str]:
+    """The best point in a line of its own, at the end, where it is seen."""
+    best = next((point for point in result["points"] if point["mean"] is not None), None)
+    if best is None:
+        return []
+    settings = " ".join(f"{name}={show_value(value)}" for name, value in best["settings"].items())
+    return [f"  best            {best['trials'][0]['name']}, {result['metric']} {best['mean']:.4g}: {settings}"]
+
+
+def text_of_dry_run(expected: Mapping[str, Any]) -> list[str]:
+    """What a search would do, for people."""
+    trials = expected["trials"]
+    shown = [" ".join(f"{name}={show_value(value)}" for name, value in trial.items()) for trial in trials]
+    lines = [*expected["lines"], ""]
+    lines += [f"{place:04d}  {line}" for place, line in enumerate(shown, 1)]
+    fixed = " ".join(f"{name}={show_value(value)}" for name, value in expected["fixed"].items())
+    return [*lines, *([] if shown else ["optuna thinks of each trial when those before have ended"]), f"all: {fixed}"]
+
+
+def _new_folder(command: SearchCommand, prepared: Prepared) -> Search:
+    """The folder of a new search, with all trials that are known before it starts."""
+    told, runs = prepared.told, command.runs_dir
+    there = bucket.of(runs)
+    taken = there.names() if there is not None else ()
+
+    found = Search(runs, told)
+    samplers.fill(found, prepared.space)
+
+    def make(path: Path) -> None:
+        (path / TRIALS).mkdir()
+        found.path = path
+        found.write(lasting=True)
+
+    path = creation.appear(runs, f"{told['family']}-search", command.name, taken, make)
+    if path is None:
+        raise run_folder.in_use(runs, str(command.name))
+    found.path = path.resolve()
+    return found
+
+
+def _final(found: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> None:
+    """Train the best point anew on the whole training part, and tell how it does on the test part, once."""
+    from cluster.training.launch_run import launch
+
+    best = next(group for group, mean, _ in found.points() if mean is not None)[0]
+    settings = {**found.told["fixed"], **best.settings, "evaluate_on": "test"}
+    name = f"{found.name}-final"
+    progress.say(
+        f"{name}: training {found.name}/{best.name} anew on the whole training part, evaluated on the test part"
+    )
+    bucket.bring(command.runs_dir, [name], checkpoints=True)
+    resumes = (command.runs_dir / name / "settings.json").exists()
+    result = launch(
+        TrainCommand(
+            None if resumes else found.told["family"], None if resumes else settings, None if resumes else name,
+            name if resumes else None, address=command.address, runs_dir=command.runs_dir, data_dir=command.data_dir,
+            families=command.families,
+        ),
+        progress,
+    )  # fmt: skip
+    metrics = {key: value for key, value in result["metrics"].items() if key.startswith("eval_")}
+    found.told["final"] = {"run": name, "of": f"{found.name}/{best.name}", "metrics": metrics}
+    found.write(lasting=True)
+    if there := bucket.of_run(found.path):
+        mirror.patiently(lambda: there.send(found.path))
+
+
+def dry_run(command: SearchCommand) -> dict[str, Any]:
+    """The trials of a search, how many run at once and why, and what one is expected to take; nothing is kept."""
+    from cluster.searching import driver
+
+    prepared = prepare(command)
+    command = replace(command, families=tuple(map(Path, prepared.told["families"])))
+    told, found = prepared.told, prepared.found
+    if found is None:
+        name = command.name or run_folder.next_name(command.runs_dir, f"{told['family']}-search")
+        found = Search(command.runs_dir / name, told)
+        samplers.fill(found, prepared.space)
+    config = prepared.config
+    each = driver.takes(found, config)
+    facts = open_for(config, command.data_dir, command.families).facts
+    lines = [*prepared.notes, *filter(None, [compare_by(told, command, config, facts)])]
+    left = [trial for trial in found.trials if trial.state in OPEN]
+    count = len(left) or found.wanted
+    if command.address is None:
+        room = driver.rooms(each, config.workers, [{"CPU": hardware.cores(), "GPU": hardware.gpus()}])
+        at_once = max(1, min(room, count, told["max_concurrent"] or room))
+        lines.append(about_trials(told, at_once, each, config.workers, room))
+    else:
+        at_once = 1
+        lines.append(f"how many trials run at once depends on the cluster at {command.address}; each takes {each}")
+    first = left[0].settings if left else {}
+    seconds, steps, measured = _expected(prepared, {**told["fixed"], **first}, command)
+    lines.append(
+        f"a trial makes {steps} steps; by {measured} steps made just now, about {duration(seconds)} each without "
+        f"evaluations, {duration(seconds * count / at_once)} for all of them"
+        + (" at most" if told["scheduler"] == "asha" else "")
+    )
+    values = config.model_dump()
+    return {
+        **told, "fixed": {name: values[name] for name in told["fixed"]}, "name": found.name, "at_once": at_once,
+        "trials": [trial.settings for trial in left], "lines": lines, "seconds_of_a_trial": round(seconds, 1),
+        "steps_of_a_trial": steps,
+    }  # fmt: skip
+
+
+def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchCommand) -> tuple[float, int, int]:
+    """Seconds that a trial takes, its steps, and how many were made to know that: the first trial's, in a process."""
+    import subprocess
+    import sys
+    import tempfile
+
+    from cluster.host.environment import worker_environment
+
+    config, problems = prepared.kind.from_words(words, prepared.told["family"])
+    if config is None:
+        raise TroupeError(problems, WORDS)
+    facts = open_for(config, command.data_dir, command.families).facts
+    if problems := config.wrong_data(facts):
+        raise TroupeError(problems, WORDS)
+    steps = config.resolved(facts).steps
+    few = max(1, min(4, steps))
+    with tempfile.TemporaryDirectory() as folder:
+        said = {**words, "steps": few, "evaluate_every": 0, "log_every": 1, "sample_every": 10**6, "target": "none"}
+        said.pop("epochs", None)
+        if said.get("schedule") == "plateau":
+            said["schedule"] = "constant"
+        call = ["train", prepared.told["family"], *(f"{name}={show_value(value)}" for name, value in said.items())]
+        call += ["--runs-dir", folder, "--data-dir", str(command.data_dir), "--name", "probe", "--json"]
+        for path in command.families:
+            call += ["--families", str(path)]
+        done = subprocess.run([sys.executable, "-m", "cluster.cli", *call], capture_output=True, text=True,
+                              env={**os.environ, **worker_environment(), **search_path()})  # fmt: skip
+        if done.returncode:
+            code, why = _why(done.stdout, done.stderr)
+            raise TroupeError(Problem(code, reason=f"the first trial cannot be trained: {why}"), RUN_FAILED)
+        rows = RunFolder(Path(folder) / "probe").read_metrics()[0]
+    metric, known = prepared.told["metric"], sorted({name for row in rows for name in row} - {"step", "seconds"})
+    if metric not in [*known, *(f"eval_{name}" for name in config.metrics)]:
+        reason, hint = "no row of training has it", f"there are {', '.join(known)}"
+        raise TroupeError(Problem("unknown-metric", "--metric", reason, hint, metric), WORDS)
+    times = [0.0, *(float(row["seconds"]) for row in rows if "samples_per_second" in row)]
+    later = [after - before for before, after in itertools.pairwise(times[1:])] or [times[-1]]
+    return sum(later) / len(later) * steps, steps, few
+
+
+def _why(answered: str, printed: str) -> tuple[str, str]:
+    """By what a command with `--json` has failed: a code and a sentence; the last line that it printed where it has not
+    come to its end."""
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        last = json.loads(answered)["errors"][-1]
+        return str(last["code"]), str(last["text"])
+    return "lost", (printed.strip().splitlines() or ["no reason was told"])[-1]

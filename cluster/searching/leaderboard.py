@@ -1,0 +1,218 @@
+"""What a search knows of its trials: search.json, which is the truth of it, and leaderboard.csv, which shows it.
+
+Both are right after every report. A search can be gone on with from them and the trials' own folders alone, wherever
+they lie: no path stands in them but those of data and families of one's own. Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shlex
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
+from trainers.base.paths import TRIALS
+from trainers.base.problems import Problem, show_value
+from trainers.run_folders import bucket, creation, run_locks
+from trainers.run_folders.run_folder import SEARCH, RunFolder, all_runs, folders_in
+from trainers.storage import atomic_files, checkpoint
+
+FORMAT = 1
+WAITING, RUNNING, FINISHED, PRUNED, FAILED, INTERRUPTED = (
+    "waiting", "running", "finished", "stopped early", "failed", "interrupted"
+)  # fmt: skip
+OPEN = (WAITING, RUNNING, INTERRUPTED)  # states from which a trial goes on when the search does
+
+NO_METRIC = "no-metric"  # the code of a trial that does not report the metric: no other trial will
+POPULATION = ("pbt", "pb2")  # schedulers whose trials all live at once, and take over from one another
+
+
+@dataclass
+class TrialRecord:
+    """One trial: what is varied in it, and how it went."""
+
+    number: int
+    settings: dict[str, Any]  # those that are searched, and its seed where there are several
+    state: str = WAITING
+    step: int = 0
+    steps: int = 0
+    value: float | None = None  # of the metric, at the last report; none where it was not finite
+    best: float | None = None  # of all reports
+    best_step: int = 0
+    seconds: float = 0.0
+    reason: str = ""  # why it failed, was interrupted, or has no value
+    code: str = ""  # of the problem that it was
+    clones: list[dict[str, Any]] = field(default_factory=list)  # whose weights it took over, and when
+    worry: str = ""  # what the watch on a GAN said
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:04d}"
+
+
+@dataclass
+class Search:
+    """A search: what it was asked for, and its trials in the order in which they were thought of."""
+
+    path: Path
+    told: dict[str, Any]  # family, metric, mode, space, fixed, options, ...
+    trials: list[TrialRecord] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return creation.name_of(self.path)
+
+    @property
+    def sign(self) -> int:
+        """1 where more of the metric is better, else -1."""
+        return 1 if self.told["mode"] == "max" else -1
+
+    @property
+    def wanted(self) -> int:
+        """How many trials were asked for: the points, each with every seed."""
+        return int(self.told["points"]) * max(1, len(self.told["seeds"]))
+
+    def folder(self, trial: TrialRecord) -> RunFolder:
+        return RunFolder(self.path / TRIALS / trial.name)
+
+    def ranked(self) -> list[TrialRecord]:
+        """Trials that have a value, the best first."""
+        there = [trial for trial in self.trials if trial.value is not None]
+        return sorted(there, key=lambda trial: (-self.sign * (trial.value or 0.0), trial.number))
+
+    def in_order(self) -> list[TrialRecord]:
+        """All trials: the best first, those without a value last, in the order of their numbers."""
+        return [*self.ranked(), *(trial for trial in self.trials if trial.value is None)]
+
+    def better(self, one: float, other: float | None) -> bool:
+        return other is None or self.sign * one > self.sign * other
+
+    def points(self) -> list[tuple[list[TrialRecord], float | None, float | None]]:
+        """Trials that differ in their seed only, with the mean and the standard deviation of their values, the best
+        mean first; where each point has one trial, there is no deviation."""
+        groups: dict[str, list[TrialRecord]] = {}
+        for trial in self.trials:
+            point = {name: value for name, value in trial.settings.items() if name != "seed"}
+            alone = "" if "seed" in trial.settings else trial.name  # trials of a population may become alike
+            groups.setdefault(alone + json.dumps(point, sort_keys=True), []).append(trial)
+        rows: list[tuple[list[TrialRecord], float | None, float | None]] = []
+        for group in groups.values():
+            values = [trial.value for trial in group if trial.value is not None]
+            mean = statistics.fmean(values) if values else None
+            rows.append((group, mean, statistics.stdev(values) if len(values) > 1 else None))
+        return sorted(rows, key=lambda row: (row[1] is None, -self.sign * (row[1] or 0.0), row[0][0].number))
+
+    def write(self, lasting: bool = False) -> None:
+        """Both files; `lasting`: also after a pulled plug."""
+        rows = self.leaderboard()
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, columns, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        head = json.dumps({"format": FORMAT, **self.told}, indent=1)
+        body = ",\n".join(f"  {json.dumps(vars(trial))}" for trial in self.trials)  # a line each, and quickly
+        told = f'{head[:-2]},\n "trials": [\n{body}\n ]\n}}\n'
+        with checkpoint.writing(self.path):
+            for file, text in ((SEARCH, told), ("leaderboard.csv", table.getvalue())):
+                atomic_files.write(self.path / file, text, lasting)
+
+    def leaderboard(self) -> list[dict[str, Any]]:
+        """A row for each trial, the best first, those without a value last, in the order of their numbers."""
+        return [
+            {
+                "trial": f"{self.name}/{trial.name}", "state": trial.state, self.told["metric"]: trial.value,
+                "step": trial.step, "steps": trial.steps, "best": trial.best, "best_step": trial.best_step,
+                "seconds": round(trial.seconds, 1), **{k: show_value(v) for k, v in trial.settings.items()},
+                "reason": trial.reason, "worry": trial.worry,
+            }
+            for trial in self.in_order()
+        ]  # fmt: skip
+
+    def command_of(self, trial: TrialRecord) -> str:
+        """The words that repeat a trial; what it took over from others cannot be said in words."""
+        fixed = {**self.told["fixed"], **trial.settings}
+        if self.told.get("scheduler", "fifo") != "fifo" and "evaluate_every" not in fixed:
+            with contextlib.suppress(TroupeError):  # it was chosen for the scheduler, where the trial has begun
+                fixed["evaluate_every"] = self.folder(trial).read_settings()["settings"]["evaluate_every"]
+        words = [shlex.quote(f"{name}={show_value(value)}") for name, value in fixed.items()]
+        return " ".join(["troupe train", self.told["family"], *words])
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the search: only one driver works on it."""
+        with run_locks.hold(self.path, self.name, "search", patience=10):
+            yield
+
+    @property
+    def working(self) -> bool:
+        """Whether a driver works on it now."""
+        return run_locks.is_held(self.path)
+
+
+def read(path: Path) -> Search:
+    """The search in a folder. Raises TroupeError (exit code 4) where its file is damaged."""
+    try:
+        told = json.loads((path / SEARCH).read_text(encoding="utf-8"))
+        trials = [TrialRecord(**trial) for trial in told.pop("trials")]
+        for trial in trials:
+            numbers = (trial.value, trial.best, trial.seconds, trial.number, trial.step, trial.steps)
+            if not all(isinstance(one, (int, float, type(None))) for one in numbers):
+                raise TypeError(f"what is told of trial {trial.number} is no number")
+        if told.pop("format") > FORMAT:
+            problem = Problem("newer", str(path), "written by a newer troupe", "install that to go on")
+            raise TroupeError(problem, SURROUNDINGS)
+        if not isinstance(told["metric"], str) or told["mode"] not in ("max", "min"):
+            raise ValueError("no metric")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"damaged ({type(error).__name__}: {error})"
+        problem = Problem("damaged", str(path / SEARCH), reason, "restore it from a copy")
+        raise TroupeError(problem, CONFLICT) from None
+    return Search(path, told, trials)
+
+
+def all_searches(runs: Path) -> list[Path]:
+    """The folders of searches, by name; 2 before 10."""
+    return [path for path in folders_in(runs) if os.path.exists(path / SEARCH)]
+
+
+def find(runs: Path, name: str) -> Search:
+    """The search of this name, or at this path. Raises TroupeError (exit code 2) where there is none."""
+    for path in (runs / name, Path(name)):
+        if os.path.exists(path / SEARCH):
+            return read(path.resolve())
+    known = [path.name for path in all_searches(runs)]
+    code, what = "unknown-run", "no such search"
+    if os.path.exists(runs / name / "settings.json"):
+        code, what = "not-a-search", "is a run, and no search"
+    raise TroupeError(Problem(code, name, f"{what} in {bucket.shown(runs)}", meant(name, known)), WORDS)
+
+
+def is_search(runs: Path, name: str) -> bool:
+    return any(os.path.exists(path / SEARCH) for path in (runs / name, Path(name)))
+
+
+def trials_of(runs: Path, name: str) -> list[RunFolder] | None:
+    """The folders of a search's trials; None where the name is not that of a search."""
+    inside = next((path for path in (runs / name, Path(name)) if os.path.exists(path / SEARCH)), None)
+    return None if inside is None else all_runs((inside / TRIALS).resolve())
+
+
+def folder_of(runs: Path, name: str) -> RunFolder | None:
+    """The folder of a search in `runs` itself, to be removed; None where the name is not that of one.
+
+    Raises TroupeError (exit code 4) where its search.json does not prove it.
+    """
+    path = runs / name
+    if path.parent.resolve() != runs.resolve() or path.is_symlink() or not os.path.exists(path / SEARCH):
+        return None
+    read(path)
+    return RunFolder(path.resolve())

@@ -1,0 +1,157 @@
+"""Which point a search tries next: those of a list, or what Optuna thinks of after those before."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from cluster.searching.leaderboard import FAILED, FINISHED, OPEN, Search, TrialRecord
+from cluster.searching.space import Choice, Point, Space
+from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem, show_value
+
+DRAWS = 1000  # of a new point, before a space counts as exhausted
+
+
+class Proposals(Protocol):
+    def next(self) -> TrialRecord | None:
+        """The next trial to carry out; None where there is no more."""
+
+    def ended(self, trial: TrialRecord) -> None:
+        """A trial has ended, well or not."""
+
+
+def of(search: Search, space: Space) -> Proposals:
+    """What a search's algorithm asks for. A search that goes on proposes what was left over first."""
+    return Optuna(search, space) if search.told["algorithm"] == "optuna" else Listed(search)
+
+
+def listed(space: Space, algorithm: str, points: int, seed: int) -> list[Point]:
+    """All points of a search that knows them before it starts: the grid, or different ones drawn at random."""
+    if algorithm == "grid":
+        return list(space.grid())
+    chance, found = random.Random(seed), dict[str, Point]()
+    for _ in range(DRAWS * points):
+        if len(found) == points:
+            break
+        point = space.draw(chance)
+        found.setdefault(" ".join(f"{name}={show_value(value)}" for name, value in point.items()), point)
+    return list(found.values())
+
+
+def add(search: Search, space: Space, point: Point) -> list[TrialRecord]:
+    """The trials of one point, one for each seed."""
+    variants = [{**point, "seed": seed} for seed in space.seeds] or [point]
+    made = [TrialRecord(len(search.trials) + 1 + place, variant) for place, variant in enumerate(variants)]
+    search.trials += made
+    return made
+
+
+def fill(search: Search, space: Space) -> None:
+    """Add all trials of a search that knows them before it starts."""
+    if search.told["algorithm"] != "optuna":
+        for point in listed(space, search.told["algorithm"], search.told["points"], search.told["seed"]):
+            add(search, space, point)
+
+
+class Listed:
+    """The trials that a search's record holds, in their order."""
+
+    def __init__(self, search: Search) -> None:
+        self.left: Iterator[TrialRecord] = iter([trial for trial in search.trials if trial.state in OPEN])
+
+    def next(self) -> TrialRecord | None:
+        return next(self.left, None)
+
+    def ended(self, trial: TrialRecord) -> None:
+        pass
+
+
+class Optuna:
+    """Optuna's sampler (TPE). A trial that was stopped early counts as pruned, and one that failed as failed."""
+
+    def __init__(self, search: Search, space: Space) -> None:
+        try:
+            import optuna
+        except ImportError:
+            hint = "pip install 'troupe[optuna]'"
+            problem = Problem("not-installed", "--algorithm", "needs Optuna", hint, "optuna")
+            raise TroupeError(problem, SURROUNDINGS) from None
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.optuna, self.search, self.space = optuna, search, space
+        self.domains = {name: self._domain(domain) for name, domain in space.domains.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sampler = optuna.samplers.TPESampler(
+                seed=search.told["seed"] + len(search.trials), multivariate=True, constant_liar=True
+            )
+        direction = optuna.study.StudyDirection.MAXIMIZE if search.sign > 0 else optuna.study.StudyDirection.MINIMIZE
+        self.study = optuna.create_study(direction=direction, sampler=sampler)
+        self.asked: dict[int, Any] = {}  # Optuna's trials by the number of ours that is the point's first
+        self.left = [trial for trial in search.trials if trial.state in OPEN]
+        for group, _, _ in search.points():
+            if all(trial.state not in OPEN for trial in group):
+                self._learn(group)
+
+    def next(self) -> TrialRecord | None:
+        if self.left:
+            return self.left.pop(0)
+        if len(self.search.points()) >= self.search.told["points"]:
+            return None
+        asked = self.study.ask(self.domains)
+        point = {name: self._value(domain, asked.params[name]) for name, domain in self.space.domains.items()}
+        made = add(self.search, self.space, point)
+        self.asked[made[0].number] = asked
+        self.left += made[1:]
+        return made[0]
+
+    def ended(self, trial: TrialRecord) -> None:
+        group = next(group for group, _, _ in self.search.points() if trial in group)
+        if all(one.state not in OPEN for one in group):
+            self._learn(group)
+
+    def _learn(self, group: list[TrialRecord]) -> None:
+        """Tell Optuna of a point whose trials have all ended: the mean of their values."""
+        state = self.optuna.trial.TrialState
+        there = [trial.value for trial in group if trial.value is not None]
+        value = sum(there) / len(there) if there else None
+        if value is None or value != value or any(trial.state == FAILED for trial in group):
+            outcome, value = state.FAIL, None
+        else:
+            outcome = state.COMPLETE if all(trial.state == FINISHED for trial in group) else state.PRUNED
+        reports = {min(trial.step for trial in group): value} if value is not None and outcome == state.PRUNED else {}
+        asked = self.asked.pop(group[0].number, None)
+        if asked is not None:
+            for step, one in reports.items():
+                asked.report(one, step)
+            self.study.tell(asked, None if outcome == state.PRUNED else value, state=outcome)
+            return
+        params = {name: self._param(domain, group[0].settings[name]) for name, domain in self.space.domains.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.study.add_trial(
+                self.optuna.trial.create_trial(
+                    state=outcome, params=params, distributions=self.domains, value=value, intermediate_values=reports,
+                )
+            )  # fmt: skip
+
+    def _domain(self, domain: Any) -> Any:
+        """A domain in Optuna's words; choices as words, since Optuna knows no lists."""
+        known = self.optuna.distributions
+        if isinstance(domain, Choice):
+            return known.CategoricalDistribution(list(map(show_value, domain.values)))
+        kind = known.IntDistribution if domain.whole else known.FloatDistribution
+        low, high = (int(domain.low), int(domain.high)) if domain.whole else (domain.low, domain.high)
+        return kind(low, high, log=domain.log)
+
+    @staticmethod
+    def _param(domain: Any, value: Any) -> Any:
+        return show_value(value) if isinstance(domain, Choice) else value
+
+    @staticmethod
+    def _value(domain: Any, param: Any) -> Any:
+        if isinstance(domain, Choice):
+            return next(value for value in domain.values if show_value(value) == param)
+        return domain.within(param)

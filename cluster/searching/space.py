@@ -1,0 +1,233 @@
+"""What a search may try: choices and ranges of settings, read from words, drawn from, and moved within.
+
+`a,b,c` are choices (`1:2:4` is one value, a list), `lo..hi` is a range, drawn by its logarithm where the setting says
+so, `linear:lo..hi` and `log:lo..hi` say it here. Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import searchspaces
+from trainers.base.errors import WORDS, TroupeError, told_of
+from trainers.base.problems import Problem, show_value
+from trainers.settings.config import Config
+from trainers.settings.fields import read_value
+
+NOTHING = "nothing-to-search"  # the code of a search whose settings all have one value
+
+DIGITS = 4  # that a drawn number has, so that it can be said again
+NEAR, FAR = 0.8, 1.2  # what a number is multiplied by where it is moved (Jaderberg et al. 2017, section 4.1)
+ANEW = 0.25  # of the moves draw anew
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Any of some values."""
+
+    values: tuple[Any, ...]
+
+    def draw(self, generator: random.Random) -> Any:
+        return generator.choice(self.values)
+
+    def moved(self, value: Any, generator: random.Random) -> Any:
+        """The value before or after it."""
+        place = self.values.index(value) + generator.choice((-1, 1)) if value in self.values else 0
+        return self.values[min(max(place, 0), len(self.values) - 1)]
+
+    def __str__(self) -> str:
+        return ",".join(map(show_value, self.values))
+
+
+@dataclass(frozen=True)
+class Range:
+    """Any number from `low` to `high`."""
+
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+    def draw(self, generator: random.Random) -> float:
+        if self.log:
+            return self.within(math.exp(generator.uniform(math.log(self.low), math.log(self.high))))
+        return self.within(generator.uniform(self.low, self.high))
+
+    def moved(self, value: float, generator: random.Random) -> float:
+        """A number nearby, never outside of the range."""
+        return self.within(value * generator.choice((NEAR, FAR)))
+
+    def within(self, number: float) -> float:
+        """The nearest number of the range with few digits."""
+        number = round(number) if self.whole else float(f"{number:.{DIGITS}g}")
+        return min(max(number, self.low), self.high)
+
+    def __str__(self) -> str:
+        return f"{'log' if self.log else 'linear'}:{show_value(self.low)}..{show_value(self.high)}"
+
+
+Domain = Choice | Range
+Point = dict[str, Any]  # a value for each setting that is searched
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched, what is fixed, and how often each point is repeated."""
+
+    domains: Mapping[str, Domain]
+    fixed: Mapping[str, Any]  # words, as a `train` command takes them
+    seeds: tuple[int, ...] = ()  # each point is tried with each of these; none: with the one seed that is fixed
+    source: str = ""  # the file that said what the command did not
+
+    @property
+    def points(self) -> int | None:
+        """How many points there are; None where there is a range."""
+        if any(isinstance(domain, Range) for domain in self.domains.values()):
+            return None
+        return math.prod(len(domain.values) for domain in self.domains.values() if isinstance(domain, Choice))
+
+    def grid(self) -> Iterator[Point]:
+        """Every point, the last setting changing first."""
+        choices = [domain.values for domain in self.domains.values() if isinstance(domain, Choice)]
+        for values in itertools.product(*choices):
+            yield dict(zip(self.domains, values, strict=True))
+
+    def draw(self, generator: random.Random) -> Point:
+        return {name: domain.draw(generator) for name, domain in self.domains.items()}
+
+    def moved(self, point: Mapping[str, Any], generator: random.Random) -> Point:
+        """A point near another one: each setting drawn anew, or moved a little."""
+        return {
+            name: domain.draw(generator) if generator.random() < ANEW else domain.moved(point[name], generator)
+            for name, domain in self.domains.items()
+        }
+
+
+def read(
+    kind: type[Config], family: str, words: Mapping[str, Any], said: Mapping[str, str], source: str
+) -> tuple[Space | None, list[Problem]]:
+    """A space from the words of a command and those of a file of its source; all problems at once."""
+    problems: list[Problem] = []
+    domains: dict[str, Domain] = {}
+    fixed: dict[str, Any] = {}
+    seeds: tuple[int, ...] = ()
+    for name, word in {**{name: word for name, word in said.items() if name not in words}, **words}.items():
+        field = kind.model_fields.get(name) or kind.model_fields.get(f"{name}_")
+        word = ",".join(map(show_value, word)) if isinstance(word, list) else word  # choices, from Python
+        where = "" if name in words else source
+        if field is None or not isinstance(word, str) or field.json_schema_extra["free"]:  # type: ignore[index]
+            fixed[name] = word  # a name that is none is told with the others
+            continue
+        try:
+            domain = _domain(field, word)
+            if domain is None:
+                fixed[name] = word
+                continue
+            if field.json_schema_extra["kind"] == "running":  # type: ignore[index]
+                raise ValueError("changes no number, so that there is nothing to search", "give it one value")
+            for value in domain.values if isinstance(domain, Choice) else (domain.low, domain.high):
+                _, wrong = kind.from_words({name: value}, family)
+                alone = next((one for one in wrong if one.about == name), None)
+                if alone is not None:
+                    reason = f"{show_value(value)} {alone.reason}" if len(str(domain)) > 20 else alone.reason
+                    raise ValueError(reason, alone.hint)
+        except ValueError as error:
+            reason, hint = (*map(str, error.args), "")[:2]
+            problems.append(Problem("bad-value", name, reason, hint, word, where))
+            continue
+        if name == "seed":
+            if isinstance(domain, Range):
+                reason, hint = "name the seeds, as in seed=1,2,3", "each repeats every point"
+                problems.append(Problem("bad-value", "seed", reason, hint, word, where))
+            else:
+                seeds = domain.values
+        else:
+            domains[name] = domain
+    first = {name: domain.values[0] if isinstance(domain, Choice) else domain.low for name, domain in domains.items()}
+    _, wrong = kind.from_words({**fixed, **first}, family)
+    names = dict.fromkeys(fixed)
+    problems += [one for one in wrong if one.about in names]
+    if not problems and not domains:
+        hint = "name choices (n_critic=1,2,5) or a range (learning_rate=1e-4..1e-2), or use `troupe train`"
+        problems.append(Problem(NOTHING, reason="nothing to search: every setting has one value", hint=hint))
+    return (None, problems) if problems else (Space(domains, fixed, seeds, source), [])
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """What a setting's value may be: types, or words."""
+    return (annotation,) if get_origin(annotation) is tuple else get_args(annotation) or (annotation,)
+
+
+def _domain(field: Any, word: str) -> Domain | None:
+    """Choices or a range; None for one value. Raises ValueError with the reason, and the way out where there is one,
+    where it is neither."""
+    course, colon, rest = word.partition(":")
+    said = course if colon and course in ("linear", "log") and ".." in rest else ""
+    bounds = rest if said else word
+    if ".." in bounds and "," not in bounds:
+        numbers = [option for option in _options(field.annotation) if option in (int, float)]
+        if not numbers:
+            raise ValueError("is a range, but this setting has choices", "separate some by commas")
+        if bounds.count("..") > 1:
+            raise ValueError("a range has two ends, as in 1e-4..1e-2")
+        low, high = (read_value(numbers[0], end) if end else None for end in bounds.split("..", 1))
+        if low is None or high is None:
+            raise ValueError("a range has two ends, as in 1e-4..1e-2")
+        if low == high:
+            raise ValueError("the range is empty", "its ends are equal")
+        if low > high:
+            first, _, last = bounds.partition("..")
+            raise ValueError("the range is reversed", f"say {last}..{first}")
+        log = said == "log" or (not said and bool(field.json_schema_extra["log"]))
+        if log and low <= 0:
+            raise ValueError("a logarithm needs a range above 0", f"say linear:{bounds}")
+        return Range(low, high, log, numbers[0] is int)
+    if "," in word:
+        values = tuple(read_value(field.annotation, part) for part in word.split(","))
+        if len(set(values)) < len(values):
+            raise ValueError("says a value twice")
+        return Choice(values)
+    return None
+
+
+def module_of(family: str, given: str | None, families: Sequence[Path]) -> tuple[dict[str, str], dict[str, Any], str]:
+    """The space and the budget that a file says, and its name: FAMILY.py of the search spaces, or the file `given`.
+
+    Raises TroupeError (exit code 2) where the file cannot be read.
+    """
+    if given == "none":
+        return {}, {}, ""
+    if given is not None:
+        files = [Path(given)]
+    else:
+        places = [*(folder / "searchspaces" for folder in families), Path(searchspaces.__file__).parent]
+        files = [place / f"{family}.py" for place in places if (place / f"{family}.py").exists()][:1]
+    if not files:
+        return {}, {}, ""
+    (file,) = files
+
+    def wrong(reason: str, code: str = "own-code") -> TroupeError:
+        about = "--space" if given is not None else str(file)
+        return TroupeError(Problem(code, about, reason, value=given), WORDS)
+
+    spec = importlib.util.spec_from_file_location(f"searchspaces_{family}", file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise wrong("no such file of Python", "missing-file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise wrong(told_of(error)) from error
+    space, budget = getattr(module, "SEARCH", None), getattr(module, "BUDGET", {})
+    if not isinstance(space, dict) or not all(isinstance(word, str) for word in (*space, *space.values())):
+        raise wrong("needs SEARCH = {setting: words}, all of it texts")
+    if not isinstance(budget, dict):
+        raise wrong("needs BUDGET = {option or setting: value}")
+    return dict(space), dict(budget), f"searchspaces/{file.name}" if given is None else str(file)

@@ -1,0 +1,331 @@
+"""A trial of a search: a run as any other, carried out for Ray Tune, in its actor or by workers in its placement group.
+
+Tune asks for one report after another (`step`); between two of them the run is held, so that a trial that is stopped or
+cloned stands where its last report was made. What Tune keeps as a checkpoint is the name of one in the run's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.util import get_current_placement_group
+
+from cluster.backend.actors import ActorGroup
+from cluster.backend.supervisor import Lost, supervise
+from cluster.backend.worker import write_to
+from cluster.searching.leaderboard import NO_METRIC
+from cluster.terminal.progress import Progress, Silence
+from trainers.base.errors import FAILED, NotBegun, Passing, Stopped, TroupeError, of_worker
+from trainers.base.paths import TRIALS
+from trainers.base.problems import Problem, sentence
+from trainers.base.timeouts import WAITS
+from trainers.drawing.decoration import EVENTS, Decorations
+from trainers.engine.control import Control
+from trainers.run import Plan, run
+from trainers.run_folders import bucket
+from trainers.run_folders.mirror import patiently
+from trainers.run_folders.run_folder import STOP_FILE, RunFolder, begun
+from trainers.storage import checkpoint
+
+SHARED = "search"  # the entry of a trial's configuration that is the same for all: no setting has this name
+
+
+class Trial(tune.Trainable):
+    """One actor, for one trial after another. `config` holds what is searched, and SHARED.
+
+    A trial ends with a report that holds `ended`: finished, stopped or failed, and why. An error that is no
+    TroupeError ends the actor with it, before the next trial: nobody knows what it left behind.
+    """
+
+    shared: Mapping[str, Any]
+    folder: RunFolder
+    there: bucket.Bucket | None  # where it lies, and where this node has it from
+    thread: threading.Thread | None
+    reports: queue.Queue[dict[str, Any]]
+    last: dict[str, Any]  # all that was reported of the trial
+    asked: float  # when the bucket was last asked for a stop
+    told: dict[str, Any] | None  # the newest row with the metric that was not handed over
+    mistake: TroupeError | None
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.group: KeptGroup | None = None
+        self.sick = False
+        self.warm = False
+        self._take(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._finish()
+        if self.sick:
+            os._exit(1)  # Tune takes another actor for the next trial
+        if not self.warm:
+            self.warm = True
+            gc.collect()
+            gc.freeze()  # what was imported stays: looking through it after each trial takes longer than a short one
+        self._take(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next report: a row with the metric and its `step`, or how the trial ended."""
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._run, daemon=True)
+            self.thread.start()
+        else:
+            self.going_on.set()
+        report = self._next_report()
+        if "ended" in report:
+            self.thread.join()
+        self.last = {**self.last, **report}
+        return {**self.last, "done": "ended" in report}
+
+    def _next_report(self) -> dict[str, Any]:
+        """Waits for it; a stop of the whole search does not wait for the next report, which may be long to come."""
+        while True:
+            try:
+                return self.reports.get(timeout=WAITS.look_for_stop)
+            except queue.Empty:
+                if self._stop_is_asked_for():
+                    self._ask_to_stop()
+
+    def _stop_is_asked_for(self) -> bool:
+        stop = self.folder.path.parents[1] / STOP_FILE
+        if stop.exists() or self.stopping:
+            return True
+        if self.there is None or time.monotonic() - self.asked < WAITS.look_for_stop_in_bucket:
+            return False
+        self.asked = time.monotonic()
+        return self.there.has(stop)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        if self.there is not None:
+            name = self._newest_there(self.there)
+        else:
+            newest = checkpoint.newest_whole(self.folder.checkpoints)
+            name = newest.name if newest else None
+        return {"trial": self.folder.path.name, "checkpoint": name}
+
+    def _newest_there(self, there: bucket.Bucket) -> str | None:
+        """The newest checkpoint in the bucket, once it is that of the last report: others may go on from it."""
+        began = time.monotonic()
+        while True:
+            saved = patiently(lambda: there.saved(self.folder.path))
+            reached = checkpoint.place_of(saved[-1])[0] if saved else -1
+            if reached >= self.last["step"] or time.monotonic() - began > WAITS.checkpoint_sent:
+                return saved[-1] if saved else None
+            time.sleep(WAITS.look_for_stop)
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Go on from another trial's checkpoint; its own newest one needs no telling."""
+        if checkpoint and checkpoint["trial"] != self.folder.path.name:
+            donor = RunFolder(self.folder.path.with_name(checkpoint["trial"]))
+            varied = {name: value for name, value in self.config.items() if name != SHARED}
+            try:
+                self._fetch(self.folder, donor)
+                clone = take_over(self.folder, donor, checkpoint["checkpoint"], varied)
+                if (there := self.there) is not None:
+                    patiently(lambda: there.send(self.folder.path), self._still_wanted)
+                    patiently(lambda: there.remove_checkpoints(self.folder.path, clone), self._still_wanted)
+            except TroupeError as error:
+                self.mistake = error
+
+    def _fetch(self, *folders: RunFolder) -> None:
+        """Bring trials to this node, where they lie in a bucket."""
+        if (there := self.there) is not None:
+            for folder in folders:
+                patiently(partial(there.fetch_unheld, folder.path, checkpoints=True), self._still_wanted)
+
+    def _still_wanted(self) -> None:
+        """Between tries. Raises NotBegun where a stop is asked for."""
+        if self._stop_is_asked_for():
+            raise NotBegun
+
+    def cleanup(self) -> None:
+        self._finish()
+        if self.group is not None:
+            self.group.kill()
+
+    def _take(self, config: Mapping[str, Any]) -> None:
+        """The next trial; its run starts when a report is asked for."""
+        self.shared = config[SHARED]
+        path, address = Path(self.shared["folder"], TRIALS, self.trial_name), self.shared["bucket"]
+        self.folder = RunFolder(bucket.here(path, address) if address else path)
+        self.there = bucket.of_run(self.folder.path) if address else None
+        self.reports = queue.Queue()
+        self.going_on = threading.Event()
+        self.thread = None
+        self.stopping = False
+        self.control: Control | None = None
+        self.asked = time.monotonic()
+        self.last = {"step": 0}
+        self.clones: list[dict[str, Any]] = []
+        self.told = None
+        self.mistake = None
+        self.decorations = Decorations(lambda line: None)  # whoever carries out the search tells it
+
+    def _finish(self) -> None:
+        """Let a run that is under way save, and end."""
+        if self.thread is not None and self.thread.is_alive():
+            self._ask_to_stop()
+            self.thread.join()
+
+    def _ask_to_stop(self) -> None:
+        self.stopping = True
+        if self.control is not None:
+            self.control.stop_requested = True
+        self.going_on.set()
+
+    def _run(self) -> None:
+        """The whole run, in a thread; its last report tells how it ended."""
+        try:
+            if self.mistake is not None:
+                raise self.mistake
+            self._fetch(self.folder)
+            plan = Plan.of(self.folder, Path(self.shared["data_dir"]), tuple(map(Path, self.shared["families"])))
+            plan = replace(plan, bucket=self.shared["bucket"])
+            self.clones = list(plan.facts.get("clones", ()))
+            varied = {name: value for name, value in self.config.items() if name != SHARED}
+            with self.decorations.making(EVENTS):
+                from trainers.drawing.event_file import EventFile  # imports torch, which the driver need not
+
+                EventFile(self.folder.path, 0, ".settings").settings(varied, self.shared["metric"])
+            with self.folder.driven(patience=10):
+                result = self._here(plan) if int(plan.settings["workers"]) == 1 else self._beside(plan)
+            ended: dict[str, Any] = {"ended": "finished", "step": result["steps"], "result": result,
+                                     "not_made": [*self.decorations.not_made, *result["not_made"]]}  # fmt: skip
+            if self.shared["metric"] in result["metrics"]:
+                ended[self.shared["metric"]] = result["metrics"][self.shared["metric"]]
+        except Stopped:
+            ended = {"ended": "stopped"}
+        except TroupeError as error:
+            how = "stopped" if isinstance(error, Passing) else "failed"
+            problem = replace(error.problems[0], resumes=False)  # it is its search that can be resumed
+            ended = {"ended": how, "reason": sentence(problem), "code": problem.code}
+        except Exception as error:
+            self.sick = True
+            problem = of_worker(0, error, self.folder.log(0)).problems[0]
+            ended = {"ended": "failed", "reason": sentence(problem), "code": problem.code}
+        if self.there is not None:
+            with contextlib.suppress(TroupeError):
+                self.there.fetch(self.folder.path)  # what workers on other nodes have made
+                self.there.send(self.folder.path)
+        self.reports.put({"clones": self.clones, **ended})
+
+    def _here(self, plan: Plan) -> dict[str, Any]:
+        """The run in this process."""
+        from trainers.distributed.process_group import World
+
+        self.folder.make_parts()
+        log = self.folder.log(0)
+        write_to(log)
+        print(begun(0, 1), flush=True)
+        self.folder.note_start(1)
+        self.control = Control(report=self._report, at_rest=self._rest)
+        self.control.stop_requested = self.stopping
+        try:
+            return run(plan, World(), self.control)
+        except Exception:
+            traceback.print_exc()
+            raise
+
+    def _beside(self, plan: Plan) -> dict[str, Any]:
+        """The run by workers in the other bundles of the trial's placement group, which stay for the next trial."""
+        self.folder.make_parts()
+        settings = plan.config()
+
+        def start(lost: Lost | None) -> KeptGroup:
+            if self.group is not None and self.group.alive:
+                self.group.begin(plan, self.shared["metric"])
+            else:
+                self.group = KeptGroup(
+                    plan, self.shared["runtime_env"], get_current_placement_group(), self.shared["metric"]
+                )
+            return self.group
+
+        return supervise(
+            start, settings.max_restarts, settings.hang_after, lambda: self.stopping, Progress(stream=Silence()),  # type: ignore[arg-type]
+            self._report, self._rest, self.folder.note_restart,
+        )  # fmt: skip
+
+    def _report(self, step: int, row: Mapping[str, float]) -> None:
+        """A row of the run. Raises TroupeError where it should hold the metric and does not: none ever will."""
+        metric: str = self.shared["metric"]
+        if metric in row:
+            self.told = {"step": step, **row}
+            return
+        evaluation = any(name.startswith("eval_") for name in row)
+        if evaluation if metric.startswith("eval_") else "samples_per_second" in row:
+            known = sorted({*row, *self.shared["metrics"]} - {"step", "seconds"})
+            raise TroupeError(Problem(NO_METRIC, reason=f"reports no {metric}", hint=f"it has {', '.join(known)}"))
+
+    def _rest(self, step: int) -> None:
+        """A step is written down: hand over its row, and wait for Tune to ask for the next one."""
+        if self.told is not None and not self.stopping:
+            self.going_on.clear()
+            report, self.told = {**self.told, "clones": self.clones}, None
+            self.reports.put(report)
+            self.going_on.wait()
+
+
+class KeptGroup(ActorGroup):
+    """Workers that carry out one run after another, as long as none of them was lost."""
+
+    alive = True
+
+    def end(self) -> None:
+        if len(self.ended) < self.size or any(isinstance(outcome, Lost) for outcome in self.ended.values()):
+            self.kill()
+
+    def kill(self) -> None:
+        self.alive = False
+        super().end()
+
+
+def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: Mapping[str, Any]) -> str:
+    """Let a trial go on from another one's checkpoint with settings of its own; the name of its copy.
+
+    Where the checkpoint wanted has been removed meanwhile, the donor's newest whole one is taken. Raises TroupeError
+    where it has none: a clone never begins at step 0.
+    """
+    with folder.lock(patience=10), checkpoint.writing(folder.path):
+        mine = checkpoint.all_in(folder.checkpoints)
+        copy = _copied(folder, donor, wanted)
+        told = folder.read_settings()
+        before = told["settings"]
+        clone = {
+            "from": donor.path.name, "step": checkpoint.place_of(copy.name)[0],
+            "left": checkpoint.place_of(mine[-1].name)[0] if mine else 0,
+            "changed": {name: [before[name], value] for name, value in varied.items() if before[name] != value},
+        }  # fmt: skip
+        folder.write_settings({**told, "settings": {**before, **varied}, "clones": [*told.get("clones", ()), clone]})
+        for old in mine:
+            if old != copy:
+                checkpoint.remove(old)
+        folder.result.unlink(missing_ok=True)
+    return copy.name
+
+
+def _copied(folder: RunFolder, donor: RunFolder, wanted: str | None) -> Path:
+    """A whole copy of a donor's checkpoint, which goes on meanwhile and may remove what is being copied."""
+    for _ in range(3):
+        named = donor.checkpoints / wanted if wanted else None
+        source = named if named is not None and named.is_dir() else checkpoint.newest_whole(donor.checkpoints)
+        if source is None:
+            break
+        copy = checkpoint.clone(source, folder.checkpoints)
+        if checkpoint.damage_of(copy) is None:
+            return copy
+        checkpoint.remove(copy)
+        wanted = None
+    reason = f"{donor.name} has no whole checkpoint to go on from"
+    raise TroupeError(Problem("no-checkpoint", folder.name, reason), FAILED)

@@ -1,0 +1,254 @@
+"""What a person sees: one line that renews itself while a run goes on, plain lines where nobody looks, what it came to.
+
+Everything fits the terminal: a line that wrapped could not be renewed. A reader that has gone costs no work.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from cluster.terminal.streams import flush, is_terminal
+from cluster.terminal.tables import columns_of, cut, table, width_of, wrapped
+from trainers.base.timeouts import WAITS
+from trainers.drawing.decoration import Decorations
+from trainers.settings.fields import show_size
+
+size = show_size
+LINE = "the progress line"
+EVALUATED = 2  # metrics of an evaluation that a progress line names, the main one first
+
+
+def tell(text: str, stream: TextIO | None = None, end: str = "\n") -> bool:
+    """Print at once; False where nobody can read it any more, as when `| head` has seen enough."""
+    try:
+        print(text, end=end, file=stream or sys.stdout)
+        flush(stream or sys.stdout)
+    except Exception:  # closed, full, or somebody's own stream, which may raise anything
+        return False
+    return True
+
+
+class Silence:
+    """A stream that nobody reads."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+class Progress:
+    """Shows the newest progress of a run on a stream."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        nobody: Any = Silence()
+        self.stream: TextIO = stream or sys.stdout or nobody
+        self.terminal = is_terminal(self.stream)
+        self.renews = self.terminal and os.environ.get("TERM") != "dumb"  # which knows no way back in a line
+        self.started: tuple[float, int] | None = None
+        self.last = 0.0
+        self.shown = ""
+        self.gone = False  # whoever read the stream
+        self.making = Decorations(self.say).making
+
+    def say(self, line: str) -> None:
+        """A notice or a warning, on a line of its own."""
+        self._clear()
+        self._print(self._fitted(f"troupe: {line}"))
+
+    def line(self, line: str) -> None:
+        """Part of an answer, on a line of its own."""
+        self._clear()
+        self._print(self._fitted(line))
+
+    def show(self, progress: Mapping[str, Any]) -> None:
+        """The newest state of the run; does nothing where it was shown a moment ago."""
+        if progress and not self.gone:
+            with self.making(LINE):
+                self._show(progress)
+
+    def _show(self, progress: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        step, steps = progress["step"], progress["steps"]
+        if self.started is None:
+            self.started = (now, step)
+        if now - self.last < (0.2 if self.renews else WAITS.plain_line):
+            return
+        self.last = now
+        begun, first = self.started
+        left = (now - begun) / (step - first) * (steps - step) if step > first else None
+        self._renew(describe(progress, left, self._width()))
+
+    def packing(self, done: int, total: int) -> None:
+        """How far a folder of images is packed."""
+        now = time.monotonic()
+        if now - self.last < (0.2 if self.renews else WAITS.plain_line) and done < total:
+            return
+        self.last = now
+        with self.making(LINE):
+            line, width = f"packing images {done}/{total}", self._width()
+            room = min(30, (width or 80) - len(line) - 4)
+            self._renew(f"{line}  {bar(done / max(1, total), room)}" if room > 4 else cut(line, width))
+
+    def doing(self, what: str) -> None:
+        """What goes on where no step is made; in a pipe only where it takes long."""
+        now = time.monotonic()
+        self.last = self.last or now
+        if now - self.last < (0.2 if self.renews else WAITS.plain_line):
+            return
+        self.last = now
+        with self.making(LINE):
+            self._renew(cut(what, self._width()))
+
+    def end(self) -> None:
+        self._clear()
+
+    def _width(self) -> int | None:
+        """Columns that a line may take, so that it never wraps; None where there is no terminal."""
+        return width_of(self.stream) - 1 if self.terminal else None
+
+    def _fitted(self, line: str) -> str:
+        return wrapped(line, width_of(self.stream)) if self.terminal else line
+
+    def _renew(self, line: str) -> None:
+        if line == self.shown:
+            return
+        self._clear()
+        self.shown = line
+        self._print(line, end="" if self.renews else "\n")
+
+    def _clear(self) -> None:
+        if self.renews and self.shown:
+            self._print("\r\x1b[K", end="")
+        self.shown = ""
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        self.gone = self.gone or not tell(text, self.stream, end)
+
+
+def describe(progress: Mapping[str, Any], left: float | None, width: int | None = None) -> str:
+    """`step 120/800  412 samples/s  discriminator_loss 0.41  generator_loss 2.13  1m10s left`.
+
+    Within `width` columns, where it is given: step and time left first, then the main evaluation, then speed, then as
+    many metrics as there is room for, those of evaluations before others.
+    """
+    texts = {"step": f"step {progress['step']}/{progress['steps']}"}
+    if progress.get("doing"):
+        texts["doing"], left = progress["doing"], None
+    if progress.get("samples_per_second"):
+        texts["speed"] = f"{progress['samples_per_second']:.0f} samples/s"
+    found = [name for name in progress["metrics"] if name.startswith("eval_")][:EVALUATED]
+    shown = {name: value for name, value in progress["metrics"].items() if "loss" in name or name in found}
+    texts |= {name: f"{name} {value:.3g}" for name, value in shown.items()}
+    if left is not None:
+        texts["left"] = f"{duration(left)} left"
+    important = sorted(shown, key=lambda name: "eval" not in name)
+    chosen: set[str] = set()
+    for name in ("step", "doing", "left", *important[:1], "speed", *important[1:]):
+        line = "  ".join(text for part, text in texts.items() if part in {*chosen, name})
+        if width is None or columns_of(line) <= width:
+            chosen.add(name)
+    if "step" not in chosen:
+        return cut(texts["step"], width)
+    return "  ".join(text for part, text in texts.items() if part in chosen)
+
+
+def lines_of(result: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
+    """What is said of a run that has ended: how it went, what came of it, and where its files (`parts`) are."""
+    speed, share, best = result.get("samples_per_second"), result.get("evaluation_share"), result.get("best")
+    steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
+    watch = f", {result['watch_share']:.1%} on watch" if result.get("watch_share") else ""
+    said_of = [f"{steps} in {duration(result['seconds'])}", f"{speed:.0f} samples/s" if speed else "",
+               f"{share or 0:.1%} of the time in evaluations{watch}" if share or watch else ""]  # fmt: skip
+    lines = [f"{result['name']}: " + ", ".join(filter(None, said_of))]
+    if result["restarts"]:
+        last, count = result["restarts"][-1], len(result["restarts"])
+        times = "once" if count == 1 else f"{count} times"
+        lines.append(f"  begun anew      {times}, last at step {last['step']}: {last['why']}")
+    if result.get("worry"):
+        lines.append(f"  worry           {result['worry']}")
+    if result.get("target"):
+        lines.append(f"  reached         {result['target']} at step {result['steps']}, after {result['seconds']:.1f} s")
+    if best:
+        newest = result["metrics"][best["metric"]]
+        lines.append(
+            f"  {best['metric']:<14}  {newest:.4g} at the end, best {best['value']:.4g} at step {best['step']}"
+        )
+    lines += verdict_lines(result["verdict"]) if result.get("verdict") else []
+    files = [(part, result[part]) for part in parts if result.get(part)]
+    files += [(Path(path).stem, path) for path in result["pictures"]]
+    lines += [f"  {part:<14}  {from_here(path)}" for part, path in files]
+    return lines
+
+
+def from_here(path: str) -> str:
+    """A path as one would type it in this folder."""
+    near = os.path.relpath(path)
+    return path if near.startswith("..") else near
+
+
+def verdict_lines(report: Mapping[str, Any]) -> list[str]:
+    """The numbers of a verdict beside those of real samples, and what they were taken from."""
+    right = report.get("judge_accuracy")
+    judge = f", by a classifier that is right on {right:.1%} of them" if right is not None else ""
+    rows = [
+        {"": f"  {name}", "generated": f"{sides['generated']:.4g}", "real": f"{sides['real']:.4g}"}
+        for name, sides in report["numbers"].items()
+    ]
+    head = f"  verdict by {report['features']}: {report['samples']} samples beside as many held-out ones{judge}"
+    return [head, *table(rows).splitlines(), *(f"  note: {note}" for note in report["notes"])]
+
+
+def rows_of_runs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What is known of runs and searches, as a table shows it; `-` for what is not known."""
+    shown = []
+    for row in rows:
+        far = "-" if row["step"] is None else f"{row['step']}/{row['steps']}"
+        far = f"{row['trials_ended']}/{row['trials']} trials" if row["kind"] == "search" else far
+        time = "-" if row["seconds"] is None else duration(row["seconds"])
+        shown.append({
+            "name": row["name"], "family": row["family"] or "-", "data": row["data"] or "-", "steps": far,
+            "state": row["state"], "time": time, "size": size(row["bytes"]), "": row["note"] or "",
+        })  # fmt: skip
+    return shown
+
+
+def rows_of_packed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Packed folders of images, as a table shows them."""
+    return [{"source": row["source"], "size": size(row["bytes"]), "packed": row["packed"]} for row in rows]
+
+
+def bar(share: float, width: int = 30) -> str:
+    """`[#########           ]`."""
+    return "[" + "#" * round(share * width) + " " * (width - round(share * width)) + "]"
+
+
+def duration(seconds: float) -> str:
+    """`42s`, `3m05s`, `2h10m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def about_trials(told: Mapping[str, Any], at_once: int, each: Mapping[str, float], workers: int, room: int) -> str:
+    """How many trials, how many of them at once, and why."""
+    seeds = f", each with {len(told['seeds'])} seeds" if told["seeds"] else ""
+    points = "1 point" if told["points"] == 1 else f"{told['points']} points"
+    takes = " and ".join(
+        f"{count * workers:g} {kind}{'s' if count * workers != 1 else ''}" for kind, count in each.items()
+    )
+    why = (
+        "as there is room for" if at_once == room else "as was asked for" if told["max_concurrent"] else "all there are"
+    )
+    return (
+        f"{points}{seeds}, {told['algorithm']}, {told['scheduler']}; {at_once} at once, {why} (a trial takes {takes})"
+    )

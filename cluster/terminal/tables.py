@@ -1,0 +1,119 @@
+"""Text within the columns of a terminal: cut, wrapped between words, and in tables. A wide character takes two."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from cluster.terminal.streams import descriptor
+
+PIPE = 80  # columns of texts that are read, where the output is no terminal and COLUMNS says nothing
+ROWS = 10_000  # columns of tables there: one line for each row, for `grep`
+GAP = 2  # columns between those of a table
+WHOLE = 16  # columns of words that a table does not break; longer ones are paths, mostly
+
+
+def width_of(stream: TextIO, pipe: int = PIPE) -> int:
+    """Columns of a stream: what COLUMNS says, or the terminal, or `pipe` where it is none."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and len(said) < 6 and int(said) > 0:
+        return int(said)
+    if (file := descriptor(stream)) is not None:
+        with contextlib.suppress(OSError, ValueError):  # no terminal
+            return os.get_terminal_size(file).columns or pipe
+    return pipe
+
+
+def columns_of(text: str) -> int:
+    """Columns that a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def cut(text: str, width: int | None) -> str:
+    """The beginning of a text that takes at most `width` columns; all of it, where none are given."""
+    if width is None or columns_of(text) <= width:
+        return text
+    end = min(len(text), width)
+    while columns_of(text[:end]) > width:
+        end -= 1
+    return text[:end]
+
+
+def wrapped(line: str, width: int) -> str:
+    """A line cut between words where it is longer than `width`, its indent kept; a longer word is cut too."""
+    if columns_of(line) <= width:
+        return line
+    indent = line[: len(line) - len(line.lstrip())][: width // 2]
+    lines, begun = [], indent
+    for word, blanks in re.findall(r"(\S+)(\s*)", line):
+        if begun != indent and columns_of(begun + word) > width:
+            lines.append(begun.rstrip())
+            begun = indent
+        while columns_of(begun + word) > width:
+            piece = cut(word, max(2, width - columns_of(indent)))
+            lines.append(indent + piece)
+            word = word[len(piece) :]
+        begun += word + blanks
+    return "\n".join([*lines, begun.rstrip()])
+
+
+def paragraphs(text: str, pipe: int = PIPE) -> str:
+    """A text whose lines are wrapped between words where they are longer than the terminal; indents are kept."""
+    width = width_of(sys.stdout, pipe)
+    return "\n".join(wrapped(line, width) for line in text.split("\n"))
+
+
+def table(rows: Sequence[Mapping[str, Any]], empty: str = "", width: int | None = None, heads: bool = True) -> str:
+    """Rows as aligned columns, one for each key, within `width`; the first column is never cut or wrapped.
+
+    Where there is no room for that, and for whole words in the others, each row becomes a paragraph.
+    """
+    if not rows:
+        return empty
+    width = width or width_of(sys.stdout, ROWS)
+    every = list(dict.fromkeys(head for row in rows for head in row))
+    texts = [{head: str(row.get(head, "")) for head in every} for row in rows]
+    first, *others = every
+    needed = max(columns_of(text) for text in ([first] if heads else []) + [row[first] for row in texts])
+    for head in others:
+        words = [word for text in [head if heads else "", *(row[head] for row in texts)] for word in text.split()]
+        needed += GAP + min(WHOLE, max((columns_of(word) for word in words), default=0))
+    if needed > width:
+        return "\n".join(_paragraph(row, width) for row in texts)
+    from rich.table import Table
+
+    drawn = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=heads, header_style="")
+    for place, head in enumerate(every):
+        drawn.add_column(head, no_wrap=place == 0, overflow="fold")
+    for row in texts:
+        drawn.add_row(*row.values())
+    return _text_of(drawn, width)
+
+
+def _paragraph(row: Mapping[str, str], width: int) -> str:
+    """A row of a table in which it has no room: its first cell, and under it what the others are and say."""
+    (_, name), *others = row.items()
+    pairs = [f"{head} {cell.strip()}".strip() for head, cell in others if cell.strip()]
+    whole = [pair.replace(" ", "\0") if columns_of(pair) < width // 2 else pair for pair in pairs]
+    indent = name[: len(name) - len(name.lstrip())]
+    return wrapped(name, width) + "\n" + wrapped(f"{indent}  {'  '.join(whole)}", width).replace("\0", " ")
+
+
+def _text_of(drawn: Any, width: int) -> str:
+    """What rich draws, as plain text without blanks at the ends of lines."""
+    import io
+
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False, emoji=False)
+    console.print(drawn)
+    written: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in written.splitlines())

@@ -1,0 +1,1 @@
+"""`troupe train`: one run from its request to its result."""

@@ -1,0 +1,101 @@
+"""What a new run begins with: the weights of `--from`, and the settings of its networks, which come with them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainers.base.errors import WORDS, TroupeError, meant
+from trainers.base.paths import expanded
+from trainers.base.problems import Problem, show_value
+from trainers.families import registry
+from trainers.run_folders import run_folder
+from trainers.settings.config import Config
+from trainers.storage import checkpoint
+
+
+def weights_path(given: str, runs: Path) -> Path:
+    """The file with the weights of `--from`: of a run's newest checkpoint, or exported.
+
+    Raises TroupeError (exit code 2) where there is none.
+    """
+    path = expanded(given)
+    for file in (path / "weights.safetensors", path / "state.pt", path):
+        if os.path.isfile(file):
+            return file
+    if path.suffix in (".safetensors", ".pt", ".pth", ".th"):
+        raise TroupeError(Problem("missing-file", "--from", "no such file", value=given), WORDS)
+    try:
+        folder = run_folder.find(runs, given)
+    except TroupeError:
+        known = [run.name for run in run_folder.all_runs(runs)]
+        reason = "neither a run nor a file of weights"
+        raise TroupeError(Problem("unknown-run", "--from", reason, meant(given, known), given), WORDS) from None
+    newest = checkpoint.newest_whole(folder.checkpoints)  # of another run: nothing is set aside there
+    if newest is None:
+        raise TroupeError(Problem("no-checkpoint", "--from", "the run has no checkpoint", value=given), WORDS)
+    return newest / "state.pt"
+
+
+def learned_of(weights: Path) -> Mapping[str, Any]:
+    """What the run of a checkpoint, or of an export, was: data, settings, facts; nothing where nobody tells."""
+    folder = weights if weights.is_dir() else weights.parent
+    for name in ("manifest.json", "config.json"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            told: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+            if told.keys() >= {"data", "settings", "facts"}:
+                return told
+    return {}
+
+
+def refuse_unfit(
+    weights: Path | None, given: str | None, family: str, families: Sequence[Path], config: Config,
+    facts: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Raise TroupeError (exit code 4) where the weights of `--from` do not fit the networks of the run that is to begin
+    with them: nothing is started then."""
+    if weights is None:
+        return
+    from trainers.engine import memory
+    from trainers.storage.tensors import read_weights, refuse_unlike
+
+    networks = memory.outlines(registry.family_class(family, families)(config, facts))
+    if networks is None:
+        return  # told when they are made
+    other = learned_of(weights).get("family", family)
+    of = f" of {other}" if other != family else ""
+    found = read_weights(weights, tuple(networks), about="--from", value=given)
+    refuse_unlike(networks, found, f"the weights{of} do not fit", "--from", given)
+
+
+def network_settings(
+    kind: type[Config], family: str, told: Mapping[str, Any], words: Mapping[str, Any], given: str
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Settings that decide what the networks are, by the run that `told` is of: those that come with its weights, and
+    a problem for each that was said otherwise. Nothing where it is a run of another family, or of nobody knows what."""
+    if told.get("family") != family:
+        return {}, []
+    old, facts = told["settings"], told["facts"]
+    same_data = kind.from_words({name: words[name] for name in ("data",) if name in words}, family)[0]
+    come, problems = {}, []
+    for name in kind.network_settings():
+        if name not in old:
+            continue
+        value = tuple(old[name]) if isinstance(old[name], list) else old[name]
+        if value == "auto" and name in facts and (same_data is None or same_data.data != old.get("data")):
+            value = facts[name]  # as it followed from the other run's data
+        if name not in words:
+            if value != kind.model_fields[name].get_default():
+                come[name] = value
+            continue
+        config = kind.from_words({name: words[name]}, family)[0]
+        said = getattr(config, name, "auto")
+        if "auto" not in (value, said) and said != value:
+            reason = f"has {name}={show_value(value)}, you said {name}={show_value(said)}"
+            hint = f"leave {name} out, and it comes with the weights"
+            problems.append(Problem("settings-differ", "--from", reason, hint, given))
+    return come, problems

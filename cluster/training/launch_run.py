@@ -1,0 +1,367 @@
+"""One run from its command to its result: make its folder, start it here or on Ray, watch it, clear up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.host import requirements
+from cluster.host.signals import deferred, signals
+from cluster.terminal.progress import Progress
+from cluster.training import initial_weights
+from cluster.training.prepare_run import Prepared, TrainCommand, prepare
+from trainers.base.errors import CONFLICT, FAILED, WORDS, NotBegun, Stopped, TroupeError, naming, of_worker
+from trainers.base.problems import Problem
+from trainers.engine.control import Control
+from trainers.run import Plan, description, open_for, run
+from trainers.run_folders import bucket, removal, run_folder
+from trainers.run_folders.mirror import patiently
+from trainers.run_folders.run_folder import SAVED, RunFolder, begun
+from trainers.settings.config import Config
+from trainers.storage import atomic_files, checkpoint
+
+Report = Callable[[int, Mapping[str, float]], None]  # (step, row of metrics)
+PARTS: dict[str, Any] = {  # of every result; those of 0.1.0 lack some
+    "name": "", "steps": 0, "seconds": 0.0, "samples_per_second": None, "evaluation_share": 0.0, "watch_share": 0.0,
+    "worry": "", "target": None, "metrics": {}, "best": None, "checkpoint": None, "grid": None, "timelapse": None,
+    "pictures": [], "not_made": [], "verdict": None,
+}  # fmt: skip
+SHOWN = ("grid", "timelapse", "checkpoint")  # parts of a result that are files, besides its pictures
+
+
+def nobody(step: int, row: Mapping[str, float]) -> None:
+    """A report that nobody reads."""
+
+
+TRAINING = threading.Lock()  # held while a run trains in this process
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Raise TroupeError (exit code 4) where a run trains in this process already: it has torch's default generator."""
+    if not TRAINING.acquire(blocking=False):
+        hint = "wait until it has ended, or start this one in a process of its own"
+        raise TroupeError(Problem("held", reason="another run trains in this process", hint=hint), CONFLICT)
+    try:
+        yield
+    finally:
+        TRAINING.release()
+
+
+def launch(
+    command: TrainCommand, progress: Progress, own_process: bool = False, report: Report = nobody
+) -> dict[str, Any]:
+    """Carry out a `train` command. Returns the run's result, with paths that can be opened from here.
+
+    `own_process`: what is printed in this process is the run's, and goes to its logs.
+    """
+    with alone():
+        return _launch(command, progress, own_process, report)
+
+
+def _launch(command: TrainCommand, progress: Progress, own_process: bool, report: Report) -> dict[str, Any]:
+    prepared = prepare(command)
+    config = prepared.config
+    for note in prepared.notes:
+        progress.say(note)
+    if prepared.folder is not None and prepared.finished is not None:
+        return _ended_before(prepared.folder, prepared.finished, config, progress)
+    data = open_for(config, command.data_dir, command.families, progress.say, progress.packing)
+    if problems := config.wrong_data(data.facts):
+        raise TroupeError(problems, WORDS)
+    config = config.resolved(data.facts)
+    initial_weights.refuse_unfit(
+        prepared.weights, command.from_run, prepared.family, command.families, config, data.facts
+    )
+    stored = {**description(prepared.family, config, data, command.families), "from": _from(command, prepared)}
+    del data
+    if before := _learned_before(prepared, stored):
+        stored["learned_before"] = before
+    folder = prepared.folder
+    with contextlib.ExitStack() as held:
+        try:
+            if folder is not None:
+                held.enter_context(folder.driven(patience=10))
+                _go_on(folder, prepared, stored, command, progress)
+            else:
+                with deferred():
+                    folder = _new_folder(prepared, stored, command)
+                held.enter_context(folder.driven(patience=10))
+            return _carried_out(folder, config, stored, prepared, command, progress, own_process, report)
+        except KeyboardInterrupt:
+            if folder is not None:
+                _clear_up(folder, prepared, NotBegun(), bucket.of(folder.path.parent))
+            raise
+
+
+def _carried_out(
+    folder: RunFolder, config: Config, stored: Mapping[str, Any], prepared: Prepared, command: TrainCommand,
+    progress: Progress, own_process: bool, report: Report,
+) -> dict[str, Any]:  # fmt: skip
+    """A run whose folder is ready and held, to its end."""
+    there = bucket.of(folder.path.parent)
+    plan = Plan(
+        prepared.family, config.model_dump(), folder.path.resolve(), command.data_dir.resolve(), command.families,
+        stored, stored["data"], there.address if there is not None else "",
+    )  # fmt: skip
+    hint = requirements.hint(config) if not command.address else None
+    progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
+    progress.say(_samples(config, stored["facts"]))
+    if config.metrics and prepared.config.evaluate_every != 0 and not config.held_out_places(stored["facts"]):
+        progress.say(f"{config.nothing_held_out(stored['facts'])}: nothing is evaluated")
+    for remark in config.remarks():
+        progress.say(remark)
+    try:
+        if there is not None:
+            there.send(folder.path)  # before workers on other machines look for it
+        if config.workers == 1 and not command.address:
+            result = _here(plan, progress, own_process, report)
+        else:
+            result = _on_ray(plan, config, command, progress, own_process, report)
+    except TroupeError as error:
+        _clear_up(folder, prepared, error, there)
+        if isinstance(error, NotBegun):
+            error.problems = [Problem("stopped", folder.name, "stopped", resumes=True)]
+        if isinstance(error, Stopped):
+            with contextlib.suppress(OSError):
+                if folder.stop.exists():
+                    folder.stop.write_text(SAVED, encoding="utf-8")
+        raise naming(error, folder.name, folder.path.exists())  # noqa: B904
+    finally:
+        progress.end()
+    with contextlib.suppress(OSError):
+        folder.before.unlink(missing_ok=True)
+        folder.stop.unlink(missing_ok=True)
+    if there is not None:
+        patiently(lambda: there.fetch(folder.path))  # what a worker on another machine has made
+        patiently(lambda: there.send(folder.path))
+    return with_paths(result, folder)
+
+
+def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """A result whose pictures and checkpoint are paths from here; the folder itself holds none."""
+    shown = {part: result.get(part) or nothing for part, nothing in PARTS.items()}
+    for part in SHOWN:
+        if shown.get(part):
+            shown[part] = str(folder.path / shown[part])
+    shown["restarts"] = folder.read_restarts()
+    shown["pictures"] = [str(folder.path / name) for name in shown.get("pictures", ())]
+    return {**shown, "folder": str(folder.path)}
+
+
+def _ended_before(
+    folder: RunFolder, finished: Mapping[str, Any], config: Config, progress: Progress
+) -> dict[str, Any]:  # fmt: skip
+    """The result of a run that has made all its steps, whose folder is left as at its end."""
+    ended = f"finished before, at step {finished['steps']}; raise steps to go on"
+    if finished["steps"] < config.steps:
+        ended = f"reached {config.target} at step {finished['steps']}; say target=none to go on"
+    progress.say(f"{folder.name}: {ended}")
+    with contextlib.suppress(TroupeError, OSError), folder.lock():  # its driver may have been killed just then
+        folder.settle_settings()
+    if there := bucket.of(folder.path.parent):  # which may have been out of reach at its end
+        patiently(lambda: there.send(folder.path))
+    return with_paths(finished, folder)
+
+
+def _go_on(
+    folder: RunFolder, prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand, progress: Progress
+) -> None:  # fmt: skip
+    """Give the folder of a run that goes on its settings of now; nobody else may be working on it."""
+    if prepared.stored.get("data") != stored["data"] and not command.allow_changes:
+        reason = f"other samples than {folder.name} began with or held out"
+        hint = "--allow-changes goes on all the same"
+        raise TroupeError(Problem("data-differ", "data", reason, hint), CONFLICT)
+    with folder.lock(patience=10), checkpoint.writing(folder.path):
+        folder.make_parts()
+        folder.stop.unlink(missing_ok=True)
+        folder.settle_settings()
+        if prepared.damaged or "digest" not in prepared.stored:
+            folder.write_settings({**prepared.stored, "facts": stored["facts"]})
+        if prepared.stored["settings"] != stored["settings"] or command.allow_changes:
+            folder.change_settings(stored)
+        folder.result.unlink(missing_ok=True)
+    here = stored["versions"]
+    for what, version in prepared.stored.get("versions", {}).items():
+        if here.get(what) != version:
+            progress.say(f"{what} was {version} and is {here.get(what)}: the last bits may differ from here on")
+
+
+def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand) -> RunFolder:
+    """The folder of a new run, with its settings and the weights that it begins with; or nothing at all."""
+
+    def fill(folder: RunFolder) -> None:
+        if prepared.weights is not None:
+            _copy_weights(prepared.weights, folder, command)
+        folder.write_settings(stored)
+
+    return run_folder.create(command.runs_dir, prepared.family, command.name, fill)
+
+
+def _copy_weights(weights: Path, folder: RunFolder, command: TrainCommand) -> None:
+    """Into a new run's folder: the run needs nobody else's files from then on."""
+    try:
+        source = open(weights, "rb")  # noqa: SIM115
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+        raise TroupeError(Problem("not-read", "--from", reason, value=command.from_run), CONFLICT) from error
+    with source, atomic_files.replacing(folder.path / f"from{weights.suffix}") as making, open(making, "wb") as copy:
+        shutil.copyfileobj(source, copy)
+
+
+def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, there: bucket.Bucket | None) -> None:
+    """After a failure before the first checkpoint: a new run's name is free again, an old one has its settings back."""
+    with contextlib.suppress(TroupeError, OSError), folder.lock(patience=2):  # unless somebody else went on with it
+        if prepared.folder is not None:
+            folder.settle_settings()
+        elif error.code == FAILED or folder.read_restarts() or checkpoint.all_in(folder.checkpoints):
+            pass  # its logs tell why, or it can go on
+        elif removal.discard(folder.path, there):
+            return
+        if there is not None:
+            there.send(folder.path)
+
+
+def _learned_before(prepared: Prepared, stored: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Samples that an old run learned from and learns from no more: an evaluation must know."""
+    if prepared.folder is None:
+        return []
+    old = prepared.stored
+    before: list[dict[str, str]] = list(old.get("learned_before", ()))
+    part = old["settings"].get("evaluate_on", "test")
+    if (old.get("data"), part) != (stored["data"], stored["settings"]["evaluate_on"]):
+        before.append({"data": str(old.get("data")), "evaluate_on": part})
+    return before
+
+
+def _from(command: TrainCommand, prepared: Prepared) -> str | None:
+    """The name of the run whose weights this one began with."""
+    if prepared.folder is not None:
+        before: str | None = prepared.stored.get("from")
+        return before
+    return Path(command.from_run).name if command.from_run else None
+
+
+def _what(config: Config, prepared: Prepared) -> str:
+    """What is about to happen, in a few words."""
+    workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
+    if config.min_workers:
+        workers = f"{config.min_workers} to {workers}"
+    verb = "going on to" if prepared.folder is not None else "training"
+    if prepared.folder is not None and not checkpoint.all_in(prepared.folder.checkpoints):
+        verb = "beginning at step 0, as there is no checkpoint: training"
+    steps = "1 step" if config.steps == 1 else f"{config.steps} steps"
+    return f"{verb} {steps} of {config.batch_size} samples with {workers}, exchange {config.exchange}"
+
+
+def _samples(config: Config, facts: Mapping[str, Any]) -> str:
+    """What there is to learn from, in a few words."""
+    names = list(facts.get("class_names", ()))
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    classes = f", {len(names)} classes ({shown})" if names else ""
+    lost = "".join(f"; none of {name} ({why})" for name, why in facts.get("lost_classes", {}).items())
+    return f"data={config.data}: {facts['size']} samples, {facts['held_out']} held out{classes}{lost}"
+
+
+def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> dict[str, Any]:
+    """Train in this process."""
+    from trainers.distributed.process_group import World
+
+    control = Control(progress.say, report)
+    done = threading.Event()
+    folder = RunFolder(plan.folder)
+
+    def show() -> None:
+        while not done.wait(0.25):
+            progress.show(control.progress)
+            if os.path.exists(folder.stop):  # which raises nothing where a disk hangs
+                ask()
+
+    def ask() -> None:
+        if not control.stop_requested:
+            progress.say("stopping: saving first")
+        control.stop_requested = True
+
+    watcher = threading.Thread(target=show, daemon=True)
+    watcher.start()
+    try:
+        with contextlib.ExitStack() as held:
+            held.enter_context(checkpoint.writing(folder.log(0)))
+            log = held.enter_context(open(folder.log(0), "a", 1, "utf-8", "backslashreplace"))
+            if own_process:
+                held.enter_context(contextlib.redirect_stdout(log))
+                held.enter_context(contextlib.redirect_stderr(log))
+            print(begun(0, 1), file=log)
+            folder.note_start(1)
+            try:
+                with signals(ask):
+                    return run(plan, World(), control)
+            except TroupeError:
+                raise
+            except Exception as error:
+                with contextlib.suppress(OSError, ValueError):  # a log that cannot be written is less than the error
+                    traceback.print_exc(file=log)
+                raise of_worker(0, error, folder.log(0)) from error
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _on_ray(
+    plan: Plan, config: Config, command: TrainCommand, progress: Progress, own_process: bool, report: Report
+) -> dict[str, Any]:
+    """Train in Ray actors, and watch them."""
+    from cluster.backend.actors import ActorGroup, Placing
+    from cluster.backend.connection import ray_for
+    from cluster.backend.supervisor import Lost, supervise
+
+    asked = threading.Event()
+
+    def stop_asked() -> bool:
+        if os.path.exists(stop):
+            asked.set()  # whatever becomes of the file
+        return asked.is_set()
+
+    folders, stop = [*([] if plan.bucket else [plan.folder]), *plan.families], RunFolder(plan.folder).stop
+    log = RunFolder(plan.folder).logs / "driver.log" if own_process else None
+    with (
+        _random_kept(),
+        ray_for(config, command.address, command.oversubscribe, folders, log) as used,  # until then a signal ends it
+        signals(asked.set),
+    ):
+
+        def start(lost: Lost | None) -> ActorGroup:
+            if lost is not None and used.unfit():
+                used.begin_anew()
+            placing = Placing(
+                requirements.needs(plan.settings), config.least_workers, config.workers, lost, used, stop_asked,
+                progress.say, command.address is not None,
+            )  # fmt: skip
+            return ActorGroup(plan, used.runtime_env, placing.found(), placing=placing)
+
+        return supervise(
+            start,
+            config.max_restarts,
+            config.hang_after,
+            stop_asked,
+            progress,
+            report,
+            note=RunFolder(plan.folder).note_restart,
+        )
+
+
+@contextlib.contextmanager
+def _random_kept() -> Iterator[None]:
+    """Put Python's random state back: Ray draws from it."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)

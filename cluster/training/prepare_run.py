@@ -1,0 +1,352 @@
+"""A `train` command, checked: every word of it, before anything is made or started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.host import requirements
+from cluster.training import initial_weights
+from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.paths import DATA_DIR, expanded
+from trainers.base.problems import Problem, of, show_value
+from trainers.contract import schedules
+from trainers.data import sources
+from trainers.families import registry
+from trainers.run import open_for
+from trainers.run_folders import creation, run_folder
+from trainers.run_folders.run_folder import RunFolder
+from trainers.settings.config import Config
+from trainers.settings.fields import plain, show_size
+from trainers.storage import checkpoint
+
+LARGEST_CONFIG = 200_000  # bytes of a file of settings; one of all has some 3,000
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """A `train` command as it was given."""
+
+    family: str | None = None
+    settings: Mapping[str, Any] | None = None
+    name: str | None = None
+    resume: str | None = None
+    from_run: str | None = None
+    allow_changes: bool = False
+    address: str | None = None
+    oversubscribe: bool = False
+    config: Path | None = None
+    runs_dir: Path = Path("runs")
+    data_dir: Path = Path(DATA_DIR)
+    families: tuple[Path, ...] = ()
+    dry_run: bool = False
+    elsewhere: bool = False  # carried out on other machines: folders of data need not be here
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start: all that could be wrong with its words has been said."""
+
+    family: str
+    config: Config
+    folder: RunFolder | None  # None: a new run, whose folder is not made yet
+    stored: Mapping[str, Any]  # what an old run's folder says of it
+    notes: tuple[str, ...] = ()  # what a person should know of the words, and of that folder
+    damaged: bool = False  # its settings.json is not as it was written, and is to be written anew
+    weights: Path | None = None  # that a new run begins with
+    finished: Mapping[str, Any] | None = None  # its result, where it has made all its steps
+
+
+def prepare(command: TrainCommand) -> Prepared:
+    """Check every word of a command. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
+    problems: list[Problem] = []
+    notes: list[str] = []
+    from_file = read_config(command.config, problems, notes)
+    said = dict(command.settings or {})
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in said and other not in said:
+            from_file.pop(other, None)
+    words = {**from_file, **said}
+    in_file = words.pop("family", None)
+    if command.family is not None and in_file not in (None, command.family):
+        reason = f"is for {in_file}, you said {command.family}"
+        problems.append(Problem("settings-conflict", "--config", reason, "leave one of both out", str(command.config)))
+        raise TroupeError(problems, WORDS)
+    family = command.family if command.family is not None or in_file is None else str(in_file)
+    stored: dict[str, Any] = {}
+    damaged, weights = False, None
+    folder: RunFolder | None = None
+    conflict: TroupeError | None = None  # told when all words are right
+    if command.resume is not None:
+        for option, value in (("--name", command.name), ("--from", command.from_run)):
+            if value is not None:
+                reason = "--resume goes on with a run as it is"
+                problems.append(Problem("settings-conflict", option, reason, f"leave {option} out", value))
+        try:
+            folder = run_folder.find(command.runs_dir, command.resume)
+        except TroupeError as error:
+            problems += of(error.problems, "--resume")
+        else:
+            before = len(notes)
+            try:
+                stored = folder.read_settings(notes.append)
+                damaged = len(notes) > before
+            except TroupeError as error:
+                conflict = error
+            else:
+                if family is not None and family != stored["family"]:
+                    reason = f"{folder.name} is a run of {stored['family']}"
+                    problems.append(Problem("settings-conflict", family, reason))
+                family = stored["family"]
+    elif family is None and (command.config is None or from_file):  # else it may stand in what cannot be read
+        reason = "needs a family, as in `troupe train dcgan data=digits`, or --resume NAME"
+        problems.append(Problem("missing", "train", reason))
+    if command.name is not None and (problem := run_folder.check_name(command.name)):
+        problems.append(problem)
+    learned: Mapping[str, Any] = {}
+    if command.from_run is not None:
+        try:
+            weights = initial_weights.weights_path(command.from_run, command.runs_dir)
+            learned = initial_weights.learned_of(weights)
+        except TroupeError as error:
+            problems += error.problems
+    config: Config | None = None
+    if family is not None and not (command.resume and not stored):
+        try:
+            kind = (
+                registry.class_of_run(stored, str(command.resume), command.families) if stored
+                else registry.config_class(family, command.families)
+            )  # fmt: skip
+        except TroupeError as error:
+            problems += error.problems
+        else:
+            old = {key: value for key, value in stored.get("settings", {}).items() if key in kind.model_fields}
+            if "steps" in words and words.get("epochs", "none") not in (None, "none"):
+                hint = "the other follows from the size of the data"
+                problems.append(Problem("settings-conflict", "steps and epochs", "say one of them", hint))
+            if "steps" in words:
+                old.pop("epochs", None)
+            if "workers" in words:
+                old.pop("min_workers", None)
+            come, unfit = initial_weights.network_settings(kind, family, learned, words, str(command.from_run))
+            if unfit:
+                come, conflict = {}, TroupeError(unfit, CONFLICT)
+            if come:
+                shown = " ".join(f"{name}={show_value(value)}" for name, value in come.items())
+                notes.append(f"--from {command.from_run}: {shown} come{'s' if len(come) == 1 else ''} with its weights")
+            config, wrong = kind.from_words({**old, **come, **words}, family)
+            of_file = {key for key in from_file if key not in said}
+            problems += [replace(one, source=str(command.config)) if one.about in of_file else one for one in wrong]
+            if config is not None and old and "size" in stored.get("facts", {}):
+                config = config.resolved(stored["facts"])
+            data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default())))
+            try:
+                unfit_data = sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)
+            except TroupeError as error:
+                problems += error.problems
+            else:
+                source = str(command.config) if "data" in from_file and "data" not in said else ""
+                problems += [replace(unfit_data, source=source)] if unfit_data is not None else []
+    with contextlib.suppress(TroupeError):  # said above
+        if command.name in registry.families(command.families):
+            hint = f"take another, as {command.name}-first"
+            problems.append(Problem("name-in-use", "--name", "is the name of a family", hint, command.name))
+    if problems:
+        raise TroupeError(problems, WORDS)
+    if conflict is not None:
+        raise conflict
+    assert config is not None
+    assert family is not None
+    asked, config = config, config.model_copy(update=requirements.resolve(config, own_machine=not command.address))
+    notes += [] if command.address else requirements.remarks(asked, config)
+    missing = [] if command.address else requirements.room(config, command.oversubscribe)
+    finished = _finished(folder, config, notes) if folder is not None else None
+    if (
+        folder is not None
+        and finished is None
+        and not command.dry_run
+        and (problem := requirements.writable(folder.path))
+    ):
+        missing.append(problem)
+    if folder is None and not command.dry_run and (problem := requirements.writable(command.runs_dir)):
+        missing += of([problem], "--runs-dir")
+    if missing:
+        raise TroupeError(missing, SURROUNDINGS)
+    if command.name is not None and creation.is_taken(command.runs_dir / command.name):
+        raise run_folder.in_use(command.runs_dir, command.name)
+    if folder is not None:
+        _compare_recipes(folder, stored, config, command.allow_changes)
+        if not checkpoint.all_in(folder.checkpoints) and not command.allow_changes:
+            made = max((int(row["step"]) for row in folder.read_metrics()[0]), default=0)
+            if made:
+                reason = f"made {made} steps, but has no checkpoint any more"
+                hint = "copy one back, or say --allow-changes to begin it again at step 0"
+                raise TroupeError(Problem("no-checkpoint", folder.name, reason, hint), CONFLICT)
+    return Prepared(family, config, folder, stored, tuple(notes), damaged, weights, finished)
+
+
+def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, Any] | None:
+    """The result of a run that has made all its steps; None where its last checkpoint is to be made again."""
+    result = folder.read_result()
+    if result is None:
+        return None
+    reached = result.get("target") is not None and result["target"] == config.target
+    if not reached and result["steps"] < config.steps:
+        return None
+    saved = checkpoint.all_in(folder.checkpoints)
+    if not saved:
+        return result
+    damage = checkpoint.damage_of(saved[-1])
+    lost = f"damaged ({damage})" if damage is not None else ""
+    if not lost and checkpoint.place_of(saved[-1].name)[0] < result["steps"]:
+        lost = "gone"
+    if not lost:
+        return result
+    notes.append(f"{folder.name}: finished at step {result['steps']}, but its last checkpoint is {lost}; going on from "
+                 "the one before, to make it again")  # fmt: skip
+    return None
+
+
+def read_config(path: Path | None, problems: list[Problem], notes: list[str]) -> dict[str, Any]:
+    """Settings from a YAML or JSON file, which may be the settings.json of a run."""
+    if path is None:
+        return {}
+    import yaml
+
+    def wrong(reason: str, code: str = "bad-value") -> None:
+        problems.append(Problem(code, "--config", reason, value=str(path)))
+
+    try:
+        if os.stat(expanded(path)).st_size > LARGEST_CONFIG:
+            wrong(f"is larger than {show_size(LARGEST_CONFIG)}, and no file of settings")
+            return {}
+        text = expanded(path).read_text(encoding="utf-8")
+        read = yaml.load(text, yaml.BaseLoader)  # texts, read as those on the command line
+        node = yaml.compose(text, yaml.BaseLoader)
+    except OSError as error:
+        wrong(str(error.strerror), "not-read")
+        return {}
+    except RecursionError:
+        wrong("is nested too deep; it needs lines of the form `setting: value`")
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        wrong(f"neither YAML nor JSON ({' '.join(str(error).split())[:200]})")
+        return {}
+    if not isinstance(read, dict):
+        wrong("needs lines of the form `setting: value`")
+        return {}
+    if isinstance(read.get("settings"), dict) and "family" in read:
+        left = ", ".join(sorted(read.keys() - {"family", "settings", "format", "digest", "since"}))
+        notes.append(f"--config {path}: of a run of {read['family']}; its settings are taken, and nothing else of it"
+                     + (f" ({left})" if left else ""))  # fmt: skip
+        settings = dict(read["settings"])
+        if settings.get("epochs", "null") != "null":
+            settings.pop("steps", None)  # they followed from its data
+        read = {"family": read["family"], **settings}
+    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    for key, count in Counter(keys).items():
+        if count > 1:
+            wrong(f"{key}: said twice", "said-twice")
+    words: dict[str, str] = {}
+    for key, value in read.items():
+        if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(part, str) for part in value)):
+            wrong(f"{key}: needs one value, or a list of values")
+        else:
+            word = ":".join(value) if isinstance(value, list) else value
+            words[key] = "none" if word in ("", "~", "null") else word
+    return words
+
+
+def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:
+    """Refuse to go on under another recipe, naming each difference."""
+    old = stored["settings"]
+    newest = checkpoint.newest_whole(folder.checkpoints)
+    reached = checkpoint.place_of(newest.name)[0] if newest else 0
+    differences, problems = list[Problem](), list[Problem]()
+    for key, value in plain(config.recipe()).items():
+        if key == "steps":
+            if value < reached:
+                reason = f"{folder.name} has made {reached} steps already"
+                problems.append(Problem("bad-value", "steps", reason, value=value))
+            elif value != old[key] and config.spans_the_run:
+                reason = f"{folder.name} has {old[key]}, you said {value}, and its schedule depends on how many"
+                differences.append(Problem("settings-differ", "steps", reason))
+        elif key == "epochs":
+            continue  # steps follow from it
+        elif key == "data" and _is_elsewhere(str(old.get(key)), str(value)):
+            continue  # its fingerprint tells whether it holds the same
+        elif key in old and old[key] != value:
+            reason = f"{folder.name} has {show_value(old[key])}, you said {show_value(value)}"
+            differences.append(Problem("settings-differ", key, reason))
+    if differences and not allow_changes:
+        reason, hint = f"{folder.name} was begun with another recipe", "--allow-changes goes on all the same"
+        problems += [*differences, Problem("settings-differ", reason=reason, hint=hint)]
+    if problems:
+        raise TroupeError(problems, CONFLICT)
+
+
+def _is_elsewhere(one: str, other: str) -> bool:
+    """Whether both name data of one kind in a folder, which may have been moved."""
+    (kind, colon, _), (other_kind, _, path) = one.partition(":"), other.partition(":")
+    return kind == other_kind and bool(colon) and bool(path)
+
+
+def _memory(config: Config, family: str, data: Any, command: TrainCommand) -> dict[str, Any]:
+    """How much memory each worker of a run takes, and how much is free: `bytes`, where that is known, and `told` to
+    people. Raises TroupeError (exit code 3) where that is not enough."""
+    unknown = ""
+    if command.address is not None:
+        unknown = f"by each worker where it begins, as nothing is known here of the cluster at {command.address}"
+    elif data is None:
+        unknown = "when the run begins, as it depends on the data, which were not opened"
+    if unknown:
+        return {"told": f"looked at {unknown}", "bytes": None}
+    from trainers.engine import memory
+
+    need = memory.need_of(registry.family_class(family, command.families)(config, data.facts), data)
+    if need is None:
+        return {"told": "not known, as the networks cannot be made without their numbers", "bytes": None}
+    free, count = memory.free_on(config.device), config.workers
+    here = 1 if config.device == "cuda" else count
+    told = need.told() + (" each" if count > 1 else "")
+    if free is not None:
+        near = memory.is_near(config, need, here, free)
+        told += f"; {show_size(free)} are free" + (", which may not be enough" if near else "")
+    return {"told": told, "bytes": {**need._asdict(), "free": free}}
+
+
+def dry_run(command: TrainCommand) -> dict[str, Any]:
+    """Every resolved setting of a command, and the folder that it would use."""
+    prepared = prepare(replace(command, dry_run=True))
+    if prepared.folder is not None:
+        folder = prepared.folder.path
+    else:
+        folder = command.runs_dir / (command.name or run_folder.next_name(command.runs_dir, prepared.family))
+    config, data = prepared.config, None
+    follows = config.epochs is not None or (config.evaluate_every == "auto" and config.metrics)  # from the data
+    at_hand = ":" not in config.data and sources.missing(config.data, command.data_dir, command.families) is None
+    if follows or (at_hand and command.address is None):
+        data = open_for(config, command.data_dir, command.families)
+        if problems := config.wrong_data(data.facts):
+            raise TroupeError(problems, WORDS)
+        config = config.resolved(data.facts)
+        initial_weights.refuse_unfit(
+            prepared.weights, command.from_run, prepared.family, command.families, config, data.facts
+        )
+    resolved: dict[str, Any] = {"family": prepared.family, "folder": str(folder)}
+    resolved["memory"] = _memory(config, prepared.family, data, command)
+    resolved["settings"] = plain(config.model_dump())
+    if config.schedule != "constant" or config.warm_up > 0:
+        course = schedules.of(config, 1.0)
+        rows = [course(round(config.steps * place / 60), ()) for place in range(60)]
+        resolved["schedule"] = [row["lr"] for row in rows]
+        if len({row.get("momentum") for row in rows}) > 1:
+            resolved["momentum"] = [row["momentum"] for row in rows]
+    if remarks := [*prepared.notes, *config.remarks()]:
+        resolved["remarks"] = remarks
+    return resolved

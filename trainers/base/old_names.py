@@ -1,0 +1,46 @@
+"""Modules by the names that they had in 0.1.0 and 0.2.0: families of one's own that import these go on."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+
+CONTRACT = {
+    "augment": "contract.augmentation", "checkpoint": "storage.checkpoint", "config": "settings.config",
+    "errors": "base.errors", "evaluation": "contract.evaluation", "family": "contract.family",
+    "fonts": "drawing.fonts", "pictures": "drawing.pictures", "plots": "drawing.plots", "problems": "base.problems",
+    "rules": "settings.rules", "runfolder": "run_folders.run_folder", "schedules": "contract.schedules",
+    "settings": "settings.fields", "streams": "contract.streams", "tensors": "storage.tensors",
+}  # fmt: skip
+MODULES = {
+    **{f"trainers.engine.{old}": f"trainers.{new}" for old, new in CONTRACT.items()},
+    "trainers.registry": "trainers.families.registry", "trainers.version": "trainers.base.version",
+}  # fmt: skip
+
+
+class OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds a module of today by its old name; asked last, when nothing else has found one."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        return importlib.machinery.ModuleSpec(name, self) if name in MODULES else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        warnings.warn(f"{spec.name} is {MODULES[spec.name]} now", DeprecationWarning, stacklevel=2)
+        self.spec = importlib.import_module(MODULES[spec.name]).__spec__
+        return sys.modules[MODULES[spec.name]]
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec  # the import has put the old name's there
+
+
+def find() -> None:
+    """Find modules by their old names from now on, in this process."""
+    if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
+        sys.meta_path.append(OldNames())

@@ -1,0 +1,1 @@
+"""What a model family says of itself, and what its losses may depend on."""

@@ -1,0 +1,87 @@
+"""Schedules: pure functions of the run's step that say learning rate and momentum. No state, so resume is exact.
+
+Imports no torch: the driver draws them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+from trainers.settings.config import Config
+
+Schedule = Callable[[int, Sequence[float]], Mapping[str, float]]
+"""(step from 0, main metric of each evaluation so far) -> values for the optimizer's groups, as {"lr": 2e-4}.
+
+"lr" is multiplied by a group's own "lr_scale" where it has one; "momentum" is beta1 in Adam.
+"""
+
+
+def constant(**values: float) -> Schedule:
+    """The same values at every step: `constant(lr=2e-4)`."""
+    return lambda step, history: values
+
+
+def of(config: Config, learning_rate: float) -> Schedule:
+    """The schedule that the settings name, with this peak of the learning rate; one_cycle moves the momentum too."""
+    if config.schedule == "constant" and not config.warm_up:
+        return constant(lr=learning_rate)
+
+    def values(step: int, history: Sequence[float]) -> Mapping[str, float]:
+        done = step / max(config.steps, 1)
+        rate = learning_rate * factor(config, done, history)
+        if config.warm_up > 0:
+            rate *= min(1.0, (step + 1) / (config.warm_up * config.steps))
+        if config.schedule != "one_cycle" or not config.moves_momentum:
+            return {"lr": rate}
+        start, peak = config.cycle_momentum
+        return {
+            "lr": rate,
+            "momentum": between([(0, start), (top(config), peak), (1 - config.cycle_tail, start)], done),
+        }
+
+    return values
+
+
+def factor(config: Config, done: float, history: Sequence[float] = ()) -> float:
+    """What the peak of the learning rate is multiplied by when this share of the run is done."""
+    if config.schedule == "one_cycle":  # Smith 2018, section 4: a triangle, and a last descent
+        start = 1 / config.cycle_ratio
+        return between([(0, start), (top(config), 1), (1 - config.cycle_tail, start), (1, start / 100)], done)
+    if config.schedule == "cosine":  # Loshchilov 2017, equation 5, without restarts
+        return (1 + math.cos(math.pi * done)) / 2
+    if config.schedule == "step":
+        return config.decay_factor ** sum(done >= share for share in config.decay_at)
+    if config.schedule == "linear":
+        return between([(config.decay_after, 1), (1, 0)], done)
+    if config.schedule == "plateau":
+        return config.decay_factor ** falls(history, config.patience, next(iter(config.metrics.values()), "max"))
+    return 1.0
+
+
+def top(config: Config) -> float:
+    """The share of the run at which one_cycle has its peak."""
+    return (1 - config.cycle_tail) / 2 if config.cycle_peak == "auto" else config.cycle_peak
+
+
+def falls(history: Sequence[float], patience: int, mode: str) -> int:
+    """How often `patience` evaluations in a row were no better than the best before them."""
+    count, waited, best = 0, 0, -math.inf
+    for value in history:
+        value = value if mode == "max" else -value
+        waited = 0 if value > best else waited + 1
+        best = max(best, value)
+        if waited == patience:
+            count, waited = count + 1, 0
+    return count
+
+
+def between(points: Sequence[tuple[float, float]], at: float) -> float:
+    """Straight lines through points (share of the run, value), level before the first and after the last."""
+    if at <= points[0][0]:
+        return points[0][1]
+    for (first, low), (last, high) in pairwise(points):
+        if at <= last:
+            return low + (high - low) * (at - first) / (last - first) if last > first else high
+    return points[-1][1]

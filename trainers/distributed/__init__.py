@@ -1,0 +1,1 @@
+"""How the gradients of micro-batches are synchronized between workers."""

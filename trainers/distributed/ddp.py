@@ -1,0 +1,162 @@
+"""How gradients meet by torch's DistributedDataParallel: the second way, and the default on GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainers.base.errors import FAILED, PeerLost, TroupeError
+from trainers.base.problems import Problem
+from trainers.distributed.process_group import World
+from trainers.distributed.reduction_tree import fold, shares
+
+
+class Ddp:
+    """`DistributedDataParallel`: gradients meet while backward still runs; sums are rounded in another order."""
+
+    def __init__(self, world: World, microbatches: int, networks: Mapping[str, nn.Module]) -> None:
+        self.world = world
+        self.microbatches = microbatches
+        self.shares = shares(microbatches, world.size)
+        self.share = self.shares[world.rank]
+        self.networks = networks
+        self.notice = ""
+        self.wrappers: dict[str, nn.Module] = {}
+        if world.group is not None:  # a test of NCCL has a group of one
+            parameters = inspect.signature(DistributedDataParallel).parameters
+            buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+            with self._meets():
+                self.wrappers = {
+                    name: DistributedDataParallel(network, process_group=world.group, **{buffers: False})  # type: ignore[arg-type]
+                    for name, network in networks.items()
+                    if any(parameter.requires_grad for parameter in network.parameters())
+                }
+        self.used: list[nn.Module] = []
+        self.fired: set[int] = set()  # parameters that the newest backward gave a gradient
+        self.hooks: list[Any] = []
+        self.whole: dict[tuple[int, ...], bool] = {}  # by what is learned: whether at first nothing was left out
+        for network in networks.values() if self.wrappers else ():
+            for parameter in network.parameters():
+                if parameter.requires_grad:
+                    self.hooks.append(parameter.register_post_accumulate_grad_hook(self._note))  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def _meets(self, waiting: bool = True) -> Iterator[None]:
+        """The wrappers meet inside: an error of theirs means that a worker has gone, all others are somebody's own."""
+        self.world.waiting = waiting
+        try:
+            with warnings.catch_warnings():  # filters of one channel lie alike in both layouts, and torch warns of that
+                warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
+                yield
+        except RuntimeError as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            raise PeerLost(Problem("lost", reason=f"lost the other workers: {str(error).splitlines()[0]}")) from error
+        finally:
+            self.world.waiting = False
+
+    def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
+        self.used = [self.wrappers[name] for name in used if name in self.wrappers]
+        return {**self.networks, **{name: self.wrappers[name] for name in used if name in self.wrappers}}
+
+    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
+        for parameter in parameters:
+            parameter.grad = None
+        learned = [parameter for parameter in parameters if parameter.requires_grad]
+        key = tuple(map(id, learned))
+        if left:  # the wrapper saw all forwards before: one backward, or it would reduce the first one only
+            total = torch.stack([self._loss(loss, index) for index in self.share]).sum()
+            self.fired.clear()
+            with self._meets():
+                total.backward()  # type: ignore[no-untyped-call]
+            self._refuse_gaps(learned)
+        elif self.wrappers and not self.whole.get(key, False):
+            self._add_up_plainly(learned, loss, key)
+        else:
+            for index in self.share:
+                last = index == self.share[-1]
+                with contextlib.ExitStack() as unsynchronised:
+                    for wrapper in self.used if not last else ():
+                        unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
+                    value = self._loss(loss, index)
+                    self.fired.clear()
+                    with self._meets() if last else contextlib.nullcontext():
+                        value.backward()  # type: ignore[no-untyped-call]
+            self._refuse_gaps(learned)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _add_up_plainly(
+        self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], key: tuple[int, ...]
+    ) -> None:
+        """Without the wrappers' overlap: each phase at first, and always where one leaves a parameter out.
+
+        A wrapper sums wrongly, and says nothing, where a hook of it does not fire in the last micro-batch of a worker.
+        """
+        whole, wanted = True, {id(parameter) for parameter in parameters}
+        trained = [one for one in self.used if any(id(parameter) in wanted for parameter in one.parameters())]
+        for index in self.share:  # a wrapper whose graph is left for a later phase sums there, from the last forward
+            with contextlib.ExitStack() as unsynchronised:
+                for wrapper in self.used if index != self.share[-1] else trained:
+                    unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
+                value = self._loss(loss, index)
+                self.fired.clear()
+                value.backward()  # type: ignore[no-untyped-call]
+            whole &= wanted <= self.fired
+        with self._meets():
+            flat = torch.cat([
+                (parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)).reshape(-1)
+                for parameter in parameters
+            ])  # fmt: skip
+            dist.all_reduce(flat.div_(self.world.size), group=self.world.group)  # divided first, as the wrappers do
+        start = 0
+        for parameter in parameters:
+            part = flat[start : start + parameter.numel()].view(parameter.shape)
+            parameter.grad = torch.empty_like(parameter).copy_(part)
+            start += parameter.numel()
+        if key not in self.whole:
+            self.whole[key] = all(self.world.gather(whole))
+
+    def _note(self, parameter: Tensor) -> None:
+        self.fired.add(id(parameter))
+
+    def _refuse_gaps(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Raise TroupeError where a wrapper has just summed without some parameter."""
+        if self.wrappers and not all(id(parameter) in self.fired for parameter in parameters):
+            reason = "a parameter had no gradient in a micro-batch, where it had one before"
+            hint = "its sum over the workers would be wrong: say exchange=exact"
+            raise TroupeError(Problem("exchange-misfit", "exchange", reason, hint, "ddp"), FAILED)
+
+    def _loss(self, loss: Callable[[int], Tensor], index: int) -> Tensor:
+        with self._meets(waiting=False):  # a wrapper's second forward agrees on buckets with the other workers
+            return loss(index)
+
+    def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
+        mine = torch.stack(list(rows.values()))
+        most = len(self.shares[0])
+        padded = torch.zeros(most, mine.shape[1], dtype=mine.dtype)
+        padded[: len(mine)] = mine
+        told: list[Tensor] = [padded]
+        if self.world.size > 1:
+            told = [torch.empty_like(padded) for _ in self.shares]
+            with self.world.waits():
+                dist.all_gather(told, padded, group=self.world.group)
+        every: list[Tensor] = [row for share, of in zip(self.shares, told, strict=True) for row in of[: len(share)]]
+        return fold({(i, i + 1): row for i, row in enumerate(every)}, torch.add, 0, self.microbatches)
+
+    def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.world.size / weight)
+
+    def close(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        self.wrappers, self.used, self.hooks = {}, [], []

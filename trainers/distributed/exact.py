@@ -1,0 +1,305 @@
+"""How gradients meet: sums over micro-batches in one fixed binary tree, the same bits for any number of workers.
+
+A worker adds up the largest whole subtrees of its micro-batches, its *nodes* (reduction_tree.py). What remains of the
+tree is added slice by slice: every worker owns a slice of the vector and adds all workers' nodes there. Workers of one
+host read each other's nodes in shared memory; hosts send each other slices of theirs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainers.distributed import shared_memory
+from trainers.distributed.process_group import World
+from trainers.distributed.reduction_tree import Node, accumulation, fold, nodes_of, shares
+from trainers.distributed.shared_memory import ALIGNMENT, TAIL_ROOM, Room, padded_length
+
+BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
+PIECES, PIECE = 4, 1 << 20  # of a slice in messages between hosts: how many at most, and numbers in each at least
+
+
+class Exchange(Protocol):
+    """What the loop needs of an exchange. In each phase: `gradients`, then `meet`, then `reduce`."""
+
+    share: range  # this worker's micro-batches
+    notice: str  # what a person should know about how it works here, or nothing
+
+    def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
+        """The networks as a loss should call them, where the phase trains or leaves those named in `used`."""
+
+    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
+        """Ask for the loss of each micro-batch of the share and add up its gradients in this worker.
+
+        `left` says that the graphs of several micro-batches were made in an earlier phase.
+        """
+
+    def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
+        """Add up a float64 row for each micro-batch, over all workers and in the tree's order."""
+
+    def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+        """Leave in `.grad` the sum of all gradients over `weight`; `private`: somebody will change it in place."""
+
+    def close(self) -> None:
+        """Give back what is shared with others; no phase follows."""
+
+
+class Exact:
+    """The exact exchange: the same bits for any number of workers and any placement on hosts."""
+
+    def __init__(self, world: World, microbatches: int, networks: Mapping[str, nn.Module], longest: int = 0) -> None:
+        """`longest` is the number of bytes of the longest flat vector of gradients."""
+        self.world = world
+        self.networks = networks
+        self.microbatches = microbatches
+        self.shares = shares(microbatches, world.size)
+        self.share = self.shares[world.rank]
+        self.nodes = [nodes_of(share, microbatches) for share in self.shares]
+        self.leaves = accumulation(self.share, microbatches)
+        self.notice = ""
+        self.flat: dict[int, Flat] = {}
+        self.current: Flat | None = None
+        self.meetings = 0
+        self.hosts = world.hosts()
+        self.room: Room | None = None
+        if any(len(host) > 1 for host in self.hosts):
+            self.room = Room.open(world, self._host(), [len(self.nodes[rank]) for rank in self._host()], longest)
+            if not all(world.gather(self.room is not None)):
+                self.room = None
+                self.hosts = [[rank] for rank in range(world.size)]
+                self.notice = (
+                    f"too little shared memory in {shared_memory.SHARED_MEMORY}: workers of one host exchange "
+                    "gradients by messages, which is slower; the numbers are the same"
+                )
+        self.host = self._host()
+        self.place = self.host.index(world.rank)
+        self.host_nodes = [nodes_of(covered(host, self.shares), microbatches) for host in self.hosts]
+
+    def _host(self) -> list[int]:
+        return next(host for host in self.hosts if self.world.rank in host)
+
+    def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
+        return self.networks
+
+    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
+        if self.microbatches == 1:  # nothing to add up, now or with other workers
+            for parameter in parameters:
+                parameter.grad = None
+            loss(0).backward()  # type: ignore[no-untyped-call]
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            return
+        flat = self.current = self._flat(parameters)
+        for leaf in self.leaves:
+            if leaf.first:
+                flat.slots[leaf.slot].zero_()
+            flat.point(parameters, leaf.slot)
+            loss(leaf.microbatch).backward()  # type: ignore[no-untyped-call]
+            for into, source in leaf.additions:
+                flat.slots[into].add_(flat.slots[source])
+
+    def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
+        leaves = {(index, index + 1): row for index, row in rows.items()}
+        if self.world.size == 1:
+            return fold(leaves, torch.add, 0, self.microbatches)
+        own = [fold(leaves, torch.add, *node) for node in self.nodes[self.world.rank]]
+        with self.world.waits():
+            tails = self._tails(torch.stack(own))
+        return fold(tails, torch.add, 0, self.microbatches)
+
+    def _tails(self, own: Tensor) -> dict[Node, Tensor]:
+        """The rows of every node of every worker. Returns when all workers' gradients are in their slots."""
+        length = own.shape[1]
+        self.meetings += 1
+        if self.room is not None and own.nbytes <= TAIL_ROOM:
+            self.room.tails[self.meetings % 2][self.place].view(torch.float64)[: own.numel()] = own.view(-1)
+        if self.current is not None:
+            self.current.publish()
+        if self.room is not None:
+            self.room.barrier()
+        if self.room is not None and len(self.hosts) == 1 and all(
+            len(self.nodes[rank]) * length * 8 <= TAIL_ROOM for rank in self.host
+        ):  # fmt: skip
+            told = [tail.view(torch.float64)[: len(self.nodes[rank]) * length].view(-1, length).clone()
+                    for rank, tail in zip(self.host, self.room.tails[self.meetings % 2], strict=True)]  # fmt: skip
+        else:
+            most = max(map(len, self.nodes))
+            mine = torch.zeros(most, length, dtype=torch.float64)
+            mine[: len(own)] = own
+            told = [torch.empty_like(mine) for _ in self.shares]
+            dist.all_gather(told, mine, group=self.world.group)
+        return {
+            node: row for nodes, rows in zip(self.nodes, told, strict=True)
+            for node, row in zip(nodes, rows, strict=False)
+        }  # fmt: skip
+
+    def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+        if self.microbatches == 1:
+            if weight != 1:
+                torch._foreach_div_([p.grad for p in parameters if p.grad is not None], weight)
+            return
+        flat = self._flat(parameters)
+        if self.world.size == 1:
+            nodes = dict(zip(self.nodes[0], flat.slots, strict=False))
+            divisor: float | Tensor = weight
+            size = BLOCK
+            if flat.result.is_cuda:  # which by a plain number does not divide: it multiplies by the rounded inverse
+                divisor = torch.full((), weight, dtype=flat.result.dtype, device=flat.result.device)
+                size = len(flat.result)
+            for start in range(0, len(flat.result), size):
+                block = slice(start, start + size)
+                self._add_block({node: slot[block] for node, slot in nodes.items()}, flat.result[block], divisor)
+        else:
+            with self.world.waits():
+                self._add_slices(flat, weight)
+        flat.receive()
+        if private and self.world.size > 1:
+            flat.slots[0].copy_(flat.received)
+            flat.point(parameters, 0)
+        else:
+            flat.point(parameters, -1)
+
+    def _add_slices(self, flat: Flat, weight: float) -> None:
+        """Add up the slice that this worker owns and give every host the sum."""
+        here = self.hosts.index(self.host)
+        nodes: dict[Node, Tensor] = {
+            node: slot for rank, slots in zip(self.host, flat.published, strict=True)
+            for node, slot in zip(self.nodes[rank], slots, strict=True)
+        }  # fmt: skip
+        owned = slices(len(flat.result), self.world.size, flat.result.element_size())
+        first, last = owned[self.world.rank]
+        partners = [(host, ranks[self.place % len(ranks)]) for host, ranks in enumerate(self.hosts) if host != here]
+        served = [
+            rank for host, ranks in enumerate(self.hosts) if host != here
+            for place, rank in enumerate(ranks) if place % len(self.host) == self.place
+        ]  # fmt: skip
+        group = self.world.group
+        mine = pieces(first, last)
+        theirs: list[dict[Node, Tensor]] = []  # the other hosts' sums of each piece of mine, once they have come
+        arriving: list[list[Any]] = []
+        for start, end in mine:
+            sums = {node: flat.result.new_empty(end - start) for host, _ in partners for node in self.host_nodes[host]}
+            theirs.append(sums)
+            arriving.append([
+                dist.irecv(sums[node], group=group, group_src=rank, tag=0)
+                for host, rank in partners for node in self.host_nodes[host]
+            ])  # fmt: skip
+        under_way: list[Any] = [
+            dist.irecv(flat.result[start:end], group=group, group_src=rank, tag=1)
+            for rank in served for start, end in pieces(*owned[rank])
+        ]  # fmt: skip
+        for rank in served:
+            for start, end in pieces(*owned[rank]):
+                parts = {node: slot[start:end] for node, slot in nodes.items()}
+                for node in self.host_nodes[here]:
+                    partial = fold(parts, torch.add, *node)
+                    under_way.append(dist.isend(partial, group=group, group_dst=rank, tag=0))
+        for (start, end), sums, messages in zip(mine, theirs, arriving, strict=True):
+            for message in messages:
+                message.wait()
+            for begin in range(start, end, BLOCK):
+                stop = min(begin + BLOCK, end)
+                parts = {node: slot[begin:stop] for node, slot in nodes.items()}
+                parts |= {node: part[begin - start : stop - start] for node, part in sums.items()}
+                self._add_block(parts, flat.result[begin:stop], weight)
+            for _, rank in partners:
+                under_way.append(dist.isend(flat.result[start:end], group=group, group_dst=rank, tag=1))
+        for message in under_way:
+            message.wait()
+        if self.room is not None:
+            self.room.barrier()
+
+    def _add_block(self, parts: dict[Node, Tensor], result: Tensor, weight: float | Tensor) -> None:
+        """The tree's sum of these parts of all nodes, divided once."""
+        torch.div(fold(parts, torch.add, 0, self.microbatches), weight, out=result)
+
+    def close(self) -> None:
+        self.flat.clear()
+        self.current = self.room = None
+
+    def _flat(self, parameters: Sequence[nn.Parameter]) -> Flat:
+        """The flat vectors of these parameters' gradients, made at their first use."""
+        key = id(parameters)
+        if key not in self.flat:
+            scratch = max(leaf.slot for leaf in self.leaves) + 1 - len(self.nodes[self.world.rank])
+            shared = self.room.vectors(parameters) if self.room is not None else None
+            own = self.nodes[self.world.rank]
+            self.flat[key] = Flat(parameters, shared, self.place, len(own), max(scratch, 0), self.world.size)
+        return self.flat[key]
+
+
+class Flat:
+    """The gradients of one optimizer's parameters as flat vectors, and views of them in the parameters' shapes."""
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], shared: tuple[list[list[Tensor]], Tensor] | None,
+        place: int, nodes: int, scratch: int, workers: int,
+    ) -> None:  # fmt: skip
+        length = padded_length(parameters)
+        like = parameters[0]
+        on_device = like.device.type != "cpu"
+
+        def new(device: Any = like.device) -> Tensor:
+            return torch.zeros(length, dtype=like.dtype, device=device)
+
+        if shared is None:
+            own = [new("cpu") for _ in range(nodes)]
+            shared = [own], new("cpu") if workers > 1 else own[0]
+        self.published, self.result = shared  # on the CPU, where the workers of this host see them
+        own = self.published[place]
+        self.moved = on_device  # then slots and received sum lie on the device, and are copied from and to the CPU
+        self.slots = [new() for _ in own] if on_device else list(own)
+        self.slots += [new() for _ in range(scratch)]
+        self.own = own
+        if on_device and workers == 1:
+            self.moved, self.result = False, self.slots[0]
+        self.received = new() if self.moved else self.result
+        self.views = [views(vector, parameters) for vector in [*self.slots, self.received]]
+
+    def point(self, parameters: Sequence[nn.Parameter], slot: int) -> None:
+        """Let every `.grad` be its part of a slot; -1 is the received sum."""
+        for parameter, view in zip(parameters, self.views[slot], strict=True):
+            parameter.grad = view
+
+    def publish(self) -> None:
+        for seen, slot in zip(self.own, self.slots, strict=False) if self.moved else ():
+            seen.copy_(slot)
+
+    def receive(self) -> None:
+        if self.moved:
+            self.received.copy_(self.result)
+
+
+def covered(host: Sequence[int], shares: Sequence[range]) -> range:
+    """The micro-batches of a host's workers, who hold neighbouring shares."""
+    return range(shares[host[0]].start, shares[host[-1]].stop)
+
+
+def slices(length: int, workers: int, bytes_each: int) -> list[tuple[int, int]]:
+    """The part of a vector that each worker adds up, in whole cache lines."""
+    line = ALIGNMENT // bytes_each
+    cuts = [min(length, -(-length * rank // (workers * line)) * line) for rank in range(workers + 1)]
+    return list(itertools.pairwise(cuts))
+
+
+def pieces(first: int, last: int) -> list[tuple[int, int]]:
+    """A slice cut so that adding one piece, sending another and receiving a third go on at once."""
+    count = max(1, min(PIECES, (last - first) // PIECE))
+    cuts = [first + (last - first) * piece // count for piece in range(count + 1)]
+    return list(itertools.pairwise(cuts))
+
+
+def views(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The parts of a flat vector in the shapes and strides of the tensors."""
+    line, start, parts = ALIGNMENT // vector.element_size(), 0, []
+    for parameter in parameters:
+        offset = vector.storage_offset() + start
+        parts.append(vector.as_strided(parameter.shape, parameter.stride(), offset))
+        start += -(-parameter.numel() // line) * line
+    return parts

@@ -1,0 +1,87 @@
+"""Grids of images as PNG, and a timelapse of them as GIF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from trainers.storage import atomic_files
+
+GAP = 2  # pixels between cells
+FORMATS = {"": "PNG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
+           ".tiff": "TIFF"}  # fmt: skip
+
+
+def grid(images: np.ndarray, columns: int = 0) -> Image.Image:
+    """Lay out images (count, height, width, channels), uint8, row by row; without columns as square as can be."""
+    count, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), np.uint8)
+    for place, image in enumerate(images):
+        top, left = (
+            GAP + part * (side + GAP) for part, side in zip(divmod(place, columns), (height, width), strict=True)
+        )
+        sheet[top : top + height, left : left + width] = image
+    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet[:, :, :3])
+
+
+def write_picture(path: Path, image: Image.Image, magnify: int = 1) -> None:
+    """Write a picture whole or not at all, in the format that its ending names; as PNG where it has none."""
+    if magnify > 1:
+        image = image.resize((image.width * magnify, image.height * magnify), Image.Resampling.NEAREST)
+    kind = FORMATS[path.suffix.lower()]
+    with atomic_files.replacing(path) as making:
+        # a PNG that is a little smaller, as with optimize, takes several times as long
+        image.save(making, format=kind, optimize=kind != "PNG", quality=95)
+
+
+def write_grid(path: Path, images: np.ndarray, columns: int = 0) -> None:
+    """A grid of images; small images are magnified so that they can be seen."""
+    write_picture(path, grid(images, columns), magnify=2 if images.shape[1] <= 32 else 1)
+
+
+def write_named(folder: Path, drawn: Mapping[str, Image.Image | None]) -> list[Path]:
+    """Pictures by name; none where one is None."""
+    paths = {folder / f"{name}.png": picture for name, picture in drawn.items()}
+    for path, picture in paths.items():
+        if picture is not None:
+            write_picture(path, picture)
+    return [path for path, picture in paths.items() if picture is not None]
+
+
+def sheet_of_texts(texts: Sequence[str]) -> str:
+    """Texts one after the other, each under its number."""
+    return "".join(f"--- {number}\n{text}\n" for number, text in enumerate(texts, start=1))
+
+
+def write_timelapse(
+    path: Path, grids: Sequence[Path], beat: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None, seconds: float = 6.0, most: int = 120,
+) -> bool:  # fmt: skip
+    """An endless GIF of at most `most` of the grids, in `seconds`, that rests on the last one; beats for each.
+
+    A grid that is damaged costs its frame, and is told. Returns whether there is anything to show.
+    """
+    step = -(-len(grids) // most)
+    frames = []
+    for grid in list(grids[::-1][:: step or 1])[::-1]:  # always with the last
+        try:
+            with Image.open(grid) as opened:
+                frames.append(opened.convert("P", palette=Image.Palette.ADAPTIVE))
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged PNGs
+            say(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse goes without it")
+        beat()
+    if not frames:
+        return False
+    each = max(40, min(400, round(1000 * seconds / len(frames))))
+    with atomic_files.replacing(path) as making:
+        frames[0].save(
+            making, format="GIF", save_all=True, append_images=frames[1:], loop=0,
+            duration=[each] * (len(frames) - 1) + [1500],
+        )  # fmt: skip
+    return True

@@ -1,0 +1,350 @@
+"""What a run writes down while it trains, in its folder, and what it tells its watcher."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from trainers.base.errors import FAILED, TroupeError
+from trainers.base.problems import Problem
+from trainers.base.timeouts import WAITS
+from trainers.contract.family import GRID
+from trainers.drawing import pictures, plots
+from trainers.drawing.decoration import EVENTS, Decorations, matplotlib_of_ours
+from trainers.engine import inference, state
+from trainers.engine.trainer import Trainer
+from trainers.run_folders.mirror import Mirror
+from trainers.run_folders.run_folder import RunFolder
+from trainers.run_folders.run_locks import Writer
+from trainers.storage import atomic_files, checkpoint
+from trainers.storage.tensors import as_uint8, read_weights
+
+
+class Recorder:
+    """Writes metrics, grids and checkpoints of one run; on ranks other than 0 it only takes part."""
+
+    def __init__(
+        self, trainer: Trainer, folder: RunFolder, facts: Mapping[str, Any], writer: Writer, mirror: Mirror
+    ) -> None:  # fmt: skip
+        self.trainer, self.folder, self.facts = trainer, folder, facts
+        self.writer, self.mirror = writer, mirror
+        self.config, self.control = trainer.config, trainer.control
+        self.decorations = Decorations(trainer.control.say)
+        self.making = self.decorations.making
+        self.first = trainer.world.rank == 0
+        self.seconds = 0.0  # of training before this process
+        self.evaluating = 0.0  # of those, in evaluations
+        self.watching = 0.0  # and on watch
+        self.pictured = time.monotonic()  # when the newest evaluation was drawn
+        self.started = time.monotonic()
+        self.since = (0, time.monotonic())  # samples drawn, and time, from which the speed is counted
+        self.speed = 0.0
+        self.events: Any = None
+        self.saved = ""  # the name of the newest checkpoint
+        self.first_step = 0  # of this process
+        self.said = set[str]()  # lines that are told once
+
+    def begin(self) -> None:
+        """Go on from the newest checkpoint; or save the first one."""
+        trainer = self.trainer
+        newest = None
+        if self.first:
+            with self.writer.writing():
+                atomic_files.clear_unfinished(self.folder.path, self.folder.grids)
+                newest = checkpoint.newest(self.folder.checkpoints, self.control.say)
+        name = trainer.world.agree(newest.name if newest else None)
+        if name is not None:
+            path = self.folder.checkpoints / name
+            state.restore(trainer, checkpoint.load(path))
+            trainer.note_saved()
+            manifest = checkpoint.manifest_of(path)
+            self.seconds = float(manifest.get("seconds", 0))
+            self.evaluating = float(manifest.get("evaluation_seconds", 0))
+            self.watching = float(manifest.get("watch_seconds", 0))
+            self.speed = float(manifest.get("samples_per_second", 0))
+            self.saved = name
+            if self.first:
+                with self.writer.writing():
+                    self.folder.forget_after(trainer.step - trainer.pending, self.control.say)
+        else:
+            if self.first:
+                with self.writer.writing():
+                    self.folder.forget_after(-1)
+            trainer.begin()
+            for weights in self.folder.path.glob("from.*"):
+                state.begin_from(trainer, read_weights(weights, tuple(trainer.networks), about="--from"))
+        if int(self.config.evaluate_every):
+            inference.try_out(trainer)
+        self.started = time.monotonic()
+        self.since, self.first_step = (trainer.position, self.started), trainer.step
+        if self.first and not self.folder.real.exists():
+            with self.writer.writing(), self.making("real.png"):
+                real = trainer.data.preview(GRID)
+                if real is not None:
+                    pictures.write_grid(self.folder.real, as_uint8(real).numpy())
+        if name is None:
+            self.draw()
+            self.save()
+        self._tell()
+
+    def after_step(self) -> None:
+        """Metrics, evaluation, grid and checkpoint, where this step is one for them.
+
+        Raises Left where a stop is asked for during the grid or the evaluation: both are pending then.
+        """
+        trainer, config, step = self.trainer, self.config, self.trainer.step
+        every = int(config.evaluate_every)
+        last, better, unless = step >= config.steps, False, ""
+        told = step % config.log_every == 0 or last
+        evaluated = bool(every) and (step % every == 0 or last)
+        sampled = step % config.sample_every == 0 or last
+        if self.first and told:
+            self._write_metrics()
+        self._tell()
+        trainer.pending = True
+        samples = inference.draw_grid(trainer, leaves=True) if sampled else None
+        before = time.monotonic()
+        if evaluated:
+            inference.evaluate(trainer)
+        trainer.pending = False  # from here on nothing takes long
+        if evaluated:
+            better = inference.note_best(trainer)
+            if self.first and (lacking := inference.lacking_metric(trainer)) and lacking not in self.said:
+                self.said.add(lacking)
+                self.control.say(lacking)
+            main = inference.main_metric(trainer)
+            if self.first and main is not None and not math.isfinite(trainer.evaluation.results[f"eval_{main}"]):
+                self.control.say(f"step {step}: eval_{main} is no finite number; this evaluation cannot be the best")
+            self.evaluating += time.monotonic() - before
+            self._write(trainer.evaluation.results)
+            self._report(better)
+            last = last or trainer.reached
+            if not last and time.monotonic() - self.pictured > WAITS.picture_of_evaluation:
+                self._picture()
+        if last and not sampled:
+            samples = inference.draw_grid(trainer)
+        if samples is not None:
+            self._show(samples)
+            unless = self._watch(samples) if isinstance(samples, Tensor) else ""
+        often = config.checkpoint_every
+        due = trainer.save_agreed if isinstance(often, str) else step % often == 0
+        if due or last or better or unless:
+            self.save()
+        self._tell()
+        if self.first and (told or evaluated):
+            self.control.at_rest(step)
+        if evaluated:  # whoever was just told may have had enough
+            trainer.stop_agreed |= any(trainer.world.gather(self.control.stop_requested))
+        if unless and not last:
+            hint = f"stopped and saved: go on nevertheless with --resume {self.folder.name} {unless}"
+            raise TroupeError(Problem("worry", f"step {step}", trainer.worry, hint), FAILED)
+
+    def draw(self) -> None:
+        """Draw the fixed grid of this step."""
+        samples = inference.draw_grid(self.trainer)
+        if samples is not None:
+            self._show(samples)
+
+    def _show(self, samples: Tensor | list[str]) -> None:
+        """A grid that was drawn, the same on every rank, as a file: a sheet of images, or of texts."""
+        step = self.trainer.step
+        if not self.first:
+            return
+        with self.writer.writing(), self.making("grids"):
+            if not isinstance(samples, Tensor):
+                atomic_files.write(self.folder.grids / f"step_{step:08d}.txt", pictures.sheet_of_texts(samples))
+                return
+            columns = self.trainer.family.grid().columns
+            pictures.write_grid(self.folder.grids / f"step_{step:08d}.png", samples.numpy(), columns)
+            if self.events is not None:
+                sheet = pictures.grid(samples.numpy(), columns).convert("RGB")
+                with self.making(EVENTS):
+                    self.events.image("grid", np.asarray(sheet), step)
+
+    def _watch(self, drawn: Tensor) -> str:
+        """Look for signs that the run goes wrong; returns what lets it go on, where it ends for them."""
+        trainer, before, known = self.trainer, time.monotonic(), self.trainer.worry
+        watch = inference.watch(trainer, drawn)
+        self.watching += time.monotonic() - before if watch is not None else 0.0
+        self._write(trainer.watched)
+        if self.first and trainer.worry and not known:
+            self.control.say(f"step {trainer.step}: {trainer.worry}")
+        return watch.unless if watch is not None and trainer.worry else ""
+
+    def save(self) -> None:
+        """A checkpoint of this moment, when the replicas agree; nothing where there is one."""
+        trainer = self.trainer
+        name = checkpoint.name_of(trainer.step, trainer.phases_done, trainer.pending)
+        if self.saved == name:
+            return
+        state.check(trainer)
+        held = state.state_of(trainer)
+        failure: TroupeError | None = None
+        if self.first:
+            try:
+                with self.writer.writing():
+                    if self.folder.metrics.exists():
+                        atomic_files.sync(self.folder.metrics)  # rows of steps before this one are never lost
+                    if self.events is not None:
+                        with self.making(EVENTS):
+                            atomic_files.sync(self.events.path)
+                    facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3),
+                             "evaluation_seconds": round(self.evaluating, 3),
+                             "watch_seconds": round(self.watching, 3),
+                             "samples_per_second": round(self.speed, 2)}  # fmt: skip
+                    best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
+                    checkpoint.save(self.folder.checkpoints, name, held, {**facts, "best": best})
+                    checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
+                self.mirror.wake()
+            except TroupeError as error:
+                failure = error
+        failure = trainer.world.agree(failure)
+        if failure is not None:
+            raise failure
+        self.saved = name
+        trainer.note_saved()
+        self.control.beat()
+
+    def settle(self) -> None:
+        """Return when all that was written has come where it is kept, on every rank."""
+        failure: TroupeError | None = None
+        if self.first:
+            try:
+                self.mirror.settle()
+            except TroupeError as error:
+                failure = error
+        if (failure := self.trainer.world.agree(failure)) is not None:
+            raise failure
+
+    def finish(self) -> dict[str, Any]:
+        """The result of a run that has made its last step; that of rank 0 counts."""
+        trainer, seconds = self.trainer, self._elapsed()
+        if trainer.step == self.first_step:
+            self._complete()
+        self.save()
+        drawn = self._picture() if self.folder.metrics.exists() else []
+        grids = [path for path in sorted(self.folder.grids.glob("step_*.*"))
+                 if checkpoint.place_of(path.stem)[0] <= trainer.step]  # fmt: skip
+        sheets = [path for path in grids if path.suffix == ".png"]
+        result = {
+            "name": self.folder.name,
+            "steps": trainer.step,
+            "seconds": round(seconds, 1),
+            "evaluation_share": round(self.evaluating / seconds, 4) if seconds and self.evaluating else 0.0,
+            "watch_share": round(self.watching / seconds, 4) if seconds and self.watching else 0.0,
+            "worry": trainer.worry,
+            "target": self.config.target if trainer.reached else None,
+            "samples_per_second": round(self.speed, 2),
+            "metrics": {**trainer.metrics, **trainer.evaluation.results},
+            "best": trainer.best,
+            "checkpoint": f"checkpoints/{checkpoint.name_of(trainer.step)}",
+            "grid": f"grids/{grids[-1].name}" if grids else None,
+            "timelapse": None,
+            "pictures": drawn,
+            "not_made": self.decorations.not_made,
+            "verdict": trainer.family.report(),
+        }
+        if self.first:
+            with self.writer.writing():
+                with self.making(self.folder.timelapse.name):
+                    if pictures.write_timelapse(self.folder.timelapse, sheets, self.control.beat, self.control.say):
+                        result["timelapse"] = self.folder.timelapse.name
+                atomic_files.write(self.folder.result, json.dumps(atomic_files.finite(result), indent=1) + "\n")
+        self.settle()
+        trainer.world.gather(None)  # nobody ends before the others: whoever watches would take them for lost
+        return result
+
+    def _complete(self) -> None:
+        """What belongs to the last step, where the process that made it was killed before it drew its pictures, or did
+        not know that it was the last."""
+        trainer, step = self.trainer, self.trainer.step
+        evaluated = drawn = None
+        if self.first:
+            rows = [row for row in self.folder.read_metrics()[0] if row["step"] == step]
+            evaluated = any(name.startswith("eval_") for row in rows for name in row)
+            drawn = any(self.folder.grids.glob(f"step_{step:08d}.*"))
+        evaluated, drawn = trainer.world.agree((evaluated, drawn))
+        if int(self.config.evaluate_every):
+            inference.evaluate(trainer)
+            if step > 0 and not evaluated:
+                inference.note_best(trainer)
+                self._write(trainer.evaluation.results)
+        if not drawn:
+            self.draw()
+
+    def _picture(self) -> list[str]:
+        """Curves, and what the family draws of the newest evaluation, on rank 0; the names of the files there are."""
+        if not self.first or not self.control.draws:
+            return []
+        trainer, folder = self.trainer, self.folder
+        made, drawn = list[str](), dict[str, Any]()
+        self.pictured = time.monotonic()
+        with self.writer.writing(), self.making("pictures"), matplotlib_of_ours():
+            rows, _ = folder.read_metrics()
+            with self.making(folder.curves.name):
+                if len({row["step"] for row in rows}) > 1:  # a curve of one point shows nothing
+                    plots.write_curves(folder.curves, rows)
+                made += [folder.curves.name] if folder.curves.exists() else []
+            drawn = dict(trainer.family.pictures(trainer.evaluation, trainer.data))
+            for name, picture in drawn.items():
+                file = folder.path / f"{name}.png"
+                with self.making(file.name):
+                    if picture is None:
+                        file.unlink(missing_ok=True)  # of an evaluation before
+                    else:
+                        pictures.write_picture(file, picture)
+                        made.append(file.name)
+        self.control.beat()
+        return made
+
+    def _report(self, better: bool) -> None:
+        """All that the newest evaluation says, and the best one, into verdict.json."""
+        report = self.trainer.family.report() if self.first else None
+        if report is None:
+            return
+        told = {"step": self.trainer.step, **report}
+        known = {name: one for name, one in self.folder.read_verdict().items() if one["step"] < told["step"]}
+        best = told if better or "best" not in known else known["best"]
+        with self.writer.writing():
+            whole = atomic_files.finite({"final": told, "best": best})
+            atomic_files.write(self.folder.verdict, json.dumps(whole, indent=1) + "\n")
+
+    def _write_metrics(self) -> None:
+        drawn, now = self.trainer.position, time.monotonic()
+        before, then = self.since
+        if now > then and drawn > before:
+            self.speed = (drawn - before) / (now - then)
+            self.since = (drawn, now)
+        self._write({**self.trainer.metrics, "samples_per_second": round(self.speed, 2)})
+
+    def _write(self, row: Mapping[str, float]) -> None:
+        """A row of metrics.jsonl, and the same for TensorBoard."""
+        if not self.first or not row:
+            return
+        step = self.trainer.step
+        with self.writer.writing():
+            with open(self.folder.metrics, "a", encoding="utf-8") as file:
+                whole = {"step": step, "seconds": round(self._elapsed(), 3), **atomic_files.finite(row)}
+                file.write(json.dumps(whole) + "\n")
+            with self.making(EVENTS):
+                if self.events is None:
+                    from trainers.drawing.event_file import EventFile  # heavy: not before the first step
+
+                    self.events = EventFile(self.folder.path, step)
+                self.events.scalars(row, step)
+        self.control.report(step, row)
+
+    def _tell(self) -> None:
+        self.control.progress = {
+            "step": self.trainer.step, "steps": self.config.steps, "samples_per_second": self.speed,
+            "metrics": {**self.trainer.metrics, **self.trainer.evaluation.results},
+        }  # fmt: skip
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.started

@@ -1,0 +1,125 @@
+"""Families by their folders: adding one means adding a folder. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainers.base.errors import WORDS, TroupeError, meant, told_of
+from trainers.base.problems import Problem
+from trainers.runtime.global_state import fresh
+from trainers.settings.config import Config
+
+BUILT_IN = Path(__file__).parent
+
+
+def families(extra: Sequence[Path] = ()) -> dict[str, Path]:
+    """The folder of each family, by name; those outside the package may not take a built-in name."""
+    found: dict[str, Path] = {}
+    for root in (BUILT_IN, *extra):
+        if not os.path.isdir(root):
+            raise TroupeError(Problem("missing-folder", "--families", "no such folder", value=str(root)), WORDS)
+        for folder in sorted(root.iterdir()):
+            if (folder / "config.py").exists() and (folder / "training.py").exists():
+                if folder.name in found:
+                    reason = f"there is a family named {folder.name} already"
+                    raise TroupeError(Problem("name-in-use", "--families", reason, value=str(root)), WORDS)
+                found[folder.name] = folder
+    return found
+
+
+def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
+    """The settings of a family. Raises TroupeError (exit code 2) for an unknown one."""
+    known = families(extra)
+    if name not in known:
+        models = [f"{family} {setting}" for family in families() if (setting := config_class(family).meant(name))]
+        reason, hint = "no such family", f"did you mean {models[0]}?" if models else meant(name, known)
+        for root in extra:
+            for part, other in (("training.py", "config.py"), ("config.py", "training.py")):
+                if (root / name / other).exists() and not (root / name / part).exists():
+                    reason, hint = f"no such family: {root / name} has a {other}, and lacks a {part}", ""
+        hint = "; ".join(filter(None, [hint, "`troupe families` lists them"]))
+        raise TroupeError(Problem("unknown-family", name, reason, hint), WORDS)
+    found = [
+        value for value in vars(_module(name, known[name], "config")).values()
+        if isinstance(value, type) and issubclass(value, Config) and value.__module__.endswith(f".{name}.config")
+    ]  # fmt: skip
+    file = str(known[name] / "config.py")
+    if len(found) != 1:
+        reason = f"one subclass of Config is needed, found {len(found)}"
+        raise TroupeError(Problem("own-code", file, reason), WORDS)
+    metrics: Any = found[0].metrics
+    if not isinstance(metrics, Mapping) or not {*metrics.values()} <= {"max", "min"}:
+        reason = 'must say of each whether more is better, as in {"accuracy": "max", "loss": "min"}'
+        raise TroupeError(Problem("own-code", file, f"metrics={metrics!r:.60}: {reason}"), WORDS)
+    try:
+        found[0](**{key: field.get_default() for key, field in found[0].model_fields.items()})
+    except ValidationError as error:
+        reasons = [f"{'.'.join(map(str, one['loc']))}: the default {one['input']!r:.60} is wrong ({one['msg']})"
+                   for one in error.errors()]  # fmt: skip
+        raise TroupeError([Problem("own-code", file, reason) for reason in reasons], WORDS) from None
+    return found[0]
+
+
+def class_of_run(told: Mapping[str, Any], name: str, extra: Sequence[Path] = ()) -> type[Config]:
+    """The settings of a run's family, by what its folder tells. Raises TroupeError (exit code 2), with the folder that
+    the run was begun with, where there is no such family."""
+    family = str(told["family"])
+    if family in families(extra):
+        return config_class(family, extra)
+    folders = " ".join(f"--families {path}" for path in told.get("families", ())) or "--families PATH, the folder of it"
+    reason = f"was begun with a family of one's own, {family}"
+    raise TroupeError(Problem("unknown-family", name, reason, f"say {folders}"), WORDS)
+
+
+def family_class(name: str, extra: Sequence[Path] = ()) -> type:
+    """The training part of a family. Imports torch."""
+    from trainers.contract.family import Family
+
+    folder = families(extra)[name]
+    found = [
+        value for value in vars(_module(name, folder, "training")).values()
+        if isinstance(value, type) and issubclass(value, Family) and value.__module__.endswith(f".{name}.training")
+    ]  # fmt: skip
+    if len(found) != 1:
+        reason = f"one subclass of Family is needed, found {len(found)}"
+        raise TroupeError(Problem("own-code", str(folder / "training.py"), reason), WORDS)
+    return found[0]
+
+
+def _module(name: str, folder: Path, part: str) -> ModuleType:
+    """`config` or `training` of a family; those outside the package get a package of their own.
+
+    A module is imported once in a process that may carry out several runs, so no switch that its caller has set counts
+    for what it computes then, and what it sets itself is put back (`global_state.fresh`).
+    """
+    package = f"trainers.families.{name}"  # so that `from trainers.families.NAME.networks import ...` works for all
+    if folder.parent == BUILT_IN:
+        return _imported(package, part)
+    if package not in sys.modules or list(sys.modules[package].__path__) != [str(folder)]:
+        for loaded in [key for key in sys.modules if key == package or key.startswith(package + ".")]:
+            del sys.modules[loaded]
+        spec = importlib.util.spec_from_loader(package, None, is_package=True)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        module.__path__ = [str(folder)]
+        sys.modules[package] = module
+    try:
+        return _imported(package, part)
+    except (Exception, SystemExit) as error:
+        raise TroupeError(Problem("own-code", f"{folder / part}.py", told_of(error)), WORDS) from error
+
+
+def _imported(package: str, part: str) -> ModuleType:
+    name = f"{package}.{part}"
+    if part == "training" and name not in sys.modules:
+        return fresh(importlib.import_module)(name)
+    return importlib.import_module(name)

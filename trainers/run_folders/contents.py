@@ -1,0 +1,56 @@
+"""What the folder of a run or of a search holds: the names of all that these write. Anything else is somebody's own."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from trainers.base.paths import TRIALS
+from trainers.storage.ownership import MARK
+
+HIDDEN = rf"\..*\.making|\.(lock|driver|writing|fetching|stop|mirror\.json|bucket)|{re.escape(MARK)}"
+CHECKPOINT = r"step_\d+(_pending|_phase_\d+)?"
+IN_CHECKPOINT = rf"state\.pt|manifest\.json|{HIDDEN}"
+FILES = re.compile(
+    rf"""
+      settings\.json(\.before)? | (metrics|starts|restarts)\.jsonl | (result|verdict|search)\.json | leaderboard\.csv
+    | events\.out\.tfevents\..* | from\.(pt|pth|safetensors) | driver\.log | [^./][^/]*\.png | timelapse\.gif
+    | checkpoints/({HIDDEN}) | checkpoints/(\.making_)?{CHECKPOINT}(-[0-9a-f]+|\.damaged(-\d+)?)?/({IN_CHECKPOINT})
+    | grids/(step_\d+\.(png|txt)|{HIDDEN}) | logs/(rank_\d+\.log|driver\.log|{HIDDEN})
+    | report/(index\.html|report\.json|trials\.csv|pictures/.*|{HIDDEN}) | \.tune-[0-9a-f]+/.* | {TRIALS}/({HIDDEN})
+    | {HIDDEN}
+    """,
+    re.VERBOSE,
+)
+FOLDERS = re.compile(rf"checkpoints|grids|logs|{TRIALS}|report|checkpoints/(\.making_)?{CHECKPOINT}[^/]*|"
+                     r"report/pictures(/.*)?|\.tune-[0-9a-f]+(/.*)?")  # fmt: skip
+TRIAL = re.compile(rf"{TRIALS}/\d+(/|$)")
+
+
+def foreign(names: Iterable[str]) -> list[str]:
+    """Of names in the folder of a run or of a search those that these do not write; folders end in `/`."""
+    return [name for name in names if not _is_own(name)]
+
+
+def _is_own(name: str) -> bool:
+    inside = TRIAL.sub("", name, count=1)
+    if name.endswith("/"):
+        return inside in ("", "/") or FOLDERS.fullmatch(inside.rstrip("/")) is not None
+    return FILES.fullmatch(inside) is not None
+
+
+def is_of_checkpoint(name: str) -> bool:
+    """Whether a name in the folder of a run is that of a checkpoint's file."""
+    return name.startswith("checkpoints/") and _is_own(name)
+
+
+def names_in(folder: Path) -> Iterator[str]:
+    """All files and folders in a folder, by their names in it; those of folders end in `/`, and links are files."""
+    for place, inside, files in os.walk(folder):
+        within = os.path.relpath(place, folder).replace(os.sep, "/")
+        prefix = "" if within == "." else f"{within}/"
+        for name in (*files, *inside):
+            is_folder = name in inside and not os.path.islink(os.path.join(place, name))
+            yield f"{prefix}{name}" + ("/" if is_folder else "")

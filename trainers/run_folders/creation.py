@@ -1,0 +1,100 @@
+"""Folders of runs and searches that appear whole, under their names, or not at all.
+
+One is made as `.making-NAME`, which is also what keeps its name for it, and renamed. What its maker, killed, has left
+behind is cleared away by the next one who wants the name, where its mark proves that it is a maker's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from trainers.base.errors import naming
+from trainers.run_folders.run_locks import DRIVER, hold, is_held
+from trainers.storage import atomic_files, checkpoint, ownership
+
+MAKING = ".making-"
+WHAT = "a run or a search that is being made"  # in the mark of its folder
+
+
+def name_of(path: Path) -> str:
+    """The name of a run or a search, also while its folder is made."""
+    return path.name.removeprefix(MAKING)
+
+
+def appear(
+    runs: Path, family: str, name: str | None, taken: Collection[str], fill: Callable[[Path], None]
+) -> Path | None:
+    """Make a folder called `name`, or the first free of FAMILY-1, FAMILY-2, ...; `fill` writes what it holds.
+
+    None where `name` is in use. Raises TroupeError (exit code 3) where it cannot be written; nothing is left then.
+    """
+    with _reported(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+    for wanted in [name] if name else (f"{family}-{number}" for number in itertools.count(1)):
+        with contextlib.ExitStack() as held:
+            with _reported(runs), _turn(runs):
+                making = None if wanted in taken else _reserved(runs, wanted)
+                if making is None:
+                    continue
+                held.enter_context(hold(making, wanted, "folder", file=DRIVER))
+            try:
+                with _reported(runs):
+                    fill(making)
+                    atomic_files.sync(making)
+                    with _turn(runs):
+                        if is_taken(runs / wanted):  # by somebody who does not ask for turns
+                            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(runs / wanted))
+                        os.rename(making, runs / wanted)
+                    ownership.finish(runs / wanted)
+                    atomic_files.sync(runs)
+            except BaseException:
+                ownership.remove(making, WHAT)
+                raise
+            return runs / wanted
+    return None
+
+
+@contextlib.contextmanager
+def _reported(runs: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise naming(checkpoint.disk_error(runs, error, "--runs-dir "), "", kept=False) from error
+
+
+@contextlib.contextmanager
+def _turn(runs: Path) -> Iterator[None]:
+    """Names are taken by one process after the other, where folders can be locked."""
+    descriptor = os.open(runs, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network disks lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _reserved(runs: Path, name: str) -> Path | None:
+    """The folder in which something is made that will have this name; None where the name is in use."""
+    making = runs / f"{MAKING}{name}"
+    if is_taken(runs / name) or is_held(making, DRIVER) or not ownership.remove(making, WHAT):
+        return None
+    return ownership.make(making, WHAT)
+
+
+def is_free(runs: Path, name: str) -> bool:
+    """Whether something new could have this name now."""
+    making = runs / f"{MAKING}{name}"
+    left_behind = ownership.read(making, WHAT) is not None and not is_held(making, DRIVER)
+    return not is_taken(runs / name) and (left_behind or not os.path.lexists(making))
+
+
+def is_taken(path: Path) -> bool:
+    """Whether there is something of this name."""
+    return os.path.lexists(path)

@@ -1,0 +1,99 @@
+"""Sending a run to its bucket while it trains, and patience where a bucket fails for a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.problems import Problem, sentences
+from trainers.base.timeouts import WAITS
+from trainers.run_folders import bucket
+
+T = TypeVar("T")
+
+
+def nothing() -> None:
+    """Done between tries, where nobody asks for more."""
+
+
+def patiently(do: Callable[[], T], beat: Callable[[], object] = nothing) -> T:
+    """What `do` gives, when a bucket lets it; `beat` is called before each try, and may raise.
+
+    Raises bucket.Unreachable (exit code 3) where it has failed for too long.
+    """
+    began, pause = time.monotonic(), 1.0
+    while True:
+        beat()
+        try:
+            return do()
+        except bucket.Unreachable:
+            if time.monotonic() - began > WAITS.bucket:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 10.0)
+
+
+class Mirror:
+    """Sends what a run writes, in a thread of its own, for as long as it trains; nothing where it lies in no bucket."""
+
+    def __init__(self, path: Path | None, say: Callable[[str], None], beat: Callable[[], object] = nothing) -> None:
+        self.path, self.say, self.beat = path or Path(), say, beat
+        self.bucket = bucket.of_run(path) if path is not None else None
+        self.told: list[Problem] = []  # what was last said to be wrong
+        self.woken, self.ended, self.one = threading.Event(), threading.Event(), threading.Lock()
+        self.thread = threading.Thread(target=self._keep, daemon=True)
+        if self.bucket is not None:
+            self.thread.start()
+
+    def wake(self) -> None:
+        """There is something new that should not wait."""
+        self.woken.set()
+
+    def settle(self) -> None:
+        """Return when all is sent. Raises TroupeError (exit code 3) where a bucket has failed for too long."""
+        if self.bucket is None:
+            return
+        try:
+            patiently(self._send, self.beat)
+        except bucket.Unreachable as error:
+            hint = f"all of the run lies in {self.path}, and --resume {self.path.name} sends it"
+            raise bucket.Unreachable([replace(one, hint=hint) for one in error.problems], SURROUNDINGS) from None
+
+    def end(self) -> None:
+        self.ended.set()
+        self.woken.set()
+        if self.thread.is_alive():
+            self.thread.join(timeout=30)
+
+    def _keep(self) -> None:
+        pause = WAITS.look_at_changes
+        while not self.ended.is_set():
+            self.woken.wait(pause)
+            self.woken.clear()
+            try:
+                self._send()
+                pause = WAITS.look_at_changes
+            except TroupeError:
+                pause = min(2 * pause, WAITS.bucket_tried_again)
+
+    def _send(self) -> None:
+        """Once; what is wrong is said once, and raised."""
+        assert self.bucket is not None
+        with self.one:
+            try:
+                self.bucket.send(self.path)
+            except TroupeError as error:
+                if self.told != error.problems:
+                    self.told = error.problems
+                    hint = "all is kept on this machine's disk, and sent when it can be"
+                    for line in sentences(replace(one, hint=hint) for one in self.told):
+                        self.say(line)
+                raise
+            if self.told:
+                self.told = []
+                self.say(f"{self.bucket.address}: all is sent")

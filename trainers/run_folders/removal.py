@@ -1,0 +1,51 @@
+"""Removing a run or a search: nothing but what this user's troupe has made, and nobody works on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from trainers.base import paths
+from trainers.base.errors import CONFLICT, TroupeError
+from trainers.base.problems import Problem
+from trainers.run_folders import bucket, contents
+from trainers.run_folders.run_folder import RunFolder
+
+NOT_OURS = "not-ours"  # the code of a problem with what troupe has not made, or another user
+
+
+def remove(folder: RunFolder) -> int:
+    """Remove a run or a search that nobody is working on; returns its bytes. Raises TroupeError (exit code 4) for one
+    that another process works on, that is another user's, or that holds what troupe has not made."""
+    refuse_others(folder.path)
+    size = folder.size()
+    with folder.driven(patience=1), folder.lock(patience=1):  # somebody may just look whether they are held
+        doomed = folder.path.with_name(f".removed-{folder.name}-{os.getpid()}-{time.time_ns()}")
+        if (there := bucket.of(folder.path.parent)) is not None:
+            there.remove(folder.path)
+        os.rename(folder.path, doomed)
+    shutil.rmtree(doomed)
+    return size
+
+
+def discard(path: Path, there: bucket.Bucket | None) -> bool:
+    """Remove a run or a search that this process has made and that never began, so that its name is free again; not
+    where somebody has put something into it meanwhile."""
+    if contents.foreign(contents.names_in(path)):
+        return False
+    shutil.rmtree(path, ignore_errors=True)
+    if there is not None:
+        there.remove(path)
+    return True
+
+
+def refuse_others(path: Path) -> None:
+    """Raise TroupeError (exit code 4) where a run or a search is not wholly what this user's troupe has made."""
+    if os.stat(path).st_uid != os.geteuid():
+        raise TroupeError(Problem(NOT_OURS, path.name, "belongs to another user, who can remove it"), CONFLICT)
+    if others := sorted(contents.foreign(contents.names_in(path))):
+        shown = ", ".join(paths.shown(name) for name in others[:3]) + (", ..." if len(others) > 3 else "")
+        reason, hint = f"holds what troupe has not made ({shown})", "move that away, or remove the folder by hand"
+        raise TroupeError(Problem(NOT_OURS, path.name, reason, hint), CONFLICT)

@@ -1,0 +1,402 @@
+"""What a run leaves behind: one folder, that can be moved, copied and read without troupe.
+
+settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json  verdict.json
+starts.jsonl, a row for each time that workers began; restarts.jsonl, where they had to begin anew
+settings.json.before, until the first checkpoint under changed settings
+curves.png, and what the family draws of its newest evaluation
+grids/step_00000500.png (or .txt)  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainers.base import paths
+from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
+from trainers.base.paths import TRIALS
+from trainers.base.problems import Problem
+from trainers.run_folders import bucket, creation, sync_state
+from trainers.run_folders.run_locks import DRIVER, hold, is_held
+from trainers.storage import atomic_files, checkpoint
+
+LONGEST = 100  # characters of a name
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
+FORMAT = 1
+SEARCH = "search.json"  # of a search: its folder holds one run for each trial, in TRIALS
+TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
+SOMETIMES = ("learned_before", "families")  # too
+MISSING = "it is missing"
+STOP_FILE, SAVED = ".stop", "saved"  # of a run or a search that is under way: it saves and ends, and leaves the word
+
+
+class RunFolder:
+    """The paths of one run. Nothing in the folder holds a path outside of it, but for those of its data and of
+    families of one's own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = creation.name_of(path)
+        if path.parent.name == TRIALS and os.path.exists(path.parents[1] / SEARCH):
+            self.name = f"{path.parents[1].name}/{path.name}"
+        self.settings = path / "settings.json"
+        self.before = path / "settings.json.before"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.grids = path / "grids"
+        self.logs = path / "logs"
+        self.real = path / "real.png"
+        self.timelapse = path / "timelapse.gif"
+        self.curves = path / "curves.png"
+        self.result = path / "result.json"
+        self.verdict = path / "verdict.json"
+        self.stop = path / STOP_FILE
+        self.starts = path / "starts.jsonl"
+        self.restarts = path / "restarts.jsonl"
+
+    def make_parts(self) -> None:
+        """The folders inside; somebody may have removed some of an old run."""
+        for part in (self.checkpoints, self.grids, self.logs):
+            part.mkdir(exist_ok=True)
+
+    def log(self, rank: int) -> Path:
+        """What a worker prints."""
+        return self.logs / f"rank_{rank}.log"
+
+    def read_settings(self, note: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+        """What the run is. Raises TroupeError (exit code 4) where nothing tells it.
+
+        Changed settings count from the first checkpoint under them on; until then those of before are the run's. A
+        settings.json that is not as it was written counts only as far as the newest whole checkpoint says the same:
+        each difference goes to `note`.
+        """
+        path = self.before if self._untried() else self.settings
+        stored, damage = _as_written(path)
+        if stored is not None and "digest" in stored and not damage:
+            return stored
+        newest = checkpoint.newest_whole(self.checkpoints)
+        if newest is None:
+            if damage == MISSING:
+                reason = "not a run, it has no settings.json"
+                raise TroupeError(Problem("not-a-run", str(self.path), reason), CONFLICT)
+            if damage:
+                reason = f"damaged ({damage}), and there is no checkpoint"
+                raise TroupeError(Problem("damaged", str(path), reason, "restore it from a copy"), CONFLICT)
+            assert stored is not None
+            return stored
+        manifest = checkpoint.manifest_of(newest)
+        counts = {part: manifest[part] for part in (*TOLD, *SOMETIMES) if part in manifest}
+        if "recipe" in manifest:  # 0.1.0 kept no more
+            counts["settings"] = manifest["recipe"]
+        if stored is None:
+            if not counts.keys() >= {*TOLD}:
+                reason, hint = f"damaged ({damage})", "restore it from a copy"
+                raise TroupeError(Problem("damaged", str(path), reason, hint), CONFLICT)
+            note(f"{path.name}: damaged ({damage}); the run is what {newest.name} tells")
+            return {**counts, "versions": manifest["versions"]}
+        settings = counts.pop("settings", {})
+        pairs = [(name, stored["settings"].get(name), value) for name, value in settings.items()]
+        pairs += [(part, stored.get(part), value) for part, value in counts.items()]
+        for name, there, value in pairs:
+            if there != value:
+                note(f"{path.name}: says {name}={json.dumps(there)[:60]}, but {newest.name} was made with "
+                     f"{json.dumps(value)[:60]}, which counts")  # fmt: skip
+        return {**stored, **counts, "settings": {**stored["settings"], **settings}}
+
+    def write_settings(self, facts: Mapping[str, Any]) -> None:
+        atomic_files.write(self.settings, atomic_files.sealed({"format": FORMAT, **facts}))
+
+    def change_settings(self, facts: Mapping[str, Any]) -> None:
+        """Write changed settings, and keep those of before until they are proved. Whoever calls holds the lock."""
+        newest = checkpoint.newest_whole(self.checkpoints)
+        atomic_files.write(self.before, self.settings.read_text(encoding="utf-8"))
+        self.write_settings({**facts, "since": newest.name if newest else ""})
+
+    def settle_settings(self) -> None:
+        """Forget the settings of before, or put them back where no checkpoint was made since. Needs the lock too."""
+        if self._untried():
+            os.replace(self.before, self.settings)
+            atomic_files.sync(self.path)
+        self.before.unlink(missing_ok=True)
+
+    def _untried(self) -> bool:
+        """Whether settings were changed, and no checkpoint was made under them yet."""
+        if not self.before.exists():
+            return False
+        try:
+            since = json.loads(self.settings.read_text(encoding="utf-8"))["since"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        newest = checkpoint.newest_whole(self.checkpoints)
+        return newest is None or checkpoint.place_of(newest.name) <= checkpoint.place_of(since)
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The result of a finished run, or None."""
+        try:
+            result: Any = json.loads(self.result.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(result, dict) or not isinstance(result.get("steps"), int):
+            return None
+        if isinstance(metrics := result.get("metrics"), dict):
+            result["metrics"] = _numbers(metrics)
+        return result
+
+    def note_start(self, workers: int) -> None:
+        """Write down that so many workers begin now; rank 0 does."""
+        row = {"time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "workers": workers}
+        with contextlib.suppress(OSError):  # the run matters more
+            _append(self.starts, row)
+
+    def read_starts(self) -> list[float]:
+        """When workers began, in seconds since 1970; of runs of before, nothing tells."""
+        starts = []
+        for row in _rows_of(self.starts):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                starts.append(datetime.datetime.fromisoformat(row["time"]).timestamp())
+        return starts
+
+    def note_restart(self, kind: str, why: str) -> None:
+        """Write down that the workers begin anew from the newest checkpoint: what was lost, and why."""
+        with contextlib.suppress(OSError):  # the run matters more
+            saved = checkpoint.all_in(self.checkpoints)
+            step = checkpoint.place_of(saved[-1].name)[0] if saved else 0
+            row = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "kind": kind, "why": why}
+            _append(self.restarts, row)
+
+    def read_restarts(self) -> list[dict[str, Any]]:
+        """Each time that the workers had to begin anew: when, from which step, and why."""
+        return [row for row in _rows_of(self.restarts) if "why" in row]
+
+    def read_verdict(self) -> dict[str, dict[str, Any]]:
+        """What the best and the newest evaluation say in full; nothing where there is none, or where it is damaged."""
+        try:
+            told: Any = json.loads(self.verdict.read_text(encoding="utf-8"))
+            return {name: one for name, one in told.items() if isinstance(one["step"], int)}
+        except (OSError, ValueError, AttributeError, TypeError, KeyError):
+            return {}
+
+    @contextlib.contextmanager
+    def lock(self, patience: float = 0) -> Iterator[None]:
+        """Hold the run: only one process writes to it; see `hold`."""
+        with hold(self.path, self.name, "run", patience):
+            yield
+
+    @contextlib.contextmanager
+    def driven(self, patience: float = 0) -> Iterator[None]:
+        """Carry the run out, from before its first worker begins until all have ended; see `hold`."""
+        with hold(self.path, self.name, "run", patience, DRIVER):
+            yield
+
+    @property
+    def working(self) -> bool:
+        """Whether a process works on it now, or has a worker that does."""
+        return is_held(self.path, DRIVER) or is_held(self.path)
+
+    def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
+        """The rows of metrics.jsonl, and how many others are damaged; half a last one, of a killed writer, is none."""
+        rows, damaged = [], 0
+        lines = self.metrics.read_bytes().split(b"\n") if self.metrics.exists() else [b""]
+        for line in lines[:-1]:
+            try:
+                row = json.loads(line)
+                int(row["step"])
+                rows.append(_numbers(row))
+            except (ValueError, KeyError, TypeError):
+                damaged += 1
+        return rows, damaged
+
+    def forget_after(self, step: int, say: Callable[[str], None] = lambda line: None) -> None:
+        """Drop metrics of steps after `step`: they belong to a part of the run that is done anew."""
+        if not self.metrics.exists():
+            return
+        rows, damaged = self.read_metrics()
+        if damaged:
+            say(f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run goes on without them")
+        kept = [atomic_files.finite(row) for row in rows if row["step"] <= step]
+        atomic_files.write(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def size(self) -> int:
+        """Bytes on disk; whatever vanishes meanwhile is none."""
+        count = 0
+        for folder, _, files in os.walk(self.path):
+            for name in files:
+                with contextlib.suppress(OSError):
+                    count += os.stat(os.path.join(folder, name)).st_size
+        return count + sync_state.bytes_elsewhere(self.path)
+
+
+def _append(file: Path, row: Mapping[str, Any]) -> None:
+    with open(file, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def _rows_of(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, as far as they can be read."""
+    rows = []
+    with contextlib.suppress(OSError):
+        for line in file.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers by name, as they were before JSON, which has none that is not finite."""
+    return {name: math.nan if value is None else value for name, value in row.items()}
+
+
+def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """What a settings.json says, as far as it is that of a run, and what is wrong with it, or nothing."""
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        parts = [stored["family"], stored["settings"]["steps"], stored["facts"], stored["versions"]]
+        if [type(part) for part in parts] != [str, int, dict, dict]:
+            return None, "not a run's settings"
+        return stored, "" if atomic_files.is_whole(stored) else "not as it was written"
+    except FileNotFoundError:
+        return None, MISSING
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return None, f"{type(error).__name__}: {error}"
+
+
+def begun(rank: int, size: int) -> str:
+    """The first line of a worker in its log."""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S')} worker {rank} of {size}, process {os.getpid()}"
+
+
+def check_name(name: str) -> Problem | None:
+    """What is wrong with a run's name, or None."""
+    if NAME.fullmatch(name):
+        return None
+    reason, hint = "a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit", ""
+    if len(name) > LONGEST:
+        reason, hint = f"has {len(name)} characters", f"a run's name has {LONGEST} at most"
+    return Problem("bad-name", "--name", reason, hint, name)
+
+
+def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder], None]) -> RunFolder:
+    """Make a new run's folder: `name`, or the first free of dcgan-1, dcgan-2, ... `fill` writes what the run is; the
+    folder appears with it, or not at all.
+
+    Raises TroupeError: exit code 4 where the name is in use, 3 where the folder cannot be written.
+    """
+
+    def make(path: Path) -> None:
+        folder = RunFolder(path)
+        folder.make_parts()
+        fill(folder)
+
+    there = bucket.of(runs)
+    path = creation.appear(runs, family, name, there.names() if there is not None else (), make)
+    if path is None:
+        raise in_use(runs, str(name))
+    return RunFolder(path)
+
+
+def in_use(runs: Path, name: str) -> TroupeError:
+    """What is said of a name that a new run cannot have."""
+    hint, there = "take another name", bucket.of(runs)
+    for verb, file in (("search", SEARCH), ("train", "settings.json")):
+        path = runs / name / file
+        if path.exists() or (there is not None and there.has(path)):
+            hint = f"go on with `troupe {verb} --resume {name}`, or take another name"
+    return TroupeError(Problem("name-in-use", "--name", "in use", hint, name), CONFLICT)
+
+
+def next_name(runs: Path, family: str) -> str:
+    """The name that a new run or search gets where nobody says one: the first free of FAMILY-1, FAMILY-2, ..."""
+    there = bucket.of(runs)
+    taken = there.names() if there is not None else ()
+    names = (f"{family}-{number}" for number in itertools.count(1))
+    return next(name for name in names if name not in taken and creation.is_free(runs, name))
+
+
+def folders_in(runs: Path) -> list[Path]:
+    """What lies in a folder of runs, but for what is hidden; by name, 2 before 10; nothing where it is not there.
+
+    Raises TroupeError (exit code 3) where it cannot be read.
+    """
+    try:
+        names = [name for name in os.listdir(runs) if not name.startswith(".")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+        raise TroupeError(Problem("not-read", "--runs-dir", reason, value=str(runs)), SURROUNDINGS) from None
+    return sorted((runs / name for name in names), key=natural)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run: by its settings, or by a checkpoint where these are lost."""
+    if os.path.exists(path / "settings.json"):  # Path.exists raises where a name is too long
+        return True
+    with contextlib.suppress(OSError):
+        return any((saved / "manifest.json").exists() for saved in checkpoint.all_in(path / "checkpoints"))
+    return False
+
+
+def find(runs: Path, name: str) -> RunFolder:
+    """The run of this name, or at this path; `SEARCH/0007` is a trial. Raises TroupeError (exit code 2) for none."""
+    search, _, trial = name.rpartition("/")
+    for path in (runs / name, Path(name), *((runs / search / TRIALS / trial,) if search else ())):
+        if is_run(path):
+            return RunFolder(path.resolve())
+    within = next((path for path in (runs / (search or name), Path(search or name)) if os.path.exists(path / SEARCH)),
+                  None)  # fmt: skip
+    if within is not None:
+        known = [folder.name for folder in all_runs(within / TRIALS)]
+        if not search:
+            hint = f"name one of its trials, as {known[0]}" if known else "it has no trials yet"
+            raise TroupeError(Problem("not-a-run", name, "is a search, and no run", hint), WORDS)
+    else:
+        known = [folder.name for folder in all_runs(runs)]
+    raise TroupeError(Problem("unknown-run", name, f"no such run in {bucket.shown(runs)}", meant(name, known)), WORDS)
+
+
+def find_own(runs: Path, name: str) -> RunFolder:
+    """The run of this name in `runs` itself, or at a path to it. Raises TroupeError (exit code 2) for all else."""
+    find(runs, name)
+    inside = [
+        path for path in (runs / name, Path(name))
+        if path.parent.resolve() == runs.resolve() and not path.name.startswith(".") and not path.is_symlink()
+        and is_run(path)
+    ]  # fmt: skip
+    if not inside:
+        reason = f"does not lie in {bucket.shown(runs)} itself"
+        raise TroupeError(Problem("elsewhere", name, reason, "name a run that does"), WORDS)
+    folder = RunFolder(inside[0].resolve())
+    stored, damage = _as_written(folder.settings)
+    if (stored is None or damage) and checkpoint.newest_whole(folder.checkpoints) is None:
+        reason = "its settings.json is not that of a run, or damaged"
+        raise TroupeError(Problem("not-a-run", name, reason, "remove it by hand"), WORDS)
+    return folder
+
+
+def natural(path: Path) -> list[str | int]:
+    """What sorts paths by their names, 2 before 10."""
+    return paths.natural(path.name)
+
+
+def all_runs(runs: Path) -> list[RunFolder]:
+    """Every run in a folder, by name; 2 before 10; also those that cannot be read."""
+    return [RunFolder(path) for path in folders_in(runs) if _may_be_run(path)]
+
+
+def _may_be_run(path: Path) -> bool:
+    try:
+        os.stat(path / "settings.json")
+    except (FileNotFoundError, NotADirectoryError):
+        return is_run(path)
+    except OSError:
+        return True
+    return True

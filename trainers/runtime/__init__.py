@@ -1,0 +1,1 @@
+"""What torch and the processor are set to while a run computes."""

@@ -1,0 +1,1 @@
+"""Typed settings: their declaration, their reading, and rules across them."""

@@ -1,0 +1,364 @@
+"""The settings that every family has, and what follows from them.
+
+Imports no torch: words are checked, all of them, before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import field_validator
+
+from trainers.base.errors import meant
+from trainers.base.paths import expanded
+from trainers.base.problems import Problem, show_value
+from trainers.settings import rules
+from trainers.settings.fields import Check, Settings, Span, as_problems, number_of, seconds_of, setting
+
+NOTHING = "evaluates-nothing"  # codes of problems: the family has no metrics,
+NOTHING_HELD_OUT = "nothing-held-out"  # the data holds nothing out,
+MISFIT = "data-misfit"  # and other data is wanted
+MOST_STEPS = 10**8  # that may follow from epochs
+SCHEDULE_SETTINGS = {
+    "cycle_ratio": ("one_cycle",), "cycle_tail": ("one_cycle",), "cycle_peak": ("one_cycle",),
+    "cycle_momentum": ("one_cycle",), "decay_after": ("linear",), "decay_at": ("step",),
+    "decay_factor": ("step", "plateau"), "patience": ("plateau",),
+}  # fmt: skip
+
+
+def parts_of(data: str) -> list[str]:
+    """The data sets that `data=` joins: `digits+mnist`, `imagefolder:A+imagefolder:B`."""
+    return re.split(r"\+(?=[a-z_]\w*:)" if ":" in data else r"\+", data)
+
+
+class Asked(Settings):
+    """What is asked for when samples are drawn: a family may add settings, as a class or a prompt."""
+
+    count: int = setting(64, "how many", at_least=1, at_most=100_000)
+    columns: int = setting(0, "of the sheet; 0: as square as can be", at_least=0, at_most=1000)
+
+
+class Basics(Settings):
+    """What is learned from, how long, how much at once, in which numbers, and how it is evaluated."""
+
+    data: str = setting(
+        "digits",
+        "what to learn from; `troupe datasets` lists them, imagefolder:PATH takes any folder; joined by +",
+        free=True,
+    )
+    steps: int = setting(
+        1000, "optimizer steps, where there are no `epochs`; may be raised later where the schedule stays flat",
+        unit="steps", at_least=0,
+    )  # fmt: skip
+    epochs: float | None = setting(
+        None, "passes over the training part, from which `steps` follows; none: as `steps` says", unit="epochs",
+        above=0, at_most=100_000,
+    )  # fmt: skip
+    target: str = setting(
+        "none", "stop when an evaluation reaches this, as in eval_accuracy:0.94, and record the time to it",
+        kind="running", free=True,
+    )  # fmt: skip
+    batch_size: int = setting(
+        64, "samples in one step, over all workers", unit="samples", at_least=1, at_most=1_000_000
+    )
+    microbatch_size: int = setting(
+        16, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1,
+        at_most=1_000_000,
+    )  # fmt: skip
+    seed: int = setting(0, "seed of everything random in the run", at_least=0, at_most=2**63 - 1)
+    precision: Literal["float32", "float64", "bfloat16"] = setting(
+        "float32", "number format; bfloat16 by autocast, with float32 weights"
+    )
+    exchange: Literal["auto", "exact", "ddp"] = setting(
+        "auto", "how gradients meet: exact (same bits for any number of workers) or ddp; auto: exact on CPUs"
+    )
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute; auto: a GPU where torch can use one")
+    threads_per_worker: int = setting(1, "CPU threads of each worker", unit="threads", at_least=1, at_most=512)
+    memory_format: Literal["channels_last", "contiguous"] = setting("channels_last", "layout of images and filters")
+    ema: float = setting(0.0, "decay of the running average of weights, 0 for none", at_least=0, below=1)
+    evaluate_on: Literal["test", "validation"] = setting(
+        "test", "learn from the whole training part, or hold out a tenth of it to evaluate on"
+    )
+    evaluate_every: int | Literal["auto"] = setting(
+        "auto", "evaluate after so many steps and at the end, 0 for never; auto: seldom enough for 5 % of the time",
+        unit="steps", at_least=0,
+    )  # fmt: skip
+    compile: bool = setting(False, "torch.compile each network")
+
+
+class Schedules(Basics):
+    """The course of the learning rate over the run."""
+
+    schedule: Literal["constant", "one_cycle", "cosine", "step", "linear", "plateau"] = setting(
+        "constant", "course of the learning rate over the run"
+    )
+    warm_up: float = setting(
+        0.0, "part of the run in which the learning rate rises from 0", unit="share", at_least=0, below=1,
+        source="Goyal 2017, section 2.2",
+    )  # fmt: skip
+    cycle_ratio: float = setting(
+        20.0, "one_cycle: peak of the learning rate over its start", above=1, source="Smith 2018, section 4.1"
+    )
+    cycle_tail: float = setting(
+        0.2, "one_cycle: part of the run for the last descent, from the start's rate to a hundredth of it",
+        unit="share", at_least=0, below=1,
+    )  # fmt: skip
+    cycle_peak: float | Literal["auto"] = setting(
+        "auto", "one_cycle: part of the run after which the peak is reached; auto: half of what is before the tail",
+        unit="share", above=0, below=1,
+    )  # fmt: skip
+    cycle_momentum: tuple[float, ...] = setting(
+        (0.95, 0.85), "one_cycle: momentum at the start and at the peak", at_least=0, below=1,
+        source="Smith 2018, section 4.3",
+    )  # fmt: skip
+    decay_after: float = setting(
+        0.5, "linear: part of the run before the learning rate falls to 0", unit="share", at_least=0, below=1
+    )
+    decay_at: tuple[float, ...] = setting(
+        (0.3, 0.6, 0.8), "step: parts of the run after which the learning rate is multiplied by decay_factor",
+        unit="share", above=0, below=1,
+    )  # fmt: skip
+    decay_factor: float = setting(0.2, "step and plateau: what multiplies the learning rate", above=0, below=1)
+    patience: int = setting(5, "plateau: evaluations without a better main metric before it falls", at_least=1)
+
+
+class Config(Schedules):
+    """The settings that every family has. A family's `config.py` extends it."""
+
+    checks: ClassVar[tuple[Check, ...]] = (
+        Check(("batch_size", "microbatch_size"), rules.whole_microbatches),
+        Check(("workers", "batch_size", "microbatch_size"), rules.enough_microbatches),
+        Check(("workers", "min_workers"), rules.least_first),
+        Check(("cycle_momentum",), rules.two_momenta),
+        Check(("decay_at",), rules.rising_shares),
+        Check(("cycle_peak", "cycle_tail"), rules.peak_before_tail),
+        Check(("target", "schedule", "evaluate_every"), rules.evaluation_needed),
+    )
+    summary: ClassVar[str] = ""  # one line for `troupe families`
+    metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {}  # of `evaluate`, the main one first, and which is best
+    tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {}}  # small variants for tests and `verify`
+    learns_from: ClassVar[str] = "images"  # the kind of samples; `images+images` for two sets that are joined
+    asked: ClassVar[type[Asked]] = Asked  # what can be asked for when samples are drawn
+    momentum_setting: ClassVar[str] = ""  # the setting of the optimizers' momentum, where one_cycle may move it
+    workers: int = setting(
+        1, "worker processes that share each batch; 2..8: as many as there is room for, while nodes come and go",
+        kind="running", at_least=1, at_most=4096,
+    )  # fmt: skip
+    min_workers: int = setting(
+        0, "how few may go on where there is no room for all; 0: none is left out; workers=2..8 says both",
+        kind="running", at_least=0, at_most=4096,
+    )  # fmt: skip
+    checkpoint_every: int | Span = setting(
+        250, "save after so many steps, or so much time, and at the end", kind="running", unit="steps", at_least=1
+    )
+    keep: int = setting(3, "checkpoints kept; the best one is always kept too", kind="running", at_least=1)
+    sample_every: int = setting(
+        100, "draw the fixed-noise grid after so many steps", kind="running", unit="steps", at_least=1
+    )
+    log_every: int = setting(10, "write metrics after so many steps", kind="running", unit="steps", at_least=1)
+    max_restarts: int = setting(3, "times a lost or hung worker group is started anew", kind="running", at_least=0)
+    hang_after: float = setting(
+        60.0, "a worker silent for so long, and for ten times its slowest micro-batch, counts as hung",
+        kind="running", unit="seconds", above=0,
+    )  # fmt: skip
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, data: str) -> str:
+        """Paths in it as they are from any folder: a run may go on from another one."""
+        parts = []
+        for part in parts_of(data):
+            name, colon, path = part.partition(":")
+            parts.append(f"{name}:{expanded(path).resolve()}" if colon and path else part)
+        return "+".join(parts)
+
+    @classmethod
+    def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[Problem]]:
+        if elastic := re.fullmatch(r"(\d+)\.\.(\d+)", str(words.get("workers", ""))):
+            words = {**words, "workers": elastic[2] if elastic[1].strip("0") else "0", "min_workers": elastic[1]}
+        config, problems = super().from_words(words, family)
+        hint = "all is for `troupe evaluate`, of data that no run learned from"
+        only_evaluated = [one for one in problems if (one.about, one.value) == ("evaluate_on", "all")]
+        return config, [replace(one, hint=hint) if one in only_evaluated else one for one in problems]
+
+    @classmethod
+    def instead(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"epochs": None} if "steps" in words and "epochs" not in words else {}
+
+    @classmethod
+    def common(cls) -> Collection[str]:
+        return Config.model_fields
+
+    @classmethod
+    def wrong(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
+        target = cls.wrong_target(str(good.get("target", "none")), family)
+        problems, every = [target] if target is not None else [], good.get("evaluate_every", "auto")
+        if not cls.metrics and every not in ("auto", 0):
+            problems.append(Problem(NOTHING, "evaluate_every", f"{family} evaluates nothing", "leave it out", every))
+        if not cls.metrics and good.get("schedule") == "plateau":
+            reason = f"{family} evaluates nothing that could stand still"
+            problems.append(Problem(NOTHING, "schedule", reason, "take another", "plateau"))
+        return problems
+
+    @property
+    def least_workers(self) -> int:
+        """How many workers there must be room for."""
+        return self.min_workers or self.workers
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """Time between checkpoints; None where they are made after so many steps."""
+        return seconds_of(self.checkpoint_every) if isinstance(self.checkpoint_every, str) else None
+
+    @property
+    def microbatches(self) -> int:
+        """Micro-batches of one step, over all workers."""
+        return self.batch_size // self.microbatch_size
+
+    @classmethod
+    def meant(cls, word: str) -> str | None:
+        """The setting that somebody may mean who takes this word for a family, as in `model=resnet20`."""
+        return None
+
+    @classmethod
+    def wrong_target(cls, target: str, family: str = "the family") -> Problem | None:
+        """What is wrong with `target=`, or None."""
+
+        def wrong(reason: str, hint: str = "", code: str = "bad-value") -> Problem:
+            return Problem(code, "target", reason, hint, target)
+
+        if target == "none":
+            return None
+        known = [f"eval_{metric}" for metric in cls.metrics]
+        if not known:
+            return wrong(f"{family} evaluates nothing that could be reached", code=NOTHING)
+        metric, colon, number = target.partition(":")
+        if metric not in known:
+            if not colon and metric.replace(".", "", 1).isdigit():
+                return wrong(f"of what? say target={known[0]}:{target}")
+            hint = meant(metric, known) or f"there are {', '.join(known)}"
+            return wrong(f"{metric} names no metric of {family}", hint, "unknown-metric")
+        try:
+            number_of(number)
+        except ValueError:
+            return wrong(f"needs a number, as in target={known[0]}:0.94")
+        return None
+
+    def reached(self, results: Mapping[str, float]) -> bool:
+        """Whether an evaluation has reached the target; never where there is none."""
+        metric, _, number = self.target.partition(":")
+        if metric not in results:
+            return False
+        better = 1 if self.metrics[metric.removeprefix("eval_")] == "max" else -1
+        return better * results[metric] >= better * float(number)
+
+    @property
+    def evaluation_passes(self) -> int:
+        """How often an evaluation runs a sample through the networks."""
+        return 1
+
+    @property
+    def moves_momentum(self) -> bool:
+        """Whether the optimizers have a momentum that one_cycle may move."""
+        return bool(self.momentum_setting) and getattr(self, self.momentum_setting) > 0
+
+    def resolved(self, facts: Mapping[str, Any]) -> Self:
+        """With what follows from the size of the data: `steps` from `epochs`, and how often to evaluate.
+
+        A pass of an evaluation costs a third of one of training, and two tenths of that is left as room: with an
+        evaluation after ten times as many samples as it takes, it is 3.3 % of the time.
+        """
+        changes: dict[str, Any] = {}
+        if self.epochs is not None:
+            wanted, drawn, steps = math.ceil(self.epochs * self.places(facts)), 0, 0
+            if type(self).draws is Config.draws:
+                steps = -(-wanted // self.batch_size)
+                drawn = wanted
+            while drawn < wanted:
+                drawn += self.draws(steps) * self.batch_size
+                steps += 1
+            changes["steps"] = max(1, steps)
+        if self.evaluate_every == "auto":
+            samples = 10 * self.held_out_places(facts) * self.evaluation_passes
+            changes["evaluate_every"] = -(-samples // self.batch_size) if self.metrics else 0
+        return self.model_copy(update=changes)
+
+    def draws(self, step: int) -> int:
+        """How many batches a step draws from the stream: as many as it has phases on fresh samples."""
+        return 1
+
+    def places(self, facts: Mapping[str, Any]) -> int:
+        """Places of the stream in an epoch of such data."""
+        return int(facts["size"])
+
+    def held_out_places(self, facts: Mapping[str, Any]) -> int:
+        """Places that an evaluation goes through."""
+        return int(facts["held_out"])
+
+    def metrics_of(self, facts: Mapping[str, Any]) -> Mapping[str, Literal["max", "min"]]:
+        """The metrics that evaluations on such data give, the main one first; none where they go through nothing."""
+        return self.metrics if self.held_out_places(facts) else {}
+
+    def nothing_held_out(self, facts: Mapping[str, Any]) -> str:
+        """Why evaluations go through nothing of such data."""
+        return "the data holds nothing out to evaluate on"
+
+    def wrong_data(self, facts: Mapping[str, Any]) -> list[Problem]:
+        """What is wrong with such data for these settings."""
+        return as_problems(self.misfit(facts))
+
+    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
+        """What a family finds wrong with such data, which it may also say in texts: channels, image_size, classes,
+        held_out."""
+        asked = self.target != "none" or self.schedule == "plateau" or self.evaluate_every not in ("auto", 0)
+        if self.places(facts) < 1:
+            reason = f"holds too little for batch_size={self.batch_size}"
+            return [Problem(MISFIT, "data", reason, "take more samples, or fewer at once", self.data)]
+        if self.epochs is not None and self.epochs * self.places(facts) > MOST_STEPS * self.batch_size:
+            hint = "say fewer, or a larger batch_size"
+            return [Problem(MISFIT, "epochs", f"more than {MOST_STEPS} steps", hint, self.epochs)]
+        if self.metrics and asked and not self.held_out_places(facts):
+            hint = "say evaluate_on=validation, or take more samples"
+            return [Problem(NOTHING_HELD_OUT, reason=self.nothing_held_out(facts), hint=hint)]
+        return []
+
+    def expects(self, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """How a file becomes what the networks see, and what their answer means (`classes`), as `troupe export` writes
+        it down; None for families that tell nothing of a file. One that says it has `Family.predict`."""
+        return None
+
+    @property
+    def spans_the_run(self) -> bool:
+        """Whether the learning rate at a step depends on how many there will be."""
+        return self.schedule in ("one_cycle", "cosine", "step", "linear") or self.warm_up > 0
+
+    def remarks(self) -> list[str]:
+        """What a person should know of settings that are not wrong, a line each."""
+        lines = []
+        asked = f"target={self.target}" if self.target != "none" else "schedule=plateau"
+        looked_at = (self.target != "none" or self.schedule == "plateau") and self.evaluate_every != "auto"
+        if looked_at and int(self.evaluate_every) >= self.steps > 1:
+            lines.append(
+                f"{asked}: is looked at when the run is over only (evaluate_every={self.evaluate_every}, "
+                f"steps={self.steps}); say evaluate_every={max(1, self.steps // 10)} for more"
+            )
+        for name, schedules in SCHEDULE_SETTINGS.items():
+            value = getattr(self, name)
+            if self.schedule not in schedules and value != type(self).model_fields[name].get_default():
+                lines.append(
+                    f"{name}={show_value(value)}: changes nothing with schedule={self.schedule}; it is of "
+                    f"{' and '.join(schedules)}"
+                )
+        name = self.momentum_setting
+        if self.schedule == "one_cycle" and self.moves_momentum:
+            momentum = getattr(self, name)
+            if momentum != type(self).model_fields[name].get_default():
+                word = show_value(momentum)
+                lines.append(
+                    f"{name}={word}: changes nothing with schedule=one_cycle; say cycle_momentum={word}:{word}"
+                )
+        return lines

@@ -1,0 +1,382 @@
+"""Typed settings: one declaration gives the default, the bounds, the help, the reading of `key=value`, and the recipe.
+
+Imports no torch: words are checked, all of them, before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import numbers
+import os
+import re
+import types
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+
+from trainers.base.errors import WORDS, TroupeError, meant
+from trainers.base.problems import Problem, show_value
+
+Kind = Literal["recipe", "running"]
+LARGEST = 10**9  # number that a setting takes, where its own bounds say nothing
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    kind: Kind = "recipe",
+    unit: str = "",
+    source: str = "",
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    log: bool = False,
+    free: bool = False,
+    network: bool = False,
+) -> Any:
+    """Declare one setting. `recipe` settings fix the numbers of a run; `running` ones may change at any time.
+
+    The bounds hold for numbers, not for the words that a setting may take beside them (`auto`); where none is said, a
+    number is from -LARGEST to LARGEST. `source` names the
+    paper and section of the default; a search draws from ranges of a `log` setting by its logarithm, and takes
+    the text of a `free` one as it is, which may be a path; a `network` one decides what the networks are, so that it
+    comes with weights that a run begins with.
+    """
+    bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+    facts: Any = {
+        "kind": kind,
+        "unit": unit,
+        "source": source,
+        "bounds": {k: v for k, v in bounds.items() if v is not None},
+        "log": log,
+        "free": free,
+        "network": network,
+    }
+    return Field(default, description=help, json_schema_extra=facts)
+
+
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([a-z]+)")
+LONGEST = 8760.0  # hours
+
+
+def seconds_of(span: str) -> float:
+    """Seconds of a span of time as it is said, `90s`, `10min`, `2h`. Raises ValueError with the reason and a hint."""
+    match = SPAN.fullmatch(span)
+    if match is None:
+        raise ValueError("is no span of time", "say 90s, 10min or 2h")
+    number, unit = match.groups()
+    if unit not in UNITS:
+        meant = next((known for known in UNITS if unit[0] == known[0]), "h")
+        raise ValueError(f"{unit} is no unit of time here", f"there are s, min and h, as in {number}{meant}")
+    seconds = float(number) * UNITS[unit]
+    if not 0 < seconds <= LONGEST * UNITS["h"]:
+        raise ValueError(f"must be above 0s, at most {LONGEST:g}h")
+    return seconds
+
+
+def _held_span(span: str) -> str:
+    try:
+        seconds_of(span)
+    except ValueError as error:
+        raise ValueError("; ".join(error.args)) from None  # of which pydantic keeps the text alone
+    return span
+
+
+Span = Annotated[str, AfterValidator(_held_span)]  # kept as it was said
+
+
+class Check(NamedTuple):
+    """A rule across settings: `rule(*values of fields)` returns what is wrong, or None; a family's may say it in a
+    text."""
+
+    fields: tuple[str, ...]
+    rule: Callable[..., Problem | str | None]
+
+
+def as_problems(told: Iterable[Problem | str]) -> list[Problem]:
+    """What rules say, those of a family of somebody's own in texts perhaps."""
+    return [one if isinstance(one, Problem) else Problem("own-rule", reason=one) for one in told]
+
+
+OTHER_NAMES = {
+    "lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "num_classes": "classes", "dataset": "data",
+    "num_workers": "workers", "gpus": "workers", "max_steps": "steps", "max_epochs": "epochs", "num_epochs": "epochs",
+    "scheduler": "schedule", "lr_scheduler": "schedule", "dtype": "precision", "normalization": "normalisation",
+    "warmup": "warm_up", "img_size": "image_size", "size": "image_size", "arch": "model",
+    "width_factor": "widen_factor",
+}  # what other tools call a setting  # fmt: skip
+
+
+class Settings(BaseModel):
+    """Typed, immutable settings, read from `key=value` words; a setting `class_` is said as `class`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    checks: ClassVar[tuple[Check, ...]] = ()
+    defaults: ClassVar[Mapping[str, Any]] = {}  # where they differ from those of the class that is extended
+
+    @classmethod
+    def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[Problem]]:
+        """Read `key=value` words (texts, or values of the right type) into a config; all mistakes at once.
+
+        Returns (config, []) or (None, problems).
+        """
+        problems: list[Problem] = []
+        words = {f"{name}_" if f"{name}_" in cls.model_fields else name: value for name, value in words.items()}
+        good: dict[str, Any] = {name: field.get_default() for name, field in cls.model_fields.items()}
+        good |= cls.instead(words)
+        for name, value in words.items():
+            field = cls.model_fields.get(name)
+            if field is None:
+                usual = OTHER_NAMES.get(name)
+                hint = f"did you mean {usual}?" if usual in cls.model_fields else meant(name, cls.model_fields)
+                problems.append(Problem("unknown-setting", name, f"no such setting of {family}", hint))
+                continue
+            try:
+                read = (read_value if isinstance(value, str) else taken_value)(field.annotation, value)
+                good[name] = TypeAdapter[Any](field.annotation or Any).validate_python(read)
+                _hold_bounds(field, good[name])
+            except (ValidationError, ValueError) as error:
+                good.pop(name, None)
+                told = (error.errors()[0]["msg"],) if isinstance(error, ValidationError) else error.args
+                reason, hint = (*map(str, told), "")[:2]
+                shown = value if isinstance(value, str) else f"{value!r:.60}"
+                problems.append(Problem("bad-value", name.rstrip("_"), reason, hint, shown))
+        said = {name: good[name] for name in words if name in good}
+        good |= {name: value for name, value in cls.following(said).items() if name not in words}
+        for check in cls.checks:
+            if all(name in good for name in check.fields):
+                problem = check.rule(*(good[name] for name in check.fields))
+                problems += as_problems([problem] if problem else [])
+        problems += as_problems(cls.wrong(good, family))
+        return (None, problems) if problems else (cls(**good), [])
+
+    @classmethod
+    def of(cls, words: Mapping[str, Any], family: str = "the family") -> Self:
+        """As `from_words`, but raises TroupeError (exit code 2) with all problems."""
+        config, problems = cls.from_words(words, family)
+        if config is None:
+            raise TroupeError(problems, WORDS)
+        return config
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: Any, info: ValidationInfo) -> Any:
+        _hold_bounds(cls.model_fields[str(info.field_name)], value)
+        return value
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **words: Any) -> None:
+        for name, value in cls.__dict__.get("defaults", {}).items():
+            field = copy.copy(cls.model_fields[name])
+            field.default = value
+            field.json_schema_extra = {**_facts(field), "source": ""}  # it was that of the other default
+            cls.model_fields[name] = field
+        if "defaults" in cls.__dict__:
+            cls.model_rebuild(force=True)
+
+    @classmethod
+    def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Defaults that follow from the settings that were `said`, as those of a model or of an optimizer."""
+        return {}
+
+    @classmethod
+    def instead(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values of settings that give way to what is said."""
+        return {}
+
+    @classmethod
+    def wrong(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
+        """What is wrong with settings that are right one by one, besides what `checks` find."""
+        return []
+
+    @classmethod
+    def common(cls) -> Collection[str]:
+        """Settings that every one of these classes has, to be shown last."""
+        return ()
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings that fix the numbers of the run."""
+        return {row.name: getattr(self, row.name) for row in type(self).described() if row.kind == "recipe"}
+
+    @classmethod
+    def network_settings(cls) -> list[str]:
+        """The names of the settings that decide what the networks are."""
+        return [name for name, field in cls.model_fields.items() if _facts(field)["network"]]
+
+    @classmethod
+    def described(cls, words: Mapping[str, Any] | None = None) -> Iterator[Described]:
+        """Each setting as a person should see it, the family's own first; defaults beside `words`, where they fit."""
+        defaults = cls.from_words(words or {})[0]
+        own = [name for name in cls.model_fields if name not in cls.common()]
+        for name in own + [name for name in cls.model_fields if name in cls.common()]:
+            field = cls.model_fields[name]
+            facts = _facts(field)
+            default = getattr(defaults, name) if defaults is not None else field.get_default()
+            source = facts["source"] if default == field.get_default() else ""  # it is that of another default
+            yield Described(
+                name, show_value(default), _bounds(field), facts["unit"], facts["kind"],
+                field.description or "", source,
+            )  # fmt: skip
+
+
+class Described(NamedTuple):
+    name: str
+    default: str
+    bounds: str
+    unit: str
+    kind: str
+    help: str
+    source: str
+
+
+def read_value(annotation: Any, text: str) -> Any:
+    """Read the text of a `key=value` word as its setting's type wants it. Raises ValueError with the reason, and a hint
+    where there is one.
+
+    `1:2:4` is a list; `a,b` and `a..b` are choices and ranges, which only a search can take.
+    """
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    words = [word for option in options if get_origin(option) is Literal for word in get_args(option)]
+    if str in options or text in words:
+        return text
+    if text.lower() == "none" and type(None) in options:
+        return None
+    if "," in text and any(get_origin(option) is tuple for option in options):
+        raise ValueError("the parts of a list are separated by colons", f"say {text.replace(',', ':')}")
+    if Span in options and text[-1:].isalpha():
+        seconds_of(text.lower())
+        return text.lower()
+    if "," in text or ".." in text:
+        raise ValueError("one value is needed here", "choices (a,b) and ranges (a..b) are for a search")
+    for option in options:
+        if get_origin(option) is tuple:
+            (item, *others), parts = get_args(option), text.split(":")
+            if words and len(parts) == 1:
+                raise ValueError(f"is none of {', '.join(words)}, nor numbers as 0:1", meant(text, words))
+            if ... not in others and len(parts) != 1 + len(others):
+                raise ValueError(f"needs {1 + len(others)} numbers, and not {len(parts)}")
+            return tuple(read_value(item, part) for part in parts)
+        if option is bool:
+            if text.lower() in ("true", "yes", "on", "1", "false", "no", "off", "0"):
+                return text.lower() in ("true", "yes", "on", "1")
+            raise ValueError("is neither true nor false")
+        if option is int:
+            number = number_of(text, words)
+            if number != int(number):
+                raise ValueError("is not a whole number")
+            return int(text) if text.lstrip("+-").isdigit() else int(number)
+        if option is float:
+            return number_of(text, words)
+    if not words:
+        raise ValueError("cannot be one word")
+    raise ValueError(f"is none of {', '.join(words)}", meant(text, words))
+
+
+def taken_value(annotation: Any, value: Any) -> Any:
+    """A value from Python, which is no text, as its setting's type wants it. Raises ValueError with what that is."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    if type(value) in (type(None), bool) and type(value) in options:
+        return value
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and {int, float} & {*options}:
+        if int in options and isinstance(value, numbers.Integral):
+            return int(value)
+        number = math.inf
+        with contextlib.suppress(OverflowError):
+            number = float(value)
+        if not math.isfinite(number):
+            raise ValueError("is not a finite number")
+        if float not in options and not number.is_integer():
+            raise ValueError("is not a whole number")
+        return int(number) if int in options and number.is_integer() else number
+    parts = [get_args(option)[0] for option in options if get_origin(option) is tuple]
+    if parts and isinstance(value, (tuple, list)):  # JSON and YAML know lists only
+        with contextlib.suppress(ValueError):
+            return tuple(taken_value(parts[0], part) for part in value)
+    if isinstance(value, os.PathLike) and str in options:
+        return os.fspath(value)
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", type(None): "None",
+             Span: "a time as '10min'"}  # fmt: skip
+    wanted = [names.get(option, "a tuple of numbers") for option in options if get_origin(option) is not Literal]
+    wanted += [repr(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
+    raise ValueError(f"must be {' or '.join(wanted)}")
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON keeps them."""
+    kept: dict[str, Any] = json.loads(json.dumps(dict(settings)))
+    return kept
+
+
+def number_of(text: str, words: Sequence[str] = ()) -> float:
+    try:
+        number = float(text if text.isascii() and "_" not in text else "")
+    except ValueError:
+        raise ValueError("is not a number" + (f", nor one of {', '.join(words)}" if words else "")) from None
+    if not math.isfinite(number):
+        raise ValueError("is not a finite number")
+    return number
+
+
+def _facts(field: FieldInfo) -> dict[str, Any]:
+    assert isinstance(field.json_schema_extra, dict), "declare every setting with setting()"
+    return field.json_schema_extra
+
+
+def _hold_bounds(field: FieldInfo, value: Any) -> None:
+    """Raise ValueError where a number, or one of a list, breaks a bound of its setting."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            continue
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError("is not a finite number")
+        bounds = _facts(field)["bounds"]
+        if not bounds.keys() & {"at least", "above"}:
+            bounds = {**bounds, "at least": -LARGEST}
+        if not bounds.keys() & {"at most", "below"}:
+            bounds = {**bounds, "at most": LARGEST}
+        for bound, limit in bounds.items():
+            holds = {"at least": number >= limit, "above": number > limit,
+                     "at most": number <= limit, "below": number < limit}  # fmt: skip
+            if not holds[bound]:
+                part = " (a part of the run, as in 0.3)" if _facts(field)["unit"] == "share" else ""
+                raise ValueError(f"must be {bound} {show_value(limit)}{part}")
+
+
+def _bounds(field: FieldInfo) -> str:
+    """Choices and bounds as a person should read them: `auto or at least 8, at most 1024`."""
+    annotation = field.annotation
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    words = [str(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
+    if bool in options:
+        words = ["true", "false"]
+    if Span in options:
+        words.append("a time, as 90s, 10min or 2h")
+    limits = ", ".join(f"{bound} {show_value(limit)}" for bound, limit in _facts(field)["bounds"].items())
+    return " or ".join(part for part in ("|".join(words), limits) if part)
+
+
+def show_size(count: float) -> str:
+    """Bytes as a person reads them: `75.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

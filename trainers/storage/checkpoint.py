@@ -1,0 +1,249 @@
+"""Checkpoints: the whole state of a run in a folder that is either complete and proved by its manifest, or not there.
+
+A checkpoint is written under another name, made durable, and renamed. Its manifest, written last, holds the size and
+SHA-256 of every other file: what does not agree with its manifest is no checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trainers.base.errors import CONFLICT, SURROUNDINGS, Passing, TroupeError
+from trainers.base.problems import Problem
+from trainers.storage import atomic_files, ownership
+
+T = TypeVar("T")
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MAKING = ".making_"
+WHAT = "a checkpoint that is being made"  # in the mark of its folder
+WEIGHTS = ("state.pt", "weights.safetensors")  # the file of them in a checkpoint, and in what `export` wrote
+NAME = re.compile(r"step_(\d{8,})(?:_(pending)|_phase_(\d+))?$")
+
+
+def name_of(step: int, phases_done: int = 0, pending: bool = False) -> str:
+    """`step_00000500`; `step_00000500_pending`, whose evaluation and grid are still to be made; or, in the middle of
+    the next step, `step_00000500_phase_3`."""
+    return f"step_{step:08d}" + ("_pending" if pending else f"_phase_{phases_done}" if phases_done else "")
+
+
+def all_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = [path for path in (folder.iterdir() if folder.is_dir() else ()) if NAME.match(path.name)]
+    return sorted(found, key=lambda path: place_of(path.name))
+
+
+def place_of(name: str) -> tuple[int, int]:
+    """Step and phases done, from the name of a checkpoint; -1 phases where its evaluation is pending. Before all of
+    them where it is none."""
+    match = NAME.match(name)
+    return (int(match[1]), -1 if match[2] else int(match[3] or 0)) if match else (-1, 0)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole, or None. Changes nothing; `newest` sets damaged ones aside."""
+    return next((path for path in reversed(all_in(folder)) if damage_of(path) is None), None)
+
+
+def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
+    """Write one checkpoint. Raises TroupeError (exit code 3) where the disk is full; nothing half-made is left."""
+    with made(folder, name) as making:
+        import torch
+
+        with open(making / "state.pt", "wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        files = {"state.pt": {"bytes": (making / "state.pt").stat().st_size, "sha256": digest(making / "state.pt")}}
+        atomic_files.write(making / MANIFEST, atomic_files.sealed({"format": FORMAT, **facts, "files": files}))
+    return folder / name
+
+
+def clone(path: Path, folder: Path) -> Path:
+    """A copy of a checkpoint among those of another run, which goes on from it; it is whole or not there.
+
+    Raises TroupeError (exit code 3) where the disk is full.
+    """
+    with made(folder, path.name) as making:
+        shutil.copytree(path, making, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ownership.MARK))
+        for file in making.iterdir():
+            atomic_files.sync(file)
+    return folder / path.name
+
+
+@contextlib.contextmanager
+def made(folder: Path, name: str) -> Iterator[Path]:
+    """The folder to write a checkpoint into. At the end it takes its name; what had the name before goes where it is a
+    checkpoint, and is set aside where it is not. A write that fails is one line (TroupeError, exit code 3).
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            making = held.enter_context(ownership.working_folder(folder / f"{MAKING}{name}", WHAT))
+            yield making
+            atomic_files.sync(making)
+            if not remove(folder / name):
+                set_aside(folder / name)
+            os.rename(making, folder / name)
+            ownership.finish(folder / name)
+            atomic_files.sync(folder)
+        except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+            raise disk_error(folder, error) from error  # before space is freed
+
+
+def remove(path: Path) -> bool:
+    """Remove a checkpoint, and say whether nothing is there any more. It is one where its manifest is as it was
+    written, and it holds no file that the manifest does not name; everything else stays."""
+    if not os.path.lexists(path):
+        return True
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = manifest_of(path)
+        known = {MANIFEST, ownership.MARK, *manifest["files"]}
+        if (
+            atomic_files.is_whole(manifest)
+            and manifest["format"]
+            and {*os.listdir(path)} <= known
+            and not path.is_symlink()
+        ):
+            shutil.rmtree(path, ignore_errors=True)
+    return not os.path.lexists(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what lies in the place of a checkpoint and is none, or a damaged one."""
+    ends = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    names = (path.with_name(f"{path.name}.damaged{end}") for end in ends)
+    aside = next(name for name in names if not os.path.lexists(name))
+    os.rename(path, aside)
+    return aside
+
+
+def disk_error(path: Path, error: BaseException, whose: str = "", of_run: bool = True) -> TroupeError:
+    """One line (exit code 3) for a write that failed; Passing where the disk is full."""
+    full = False
+    cause: BaseException | None = error
+    while cause is not None:  # torch hides the reason behind an error of its own
+        full = full or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        cause = cause.__cause__ or cause.__context__
+    with contextlib.suppress(OSError):  # the path may not be there
+        full = full or shutil.disk_usage(path).free < 1 << 20
+    if full:
+        hint = "free some, or move the run to another disk" if of_run else "free some, or take another folder"
+        return Passing(Problem("no-space", f"{whose}{path}", "no space left", hint, resumes=of_run), SURROUNDINGS)
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    inside = str(getattr(error, "filename", None) or "")
+    if inside.startswith(f"{path}/") and ".making" not in inside:  # a file where a folder should be, say
+        path = Path(inside)
+    return TroupeError(Problem("not-written", f"{whose}{path}", f"could not be written ({reason})"), SURROUNDINGS)
+
+
+@contextlib.contextmanager
+def writing(path: Path, of_run: bool = True) -> Iterator[None]:
+    """Inside, a write that fails becomes one line (TroupeError, exit code 3): to what is `of_run`, or beside runs."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(path, error, of_run=of_run) from error
+
+
+def read_newest(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T] | None:
+    """The newest checkpoint that is whole, and what `read` makes of it; None where there is none. Whoever works on the
+    run may prune it meanwhile: then it is the next one."""
+    while (path := newest_whole(folder)) is not None:
+        try:
+            return path, read(path)
+        except (OSError, TroupeError):
+            if damage_of(path) is None:
+                raise
+    return None
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is whole. Damaged ones are set aside, with a warning; half-made ones are removed.
+
+    Raises TroupeError (exit code 4), and changes nothing, where all are damaged.
+    """
+    damaged: dict[Path, str] = {}
+    ownership.left_behind(folder, f"{MAKING}*", WHAT, warn)
+    for path in reversed(all_in(folder)):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if manifest_of(path)["format"] > FORMAT:
+                raise TroupeError(
+                    Problem("newer", str(path), "written by a newer troupe", "install that to go on"), SURROUNDINGS
+                )
+        damage = damage_of(path)
+        if damage is None:
+            for sick, reason in damaged.items():
+                aside = set_aside(sick)
+                warn(f"{sick.name}: damaged ({reason}); set aside as {aside.name}, the one before is used")
+            return path
+        damaged[path] = damage
+    if damaged:
+        path, reason = next(iter(damaged.items()))
+        raise TroupeError(
+            Problem("damaged", str(folder), f"no checkpoint is whole ({path.name}: {reason})",
+                    "restore one from a copy, or begin a new run"), CONFLICT,
+        )  # fmt: skip
+    return None
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if not atomic_files.is_whole(manifest):
+            return "manifest.json is not as it was written"
+        for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
+            if (path / name).stat().st_size != facts["bytes"]:
+                return f"{name} has another size than its manifest says"
+            if digest(path / name) != facts["sha256"]:
+                return f"{name} has another SHA-256 than its manifest says"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"manifest: {type(error).__name__}: {error}"
+    return None
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest of a whole checkpoint."""
+    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    return manifest
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint, on the CPU. Only tensors and plain values are read, never code.
+
+    Raises TroupeError (exit code 4) where it holds anything else.
+    """
+    import torch
+
+    try:
+        state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, LookupError) as error:
+        reason, hint = "holds something else than tensors and plain values", "nothing of it is read: take another one"
+        raise TroupeError(Problem("damaged", str(path / "state.pt"), reason, hint), CONFLICT) from error
+    return state
+
+
+def prune(folder: Path, keep: int, best: str | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one."""
+    for path in all_in(folder)[:-keep]:
+        if path.name != best:
+            remove(path)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

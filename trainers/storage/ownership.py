@@ -1,0 +1,140 @@
+"""What troupe has made itself, proved by a mark that only it writes: nothing else is removed, and nothing else killed.
+
+A folder that is to be removed later, perhaps by another process, is made with a file in it, `MARK`: what it is for, its
+own name and inode, its owner, and the process that made it with its start time, under a digest. A folder that was
+copied, renamed or made by somebody else does not agree with its mark; nor does one whose mark is damaged.
+
+docs/architecture.md lists every removal and every kill, each with its proof.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainers.storage import atomic_files
+
+MARK = ".made-by-troupe"
+
+
+def make(path: Path, what: str, facts: Mapping[str, Any] | None = None) -> Path:
+    """Make a folder with its mark; it appears with it. Raises FileExistsError where there is something of this name."""
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path}: exists")
+    making = path.with_name(f".{secrets.token_hex(8)}.making")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    making.mkdir()
+    try:
+        mark(making, what, facts, name=path.name)
+        os.rename(making, path)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)  # made a moment ago, under a name that nobody knows
+        raise
+    return path
+
+
+def mark(folder: Path, what: str, facts: Mapping[str, Any] | None = None, name: str = "") -> None:
+    """Mark a folder that this process has just made."""
+    told = {
+        "made by": "troupe", "what": what, "name": name or folder.name, "inode": folder.stat().st_ino,
+        "owner": os.geteuid(), "process": os.getpid(), "started": started(os.getpid()), **(facts or {}),
+    }  # fmt: skip
+    with open(folder / MARK, "x", encoding="utf-8") as file:
+        file.write(atomic_files.sealed(told))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(folder: Path, what: str) -> dict[str, Any] | None:
+    """What the mark of a folder says; None where it is not proved that this user's troupe made it for this."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        itself, file = os.lstat(folder), os.lstat(folder / MARK)
+        told: dict[str, Any] = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        wanted = {"made by": "troupe", "what": what, "name": folder.name, "inode": itself.st_ino, "owner": os.geteuid()}
+        agrees = all(told.get(key) == value for key, value in wanted.items())
+        owned = itself.st_uid == file.st_uid == os.geteuid()
+        if agrees and owned and "digest" in told and atomic_files.is_whole(told):
+            return told
+    return None
+
+
+def remove(folder: Path, what: str) -> bool:
+    """Remove a folder that was made for this, and say whether it has gone; what is not proved stays."""
+    if read(folder, what) is None:
+        return not os.path.lexists(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    return not os.path.lexists(folder)
+
+
+def finish(folder: Path) -> None:
+    """Take the mark off a folder that stays."""
+    (folder / MARK).unlink()
+
+
+@contextlib.contextmanager
+def working_folder(path: Path, what: str) -> Iterator[Path]:
+    """A folder under a name of its own that begins as `path` does; it goes again unless it was renamed inside."""
+    making = path.with_name(f"{path.name}-{secrets.token_hex(4)}")
+    making.mkdir(parents=True)
+    try:
+        mark(making, what)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)  # made a moment ago, under a name that nobody knows
+        raise
+    try:
+        yield making
+    finally:
+        remove(making, what)
+
+
+def left_behind(folder: Path, pattern: str, what: str, warn: Callable[[str], None] = lambda line: None) -> None:
+    """Remove what killed processes have left in a folder; what only looks like it stays, and is told."""
+    for path in sorted(folder.glob(pattern)):
+        if not remove(path, what):
+            warn(f"{path}: is not known to be troupe's, and stays; remove it by hand if nobody needs it")
+
+
+def is_alive(told: Mapping[str, Any]) -> bool:
+    """Whether the process that a mark names still runs."""
+    return bool(told.get("started")) and started(int(told.get("process", 0))) == told["started"]
+
+
+def started(process: int) -> str:
+    """When a process began, as the kernel counts, with the boot that it counts from; nothing where it has ended, or the
+    kernel does not tell."""
+    with contextlib.suppress(OSError, IndexError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
+        if fields[0] not in "ZX":
+            return f"{boot} {fields[19]}"
+    return ""
+
+
+def kill_those(belongs: Callable[[bytes, bytes], bool]) -> int:
+    """Kill this user's processes of which `belongs` is true, told their environment as they began with it and their
+    command line, both as the kernel has them; returns how many.
+
+    A process is held by a descriptor while it is looked at, so that no other one can take its number.
+    """
+    killed = 0
+    for name in os.listdir("/proc") if hasattr(os, "pidfd_open") and os.path.isdir("/proc") else ():
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            process = os.pidfd_open(int(name))
+            try:
+                there = Path("/proc", name)
+                mine = there.stat().st_uid == os.geteuid()
+                if mine and belongs((there / "environ").read_bytes(), (there / "cmdline").read_bytes()):
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+                    killed += 1
+            finally:
+                os.close(process)
+    return killed

@@ -1,0 +1,152 @@
+"""Tensors on their way out of and into a run: their names in a state, their bits, images, and stored weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers.base.errors import CONFLICT, TroupeError
+from trainers.base.problems import Problem
+from trainers.storage.checkpoint import WEIGHTS
+
+
+def named_tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a state, with the path to it."""
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from named_tensors(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(state, Sequence) and not isinstance(state, str):
+        for place, value in enumerate(state):
+            yield from named_tensors(value, f"{name}[{place}]")
+
+
+def bits_of(tensor: Tensor) -> Tensor:
+    """The bits of a tensor, as uint8 on the CPU."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def as_uint8(images: Tensor) -> Tensor:
+    """Images NCHW in [0, 1] as uint8 NHWC on the CPU."""
+    return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+
+
+class _NotPlain(Exception):
+    """What a file of weights holds, and cannot be used."""
+
+
+def read_weights(
+    path: Path, networks: Sequence[str] = (), ema: bool = False, about: str = "", value: str | None = None
+) -> dict[str, dict[str, Tensor]]:  # fmt: skip
+    """Weights by network: of a checkpoint (with `ema`, averaged where there is an average), an exported file or folder,
+    or any state dict of torch, which then is that of the only one of `networks`; a prefix `module.` is taken off.
+    What a family keeps beside its networks is under `kept`, where there is any.
+
+    Raises TroupeError (exit code 4) where it is none of these, or damaged; `about` and `value` are the option or the
+    setting that named it.
+    """
+    from safetensors.torch import load_file
+
+    inside = [path / name for name in WEIGHTS if (path / name).exists()]
+    file = inside[0] if inside else path
+    try:
+        if file.suffix == ".safetensors":
+            tensors: Any = load_file(file)
+        else:
+            with warnings.catch_warnings(action="ignore"):  # of sparse tensors, which are refused below
+                tensors = torch.load(file, map_location="cpu", weights_only=True)
+        if odd := sorted({kind for _, tensor in named_tensors(tensors) if (kind := _not_plain(tensor))}):
+            raise _NotPlain(f"it holds {' and '.join(odd)}")
+        if "networks" in tensors:
+            averages = tensors.get("ema", {}) if ema else {}
+            kept = {"kept": tensors["kept"]} if tensors.get("kept") else {}
+            return {**tensors["networks"], **averages, **kept}
+        for key in ("state_dict", "model"):
+            tensors = tensors[key] if isinstance(tensors.get(key), Mapping) else tensors
+        if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+            raise _NotPlain("it holds other things than tensors")
+    except Exception as error:  # both libraries raise nearly anything
+        reason = error.strerror if isinstance(error, OSError) else "damaged, or something else"
+        reason = f"no weights can be read ({error if isinstance(error, _NotPlain) else reason})"
+        hint = "give a state dict that torch saved, or a file or folder that `troupe export` wrote"
+        raise TroupeError(Problem("no-weights", about or str(path), reason, hint, value), CONFLICT) from error
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    if len(networks) == 1 and not all(name.startswith(f"{networks[0]}.") for name in tensors):
+        return {networks[0]: tensors}
+    weights: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        network, _, name = key.partition(".")
+        weights.setdefault(network, {})[name] = tensor
+    return weights
+
+
+def _not_plain(tensor: Tensor) -> str:
+    """Why a network cannot take a tensor, whatever its shape; nothing where it can."""
+    if tensor.is_meta:
+        return "tensors without numbers (on the meta device)"
+    if tensor.layout != torch.strided:
+        return "sparse tensors"
+    if tensor.is_quantized:
+        return "quantized tensors"
+    return "complex numbers" if tensor.is_complex() else ""
+
+
+def load_weights(
+    networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], about: str, value: str | None = None
+) -> None:  # fmt: skip
+    """Weights by network into networks. Raises TroupeError (exit code 4), naming tensors, where they do not fit."""
+    refuse_unlike(networks, weights, "the weights do not fit", about, value)
+    for name, network in networks.items():
+        network.load_state_dict(weights[name], strict=False)  # counts of batches may be missing
+
+
+def load_kept(networks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> None:
+    """What is kept under the names of a network's tensors, `judge.0.weight`, into that network."""
+    for name, network in networks.items():
+        own = {key.removeprefix(f"{name}."): part for key, part in kept.items() if key.startswith(f"{name}.")}
+        if own:
+            network.load_state_dict(own)
+
+
+def refuse_unlike(
+    networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], what: str, about: str = "",
+    value: str | None = None,
+) -> None:  # fmt: skip
+    """Raise TroupeError (exit code 4), a problem for each network that the weights do not fit: `what` NAME: tensors."""
+    hint = "are they of another network, or for other data?"
+    problems = [
+        Problem("weights-misfit", about, f"{what} {name}: {some(wrong)}", hint, value)
+        for name, network in networks.items()
+        if (wrong := unlike(network.state_dict(), weights.get(name, {})))
+    ]
+    if problems:
+        raise TroupeError(problems, CONFLICT)
+
+
+def some(differences: Sequence[str]) -> str:
+    """The first three of them, and how many more there are."""
+    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return ", ".join(differences[:3]) + more
+
+
+def unlike(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What differs between the tensors that are wanted and those given, sorted: missing, unknown, of another shape."""
+    found = []
+    for key in sorted(own.keys() | given.keys()):
+        if key.endswith("num_batches_tracked"):  # old files have none
+            continue
+        if key not in given:
+            found.append(f"{key} (missing)")
+        elif key not in own:
+            found.append(f"{key} (not in this network)")
+        elif own[key].shape != given[key].shape:
+            found.append(
+                f"{key} ({'x'.join(map(str, given[key].shape))} where {'x'.join(map(str, own[key].shape))} fits)"
+            )
+    return found

@@ -1,0 +1,39 @@
+"""`from troupe import train, search, ...`: the calls of `cluster`, under the name that is installed."""
+
+import importlib
+import importlib.util
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster import *  # noqa: F403
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PACKAGES = ("cluster", "trainers", "searchspaces")
+
+
+def check_packages() -> None:
+    """Raises ImportError where another distribution has a package of the same name as one of ours, and comes first or
+    has overwritten it."""
+    for name in PACKAGES:
+        found = importlib.util.find_spec(name)
+        file = found.origin if found is not None and found.origin else ""
+        if os.path.dirname(os.path.dirname(os.path.abspath(file))) == ROOT:
+            with open(file, "rb") as content:
+                if b"troupe" in content.readline():
+                    continue
+        reason = f"the package {name} of another distribution is in its place ({file or 'no file'})"
+        raise ImportError(f"{reason}; install troupe into a virtual environment of its own")
+
+
+def __getattr__(name: str) -> Any:
+    """A call of `cluster`, imported when it is used."""
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    check_packages()
+    return getattr(importlib.import_module("cluster"), name)
+
+
+def __dir__() -> list[str]:
+    check_packages()
+    return sorted([*globals(), *importlib.import_module("cluster").__all__])
