@@ -115,18 +115,17 @@ def description(family: str, config: Config, data: Any, families: Sequence[Path]
     """What a new run's folder says of it; the config is resolved for the data. Where it was begun with `families` of
     one's own, a verb without them can say which they were."""
     return {
-        "family": family, "versions": versions(config.precision), "data": data.fingerprint,
+        "family": family, "versions": versions(), "data": data.fingerprint,
         "settings": plain(config.model_dump()), "facts": plain(data.facts), "from": None,
         **({"families": [str(path) for path in families]} if families else {}),
     }  # fmt: skip
 
 
-def versions(precision: str) -> dict[str, str]:
+def versions() -> dict[str, str]:
     """What a run's numbers may depend on besides its recipe."""
     return {
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
         "troupe": __version__,
         "processor": processor.name(),
-        "convolutions": str(processor.ways(precision)),
     }

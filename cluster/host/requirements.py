@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.host import hardware
 from trainers.base.problems import Problem
+from trainers.runtime import processor
 from trainers.settings import rules
 from trainers.settings.config import Config
 
@@ -103,3 +104,13 @@ def writable(folder: Path) -> Problem | None:
         hint = "free some, or take another folder"
         return Problem("no-space", str(folder), "no space left (less than 16 MB)", hint)
     return None
+
+
+def faster_precision(config: Config) -> str:
+    """What `precision=bfloat16` would bring a run on this machine, where it would."""
+    gain = processor.bfloat16_gain()
+    if not gain or (config.device, config.precision) != ("cpu", "float32"):
+        return ""
+    return (
+        f"this processor computes in bfloat16 too: precision=bfloat16 makes a step of convolutions {gain} times as fast"
+    )

@@ -118,6 +118,8 @@ def _carried_out(
         progress.say(f"{config.nothing_held_out(stored['facts'])}: nothing is evaluated")
     for remark in config.remarks():
         progress.say(remark)
+    if prepared.folder is None and (faster := requirements.faster_precision(config)):
+        progress.say(faster)
     try:
         if there is not None:
             there.send(folder.path)  # before workers on other machines look for it
@@ -188,7 +190,7 @@ def _go_on(
         if prepared.stored["settings"] != stored["settings"] or command.allow_changes:
             folder.change_settings(stored)
         folder.result.unlink(missing_ok=True)
-    here = stored["versions"]
+    here = {**stored["versions"], "convolutions": "torch's own"}  # some processors had others until 0.2.0
     for what, version in prepared.stored.get("versions", {}).items():
         if here.get(what) != version:
             progress.say(f"{what} was {version} and is {here.get(what)}: the last bits may differ from here on")

@@ -22,8 +22,6 @@ from trainers.distributed.process_group import World
 from trainers.distributed.shared_memory import padded_length
 from trainers.engine.batch_norm import Norms, Statistics
 from trainers.engine.control import Control, Left
-from trainers.runtime.convolutions import faster
-from trainers.runtime.processor import ways
 from trainers.settings.config import Config
 from trainers.storage.tensors import load_kept
 
@@ -210,8 +208,6 @@ class Trainer:
     def _placed(self, network: nn.Module) -> nn.Module:
         """A network on its device, in its precision and memory format, in training mode."""
         network = network.to(self.device, self.dtype)
-        if self.device.type == "cpu":
-            faster(network, ways(self.config.precision))
         if self.config.memory_format == "channels_last":
             network = network.to(memory_format=torch.channels_last)
         return network.train()
