@@ -98,27 +98,41 @@ def without_own_garbage() -> Iterator[None]:
 
 
 def open_for(
-    config: Any, data_dir: Path, families: Sequence[Path] = (),
-    warn: Callable[[str], None] = lambda line: None, progress: Callable[[int, int], None] = lambda done, total: None,
+    config: Any,
+    data_dir: Path,
+    families: Sequence[Path] = (),
+    warn: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     fingerprint: str | None = None,
-) -> Any:  # fmt: skip
+) -> Any:
     """The data set that a config names. Imports no torch; `progress(done, total)` tells how far packing is."""
     size: Any = getattr(config, "image_size", "auto")
     return open_data(
-        config.data, data_dir=data_dir, image_size=None if size == "auto" else size, evaluate_on=config.evaluate_on,
-        extra=families, warn=warn, progress=progress, fingerprint=fingerprint,
-        folders=getattr(config, "folders", "auto"), value_range=getattr(config, "value_range", "auto"),
-    )  # fmt: skip
+        config.data,
+        data_dir=data_dir,
+        image_size=None if size == "auto" else size,
+        evaluate_on=config.evaluate_on,
+        extra=families,
+        warn=warn,
+        progress=progress,
+        fingerprint=fingerprint,
+        folders=getattr(config, "folders", "auto"),
+        value_range=getattr(config, "value_range", "auto"),
+    )
 
 
 def description(family: str, config: Config, data: Any, families: Sequence[Path] = ()) -> dict[str, Any]:
     """What a new run's folder says of it; the config is resolved for the data. Where it was begun with `families` of
     one's own, a verb without them can say which they were."""
     return {
-        "family": family, "versions": versions(), "data": data.fingerprint,
-        "settings": plain(config.model_dump()), "facts": plain(data.facts), "from": None,
+        "family": family,
+        "versions": versions(),
+        "data": data.fingerprint,
+        "settings": plain(config.model_dump()),
+        "facts": plain(data.facts),
+        "from": None,
         **({"families": [str(path) for path in families]} if families else {}),
-    }  # fmt: skip
+    }
 
 
 def versions() -> dict[str, str]:

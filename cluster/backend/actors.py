@@ -69,9 +69,16 @@ class Placing:
     """Where workers are to run: in a placement group of their own, as large as there is room for."""
 
     def __init__(
-        self, each: Mapping[str, float], least: int, most: int, lost: Lost | None, used: Used,
-        stop_requested: Callable[[], bool], say: Callable[[str], None], cluster: bool,
-    ) -> None:  # fmt: skip
+        self,
+        each: Mapping[str, float],
+        least: int,
+        most: int,
+        lost: Lost | None,
+        used: Used,
+        stop_requested: Callable[[], bool],
+        say: Callable[[str], None],
+        cluster: bool,
+    ) -> None:
         self.each, self.least, self.most, self.lost = dict(each), least, most, lost
         self.used, self.stop_requested, self.say, self.cluster = used, stop_requested, say, cluster
 
@@ -112,9 +119,16 @@ class Placing:
                     why = f" ({self.lost.why})" if self.lost else ""
                     reason = f"the cluster has no room for them since {duration(patience)}{why}"
                     raise TroupeError(
-                        Problem("no-room", "workers", reason, "wait, or take fewer workers", self.least,
-                                resumes=self.lost is not None), SURROUNDINGS,
-                    )  # fmt: skip
+                        Problem(
+                            "no-room",
+                            "workers",
+                            reason,
+                            "wait, or take fewer workers",
+                            self.least,
+                            resumes=self.lost is not None,
+                        ),
+                        SURROUNDINGS,
+                    )
         finally:
             if group is not None:
                 with contextlib.suppress(Exception):
@@ -125,9 +139,13 @@ class ActorGroup:
     """Ray actors, one for each worker, in one placement group."""
 
     def __init__(
-        self, plan: Plan, runtime_env: Mapping[str, Any], placement: Any, held_for: str = "",
+        self,
+        plan: Plan,
+        runtime_env: Mapping[str, Any],
+        placement: Any,
+        held_for: str = "",
         placing: Placing | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Start the workers in the last bundles of a placement group, and the run. `placing`: the group is theirs; it
         goes with them, and they move where nodes come and go.
 
@@ -148,9 +166,12 @@ class ActorGroup:
         each = needs(plan.settings)
         first = placement.bundle_count - self.size
         actor: Any = ray.remote(  # type: ignore[call-overload]
-            num_cpus=each["CPU"], num_gpus=each.get("GPU", 0), runtime_env=dict(runtime_env) or None, max_restarts=0,
+            num_cpus=each["CPU"],
+            num_gpus=each.get("GPU", 0),
+            runtime_env=dict(runtime_env) or None,
+            max_restarts=0,
             concurrency_groups={"watch": 2},
-        )(Worker)  # fmt: skip
+        )(Worker)
         self.actors = [
             actor.options(
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=place)
@@ -242,10 +263,10 @@ class ActorGroup:
                     process = f", process {self.processes[rank]}" if rank in self.processes else ""
                     self._hold_ray()
                     kind = self._kind(rank)
-                    why = {NODE: f"worker {rank} died with its node",
-                           PREEMPTED: f"worker {rank} died with its node, which had been about to go"}.get(
-                        kind, f"worker {rank} died (killed, or out of memory{process})"
-                    )  # fmt: skip
+                    why = {
+                        NODE: f"worker {rank} died with its node",
+                        PREEMPTED: f"worker {rank} died with its node, which had been about to go",
+                    }.get(kind, f"worker {rank} died (killed, or out of memory{process})")
                     self.ended[rank] = Lost(why, kind)
                 except self.ray.exceptions.RayTaskError as error:  # of the worker itself, and no loss
                     self.ended[rank] = of_worker(rank, error.cause, self.logs[rank])
@@ -261,9 +282,14 @@ class ActorGroup:
             silent, (_, away) = now - self.answered[rank], self.moved[rank]
             idle = answer.get("idle", 0.0) + silent - (self.present.away - away)  # all may have been stopped with us
             found.append(
-                Look(silent, answer.get("microbatches", 0), max(silent, idle), answer.get("slowest", 0.0),
-                     answer.get("waiting", False))
-            )  # fmt: skip
+                Look(
+                    silent,
+                    answer.get("microbatches", 0),
+                    max(silent, idle),
+                    answer.get("slowest", 0.0),
+                    answer.get("waiting", False),
+                )
+            )
         return found
 
     def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:

@@ -59,9 +59,13 @@ class Connected:
 
 @contextlib.contextmanager
 def ray_for(
-    config: Config, address: str | None, oversubscribe: bool, folders: Sequence[Path], log: Path | None,
+    config: Config,
+    address: str | None,
+    oversubscribe: bool,
+    folders: Sequence[Path],
+    log: Path | None,
     job_wide: bool = False,
-) -> Iterator[Connected | OwnRay]:  # fmt: skip
+) -> Iterator[Connected | OwnRay]:
     """Connect to Ray, and yield it. What it prints goes to `log`, if given. `job_wide`: actors that somebody else
     starts need its `runtime_env` too.
 
@@ -129,10 +133,13 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
                 logging.getLogger("ray").setLevel(logging.ERROR)
                 try:
                     ray.init(
-                        address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False,
+                        address=address,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        configure_logging=False,
                         runtime_env={"env_vars": worker_environment()} if job_wide else None,
                         job_config=ray_environment.job(),
-                    )  # fmt: skip
+                    )
                 except Exception as error:
                     raise TroupeError(
                         unreachable(address, f"cannot be joined ({last_line(error)})"), SURROUNDINGS
@@ -279,11 +286,14 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
 def other_versions(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Problem]:
     """What a node has in another version than this machine, from the facts of both. Whoever asks names the node."""
     return [
-        Problem(OTHER_VERSION, reason=f"has {what} {there.get(what) or 'nothing'}, this machine has {version}",
-                hint="install the same")
+        Problem(
+            OTHER_VERSION,
+            reason=f"has {what} {there.get(what) or 'nothing'}, this machine has {version}",
+            hint="install the same",
+        )
         for what, version in here.items()
         if what != "missing" and there.get(what) != version
-    ]  # fmt: skip
+    ]
 
 
 def unseen(folder: Path) -> Problem:

@@ -85,15 +85,26 @@ class OwnRay:
         }  # a title that they give themselves would hide the secret
         try:
             with (
-                environment(token), uv_unseen(), unheard(), handlers_kept(), ray_internals.handlers_refused(),
+                environment(token),
+                uv_unseen(),
+                unheard(),
+                handlers_kept(),
+                ray_internals.handlers_refused(),
                 none_swallowed(),
-            ):  # fmt: skip
+            ):
                 auth.read_anew()
                 ray.init(
-                    address="local", num_cpus=self.cpus, include_dashboard=False, log_to_driver=False,
-                    logging_level=logging.ERROR, configure_logging=False, object_store_memory=OBJECT_STORE,
-                    _temp_dir=str(self.folder), _skip_env_hook=True, job_config=job(),
-                )  # fmt: skip
+                    address="local",
+                    num_cpus=self.cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=False,
+                    object_store_memory=OBJECT_STORE,
+                    _temp_dir=str(self.folder),
+                    _skip_env_hook=True,
+                    job_config=job(),
+                )
         except (KeyboardInterrupt, SystemExit):
             self.end()
             raise NotBegun() from None
@@ -104,7 +115,8 @@ class OwnRay:
             self._clear()
             raise
         self.processes = {pid: name for pid, name in _children() if name in PROCESSES}
-        self.files = [path for path in self._there() if "logs" not in path.parent.parts]
+        replaced = ("session_latest",)  # a link that each new worker removes and makes again
+        self.files = [path for path in self._there() if "logs" not in path.parent.parts and path.name not in replaced]
         self.looked = self.touched = time.monotonic()
 
     def died(self) -> str:

@@ -127,9 +127,7 @@ def _no_reader() -> Iterator[None]:
         yield
 
 
-def _serve(
-    connection: Connection, rank: int, size: int, port: int, setup: str, variables: Mapping[str, str]
-) -> None:  # fmt: skip
+def _serve(connection: Connection, rank: int, size: int, port: int, setup: str, variables: Mapping[str, str]) -> None:
     """The life of one process of the pool."""
     die_with_parent()
     os.environ.update(variables)

@@ -111,10 +111,15 @@ def guilty(outcomes: Mapping[int, Any]) -> TroupeError | None:
 
 
 def supervise(
-    start: Callable[[Lost | None], Group], max_restarts: int, hang_after: float, stop_requested: Callable[[], bool],
-    progress: Progress, report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
-    at_rest: Callable[[int], None] = lambda step: None, note: Callable[[str, str], None] = lambda kind, why: None,
-) -> dict[str, Any]:  # fmt: skip
+    start: Callable[[Lost | None], Group],
+    max_restarts: int,
+    hang_after: float,
+    stop_requested: Callable[[], bool],
+    progress: Progress,
+    report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
+    at_rest: Callable[[int], None] = lambda step: None,
+    note: Callable[[str, str], None] = lambda kind, why: None,
+) -> dict[str, Any]:
     """Start a group, watch it to its end, and start it anew after a loss. Returns the run's result.
 
     `start` is told what the group before was lost by. `report` is told every row of metrics, in order; steps that are
@@ -146,9 +151,13 @@ def supervise(
 
 
 def _watch(
-    group: Group, hang_after: float, stop_requested: Callable[[], bool], progress: Progress,
-    report: Callable[[int, Mapping[str, float]], None], at_rest: Callable[[int], None],
-) -> dict[str, Any]:  # fmt: skip
+    group: Group,
+    hang_after: float,
+    stop_requested: Callable[[], bool],
+    progress: Progress,
+    report: Callable[[int, Mapping[str, float]], None],
+    at_rest: Callable[[int], None],
+) -> dict[str, Any]:
     """The result of a group, or the error of the worker that is guilty of there being none."""
     asked, last_status, ended, wanted = False, 0.0, None, None
     moving: Lost | None = None

@@ -39,11 +39,20 @@ def train_command(said: Words, runs: Path) -> Any:
     from cluster.training import prepare_run
 
     return prepare_run.TrainCommand(
-        said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
-        said.options.get("from"), said.has("allow-changes"), said.options.get("address"), said.has("oversubscribe"),
-        said.path("config", "") if said.has("config") else None, runs,
-        said.path("data-dir", DATA_DIR), said.families, said.has("dry-run"),
-    )  # fmt: skip
+        said.names[0] if said.names else None,
+        said.settings,
+        said.options.get("name"),
+        said.options.get("resume"),
+        said.options.get("from"),
+        said.has("allow-changes"),
+        said.options.get("address"),
+        said.has("oversubscribe"),
+        said.path("config", "") if said.has("config") else None,
+        runs,
+        said.path("data-dir", DATA_DIR),
+        said.families,
+        said.has("dry-run"),
+    )
 
 
 def search_command(said: Words, runs: Path) -> Any:
@@ -54,14 +63,30 @@ def search_command(said: Words, runs: Path) -> Any:
         return said.number(option, 1, *prepare_search.BOUNDS[option.replace("-", "_")]) if said.has(option) else None
 
     return prepare_search.SearchCommand(
-        said.names[0] if said.names else None, said.settings, said.options.get("name"), said.options.get("resume"),
-        said.has("retry-failed"), said.options.get("space"), count("trials"), said.options.get("metric"),
-        said.options.get("mode"), said.options.get("scheduler"), said.options.get("algorithm"),
-        count("seed") or 0, count("max-concurrent"), count("trials-per-gpu") or 1,
-        said.amount("time-budget", 60), said.amount("disk-budget", 1e9), count("keep-best"), said.has("final"),
-        said.options.get("address"), said.path("config", "") if said.has("config") else None,
-        runs, said.path("data-dir", DATA_DIR), said.families,
-    )  # fmt: skip
+        said.names[0] if said.names else None,
+        said.settings,
+        said.options.get("name"),
+        said.options.get("resume"),
+        said.has("retry-failed"),
+        said.options.get("space"),
+        count("trials"),
+        said.options.get("metric"),
+        said.options.get("mode"),
+        said.options.get("scheduler"),
+        said.options.get("algorithm"),
+        count("seed") or 0,
+        count("max-concurrent"),
+        count("trials-per-gpu") or 1,
+        said.amount("time-budget", 60),
+        said.amount("disk-budget", 1e9),
+        count("keep-best"),
+        said.has("final"),
+        said.options.get("address"),
+        said.path("config", "") if said.has("config") else None,
+        runs,
+        said.path("data-dir", DATA_DIR),
+        said.families,
+    )
 
 
 def prepare_elsewhere(inner: Words, runs: Path) -> str:
@@ -69,8 +94,11 @@ def prepare_elsewhere(inner: Words, runs: Path) -> str:
     from cluster.searching import prepare_search
     from cluster.training import prepare_run
 
-    problems = [Problem("bad-value", about, "must be a whole path, as the cluster sees it", value=value)
-                for about, value, path in _paths(inner) if not os.path.isabs(path)]  # fmt: skip
+    problems = [
+        Problem("bad-value", about, "must be a whole path, as the cluster sees it", value=value)
+        for about, value, path in _paths(inner)
+        if not os.path.isabs(path)
+    ]
     family, here = "", {name: value for name, value in inner.settings.items() if not _is_path(name, value)}
     inner = replace(inner, settings=here)
     try:
@@ -91,8 +119,11 @@ def _paths(inner: Words) -> list[tuple[str, str, str]]:
     """Settings and options that name folders of the cluster, their values, and the paths in them."""
     parts = parts_of(inner.settings.get("data", "digits"))
     found = [("data", part, part.partition(":")[2]) for part in parts if ":" in part]
-    found += [(name, str(value), str(value).rpartition(":")[2]) for name, value in inner.settings.items()
-              if _is_path(name, value)]  # fmt: skip
+    found += [
+        (name, str(value), str(value).rpartition(":")[2])
+        for name, value in inner.settings.items()
+        if _is_path(name, value)
+    ]
     if inner.has("data-dir"):
         found.append(("--data-dir", inner.options["data-dir"], inner.options["data-dir"]))
     return found

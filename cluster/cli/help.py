@@ -15,16 +15,21 @@ def help_text(said: Words) -> str:
     if said.inner is not None:
         said = said.inner
     if said.verb not in grammar.VERBS:
-        verbs = table([{"": f"  {name}", " ": verb.summary} for name, verb in grammar.VERBS.items()], width=width,
-                      heads=False)  # fmt: skip
+        verbs = table(
+            [{"": f"  {name}", " ": verb.summary} for name, verb in grammar.VERBS.items()], width=width, heads=False
+        )
         return (
-            paragraphs("Train GANs and other networks, in one process or on a Ray cluster, with the same words.\n\n"
-                       "usage: troupe VERB [FAMILY|NAME] [key=value ...] [--option ...]\n")
+            paragraphs(
+                "Train GANs and other networks, in one process or on a Ray cluster, with the same words.\n\n"
+                "usage: troupe VERB [FAMILY|NAME] [key=value ...] [--option ...]\n"
+            )
             + f"\n{verbs}\n\n"
-            + paragraphs("`troupe VERB --help` says more; `troupe train FAMILY --help` shows a family's settings.\n"
-                         "Exit codes: 0 done, 1 failed, 2 wrong words, 3 something missing here, 4 a name or recipe in "
-                         "conflict, 130 stopped on request after saving.")
-        )  # fmt: skip
+            + paragraphs(
+                "`troupe VERB --help` says more; `troupe train FAMILY --help` shows a family's settings.\n"
+                "Exit codes: 0 done, 1 failed, 2 wrong words, 3 something missing here, 4 a name or recipe in "
+                "conflict, 130 stopped on request after saving."
+            )
+        )
     verb = grammar.VERBS[said.verb]
     settings = ["[key=value ...]"] if verb.settings else []
     usage = " ".join([f"troupe {said.verb}", *map(_word, verb.names), *settings, "[--option ...]"])
@@ -43,8 +48,10 @@ def help_text(said: Words) -> str:
             told = "; ".join(filter(None, [s.help, s.bounds, f"in {s.unit}" if s.unit and not unit else ""]))
             source = f" [{s.source}]" if s.source else ""
             known[s.kind].append({"setting": s.name, "default": s.default + unit, "": told + source})
-        for part, title in (("recipe", f"Settings of {said.names[0]}, {kind.summary}. They fix the numbers of a run:"),
-                            ("running", "Running settings, which may change when a run goes on:")):  # fmt: skip
+        for part, title in (
+            ("recipe", f"Settings of {said.names[0]}, {kind.summary}. They fix the numbers of a run:"),
+            ("running", "Running settings, which may change when a run goes on:"),
+        ):
             text += f"\n\n{paragraphs(title)}\n\n{table(known[part], width=width)}"
     elif verb.settings:
         text += "\n\n" + paragraphs(f"`troupe {said.verb} FAMILY --help` shows every setting of a family.")

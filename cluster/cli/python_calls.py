@@ -71,10 +71,14 @@ def _problems(function: Callable[..., Any], error: ValidationError) -> list[Prob
 def _said(verb: str, names: Sequence[str | Path | None], settings: Mapping[str, Any], **options: Any) -> Words:
     """A call as the words of its command. Raises TroupeError (exit code 2) for empty ones."""
     several = {option.name for option in VERBS[verb].options if option.repeats}
-    options = {name: [value] if name in several and isinstance(value, (str, Path)) else value
-               for name, value in options.items()}  # fmt: skip
-    given = {"name": [name for name in names[:1] if name is not None],
-             **{name: value if name in several else [value] for name, value in options.items()}}  # fmt: skip
+    options = {
+        name: [value] if name in several and isinstance(value, (str, Path)) else value
+        for name, value in options.items()
+    }
+    given = {
+        "name": [name for name in names[:1] if name is not None],
+        **{name: value if name in several else [value] for name, value in options.items()},
+    }
     if "" in [str(name).strip() for name in names[1:]]:
         raise TroupeError(Problem("missing", verb, "one of the names is empty"), WORDS)
     if empty := [name for name, values in given.items() if "" in [str(value).strip() for value in values]]:
@@ -103,12 +107,23 @@ def _result(words: Words, progress: bool = False, **more: Any) -> Result:
 
 @checked
 def train(
-    family: str | None = None, *, name: str | None = None, resume: str | Path | None = None,
-    from_run: str | Path | None = None, allow_changes: bool = False, address: str | None = None,
-    oversubscribe: bool = False, config: str | Path | None = None, dry_run: bool = False, runs_dir: str | Path = "runs",
-    data_dir: str | Path = DATA_DIR, families: Sequence[str | Path] = (), progress: bool = False,
-    report: Report | None = None, **settings: Any,
-) -> Result:  # fmt: skip
+    family: str | None = None,
+    *,
+    name: str | None = None,
+    resume: str | Path | None = None,
+    from_run: str | Path | None = None,
+    allow_changes: bool = False,
+    address: str | None = None,
+    oversubscribe: bool = False,
+    config: str | Path | None = None,
+    dry_run: bool = False,
+    runs_dir: str | Path = "runs",
+    data_dir: str | Path = DATA_DIR,
+    families: Sequence[str | Path] = (),
+    progress: bool = False,
+    report: Report | None = None,
+    **settings: Any,
+) -> Result:
     """Train a family, or go on with a run (`resume=NAME`); settings as in `troupe train FAMILY key=value`.
 
     `report(step, row)` is told every row of metrics as it is written, in order; after the loss of a worker those of
@@ -118,41 +133,100 @@ def train(
     while another run trains in this process, since both would draw from torch's one generator. Never restarts or ends
     the caller's process and leaves its streams alone; threads, random state and signal handlers are put back.
     """
-    words = _said("train", [family], settings, name=name, resume=resume, allow_changes=allow_changes, address=address,
-                  oversubscribe=oversubscribe, config=config, dry_run=dry_run, runs_dir=runs_dir, data_dir=data_dir,
-                  families=families, **{"from": from_run})  # fmt: skip
+    words = _said(
+        "train",
+        [family],
+        settings,
+        name=name,
+        resume=resume,
+        allow_changes=allow_changes,
+        address=address,
+        oversubscribe=oversubscribe,
+        config=config,
+        dry_run=dry_run,
+        runs_dir=runs_dir,
+        data_dir=data_dir,
+        families=families,
+        **{"from": from_run},
+    )
     return _result(words, progress, own_process=False, **({"report": report} if report else {}))
 
 
 @checked
 def search(
-    family: str | None = None, *, name: str | None = None, resume: str | Path | None = None,
-    retry_failed: bool = False, space: str | Path | None = None, trials: int | None = None, metric: str | None = None,
-    mode: str | None = None, scheduler: str | None = None, algorithm: str | None = None, search_seed: int = 0,
-    max_concurrent: int | None = None, trials_per_gpu: int = 1, time_budget: float | None = None,
-    disk_budget: float | None = None, keep_best: int | None = None, final: bool = False, address: str | None = None,
-    config: str | Path | None = None, dry_run: bool = False, runs_dir: str | Path = "runs",
-    data_dir: str | Path = DATA_DIR, families: Sequence[str | Path] = (), progress: bool = False, **settings: Any,
-) -> Result:  # fmt: skip
+    family: str | None = None,
+    *,
+    name: str | None = None,
+    resume: str | Path | None = None,
+    retry_failed: bool = False,
+    space: str | Path | None = None,
+    trials: int | None = None,
+    metric: str | None = None,
+    mode: str | None = None,
+    scheduler: str | None = None,
+    algorithm: str | None = None,
+    search_seed: int = 0,
+    max_concurrent: int | None = None,
+    trials_per_gpu: int = 1,
+    time_budget: float | None = None,
+    disk_budget: float | None = None,
+    keep_best: int | None = None,
+    final: bool = False,
+    address: str | None = None,
+    config: str | Path | None = None,
+    dry_run: bool = False,
+    runs_dir: str | Path = "runs",
+    data_dir: str | Path = DATA_DIR,
+    families: Sequence[str | Path] = (),
+    progress: bool = False,
+    **settings: Any,
+) -> Result:
     """Search a family's settings; each is a value, or words as in `troupe search FAMILY key=a,b,c key=lo..hi`.
 
     As the options say, `time_budget` is in minutes and `disk_budget` in GB; `search_seed` is `--seed`, since `seed` is
     a setting of runs. Returns the result: name, folder, metric, mode, and the points with their trials, the best first.
     Exit code 1 where every trial failed, 130 where the search was stopped.
     """
-    words = _said("search", [family], settings, name=name, resume=resume, retry_failed=retry_failed, space=space,
-                  trials=trials, metric=metric, mode=mode, scheduler=scheduler, algorithm=algorithm, seed=search_seed,
-                  max_concurrent=max_concurrent, trials_per_gpu=trials_per_gpu, time_budget=time_budget,
-                  disk_budget=disk_budget, keep_best=keep_best, final=final, address=address, config=config,
-                  dry_run=dry_run, runs_dir=runs_dir, data_dir=data_dir, families=families)  # fmt: skip
+    words = _said(
+        "search",
+        [family],
+        settings,
+        name=name,
+        resume=resume,
+        retry_failed=retry_failed,
+        space=space,
+        trials=trials,
+        metric=metric,
+        mode=mode,
+        scheduler=scheduler,
+        algorithm=algorithm,
+        seed=search_seed,
+        max_concurrent=max_concurrent,
+        trials_per_gpu=trials_per_gpu,
+        time_budget=time_budget,
+        disk_budget=disk_budget,
+        keep_best=keep_best,
+        final=final,
+        address=address,
+        config=config,
+        dry_run=dry_run,
+        runs_dir=runs_dir,
+        data_dir=data_dir,
+        families=families,
+    )
     return _result(words, progress)
 
 
 @checked
 def verify(
-    family: str, *, dry_run: bool = False, data_dir: str | Path = DATA_DIR, families: Sequence[str | Path] = (),
-    progress: bool = False, **settings: Any,
-) -> Result:  # fmt: skip
+    family: str,
+    *,
+    dry_run: bool = False,
+    data_dir: str | Path = DATA_DIR,
+    families: Sequence[str | Path] = (),
+    progress: bool = False,
+    **settings: Any,
+) -> Result:
     """Prove that the number of workers does not change the numbers: a few steps with 1 process and with several.
 
     Returns whether it `passed`, and a row for each of the `proofs`; a proof that failed raises nothing.
@@ -162,41 +236,69 @@ def verify(
 
 @checked
 def evaluate(
-    name: str | Path, *, weights: str | Path | None = None, out: str | Path | None = None,
-    runs_dir: str | Path = "runs", data_dir: str | Path = DATA_DIR, families: Sequence[str | Path] = (),
-    progress: bool = False, **settings: Any,
-) -> Result:  # fmt: skip
+    name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    out: str | Path | None = None,
+    runs_dir: str | Path = "runs",
+    data_dir: str | Path = DATA_DIR,
+    families: Sequence[str | Path] = (),
+    progress: bool = False,
+    **settings: Any,
+) -> Result:
     """Tell how good a run is, or somebody's `weights` for the family `name`; settings replace those of the run.
 
     Returns `metrics` over `samples`, whether these were `held_out` from what the weights learned, and a `verdict` where
     the family draws. Exit code 4 for other classes, for samples that the run learned from, and for weights that do not
     fit.
     """
-    words = _said("evaluate", [name], settings, weights=weights, out=out, runs_dir=runs_dir, data_dir=data_dir,
-                  families=families)  # fmt: skip
+    words = _said(
+        "evaluate", [name], settings, weights=weights, out=out, runs_dir=runs_dir, data_dir=data_dir, families=families
+    )
     return _result(words, progress)
 
 
 @checked
 def sample(
-    name: str | Path, *, count: int = 64, top: int | None = None, seed: int = 0, out: str | Path | None = None,
-    runs_dir: str | Path = "runs", data_dir: str | Path = DATA_DIR, families: Sequence[str | Path] = (),
+    name: str | Path,
+    *,
+    count: int = 64,
+    top: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    runs_dir: str | Path = "runs",
+    data_dir: str | Path = DATA_DIR,
+    families: Sequence[str | Path] = (),
     **asked: Any,
-) -> Result:  # fmt: skip
+) -> Result:
     """Draw samples from a run's newest checkpoint into one file; `top=N` of a search's best N trials.
 
     `asked` is what the family can be asked for, as `columns=8`. Returns the path of the `file`, and the step.
     """
-    words = _said("sample", [name], asked, count=count, top=top, seed=seed, out=out, runs_dir=runs_dir,
-                  data_dir=data_dir, families=families)  # fmt: skip
+    words = _said(
+        "sample",
+        [name],
+        asked,
+        count=count,
+        top=top,
+        seed=seed,
+        out=out,
+        runs_dir=runs_dir,
+        data_dir=data_dir,
+        families=families,
+    )
     return _result(words)
 
 
 @checked
 def export(
-    name: str | Path, *, out: str | Path | None = None, best: bool = False, runs_dir: str | Path = "runs",
+    name: str | Path,
+    *,
+    out: str | Path | None = None,
+    best: bool = False,
+    runs_dir: str | Path = "runs",
     families: Sequence[str | Path] = (),
-) -> Result:  # fmt: skip
+) -> Result:
     """Write the weights of a run's newest checkpoint (`best`: of a search's best trial) as safetensors, and a config.
 
     Returns the `folder` that `load_exported` takes, and the step.
@@ -206,9 +308,14 @@ def export(
 
 @checked
 def predict(
-    name: str | Path, *files: str | Path, top: int | None = None, best: bool = False, runs_dir: str | Path = "runs",
-    families: Sequence[str | Path] = (), progress: bool = False,
-) -> Result:  # fmt: skip
+    name: str | Path,
+    *files: str | Path,
+    top: int | None = None,
+    best: bool = False,
+    runs_dir: str | Path = "runs",
+    families: Sequence[str | Path] = (),
+    progress: bool = False,
+) -> Result:
     """What a classifier takes images for: files, and all images in folders, in natural order.
 
     `name` is a run, a trial as `SEARCH/0007`, with `best` a search, or a folder that `export` wrote. Returns `classes`,
@@ -239,9 +346,13 @@ def load_exported(folder: str | Path, *, families: Sequence[str | Path] = ()) ->
 
 @checked
 def report(
-    *names: str | Path, out: str | Path | None = None, single_file: bool = False, watch: bool = False,
-    runs_dir: str | Path = "runs", progress: bool = False,
-) -> Result:  # fmt: skip
+    *names: str | Path,
+    out: str | Path | None = None,
+    single_file: bool = False,
+    watch: bool = False,
+    runs_dir: str | Path = "runs",
+    progress: bool = False,
+) -> Result:
     """Write one page over searches or runs. `watch` returns when nothing of it is worked on any more.
 
     Returns its path (`page`) and size (`bytes`), the files with its data, and what was left out.
@@ -253,9 +364,7 @@ def report(
 
 
 @checked
-def runs(
-    *names: str | Path, remove: bool = False, dry_run: bool = False, runs_dir: str | Path = "runs"
-) -> Result:  # fmt: skip
+def runs(*names: str | Path, remove: bool = False, dry_run: bool = False, runs_dir: str | Path = "runs") -> Result:
     """All runs and searches, those that are named, or the trials of a search; `remove` removes those that are named,
     with `dry_run` only says which.
 
@@ -278,9 +387,13 @@ def stop(
 
 @checked
 def logs(
-    name: str | Path, *, rank: int | None = None, follow: bool = False, address: str | None = None,
+    name: str | Path,
+    *,
+    rank: int | None = None,
+    follow: bool = False,
+    address: str | None = None,
     runs_dir: str | Path = "runs",
-) -> Iterator[str]:  # fmt: skip
+) -> Iterator[str]:
     """What the workers of a run print, or the job of a cluster's dashboard at `address`, piece by piece.
 
     `follow` goes on until the run or the job has ended.
@@ -301,17 +414,26 @@ def logs(
 
 @checked
 def submit(
-    verb: str, family: str | None = None, *, address: str | None = None, install: bool = False, follow: bool = False,
-    unchecked: bool = False, progress: bool = False, **words: Any,
-) -> Result:  # fmt: skip
+    verb: str,
+    family: str | None = None,
+    *,
+    address: str | None = None,
+    install: bool = False,
+    follow: bool = False,
+    unchecked: bool = False,
+    progress: bool = False,
+    **words: Any,
+) -> Result:
     """Let a Ray cluster carry out "train" or "search" as a job; `words` are what `train` or `search` itself takes.
 
     Returns the name of the job. `follow` prints what the job prints, and returns how it `ended` as well.
     """
     if verb not in SENT:
         raise TroupeError(Problem("unknown-verb", verb, f"submit carries out {' or '.join(SENT)}"), WORDS)
-    known = {("search_seed" if verb == "search" and name == "seed" else name): option for name, option in
-             ((_name_of(option), option) for option in VERBS[verb].options)}  # fmt: skip
+    known = {
+        ("search_seed" if verb == "search" and name == "seed" else name): option
+        for name, option in ((_name_of(option), option) for option in VERBS[verb].options)
+    }
     options = {name: value for name, value in words.items() if name in known and value is not None}
     if problems := [one for name, value in options.items() if (one := _mistyped(name, known[name], value))]:
         raise TroupeError(problems, WORDS)
@@ -346,15 +468,28 @@ def jobs(*, address: str | None = None) -> Result:
 
 @checked
 def check(
-    family: str | None = None, *, address: str | None = None, runs_dir: str | Path = "runs",
-    data_dir: str | Path = DATA_DIR, families: Sequence[str | Path] = (), progress: bool = False, **settings: Any,
-) -> Result:  # fmt: skip
+    family: str | None = None,
+    *,
+    address: str | None = None,
+    runs_dir: str | Path = "runs",
+    data_dir: str | Path = DATA_DIR,
+    families: Sequence[str | Path] = (),
+    progress: bool = False,
+    **settings: Any,
+) -> Result:
     """Look whether this machine, or the Ray cluster at `address`, has what a run needs.
 
     Returns the `findings`, and how many of them are `wrong`; these raise nothing.
     """
-    words = _said("check", [family], {key: show_value(value) for key, value in settings.items()}, address=address,
-                  runs_dir=runs_dir, data_dir=data_dir, families=families)  # fmt: skip
+    words = _said(
+        "check",
+        [family],
+        {key: show_value(value) for key, value in settings.items()},
+        address=address,
+        runs_dir=runs_dir,
+        data_dir=data_dir,
+        families=families,
+    )
     return _result(words, progress)
 
 

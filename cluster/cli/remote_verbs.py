@@ -48,8 +48,14 @@ def stop(address: str, name: str, say: Callable[[str], None]) -> Answer:
     stopped = dashboard.reach(address).stop(name, say)
     job = {key: value for key, value in stopped.items() if key not in ("saved", "resume")}
     finished, saved = stopped["state"] == "SUCCEEDED", stopped["saved"]
-    result = {"name": job["name"], "job": job, "finished": finished, "saved": saved, "step": None,
-              "resume": stopped["resume"]}  # fmt: skip
+    result = {
+        "name": job["name"],
+        "job": job,
+        "finished": finished,
+        "saved": saved,
+        "step": None,
+        "resume": stopped["resume"],
+    }
     problem = Problem("not-saved", job["name"], dashboard.why(stopped))
     if saved:
         return Answer(result, f"{sentence(problem)}; go on with `{stopped['resume']}`")
@@ -76,13 +82,22 @@ def submit(said: Words, progress: Progress) -> Answer | None:
     own_space = inner.options.get("space", "none") != "none"
     sent = submission.submit(
         submission.SubmitCommand(
-            address, inner.verb, family, inner.again("name", "families", "config", *(["space"] if own_space else [])),
-            inner.options.get("name"), inner.options.get("resume"), inner.families,
+            address,
+            inner.verb,
+            family,
+            inner.again("name", "families", "config", *(["space"] if own_space else [])),
+            inner.options.get("name"),
+            inner.options.get("resume"),
+            inner.families,
             inner.path("config", "") if inner.has("config") else None,
-            inner.path("space", "") if own_space else None, inner.options.get("runs-dir"),
-            commands.to_check(inner), said.has("install"), said.has("unchecked"),
-        ), progress.say,
-    )  # fmt: skip
+            inner.path("space", "") if own_space else None,
+            inner.options.get("runs-dir"),
+            commands.to_check(inner),
+            said.has("install"),
+            said.has("unchecked"),
+        ),
+        progress.say,
+    )
     if not said.has("follow"):
         return Answer({**sent, "ended": None}, submission.text(sent))
     progress.line(submission.text(sent))

@@ -84,10 +84,14 @@ def evaluate(said: Words, progress: Progress) -> Answer | None:
     from cluster.inspection import evaluate
 
     wanted = evaluate.EvaluateCommand(
-        said.names[0] if said.names else "", said.settings, said.path("weights", "") if said.has("weights") else None,
-        commands.runs_of(said, said.names, checkpoints=True), said.path("data-dir", DATA_DIR), said.families,
+        said.names[0] if said.names else "",
+        said.settings,
+        said.path("weights", "") if said.has("weights") else None,
+        commands.runs_of(said, said.names, checkpoints=True),
+        said.path("data-dir", DATA_DIR),
+        said.families,
         said.path("out", "") if said.has("out") else None,
-    )  # fmt: skip
+    )
     if said.problems:
         if wanted.name:
             commands.add_problems(said, lambda: evaluate.prepare(wanted))
@@ -101,8 +105,10 @@ def sample(said: Words, progress: Progress) -> Answer | None:
     from cluster.inspection import manage_runs
 
     count, seed, top = (
-        said.number("count", 64, 1, 100_000), said.number("seed", 0, 0, 2**63 - 1), said.number("top", 1, 1, 1000)
-    )  # fmt: skip
+        said.number("count", 64, 1, 100_000),
+        said.number("seed", 0, 0, 2**63 - 1),
+        said.number("top", 1, 1, 1000),
+    )
     runs = commands.runs_of(said, said.names, checkpoints=True)
     if said.problems:
         if said.names and said.settings:
@@ -114,12 +120,14 @@ def sample(said: Words, progress: Progress) -> Answer | None:
     if said.has("top"):
         from cluster.inspection import best_trials
 
-        result = best_trials.sample_top(said.names[0], runs, said.families, said.settings, top, count, seed, out,
-                                 said.path("data-dir", DATA_DIR))  # fmt: skip
+        result = best_trials.sample_top(
+            said.names[0], runs, said.families, said.settings, top, count, seed, out, said.path("data-dir", DATA_DIR)
+        )
         of = f"samples each of {', '.join(trial['name'] for trial in result['trials'])}"
     else:
-        result = manage_runs.sample(said.names[0], runs, said.families, said.settings, count, seed, out,
-                            said.path("data-dir", DATA_DIR))  # fmt: skip
+        result = manage_runs.sample(
+            said.names[0], runs, said.families, said.settings, count, seed, out, said.path("data-dir", DATA_DIR)
+        )
         of = f"samples of step {result['step']}"
     lines = [f"{result['file']}: {result['count']} {of}", *(f"  note: {note}" for note in result["notes"])]
     return Answer(result, "\n".join(lines))
@@ -165,9 +173,12 @@ def report(said: Words, progress: Progress) -> Answer | None:
     if said.problems:
         return None
     wanted = make_report.ReportCommand(
-        tuple(said.names), said.path("out", "") if said.has("out") else None, said.has("single-file"),
-        said.has("watch"), commands.runs_of(said, said.names or None),
-    )  # fmt: skip
+        tuple(said.names),
+        said.path("out", "") if said.has("out") else None,
+        said.has("single-file"),
+        said.has("watch"),
+        commands.runs_of(said, said.names or None),
+    )
     result = make_report.carry_out(wanted, progress.say)
     return Answer(result, "\n".join(make_report.text({**result, "page": from_here(result["page"])})))
 
@@ -247,9 +258,13 @@ def check(said: Words, progress: Progress) -> Answer | None:
         return None
     address = said.options.get("address", "")
     wanted = preflight.CheckCommand(
-        address or None, said.names[0] if said.names else None, said.settings, commands.runs_of(said, []),
-        said.path("data-dir", DATA_DIR), said.families,
-    )  # fmt: skip
+        address or None,
+        said.names[0] if said.names else None,
+        said.settings,
+        commands.runs_of(said, []),
+        said.path("data-dir", DATA_DIR),
+        said.families,
+    )
     if address.startswith(("http://", "https://")):
         there = said.options.get("runs-dir", "")
         if not os.path.isabs(there) and not bucket.is_address(there):
@@ -311,8 +326,10 @@ def dry_run(resolved: dict[str, Any]) -> Answer:
     parts = [f"{key}: {value}" for key, value in resolved.items() if isinstance(value, str)]
     parts += [f"memory: {resolved['memory']['told']}"] if "memory" in resolved else []
     parts += [f"{key} = {show_value(value)}" for key, value in resolved["settings"].items()]
-    for course, title in (("schedule", "learning rate over the run, as a part of its peak"),
-                          ("momentum", "momentum over the run")):  # fmt: skip
+    for course, title in (
+        ("schedule", "learning rate over the run, as a part of its peak"),
+        ("momentum", "momentum over the run"),
+    ):
         if course in resolved:
             from trainers.drawing.plots import sparkline
 

@@ -87,9 +87,16 @@ def _asked(visible: str | None) -> Gpus:
     """What torch itself says, in a process of its own: this one stays light, and may be forked."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", PROBE], capture_output=True, text=True, encoding="utf-8", errors="replace",
-            env={**os.environ, **search_path()}, stdin=subprocess.DEVNULL, timeout=WAITS.gpu_asked, check=False,
-        )  # fmt: skip
+            [sys.executable, "-c", PROBE],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **search_path()},
+            stdin=subprocess.DEVNULL,
+            timeout=WAITS.gpu_asked,
+            check=False,
+        )
         count, why = json.loads(done.stdout.strip().splitlines()[-1])
         return Gpus(int(count), str(why))
     except subprocess.TimeoutExpired:

@@ -51,9 +51,10 @@ def _handlers() -> dict[signal.Signals, Any]:
     before = {number: signal.getsignal(number) for number in ASKED}
     mine = (signal.SIG_DFL, _interrupt)
     return {
-        number: signal.SIG_DFL if handler is None else handler for number, handler in before.items()
+        number: signal.SIG_DFL if handler is None else handler
+        for number, handler in before.items()
         if handler != signal.SIG_IGN and (number in ALWAYS or handler in mine)
-    }  # fmt: skip
+    }
 
 
 def _is_new() -> bool:

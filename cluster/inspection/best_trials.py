@@ -41,9 +41,16 @@ def export_best(name: str, runs: Path, families: Sequence[Path], out: Path) -> d
 
 
 def sample_top(
-    name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], top: int, count: int, seed: int,
-    out: Path | None, data_dir: Path,
-) -> dict[str, Any]:  # fmt: skip
+    name: str,
+    runs: Path,
+    families: Sequence[Path],
+    words: Mapping[str, Any],
+    top: int,
+    count: int,
+    seed: int,
+    out: Path | None,
+    data_dir: Path,
+) -> dict[str, Any]:
     """Samples of the best trials from the same noise, one below the other in one picture, or one file of texts."""
     search, best = best_of(runs, name, top)
     sheets: list[tuple[str, Any]] = []

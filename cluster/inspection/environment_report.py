@@ -26,13 +26,21 @@ def facts() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else None
     return {
-        "troupe": __version__, "python": platform.python_version(), "executable": sys.executable,
-        "system": platform.platform(), "processor": processor.name(), "processor_kind": processor.kind(),
-        "cores": hardware.cores(), "few_cores": hardware.why_few_cores(), "gpus": hardware.gpus(),
-        "no_gpu": hardware.why_no_gpu(), "memory": memory, "shared_memory_free": shared,
+        "troupe": __version__,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "system": platform.platform(),
+        "processor": processor.name(),
+        "processor_kind": processor.kind(),
+        "cores": hardware.cores(),
+        "few_cores": hardware.why_few_cores(),
+        "gpus": hardware.gpus(),
+        "no_gpu": hardware.why_no_gpu(),
+        "memory": memory,
+        "shared_memory_free": shared,
         "libraries": {name: _version(name) for name in LIBRARIES},
         "variables": {name: os.environ[name] for name in names},
-    }  # fmt: skip
+    }
 
 
 def text(found: Mapping[str, Any]) -> str:

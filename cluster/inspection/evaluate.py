@@ -103,9 +103,7 @@ def prepare(command: EvaluateCommand) -> Prepared:
     return Prepared(family, settled, weights, learned, tuple(notes), part, newest)
 
 
-def compared(
-    learned: Mapping[str, Any], config: Config, data: Any, part: str
-) -> tuple[bool, list[Problem], list[str]]:  # fmt: skip
+def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -> tuple[bool, list[Problem], list[str]]:
     """Whether the weights surely never saw the samples to evaluate on; what forbids to; and what else differs.
 
     Samples are the same where source, size and fingerprint are; a part is held out where the run did not learn from it.

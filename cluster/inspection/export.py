@@ -40,11 +40,17 @@ def _export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[
         for network, part in {**state["networks"], **state["ema"]}.items()
         for key, tensor in part.items()
     } | {f"kept.{name}": tensor.contiguous() for name, tensor in state.get("kept", {}).items()}
-    config = {"family": stored["family"], "settings": stored["settings"], "facts": _plain(family.facts),
-              "data": stored.get("data"), "from": stored.get("from"),
-              "learned_before": stored.get("learned_before", []), "families": stored.get("families", []),
-              "step": state["step"],
-              "versions": stored["versions"]}  # fmt: skip
+    config = {
+        "family": stored["family"],
+        "settings": stored["settings"],
+        "facts": _plain(family.facts),
+        "data": stored.get("data"),
+        "from": stored.get("from"),
+        "learned_before": stored.get("learned_before", []),
+        "families": stored.get("families", []),
+        "step": state["step"],
+        "versions": stored["versions"],
+    }
     if (expected := family.config.expects(config["facts"])) is not None:
         config["input"] = expected
     others = [name for name in EXPORTED if os.path.lexists(out / name)]

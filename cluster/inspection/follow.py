@@ -67,11 +67,17 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> Answer:
     with contextlib.suppress(OSError):  # it stays, for others who asked too; whoever goes on clears it away
         saved = (path / STOP_FILE).read_text(encoding="utf-8") == SAVED  # its owner says so
     newest = checkpoint.newest_whole(RunFolder(path).checkpoints) if not whole else None
-    return _answer({
-        "name": name, "job": None, "finished": _finished(path, whole), "saved": saved,
-        "step": checkpoint.place_of(newest.name)[0] if newest is not None else None,
-        "resume": f"troupe {'search' if whole else 'train'} --resume {name}",
-    }, whole)  # fmt: skip
+    return _answer(
+        {
+            "name": name,
+            "job": None,
+            "finished": _finished(path, whole),
+            "saved": saved,
+            "step": checkpoint.place_of(newest.name)[0] if newest is not None else None,
+            "resume": f"troupe {'search' if whole else 'train'} --resume {name}",
+        },
+        whole,
+    )
 
 
 def _finished(path: Path, whole: bool) -> bool:

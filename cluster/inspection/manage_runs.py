@@ -62,9 +62,13 @@ def _search_row(path: Path) -> dict[str, Any]:
     ended = sum(trial.state not in leaderboard.OPEN for trial in search.trials)
     state = "searching" if search.working else ("stopped" if ended < len(search.trials) else "finished")
     return {
-        "family": search.told["family"], "data": search.told["fixed"].get("data"), "state": state,
-        "trials": len(search.trials), "trials_ended": ended, "seconds": search.told["seconds"],
-    }  # fmt: skip
+        "family": search.told["family"],
+        "data": search.told["fixed"].get("data"),
+        "state": state,
+        "trials": len(search.trials),
+        "trials_ended": ended,
+        "seconds": search.told["seconds"],
+    }
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
@@ -86,11 +90,15 @@ def _run_row(folder: RunFolder) -> dict[str, Any]:
         step, seconds = int(result["steps"]), max(seconds, float(result.get("seconds", 0)))
     restarts = folder.read_restarts()
     return {
-        "family": stored["family"], "data": stored["settings"].get("data"),
+        "family": stored["family"],
+        "data": stored["settings"].get("data"),
         "state": "finished" if result else ("working" if folder.working else "stopped"),
-        "step": step, "steps": stored["settings"]["steps"], "seconds": seconds, "restarts": len(restarts),
+        "step": step,
+        "steps": stored["settings"]["steps"],
+        "seconds": seconds,
+        "restarts": len(restarts),
         "note": "; ".join(filter(None, [*damaged, _restarted(restarts)])) or None,
-    }  # fmt: skip
+    }
 
 
 def _restarted(rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -133,9 +141,15 @@ def asked_of(name: str, runs: Path, families: Sequence[Path], words: Mapping[str
 
 
 def sample(
-    name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], count: int, seed: int, out: Path | None,
+    name: str,
+    runs: Path,
+    families: Sequence[Path],
+    words: Mapping[str, Any],
+    count: int,
+    seed: int,
+    out: Path | None,
     data_dir: Path,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Draw samples from a run's newest checkpoint, and write them as one PNG, or as one file of texts."""
     asked = asked_of(name, runs, families, words, count)
     folder, samples, told = samples_of(name, runs, families, asked, seed, data_dir)
@@ -260,8 +274,11 @@ def list_packed(data_dir: Path) -> list[dict[str, Any]]:
 def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
     """Remove the packed copies of a folder of images."""
     wanted = str(expanded(source.removeprefix("imagefolder:")).resolve())
-    found = [(count, folder) for known, count, folder in imagefolder.cached(data_dir)
-             if str(known) in (source, wanted) or shown(known) == source]  # fmt: skip
+    found = [
+        (count, folder)
+        for known, count, folder in imagefolder.cached(data_dir)
+        if str(known) in (source, wanted) or shown(known) == source
+    ]
     if not found:
         hint = "`troupe datasets` lists them"
         raise TroupeError(Problem("unknown-data", "--remove", "no packed copy of it", hint, source), WORDS)

@@ -51,9 +51,13 @@ def carry_out(command: PredictCommand, shows: Callable[[str], None] = lambda wha
 
 @fresh
 def _predicted(
-    command: PredictCommand, name: str, folder: Path | None, expected: Mapping[str, Any], files: Files,
+    command: PredictCommand,
+    name: str,
+    folder: Path | None,
+    expected: Mapping[str, Any],
+    files: Files,
     shows: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     with alone():
         if folder is None:
             _, stored, state, family = manage_runs.opened(name, command.runs_dir, command.families)
@@ -69,17 +73,28 @@ def _predicted(
                 found = _probabilities(family, networks, [image for _, image in seen])
                 rows += [_row(file, classes, own, command.top) for (file, _), own in zip(seen, found, strict=True)]
     return {
-        "name": name, "family": stored["family"], "classes": list(classes), "predictions": rows,
-        "unreadable": unreadable, "passed_over": dict(files.passed), "notes": _notes(family, stored, command.families),
-    }  # fmt: skip
+        "name": name,
+        "family": stored["family"],
+        "classes": list(classes),
+        "predictions": rows,
+        "unreadable": unreadable,
+        "passed_over": dict(files.passed),
+        "notes": _notes(family, stored, command.families),
+    }
 
 
 def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any]]:
     """The run, or the exported folder, and what it expects of an image. Raises TroupeError with all problems."""
-    problems = [Problem("missing-file", shown(file), "no such file or folder") for file in command.files
-                if not os.path.exists(file)]  # fmt: skip
-    problems += [Problem("missing-file", shown(file), "is neither a file nor a folder") for file in command.files
-                 if os.path.exists(file) and not (file.is_file() or file.is_dir())]  # fmt: skip
+    problems = [
+        Problem("missing-file", shown(file), "no such file or folder")
+        for file in command.files
+        if not os.path.exists(file)
+    ]
+    problems += [
+        Problem("missing-file", shown(file), "is neither a file nor a folder")
+        for file in command.files
+        if os.path.exists(file) and not (file.is_file() or file.is_dir())
+    ]
     if not command.files:
         problems.append(Problem("missing", "predict", "needs a file or a folder"))
     if command.top is not None and command.top < 1:
@@ -125,8 +140,9 @@ def find(named: Sequence[Path]) -> Files:
             continue
         found = listing.look_through(path)
         passed.update(found.passed)
-        within = sorted((Path(image.path) for image in found.images),
-                        key=lambda inside: [natural(part) for part in inside.parts])  # fmt: skip
+        within = sorted(
+            (Path(image.path) for image in found.images), key=lambda inside: [natural(part) for part in inside.parts]
+        )
         images.update(dict.fromkeys(path / inside for inside in within))
         if not within:
             known = ", ".join(decoding.extensions())
@@ -165,8 +181,17 @@ def _probabilities(family: Any, networks: Mapping[str, Any], images: Sequence[An
     wide = family.config.precision == "float64"
     tensor = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     count = len(images)
-    microbatch = MicroBatch({"images": tensor}, range(count), [0] * count, 0, 0, count, torch.device("cpu"),
-                            torch.float64 if wide else torch.float32, torch.default_generator)  # fmt: skip
+    microbatch = MicroBatch(
+        {"images": tensor},
+        range(count),
+        [0] * count,
+        0,
+        0,
+        count,
+        torch.device("cpu"),
+        torch.float64 if wide else torch.float32,
+        torch.default_generator,
+    )
     with torch.inference_mode(), computing_in(family.config.precision, "cpu"):
         found: list[list[float]] = family.predict(networks, microbatch).double().tolist()
     return found
@@ -177,9 +202,11 @@ def _row(file: Path, classes: Sequence[str], found: Sequence[float], top: int | 
     ranked = sorted(range(len(found)), key=lambda place: -found[place])
     places = range(len(found)) if top is None else ranked[:top]
     return {
-        "file": shown(file), "class": classes[ranked[0]], "probability": found[ranked[0]],
+        "file": shown(file),
+        "class": classes[ranked[0]],
+        "probability": found[ranked[0]],
         "probabilities": {classes[place]: found[place] for place in places},
-    }  # fmt: skip
+    }
 
 
 def _notes(family: Any, stored: Mapping[str, Any], families: Sequence[Path]) -> list[str]:
@@ -188,8 +215,10 @@ def _notes(family: Any, stored: Mapping[str, Any], families: Sequence[Path]) -> 
     if "original_size" in stored["facts"] or (source is not None and source.takes_path):
         return []
     size = stored["facts"]["image_size"]
-    return [f"how data={family.config.data} brings images to their size is not known here; files were resized to "
-            f"{size}x{size}"]  # fmt: skip
+    return [
+        f"how data={family.config.data} brings images to their size is not known here; files were resized to "
+        f"{size}x{size}"
+    ]
 
 
 def text(result: Mapping[str, Any], top: int | None) -> str:

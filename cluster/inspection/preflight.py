@@ -243,9 +243,13 @@ def _unwritable(runs: Path) -> Problem | None:
 
 
 def _of_node(
-    name: str, offset: float, told: Mapping[str, Any], here: Mapping[str, Any], command: CheckCommand,
+    name: str,
+    offset: float,
+    told: Mapping[str, Any],
+    here: Mapping[str, Any],
+    command: CheckCommand,
     config: Config | None,
-) -> Iterator[Finding]:  # fmt: skip
+) -> Iterator[Finding]:
     for problem in connection.other_versions(here, told):
         yield wrong(name, problem)
     if told["missing"]:
@@ -314,8 +318,10 @@ def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
     speakers = [speaker.options(scheduling_strategy=_at(node)).remote() for node, _ in places]
     try:
         address, port = ray.get(speakers[0].where.remote(), timeout=WAITS.check_of_nodes)
-        asked = [one.speak.remote(rank, len(places), address, port, gpu)
-                 for rank, (one, (_, gpu)) in enumerate(zip(speakers, places, strict=True))]  # fmt: skip
+        asked = [
+            one.speak.remote(rank, len(places), address, port, gpu)
+            for rank, (one, (_, gpu)) in enumerate(zip(speakers, places, strict=True))
+        ]
         seconds = ray.get(asked, timeout=WAITS.check_of_nodes)
     except Exception as error:
         reason = f"the {'GPUs' if gpus else 'nodes'} do not reach one another ({last_line(error)})"

@@ -71,9 +71,7 @@ def prepare(command: VerifyCommand) -> list[tuple[str, Config]]:
     return configs
 
 
-def variants(
-    tiny: Mapping[str, Mapping[str, Any]], said: Mapping[str, Any]
-) -> dict[str, Mapping[str, Any]]:  # fmt: skip
+def variants(tiny: Mapping[str, Mapping[str, Any]], said: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """A family's small variants; those named after a setting that the command gives are one, of that name."""
     chosen: dict[str, Mapping[str, Any]] = {}
     for name, settings in tiny.items():

@@ -68,11 +68,18 @@ class Dashboard:
             if "run" not in told or "troupe" not in told:
                 continue
             began, ended = (stamp / 1000 if stamp else None for stamp in (details.start_time, details.end_time))
-            jobs.append({
-                "name": told["run"], "job": details.submission_id, "verb": told.get("verb", "train"),
-                "state": details.status.value, "began": began, "ended": ended,
-                "message": (details.message or "").strip(), "exit_code": details.driver_exit_code,
-            })  # fmt: skip
+            jobs.append(
+                {
+                    "name": told["run"],
+                    "job": details.submission_id,
+                    "verb": told.get("verb", "train"),
+                    "state": details.status.value,
+                    "began": began,
+                    "ended": ended,
+                    "message": (details.message or "").strip(),
+                    "exit_code": details.driver_exit_code,
+                }
+            )
         return sorted(jobs, key=lambda job: job["began"] or 0.0)
 
     def job(self, name: str) -> dict[str, Any]:
@@ -176,8 +183,18 @@ def rows(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         took = duration((job["ended"] or time.time()) - job["began"]) if job["began"] else "-"
         why = job["message"].splitlines()[0] if job["message"] and job["state"] in ("PENDING", "FAILED") else ""
         code = "" if job["exit_code"] is None else str(job["exit_code"])
-        shown.append({"name": job["name"], "job": job["job"], "verb": job["verb"], "state": job["state"].lower(),
-                      "since": began, "time": took, "exit code": code, "": why})  # fmt: skip
+        shown.append(
+            {
+                "name": job["name"],
+                "job": job["job"],
+                "verb": job["verb"],
+                "state": job["state"].lower(),
+                "since": began,
+                "time": took,
+                "exit code": code,
+                "": why,
+            }
+        )
     return shown
 
 

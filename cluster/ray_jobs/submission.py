@@ -96,10 +96,15 @@ def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]
                 reason = "nothing was submitted (--unchecked does not look)"
                 raise TroupeError([*lacks, Problem("not-submitted", reason=reason)], SURROUNDINGS)
         environment["env_vars"][JOB] = "1"
-        job = _sent(client, {
-            "entrypoint": shlex.join(line), "submission_id": _numbered(name, before),
-            "runtime_env": environment, "metadata": {"troupe": __version__, "run": name, "verb": command.verb},
-        })  # fmt: skip
+        job = _sent(
+            client,
+            {
+                "entrypoint": shlex.join(line),
+                "submission_id": _numbered(name, before),
+                "runtime_env": environment,
+                "metadata": {"troupe": __version__, "run": name, "verb": command.verb},
+            },
+        )
     return {"name": name, "job": job, "address": command.address, "bytes": sent}
 
 
@@ -115,8 +120,14 @@ def look(
     """What `troupe check` finds on the cluster, as a job that is forgotten afterwards."""
     patience = TO_INSTALL if "pip" in environment else TO_LOOK
     line = ["python", "-m", "cluster.cli", "check", *words, "--address", "auto", "--json"]
-    job = _sent(client, {"entrypoint": shlex.join(line), "submission_id": f"check-{uuid.uuid4().hex[:12]}",
-                         "runtime_env": dict(environment)})  # fmt: skip
+    job = _sent(
+        client,
+        {
+            "entrypoint": shlex.join(line),
+            "submission_id": f"check-{uuid.uuid4().hex[:12]}",
+            "runtime_env": dict(environment),
+        },
+    )
     begun = told = time.monotonic()
     state = "PENDING"
     try:
@@ -168,9 +179,10 @@ def check(address: str, command: CheckCommand, words: Sequence[str], say: Callab
 def _environment(folder: Path) -> dict[str, Any]:
     """What a job runs with, from what was gathered in a folder."""
     return {
-        "py_modules": [str(folder / package) for package in PACKAGES], "working_dir": str(folder / "with"),
+        "py_modules": [str(folder / package) for package in PACKAGES],
+        "working_dir": str(folder / "with"),
         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(WAITS.job_saves)},
-    }  # fmt: skip
+    }
 
 
 def _families(inside: Sequence[str]) -> list[str]:
@@ -195,12 +207,14 @@ def _sent(client: Dashboard, job: Mapping[str, Any]) -> str:
 def text(sent: Mapping[str, Any]) -> str:
     """A job that was sent, and how it is followed."""
     at = f"--address {sent['address']}"
-    return "\n".join([
-        f"{sent['name']}: submitted; it goes on when this machine is switched off",
-        f"  follow   troupe logs {sent['name']} --follow {at}",
-        f"  state    troupe jobs {at}",
-        f"  stop     troupe stop {sent['name']} {at}",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"{sent['name']}: submitted; it goes on when this machine is switched off",
+            f"  follow   troupe logs {sent['name']} --follow {at}",
+            f"  state    troupe jobs {at}",
+            f"  stop     troupe stop {sent['name']} {at}",
+        ]
+    )
 
 
 def requirements() -> list[str]:

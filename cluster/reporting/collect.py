@@ -73,11 +73,20 @@ def collect(runs: Path, names: Sequence[str]) -> Collected:
     for trial, read in zip(trials, reads, strict=True):
         trial["other"] = {name: value for name, value in read.settings.items() if name not in common}
     page = {
-        "format": 1, "title": ", ".join(title), "made": time.strftime("%Y-%m-%d %H:%M:%S"), "working": working,
-        "groups": groups, "common": common, "method": importance.METHOD,
-        "noise": [name for name in OF_THE_NOISE if name not in _common([read.settings for read in reads if read.grids])
-                  and any(name in read.settings for read in reads if read.grids)],
-    }  # fmt: skip
+        "format": 1,
+        "title": ", ".join(title),
+        "made": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "working": working,
+        "groups": groups,
+        "common": common,
+        "method": importance.METHOD,
+        "noise": [
+            name
+            for name in OF_THE_NOISE
+            if name not in _common([read.settings for read in reads if read.grids])
+            and any(name in read.settings for read in reads if read.grids)
+        ],
+    }
     bulk = {**_curves(trials, reads, groups, left_out), "texts": _texts(trials, reads, left_out)}
     return Collected(page, trials, bulk, folders, reads, working, left_out)
 
@@ -121,10 +130,27 @@ Added = list[tuple[dict[str, Any], Path, Read]]
 def _of_search(search: Search, place: int) -> tuple[dict[str, Any], Added]:
     told = search.told
     group = {
-        "name": search.name, "kind": "search", "working": search.working, "searched": [*told["space"]],
-        **{key: told.get(key) for key in ("family", "metric", "mode", "scheduler", "algorithm", "seed", "seeds",
-                                          "space", "fixed", "seconds", "final")},
-    }  # fmt: skip
+        "name": search.name,
+        "kind": "search",
+        "working": search.working,
+        "searched": [*told["space"]],
+        **{
+            key: told.get(key)
+            for key in (
+                "family",
+                "metric",
+                "mode",
+                "scheduler",
+                "algorithm",
+                "seed",
+                "seeds",
+                "space",
+                "fixed",
+                "seconds",
+                "final",
+            )
+        },
+    }
     if told.get("seeds"):
         group["searched"] = [*told["space"], "seed"]
     added: Added = []
@@ -135,13 +161,25 @@ def _of_search(search: Search, place: int) -> tuple[dict[str, Any], Added]:
             read = read_run(folder) if os.path.exists(folder.settings) or record.state not in OPEN else Read()
             value = _finite(record.value)
             trial = {
-                "id": f"{search.name}/{record.name}", "group": place, "state": record.state, "step": record.step,
-                "steps": record.steps, "value": value, "best": _finite(record.best), "best_step": record.best_step,
-                "seconds": round(record.seconds, 1), "reason": record.reason, "worry": record.worry,
-                "rank": rank if mean is not None else None, "mean": _finite(mean), "spread": _finite(spread),
-                "settings": record.settings, "clones": record.clones,
-                "command": search.command_of(record) + families, "repeats": _about(record),
-            }  # fmt: skip
+                "id": f"{search.name}/{record.name}",
+                "group": place,
+                "state": record.state,
+                "step": record.step,
+                "steps": record.steps,
+                "value": value,
+                "best": _finite(record.best),
+                "best_step": record.best_step,
+                "seconds": round(record.seconds, 1),
+                "reason": record.reason,
+                "worry": record.worry,
+                "rank": rank if mean is not None else None,
+                "mean": _finite(mean),
+                "spread": _finite(spread),
+                "settings": record.settings,
+                "clones": record.clones,
+                "command": search.command_of(record) + families,
+                "repeats": _about(record),
+            }
             added.append((_with_files(trial, folder, read), folder.path, read))
     group["importance"] = _importance(search)
     return group, added
@@ -155,9 +193,15 @@ def _of_runs(folders: Sequence[RunFolder], place: int) -> tuple[dict[str, Any], 
     common = _common([read.settings for read in reads])
     differing = list(dict.fromkeys(name for read in reads for name in read.settings if name not in common))
     group = {
-        "name": f"{family}: {len(folders)} runs" if len(folders) > 1 else folders[0].name, "kind": "runs",
-        "family": family, "metric": metric, "mode": mode, "searched": differing, "working": False, "importance": None,
-    }  # fmt: skip
+        "name": f"{family}: {len(folders)} runs" if len(folders) > 1 else folders[0].name,
+        "kind": "runs",
+        "family": family,
+        "metric": metric,
+        "mode": mode,
+        "searched": differing,
+        "working": False,
+        "importance": None,
+    }
     sign = 1 if mode == "max" else -1
     elsewhere = "" if is_known(family) else "Its family lies outside of the package: add --families PATH."
     added: Added = []
@@ -167,15 +211,24 @@ def _of_runs(folders: Sequence[RunFolder], place: int) -> tuple[dict[str, Any], 
         steps = int(read.settings.get("steps") or 0)
         state = FINISHED if read.result else ("working" if folder.working else "stopped")
         trial = {
-            "id": folder.name, "group": place, "state": state,
-            "step": max((int(row["step"]) for row in read.rows), default=0), "steps": steps,
-            "value": known[-1][1] if known else None, "best": best[1], "best_step": best[0],
+            "id": folder.name,
+            "group": place,
+            "state": state,
+            "step": max((int(row["step"]) for row in read.rows), default=0),
+            "steps": steps,
+            "value": known[-1][1] if known else None,
+            "best": best[1],
+            "best_step": best[0],
             "seconds": round(max((float(row.get("seconds", 0)) for row in read.rows), default=0.0), 1),
-            "reason": "", "worry": read.result.get("worry", ""), "mean": None, "spread": None,
+            "reason": "",
+            "worry": read.result.get("worry", ""),
+            "mean": None,
+            "spread": None,
             "settings": {name: read.settings.get(name) for name in differing},
-            "clones": read.stored.get("clones", []), "command": command_of(family, read.settings),
+            "clones": read.stored.get("clones", []),
+            "command": command_of(family, read.settings),
             "repeats": elsewhere,
-        }  # fmt: skip
+        }
         added.append((_with_files(trial, folder, read), folder.path, read))
     added.sort(key=lambda one: (one[0]["value"] is None, -sign * (one[0]["value"] or 0.0)))
     for rank, (trial, _, _) in enumerate(added, 1):
@@ -186,12 +239,16 @@ def _of_runs(folders: Sequence[RunFolder], place: int) -> tuple[dict[str, Any], 
 def _with_files(trial: dict[str, Any], folder: RunFolder, read: Read) -> dict[str, Any]:
     kinds = {path.suffix[1:] for path in read.grids.values()}
     return {
-        **trial, "grids": list(read.grids), "drawn": "txt" if kinds == {"txt"} else "png",
-        "pictures": [path.stem for path in read.pictures], "real": read.real is not None,
-        "timelapse": read.timelapse is not None, "sessions": read.sessions,
+        **trial,
+        "grids": list(read.grids),
+        "drawn": "txt" if kinds == {"txt"} else "png",
+        "pictures": [path.stem for path in read.pictures],
+        "real": read.real is not None,
+        "timelapse": read.timelapse is not None,
+        "sessions": read.sessions,
         "verdict": {name: _without_long(told) for name, told in read.verdict.items()},
         "folder": folder.name,
-    }  # fmt: skip
+    }
 
 
 def _about(record: TrialRecord) -> str:
@@ -210,8 +267,10 @@ def _importance(search: Search) -> dict[str, Any] | None:
     names = len(search.told["space"])
     warnings = []
     if len(known) < importance.ENOUGH * names:
-        warnings.append(f"{len(known)} trials for {names} settings are too few to tell; at least "
-                        f"{importance.ENOUGH * names} would be needed")  # fmt: skip
+        warnings.append(
+            f"{len(known)} trials for {names} settings are too few to tell; at least "
+            f"{importance.ENOUGH * names} would be needed"
+        )
     if early := sum(trial.state == PRUNED for trial in known):
         warnings.append(f"{early} of them were stopped early: their values are of fewer steps")
     if any(trial.clones for trial in known):
@@ -284,8 +343,11 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first, *others = there
     said = {name: json.dumps(value, sort_keys=True) for name, value in first.items()}
     for other in others:
-        said = {name: word for name, word in said.items()
-                if name in other and json.dumps(other[name], sort_keys=True) == word}  # fmt: skip
+        said = {
+            name: word
+            for name, word in said.items()
+            if name in other and json.dumps(other[name], sort_keys=True) == word
+        }
     return {name: first[name] for name in said}
 
 
@@ -295,12 +357,16 @@ def _finite(value: Any) -> float | None:
 
 def _without_long(told: Mapping[str, Any]) -> dict[str, Any]:
     """Of a verdict: what a table can show."""
-    kept = {key: told[key] for key in ("step", "numbers", "features", "samples", "notes", "judge_accuracy", "ema")
-            if key in told}  # fmt: skip
+    kept = {
+        key: told[key]
+        for key in ("step", "numbers", "features", "samples", "notes", "judge_accuracy", "ema")
+        if key in told
+    }
     numbers = kept.get("numbers")
     if isinstance(numbers, dict):
         kept["numbers"] = {
             name: {side: short(_finite(value), DIGITS) for side, value in sides.items()}
-            for name, sides in numbers.items() if isinstance(sides, dict)
-        }  # fmt: skip
+            for name, sides in numbers.items()
+            if isinstance(sides, dict)
+        }
     return kept

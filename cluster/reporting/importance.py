@@ -46,8 +46,15 @@ def importance(points: Sequence[Mapping[str, Any]], values: Sequence[float]) -> 
                 direction = round(float(np.corrcoef(order, ranks)[0, 1]), 3)
         chance = float(np.quantile(_shares(shuffled, groups, count), 0.95))
         share = float(_shares(ranks[None], groups, count)[0])
-        rows.append({"setting": name, "share": round(share, 4), "chance": round(chance, 4), "groups": count,
-                     "direction": direction})  # fmt: skip
+        rows.append(
+            {
+                "setting": name,
+                "share": round(share, 4),
+                "chance": round(chance, 4),
+                "groups": count,
+                "direction": direction,
+            }
+        )
     return sorted(rows, key=lambda row: (-row["share"], row["setting"]))
 
 

@@ -67,10 +67,14 @@ def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: flo
         atomic_files.write(out / "report.json", json.dumps(atomic_files.finite(told), separators=SEPARATOR) + "\n")
         atomic_files.write(out / "trials.csv", table_of(found))
     return {
-        "page": str(out / "index.html"), "bytes": len(text.encode()), "trials": len(found.trials),
-        "pictures": sum(1 for read in found.reads for _ in files_of(read)), "single_file": single_file,
-        "data": [str(out / "report.json"), str(out / "trials.csv")], "left_out": left_out,
-    }  # fmt: skip
+        "page": str(out / "index.html"),
+        "bytes": len(text.encode()),
+        "trials": len(found.trials),
+        "pictures": sum(1 for read in found.reads for _ in files_of(read)),
+        "single_file": single_file,
+        "data": [str(out / "report.json"), str(out / "trials.csv")],
+        "left_out": left_out,
+    }
 
 
 def _others(out: Path) -> list[str]:
@@ -96,10 +100,18 @@ def render(page: Mapping[str, Any], bulk: Mapping[str, Any], embedded: Mapping[s
     source = resources.files("cluster.reporting").joinpath("static", "template.html").read_text(encoding="utf-8")
     template = environment.from_string(source)
     return template.render(
-        title=page["title"], made=page["made"], nonce=nonce, links=links, version=__version__,
-        style=part("page.css"), script=Markup("\n").join(part(name) for name in SCRIPTS),
-        page=in_script(page), bulk=packed, plotly=_plotly(), pictures=in_script(embedded),
-    )  # fmt: skip
+        title=page["title"],
+        made=page["made"],
+        nonce=nonce,
+        links=links,
+        version=__version__,
+        style=part("page.css"),
+        script=Markup("\n").join(part(name) for name in SCRIPTS),
+        page=in_script(page),
+        bulk=packed,
+        plotly=_plotly(),
+        pictures=in_script(embedded),
+    )
 
 
 def in_script(value: Any) -> Any:
@@ -141,8 +153,23 @@ def table_of(found: Collected) -> str:
     for trial in found.trials:
         group = found.page["groups"][trial["group"]]
         row = {"trial": trial["id"], "of": group["name"], "family": group["family"], "metric": group["metric"]}
-        row |= {name: trial[name] for name in ("rank", "state", "value", "mean", "spread", "best", "best_step", "step",
-                                               "steps", "seconds", "reason", "worry")}  # fmt: skip
+        row |= {
+            name: trial[name]
+            for name in (
+                "rank",
+                "state",
+                "value",
+                "mean",
+                "spread",
+                "best",
+                "best_step",
+                "step",
+                "steps",
+                "seconds",
+                "reason",
+                "worry",
+            )
+        }
         row |= {name: show_value(value) for name, value in {**trial["other"], **trial["settings"]}.items()}
         rows.append({**row, "command": trial["command"]})
     columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -237,11 +237,13 @@ class Driver:
 
     def known(self, config: Config) -> Known:
         """What there is to learn from; opened once for all trials that learn from the same."""
-        key = tuple(getattr(config, name, "auto") for name in
-                    ("data", "image_size", "evaluate_on", "folders", "value_range"))  # fmt: skip
+        key = tuple(
+            getattr(config, name, "auto") for name in ("data", "image_size", "evaluate_on", "folders", "value_range")
+        )
         if key not in self.data:
-            data = open_for(config, self.command.data_dir, self.command.families, self.progress.say,
-                            self.progress.packing)  # fmt: skip
+            data = open_for(
+                config, self.command.data_dir, self.command.families, self.progress.say, self.progress.packing
+            )
             self.data[key] = Known(data)
         return self.data[key]
 
@@ -271,10 +273,12 @@ class Driver:
         """Those that have checkpoints on this machine's disk, or (`there`) may have some in the bucket: the best first,
         those without a value last."""
         return [
-            trial for trial in self.search.in_order()
-            if trial.state in (FINISHED, PRUNED, FAILED) and trial.number not in self.forgotten | self.staying
+            trial
+            for trial in self.search.in_order()
+            if trial.state in (FINISHED, PRUNED, FAILED)
+            and trial.number not in self.forgotten | self.staying
             and (there or checkpoint.all_in(self.search.folder(trial).checkpoints))
-        ]  # fmt: skip
+        ]
 
     def _forget(self, record: TrialRecord, there: bool) -> None:
         """Remove a trial's checkpoints from this machine's disk, and (`there`) from the bucket."""
@@ -339,8 +343,13 @@ def refuse_other_networks(driver: Driver) -> None:
             facts = driver.known(config).facts
             with torch.random.fork_rng([]):
                 networks = family(config.resolved(facts), facts).networks()
-            shapes.append([(part, key, tensor.shape) for part, network in networks.items()
-                           for key, tensor in network.state_dict().items()])  # fmt: skip
+            shapes.append(
+                [
+                    (part, key, tensor.shape)
+                    for part, network in networks.items()
+                    for key, tensor in network.state_dict().items()
+                ]
+            )
         if shapes[0] != shapes[1]:
             reason = "changes the networks, so that no trial could take over another one's weights"
             hint = f"leave it out of --scheduler {told['scheduler']}"
@@ -372,16 +381,30 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
         driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
         progress.say(f"{search.name}: {about_trials(search.told, driver.at_once, each, config.workers, room)}")
         shared = {
-            "folder": str(search.path), "data_dir": str(command.data_dir.resolve()),
-            "families": [str(path) for path in command.families], "metric": search.told["metric"],
+            "folder": str(search.path),
+            "data_dir": str(command.data_dir.resolve()),
+            "families": [str(path) for path in command.families],
+            "metric": search.told["metric"],
             "metrics": [f"eval_{name}" for name in config.metrics_of(driver.known(config).facts)],
-            "runtime_env": dict(used.runtime_env), "bucket": there.address if there is not None else "",
-        }  # fmt: skip
+            "runtime_env": dict(used.runtime_env),
+            "bucket": there.address if there is not None else "",
+        }
         job = tuner.Job(
-            search, prepared.space, driver.next_trial, driver.changed, install, driver.tick, driver.stop_requested,
-            shared, [each] if config.workers == 1 else [{}, *[each] * config.workers], driver.at_once, resolved.steps,
-            int(resolved.evaluate_every) or resolved.log_every, config.max_restarts, progress.say,
-        )  # fmt: skip
+            search,
+            prepared.space,
+            driver.next_trial,
+            driver.changed,
+            install,
+            driver.tick,
+            driver.stop_requested,
+            shared,
+            [each] if config.workers == 1 else [{}, *[each] * config.workers],
+            driver.at_once,
+            resolved.steps,
+            int(resolved.evaluate_every) or resolved.log_every,
+            config.max_restarts,
+            progress.say,
+        )
         driver.died, driver.missing = used.died, used.missing
         restarts = 0
         while True:

@@ -96,18 +96,34 @@ def result_of(found: Search) -> dict[str, Any]:
     points = []
     for group, mean, spread in found.points():
         trials = [
-            {"name": f"{found.name}/{trial.name}", "state": trial.state, "value": trial.value, "step": trial.step,
-             "steps": trial.steps, "best": trial.best, "seconds": round(trial.seconds, 1), "settings": trial.settings,
-             "reason": trial.reason, "code": trial.code, "clones": trial.clones}
+            {
+                "name": f"{found.name}/{trial.name}",
+                "state": trial.state,
+                "value": trial.value,
+                "step": trial.step,
+                "steps": trial.steps,
+                "best": trial.best,
+                "seconds": round(trial.seconds, 1),
+                "settings": trial.settings,
+                "reason": trial.reason,
+                "code": trial.code,
+                "clones": trial.clones,
+            }
             for trial in group
-        ]  # fmt: skip
+        ]
         settings = {name: value for name, value in group[0].settings.items() if name != "seed"}
         points.append({"settings": settings, "mean": mean, "spread": spread, "trials": trials})
     return {
-        "name": found.name, "family": found.told["family"], "folder": str(found.path), "metric": found.told["metric"],
-        "mode": found.told["mode"], "seconds": found.told["seconds"], "points": points,
-        "failed": sum(trial.state == FAILED for trial in found.trials), "final": found.told.get("final"),
-    }  # fmt: skip
+        "name": found.name,
+        "family": found.told["family"],
+        "folder": str(found.path),
+        "metric": found.told["metric"],
+        "mode": found.told["mode"],
+        "seconds": found.told["seconds"],
+        "points": points,
+        "failed": sum(trial.state == FAILED for trial in found.trials),
+        "final": found.told.get("final"),
+    }
 
 
 def text(result: Mapping[str, Any], most: int = 10) -> str:
@@ -127,8 +143,12 @@ def text(result: Mapping[str, Any], most: int = 10) -> str:
     if len(result["points"]) > most:
         lines.append(f"{len(result['points']) - most} more in leaderboard.csv")
     if result["failed"]:
-        reasons = {trial["reason"]: trial["name"] for point in result["points"] for trial in point["trials"]
-                   if trial["state"] == FAILED}  # fmt: skip
+        reasons = {
+            trial["reason"]: trial["name"]
+            for point in result["points"]
+            for trial in point["trials"]
+            if trial["state"] == FAILED
+        }
         lines += ["", f"{result['failed']} failed:", *(f"  {name}: {reason}" for reason, name in reasons.items())]
     if result["final"]:
         told = ", ".join(f"{name} {value:.4g}" for name, value in result["final"]["metrics"].items())
@@ -191,12 +211,17 @@ def _final(found: Search, prepared: Prepared, command: SearchCommand, progress: 
     resumes = (command.runs_dir / name / "settings.json").exists()
     result = launch(
         TrainCommand(
-            None if resumes else found.told["family"], None if resumes else settings, None if resumes else name,
-            name if resumes else None, address=command.address, runs_dir=command.runs_dir, data_dir=command.data_dir,
+            None if resumes else found.told["family"],
+            None if resumes else settings,
+            None if resumes else name,
+            name if resumes else None,
+            address=command.address,
+            runs_dir=command.runs_dir,
+            data_dir=command.data_dir,
             families=command.families,
         ),
         progress,
-    )  # fmt: skip
+    )
     metrics = {key: value for key, value in result["metrics"].items() if key.startswith("eval_")}
     found.told["final"] = {"run": name, "of": f"{found.name}/{best.name}", "metrics": metrics}
     found.write(lasting=True)
@@ -237,10 +262,15 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
     )
     values = config.model_dump()
     return {
-        **told, "fixed": {name: values[name] for name in told["fixed"]}, "name": found.name, "at_once": at_once,
-        "trials": [trial.settings for trial in left], "lines": lines, "seconds_of_a_trial": round(seconds, 1),
+        **told,
+        "fixed": {name: values[name] for name in told["fixed"]},
+        "name": found.name,
+        "at_once": at_once,
+        "trials": [trial.settings for trial in left],
+        "lines": lines,
+        "seconds_of_a_trial": round(seconds, 1),
         "steps_of_a_trial": steps,
-    }  # fmt: skip
+    }
 
 
 def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchCommand) -> tuple[float, int, int]:
@@ -268,8 +298,12 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchComma
         call += ["--runs-dir", folder, "--data-dir", str(command.data_dir), "--name", "probe", "--json"]
         for path in command.families:
             call += ["--families", str(path)]
-        done = subprocess.run([sys.executable, "-m", "cluster.cli", *call], capture_output=True, text=True,
-                              env={**os.environ, **worker_environment(), **search_path()})  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "cluster.cli", *call],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **worker_environment(), **search_path()},
+        )
         if done.returncode:
             code, why = _why(done.stdout, done.stderr)
             raise TroupeError(Problem(code, reason=f"the first trial cannot be trained: {why}"), RUN_FAILED)

@@ -27,8 +27,13 @@ from trainers.storage import atomic_files, checkpoint
 
 FORMAT = 1
 WAITING, RUNNING, FINISHED, PRUNED, FAILED, INTERRUPTED = (
-    "waiting", "running", "finished", "stopped early", "failed", "interrupted"
-)  # fmt: skip
+    "waiting",
+    "running",
+    "finished",
+    "stopped early",
+    "failed",
+    "interrupted",
+)
 OPEN = (WAITING, RUNNING, INTERRUPTED)  # states from which a trial goes on when the search does
 
 NO_METRIC = "no-metric"  # the code of a trial that does not report the metric: no other trial will
@@ -129,13 +134,20 @@ class Search:
         """A row for each trial, the best first, those without a value last, in the order of their numbers."""
         return [
             {
-                "trial": f"{self.name}/{trial.name}", "state": trial.state, self.told["metric"]: trial.value,
-                "step": trial.step, "steps": trial.steps, "best": trial.best, "best_step": trial.best_step,
-                "seconds": round(trial.seconds, 1), **{k: show_value(v) for k, v in trial.settings.items()},
-                "reason": trial.reason, "worry": trial.worry,
+                "trial": f"{self.name}/{trial.name}",
+                "state": trial.state,
+                self.told["metric"]: trial.value,
+                "step": trial.step,
+                "steps": trial.steps,
+                "best": trial.best,
+                "best_step": trial.best_step,
+                "seconds": round(trial.seconds, 1),
+                **{k: show_value(v) for k, v in trial.settings.items()},
+                "reason": trial.reason,
+                "worry": trial.worry,
             }
             for trial in self.in_order()
-        ]  # fmt: skip
+        ]
 
     def command_of(self, trial: TrialRecord) -> str:
         """The words that repeat a trial; what it took over from others cannot be said in words."""

@@ -93,9 +93,10 @@ def prepare(command: SearchCommand) -> Prepared:
             problems.append(Problem("missing", "search", reason))
         raise TroupeError(problems, WORDS)
     for option, value, known in (
-        ("--scheduler", command.scheduler, SCHEDULERS), ("--algorithm", command.algorithm, ALGORITHMS),
+        ("--scheduler", command.scheduler, SCHEDULERS),
+        ("--algorithm", command.algorithm, ALGORITHMS),
         ("--mode", command.mode, ("max", "min")),
-    ):  # fmt: skip
+    ):
         if value is not None and value not in known:
             reason = f"is none of {', '.join(known)}"
             problems.append(Problem("bad-value", option, reason, meant(value, known), value))
@@ -159,14 +160,23 @@ def prepare(command: SearchCommand) -> Prepared:
     here = [] if command.address else requirements.remarks(first, config)
     _check_room(config, command)
     told = {
-        "family": family, "metric": metric, "mode": command.mode or _mode(kind, metric), "scheduler": scheduler,
-        "algorithm": algorithm, "seed": command.seed, "points": trials, "seeds": list(where.seeds),
-        "space": {name: str(domain) for name, domain in where.domains.items()}, "source": where.source,
+        "family": family,
+        "metric": metric,
+        "mode": command.mode or _mode(kind, metric),
+        "scheduler": scheduler,
+        "algorithm": algorithm,
+        "seed": command.seed,
+        "points": trials,
+        "seeds": list(where.seeds),
+        "space": {name: str(domain) for name, domain in where.domains.items()},
+        "source": where.source,
         "fixed": {name: show_value(value) for name, value in where.fixed.items()},
-        "families": [str(path) for path in command.families], "seconds": 0.0,
-        "max_concurrent": command.max_concurrent, "trials_per_gpu": command.trials_per_gpu,
+        "families": [str(path) for path in command.families],
+        "seconds": 0.0,
+        "max_concurrent": command.max_concurrent,
+        "trials_per_gpu": command.trials_per_gpu,
         "keep_best": command.keep_best,
-    }  # fmt: skip
+    }
     if command.name is not None and creation.is_taken(command.runs_dir / command.name):
         raise run_folder.in_use(command.runs_dir, command.name)
     return Prepared(kind, where, told, config, None, [*notes, *here, *_notes(kind, where, told, words, command)])

@@ -133,9 +133,9 @@ class Optuna:
             warnings.simplefilter("ignore")
             self.study.add_trial(
                 self.optuna.trial.create_trial(
-                    state=outcome, params=params, distributions=self.domains, value=value, intermediate_values=reports,
+                    state=outcome, params=params, distributions=self.domains, value=value, intermediate_values=reports
                 )
-            )  # fmt: skip
+            )
 
     def _domain(self, domain: Any) -> Any:
         """A domain in Optuna's words; choices as words, since Optuna knows no lists."""

@@ -201,8 +201,12 @@ class Trial(tune.Trainable):
                 EventFile(self.folder.path, 0, ".settings").settings(varied, self.shared["metric"])
             with self.folder.driven(patience=10):
                 result = self._here(plan) if int(plan.settings["workers"]) == 1 else self._beside(plan)
-            ended: dict[str, Any] = {"ended": "finished", "step": result["steps"], "result": result,
-                                     "not_made": [*self.decorations.not_made, *result["not_made"]]}  # fmt: skip
+            ended: dict[str, Any] = {
+                "ended": "finished",
+                "step": result["steps"],
+                "result": result,
+                "not_made": [*self.decorations.not_made, *result["not_made"]],
+            }
             if self.shared["metric"] in result["metrics"]:
                 ended[self.shared["metric"]] = result["metrics"][self.shared["metric"]]
         except Stopped:
@@ -253,9 +257,15 @@ class Trial(tune.Trainable):
             return self.group
 
         return supervise(
-            start, settings.max_restarts, settings.hang_after, lambda: self.stopping, Progress(stream=Silence()),  # type: ignore[arg-type]
-            self._report, self._rest, self.folder.note_restart,
-        )  # fmt: skip
+            start,
+            settings.max_restarts,
+            settings.hang_after,
+            lambda: self.stopping,
+            Progress(stream=Silence()),  # type: ignore[arg-type]
+            self._report,
+            self._rest,
+            self.folder.note_restart,
+        )
 
     def _report(self, step: int, row: Mapping[str, float]) -> None:
         """A row of the run. Raises TroupeError where it should hold the metric and does not: none ever will."""
@@ -303,10 +313,11 @@ def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: M
         told = folder.read_settings()
         before = told["settings"]
         clone = {
-            "from": donor.path.name, "step": checkpoint.place_of(copy.name)[0],
+            "from": donor.path.name,
+            "step": checkpoint.place_of(copy.name)[0],
             "left": checkpoint.place_of(mine[-1].name)[0] if mine else 0,
             "changed": {name: [before[name], value] for name, value in varied.items() if before[name] != value},
-        }  # fmt: skip
+        }
         folder.write_settings({**told, "settings": {**before, **varied}, "clones": [*told.get("clones", ()), clone]})
         for old in mine:
             if old != copy:

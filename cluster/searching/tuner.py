@@ -89,9 +89,10 @@ def carry_out(job: Job) -> None:
     pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(living + 1)}  # else a searcher's trials wait for one another
     ownership.left_behind(job.search.path, f"{STORAGE}-*", WHAT)
     with (
-        environment({**VARIABLES, **pending}), warnings.catch_warnings(),
+        environment({**VARIABLES, **pending}),
+        warnings.catch_warnings(),
         ownership.working_folder(job.search.path / STORAGE, WHAT) as storage,
-    ):  # fmt: skip
+    ):
         warnings.simplefilter("ignore")
         from ray import tune
         from ray.tune.search import Searcher
@@ -167,16 +168,25 @@ def carry_out(job: Job) -> None:
         scheduler = _scheduler(job, of_id)
         with contextlib.suppress(Dead):
             tune.run(
-                Trial, name="tune", storage_path=str(storage),
+                Trial,
+                name="tune",
+                storage_path=str(storage),
                 resources_per_trial=tune.PlacementGroupFactory(job.bundles),
                 metric=None if scheduler is not None else search.told["metric"],
                 mode=None if scheduler is not None else search.told["mode"],
-                search_alg=Proposals(), scheduler=scheduler, num_samples=1 << 30, max_concurrent_trials=living,
-                reuse_actors=True, stop=Stop(), callbacks=[Watcher()], verbose=0, max_failures=job.max_restarts,
+                search_alg=Proposals(),
+                scheduler=scheduler,
+                num_samples=1 << 30,
+                max_concurrent_trials=living,
+                reuse_actors=True,
+                stop=Stop(),
+                callbacks=[Watcher()],
+                verbose=0,
+                max_failures=job.max_restarts,
                 raise_on_failed_trial=False,
                 trial_name_creator=lambda trial: of_id[trial.trial_id].name,
                 trial_dirname_creator=lambda trial: of_id[trial.trial_id].name,
-            )  # fmt: skip
+            )
         for record in of_id.values():
             if record.state == RUNNING:
                 record.state = INTERRUPTED
@@ -228,9 +238,12 @@ def _scheduler(job: Job, of_id: Mapping[str, TrialRecord]) -> Any:
                             super().on_trial_result(tune_controller, trial, row)
 
             asha = Remembering(
-                **asked, max_t=job.steps, grace_period=grace(job.steps, job.every), reduction_factor=REDUCTION,
+                **asked,
+                max_t=job.steps,
+                grace_period=grace(job.steps, job.every),
+                reduction_factor=REDUCTION,
                 stop_last_trials=False,
-            )  # fmt: skip
+            )
             for record in search.trials:
                 if record.state in (FINISHED, PRUNED):
                     asha.on_trial_add(None, Ended(record.number, {}))
@@ -245,14 +258,19 @@ def _scheduler(job: Job, of_id: Mapping[str, TrialRecord]) -> Any:
 
             chance = random.Random(told["seed"])
             return Population(
-                **asked, perturbation_interval=interval(job.steps, job.every), log_config=False,
+                **asked,
+                perturbation_interval=interval(job.steps, job.every),
+                log_config=False,
                 custom_explore_fn=lambda config: {**config, **job.space.moved(config, chance)},
-            )  # fmt: skip
+            )
         case "pb2":
             from ray.tune.schedulers.pb2 import PB2
 
-            bounds: dict[str, Any] = {name: [domain.low, domain.high] for name, domain in job.space.domains.items()
-                      if isinstance(domain, Range)}  # fmt: skip
+            bounds: dict[str, Any] = {
+                name: [domain.low, domain.high]
+                for name, domain in job.space.domains.items()
+                if isinstance(domain, Range)
+            }
 
             class Bandits(Unwritten, Accepting, PB2):
                 """Moves settings by what a Gaussian process learned of all trials."""
@@ -260,9 +278,12 @@ def _scheduler(job: Job, of_id: Mapping[str, TrialRecord]) -> Any:
                 last_step = job.steps
 
             return Bandits(
-                **asked, perturbation_interval=interval(job.steps, job.every), log_config=False,
-                hyperparam_bounds=bounds, custom_explore_fn=lambda config: {**config, **_rounded(job.space, config)},
-            )  # fmt: skip
+                **asked,
+                perturbation_interval=interval(job.steps, job.every),
+                log_config=False,
+                hyperparam_bounds=bounds,
+                custom_explore_fn=lambda config: {**config, **_rounded(job.space, config)},
+            )
     return None
 
 

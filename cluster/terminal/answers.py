@@ -31,18 +31,23 @@ class Answer(NamedTuple):
 def as_json(verb: str | None, answer: Answer) -> str:
     """The object that `--json` prints, as docs/json_schema.json describes it."""
     told = {
-        "troupe": __version__, "verb": verb, "exit_code": answer.code, "result": answer.result,
+        "troupe": __version__,
+        "verb": verb,
+        "exit_code": answer.code,
+        "result": answer.result,
         "errors": [problem.as_json() for problem in answer.problems],
-    }  # fmt: skip
+    }
     return json.dumps(known(told), indent=1, allow_nan=False)
 
 
 def as_record(answer: Answer) -> str:
     """The line that a job prints at its end, for whoever looks at what it has printed."""
     told = {
-        "troupe": __version__, "exit_code": answer.code, "saved": answer.saved,
+        "troupe": __version__,
+        "exit_code": answer.code,
+        "saved": answer.saved,
         "errors": [problem.as_json() for problem in answer.problems],
-    }  # fmt: skip
+    }
     return MARK + json.dumps(known(told), allow_nan=False)
 
 

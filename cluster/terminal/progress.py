@@ -164,8 +164,11 @@ def lines_of(result: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
     speed, share, best = result.get("samples_per_second"), result.get("evaluation_share"), result.get("best")
     steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
     watch = f", {result['watch_share']:.1%} on watch" if result.get("watch_share") else ""
-    said_of = [f"{steps} in {duration(result['seconds'])}", f"{speed:.0f} samples/s" if speed else "",
-               f"{share or 0:.1%} of the time in evaluations{watch}" if share or watch else ""]  # fmt: skip
+    said_of = [
+        f"{steps} in {duration(result['seconds'])}",
+        f"{speed:.0f} samples/s" if speed else "",
+        f"{share or 0:.1%} of the time in evaluations{watch}" if share or watch else "",
+    ]
     lines = [f"{result['name']}: " + ", ".join(filter(None, said_of))]
     if result["restarts"]:
         last, count = result["restarts"][-1], len(result["restarts"])
@@ -212,10 +215,18 @@ def rows_of_runs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         far = "-" if row["step"] is None else f"{row['step']}/{row['steps']}"
         far = f"{row['trials_ended']}/{row['trials']} trials" if row["kind"] == "search" else far
         time = "-" if row["seconds"] is None else duration(row["seconds"])
-        shown.append({
-            "name": row["name"], "family": row["family"] or "-", "data": row["data"] or "-", "steps": far,
-            "state": row["state"], "time": time, "size": size(row["bytes"]), "": row["note"] or "",
-        })  # fmt: skip
+        shown.append(
+            {
+                "name": row["name"],
+                "family": row["family"] or "-",
+                "data": row["data"] or "-",
+                "steps": far,
+                "state": row["state"],
+                "time": time,
+                "size": size(row["bytes"]),
+                "": row["note"] or "",
+            }
+        )
     return shown
 
 

@@ -53,9 +53,13 @@ def learned_of(weights: Path) -> Mapping[str, Any]:
 
 
 def refuse_unfit(
-    weights: Path | None, given: str | None, family: str, families: Sequence[Path], config: Config,
+    weights: Path | None,
+    given: str | None,
+    family: str,
+    families: Sequence[Path],
+    config: Config,
     facts: Mapping[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     """Raise TroupeError (exit code 4) where the weights of `--from` do not fit the networks of the run that is to begin
     with them: nothing is started then."""
     if weights is None:

@@ -102,15 +102,27 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
 
 
 def _carried_out(
-    folder: RunFolder, config: Config, stored: Mapping[str, Any], prepared: Prepared, command: TrainCommand,
-    progress: Progress, own_process: bool, report: Report,
-) -> dict[str, Any]:  # fmt: skip
+    folder: RunFolder,
+    config: Config,
+    stored: Mapping[str, Any],
+    prepared: Prepared,
+    command: TrainCommand,
+    progress: Progress,
+    own_process: bool,
+    report: Report,
+) -> dict[str, Any]:
     """A run whose folder is ready and held, to its end."""
     there = bucket.of(folder.path.parent)
     plan = Plan(
-        prepared.family, config.model_dump(), folder.path.resolve(), command.data_dir.resolve(), command.families,
-        stored, stored["data"], there.address if there is not None else "",
-    )  # fmt: skip
+        prepared.family,
+        config.model_dump(),
+        folder.path.resolve(),
+        command.data_dir.resolve(),
+        command.families,
+        stored,
+        stored["data"],
+        there.address if there is not None else "",
+    )
     hint = requirements.hint(config) if not command.address else None
     progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
     progress.say(_samples(config, stored["facts"]))
@@ -158,9 +170,7 @@ def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     return {**shown, "folder": str(folder.path)}
 
 
-def _ended_before(
-    folder: RunFolder, finished: Mapping[str, Any], config: Config, progress: Progress
-) -> dict[str, Any]:  # fmt: skip
+def _ended_before(folder: RunFolder, finished: Mapping[str, Any], config: Config, progress: Progress) -> dict[str, Any]:
     """The result of a run that has made all its steps, whose folder is left as at its end."""
     ended = f"finished before, at step {finished['steps']}; raise steps to go on"
     if finished["steps"] < config.steps:
@@ -175,7 +185,7 @@ def _ended_before(
 
 def _go_on(
     folder: RunFolder, prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand, progress: Progress
-) -> None:  # fmt: skip
+) -> None:
     """Give the folder of a run that goes on its settings of now; nobody else may be working on it."""
     if prepared.stored.get("data") != stored["data"] and not command.allow_changes:
         reason = f"other samples than {folder.name} began with or held out"
@@ -343,9 +353,15 @@ def _on_ray(
             if lost is not None and used.unfit():
                 used.begin_anew()
             placing = Placing(
-                requirements.needs(plan.settings), config.least_workers, config.workers, lost, used, stop_asked,
-                progress.say, command.address is not None,
-            )  # fmt: skip
+                requirements.needs(plan.settings),
+                config.least_workers,
+                config.workers,
+                lost,
+                used,
+                stop_asked,
+                progress.say,
+                command.address is not None,
+            )
             return ActorGroup(plan, used.runtime_env, placing.found(), placing=placing)
 
         return supervise(

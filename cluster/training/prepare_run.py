@@ -119,9 +119,10 @@ def prepare(command: TrainCommand) -> Prepared:
     if family is not None and not (command.resume and not stored):
         try:
             kind = (
-                registry.class_of_run(stored, str(command.resume), command.families) if stored
+                registry.class_of_run(stored, str(command.resume), command.families)
+                if stored
                 else registry.config_class(family, command.families)
-            )  # fmt: skip
+            )
         except TroupeError as error:
             problems += error.problems
         else:
@@ -207,8 +208,10 @@ def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, 
         lost = "gone"
     if not lost:
         return result
-    notes.append(f"{folder.name}: finished at step {result['steps']}, but its last checkpoint is {lost}; going on from "
-                 "the one before, to make it again")  # fmt: skip
+    notes.append(
+        f"{folder.name}: finished at step {result['steps']}, but its last checkpoint is {lost}; going on from "
+        "the one before, to make it again"
+    )
     return None
 
 
@@ -242,8 +245,10 @@ def read_config(path: Path | None, problems: list[Problem], notes: list[str]) ->
         return {}
     if isinstance(read.get("settings"), dict) and "family" in read:
         left = ", ".join(sorted(read.keys() - {"family", "settings", "format", "digest", "since"}))
-        notes.append(f"--config {path}: of a run of {read['family']}; its settings are taken, and nothing else of it"
-                     + (f" ({left})" if left else ""))  # fmt: skip
+        notes.append(
+            f"--config {path}: of a run of {read['family']}; its settings are taken, and nothing else of it"
+            + (f" ({left})" if left else "")
+        )
         settings = dict(read["settings"])
         if settings.get("epochs", "null") != "null":
             settings.pop("steps", None)  # they followed from its data

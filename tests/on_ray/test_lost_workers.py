@@ -13,6 +13,7 @@ from clusters import Cluster
 from commands import FRAGILE, Commands, assert_same_run, checkpoints, lives, process_of, until, until_step
 from tiers import long
 
+from trainers.base.timeouts import WAITS
 from trainers.run_folders.run_folder import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(200)]
@@ -175,6 +176,7 @@ def test_a_second_ctrl_c_ends_all_workers_at_once(troupe: Commands) -> None:
     command.interrupt()
     until(lambda: "saving first" in command.out.read_text(), "the first one is heard")
     assert command.process.poll() is None
+    time.sleep(WAITS.same_request)
     command.interrupt()
     done = command.wait(15)
     assert done.code == 130

@@ -15,7 +15,10 @@ from trainers.families import registry
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 SMALL = {"data": "digits", "steps": 1, "batch_size": 8, "microbatch_size": 4, "ema": 0}
-LARGE = {"wide_resnet": {"widen_factor": "1,2", "depth": "16,22"}}  # the rest of it takes minutes on two cores
+LARGE: dict[str, dict[str, Any]] = {  # the rest of it takes minutes on two cores, and bfloat16 many on some
+    "wide_resnet": {"widen_factor": "1,2", "depth": "16,22"},
+    "cifar_speed": {"precision": "float32", "test_views": "one"},
+}
 QUICK = ("classifier", "dcgan")
 IMAGES = {"dcgan": 32, "wgan": 32, "wgan_gp": 32}
 

@@ -227,6 +227,18 @@ def test_what_is_imported_by_a_name_made_at_run_time_is_known() -> None:
     assert {str(path.relative_to(ROOT)) for path in paths if importing(path)} <= DYNAMIC
 
 
+def test_the_formatter_is_switched_off_at_tables_of_data_only() -> None:
+    """Where a table would be a column of words; at most twenty times."""
+    found = 0
+    for path in files("cluster", "trainers", "searchspaces", "troupe"):
+        lines = path.read_text().splitlines()
+        tables = {node.end_lineno for node in tree_of(path).body if isinstance(node, (ast.Assign, ast.AnnAssign))}
+        skipped = [number for number, line in enumerate(lines, 1) if "fmt: " in line]
+        assert {*skipped} <= tables, path
+        found += len(skipped)
+    assert found <= 20
+
+
 def test_dcgan_stays_short() -> None:
     assert sum(len(path.read_text().splitlines()) for path in files("trainers/families/dcgan")) < 150
 

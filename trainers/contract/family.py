@@ -223,8 +223,11 @@ class Family:
         The means of those sums that have no dimensions, where a family says nothing else. Where it takes long, it calls
         `found.beat` after each piece of work, or its worker would be taken for one that hangs.
         """
-        return {name: float(total) / count if count else float("nan")
-                for name, (total, count) in found.totals.items() if torch.as_tensor(total).dim() == 0}  # fmt: skip
+        return {
+            name: float(total) / count if count else float("nan")
+            for name, (total, count) in found.totals.items()
+            if torch.as_tensor(total).dim() == 0
+        }
 
     def report(self) -> Mapping[str, Any] | None:
         """All that the newest evaluation says, as JSON keeps it, on rank 0; it is written to verdict.json."""

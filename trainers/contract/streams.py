@@ -127,8 +127,9 @@ class Columns:
         import torch
 
         rows = [(place % self.columns, place // self.columns % self.windows) for place in places]
-        spans = [self.text[column, start * self.window : start * self.window + self.window + 1]
-                 for column, start in rows]  # fmt: skip
+        spans = [
+            self.text[column, start * self.window : start * self.window + self.window + 1] for column, start in rows
+        ]
         both = torch.stack(spans)
         begins = torch.tensor([start == 0 for _, start in rows])
         tensors = {"words": both[:, :-1], "next": both[:, 1:], "begins": begins}

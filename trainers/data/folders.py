@@ -53,8 +53,26 @@ WORDS = {
                 "notlabeled", "notlabelled", "withoutlabels", "pred", "predict", "prediction", "predictions"),
 }  # fmt: skip
 PARTS = {word: kind for kind, words in WORDS.items() for word in words}
-FILLERS = ("set", "sets", "data", "dataset", "datasets", "image", "images", "imgs", "img", "pictures", "photos",
-           "samples", "sample", "split", "part", "folder", "subset", "the")  # fmt: skip
+FILLERS = (
+    "set",
+    "sets",
+    "data",
+    "dataset",
+    "datasets",
+    "image",
+    "images",
+    "imgs",
+    "img",
+    "pictures",
+    "photos",
+    "samples",
+    "sample",
+    "split",
+    "part",
+    "folder",
+    "subset",
+    "the",
+)
 
 
 def text_of(path: str) -> str:

@@ -78,8 +78,10 @@ def _looked_at(root: Path, request: Request, value: str) -> Layout:
         raise TroupeError(Problem("no-images", "data", reason, hint, value), SURROUNDINGS)
     layout = arranged(found, value, request.folders)
     lines = [f"files that are no images were passed over: {counted(found.passed)}"] if found.passed else []
-    lines += [f"the {count} images of its folder {shown(name)} are left out: it is neither to learn from nor to test on"
-              for name, count in layout.left_out.items()]  # fmt: skip
+    lines += [
+        f"the {count} images of its folder {shown(name)} are left out: it is neither to learn from nor to test on"
+        for name, count in layout.left_out.items()
+    ]
     if found.links:
         links = [f"{shown(link)} -> {shown(place)}" for link, place in sorted(found.links.items())]
         links[3:] = ["..."] * (len(links) > 3)
@@ -127,17 +129,25 @@ def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evalua
     lost = dict(layout.bare) if layout else {}
     if labels is not None:
         read = np.bincount(labels[codes != splitting.TEST], minlength=len(facts["class_names"]))
-        lost |= {name: "; ".join(["none of its images can be read", *_reasons(facts["lost"].get(name, {}))])
-                 for name, count in zip(facts["class_names"], read, strict=True) if not count}  # fmt: skip
+        lost |= {
+            name: "; ".join(["none of its images can be read", *_reasons(facts["lost"].get(name, {}))])
+            for name, count in zip(facts["class_names"], read, strict=True)
+            if not count
+        }
     everything = Part(images, labels)
     more: dict[str, Any] = {"own_validation": True} if splitting.apart(parts) else {}
     more |= {key: facts[key] for key in ("strays", "learned_too", "value_range") if facts[key]}
     if layout and layout.links:
         more["links"] = layout.links
     return ImageData(
-        everything, everything, rows=(learned, held_out), fingerprint=facts["fingerprint"],
-        class_names=facts["class_names"], lost_classes=lost, facts=more,
-    )  # fmt: skip
+        everything,
+        everything,
+        rows=(learned, held_out),
+        fingerprint=facts["fingerprint"],
+        class_names=facts["class_names"],
+        lost_classes=lost,
+        facts=more,
+    )
 
 
 def _reasons(reasons: Mapping[str, int]) -> list[str]:
@@ -324,7 +334,7 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
         "fingerprint": fingerprint(
             digests, made_of["class_names"], channels, size, *how, *_besides(request.value_range)
         ),
-    }  # fmt: skip
+    }
     np.save(target / "labels.npy", np.array(labels, np.int64))
     np.save(target / "parts.npy", codes)
     report = "".join(f"{shown(one.image.text)}\t{one.reason}\t{shown(one.error)}\n" for one in lost)

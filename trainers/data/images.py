@@ -122,10 +122,14 @@ class ImageData:
     def whole(self) -> ImageData:
         """The same source with all of its images to evaluate on, those to learn from too."""
         train, test = self._given
-        every = train if train is test else Part(
-            np.concatenate([train.images, test.images]),
-            None if train.labels is None or test.labels is None else np.concatenate([train.labels, test.labels]),
-        )  # fmt: skip
+        every = (
+            train
+            if train is test
+            else Part(
+                np.concatenate([train.images, test.images]),
+                None if train.labels is None or test.labels is None else np.concatenate([train.labels, test.labels]),
+            )
+        )
         other = copy.copy(self)
         other.__dict__.pop("_tensors", None)
         other._parts, other._held_out_rows = (train, every), np.arange(len(every.images))

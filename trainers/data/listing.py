@@ -155,8 +155,11 @@ def arranged(found: Found, data: str, folders: str = "auto") -> Layout:
         return Layout(kept, parts, [], strays, {}, _links(found, parts), left_out)
     train = next(name for name, part in parts.items() if part == TRAIN)
     if any(classes for classes, _ in every.values()):
-        _refuse_unlike({name: {path.partition("/")[0] for path in within if "/" in path}
-                        for name, within in inside.items()}, train, data)  # fmt: skip
+        _refuse_unlike(
+            {name: {path.partition("/")[0] for path in within if "/" in path} for name, within in inside.items()},
+            train,
+            data,
+        )
     bare = _bare(found, texts, f"{train}/")
     return Layout(kept, parts, every[train][0], [], bare, _links(found, parts), left_out)
 
@@ -269,12 +272,16 @@ def _bare(found: Found, texts: Sequence[str], part: str) -> dict[str, str]:
     if any("/" not in path for path in paths):
         return {}
     filled = {path.partition("/")[0] for path in paths}
-    kinds = {place.removeprefix(part): kinds for place, kinds in found.holds.items()
-             if place.startswith(part) and place.count("/") == part.count("/")}  # fmt: skip
+    kinds = {
+        place.removeprefix(part): kinds
+        for place, kinds in found.holds.items()
+        if place.startswith(part) and place.count("/") == part.count("/")
+    }
     return {
         shown(name): f"it holds {counted(held)}" if held else "it is empty"
-        for name, held in kinds.items() if name not in filled
-    }  # fmt: skip
+        for name, held in kinds.items()
+        if name not in filled
+    }
 
 
 def _links(found: Found, parts: Mapping[str, str]) -> list[str]:

@@ -26,18 +26,24 @@ class ImageConfig(Config):
 
     checks: ClassVar[tuple[Check, ...]] = (*Config.checks, Check(("value_range",), _black_below_white))
     image_size: int | Literal["auto"] = setting(
-        "auto", "side of the images; auto: the next power of two, 64 for folders", unit="pixels", at_least=8,
-        at_most=1024, network=True,
-    )  # fmt: skip
+        "auto",
+        "side of the images; auto: the next power of two, 64 for folders",
+        unit="pixels",
+        at_least=8,
+        at_most=1024,
+        network=True,
+    )
 
     folders: Literal["auto", "parts", "classes"] = setting(
         "auto", "what the folders of imagefolder:PATH are: parts as train and test, or classes; auto: by their names"
     )
     value_range: Literal["auto", "full"] | tuple[float, float] = setting(
-        "auto", "values of black and white in images of imagefolder:PATH, as 0:4095; auto: all that such files can "
-        "hold; full: the same, and nothing is told where images fill little of it", at_least=-FURTHEST,
+        "auto",
+        "values of black and white in images of imagefolder:PATH, as 0:4095; auto: all that such files can "
+        "hold; full: the same, and nothing is told where images fill little of it",
+        at_least=-FURTHEST,
         at_most=FURTHEST,
-    )  # fmt: skip
+    )
 
     def remarks(self) -> list[str]:
         of_folders = [name for name in ("folders", "value_range") if getattr(self, name) != "auto"]

@@ -41,9 +41,7 @@ def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
     return sources
 
 
-def check_name(
-    data: str, extra: Sequence[Path] = (), learns_from: str = "images", here: bool = True
-) -> Problem | None:  # fmt: skip
+def check_name(data: str, extra: Sequence[Path] = (), learns_from: str = "images", here: bool = True) -> Problem | None:
     """What is wrong with `data=` for a family that learns from such samples, or None. Where it is not read `here`, its
     folder may be missing."""
     sources = all_sources(extra)
@@ -134,8 +132,12 @@ class Joined:
         self.size = max(part.size for part in parts)
         self.held_out = min(part.held_out for part in parts)
         self.fingerprint = hashlib.sha256("+".join(part.fingerprint for part in parts).encode()).hexdigest()
-        self.facts = {"kind": "+".join(part.facts["kind"] for part in parts), "size": self.size,
-                      "held_out": self.held_out, "parts": [dict(part.facts) for part in parts]}  # fmt: skip
+        self.facts = {
+            "kind": "+".join(part.facts["kind"] for part in parts),
+            "size": self.size,
+            "held_out": self.held_out,
+            "parts": [dict(part.facts) for part in parts],
+        }
 
     def to(self, device: Any) -> None:
         for part in self.parts:

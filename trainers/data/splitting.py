@@ -33,8 +33,9 @@ def split(
         found[[row for row, digest in enumerate(digests) if row and int(digest[:8], 16) % 10 == 0]] = TEST
     if not apart(parts):
         rest = np.flatnonzero(found == TRAIN)
-        found[tenth_of_each(digests, labels, rest.tolist()) if labels is not None else
-              rest[validation_rows(len(rest))]] = VALIDATION  # fmt: skip
+        found[
+            tenth_of_each(digests, labels, rest.tolist()) if labels is not None else rest[validation_rows(len(rest))]
+        ] = VALIDATION
     return found
 
 

@@ -37,9 +37,14 @@ class Stacks:
         kinds = int(single.facts["classes"])
         names = tuple(f"{number:0{STACKED}d}" for number in range(kinds**STACKED))
         self.facts: Mapping[str, Any] = {
-            **single.facts, "channels": STACKED, "classes": len(names), "class_names": names, "size": self.size,
-            "held_out": self.held_out, "stacked": STACKED,
-        }  # fmt: skip
+            **single.facts,
+            "channels": STACKED,
+            "classes": len(names),
+            "class_names": names,
+            "size": self.size,
+            "held_out": self.held_out,
+            "stacked": STACKED,
+        }
         self._places = kinds ** np.arange(STACKED)[::-1]
 
     def to(self, device: torch.device) -> None:

@@ -48,12 +48,7 @@ KNOWN = {
         "its four *-ubyte.gz files into fashion_mnist/",
         "60,000 + 10,000 garments, 28x28 grey; downloaded",
     ),
-    "cifar10": Known(
-        "CIFAR10",
-        THINGS,
-        "cifar-10-batches-py",
-        "50,000 + 10,000 photographs, 32x32 colour; downloaded",
-    ),
+    "cifar10": Known("CIFAR10", THINGS, "cifar-10-batches-py", "50,000 + 10,000 photographs, 32x32 colour; downloaded"),
 }
 
 

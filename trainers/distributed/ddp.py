@@ -113,10 +113,12 @@ class Ddp:
                 value.backward()  # type: ignore[no-untyped-call]
             whole &= wanted <= self.fired
         with self._meets():
-            flat = torch.cat([
-                (parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)).reshape(-1)
-                for parameter in parameters
-            ])  # fmt: skip
+            flat = torch.cat(
+                [
+                    (parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)).reshape(-1)
+                    for parameter in parameters
+                ]
+            )
             dist.all_reduce(flat.div_(self.world.size), group=self.world.group)  # divided first, as the wrappers do
         start = 0
         for parameter in parameters:

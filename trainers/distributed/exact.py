@@ -123,11 +123,15 @@ class Exact:
             self.current.publish()
         if self.room is not None:
             self.room.barrier()
-        if self.room is not None and len(self.hosts) == 1 and all(
-            len(self.nodes[rank]) * length * 8 <= TAIL_ROOM for rank in self.host
-        ):  # fmt: skip
-            told = [tail.view(torch.float64)[: len(self.nodes[rank]) * length].view(-1, length).clone()
-                    for rank, tail in zip(self.host, self.room.tails[self.meetings % 2], strict=True)]  # fmt: skip
+        if (
+            self.room is not None
+            and len(self.hosts) == 1
+            and all(len(self.nodes[rank]) * length * 8 <= TAIL_ROOM for rank in self.host)
+        ):
+            told = [
+                tail.view(torch.float64)[: len(self.nodes[rank]) * length].view(-1, length).clone()
+                for rank, tail in zip(self.host, self.room.tails[self.meetings % 2], strict=True)
+            ]
         else:
             most = max(map(len, self.nodes))
             mine = torch.zeros(most, length, dtype=torch.float64)
@@ -135,9 +139,10 @@ class Exact:
             told = [torch.empty_like(mine) for _ in self.shares]
             dist.all_gather(told, mine, group=self.world.group)
         return {
-            node: row for nodes, rows in zip(self.nodes, told, strict=True)
+            node: row
+            for nodes, rows in zip(self.nodes, told, strict=True)
             for node, row in zip(nodes, rows, strict=False)
-        }  # fmt: skip
+        }
 
     def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
         if self.microbatches == 1:
@@ -169,16 +174,20 @@ class Exact:
         """Add up the slice that this worker owns and give every host the sum."""
         here = self.hosts.index(self.host)
         nodes: dict[Node, Tensor] = {
-            node: slot for rank, slots in zip(self.host, flat.published, strict=True)
+            node: slot
+            for rank, slots in zip(self.host, flat.published, strict=True)
             for node, slot in zip(self.nodes[rank], slots, strict=True)
-        }  # fmt: skip
+        }
         owned = slices(len(flat.result), self.world.size, flat.result.element_size())
         first, last = owned[self.world.rank]
         partners = [(host, ranks[self.place % len(ranks)]) for host, ranks in enumerate(self.hosts) if host != here]
         served = [
-            rank for host, ranks in enumerate(self.hosts) if host != here
-            for place, rank in enumerate(ranks) if place % len(self.host) == self.place
-        ]  # fmt: skip
+            rank
+            for host, ranks in enumerate(self.hosts)
+            if host != here
+            for place, rank in enumerate(ranks)
+            if place % len(self.host) == self.place
+        ]
         group = self.world.group
         mine = pieces(first, last)
         theirs: list[dict[Node, Tensor]] = []  # the other hosts' sums of each piece of mine, once they have come
@@ -186,14 +195,18 @@ class Exact:
         for start, end in mine:
             sums = {node: flat.result.new_empty(end - start) for host, _ in partners for node in self.host_nodes[host]}
             theirs.append(sums)
-            arriving.append([
-                dist.irecv(sums[node], group=group, group_src=rank, tag=0)
-                for host, rank in partners for node in self.host_nodes[host]
-            ])  # fmt: skip
+            arriving.append(
+                [
+                    dist.irecv(sums[node], group=group, group_src=rank, tag=0)
+                    for host, rank in partners
+                    for node in self.host_nodes[host]
+                ]
+            )
         under_way: list[Any] = [
             dist.irecv(flat.result[start:end], group=group, group_src=rank, tag=1)
-            for rank in served for start, end in pieces(*owned[rank])
-        ]  # fmt: skip
+            for rank in served
+            for start, end in pieces(*owned[rank])
+        ]
         for rank in served:
             for start, end in pieces(*owned[rank]):
                 parts = {node: slot[start:end] for node, slot in nodes.items()}
@@ -238,9 +251,14 @@ class Flat:
     """The gradients of one optimizer's parameters as flat vectors, and views of them in the parameters' shapes."""
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], shared: tuple[list[list[Tensor]], Tensor] | None,
-        place: int, nodes: int, scratch: int, workers: int,
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Sequence[nn.Parameter],
+        shared: tuple[list[list[Tensor]], Tensor] | None,
+        place: int,
+        nodes: int,
+        scratch: int,
+        workers: int,
+    ) -> None:
         length = padded_length(parameters)
         like = parameters[0]
         on_device = like.device.type != "cpu"

@@ -100,8 +100,11 @@ def join(address: str, port: int, rank: int, size: int, device: str, shares_memo
     with World().waits():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-            init_method=f"tcp://{address}:{port}", rank=rank, world_size=size, timeout=PATIENCE,
-        )  # fmt: skip
+            init_method=f"tcp://{address}:{port}",
+            rank=rank,
+            world_size=size,
+            timeout=PATIENCE,
+        )
     return World(rank, size, dist.group.WORLD, shares_memory)
 
 

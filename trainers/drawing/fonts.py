@@ -26,8 +26,10 @@ def drawable(text: str) -> tuple[Path, str]:
         if _has(font, wanted).all():
             return font, text
     lacking = set(wanted[~_has(own(), wanted)].tolist())
-    parts = [character.encode("ascii", "backslashreplace").decode() if ord(character) in lacking else character
-             for character in text]  # fmt: skip
+    parts = [
+        character.encode("ascii", "backslashreplace").decode() if ord(character) in lacking else character
+        for character in text
+    ]
     return own(), "".join(parts)
 
 

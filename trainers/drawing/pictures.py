@@ -12,8 +12,16 @@ from PIL import Image
 from trainers.storage import atomic_files
 
 GAP = 2  # pixels between cells
-FORMATS = {"": "PNG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
-           ".tiff": "TIFF"}  # fmt: skip
+FORMATS = {
+    "": "PNG",
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
 
 
 def grid(images: np.ndarray, columns: int = 0) -> Image.Image:
@@ -60,9 +68,13 @@ def sheet_of_texts(texts: Sequence[str]) -> str:
 
 
 def write_timelapse(
-    path: Path, grids: Sequence[Path], beat: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda line: None, seconds: float = 6.0, most: int = 120,
-) -> bool:  # fmt: skip
+    path: Path,
+    grids: Sequence[Path],
+    beat: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda line: None,
+    seconds: float = 6.0,
+    most: int = 120,
+) -> bool:
     """An endless GIF of at most `most` of the grids, in `seconds`, that rests on the last one; beats for each.
 
     A grid that is damaged costs its frame, and is told. Returns whether there is anything to show.
@@ -81,7 +93,11 @@ def write_timelapse(
     each = max(40, min(400, round(1000 * seconds / len(frames))))
     with atomic_files.replacing(path) as making:
         frames[0].save(
-            making, format="GIF", save_all=True, append_images=frames[1:], loop=0,
+            making,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            loop=0,
             duration=[each] * (len(frames) - 1) + [1500],
-        )  # fmt: skip
+        )
     return True

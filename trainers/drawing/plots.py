@@ -147,10 +147,17 @@ def _draw_shares(axes: Axes, shares: Sequence[Curve]) -> None:
         axes.plot(step, value, "o", color=colour, markersize=8, markerfacecolor="white", markeredgewidth=2, zorder=4)
         late = step >= middle
         axes.annotate(
-            f"{value:.2f} %", (step, value), (-8 if late else 8, 7 if lower else -7), textcoords="offset points",
-            ha="right" if late else "left", va="bottom" if lower else "top", color=colour, weight="bold", zorder=5,
+            f"{value:.2f} %",
+            (step, value),
+            (-8 if late else 8, 7 if lower else -7),
+            textcoords="offset points",
+            ha="right" if late else "left",
+            va="bottom" if lower else "top",
+            color=colour,
+            weight="bold",
+            zorder=5,
             path_effects=[withStroke(linewidth=3, foreground="white")],
-        )  # fmt: skip
+        )
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g} %"))
     _finish(axes, "accuracy" if all("accuracy" in curve.name for curve in shares) else "share")
 
@@ -198,9 +205,15 @@ def _finish(axes: Axes, title: str, second: Axes | None = None) -> None:
     widest = max(45 + 7 * len(str(line.get_label())) for line in lines)  # pixels
     axes.set_title(title, loc="left", color=INK, fontsize=11, weight="bold")
     axes.legend(
-        handles=lines, loc="lower right", bbox_to_anchor=(1, 1), ncols=max(1, 680 // widest), frameon=False,
-        fontsize=9, labelcolor=INK, borderaxespad=0.2,
-    )  # fmt: skip
+        handles=lines,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=max(1, 680 // widest),
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        borderaxespad=0.2,
+    )
     axes.grid(color="#e2e8f0", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.01)

@@ -16,10 +16,13 @@ class Control:
     """Shared by a worker's loop and its watcher, which may live in another thread."""
 
     def __init__(
-        self, say: Callable[[str], None] = lambda line: None,
-        report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None, draws: bool = True,
-        shows: Callable[[str], None] = lambda what: None, at_rest: Callable[[int], None] = lambda step: None,
-    ) -> None:  # fmt: skip
+        self,
+        say: Callable[[str], None] = lambda line: None,
+        report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
+        draws: bool = True,
+        shows: Callable[[str], None] = lambda what: None,
+        at_rest: Callable[[int], None] = lambda step: None,
+    ) -> None:
         self.say = say  # tells the person one line: a notice or a warning
         self.report = report  # on rank 0: every row of metrics with its step, in order, as it is written
         self.shows = shows  # what goes on between two steps, whenever it changes

@@ -129,9 +129,7 @@ def evaluate(trainer: Trainer) -> None:
             return totals, evaluation.highest(family.scored(microbatch), microbatch.indices), rows
 
         gather = trainer.world.gather_first
-        parts = dealt(
-            trainer, "evaluation", stream.length, stream.chunk, part, gather, "evaluating", leaves=True
-        )  # fmt: skip
+        parts = dealt(trainer, "evaluation", stream.length, stream.chunk, part, gather, "evaluating", leaves=True)
     found = Evaluation()
 
     def concluded() -> dict[str, float]:
@@ -239,9 +237,15 @@ def note_best(trainer: Trainer) -> bool:
 
 
 def dealt(
-    trainer: Trainer, stream: str, count: int, size: int, work: Callable[[int, range], Any],
-    gather: Callable[[Any], list[Any]] | None = None, doing: str = "", leaves: bool = False,
-) -> list[Any]:  # fmt: skip
+    trainer: Trainer,
+    stream: str,
+    count: int,
+    size: int,
+    work: Callable[[int, range], Any],
+    gather: Callable[[Any], list[Any]] | None = None,
+    doing: str = "",
+    leaves: bool = False,
+) -> list[Any]:
     """`work(chunk, its places)` for each chunk of `count` places, dealt over the workers; all answers, in order.
 
     `doing` is what the progress line says meanwhile. Where it `leaves`, a stop that is asked for ends it after the

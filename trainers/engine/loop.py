@@ -26,9 +26,14 @@ from trainers.settings.config import Config
 
 
 def train(
-    family: Family, data: Data, config: Config, world: World, folder: RunFolder, control: Control,
+    family: Family,
+    data: Data,
+    config: Config,
+    world: World,
+    folder: RunFolder,
+    control: Control,
     facts: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Train a run to its last step, from its newest checkpoint or its beginning. Returns its result; rank 0's counts.
 
     `facts` go into each manifest. Raises Stopped after saving when a stop was asked for, TroupeError when the run

@@ -43,8 +43,13 @@ class Need(NamedTuple):
 
     def told(self) -> str:
         """`weights 8.6 MB, gradients 5.9 MB, optimizers 17.2 MB, activations about 7.2 MB`."""
-        parts = {"weights": self.weights, "gradients": self.gradients, "optimizers": self.optimizers,
-                 "averages": self.averages, "activations about": self.activations}  # fmt: skip
+        parts = {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimizers": self.optimizers,
+            "averages": self.averages,
+            "activations about": self.activations,
+        }
         return ", ".join(f"{name} {show_size(count)}" for name, count in parts.items() if count)
 
 
@@ -66,10 +71,12 @@ def need_of(family: Family, data: Data | None = None, unless: float = 0.0) -> Ne
         optimizers = [optimizer for optimizer, _ in family.optimizers(networks).values()]
     learned = [sum(_numbers(part) for group in one.param_groups for part in group["params"]) for one in optimizers]
     least = Need(
-        sum(held.values()), wide * max(learned, default=0),
+        sum(held.values()),
+        wide * max(learned, default=0),
         sum(wide * kept_by(one) * count for one, count in zip(optimizers, learned, strict=True)),
-        sum(held[name] for name in family.ema_networks) if config.ema else 0, None,
-    )  # fmt: skip
+        sum(held[name] for name in family.ema_networks) if config.ema else 0,
+        None,
+    )
     if data is None:
         return least
     activations = None
@@ -145,10 +152,12 @@ def _numbers(tensor: Tensor) -> int:
 def _by(config: Config) -> str:
     """The numbers that were said of the networks, in brackets."""
     told = [
-        f"{name}={show_value(value)}" for name in config.network_settings()
-        if isinstance(value := getattr(config, name), (int, float, tuple)) and not isinstance(value, bool)
+        f"{name}={show_value(value)}"
+        for name in config.network_settings()
+        if isinstance(value := getattr(config, name), (int, float, tuple))
+        and not isinstance(value, bool)
         and value != type(config).model_fields[name].get_default()
-    ]  # fmt: skip
+    ]
     return f" ({', '.join(told)})" if told else ""
 
 
@@ -162,8 +171,11 @@ def _samples(family: Family, data: Data) -> dict[str, Any]:
             return torch.empty((size, *value.shape[1:]), dtype=value.dtype, device="meta")
         return value * size
 
-    return {"tensors": {name: sized(value) for name, value in tensors.items()}, "indices": sized(indices),
-            "epochs": sized(epochs)}  # fmt: skip
+    return {
+        "tensors": {name: sized(value) for name, value in tensors.items()},
+        "indices": sized(indices),
+        "epochs": sized(epochs),
+    }
 
 
 def _activations(family: Family, networks: Mapping[str, nn.Module], samples: Mapping[str, Any]) -> int:
@@ -177,13 +189,23 @@ def _activations(family: Family, networks: Mapping[str, nn.Module], samples: Map
             kept[storage] = tensor
         return tensor
 
-    with torch.random.fork_rng([]), torch.device("meta"), Undrawn(), \
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):  # fmt: skip
+    with (
+        torch.random.fork_rng([]),
+        torch.device("meta"),
+        Undrawn(),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
         carried = {name: torch.empty_like(tensor) for name, tensor in family.carried(0).items()}
         microbatch = MicroBatch(
-            step=0, index=0, size=config.microbatch_size, device=torch.device("meta"), dtype=torch.get_default_dtype(),
-            random=torch.Generator("cpu"), carried=carried, **samples,
-        )  # fmt: skip
+            step=0,
+            index=0,
+            size=config.microbatch_size,
+            device=torch.device("meta"),
+            dtype=torch.get_default_dtype(),
+            random=torch.Generator("cpu"),
+            carried=carried,
+            **samples,
+        )
         asked_for = WithFrozen(networks, family.frozen)
         most = before = 0
         for phase in {phase.name: phase for phase in family.phases(0)}.values():
@@ -211,8 +233,11 @@ def _of_machine() -> Iterator[int]:
 def _of_cgroups() -> Iterator[int]:
     """What each of the control groups that this process is in leaves; cached files can be dropped."""
     for folder, second in cgroups.groups("memory"):
-        names = ("memory.max", "memory.current", "inactive_file") if second else (
-            "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")  # fmt: skip
+        names = (
+            ("memory.max", "memory.current", "inactive_file")
+            if second
+            else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        )
         with contextlib.suppress(OSError, ValueError):
             most, used, told = ((folder / name).read_text(encoding="utf-8") for name in (*names[:2], "memory.stat"))
             limit = int(most)  # "max": none

@@ -31,7 +31,7 @@ class Recorder:
 
     def __init__(
         self, trainer: Trainer, folder: RunFolder, facts: Mapping[str, Any], writer: Writer, mirror: Mirror
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.trainer, self.folder, self.facts = trainer, folder, facts
         self.writer, self.mirror = writer, mirror
         self.config, self.control = trainer.config, trainer.control
@@ -194,10 +194,14 @@ class Recorder:
                     if self.events is not None:
                         with self.making(EVENTS):
                             atomic_files.sync(self.events.path)
-                    facts = {**self.facts, "step": trainer.step, "seconds": round(self._elapsed(), 3),
-                             "evaluation_seconds": round(self.evaluating, 3),
-                             "watch_seconds": round(self.watching, 3),
-                             "samples_per_second": round(self.speed, 2)}  # fmt: skip
+                    facts = {
+                        **self.facts,
+                        "step": trainer.step,
+                        "seconds": round(self._elapsed(), 3),
+                        "evaluation_seconds": round(self.evaluating, 3),
+                        "watch_seconds": round(self.watching, 3),
+                        "samples_per_second": round(self.speed, 2),
+                    }
                     best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
                     checkpoint.save(self.folder.checkpoints, name, held, {**facts, "best": best})
                     checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
@@ -229,8 +233,11 @@ class Recorder:
             self._complete()
         self.save()
         drawn = self._picture() if self.folder.metrics.exists() else []
-        grids = [path for path in sorted(self.folder.grids.glob("step_*.*"))
-                 if checkpoint.place_of(path.stem)[0] <= trainer.step]  # fmt: skip
+        grids = [
+            path
+            for path in sorted(self.folder.grids.glob("step_*.*"))
+            if checkpoint.place_of(path.stem)[0] <= trainer.step
+        ]
         sheets = [path for path in grids if path.suffix == ".png"]
         result = {
             "name": self.folder.name,
@@ -342,9 +349,11 @@ class Recorder:
 
     def _tell(self) -> None:
         self.control.progress = {
-            "step": self.trainer.step, "steps": self.config.steps, "samples_per_second": self.speed,
+            "step": self.trainer.step,
+            "steps": self.config.steps,
+            "samples_per_second": self.speed,
             "metrics": {**self.trainer.metrics, **self.trainer.evaluation.results},
-        }  # fmt: skip
+        }
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started

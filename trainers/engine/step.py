@@ -262,9 +262,11 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
         found: list[Loss] = []
 
         def closure(
-            microbatch: MicroBatch = microbatch, own: Mapping[str, nn.Parameter] = own,
-            optimizer: torch.optim.Optimizer = optimizer, found: list[Loss] = found,
-        ) -> Tensor:  # fmt: skip
+            microbatch: MicroBatch = microbatch,
+            own: Mapping[str, nn.Parameter] = own,
+            optimizer: torch.optim.Optimizer = optimizer,
+            found: list[Loss] = found,
+        ) -> Tensor:
             optimizer.zero_grad()
             microbatch.carried = {**trainer.carried[microbatch.index], **own}
             with torch.enable_grad():
@@ -281,7 +283,7 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
         changed[index] = (
             {name: value.detach() for name, value in microbatch.carried.items()},
             {"kind": type(optimizer).__name__, "state": optimizer.state_dict()["state"]},
-        )  # fmt: skip
+        )
     _, mean, _ = _meet(trainer, phase, tally)
     trainer.control.rested()
     if not math.isfinite(mean):

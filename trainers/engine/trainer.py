@@ -73,8 +73,13 @@ class Trainer:
         self.averages: dict[str, Average] = {}
         for name in family.ema_networks if config.ema else ():
             network, average = self.networks[name], copy.deepcopy(self.networks[name]).requires_grad_(False)
-            self.averages[name] = Average(average, list(average.parameters()), list(network.parameters()),
-                                          list(average.buffers()), list(network.buffers()))  # fmt: skip
+            self.averages[name] = Average(
+                average,
+                list(average.parameters()),
+                list(network.parameters()),
+                list(average.buffers()),
+                list(network.buffers()),
+            )
         self.trainable = {name: [p for p in net.parameters() if p.requires_grad] for name, net in self.networks.items()}
         self.norms = Norms(self.networks)
         self.optimizing = {
@@ -152,8 +157,17 @@ class Trainer:
     def microbatch(self, stream: Stream, places: range, index: int) -> MicroBatch:
         """The samples at these places of a stream, as the micro-batch with this index."""
         tensors, indices, epochs = stream.at(places)
-        return MicroBatch(self.formatted(tensors), indices, epochs, self.step, index, len(places), self.device,
-                          self.dtype, self.random)  # fmt: skip
+        return MicroBatch(
+            self.formatted(tensors),
+            indices,
+            epochs,
+            self.step,
+            index,
+            len(places),
+            self.device,
+            self.dtype,
+            self.random,
+        )
 
     @property
     def save_due(self) -> bool:
@@ -230,10 +244,12 @@ class Trainer:
 def _optimizing(optimizer: torch.optim.Optimizer, schedule: Schedule) -> Optimizing:
     groups = optimizer.param_groups
     return Optimizing(
-        optimizer, schedule, [parameter for group in groups for parameter in group["params"]],
+        optimizer,
+        schedule,
+        [parameter for group in groups for parameter in group["params"]],
         [{key: value for key, value in group.items() if key != "params"} for group in groups],
         not all(group.get("fused") for group in groups),
-    )  # fmt: skip
+    )
 
 
 def default_generator(device: torch.device) -> torch.Generator:

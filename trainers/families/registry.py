@@ -49,9 +49,10 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
         hint = "; ".join(filter(None, [hint, "`troupe families` lists them"]))
         raise TroupeError(Problem("unknown-family", name, reason, hint), WORDS)
     found = [
-        value for value in vars(_module(name, known[name], "config")).values()
+        value
+        for value in vars(_module(name, known[name], "config")).values()
         if isinstance(value, type) and issubclass(value, Config) and value.__module__.endswith(f".{name}.config")
-    ]  # fmt: skip
+    ]
     file = str(known[name] / "config.py")
     if len(found) != 1:
         reason = f"one subclass of Config is needed, found {len(found)}"
@@ -63,8 +64,10 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
     try:
         found[0](**{key: field.get_default() for key, field in found[0].model_fields.items()})
     except ValidationError as error:
-        reasons = [f"{'.'.join(map(str, one['loc']))}: the default {one['input']!r:.60} is wrong ({one['msg']})"
-                   for one in error.errors()]  # fmt: skip
+        reasons = [
+            f"{'.'.join(map(str, one['loc']))}: the default {one['input']!r:.60} is wrong ({one['msg']})"
+            for one in error.errors()
+        ]
         raise TroupeError([Problem("own-code", file, reason) for reason in reasons], WORDS) from None
     return found[0]
 
@@ -86,9 +89,10 @@ def family_class(name: str, extra: Sequence[Path] = ()) -> type:
 
     folder = families(extra)[name]
     found = [
-        value for value in vars(_module(name, folder, "training")).values()
+        value
+        for value in vars(_module(name, folder, "training")).values()
         if isinstance(value, type) and issubclass(value, Family) and value.__module__.endswith(f".{name}.training")
-    ]  # fmt: skip
+    ]
     if len(found) != 1:
         reason = f"one subclass of Family is needed, found {len(found)}"
         raise TroupeError(Problem("own-code", str(folder / "training.py"), reason), WORDS)

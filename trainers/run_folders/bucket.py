@@ -249,9 +249,11 @@ class Bucket:
         to.parent.mkdir(parents=True, exist_ok=True)
         root = self.key(path)
         with (
-            self.reached(), atomic_files.replacing(to) as making, open(making, "wb") as file,
+            self.reached(),
+            atomic_files.replacing(to) as making,
+            open(making, "wb") as file,
             self.files.open_input_stream(f"{root}/{name}") as stream,
-        ):  # fmt: skip
+        ):
             shutil.copyfileobj(stream, file)
 
     def send(self, path: Path) -> None:

@@ -24,8 +24,10 @@ FILES = re.compile(
     """,
     re.VERBOSE,
 )
-FOLDERS = re.compile(rf"checkpoints|grids|logs|{TRIALS}|report|checkpoints/(\.making_)?{CHECKPOINT}[^/]*|"
-                     r"report/pictures(/.*)?|\.tune-[0-9a-f]+(/.*)?")  # fmt: skip
+FOLDERS = re.compile(
+    rf"checkpoints|grids|logs|{TRIALS}|report|checkpoints/(\.making_)?{CHECKPOINT}[^/]*|"
+    r"report/pictures(/.*)?|\.tune-[0-9a-f]+(/.*)?"
+)
 TRIAL = re.compile(rf"{TRIALS}/\d+(/|$)")
 
 

@@ -108,8 +108,10 @@ class RunFolder:
         pairs += [(part, stored.get(part), value) for part, value in counts.items()]
         for name, there, value in pairs:
             if there != value:
-                note(f"{path.name}: says {name}={json.dumps(there)[:60]}, but {newest.name} was made with "
-                     f"{json.dumps(value)[:60]}, which counts")  # fmt: skip
+                note(
+                    f"{path.name}: says {name}={json.dumps(there)[:60]}, but {newest.name} was made with "
+                    f"{json.dumps(value)[:60]}, which counts"
+                )
         return {**stored, **counts, "settings": {**stored["settings"], **settings}}
 
     def write_settings(self, facts: Mapping[str, Any]) -> None:
@@ -351,8 +353,9 @@ def find(runs: Path, name: str) -> RunFolder:
     for path in (runs / name, Path(name), *((runs / search / TRIALS / trial,) if search else ())):
         if is_run(path):
             return RunFolder(path.resolve())
-    within = next((path for path in (runs / (search or name), Path(search or name)) if os.path.exists(path / SEARCH)),
-                  None)  # fmt: skip
+    within = next(
+        (path for path in (runs / (search or name), Path(search or name)) if os.path.exists(path / SEARCH)), None
+    )
     if within is not None:
         known = [folder.name for folder in all_runs(within / TRIALS)]
         if not search:
@@ -367,10 +370,13 @@ def find_own(runs: Path, name: str) -> RunFolder:
     """The run of this name in `runs` itself, or at a path to it. Raises TroupeError (exit code 2) for all else."""
     find(runs, name)
     inside = [
-        path for path in (runs / name, Path(name))
-        if path.parent.resolve() == runs.resolve() and not path.name.startswith(".") and not path.is_symlink()
+        path
+        for path in (runs / name, Path(name))
+        if path.parent.resolve() == runs.resolve()
+        and not path.name.startswith(".")
+        and not path.is_symlink()
         and is_run(path)
-    ]  # fmt: skip
+    ]
     if not inside:
         reason = f"does not lie in {bucket.shown(runs)} itself"
         raise TroupeError(Problem("elsewhere", name, reason, "name a run that does"), WORDS)

@@ -204,23 +204,41 @@ def switches() -> tuple[Switch, ...]:
         *(_attribute(f"backends.{name}", value) for name, value in ATTRIBUTES.items()),
         _attribute("backends.opt_einsum.enabled", torch.backends.opt_einsum.is_available()),
         *(_reductions(matmul, number) for number in ("fp16", "bf16")),
-        *(Switch(f"backends.cuda.{name}", True, getattr(cuda, f"{name}_enabled"), getattr(cuda, f"enable_{name}"))
-          for name in ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")),
-        Switch("backends.cuda.fp16_bf16_reduction_math_sdp", False, cuda.fp16_bf16_reduction_math_sdp_allowed,
-               cuda.allow_fp16_bf16_reduction_math_sdp),
-        *(_preferred(cuda, name) for name in ("preferred_linalg_library", "preferred_blas_library",
-                                              "preferred_rocm_fa_library")),
-        Switch("backends.mha.fastpath", True, torch.backends.mha.get_fastpath_enabled,
-               torch.backends.mha.set_fastpath_enabled),
+        *(
+            Switch(f"backends.cuda.{name}", True, getattr(cuda, f"{name}_enabled"), getattr(cuda, f"enable_{name}"))
+            for name in ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
+        ),
+        Switch(
+            "backends.cuda.fp16_bf16_reduction_math_sdp",
+            False,
+            cuda.fp16_bf16_reduction_math_sdp_allowed,
+            cuda.allow_fp16_bf16_reduction_math_sdp,
+        ),
+        *(
+            _preferred(cuda, name)
+            for name in ("preferred_linalg_library", "preferred_blas_library", "preferred_rocm_fa_library")
+        ),
+        Switch(
+            "backends.mha.fastpath",
+            True,
+            torch.backends.mha.get_fastpath_enabled,
+            torch.backends.mha.set_fastpath_enabled,
+        ),
         Switch("backends.nnpack", True, _nnpack, nnpack.set_flags),
         _attribute("backends.quantized.engine", _engine()),
-        *(Switch(f"__future__.{name}", False, getattr(torch.__future__, f"get_{name}"),
-                 getattr(torch.__future__, f"set_{name}"))
-          for name in ("overwrite_module_params_on_conversion", "swap_module_params_on_conversion")),
+        *(
+            Switch(
+                f"__future__.{name}",
+                False,
+                getattr(torch.__future__, f"get_{name}"),
+                getattr(torch.__future__, f"set_{name}"),
+            )
+            for name in ("overwrite_module_params_on_conversion", "swap_module_params_on_conversion")
+        ),
         Switch("jit.fusion_strategy", FUSION, _fusion, _set_fusion),
         Switch("jit.onednn_fusion", False, torch.jit.onednn_fusion_enabled, torch.jit.enable_onednn_fusion),
         _tunable(torch.cuda),
-    ]  # fmt: skip
+    ]
     return tuple(switch for switch in found if switch is not None)
 
 

@@ -51,24 +51,34 @@ class Basics(Settings):
         free=True,
     )
     steps: int = setting(
-        1000, "optimizer steps, where there are no `epochs`; may be raised later where the schedule stays flat",
-        unit="steps", at_least=0,
-    )  # fmt: skip
+        1000,
+        "optimizer steps, where there are no `epochs`; may be raised later where the schedule stays flat",
+        unit="steps",
+        at_least=0,
+    )
     epochs: float | None = setting(
-        None, "passes over the training part, from which `steps` follows; none: as `steps` says", unit="epochs",
-        above=0, at_most=100_000,
-    )  # fmt: skip
+        None,
+        "passes over the training part, from which `steps` follows; none: as `steps` says",
+        unit="epochs",
+        above=0,
+        at_most=100_000,
+    )
     target: str = setting(
-        "none", "stop when an evaluation reaches this, as in eval_accuracy:0.94, and record the time to it",
-        kind="running", free=True,
-    )  # fmt: skip
+        "none",
+        "stop when an evaluation reaches this, as in eval_accuracy:0.94, and record the time to it",
+        kind="running",
+        free=True,
+    )
     batch_size: int = setting(
         64, "samples in one step, over all workers", unit="samples", at_least=1, at_most=1_000_000
     )
     microbatch_size: int = setting(
-        16, "samples computed at once; never depends on the number of workers", unit="samples", at_least=1,
+        16,
+        "samples computed at once; never depends on the number of workers",
+        unit="samples",
+        at_least=1,
         at_most=1_000_000,
-    )  # fmt: skip
+    )
     seed: int = setting(0, "seed of everything random in the run", at_least=0, at_most=2**63 - 1)
     precision: Literal["float32", "float64", "bfloat16"] = setting(
         "float32", "number format; bfloat16 by autocast, with float32 weights"
@@ -84,9 +94,11 @@ class Basics(Settings):
         "test", "learn from the whole training part, or hold out a tenth of it to evaluate on"
     )
     evaluate_every: int | Literal["auto"] = setting(
-        "auto", "evaluate after so many steps and at the end, 0 for never; auto: seldom enough for 5 % of the time",
-        unit="steps", at_least=0,
-    )  # fmt: skip
+        "auto",
+        "evaluate after so many steps and at the end, 0 for never; auto: seldom enough for 5 % of the time",
+        unit="steps",
+        at_least=0,
+    )
     compile: bool = setting(False, "torch.compile each network")
 
 
@@ -97,31 +109,47 @@ class Schedules(Basics):
         "constant", "course of the learning rate over the run"
     )
     warm_up: float = setting(
-        0.0, "part of the run in which the learning rate rises from 0", unit="share", at_least=0, below=1,
+        0.0,
+        "part of the run in which the learning rate rises from 0",
+        unit="share",
+        at_least=0,
+        below=1,
         source="Goyal 2017, section 2.2",
-    )  # fmt: skip
+    )
     cycle_ratio: float = setting(
         20.0, "one_cycle: peak of the learning rate over its start", above=1, source="Smith 2018, section 4.1"
     )
     cycle_tail: float = setting(
-        0.2, "one_cycle: part of the run for the last descent, from the start's rate to a hundredth of it",
-        unit="share", at_least=0, below=1,
-    )  # fmt: skip
+        0.2,
+        "one_cycle: part of the run for the last descent, from the start's rate to a hundredth of it",
+        unit="share",
+        at_least=0,
+        below=1,
+    )
     cycle_peak: float | Literal["auto"] = setting(
-        "auto", "one_cycle: part of the run after which the peak is reached; auto: half of what is before the tail",
-        unit="share", above=0, below=1,
-    )  # fmt: skip
+        "auto",
+        "one_cycle: part of the run after which the peak is reached; auto: half of what is before the tail",
+        unit="share",
+        above=0,
+        below=1,
+    )
     cycle_momentum: tuple[float, ...] = setting(
-        (0.95, 0.85), "one_cycle: momentum at the start and at the peak", at_least=0, below=1,
+        (0.95, 0.85),
+        "one_cycle: momentum at the start and at the peak",
+        at_least=0,
+        below=1,
         source="Smith 2018, section 4.3",
-    )  # fmt: skip
+    )
     decay_after: float = setting(
         0.5, "linear: part of the run before the learning rate falls to 0", unit="share", at_least=0, below=1
     )
     decay_at: tuple[float, ...] = setting(
-        (0.3, 0.6, 0.8), "step: parts of the run after which the learning rate is multiplied by decay_factor",
-        unit="share", above=0, below=1,
-    )  # fmt: skip
+        (0.3, 0.6, 0.8),
+        "step: parts of the run after which the learning rate is multiplied by decay_factor",
+        unit="share",
+        above=0,
+        below=1,
+    )
     decay_factor: float = setting(0.2, "step and plateau: what multiplies the learning rate", above=0, below=1)
     patience: int = setting(5, "plateau: evaluations without a better main metric before it falls", at_least=1)
 
@@ -145,13 +173,19 @@ class Config(Schedules):
     asked: ClassVar[type[Asked]] = Asked  # what can be asked for when samples are drawn
     momentum_setting: ClassVar[str] = ""  # the setting of the optimizers' momentum, where one_cycle may move it
     workers: int = setting(
-        1, "worker processes that share each batch; 2..8: as many as there is room for, while nodes come and go",
-        kind="running", at_least=1, at_most=4096,
-    )  # fmt: skip
+        1,
+        "worker processes that share each batch; 2..8: as many as there is room for, while nodes come and go",
+        kind="running",
+        at_least=1,
+        at_most=4096,
+    )
     min_workers: int = setting(
-        0, "how few may go on where there is no room for all; 0: none is left out; workers=2..8 says both",
-        kind="running", at_least=0, at_most=4096,
-    )  # fmt: skip
+        0,
+        "how few may go on where there is no room for all; 0: none is left out; workers=2..8 says both",
+        kind="running",
+        at_least=0,
+        at_most=4096,
+    )
     checkpoint_every: int | Span = setting(
         250, "save after so many steps, or so much time, and at the end", kind="running", unit="steps", at_least=1
     )
@@ -162,9 +196,12 @@ class Config(Schedules):
     log_every: int = setting(10, "write metrics after so many steps", kind="running", unit="steps", at_least=1)
     max_restarts: int = setting(3, "times a lost or hung worker group is started anew", kind="running", at_least=0)
     hang_after: float = setting(
-        60.0, "a worker silent for so long, and for ten times its slowest micro-batch, counts as hung",
-        kind="running", unit="seconds", above=0,
-    )  # fmt: skip
+        60.0,
+        "a worker silent for so long, and for ten times its slowest micro-batch, counts as hung",
+        kind="running",
+        unit="seconds",
+        above=0,
+    )
 
     @field_validator("data")
     @classmethod

@@ -232,9 +232,8 @@ class Settings(BaseModel):
             default = getattr(defaults, name) if defaults is not None else field.get_default()
             source = facts["source"] if default == field.get_default() else ""  # it is that of another default
             yield Described(
-                name, show_value(default), _bounds(field), facts["unit"], facts["kind"],
-                field.description or "", source,
-            )  # fmt: skip
+                name, show_value(default), _bounds(field), facts["unit"], facts["kind"], field.description or "", source
+            )
 
 
 class Described(NamedTuple):
@@ -312,8 +311,14 @@ def taken_value(annotation: Any, value: Any) -> Any:
             return tuple(taken_value(parts[0], part) for part in value)
     if isinstance(value, os.PathLike) and str in options:
         return os.fspath(value)
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", type(None): "None",
-             Span: "a time as '10min'"}  # fmt: skip
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "True or False",
+        str: "a text",
+        type(None): "None",
+        Span: "a time as '10min'",
+    }
     wanted = [names.get(option, "a tuple of numbers") for option in options if get_origin(option) is not Literal]
     wanted += [repr(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
     raise ValueError(f"must be {' or '.join(wanted)}")
@@ -353,8 +358,12 @@ def _hold_bounds(field: FieldInfo, value: Any) -> None:
         if not bounds.keys() & {"at most", "below"}:
             bounds = {**bounds, "at most": LARGEST}
         for bound, limit in bounds.items():
-            holds = {"at least": number >= limit, "above": number > limit,
-                     "at most": number <= limit, "below": number < limit}  # fmt: skip
+            holds = {
+                "at least": number >= limit,
+                "above": number > limit,
+                "at most": number <= limit,
+                "below": number < limit,
+            }
             if not holds[bound]:
                 part = " (a part of the run, as in 0.3)" if _facts(field)["unit"] == "share" else ""
                 raise ValueError(f"must be {bound} {show_value(limit)}{part}")

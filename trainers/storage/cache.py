@@ -47,8 +47,9 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_files.replacing(path) as making:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, making,
-                      {"digest": digest(tensors)})  # fmt: skip
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()}, making, {"digest": digest(tensors)}
+            )
     except OSError:
         return
 

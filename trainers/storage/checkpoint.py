@@ -193,9 +193,14 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     if damaged:
         path, reason = next(iter(damaged.items()))
         raise TroupeError(
-            Problem("damaged", str(folder), f"no checkpoint is whole ({path.name}: {reason})",
-                    "restore one from a copy, or begin a new run"), CONFLICT,
-        )  # fmt: skip
+            Problem(
+                "damaged",
+                str(folder),
+                f"no checkpoint is whole ({path.name}: {reason})",
+                "restore one from a copy, or begin a new run",
+            ),
+            CONFLICT,
+        )
     return None
 
 

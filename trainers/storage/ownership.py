@@ -43,9 +43,15 @@ def make(path: Path, what: str, facts: Mapping[str, Any] | None = None) -> Path:
 def mark(folder: Path, what: str, facts: Mapping[str, Any] | None = None, name: str = "") -> None:
     """Mark a folder that this process has just made."""
     told = {
-        "made by": "troupe", "what": what, "name": name or folder.name, "inode": folder.stat().st_ino,
-        "owner": os.geteuid(), "process": os.getpid(), "started": started(os.getpid()), **(facts or {}),
-    }  # fmt: skip
+        "made by": "troupe",
+        "what": what,
+        "name": name or folder.name,
+        "inode": folder.stat().st_ino,
+        "owner": os.geteuid(),
+        "process": os.getpid(),
+        "started": started(os.getpid()),
+        **(facts or {}),
+    }
     with open(folder / MARK, "x", encoding="utf-8") as file:
         file.write(atomic_files.sealed(told))
         file.flush()

@@ -43,7 +43,7 @@ class _NotPlain(Exception):
 
 def read_weights(
     path: Path, networks: Sequence[str] = (), ema: bool = False, about: str = "", value: str | None = None
-) -> dict[str, dict[str, Tensor]]:  # fmt: skip
+) -> dict[str, dict[str, Tensor]]:
     """Weights by network: of a checkpoint (with `ema`, averaged where there is an average), an exported file or folder,
     or any state dict of torch, which then is that of the only one of `networks`; a prefix `module.` is taken off.
     What a family keeps beside its networks is under `kept`, where there is any.
@@ -99,7 +99,7 @@ def _not_plain(tensor: Tensor) -> str:
 
 def load_weights(
     networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], about: str, value: str | None = None
-) -> None:  # fmt: skip
+) -> None:
     """Weights by network into networks. Raises TroupeError (exit code 4), naming tensors, where they do not fit."""
     refuse_unlike(networks, weights, "the weights do not fit", about, value)
     for name, network in networks.items():
@@ -115,9 +115,12 @@ def load_kept(networks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> 
 
 
 def refuse_unlike(
-    networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], what: str, about: str = "",
+    networks: Mapping[str, nn.Module],
+    weights: Mapping[str, Mapping[str, Tensor]],
+    what: str,
+    about: str = "",
     value: str | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Raise TroupeError (exit code 4), a problem for each network that the weights do not fit: `what` NAME: tensors."""
     hint = "are they of another network, or for other data?"
     problems = [

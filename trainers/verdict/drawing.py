@@ -31,9 +31,11 @@ def draw_verdict(verdict: Mapping[str, Any]) -> Image.Image:
     left.invert_yaxis()
     left.set_xlim(0, max(1.25, 1.2 * max(max(numbers[name].values()) for name in names)))
     left.legend(loc="lower right", fontsize=8, frameon=False, labelcolor=INK)
-    told = [f"{label} {numbers[name]['generated']:.4g} (real: {numbers[name]['real']:.4g})"
-            for name, label in (("frechet_distance", verdict["distance"]), ("kernel_distance", "KID"))
-            if name in numbers]  # fmt: skip
+    told = [
+        f"{label} {numbers[name]['generated']:.4g} (real: {numbers[name]['real']:.4g})"
+        for name, label in (("frechet_distance", verdict["distance"]), ("kernel_distance", "KID"))
+        if name in numbers
+    ]
     left.set_title("\n".join(told), color=INK, fontsize=10, loc="left")
     if histogram:
         classes = range(min(SHOWN_CLASSES, len(histogram["generated"])))

@@ -47,9 +47,11 @@ def quality(real: Tensor, generated: Tensor, beat: Beat = nothing) -> Quality:
         covered[rows] |= near.any(1)
         hits += int(near.sum())
     return Quality(
-        float(inside.double().mean()), float(reached.double().mean()), hits / (WIDE_BALL * len(generated)),
+        float(inside.double().mean()),
+        float(reached.double().mean()),
+        hits / (WIDE_BALL * len(generated)),
         float(covered.double().mean()),
-    )  # fmt: skip
+    )
 
 
 def expected_coverage(real: int, generated: int, neighbours: int = WIDE_BALL) -> float:
@@ -119,9 +121,10 @@ class Originals:
                 total += len(tests) * _u_score(nearest(fakes, here, beat)[0], tests)
                 weight += len(tests)
         return Copies(
-            float((distances < self.limit).double().mean()), total / weight if weight else math.nan,
+            float((distances < self.limit).double().mean()),
+            total / weight if weight else math.nan,
             [(sample, int(whose[sample])) for sample in order],
-        )  # fmt: skip
+        )
 
     def _turned(self, points: Tensor) -> Tensor:
         turned: Tensor = (points.double() - self.mean) @ self.axes
@@ -139,8 +142,9 @@ def _centres(points: Tensor) -> Tensor:
     found = torch.stack(centres)
     for _ in range(100):
         of = torch.cdist(points, found).argmin(1)
-        moved = torch.stack([points[of == cell].mean(0) if (of == cell).any() else found[cell]
-                             for cell in range(len(found))])  # fmt: skip
+        moved = torch.stack(
+            [points[of == cell].mean(0) if (of == cell).any() else found[cell] for cell in range(len(found))]
+        )
         if torch.equal(moved, found):
             break
         found = moved

@@ -23,9 +23,16 @@ class Reference:
     """
 
     def __init__(
-        self, count: int, train: Tensor, held_out: Tensor, train_classes: Tensor | None = None,
-        held_out_classes: Tensor | None = None, classes: int = 0, within: float | None = None, beat: Beat = nothing,
-    ) -> None:  # fmt: skip
+        self,
+        count: int,
+        train: Tensor,
+        held_out: Tensor,
+        train_classes: Tensor | None = None,
+        held_out_classes: Tensor | None = None,
+        classes: int = 0,
+        within: float | None = None,
+        beat: Beat = nothing,
+    ) -> None:
         self.count, self.train = min(count, len(held_out)), train
         few = min(self.count, len(train))
         self.some = train[torch.arange(few) * len(train) // few]
@@ -44,19 +51,27 @@ class Reference:
         found = self.originals.copies(generated[: self.count], beat=beat)
         numbers |= {"copy_rate": found.copy_rate, "copy_test": found.copy_test}
         order = [*(name for name in numbers if "class" not in name), *(name for name in numbers if "class" in name)]
-        notes = [] if self.moments is not None else [
+        few = (
             f"{self.count} samples have no Frechet distance in {generated.shape[1]} numbers, which takes more samples "
             "than numbers; the kernel distance stands in its place"
-        ]  # fmt: skip
+        )
+        notes = [] if self.moments is not None else [few]
         told: dict[str, Any] = {
-            "samples": min(self.count, len(generated)), "dimensions": generated.shape[1], "notes": notes,
-            "numbers": {name: {"generated": numbers[name], "real": self.real[name]} for name in order
-                        if not math.isnan(numbers[name])},
+            "samples": min(self.count, len(generated)),
+            "dimensions": generated.shape[1],
+            "notes": notes,
+            "numbers": {
+                name: {"generated": numbers[name], "real": self.real[name]}
+                for name in order
+                if not math.isnan(numbers[name])
+            },
             "closest": found.closest,
-        }  # fmt: skip
+        }
         if more:
-            told |= {"classes": len(more["histogram"]),
-                     **{name: {"generated": more[name], "real": self.more[name]} for name in more}}  # fmt: skip
+            told |= {
+                "classes": len(more["histogram"]),
+                **{name: {"generated": more[name], "real": self.more[name]} for name in more},
+            }
         return told
 
     def _numbers(self, samples: Tensor, classes: Tensor | None, beat: Beat) -> tuple[dict[str, float], dict[str, Any]]:

@@ -59,8 +59,13 @@ class SmallClassifier(nn.Module):
         while size > 4:
             layers += [nn.Conv2d(channels, width, 5, stride=2, padding=2), nn.ReLU()]
             channels, width, size = width, min(64, 2 * width), -(-size // 2)
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size**2, FEATURES), nn.ReLU(),
-                                  nn.BatchNorm1d(FEATURES, affine=False))  # fmt: skip
+        self.body = nn.Sequential(
+            *layers,
+            nn.Flatten(),
+            nn.Linear(channels * size**2, FEATURES),
+            nn.ReLU(),
+            nn.BatchNorm1d(FEATURES, affine=False),
+        )
         self.head = nn.Linear(FEATURES, classes)
         self.register_buffer("accuracy", torch.tensor(float("nan")))  # on the held-out part
 
@@ -77,9 +82,13 @@ class Classifier(nn.Module):
     """A classifier from elsewhere: what its last linear layer is given are the features, its outputs the logits."""
 
     def __init__(
-        self, network: nn.Module, channels: int, size: int, moments: tuple[Sequence[float], Sequence[float]],
+        self,
+        network: nn.Module,
+        channels: int,
+        size: int,
+        moments: tuple[Sequence[float], Sequence[float]],
         knows_classes: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.network, self.channels, self.size, self.knows_classes = network, channels, size, knows_classes
         self.mean: Tensor

@@ -122,17 +122,28 @@ class Judging(Family):
         if self.reference is None:
             train, held_out = self.looked["train"], self.looked["held_out"]
             self.reference = Reference(
-                len(found.rows["features"]), train["features"], held_out["features"], train.get("classes"),
-                held_out.get("classes"), self.facts["classes"], float(train["within"]),
+                len(found.rows["features"]),
+                train["features"],
+                held_out["features"],
+                train.get("classes"),
+                held_out.get("classes"),
+                self.facts["classes"],
+                float(train["within"]),
                 found.beat,
-            )  # fmt: skip
+            )
         told = self.reference.verdict(found.rows["features"], found.rows.get("classes"), found.beat)
         name, accuracy = self.features_name, {}
         distance = self.distance_name or f"fd_{name}"
         if self.trains_judge:
             accuracy = {"judge_accuracy": float(self.kept["judge.accuracy"])}
-        self.told = {"features": name, "distance": distance, "judge": self.loaded or cache.digest(self.kept),
-                     **accuracy, "ema": self.config.ema, **told}  # fmt: skip
+        self.told = {
+            "features": name,
+            "distance": distance,
+            "judge": self.loaded or cache.digest(self.kept),
+            **accuracy,
+            "ema": self.config.ema,
+            **told,
+        }
         return {name: sides["generated"] for name, sides in told["numbers"].items()}
 
     def report(self) -> Mapping[str, Any] | None:

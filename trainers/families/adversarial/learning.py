@@ -87,8 +87,11 @@ class Adversarial(Judging):
         if self.config.on_collapse == "off":
             return None
         looked = watching.images_of(data, drawn, inputs.get("labels"), self.config)
-        stream = InOrder(len(looked["kinds"]), lambda places: {name: part[places] for name, part in looked.items()},
-                         self.config.microbatch_size)  # fmt: skip
+        stream = InOrder(
+            len(looked["kinds"]),
+            lambda places: {name: part[places] for name, part in looked.items()},
+            self.config.microbatch_size,
+        )
         unless = "on_collapse=warn" if self.config.on_collapse == "stop" else ""
         return Watch(stream, self.look_out, watching.numbers_of, watching.worry, unless)
 

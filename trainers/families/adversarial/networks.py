@@ -21,9 +21,16 @@ class Generator(nn.Module):
     in [-1, 1]."""
 
     def __init__(
-        self, latent: int, width: int, channels: int, size: int, upsample: str = "transposed", classes: int = 0,
-        extra: int = 0, norm_after: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        latent: int,
+        width: int,
+        channels: int,
+        size: int,
+        upsample: str = "transposed",
+        classes: int = 0,
+        extra: int = 0,
+        norm_after: bool = False,
+    ) -> None:
         super().__init__()
         self.classes = classes
         widths = [width << level for level in reversed(range(int(math.log2(size)) - 2))]
@@ -67,9 +74,15 @@ class Critic(nn.Module):
     """
 
     def __init__(
-        self, width: int, channels: int, size: int, norm: bool = True, classes: int = 0, extra: int = 0,
+        self,
+        width: int,
+        channels: int,
+        size: int,
+        norm: bool = True,
+        classes: int = 0,
+        extra: int = 0,
         norm_after: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         widths = [width << level for level in range(int(math.log2(size)) - 2)]
 

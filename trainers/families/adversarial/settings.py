@@ -73,9 +73,17 @@ class AdversarialConfig(ImageConfig):
     )
     asked: ClassVar[type[Asked]] = AskedImages
     metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {
-        "frechet_distance": "min", "kernel_distance": "min", "precision": "max", "recall": "max", "density": "max",
-        "coverage": "max", "copy_rate": "min", "copy_test": "max", "classes_covered": "max", "class_divergence": "min",
-    }  # fmt: skip
+        "frechet_distance": "min",
+        "kernel_distance": "min",
+        "precision": "max",
+        "recall": "max",
+        "density": "max",
+        "coverage": "max",
+        "copy_rate": "min",
+        "copy_test": "max",
+        "classes_covered": "max",
+        "class_divergence": "min",
+    }
     defaults: ClassVar[Mapping[str, Any]] = {"steps": 3000, "ema": 0.98}
     small: ClassVar[Mapping[str, Any]] = {}  # defaults for images of less than 64 pixels
 
@@ -88,19 +96,19 @@ class AdversarialConfig(ImageConfig):
         network=True,
     )
     width: int | Literal["auto"] = setting(
-        "auto",
-        "channels at half size; auto: image size, at most 64",
-        at_least=1,
-        at_most=1_000_000,
-        network=True,
+        "auto", "channels at half size; auto: image size, at most 64", at_least=1, at_most=1_000_000, network=True
     )
     upsample: Literal["transposed", "nearest"] = setting(
         "transposed", "how images grow; nearest: no checkerboards", network=True
     )
     n_extra_layers: int = setting(
-        0, "3x3 convolutions more in each network, at half size", at_least=0, at_most=16,
-        source="Arjovsky 2017, as published by its authors", network=True,
-    )  # fmt: skip
+        0,
+        "3x3 convolutions more in each network, at half size",
+        at_least=0,
+        at_most=16,
+        source="Arjovsky 2017, as published by its authors",
+        network=True,
+    )
     norm_after_activation: bool = setting(False, "batch norm after the activation, in place of before it", network=True)
     conditional: bool = setting(
         False, "learn each class of labelled data by itself", source="Mirza 2014, section 3", network=True
@@ -110,18 +118,24 @@ class AdversarialConfig(ImageConfig):
     )
 
     on_collapse: Literal["warn", "stop", "off"] = setting(
-        "warn", "when samples become alike, losses run away or training images are known by heart, looked at with each "
-        "grid; off: look at nothing", kind="running",
-    )  # fmt: skip
+        "warn",
+        "when samples become alike, losses run away or training images are known by heart, looked at with each "
+        "grid; off: look at nothing",
+        kind="running",
+    )
     features: str = setting(
-        "auto", "what a verdict sees of images: auto, a small classifier trained on labelled data, or pixels; pixels; "
+        "auto",
+        "what a verdict sees of images: auto, a small classifier trained on labelled data, or pixels; pixels; "
         "a classifier's run; weights, as resnet56:FILE for a model of `classifier`; or inception, for the FID",
         free=True,
-    )  # fmt: skip
+    )
     judged: int | Literal["auto"] = setting(
-        "auto", "samples of an evaluation; auto: as many as there are images to compare with, at most 1000",
-        unit="samples", at_least=FEWEST, at_most=1_000_000,
-    )  # fmt: skip
+        "auto",
+        "samples of an evaluation; auto: as many as there are images to compare with, at most 1000",
+        unit="samples",
+        at_least=FEWEST,
+        at_most=1_000_000,
+    )
 
     @classmethod
     def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:

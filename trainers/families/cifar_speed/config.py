@@ -34,15 +34,34 @@ class Config(ClassificationConfig):
         Check(("optimizer",), _sgd),
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 11, "batch_size": 1024, "microbatch_size": 256, "precision": "bfloat16",
-        "learning_rate": 1.5, "momentum": 0.85, "weight_decay": 1.33e-3,  # those published, for a mean instead of a sum
-        "schedule": "one_cycle", "cycle_ratio": 5.0, "cycle_peak": 0.23, "cycle_tail": 0.2,
-        "cycle_momentum": (0.85, 0.85), "label_smoothing": 0.2, "crop_padding": 2, "flip": "alternating",
-    }  # fmt: skip
+        "epochs": 11,
+        "batch_size": 1024,
+        "microbatch_size": 256,
+        "precision": "bfloat16",
+        "learning_rate": 1.5,
+        "momentum": 0.85,
+        "weight_decay": 1.33e-3,  # those published, for a mean instead of a sum
+        "schedule": "one_cycle",
+        "cycle_ratio": 5.0,
+        "cycle_peak": 0.23,
+        "cycle_tail": 0.2,
+        "cycle_momentum": (0.85, 0.85),
+        "label_smoothing": 0.2,
+        "crop_padding": 2,
+        "flip": "alternating",
+    }
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tiny": {"data": "digits", "image_size": 32, "widths": (4, 8, 8), "batch_size": 8, "microbatch_size": 2,
-                 "steps": 6, "precision": "float32", "learning_rate": 0.01},
-    }  # fmt: skip
+        "tiny": {
+            "data": "digits",
+            "image_size": 32,
+            "widths": (4, 8, 8),
+            "batch_size": 8,
+            "microbatch_size": 2,
+            "steps": 6,
+            "precision": "float32",
+            "learning_rate": 0.01,
+        }
+    }
 
     widths: tuple[int, ...] = setting(
         (64, 256, 256),
@@ -56,13 +75,17 @@ class Config(ClassificationConfig):
         64.0, "times the learning rate for the biases of norms", above=0, log=True, source="Jordan 2024, section 3.4"
     )
     lookahead: int = setting(
-        5, "pull the weights to their running average every so many steps; 0 for never", unit="steps", at_least=0,
+        5,
+        "pull the weights to their running average every so many steps; 0 for never",
+        unit="steps",
+        at_least=0,
         source="Jordan 2024, section 3.4",
-    )  # fmt: skip
+    )
     test_views: Literal["one", "mirror", "six"] = setting(
-        "six", "evaluations look at the image; mirror: and its mirror image; six: and both moved by a pixel two ways",
+        "six",
+        "evaluations look at the image; mirror: and its mirror image; six: and both moved by a pixel two ways",
         source="Jordan 2024, section 3.5",
-    )  # fmt: skip
+    )
 
     def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
         size = facts["image_size"]

@@ -29,9 +29,14 @@ class Group(nn.Module):
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            filters(before, after), nn.MaxPool2d(2), norm(after), nn.GELU(),
-            filters(after, after), norm(after), nn.GELU(),
-        )  # fmt: skip
+            filters(before, after),
+            nn.MaxPool2d(2),
+            norm(after),
+            nn.GELU(),
+            filters(after, after),
+            norm(after),
+            nn.GELU(),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         seen: Tensor = self.main(images)

@@ -67,8 +67,10 @@ class Classification(Family):
 
     def normalised(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         """uint8 images as numbers around 0, in the run's memory format."""
-        mean, deviation = (torch.tensor(part, dtype=dtype, device=images.device).view(1, -1, 1, 1)
-                           for part in self.config.channel_moments(images.shape[1]))  # fmt: skip
+        mean, deviation = (
+            torch.tensor(part, dtype=dtype, device=images.device).view(1, -1, 1, 1)
+            for part in self.config.channel_moments(images.shape[1])
+        )
         layout = torch.channels_last if self.config.memory_format == "channels_last" else torch.contiguous_format
         return images.to(dtype, memory_format=layout).sub_(mean * 255).div_(deviation * 255)
 

@@ -46,10 +46,7 @@ class ClassificationConfig(ImageConfig):
     metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {"accuracy": "max", "loss": "min"}
     momentum_setting: ClassVar[str] = "momentum"
     defaults: ClassVar[Mapping[str, Any]] = {"batch_size": 128, "microbatch_size": 32}
-    checks: ClassVar[tuple[Check, ...]] = (
-        *ImageConfig.checks,
-        Check(("crop_padding", "image_size"), _padding_fits),
-    )
+    checks: ClassVar[tuple[Check, ...]] = (*ImageConfig.checks, Check(("crop_padding", "image_size"), _padding_fits))
 
     data: str = setting("cifar10", "what to learn from; `troupe datasets` lists them; it must have labels", free=True)
     optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd, with momentum, or adamw", source="Loshchilov 2019")
@@ -106,11 +103,19 @@ class ClassificationConfig(ImageConfig):
 
     def expects(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         told = decoding.told(facts)
-        mean, deviation = (list(part if len(part) > 1 else part * facts["channels"])
-                           for part in self.channel_moments(facts["channels"]))  # fmt: skip
+        mean, deviation = (
+            list(part if len(part) > 1 else part * facts["channels"])
+            for part in self.channel_moments(facts["channels"])
+        )
         steps = [*told["steps"], *STEPS]
-        return {**told, "steps": steps, "mean": mean, "deviation": deviation, "views": self.views(),
-                "classes": list(facts["class_names"])}  # fmt: skip
+        return {
+            **told,
+            "steps": steps,
+            "mean": mean,
+            "deviation": deviation,
+            "views": self.views(),
+            "classes": list(facts["class_names"]),
+        }
 
     def views(self) -> list[dict[str, Any]]:
         """What evaluations look at of an image: mirrored or not, moved down and right by so many pixels (the border is
@@ -130,19 +135,28 @@ class ClassificationConfig(ImageConfig):
             problems.append(Problem(code, "data", reason, hint, self.data))
 
         if there >= 2 and names and self.folders != "classes" and all(part_kinds(names).values()):
-            of_data("parts-as-classes", f"its folders {' and '.join(names)} are parts, and no classes",
-                    "name the one to learn from train, and the other test or val")  # fmt: skip
+            of_data(
+                "parts-as-classes",
+                f"its folders {' and '.join(names)} are parts, and no classes",
+                "name the one to learn from train, and the other test or val",
+            )
         for name, why in facts.get("lost_classes", {}).items():
-            of_data("empty-class", f"class {name} has no image to learn from ({why})",
-                    "put some into its folder, or remove it")  # fmt: skip
+            of_data(
+                "empty-class",
+                f"class {name} has no image to learn from ({why})",
+                "put some into its folder, or remove it",
+            )
         links = facts.get("links", ())
         for link in links:
             reason = f"its folder {link.partition(' ->')[0]} is a link ({link}): both have the same images"
             of_data("linked-folders", reason, "put images of its own there, or remove the link")
         if there < 2 and (strays := facts.get("strays")):
             lie = "image lies" if len(strays) == 1 else "images lie"
-            of_data("stray-images", f"{lie} beside its class folders: {', '.join(strays)}",
-                    "move into them what belongs there, and the rest away")  # fmt: skip
+            of_data(
+                "stray-images",
+                f"{lie} beside its class folders: {', '.join(strays)}",
+                "move into them what belongs there, and the rest away",
+            )
         elif there < 2 and not facts.get("lost_classes") and not links:
             elsewhere = where_labels_are(self.data) if self.data.startswith("imagefolder:") else ""
             of_data("no-labels", "has no labels to learn", elsewhere or "put images into a folder for each class")

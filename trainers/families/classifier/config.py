@@ -12,8 +12,21 @@ from trainers.base.problems import Problem
 from trainers.families.classification.settings import ClassificationConfig
 from trainers.settings.fields import Check, setting
 
-OWN = ("mlp", "mlp_relu", "mlp_bn", "cnn", "lstm_rows", "lenet", "simple_cnn", "residual",
-       "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")  # fmt: skip
+OWN = (
+    "mlp",
+    "mlp_relu",
+    "mlp_bn",
+    "cnn",
+    "lstm_rows",
+    "lenet",
+    "simple_cnn",
+    "residual",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+)
 HE = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 MODELS: Mapping[str, Mapping[str, Any]] = {  # where the family's defaults do not suit (benchmarks/defaults.py)
     "mlp": {"learning_rate": 0.005},  # three matrices and nothing between them: steep where all are large
@@ -46,18 +59,45 @@ class Config(ClassificationConfig):
     summary: ClassVar[str] = "small classifiers, He et al.'s CIFAR ResNets, and torchvision's models by name"
     checks: ClassVar[tuple[Check, ...]] = (*ClassificationConfig.checks, Check(("model",), _known))
     defaults: ClassVar[Mapping[str, Any]] = {
-        "data": "digits", "epochs": 10.0, "batch_size": 64, "microbatch_size": 16, "learning_rate": 0.05,
-        "schedule": "one_cycle", "flip": "none", "crop_padding": 0,
-    }  # fmt: skip
+        "data": "digits",
+        "epochs": 10.0,
+        "batch_size": 64,
+        "microbatch_size": 16,
+        "learning_rate": 0.05,
+        "schedule": "one_cycle",
+        "flip": "none",
+        "crop_padding": 0,
+    }
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "mlp_bn": {"model": "mlp_bn", "image_size": 8, "batch_size": 24, "microbatch_size": 4, "steps": 4},
-        "cnn": {"model": "cnn", "image_size": 16, "batch_size": 8, "microbatch_size": 2, "steps": 4,
-                "label_smoothing": 0.1, "schedule": "cosine"},
-        "lstm_rows": {"model": "lstm_rows", "image_size": 8, "batch_size": 8, "microbatch_size": 2, "steps": 4,
-                      "optimizer": "adamw"},
-        "resnet20": {"model": "resnet20", "image_size": 8, "batch_size": 8, "microbatch_size": 2, "steps": 4,
-                     "flip": "random", "crop_padding": 2, "ema": 0.9},
-    }  # fmt: skip
+        "cnn": {
+            "model": "cnn",
+            "image_size": 16,
+            "batch_size": 8,
+            "microbatch_size": 2,
+            "steps": 4,
+            "label_smoothing": 0.1,
+            "schedule": "cosine",
+        },
+        "lstm_rows": {
+            "model": "lstm_rows",
+            "image_size": 8,
+            "batch_size": 8,
+            "microbatch_size": 2,
+            "steps": 4,
+            "optimizer": "adamw",
+        },
+        "resnet20": {
+            "model": "resnet20",
+            "image_size": 8,
+            "batch_size": 8,
+            "microbatch_size": 2,
+            "steps": 4,
+            "flip": "random",
+            "crop_padding": 2,
+            "ema": 0.9,
+        },
+    }
 
     model: str = setting(
         "cnn", f"{', '.join(OWN)}, or any classification model of torchvision, as resnet18", network=True

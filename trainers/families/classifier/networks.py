@@ -58,8 +58,10 @@ def misfit(model: str, channels: int, size: int, classes: int, rows: int = 2) ->
     def first(sizes: Sequence[int]) -> list[str]:
         return next(([f"image_size={usual}"] for usual in sizes if fits(model, channels, usual, classes)), [])
 
-    near = [*first([usual for usual in reversed(USUAL_SIZES) if usual < size]),
-            *first([usual for usual in USUAL_SIZES if usual > size])]  # fmt: skip
+    near = [
+        *first([usual for usual in reversed(USUAL_SIZES) if usual < size]),
+        *first([usual for usual in USUAL_SIZES if usual > size]),
+    ]
     hint = f"say {' or '.join(near)}" if near else ""
     return Problem(MISFIT, "model", f"does not fit images of {size}x{size}", hint, model)
 

@@ -26,26 +26,47 @@ def _group(stride_one: int, blocks: tuple[int, ...]) -> Problem | None:
 class Config(ClassificationConfig):
     summary: ClassVar[str] = "Darknet: residual layers with a bottleneck or a widening, in groups"
     checks: ClassVar[tuple[Check, ...]] = (
-        *ClassificationConfig.checks, Check(("stride_one", "blocks"), _group), Check(("blocks",), _ten_groups)
-    )  # fmt: skip
+        *ClassificationConfig.checks,
+        Check(("stride_one", "blocks"), _group),
+        Check(("blocks",), _ten_groups),
+    )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 30.0, "batch_size": 256, "microbatch_size": 64, "learning_rate": 0.01, "weight_decay": 1e-4,
+        "epochs": 30.0,
+        "batch_size": 256,
+        "microbatch_size": 64,
+        "learning_rate": 0.01,
+        "weight_decay": 1e-4,
         "schedule": "one_cycle",
-    }  # fmt: skip
+    }
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "bottleneck": {"data": "digits", "image_size": 8, "blocks": (1, 1), "first_width": 4, "batch_size": 8,
-                       "microbatch_size": 2, "steps": 4, "crop_padding": 1, "cutout": 3},
-        "widening": {"data": "digits", "image_size": 8, "blocks": (1,), "first_width": 64, "inner": 2.0,
-                     "stride_one": 0, "batch_size": 8, "microbatch_size": 2, "steps": 4, "flip": "alternating",
-                     "crop_padding": 0},
-    }  # fmt: skip
+        "bottleneck": {
+            "data": "digits",
+            "image_size": 8,
+            "blocks": (1, 1),
+            "first_width": 4,
+            "batch_size": 8,
+            "microbatch_size": 2,
+            "steps": 4,
+            "crop_padding": 1,
+            "cutout": 3,
+        },
+        "widening": {
+            "data": "digits",
+            "image_size": 8,
+            "blocks": (1,),
+            "first_width": 64,
+            "inner": 2.0,
+            "stride_one": 0,
+            "batch_size": 8,
+            "microbatch_size": 2,
+            "steps": 4,
+            "flip": "alternating",
+            "crop_padding": 0,
+        },
+    }
 
     blocks: tuple[int, ...] = setting(
-        (1, 2, 4, 6, 3),
-        "residual layers of each group, as 1:2:4:6:3",
-        at_least=0,
-        at_most=1000,
-        network=True,
+        (1, 2, 4, 6, 3), "residual layers of each group, as 1:2:4:6:3", at_least=0, at_most=1000, network=True
     )
     first_width: int = setting(
         32,
@@ -55,9 +76,12 @@ class Config(ClassificationConfig):
         network=True,
     )
     inner: float = setting(
-        0.5, "channels inside a residual layer, as a part of those outside: a bottleneck below 1, a widening above",
-        above=0, at_most=100, network=True,
-    )  # fmt: skip
+        0.5,
+        "channels inside a residual layer, as a part of those outside: a bottleneck below 1, a widening above",
+        above=0,
+        at_most=100,
+        network=True,
+    )
     stride_one: int = setting(
         1, "the group that keeps the images' size, counted from 0; -1 for none", at_least=-1, network=True
     )

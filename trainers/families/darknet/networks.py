@@ -38,10 +38,7 @@ class ResLayer(nn.Module):
     def __init__(self, width: int, inner: float) -> None:
         super().__init__()
         middle = max(1, round(width * inner))
-        self.residual = nn.Sequential(
-            conv_layer(width, middle, 1 if inner < 1 else 3),
-            conv_layer(middle, width, 3),
-        )
+        self.residual = nn.Sequential(conv_layer(width, middle, 1 if inner < 1 else 3), conv_layer(middle, width, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         added: Tensor = images + self.residual(images)  # not in place: both are kept for backward

@@ -11,7 +11,11 @@ class DarknetFamily(Classification):
         config = self.config
         return {
             "network": Darknet(
-                config.blocks, config.first_width, config.inner, config.stride_one, self.facts["channels"],
+                config.blocks,
+                config.first_width,
+                config.inner,
+                config.stride_one,
+                self.facts["channels"],
                 config.class_count(self.facts),
             )
-        }  # fmt: skip
+        }

@@ -13,11 +13,27 @@ class Config(AdversarialConfig):
     small: ClassVar = {"learning_rate": 3e-3, "batch_size": 32, "ema": 0.95, "steps": 1500}  # docs/search.md says why
     tiny: ClassVar = {
         "tiny": {"image_size": 16, "width": 8, "latent": 16, "batch_size": 16, "microbatch_size": 4, "steps": 4},
-        "nearest": {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 2, "steps": 4,
-                    "upsample": "nearest", "ema": 0.9},
-        "conditional": {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 2, "steps": 4,
-                        "conditional": True, "mismatched_negatives": True},
-    }  # fmt: skip
+        "nearest": {
+            "image_size": 16,
+            "width": 4,
+            "latent": 8,
+            "batch_size": 8,
+            "microbatch_size": 2,
+            "steps": 4,
+            "upsample": "nearest",
+            "ema": 0.9,
+        },
+        "conditional": {
+            "image_size": 16,
+            "width": 4,
+            "latent": 8,
+            "batch_size": 8,
+            "microbatch_size": 2,
+            "steps": 4,
+            "conditional": True,
+            "mismatched_negatives": True,
+        },
+    }
 
     learning_rate: float = setting(2e-4, "of both Adams", above=0, log=True, source="Radford 2016, section 4")
     beta1: float = setting(0.5, "momentum of both Adams", at_least=0, below=1, source="Radford 2016, section 4")

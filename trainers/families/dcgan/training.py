@@ -16,8 +16,10 @@ class DCGAN(Adversarial):
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         course, betas = schedules.of(self.config, self.config.learning_rate), (self.config.beta1, 0.999)
-        return {name: (torch.optim.Adam(network.parameters(), betas=betas, fused=True), course)
-                for name, network in networks.items()}  # fmt: skip
+        return {
+            name: (torch.optim.Adam(network.parameters(), betas=betas, fused=True), course)
+            for name, network in networks.items()
+        }
 
     def phases(self, step: int) -> tuple[Phase, ...]:
         return (

@@ -9,25 +9,51 @@ from trainers.settings.fields import setting
 class Config(AdversarialConfig):
     summary: ClassVar[str] = "Wasserstein GAN, a critic with clipped weights (Arjovsky et al. 2017)"
     tiny: ClassVar = {
-        "tiny": {"image_size": 16, "width": 8, "latent": 16, "batch_size": 16, "microbatch_size": 4, "steps": 4,
-                 "n_critic": 2, "n_critic_warmup": 3, "warmup_steps": 1, "n_extra_layers": 1},
-        "no_norm": {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 2, "steps": 4,
-                    "n_critic": 2, "n_critic_warmup": 0, "critic_norm": False, "norm_after_activation": True,
-                    "conditional": True},
-    }  # fmt: skip
+        "tiny": {
+            "image_size": 16,
+            "width": 8,
+            "latent": 16,
+            "batch_size": 16,
+            "microbatch_size": 4,
+            "steps": 4,
+            "n_critic": 2,
+            "n_critic_warmup": 3,
+            "warmup_steps": 1,
+            "n_extra_layers": 1,
+        },
+        "no_norm": {
+            "image_size": 16,
+            "width": 4,
+            "latent": 8,
+            "batch_size": 8,
+            "microbatch_size": 2,
+            "steps": 4,
+            "n_critic": 2,
+            "n_critic_warmup": 0,
+            "critic_norm": False,
+            "norm_after_activation": True,
+            "conditional": True,
+        },
+    }
 
     learning_rate: float = setting(5e-5, "of both RMSprops", above=0, log=True, source="Arjovsky 2017, algorithm 1")
     n_critic: int = setting(
         5, "steps of the critic in a step", at_least=1, at_most=1000, source="Arjovsky 2017, algorithm 1"
     )
     n_critic_warmup: int = setting(
-        100, "steps of the critic in each of the first `warmup_steps` and in every 500th step; 0: n_critic there too",
-        at_least=0, at_most=10_000, source="Arjovsky 2017, as published by its authors",
-    )  # fmt: skip
-    warmup_steps: int = setting(
-        25, "steps at the start with n_critic_warmup steps of the critic", unit="steps", at_least=0,
+        100,
+        "steps of the critic in each of the first `warmup_steps` and in every 500th step; 0: n_critic there too",
+        at_least=0,
+        at_most=10_000,
         source="Arjovsky 2017, as published by its authors",
-    )  # fmt: skip
+    )
+    warmup_steps: int = setting(
+        25,
+        "steps at the start with n_critic_warmup steps of the critic",
+        unit="steps",
+        at_least=0,
+        source="Arjovsky 2017, as published by its authors",
+    )
     clip: float = setting(
         0.01,
         "bound of each weight of the critic after each of its steps",

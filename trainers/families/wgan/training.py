@@ -13,8 +13,10 @@ from trainers.families.adversarial.learning import Wasserstein
 class WGAN(Wasserstein):
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         course = schedules.of(self.config, self.config.learning_rate)
-        return {name: (torch.optim.RMSprop(network.parameters(), foreach=True), course)
-                for name, network in networks.items()}  # fmt: skip
+        return {
+            name: (torch.optim.RMSprop(network.parameters(), foreach=True), course)
+            for name, network in networks.items()
+        }
 
     @property
     def critic_norm(self) -> bool:  # type: ignore[override]

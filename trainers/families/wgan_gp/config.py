@@ -17,8 +17,11 @@ def _resnet_size(network: str, image_size: int | str) -> Problem | None:
 
 
 def _resnet_plain(network: str, n_extra_layers: int, norm_after_activation: bool, upsample: str) -> Problem | None:
-    of_dcgan = {"n_extra_layers": n_extra_layers > 0, "norm_after_activation": norm_after_activation,
-                "upsample": upsample != "transposed"}  # fmt: skip
+    of_dcgan = {
+        "n_extra_layers": n_extra_layers > 0,
+        "norm_after_activation": norm_after_activation,
+        "upsample": upsample != "transposed",
+    }
     said = [name for name, is_said in of_dcgan.items() if is_said]
     if network != "resnet" or not said:
         return None
@@ -35,16 +38,34 @@ class Config(AdversarialConfig):
     )
     defaults: ClassVar = {"cycle_momentum": (0.0, 0.0)}
     tiny: ClassVar = {
-        "tiny": {"image_size": 16, "width": 8, "latent": 16, "batch_size": 16, "microbatch_size": 4, "steps": 4,
-                 "n_critic": 2},
-        "resnet": {"image_size": 32, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 2, "steps": 3,
-                   "n_critic": 2, "network": "resnet", "conditional": True},
-    }  # fmt: skip
+        "tiny": {
+            "image_size": 16,
+            "width": 8,
+            "latent": 16,
+            "batch_size": 16,
+            "microbatch_size": 4,
+            "steps": 4,
+            "n_critic": 2,
+        },
+        "resnet": {
+            "image_size": 32,
+            "width": 4,
+            "latent": 8,
+            "batch_size": 8,
+            "microbatch_size": 2,
+            "steps": 3,
+            "n_critic": 2,
+            "network": "resnet",
+            "conditional": True,
+        },
+    }
 
     network: Literal["dcgan", "resnet"] = setting(
-        "dcgan", "DCGAN's, without norms in the critic, or the paper's residual one for 32 pixels",
-        source="Gulrajani 2017, appendices B and C", network=True,
-    )  # fmt: skip
+        "dcgan",
+        "DCGAN's, without norms in the critic, or the paper's residual one for 32 pixels",
+        source="Gulrajani 2017, appendices B and C",
+        network=True,
+    )
     penalty: float = setting(
         10.0, "weight of the gradient penalty", at_least=0, log=True, source="Gulrajani 2017, algorithm 1"
     )

@@ -38,9 +38,13 @@ class ResNetGenerator(nn.Module):
         self.classes = classes
         last = convolution(width, channels)
         self.main = nn.Sequential(
-            Project(latent + classes, width), *[Block(width, width, "up", norm=True) for _ in range(3)],
-            nn.BatchNorm2d(width), nn.ReLU(), last, nn.Tanh(),
-        )  # fmt: skip
+            Project(latent + classes, width),
+            *[Block(width, width, "up", norm=True) for _ in range(3)],
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            last,
+            nn.Tanh(),
+        )
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         images: Tensor = self.main(with_class(latent, labels, self.classes))
@@ -53,9 +57,10 @@ class ResNetCritic(nn.Module):
     def __init__(self, width: int, channels: int, classes: int = 0) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            First(channels, width), Block(width, width, "down", norm=False),
+            First(channels, width),
+            Block(width, width, "down", norm=False),
             *[Block(width, width, "none", norm=False) for _ in range(2)],
-        )  # fmt: skip
+        )
         self.head = nn.Linear(width, 1)
         self.of_class = nn.Embedding(classes, width) if classes else None
 

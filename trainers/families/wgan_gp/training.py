@@ -25,8 +25,10 @@ class WGANGP(Wasserstein):
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         course, betas = schedules.of(self.config, self.config.learning_rate), (self.config.beta1, self.config.beta2)
-        return {name: (torch.optim.Adam(network.parameters(), betas=betas, fused=True), course)
-                for name, network in networks.items()}  # fmt: skip
+        return {
+            name: (torch.optim.Adam(network.parameters(), betas=betas, fused=True), course)
+            for name, network in networks.items()
+        }
 
     def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         fakes = self.fakes(networks, microbatch).to(microbatch.dtype)

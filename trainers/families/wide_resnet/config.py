@@ -25,9 +25,19 @@ class Config(ClassificationConfig):
         "schedule": "step",
     }  # section 3, with steps at 60, 120, 160 of 200
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tiny": {"data": "digits", "image_size": 8, "depth": 10, "widen_factor": 1, "dropout": 0.3, "batch_size": 8,
-                 "microbatch_size": 2, "steps": 4, "crop_padding": 1, "label_smoothing": 0.1},
-    }  # fmt: skip
+        "tiny": {
+            "data": "digits",
+            "image_size": 8,
+            "depth": 10,
+            "widen_factor": 1,
+            "dropout": 0.3,
+            "batch_size": 8,
+            "microbatch_size": 2,
+            "steps": 4,
+            "crop_padding": 1,
+            "label_smoothing": 0.1,
+        }
+    }
 
     depth: int = setting(28, "convolutions in a row, 6n + 4", at_least=10, at_most=10_000, network=True)
     widen_factor: int = setting(10, "times the width of the thin network", at_least=1, at_most=10_000, network=True)
