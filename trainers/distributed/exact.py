@@ -21,6 +21,7 @@ from trainers.distributed.reduction_tree import Node, accumulation, fold, nodes_
 from trainers.distributed.shared_memory import ALIGNMENT, TAIL_ROOM, Room, padded_length
 
 BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
+SUM, RESULT = 0, 1  # tags of messages between hosts
 PIECES, PIECE = 4, 1 << 20  # of a slice in messages between hosts: how many at most, and numbers in each at least
 
 
@@ -79,6 +80,12 @@ class Exact:
         self.host = self._host()
         self.place = self.host.index(world.rank)
         self.host_nodes = [nodes_of(covered(host, self.shares), microbatches) for host in self.hosts]
+        others = [(number, ranks) for number, ranks in enumerate(self.hosts) if ranks != self.host]
+        # who helps to add up this worker's slice, with the number of the host; and whom this worker helps
+        self.partners = [(number, ranks[self.place % len(ranks)]) for number, ranks in others]
+        self.served = [
+            rank for _, ranks in others for place, rank in enumerate(ranks) if place % len(self.host) == self.place
+        ]
 
     def _host(self) -> list[int]:
         return next(host for host in self.hosts if self.world.rank in host)
@@ -171,62 +178,80 @@ class Exact:
             flat.point(parameters, -1)
 
     def _add_slices(self, flat: Flat, weight: float) -> None:
-        """Add up the slice that this worker owns and give every host the sum."""
-        here = self.hosts.index(self.host)
+        """Add up the slice that this worker owns, and give every host the sum.
+
+        Between hosts, the slice of a worker is added up with the help of one partner on each other host: the partner
+        sends the sums of its host's nodes (tag 0), and receives the result (tag 1).
+        """
         nodes: dict[Node, Tensor] = {
             node: slot
             for rank, slots in zip(self.host, flat.published, strict=True)
             for node, slot in zip(self.nodes[rank], slots, strict=True)
         }
         owned = slices(len(flat.result), self.world.size, flat.result.element_size())
-        first, last = owned[self.world.rank]
-        partners = [(host, ranks[self.place % len(ranks)]) for host, ranks in enumerate(self.hosts) if host != here]
-        served = [
-            rank
-            for host, ranks in enumerate(self.hosts)
-            if host != here
-            for place, rank in enumerate(ranks)
-            if place % len(self.host) == self.place
-        ]
-        group = self.world.group
-        mine = pieces(first, last)
-        theirs: list[dict[Node, Tensor]] = []  # the other hosts' sums of each piece of mine, once they have come
-        arriving: list[list[Any]] = []
-        for start, end in mine:
-            sums = {node: flat.result.new_empty(end - start) for host, _ in partners for node in self.host_nodes[host]}
-            theirs.append(sums)
-            arriving.append(
-                [
-                    dist.irecv(sums[node], group=group, group_src=rank, tag=0)
-                    for host, rank in partners
-                    for node in self.host_nodes[host]
-                ]
-            )
-        under_way: list[Any] = [
-            dist.irecv(flat.result[start:end], group=group, group_src=rank, tag=1)
-            for rank in served
-            for start, end in pieces(*owned[rank])
-        ]
-        for rank in served:
-            for start, end in pieces(*owned[rank]):
-                parts = {node: slot[start:end] for node, slot in nodes.items()}
-                for node in self.host_nodes[here]:
-                    partial = fold(parts, torch.add, *node)
-                    under_way.append(dist.isend(partial, group=group, group_dst=rank, tag=0))
-        for (start, end), sums, messages in zip(mine, theirs, arriving, strict=True):
+        mine = pieces(*owned[self.world.rank])
+        arriving = [self._receive_sums(flat.result, piece) for piece in mine]
+        under_way = self._receive_results(flat.result, owned) + self._send_sums(nodes, owned)
+        for (start, end), (sums, messages) in zip(mine, arriving, strict=True):
             for message in messages:
                 message.wait()
-            for begin in range(start, end, BLOCK):
-                stop = min(begin + BLOCK, end)
-                parts = {node: slot[begin:stop] for node, slot in nodes.items()}
-                parts |= {node: part[begin - start : stop - start] for node, part in sums.items()}
-                self._add_block(parts, flat.result[begin:stop], weight)
-            for _, rank in partners:
-                under_way.append(dist.isend(flat.result[start:end], group=group, group_dst=rank, tag=1))
+            self._add_piece(flat.result, nodes, sums, start, end, weight)
+            under_way += [self._send(flat.result[start:end], rank, RESULT) for _, rank in self.partners]
         for message in under_way:
             message.wait()
         if self.room is not None:
             self.room.barrier()
+
+    def _receive_sums(self, result: Tensor, piece: tuple[int, int]) -> tuple[dict[Node, Tensor], list[Any]]:
+        """The other hosts' sums of a piece of this worker's slice, and the messages that bring them."""
+        sums = {
+            node: result.new_empty(piece[1] - piece[0]) for host, _ in self.partners for node in self.host_nodes[host]
+        }
+        messages = [
+            self._receive(sums[node], rank, SUM) for host, rank in self.partners for node in self.host_nodes[host]
+        ]
+        return sums, messages
+
+    def _receive_results(self, result: Tensor, owned: Sequence[tuple[int, int]]) -> list[Any]:
+        """The slices that other hosts own and this worker brings to its host."""
+        return [
+            self._receive(result[start:end], rank, RESULT)
+            for rank in self.served
+            for start, end in pieces(*owned[rank])
+        ]
+
+    def _send_sums(self, nodes: Mapping[Node, Tensor], owned: Sequence[tuple[int, int]]) -> list[Any]:
+        """The sums of this host's nodes, for the workers of other hosts that own these slices."""
+        under_way = []
+        for rank in self.served:
+            for start, end in pieces(*owned[rank]):
+                parts = {node: slot[start:end] for node, slot in nodes.items()}
+                for node in self.host_nodes[self.hosts.index(self.host)]:
+                    partial = fold(parts, torch.add, *node)
+                    under_way.append(self._send(partial, rank, SUM))
+        return under_way
+
+    def _add_piece(
+        self,
+        result: Tensor,
+        nodes: Mapping[Node, Tensor],
+        sums: Mapping[Node, Tensor],
+        start: int,
+        end: int,
+        weight: float,
+    ) -> None:
+        """The result of a piece, from this host's nodes and the other hosts' sums, in blocks that fit the cache."""
+        for begin in range(start, end, BLOCK):
+            stop = min(begin + BLOCK, end)
+            parts = {node: slot[begin:stop] for node, slot in nodes.items()}
+            parts |= {node: part[begin - start : stop - start] for node, part in sums.items()}
+            self._add_block(parts, result[begin:stop], weight)
+
+    def _send(self, tensor: Tensor, rank: int, tag: int) -> Any:
+        return dist.isend(tensor, group=self.world.group, group_dst=rank, tag=tag)
+
+    def _receive(self, tensor: Tensor, rank: int, tag: int) -> Any:
+        return dist.irecv(tensor, group=self.world.group, group_src=rank, tag=tag)
 
     def _add_block(self, parts: dict[Node, Tensor], result: Tensor, weight: float | Tensor) -> None:
         """The tree's sum of these parts of all nodes, divided once."""

@@ -94,56 +94,73 @@ class Recorder:
         self._tell()
 
     def after_step(self) -> None:
-        """Metrics, evaluation, grid and checkpoint, where this step is one for them.
+        """Metrics, grid, evaluation and checkpoint, where this step is one for them.
 
         Raises Left where a stop is asked for during the grid or the evaluation: both are pending then.
         """
         trainer, config, step = self.trainer, self.config, self.trainer.step
-        every = int(config.evaluate_every)
-        last, better, unless = step >= config.steps, False, ""
-        told = step % config.log_every == 0 or last
+        every, last = int(config.evaluate_every), step >= config.steps
+        logged = step % config.log_every == 0 or last
         evaluated = bool(every) and (step % every == 0 or last)
-        sampled = step % config.sample_every == 0 or last
-        if self.first and told:
+        drawn = step % config.sample_every == 0 or last
+        if self.first and logged:
             self._write_metrics()
         self._tell()
         trainer.pending = True
-        samples = inference.draw_grid(trainer, leaves=True) if sampled else None
-        before = time.monotonic()
-        if evaluated:
-            inference.evaluate(trainer)
+        samples = inference.draw_grid(trainer, leaves=True) if drawn else None
+        seconds = self._evaluate() if evaluated else 0.0
         trainer.pending = False  # from here on nothing takes long
-        if evaluated:
-            better = inference.note_best(trainer)
-            if self.first and (lacking := inference.lacking_metric(trainer)) and lacking not in self.said:
-                self.said.add(lacking)
-                self.control.say(lacking)
-            main = inference.main_metric(trainer)
-            if self.first and main is not None and not math.isfinite(trainer.evaluation.results[f"eval_{main}"]):
-                self.control.say(f"step {step}: eval_{main} is no finite number; this evaluation cannot be the best")
-            self.evaluating += time.monotonic() - before
-            self._write(trainer.evaluation.results)
-            self._report(better)
-            last = last or trainer.reached
-            if not last and time.monotonic() - self.pictured > WAITS.picture_of_evaluation:
-                self._picture()
-        if last and not sampled:
+        better = evaluated and self._record_evaluation(seconds)
+        last = last or trainer.reached
+        if evaluated and not last and time.monotonic() - self.pictured > WAITS.picture_of_evaluation:
+            self._picture()
+        if last and not drawn:
             samples = inference.draw_grid(trainer)
-        if samples is not None:
-            self._show(samples)
-            unless = self._watch(samples) if isinstance(samples, Tensor) else ""
-        often = config.checkpoint_every
-        due = trainer.save_agreed if isinstance(often, str) else step % often == 0
-        if due or last or better or unless:
+        unless = self._show_and_watch(samples)
+        if last or better or unless or self._is_time_to_save():
             self.save()
         self._tell()
-        if self.first and (told or evaluated):
+        if self.first and (logged or evaluated):
             self.control.at_rest(step)
         if evaluated:  # whoever was just told may have had enough
             trainer.stop_agreed |= any(trainer.world.gather(self.control.stop_requested))
         if unless and not last:
             hint = f"stopped and saved: go on nevertheless with --resume {self.folder.name} {unless}"
             raise TroupeError(Problem("worry", f"step {step}", trainer.worry, hint), FAILED)
+
+    def _evaluate(self) -> float:
+        """The seconds that the evaluation of this step took. Raises Left where it was left for a stop."""
+        before = time.monotonic()
+        inference.evaluate(self.trainer)
+        return time.monotonic() - before
+
+    def _record_evaluation(self, seconds: float) -> bool:
+        """The newest evaluation into metrics and verdict; returns whether it is the best so far."""
+        trainer, before = self.trainer, time.monotonic()
+        better = inference.note_best(trainer)
+        if self.first and (lacking := inference.lacking_metric(trainer)) and lacking not in self.said:
+            self.said.add(lacking)
+            self.control.say(lacking)
+        main = inference.main_metric(trainer)
+        if self.first and main is not None and not math.isfinite(trainer.evaluation.results[f"eval_{main}"]):
+            reason = f"eval_{main} is no finite number; this evaluation cannot be the best"
+            self.control.say(f"step {trainer.step}: {reason}")
+        self.evaluating += seconds + time.monotonic() - before
+        self._write(trainer.evaluation.results)
+        self._report(better)
+        return better
+
+    def _is_time_to_save(self) -> bool:
+        """Whether a checkpoint is due, by steps or by the clock of rank 0."""
+        often = self.config.checkpoint_every
+        return self.trainer.save_agreed if isinstance(often, str) else self.trainer.step % often == 0
+
+    def _show_and_watch(self, samples: Tensor | list[str] | None) -> str:
+        """Write a grid, and look in it for signs that the run goes wrong; returns what lets such a run go on."""
+        if samples is None:
+            return ""
+        self._show(samples)
+        return self._watch(samples) if isinstance(samples, Tensor) else ""
 
     def draw(self) -> None:
         """Draw the fixed grid of this step."""

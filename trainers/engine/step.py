@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -117,36 +117,45 @@ def draw(trainer: Trainer) -> None:
 
 
 def run_phase(trainer: Trainer, phase: Phase) -> None:
-    """One phase: gradients of all micro-batches meet, then one optimizer step."""
+    """One phase: draw, forward, backward, synchronize, step."""
     if phase.fresh:
         draw(trainer)
-    for name, parameters in trainer.trainable.items():
-        wanted = name in phase.trains or name in phase.leaves
-        if parameters and parameters[0].requires_grad != wanted:
-            for parameter in parameters:
-                parameter.requires_grad_(wanted)
+    _require_gradients(trainer, (*phase.trains, *phase.leaves))
     if phase.optimises:
         _run_apart(trainer, phase)
     else:
-        optimizing = trainer.optimizing[phase.optimizer]
-        _set_values(trainer, phase.optimizer, optimizing)
-        if phase.closure:
-            _step_with_closure(trainer, phase, optimizing)
-        else:
-            loss, statistics, means = _reduce(trainer, phase, optimizing)
-            if not math.isfinite(loss):
-                raise _not_finite(trainer, phase, loss)
-            batch_norm.move(statistics, means)
-            if phase.before is not None:
-                phase.before(trainer.networks)
-            optimizing.optimizer.step()
-        if phase.after is not None:
-            with torch.no_grad():
-                phase.after(trainer.networks)
-        for index, microbatch in trainer.microbatches.items():
-            if microbatch.carried:
-                trainer.carried[index] = {name: value.detach() for name, value in microbatch.carried.items()}
+        _run_together(trainer, phase)
     trainer.phase_counts[phase.name] = trainer.phase_counts.get(phase.name, 0) + 1
+
+
+def _require_gradients(trainer: Trainer, wanted: Sequence[str]) -> None:
+    """Let the parameters of these networks have gradients, and those of no other one."""
+    for name, parameters in trainer.trainable.items():
+        if parameters and parameters[0].requires_grad != (name in wanted):
+            for parameter in parameters:
+                parameter.requires_grad_(name in wanted)
+
+
+def _run_together(trainer: Trainer, phase: Phase) -> None:
+    """A phase whose gradients are synchronized between all micro-batches, for one optimizer step."""
+    optimizing = trainer.optimizing[phase.optimizer]
+    _set_values(trainer, phase.optimizer, optimizing)
+    if phase.closure:
+        _step_with_closure(trainer, phase, optimizing)
+    else:
+        loss, statistics, means = _reduce(trainer, phase, optimizing)
+        if not math.isfinite(loss):
+            raise _not_finite(trainer, phase, loss)
+        batch_norm.move(statistics, means)
+        if phase.before is not None:
+            phase.before(trainer.networks)
+        optimizing.optimizer.step()
+    if phase.after is not None:
+        with torch.no_grad():
+            phase.after(trainer.networks)
+    for index, microbatch in trainer.microbatches.items():
+        if microbatch.carried:
+            trainer.carried[index] = {name: value.detach() for name, value in microbatch.carried.items()}
 
 
 def _set_values(trainer: Trainer, name: str, optimizing: Optimizing) -> None:

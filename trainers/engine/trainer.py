@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, TypeVar, cast
 
@@ -51,11 +51,40 @@ class Average:
     buffers_of: list[Tensor]
 
 
-class Trainer:
+@dataclass(eq=False, repr=False)
+class RunState:
+    """What a step changes besides networks and optimizers, and what follows from it."""
+
+    step: int = 0
+    phases_done: int = 0  # of the step under way
+    pending: bool = False  # whether what follows a step is still to be done: its evaluation, grid and checkpoint
+    position: int = 0  # samples drawn from the stream so far
+    phase_counts: dict[str, int] = field(default_factory=dict)
+    carried: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    apart: dict[str, dict[int, Any]] = field(default_factory=dict)  # optimizers of phases in which no gradients meet
+    best: dict[str, Any] = field(default_factory=dict)
+    sample_inputs: dict[str, Tensor] = field(default_factory=dict)
+    microbatches: dict[int, MicroBatch] = field(default_factory=dict)
+    left: dict[int, dict[str, list[Statistics]]] = field(default_factory=dict)  # of forwards for a later phase
+    stop_agreed: bool = False
+    has_checkpoint: bool = False  # from which the run can go on
+    saved_at: float = field(default_factory=lambda: monotonic())  # the newest checkpoint, or this process began
+    save_agreed: bool = False  # by the clock of rank 0
+    metrics: dict[str, float] = field(default_factory=dict)  # of the newest step
+    evaluation: Evaluation = field(default_factory=Evaluation)  # the newest
+    watched: dict[str, float] = field(default_factory=dict)  # the newest signs of how the run goes
+    worry: str = ""  # what they say is wrong
+    referred: bool = False  # whether what evaluations compare with is there
+    history: list[float] = field(default_factory=list)  # the main metric of every evaluation that was due
+    reached: bool = False  # the target, after which no step is made
+
+
+class Trainer(RunState):
     """Everything that a step changes. step.py makes steps, inference.py draws and evaluates, state.py says what a
     checkpoint holds."""
 
     def __init__(self, family: Family, data: Data, config: Config, world: World, control: Control) -> None:
+        super().__init__()
         self.family, self.data, self.config, self.world, self.control = family, data, config, world, control
         on_gpu = config.device == "cuda"
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
@@ -90,29 +119,8 @@ class Trainer:
         for network in self.networks.values() if config.compile else ():
             network.compile()
 
-        self.step = 0
-        self.phases_done = 0  # of the step under way
-        self.pending = False  # whether what follows a step is still to be done: its evaluation, grid and checkpoint
-        self.position = 0  # samples drawn from the stream so far
-        self.phase_counts: dict[str, int] = {}
-        self.carried = {index: self._begun(index) for index in self.exchange.share}
-        self.apart: dict[str, dict[int, Any]] = {}  # optimizers of phases in which no gradients meet, by micro-batch
-        self.best: dict[str, Any] = {}
-        self.sample_inputs: dict[str, Tensor] = {}
-        self.microbatches: dict[int, MicroBatch] = {}
-        self.left: dict[int, dict[str, list[Statistics]]] = {}  # statistics of forwards left for a later phase
-        self.stop_agreed = False
         self.name = ""  # of the run
-        self.has_checkpoint = False  # from which it can go on
-        self.saved_at = monotonic()  # when the newest checkpoint was made, or this process began
-        self.save_agreed = False  # by the clock of rank 0
-        self.metrics: dict[str, float] = {}  # of the newest step
-        self.evaluation = Evaluation()  # the newest
-        self.watched: dict[str, float] = {}  # the newest signs of how the run goes
-        self.worry = ""  # what they say is wrong
-        self.referred = False  # whether what evaluations compare with is there
-        self.history: list[float] = []  # the main metric of every evaluation that was due
-        self.reached = False  # the target, after which no step is made
+        self.carried = {index: self._begun(index) for index in self.exchange.share}
 
     def begin(self) -> None:
         """What a new run does before its first step: weights and statistics that follow from the data, and the grid."""

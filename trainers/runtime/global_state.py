@@ -16,7 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from trainers.base.errors import CONFLICT, TroupeError
 from trainers.base.problems import Problem
@@ -53,48 +53,63 @@ def fresh(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def called(*arguments: P.args, **words: P.kwargs) -> R:
-        results: list[R] = []
-        errors: list[BaseException] = []
         nested = getattr(inside, "yes", False)  # called by what computes, which waits for it
-        abandoned, done = threading.Event(), threading.Event()
-
-        def compute() -> None:
-            inside.yes = True
-            try:
-                with at_defaults():
-                    if not abandoned.is_set():
-                        results.append(function(*arguments, **words))
-            except BaseException as error:
-                errors.append(error)
-            finally:
-                _forget_fonts()
-                if not nested:
-                    COMPUTING.release()
-                done.set()
-
         if not nested:
             refuse_others()
-        if not nested and not COMPUTING.acquire(blocking=False):
-            hint = "wait until it has ended, or start this one in a process of its own"
-            raise TroupeError(Problem("held", reason="another run trains in this process", hint=hint), CONFLICT)
-        thread = threading.Thread(target=compute, name=f"troupe {function.__name__}", daemon=True)
-        try:
-            thread.start()
-            while not done.wait(WAITS.look_at_thread) and thread.is_alive():
-                pass  # and no `join`: where that is interrupted, Python 3.11 takes the thread for one that has ended
-        except BaseException as error:
-            abandoned.set()
-            if thread.is_alive():
-                _raise_in(thread, Abandoned if isinstance(error, Exception) else type(error))
-                done.wait(WAITS.end_of_thread)
-            elif isinstance(error, RuntimeError) and not nested:  # it could not be started, and will release nothing
-                COMPUTING.release()
-            raise
-        if errors:
-            raise errors[0]
-        return results[0]
+            if not COMPUTING.acquire(blocking=False):
+                hint = "wait until it has ended, or start this one in a process of its own"
+                raise TroupeError(Problem("held", reason="another run trains in this process", hint=hint), CONFLICT)
+        return _Computation(lambda: function(*arguments, **words), function.__name__, nested).result()
 
     return called
+
+
+class _Computation(Generic[R]):
+    """A function without arguments, under way in a thread of its own; unless `nested` in another one, it releases
+    COMPUTING at its end."""
+
+    def __init__(self, function: Callable[[], R], name: str, nested: bool) -> None:
+        self.function, self.nested = function, nested
+        self.results: list[R] = []
+        self.errors: list[BaseException] = []
+        self.abandoned, self.done = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._compute, name=f"troupe {name}", daemon=True)
+
+    def _compute(self) -> None:
+        inside.yes = True
+        try:
+            with at_defaults():
+                if not self.abandoned.is_set():
+                    self.results.append(self.function())
+        except BaseException as error:
+            self.errors.append(error)
+        finally:
+            _forget_fonts()
+            if not self.nested:
+                COMPUTING.release()
+            self.done.set()
+
+    def result(self) -> R:
+        """What the function returns or raises; an exception that comes here meanwhile is raised in its thread too."""
+        try:
+            self.thread.start()
+            while not self.done.wait(WAITS.look_at_thread) and self.thread.is_alive():
+                pass  # and no `join`: where that is interrupted, Python 3.11 takes the thread for one that has ended
+        except BaseException as error:
+            self._abandon(error)
+            raise
+        if self.errors:
+            raise self.errors[0]
+        return self.results[0]
+
+    def _abandon(self, error: BaseException) -> None:
+        """Nobody waits for the thread any more: end it, or release what it never took over."""
+        self.abandoned.set()
+        if self.thread.is_alive():
+            _raise_in(self.thread, Abandoned if isinstance(error, Exception) else type(error))
+            self.done.wait(WAITS.end_of_thread)
+        elif isinstance(error, RuntimeError) and not self.nested:  # it could not be started
+            COMPUTING.release()
 
 
 def _forget_fonts() -> None:

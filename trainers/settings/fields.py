@@ -267,26 +267,50 @@ def read_value(annotation: Any, text: str) -> Any:
         raise ValueError("one value is needed here", "choices (a,b) and ranges (a..b) are for a search")
     for option in options:
         if get_origin(option) is tuple:
-            (item, *others), parts = get_args(option), text.split(":")
-            if words and len(parts) == 1:
-                raise ValueError(f"is none of {', '.join(words)}, nor numbers as 0:1", meant(text, words))
-            if ... not in others and len(parts) != 1 + len(others):
-                raise ValueError(f"needs {1 + len(others)} numbers, and not {len(parts)}")
-            return tuple(read_value(item, part) for part in parts)
-        if option is bool:
-            if text.lower() in ("true", "yes", "on", "1", "false", "no", "off", "0"):
-                return text.lower() in ("true", "yes", "on", "1")
-            raise ValueError("is neither true nor false")
-        if option is int:
-            number = number_of(text, words)
-            if number != int(number):
-                raise ValueError("is not a whole number")
-            return int(text) if text.lstrip("+-").isdigit() else int(number)
-        if option is float:
-            return number_of(text, words)
+            return _read_list(option, text, words)
+        if option in READERS:
+            return READERS[option](text, words)
     if not words:
         raise ValueError("cannot be one word")
     raise ValueError(f"is none of {', '.join(words)}", meant(text, words))
+
+
+def _read_list(option: Any, text: str, words: Sequence[str]) -> tuple[Any, ...]:
+    """Numbers between colons, as many as the type has."""
+    (item, *others), parts = get_args(option), text.split(":")
+    if words and len(parts) == 1:
+        raise ValueError(f"is none of {', '.join(words)}, nor numbers as 0:1", meant(text, words))
+    if ... not in others and len(parts) != 1 + len(others):
+        raise ValueError(f"needs {1 + len(others)} numbers, and not {len(parts)}")
+    return tuple(read_value(item, part) for part in parts)
+
+
+def _read_bool(text: str, words: Sequence[str]) -> bool:
+    yes, no = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+    if text.lower() not in yes + no:
+        raise ValueError("is neither true nor false")
+    return text.lower() in yes
+
+
+def _read_int(text: str, words: Sequence[str]) -> int:
+    number = number_of(text, words)
+    if number != int(number):
+        raise ValueError("is not a whole number")
+    return int(text) if text.lstrip("+-").isdigit() else int(number)
+
+
+def number_of(text: str, words: Sequence[str] = ()) -> float:
+    """A finite number; `words` are what might have been typed instead."""
+    try:
+        number = float(text if text.isascii() and "_" not in text else "")
+    except ValueError:
+        raise ValueError("is not a number" + (f", nor one of {', '.join(words)}" if words else "")) from None
+    if not math.isfinite(number):
+        raise ValueError("is not a finite number")
+    return number
+
+
+READERS: dict[Any, Callable[[str, Sequence[str]], Any]] = {bool: _read_bool, int: _read_int, float: number_of}
 
 
 def taken_value(annotation: Any, value: Any) -> Any:
@@ -328,16 +352,6 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON keeps them."""
     kept: dict[str, Any] = json.loads(json.dumps(dict(settings)))
     return kept
-
-
-def number_of(text: str, words: Sequence[str] = ()) -> float:
-    try:
-        number = float(text if text.isascii() and "_" not in text else "")
-    except ValueError:
-        raise ValueError("is not a number" + (f", nor one of {', '.join(words)}" if words else "")) from None
-    if not math.isfinite(number):
-        raise ValueError("is not a finite number")
-    return number
 
 
 def _facts(field: FieldInfo) -> dict[str, Any]:
