@@ -45,7 +45,7 @@ class StopsAt(Control):
 
     @property
     def stop_requested(self) -> bool:
-        return bool(self.progress) and self.progress["step"] >= self.step
+        return bool(self.progress) and self.progress.get("step", 0) >= self.step
 
     @stop_requested.setter
     def stop_requested(self, asked: bool) -> None:

@@ -69,9 +69,11 @@ class Progress:
 
     def show(self, progress: Mapping[str, Any]) -> None:
         """The newest state of the run; does nothing where it was shown a moment ago."""
-        if progress and not self.gone:
+        if "step" in progress and not self.gone:
             with self.making(LINE):
                 self._show(progress)
+        elif progress.get("doing"):  # before the first step
+            self.doing(progress["doing"])
 
     def _show(self, progress: Mapping[str, Any]) -> None:
         now = time.monotonic()

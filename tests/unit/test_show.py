@@ -122,6 +122,16 @@ def test_packing_is_told_like_training_and_its_end_always(clock: Clock) -> None:
     assert lines == [f"packing images 0/100  {bar(0)}", f"packing images 100/100  {bar(1)}"]
 
 
+def test_what_goes_on_before_the_first_step_is_shown_as_such(clock: Clock) -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    for seconds in range(90):
+        progress.show({"doing": f"beginning, {seconds} s"} if seconds else {})
+        clock.now += 1
+    assert all(line.startswith("beginning, ") for line in stream.getvalue().splitlines())
+    assert 1 <= len(stream.getvalue().splitlines()) <= 4
+
+
 @pytest.mark.parametrize("columns", [20, 60, 80, 200])
 def test_the_line_never_wraps(clock: Clock, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     """A line as wide as the terminal would wrap on some, and each renewal would leave one behind."""
