@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from cluster.cli import parser as grammar
 from cluster.cli.parser import Words
 from cluster.terminal.tables import paragraphs, table, width_of
+from trainers.settings.fields import GROUPS, Described
 
 
 def help_text(said: Words) -> str:
@@ -42,20 +44,35 @@ def help_text(said: Words) -> str:
         from trainers.families import registry
 
         kind = registry.config_class(said.names[0], said.families)
-        known: dict[str, list[dict[str, str]]] = {"recipe": [], "running": []}
-        for s in kind.described(said.settings):
-            unit = f" {s.unit}" if s.unit and s.default[:1].isdigit() else ""
-            told = "; ".join(filter(None, [s.help, s.bounds, f"in {s.unit}" if s.unit and not unit else ""]))
-            source = f" [{s.source}]" if s.source else ""
-            known[s.kind].append({"setting": s.name, "default": s.default + unit, "": told + source})
-        for part, title in (
-            ("recipe", f"Settings of {said.names[0]}, {kind.summary}. They fix the numbers of a run:"),
-            ("running", "Running settings, which may change when a run goes on:"),
-        ):
-            text += f"\n\n{paragraphs(title)}\n\n{table(known[part], width=width)}"
+        title = (
+            f"Settings of {said.names[0]}, {kind.summary}. Those marked * may change when a run is resumed; all others "
+        )
+        text += "\n\n" + paragraphs(title + "define the run.")
+        text += _tables([*kind.described(said.settings)], width)
     elif verb.settings:
         text += "\n\n" + paragraphs(f"`troupe {said.verb} FAMILY --help` shows every setting of a family.")
     return text
+
+
+def _tables(settings: Sequence[Described], width: int) -> str:
+    """A table of settings for each group, with columns of the same width."""
+    rows = [_row(setting) for setting in settings]
+    name, default = (max(len(row[column]) for row in rows) for column in (0, 1))
+    text = ""
+    for group in GROUPS:
+        heads = (group.capitalize().ljust(name), "default".ljust(default), "")
+        own = [row for row, setting in zip(rows, settings, strict=True) if setting.group == group]
+        text += f"\n\n{table([dict(zip(heads, row, strict=True)) for row in own], width=width)}" if own else ""
+    return text
+
+
+def _row(setting: Described) -> tuple[str, str, str]:
+    """A setting's name, default and help."""
+    unit = f" {setting.unit}" if setting.unit and setting.default[:1].isdigit() else ""
+    parts = [setting.help, setting.bounds, f"in {setting.unit}" if setting.unit and not unit else ""]
+    source = f" [{setting.source}]" if setting.source else ""
+    name = setting.name + (" *" if setting.kind == "running" else "")
+    return name, setting.default + unit, "; ".join(filter(None, parts)) + source
 
 
 def _word(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sentences import Sentences
 
+from cluster.cli import parser
+from cluster.cli.help import help_text
 from trainers.base.errors import WORDS, TroupeError
 from trainers.base.problems import Problem, sentence, show_value
 from trainers.data.settings import ImageConfig
 from trainers.families import registry
 from trainers.settings.config import Config
-from trainers.settings.fields import Check, read_value, setting
+from trainers.settings.fields import GROUPS, Check, read_value, setting
 
 
 class Example(Config):
@@ -367,3 +370,21 @@ def test_workers_may_be_a_range_of_how_many_there_is_room_for(sentences: Sentenc
         _, problems = Config.from_words({"workers": word})
         assert [facts_of(one) for one in problems] == [(code, "workers", value)]
         sentences(problems)
+
+
+@pytest.mark.parametrize("family", sorted(registry.families()))
+def test_help_lists_settings_by_subject_and_the_familys_own_first(family: str) -> None:
+    kind = registry.config_class(family)
+    text = help_text(parser.parse(["train", family, "--help"]))
+    places = {row.name: re.search(rf"^{row.name}( \*)?( |$)", text, re.MULTILINE) for row in kind.described()}
+    assert all(places.values()), places
+    starts = {name: match.start() for name, match in places.items() if match is not None}
+    heads = [text.index(f"\n{group.capitalize()}") for group in GROUPS]
+    assert heads == sorted(heads)
+    for row in kind.described():
+        number = GROUPS.index(row.group)
+        assert heads[number] < starts[row.name] < [*heads, len(text)][number + 1], row.name
+        assert ("*" in str(places[row.name])) == (row.kind == "running")
+    for group in GROUPS:
+        inside = [row.name in kind.common() for row in kind.described() if row.group == group]
+        assert inside == sorted(inside), "the family's own come first"

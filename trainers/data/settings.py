@@ -32,10 +32,13 @@ class ImageConfig(Config):
         at_least=8,
         at_most=1024,
         network=True,
+        group="data",
     )
 
     folders: Literal["auto", "parts", "classes"] = setting(
-        "auto", "what the folders of imagefolder:PATH are: parts as train and test, or classes; auto: by their names"
+        "auto",
+        "what the folders of imagefolder:PATH are: parts as train and test, or classes; auto: by their names",
+        group="data",
     )
     value_range: Literal["auto", "full"] | tuple[float, float] = setting(
         "auto",
@@ -43,6 +46,7 @@ class ImageConfig(Config):
         "hold; full: the same, and nothing is told where images fill little of it",
         at_least=-FURTHEST,
         at_most=FURTHEST,
+        group="data",
     )
 
     def remarks(self) -> list[str]:

@@ -49,12 +49,14 @@ class Basics(Settings):
         "digits",
         "what to learn from; `troupe datasets` lists them, imagefolder:PATH takes any folder; joined by +",
         free=True,
+        group="data",
     )
     steps: int = setting(
         1000,
         "optimizer steps, where there are no `epochs`; may be raised later where the schedule stays flat",
         unit="steps",
         at_least=0,
+        group="schedule",
     )
     epochs: float | None = setting(
         None,
@@ -62,15 +64,22 @@ class Basics(Settings):
         unit="epochs",
         above=0,
         at_most=100_000,
+        group="schedule",
     )
     target: str = setting(
         "none",
         "stop when an evaluation reaches this, as in eval_accuracy:0.94, and record the time to it",
         kind="running",
         free=True,
+        group="schedule",
     )
     batch_size: int = setting(
-        64, "samples in one step, over all workers", unit="samples", at_least=1, at_most=1_000_000
+        64,
+        "samples in one step, over all workers",
+        unit="samples",
+        at_least=1,
+        at_most=1_000_000,
+        group="optimizer",
     )
     microbatch_size: int = setting(
         16,
@@ -78,35 +87,53 @@ class Basics(Settings):
         unit="samples",
         at_least=1,
         at_most=1_000_000,
+        group="optimizer",
     )
-    seed: int = setting(0, "seed of everything random in the run", at_least=0, at_most=2**63 - 1)
+    seed: int = setting(0, "seed of everything random in the run", at_least=0, at_most=2**63 - 1, group="run")
     precision: Literal["float32", "float64", "bfloat16"] = setting(
-        "float32", "number format; bfloat16 by autocast, with float32 weights"
+        "float32",
+        "number format; bfloat16 by autocast, with float32 weights",
+        group="run",
     )
     exchange: Literal["auto", "exact", "ddp"] = setting(
-        "auto", "how gradients meet: exact (same bits for any number of workers) or ddp; auto: exact on CPUs"
+        "auto",
+        "how gradients meet: exact (same bits for any number of workers) or ddp; auto: exact on CPUs",
+        group="run",
     )
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute; auto: a GPU where torch can use one")
-    threads_per_worker: int = setting(1, "CPU threads of each worker", unit="threads", at_least=1, at_most=512)
-    memory_format: Literal["channels_last", "contiguous"] = setting("channels_last", "layout of images and filters")
-    ema: float = setting(0.0, "decay of the running average of weights, 0 for none", at_least=0, below=1)
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "where to compute; auto: a GPU where torch can use one", group="run"
+    )
+    threads_per_worker: int = setting(
+        1, "CPU threads of each worker", unit="threads", at_least=1, at_most=512, group="run"
+    )
+    memory_format: Literal["channels_last", "contiguous"] = setting(
+        "channels_last", "layout of images and filters", group="run"
+    )
+    ema: float = setting(
+        0.0, "decay of the running average of weights, 0 for none", at_least=0, below=1, group="optimizer"
+    )
     evaluate_on: Literal["test", "validation"] = setting(
-        "test", "learn from the whole training part, or hold out a tenth of it to evaluate on"
+        "test",
+        "learn from the whole training part, or hold out a tenth of it to evaluate on",
+        group="evaluation",
     )
     evaluate_every: int | Literal["auto"] = setting(
         "auto",
         "evaluate after so many steps and at the end, 0 for never; auto: seldom enough for 5 % of the time",
         unit="steps",
         at_least=0,
+        group="evaluation",
     )
-    compile: bool = setting(False, "torch.compile each network")
+    compile: bool = setting(False, "torch.compile each network", group="run")
 
 
 class Schedules(Basics):
     """The course of the learning rate over the run."""
 
     schedule: Literal["constant", "one_cycle", "cosine", "step", "linear", "plateau"] = setting(
-        "constant", "course of the learning rate over the run"
+        "constant",
+        "course of the learning rate over the run",
+        group="schedule",
     )
     warm_up: float = setting(
         0.0,
@@ -115,9 +142,14 @@ class Schedules(Basics):
         at_least=0,
         below=1,
         source="Goyal 2017, section 2.2",
+        group="schedule",
     )
     cycle_ratio: float = setting(
-        20.0, "one_cycle: peak of the learning rate over its start", above=1, source="Smith 2018, section 4.1"
+        20.0,
+        "one_cycle: peak of the learning rate over its start",
+        above=1,
+        source="Smith 2018, section 4.1",
+        group="schedule",
     )
     cycle_tail: float = setting(
         0.2,
@@ -125,6 +157,7 @@ class Schedules(Basics):
         unit="share",
         at_least=0,
         below=1,
+        group="schedule",
     )
     cycle_peak: float | Literal["auto"] = setting(
         "auto",
@@ -132,6 +165,7 @@ class Schedules(Basics):
         unit="share",
         above=0,
         below=1,
+        group="schedule",
     )
     cycle_momentum: tuple[float, ...] = setting(
         (0.95, 0.85),
@@ -139,9 +173,15 @@ class Schedules(Basics):
         at_least=0,
         below=1,
         source="Smith 2018, section 4.3",
+        group="schedule",
     )
     decay_after: float = setting(
-        0.5, "linear: part of the run before the learning rate falls to 0", unit="share", at_least=0, below=1
+        0.5,
+        "linear: part of the run before the learning rate falls to 0",
+        unit="share",
+        at_least=0,
+        below=1,
+        group="schedule",
     )
     decay_at: tuple[float, ...] = setting(
         (0.3, 0.6, 0.8),
@@ -149,9 +189,14 @@ class Schedules(Basics):
         unit="share",
         above=0,
         below=1,
+        group="schedule",
     )
-    decay_factor: float = setting(0.2, "step and plateau: what multiplies the learning rate", above=0, below=1)
-    patience: int = setting(5, "plateau: evaluations without a better main metric before it falls", at_least=1)
+    decay_factor: float = setting(
+        0.2, "step and plateau: what multiplies the learning rate", above=0, below=1, group="schedule"
+    )
+    patience: int = setting(
+        5, "plateau: evaluations without a better main metric before it falls", at_least=1, group="schedule"
+    )
 
 
 class Config(Schedules):
@@ -178,6 +223,7 @@ class Config(Schedules):
         kind="running",
         at_least=1,
         at_most=4096,
+        group="run",
     )
     min_workers: int = setting(
         0,
@@ -185,22 +231,38 @@ class Config(Schedules):
         kind="running",
         at_least=0,
         at_most=4096,
+        group="run",
     )
     checkpoint_every: int | Span = setting(
-        250, "save after so many steps, or so much time, and at the end", kind="running", unit="steps", at_least=1
+        250,
+        "save after so many steps, or so much time, and at the end",
+        kind="running",
+        unit="steps",
+        at_least=1,
+        group="run",
     )
-    keep: int = setting(3, "checkpoints kept; the best one is always kept too", kind="running", at_least=1)
+    keep: int = setting(3, "checkpoints kept; the best one is always kept too", kind="running", at_least=1, group="run")
     sample_every: int = setting(
-        100, "draw the fixed-noise grid after so many steps", kind="running", unit="steps", at_least=1
+        100,
+        "draw the fixed-noise grid after so many steps",
+        kind="running",
+        unit="steps",
+        at_least=1,
+        group="evaluation",
     )
-    log_every: int = setting(10, "write metrics after so many steps", kind="running", unit="steps", at_least=1)
-    max_restarts: int = setting(3, "times a lost or hung worker group is started anew", kind="running", at_least=0)
+    log_every: int = setting(
+        10, "write metrics after so many steps", kind="running", unit="steps", at_least=1, group="run"
+    )
+    max_restarts: int = setting(
+        3, "times a lost or hung worker group is started anew", kind="running", at_least=0, group="run"
+    )
     hang_after: float = setting(
         60.0,
         "a worker silent for so long, and for ten times its slowest micro-batch, counts as hung",
         kind="running",
         unit="seconds",
         above=0,
+        group="run",
     )
 
     @field_validator("data")

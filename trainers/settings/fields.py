@@ -32,6 +32,8 @@ from trainers.base.errors import WORDS, TroupeError, meant
 from trainers.base.problems import Problem, show_value
 
 Kind = Literal["recipe", "running"]
+Group = Literal["network", "data", "optimizer", "schedule", "evaluation", "run"]
+GROUPS: tuple[Group, ...] = get_args(Group)  # in the order in which they are shown
 LARGEST = 10**9  # number that a setting takes, where its own bounds say nothing
 
 
@@ -40,6 +42,7 @@ def setting(
     help: str,
     *,
     kind: Kind = "recipe",
+    group: Group = "network",
     unit: str = "",
     source: str = "",
     at_least: float | None = None,
@@ -50,7 +53,8 @@ def setting(
     free: bool = False,
     network: bool = False,
 ) -> Any:
-    """Declare one setting. `recipe` settings fix the numbers of a run; `running` ones may change at any time.
+    """Declare one setting. `recipe` settings fix the numbers of a run; `running` ones may change at any time. Help and
+    dry runs list it under its `group`.
 
     The bounds hold for numbers, not for the words that a setting may take beside them (`auto`); where none is said, a
     number is from -LARGEST to LARGEST. `source` names the
@@ -61,6 +65,7 @@ def setting(
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     facts: Any = {
         "kind": kind,
+        "group": group,
         "unit": unit,
         "source": source,
         "bounds": {k: v for k, v in bounds.items() if v is not None},
@@ -232,7 +237,14 @@ class Settings(BaseModel):
             default = getattr(defaults, name) if defaults is not None else field.get_default()
             source = facts["source"] if default == field.get_default() else ""  # it is that of another default
             yield Described(
-                name, show_value(default), _bounds(field), facts["unit"], facts["kind"], field.description or "", source
+                name,
+                show_value(default),
+                _bounds(field),
+                facts["unit"],
+                facts["kind"],
+                facts.get("group", "network"),
+                field.description or "",
+                source,
             )
 
 
@@ -242,6 +254,7 @@ class Described(NamedTuple):
     bounds: str
     unit: str
     kind: str
+    group: str
     help: str
     source: str
 

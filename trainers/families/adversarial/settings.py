@@ -114,7 +114,10 @@ class AdversarialConfig(ImageConfig):
         False, "learn each class of labelled data by itself", source="Mirza 2014, section 3", network=True
     )
     mismatched_negatives: bool = setting(
-        False, "conditional: real images with a wrong class count as not real too", source="Reed 2016, section 4.2"
+        False,
+        "conditional: real images with a wrong class count as not real too",
+        source="Reed 2016, section 4.2",
+        group="optimizer",
     )
 
     on_collapse: Literal["warn", "stop", "off"] = setting(
@@ -122,12 +125,14 @@ class AdversarialConfig(ImageConfig):
         "when samples become alike, losses run away or training images are known by heart, looked at with each "
         "grid; off: look at nothing",
         kind="running",
+        group="evaluation",
     )
     features: str = setting(
         "auto",
         "what a verdict sees of images: auto, a small classifier trained on labelled data, or pixels; pixels; "
         "a classifier's run; weights, as resnet56:FILE for a model of `classifier`; or inception, for the FID",
         free=True,
+        group="evaluation",
     )
     judged: int | Literal["auto"] = setting(
         "auto",
@@ -135,6 +140,7 @@ class AdversarialConfig(ImageConfig):
         unit="samples",
         at_least=FEWEST,
         at_most=1_000_000,
+        group="evaluation",
     )
 
     @classmethod

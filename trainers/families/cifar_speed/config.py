@@ -72,7 +72,12 @@ class Config(ClassificationConfig):
         network=True,
     )
     bias_scale: float = setting(
-        64.0, "times the learning rate for the biases of norms", above=0, log=True, source="Jordan 2024, section 3.4"
+        64.0,
+        "times the learning rate for the biases of norms",
+        above=0,
+        log=True,
+        source="Jordan 2024, section 3.4",
+        group="optimizer",
     )
     lookahead: int = setting(
         5,
@@ -80,11 +85,13 @@ class Config(ClassificationConfig):
         unit="steps",
         at_least=0,
         source="Jordan 2024, section 3.4",
+        group="optimizer",
     )
     test_views: Literal["one", "mirror", "six"] = setting(
         "six",
         "evaluations look at the image; mirror: and its mirror image; six: and both moved by a pixel two ways",
         source="Jordan 2024, section 3.5",
+        group="evaluation",
     )
 
     def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:

@@ -48,33 +48,68 @@ class ClassificationConfig(ImageConfig):
     defaults: ClassVar[Mapping[str, Any]] = {"batch_size": 128, "microbatch_size": 32}
     checks: ClassVar[tuple[Check, ...]] = (*ImageConfig.checks, Check(("crop_padding", "image_size"), _padding_fits))
 
-    data: str = setting("cifar10", "what to learn from; `troupe datasets` lists them; it must have labels", free=True)
-    optimizer: Literal["sgd", "adamw"] = setting("sgd", "sgd, with momentum, or adamw", source="Loshchilov 2019")
-    learning_rate: float = setting(0.1, "peak of the learning rate; with adamw 0.002", above=0, log=True)
-    momentum: float = setting(
-        0.9, "of sgd, and beta1 of adamw; one_cycle takes cycle_momentum instead", at_least=0, below=1
+    data: str = setting(
+        "cifar10", "what to learn from; `troupe datasets` lists them; it must have labels", free=True, group="data"
     )
-    nesterov: bool = setting(True, "sgd: look ahead along the momentum", source="Sutskever 2013, section 2.1")
-    weight_decay: float = setting(5e-4, "pull of weights to 0; not on biases and norms", at_least=0, log=True)
+    optimizer: Literal["sgd", "adamw"] = setting(
+        "sgd", "sgd, with momentum, or adamw", source="Loshchilov 2019", group="optimizer"
+    )
+    learning_rate: float = setting(
+        0.1, "peak of the learning rate; with adamw 0.002", above=0, log=True, group="optimizer"
+    )
+    momentum: float = setting(
+        0.9,
+        "of sgd, and beta1 of adamw; one_cycle takes cycle_momentum instead",
+        at_least=0,
+        below=1,
+        group="optimizer",
+    )
+    nesterov: bool = setting(
+        True, "sgd: look ahead along the momentum", source="Sutskever 2013, section 2.1", group="optimizer"
+    )
+    weight_decay: float = setting(
+        5e-4, "pull of weights to 0; not on biases and norms", at_least=0, log=True, group="optimizer"
+    )
     label_smoothing: float = setting(
-        0.0, "part of the truth given to all classes alike", at_least=0, below=1, source="Szegedy 2016, section 7"
+        0.0,
+        "part of the truth given to all classes alike",
+        at_least=0,
+        below=1,
+        source="Szegedy 2016, section 7",
+        group="optimizer",
     )
     crop_padding: int = setting(
-        4, "random crop after a border of so many pixels, filled by reflection", unit="pixels", at_least=0
+        4,
+        "random crop after a border of so many pixels, filled by reflection",
+        unit="pixels",
+        at_least=0,
+        group="data",
     )
     flip: Literal["none", "random", "alternating"] = setting(
         "random",
         "random: half of the images mirrored; alternating: each image the other way in every epoch",
         source="Jordan 2024, section 3.6",
+        group="data",
     )
     cutout: int = setting(
-        0, "side of a square that is cut out of each image", unit="pixels", at_least=0, source="DeVries 2017"
+        0,
+        "side of a square that is cut out of each image",
+        unit="pixels",
+        at_least=0,
+        source="DeVries 2017",
+        group="data",
     )
     normalisation: Literal["auto", "half", "cifar10", "mnist", "imagenet", "none"] = setting(
-        "auto", "mean and deviation of channels; auto: those of the model's published weights, of cifar10, or half"
+        "auto",
+        "mean and deviation of channels; auto: those of the model's published weights, of cifar10, or half",
+        group="data",
     )
     classes: int | Literal["auto"] = setting(
-        "auto", "classes to tell apart; auto: those of the data", at_least=2, at_most=1_000_000
+        "auto",
+        "classes to tell apart; auto: those of the data",
+        at_least=2,
+        at_most=1_000_000,
+        group="data",
     )
 
     @classmethod

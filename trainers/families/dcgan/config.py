@@ -35,5 +35,9 @@ class Config(AdversarialConfig):
         },
     }
 
-    learning_rate: float = setting(2e-4, "of both Adams", above=0, log=True, source="Radford 2016, section 4")
-    beta1: float = setting(0.5, "momentum of both Adams", at_least=0, below=1, source="Radford 2016, section 4")
+    learning_rate: float = setting(
+        2e-4, "of both Adams", above=0, log=True, source="Radford 2016, section 4", group="optimizer"
+    )
+    beta1: float = setting(
+        0.5, "momentum of both Adams", at_least=0, below=1, source="Radford 2016, section 4", group="optimizer"
+    )

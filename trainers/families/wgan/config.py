@@ -36,9 +36,16 @@ class Config(AdversarialConfig):
         },
     }
 
-    learning_rate: float = setting(5e-5, "of both RMSprops", above=0, log=True, source="Arjovsky 2017, algorithm 1")
+    learning_rate: float = setting(
+        5e-5, "of both RMSprops", above=0, log=True, source="Arjovsky 2017, algorithm 1", group="optimizer"
+    )
     n_critic: int = setting(
-        5, "steps of the critic in a step", at_least=1, at_most=1000, source="Arjovsky 2017, algorithm 1"
+        5,
+        "steps of the critic in a step",
+        at_least=1,
+        at_most=1000,
+        source="Arjovsky 2017, algorithm 1",
+        group="optimizer",
     )
     n_critic_warmup: int = setting(
         100,
@@ -46,6 +53,7 @@ class Config(AdversarialConfig):
         at_least=0,
         at_most=10_000,
         source="Arjovsky 2017, as published by its authors",
+        group="optimizer",
     )
     warmup_steps: int = setting(
         25,
@@ -53,6 +61,7 @@ class Config(AdversarialConfig):
         unit="steps",
         at_least=0,
         source="Arjovsky 2017, as published by its authors",
+        group="optimizer",
     )
     clip: float = setting(
         0.01,
@@ -60,6 +69,7 @@ class Config(AdversarialConfig):
         above=0,
         log=True,
         source="Arjovsky 2017, algorithm 1",
+        group="optimizer",
     )
     critic_norm: bool = setting(
         True, "batch norms in the critic", source="Arjovsky 2017, section 4.3 shows both", network=True

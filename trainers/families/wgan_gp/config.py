@@ -67,15 +67,34 @@ class Config(AdversarialConfig):
         network=True,
     )
     penalty: float = setting(
-        10.0, "weight of the gradient penalty", at_least=0, log=True, source="Gulrajani 2017, algorithm 1"
+        10.0,
+        "weight of the gradient penalty",
+        at_least=0,
+        log=True,
+        source="Gulrajani 2017, algorithm 1",
+        group="optimizer",
     )
     n_critic: int = setting(
-        5, "steps of the critic in a step", at_least=1, at_most=1000, source="Gulrajani 2017, algorithm 1"
+        5,
+        "steps of the critic in a step",
+        at_least=1,
+        at_most=1000,
+        source="Gulrajani 2017, algorithm 1",
+        group="optimizer",
     )
-    learning_rate: float = setting(1e-4, "of both Adams", above=0, log=True, source="Gulrajani 2017, algorithm 1")
-    beta1: float = setting(0.0, "momentum of both Adams", at_least=0, below=1, source="Gulrajani 2017, algorithm 1")
+    learning_rate: float = setting(
+        1e-4, "of both Adams", above=0, log=True, source="Gulrajani 2017, algorithm 1", group="optimizer"
+    )
+    beta1: float = setting(
+        0.0, "momentum of both Adams", at_least=0, below=1, source="Gulrajani 2017, algorithm 1", group="optimizer"
+    )
     beta2: float = setting(
-        0.9, "decay of both Adams' mean squares", at_least=0, below=1, source="Gulrajani 2017, algorithm 1"
+        0.9,
+        "decay of both Adams' mean squares",
+        at_least=0,
+        below=1,
+        source="Gulrajani 2017, algorithm 1",
+        group="optimizer",
     )
 
     def draws(self, step: int) -> int:
