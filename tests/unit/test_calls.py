@@ -194,7 +194,7 @@ def test_the_examples_of_the_page_work_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
-    assert code.count("from cluster import") >= len(CALLS) - 2, "but those that need a cluster"
+    assert code.count("from troupe import") >= len(CALLS) - 2, "but those that need a cluster"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     exec(compile(code, "python.md", "exec"), {})
