@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
 from trainers.base.paths import TRIALS
@@ -63,12 +63,35 @@ class TrialRecord:
         return f"{self.number:04d}"
 
 
+class Terms(TypedDict):
+    """What a search is asked for, and what it comes to besides its trials: an entry of search.json each."""
+
+    family: str
+    metric: str
+    mode: str  # max or min
+    scheduler: str
+    algorithm: str
+    seed: int
+    points: int
+    seeds: list[int]  # of each point; none: the one that is fixed
+    space: dict[str, str]  # domains, as in a command
+    source: str  # the file of the space
+    fixed: dict[str, str]  # settings, as in a command
+    families: list[str]
+    seconds: float
+    max_concurrent: int | None
+    trials_per_gpu: int
+    keep_best: int | None
+    restarts: NotRequired[list[dict[str, str]]]  # of Ray
+    final: NotRequired[dict[str, Any]]  # the run of the best point
+
+
 @dataclass
 class Search:
     """A search: what it was asked for, and its trials in the order in which they were thought of."""
 
     path: Path
-    told: dict[str, Any]  # family, metric, mode, space, fixed, options, ...
+    told: Terms
     trials: list[TrialRecord] = field(default_factory=list)
 
     @property

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 import searchspaces
 from trainers.base.errors import WORDS, TroupeError, told_of
@@ -197,20 +197,31 @@ def _domain(field: Any, word: str) -> Domain | None:
     return None
 
 
-def module_of(family: str, given: str | None, families: Sequence[Path]) -> tuple[dict[str, str], dict[str, Any], str]:
-    """The space and the budget that a file says, and its name: FAMILY.py of the search spaces, or the file `given`.
+class SpaceFile(NamedTuple):
+    """A module that holds what is worth trying of a family."""
+
+    settings: Mapping[str, str]
+    budget: Mapping[str, Any]
+    source: str  # its name
+
+
+NO_FILE = SpaceFile({}, {}, "")
+
+
+def module_of(family: str, given: str | None, families: Sequence[Path]) -> SpaceFile:
+    """FAMILY.py of the search spaces, or the file `given`; empty where there is none.
 
     Raises TroupeError (exit code 2) where the file cannot be read.
     """
     if given == "none":
-        return {}, {}, ""
+        return NO_FILE
     if given is not None:
         files = [Path(given)]
     else:
         places = [*(folder / "searchspaces" for folder in families), Path(searchspaces.__file__).parent]
         files = [place / f"{family}.py" for place in places if (place / f"{family}.py").exists()][:1]
     if not files:
-        return {}, {}, ""
+        return NO_FILE
     (file,) = files
 
     def wrong(reason: str, code: str = "own-code") -> TroupeError:
@@ -230,4 +241,4 @@ def module_of(family: str, given: str | None, families: Sequence[Path]) -> tuple
         raise wrong("needs SEARCH = {setting: words}, all of it texts")
     if not isinstance(budget, dict):
         raise wrong("needs BUDGET = {option or setting: value}")
-    return dict(space), dict(budget), f"searchspaces/{file.name}" if given is None else str(file)
+    return SpaceFile(dict(space), dict(budget), f"searchspaces/{file.name}" if given is None else str(file))
