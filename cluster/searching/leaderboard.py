@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import enum
 import io
 import json
 import os
@@ -38,6 +39,15 @@ OPEN = (WAITING, RUNNING, INTERRUPTED)  # states from which a trial goes on when
 
 NO_METRIC = "no-metric"  # the code of a trial that does not report the metric: no other trial will
 POPULATION = ("pbt", "pb2")  # schedulers whose trials all live at once, and take over from one another
+
+
+class StopReason(enum.IntEnum):
+    """Why no more trials are started. Of several, the first decides what the search ends with."""
+
+    DISK_FULL = 1
+    NO_METRIC = 2  # no trial can have a value
+    REQUESTED = 3
+    TIME_BUDGET = 4
 
 
 @dataclass

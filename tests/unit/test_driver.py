@@ -24,6 +24,7 @@ from cluster.searching.leaderboard import (
     RUNNING,
     WAITING,
     Search,
+    StopReason,
     TrialRecord,
 )
 from cluster.searching.prepare_search import SearchCommand
@@ -106,7 +107,7 @@ def test_a_full_disk_takes_nothing_from_the_bucket_and_a_budget_takes_it_from_bo
     one.command = replace(one.command, disk_budget=bytes_of(one.search.path) - 1500.0)  # most of it lies there only
     one._look_at_disk()
     assert [len(there.saved(one.search.folder(trial).path)) for trial in one.search.trials] == [0, 0, 1, 1]
-    assert not one.full
+    assert not one.stops
 
 
 def test_a_budget_that_the_best_alone_exceeds_stops_the_search_loudly(driver: Callable[..., Driver]) -> None:
@@ -115,7 +116,7 @@ def test_a_budget_that_the_best_alone_exceeds_stops_the_search_loudly(driver: Ca
     one.tick()
     assert kept(one) == [4]
     assert one.stop_requested()
-    assert "full, and only running trials and the best one have checkpoints" in one.full
+    assert "full, and only running trials and the best one have checkpoints" in one.stops[StopReason.DISK_FULL]
     assert (one.search.path / ".stop").exists(), "the trials hear of it"
 
 
@@ -127,7 +128,7 @@ def test_a_disk_that_is_nearly_full_is_noticed_before_it_is(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**10, 0, next(frees, 10**10)))
     one._look_at_disk()
     assert kept(one) == [3, 4]
-    assert not one.full
+    assert not one.stops
 
 
 def test_a_time_budget_ends_the_search_and_says_so(driver: Callable[..., Driver]) -> None:
@@ -206,7 +207,7 @@ def test_where_no_trial_can_report_the_metric_the_search_is_hopeless(driver: Cal
     record.state = FINISHED
     one.changed(record, True)
     assert (record.state, record.code) == (FAILED, NO_METRIC)
-    assert one.hopeless == record.reason == "reports no eval_x: it evaluates nothing"
+    assert one.stops[StopReason.NO_METRIC] == record.reason == "reports no eval_x: it evaluates nothing"
     assert one.stop_requested()
 
 
