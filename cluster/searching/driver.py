@@ -31,6 +31,7 @@ from cluster.searching.leaderboard import (
     TrialRecord,
 )
 from cluster.searching.prepare_search import Prepared, SearchCommand, compare_by
+from cluster.searching.tune_job import Dead, Job
 from cluster.terminal.progress import Progress, about_trials, duration, size
 from trainers.base.errors import FAILED as RUN_FAILED
 from trainers.base.errors import WORDS, TroupeError
@@ -146,7 +147,7 @@ class Driver:
         return self.ray_loss is not None and self.ray_loss.kind == CLEANED
 
     def _look_at_ray(self, now: float) -> None:
-        """Raises tuner.Dead where nothing can be saved before Ray is started again, or the search ends."""
+        """Raises Dead where nothing can be saved before Ray is started again, or the search ends."""
         died = ""
         try:
             died = self.ray.died()
@@ -159,7 +160,7 @@ class Driver:
             self.ray_loss = RayLoss(RAY, died, now)
         late = self.ray_loss is not None and now - self.ray_loss.seen > WAITS.saves_for_new_ray
         if died or late or self.error is not None:
-            raise tuner.Dead
+            raise Dead
 
     def request_stop(self) -> None:
         self.stops[StopReason.REQUESTED] = "stopped and saved"
@@ -401,7 +402,7 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     return driver
 
 
-def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) -> tuner.Job:
+def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) -> Job:
     """What Tune is to carry out, for as many trials at once as Ray has room for."""
     search, command, config = driver.search, driver.command, driver.prepared.config
     each = takes(search, config)
@@ -418,7 +419,7 @@ def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) 
         "runtime_env": dict(driver.ray.runtime_env),
         "bucket": driver.bucket.address if driver.bucket is not None else "",
     }
-    return tuner.Job(
+    return Job(
         search,
         driver.prepared.space,
         driver.next_trial,
@@ -436,7 +437,7 @@ def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) 
     )
 
 
-def _run_trials(driver: Driver, job: tuner.Job) -> None:
+def _run_trials(driver: Driver, job: Job) -> None:
     """Run all trials; a Ray that is lost is started again. Raises TroupeError where it was lost too often."""
     search, most = driver.search, job.max_restarts
     restarts = 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cluster.searching import prepare_search, tuner
+from cluster.searching import prepare_search, tune_job
 from cluster.searching.driver import Driver, rooms
 from cluster.searching.leaderboard import (
     FAILED,
@@ -182,7 +182,7 @@ def test_a_metric_that_is_not_finite_is_no_value_and_fails_its_trial_alone(
 ) -> None:
     one = driver()
     record = one.search.trials[0]
-    tuner.note(one.search, record, {"step": 6, "eval_x": value})
+    tune_job.note(one.search, record, {"step": 6, "eval_x": value})
     assert (record.value, record.best, record.code) == (None, 0.1, "not-finite")
     one.changed(record, True)
     assert (record.state, record.reason) == (FAILED, f"eval_x is {value} at step 6")
@@ -193,9 +193,9 @@ def test_a_value_takes_the_reason_away_why_there_was_none(driver: Callable[..., 
     one = driver()
     record = one.search.trials[0]
     record.reason, record.code = "eval_x is nan at step 2", "not-finite"
-    tuner.note(one.search, record, {"step": 6})
+    tune_job.note(one.search, record, {"step": 6})
     assert record.code == "not-finite"
-    tuner.note(one.search, record, {"step": 8, "eval_x": 0.3})
+    tune_job.note(one.search, record, {"step": 8, "eval_x": 0.3})
     assert (record.value, record.reason, record.code) == (0.3, "", "")
 
 
