@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.backend import nodes
-from cluster.backend.connection import ray_for
+from cluster.backend.connection import Connected, ray_for
+from cluster.backend.local_ray import OwnRay
 from cluster.backend.supervisor import CLEANED, RAY
 from cluster.host import requirements
 from cluster.host.requirements import needs
@@ -27,10 +27,11 @@ from cluster.searching.leaderboard import (
     PRUNED,
     RUNNING,
     Search,
+    StopReason,
     TrialRecord,
 )
 from cluster.searching.prepare_search import Prepared, SearchCommand, compare_by
-from cluster.searching.space import Choice
+from cluster.searching.tune_job import Dead, Job
 from cluster.terminal.progress import Progress, about_trials, duration, size
 from trainers.base.errors import FAILED as RUN_FAILED
 from trainers.base.errors import WORDS, TroupeError
@@ -56,6 +57,15 @@ class Known:
         self.fingerprint, self.facts = data.fingerprint, plain(data.facts)
 
 
+@dataclass(frozen=True)
+class RayLoss:
+    """Why Ray has to be started again."""
+
+    kind: str  # RAY: it has died; CLEANED: a file of it has gone
+    why: str
+    seen: float
+
+
 class Driver:
     """One search, while it is carried out."""
 
@@ -65,16 +75,11 @@ class Driver:
         self.data: dict[tuple[Any, ...], Known] = {}
         self.began, self.before = time.monotonic(), float(search.told["seconds"])
         self.since: dict[int, float] = {}  # when each running trial was last looked at
-        self.asked = threading.Event()
-        self.over = ""  # why no more is begun, where that is no fault
-        self.full = ""  # or where it is
-        self.hopeless = ""  # or where no trial can have a value
-        self.died: Callable[[], str] = lambda: ""  # what of Ray has died
-        self.dead = ""  # that, once it has
-        self.missing: Callable[[], str] = lambda: ""  # which of its files has gone
-        self.cleaned, self.cleaned_at = "", 0.0  # that, once one has, and when it was seen
-        self.gone: TroupeError | None = None  # the same of somebody else's Ray
-        self.told_trials = False
+        self.stops: dict[StopReason, str] = {}  # with an explanation of each
+        self.ray: Connected | OwnRay = Connected()  # another one while trials run
+        self.ray_loss: RayLoss | None = None
+        self.error: TroupeError | None = None  # which ends the search at once
+        self.notified = False  # the trials, of a stop
         self.lasted = 0.0  # when the record was last made durable
         self.looked = 0.0
         self.at_once = 1
@@ -93,7 +98,7 @@ class Driver:
             except bucket.Unreachable as error:
                 hint = f"go on with `troupe search --resume {self.search.name}`"
                 problems = [replace(problem, hint=hint) for problem in error.problems]
-                self.gone = None if self.stop_requested() else TroupeError(problems, error.code)
+                self.error = None if self.stop_requested() else TroupeError(problems, error.code)
                 return None
             except TroupeError as error:
                 record.state, record.reason = FAILED, "; ".join(sentences(error.problems))
@@ -115,7 +120,7 @@ class Driver:
                     record.code = NO_METRIC
                     record.reason = f"reports no {self.search.told['metric']}: it evaluates nothing"
             if record.code == NO_METRIC and not self.search.ranked():  # no other trial will report it either
-                self.hopeless = record.reason
+                self.stops[StopReason.NO_METRIC] = record.reason
             if record.state in (FINISHED, PRUNED, FAILED):
                 self.proposals.ended(record)
             self._keep_best()
@@ -127,43 +132,56 @@ class Driver:
     def tick(self) -> None:
         """Now and then: the line that renews itself, Ray, the clock, and the disk."""
         self.progress.doing(self.state())
-        try:
-            self.dead = self.dead or self.died()
-        except TroupeError as error:
-            self.gone = error
         now = time.monotonic()
-        if not self.cleaned and (cleaned := self.missing()):
-            self.cleaned, self.cleaned_at = cleaned, now
-            self.progress.say(f"{cleaned}: saving first")
-        if self.cleaned and now - self.cleaned_at > WAITS.saves_for_new_ray:
-            self.dead = self.dead or self.cleaned
-        if self.dead or self.gone is not None:
-            raise tuner.Dead
+        self._look_at_ray(now)
         budget = self.command.time_budget
-        if budget is not None and now - self.began > budget and not self.over:
-            self.over = f"the time budget of {duration(budget)} is used up"
-            self.progress.say(f"{self.over}: saving what runs")
+        if budget is not None and now - self.began > budget and StopReason.TIME_BUDGET not in self.stops:
+            over = self.stops[StopReason.TIME_BUDGET] = f"the time budget of {duration(budget)} is used up"
+            self.progress.say(f"{over}: saving what runs")
         if now - self.looked > WAITS.look_at_disk:
             self.looked = now
             self._look_at_disk()
 
+    @property
+    def cleaned(self) -> bool:
+        return self.ray_loss is not None and self.ray_loss.kind == CLEANED
+
+    def _look_at_ray(self, now: float) -> None:
+        """Raises Dead where nothing can be saved before Ray is started again, or the search ends."""
+        died = ""
+        try:
+            died = self.ray.died()
+        except TroupeError as error:
+            self.error = error
+        if not self.cleaned and (missing := self.ray.missing()):
+            self.ray_loss = RayLoss(CLEANED, missing, now)
+            self.progress.say(f"{missing}: saving first")
+        if died and self.ray_loss is None:
+            self.ray_loss = RayLoss(RAY, died, now)
+        late = self.ray_loss is not None and now - self.ray_loss.seen > WAITS.saves_for_new_ray
+        if died or late or self.error is not None:
+            raise Dead
+
+    def request_stop(self) -> None:
+        self.stops[StopReason.REQUESTED] = "stopped and saved"
+
     def stop_requested(self) -> bool:
-        """Also tells the trials, which would else hear of it after their next report only."""
-        if not self.told_trials and (self.search.path / STOP_FILE).exists():  # by `troupe stop`
-            self.asked.set()
-        stop = self.asked.is_set() or bool(self.over or self.full or self.hopeless or self.cleaned)
-        if stop and not self.told_trials:
-            self.told_trials = True
+        """Also notifies the trials, which otherwise look only after their next report."""
+        if not self.notified and (self.search.path / STOP_FILE).exists():  # by `troupe stop`
+            self.request_stop()
+        stop = bool(self.stops) or self.cleaned
+        if stop and not self.notified:
+            self.notified = True
             (self.search.path / STOP_FILE).touch()
             if self.bucket is not None:
                 self.bucket.send_file(self.search.path / STOP_FILE)
-            if self.asked.is_set():
+            if StopReason.REQUESTED in self.stops:
                 self.progress.say("stopping: saving first")
         return stop
 
-    def go_on(self) -> None:
-        """After Ray was begun anew: trials that ran go on from their checkpoints."""
-        self.dead, self.cleaned, self.told_trials = "", "", False
+    def resume_trials(self) -> None:
+        """After Ray was started again: trials that ran go on from their checkpoints."""
+        self.ray_loss, self.notified = None, False
         self.withdraw_stop()
         self.proposals = samplers.of(self.search, self.prepared.space)
 
@@ -231,7 +249,7 @@ class Driver:
             patiently(lambda: there.send(folder.path), self._refuse_to_wait)
 
     def _refuse_to_wait(self) -> None:
-        """Raises bucket.Unreachable where nothing more is to be begun."""
+        """Raises bucket.Unreachable where nothing more is to be started."""
         if self.stop_requested():
             raise bucket.Unreachable(Problem("stopped", reason="a stop is asked for"))
 
@@ -298,15 +316,14 @@ class Driver:
         budget = self.command.disk_budget
         used = bytes_of(self.search.path) if budget is not None else 0
         while free < SPARE or (budget is not None and used > budget):
-            full = free < SPARE  # and what is removed from a bucket makes no room on it
-            there = self.bucket is not None and not full
-            ended = self._ended_with_checkpoints(there)[0 if self.bucket is not None and full else 1 :]
-            what = "the disk" if full else f"the disk budget of {size(budget or 0)}"
+            no_space = free < SPARE  # and what is removed from a bucket makes no room on it
+            there = self.bucket is not None and not no_space
+            ended = self._ended_with_checkpoints(there)[0 if self.bucket is not None and no_space else 1 :]
+            what = "the disk" if no_space else f"the disk budget of {size(budget or 0)}"
             if not ended:
-                self.full = f"{what} is full, and only running trials and the best one have checkpoints"
-                self.progress.say(
-                    f"{self.full}: stopping; free some space, then go on with --resume {self.search.name}"
-                )
+                full = f"{what} is full, and only running trials and the best one have checkpoints"
+                self.stops[StopReason.DISK_FULL] = full
+                self.progress.say(f"{full}: stopping; free some space, then go on with --resume {self.search.name}")
                 return
             self._forget(ended[-1], there)
             self.progress.say(
@@ -336,7 +353,7 @@ def refuse_other_networks(driver: Driver) -> None:
     problems = []
     for name, domain in driver.prepared.space.domains.items():
         shapes = []
-        for value in (domain.values[0], domain.values[-1]) if isinstance(domain, Choice) else (domain.low, domain.high):
+        for value in (domain.probes[0], domain.probes[-1]):
             config, wrong = kind.from_words({**driver.prepared.config.model_dump(), name: value}, told["family"])
             if config is None:
                 raise TroupeError(wrong, WORDS)
@@ -364,73 +381,82 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     driver = Driver(search, prepared, command, progress)
     driver.withdraw_stop()
     atomic_files.clear_unfinished(search.path)
-    there = driver.bucket
-    folders = [*([] if there is not None else [search.path]), *command.families]
     if search.told["scheduler"] in POPULATION:
         refuse_other_networks(driver)
-    each = takes(search, config)
-    resolved = driver.resolved(config)
+    longest = driver.resolved(config)
     if note := compare_by(search.told, command, config, driver.known(config).facts):
         progress.say(note)
+    folders = [*([] if driver.bucket is not None else [search.path]), *command.families]
     with (
-        ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as used,
-        signals(driver.asked.set) as install,  # until then a signal ends it
+        ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as driver.ray,
+        signals(driver.request_stop) as install,  # until then a signal ends it
     ):
-        found = [node["Resources"] for node in nodes.alive().values()]
-        room = rooms(each, config.workers, found)
-        driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
-        progress.say(f"{search.name}: {about_trials(search.told, driver.at_once, each, config.workers, room)}")
-        shared = {
-            "folder": str(search.path),
-            "data_dir": str(command.data_dir.resolve()),
-            "families": [str(path) for path in command.families],
-            "metric": search.told["metric"],
-            "metrics": [f"eval_{name}" for name in config.metrics_of(driver.known(config).facts)],
-            "runtime_env": dict(used.runtime_env),
-            "bucket": there.address if there is not None else "",
-        }
-        job = tuner.Job(
-            search,
-            prepared.space,
-            driver.next_trial,
-            driver.changed,
-            install,
-            driver.tick,
-            driver.stop_requested,
-            shared,
-            [each] if config.workers == 1 else [{}, *[each] * config.workers],
-            driver.at_once,
-            resolved.steps,
-            int(resolved.evaluate_every) or resolved.log_every,
-            config.max_restarts,
-            progress.say,
-        )
-        driver.died, driver.missing = used.died, used.missing
-        restarts = 0
-        while True:
-            tuner.carry_out(job)
-            if driver.gone is not None:
-                raise driver.gone
-            why = driver.cleaned or driver.dead
-            if not why or driver.asked.is_set():
-                break
-            if not driver.cleaned and restarts >= config.max_restarts:
-                reason, resume = (
-                    f"{why} ({restarts} restarts before)",
-                    f"go on with `troupe search --resume {search.name}`",
-                )
-                raise TroupeError(Problem("lost", search.name, reason, resume), RUN_FAILED)
-            restarts += not driver.cleaned
-            count = "" if driver.cleaned else f" (restart {restarts} of {config.max_restarts})"
-            progress.say(f"{why}; going on from the trials' checkpoints{count}")
-            search.told.setdefault("restarts", []).append({"kind": CLEANED if driver.cleaned else RAY, "why": why})
-            used.begin_anew()
-            driver.go_on()
+        _run_trials(driver, _job(driver, longest, install))
     progress.end()
     search.write(lasting=True)
     with contextlib.suppress(OSError):
-        saved = driver.asked.is_set() and (search.path / STOP_FILE).exists()
+        saved = StopReason.REQUESTED in driver.stops and (search.path / STOP_FILE).exists()
         driver.withdraw_stop()
         if saved:
             (search.path / STOP_FILE).write_text(SAVED, encoding="utf-8")
     return driver
+
+
+def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) -> Job:
+    """What Tune is to carry out, for as many trials at once as Ray has room for."""
+    search, command, config = driver.search, driver.command, driver.prepared.config
+    each = takes(search, config)
+    room = rooms(each, config.workers, [node["Resources"] for node in nodes.alive().values()])
+    driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
+    about = about_trials(search.told, driver.at_once, each, config.workers, room)
+    driver.progress.say(f"{search.name}: {about}")
+    shared = {
+        "folder": str(search.path),
+        "data_dir": str(command.data_dir.resolve()),
+        "families": [str(path) for path in command.families],
+        "metric": search.told["metric"],
+        "metrics": [f"eval_{name}" for name in config.metrics_of(driver.known(config).facts)],
+        "runtime_env": dict(driver.ray.runtime_env),
+        "bucket": driver.bucket.address if driver.bucket is not None else "",
+    }
+    return Job(
+        search,
+        driver.prepared.space,
+        driver.next_trial,
+        driver.changed,
+        install_handlers,
+        driver.tick,
+        driver.stop_requested,
+        shared,
+        [each] if config.workers == 1 else [{}, *[each] * config.workers],
+        driver.at_once,
+        longest.steps,
+        int(longest.evaluate_every) or longest.log_every,
+        config.max_restarts,
+        driver.progress.say,
+    )
+
+
+def _run_trials(driver: Driver, job: Job) -> None:
+    """Run all trials; a Ray that is lost is started again. Raises TroupeError where it was lost too often."""
+    search, most = driver.search, job.max_restarts
+    restarts = 0
+    while True:
+        tuner.carry_out(job)
+        if driver.error is not None:
+            raise driver.error
+        loss = driver.ray_loss
+        if loss is None or StopReason.REQUESTED in driver.stops:
+            return
+        count = ""
+        if loss.kind == RAY:
+            if restarts >= most:
+                reason = f"{loss.why} ({restarts} restarts before)"
+                resume = f"go on with `troupe search --resume {search.name}`"
+                raise TroupeError(Problem("lost", search.name, reason, resume), RUN_FAILED)
+            restarts += 1
+            count = f" (restart {restarts} of {most})"
+        driver.progress.say(f"{loss.why}; going on from the trials' checkpoints{count}")
+        search.told.setdefault("restarts", []).append({"kind": loss.kind, "why": loss.why})
+        driver.ray.begin_anew()
+        driver.resume_trials()

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from cluster.host import hardware
 from cluster.host.ray_environment import search_path
 from cluster.host.signals import deferred
 from cluster.searching import samplers
-from cluster.searching.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, OPEN, WAITING, Search
+from cluster.searching.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, OPEN, WAITING, Search, StopReason
 from cluster.searching.prepare_search import Prepared, SearchCommand, compare_by, prepare
 from cluster.terminal.progress import Progress, about_trials, duration, from_here
 from cluster.terminal.tables import table
@@ -38,57 +38,76 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
     from cluster.training.launch_run import alone
 
     prepared = prepare(command)
-    command = replace(command, families=tuple(map(Path, prepared.told["families"])))  # a resume need not say them again
+    command = replace(command, families=tuple(map(Path, prepared.told["families"])))  # a resume need not name them
     for note in prepared.notes:
         progress.say(note)
+    with alone(), _locked_folder(command, prepared) as found:
+        if command.retry_failed:
+            _retry_failed(found)
+        sending = mirror.Mirror(found.path, progress.say)
+        try:
+            sending.settle()  # from here on it can be resumed elsewhere
+            ended = driver.drive(found, prepared, command, progress)
+            sending.settle()
+        finally:
+            sending.end()
+    _check_outcome(found, ended.stops)
+    if over := ended.stops.get(StopReason.TIME_BUDGET):
+        progress.say(f"{found.name}: {over}; {_resume(found)}")
+    if command.final and found.ranked():
+        _final(found, prepared, command, progress)
+    return result_of(found)
+
+
+@contextlib.contextmanager
+def _locked_folder(command: SearchCommand, prepared: Prepared) -> Iterator[Search]:
+    """Hold the folder of a search; a new one is removed where an error comes before its first trial."""
+    found = prepared.found
     with contextlib.ExitStack() as held:
-        held.enter_context(alone())
-        found, sent = prepared.found, contextlib.ExitStack()
         try:
             if found is None:
                 with deferred():
                     found = _new_folder(command, prepared)
             held.enter_context(found.lock())
-            for trial in found.trials:
-                if trial.state == FAILED and command.retry_failed:
-                    trial.state, trial.reason, trial.code = WAITING, "", ""
-                    trial.value = trial.best = None
-            sending = mirror.Mirror(found.path, progress.say)
-            sent.callback(sending.end)
-            sending.settle()  # from here on it can be gone on with elsewhere
-            ended = driver.drive(found, prepared, command, progress)
-            sending.settle()
+            yield found
         except BaseException as error:
             if found is not None and prepared.found is None and not any((found.path / TRIALS).iterdir()):
-                sent.close()
-                with contextlib.suppress(TroupeError):  # it never began: the name is free again
+                with contextlib.suppress(TroupeError):  # the name is free again
                     removal.discard(found.path, bucket.of_run(found.path))
             if found is not None and isinstance(error, TroupeError):
                 naming(error, found.name, found.path.exists())
             raise
-        finally:
-            sent.close()
+
+
+def _retry_failed(found: Search) -> None:
+    for trial in found.trials:
+        if trial.state == FAILED:
+            trial.state, trial.reason, trial.code = WAITING, "", ""
+            trial.value = trial.best = None
+
+
+def _resume(found: Search) -> str:
+    return f"go on with `troupe search --resume {found.name}`"
+
+
+def _check_outcome(found: Search, stops: Mapping[StopReason, str]) -> None:
+    """Raises TroupeError where a search has not come to its end, or all of its trials failed."""
+    match min(stops, default=None):
+        case StopReason.DISK_FULL as stop:
+            problem = Problem("no-space", found.name, stops[stop], f"free some space, then {_resume(found)}")
+            raise TroupeError(problem, SURROUNDINGS)
+        case StopReason.NO_METRIC as stop:
+            raise TroupeError(Problem(NO_METRIC, found.name, stops[stop]), RUN_FAILED)
+        case StopReason.REQUESTED as stop:
+            raise Stopped(Problem("stopped", found.name, stops[stop], _resume(found)))
     failed = [trial for trial in found.trials if trial.state == FAILED]
-    resume = f"go on with `troupe search --resume {found.name}`"
-    if ended.full:
-        problem = Problem("no-space", found.name, ended.full, f"free some space, then {resume}")
-        raise TroupeError(problem, SURROUNDINGS)
-    if ended.hopeless:
-        raise TroupeError(Problem(NO_METRIC, found.name, ended.hopeless), RUN_FAILED)
-    if ended.asked.is_set():
-        raise Stopped(Problem("stopped", found.name, "stopped and saved", resume))
     if found.trials and len(failed) == len(found.trials):
         reason = f"all {len(failed)} trials failed; the first: {failed[0].reason}"
         raise TroupeError(Problem("trials-failed", found.name, reason), RUN_FAILED)
     if lost := [trial for trial in found.trials if trial.state == INTERRUPTED and trial.reason]:
         more = f"; {len(lost) - 1} more" if len(lost) > 1 else ""
         reason = f"{lost[0].name} was interrupted: {lost[0].reason}{more}"
-        raise TroupeError(Problem(lost[0].code or "lost", found.name, reason, resume), SURROUNDINGS)
-    if ended.over:
-        progress.say(f"{found.name}: {ended.over}; {resume}")
-    if command.final and found.ranked():
-        _final(found, prepared, command, progress)
-    return result_of(found)
+        raise TroupeError(Problem(lost[0].code or "lost", found.name, reason, _resume(found)), SURROUNDINGS)
 
 
 def result_of(found: Search) -> dict[str, Any]:

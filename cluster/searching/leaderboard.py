@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import enum
 import io
 import json
 import os
@@ -16,7 +17,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
 from trainers.base.paths import TRIALS
@@ -38,6 +39,15 @@ OPEN = (WAITING, RUNNING, INTERRUPTED)  # states from which a trial goes on when
 
 NO_METRIC = "no-metric"  # the code of a trial that does not report the metric: no other trial will
 POPULATION = ("pbt", "pb2")  # schedulers whose trials all live at once, and take over from one another
+
+
+class StopReason(enum.IntEnum):
+    """Why no more trials are started. Of several, the first decides what the search ends with."""
+
+    DISK_FULL = 1
+    NO_METRIC = 2  # no trial can have a value
+    REQUESTED = 3
+    TIME_BUDGET = 4
 
 
 @dataclass
@@ -63,12 +73,35 @@ class TrialRecord:
         return f"{self.number:04d}"
 
 
+class Terms(TypedDict):
+    """What a search is asked for, and what it comes to besides its trials: an entry of search.json each."""
+
+    family: str
+    metric: str
+    mode: str  # max or min
+    scheduler: str
+    algorithm: str
+    seed: int
+    points: int
+    seeds: list[int]  # of each point; none: the one that is fixed
+    space: dict[str, str]  # domains, as in a command
+    source: str  # the file of the space
+    fixed: dict[str, str]  # settings, as in a command
+    families: list[str]
+    seconds: float
+    max_concurrent: int | None
+    trials_per_gpu: int
+    keep_best: int | None
+    restarts: NotRequired[list[dict[str, str]]]  # of Ray
+    final: NotRequired[dict[str, Any]]  # the run of the best point
+
+
 @dataclass
 class Search:
     """A search: what it was asked for, and its trials in the order in which they were thought of."""
 
     path: Path
-    told: dict[str, Any]  # family, metric, mode, space, fixed, options, ...
+    told: Terms
     trials: list[TrialRecord] = field(default_factory=list)
 
     @property

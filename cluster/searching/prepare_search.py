@@ -1,4 +1,4 @@
-"""A `search` command, checked: every word of it, before anything is made or started."""
+"""A `search` command, checked: every argument of it, before anything is made or started."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from cluster.host import requirements
 from cluster.searching import leaderboard, space
-from cluster.searching.leaderboard import OPEN, POPULATION, Search
+from cluster.searching.leaderboard import OPEN, POPULATION, Search, Terms
+from cluster.searching.space import Range, Space, SpaceFile
 from cluster.training.prepare_run import read_config
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
 from trainers.base.paths import DATA_DIR
@@ -21,8 +22,9 @@ from trainers.run_folders import creation, run_folder
 from trainers.settings.config import NOTHING, NOTHING_HELD_OUT, Config
 from trainers.settings.fields import LARGEST
 
-TRIES = 100  # draws of a point before it is said that none is possible
-TRIALS_AT_MOST = 20  # points, where nobody says
+TRIES = 100  # draws of a point before none counts as possible
+TRIALS_AT_MOST = 20  # points by default
+BUDGET_OPTIONS = ("trials", "scheduler")  # in the budget of a space; all else are settings
 SCHEDULERS = ("fifo", "asha", "pbt", "pb2")
 ALGORITHMS = ("random", "grid", "optuna")
 BOUNDS = {  # of the whole numbers of a search; numpy takes no larger seeds
@@ -71,27 +73,96 @@ class Prepared:
     """A search that can start."""
 
     kind: type[Config]
-    space: space.Space
-    told: dict[str, Any]  # goes into search.json
+    space: Space
+    told: Terms  # go into search.json
     config: Config  # of its first point, for what is the same in all of them
-    found: Search | None  # one that goes on
+    found: Search | None  # one that is resumed
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Request:
+    """A command with the files that it names, read."""
+
+    command: SearchCommand
+    family: str
+    kind: type[Config]
+    given: Mapping[str, Any]  # settings of the command, and of its file of settings
+    file: SpaceFile
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The given settings and, for others, the defaults of a search."""
+        lengths = {"steps", "epochs"} if self.given.keys() & {"steps", "epochs"} else set()
+        of_file = {name: value for name, value in self.file.budget.items() if name not in (*BUDGET_OPTIONS, *lengths)}
+        return {"evaluate_on": "validation", "keep": "1", **of_file, **self.given}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How the points of a space are chosen, and which of their trials are stopped early."""
+
+    scheduler: str
+    algorithm: str
+    trials: int  # points at most
+
+    def points(self, where: Space) -> int:
+        """How many points are tried: all of a grid, and of others no more than there are."""
+        if where.points is None or self.algorithm == "optuna" or self.scheduler in POPULATION:
+            return self.trials
+        return where.points if self.algorithm == "grid" else min(self.trials, where.points)
+
+
 def prepare(command: SearchCommand) -> Prepared:
-    """Check every word. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
+    """Check every argument. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
     if command.resume is not None:
-        return _prepare_again(command)
+        return _prepare_resumed(command)
     problems = _wrong_numbers(command)
     notes: list[str] = []
+    request = _read_request(command, problems, notes)
+    where = _read_space(request, problems)
+    problems += _wrong_data(request)
+    metric = _read_metric(request, problems)
+    strategy = _choose_strategy(request, where, problems)
+    if problems or where is None or strategy is None:
+        raise TroupeError(problems, WORDS)
+    first, wrong = _possible(request.kind, request.family, where, random.Random(command.seed))
+    if first is None:
+        none = Problem("settings-conflict", reason="no point of the space is possible:")
+        raise TroupeError([none, *wrong], WORDS)
+    config, remarks = _fit_machine(first, command)
+    terms = _terms(request, where, metric, strategy)
+    if command.name is not None and creation.is_taken(command.runs_dir / command.name):
+        raise run_folder.in_use(command.runs_dir, command.name)
+    return Prepared(request.kind, where, terms, config, None, [*notes, *remarks, *_notes(request, where, terms)])
+
+
+def _read_request(command: SearchCommand, problems: list[Problem], notes: list[str]) -> Request:
+    """Read the files that a command names. Raises TroupeError (exit code 2) with all problems so far where its family
+    is unknown."""
     from_file = read_config(command.config, problems, notes)
-    family = command.family if command.family is not None else from_file.pop("family", None)
-    from_file.pop("family", None)
+    in_file = from_file.pop("family", None)
+    family = command.family if command.family is not None else in_file
     if family is None:
         if not problems:  # else it may stand in what cannot be read
             reason = "needs a family, as in `troupe search wgan_gp n_critic=1,2,5`, or --resume NAME"
             problems.append(Problem("missing", "search", reason))
         raise TroupeError(problems, WORDS)
+    problems += _wrong_options(command)
+    try:
+        kind = registry.config_class(family, command.families)
+    except TroupeError as error:
+        raise TroupeError([*problems, *error.problems], WORDS) from None
+    try:
+        file = space.module_of(family, command.space, command.families)
+    except TroupeError as error:
+        file = space.NO_FILE
+        problems += error.problems
+    return Request(command, family, kind, {**from_file, **(command.settings or {})}, file)
+
+
+def _wrong_options(command: SearchCommand) -> list[Problem]:
+    problems = []
     for option, value, known in (
         ("--scheduler", command.scheduler, SCHEDULERS),
         ("--algorithm", command.algorithm, ALGORITHMS),
@@ -102,38 +173,35 @@ def prepare(command: SearchCommand) -> Prepared:
             problems.append(Problem("bad-value", option, reason, meant(value, known), value))
     if command.name is not None and (problem := run_folder.check_name(command.name)):
         problems.append(problem)
+    return problems
+
+
+def _read_space(request: Request, problems: list[Problem]) -> Space | None:
+    unread = bool(problems)  # what there is to search may stand in what cannot be read
+    file = request.file
+    where, wrong = space.read(request.kind, request.family, request.settings, file.settings, file.source)
+    problems += [one for one in wrong if not (unread and one.code == space.NOTHING)]
+    return where
+
+
+def _wrong_data(request: Request) -> list[Problem]:
+    command, kind = request.command, request.kind
+    data = str(request.given.get("data", kind.model_fields["data"].get_default()))
     try:
-        kind = registry.config_class(family, command.families)
+        problem = sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)
     except TroupeError as error:
-        raise TroupeError([*problems, *error.problems], WORDS) from None
-    budget: dict[str, Any] = {}
-    said: dict[str, str] = {}
-    source = ""
-    try:
-        said, budget, source = space.module_of(family, command.space, command.families)
-    except TroupeError as error:
-        problems += error.problems
-    words = {**from_file, **(command.settings or {})}
-    options = {key: budget.pop(key) for key in ("trials", "scheduler") if key in budget}
-    defaults: dict[str, Any] = {"evaluate_on": "validation", "keep": "1", **budget}
-    if "steps" in words or "epochs" in words:
-        defaults.pop("steps", None), defaults.pop("epochs", None)
-    lost = bool(problems)  # of the words, or of the file: what there is to search may stand there
-    where, wrong = space.read(kind, family, {**defaults, **words}, said, source)
-    problems += [one for one in wrong if not (lost and one.code == space.NOTHING)]
-    data = str(words.get("data", kind.model_fields["data"].get_default()))
-    try:
-        problems += filter(None, [sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)])
-    except TroupeError as error:
-        problems += error.problems
-    evaluates = str({**defaults, **words}.get("evaluate_every", "auto")) != "0"
-    metric, wrong_metric = _metric(kind, family, command.metric, evaluates)
-    problems += [wrong_metric] if wrong_metric is not None else []
-    scheduler = command.scheduler or str(options.get("scheduler", "fifo"))
+        return error.problems
+    return [problem] if problem else []
+
+
+def _choose_strategy(request: Request, where: Space | None, problems: list[Problem]) -> Strategy | None:
+    """By the options of the command, else by those of the space's file; None where there is no space."""
+    command, budget, source = request.command, request.file.budget, request.file.source
+    scheduler = command.scheduler or str(budget.get("scheduler", "fifo"))
     if scheduler not in SCHEDULERS and command.scheduler is None:
         reason = f"{scheduler} in {source}; is none of {', '.join(SCHEDULERS)}"
         problems.append(Problem("bad-value", "scheduler", reason, meant(scheduler, SCHEDULERS)))
-    most = options.get("trials", TRIALS_AT_MOST)
+    most = budget.get("trials", TRIALS_AT_MOST)
     if type(most) is not int:
         reason = f"{most!r:.60} in {source}; must be a whole number"
         problems.append(Problem("bad-value", "trials", reason))
@@ -142,31 +210,26 @@ def prepare(command: SearchCommand) -> Prepared:
     if not 1 <= trials <= BOUNDS["trials"][1]:
         reason = f"{trials} in {source}; must be at least 1, at most {BOUNDS['trials'][1]}"
         problems.append(Problem("bad-value", "trials", reason))
-    algorithm = command.algorithm
-    if where is not None:
-        if algorithm is None:
-            few = where.points is not None and where.points <= trials and scheduler not in POPULATION
-            algorithm = "grid" if few else "random"
-        problems += _together(where, scheduler, algorithm, trials, command)
-    if problems or where is None:
-        raise TroupeError(problems, WORDS)
-    first, wrong = _possible(kind, family, where, random.Random(command.seed))
-    if first is None:
-        none = Problem("settings-conflict", reason="no point of the space is possible:")
-        raise TroupeError([none, *wrong], WORDS)
-    if where.points is not None and algorithm != "optuna" and scheduler not in POPULATION:
-        trials = where.points if algorithm == "grid" else min(trials, where.points)
-    config = first.model_copy(update=requirements.resolve(first, own_machine=not command.address))
-    here = [] if command.address else requirements.remarks(first, config)
-    _check_room(config, command)
-    told = {
-        "family": family,
+    if where is None:
+        return None
+    few = where.points is not None and where.points <= trials and scheduler not in POPULATION
+    default = "grid" if few else "random"
+    strategy = Strategy(scheduler, default if command.algorithm is None else command.algorithm, trials)
+    problems += _conflicts(where, strategy, command)
+    return strategy
+
+
+def _terms(request: Request, where: Space, metric: str, strategy: Strategy) -> Terms:
+    command = request.command
+    mode = request.kind.metrics.get(metric.removeprefix("eval_"), "max" if "accuracy" in metric else "min")
+    return {
+        "family": request.family,
         "metric": metric,
-        "mode": command.mode or _mode(kind, metric),
-        "scheduler": scheduler,
-        "algorithm": algorithm,
+        "mode": command.mode or mode,
+        "scheduler": strategy.scheduler,
+        "algorithm": strategy.algorithm,
         "seed": command.seed,
-        "points": trials,
+        "points": strategy.points(where),
         "seeds": list(where.seeds),
         "space": {name: str(domain) for name, domain in where.domains.items()},
         "source": where.source,
@@ -177,51 +240,55 @@ def prepare(command: SearchCommand) -> Prepared:
         "trials_per_gpu": command.trials_per_gpu,
         "keep_best": command.keep_best,
     }
-    if command.name is not None and creation.is_taken(command.runs_dir / command.name):
-        raise run_folder.in_use(command.runs_dir, command.name)
-    return Prepared(kind, where, told, config, None, [*notes, *here, *_notes(kind, where, told, words, command)])
 
 
-def _prepare_again(command: SearchCommand) -> Prepared:
-    """A search that goes on as it was begun."""
+def _prepare_resumed(command: SearchCommand) -> Prepared:
+    """A search that is resumed as it was started."""
+    found = _find_resumed(command)
+    terms = found.told
+    families = command.families or tuple(map(Path, terms["families"]))
+    kind = registry.config_class(terms["family"], families)
+    seeds = {"seed": ",".join(map(str, terms["seeds"]))} if terms["seeds"] else {}
+    where, wrong = space.read(kind, terms["family"], {**terms["fixed"], **terms["space"], **seeds}, {}, "")
+    if where is None:
+        raise TroupeError(wrong, CONFLICT)
+    first, wrong = _possible(kind, terms["family"], where, random.Random(terms["seed"]))
+    if first is None:
+        raise TroupeError(wrong, CONFLICT)
+    config, remarks = _fit_machine(first, command)
+    if command.max_concurrent is not None:
+        terms["max_concurrent"] = command.max_concurrent
+    if command.keep_best is not None:
+        terms["keep_best"] = command.keep_best
+    terms["families"] = [str(path) for path in families]
+    left = [trial for trial in found.trials if trial.state in OPEN]
+    note = f"{found.name}: going on with {len(left)} of {len(found.trials)} trials"
+    return Prepared(kind, where, terms, config, found, [*remarks, note])
+
+
+def _find_resumed(command: SearchCommand) -> Search:
+    """The search to resume. Raises TroupeError (exit code 2) where there is none, or the command asks for another."""
     options = ("name", "space", "metric", "mode", "scheduler", "algorithm", "trials")
-    said = [*(command.settings or {}), *(f"--{name}" for name in options if getattr(command, name) is not None)]
+    given = [*(command.settings or {}), *(f"--{name}" for name in options if getattr(command, name) is not None)]
     reason = "--resume goes on with a search as it is"
     problems = _wrong_numbers(command)
-    problems += [Problem("settings-conflict", word, reason, "leave it out") for word in said]
+    problems += [Problem("settings-conflict", about, reason, "leave it out") for about in given]
     try:
         found = leaderboard.find(command.runs_dir, str(command.resume))
     except TroupeError as error:
         if error.code != WORDS:
             raise
         raise TroupeError([*problems, *of(error.problems, "--resume")], WORDS) from None
-    told = found.told
-    if command.family is not None and command.family != told["family"]:
-        problems.append(Problem("settings-conflict", command.family, f"{found.name} searches {told['family']}"))
+    family = found.told["family"]
+    if command.family is not None and command.family != family:
+        problems.append(Problem("settings-conflict", command.family, f"{found.name} searches {family}"))
     if problems:
         raise TroupeError(problems, WORDS)
-    families = command.families or tuple(map(Path, told["families"]))
-    kind = registry.config_class(told["family"], families)
-    seeds = {"seed": ",".join(map(str, told["seeds"]))} if told["seeds"] else {}
-    where, wrong = space.read(kind, told["family"], {**told["fixed"], **told["space"], **seeds}, {}, "")
-    if where is None:
-        raise TroupeError(wrong, CONFLICT)
-    first, wrong = _possible(kind, told["family"], where, random.Random(told["seed"]))
-    if first is None:
-        raise TroupeError(wrong, CONFLICT)
-    config = first.model_copy(update=requirements.resolve(first, own_machine=not command.address))
-    here = [] if command.address else requirements.remarks(first, config)
-    _check_room(config, command)
-    changes = {"max_concurrent": command.max_concurrent, "keep_best": command.keep_best}
-    told.update({key: value for key, value in changes.items() if value is not None})
-    told["families"] = [str(path) for path in families]
-    left = [trial for trial in found.trials if trial.state in OPEN]
-    note = f"{found.name}: going on with {len(left)} of {len(found.trials)} trials"
-    return Prepared(kind, where, told, config, found, [*here, note])
+    return found
 
 
 def _wrong_numbers(command: SearchCommand) -> list[Problem]:
-    """What is wrong with the numbers of a search, as Python may say them."""
+    """What is wrong with the numbers of a search, as Python may give them."""
     problems = []
     for name, (least, most) in BOUNDS.items():
         number = getattr(command, name)
@@ -236,8 +303,11 @@ def _wrong_numbers(command: SearchCommand) -> list[Problem]:
     return problems
 
 
-def _check_room(config: Config, command: SearchCommand) -> None:
-    """Raises TroupeError (exit code 3) for what this machine or the folder lacks."""
+def _fit_machine(first: Config, command: SearchCommand) -> tuple[Config, list[str]]:
+    """A config with what follows from the machine, and remarks on it. Raises TroupeError (exit code 3) for what this
+    machine or the folder lacks."""
+    config = first.model_copy(update=requirements.resolve(first, own_machine=not command.address))
+    remarks = [] if command.address else requirements.remarks(first, config)
     lacking = [] if command.address else requirements.room(config, False)
     if problem := requirements.writable(command.runs_dir):
         lacking += of([problem], "--runs-dir")
@@ -246,37 +316,44 @@ def _check_room(config: Config, command: SearchCommand) -> None:
         lacking.append(Problem("settings-conflict", "--trials-per-gpu", reason, "leave it out", command.trials_per_gpu))
     if lacking:
         raise TroupeError(lacking, SURROUNDINGS)
+    return config, remarks
 
 
-def _metric(kind: type[Config], family: str, said: str | None, evaluates: bool) -> tuple[str, Problem | None]:
-    """The metric to compare trials by, and what is wrong with it."""
+def _read_metric(request: Request, problems: list[Problem]) -> str:
+    """The metric to compare trials by."""
+    kind, family, given = request.kind, request.family, request.command.metric
+    evaluates = str(request.settings.get("evaluate_every", "auto")) != "0"
     known = [f"eval_{name}" for name in kind.metrics] if evaluates else []
-    if said is None:
-        if not known:
-            why = "evaluates nothing" if evaluates else "with evaluate_every=0 evaluates nothing"
-            reason, hint = f"{family} {why} that trials could be compared by", "say --metric, as --metric loss"
-            return "", Problem(NOTHING, reason=reason, hint=hint)
-        return known[0], None
-    if not evaluates and said.startswith("eval_"):
+    if given is None:
+        if known:
+            return known[0]
+        why = "evaluates nothing" if evaluates else "with evaluate_every=0 evaluates nothing"
+        reason, hint = f"{family} {why} that trials could be compared by", "say --metric, as --metric loss"
+        problems.append(Problem(NOTHING, reason=reason, hint=hint))
+        return ""
+    if not evaluates and given.startswith("eval_"):
         reason = "nothing is evaluated with evaluate_every=0"
-        return said, Problem("settings-conflict", "--metric", reason, "leave that out", said)
-    if f"eval_{said}" in known:
-        return f"eval_{said}", None
-    near = [name for name in known if said in name]
-    hint = f"did you mean {near[0]}?" if near else meant(said, [*known, *kind.metrics] if evaluates else ())
-    if said in known or not (hint or said.startswith("eval_")):
-        return said, None  # a metric of training is known when the first row is written
-    hint = hint or f"there are {', '.join(known)}"
-    return said, Problem("unknown-metric", "--metric", f"names no metric of {family}", hint, said)
+        problems.append(Problem("settings-conflict", "--metric", reason, "leave that out", given))
+        return given
+    if f"eval_{given}" in known:
+        return f"eval_{given}"
+    near = [name for name in known if given in name]
+    hint = f"did you mean {near[0]}?" if near else meant(given, [*known, *kind.metrics] if evaluates else ())
+    if given not in known and (
+        hint or given.startswith("eval_")
+    ):  # else a metric of training, known with its first row
+        hint = hint or f"there are {', '.join(known)}"
+        problems.append(Problem("unknown-metric", "--metric", f"names no metric of {family}", hint, given))
+    return given
 
 
-def compare_by(told: dict[str, Any], command: SearchCommand, config: Config, facts: Mapping[str, Any]) -> str:
-    """See that evaluations on such data give the metric of a search. One that nobody asked for gives way to the first
-    that they do give, which is told in a line; nothing is said where all is right.
+def compare_by(terms: Terms, command: SearchCommand, config: Config, facts: Mapping[str, Any]) -> str:
+    """Check that evaluations on such data give the metric of a search. A default metric that they do not give is
+    replaced by the first that they do give; returns a line that says so, else nothing.
 
     Raises TroupeError (exit code 2) where there is none, or not the one that was asked for.
     """
-    given, metric = config.metrics_of(facts), str(told["metric"])
+    given, metric = config.metrics_of(facts), terms["metric"]
     name = metric.removeprefix("eval_")
     if name == metric or name in given or name not in config.metrics:
         return ""
@@ -288,22 +365,19 @@ def compare_by(told: dict[str, Any], command: SearchCommand, config: Config, fac
         hint = f"there are {', '.join(f'eval_{one}' for one in given)}"
         raise TroupeError(Problem("unknown-metric", "--metric", lacking, hint, metric), WORDS)
     first = next(iter(given))
-    told["metric"], told["mode"] = f"eval_{first}", command.mode or given[first]
-    return f"{lacking}: comparing by {told['metric']} ({told['mode']}) instead"
+    terms["metric"], terms["mode"] = f"eval_{first}", command.mode or given[first]
+    return f"{lacking}: comparing by {terms['metric']} ({terms['mode']}) instead"
 
 
-def _mode(kind: type[Config], metric: str) -> str:
-    return kind.metrics.get(metric.removeprefix("eval_"), "max" if "accuracy" in metric else "min")
-
-
-def _together(where: space.Space, scheduler: str, algorithm: str, trials: int, command: SearchCommand) -> list[Problem]:
+def _conflicts(where: Space, strategy: Strategy, command: SearchCommand) -> list[Problem]:
     """What is wrong with options beside one another."""
+    scheduler, algorithm, trials = strategy.scheduler, strategy.algorithm, strategy.trials
     problems: list[Problem] = []
 
     def wrong(option: str, value: Any, reason: str, hint: str = "") -> None:
         problems.append(Problem("settings-conflict", option, reason, hint, value))
 
-    ranges = [name for name, domain in where.domains.items() if isinstance(domain, space.Range)]
+    ranges = [name for name, domain in where.domains.items() if isinstance(domain, Range)]
     choices = [name for name in where.domains if name not in ranges]
     if algorithm == "grid" and ranges:
         hint = f"name values for a grid, as {ranges[0]}=a,b,c"
@@ -323,7 +397,7 @@ def _together(where: space.Space, scheduler: str, algorithm: str, trials: int, c
 
 
 def _possible(
-    kind: type[Config], family: str, where: space.Space, chance: random.Random
+    kind: type[Config], family: str, where: Space, chance: random.Random
 ) -> tuple[Config | None, list[Problem]]:
     """The config of a point that is possible; or what is wrong with the first one."""
     wrong: list[Problem] = []
@@ -335,24 +409,21 @@ def _possible(
     return None, wrong
 
 
-def _notes(
-    kind: type[Config], where: space.Space, told: Mapping[str, Any], words: Mapping[str, Any], command: SearchCommand
-) -> list[str]:
+def _notes(request: Request, where: Space, terms: Terms) -> list[str]:
     """What a person should know before it starts."""
     searched = ", ".join(f"{name}={domain}" for name, domain in where.domains.items())
-    of_file = [name for name in where.domains if name not in words]
+    of_file = [name for name in where.domains if name not in request.given]
     notes = [
         f"searching {searched}" + (f" ({', '.join(of_file)} by {where.source})" if of_file and where.source else "")
     ]
-    why = "" if command.metric else f", the first metric of {told['family']}"
+    why = "" if request.command.metric else f", the first metric of {terms['family']}"
     part = where.fixed.get("evaluate_on")
     on = " on the validation part, and not on the test part (evaluate_on=validation)" if part == "validation" else ""
-    notes.append(f"comparing by {told['metric']} ({told['mode']}){why}{on}")
-    if told["scheduler"] in POPULATION and "checkpoint_every" in words:
-        notes.append(
-            f"checkpoint_every={words['checkpoint_every']}: changes nothing with --scheduler {told['scheduler']}, "
-            "whose trials save with each report"
-        )
-    if told["seeds"] and told["scheduler"] == "asha":
+    notes.append(f"comparing by {terms['metric']} ({terms['mode']}){why}{on}")
+    if terms["scheduler"] in POPULATION and "checkpoint_every" in request.given:
+        setting = f"checkpoint_every={request.given['checkpoint_every']}"
+        why = f"changes nothing with --scheduler {terms['scheduler']}, whose trials save with each report"
+        notes.append(f"{setting}: {why}")
+    if terms["seeds"] and terms["scheduler"] == "asha":
         notes.append(UNEQUAL)
     return notes

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 import searchspaces
 from trainers.base.errors import WORDS, TroupeError, told_of
@@ -33,6 +33,11 @@ class Choice:
     """Any of some values."""
 
     values: tuple[Any, ...]
+
+    @property
+    def probes(self) -> tuple[Any, ...]:
+        """If a setting can have these, it can have all."""
+        return self.values
 
     def draw(self, generator: random.Random) -> Any:
         return generator.choice(self.values)
@@ -54,6 +59,10 @@ class Range:
     high: float
     log: bool
     whole: bool
+
+    @property
+    def probes(self) -> tuple[float, float]:
+        return self.low, self.high
 
     def draw(self, generator: random.Random) -> float:
         if self.log:
@@ -111,53 +120,57 @@ class Space:
 
 
 def read(
-    kind: type[Config], family: str, words: Mapping[str, Any], said: Mapping[str, str], source: str
+    kind: type[Config], family: str, settings: Mapping[str, Any], from_file: Mapping[str, str], source: str
 ) -> tuple[Space | None, list[Problem]]:
-    """A space from the words of a command and those of a file of its source; all problems at once."""
+    """A space from the settings of a command, and for others from those of a file, its source; all problems at once."""
     problems: list[Problem] = []
     domains: dict[str, Domain] = {}
     fixed: dict[str, Any] = {}
     seeds: tuple[int, ...] = ()
-    for name, word in {**{name: word for name, word in said.items() if name not in words}, **words}.items():
-        field = kind.model_fields.get(name) or kind.model_fields.get(f"{name}_")
-        word = ",".join(map(show_value, word)) if isinstance(word, list) else word  # choices, from Python
-        where = "" if name in words else source
-        if field is None or not isinstance(word, str) or field.json_schema_extra["free"]:  # type: ignore[index]
-            fixed[name] = word  # a name that is none is told with the others
-            continue
+    others = {name: value for name, value in from_file.items() if name not in settings}
+    for name, value in {**others, **settings}.items():
+        value = ",".join(map(show_value, value)) if isinstance(value, list) else value  # choices, from Python
         try:
-            domain = _domain(field, word)
-            if domain is None:
-                fixed[name] = word
-                continue
-            if field.json_schema_extra["kind"] == "running":  # type: ignore[index]
-                raise ValueError("changes no number, so that there is nothing to search", "give it one value")
-            for value in domain.values if isinstance(domain, Choice) else (domain.low, domain.high):
-                _, wrong = kind.from_words({name: value}, family)
-                alone = next((one for one in wrong if one.about == name), None)
-                if alone is not None:
-                    reason = f"{show_value(value)} {alone.reason}" if len(str(domain)) > 20 else alone.reason
-                    raise ValueError(reason, alone.hint)
+            domain = _checked_domain(kind, family, name, value)
         except ValueError as error:
             reason, hint = (*map(str, error.args), "")[:2]
-            problems.append(Problem("bad-value", name, reason, hint, word, where))
+            problems.append(Problem("bad-value", name, reason, hint, value, source if name in others else ""))
             continue
-        if name == "seed":
-            if isinstance(domain, Range):
-                reason, hint = "name the seeds, as in seed=1,2,3", "each repeats every point"
-                problems.append(Problem("bad-value", "seed", reason, hint, word, where))
-            else:
-                seeds = domain.values
+        if domain is None:
+            fixed[name] = value
+        elif name == "seed" and isinstance(domain, Choice):
+            seeds = domain.values
         else:
             domains[name] = domain
-    first = {name: domain.values[0] if isinstance(domain, Choice) else domain.low for name, domain in domains.items()}
+    first = {name: domain.probes[0] for name, domain in domains.items()}
     _, wrong = kind.from_words({**fixed, **first}, family)
-    names = dict.fromkeys(fixed)
-    problems += [one for one in wrong if one.about in names]
+    problems += [one for one in wrong if one.about in fixed]
     if not problems and not domains:
         hint = "name choices (n_critic=1,2,5) or a range (learning_rate=1e-4..1e-2), or use `troupe train`"
         problems.append(Problem(NOTHING, reason="nothing to search: every setting has one value", hint=hint))
     return (None, problems) if problems else (Space(domains, fixed, seeds, source), [])
+
+
+def _checked_domain(kind: type[Config], family: str, name: str, text: Any) -> Domain | None:
+    """Choices or a range whose values the setting can have; None for one value, and where there is no such setting.
+    Raises ValueError as `_domain` does."""
+    field = kind.model_fields.get(name) or kind.model_fields.get(f"{name}_")
+    if field is None or not isinstance(text, str) or field.json_schema_extra["free"]:  # type: ignore[index]
+        return None
+    domain = _domain(field, text)
+    if domain is None:
+        return None
+    if field.json_schema_extra["kind"] == "running":  # type: ignore[index]
+        raise ValueError("changes no number, so that there is nothing to search", "give it one value")
+    for value in domain.probes:
+        _, wrong = kind.from_words({name: value}, family)
+        alone = next((one for one in wrong if one.about == name), None)
+        if alone is not None:
+            reason = f"{show_value(value)} {alone.reason}" if len(str(domain)) > 20 else alone.reason
+            raise ValueError(reason, alone.hint)
+    if name == "seed" and isinstance(domain, Range):
+        raise ValueError("name the seeds, as in seed=1,2,3", "each repeats every point")
+    return domain
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:
@@ -197,20 +210,31 @@ def _domain(field: Any, word: str) -> Domain | None:
     return None
 
 
-def module_of(family: str, given: str | None, families: Sequence[Path]) -> tuple[dict[str, str], dict[str, Any], str]:
-    """The space and the budget that a file says, and its name: FAMILY.py of the search spaces, or the file `given`.
+class SpaceFile(NamedTuple):
+    """A module that holds what is worth trying of a family."""
+
+    settings: Mapping[str, str]
+    budget: Mapping[str, Any]
+    source: str  # its name
+
+
+NO_FILE = SpaceFile({}, {}, "")
+
+
+def module_of(family: str, given: str | None, families: Sequence[Path]) -> SpaceFile:
+    """FAMILY.py of the search spaces, or the file `given`; empty where there is none.
 
     Raises TroupeError (exit code 2) where the file cannot be read.
     """
     if given == "none":
-        return {}, {}, ""
+        return NO_FILE
     if given is not None:
         files = [Path(given)]
     else:
         places = [*(folder / "searchspaces" for folder in families), Path(searchspaces.__file__).parent]
         files = [place / f"{family}.py" for place in places if (place / f"{family}.py").exists()][:1]
     if not files:
-        return {}, {}, ""
+        return NO_FILE
     (file,) = files
 
     def wrong(reason: str, code: str = "own-code") -> TroupeError:
@@ -230,4 +254,4 @@ def module_of(family: str, given: str | None, families: Sequence[Path]) -> tuple
         raise wrong("needs SEARCH = {setting: words}, all of it texts")
     if not isinstance(budget, dict):
         raise wrong("needs BUDGET = {option or setting: value}")
-    return dict(space), dict(budget), f"searchspaces/{file.name}" if given is None else str(file)
+    return SpaceFile(dict(space), dict(budget), f"searchspaces/{file.name}" if given is None else str(file))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cluster.searching import prepare_search, tuner
+from cluster.searching import prepare_search, tune_job
 from cluster.searching.driver import Driver, rooms
 from cluster.searching.leaderboard import (
     FAILED,
@@ -24,6 +24,7 @@ from cluster.searching.leaderboard import (
     RUNNING,
     WAITING,
     Search,
+    StopReason,
     TrialRecord,
 )
 from cluster.searching.prepare_search import SearchCommand
@@ -106,7 +107,7 @@ def test_a_full_disk_takes_nothing_from_the_bucket_and_a_budget_takes_it_from_bo
     one.command = replace(one.command, disk_budget=bytes_of(one.search.path) - 1500.0)  # most of it lies there only
     one._look_at_disk()
     assert [len(there.saved(one.search.folder(trial).path)) for trial in one.search.trials] == [0, 0, 1, 1]
-    assert not one.full
+    assert not one.stops
 
 
 def test_a_budget_that_the_best_alone_exceeds_stops_the_search_loudly(driver: Callable[..., Driver]) -> None:
@@ -115,7 +116,7 @@ def test_a_budget_that_the_best_alone_exceeds_stops_the_search_loudly(driver: Ca
     one.tick()
     assert kept(one) == [4]
     assert one.stop_requested()
-    assert "full, and only running trials and the best one have checkpoints" in one.full
+    assert "full, and only running trials and the best one have checkpoints" in one.stops[StopReason.DISK_FULL]
     assert (one.search.path / ".stop").exists(), "the trials hear of it"
 
 
@@ -127,7 +128,7 @@ def test_a_disk_that_is_nearly_full_is_noticed_before_it_is(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**10, 0, next(frees, 10**10)))
     one._look_at_disk()
     assert kept(one) == [3, 4]
-    assert not one.full
+    assert not one.stops
 
 
 def test_a_time_budget_ends_the_search_and_says_so(driver: Callable[..., Driver]) -> None:
@@ -181,7 +182,7 @@ def test_a_metric_that_is_not_finite_is_no_value_and_fails_its_trial_alone(
 ) -> None:
     one = driver()
     record = one.search.trials[0]
-    tuner.note(one.search, record, {"step": 6, "eval_x": value})
+    tune_job.note(one.search, record, {"step": 6, "eval_x": value})
     assert (record.value, record.best, record.code) == (None, 0.1, "not-finite")
     one.changed(record, True)
     assert (record.state, record.reason) == (FAILED, f"eval_x is {value} at step 6")
@@ -192,9 +193,9 @@ def test_a_value_takes_the_reason_away_why_there_was_none(driver: Callable[..., 
     one = driver()
     record = one.search.trials[0]
     record.reason, record.code = "eval_x is nan at step 2", "not-finite"
-    tuner.note(one.search, record, {"step": 6})
+    tune_job.note(one.search, record, {"step": 6})
     assert record.code == "not-finite"
-    tuner.note(one.search, record, {"step": 8, "eval_x": 0.3})
+    tune_job.note(one.search, record, {"step": 8, "eval_x": 0.3})
     assert (record.value, record.reason, record.code) == (0.3, "", "")
 
 
@@ -206,7 +207,7 @@ def test_where_no_trial_can_report_the_metric_the_search_is_hopeless(driver: Cal
     record.state = FINISHED
     one.changed(record, True)
     assert (record.state, record.code) == (FAILED, NO_METRIC)
-    assert one.hopeless == record.reason == "reports no eval_x: it evaluates nothing"
+    assert one.stops[StopReason.NO_METRIC] == record.reason == "reports no eval_x: it evaluates nothing"
     assert one.stop_requested()
 
 

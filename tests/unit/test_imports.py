@@ -286,11 +286,11 @@ def test_package_files_hold_a_line_and_no_code_but_that_of_cluster() -> None:
     assert broken([ROOT / "cluster" / "__init__.py"], "cluster", "trainers", at_start=True) == []
 
 
-IN_WORKERS = {"worker.py", "trainable.py"}  # imported where a worker or a trial lives
+WITH_RAY = {"worker.py", "trainable.py", "tune_hooks.py"}  # imported where a worker, a trial or Ray Tune runs
 
 
 def test_the_cluster_imports_torch_and_ray_only_when_they_are_needed() -> None:
-    paths = [path for path in files("cluster") if path.name not in IN_WORKERS]
+    paths = [path for path in files("cluster") if path.name not in WITH_RAY]
     assert broken(paths, "torch", "ray", "torchvision", "safetensors", at_start=True) == []
 
 
@@ -298,7 +298,7 @@ def test_no_part_of_the_cluster_brings_ray_in_by_being_imported_nor_torch_but_fo
     paths = [
         path
         for path in files("cluster")
-        if path.stem not in ("__init__", "__main__", "worker", "trainable", "process_pool")
+        if path.stem not in ("__init__", "__main__", "worker", "trainable", "tune_hooks", "process_pool")
     ]
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     code = f"import sys, {', '.join(modules)}\nassert not {{'torch', 'ray'}} & set(sys.modules)"

@@ -1,0 +1,50 @@
+"""What Ray Tune carries out for a search. Imports no Ray."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.searching.leaderboard import Search, TrialRecord
+from cluster.searching.space import Space
+
+
+class Dead(BaseException):
+    """Ray has died. No Exception, for which Tune would tidy up first, and wait for answers that do not come."""
+
+
+@dataclass
+class Job:
+    """What Tune needs to carry out a search."""
+
+    search: Search
+    space: Space
+    next_trial: Callable[[], TrialRecord | None]  # whose folder is made
+    changed: Callable[[TrialRecord, bool], None]  # a trial has news; whether it has ended
+    install_handlers: Callable[[], None]  # of signals, after Tune has put one of its own
+    tick: Callable[[], None]  # now and then; raises Dead where Ray has died
+    stop_requested: Callable[[], bool]
+    shared: Mapping[str, Any]  # see cluster.searching.trainable
+    bundles: list[dict[str, float]]
+    at_once: int
+    steps: int  # of the longest trial
+    every: int  # steps between reports
+    max_restarts: int
+    say: Callable[[str], None]
+
+
+def note(search: Search, record: TrialRecord, row: Mapping[str, Any]) -> None:
+    """What a report says of a trial."""
+    metric = search.told["metric"]
+    record.step = int(row.get("step", record.step))
+    if metric in row and row[metric] is not None:
+        record.value, record.reason, record.code = float(row[metric]), "", ""
+        if not math.isfinite(record.value):
+            record.reason, record.code = f"{metric} is {record.value} at step {record.step}", "not-finite"
+            record.value = None
+        elif search.better(record.value, record.best):
+            record.best, record.best_step = record.value, record.step
+    if "result" in row:
+        record.worry = row["result"].get("worry") or ""
