@@ -12,7 +12,19 @@ from typing import Any, Protocol, TypeVar
 
 from cluster.backend import nodes
 from cluster.backend.nodes import last_line
-from cluster.backend.supervisor import CLEANED, NODE, PREEMPTED, RAY, RESIZED, WORKER, Look, Lost, Presence, Row
+from cluster.backend.supervisor import (
+    CLEANED,
+    NODE,
+    PREEMPTED,
+    RAY,
+    RESIZED,
+    WORKER,
+    Look,
+    Lost,
+    Outcomes,
+    Presence,
+    Row,
+)
 from cluster.host.requirements import needs
 from cluster.terminal.progress import duration
 from trainers.base.errors import SURROUNDINGS, NotBegun, TroupeError, of_worker
@@ -81,6 +93,8 @@ class Placing:
     ) -> None:
         self.each, self.least, self.most, self.lost = dict(each), least, most, lost
         self.used, self.stop_requested, self.say, self.cluster = used, stop_requested, say, cluster
+        self.group: Any = None  # a placement group that was asked for and is not granted yet
+        self.size, self.requested = most, 0.0  # of how many workers it is, and when it was asked for
 
     def found(self) -> Any:
         """A placement group for `least` to `most` workers, when there is room.
@@ -88,51 +102,55 @@ class Placing:
         Raises Lost where Ray dies meanwhile, Stopped where a stop is asked for, TroupeError (exit code 3) where there
         is no room for too long.
         """
-        from ray.util import placement_group, remove_placement_group
-
         patience = WAITS.nodes if self.cluster and self.lost is not None else WAITS.room
-        began = tried = time.monotonic()
-        told, group, size = False, None, self.most
+        began, announced = time.monotonic(), False
         try:
             while True:
                 hold_alive(self.used.unfit)
                 if self.stop_requested():
                     raise NotBegun()
                 now = time.monotonic()
-                there = answered(nodes.alive, self.used.unfit)
-                possible = nodes.rooms(self.each, [node["Resources"] for node in there.values()])
-                possible = max(self.least, min(self.most, possible))
-                taken = now - tried > WAITS.room_taken and size > self.least
-                if group is None or possible < size or taken or now - tried > WAITS.room_asked_anew:
-                    if group is not None:
-                        answered(partial(remove_placement_group, group), self.used.unfit)
-                        size -= taken
-                    size, tried = max(self.least, min(size, possible)), now
-                    group = answered(partial(placement_group, [self.each] * size, strategy="PACK"), self.used.unfit)
-                if answered(partial(group.wait, 0.5), self.used.unfit):
-                    found, group = group, None
-                    return found
-                if now - began > 2 * WAITS.room_taken and not told:
-                    told = True
-                    self.say(f"waiting for room for {size} workers, for {duration(patience)} at most")
+                self._request(now)
+                if answered(partial(self.group.wait, 0.5), self.used.unfit):
+                    granted, self.group = self.group, None
+                    return granted
+                if now - began > 2 * WAITS.room_taken and not announced:
+                    announced = True
+                    self.say(f"waiting for room for {self.size} workers, for {duration(patience)} at most")
                 if now - began > patience:
-                    why = f" ({self.lost.why})" if self.lost else ""
-                    reason = f"the cluster has no room for them since {duration(patience)}{why}"
-                    raise TroupeError(
-                        Problem(
-                            "no-room",
-                            "workers",
-                            reason,
-                            "wait, or take fewer workers",
-                            self.least,
-                            resumes=self.lost is not None,
-                        ),
-                        SURROUNDINGS,
-                    )
+                    raise TroupeError(self._no_room(patience), SURROUNDINGS)
         finally:
-            if group is not None:
+            if self.group is not None:
                 with contextlib.suppress(Exception):
-                    answered(partial(remove_placement_group, group), self.used.unfit)
+                    self._withdraw()
+
+    def _request(self, now: float) -> None:
+        """Ask for a placement group; for another one where the last was too large, or has waited for too long."""
+        from ray.util import placement_group
+
+        there = answered(nodes.alive, self.used.unfit)
+        possible = nodes.rooms(self.each, [node["Resources"] for node in there.values()])
+        possible = max(self.least, min(self.most, possible))
+        if self.group is not None:
+            waited = now - self.requested
+            taken = waited > WAITS.room_taken and self.size > self.least  # by somebody else
+            if possible >= self.size and not taken and waited <= WAITS.room_asked_anew:
+                return
+            self._withdraw()
+            self.size -= taken
+        self.size, self.requested = max(self.least, min(self.size, possible)), now
+        self.group = answered(partial(placement_group, [self.each] * self.size, strategy="PACK"), self.used.unfit)
+
+    def _withdraw(self) -> None:
+        from ray.util import remove_placement_group
+
+        answered(partial(remove_placement_group, self.group), self.used.unfit)
+
+    def _no_room(self, patience: float) -> Problem:
+        why = f" ({self.lost.why})" if self.lost else ""
+        reason = f"the cluster has no room for them since {duration(patience)}{why}"
+        hint = "wait, or take fewer workers"
+        return Problem("no-room", "workers", reason, hint, self.least, resumes=self.lost is not None)
 
 
 class ActorGroup:
@@ -152,9 +170,6 @@ class ActorGroup:
         Raises Lost where a worker, or Ray, dies meanwhile.
         """
         import ray
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        from cluster.backend.worker import Worker
 
         self.ray, self.placing, self.placement = ray, placing, placement
         self.size = placement.bundle_count if placing is not None else int(plan.settings["workers"])
@@ -163,30 +178,13 @@ class ActorGroup:
         self.probe: Any = None  # a placement group for one worker more, and when there was room for it
         self.room: Any = None
         self.more_since = 0.0
-        each = needs(plan.settings)
-        first = placement.bundle_count - self.size
-        actor: Any = ray.remote(  # type: ignore[call-overload]
-            num_cpus=each["CPU"],
-            num_gpus=each.get("GPU", 0),
-            runtime_env=dict(runtime_env) or None,
-            max_restarts=0,
-            concurrency_groups={"watch": 2},
-        )(Worker)
-        self.actors = [
-            actor.options(
-                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=place)
-            ).remote()
-            for place in range(first, first + self.size)
-        ]
+        self.actors = self._started(needs(plan.settings), runtime_env)
         self.processes: dict[int, int] = {}
         self.watch: nodes.Watch | None = None
         try:
             if placing is not None:
                 self.watch = answered(nodes.Watch, placing.used.unfit)
-            places = self._asked(WAITS.first_microbatch, [self._where(worker) for worker in self.actors])
-            order = sorted(range(self.size), key=lambda place: places[place][0])  # neighbours in rank share a host
-            self.actors = [self.actors[place] for place in order]
-            self.nodes = [places[place][0] for place in order]
+            self._rank_by_node()
             self.begin(plan, held_for)
         except TroupeError:
             self.end()
@@ -195,6 +193,30 @@ class ActorGroup:
             kind = self._kind()
             self.end()
             raise Lost(f"the workers did not start: {last_line(error)}", kind) from error
+
+    def _started(self, each: Mapping[str, float], runtime_env: Mapping[str, Any]) -> list[Any]:
+        """Actors in the last bundles of the placement group."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        from cluster.backend.worker import Worker
+
+        actor: Any = self.ray.remote(  # type: ignore[call-overload]
+            num_cpus=each["CPU"],
+            num_gpus=each.get("GPU", 0),
+            runtime_env=dict(runtime_env) or None,
+            max_restarts=0,
+            concurrency_groups={"watch": 2},
+        )(Worker)
+        bundles = range(self.placement.bundle_count - self.size, self.placement.bundle_count)
+        strategies = [PlacementGroupSchedulingStrategy(self.placement, bundle) for bundle in bundles]
+        return [actor.options(scheduling_strategy=strategy).remote() for strategy in strategies]
+
+    def _rank_by_node(self) -> None:
+        """Give neighbouring ranks to the workers of a node."""
+        places = self._asked(WAITS.first_microbatch, [self._where(worker) for worker in self.actors])
+        order = sorted(range(self.size), key=lambda place: places[place][0])
+        self.actors = [self.actors[place] for place in order]
+        self.nodes = [places[place][0] for place in order]
 
     def _where(self, worker: Any) -> Any:
         return worker.where.options(concurrency_group="watch").remote()
@@ -250,29 +272,37 @@ class ActorGroup:
         self.lines: list[str] = []
         self.rows: list[Row] = []
 
-    def outcomes(self) -> Mapping[int, Any]:
+    def outcomes(self) -> Outcomes:
         self._hold_ray()
         waiting = [ref for ref, rank in self.results.items() if rank not in self.ended]
         if waiting:
             done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=WAITS.look_at_results)
             for ref in done:
                 rank = self.results[ref]
-                try:
-                    self.ended[rank] = self.ray.get(ref)
-                except self.ray.exceptions.RayActorError:
-                    process = f", process {self.processes[rank]}" if rank in self.processes else ""
-                    self._hold_ray()
-                    kind = self._kind(rank)
-                    why = {
-                        NODE: f"worker {rank} died with its node",
-                        PREEMPTED: f"worker {rank} died with its node, which had been about to go",
-                    }.get(kind, f"worker {rank} died (killed, or out of memory{process})")
-                    self.ended[rank] = Lost(why, kind)
-                except self.ray.exceptions.RayTaskError as error:  # of the worker itself, and no loss
-                    self.ended[rank] = of_worker(rank, error.cause, self.logs[rank])
-                except self.ray.exceptions.RayError as error:
-                    self.ended[rank] = Lost(f"worker {rank}: {last_line(error)}")
+                self.ended[rank] = self._outcome(rank, ref)
         return self.ended
+
+    def _outcome(self, rank: int, ref: Any) -> Any:
+        """The result of a worker that has ended, or its error. Raises Lost where Ray itself has died."""
+        try:
+            return self.ray.get(ref)
+        except self.ray.exceptions.RayActorError:
+            return self._death(rank)
+        except self.ray.exceptions.RayTaskError as error:  # of the worker itself, and no loss
+            return of_worker(rank, error.cause, self.logs[rank])
+        except self.ray.exceptions.RayError as error:
+            return Lost(f"worker {rank}: {last_line(error)}")
+
+    def _death(self, rank: int) -> Lost:
+        """What a worker died of. Raises Lost where Ray itself has died."""
+        self._hold_ray()
+        kind = self._kind(rank)
+        if kind == NODE:
+            return Lost(f"worker {rank} died with its node", kind)
+        if kind == PREEMPTED:
+            return Lost(f"worker {rank} died with its node, which had been about to go", kind)
+        process = f", process {self.processes[rank]}" if rank in self.processes else ""
+        return Lost(f"worker {rank} died (killed, or out of memory{process})", kind)
 
     def looks(self) -> Sequence[Look]:
         now = self.present.now()
@@ -314,19 +344,26 @@ class ActorGroup:
             return None
         if why := self.placing.used.missing():
             return Lost(why, CLEANED)
-        for node in self.nodes:
-            if node in self.watch.draining:
-                moment = self.watch.draining[node]
-                left = f" in {max(0.0, moment - time.time()):.0f} s" if moment else ""
-                return Lost(f"the node of worker {self.nodes.index(node)} is about to go{left}", PREEMPTED)
-        if self.size < self.placing.most and not self.ended:
-            if self.room is None:
-                self.probe = self.ray.util.placement_group([self.placing.each])
-                self.room = self.probe.ready()
-            if not self.more_since and self.ray.wait([self.room], timeout=0)[0]:
-                self.more_since = time.monotonic()
-            if self.more_since and time.monotonic() - self.more_since > WAITS.more_nodes:
-                return Lost(f"there is room for more workers than {self.size}", RESIZED)
+        return self._node_leaves(self.watch.draining) or self._room_for_more(self.placing)
+
+    def _node_leaves(self, draining: Mapping[str, float]) -> Lost | None:
+        for rank, node in enumerate(self.nodes):
+            if node in draining:
+                left = f" in {max(0.0, draining[node] - time.time()):.0f} s" if draining[node] else ""
+                return Lost(f"the node of worker {rank} is about to go{left}", PREEMPTED)
+        return None
+
+    def _room_for_more(self, placing: Placing) -> Lost | None:
+        """The reason to grow, once there has been room for one worker more for a moment."""
+        if self.size >= placing.most or self.ended:
+            return None
+        if self.room is None:
+            self.probe = self.ray.util.placement_group([placing.each])
+            self.room = self.probe.ready()
+        if not self.more_since and self.ray.wait([self.room], timeout=0)[0]:
+            self.more_since = time.monotonic()
+        if self.more_since and time.monotonic() - self.more_since > WAITS.more_nodes:
+            return Lost(f"there is room for more workers than {self.size}", RESIZED)
         return None
 
     def stop(self) -> None:

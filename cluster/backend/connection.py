@@ -39,9 +39,9 @@ class Connected:
         self.pulse = Pulse(address) if address is not None else None
 
     def died(self) -> str:
-        """What of it has died, where it can be begun anew; nothing while all of it lives.
+        """What of it has died, where it can be restarted; nothing while all of it lives.
 
-        Raises TroupeError (exit code 3) where it has died, and is somebody else's to begin anew.
+        Raises TroupeError (exit code 3) where it has died, and is somebody else's to restart.
         """
         if self.pulse is not None:
             self.pulse.check()
@@ -176,17 +176,13 @@ def lack(each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, f
 
 
 def _knock(address: str) -> bool:
-    """Ask an address once, in Ray's own words: whether it wants a token, and takes ours.
+    """Ask an address once, by Ray's own protocol: whether it wants a token, and accepts ours.
 
-    Ray itself asks for a minute and tells no reason. Raises TroupeError (exit code 3) where there is no Ray that would
+    Ray itself asks for a minute and gives no reason. Raises TroupeError (exit code 3) where there is no Ray that would
     let us in: at once where somebody answers, after 3 s where nobody does.
     """
-    port = address.rpartition(":")[2]
-    if not port.isdigit() or "://" in address or os.environ.get("RAY_USE_TLS") == "1":
+    if os.environ.get("RAY_USE_TLS") == "1" or not _is_host_and_port(address):
         return False  # Ray knows addresses of other kinds, like `auto`, and how to speak behind certificates
-    if not port.isdecimal() or not 0 < float(port) < 2**16:  # `²` is a digit, and no number
-        hint = "that of a head node is 6379, as a rule"
-        raise TroupeError(Problem("bad-value", "--address", "ports are from 1 to 65535", hint, address), SURROUNDINGS)
     import ray
 
     try:
@@ -194,18 +190,17 @@ def _knock(address: str) -> bool:
         from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
     except ImportError:
         return False
-    stub: Any = gcs_service_pb2_grpc
-    words: Any = gcs_service_pb2
-    mine = auth.token()
+    services: Any = gcs_service_pb2_grpc
+    messages: Any = gcs_service_pb2
 
     def version(metadata: Sequence[tuple[str, str]]) -> str:
         with grpc.insecure_channel(address, options=ray_environment.channel()) as channel:
-            ask = stub.NodeInfoGcsServiceStub(channel).CheckAlive
-            answer: str = ask(words.CheckAliveRequest(), timeout=WAITS.knock, metadata=metadata).ray_version
+            ask = services.NodeInfoGcsServiceStub(channel).CheckAlive
+            answer: str = ask(messages.CheckAliveRequest(), timeout=WAITS.knock, metadata=metadata).ray_version
             return answer
 
-    wanted = False
-    try:
+    mine, wanted = auth.token(), False
+    with _refusals(address, bool(mine)):
         try:
             there = version([])
         except grpc.RpcError as error:
@@ -213,16 +208,36 @@ def _knock(address: str) -> bool:
                 raise
             wanted = True
             there = version([("authorization", f"Bearer {mine}")] if mine else [])
+    if there and there != ray.__version__:
+        raise TroupeError(other_ray(address, there, ray.__version__), SURROUNDINGS)
+    return wanted
+
+
+def _is_host_and_port(address: str) -> bool:
+    """Whether an address is HOST:PORT. Raises TroupeError (exit code 3) where the port is out of range."""
+    port = address.rpartition(":")[2]
+    if not port.isdigit() or "://" in address:
+        return False
+    if not port.isdecimal() or not 0 < float(port) < 2**16:  # `²` is a digit, and no number
+        hint = "that of a head node is 6379, as a rule"
+        raise TroupeError(Problem("bad-value", "--address", "ports are from 1 to 65535", hint, address), SURROUNDINGS)
+    return True
+
+
+@contextlib.contextmanager
+def _refusals(address: str, mine: bool) -> Iterator[None]:
+    """Turn what goes wrong while an address is asked into a TroupeError (exit code 3). `mine`: we have a token."""
+    import grpc
+
+    try:
+        yield
     except grpc.RpcError as error:
-        problem = token_refused(address, bool(mine))
+        problem = token_refused(address, mine)
         if error.code() != grpc.StatusCode.UNAUTHENTICATED:
             problem = unreachable(address, "no Ray answers there", "`ray status` on its head node shows the address")
         raise TroupeError(problem, SURROUNDINGS) from None
     except Exception as error:
         raise TroupeError(unreachable(address, (str(error).splitlines() or [""])[0]), SURROUNDINGS) from error
-    if there and there != ray.__version__:
-        raise TroupeError(other_ray(address, there, ray.__version__), SURROUNDINGS)
-    return wanted
 
 
 def unreachable(address: str, reason: str, hint: str = "") -> Problem:

@@ -1,7 +1,7 @@
-"""A group of workers from its start to its result: watched, ended as a whole, and started anew where that can help.
+"""A group of workers from its start to its result: watched, ended as a whole, and restarted where that can help.
 
 `Group` is what is watched: Ray actors in one placement group (`cluster.backend.actors`), or a dummy in tests. The
-policies `hung_worker` and `guilty` only look and answer; `supervise` acts.
+policies `hung_worker`, `guilty`, `failure` and `can_save` only look and answer; `supervise` acts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
 Row = tuple[int, Mapping[str, float]]  # step, metrics
-
+Report = Callable[[int, Mapping[str, float]], None]
+Outcomes = Mapping[int, Any]  # by rank: results, and errors as values
 
 WORKER, NODE, PREEMPTED, HUNG, RAY, RESIZED = "worker lost", "node lost", "preempted", "hung", "ray lost", "resized"
 CLEANED = "ray cleaned away"  # files of a Ray of our own have gone, and its workers have saved before it was ended
@@ -62,8 +63,8 @@ class Look(NamedTuple):
 class Group(Protocol):
     """Workers that train one run."""
 
-    def outcomes(self) -> Mapping[int, Any]:
-        """By rank: results, and errors as values, of the workers that have ended. Waits for a moment."""
+    def outcomes(self) -> Outcomes:
+        """Those of the workers that have ended. Waits for a moment."""
 
     def looks(self) -> Sequence[Look]:
         """The newest look at every worker, ended or not."""
@@ -103,11 +104,40 @@ def hung_worker(looks: Sequence[Look], limit: float) -> int | None:
     return None
 
 
-def guilty(outcomes: Mapping[int, Any]) -> TroupeError | None:
+def guilty(outcomes: Outcomes) -> TroupeError | None:
     """The error to show: a worker's own, or the loss of a worker; not that of those who missed it."""
     errors = [outcome for outcome in outcomes.values() if isinstance(outcome, TroupeError)]
     own = [error for error in errors if not isinstance(error, PeerLost)]
     return min(own, key=lambda error: isinstance(error, (Lost, Stopped)), default=None)
+
+
+def failure(outcomes: Outcomes, looks: Sequence[Look], since_first_end: float, hang_after: float) -> TroupeError | None:
+    """What keeps a group from a result; None where it has one, or still works on it."""
+    error = guilty(outcomes)
+    if len(outcomes) == len(looks):
+        missed = next((outcome for outcome in outcomes.values() if isinstance(outcome, PeerLost)), None)
+        return Lost(missed.mistakes[0]) if error is None and missed is not None else error
+    if error is not None and not isinstance(error, Stopped):
+        return error
+    if outcomes:  # some have ended: the others should too, soon
+        missing = min(set(range(len(looks))) - outcomes.keys())
+        late = since_first_end > WAITS.end_of_group
+        return Lost(f"worker {missing} did not end with the others", HUNG) if late else None
+    rank = hung_worker(looks, hang_after)
+    if rank is None:
+        return None
+    look = looks[rank]
+    what = "does not answer" if look.silent > look.idle / 2 else "makes no progress"
+    return Lost(f"worker {rank} {what} since {duration(max(look.silent, look.idle))}", HUNG)
+
+
+def can_save(outcomes: Outcomes, looks: Sequence[Look], since_request: float) -> bool:
+    """Whether a group that should stop has anything to save. Raises NotBegun where it certainly has not."""
+    if outcomes or any(look.microbatches for look in looks):
+        return True
+    if since_request > WAITS.seen_begun or all(look.silent < since_request for look in looks):
+        raise NotBegun()  # as seen since the request: the first steps may take milliseconds
+    return False
 
 
 def supervise(
@@ -116,15 +146,15 @@ def supervise(
     hang_after: float,
     stop_requested: Callable[[], bool],
     progress: Progress,
-    report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
+    report: Report = lambda step, row: None,
     at_rest: Callable[[int], None] = lambda step: None,
     note: Callable[[str, str], None] = lambda kind, why: None,
 ) -> dict[str, Any]:
-    """Start a group, watch it to its end, and start it anew after a loss. Returns the run's result.
+    """Start a group, watch it to its end, and restart it after a loss. Returns the run's result.
 
-    `start` is told what the group before was lost by. `report` is told every row of metrics, in order; steps that are
-    made anew after a loss are told again. A group that is held at a step goes on when `at_rest` returns. `note` is told
-    of what kind a loss was, and why a group had to begin anew.
+    `start` receives the loss of the group before. `report` receives every row of metrics, in order; steps that are
+    repeated after a loss are reported again. A group that is held at a step goes on when `at_rest` returns. `note`
+    receives the kind of a loss, and why the group had to restart.
     """
     restarts, last = 0, None
     while True:
@@ -155,63 +185,54 @@ def _watch(
     hang_after: float,
     stop_requested: Callable[[], bool],
     progress: Progress,
-    report: Callable[[int, Mapping[str, float]], None],
+    report: Report,
     at_rest: Callable[[int], None],
 ) -> dict[str, Any]:
     """The result of a group, or the error of the worker that is guilty of there being none."""
-    asked, last_status, ended, wanted = False, 0.0, None, None
-    moving: Lost | None = None
-    present = Presence()
+    presence, last_news, stopping = Presence(), 0.0, False
+    requested: float | None = None  # when a stop was first seen to be requested
+    first_end: float | None = None  # when a worker was first seen to have ended
+    moving: Lost | None = None  # why the group should save and go on elsewhere
     while True:
-        here = present.now()
-        outcomes = group.outcomes()
-        looks = group.looks()
-        if time.monotonic() - last_status > WAITS.look_at_workers or len(outcomes) == len(looks):
-            last_status = time.monotonic()
-            newest, lines, rows = group.news()
-            for step, row in rows:
-                report(step, row)
-            for line in lines:
-                progress.say(line)
-            progress.show(newest)
-            resting = group.resting()
-            if resting is not None:
-                at_rest(resting)
-        else:
-            resting = None
-        if stop_requested() and not asked:
-            wanted = wanted or here
-            if outcomes or any(look.microbatches for look in looks):
-                asked = True
-                progress.say("stopping: saving first")
-                group.stop()
-            elif here - wanted > WAITS.seen_begun or all(look.silent < here - wanted for look in looks):
-                raise NotBegun()  # as seen since it was asked for: the first steps may take milliseconds
-        if not asked and (moving := group.moves()) is not None:
-            asked = True
-            progress.say(f"{moving.why}: saving first")
+        now, outcomes, looks = presence.now(), group.outcomes(), group.looks()
+        complete, held_at = len(outcomes) == len(looks), None
+        if complete or time.monotonic() - last_news > WAITS.look_at_workers:
+            last_news = time.monotonic()
+            held_at = _pass_on_news(group, progress, report, at_rest)
+
+        why = ""
+        if stop_requested() and not stopping:
+            requested = requested or now
+            why = "stopping" if can_save(outcomes, looks, now - requested) else ""
+        if not stopping and not why and (moving := group.moves()) is not None:
+            why = moving.why
+        if why:
+            stopping = True
+            progress.say(f"{why}: saving first")
             group.stop()
-        if resting is not None:
-            group.go_on(asked)
-        error = guilty(outcomes)
-        if error is not None and not isinstance(error, Stopped):
+        if held_at is not None:
+            group.go_on(stopping)
+
+        first_end = first_end or (now if outcomes else None)
+        error = failure(outcomes, looks, now - (first_end or now), hang_after)
+        if isinstance(error, Stopped) and moving is not None and not stop_requested():
+            error = moving
+        if error is not None:
             raise error
-        if len(outcomes) == len(looks):
-            if error is not None:
-                raise moving if moving is not None and not stop_requested() else error
-            missed = next((outcome for outcome in outcomes.values() if isinstance(outcome, PeerLost)), None)
-            if missed is not None:
-                raise Lost(missed.mistakes[0])
+        if complete:
             result: dict[str, Any] = outcomes[0]
             return result
-        if outcomes:  # some have ended: the others should too, soon
-            ended = ended or here
-            if here - ended > WAITS.end_of_group:
-                missing = [rank for rank in range(len(looks)) if rank not in outcomes]
-                raise Lost(f"worker {missing[0]} did not end with the others", HUNG)
-            continue
-        rank = hung_worker(looks, hang_after)
-        if rank is not None:
-            look = looks[rank]
-            what = "does not answer" if look.silent > look.idle / 2 else "makes no progress"
-            raise Lost(f"worker {rank} {what} since {duration(max(look.silent, look.idle))}", HUNG)
+
+
+def _pass_on_news(group: Group, progress: Progress, report: Report, at_rest: Callable[[int], None]) -> int | None:
+    """Report and show what is new. Returns the step at which the run is held, if it is, after `at_rest` has seen it."""
+    newest, lines, rows = group.news()
+    for step, row in rows:
+        report(step, row)
+    for line in lines:
+        progress.say(line)
+    progress.show(newest)
+    held_at = group.resting()
+    if held_at is not None:
+        at_rest(held_at)
+    return held_at

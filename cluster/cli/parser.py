@@ -1,6 +1,6 @@
-"""The words people type: `VERB FAMILY key=value ... --option`. One parser, that finds all mistakes of a command.
+"""The command line, `VERB FAMILY key=value ... --option`, and its parser.
 
-Ready-made parsers stop at the first mistake; this one goes on. It imports nothing heavy.
+Ready-made parsers stop at the first mistake; this one finds all mistakes of a command. It imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DASHBOARD = Option("address", "URL", "the dashboard of a Ray cluster, http://HEA
 DRY = Option("dry-run", "", "print every setting and the course of the learning rate, and stop")
 CONFIG = Option("config", "FILE", "settings from a YAML or JSON file, `key: value`; words on the command line win")
 
-ELSEWHERE = {  # words of other tools
+ELSEWHERE = {  # verbs of other tools, and those that do the same here
     "ps": "runs", "ls": "runs", "list": "runs", "status": "runs", "queue": "jobs", "cancel": "stop",
     "kill": "stop", "rm": "runs --remove", "log": "logs", "tail": "logs --follow", "tune": "search", "fit": "train",
     "run": "train", "test": "evaluate", "generate": "sample", "doctor": "check", "preflight": "check", "info": "env",
@@ -202,7 +202,7 @@ VERBS = {
 
 @dataclass
 class Words:
-    """A command, taken apart. `problems` holds each thing that is wrong with it."""
+    """A parsed command. `problems` holds everything that is wrong with it."""
 
     verb: str = ""
     names: list[str] = field(default_factory=list)
@@ -246,14 +246,14 @@ class Words:
         return None
 
     def again(self, *left_out: str) -> tuple[str, ...]:
-        """The words after the verb, as they may be typed again, without these options."""
+        """The arguments after the verb, as they can be typed again, without these options."""
         known = {option.name: option for option in VERBS[self.verb].options}
-        said = [*self.names, *(f"{key}={value}" for key, value in self.settings.items())]
+        typed = [*self.names, *(f"{key}={value}" for key, value in self.settings.items())]
         for name, value in self.options.items():
             if name not in left_out:
                 for one in self.repeated.get(name, [value]):
-                    said += [f"--{name}", one] if known[name].value else [f"--{name}"]
-        return tuple(said)
+                    typed += [f"--{name}", one] if known[name].value else [f"--{name}"]
+        return tuple(typed)
 
     @property
     def families(self) -> tuple[Path, ...]:
@@ -261,95 +261,124 @@ class Words:
 
 
 def parse(arguments: Sequence[str], whole: bool = False) -> Words:
-    """Take a command apart; never raises. `whole`: `submit` is taken as it is, with no command inside."""
-    words = Words()
+    """Parse a command; never raises. `whole`: `submit` is parsed by itself, without a command inside."""
     rest = list(arguments)
     if rest[:1] == ["submit"] and not whole and any(word in SENT for word in rest):
         return _parse_submit(rest[1:])
-    if rest and rest[0] in ("-h", "--help", "help"):
-        words.help = True
-        return words
-    if not {*rest} - {"--json", "--debug"}:
-        words.help = True
-        return words
-    words.verb = rest.pop(0)
-    verb = VERBS.get(words.verb)
-    if verb is None:
-        here = ELSEWHERE.get(words.verb)
-        hint = f"here it is `troupe {here}`" if here else meant(words.verb, VERBS)
-        hint = "the verb comes first" if words.verb.startswith("-") else hint
-        hint = "; ".join(filter(None, [hint, "`troupe --help` lists them"]))
-        words.problems.append(Problem("unknown-verb", words.verb, "no such verb", hint))
-        return words
-    options, empty = {option.name: option for option in verb.options}, 0
-    while rest:
-        word = rest.pop(0)
-        if word in ("-h", "--help"):
-            words.help = True
-        elif word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            option = options.get(name)
-            if option is None:
-                known = {f"--{known}": None for known in options}
-                hint = meant("--" + name, known)
-                is_value = bool(rest) and not rest[0].startswith("-") and "=" not in rest[0]
-                if not equals and is_value and (words.names or not rest[0][:1].isalpha()):
-                    value = rest.pop(0)  # most likely
-                if verb.settings:
-                    key = name.replace("-", "_")
-                    hint = "" if key in OTHER_NAMES else hint
-                    setting = f"{OTHER_NAMES.get(key, key)}={value or '...'}"
-                    hint = f"{hint[:-1]}, or {setting}?" if hint else f"settings have no dashes: {setting}"
-                words.problems.append(Problem("unknown-option", f"--{name}", f"no such option of {words.verb}", hint))
-                continue
-            if option.value and not equals:
-                if not rest or rest[0].startswith("--"):
-                    reason = f"needs a value, --{name} {option.value}"
-                    words.problems.append(Problem("missing", f"--{name}", reason))
-                    continue
-                value = rest.pop(0)
-            elif not option.value and equals:
-                words.problems.append(Problem("bad-value", f"--{name}", "takes no value"))
-            if option.value and not value.strip():
-                hint = f"it needs a value, --{name} {option.value}"
-                words.problems.append(Problem("missing", f"--{name}", "is empty", hint))
-                continue
-            if option.repeats:
-                words.repeated.setdefault(name, []).append(value)
-            elif name in words.options and option.value:
-                words.problems.append(Problem("said-twice", f"--{name}", "said twice"))
-            words.options[name] = value
-        elif word.startswith("-") and len(word) > 1:
-            hint = meant("-" + word, ["--" + o for o in options])
-            words.problems.append(Problem("unknown-option", word, "options begin with two dashes", hint))
-        elif (match := SETTING.fullmatch(word)) and words.verb != "predict":  # files may be named so
-            key, value = match.groups()
-            if not verb.settings:
-                words.problems.append(Problem("unknown-setting", key, f"{words.verb} takes no settings", value=value))
-            elif key in words.settings:
-                reason = f"said twice, as {words.settings[key]} and {value}"
-                words.problems.append(Problem("said-twice", key, reason))
-            else:
-                words.settings[key] = value
-        elif not word.strip():
-            empty += 1
-            reason = "one of the words is empty, as where a variable is not set"
-            words.problems.append(Problem("missing", words.verb, reason))
-        else:
-            words.names.append(word)
-    if words.verb == "submit" and words.names and words.names[0] not in SENT:
-        reason = f"submit carries out {' or '.join(SENT)}, as in `{verb.example}`"
-        words.problems.append(Problem("unknown-verb", words.names[0], reason))
-    most = None if any(name.endswith("...") for name in verb.names) else len(verb.names)
-    least = sum(1 for name in verb.names if name[-1] not in "?.")
-    if most is not None:
-        words.problems += [
-            Problem("too-many", extra, "one name too many", _as_setting(extra)) for extra in words.names[most:]
-        ]
-    if len(words.names) + empty < least and not words.help:
-        reason = f"needs a {verb.names[len(words.names)].lower()}, as in `{verb.example}`"
-        words.problems.append(Problem("missing", words.verb, reason))
+    if rest[:1] in (["-h"], ["--help"], ["help"]) or not {*rest} - {"--json", "--debug"}:
+        return Words(help=True)
+    words = Words(rest.pop(0))
+    if words.verb in VERBS:
+        _Parser(words, rest).parse()
+    else:
+        words.problems.append(_unknown_verb(words.verb))
     return words
+
+
+def _unknown_verb(verb: str) -> Problem:
+    here = ELSEWHERE.get(verb)
+    hint = f"here it is `troupe {here}`" if here else meant(verb, VERBS)
+    hint = "the verb comes first" if verb.startswith("-") else hint
+    return Problem("unknown-verb", verb, "no such verb", "; ".join(filter(None, [hint, "`troupe --help` lists them"])))
+
+
+class _Parser:
+    """Moves what follows a known verb from `rest` into `words`, one argument after another, and notes all problems."""
+
+    def __init__(self, words: Words, rest: list[str]) -> None:
+        self.words, self.rest, self.verb = words, rest, VERBS[words.verb]
+        self.options = {option.name: option for option in self.verb.options}
+        self.empty = 0  # arguments, each of which probably stands for a name
+
+    def parse(self) -> None:
+        while self.rest:
+            self._read_argument(self.rest.pop(0))
+        self._check_names()
+
+    def _note(self, code: str, about: str, reason: str, hint: str = "", value: str | None = None) -> None:
+        self.words.problems.append(Problem(code, about, reason, hint, value))
+
+    def _read_argument(self, argument: str) -> None:
+        if argument in ("-h", "--help"):
+            self.words.help = True
+        elif argument.startswith("--"):
+            self._read_option(*argument[2:].partition("="))
+        elif argument.startswith("-") and len(argument) > 1:
+            hint = meant(f"-{argument}", [f"--{known}" for known in self.options])
+            self._note("unknown-option", argument, "options begin with two dashes", hint)
+        elif (match := SETTING.fullmatch(argument)) and self.words.verb != "predict":  # files may be named so
+            self._read_setting(*match.groups())
+        elif not argument.strip():
+            self.empty += 1
+            self._note("missing", self.words.verb, "one of the words is empty, as where a variable is not set")
+        else:
+            self.words.names.append(argument)
+
+    def _read_option(self, name: str, equals: str, value: str) -> None:
+        option = self.options.get(name)
+        if option is None:
+            self._note_unknown_option(name, value if equals else self._take_likely_value())
+        elif option.value:
+            self._set_option(option, value if equals else self._take_value())
+        else:
+            if equals:
+                self._note("bad-value", f"--{name}", "takes no value")
+            self.words.options[name] = value
+
+    def _take_value(self) -> str | None:
+        return self.rest.pop(0) if self.rest and not self.rest[0].startswith("--") else None
+
+    def _take_likely_value(self) -> str:
+        """What follows an unknown option, unless it looks like an option, a setting, or the name still to come."""
+        following = self.rest[0] if self.rest else "-"
+        if following.startswith("-") or "=" in following or (following[:1].isalpha() and not self.words.names):
+            return ""
+        return self.rest.pop(0)
+
+    def _set_option(self, option: Option, value: str | None) -> None:
+        name = option.name
+        if value is None:
+            self._note("missing", f"--{name}", f"needs a value, --{name} {option.value}")
+        elif not value.strip():
+            self._note("missing", f"--{name}", "is empty", f"it needs a value, --{name} {option.value}")
+        else:
+            if option.repeats:
+                self.words.repeated.setdefault(name, []).append(value)
+            elif name in self.words.options:
+                self._note("said-twice", f"--{name}", "said twice")
+            self.words.options[name] = value
+
+    def _note_unknown_option(self, name: str, value: str) -> None:
+        hint = meant(f"--{name}", [f"--{known}" for known in self.options])
+        if self.verb.settings:
+            key = name.replace("-", "_")
+            setting = f"{OTHER_NAMES.get(key, key)}={value or '...'}"
+            near = hint if key not in OTHER_NAMES else ""
+            hint = f"{near[:-1]}, or {setting}?" if near else f"settings have no dashes: {setting}"
+        self._note("unknown-option", f"--{name}", f"no such option of {self.words.verb}", hint)
+
+    def _read_setting(self, key: str, value: str) -> None:
+        settings = self.words.settings
+        if not self.verb.settings:
+            self._note("unknown-setting", key, f"{self.words.verb} takes no settings", value=value)
+        elif key in settings:
+            self._note("said-twice", key, f"said twice, as {settings[key]} and {value}")
+        else:
+            settings[key] = value
+
+    def _check_names(self) -> None:
+        """Note names that are wrong, too many, or missing."""
+        names, takes = self.words.names, self.verb.names
+        if self.words.verb == "submit" and names and names[0] not in SENT:
+            reason = f"submit carries out {' or '.join(SENT)}, as in `{self.verb.example}`"
+            self._note("unknown-verb", names[0], reason)
+        if not any(name.endswith("...") for name in takes):
+            for extra in names[len(takes) :]:
+                self._note("too-many", extra, "one name too many", _as_setting(extra))
+        least = sum(1 for name in takes if name[-1] not in "?.")
+        if len(names) + self.empty < least and not self.words.help:
+            reason = f"needs a {takes[len(names)].lower()}, as in `{self.verb.example}`"
+            self._note("missing", self.words.verb, reason)
 
 
 def _as_setting(word: str) -> str:
