@@ -85,9 +85,8 @@ MUTATIONS = (
     ),
     Mutation(  # the first mistake hides the others
         "All mistakes of a command's words at once", "cluster/training/prepare_run.py",
-        tuple((f"    if {found}:\n        raise TroupeError({found}, WORDS)\n    if conflict",
-               f"    if {found}:\n        raise TroupeError({found}[:1], WORDS)\n    if conflict")
-              for found in ("problems", "mistakes")),
+        (("    if found.problems:\n        raise TroupeError(found.problems, WORDS)\n    if found.conflict",
+          "    if found.problems:\n        raise TroupeError(found.problems[:1], WORDS)\n    if found.conflict"),),
         ("tests/unit/test_cli_errors.py::test_every_mistake_of_a_command_is_told_at_once",),
     ),
     Mutation(  # hosts send one another rounded sums

@@ -44,63 +44,83 @@ class Prepared(NamedTuple):
     family: str
     config: Config
     weights: Path
-    learned: Mapping[
-        str, Any
-    ]  # what the weights learned from, as their run tells it: data, settings, facts; or nothing
+    learned: Mapping[str, Any]  # data, settings and facts of the run that the weights are of; or nothing
     notes: tuple[str, ...] = ()  # what a person should know of the run's folder
     part: str = "test"  # of the data: test, validation, or all of it
     newest: bool = False  # the newest checkpoint of a run counts
+
+
+class _Found(NamedTuple):
+    """The weights to evaluate, and what is known of the run that they are of."""
+
+    family: str
+    weights: Path | None  # None: a problem says why
+    learned: Mapping[str, Any] = {}
+    settings: Mapping[str, Any] = {}  # that the evaluation takes over from the run
+    newest: bool = False
 
 
 def prepare(command: EvaluateCommand) -> Prepared:
     """Family, settings, and where the weights lie. Raises TroupeError with all problems of the command."""
     problems: list[Problem] = []
     notes: list[str] = []
-    learned: Mapping[str, Any] = {}
-    stored: Mapping[str, Any] = {}
-    family, weights, newest = command.name, command.weights, False
-    known = registry.families(command.families)
-    if weights is not None and family not in known and not (command.runs_dir / family).exists():
-        registry.config_class(family, command.families)  # raises: no such family
-    if family not in known:
-        folder = run_folder.find(command.runs_dir, command.name)
-        if weights is not None:
-            hint = f"{command.name} is a run and has weights of its own"
-            problems.append(Problem("settings-conflict", "--weights", "is for a family", hint, str(weights)))
-        learned = folder.read_settings(notes.append)
-        family, stored = learned["family"], learned["settings"]
-        weights, newest = checkpoint.newest_whole(folder.checkpoints), True
-        if weights is None:
-            raise TroupeError(Problem("no-checkpoint", folder.name, "it has no checkpoint that is whole"), CONFLICT)
-    elif weights is None:
-        problems.append(Problem("missing", family, "needs --weights PATH, or name a run instead of a family"))
-    elif not weights.exists():
-        problems.append(Problem("missing-file", "--weights", "no such file", value=str(weights)))
+    if command.name in registry.families(command.families):
+        found = _find_weights(command, problems)
     else:
-        run = weights
-        if (run / "checkpoints").is_dir():
-            weights, newest = checkpoint.newest_whole(run / "checkpoints"), True
-            if weights is None:
-                reason = "it has no checkpoint that is whole"
-                raise TroupeError(Problem("no-checkpoint", "--weights", reason, value=str(run)), CONFLICT)
-        learned = learned_of(weights)
-    kind = registry.class_of_run({**learned, "family": family}, command.name, command.families)
-    old = {key: value for key, value in stored.items() if key in kind.model_fields}
-    said = {**command.settings, **({"evaluate_on": "test"} if command.settings.get("evaluate_on") == ALL else {})}
-    config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **said}, family)
+        found = _find_run(command, problems, notes)
+    kind = registry.class_of_run({**found.learned, "family": found.family}, command.name, command.families)
+    old = {key: value for key, value in found.settings.items() if key in kind.model_fields}
+    given = {**command.settings, **({"evaluate_on": "test"} if command.settings.get("evaluate_on") == ALL else {})}
+    config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **given}, found.family)
     problems += wrong
     if not kind.metrics:
-        problems.append(Problem(NOTHING, family, "evaluates nothing", "`troupe sample` draws pictures"))
+        problems.append(Problem(NOTHING, found.family, "evaluates nothing", "`troupe sample` draws pictures"))
     if config is not None and (problem := sources.check_name(config.data, command.families, kind.learns_from)):
         problems.append(problem)
     if problems:
         raise TroupeError(problems, WORDS)
     assert config is not None
-    assert weights is not None
+    assert found.weights is not None
     settled = config.model_copy(update=requirements.resolve(config, own_machine=True))
     notes += requirements.no_gpu(config, settled)
     part = str(command.settings.get("evaluate_on", config.evaluate_on))
-    return Prepared(family, settled, weights, learned, tuple(notes), part, newest)
+    return Prepared(found.family, settled, found.weights, found.learned, tuple(notes), part, found.newest)
+
+
+def _find_run(command: EvaluateCommand, problems: list[Problem], notes: list[str]) -> _Found:
+    """The newest checkpoint of the run that the command names. Raises TroupeError where there is none."""
+    if command.weights is not None and not (command.runs_dir / command.name).exists():
+        registry.config_class(command.name, command.families)  # raises: no such family
+    folder = run_folder.find(command.runs_dir, command.name)
+    if command.weights is not None:
+        hint = f"{command.name} is a run and has weights of its own"
+        problems.append(Problem("settings-conflict", "--weights", "is for a family", hint, str(command.weights)))
+    learned = folder.read_settings(notes.append)
+    weights = _newest(folder.checkpoints, folder.name)
+    return _Found(learned["family"], weights, learned, learned["settings"], newest=True)
+
+
+def _find_weights(command: EvaluateCommand, problems: list[Problem]) -> _Found:
+    """The weights that `--weights` gives for a family: a file, or the folder of a run or of a checkpoint."""
+    family, weights = command.name, command.weights
+    if weights is None:
+        problems.append(Problem("missing", family, "needs --weights PATH, or name a run instead of a family"))
+        return _Found(family, None)
+    if not weights.exists():
+        problems.append(Problem("missing-file", "--weights", "no such file", value=str(weights)))
+        return _Found(family, None)
+    is_run = (weights / "checkpoints").is_dir()
+    if is_run:
+        weights = _newest(weights / "checkpoints", "--weights", str(weights))
+    return _Found(family, weights, learned_of(weights), newest=is_run)
+
+
+def _newest(checkpoints: Path, about: str, given: str | None = None) -> Path:
+    """A run's newest checkpoint. Raises TroupeError (exit code 4) where none is whole."""
+    newest = checkpoint.newest_whole(checkpoints)
+    if newest is None:
+        raise TroupeError(Problem("no-checkpoint", about, "it has no checkpoint that is whole", value=given), CONFLICT)
+    return newest
 
 
 def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -> tuple[bool, list[Problem], list[str]]:
@@ -110,21 +130,14 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -
     """
     if not learned:
         return False, [], ["what these weights learned from is not known: they may have seen the samples"]
-    settings, facts = learned["settings"], learned["facts"]
-    problems, notes = list[Problem](), list[str]()
-    theirs, ours = list(facts.get("class_names", ())), list(data.facts.get("class_names", ()))
-    name = config.data
+    settings, name = learned["settings"], config.data
+    problems = list[Problem]()
+    theirs, ours = (list(facts.get("class_names", ())) for facts in (learned["facts"], data.facts))
     if theirs != ours:
         shown = " and ".join(", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for names in (theirs, ours))
         reason = f"other classes than the run learned ({shown}): their numbers would be mixed up"
         problems.append(Problem(MISFIT, "data", reason, value=name))
     same = learned["data"] == data.fingerprint
-    if learned.get("from"):
-        notes.append(f"the run began with the weights of {learned['from']}, which may have seen these samples")
-    if learned.get("learned_before"):
-        notes.append("the run learned from other samples before, and may have seen these")
-    if part != ALL and (count := data.facts.get("learned_too")):
-        notes.append(f"{count} images to evaluate on lie among those to learn from as well")
     if same or name == settings.get("data"):
         if part == ALL:
             reason, hint = "the run learned from some of these samples", "leave it out, or name others with data="
@@ -132,15 +145,28 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -
         elif (part, settings.get("evaluate_on")) == ("validation", "test") and not data.facts.get("own_validation"):
             reason = "the run learned from these samples, as it held out the test part"
             problems.append(Problem(LEARNED, "evaluate_on", reason, "leave it out", part))
-    if same:
-        pass
-    elif name != settings.get("data"):
-        notes.append(f"the run learned from data={settings.get('data')}; whether it saw some of these is not known")
-    elif data.facts.get("image_size") != facts.get("image_size"):
-        notes.append(f"the run learned at image_size={facts.get('image_size')}; its images are not compared with these")
+    notes = _doubts(learned, name, data, part)
+    return same and not notes, problems, notes
+
+
+def _doubts(learned: Mapping[str, Any], name: str, data: Any, part: str) -> list[str]:
+    """Why the run may have seen some of these samples."""
+    before, size, notes = learned["settings"].get("data"), learned["facts"].get("image_size"), list[str]()
+    if learned.get("from"):
+        notes.append(f"the run began with the weights of {learned['from']}, which may have seen these samples")
+    if learned.get("learned_before"):
+        notes.append("the run learned from other samples before, and may have seen these")
+    if part != ALL and (count := data.facts.get("learned_too")):
+        notes.append(f"{count} images to evaluate on lie among those to learn from as well")
+    if learned["data"] == data.fingerprint:
+        return notes
+    if name != before:
+        notes.append(f"the run learned from data={before}; whether it saw some of these is not known")
+    elif data.facts.get("image_size") != size:
+        notes.append(f"the run learned at image_size={size}; its images are not compared with these")
     else:
         notes.append(f"data={name} has changed since the run learned from it, and it may have seen some of these")
-    return same and not notes, problems, notes
+    return notes
 
 
 def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
@@ -154,20 +180,7 @@ def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda wha
 @fresh
 def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[str], None]) -> dict[str, Any]:
     config = prepared.config
-    data = open_for(config, command.data_dir, command.families)
-    if prepared.part == ALL:
-        if not hasattr(data, "whole"):
-            reason = f"data={config.data} gives its test part only"
-            raise TroupeError(Problem("settings-conflict", "evaluate_on", reason, "leave it out", ALL), WORDS)
-        data = data.whole()
-    asked = {"evaluate_every": "auto", "schedule": "constant"}  # or advice would be for training
-    problems = config.model_copy(update=asked).wrong_data(data.facts)
-    if not problems and not config.held_out_places(data.facts):
-        more = "" if prepared.part == ALL else ", or say evaluate_on=all, of data that the run did not learn from"
-        reason, hint = config.nothing_held_out(data.facts), f"take more samples{more}"
-        problems = [Problem(NOTHING_HELD_OUT, reason=reason, hint=hint)]
-    if problems:
-        raise TroupeError(problems, WORDS)
+    data = _open_samples(command, config, prepared.part)
     held_out, problems, notes = compared(prepared.learned, config, data, prepared.part)
     if problems:
         raise TroupeError(problems, CONFLICT)
@@ -210,6 +223,26 @@ def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[st
     if command.out is not None:
         result["pictures"] = _drawn(command.out, lambda: family.pictures(trainer.evaluation, data))
     return result
+
+
+def _open_samples(command: EvaluateCommand, config: Config, part: str) -> Any:
+    """The data with the samples to evaluate on. Raises TroupeError (exit code 2) where there are none, or they do not
+    fit the settings."""
+    data = open_for(config, command.data_dir, command.families)
+    if part == ALL:
+        if not hasattr(data, "whole"):
+            reason = f"data={config.data} gives its test part only"
+            raise TroupeError(Problem("settings-conflict", "evaluate_on", reason, "leave it out", ALL), WORDS)
+        data = data.whole()
+    asked = {"evaluate_every": "auto", "schedule": "constant"}  # or advice would be for training
+    problems = config.model_copy(update=asked).wrong_data(data.facts)
+    if not problems and not config.held_out_places(data.facts):
+        more = "" if part == ALL else ", or say evaluate_on=all, of data that the run did not learn from"
+        reason, hint = config.nothing_held_out(data.facts), f"take more samples{more}"
+        problems = [Problem(NOTHING_HELD_OUT, reason=reason, hint=hint)]
+    if problems:
+        raise TroupeError(problems, WORDS)
+    return data
 
 
 def _drawn(out: Path, draw: Callable[[], Mapping[str, Any]]) -> list[str]:

@@ -123,15 +123,8 @@ def _carried_out(
         stored["data"],
         there.address if there is not None else "",
     )
-    hint = requirements.hint(config) if not command.address else None
-    progress.say(f"{folder.name}: {_what(config, prepared)}" + (f"; {hint}" if hint else ""))
-    progress.say(_samples(config, stored["facts"]))
-    if config.metrics and prepared.config.evaluate_every != 0 and not config.held_out_places(stored["facts"]):
-        progress.say(f"{config.nothing_held_out(stored['facts'])}: nothing is evaluated")
-    for remark in config.remarks():
-        progress.say(remark)
-    if prepared.folder is None and (faster := requirements.faster_precision(config)):
-        progress.say(faster)
+    for line in _introduction(folder.name, config, stored["facts"], prepared, command):
+        progress.say(line)
     try:
         if there is not None:
             there.send(folder.path)  # before workers on other machines look for it
@@ -157,6 +150,20 @@ def _carried_out(
         patiently(lambda: there.fetch(folder.path))  # what a worker on another machine has made
         patiently(lambda: there.send(folder.path))
     return with_paths(result, folder)
+
+
+def _introduction(
+    name: str, config: Config, facts: Mapping[str, Any], prepared: Prepared, command: TrainCommand
+) -> Iterator[str]:
+    """What a run is about to do, and what a person should know of it, a line each."""
+    hint = requirements.hint(config) if not command.address else None
+    yield f"{name}: {_what(config, prepared)}" + (f"; {hint}" if hint else "")
+    yield _samples(config, facts)
+    if config.metrics and prepared.config.evaluate_every != 0 and not config.held_out_places(facts):
+        yield f"{config.nothing_held_out(facts)}: nothing is evaluated"
+    yield from config.remarks()
+    if prepared.folder is None and (faster := requirements.faster_precision(config)):
+        yield faster
 
 
 def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,133 +63,195 @@ class Prepared:
     finished: Mapping[str, Any] | None = None  # its result, where it has made all its steps
 
 
-def prepare(command: TrainCommand) -> Prepared:
-    """Check every word of a command. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
-    problems: list[Problem] = []
-    notes: list[str] = []
-    from_file = read_config(command.config, problems, notes)
-    said = dict(command.settings or {})
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if one in said and other not in said:
-            from_file.pop(other, None)
-    words = {**from_file, **said}
-    in_file = words.pop("family", None)
-    if command.family is not None and in_file not in (None, command.family):
-        reason = f"is for {in_file}, you said {command.family}"
-        problems.append(Problem("settings-conflict", "--config", reason, "leave one of both out", str(command.config)))
-        raise TroupeError(problems, WORDS)
-    family = command.family if command.family is not None or in_file is None else str(in_file)
-    stored: dict[str, Any] = {}
-    damaged, weights = False, None
+@dataclass
+class _Findings:
+    """What the steps of `prepare` find."""
+
+    problems: list[Problem] = field(default_factory=list)  # wrong arguments: all of them are reported at once
+    notes: list[str] = field(default_factory=list)
+    conflict: TroupeError | None = None  # raised when all arguments are right
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The run that a command asks for, new or resumed, with its settings: the command line overrides the file."""
+
+    family: str | None  # None: a problem says why
+    settings: Mapping[str, Any]
+    file: str
+    only_in_file: AbstractSet[str]
     folder: RunFolder | None = None
-    conflict: TroupeError | None = None  # told when all words are right
+    stored: Mapping[str, Any] = field(default_factory=dict)
+    damaged: bool = False
+
+    def sourced(self, problem: Problem) -> Problem:
+        """A problem of a setting, with the file that gives it."""
+        return replace(problem, source=self.file) if problem.about in self.only_in_file else problem
+
+
+def prepare(command: TrainCommand) -> Prepared:
+    """Check every argument. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
+    found = _Findings()
+    request = _merge_settings(command, found)
     if command.resume is not None:
-        for option, value in (("--name", command.name), ("--from", command.from_run)):
-            if value is not None:
-                reason = "--resume goes on with a run as it is"
-                problems.append(Problem("settings-conflict", option, reason, f"leave {option} out", value))
-        try:
-            folder = run_folder.find(command.runs_dir, command.resume)
-        except TroupeError as error:
-            problems += of(error.problems, "--resume")
-        else:
-            before = len(notes)
-            try:
-                stored = folder.read_settings(notes.append)
-                damaged = len(notes) > before
-            except TroupeError as error:
-                conflict = error
-            else:
-                if family is not None and family != stored["family"]:
-                    reason = f"{folder.name} is a run of {stored['family']}"
-                    problems.append(Problem("settings-conflict", family, reason))
-                family = stored["family"]
-    elif family is None and (command.config is None or from_file):  # else it may stand in what cannot be read
-        reason = "needs a family, as in `troupe train dcgan data=digits`, or --resume NAME"
-        problems.append(Problem("missing", "train", reason))
+        request = _open_run(command, command.resume, request, found)
     if command.name is not None and (problem := run_folder.check_name(command.name)):
-        problems.append(problem)
-    learned: Mapping[str, Any] = {}
-    if command.from_run is not None:
-        try:
-            weights = initial_weights.weights_path(command.from_run, command.runs_dir)
-            learned = initial_weights.learned_of(weights)
-        except TroupeError as error:
-            problems += error.problems
-    config: Config | None = None
-    if family is not None and not (command.resume and not stored):
-        try:
-            kind = (
-                registry.class_of_run(stored, str(command.resume), command.families)
-                if stored
-                else registry.config_class(family, command.families)
-            )
-        except TroupeError as error:
-            problems += error.problems
-        else:
-            old = {key: value for key, value in stored.get("settings", {}).items() if key in kind.model_fields}
-            if "steps" in words and words.get("epochs", "none") not in (None, "none"):
-                hint = "the other follows from the size of the data"
-                problems.append(Problem("settings-conflict", "steps and epochs", "say one of them", hint))
-            if "steps" in words:
-                old.pop("epochs", None)
-            if "workers" in words:
-                old.pop("min_workers", None)
-            come, unfit = initial_weights.network_settings(kind, family, learned, words, str(command.from_run))
-            if unfit:
-                come, conflict = {}, TroupeError(unfit, CONFLICT)
-            if come:
-                shown = " ".join(f"{name}={show_value(value)}" for name, value in come.items())
-                notes.append(f"--from {command.from_run}: {shown} come{'s' if len(come) == 1 else ''} with its weights")
-            config, wrong = kind.from_words({**old, **come, **words}, family)
-            of_file = {key for key in from_file if key not in said}
-            problems += [replace(one, source=str(command.config)) if one.about in of_file else one for one in wrong]
-            if config is not None and old and "size" in stored.get("facts", {}):
-                config = config.resolved(stored["facts"])
-            data = str(words.get("data", old.get("data", kind.model_fields["data"].get_default())))
-            try:
-                unfit_data = sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)
-            except TroupeError as error:
-                problems += error.problems
-            else:
-                source = str(command.config) if "data" in from_file and "data" not in said else ""
-                problems += [replace(unfit_data, source=source)] if unfit_data is not None else []
-    with contextlib.suppress(TroupeError):  # said above
+        found.problems.append(problem)
+    weights, learned = _find_weights(command, found)
+    asked = _build_config(command, request, learned, found)
+    _check_name_of_family(command, found)
+    if found.problems:
+        raise TroupeError(found.problems, WORDS)
+    if found.conflict is not None:
+        raise found.conflict
+    assert asked is not None
+    assert request.family is not None
+    config = asked.model_copy(update=requirements.resolve(asked, own_machine=not command.address))
+    found.notes += [] if command.address else requirements.remarks(asked, config)
+    folder = request.folder
+    finished = _finished(folder, config, found.notes) if folder is not None else None
+    if missing := _missing_here(command, config, folder, finished is not None):
+        raise TroupeError(missing, SURROUNDINGS)
+    _refuse_conflicts(command, config, request)
+    notes, damaged = tuple(found.notes), request.damaged
+    return Prepared(request.family, config, folder, request.stored, notes, damaged, weights, finished)
+
+
+def _merge_settings(command: TrainCommand, found: _Findings) -> _Request:
+    """The settings of the file and of the command line. Raises TroupeError where they are for two families."""
+    from_file = read_config(command.config, found.problems, found.notes)
+    typed = dict(command.settings or {})
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in typed and other not in typed:
+            from_file.pop(other, None)
+    settings = {**from_file, **typed}
+    in_file = settings.pop("family", None)
+    if command.family is not None and in_file not in (None, command.family):
+        reason, hint = f"is for {in_file}, you said {command.family}", "leave one of both out"
+        found.problems.append(Problem("settings-conflict", "--config", reason, hint, str(command.config)))
+        raise TroupeError(found.problems, WORDS)
+    family = command.family if command.family is not None or in_file is None else str(in_file)
+    unread = command.config is not None and not from_file  # it may name a family
+    if family is None and command.resume is None and not unread:
+        reason = "needs a family, as in `troupe train dcgan data=digits`, or --resume NAME"
+        found.problems.append(Problem("missing", "train", reason))
+    return _Request(family, settings, str(command.config), from_file.keys() - typed.keys())
+
+
+def _open_run(command: TrainCommand, name: str, request: _Request, found: _Findings) -> _Request:
+    """A request for the run of `--resume`, with what its folder stores."""
+    for option, value in (("--name", command.name), ("--from", command.from_run)):
+        if value is not None:
+            reason = "--resume goes on with a run as it is"
+            found.problems.append(Problem("settings-conflict", option, reason, f"leave {option} out", value))
+    try:
+        folder = run_folder.find(command.runs_dir, name)
+    except TroupeError as error:
+        found.problems += of(error.problems, "--resume")
+        return request
+    damage: list[str] = []
+    try:
+        stored = folder.read_settings(damage.append)
+    except TroupeError as error:
+        found.conflict = error
+        return request
+    found.notes += damage
+    if request.family is not None and request.family != stored["family"]:
+        reason = f"{folder.name} is a run of {stored['family']}"
+        found.problems.append(Problem("settings-conflict", request.family, reason))
+    return replace(request, family=stored["family"], folder=folder, stored=stored, damaged=bool(damage))
+
+
+def _find_weights(command: TrainCommand, found: _Findings) -> tuple[Path | None, Mapping[str, Any]]:
+    """The weights of `--from`, and what the run that they are of learned from."""
+    if command.from_run is None:
+        return None, {}
+    try:
+        weights = initial_weights.weights_path(command.from_run, command.runs_dir)
+    except TroupeError as error:
+        found.problems += error.problems
+        return None, {}
+    return weights, initial_weights.learned_of(weights)
+
+
+def _build_config(
+    command: TrainCommand, request: _Request, learned: Mapping[str, Any], found: _Findings
+) -> Config | None:
+    """The settings of the run: those given come before those of the weights, and these before those stored."""
+    kind = _class_of_config(command, request, found)
+    if kind is None:
+        return None
+    family, given, stored = str(request.family), request.settings, request.stored
+    old = {key: value for key, value in stored.get("settings", {}).items() if key in kind.model_fields}
+    if "steps" in given and given.get("epochs", "none") not in (None, "none"):
+        hint = "the other follows from the size of the data"
+        found.problems.append(Problem("settings-conflict", "steps and epochs", "say one of them", hint))
+    for setting, implied in (("steps", "epochs"), ("workers", "min_workers")):
+        if setting in given:
+            old.pop(implied, None)
+    come, unfit = initial_weights.network_settings(kind, family, learned, given, str(command.from_run))
+    if unfit:
+        come, found.conflict = {}, TroupeError(unfit, CONFLICT)
+    if come:
+        shown = " ".join(f"{name}={show_value(value)}" for name, value in come.items())
+        found.notes.append(f"--from {command.from_run}: {shown} come{'s' if len(come) == 1 else ''} with its weights")
+    config, wrong = kind.from_words({**old, **come, **given}, family)
+    found.problems += map(request.sourced, wrong)
+    data = str(given.get("data", old.get("data", kind.model_fields["data"].get_default())))
+    try:
+        unfit_data = sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)
+        found.problems += [request.sourced(unfit_data)] if unfit_data is not None else []
+    except TroupeError as error:
+        found.problems += error.problems
+    if config is not None and old and "size" in stored.get("facts", {}):
+        return config.resolved(stored["facts"])
+    return config
+
+
+def _class_of_config(command: TrainCommand, request: _Request, found: _Findings) -> type[Config] | None:
+    """The settings that the family has, where the family is known."""
+    if request.family is None or (command.resume and not request.stored):
+        return None
+    try:
+        if request.stored:
+            return registry.class_of_run(request.stored, str(command.resume), command.families)
+        return registry.config_class(request.family, command.families)
+    except TroupeError as error:
+        found.problems += error.problems
+        return None
+
+
+def _check_name_of_family(command: TrainCommand, found: _Findings) -> None:
+    """No run may have the name of a family: a command could not tell them apart."""
+    with contextlib.suppress(TroupeError):  # reported with the settings
         if command.name in registry.families(command.families):
             hint = f"take another, as {command.name}-first"
-            problems.append(Problem("name-in-use", "--name", "is the name of a family", hint, command.name))
-    if problems:
-        raise TroupeError(problems, WORDS)
-    if conflict is not None:
-        raise conflict
-    assert config is not None
-    assert family is not None
-    asked, config = config, config.model_copy(update=requirements.resolve(config, own_machine=not command.address))
-    notes += [] if command.address else requirements.remarks(asked, config)
+            found.problems.append(Problem("name-in-use", "--name", "is the name of a family", hint, command.name))
+
+
+def _missing_here(command: TrainCommand, config: Config, folder: RunFolder | None, finished: bool) -> list[Problem]:
+    """What this machine lacks for the run: CPUs or GPUs, and a folder that can be written."""
     missing = [] if command.address else requirements.room(config, command.oversubscribe)
-    finished = _finished(folder, config, notes) if folder is not None else None
-    if (
-        folder is not None
-        and finished is None
-        and not command.dry_run
-        and (problem := requirements.writable(folder.path))
-    ):
-        missing.append(problem)
-    if folder is None and not command.dry_run and (problem := requirements.writable(command.runs_dir)):
-        missing += of([problem], "--runs-dir")
-    if missing:
-        raise TroupeError(missing, SURROUNDINGS)
+    if command.dry_run or finished:
+        return missing
+    if problem := requirements.writable(command.runs_dir if folder is None else folder.path):
+        missing += of([problem], "--runs-dir") if folder is None else [problem]
+    return missing
+
+
+def _refuse_conflicts(command: TrainCommand, config: Config, request: _Request) -> None:
+    """Raise TroupeError (exit code 4) where the name is in use, or the run cannot go on as it is."""
     if command.name is not None and creation.is_taken(command.runs_dir / command.name):
         raise run_folder.in_use(command.runs_dir, command.name)
-    if folder is not None:
-        _compare_recipes(folder, stored, config, command.allow_changes)
-        if not checkpoint.all_in(folder.checkpoints) and not command.allow_changes:
-            made = max((int(row["step"]) for row in folder.read_metrics()[0]), default=0)
-            if made:
-                reason = f"made {made} steps, but has no checkpoint any more"
-                hint = "copy one back, or say --allow-changes to begin it again at step 0"
-                raise TroupeError(Problem("no-checkpoint", folder.name, reason, hint), CONFLICT)
-    return Prepared(family, config, folder, stored, tuple(notes), damaged, weights, finished)
+    if (folder := request.folder) is None:
+        return
+    _compare_recipes(folder, request.stored, config, command.allow_changes)
+    if command.allow_changes or checkpoint.all_in(folder.checkpoints):
+        return
+    if made := max((int(row["step"]) for row in folder.read_metrics()[0]), default=0):
+        reason = f"made {made} steps, but has no checkpoint any more"
+        hint = "copy one back, or say --allow-changes to begin it again at step 0"
+        raise TroupeError(Problem("no-checkpoint", folder.name, reason, hint), CONFLICT)
 
 
 def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, Any] | None:
@@ -202,11 +265,11 @@ def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, 
     saved = checkpoint.all_in(folder.checkpoints)
     if not saved:
         return result
-    damage = checkpoint.damage_of(saved[-1])
-    lost = f"damaged ({damage})" if damage is not None else ""
-    if not lost and checkpoint.place_of(saved[-1].name)[0] < result["steps"]:
+    if (damage := checkpoint.damage_of(saved[-1])) is not None:
+        lost = f"damaged ({damage})"
+    elif checkpoint.place_of(saved[-1].name)[0] < result["steps"]:
         lost = "gone"
-    if not lost:
+    else:
         return result
     notes.append(
         f"{folder.name}: finished at step {result['steps']}, but its last checkpoint is {lost}; going on from "
@@ -219,44 +282,18 @@ def read_config(path: Path | None, problems: list[Problem], notes: list[str]) ->
     """Settings from a YAML or JSON file, which may be the settings.json of a run."""
     if path is None:
         return {}
-    import yaml
 
     def wrong(reason: str, code: str = "bad-value") -> None:
         problems.append(Problem(code, "--config", reason, value=str(path)))
 
-    try:
-        if os.stat(expanded(path)).st_size > LARGEST_CONFIG:
-            wrong(f"is larger than {show_size(LARGEST_CONFIG)}, and no file of settings")
-            return {}
-        text = expanded(path).read_text(encoding="utf-8")
-        read = yaml.load(text, yaml.BaseLoader)  # texts, read as those on the command line
-        node = yaml.compose(text, yaml.BaseLoader)
-    except OSError as error:
-        wrong(str(error.strerror), "not-read")
-        return {}
-    except RecursionError:
-        wrong("is nested too deep; it needs lines of the form `setting: value`")
-        return {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        wrong(f"neither YAML nor JSON ({' '.join(str(error).split())[:200]})")
-        return {}
-    if not isinstance(read, dict):
-        wrong("needs lines of the form `setting: value`")
-        return {}
+    read = _parse(path, wrong)
     if isinstance(read.get("settings"), dict) and "family" in read:
+        note = f"--config {path}: of a run of {read['family']}; its settings are taken, and nothing else of it"
         left = ", ".join(sorted(read.keys() - {"family", "settings", "format", "digest", "since"}))
-        notes.append(
-            f"--config {path}: of a run of {read['family']}; its settings are taken, and nothing else of it"
-            + (f" ({left})" if left else "")
-        )
-        settings = dict(read["settings"])
-        if settings.get("epochs", "null") != "null":
-            settings.pop("steps", None)  # they followed from its data
-        read = {"family": read["family"], **settings}
-    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    for key, count in Counter(keys).items():
-        if count > 1:
-            wrong(f"{key}: said twice", "said-twice")
+        notes.append(f"{note} ({left})" if left else note)
+        read = {"family": read["family"], **read["settings"]}
+        if read.get("epochs", "null") != "null":
+            read.pop("steps", None)  # they followed from its data
     words: dict[str, str] = {}
     for key, value in read.items():
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(part, str) for part in value)):
@@ -265,6 +302,34 @@ def read_config(path: Path | None, problems: list[Problem], notes: list[str]) ->
             word = ":".join(value) if isinstance(value, list) else value
             words[key] = "none" if word in ("", "~", "null") else word
     return words
+
+
+def _parse(path: Path, wrong: Callable[..., None]) -> dict[str, Any]:
+    """What a file of settings holds, as text; nothing, and why it is `wrong`, where it is no such file."""
+    import yaml
+
+    try:
+        if os.stat(expanded(path)).st_size > LARGEST_CONFIG:
+            wrong(f"is larger than {show_size(LARGEST_CONFIG)}, and no file of settings")
+            return {}
+        text = expanded(path).read_text(encoding="utf-8")
+        read: dict[str, Any] = yaml.load(text, yaml.BaseLoader)  # texts, read as those on the command line
+        node = yaml.compose(text, yaml.BaseLoader)
+    except OSError as error:
+        wrong(str(error.strerror), "not-read")
+    except RecursionError:
+        wrong("is nested too deep; it needs lines of the form `setting: value`")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        wrong(f"neither YAML nor JSON ({' '.join(str(error).split())[:200]})")
+    else:
+        if not isinstance(node, yaml.MappingNode):
+            wrong("needs lines of the form `setting: value`")
+            return {}
+        for key, count in Counter(key.value for key, _ in node.value).items():
+            if count > 1:
+                wrong(f"{key}: said twice", "said-twice")
+        return read
+    return {}
 
 
 def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:
