@@ -30,11 +30,14 @@ from cluster.searching.leaderboard import FINISHED
 FAST = "precision=bfloat16 sample_every=1000000"
 DIGITS = "--space none data=digits epochs=5 evaluate_every=100000 sample_every=100000 --scheduler fifo"
 QUICK = DIGITS.replace("epochs=5", "epochs=2 batch_size=32 ema=0.95 seed=1")
+SEEDS = QUICK.replace("epochs=2", "steps=1500").replace("seed=1", "seed=11,12,13") + " evaluate_on=test"
 SEARCHES = {
     "dcgan_digits": f"dcgan {DIGITS} learning_rate=1e-3,2e-3,4e-3 batch_size=32,64 "
                     f"schedule=constant,linear seed=1",
     "wgan_gp_digits": f"wgan_gp {QUICK} n_critic=1,2 learning_rate=5e-4,1e-3,2e-3 beta1=0,0.5",
     "wgan_digits": f"wgan {QUICK} n_critic=1,2 learning_rate=1e-3,2e-3,4e-3 clip=0.03,0.1 n_critic_warmup=0",
+    "wgan_digits_seeds": f"wgan {SEEDS} n_critic=1 n_critic_warmup=0 learning_rate=1e-3 clip=0.03,0.1",
+    "wgan_gp_digits_seeds": f"wgan_gp {SEEDS} n_critic=1 learning_rate=2e-3 beta1=0,0.5",
     "wgan_gp_mnist": "wgan_gp --space none data=mnist n_critic=1,2,5 penalty=1,10,100 seed=1,2 epochs=1 width=16 "
                      "microbatch_size=64 learning_rate=0.0005 ema=0.99 --scheduler fifo precision=bfloat16 "
                      "sample_every=300",

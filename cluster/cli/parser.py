@@ -404,7 +404,9 @@ def _parse_submit(arguments: Sequence[str]) -> Words:
         outside.append(word)
         if own[name].value and not equals and rest:
             outside.append(rest.pop(0))
-    verb = next(word for word in inside if word in SENT)
+    verb = next((word for word in inside if word in SENT), None)
+    if verb is None:  # it was the value of an option
+        return parse(["submit", *arguments], whole=True)
     inside.remove(verb)
     words = parse(["submit", verb, *outside], whole=True)
     words.inner = parse([verb, *inside])

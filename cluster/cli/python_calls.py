@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -181,16 +182,13 @@ def search(
     progress: bool = False,
     **settings: Any,
 ) -> Result:
-    """Search a family's settings; each is a value, or words as in `troupe search FAMILY key=a,b,c key=lo..hi`.
+    """Search a family's settings: each is a value, or a text as in `troupe search FAMILY key=a,b,c key=lo..hi`.
 
-    As the options say, `time_budget` is in minutes and `disk_budget` in GB; `search_seed` is `--seed`, since `seed` is
-    a setting of runs. Returns the result: name, folder, metric, mode, and the points with their trials, the best first.
-    Exit code 1 where every trial failed, 130 where the search was stopped.
+    `time_budget` is in minutes, `disk_budget` in GB; `search_seed` is `--seed`, as `seed` is a setting. Returns name,
+    folder, metric, mode, and the points, the best first. Exit code 1: every trial failed; 130: it was stopped.
     """
-    words = _said(
-        "search",
-        [family],
-        settings,
+    said = partial(_said, "search", [family], settings)
+    words = said(
         name=name,
         resume=resume,
         retry_failed=retry_failed,

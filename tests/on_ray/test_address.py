@@ -73,7 +73,7 @@ def test_a_node_with_another_troupe_that_does_not_see_the_runs_is_told_in_a_line
     other, runs = troupe.folder / "version.py", troupe.folder / "runs"
     other.write_text('__version__ = "9.9.9"\n')
     runs.mkdir()
-    hidden = hiding(troupe, runs, (other, Path(trainers.version.__file__)))
+    hidden = hiding(troupe, runs, (other, Path(trainers.base.version.__file__)))
     if not hidden:
         pytest.skip("no disk can be mounted here")
     with cluster.node(cpus=1, prefix=hidden):

@@ -239,6 +239,17 @@ def test_the_formatter_is_switched_off_at_tables_of_data_only() -> None:
     assert found <= 20
 
 
+def test_a_function_fits_on_a_screen() -> None:
+    """At most 60 lines; Ruff holds their complexity and their statements."""
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in files("cluster", "trainers", "searchspaces", "troupe")
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60
+    ]
+    assert long == []
+
+
 def test_dcgan_stays_short() -> None:
     assert sum(len(path.read_text().splitlines()) for path in files("trainers/families/dcgan")) < 150
 

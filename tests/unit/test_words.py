@@ -178,3 +178,9 @@ def test_a_usage_line_shows_what_may_be_left_out(verb: str, usage: str) -> None:
     text = help_text(parse([verb, "--help"]))
     assert f"usage: {usage}" in text.splitlines()
     assert verb != "datasets" or "--remove PATH" in text
+
+
+def test_the_value_of_an_option_is_not_the_command_to_submit() -> None:
+    assert [(one.code, one.about) for one in parse(["submit", "--address", "train"]).problems] == [
+        ("missing", "submit")
+    ]

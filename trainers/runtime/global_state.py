@@ -200,9 +200,8 @@ def switches() -> tuple[Switch, ...]:
     """
     import torch
 
-    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    cuda, cudnn, mkldnn, mha = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn, torch.backends.mha
     nnpack: Any = torch.backends.nnpack
-    matmul = cuda.matmul
     found: list[Switch | None] = [
         Switch("default_dtype", torch.float32, torch.get_default_dtype, torch.set_default_dtype),
         Switch("default_tensor_type", "torch.FloatTensor", lambda: torch.empty(0).type(), _set_tensor_type),
@@ -218,7 +217,7 @@ def switches() -> tuple[Switch, ...]:
         *(_attribute(f"backends.{name}.fp32_precision", value) for name, value in PRECISIONS.items()),
         *(_attribute(f"backends.{name}", value) for name, value in ATTRIBUTES.items()),
         _attribute("backends.opt_einsum.enabled", torch.backends.opt_einsum.is_available()),
-        *(_reductions(matmul, number) for number in ("fp16", "bf16")),
+        *(_reductions(cuda.matmul, number) for number in ("fp16", "bf16")),
         *(
             Switch(f"backends.cuda.{name}", True, getattr(cuda, f"{name}_enabled"), getattr(cuda, f"enable_{name}"))
             for name in ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
@@ -233,12 +232,7 @@ def switches() -> tuple[Switch, ...]:
             _preferred(cuda, name)
             for name in ("preferred_linalg_library", "preferred_blas_library", "preferred_rocm_fa_library")
         ),
-        Switch(
-            "backends.mha.fastpath",
-            True,
-            torch.backends.mha.get_fastpath_enabled,
-            torch.backends.mha.set_fastpath_enabled,
-        ),
+        Switch("backends.mha.fastpath", True, mha.get_fastpath_enabled, mha.set_fastpath_enabled),
         Switch("backends.nnpack", True, _nnpack, nnpack.set_flags),
         _attribute("backends.quantized.engine", _engine()),
         *(
