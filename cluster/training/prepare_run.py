@@ -113,8 +113,9 @@ def prepare(command: TrainCommand) -> Prepared:
     if missing := _missing_here(command, config, folder, finished is not None):
         raise TroupeError(missing, SURROUNDINGS)
     _refuse_conflicts(command, config, request)
-    notes, damaged = tuple(found.notes), request.damaged
-    return Prepared(request.family, config, folder, request.stored, notes, damaged, weights, finished)
+    return Prepared(
+        request.family, config, folder, request.stored, tuple(found.notes), request.damaged, weights, finished
+    )
 
 
 def _merge_settings(command: TrainCommand, found: _Findings) -> _Request:
