@@ -17,6 +17,7 @@ from trainers.base.errors import FAILED, SURROUNDINGS, WORDS, TroupeError
 from trainers.base.paths import DATA_DIR, expanded
 from trainers.base.problems import Problem, sentence, show_value
 from trainers.run_folders import bucket
+from trainers.settings.fields import GROUPS
 
 
 def carry_out(said: Words, progress: Progress, **more: Any) -> Answer:
@@ -42,7 +43,7 @@ def train(said: Words, progress: Progress, own_process: bool = True, **more: Any
         commands.add_problems(said, lambda: prepare_run.prepare(wanted))
         return None
     if said.has("dry-run"):
-        return dry_run(prepare_run.dry_run(wanted))
+        return dry_run(prepare_run.dry_run(wanted), said)
     result = launch_run.launch(wanted, progress, own_process, **more)
     return Answer(result, "\n".join(lines_of(result, launch_run.SHOWN)))
 
@@ -72,7 +73,7 @@ def verify(said: Words, progress: Progress) -> Answer | None:
             commands.add_problems(said, lambda: verify.prepare(wanted))
         return None
     if said.has("dry-run"):
-        return dry_run(verify.dry_run(wanted))
+        return dry_run(verify.dry_run(wanted), said)
     result = verify.verify(wanted, progress.line)
     text = verify.text(result)
     if result["passed"]:
@@ -322,10 +323,21 @@ VERBS: dict[str, Callable[..., Answer | None]] = {
 }  # fmt: skip
 
 
-def dry_run(resolved: dict[str, Any]) -> Answer:
+def dry_run(resolved: dict[str, Any], said: Words) -> Answer:
+    """Every setting by subject, and where it has its value from if that is not the default."""
+    from trainers.families import registry
+
+    kind = registry.config_class(resolved["family"], said.families)
     parts = [f"{key}: {value}" for key, value in resolved.items() if isinstance(value, str)]
     parts += [f"memory: {resolved['memory']['told']}"] if "memory" in resolved else []
-    parts += [f"{key} = {show_value(value)}" for key, value in resolved["settings"].items()]
+    described, origins = [*kind.described()], resolved.get("origins", {})
+    for group in GROUPS:
+        own = [row.name for row in described if row.group == group]
+        parts += ["", f"{group.capitalize()}:"] if own else []
+        lines = {name: f"{name} = {show_value(resolved['settings'][name])}" for name in own}
+        widest = max(map(len, lines.values()), default=0)
+        for name, line in lines.items():
+            parts.append(f"{line:{widest}}  ({origins[name]})" if name in origins else line)
     for course, title in (
         ("schedule", "learning rate over the run, as a part of its peak"),
         ("momentum", "momentum over the run"),

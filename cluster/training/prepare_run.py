@@ -61,6 +61,7 @@ class Prepared:
     damaged: bool = False  # its settings.json is not as it was written, and is to be written anew
     weights: Path | None = None  # that a new run begins with
     finished: Mapping[str, Any] | None = None  # its result, where it has made all its steps
+    origins: Mapping[str, str] = field(default_factory=dict)  # of the settings that were given
 
 
 @dataclass
@@ -70,6 +71,7 @@ class _Findings:
     problems: list[Problem] = field(default_factory=list)  # wrong arguments: all of them are reported at once
     notes: list[str] = field(default_factory=list)
     conflict: TroupeError | None = None  # raised when all arguments are right
+    origins: dict[str, str] = field(default_factory=dict)  # by setting: where its value was given
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,9 @@ def prepare(command: TrainCommand) -> Prepared:
     if missing := _missing_here(command, config, folder, finished is not None):
         raise TroupeError(missing, SURROUNDINGS)
     _refuse_conflicts(command, config, request)
-    return Prepared(
-        request.family, config, folder, request.stored, tuple(found.notes), request.damaged, weights, finished
-    )
+    notes, origins = tuple(found.notes), found.origins
+    stored, damaged = request.stored, request.damaged
+    return Prepared(request.family, config, folder, stored, notes, damaged, weights, finished, origins)
 
 
 def _merge_settings(command: TrainCommand, found: _Findings) -> _Request:
@@ -132,7 +134,7 @@ def _merge_settings(command: TrainCommand, found: _Findings) -> _Request:
         found.problems.append(Problem("settings-conflict", "--config", reason, hint, str(command.config)))
         raise TroupeError(found.problems, WORDS)
     family = command.family if command.family is not None or in_file is None else str(in_file)
-    unread = command.config is not None and not from_file  # it may name a family
+    unread = bool(found.problems) and not from_file  # a file that cannot be read may name a family
     if family is None and command.resume is None and not unread:
         reason = "needs a family, as in `troupe train dcgan data=digits`, or --resume NAME"
         found.problems.append(Problem("missing", "train", reason))
@@ -196,6 +198,8 @@ def _build_config(
     if come:
         shown = " ".join(f"{name}={show_value(value)}" for name, value in come.items())
         found.notes.append(f"--from {command.from_run}: {shown} come{'s' if len(come) == 1 else ''} with its weights")
+    found.origins |= dict.fromkeys(old, "the run") | dict.fromkeys(come, "the weights of --from")
+    found.origins |= {name: "config file" if name in request.only_in_file else "command line" for name in given}
     config, wrong = kind.from_words({**old, **come, **given}, family)
     found.problems += map(request.sourced, wrong)
     data = str(given.get("data", old.get("data", kind.model_fields["data"].get_default())))
@@ -391,6 +395,20 @@ def _memory(config: Config, family: str, data: Any, command: TrainCommand) -> di
     return {"told": told, "bytes": {**need._asdict(), "free": free}}
 
 
+def _origins(prepared: Prepared, config: Config) -> dict[str, str]:
+    """Where the settings of a run have their values from, but for those at their defaults."""
+    kind, origins = type(config), {}
+    for name, value in config.model_dump().items():
+        default = (Config.model_fields.get(name) or kind.model_fields[name]).get_default()
+        if name in prepared.origins and (value != default or prepared.origins[name] != "the run"):
+            origins[name] = prepared.origins[name]
+        elif value != getattr(prepared.config, name):
+            origins[name] = "data"
+        elif value != default:
+            origins[name] = "this machine" if default == "auto" else "family"
+    return origins
+
+
 def dry_run(command: TrainCommand) -> dict[str, Any]:
     """Every resolved setting of a command, and the folder that it would use."""
     prepared = prepare(replace(command, dry_run=True))
@@ -412,6 +430,7 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
     resolved: dict[str, Any] = {"family": prepared.family, "folder": str(folder)}
     resolved["memory"] = _memory(config, prepared.family, data, command)
     resolved["settings"] = plain(config.model_dump())
+    resolved["origins"] = _origins(prepared, config)
     if config.schedule != "constant" or config.warm_up > 0:
         course = schedules.of(config, 1.0)
         rows = [course(round(config.steps * place / 60), ()) for place in range(60)]

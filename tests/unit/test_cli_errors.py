@@ -734,9 +734,32 @@ def test_a_dry_run_shows_every_setting_and_makes_nothing(command: Command) -> No
     assert told.code == 0
     shown = dict(line.split(" = ") for line in told.out.splitlines() if " = " in line)
     assert set(shown) == set(registry.config_class("dcgan").model_fields)
-    assert (shown["seed"], shown["device"], shown["exchange"]) == ("7", "cpu", "exact")
+    assert [shown[name].split()[0] for name in ("seed", "device", "exchange")] == ["7", "cpu", "exact"]
     assert "folder: runs/dcgan-1" in told.out
     assert list(command.folder.iterdir()) == []
+
+
+def test_a_dry_run_tells_where_each_setting_is_from_that_is_not_at_its_default(command: Command) -> None:
+    (command.folder / "c.yaml").write_text("keep: 5\nlog_every: 7\n")
+    words = (*TRAIN, "seed=7", "log_every=10", "--config", "c.yaml", "--dry-run")
+    found = json.loads(command(*words, "--json").out)["result"]
+    typed = dict.fromkeys([word.split("=")[0] for word in TRAIN[2:]], "command line")
+    machine = dict.fromkeys(("device", "exchange"), "this machine")
+    expected = {**machine, **typed, "seed": "command line", "log_every": "command line", "keep": "config file"}
+    assert {name: found["origins"].get(name) for name in expected} == expected
+    rest = {name: origin for name, origin in found["origins"].items() if name not in expected}
+    assert rest.pop("evaluate_every") == "data"
+    assert set(rest.values()) == {"family"}
+    assert not {"patience", "hang_after", "latent"} & found["origins"].keys()
+    text = command(*words).out
+    assert re.search(r"^keep = 5 +\(config file\)$", text, re.MULTILINE)
+    assert "\npatience = 5\n" in text
+
+
+def test_a_config_file_without_settings_is_no_family(command: Command) -> None:
+    (command.folder / "c.yaml").write_text("{}\n")
+    told = command("train", "--config", "c.yaml")
+    assert (told.code, told.kinds) == (WORDS, [("missing", "train")])
 
 
 def test_a_dry_run_of_verify_shows_the_small_config(command: Command) -> None:
