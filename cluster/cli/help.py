@@ -22,14 +22,14 @@ def help_text(said: Words) -> str:
         )
         return (
             paragraphs(
-                "Train GANs and other networks, in one process or on a Ray cluster, with the same words.\n\n"
+                "Train GANs and classifiers data-parallel, on this machine or on a Ray cluster.\n\n"
                 "usage: troupe VERB [FAMILY|NAME] [key=value ...] [--option ...]\n"
             )
             + f"\n{verbs}\n\n"
             + paragraphs(
-                "`troupe VERB --help` says more; `troupe train FAMILY --help` shows a family's settings.\n"
-                "Exit codes: 0 done, 1 failed, 2 wrong words, 3 something missing here, 4 a name or recipe in "
-                "conflict, 130 stopped on request after saving."
+                "`troupe VERB --help` shows its options, `troupe train FAMILY --help` the settings of a family.\n"
+                "Exit codes: 0 success, 1 failure, 2 usage error, 3 environment error, 4 conflict of names or "
+                "settings, 130 stopped on request after saving."
             )
         )
     verb = grammar.VERBS[said.verb]
@@ -39,7 +39,7 @@ def help_text(said: Words) -> str:
     summary = f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n"
     text = f"{paragraphs(summary)}\n{table(options, width=width, heads=False)}"
     if said.verb == "sample":
-        text += "\n\n" + paragraphs("What else can be asked for depends on the run's family: `class=3`, `prompt=...`.")
+        text += "\n\n" + paragraphs("Further settings depend on the family of the run: `class=3`, `prompt=...`.")
     elif verb.settings and said.names:
         from trainers.families import registry
 
@@ -50,7 +50,7 @@ def help_text(said: Words) -> str:
         text += "\n\n" + paragraphs(title + "define the run.")
         text += _tables([*kind.described(said.settings)], width)
     elif verb.settings:
-        text += "\n\n" + paragraphs(f"`troupe {said.verb} FAMILY --help` shows every setting of a family.")
+        text += "\n\n" + paragraphs(f"`troupe {said.verb} FAMILY --help` shows the settings of a family.")
     return text
 
 

@@ -38,15 +38,17 @@ class Verb(NamedTuple):
     example: str
 
 
-JSON = Option("json", "", "print one JSON object, mistakes too (docs/json.md); all else goes to stderr")
+JSON = Option("json", "", "print one JSON object, errors included (docs/json.md); everything else goes to stderr")
 DEBUG = Option("debug", "", "show tracebacks")
-RUNS = Option("runs-dir", "DIR", "where runs lie: a folder, or a bucket as s3://BUCKET/PATH (default: runs)")
-DATA = Option("data-dir", "DIR", f"where data sets and packed folders lie (default: {DATA_DIR})")
-FAMILIES = Option("families", "PATH", "a folder with families of your own, and data sources in its folder data/", True)
+RUNS = Option("runs-dir", "DIR", "folder of the runs, or a bucket as s3://BUCKET/PATH (default: runs)")
+DATA = Option("data-dir", "DIR", f"folder of data sets and packed image folders (default: {DATA_DIR})")
+FAMILIES = Option(
+    "families", "PATH", "a folder with custom families, and custom data sources in its folder data/", True
+)
 ADDRESS = Option("address", "ADDRESS", "join the Ray cluster at this address")
 DASHBOARD = Option("address", "URL", "the dashboard of a Ray cluster, http://HEAD:8265")
-DRY = Option("dry-run", "", "print every setting and the course of the learning rate, and stop")
-CONFIG = Option("config", "FILE", "settings from a YAML or JSON file, `key: value`; words on the command line win")
+DRY = Option("dry-run", "", "print every setting and the learning rate over the run, and exit")
+CONFIG = Option("config", "FILE", "read settings from a YAML or JSON file, `key: value`; the command line overrides it")
 
 ELSEWHERE = {  # verbs of other tools, and those that do the same here
     "ps": "runs", "ls": "runs", "list": "runs", "status": "runs", "queue": "jobs", "cancel": "stop",
@@ -54,16 +56,16 @@ ELSEWHERE = {  # verbs of other tools, and those that do the same here
     "run": "train", "test": "evaluate", "generate": "sample", "doctor": "check", "preflight": "check", "info": "env",
 }  # fmt: skip
 SENT = ("train", "search")  # what `submit` can send
-HELP = Option("help", "", "show this")
+HELP = Option("help", "", "show this help")
 
 VERBS = {
     "train": Verb(
-        "train a family, or go on with a run", ("FAMILY?",), True,
+        "train a family, or resume a run", ("FAMILY?",), True,
         (
             Option("name", "NAME", "name of the new run (default: dcgan-1, dcgan-2, ...)"),
-            Option("resume", "NAME", "go on with this run, on any number of workers"),
-            Option("from", "NAME|PATH", "begin with the weights of another run, or of a file of weights"),
-            Option("allow-changes", "", "go on even where the recipe or the data is another one"),
+            Option("resume", "NAME", "resume this run, on any number of workers"),
+            Option("from", "NAME|PATH", "start with the weights of another run, or of a file of weights"),
+            Option("allow-changes", "", "resume even if settings or data changed"),
             ADDRESS,
             Option("oversubscribe", "", "let workers share cores"),
             CONFIG, DRY, RUNS, DATA, FAMILIES, JSON, DEBUG,
@@ -71,39 +73,39 @@ VERBS = {
         "troupe train dcgan data=digits workers=2",
     ),
     "search": Verb(
-        "try many settings of a family, or go on with a search", ("FAMILY?",), True,
+        "search hyperparameters of a family, or resume a search", ("FAMILY?",), True,
         (
             Option("name", "NAME", "name of the new search (default: dcgan-search-1, ...)"),
-            Option("resume", "NAME", "go on with this search: with the trials that have not ended"),
-            Option("retry-failed", "", "with --resume: those that failed as well"),
-            Option("space", "FILE", "more to search, or none (default: searchspaces/FAMILY.py)"),
-            Option("trials", "N", "how many points to try (default: what the space says, else 20)"),
-            Option("metric", "NAME", "what to compare by (default: the family's first)"),
-            Option("mode", "max|min", "which of its values are better (default: as the family says)"),
-            Option("scheduler", "NAME", "fifo; asha stops what falls behind; pbt and pb2 let it go on from the best"),
-            Option("algorithm", "NAME", "grid, random or optuna (default: grid, or random where there are too many)"),
-            Option("seed", "N", "seed of what the search itself draws (default: 0)"),
-            Option("max-concurrent", "N", "trials at once, at most"),
+            Option("resume", "NAME", "resume this search: its trials that have not ended"),
+            Option("retry-failed", "", "with --resume: retry failed trials too"),
+            Option("space", "FILE", "file of the search space, or none (default: searchspaces/FAMILY.py)"),
+            Option("trials", "N", "number of points to try (default: that of the space, else 20)"),
+            Option("metric", "NAME", "metric to compare trials by (default: the family's first)"),
+            Option("mode", "max|min", "whether a higher or a lower metric is better (default: the family's)"),
+            Option("scheduler", "NAME", "fifo; asha stops trials that fall behind; pbt and pb2 clone the best instead"),
+            Option("algorithm", "NAME", "grid, random or optuna (default: grid, or random if it has too many points)"),
+            Option("seed", "N", "seed of the search itself (default: 0)"),
+            Option("max-concurrent", "N", "most trials at once"),
             Option("trials-per-gpu", "N", "trials of one worker that share a GPU (default: 1)"),
-            Option("time-budget", "MINUTES", "save and stop after so long"),
-            Option("disk-budget", "GB", "of the whole search; the checkpoints of the worst trials make room"),
+            Option("time-budget", "MINUTES", "save and stop after this time"),
+            Option("disk-budget", "GB", "most disk space of the search; checkpoints of the worst trials are removed"),
             Option("keep-best", "N", "keep the checkpoints of the best N trials only"),
-            Option("final", "", "train the best point anew on the whole training part, and tell its test figure"),
+            Option("final", "", "retrain the best point on the whole training split, and report its test metric"),
             ADDRESS,
             CONFIG, DRY, RUNS, DATA, FAMILIES, JSON, DEBUG,
         ),
         "troupe search wgan_gp n_critic=1,2,5 learning_rate=1e-5..1e-3 --scheduler asha",
     ),
     "verify": Verb(
-        "prove that the number of workers does not change the numbers", ("FAMILY",), True,
+        "check that results do not depend on the number of workers", ("FAMILY",), True,
         (DRY, DATA, FAMILIES, JSON, DEBUG),
         "troupe verify dcgan workers=4",
     ),
     "evaluate": Verb(
-        "tell how good a run is, or somebody's weights", ("NAME|FAMILY",), True,
+        "evaluate a run, or weights of a file", ("NAME|FAMILY",), True,
         (
-            Option("weights", "PATH", "weights for a family and its settings, instead of a run"),
-            Option("out", "DIR", "write pictures there: confusion.png, mistakes.png"),
+            Option("weights", "PATH", "evaluate these weights of a family, instead of a run"),
+            Option("out", "DIR", "write pictures to this folder: confusion.png, mistakes.png"),
             RUNS, DATA, FAMILIES, JSON, DEBUG,
         ),
         "troupe evaluate --weights resnet20.th classifier model=resnet20 data=cifar10",
@@ -111,10 +113,10 @@ VERBS = {
     "sample": Verb(
         "draw samples from a run's newest checkpoint", ("NAME",), True,
         (
-            Option("count", "N", "how many (default: 64)"),
-            Option("top", "N", "of a search: of its N best trials, below one another"),
+            Option("count", "N", "number of samples (default: 64)"),
+            Option("top", "N", "of a search: sample its N best trials, one below another"),
             Option("seed", "N", "seed of the noise (default: 0)"),
-            Option("out", "FILE", "where to write them (default: NAME-samples.png, or .txt, where that is free)"),
+            Option("out", "FILE", "file to write (default: NAME-samples.png or .txt, if that is free)"),
             RUNS, DATA, FAMILIES, JSON, DEBUG,
         ),
         "troupe sample dcgan-1 --count 100",
@@ -122,27 +124,27 @@ VERBS = {
     "export": Verb(
         "write weights (safetensors) and a config that rebuilds the networks", ("NAME",), False,
         (
-            Option("out", "DIR", "where to write (default: NAME-export)"),
-            Option("best", "", "of a search: of its best trial"),
+            Option("out", "DIR", "folder to write (default: NAME-export)"),
+            Option("best", "", "of a search: export its best trial"),
             RUNS, FAMILIES, JSON, DEBUG,
         ),
         "troupe export dcgan-1 --out dcgan-digits",
     ),
     "predict": Verb(
-        "tell what a classifier takes images for", ("NAME", "FILE|FOLDER", "FILE|FOLDER..."), False,
+        "classify images", ("NAME", "FILE|FOLDER", "FILE|FOLDER..."), False,
         (
-            Option("top", "N", "tell so many classes of each image, the most probable first (default: 2; in JSON all)"),
-            Option("best", "", "of a search: by its best trial"),
+            Option("top", "N", "classes to print for each image, most probable first (default: 2; in JSON all)"),
+            Option("best", "", "of a search: use its best trial"),
             RUNS, FAMILIES, JSON, DEBUG,
         ),
         "troupe predict classifier-1 pictures/cat.jpg holidays",
     ),
     "report": Verb(
-        "write one page over searches or runs, to be opened in a browser", ("NAME", "NAME..."), False,
+        "write an offline page about searches or runs", ("NAME", "NAME..."), False,
         (
-            Option("out", "DIR", "where to write it (default: into the search or run; report for several)"),
-            Option("single-file", "", "all in one file, pictures too"),
-            Option("watch", "", "renew it while it is worked on; Ctrl-C ends that"),
+            Option("out", "DIR", "folder to write (default: in the search or run; report for several)"),
+            Option("single-file", "", "write a single file, pictures included"),
+            Option("watch", "", "update the page while the run or search is running, until Ctrl-C"),
             RUNS, JSON, DEBUG,
         ),
         "troupe report dcgan-search-1",
@@ -150,18 +152,18 @@ VERBS = {
     "runs": Verb(
         "list runs with their sizes, or remove some", ("NAME...",), False,
         (
-            Option("remove", "", "remove the runs named"),
-            Option("dry-run", "", "with --remove: only say what would go"), RUNS, JSON, DEBUG,
+            Option("remove", "", "remove the named runs"),
+            Option("dry-run", "", "with --remove: only print what would be removed"), RUNS, JSON, DEBUG,
         ),
         "troupe runs --remove dcgan-1",
     ),
     "submit": Verb(
-        "carry out train or search on a Ray cluster, as a job", ("train|search", "FAMILY?"), True,
+        "run train or search as a job on a Ray cluster", ("train|search", "FAMILY?"), True,
         (
             DASHBOARD,
-            Option("install", "", "let the cluster install what it lacks, in the versions that are here"),
-            Option("follow", "", "show what the job prints until it has ended; its exit code is the command's"),
-            Option("unchecked", "", "do not look first whether the cluster has what it needs"),
+            Option("install", "", "let the cluster install missing packages, in the versions of this machine"),
+            Option("follow", "", "print the output of the job until it ends, and exit with its exit code"),
+            Option("unchecked", "", "skip the preflight check of the cluster"),
             JSON, DEBUG,
         ),
         "troupe submit train dcgan data=digits workers=4 --runs-dir /shared/runs --address http://HEAD:8265",
@@ -170,33 +172,33 @@ VERBS = {
         "list the jobs on a Ray cluster", (), False, (DASHBOARD, JSON, DEBUG), "troupe jobs --address http://HEAD:8265"
     ),
     "check": Verb(
-        "look whether this machine, or a Ray cluster, has what a run needs", ("FAMILY?",), True,
+        "preflight check of this machine or a Ray cluster", ("FAMILY?",), True,
         (
-            Option("address", "ADDRESS", "of the Ray cluster at this address, HEAD:6379, or behind http://HEAD:8265"),
+            Option("address", "ADDRESS", "check the Ray cluster at this address, HEAD:6379 or http://HEAD:8265"),
             RUNS, DATA, FAMILIES, JSON, DEBUG,
         ),
         "troupe check dcgan data=mnist workers=4 --address HEAD:6379 --runs-dir /shared/runs",
     ),
     "stop": Verb(
-        "let a run, a search or a job that is under way save and end", ("NAME",), False, (DASHBOARD, RUNS, JSON, DEBUG),
+        "stop a run, search or job after saving a checkpoint", ("NAME",), False, (DASHBOARD, RUNS, JSON, DEBUG),
         "troupe stop dcgan-1",
     ),
     "logs": Verb(
-        "show what the workers of a run print, or a job", ("NAME",), False,
+        "print the logs of a run or job", ("NAME",), False,
         (
             Option("rank", "N", "of this worker only"),
-            Option("follow", "", "go on until the run ends; of the first worker, where no other is named"),
+            Option("follow", "", "follow the log until the run ends; of worker 0, if no other is given"),
             DASHBOARD, RUNS, JSON, DEBUG,
         ),
         "troupe logs dcgan-1 --follow",
     ),
-    "families": Verb("list what can be trained", (), False, (FAMILIES, JSON, DEBUG), "troupe families"),
+    "families": Verb("list the model families", (), False, (FAMILIES, JSON, DEBUG), "troupe families"),
     "datasets": Verb(
-        "list what can be learned from, and packed folders", (), False,
+        "list the data sets and packed image folders", (), False,
         (Option("remove", "PATH", "remove the packed copy of this folder"), DATA, FAMILIES, JSON, DEBUG),
         "troupe datasets",
     ),
-    "env": Verb("print versions and hardware, to paste into a bug report", (), False, (JSON, DEBUG), "troupe env"),
+    "env": Verb("print versions and hardware for a bug report", (), False, (JSON, DEBUG), "troupe env"),
 }  # fmt: skip
 
 

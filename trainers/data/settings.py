@@ -37,7 +37,7 @@ class ImageConfig(Config):
 
     folders: Literal["auto", "parts", "classes"] = setting(
         "auto",
-        "what the folders of imagefolder:PATH are: parts as train and test, or classes; auto: by their names",
+        "meaning of the folders in imagefolder:PATH: splits such as train and test, or classes; auto: by their names",
         group="data",
     )
     value_range: Literal["auto", "full"] | tuple[float, float] = setting(

@@ -38,8 +38,8 @@ def parts_of(data: str) -> list[str]:
 class Asked(Settings):
     """What is asked for when samples are drawn: a family may add settings, as a class or a prompt."""
 
-    count: int = setting(64, "how many", at_least=1, at_most=100_000)
-    columns: int = setting(0, "of the sheet; 0: as square as can be", at_least=0, at_most=1000)
+    count: int = setting(64, "number of samples", at_least=1, at_most=100_000)
+    columns: int = setting(0, "columns of the sheet; 0: as square as possible", at_least=0, at_most=1000)
 
 
 class Basics(Settings):
@@ -47,20 +47,20 @@ class Basics(Settings):
 
     data: str = setting(
         "digits",
-        "what to learn from; `troupe datasets` lists them, imagefolder:PATH takes any folder; joined by +",
+        "data set; `troupe datasets` lists them, imagefolder:PATH takes any folder; join several with +",
         free=True,
         group="data",
     )
     steps: int = setting(
         1000,
-        "optimizer steps, where there are no `epochs`; may be raised later where the schedule stays flat",
+        "optimizer steps, if `epochs` is none; can be raised on resume where the schedule is constant",
         unit="steps",
         at_least=0,
         group="schedule",
     )
     epochs: float | None = setting(
         None,
-        "passes over the training part, from which `steps` follows; none: as `steps` says",
+        "passes over the training split, which determine `steps`; none: use `steps`",
         unit="epochs",
         above=0,
         at_most=100_000,
@@ -68,14 +68,14 @@ class Basics(Settings):
     )
     target: str = setting(
         "none",
-        "stop when an evaluation reaches this, as in eval_accuracy:0.94, and record the time to it",
+        "stop when an evaluation reaches this metric, as in eval_accuracy:0.94, and record the time",
         kind="running",
         free=True,
         group="schedule",
     )
     batch_size: int = setting(
         64,
-        "samples in one step, over all workers",
+        "samples per step, over all workers",
         unit="samples",
         at_least=1,
         at_most=1_000_000,
@@ -83,43 +83,41 @@ class Basics(Settings):
     )
     microbatch_size: int = setting(
         16,
-        "samples computed at once; never depends on the number of workers",
+        "samples computed at once; independent of the number of workers",
         unit="samples",
         at_least=1,
         at_most=1_000_000,
         group="optimizer",
     )
-    seed: int = setting(0, "seed of everything random in the run", at_least=0, at_most=2**63 - 1, group="run")
+    seed: int = setting(0, "random seed of the run", at_least=0, at_most=2**63 - 1, group="run")
     precision: Literal["float32", "float64", "bfloat16"] = setting(
         "float32",
-        "number format; bfloat16 by autocast, with float32 weights",
+        "number format; bfloat16 uses autocast, with float32 weights",
         group="run",
     )
     exchange: Literal["auto", "exact", "ddp"] = setting(
         "auto",
-        "how gradients meet: exact (same bits for any number of workers) or ddp; auto: exact on CPUs",
+        "gradient synchronization: exact (same bits for any number of workers) or ddp; auto: exact on CPUs",
         group="run",
     )
-    device: Literal["auto", "cpu", "cuda"] = setting(
-        "auto", "where to compute; auto: a GPU where torch can use one", group="run"
-    )
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "device; auto: a GPU if torch can use one", group="run")
     threads_per_worker: int = setting(
         1, "CPU threads of each worker", unit="threads", at_least=1, at_most=512, group="run"
     )
     memory_format: Literal["channels_last", "contiguous"] = setting(
-        "channels_last", "layout of images and filters", group="run"
+        "channels_last", "memory format of images and filters", group="run"
     )
     ema: float = setting(
-        0.0, "decay of the running average of weights, 0 for none", at_least=0, below=1, group="optimizer"
+        0.0, "decay of the moving average of weights; 0: no average", at_least=0, below=1, group="optimizer"
     )
     evaluate_on: Literal["test", "validation"] = setting(
         "test",
-        "learn from the whole training part, or hold out a tenth of it to evaluate on",
+        "split to evaluate on; validation: a tenth of the training split, which is then not trained on",
         group="evaluation",
     )
     evaluate_every: int | Literal["auto"] = setting(
         "auto",
-        "evaluate after so many steps and at the end, 0 for never; auto: seldom enough for 5 % of the time",
+        "steps between evaluations, and one at the end; 0: never; auto: so that they take at most 5 % of the time",
         unit="steps",
         at_least=0,
         group="evaluation",
@@ -132,12 +130,12 @@ class Schedules(Basics):
 
     schedule: Literal["constant", "one_cycle", "cosine", "step", "linear", "plateau"] = setting(
         "constant",
-        "course of the learning rate over the run",
+        "learning rate schedule",
         group="schedule",
     )
     warm_up: float = setting(
         0.0,
-        "part of the run in which the learning rate rises from 0",
+        "fraction of the run in which the learning rate rises from 0",
         unit="share",
         at_least=0,
         below=1,
@@ -146,14 +144,14 @@ class Schedules(Basics):
     )
     cycle_ratio: float = setting(
         20.0,
-        "one_cycle: peak of the learning rate over its start",
+        "one_cycle: ratio of the peak learning rate to the initial one",
         above=1,
         source="Smith 2018, section 4.1",
         group="schedule",
     )
     cycle_tail: float = setting(
         0.2,
-        "one_cycle: part of the run for the last descent, from the start's rate to a hundredth of it",
+        "one_cycle: fraction of the run for the final descent, from the initial rate to a hundredth of it",
         unit="share",
         at_least=0,
         below=1,
@@ -161,7 +159,7 @@ class Schedules(Basics):
     )
     cycle_peak: float | Literal["auto"] = setting(
         "auto",
-        "one_cycle: part of the run after which the peak is reached; auto: half of what is before the tail",
+        "one_cycle: fraction of the run after which the peak is reached; auto: half of what precedes the tail",
         unit="share",
         above=0,
         below=1,
@@ -177,7 +175,7 @@ class Schedules(Basics):
     )
     decay_after: float = setting(
         0.5,
-        "linear: part of the run before the learning rate falls to 0",
+        "linear: fraction of the run before the learning rate starts to fall to 0",
         unit="share",
         at_least=0,
         below=1,
@@ -185,17 +183,17 @@ class Schedules(Basics):
     )
     decay_at: tuple[float, ...] = setting(
         (0.3, 0.6, 0.8),
-        "step: parts of the run after which the learning rate is multiplied by decay_factor",
+        "step: fractions of the run after which the learning rate is multiplied by decay_factor",
         unit="share",
         above=0,
         below=1,
         group="schedule",
     )
     decay_factor: float = setting(
-        0.2, "step and plateau: what multiplies the learning rate", above=0, below=1, group="schedule"
+        0.2, "step and plateau: factor that multiplies the learning rate", above=0, below=1, group="schedule"
     )
     patience: int = setting(
-        5, "plateau: evaluations without a better main metric before it falls", at_least=1, group="schedule"
+        5, "plateau: evaluations without improvement before the learning rate is reduced", at_least=1, group="schedule"
     )
 
 
@@ -219,7 +217,7 @@ class Config(Schedules):
     momentum_setting: ClassVar[str] = ""  # the setting of the optimizers' momentum, where one_cycle may move it
     workers: int = setting(
         1,
-        "worker processes that share each batch; 2..8: as many as there is room for, while nodes come and go",
+        "worker processes that share each batch; 2..8: as many as fit, while nodes come and go",
         kind="running",
         at_least=1,
         at_most=4096,
@@ -227,7 +225,7 @@ class Config(Schedules):
     )
     min_workers: int = setting(
         0,
-        "how few may go on where there is no room for all; 0: none is left out; workers=2..8 says both",
+        "fewest workers if not all fit; 0: all are required; workers=2..8 sets both",
         kind="running",
         at_least=0,
         at_most=4096,
@@ -235,30 +233,30 @@ class Config(Schedules):
     )
     checkpoint_every: int | Span = setting(
         250,
-        "save after so many steps, or so much time, and at the end",
+        "steps or time between checkpoints, and one at the end",
         kind="running",
         unit="steps",
         at_least=1,
         group="run",
     )
-    keep: int = setting(3, "checkpoints kept; the best one is always kept too", kind="running", at_least=1, group="run")
+    keep: int = setting(
+        3, "checkpoints to keep; the best one is always kept too", kind="running", at_least=1, group="run"
+    )
     sample_every: int = setting(
         100,
-        "draw the fixed-noise grid after so many steps",
+        "steps between grids of samples",
         kind="running",
         unit="steps",
         at_least=1,
         group="evaluation",
     )
-    log_every: int = setting(
-        10, "write metrics after so many steps", kind="running", unit="steps", at_least=1, group="run"
-    )
+    log_every: int = setting(10, "steps between rows of metrics", kind="running", unit="steps", at_least=1, group="run")
     max_restarts: int = setting(
-        3, "times a lost or hung worker group is started anew", kind="running", at_least=0, group="run"
+        3, "most restarts of a lost or hung worker group", kind="running", at_least=0, group="run"
     )
     hang_after: float = setting(
         60.0,
-        "a worker silent for so long, and for ten times its slowest micro-batch, counts as hung",
+        "a worker counts as hung if it is silent for this long, and for ten times its slowest micro-batch",
         kind="running",
         unit="seconds",
         above=0,

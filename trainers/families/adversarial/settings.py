@@ -89,7 +89,7 @@ class AdversarialConfig(ImageConfig):
 
     latent: int = setting(
         100,
-        "numbers that an image is made from",
+        "dimensions of the latent vector",
         at_least=1,
         at_most=1_000_000,
         source="Radford 2016, section 4",
@@ -99,19 +99,19 @@ class AdversarialConfig(ImageConfig):
         "auto", "channels at half size; auto: image size, at most 64", at_least=1, at_most=1_000_000, network=True
     )
     upsample: Literal["transposed", "nearest"] = setting(
-        "transposed", "how images grow; nearest: no checkerboards", network=True
+        "transposed", "upsampling; nearest: no checkerboard artifacts", network=True
     )
     n_extra_layers: int = setting(
         0,
-        "3x3 convolutions more in each network, at half size",
+        "additional 3x3 convolutions in each network, at half size",
         at_least=0,
         at_most=16,
         source="Arjovsky 2017, as published by its authors",
         network=True,
     )
-    norm_after_activation: bool = setting(False, "batch norm after the activation, in place of before it", network=True)
+    norm_after_activation: bool = setting(False, "batch norm after the activation instead of before it", network=True)
     conditional: bool = setting(
-        False, "learn each class of labelled data by itself", source="Mirza 2014, section 3", network=True
+        False, "condition on the class of labelled data", source="Mirza 2014, section 3", network=True
     )
     mismatched_negatives: bool = setting(
         False,
@@ -122,8 +122,7 @@ class AdversarialConfig(ImageConfig):
 
     on_collapse: Literal["warn", "stop", "off"] = setting(
         "warn",
-        "when samples become alike, losses run away or training images are known by heart, looked at with each "
-        "grid; off: look at nothing",
+        "on mode collapse, diverging losses or memorized training images, checked with each grid; off: no checks",
         kind="running",
         group="evaluation",
     )
@@ -136,7 +135,7 @@ class AdversarialConfig(ImageConfig):
     )
     judged: int | Literal["auto"] = setting(
         "auto",
-        "samples of an evaluation; auto: as many as there are images to compare with, at most 1000",
+        "generated samples per evaluation; auto: as many as real images to compare with, at most 1000",
         unit="samples",
         at_least=FEWEST,
         at_most=1_000_000,

@@ -73,7 +73,7 @@ class Config(ClassificationConfig):
     )
     bias_scale: float = setting(
         64.0,
-        "times the learning rate for the biases of norms",
+        "factor of the learning rate for the biases of norms",
         above=0,
         log=True,
         source="Jordan 2024, section 3.4",
@@ -81,7 +81,7 @@ class Config(ClassificationConfig):
     )
     lookahead: int = setting(
         5,
-        "pull the weights to their running average every so many steps; 0 for never",
+        "steps between pulls of the weights to their moving average; 0: never",
         unit="steps",
         at_least=0,
         source="Jordan 2024, section 3.4",
@@ -89,7 +89,7 @@ class Config(ClassificationConfig):
     )
     test_views: Literal["one", "mirror", "six"] = setting(
         "six",
-        "evaluations look at the image; mirror: and its mirror image; six: and both moved by a pixel two ways",
+        "test-time augmentation; mirror: the mirror image too; six: both, also shifted by a pixel in two directions",
         source="Jordan 2024, section 3.5",
         group="evaluation",
     )

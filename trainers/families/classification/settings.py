@@ -49,30 +49,26 @@ class ClassificationConfig(ImageConfig):
     checks: ClassVar[tuple[Check, ...]] = (*ImageConfig.checks, Check(("crop_padding", "image_size"), _padding_fits))
 
     data: str = setting(
-        "cifar10", "what to learn from; `troupe datasets` lists them; it must have labels", free=True, group="data"
+        "cifar10", "data set; `troupe datasets` lists them; it must have labels", free=True, group="data"
     )
     optimizer: Literal["sgd", "adamw"] = setting(
-        "sgd", "sgd, with momentum, or adamw", source="Loshchilov 2019", group="optimizer"
+        "sgd", "sgd with momentum, or adamw", source="Loshchilov 2019", group="optimizer"
     )
-    learning_rate: float = setting(
-        0.1, "peak of the learning rate; with adamw 0.002", above=0, log=True, group="optimizer"
-    )
+    learning_rate: float = setting(0.1, "peak learning rate; 0.002 with adamw", above=0, log=True, group="optimizer")
     momentum: float = setting(
         0.9,
-        "of sgd, and beta1 of adamw; one_cycle takes cycle_momentum instead",
+        "momentum of sgd, beta1 of adamw; one_cycle uses cycle_momentum instead",
         at_least=0,
         below=1,
         group="optimizer",
     )
-    nesterov: bool = setting(
-        True, "sgd: look ahead along the momentum", source="Sutskever 2013, section 2.1", group="optimizer"
-    )
+    nesterov: bool = setting(True, "sgd: Nesterov momentum", source="Sutskever 2013, section 2.1", group="optimizer")
     weight_decay: float = setting(
-        5e-4, "pull of weights to 0; not on biases and norms", at_least=0, log=True, group="optimizer"
+        5e-4, "weight decay; not applied to biases and norms", at_least=0, log=True, group="optimizer"
     )
     label_smoothing: float = setting(
         0.0,
-        "part of the truth given to all classes alike",
+        "share of the target that is spread over all classes",
         at_least=0,
         below=1,
         source="Szegedy 2016, section 7",
@@ -80,14 +76,14 @@ class ClassificationConfig(ImageConfig):
     )
     crop_padding: int = setting(
         4,
-        "random crop after a border of so many pixels, filled by reflection",
+        "random crop after padding by this many pixels, by reflection",
         unit="pixels",
         at_least=0,
         group="data",
     )
     flip: Literal["none", "random", "alternating"] = setting(
         "random",
-        "random: half of the images mirrored; alternating: each image the other way in every epoch",
+        "horizontal flips; random: half of the images; alternating: each image every other epoch",
         source="Jordan 2024, section 3.6",
         group="data",
     )
@@ -101,12 +97,12 @@ class ClassificationConfig(ImageConfig):
     )
     normalisation: Literal["auto", "half", "cifar10", "mnist", "imagenet", "none"] = setting(
         "auto",
-        "mean and deviation of channels; auto: those of the model's published weights, of cifar10, or half",
+        "mean and deviation of channels; auto: those of the model's published weights, of cifar10, or 0.5",
         group="data",
     )
     classes: int | Literal["auto"] = setting(
         "auto",
-        "classes to tell apart; auto: those of the data",
+        "number of classes; auto: that of the data",
         at_least=2,
         at_most=1_000_000,
         group="data",

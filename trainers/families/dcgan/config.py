@@ -36,8 +36,13 @@ class Config(AdversarialConfig):
     }
 
     learning_rate: float = setting(
-        2e-4, "of both Adams", above=0, log=True, source="Radford 2016, section 4", group="optimizer"
+        2e-4,
+        "learning rate of both Adam optimizers",
+        above=0,
+        log=True,
+        source="Radford 2016, section 4",
+        group="optimizer",
     )
     beta1: float = setting(
-        0.5, "momentum of both Adams", at_least=0, below=1, source="Radford 2016, section 4", group="optimizer"
+        0.5, "beta1 of both Adam optimizers", at_least=0, below=1, source="Radford 2016, section 4", group="optimizer"
     )

@@ -37,11 +37,16 @@ class Config(AdversarialConfig):
     }
 
     learning_rate: float = setting(
-        5e-5, "of both RMSprops", above=0, log=True, source="Arjovsky 2017, algorithm 1", group="optimizer"
+        5e-5,
+        "learning rate of both RMSprop optimizers",
+        above=0,
+        log=True,
+        source="Arjovsky 2017, algorithm 1",
+        group="optimizer",
     )
     n_critic: int = setting(
         5,
-        "steps of the critic in a step",
+        "critic steps per step",
         at_least=1,
         at_most=1000,
         source="Arjovsky 2017, algorithm 1",
@@ -49,7 +54,7 @@ class Config(AdversarialConfig):
     )
     n_critic_warmup: int = setting(
         100,
-        "steps of the critic in each of the first `warmup_steps` and in every 500th step; 0: n_critic there too",
+        "critic steps in each of the first `warmup_steps` and in every 500th step; 0: n_critic there too",
         at_least=0,
         at_most=10_000,
         source="Arjovsky 2017, as published by its authors",
@@ -57,7 +62,7 @@ class Config(AdversarialConfig):
     )
     warmup_steps: int = setting(
         25,
-        "steps at the start with n_critic_warmup steps of the critic",
+        "steps at the start that take n_critic_warmup critic steps",
         unit="steps",
         at_least=0,
         source="Arjovsky 2017, as published by its authors",
@@ -65,7 +70,7 @@ class Config(AdversarialConfig):
     )
     clip: float = setting(
         0.01,
-        "bound of each weight of the critic after each of its steps",
+        "clipping bound of the critic's weights",
         above=0,
         log=True,
         source="Arjovsky 2017, algorithm 1",

@@ -76,21 +76,31 @@ class Config(AdversarialConfig):
     )
     n_critic: int = setting(
         5,
-        "steps of the critic in a step",
+        "critic steps per step",
         at_least=1,
         at_most=1000,
         source="Gulrajani 2017, algorithm 1",
         group="optimizer",
     )
     learning_rate: float = setting(
-        1e-4, "of both Adams", above=0, log=True, source="Gulrajani 2017, algorithm 1", group="optimizer"
+        1e-4,
+        "learning rate of both Adam optimizers",
+        above=0,
+        log=True,
+        source="Gulrajani 2017, algorithm 1",
+        group="optimizer",
     )
     beta1: float = setting(
-        0.0, "momentum of both Adams", at_least=0, below=1, source="Gulrajani 2017, algorithm 1", group="optimizer"
+        0.0,
+        "beta1 of both Adam optimizers",
+        at_least=0,
+        below=1,
+        source="Gulrajani 2017, algorithm 1",
+        group="optimizer",
     )
     beta2: float = setting(
         0.9,
-        "decay of both Adams' mean squares",
+        "beta2 of both Adam optimizers",
         at_least=0,
         below=1,
         source="Gulrajani 2017, algorithm 1",
