@@ -48,7 +48,7 @@ class Mutation(NamedTuple):
 
 MUTATIONS = (
     Mutation(  # a process that has carried out a trial before gives the next one another seed
-        "A trial of a search is equal to a run to the bit", "cluster/searching/trainable.py",
+        "A trial of a search is bit-identical to a run", "cluster/searching/trainable.py",
         (("            return run(plan, World(), self.control)",
           "            plan.settings['seed'] += self.warm\n            return run(plan, World(), self.control)"),),
         ("tests/on_ray/test_search.py::test_trials_are_equal_to_runs_to_the_bit_in_any_order_and_in_reused_actors",),
@@ -59,7 +59,7 @@ MUTATIONS = (
         ("tests/unit/test_holding.py::test_who_has_lost_a_run_cannot_write_to_it_any_more",),
     ),
     Mutation(  # its own newest checkpoint stays, and the clone goes on from that
-        "A clone goes on from the better trial's weights", "cluster/searching/trainable.py",
+        "A clone continues from the better trial's weights", "cluster/searching/trainable.py",
         (("        for old in mine:\n", "        for old in mine[:-1]:\n"),),
         ("tests/unit/test_trial.py::test_a_clone_has_the_donors_checkpoint_its_own_settings_and_says_from_whom",),
     ),
@@ -69,40 +69,40 @@ MUTATIONS = (
         ("tests/faults/test_kills.py::test_killed_in_the_middle_of_a_checkpoint_write",),
     ),
     Mutation(  # trials that have ended are carried out once more
-        "A search goes on after `kill -9`", "cluster/searching/samplers.py",
+        "A search resumes after `kill -9`", "cluster/searching/samplers.py",
         (("iter([trial for trial in search.trials if trial.state in OPEN])", "iter([*search.trials])"),),
         ("tests/on_ray/test_search.py::test_a_search_goes_on_after_its_driver_was_killed_and_its_folder_moved",),
     ),
     Mutation(  # a wide character counts as one column
-        "Whatever a command says fits a terminal", "cluster/terminal/tables.py",
+        "All output of a command fits a terminal", "cluster/terminal/tables.py",
         (("return cell_len(text)", "return len(text)"),),
         ("tests/unit/test_columns.py::test_a_wide_character_takes_two_columns",),
     ),
     Mutation(  # a run goes on from its oldest checkpoint: the same bits, but more steps made again
-        "Whatever is done at a random moment", "trainers/storage/checkpoint.py",
+        "After any fault at a random moment", "trainers/storage/checkpoint.py",
         (("    for path in reversed(all_in(folder)):\n", "    for path in all_in(folder):\n"),),
         ("tests/faults/test_random_faults.py::test_a_run_that_is_hurt_ends_as_if_nothing_had_happened[driver]",),
     ),
     Mutation(  # the first mistake hides the others
-        "All mistakes of a command's words at once", "cluster/training/prepare_run.py",
+        "All errors in a command's arguments are reported at once", "cluster/training/prepare_run.py",
         (("    if found.problems:\n        raise TroupeError(found.problems, WORDS)\n    if found.conflict",
           "    if found.problems:\n        raise TroupeError(found.problems[:1], WORDS)\n    if found.conflict"),),
         ("tests/unit/test_cli_errors.py::test_every_mistake_of_a_command_is_told_at_once",),
     ),
     Mutation(  # hosts send one another rounded sums
-        "The exact sums do not depend on how workers lie on hosts", "trainers/distributed/exact.py",
+        "The exact sums do not depend on the placement of workers on hosts", "trainers/distributed/exact.py",
         (("partial = fold(parts, torch.add, *node)",
           "partial = fold(parts, torch.add, *node).bfloat16().to(flat.result.dtype)"),),
         ("tests/distributed/test_exchange.py::test_sums_have_the_same_bits_on_any_placement",),
     ),
     Mutation(  # what another machine has written does not replace what was written here before it went on
-        "A run in a bucket goes on on a machine that has nothing", "trainers/run_folders/sync_state.py",
+        "A run in a bucket resumes on an empty machine", "trainers/run_folders/sync_state.py",
         (("(behind or not self.changed(name))", "not self.changed(name)"),),
         ("tests/unit/test_synced.py::"
          "test_a_run_that_went_on_elsewhere_comes_back_with_all_that_was_written_there",),
     ),
     Mutation(  # a checkpoint counts as whole only where the run was when it was written
-        "A run folder can be moved or copied and goes on", "trainers/storage/checkpoint.py",
+        "A run folder can be moved or copied, and the run resumes", "trainers/storage/checkpoint.py",
         (('"sha256": digest(making / "state.pt")}}\n',
           '"sha256": digest(making / "state.pt")}}\n'
           '        files[str(folder.resolve() / name / "state.pt")] = files["state.pt"]\n'),),
