@@ -68,7 +68,7 @@ def test_a_run_that_has_finished_needs_no_room_to_say_so(troupe: Commands, disk:
     disk.fill()
     again = troupe.run("train", "--resume", "run", *runs)
     assert again.code == 0, again
-    assert "run: finished before, at step 4; raise steps to go on" in again.out + again.err
+    assert "run: already finished at step 4; increase steps to continue" in again.out + again.err
     more = troupe.run("train", "--resume", "run", "steps=8", *runs)
     assert more.code == 3
     assert more.mistakes == [
