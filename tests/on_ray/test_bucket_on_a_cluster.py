@@ -67,7 +67,7 @@ def test_workers_elsewhere_write_to_the_bucket_and_the_result_comes_back(
     server.gate.shut()
     done = troupe.run("check", *there, "--json", environment=cluster.environment)
     told = [one["told"] for one in json.loads(done.out)["result"]["findings"] if one["state"] == "WRONG"]
-    assert f"cannot write to {RUNS}; let its user" in told
+    assert f"cannot write to {RUNS}; grant access to its user" in told
     assert done.code == 3
     server.gate.open = True
 
