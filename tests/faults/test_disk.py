@@ -111,9 +111,9 @@ def test_a_disk_that_fills_up_stops_a_search_and_nothing_is_lost(troupe: Command
     assert line in (  # whoever wants to write next
         f"troupe: {disk.path}/s: {FULL.format('s')}",
         "troupe: s: the disk is full, and only running trials and the best one have checkpoints; free some space, then "
-        "go on with `troupe search --resume s`",
+        "resume with `troupe search --resume s`",
     ) or re.fullmatch(
-        r"troupe: s: 000\d was interrupted: .*: no space left; .*; go on with `troupe search --resume s`", line
+        r"troupe: s: 000\d was interrupted: .*: no space left; .*; resume with `troupe search --resume s`", line
     )
     disk.clear()
     assert not any(checkpoint.damage_of(path) for trial in trials for path in checkpoints(trial))
