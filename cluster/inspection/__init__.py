@@ -1,1 +1,1 @@
-"""What is done with runs besides training them, and with the machines they need."""
+"""Commands on existing runs, and on the machines that they need."""

@@ -1,4 +1,4 @@
-"""What becomes of the best trials of a search: their weights, and their samples side by side."""
+"""Export and sample the best trials of a search."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from trainers.drawing import pictures
 from trainers.storage import atomic_files, checkpoint
 
 GAP = 8  # pixels between the sheets of two trials
-LINE = 24  # of a trial's name above its sheet
+LINE = 24  # pixels for a trial's name above its sheet
 
 
 def best_of(runs: Path, name: str, count: int) -> tuple[Search, list[TrialRecord]]:
-    """A search, and its best trials that have a checkpoint. Raises TroupeError where there is none."""
+    """A search, and its best trials that have a checkpoint. Raises TroupeError if there is none."""
     search = leaderboard.find(runs, name)
     there = (
         trial for trial in search.ranked() if checkpoint.newest_whole(search.folder(trial).checkpoints) is not None
     )
-    best = list(itertools.islice(there, count))  # no more are looked through than are wanted
+    best = list(itertools.islice(there, count))  # checks no more trials than needed
     if not best:
         reason = "no trial has both a value and a checkpoint"
         raise TroupeError(Problem("no-checkpoint", search.name, reason), CONFLICT)
@@ -51,7 +51,7 @@ def sample_top(
     out: Path | None,
     data_dir: Path,
 ) -> dict[str, Any]:
-    """Samples of the best trials from the same noise, one below the other in one picture, or one file of texts."""
+    """Samples of the best trials from the same noise, one sheet below the other in one image, or one text file."""
     search, best = best_of(runs, name, top)
     sheets: list[tuple[str, Any]] = []
     trials, notes = list[dict[str, Any]](), list[str]()
@@ -67,7 +67,7 @@ def sample_top(
         sheets.append((f"{full}  {search.told['metric']} {trial.value:.4g}", samples))
     texts = isinstance(sheets[0][1], list)
     if any(isinstance(samples, list) != texts for _, samples in sheets):
-        reason, hint = "its best trials draw pictures and texts", "sample one by its name"
+        reason, hint = "its best trials draw images and texts", "sample one by its name"
         raise TroupeError(Problem("pictures-and-texts", search.name, reason, hint), WORDS)
     out = out or manage_runs.free(Path(f"{search.name}-samples.{'txt' if texts else 'png'}"))
     manage_runs.check_ending(out, not texts)
@@ -82,7 +82,7 @@ def sample_top(
 
 
 def _below_one_another(sheets: Sequence[tuple[str, Any]], columns: int) -> Any:
-    """One picture: the sheet of each trial under its name."""
+    """One image with the sheet of each trial under its name."""
     from PIL import Image, ImageDraw
 
     drawn = [(head, pictures.grid(samples, columns).convert("RGB")) for head, samples in sheets]

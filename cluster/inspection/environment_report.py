@@ -1,4 +1,4 @@
-"""`troupe env`: what this machine is like. Imports no heavy library, so that it works where one of them is broken."""
+"""`troupe env`: describe this machine. Imports no heavy library, so that it works if one of them is broken."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from trainers.base.version import __version__
 from trainers.runtime import processor
 
 LIBRARIES = ("torch", "torchvision", "ray", "numpy", "pillow", "pydantic", "tensorboardX", "safetensors")
-PREFIXES = ("RAY_", "OMP_", "MKL_", "GLIBC_", "CUDA_")  # of variables that change how a run goes
+PREFIXES = ("RAY_", "OMP_", "MKL_", "GLIBC_", "CUDA_")  # of variables that affect a run
 
 
 def facts() -> dict[str, Any]:
-    """Versions and hardware; bytes of memory, and None for what is not there."""
+    """Versions and hardware; memory in bytes, and None for what is missing."""
     names = sorted(name for name in os.environ if name.startswith(PREFIXES) and "TOKEN" not in name)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else None

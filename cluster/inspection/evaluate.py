@@ -1,4 +1,4 @@
-"""How good a run is, or somebody's weights: the family's own evaluation over all held-out samples, in this process."""
+"""Evaluate a run or given weights: the family's own evaluation over all held-out samples, in this process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from trainers.runtime.global_state import fresh
 from trainers.settings.config import MISFIT, NOTHING, NOTHING_HELD_OUT, Config
 from trainers.storage import checkpoint
 
-LEARNED = "learned-from"  # the code of samples that the run learned from
-ALL = "all"  # evaluate_on=all: every sample of the data, which here is for evaluations only
+LEARNED = "learned-from"  # problem code: the run learned from these samples
+ALL = "all"  # evaluate_on=all: every sample of the data; for evaluations only
 
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """An `evaluate` command as it was given: a run, or a family with its settings and weights."""
+    """An `evaluate` command as given: a run, or a family with settings and weights."""
 
     name: str
     settings: Mapping[str, Any]
@@ -44,24 +44,24 @@ class Prepared(NamedTuple):
     family: str
     config: Config
     weights: Path
-    learned: Mapping[str, Any]  # data, settings and facts of the run that the weights are of; or nothing
-    notes: tuple[str, ...] = ()  # what a person should know of the run's folder
+    learned: Mapping[str, Any]  # data, settings and facts of the run of the weights; empty if unknown
+    notes: tuple[str, ...] = ()  # for the user, about the run's folder
     part: str = "test"  # of the data: test, validation, or all of it
-    newest: bool = False  # the newest checkpoint of a run counts
+    newest: bool = False  # evaluate the newest checkpoint of a run
 
 
 class _Found(NamedTuple):
-    """The weights to evaluate, and what is known of the run that they are of."""
+    """The weights to evaluate, and what is known of their run."""
 
     family: str
     weights: Path | None  # None: a problem says why
     learned: Mapping[str, Any] = {}
-    settings: Mapping[str, Any] = {}  # that the evaluation takes over from the run
+    settings: Mapping[str, Any] = {}  # taken over from the run
     newest: bool = False
 
 
 def prepare(command: EvaluateCommand) -> Prepared:
-    """Family, settings, and where the weights lie. Raises TroupeError with all problems of the command."""
+    """Family, settings and path of the weights. Raises TroupeError with all problems of the command."""
     problems: list[Problem] = []
     notes: list[str] = []
     if command.name in registry.families(command.families):
@@ -74,7 +74,7 @@ def prepare(command: EvaluateCommand) -> Prepared:
     config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **given}, found.family)
     problems += wrong
     if not kind.metrics:
-        problems.append(Problem(NOTHING, found.family, "evaluates nothing", "`troupe sample` draws pictures"))
+        problems.append(Problem(NOTHING, found.family, "evaluates nothing", "`troupe sample` draws samples"))
     if config is not None and (problem := sources.check_name(config.data, command.families, kind.learns_from)):
         problems.append(problem)
     if problems:
@@ -88,12 +88,12 @@ def prepare(command: EvaluateCommand) -> Prepared:
 
 
 def _find_run(command: EvaluateCommand, problems: list[Problem], notes: list[str]) -> _Found:
-    """The newest checkpoint of the run that the command names. Raises TroupeError where there is none."""
+    """The newest checkpoint of the run that the command names. Raises TroupeError if there is none."""
     if command.weights is not None and not (command.runs_dir / command.name).exists():
-        registry.config_class(command.name, command.families)  # raises: no such family
+        registry.config_class(command.name, command.families)  # raises if there is no such family
     folder = run_folder.find(command.runs_dir, command.name)
     if command.weights is not None:
-        hint = f"{command.name} is a run and has weights of its own"
+        hint = f"{command.name} is a run and has its own weights"
         problems.append(Problem("settings-conflict", "--weights", "is for a family", hint, str(command.weights)))
     learned = folder.read_settings(notes.append)
     weights = _newest(folder.checkpoints, folder.name)
@@ -104,7 +104,7 @@ def _find_weights(command: EvaluateCommand, problems: list[Problem]) -> _Found:
     """The weights that `--weights` gives for a family: a file, or the folder of a run or of a checkpoint."""
     family, weights = command.name, command.weights
     if weights is None:
-        problems.append(Problem("missing", family, "needs --weights PATH, or name a run instead of a family"))
+        problems.append(Problem("missing", family, "requires --weights PATH, or name a run instead of a family"))
         return _Found(family, None)
     if not weights.exists():
         problems.append(Problem("missing-file", "--weights", "no such file", value=str(weights)))
@@ -116,31 +116,31 @@ def _find_weights(command: EvaluateCommand, problems: list[Problem]) -> _Found:
 
 
 def _newest(checkpoints: Path, about: str, given: str | None = None) -> Path:
-    """A run's newest checkpoint. Raises TroupeError (exit code 4) where none is whole."""
+    """A run's newest checkpoint. Raises TroupeError (exit code 4) if none is complete."""
     newest = checkpoint.newest_whole(checkpoints)
     if newest is None:
-        raise TroupeError(Problem("no-checkpoint", about, "it has no checkpoint that is whole", value=given), CONFLICT)
+        raise TroupeError(Problem("no-checkpoint", about, "it has no complete checkpoint", value=given), CONFLICT)
     return newest
 
 
 def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -> tuple[bool, list[Problem], list[str]]:
-    """Whether the weights surely never saw the samples to evaluate on; what forbids to; and what else differs.
+    """Whether the weights certainly never saw the samples to evaluate on; problems that forbid it; and other notes.
 
-    Samples are the same where source, size and fingerprint are; a part is held out where the run did not learn from it.
+    Samples are the same if source, size and fingerprint are; a part is held out if the run did not learn from it.
     """
     if not learned:
-        return False, [], ["what these weights learned from is not known: they may have seen the samples"]
+        return False, [], ["the training data of these weights is unknown: they may have seen the samples"]
     settings, name = learned["settings"], config.data
     problems = list[Problem]()
     theirs, ours = (list(facts.get("class_names", ())) for facts in (learned["facts"], data.facts))
     if theirs != ours:
         shown = " and ".join(", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for names in (theirs, ours))
-        reason = f"other classes than the run learned ({shown}): their numbers would be mixed up"
+        reason = f"classes differ from those the run learned ({shown}): their numbers would be mixed up"
         problems.append(Problem(MISFIT, "data", reason, value=name))
     same = learned["data"] == data.fingerprint
     if same or name == settings.get("data"):
         if part == ALL:
-            reason, hint = "the run learned from some of these samples", "leave it out, or name others with data="
+            reason, hint = "the run learned from some of these samples", "omit it, or name other samples with data="
             problems.append(Problem(LEARNED, "evaluate_on", reason, hint, ALL))
         elif (part, settings.get("evaluate_on")) == ("validation", "test") and not data.facts.get("own_validation"):
             reason = "the run learned from these samples, as it held out the test part"
@@ -150,29 +150,29 @@ def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -
 
 
 def _doubts(learned: Mapping[str, Any], name: str, data: Any, part: str) -> list[str]:
-    """Why the run may have seen some of these samples."""
+    """Reasons why the run may have seen some of these samples."""
     before, size, notes = learned["settings"].get("data"), learned["facts"].get("image_size"), list[str]()
     if learned.get("from"):
-        notes.append(f"the run began with the weights of {learned['from']}, which may have seen these samples")
+        notes.append(f"the run started from the weights of {learned['from']}, which may have seen these samples")
     if learned.get("learned_before"):
-        notes.append("the run learned from other samples before, and may have seen these")
+        notes.append("the run learned from other samples earlier and may have seen these")
     if part != ALL and (count := data.facts.get("learned_too")):
-        notes.append(f"{count} images to evaluate on lie among those to learn from as well")
+        notes.append(f"{count} images to evaluate on are also training images")
     if learned["data"] == data.fingerprint:
         return notes
     if name != before:
-        notes.append(f"the run learned from data={before}; whether it saw some of these is not known")
+        notes.append(f"the run learned from data={before}; it is unknown whether it saw some of these")
     elif data.facts.get("image_size") != size:
         notes.append(f"the run learned at image_size={size}; its images are not compared with these")
     else:
-        notes.append(f"data={name} has changed since the run learned from it, and it may have seen some of these")
+        notes.append(f"data={name} has changed since the run learned from it; it may have seen some of these")
     return notes
 
 
 def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
-    """Metrics over the held-out samples; pictures of them into `out`, where it is given.
+    """Metrics over the held-out samples; figures of them are written into `out`, if given.
 
-    `shows` is told what goes on, a few words each time.
+    `shows` receives short progress texts.
     """
     return _evaluated(command, prepare(command), shows)
 
@@ -193,14 +193,14 @@ def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[st
     from trainers.storage.tensors import load_weights, read_weights
 
     config = config.resolved(data.facts).model_copy(update={"exchange": "exact", "ema": 0.0})
-    with alone(), process_for(prepared.config):  # of its own exchange: what it trained with can be evaluated
+    with alone(), process_for(prepared.config):  # with the run's own `exchange`: what could be trained can be evaluated
         family = registry.family_class(prepared.family, command.families)(config, data.facts)
         trainer = Trainer(family, data, config, World(), Control(shows=shows))
         trainer.begin()
         about, value = ("--weights", str(prepared.weights)) if command.weights else (command.name, None)
         names, place = tuple(trainer.networks), prepared.weights
         newer = None
-        if prepared.newest:  # a run that is under way may have made another one since
+        if prepared.newest:  # a running run may have written a newer one since
             newer = checkpoint.read_newest(place.parent, lambda path: read_weights(path, names, ema=True))
         place, weights = newer or (place, read_weights(place, names, ema=True))
         load_weights(trainer.networks, weights, about, value)
@@ -226,19 +226,19 @@ def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[st
 
 
 def _open_samples(command: EvaluateCommand, config: Config, part: str) -> Any:
-    """The data with the samples to evaluate on. Raises TroupeError (exit code 2) where there are none, or they do not
-    fit the settings."""
+    """The data with the samples to evaluate on. Raises TroupeError (exit code 2) if there are none or they do not fit
+    the settings."""
     data = open_for(config, command.data_dir, command.families)
     if part == ALL:
         if not hasattr(data, "whole"):
-            reason = f"data={config.data} gives its test part only"
+            reason = f"data={config.data} provides only its test part"
             raise TroupeError(Problem("settings-conflict", "evaluate_on", reason, "leave it out", ALL), WORDS)
         data = data.whole()
-    asked = {"evaluate_every": "auto", "schedule": "constant"}  # or advice would be for training
+    asked = {"evaluate_every": "auto", "schedule": "constant"}  # otherwise the advice would be for training
     problems = config.model_copy(update=asked).wrong_data(data.facts)
     if not problems and not config.held_out_places(data.facts):
-        more = "" if part == ALL else ", or say evaluate_on=all, of data that the run did not learn from"
-        reason, hint = config.nothing_held_out(data.facts), f"take more samples{more}"
+        more = "" if part == ALL else ", or set evaluate_on=all, for data that the run did not learn from"
+        reason, hint = config.nothing_held_out(data.facts), f"use more samples{more}"
         problems = [Problem(NOTHING_HELD_OUT, reason=reason, hint=hint)]
     if problems:
         raise TroupeError(problems, WORDS)
@@ -246,7 +246,7 @@ def _open_samples(command: EvaluateCommand, config: Config, part: str) -> Any:
 
 
 def _drawn(out: Path, draw: Callable[[], Mapping[str, Any]]) -> list[str]:
-    """Pictures in a folder. Raises TroupeError (exit code 3) where they cannot be made there, for whatever reason."""
+    """Draw figures into a folder. Raises TroupeError (exit code 3) if they cannot be made there, for any reason."""
     from trainers.drawing.decoration import matplotlib_of_ours, not_made
     from trainers.drawing.pictures import write_named
 
@@ -264,8 +264,8 @@ def _drawn(out: Path, draw: Callable[[], Mapping[str, Any]]) -> list[str]:
 
 
 def text(result: Mapping[str, Any]) -> str:
-    """The metrics, a line each."""
-    part = "samples, all that there are" if result["part"] == ALL else f"samples of its {result['part']} part"
+    """The metrics, one line each."""
+    part = "samples, all of them" if result["part"] == ALL else f"samples of its {result['part']} part"
     what = "held-out samples" if result["held_out"] else part
     lines = [f"{result['name']}: {result['samples']} {what}, data={result['data']}"]
     if result["verdict"]:

@@ -1,4 +1,4 @@
-"""`troupe export`, and networks rebuilt from what it writes."""
+"""`troupe export`, and loading the exported networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainers.storage import atomic_files
 def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
     """Write the weights of a run's newest checkpoint as safetensors, and the config that rebuilds the networks.
 
-    `weights.safetensors` holds NETWORK.KEY for each tensor; where there is a running average, it is taken.
+    `weights.safetensors` holds NETWORK.KEY for each tensor; the running average is used if there is one.
     """
     run_folder.find(runs, name)
     return _export(name, runs, families, out)
@@ -55,8 +55,8 @@ def _export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[
         config["input"] = expected
     others = [name for name in EXPORTED if os.path.lexists(out / name)]
     if others and not _is_export(out):
-        reason = f"holds {' and '.join(others)}, which `troupe export` has not written"
-        raise TroupeError(Problem(NOT_OURS, "--out", reason, "take another folder", str(out)), CONFLICT)
+        reason = f"holds {' and '.join(others)}, not written by `troupe export`"
+        raise TroupeError(Problem(NOT_OURS, "--out", reason, "use another folder", str(out)), CONFLICT)
     try:
         with atomic_files.new_folder(out):
             with atomic_files.replacing(out / "weights.safetensors") as making:
@@ -70,7 +70,7 @@ def _export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[
 def load_exported(folder: str | Path, families: Sequence[str | Path] = ()) -> dict[str, Any]:
     """The networks of an exported folder, in eval mode, by name: `network` of a classifier.
 
-    Raises TroupeError: exit code 2 where nothing was exported there, 4 where its config or its weights are damaged.
+    Raises TroupeError: exit code 2 if the folder is no export, 4 if its config or its weights are damaged.
     """
     config_of(expanded(folder))
     networks: dict[str, Any] = fresh(exported)(expanded(folder), [expanded(path) for path in families])[2]
@@ -78,7 +78,7 @@ def load_exported(folder: str | Path, families: Sequence[str | Path] = ()) -> di
 
 
 def exported(folder: Path, families: Sequence[Path]) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """What config.json of an exported folder says, its family, and its networks in eval mode, by name."""
+    """The config.json of an exported folder, its family, and its networks in eval mode, by name."""
     from trainers.storage.tensors import read_weights
 
     config = config_of(folder)
@@ -90,17 +90,17 @@ def exported(folder: Path, families: Sequence[Path]) -> tuple[dict[str, Any], An
         return config, family, networks_of(family, {"networks": weights, "ema": {}, "kept": weights.pop("kept", {})})
     except TroupeError:
         raise
-    except Exception as error:  # whatever follows from a file that somebody has edited
+    except Exception as error:  # any error that an edited file can cause
         raise not_exported(folder) from error
 
 
 def not_exported(folder: Path) -> TroupeError:
-    reason = "is not what `troupe export` writes"
+    reason = "was not written by `troupe export`"
     return TroupeError(Problem("damaged", f"{folder}/config.json", reason, "export again"), CONFLICT)
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether a folder holds what `export` writes, and nothing else under its names."""
+    """Whether the files of these names in a folder were written by `export`."""
     with contextlib.suppress(TroupeError):
         return config_of(folder)["versions"]["troupe"] is not None
     return False
@@ -110,8 +110,7 @@ EXPORTED = ("weights.safetensors", "config.json")
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """What config.json of an exported folder says. Raises TroupeError: exit code 2 where there is none, 4 where it is
-    damaged."""
+    """The config.json of an exported folder. Raises TroupeError: exit code 2 if there is none, 4 if it is damaged."""
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kinds = {"family": str, "settings": dict, "facts": dict}

@@ -1,5 +1,5 @@
-"""Runs and searches that others carry out: what their workers print, and how they are stopped. Whoever works on one is
-known by its lock, and told by a file in its folder: on this machine, or on any that sees the folder."""
+"""Logs and stops of runs and searches of other processes. The lock of a run shows whether a process works on it; a
+file in its folder requests a stop. Both work on this machine and on any that sees the folder."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Piece = tuple[int | None, str]  # of a log: the rank that printed it, None for a
 def stop(runs: Path, name: str, say: Callable[[str], None]) -> Answer:
     """Let a run or a search save and end, and wait until it has.
 
-    Raises TroupeError: exit code 2 for no such name or a trial, 3 where its folder cannot be written, 4 where nobody
-    works on it, 130 where Ctrl-C ends the waiting.
+    Raises TroupeError: exit code 2 for an unknown name or a trial, 3 if its folder cannot be written, 4 if it is not
+    running, 130 if Ctrl-C ends the waiting.
     """
     whole = leaderboard.is_search(runs, name)
     path = leaderboard.find(runs, name).path if whole else run_folder.find(runs, name).path
@@ -44,28 +44,28 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> Answer:
         return run_locks.is_held(path) if whole else RunFolder(path).working
 
     if not under_way():
-        reason = f"nobody works on it, it {'has finished' if _finished(path, whole) else 'stands still'}"
-        raise TroupeError(Problem("not-working", name, reason, "`troupe runs` shows what is under way"), CONFLICT)
+        reason = "already finished" if _finished(path, whole) else "not running"
+        raise TroupeError(Problem("not-working", name, reason, "`troupe runs` shows what is running"), CONFLICT)
     with checkpoint.writing(path):
         (path / STOP_FILE).touch()
     begun, next_line = time.monotonic(), 0.0
     try:
         while under_way():
             time.sleep(WAITS.look_at_log)
-            if under_way() and not (path / STOP_FILE).exists():  # a run that begins clears away what is old
+            if under_way() and not (path / STOP_FILE).exists():  # a starting run removes old requests
                 with checkpoint.writing(path):
                     (path / STOP_FILE).touch()
             waited = time.monotonic() - begun
             if waited > next_line:
                 next_line = max(5.0, 2 * next_line)
-                say(f"{name}: saving" + (f", since {duration(waited)}" if waited > 1 else ""))
+                say(f"{name}: saving" + (f", for {duration(waited)}" if waited > 1 else ""))
     except KeyboardInterrupt:
         raise TroupeError(
-            Problem("interrupted", name, "will still save and stop; nobody waits for it now"), STOPPED
+            Problem("interrupted", name, "will still save and stop; no longer waiting for it"), STOPPED
         ) from None
     saved = False
-    with contextlib.suppress(OSError):  # it stays, for others who asked too; whoever goes on clears it away
-        saved = (path / STOP_FILE).read_text(encoding="utf-8") == SAVED  # its owner says so
+    with contextlib.suppress(OSError):  # kept for other waiting processes; a resume removes it
+        saved = (path / STOP_FILE).read_text(encoding="utf-8") == SAVED  # written by its owner
     newest = checkpoint.newest_whole(RunFolder(path).checkpoints) if not whole else None
     return _answer(
         {
@@ -81,15 +81,15 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> Answer:
 
 
 def _finished(path: Path, whole: bool) -> bool:
-    """Whether a run, or every trial of a search, has come to its end."""
+    """Whether a run, or every trial of a search, has finished."""
     if whole:
         return all(trial.state not in leaderboard.OPEN for trial in leaderboard.read(path).trials)
     return RunFolder(path).read_result() is not None
 
 
 def _answer(stopped: dict[str, Any], whole: bool) -> Answer:
-    """What `stop` answers of a run, or of a `whole` search; a problem where it neither finished nor saved."""
-    name, saved, hint = stopped["name"], stopped["saved"], f"go on with `{stopped['resume']}`"
+    """The answer of `stop` for a run or a `whole` search; a problem if it neither finished nor saved."""
+    name, saved, hint = stopped["name"], stopped["saved"], f"resume with `{stopped['resume']}`"
     if stopped["finished"]:
         return Answer(stopped, f"{name}: finished before it could be stopped")
     where = f" at step {stopped['step']}" if stopped["step"] is not None else ""
@@ -102,10 +102,10 @@ def _answer(stopped: dict[str, Any], whole: bool) -> Answer:
 
 
 def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[Piece]:
-    """What the workers of a run print, piece by piece, each with its rank: of one rank, or of all one after another.
+    """The output of a run's workers, piece by piece, each with its rank: of one rank, or of all in turn.
 
-    `follow`: of one rank (the first where none is named), until nobody works on the run any more. Raises TroupeError
-    (exit code 2) where there is no such run or rank.
+    `follow`: of one rank (the first if none is named), until the run ends. Raises TroupeError (exit code 2) if there
+    is no such run or rank.
     """
     folder = run_folder.find(runs, name)
     there = sorted(folder.logs.glob("rank_*.log"), key=run_folder.natural)
@@ -125,7 +125,7 @@ def _followed(folder: RunFolder, rank: int) -> Iterator[Piece]:
     path, place, decoder = folder.log(rank), 0, codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         working = folder.working
-        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # its worker may not have begun
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # its worker may not have started
             file.seek(place)
             while piece := file.read(PIECE):
                 place += len(piece)
@@ -136,7 +136,7 @@ def _followed(folder: RunFolder, rank: int) -> Iterator[Piece]:
 
 
 def headed(pieces: Iterable[Piece], follow: bool) -> Iterator[str]:
-    """The texts of pieces; where they are of several ranks, each under its heading."""
+    """The texts of pieces; if they are of several ranks, each under a heading."""
     whole = pieces if follow else list(pieces)
     several = isinstance(whole, list) and len(whole) > 1
     for rank, piece in whole:
@@ -144,7 +144,7 @@ def headed(pieces: Iterable[Piece], follow: bool) -> Iterator[str]:
 
 
 def shown(pieces: Iterable[Piece], follow: bool, keep: bool) -> list[dict[str, Any]]:
-    """Print pieces as they come. `keep`: return them, the text of each rank, and print only what is followed."""
+    """Print pieces as they arrive. `keep`: return the text of each rank, and print only with `follow`."""
     kept: dict[int | None, list[str]] = {}
 
     def passing() -> Iterator[Piece]:
@@ -163,7 +163,7 @@ def shown(pieces: Iterable[Piece], follow: bool, keep: bool) -> list[dict[str, A
 
 
 def show(pieces: Iterable[str]) -> None:
-    """Print pieces as they come. A reader that has gone wanted no more, and Ctrl-C is how one stops looking."""
+    """Print pieces as they arrive, until the reader closes the pipe or the user presses Ctrl-C."""
     try:
         for piece in pieces:
             try:

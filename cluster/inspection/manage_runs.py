@@ -1,4 +1,4 @@
-"""What can be done with runs besides training them: list, remove, sample, export; and what there is to train with."""
+"""List, remove and sample runs; list families and data sources."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ NOTHING = dict.fromkeys((
 
 
 def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each run: how far it is, how large, what it learns; None for what is not known of it, or of no search.
+    """A row for each run: progress, size, what it learns; None for what is unknown or does not apply to a search.
 
-    A search is a row; its name lists its trials. Steps, seconds and bytes are numbers.
+    A search is one row; its name lists its trials. Steps, seconds and bytes are numbers.
     """
     if not names:
         searches = [_row_of(path, partial(_search_row, path), kind="search") for path in leaderboard.all_searches(runs)]
@@ -46,7 +46,7 @@ def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _row_of(path: Path, told: Callable[[], dict[str, Any]], **kind: str) -> dict[str, Any]:
-    """What is told of a run or a search; where it is damaged, or cannot be read, that."""
+    """The row of a run or a search; if it is damaged or unreadable, a row that says so."""
     row = {**NOTHING, **kind, "name": RunFolder(path).name, "bytes": RunFolder(path).size()}
     try:
         return {**row, **told()}
@@ -57,7 +57,7 @@ def _row_of(path: Path, told: Callable[[], dict[str, Any]], **kind: str) -> dict
 
 
 def _search_row(path: Path) -> dict[str, Any]:
-    """What is to be said of one search."""
+    """The row of one search."""
     search = leaderboard.read(path)
     ended = sum(trial.state not in leaderboard.OPEN for trial in search.trials)
     state = "searching" if search.working else ("stopped" if ended < len(search.trials) else "finished")
@@ -72,7 +72,7 @@ def _search_row(path: Path) -> dict[str, Any]:
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
-    """What is to be said of one run, damaged or not."""
+    """The row of one run, damaged or not."""
     return _row_of(folder.path, partial(_run_row, folder), kind="run")
 
 
@@ -80,12 +80,12 @@ def _run_row(folder: RunFolder) -> dict[str, Any]:
     damaged: list[str] = []
     stored, result = folder.read_settings(damaged.append), folder.read_result()
     if result is None and folder.result.exists():
-        damaged.append("result.json: damaged; `troupe train --resume` writes it anew")
+        damaged.append("result.json: damaged; `troupe train --resume` rewrites it")
     step, seconds = _reached(folder)
     if not bucket.address_of(bucket.runs_of(folder.path)) and not checkpoint.all_in(folder.checkpoints):
-        damaged += ["it has no checkpoint any more"] if folder.read_metrics()[0] else []
+        damaged += ["it has no checkpoint left"] if folder.read_metrics()[0] else []
     elif result and step < result["steps"]:
-        damaged.append(f"its last checkpoint is of step {step}")
+        damaged.append(f"its last checkpoint is at step {step}")
     if result:
         step, seconds = int(result["steps"]), max(seconds, float(result.get("seconds", 0)))
     restarts = folder.read_restarts()
@@ -102,13 +102,13 @@ def _run_row(folder: RunFolder) -> dict[str, Any]:
 
 
 def _restarted(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """How often a run's workers had to begin anew, and why the last time; nothing where they had not."""
+    """How often a run's workers were restarted, and the last cause; None if they were not."""
     times = "once" if len(rows) == 1 else f"{len(rows)} times"
-    return f"begun anew {times}: {rows[-1]['why']}" if rows else None
+    return f"restarted {times}: {rows[-1]['why']}" if rows else None
 
 
 def remove_runs(runs: Path, names: Sequence[str], dry_run: bool = False) -> list[dict[str, Any]]:
-    """Remove runs and whole searches, or only say what would go; none is removed where one of the names is wrong."""
+    """Remove runs and complete searches, or only report what would be removed. If a name is wrong, none is removed."""
     folders: dict[Path, RunFolder] = {}
     problems = list[Problem]()
     for name in names:
@@ -129,7 +129,7 @@ def remove_runs(runs: Path, names: Sequence[str], dry_run: bool = False) -> list
 
 
 def asked_of(name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], count: int) -> Any:
-    """What is asked for of a run's family, as typed settings. Raises TroupeError (exit code 2) with all problems."""
+    """The request to a run's family, as typed settings. Raises TroupeError (exit code 2) with all problems."""
     folder = run_folder.find(runs, name)
     told = folder.read_settings()
     family, kind = told["family"], registry.class_of_run(told, folder.name, families).asked
@@ -150,7 +150,7 @@ def sample(
     out: Path | None,
     data_dir: Path,
 ) -> dict[str, Any]:
-    """Draw samples from a run's newest checkpoint, and write them as one PNG, or as one file of texts."""
+    """Draw samples from a run's newest checkpoint and write them as one image or one text file."""
     asked = asked_of(name, runs, families, words, count)
     folder, samples, told = samples_of(name, runs, families, asked, seed, data_dir)
     are_images = not isinstance(samples, list)
@@ -165,15 +165,15 @@ def sample(
 
 
 def free(path: Path) -> Path:
-    """A path that nobody has named, or the first free one of NAME-2, NAME-3, ...: what is there may be somebody's."""
+    """A path if it is free, or the first free one of NAME-2, NAME-3, ...: existing files are not overwritten."""
     ends = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     paths = (path.with_stem(f"{path.stem}{end}") for end in ends)
     return next(one for one in paths if not os.path.lexists(one))
 
 
 def check_ending(out: Path, are_images: bool) -> None:
-    """Raise TroupeError (exit code 2) where a file's ending names what the samples are not, or nothing known; or where
-    it is a folder."""
+    """Raise TroupeError (exit code 2) if the extension of a file does not fit the samples or is unknown, or if it is a
+    folder."""
 
     def wrong(reason: str, hint: str = "") -> TroupeError:
         return TroupeError(Problem("bad-value", "--out", reason, hint, str(out)), WORDS)
@@ -181,14 +181,14 @@ def check_ending(out: Path, are_images: bool) -> None:
     if out.is_dir():
         raise wrong("is a folder", "name a file in it")
     if are_images and out.suffix.lower() not in pictures.FORMATS:
-        raise wrong(f"pictures are written as {', '.join(filter(None, pictures.FORMATS))}")
+        raise wrong(f"images are written as {', '.join(filter(None, pictures.FORMATS))}")
     if not are_images and out.suffix and out.suffix.lower() in pictures.FORMATS:
-        raise wrong("the samples are texts", "say a name that ends in .txt")
+        raise wrong("the samples are texts", "use a name that ends in .txt")
 
 
 @contextlib.contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Make the folder of a file; inside, a write that fails becomes one line (TroupeError, exit code 3)."""
+    """Create the folder of a file; inside, a failed write raises TroupeError (exit code 3)."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -204,7 +204,7 @@ def not_written(out: Path, reason: object) -> TroupeError:
 def samples_of(
     name: str, runs: Path, families: Sequence[Path], asked: Any, seed: int, data_dir: Path
 ) -> tuple[RunFolder, Any, dict[str, Any]]:
-    """A run, what it draws (images as uint8 NHWC, or a list of texts), and what is to be told of that."""
+    """A run, its samples (images as uint8 NHWC, or a list of texts), and information on them."""
     folder, stored, state, family = opened(name, runs, families)
     import torch
 
@@ -215,7 +215,7 @@ def samples_of(
     if makes_of_carried(family, state["step"]):
         inputs |= in_order(state["carried"])
     if not inputs:
-        raise TroupeError(Problem("draws-nothing", folder.name, "its family draws nothing"), WORDS)
+        raise TroupeError(Problem("draws-nothing", folder.name, "its family draws no samples"), WORDS)
     networks = networks_of(family, state)
     dtype = torch.float64 if family.config.precision == "float64" else torch.float32
     count = min(len(value) for value in inputs.values())
@@ -233,7 +233,7 @@ def samples_of(
 
 
 class OpenedLater:
-    """A run's data, opened when somebody asks for anything of it: most samples are made of noise alone."""
+    """A run's data, opened on first access: most samples are made from noise alone."""
 
     def __init__(self, config: Any, data_dir: Path, families: Sequence[Path]) -> None:
         self._words = config, data_dir, families
@@ -294,21 +294,21 @@ def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
 
 
 def opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder, Mapping[str, Any], dict[str, Any], Any]:
-    """A run, its settings, the state in its newest whole checkpoint, and its family."""
+    """A run, its settings, the state in its newest complete checkpoint, and its family."""
     folder = run_folder.find(runs, name)
     stored = folder.read_settings()
     kind = registry.class_of_run(stored, folder.name, families)
     settings = kind.of(stored["settings"], stored["family"])
     found = checkpoint.read_newest(folder.checkpoints, checkpoint.load)
     if found is None:
-        raise TroupeError(Problem("no-checkpoint", folder.name, "it has no checkpoint that is whole"), CONFLICT)
+        raise TroupeError(Problem("no-checkpoint", folder.name, "it has no complete checkpoint"), CONFLICT)
     _, state = found
     family = registry.family_class(stored["family"], families)(settings, stored["facts"])
     return folder, stored, state, family
 
 
 def networks_of(family: Any, state: dict[str, Any]) -> dict[str, Any]:
-    """A family's networks with the weights of a state; the running average where there is one."""
+    """A family's networks with the weights of a state; the running average, if there is one."""
     import torch
 
     from trainers.storage.tensors import load_kept
@@ -333,8 +333,8 @@ def networks_of(family: Any, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reached(folder: RunFolder) -> tuple[int, float]:
-    """Steps and seconds of the newest checkpoint that tells of them."""
-    if bucket.address_of(bucket.runs_of(folder.path)):  # its checkpoints may lie there only
+    """Steps and seconds of the newest checkpoint whose manifest is readable."""
+    if bucket.address_of(bucket.runs_of(folder.path)):  # its checkpoints may exist only there
         rows, _ = folder.read_metrics()
         return (int(rows[-1]["step"]), float(rows[-1].get("seconds", 0))) if rows else (0, 0.0)
     for path in reversed(checkpoint.all_in(folder.checkpoints)):

@@ -1,4 +1,4 @@
-"""What a classifier takes images for: files and folders, through all that training and evaluation do to an image."""
+"""Classify image files and folders, with the same preprocessing as in training and evaluation."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from trainers.families import registry
 from trainers.run_folders import run_folder
 from trainers.runtime.global_state import fresh
 
-BATCH = 64  # images that the network sees at once
+BATCH = 64  # images per forward pass
 
 
 @dataclass(frozen=True)
 class PredictCommand:
-    """A `predict` command as it was given."""
+    """A `predict` command as given."""
 
     name: str  # of a run, a trial or, with `best`, a search; or an exported folder
     files: tuple[Path, ...]  # and folders
     runs_dir: Path
     families: tuple[Path, ...] = ()
-    top: int | None = None  # classes told of each file; None: all of them
+    top: int | None = None  # classes reported for each file; None: all
     best: bool = False
 
 
 class Files(NamedTuple):
-    """The images that were named, and what was found beside them."""
+    """The named images, and what else was found."""
 
     images: list[Path]
-    passed: Counter[str]  # files in folders that are no images as far as their names tell, by the ends of those
+    passed: Counter[str]  # counts of files in folders that are not images by their names, by extension
 
 
 def carry_out(command: PredictCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
-    """What a classifier takes images for, as `cluster.predict` describes it; `shows` is told how far it is."""
+    """Classify images, as `cluster.predict` describes it; `shows` receives the progress."""
     name, folder, expected = prepare(command)
     return _predicted(command, name, folder, expected, find(command.files), shows)
 
@@ -84,7 +84,7 @@ def _predicted(
 
 
 def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any]]:
-    """The run, or the exported folder, and what it expects of an image. Raises TroupeError with all problems."""
+    """The run or the exported folder, and its expected input. Raises TroupeError with all problems."""
     problems = [
         Problem("missing-file", shown(file), "no such file or folder")
         for file in command.files
@@ -96,7 +96,7 @@ def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any
         if os.path.exists(file) and not (file.is_file() or file.is_dir())
     ]
     if not command.files:
-        problems.append(Problem("missing", "predict", "needs a file or a folder"))
+        problems.append(Problem("missing", "predict", "requires a file or a folder"))
     if command.top is not None and command.top < 1:
         problems.append(Problem("bad-value", "top", "must be at least 1", value=command.top))
     name, folder, expected = command.name, None, None
@@ -109,7 +109,7 @@ def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any
         kind = registry.class_of_run(told, name, command.families)
         expected = kind.of(told["settings"], told["family"]).expects(told["facts"])
         if expected is None:
-            reason = f"is of the family {told['family']}, which tells nothing of a file"
+            reason = f"is of the family {told['family']}, which does not classify files"
             problems.append(Problem("predicts-nothing", name, reason, "name a classifier"))
     except TroupeError as error:
         raise TroupeError([*error.problems, *problems], error.code) from error
@@ -120,7 +120,7 @@ def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any
 
 
 def _export(command: PredictCommand) -> Path | None:
-    """The exported folder that is named, if it is one; a run of that name comes first."""
+    """The named exported folder, if it is one; a run of that name takes precedence."""
     folder = expanded(command.name)
     if os.path.exists(command.runs_dir / command.name / "settings.json"):
         return None
@@ -128,9 +128,9 @@ def _export(command: PredictCommand) -> Path | None:
 
 
 def find(named: Sequence[Path]) -> Files:
-    """Files as they are named, and all images in the folders, each once.
+    """The named files, and all images in the folders, each once.
 
-    Raises TroupeError (exit code 3) for folders without an image, and those that cannot be read.
+    Raises TroupeError (exit code 3) for folders without images and unreadable folders.
     """
     images: dict[Path, None] = {}
     passed, problems = Counter[str](), list[Problem]()
@@ -146,7 +146,7 @@ def find(named: Sequence[Path]) -> Files:
         images.update(dict.fromkeys(path / inside for inside in within))
         if not within:
             known = ", ".join(decoding.extensions())
-            problems.append(Problem("no-images", shown(path), "holds no images", f"they are known by {known}"))
+            problems.append(Problem("no-images", shown(path), "holds no images", f"known extensions: {known}"))
     if problems:
         raise TroupeError(problems, SURROUNDINGS)
     return Files(list(images), passed)
@@ -155,15 +155,15 @@ def find(named: Sequence[Path]) -> Files:
 def _decoded(
     files: Sequence[Path], facts: Mapping[str, Any], unreadable: list[dict[str, str]]
 ) -> Iterator[tuple[Path, Any]]:
-    """Each file that can be read, with its image; the others are noted."""
+    """Each readable file with its image; the others are added to `unreadable`."""
     for file in files:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's, about images that it reads all the same
+                warnings.simplefilter("ignore")  # Pillow's, about images that it can read
                 image = decoding.as_learned(file.read_bytes(), facts)
         except OSError as error:
-            unreadable.append({"file": shown(file), "why": error.strerror or "damaged, or no image"})
-        except Exception as error:  # damaged images raise nearly anything in Pillow
+            unreadable.append({"file": shown(file), "why": error.strerror or "damaged, or not an image"})
+        except Exception as error:  # Pillow raises nearly any exception for damaged images
             why = " ".join(f"{type(error).__name__}: {error}".split())
             unreadable.append({"file": shown(file), "why": shown(why)})
         else:
@@ -171,7 +171,7 @@ def _decoded(
 
 
 def _probabilities(family: Any, networks: Mapping[str, Any], images: Sequence[Any]) -> list[list[float]]:
-    """The family's own, of uint8 images (height, width, channels) of one size: (images, classes)."""
+    """The family's probabilities (images, classes) for uint8 images (height, width, channels) of one size."""
     import numpy as np
     import torch
 
@@ -198,7 +198,7 @@ def _probabilities(family: Any, networks: Mapping[str, Any], images: Sequence[An
 
 
 def _row(file: Path, classes: Sequence[str], found: Sequence[float], top: int | None) -> dict[str, Any]:
-    """What is told of an image: all classes in their order, or the most probable ones first."""
+    """The row of an image: all classes in their order, or the most probable ones first."""
     ranked = sorted(range(len(found)), key=lambda place: -found[place])
     places = range(len(found)) if top is None else ranked[:top]
     return {
@@ -210,15 +210,12 @@ def _row(file: Path, classes: Sequence[str], found: Sequence[float], top: int | 
 
 
 def _notes(family: Any, stored: Mapping[str, Any], families: Sequence[Path]) -> list[str]:
-    """What a person should know of how the files were read."""
+    """Notes for the user on how the files were read."""
     source = sources.all_sources(families).get(family.config.data.partition(":")[0])
     if "original_size" in stored["facts"] or (source is not None and source.takes_path):
         return []
     size = stored["facts"]["image_size"]
-    return [
-        f"how data={family.config.data} brings images to their size is not known here; files were resized to "
-        f"{size}x{size}"
-    ]
+    return [f"how data={family.config.data} resizes images is not known here; files were resized to {size}x{size}"]
 
 
 def text(result: Mapping[str, Any], top: int | None) -> str:
@@ -231,7 +228,7 @@ def text(result: Mapping[str, Any], top: int | None) -> str:
             row["next best"] = ", ".join(f"{name} {share:.1%}" for name, share in ranked)
         rows.append(row)
     passed = result["passed_over"]
-    lines = [f"files that are no images were passed over: {listing.counted(passed)}"] if passed else []
+    lines = [f"skipped files that are not images: {listing.counted(passed)}"] if passed else []
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(filter(None, [table(rows), *lines]))
 

@@ -1,6 +1,6 @@
-"""`troupe check`: what a run needs of this machine, or of every node of a cluster, looked at before anything starts.
+"""`troupe check`: check what a run needs of this machine, or of every node of a cluster, before anything starts.
 
-Each finding says what is so, and where it is wrong what to do. Nothing here takes a CPU or a GPU that others wait for.
+Each finding says what is so and, if it is wrong, what to do. No check reserves CPUs or GPUs that others wait for.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from trainers.run_folders import bucket
 from trainers.settings.config import Config
 
 FINE, WRONG, UNSEEN, NOTE = "fine", "WRONG", "not looked at", "note"
-CLOCKS = 2.0  # seconds that clocks may differ
+CLOCKS = 2.0  # seconds by which clocks may differ
 SHARED_MEMORY = 64 << 20  # bytes free in /dev/shm
-SPARE = 1 << 30  # bytes free where runs lie
-NUMBERS, ROUNDS = 1 << 20, 5  # of the all-reduce between nodes
+SPARE = 1 << 30  # bytes free on the disk of the runs
+NUMBERS, ROUNDS = 1 << 20, 5  # float32 values, and repetitions, of the all-reduce between nodes
 
 
 @dataclass(frozen=True)
 class CheckCommand:
-    """A `check` command as it was given."""
+    """A `check` command as given."""
 
     address: str | None
     family: str | None
@@ -52,7 +52,7 @@ class Finding(NamedTuple):
     what: str
     state: str  # FINE, WRONG, UNSEEN or NOTE
     told: str
-    code: str | None = None  # of the problem, where something is wrong
+    code: str | None = None  # of the problem, if something is wrong
 
     @property
     def problem(self) -> Problem:
@@ -64,13 +64,13 @@ def wrong(what: str, problem: Problem) -> Finding:
 
 
 def check(command: CheckCommand) -> list[Finding]:
-    """Everything that can be looked at. Raises TroupeError (exit code 2) for wrong words only."""
+    """Run all checks. Raises TroupeError (exit code 2) only for wrong arguments."""
     config = _config(command)
     if command.address is None:
         return [*_versions(), *_machine(config), *_folders(command, config)]
     try:
         with contextlib.ExitStack() as held:
-            # Ray tells of nodes that leave, in paragraphs
+            # Ray prints paragraphs about nodes that leave
             nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
             held.enter_context(contextlib.redirect_stdout(nowhere))
             held.enter_context(contextlib.redirect_stderr(nowhere))
@@ -81,11 +81,11 @@ def check(command: CheckCommand) -> list[Finding]:
 
 
 def _config(command: CheckCommand) -> Config | None:
-    """The settings of the run that is meant, where there is one."""
+    """The settings of the run to check for, if a family is given."""
     if command.family is None:
         if command.settings:
-            hint = "say which, as in `troupe check dcgan workers=4`"
-            raise TroupeError(Problem("missing", reason="settings are of a family", hint=hint), WORDS)
+            hint = "name it, as in `troupe check dcgan workers=4`"
+            raise TroupeError(Problem("missing", reason="settings require a family", hint=hint), WORDS)
         return None
     kind = registry.config_class(command.family, command.families)
     config, problems = kind.from_words(dict(command.settings), command.family)
@@ -133,7 +133,7 @@ def _folders(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
 
 
 def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
-    """What all nodes say of themselves, and how they reach one another."""
+    """Check every node, and the network between them."""
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
@@ -154,9 +154,9 @@ def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
     for name, offset, told in answers:
         yield from _of_node(name, offset, told, here, command, config)
     if len(nodes) == 1:
-        yield Finding("network", UNSEEN, "one node speaks to nobody")
+        yield Finding("network", UNSEEN, "there is only one node")
     elif silent:
-        yield Finding("network", UNSEEN, "not before the nodes answer")
+        yield Finding("network", UNSEEN, "some nodes do not answer")
     else:
         yield _network(nodes)
     if have["GPU"] and (config is None or config.device != "cpu"):
@@ -166,7 +166,7 @@ def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
 def _asked(
     command: CheckCommand, config: Config | None, nodes: Sequence[Mapping[str, Any]]
 ) -> tuple[list[tuple[str, float, dict[str, Any]]], list[Finding]]:
-    """What each node answers, with its address and how far its clock is away; and which do not answer."""
+    """The answer of each node, with its address and clock offset in seconds; and findings on silent nodes."""
     import ray
 
     answers: list[tuple[str, float, dict[str, Any]]] = []
@@ -191,14 +191,14 @@ def _asked(
         for node, ref in zip(nodes, asked, strict=True):
             name = str(node["NodeManagerAddress"])
             if ref not in done:
-                reason = f"does not answer within {WAITS.check_of_nodes:.0f} s"
-                silent.append(wrong(name, Problem("node-unreachable", reason=reason, hint="look at `ray status`")))
+                reason = f"no answer within {WAITS.check_of_nodes:.0f} s"
+                silent.append(wrong(name, Problem("node-unreachable", reason=reason, hint="check `ray status`")))
                 continue
             try:
                 told = ray.get(ref)
             except Exception as error:
                 reason = f"cannot run troupe ({last_line(error)})"
-                hint = "install what it needs there, or let `troupe submit --install`"
+                hint = "install its requirements there, or use `troupe submit --install`"
                 silent.append(wrong(name, Problem("not-installed", reason=reason, hint=hint)))
                 continue
             answers.append((name, max(sent - told["clock"], told["clock"] - came, 0.0), told))
@@ -215,7 +215,7 @@ def _at(node: Mapping[str, Any]) -> Any:
 
 
 def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
-    """Carried out on a node: what it is like."""
+    """Runs on a node: its facts."""
     missing = None
     if data is not None:
         try:
@@ -223,7 +223,7 @@ def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
         except TroupeError as error:
             missing = error.problems[0]
     told: dict[str, Any] = {"writable": os.access(runs, os.W_OK), **connection.facts_of_node([mark])}
-    if bucket.is_address(runs):  # each machine has a folder of its own for it
+    if bucket.is_address(runs):  # each machine has its own folder for it
         told |= {"missing": [], "writable": False}
         with contextlib.suppress(TroupeError):
             runs = str(bucket.folder_for(runs))
@@ -232,7 +232,7 @@ def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
 
 
 def _unwritable(runs: Path) -> Problem | None:
-    """Why runs cannot be written here, to a folder or a bucket, or None."""
+    """Why runs cannot be written here, to a folder or a bucket; None if they can."""
     try:
         there = bucket.of(runs)
         if there is not None:
@@ -256,22 +256,22 @@ def _of_node(
         yield wrong(name, connection.unseen(command.runs_dir.resolve()))
     elif not told["writable"]:
         reason = f"cannot write to {bucket.shown(command.runs_dir.resolve())}"
-        yield wrong(name, Problem("not-written", reason=reason, hint="let its user"))
+        yield wrong(name, Problem("not-written", reason=reason, hint="grant access to its user"))
     else:
         yield space(name, command.runs_dir.resolve(), told["space"])
     yield shared_memory(name, told["shared memory"])
     if offset > CLOCKS:
-        reason = f"its clock is {offset:.0f} s away from this machine's"
-        yield wrong(name, Problem("clocks-differ", reason=reason, hint="set both by the network"))
+        reason = f"its clock differs by {offset:.0f} s from this machine's"
+        yield wrong(name, Problem("clocks-differ", reason=reason, hint="synchronize both with NTP"))
     if config is not None:
         yield data_finding(name, config.data, told["data"])
 
 
 def _speak(rank: int, count: int, address: str, port: int, gpu: int | None) -> float:
-    """Carried out on a node: its part of an all-reduce between all of them, and the seconds that it took. On a GPU: 0
-    where it has no room for that."""
+    """Runs on a node: its part of an all-reduce between all nodes; returns the seconds that it took. On a GPU: 0 if it
+    has not enough free memory."""
     if gpu is not None:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides those that were not asked for
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides GPUs that were not requested
     import torch
     import torch.distributed as dist
 
@@ -296,7 +296,7 @@ def _speak(rank: int, count: int, address: str, port: int, gpu: int | None) -> f
 
 
 def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
-    """A real all-reduce between a process of each node, as a run's workers do it; or between two GPUs of each node."""
+    """A real all-reduce, as a run's workers do it, between one process of each node or two GPUs of each node."""
     import ray
 
     class Speaker:
@@ -313,7 +313,7 @@ def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
     if gpus:
         places = [(node, gpu) for node in nodes for gpu in range(min(2, int(node["Resources"].get("GPU", 0))))]
     if len(places) < 2:
-        return Finding(what, UNSEEN, "one GPU alone has none to speak to")
+        return Finding(what, UNSEEN, "there is only one GPU")
     speaker: Any = ray.remote(num_cpus=0)(Speaker)
     speakers = [speaker.options(scheduling_strategy=_at(node)).remote() for node, _ in places]
     try:
@@ -324,42 +324,42 @@ def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
         ]
         seconds = ray.get(asked, timeout=WAITS.check_of_nodes)
     except Exception as error:
-        reason = f"the {'GPUs' if gpus else 'nodes'} do not reach one another ({last_line(error)})"
+        reason = f"the {'GPUs' if gpus else 'nodes'} cannot reach each other ({last_line(error)})"
         return wrong(what, Problem("no-network", reason=reason, hint="open all ports between the nodes"))
     finally:
         for one in speakers:
             ray.kill(one)
     if min(seconds) == 0:
-        return Finding(what, UNSEEN, "some GPU has no memory free for it")
+        return Finding(what, UNSEEN, "a GPU has not enough free memory")
     rate = ROUNDS * 4 * NUMBERS / max(seconds)
     who = f"{len(places)} GPUs" if gpus else f"{len(nodes)} nodes"
-    return Finding(what, FINE, f"{who} add up {size(4 * NUMBERS)} at {size(int(rate))} a second")
+    return Finding(what, FINE, f"{who}: all-reduce of {size(4 * NUMBERS)} at {size(int(rate))}/s")
 
 
 def space(where: str, folder: Path, free: int) -> Finding:
     if free < SPARE:
-        hint = "free some, or take another folder"
-        return wrong(where, Problem("no-space", str(folder), f"{size(free)} are free", hint))
-    return Finding(where, FINE, f"{folder}: can be written, {size(free)} free")
+        hint = "free some space, or use another folder"
+        return wrong(where, Problem("no-space", str(folder), f"only {size(free)} free", hint))
+    return Finding(where, FINE, f"{folder}: writable, {size(free)} free")
 
 
 def shared_memory(where: str, free: int) -> Finding:
     if free < SHARED_MEMORY:
-        slower = f"/dev/shm: {size(free)} free, so that workers of one machine are slower"
-        return Finding(where, NOTE, f"{slower}; give it more (docker run --shm-size=1g)")
+        slower = f"/dev/shm: {size(free)} free, so workers on one machine are slower"
+        return Finding(where, NOTE, f"{slower}; increase it (docker run --shm-size=1g)")
     return Finding(where, FINE, f"/dev/shm: {size(free)} free")
 
 
 def data_finding(where: str, data: str, missing: Problem | None) -> Finding:
     if missing is None:
-        return Finding(where, FINE, f"data={data}: is there")
+        return Finding(where, FINE, f"data={data}: found")
     if missing.code == FETCHED:
         return Finding(where, NOTE, f"data={data}: {sentence(missing)}")
     return Finding(where, WRONG, f"data={data}: {sentence(missing)}", missing.code)
 
 
 def _free(path: str) -> int:
-    """Bytes that are free where this lies; none where it is not there."""
+    """Free bytes on the disk of a path; 0 if it does not exist."""
     try:
         return shutil.disk_usage(path).free
     except OSError:
@@ -367,8 +367,8 @@ def _free(path: str) -> int:
 
 
 def text(findings: Sequence[Finding], again: str) -> str:
-    """A line for each, and how to look again."""
+    """One line for each, and how to check again."""
     rows = [{"": f"  {one.state}", " ": one.what, "  ": one.told} for one in findings]
     count = sum(one.state == WRONG for one in findings)
-    verdict = "nothing is wrong" if not count else f"{count} of {len(findings)} wrong; look again with `{again}`"
+    verdict = "nothing is wrong" if not count else f"{count} of {len(findings)} wrong; check again with `{again}`"
     return f"{table(rows, heads=False)}\n\n{verdict}"

@@ -1,4 +1,4 @@
-"""`troupe verify`: a few steps with one process and with several, compared tensor by tensor. Never uses Ray."""
+"""`troupe verify`: compare a few steps with one process and with several, tensor by tensor. Never uses Ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROOFS = (("exact", "float32", 0.0), ("ddp", "float64", TOLERANCE))
 
 @dataclass(frozen=True)
 class VerifyCommand:
-    """A `verify` command as it was given. `setup` breaks something on purpose, for tests."""
+    """A `verify` command as given. `setup` breaks something on purpose, for tests."""
 
     family: str
     settings: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Difference(NamedTuple):
 
 
 def prepare(command: VerifyCommand) -> list[tuple[str, Config]]:
-    """A small config for each network that the family has of its own, with the settings of the command."""
+    """A small config for each variant of the family's networks, with the settings of the command."""
     kind = registry.config_class(command.family, command.families)
     problems: list[Problem] = []
     configs = []
@@ -60,8 +60,8 @@ def prepare(command: VerifyCommand) -> list[tuple[str, Config]]:
         if config is not None:
             configs.append((name, config))
     if str(command.settings.get("workers")) == "1":
-        reason = "there is nothing to compare one process with"
-        problems.append(Problem("bad-value", "workers", reason, "say workers=2, or more", 1))
+        reason = "one process has nothing to be compared with"
+        problems.append(Problem("bad-value", "workers", reason, "set workers=2 or more", 1))
     said = [str(command.settings["data"])] if "data" in command.settings else [config.data for _, config in configs]
     for data in dict.fromkeys(said):
         if problem := sources.check_name(data, command.families, kind.learns_from):
@@ -72,7 +72,8 @@ def prepare(command: VerifyCommand) -> list[tuple[str, Config]]:
 
 
 def variants(tiny: Mapping[str, Mapping[str, Any]], said: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """A family's small variants; those named after a setting that the command gives are one, of that name."""
+    """A family's small variants. Those named after a setting that the command sets are merged into one, named after
+    the value."""
     chosen: dict[str, Mapping[str, Any]] = {}
     for name, settings in tiny.items():
         key = next((key for key, value in settings.items() if value == name and key in said), None)
@@ -89,10 +90,10 @@ def dry_run(command: VerifyCommand) -> dict[str, Any]:
 
 
 def verify(command: VerifyCommand, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train each variant with 1 and with `workers` processes, with both exchanges, and compare."""
+    """Train each variant with 1 and with `workers` processes, with each `exchange`, and compare."""
     configs = prepare(command)
     refuse_in_pool()
-    from cluster.backend.process_pool import LocalGroup  # imports torch: not before the words are right
+    from cluster.backend.process_pool import LocalGroup  # imports torch: only after the arguments are checked
 
     workers = configs[0][1].workers
     rows: list[dict[str, Any]] = []
@@ -107,10 +108,10 @@ def verify(command: VerifyCommand, say: Callable[[str], None] = print) -> dict[s
 
 
 def refuse_in_pool() -> None:
-    """Raises TroupeError (exit code 4) in a process that may start none, as a worker of multiprocessing.Pool."""
+    """Raise TroupeError (exit code 4) in a process that must not start others, e.g. of multiprocessing.Pool."""
     if multiprocessing.current_process().daemon:
-        reason = "starts processes, which a daemonic process of multiprocessing, as those of a Pool, may not"
-        hint = "call it from the process that made the pool, or from one of concurrent.futures"
+        reason = "starts processes, which a daemonic process, such as a worker of a Pool, must not do"
+        hint = "call it from the process that made the pool, or use concurrent.futures"
         raise TroupeError(Problem("not-here", "verify", reason, hint), CONFLICT)
 
 
@@ -118,7 +119,7 @@ def text(result: Mapping[str, Any]) -> str:
     """The verdict in one line."""
     if result["passed"]:
         return f"passed: {result['workers']} processes give the same run as 1"
-    return f"FAILED: {result['workers']} processes give another run than 1"
+    return f"FAILED: {result['workers']} processes give a different run than 1"
 
 
 def _prove(
@@ -131,7 +132,7 @@ def _prove(
     allowed: float,
     scratch: Path,
 ) -> dict[str, Any]:
-    """One variant with one exchange: what 1 process and several end with."""
+    """Compare the final states of 1 process and of several, for one variant and one `exchange`."""
     row = {"variant": variant, "exchange": exchange, "precision": precision, "allowed": allowed}
     states = []
     try:
@@ -153,12 +154,12 @@ def _prove(
     worst = [difference for difference in differences if difference.relative > 0][:3]
     passed = all(d.relative <= allowed for d in differences) and len(differences) > 0
     told = "; ".join(f"{d.tensor} by {d.largest:.2g}" for d in worst)
-    why = f", {len(differences)} tensors" + (f"; largest differences: {told}" if told else ", to the bit")
+    why = f", {len(differences)} tensors" + (f"; largest differences: {told}" if told else ", bit-identical")
     return {**row, "passed": passed, "largest": [d._asdict() for d in worst], "why": why}
 
 
 def with_results(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state with its newest evaluation as tensors, so that it is compared too."""
+    """A state with its newest evaluation as tensors, so that this is compared too."""
     import torch
 
     results = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["results"].items()}
@@ -178,15 +179,15 @@ def train_quietly(world: Any, plan: Plan) -> None:
 
 
 def last_state(folder: Path) -> dict[str, Any]:
-    """What the last checkpoint of a run holds. Read here and not sent by the process that made it: for tensors it would
-    need a socket, whose path a long TMPDIR makes too long, and a file that stays open as long as they are kept."""
+    """The contents of a run's last checkpoint. Read here and not sent by the process that made it: sending tensors
+    needs a socket, whose path a long TMPDIR makes too long, and a file that stays open as long as they are kept."""
     from trainers.storage import checkpoint
 
     return checkpoint.load(checkpoint.all_in(folder / "checkpoints")[-1])
 
 
 def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:
-    """The difference of every tensor in two states, largest first. Raises TroupeError where they hold others."""
+    """The difference of every tensor in two states, largest first. Raises TroupeError if they hold others."""
     import torch
 
     from trainers.storage.tensors import bits_of, named_tensors

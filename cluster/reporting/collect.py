@@ -1,4 +1,4 @@
-"""All that a page shows, as one plain value: searches and runs, their trials, curves, grids, verdicts and texts.
+"""Collect the contents of a report page as plain data: searches, runs, trials, curves, grids, verdicts and texts.
 
 Imports neither torch nor Ray nor plotly.
 """
@@ -25,18 +25,18 @@ from trainers.run_folders.run_folder import RunFolder
 
 POINTS = 300  # of a curve, at most
 DIGITS = 5
-ALL_POINTS = 400_000  # of all curves together: metrics that fewer people look at give way
-FEW_DIGITS = 100_000  # points from which on curves keep three digits, instead of five
-TEXTS, LETTERS = 40, 4000  # steps with texts of a trial at most, and letters of each
-ALL_LETTERS = 3_000_000  # of all texts
-OF_THE_NOISE = ("data", "image_size", "latent", "conditional")  # settings that change what a grid is drawn from
+ALL_POINTS = 400_000  # of all curves together: less important metrics are dropped first
+FEW_DIGITS = 100_000  # above this many points, curves keep three digits instead of five
+TEXTS, LETTERS = 40, 4000  # maximum of steps with texts of a trial, and of characters of each
+ALL_LETTERS = 3_000_000  # characters of all texts
+OF_THE_NOISE = ("data", "image_size", "latent", "conditional")  # settings that change the noise of a grid
 
 Curves = dict[str, tuple[list[int], list[float | None]]]
 
 
 @dataclass
 class Collected:
-    """What a page is made of. `page` and `bulk` are plain JSON; `folders` are the trials' own."""
+    """The contents of a page. `page` and `bulk` are plain JSON; `folders` are those of the trials."""
 
     page: dict[str, Any]  # title, groups, notes: small
     trials: list[dict[str, Any]]
@@ -48,7 +48,7 @@ class Collected:
 
 
 def collect(runs: Path, names: Sequence[str]) -> Collected:
-    """Read searches and runs by their names or paths. Raises TroupeError (exit code 2) where there is none."""
+    """Read searches and runs by their names or paths. Raises TroupeError (exit code 2) if there is none."""
     groups: list[dict[str, Any]] = []
     trials: list[dict[str, Any]] = []
     folders: list[Path] = []
@@ -92,7 +92,7 @@ def collect(runs: Path, names: Sequence[str]) -> Collected:
 
 
 def find(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
-    """What is named: searches, and runs, those of one family together. Raises TroupeError with all problems."""
+    """The named searches and runs, runs of one family together. Raises TroupeError with all problems."""
     found: list[Search | list[RunFolder]] = []
     of_family: dict[str, list[RunFolder]] = {}
     problems: list[Problem] = []
@@ -108,7 +108,7 @@ def find(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
             known = [path.name for path in leaderboard.all_searches(runs)]
             known += [run.name for run in run_folder.all_runs(runs)]
             mine = [Problem("unknown-run", name, f"no such run or search in {runs}", meant(name, known))]
-            problems += error.problems if "/" in name else mine  # of a trial: its own advice is better
+            problems += error.problems if "/" in name else mine  # of a trial: its own message is better
             continue
         try:
             family = str(folder.read_settings()["family"])
@@ -203,7 +203,7 @@ def _of_runs(folders: Sequence[RunFolder], place: int) -> tuple[dict[str, Any], 
         "importance": None,
     }
     sign = 1 if mode == "max" else -1
-    elsewhere = "" if is_known(family) else "Its family lies outside of the package: add --families PATH."
+    elsewhere = "" if is_known(family) else "Its family is not part of the package: add --families PATH."
     added: Added = []
     for folder, read in zip(folders, reads, strict=True):
         known = [(int(row["step"]), row[metric]) for row in read.rows if _finite(row.get(metric)) is not None]
@@ -252,15 +252,15 @@ def _with_files(trial: dict[str, Any], folder: RunFolder, read: Read) -> dict[st
 
 
 def _about(record: TrialRecord) -> str:
-    """What the command of a trial does not say."""
+    """What the command of a trial does not express."""
     if record.clones:
         whose = ", ".join(f"{clone['from']} at step {clone['step']}" for clone in record.clones)
-        return f"It took over the weights of {whose}; the command trains its last settings from the beginning."
+        return f"It took over the weights of {whose}; the command trains with its last settings from the start."
     return ""
 
 
 def _importance(search: Search) -> dict[str, Any] | None:
-    """Of a search's settings; None where fewer than three trials have a value."""
+    """The importance of a search's settings; None if fewer than three trials have a value."""
     ended = [trial for trial in search.trials if trial.state not in (WAITING, RUNNING)]
     known = [trial for trial in ended if _finite(trial.value) is not None]
     rows = importance.importance([trial.settings for trial in known], [float(trial.value or 0) for trial in known])
@@ -268,20 +268,19 @@ def _importance(search: Search) -> dict[str, Any] | None:
     warnings = []
     if len(known) < importance.ENOUGH * names:
         warnings.append(
-            f"{len(known)} trials for {names} settings are too few to tell; at least "
-            f"{importance.ENOUGH * names} would be needed"
+            f"{len(known)} trials are too few for {names} settings; at least {importance.ENOUGH * names} are needed"
         )
     if early := sum(trial.state == PRUNED for trial in known):
         warnings.append(f"{early} of them were stopped early: their values are of fewer steps")
     if any(trial.clones for trial in known):
-        warnings.append("settings changed while trials went on: each is taken at its last settings")
+        warnings.append("settings changed during trials: each counts with its last settings")
     return {"rows": rows, "trials": len(known), "warnings": warnings} if len(known) > 2 else None
 
 
 def _curves(
     trials: Sequence[Mapping[str, Any]], reads: Sequence[Read], groups: Sequence[Mapping[str, Any]], left_out: list[str]
 ) -> dict[str, Any]:
-    """Curves by metric and trial, with each list of steps kept once."""
+    """Curves by metric and trial; each list of steps is stored once."""
     found: list[Curves] = [read.curves() for read in reads]
     points: dict[str, int] = {}
     for curves in found:
@@ -318,7 +317,7 @@ def _curves(
 def _texts(
     trials: Sequence[Mapping[str, Any]], reads: Sequence[Read], left_out: list[str]
 ) -> dict[int, dict[int, str]]:
-    """Texts by trial and step, as far as there is room."""
+    """Texts by trial and step, up to ALL_LETTERS characters."""
     found: dict[int, dict[int, str]] = {}
     room = ALL_LETTERS
     for place, (trial, read) in enumerate(zip(trials, reads, strict=True)):
@@ -326,7 +325,7 @@ def _texts(
         if not paths:
             continue
         if room <= 0:
-            left_out.append(f"{trial['id']}: its texts, for want of room")
+            left_out.append(f"{trial['id']}: its texts, as there are too many")
             continue
         notes: list[str] = []
         found[place] = texts_of(paths, TEXTS, LETTERS, notes.append)
@@ -336,7 +335,7 @@ def _texts(
 
 
 def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings that are the same in all of them."""
+    """Settings that are the same in all runs."""
     there = [one for one in settings if one]
     if not there:
         return {}
@@ -356,7 +355,7 @@ def _finite(value: Any) -> float | None:
 
 
 def _without_long(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a verdict: what a table can show."""
+    """The parts of a verdict that a table can show."""
     kept = {
         key: told[key]
         for key in ("step", "numbers", "features", "samples", "notes", "judge_accuracy", "ema")

@@ -1,8 +1,8 @@
-"""Which settings matter: how much of the metric's variance each one explains by itself, and what chance would.
+"""The importance of settings: how much of the metric's variance each explains alone, and how much chance would.
 
-The metric is taken by its rank among the trials, so that one run that went wild does not decide. Trials are put into
-groups of (nearly) the same value of a setting; the share of the variance that lies between the groups is corrected for
-what as many groups would explain of nothing (omega squared). What settings do together only is not seen.
+The metric is replaced by its rank among the trials, so that one diverged run does not dominate. Trials are grouped by
+(nearly) the same value of a setting; the share of the variance between the groups is corrected for what as many groups
+would explain by chance (omega squared). Interactions between settings are not detected.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 METHOD = (
     "Share of the variance of the metric's rank that lies between groups of trials with the same value of a setting "
     "(numbers: at most five groups of neighbouring values), corrected for the number of groups (omega squared). Each "
-    "setting is looked at alone; what two settings do together only is not seen. The grey mark is what 19 of 20 "
-    "shuffles of the results stay below: a bar that ends left of it may be chance."
+    "setting is examined alone; interactions are not detected. 19 of 20 shuffles of the results stay below the grey "
+    "mark: a bar that ends left of it may be chance."
 )
-ENOUGH = 10  # finished trials for each setting, below which a page warns
-GROUPS, IN_GROUP = 5, 3  # groups of a number's values at most, and trials in each at least
+ENOUGH = 10  # finished trials per setting; below this, the page shows a warning
+GROUPS, IN_GROUP = 5, 3  # maximum of groups of a numeric setting, and minimum of trials in each
 SHUFFLES = 200
 
 
 def importance(points: Sequence[Mapping[str, Any]], values: Sequence[float]) -> list[dict[str, Any]]:
-    """A row for each setting that varies, the most important first: setting, share, chance, direction.
+    """A row for each varied setting, the most important first: setting, share, chance, direction.
 
-    `direction` is the rank correlation of a number with the metric; None for words, and where only one group of
-    trials has a value.
+    `direction` is the rank correlation of a number with the metric; None for words, and if only one group of trials
+    has a value.
     """
     ranks = _ranks(np.asarray(values, dtype=float))
     generator = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _groups(given: Sequence[Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    """The group of each trial, and the values where they are numbers."""
+    """The group of each trial, and the values if they are numbers."""
     are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in given)
     if not are_numbers:
         _, groups = np.unique([str(value) for value in given], return_inverse=True)

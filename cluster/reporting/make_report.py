@@ -1,4 +1,4 @@
-"""A `report` command from its words to its page; with --watch again and again, while what it shows is worked on."""
+"""A `report` command from arguments to page; with --watch repeatedly, while one of the runs is running."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trainers.base.errors import WORDS, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
-SHARE = 4  # of the time a page took, that is rested before the next
-LARGE = 20e6  # bytes of a page in one file above which it says so
+SHARE = 4  # pause before the next page, as a multiple of the time that this one took
+LARGE = 20e6  # bytes of a single-file page above which a note is shown
 
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """A `report` command as it was given."""
+    """A `report` command as given."""
 
     names: tuple[str, ...]
     out: Path | None = None
@@ -31,9 +31,9 @@ class ReportCommand:
 
 
 def carry_out(command: ReportCommand, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Write the page; with `watch` until nothing is worked on, or until Ctrl-C."""
+    """Write the page; with `watch` repeatedly, until nothing is running or Ctrl-C is pressed."""
     if not command.names:
-        reason = "needs a name, as in `troupe report dcgan-search-1`"
+        reason = "requires a name, as in `troupe report dcgan-search-1`"
         raise TroupeError(Problem("missing", "report", reason), WORDS)
     out = folder_of(command)
     if not command.watch:
@@ -45,15 +45,15 @@ def carry_out(command: ReportCommand, say: Callable[[str], None] = lambda line: 
             if not result["working"]:
                 break
             took = time.monotonic() - before
-            say(f"{result['page']}: renewed, {_trials(result)}")
+            say(f"{result['page']}: updated, {_trials(result)}")
             time.sleep(max(WAITS.page_renewed, SHARE * took))
     except KeyboardInterrupt:
         say("no longer watched")
-    return _once(command, out, 0)  # a page that does not load itself anew
+    return _once(command, out, 0)  # a page that does not reload itself
 
 
 def folder_of(command: ReportCommand) -> Path:
-    """Where the page goes: as said, else into what is shown, or for several into `report`."""
+    """The folder of the page: as given, else in the run or search shown, or `report` for several."""
     found = collect.find(command.runs_dir, command.names)
     if command.out is not None:
         return command.out
@@ -68,17 +68,17 @@ def _trials(result: Mapping[str, Any]) -> str:
 
 
 def text(result: dict[str, Any]) -> Sequence[str]:
-    """What a command prints."""
+    """What the command prints."""
     where = "in it" if result["single_file"] else "beside it"
     lines = [f"{result['page']}: {size(result['bytes'])}, {_trials(result)}, {result['pictures']} pictures {where}"]
     if result["single_file"] and result["bytes"] > LARGE:
         lines.append(
-            f"  note: {size(result['bytes'])} in one file loads slowly; without --single-file pictures lie beside it"
+            f"  note: {size(result['bytes'])} in one file loads slowly; without --single-file, pictures are separate"
         )
     shown = result["left_out"][:10]
     lines += [f"  left out        {line}" for line in shown]
     if len(result["left_out"]) > len(shown):
-        lines.append(f"  and {len(result['left_out']) - len(shown)} more, which the page names")
+        lines.append(f"  and {len(result['left_out']) - len(shown)} more, listed on the page")
     return lines
 
 

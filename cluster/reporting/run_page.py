@@ -1,4 +1,4 @@
-"""What a page says of one run, read from its folder alone. Imports neither torch nor Ray nor plotly."""
+"""The data of one run on a report page, read from its folder alone. Imports neither torch nor Ray nor plotly."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trainers.run_folders.run_folder import RunFolder
 
 GRID = re.compile(r"step_(\d{8,})\.(png|txt)")
 EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.")
-NO_METRICS = ("step", "seconds")  # of a row: its place
-DRAWN_ELSEWHERE = ("curves", "real")  # pictures that the page shows in another way
-LATE = 600.0  # seconds by which a file's time may be later than its last row before it is no longer believed
+NO_METRICS = ("step", "seconds")  # entries of a row that are not metrics
+DRAWN_ELSEWHERE = ("curves", "real")  # pictures that the page shows in other ways
+LATE = 600.0  # seconds; a file time later than this after its last row is not trusted
 
 
 @dataclass
 class Read:
-    """One run: what it is, its curves, and what is wrong with its files."""
+    """One run: its settings, curves and files, and notes on damaged files."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     stored: dict[str, Any] = field(default_factory=dict)  # all of settings.json
@@ -37,11 +37,11 @@ class Read:
     pictures: list[Path] = field(default_factory=list)  # confusion.png, verdict.png, ...
     real: Path | None = None
     timelapse: Path | None = None
-    sessions: list[list[float]] = field(default_factory=list)  # when it was worked on, in seconds since 1970
+    sessions: list[list[float]] = field(default_factory=list)  # start and end of each session, in seconds since 1970
     notes: list[str] = field(default_factory=list)
 
     def curves(self) -> dict[str, tuple[list[int], list[float | None]]]:
-        """Every metric that is a number: its steps, and its values; none where it is not finite."""
+        """Every numeric metric: its steps and its values; None if a value is not finite."""
         found: dict[str, tuple[list[int], list[float | None]]] = {}
         for row in self.rows:
             for name, value in row.items():
@@ -54,7 +54,7 @@ class Read:
 
 
 def read_run(folder: RunFolder) -> Read:
-    """All of a run that a page shows; what cannot be read is noted, and left out."""
+    """All data of a run that a page shows; what cannot be read is left out, with a note."""
     read = Read()
     try:
         read.stored = folder.read_settings(lambda line: read.notes.append(f"{folder.name}: {line}"))
@@ -83,12 +83,12 @@ def read_run(folder: RunFolder) -> Read:
 
 
 def command_of(family: str, settings: Mapping[str, Any]) -> str:
-    """The words that repeat a run: the settings that its family would not take by itself."""
+    """The command that repeats a run: the settings that differ from the defaults of its family."""
     said = {name: value for name, value in settings.items() if value is not None}
-    with contextlib.suppress(Exception):  # a family from elsewhere, or of another version: all settings are named
+    with contextlib.suppress(Exception):  # a custom family, or of another version: all settings are given
         kind = registry.config_class(family)
         words: dict[str, Any] = {}
-        for _ in range(3):  # defaults may follow from other settings, as the learning rate does from the model
+        for _ in range(3):  # defaults can depend on other settings, as the learning rate on the model
             mine = json.loads(json.dumps(kind.of(words).model_dump()))
             other = {name: value for name, value in settings.items() if mine.get(name) != value}
             if not other.keys() - words.keys():
@@ -100,14 +100,14 @@ def command_of(family: str, settings: Mapping[str, Any]) -> str:
 
 
 def is_known(family: str) -> bool:
-    """Whether a family is one of the package."""
+    """Whether a family is part of the package."""
     with contextlib.suppress(TroupeError):
         return family in registry.families()
     return False
 
 
 def main_metric(family: str, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> tuple[str, str]:
-    """The metric that a run outside of a search is told by, and which of its values are better."""
+    """The main metric of a run outside of a search, and whether higher or lower is better."""
     modes: Mapping[str, str] = {}
     with contextlib.suppress(Exception):
         modes = registry.config_class(family).metrics
@@ -123,14 +123,14 @@ def main_metric(family: str, rows: Sequence[Mapping[str, Any]], result: Mapping[
 def thinned(
     steps: Sequence[int], values: Sequence[float | None], most: int, digits: int
 ) -> tuple[list[int], list[float | None]]:
-    """At most `most` points of a curve, evenly chosen, always with the first and the last; with so many digits."""
+    """At most `most` points of a curve, evenly spaced, with the first and the last; rounded to `digits` digits."""
     count = len(steps)
     chosen = range(count) if count <= most else [round(place * (count - 1) / (most - 1)) for place in range(most)]
     return [steps[place] for place in chosen], [short(values[place], digits) for place in chosen]
 
 
 def texts_of(paths: Mapping[int, Path], most: int, letters: int, note: Callable[[str], None]) -> dict[int, str]:
-    """The texts of a run by step: at most `most` steps, evenly chosen, and so many letters of each."""
+    """The texts of a run by step: at most `most` steps, evenly spaced, and `letters` characters of each."""
     steps = list(paths)
     if len(steps) > most:
         steps = [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
@@ -151,7 +151,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def short(value: float | None, digits: int) -> float | int | None:
-    """A number with so many digits, which takes less room."""
+    """A number rounded to `digits` digits, to save space."""
     if value is None:
         return None
     rounded = float(f"{value:.{digits}g}")
@@ -159,11 +159,11 @@ def short(value: float | None, digits: int) -> float | int | None:
 
 
 def _sessions(folder: RunFolder, listed: Sequence[Path], rows: Sequence[Mapping[str, Any]]) -> list[list[float]]:
-    """When a run was worked on: from each start that it tells of to the last change of what it wrote.
+    """The sessions of a run: from each recorded start to the last change of a file that it wrote.
 
-    TensorBoard's event file is one for each start, and its time is that of the last row; what an older troupe began is
-    known by these alone. In a copy of a folder these
-    times may be those of the copying: where they are far later than the seconds of the rows allow, the rows count.
+    There is one TensorBoard event file for each start, and its time is that of the last row; starts under an older
+    troupe are known from these alone. In a copied folder these times can be those of the copy: if they are far later
+    than the seconds of the rows allow, the rows count.
     """
     changed = {}
     for path in listed:

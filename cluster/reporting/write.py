@@ -1,7 +1,7 @@
-"""Writes the page and what lies beside it: index.html, report.json, trials.csv, and pictures where they must be copied.
+"""Write the page and the files beside it: index.html, report.json, trials.csv, and pictures if they must be copied.
 
-The page asks nobody for anything: its Content-Security-Policy allows no request but for pictures beside it. plotly.js
-and all that is long lie in it compressed, in base 85, and are unpacked by the browser.
+The page makes no network requests: its Content-Security-Policy allows none except for pictures beside it. It holds
+plotly.js and all long data compressed, in base 85; the browser unpacks them.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from trainers.base.version import __version__
 from trainers.storage import atomic_files, checkpoint
 
 SCRIPTS = ("page.js", "toolbox.js", "tables.js", "plots.js", "parallel.js", "pictures.js", "start.js")
-GENERATOR = '<meta name="generator" content="troupe '  # of template.html: whose page it is
-OLDER = " · troupe</title>"  # of an older one
+GENERATOR = '<meta name="generator" content="troupe '  # in template.html: identifies a page of troupe
+OLDER = " · troupe</title>"  # identifies a page of an older version
 PICTURES = "pictures"  # the folder of copies
 SEPARATOR = (",", ":")
 
 
 def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: float = 0) -> dict[str, Any]:
-    """Write everything into `out`; with `renew` the page loads itself anew after so many seconds.
+    """Write everything into `out`; with `renew` the page reloads itself after this many seconds.
 
     Returns the page's path and size, how many pictures it shows, and what was left out. Raises TroupeError (exit code
-    3) where the folder cannot be written.
+    3) if the folder cannot be written.
     """
     left_out = list(found.left_out)
     if os.path.lexists(out) and not out.is_dir():
-        raise TroupeError(Problem("missing-folder", str(out), "is no folder", "say --out DIR"), SURROUNDINGS)
+        raise TroupeError(Problem("missing-folder", str(out), "is not a folder", "use --out DIR"), SURROUNDINGS)
     if others := _others(out):
-        reason = f"holds {', '.join(others)}, which `troupe report` has not written"
-        raise TroupeError(Problem("not-ours", str(out), reason, "say --out DIR"), CONFLICT)
+        reason = f"holds {', '.join(others)}, not written by `troupe report`"
+        raise TroupeError(Problem("not-ours", str(out), reason, "use --out DIR"), CONFLICT)
     with checkpoint.writing(out, of_run=False), atomic_files.new_folder(out):
-        if not (out / "index.html").exists():  # what lies there is ours from now on
+        if not (out / "index.html").exists():  # marks the folder as ours
             atomic_files.write(out / "index.html", f'<!doctype html>\n{GENERATOR}{__version__}">\n')
         embedded: dict[str, Any] = {}
         if single_file:
@@ -78,7 +78,7 @@ def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: flo
 
 
 def _others(out: Path) -> list[str]:
-    """What lies in a folder under the names of a page's files, where its index.html is no page of troupe's."""
+    """Files in a folder with the names of a page's files, if its index.html is not a page of troupe."""
     there = [name for name in ("index.html", "report.json", "trials.csv", PICTURES) if os.path.lexists(out / name)]
     with contextlib.suppress(OSError), open(out / "index.html", encoding="utf-8", errors="replace") as file:
         head = file.read(4096)
@@ -115,7 +115,7 @@ def render(page: Mapping[str, Any], bulk: Mapping[str, Any], embedded: Mapping[s
 
 
 def in_script(value: Any) -> Any:
-    """JSON that can stand in a script element: nothing in it ends the element, whatever a user wrote."""
+    """JSON for a script element: escaped, so that no user text can end the element."""
     from markupsafe import Markup
 
     text = json.dumps(atomic_files.finite(value), separators=SEPARATOR)
@@ -125,7 +125,7 @@ def in_script(value: Any) -> Any:
 
 
 def pack(data: bytes) -> Any:
-    """Bytes as a script element can hold them: their compressed length, a colon, and base 85 without `<` and `&`."""
+    """Bytes encoded for a script element: their compressed length, a colon, and base 85 without `<` and `&`."""
     from markupsafe import Markup
 
     packed = gzip.compress(data, 9, mtime=0)
@@ -148,7 +148,7 @@ def files_of(read: Read) -> Iterator[Path]:
 
 
 def table_of(found: Collected) -> str:
-    """A row for each trial, with every setting that differs and the command to repeat it."""
+    """A row for each trial, with every differing setting and the command that repeats it."""
     rows = []
     for trial in found.trials:
         group = found.page["groups"][trial["group"]]
@@ -194,7 +194,7 @@ def _name_in(path: Path) -> str:
 
 
 def _copy(found: Collected, out: Path, left_out: list[str]) -> None:
-    """Copies of all pictures; those that are there already are left alone."""
+    """Copy all pictures; up-to-date copies are left as they are."""
     for place, read in enumerate(found.reads):
         for path in files_of(read):
             target = out / PICTURES / str(place) / _name_in(path)
@@ -205,7 +205,7 @@ def _copy(found: Collected, out: Path, left_out: list[str]) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, target)
             except FileNotFoundError:
-                left_out.append(f"{found.trials[place]['id']}: {_name_in(path)} has gone")
+                left_out.append(f"{found.trials[place]['id']}: {_name_in(path)} was removed")
 
 
 def _embedded(found: Collected, left_out: list[str]) -> dict[str, Any]:
@@ -226,5 +226,5 @@ def _embedded(found: Collected, left_out: list[str]) -> dict[str, Any]:
 
 
 def _nonce(page: Mapping[str, Any]) -> str:
-    """What only the page's own scripts bear; whoever wrote a name that is shown could not know it."""
+    """The nonce of the page's own scripts, which user text on the page cannot know."""
     return hashlib.sha256(os.urandom(16) + str(page["made"]).encode()).hexdigest()[:32]

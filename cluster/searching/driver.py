@@ -1,4 +1,4 @@
-"""The driver of a search: it makes the trials' folders, lets Tune carry them out, and keeps search.json right."""
+"""The driver of a search: it creates the trials' folders, runs them with Tune, and keeps search.json up to date."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ from trainers.settings.config import Config
 from trainers.settings.fields import plain
 from trainers.storage import atomic_files, checkpoint
 
-SPARE = 64 << 20  # bytes that are left free on it
+SPARE = 64 << 20  # bytes to keep free on the disk
 
 
 class Known:
-    """What a trial's folder needs to know of the data that it learns from."""
+    """What a trial's folder stores about its data."""
 
     def __init__(self, data: Any) -> None:
         self.fingerprint, self.facts = data.fingerprint, plain(data.facts)
@@ -61,42 +61,42 @@ class Known:
 class RayLoss:
     """Why Ray has to be started again."""
 
-    kind: str  # RAY: it has died; CLEANED: a file of it has gone
+    kind: str  # RAY: it died; CLEANED: one of its files was deleted
     why: str
     seen: float
 
 
 class Driver:
-    """One search, while it is carried out."""
+    """One running search."""
 
     def __init__(self, search: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> None:
         self.search, self.prepared, self.command, self.progress = search, prepared, command, progress
         self.proposals = samplers.of(search, prepared.space)
         self.data: dict[tuple[Any, ...], Known] = {}
         self.began, self.before = time.monotonic(), float(search.told["seconds"])
-        self.since: dict[int, float] = {}  # when each running trial was last looked at
+        self.since: dict[int, float] = {}  # when the time of each running trial was last updated
         self.stops: dict[StopReason, str] = {}  # with an explanation of each
         self.ray: Connected | OwnRay = Connected()  # another one while trials run
         self.ray_loss: RayLoss | None = None
-        self.error: TroupeError | None = None  # which ends the search at once
-        self.notified = False  # the trials, of a stop
+        self.error: TroupeError | None = None  # ends the search immediately
+        self.notified = False  # whether the trials were told to stop
         self.lasted = 0.0  # when the record was last made durable
         self.looked = 0.0
         self.at_once = 1
-        self.bucket = bucket.of_run(search.path)  # through which trials on other nodes have and give what they need
+        self.bucket = bucket.of_run(search.path)  # through which trials on other nodes exchange files
         self.forgotten: set[int] = set()  # trials whose checkpoints are removed
-        self.staying: set[int] = set()  # trials that have something among their checkpoints that cannot be removed
+        self.staying: set[int] = set()  # trials with a checkpoint that cannot be removed
 
-    # What Tune asks for
+    # Called by Tune
 
     def next_trial(self) -> TrialRecord | None:
-        """The next trial, with its folder; those that cannot be made are failed."""
+        """The next trial, with its folder; trials that cannot be created count as failed."""
         while (record := self.proposals.next()) is not None:
             try:
                 self._make(record)
                 return record
             except bucket.Unreachable as error:
-                hint = f"go on with `troupe search --resume {self.search.name}`"
+                hint = f"resume with `troupe search --resume {self.search.name}`"
                 problems = [replace(problem, hint=hint) for problem in error.problems]
                 self.error = None if self.stop_requested() else TroupeError(problems, error.code)
                 return None
@@ -107,7 +107,7 @@ class Driver:
         return None
 
     def changed(self, record: TrialRecord, ended: bool) -> None:
-        """A trial has news: the record is written, and who looks on is told."""
+        """Write the record after a trial has changed, and report a trial that has ended."""
         now = time.monotonic()
         record.seconds += now - self.since.get(record.number, now)
         self.since[record.number] = now
@@ -130,14 +130,14 @@ class Driver:
         self.search.write(lasting)
 
     def tick(self) -> None:
-        """Now and then: the line that renews itself, Ray, the clock, and the disk."""
+        """Called regularly: update the progress line; check Ray, the time budget and the disk."""
         self.progress.doing(self.state())
         now = time.monotonic()
         self._look_at_ray(now)
         budget = self.command.time_budget
         if budget is not None and now - self.began > budget and StopReason.TIME_BUDGET not in self.stops:
             over = self.stops[StopReason.TIME_BUDGET] = f"the time budget of {duration(budget)} is used up"
-            self.progress.say(f"{over}: saving what runs")
+            self.progress.say(f"{over}: saving running trials")
         if now - self.looked > WAITS.look_at_disk:
             self.looked = now
             self._look_at_disk()
@@ -147,7 +147,7 @@ class Driver:
         return self.ray_loss is not None and self.ray_loss.kind == CLEANED
 
     def _look_at_ray(self, now: float) -> None:
-        """Raises Dead where nothing can be saved before Ray is started again, or the search ends."""
+        """Raise Dead if nothing can be saved before Ray is restarted, or if the search ends."""
         died = ""
         try:
             died = self.ray.died()
@@ -166,7 +166,7 @@ class Driver:
         self.stops[StopReason.REQUESTED] = "stopped and saved"
 
     def stop_requested(self) -> bool:
-        """Also notifies the trials, which otherwise look only after their next report."""
+        """Also notifies the trials, which otherwise check only after their next report."""
         if not self.notified and (self.search.path / STOP_FILE).exists():  # by `troupe stop`
             self.request_stop()
         stop = bool(self.stops) or self.cleaned
@@ -180,18 +180,18 @@ class Driver:
         return stop
 
     def resume_trials(self) -> None:
-        """After Ray was started again: trials that ran go on from their checkpoints."""
+        """After a restart of Ray: running trials continue from their checkpoints."""
         self.ray_loss, self.notified = None, False
         self.withdraw_stop()
         self.proposals = samplers.of(self.search, self.prepared.space)
 
     def withdraw_stop(self) -> None:
-        """Take back what asks the trials to stop."""
+        """Withdraw the stop request to the trials."""
         (self.search.path / STOP_FILE).unlink(missing_ok=True)
         if self.bucket is not None:
             self.bucket.remove_file(self.search.path / STOP_FILE)
 
-    # What it says
+    # Progress texts
 
     def state(self) -> str:
         """`7/20 trials, 2 running, best eval_accuracy 0.934 (0004), 3m05s left`."""
@@ -213,7 +213,7 @@ class Driver:
         return ", ".join(parts)
 
     def line(self, record: TrialRecord) -> str:
-        """One trial that has ended, in a line."""
+        """One ended trial, in one line."""
         settings = " ".join(f"{name}={show_value(value)}" for name, value in record.settings.items())
         where = f"{self.search.name}/{record.name}"
         if record.state == FAILED:
@@ -227,10 +227,10 @@ class Driver:
         worry = f"; {record.worry}" if record.worry else ""
         return f"{where}:{state} {value}{crown}, after {duration(record.seconds)} ({settings}){worry}"
 
-    # The parts
+    # Parts of the work
 
     def _make(self, record: TrialRecord) -> None:
-        """A trial's folder, as that of a run that has not begun. Raises TroupeError for what is wrong with it."""
+        """Create a trial's folder, as that of a run that has not started. Raises TroupeError for wrong settings."""
         told, folder = self.search.told, self.search.folder(record)
         if folder.settings.exists():
             record.steps = int(folder.read_settings()["settings"]["steps"])
@@ -249,12 +249,12 @@ class Driver:
             patiently(lambda: there.send(folder.path), self._refuse_to_wait)
 
     def _refuse_to_wait(self) -> None:
-        """Raises bucket.Unreachable where nothing more is to be started."""
+        """Raise bucket.Unreachable if no more trials are to be started."""
         if self.stop_requested():
-            raise bucket.Unreachable(Problem("stopped", reason="a stop is asked for"))
+            raise bucket.Unreachable(Problem("stopped", reason="a stop was requested"))
 
     def known(self, config: Config) -> Known:
-        """What there is to learn from; opened once for all trials that learn from the same."""
+        """The data of a trial; opened once for all trials that use the same."""
         key = tuple(
             getattr(config, name, "auto") for name in ("data", "image_size", "evaluate_on", "folders", "value_range")
         )
@@ -266,7 +266,7 @@ class Driver:
         return self.data[key]
 
     def resolved(self, config: Config) -> Config:
-        """With what follows from the data, and as often evaluated and saved as the scheduler needs."""
+        """Resolve a config with the data, and evaluate and save as often as the scheduler requires."""
         facts = self.known(config).facts
         if problems := config.wrong_data(facts):
             raise TroupeError(problems, WORDS)
@@ -277,19 +277,19 @@ class Driver:
         if scheduler != "fifo" and asked == "auto" and config.metrics:
             every = changes["evaluate_every"] = max(1, min(every, math.ceil(config.steps / 10)))
         if scheduler in POPULATION:
-            changes["checkpoint_every"] = every  # each report has a checkpoint, from which others can go on
+            changes["checkpoint_every"] = every  # each report has a checkpoint, from which other trials can continue
         return config.model_copy(update=changes)
 
     def _keep_best(self) -> None:
-        """Of all trials that have ended, only so many keep their checkpoints as were asked for."""
+        """Keep the checkpoints of only the best `keep_best` trials that have ended."""
         most = self.search.told["keep_best"]
         if most is not None:
             for record in self._ended_with_checkpoints(self.bucket is not None)[most:]:
                 self._forget(record, self.bucket is not None)
 
     def _ended_with_checkpoints(self, there: bool) -> list[TrialRecord]:
-        """Those that have checkpoints on this machine's disk, or (`there`) may have some in the bucket: the best first,
-        those without a value last."""
+        """Ended trials that have checkpoints on this machine's disk, or (`there`) may have some in the bucket: the best
+        first, those without a value last."""
         return [
             trial
             for trial in self.search.in_order()
@@ -303,49 +303,47 @@ class Driver:
         folder = self.search.folder(record)
         if stay := [path for path in checkpoint.all_in(folder.checkpoints) if not checkpoint.remove(path)]:
             self.staying.add(record.number)
-            self.progress.say(f"{stay[0]}: is not known to be a checkpoint of troupe's, or is damaged; it stays")
+            self.progress.say(f"{stay[0]}: not recognized as a checkpoint of troupe, or damaged; kept")
         if there and self.bucket is not None:
             self.forgotten.add(record.number)
             with contextlib.suppress(bucket.Unreachable):
                 self.bucket.remove_checkpoints(folder.path)
-                self.bucket.fetch(folder.path)  # to know how much lies there now
+                self.bucket.fetch(folder.path)  # to know how much is there now
 
     def _look_at_disk(self) -> None:
-        """Make room where the disk, or the budget, is nearly used up; where there is none, stop loudly."""
+        """Free space if the disk or the budget is nearly full; if nothing can be removed, report it and stop."""
         free = shutil.disk_usage(self.search.path).free
         budget = self.command.disk_budget
         used = bytes_of(self.search.path) if budget is not None else 0
         while free < SPARE or (budget is not None and used > budget):
-            no_space = free < SPARE  # and what is removed from a bucket makes no room on it
+            no_space = free < SPARE  # removing from a bucket frees no space on the disk
             there = self.bucket is not None and not no_space
             ended = self._ended_with_checkpoints(there)[0 if self.bucket is not None and no_space else 1 :]
             what = "the disk" if no_space else f"the disk budget of {size(budget or 0)}"
             if not ended:
                 full = f"{what} is full, and only running trials and the best one have checkpoints"
                 self.stops[StopReason.DISK_FULL] = full
-                self.progress.say(f"{full}: stopping; free some space, then go on with --resume {self.search.name}")
+                self.progress.say(f"{full}: stopping; free some space, then resume with --resume {self.search.name}")
                 return
             self._forget(ended[-1], there)
-            self.progress.say(
-                f"{what} is nearly full: the checkpoints of {self.search.name}/{ended[-1].name} are removed"
-            )
+            self.progress.say(f"{what} is nearly full: removing the checkpoints of {self.search.name}/{ended[-1].name}")
             free = shutil.disk_usage(self.search.path).free
             used = bytes_of(self.search.path) if budget is not None else 0
 
 
 def takes(search: Search, config: Config) -> dict[str, float]:
-    """What each worker of a trial takes of a node; several trials may share a GPU."""
+    """The resources of each worker of a trial; several trials can share a GPU."""
     each = needs(config.model_dump())
     return {**each, **({"GPU": 1 / search.told["trials_per_gpu"]} if "GPU" in each else {})}
 
 
 def rooms(each: Mapping[str, float], workers: int, there: list[Mapping[str, float]]) -> int:
-    """How many trials fit at once: each worker as a whole on one node, those of a trial together anywhere."""
+    """How many trials fit at once: each worker fits on one node, those of a trial can be on different nodes."""
     return nodes.rooms(each, there) // workers
 
 
 def refuse_other_networks(driver: Driver) -> None:
-    """Raise TroupeError (exit code 2) for settings that change the networks, where weights are to be taken over."""
+    """Raise TroupeError (exit code 2) for settings that change the networks if trials take over weights."""
     import torch
 
     told, kind, command = driver.search.told, driver.prepared.kind, driver.command
@@ -368,7 +366,7 @@ def refuse_other_networks(driver: Driver) -> None:
                 ]
             )
         if shapes[0] != shapes[1]:
-            reason = "changes the networks, so that no trial could take over another one's weights"
+            reason = "changes the networks, so trials cannot take over each other's weights"
             hint = f"leave it out of --scheduler {told['scheduler']}"
             problems.append(Problem("settings-conflict", name, reason, hint, str(domain)))
     if problems:
@@ -376,7 +374,7 @@ def refuse_other_networks(driver: Driver) -> None:
 
 
 def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> Driver:
-    """Carry out all trials that are left. Returns the driver, which knows how it ended."""
+    """Carry out the remaining trials. Returns the driver, which knows how the search ended."""
     config = prepared.config
     driver = Driver(search, prepared, command, progress)
     driver.withdraw_stop()
@@ -389,7 +387,7 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
     folders = [*([] if driver.bucket is not None else [search.path]), *command.families]
     with (
         ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as driver.ray,
-        signals(driver.request_stop) as install,  # until then a signal ends it
+        signals(driver.request_stop) as install,  # before this, a signal ends the process
     ):
         _run_trials(driver, _job(driver, longest, install))
     progress.end()
@@ -403,7 +401,7 @@ def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: 
 
 
 def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) -> Job:
-    """What Tune is to carry out, for as many trials at once as Ray has room for."""
+    """What Tune is to carry out, with as many trials at once as fit."""
     search, command, config = driver.search, driver.command, driver.prepared.config
     each = takes(search, config)
     room = rooms(each, config.workers, [node["Resources"] for node in nodes.alive().values()])
@@ -438,7 +436,7 @@ def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) 
 
 
 def _run_trials(driver: Driver, job: Job) -> None:
-    """Run all trials; a Ray that is lost is started again. Raises TroupeError where it was lost too often."""
+    """Run all trials; restart Ray if it is lost. Raises TroupeError if it was lost too often."""
     search, most = driver.search, job.max_restarts
     restarts = 0
     while True:
@@ -451,12 +449,12 @@ def _run_trials(driver: Driver, job: Job) -> None:
         count = ""
         if loss.kind == RAY:
             if restarts >= most:
-                reason = f"{loss.why} ({restarts} restarts before)"
-                resume = f"go on with `troupe search --resume {search.name}`"
+                reason = f"{loss.why} (after {restarts} restarts)"
+                resume = f"resume with `troupe search --resume {search.name}`"
                 raise TroupeError(Problem("lost", search.name, reason, resume), RUN_FAILED)
             restarts += 1
             count = f" (restart {restarts} of {most})"
-        driver.progress.say(f"{loss.why}; going on from the trials' checkpoints{count}")
+        driver.progress.say(f"{loss.why}; resuming from the trials' checkpoints{count}")
         search.told.setdefault("restarts", []).append({"kind": loss.kind, "why": loss.why})
         driver.ray.begin_anew()
         driver.resume_trials()

@@ -1,4 +1,4 @@
-"""A search from its command to its result: what is tried, how much at once, and what came of it."""
+"""A search from command to result."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from trainers.run_folders.run_folder import RunFolder
 def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
     """Carry out a `search` command. Returns its result, with paths that can be opened from here.
 
-    Raises TroupeError: exit code 1 where every trial failed, Stopped (130) where it was stopped.
+    Raises TroupeError: exit code 1 if every trial failed, Stopped (130) if it was stopped.
     """
     from cluster.searching import driver
     from cluster.training.launch_run import alone
 
     prepared = prepare(command)
-    command = replace(command, families=tuple(map(Path, prepared.told["families"])))  # a resume need not name them
+    command = replace(command, families=tuple(map(Path, prepared.told["families"])))  # need not be repeated on a resume
     for note in prepared.notes:
         progress.say(note)
     with alone(), _locked_folder(command, prepared) as found:
@@ -46,7 +46,7 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
             _retry_failed(found)
         sending = mirror.Mirror(found.path, progress.say)
         try:
-            sending.settle()  # from here on it can be resumed elsewhere
+            sending.settle()  # from now on it can be resumed elsewhere
             ended = driver.drive(found, prepared, command, progress)
             sending.settle()
         finally:
@@ -61,7 +61,7 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked_folder(command: SearchCommand, prepared: Prepared) -> Iterator[Search]:
-    """Hold the folder of a search; a new one is removed where an error comes before its first trial."""
+    """Lock the folder of a search; a new one is removed after an error before its first trial."""
     found = prepared.found
     with contextlib.ExitStack() as held:
         try:
@@ -72,7 +72,7 @@ def _locked_folder(command: SearchCommand, prepared: Prepared) -> Iterator[Searc
             yield found
         except BaseException as error:
             if found is not None and prepared.found is None and not any((found.path / TRIALS).iterdir()):
-                with contextlib.suppress(TroupeError):  # the name is free again
+                with contextlib.suppress(TroupeError):  # frees the name
                     removal.discard(found.path, bucket.of_run(found.path))
             if found is not None and isinstance(error, TroupeError):
                 naming(error, found.name, found.path.exists())
@@ -87,11 +87,11 @@ def _retry_failed(found: Search) -> None:
 
 
 def _resume(found: Search) -> str:
-    return f"go on with `troupe search --resume {found.name}`"
+    return f"resume with `troupe search --resume {found.name}`"
 
 
 def _check_outcome(found: Search, stops: Mapping[StopReason, str]) -> None:
-    """Raises TroupeError where a search has not come to its end, or all of its trials failed."""
+    """Raise TroupeError if a search has not finished, or all of its trials failed."""
     match min(stops, default=None):
         case StopReason.DISK_FULL as stop:
             problem = Problem("no-space", found.name, stops[stop], f"free some space, then {_resume(found)}")
@@ -111,7 +111,7 @@ def _check_outcome(found: Search, stops: Mapping[StopReason, str]) -> None:
 
 
 def result_of(found: Search) -> dict[str, Any]:
-    """What a search came to: its points, the best first, and the trials of each."""
+    """The result of a search: its points, the best first, and the trials of each."""
     points = []
     for group, mean, spread in found.points():
         trials = [
@@ -146,7 +146,7 @@ def result_of(found: Search) -> dict[str, Any]:
 
 
 def text(result: Mapping[str, Any], most: int = 10) -> str:
-    """The best points of a result, for people."""
+    """The best points of a result, as text."""
     rows = []
     for point in result["points"][:most]:
         first = point["trials"][0]
@@ -177,7 +177,7 @@ def text(result: Mapping[str, Any], most: int = 10) -> str:
 
 
 def _best(result: Mapping[str, Any]) -> list[str]:
-    """The best point in a line of its own, at the end, where it is seen."""
+    """The best point in one line, at the end, where it is easily seen."""
     best = next((point for point in result["points"] if point["mean"] is not None), None)
     if best is None:
         return []
@@ -186,17 +186,17 @@ def _best(result: Mapping[str, Any]) -> list[str]:
 
 
 def text_of_dry_run(expected: Mapping[str, Any]) -> list[str]:
-    """What a search would do, for people."""
+    """What a search would do, as text."""
     trials = expected["trials"]
     shown = [" ".join(f"{name}={show_value(value)}" for name, value in trial.items()) for trial in trials]
     lines = [*expected["lines"], ""]
     lines += [f"{place:04d}  {line}" for place, line in enumerate(shown, 1)]
     fixed = " ".join(f"{name}={show_value(value)}" for name, value in expected["fixed"].items())
-    return [*lines, *([] if shown else ["optuna thinks of each trial when those before have ended"]), f"all: {fixed}"]
+    return [*lines, *([] if shown else ["optuna chooses each trial after earlier ones have ended"]), f"all: {fixed}"]
 
 
 def _new_folder(command: SearchCommand, prepared: Prepared) -> Search:
-    """The folder of a new search, with all trials that are known before it starts."""
+    """Create the folder of a new search, with all trials that are known before it starts."""
     told, runs = prepared.told, command.runs_dir
     there = bucket.of(runs)
     taken = there.names() if there is not None else ()
@@ -217,14 +217,14 @@ def _new_folder(command: SearchCommand, prepared: Prepared) -> Search:
 
 
 def _final(found: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> None:
-    """Train the best point anew on the whole training part, and tell how it does on the test part, once."""
+    """Retrain the best point on the complete training part, and evaluate it once on the test part."""
     from cluster.training.launch_run import launch
 
     best = next(group for group, mean, _ in found.points() if mean is not None)[0]
     settings = {**found.told["fixed"], **best.settings, "evaluate_on": "test"}
     name = f"{found.name}-final"
     progress.say(
-        f"{name}: training {found.name}/{best.name} anew on the whole training part, evaluated on the test part"
+        f"{name}: retraining {found.name}/{best.name} on the complete training part, evaluated on the test part"
     )
     bucket.bring(command.runs_dir, [name], checkpoints=True)
     resumes = (command.runs_dir / name / "settings.json").exists()
@@ -249,7 +249,7 @@ def _final(found: Search, prepared: Prepared, command: SearchCommand, progress: 
 
 
 def dry_run(command: SearchCommand) -> dict[str, Any]:
-    """The trials of a search, how many run at once and why, and what one is expected to take; nothing is kept."""
+    """The trials of a search, how many run at once and why, and the expected time of one; nothing is kept."""
     from cluster.searching import driver
 
     prepared = prepare(command)
@@ -275,7 +275,7 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
     first = left[0].settings if left else {}
     seconds, steps, measured = _expected(prepared, {**told["fixed"], **first}, command)
     lines.append(
-        f"a trial makes {steps} steps; by {measured} steps made just now, about {duration(seconds)} each without "
+        f"a trial has {steps} steps; measured over {measured} steps: about {duration(seconds)} each without "
         f"evaluations, {duration(seconds * count / at_once)} for all of them"
         + (" at most" if told["scheduler"] == "asha" else "")
     )
@@ -293,7 +293,7 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
 
 
 def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchCommand) -> tuple[float, int, int]:
-    """Seconds that a trial takes, its steps, and how many were made to know that: the first trial's, in a process."""
+    """Expected seconds of a trial, its steps, and how many were measured: of the first trial, in a subprocess."""
     import subprocess
     import sys
     import tempfile
@@ -329,7 +329,7 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchComma
         rows = RunFolder(Path(folder) / "probe").read_metrics()[0]
     metric, known = prepared.told["metric"], sorted({name for row in rows for name in row} - {"step", "seconds"})
     if metric not in [*known, *(f"eval_{name}" for name in config.metrics)]:
-        reason, hint = "no row of training has it", f"there are {', '.join(known)}"
+        reason, hint = "no row of training has it", f"available: {', '.join(known)}"
         raise TroupeError(Problem("unknown-metric", "--metric", reason, hint, metric), WORDS)
     times = [0.0, *(float(row["seconds"]) for row in rows if "samples_per_second" in row)]
     later = [after - before for before, after in itertools.pairwise(times[1:])] or [times[-1]]
@@ -337,9 +337,8 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchComma
 
 
 def _why(answered: str, printed: str) -> tuple[str, str]:
-    """By what a command with `--json` has failed: a code and a sentence; the last line that it printed where it has not
-    come to its end."""
+    """Why a command with `--json` failed: a code and a sentence; if it crashed, the last line that it printed."""
     with contextlib.suppress(ValueError, LookupError, TypeError):
         last = json.loads(answered)["errors"][-1]
         return str(last["code"]), str(last["text"])
-    return "lost", (printed.strip().splitlines() or ["no reason was told"])[-1]
+    return "lost", (printed.strip().splitlines() or ["no reason was reported"])[-1]

@@ -1,7 +1,7 @@
-"""What a search knows of its trials: search.json, which is the truth of it, and leaderboard.csv, which shows it.
+"""The record of a search: search.json, which is authoritative, and leaderboard.csv, a table of it.
 
-Both are right after every report. A search can be gone on with from them and the trials' own folders alone, wherever
-they lie: no path stands in them but those of data and families of one's own. Imports neither torch nor Ray.
+Both are up to date after every report. A search can be resumed from them and the trials' folders alone, wherever they
+are: they hold no paths except those of data and custom families. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ WAITING, RUNNING, FINISHED, PRUNED, FAILED, INTERRUPTED = (
     "failed",
     "interrupted",
 )
-OPEN = (WAITING, RUNNING, INTERRUPTED)  # states from which a trial goes on when the search does
+OPEN = (WAITING, RUNNING, INTERRUPTED)  # states from which a trial continues when the search is resumed
 
-NO_METRIC = "no-metric"  # the code of a trial that does not report the metric: no other trial will
-POPULATION = ("pbt", "pb2")  # schedulers whose trials all live at once, and take over from one another
+NO_METRIC = "no-metric"  # problem code: a trial does not report the metric, so no other trial will
+POPULATION = ("pbt", "pb2")  # schedulers whose trials are all alive at once and clone each other
 
 
 class StopReason(enum.IntEnum):
-    """Why no more trials are started. Of several, the first decides what the search ends with."""
+    """Why no more trials are started. Of several reasons, the first determines how the search ends."""
 
     DISK_FULL = 1
     NO_METRIC = 2  # no trial can have a value
@@ -52,21 +52,21 @@ class StopReason(enum.IntEnum):
 
 @dataclass
 class TrialRecord:
-    """One trial: what is varied in it, and how it went."""
+    """One trial: its settings and its outcome."""
 
     number: int
-    settings: dict[str, Any]  # those that are searched, and its seed where there are several
+    settings: dict[str, Any]  # the searched ones, and its seed if there are several
     state: str = WAITING
     step: int = 0
     steps: int = 0
-    value: float | None = None  # of the metric, at the last report; none where it was not finite
+    value: float | None = None  # of the metric, at the last report; None if it was not finite
     best: float | None = None  # of all reports
     best_step: int = 0
     seconds: float = 0.0
     reason: str = ""  # why it failed, was interrupted, or has no value
-    code: str = ""  # of the problem that it was
-    clones: list[dict[str, Any]] = field(default_factory=list)  # whose weights it took over, and when
-    worry: str = ""  # what the watch on a GAN said
+    code: str = ""  # of the problem
+    clones: list[dict[str, Any]] = field(default_factory=list)  # which trials' weights it took over, and when
+    worry: str = ""  # the warning of the GAN watch
 
     @property
     def name(self) -> str:
@@ -74,7 +74,7 @@ class TrialRecord:
 
 
 class Terms(TypedDict):
-    """What a search is asked for, and what it comes to besides its trials: an entry of search.json each."""
+    """The arguments of a search, and its outcome besides its trials: each is an entry of search.json."""
 
     family: str
     metric: str
@@ -83,7 +83,7 @@ class Terms(TypedDict):
     algorithm: str
     seed: int
     points: int
-    seeds: list[int]  # of each point; none: the one that is fixed
+    seeds: list[int]  # of each point; empty: the one that is fixed
     space: dict[str, str]  # domains, as in a command
     source: str  # the file of the space
     fixed: dict[str, str]  # settings, as in a command
@@ -98,7 +98,7 @@ class Terms(TypedDict):
 
 @dataclass
 class Search:
-    """A search: what it was asked for, and its trials in the order in which they were thought of."""
+    """A search: its arguments, and its trials in the order in which they were proposed."""
 
     path: Path
     told: Terms
@@ -110,12 +110,12 @@ class Search:
 
     @property
     def sign(self) -> int:
-        """1 where more of the metric is better, else -1."""
+        """1 if a higher metric is better, else -1."""
         return 1 if self.told["mode"] == "max" else -1
 
     @property
     def wanted(self) -> int:
-        """How many trials were asked for: the points, each with every seed."""
+        """The requested number of trials: the points, each with every seed."""
         return int(self.told["points"]) * max(1, len(self.told["seeds"]))
 
     def folder(self, trial: TrialRecord) -> RunFolder:
@@ -134,12 +134,12 @@ class Search:
         return other is None or self.sign * one > self.sign * other
 
     def points(self) -> list[tuple[list[TrialRecord], float | None, float | None]]:
-        """Trials that differ in their seed only, with the mean and the standard deviation of their values, the best
-        mean first; where each point has one trial, there is no deviation."""
+        """Trials that differ only in their seed, with the mean and standard deviation of their values, the best mean
+        first; if a point has only one trial, there is no deviation."""
         groups: dict[str, list[TrialRecord]] = {}
         for trial in self.trials:
             point = {name: value for name, value in trial.settings.items() if name != "seed"}
-            alone = "" if "seed" in trial.settings else trial.name  # trials of a population may become alike
+            alone = "" if "seed" in trial.settings else trial.name  # trials of a population can become equal
             groups.setdefault(alone + json.dumps(point, sort_keys=True), []).append(trial)
         rows: list[tuple[list[TrialRecord], float | None, float | None]] = []
         for group in groups.values():
@@ -149,7 +149,7 @@ class Search:
         return sorted(rows, key=lambda row: (row[1] is None, -self.sign * (row[1] or 0.0), row[0][0].number))
 
     def write(self, lasting: bool = False) -> None:
-        """Both files; `lasting`: also after a pulled plug."""
+        """Write both files; `lasting`: durably, so that they survive a power loss."""
         rows = self.leaderboard()
         columns = list(dict.fromkeys(key for row in rows for key in row))
         table = io.StringIO()
@@ -157,7 +157,7 @@ class Search:
         writer.writeheader()
         writer.writerows(rows)
         head = json.dumps({"format": FORMAT, **self.told}, indent=1)
-        body = ",\n".join(f"  {json.dumps(vars(trial))}" for trial in self.trials)  # a line each, and quickly
+        body = ",\n".join(f"  {json.dumps(vars(trial))}" for trial in self.trials)  # one line each, and fast
         told = f'{head[:-2]},\n "trials": [\n{body}\n ]\n}}\n'
         with checkpoint.writing(self.path):
             for file, text in ((SEARCH, told), ("leaderboard.csv", table.getvalue())):
@@ -183,37 +183,37 @@ class Search:
         ]
 
     def command_of(self, trial: TrialRecord) -> str:
-        """The words that repeat a trial; what it took over from others cannot be said in words."""
+        """The command that repeats a trial; it cannot express what the trial took over from others."""
         fixed = {**self.told["fixed"], **trial.settings}
         if self.told.get("scheduler", "fifo") != "fifo" and "evaluate_every" not in fixed:
-            with contextlib.suppress(TroupeError):  # it was chosen for the scheduler, where the trial has begun
+            with contextlib.suppress(TroupeError):  # chosen for the scheduler, if the trial has started
                 fixed["evaluate_every"] = self.folder(trial).read_settings()["settings"]["evaluate_every"]
         words = [shlex.quote(f"{name}={show_value(value)}") for name, value in fixed.items()]
         return " ".join(["troupe train", self.told["family"], *words])
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the search: only one driver works on it."""
+        """Lock the search: only one driver works on it."""
         with run_locks.hold(self.path, self.name, "search", patience=10):
             yield
 
     @property
     def working(self) -> bool:
-        """Whether a driver works on it now."""
+        """Whether a driver is working on it."""
         return run_locks.is_held(self.path)
 
 
 def read(path: Path) -> Search:
-    """The search in a folder. Raises TroupeError (exit code 4) where its file is damaged."""
+    """The search in a folder. Raises TroupeError (exit code 4) if its file is damaged."""
     try:
         told = json.loads((path / SEARCH).read_text(encoding="utf-8"))
         trials = [TrialRecord(**trial) for trial in told.pop("trials")]
         for trial in trials:
             numbers = (trial.value, trial.best, trial.seconds, trial.number, trial.step, trial.steps)
             if not all(isinstance(one, (int, float, type(None))) for one in numbers):
-                raise TypeError(f"what is told of trial {trial.number} is no number")
+                raise TypeError(f"trial {trial.number}: a value is not a number")
         if told.pop("format") > FORMAT:
-            problem = Problem("newer", str(path), "written by a newer troupe", "install that to go on")
+            problem = Problem("newer", str(path), "written by a newer troupe", "install that version")
             raise TroupeError(problem, SURROUNDINGS)
         if not isinstance(told["metric"], str) or told["mode"] not in ("max", "min"):
             raise ValueError("no metric")
@@ -230,14 +230,14 @@ def all_searches(runs: Path) -> list[Path]:
 
 
 def find(runs: Path, name: str) -> Search:
-    """The search of this name, or at this path. Raises TroupeError (exit code 2) where there is none."""
+    """The search of this name, or at this path. Raises TroupeError (exit code 2) if there is none."""
     for path in (runs / name, Path(name)):
         if os.path.exists(path / SEARCH):
             return read(path.resolve())
     known = [path.name for path in all_searches(runs)]
     code, what = "unknown-run", "no such search"
     if os.path.exists(runs / name / "settings.json"):
-        code, what = "not-a-search", "is a run, and no search"
+        code, what = "not-a-search", "is a run, not a search"
     raise TroupeError(Problem(code, name, f"{what} in {bucket.shown(runs)}", meant(name, known)), WORDS)
 
 
@@ -246,15 +246,15 @@ def is_search(runs: Path, name: str) -> bool:
 
 
 def trials_of(runs: Path, name: str) -> list[RunFolder] | None:
-    """The folders of a search's trials; None where the name is not that of a search."""
+    """The folders of a search's trials; None if the name is not that of a search."""
     inside = next((path for path in (runs / name, Path(name)) if os.path.exists(path / SEARCH)), None)
     return None if inside is None else all_runs((inside / TRIALS).resolve())
 
 
 def folder_of(runs: Path, name: str) -> RunFolder | None:
-    """The folder of a search in `runs` itself, to be removed; None where the name is not that of one.
+    """The folder of a search in `runs` itself, to be removed; None if the name is not that of a search.
 
-    Raises TroupeError (exit code 4) where its search.json does not prove it.
+    Raises TroupeError (exit code 4) if its search.json does not prove it.
     """
     path = runs / name
     if path.parent.resolve() != runs.resolve() or path.is_symlink() or not os.path.exists(path / SEARCH):

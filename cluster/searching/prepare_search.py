@@ -1,4 +1,4 @@
-"""A `search` command, checked: every argument of it, before anything is made or started."""
+"""Check every argument of a `search` command before anything is created or started."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from trainers.run_folders import creation, run_folder
 from trainers.settings.config import NOTHING, NOTHING_HELD_OUT, Config
 from trainers.settings.fields import LARGEST
 
-TRIES = 100  # draws of a point before none counts as possible
+TRIES = 100  # draws before the space counts as having no possible point
 TRIALS_AT_MOST = 20  # points by default
-BUDGET_OPTIONS = ("trials", "scheduler")  # in the budget of a space; all else are settings
+BUDGET_OPTIONS = ("trials", "scheduler")  # in the budget of a space; all others are settings
 SCHEDULERS = ("fifo", "asha", "pbt", "pb2")
 ALGORITHMS = ("random", "grid", "optuna")
-BOUNDS = {  # of the whole numbers of a search; numpy takes no larger seeds
+BOUNDS = {  # of the integer options of a search; numpy accepts no larger seeds
     "trials": (1, 100_000), "seed": (0, 2**32 - 1), "max_concurrent": (1, 10_000), "trials_per_gpu": (1, 1000),
     "keep_best": (1, 100_000),
 }  # fmt: skip
 
 UNEQUAL = (
-    "asha compares trials, and may stop a point with one seed and not with another; its mean is then of unequal steps "
-    "(--scheduler fifo lets all go to their end)"
+    "asha can stop a point with one seed and not with another; its mean is then over unequal numbers of steps "
+    "(--scheduler fifo completes all trials)"
 )
 
 
 @dataclass(frozen=True)
 class SearchCommand:
-    """A `search` command as it was given."""
+    """A `search` command as given."""
 
     family: str | None = None
     settings: Mapping[str, Any] | None = None
@@ -74,20 +74,20 @@ class Prepared:
 
     kind: type[Config]
     space: Space
-    told: Terms  # go into search.json
-    config: Config  # of its first point, for what is the same in all of them
-    found: Search | None  # one that is resumed
+    told: Terms  # stored in search.json
+    config: Config  # of its first point, for what is the same in all
+    found: Search | None  # the one to resume
     notes: list[str]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A command with the files that it names, read."""
+    """A command with the contents of the files that it names."""
 
     command: SearchCommand
     family: str
     kind: type[Config]
-    given: Mapping[str, Any]  # settings of the command, and of its file of settings
+    given: Mapping[str, Any]  # settings of the command and of its settings file
     file: SpaceFile
 
     @property
@@ -107,7 +107,7 @@ class Strategy:
     trials: int  # points at most
 
     def points(self, where: Space) -> int:
-        """How many points are tried: all of a grid, and of others no more than there are."""
+        """How many points are tried: all of a grid; otherwise `trials`, but no more than there are."""
         if where.points is None or self.algorithm == "optuna" or self.scheduler in POPULATION:
             return self.trials
         return where.points if self.algorithm == "grid" else min(self.trials, where.points)
@@ -128,7 +128,7 @@ def prepare(command: SearchCommand) -> Prepared:
         raise TroupeError(problems, WORDS)
     first, wrong = _possible(request.kind, request.family, where, random.Random(command.seed))
     if first is None:
-        none = Problem("settings-conflict", reason="no point of the space is possible:")
+        none = Problem("settings-conflict", reason="no point of the space is valid:")
         raise TroupeError([none, *wrong], WORDS)
     config, remarks = _fit_machine(first, command)
     terms = _terms(request, where, metric, strategy)
@@ -138,13 +138,13 @@ def prepare(command: SearchCommand) -> Prepared:
 
 
 def _read_request(command: SearchCommand, problems: list[Problem], notes: list[str]) -> Request:
-    """Read the files that a command names. Raises TroupeError (exit code 2) with all problems so far where its family
-    is unknown."""
+    """Read the files that a command names. Raises TroupeError (exit code 2) with all problems so far if its family is
+    unknown."""
     from_file = read_config(command.config, problems, notes)
     in_file = from_file.pop("family", None)
     family = command.family if command.family is not None else in_file
     if family is None:
-        if not problems:  # else it may stand in what cannot be read
+        if not problems:  # else the unreadable file may name it
             reason = "needs a family, as in `troupe search wgan_gp n_critic=1,2,5`, or --resume NAME"
             problems.append(Problem("missing", "search", reason))
         raise TroupeError(problems, WORDS)
@@ -169,7 +169,7 @@ def _wrong_options(command: SearchCommand) -> list[Problem]:
         ("--mode", command.mode, ("max", "min")),
     ):
         if value is not None and value not in known:
-            reason = f"is none of {', '.join(known)}"
+            reason = f"is not one of {', '.join(known)}"
             problems.append(Problem("bad-value", option, reason, meant(value, known), value))
     if command.name is not None and (problem := run_folder.check_name(command.name)):
         problems.append(problem)
@@ -177,7 +177,7 @@ def _wrong_options(command: SearchCommand) -> list[Problem]:
 
 
 def _read_space(request: Request, problems: list[Problem]) -> Space | None:
-    unread = bool(problems)  # what there is to search may stand in what cannot be read
+    unread = bool(problems)  # the unreadable file may hold what to search
     file = request.file
     where, wrong = space.read(request.kind, request.family, request.settings, file.settings, file.source)
     problems += [one for one in wrong if not (unread and one.code == space.NOTHING)]
@@ -195,11 +195,11 @@ def _wrong_data(request: Request) -> list[Problem]:
 
 
 def _choose_strategy(request: Request, where: Space | None, problems: list[Problem]) -> Strategy | None:
-    """By the options of the command, else by those of the space's file; None where there is no space."""
+    """From the options of the command, else from the file of the space; None if there is no space."""
     command, budget, source = request.command, request.file.budget, request.file.source
     scheduler = command.scheduler or str(budget.get("scheduler", "fifo"))
     if scheduler not in SCHEDULERS and command.scheduler is None:
-        reason = f"{scheduler} in {source}; is none of {', '.join(SCHEDULERS)}"
+        reason = f"{scheduler} in {source}; is not one of {', '.join(SCHEDULERS)}"
         problems.append(Problem("bad-value", "scheduler", reason, meant(scheduler, SCHEDULERS)))
     most = budget.get("trials", TRIALS_AT_MOST)
     if type(most) is not int:
@@ -243,7 +243,7 @@ def _terms(request: Request, where: Space, metric: str, strategy: Strategy) -> T
 
 
 def _prepare_resumed(command: SearchCommand) -> Prepared:
-    """A search that is resumed as it was started."""
+    """A resumed search, with the settings that it was started with."""
     found = _find_resumed(command)
     terms = found.told
     families = command.families or tuple(map(Path, terms["families"]))
@@ -262,15 +262,15 @@ def _prepare_resumed(command: SearchCommand) -> Prepared:
         terms["keep_best"] = command.keep_best
     terms["families"] = [str(path) for path in families]
     left = [trial for trial in found.trials if trial.state in OPEN]
-    note = f"{found.name}: going on with {len(left)} of {len(found.trials)} trials"
+    note = f"{found.name}: resuming with {len(left)} of {len(found.trials)} trials"
     return Prepared(kind, where, terms, config, found, [*remarks, note])
 
 
 def _find_resumed(command: SearchCommand) -> Search:
-    """The search to resume. Raises TroupeError (exit code 2) where there is none, or the command asks for another."""
+    """The search to resume. Raises TroupeError (exit code 2) if there is none or the command asks for another."""
     options = ("name", "space", "metric", "mode", "scheduler", "algorithm", "trials")
     given = [*(command.settings or {}), *(f"--{name}" for name in options if getattr(command, name) is not None)]
-    reason = "--resume goes on with a search as it is"
+    reason = "--resume continues a search as it is"
     problems = _wrong_numbers(command)
     problems += [Problem("settings-conflict", about, reason, "leave it out") for about in given]
     try:
@@ -288,7 +288,7 @@ def _find_resumed(command: SearchCommand) -> Search:
 
 
 def _wrong_numbers(command: SearchCommand) -> list[Problem]:
-    """What is wrong with the numbers of a search, as Python may give them."""
+    """Problems of the numeric options of a search, which Python code can set to anything."""
     problems = []
     for name, (least, most) in BOUNDS.items():
         number = getattr(command, name)
@@ -304,8 +304,8 @@ def _wrong_numbers(command: SearchCommand) -> list[Problem]:
 
 
 def _fit_machine(first: Config, command: SearchCommand) -> tuple[Config, list[str]]:
-    """A config with what follows from the machine, and remarks on it. Raises TroupeError (exit code 3) for what this
-    machine or the folder lacks."""
+    """A config resolved for the machine, and remarks on it. Raises TroupeError (exit code 3) for what this machine or
+    the folder lacks."""
     config = first.model_copy(update=requirements.resolve(first, own_machine=not command.address))
     remarks = [] if command.address else requirements.remarks(first, config)
     lacking = [] if command.address else requirements.room(config, False)
@@ -320,7 +320,7 @@ def _fit_machine(first: Config, command: SearchCommand) -> tuple[Config, list[st
 
 
 def _read_metric(request: Request, problems: list[Problem]) -> str:
-    """The metric to compare trials by."""
+    """The metric by which trials are compared."""
     kind, family, given = request.kind, request.family, request.command.metric
     evaluates = str(request.settings.get("evaluate_every", "auto")) != "0"
     known = [f"eval_{name}" for name in kind.metrics] if evaluates else []
@@ -328,41 +328,39 @@ def _read_metric(request: Request, problems: list[Problem]) -> str:
         if known:
             return known[0]
         why = "evaluates nothing" if evaluates else "with evaluate_every=0 evaluates nothing"
-        reason, hint = f"{family} {why} that trials could be compared by", "say --metric, as --metric loss"
+        reason, hint = f"{family} {why} by which trials could be compared", "set one, e.g. --metric loss"
         problems.append(Problem(NOTHING, reason=reason, hint=hint))
         return ""
     if not evaluates and given.startswith("eval_"):
         reason = "nothing is evaluated with evaluate_every=0"
-        problems.append(Problem("settings-conflict", "--metric", reason, "leave that out", given))
+        problems.append(Problem("settings-conflict", "--metric", reason, "omit that setting", given))
         return given
     if f"eval_{given}" in known:
         return f"eval_{given}"
     near = [name for name in known if given in name]
     hint = f"did you mean {near[0]}?" if near else meant(given, [*known, *kind.metrics] if evaluates else ())
-    if given not in known and (
-        hint or given.startswith("eval_")
-    ):  # else a metric of training, known with its first row
-        hint = hint or f"there are {', '.join(known)}"
-        problems.append(Problem("unknown-metric", "--metric", f"names no metric of {family}", hint, given))
+    if given not in known and (hint or given.startswith("eval_")):  # else a training metric, known with its first row
+        hint = hint or f"available: {', '.join(known)}"
+        problems.append(Problem("unknown-metric", "--metric", f"is not a metric of {family}", hint, given))
     return given
 
 
 def compare_by(terms: Terms, command: SearchCommand, config: Config, facts: Mapping[str, Any]) -> str:
-    """Check that evaluations on such data give the metric of a search. A default metric that they do not give is
-    replaced by the first that they do give; returns a line that says so, else nothing.
+    """Check that evaluations on the data give the metric of a search. A default metric that they do not give is
+    replaced by the first one that they give; returns a line that says so, else an empty text.
 
-    Raises TroupeError (exit code 2) where there is none, or not the one that was asked for.
+    Raises TroupeError (exit code 2) if they give none, or not the requested one.
     """
     given, metric = config.metrics_of(facts), terms["metric"]
     name = metric.removeprefix("eval_")
     if name == metric or name in given or name not in config.metrics:
         return ""
     if not given:
-        hint = "take more samples, or say --metric with one of training"
+        hint = "use more samples, or set --metric to a training metric"
         raise TroupeError(Problem(NOTHING_HELD_OUT, reason=config.nothing_held_out(facts), hint=hint), WORDS)
     lacking = f"evaluations on {config.held_out_places(facts)} samples give no {metric}"
     if command.metric is not None or name != next(iter(config.metrics)):
-        hint = f"there are {', '.join(f'eval_{one}' for one in given)}"
+        hint = f"available: {', '.join(f'eval_{one}' for one in given)}"
         raise TroupeError(Problem("unknown-metric", "--metric", lacking, hint, metric), WORDS)
     first = next(iter(given))
     terms["metric"], terms["mode"] = f"eval_{first}", command.mode or given[first]
@@ -370,7 +368,7 @@ def compare_by(terms: Terms, command: SearchCommand, config: Config, facts: Mapp
 
 
 def _conflicts(where: Space, strategy: Strategy, command: SearchCommand) -> list[Problem]:
-    """What is wrong with options beside one another."""
+    """Conflicts between options."""
     scheduler, algorithm, trials = strategy.scheduler, strategy.algorithm, strategy.trials
     problems: list[Problem] = []
 
@@ -380,17 +378,17 @@ def _conflicts(where: Space, strategy: Strategy, command: SearchCommand) -> list
     ranges = [name for name, domain in where.domains.items() if isinstance(domain, Range)]
     choices = [name for name in where.domains if name not in ranges]
     if algorithm == "grid" and ranges:
-        hint = f"name values for a grid, as {ranges[0]}=a,b,c"
+        hint = f"list values for a grid, as {ranges[0]}=a,b,c"
         wrong("--algorithm", "grid", f"{ranges[0]} is a range", hint)
     elif algorithm == "grid" and command.trials is not None and where.points is not None and trials < where.points:
-        wrong("--trials", trials, f"the grid has {where.points} points", "leave one of both out")
+        wrong("--trials", trials, f"the grid has {where.points} points", "omit one of them")
     if scheduler in POPULATION:
         if where.seeds:
-            wrong("--scheduler", scheduler, "its trials take over from others, whatever their seed", "give one")
+            wrong("--scheduler", scheduler, "its trials clone each other, regardless of seed", "set one seed")
         if algorithm != "random":
-            wrong("--scheduler", scheduler, "thinks of its points itself", f"leave --algorithm {algorithm} out")
+            wrong("--scheduler", scheduler, "chooses its points itself", f"omit --algorithm {algorithm}")
         if command.max_concurrent is not None:
-            wrong("--max-concurrent", None, f"with --scheduler {scheduler} all trials live at once and take turns")
+            wrong("--max-concurrent", None, f"with --scheduler {scheduler} all trials are alive at once and take turns")
         if scheduler == "pb2" and choices:
             wrong("--scheduler", scheduler, "moves ranges only", f"{choices[0]} has choices")
     return problems
@@ -399,7 +397,7 @@ def _conflicts(where: Space, strategy: Strategy, command: SearchCommand) -> list
 def _possible(
     kind: type[Config], family: str, where: Space, chance: random.Random
 ) -> tuple[Config | None, list[Problem]]:
-    """The config of a point that is possible; or what is wrong with the first one."""
+    """The config of a valid point, or the problems of the first one drawn."""
     wrong: list[Problem] = []
     for _ in range(TRIES):
         config, problems = kind.from_words({**where.fixed, **where.draw(chance)}, family)
@@ -410,7 +408,7 @@ def _possible(
 
 
 def _notes(request: Request, where: Space, terms: Terms) -> list[str]:
-    """What a person should know before it starts."""
+    """Notes for the user before the search starts."""
     searched = ", ".join(f"{name}={domain}" for name, domain in where.domains.items())
     of_file = [name for name in where.domains if name not in request.given]
     notes = [
@@ -418,11 +416,11 @@ def _notes(request: Request, where: Space, terms: Terms) -> list[str]:
     ]
     why = "" if request.command.metric else f", the first metric of {terms['family']}"
     part = where.fixed.get("evaluate_on")
-    on = " on the validation part, and not on the test part (evaluate_on=validation)" if part == "validation" else ""
+    on = " on the validation part, not the test part (evaluate_on=validation)" if part == "validation" else ""
     notes.append(f"comparing by {terms['metric']} ({terms['mode']}){why}{on}")
     if terms["scheduler"] in POPULATION and "checkpoint_every" in request.given:
         setting = f"checkpoint_every={request.given['checkpoint_every']}"
-        why = f"changes nothing with --scheduler {terms['scheduler']}, whose trials save with each report"
+        why = f"has no effect with --scheduler {terms['scheduler']}, whose trials save with each report"
         notes.append(f"{setting}: {why}")
     if terms["seeds"] and terms["scheduler"] == "asha":
         notes.append(UNEQUAL)

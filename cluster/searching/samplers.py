@@ -1,4 +1,4 @@
-"""Which point a search tries next: those of a list, or what Optuna thinks of after those before."""
+"""Which point a search tries next: from a fixed list, or proposed by Optuna from the results so far."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from cluster.searching.space import Choice, Point, Space
 from trainers.base.errors import SURROUNDINGS, TroupeError
 from trainers.base.problems import Problem, show_value
 
-DRAWS = 1000  # of a new point, before a space counts as exhausted
+DRAWS = 1000  # of a new point, before the space counts as exhausted
 
 
 class Proposals(Protocol):
     def next(self) -> TrialRecord | None:
-        """The next trial to carry out; None where there is no more."""
+        """The next trial to carry out; None if there are no more."""
 
     def ended(self, trial: TrialRecord) -> None:
-        """A trial has ended, well or not."""
+        """A trial has ended, successfully or not."""
 
 
 def of(search: Search, space: Space) -> Proposals:
-    """What a search's algorithm asks for. A search that goes on proposes what was left over first."""
+    """The proposals of a search's algorithm. A resumed search proposes its remaining trials first."""
     return Optuna(search, space) if search.told["algorithm"] == "optuna" else Listed(search)
 
 
@@ -77,7 +77,7 @@ class Optuna:
             import optuna
         except ImportError:
             hint = "pip install 'troupe[optuna]'"
-            problem = Problem("not-installed", "--algorithm", "needs Optuna", hint, "optuna")
+            problem = Problem("not-installed", "--algorithm", "requires Optuna", hint, "optuna")
             raise TroupeError(problem, SURROUNDINGS) from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.optuna, self.search, self.space = optuna, search, space
@@ -89,7 +89,7 @@ class Optuna:
             )
         direction = optuna.study.StudyDirection.MAXIMIZE if search.sign > 0 else optuna.study.StudyDirection.MINIMIZE
         self.study = optuna.create_study(direction=direction, sampler=sampler)
-        self.asked: dict[int, Any] = {}  # Optuna's trials by the number of ours that is the point's first
+        self.asked: dict[int, Any] = {}  # Optuna's trials by the number of our first trial of the point
         self.left = [trial for trial in search.trials if trial.state in OPEN]
         for group, _, _ in search.points():
             if all(trial.state not in OPEN for trial in group):
@@ -138,7 +138,7 @@ class Optuna:
             )
 
     def _domain(self, domain: Any) -> Any:
-        """A domain in Optuna's words; choices as words, since Optuna knows no lists."""
+        """A domain as an Optuna distribution; choices as texts, since Optuna does not support lists."""
         known = self.optuna.distributions
         if isinstance(domain, Choice):
             return known.CategoricalDistribution(list(map(show_value, domain.values)))

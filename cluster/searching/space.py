@@ -1,7 +1,7 @@
-"""What a search may try: choices and ranges of settings, read from words, drawn from, and moved within.
+"""Search spaces: choices and ranges of settings, parsed from arguments, sampled, and moved within.
 
-`a,b,c` are choices (`1:2:4` is one value, a list), `lo..hi` is a range, drawn by its logarithm where the setting says
-so, `linear:lo..hi` and `log:lo..hi` say it here. Imports neither torch nor Ray.
+`a,b,c` are choices (`1:2:4` is one value, a list), `lo..hi` is a range, sampled on a log scale if the setting is
+declared so; `linear:lo..hi` and `log:lo..hi` set the scale explicitly. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from trainers.base.problems import Problem, show_value
 from trainers.settings.config import Config
 from trainers.settings.fields import read_value
 
-NOTHING = "nothing-to-search"  # the code of a search whose settings all have one value
+NOTHING = "nothing-to-search"  # problem code: all settings of a search have one value
 
-DIGITS = 4  # that a drawn number has, so that it can be said again
-NEAR, FAR = 0.8, 1.2  # what a number is multiplied by where it is moved (Jaderberg et al. 2017, section 4.1)
-ANEW = 0.25  # of the moves draw anew
+DIGITS = 4  # of a drawn number, so that it can be typed
+NEAR, FAR = 0.8, 1.2  # factors by which a number is moved (Jaderberg et al. 2017, section 4.1)
+ANEW = 0.25  # share of the moves that draw a new value
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Any of some values."""
+    """A choice between values."""
 
     values: tuple[Any, ...]
 
     @property
     def probes(self) -> tuple[Any, ...]:
-        """If a setting can have these, it can have all."""
+        """If a setting accepts these values, it accepts all of the domain."""
         return self.values
 
     def draw(self, generator: random.Random) -> Any:
         return generator.choice(self.values)
 
     def moved(self, value: Any, generator: random.Random) -> Any:
-        """The value before or after it."""
+        """The previous or the next value."""
         place = self.values.index(value) + generator.choice((-1, 1)) if value in self.values else 0
         return self.values[min(max(place, 0), len(self.values) - 1)]
 
@@ -70,11 +70,11 @@ class Range:
         return self.within(generator.uniform(self.low, self.high))
 
     def moved(self, value: float, generator: random.Random) -> float:
-        """A number nearby, never outside of the range."""
+        """A nearby number within the range."""
         return self.within(value * generator.choice((NEAR, FAR)))
 
     def within(self, number: float) -> float:
-        """The nearest number of the range with few digits."""
+        """The number rounded to DIGITS digits and clipped to the range."""
         number = round(number) if self.whole else float(f"{number:.{DIGITS}g}")
         return min(max(number, self.low), self.high)
 
@@ -83,21 +83,21 @@ class Range:
 
 
 Domain = Choice | Range
-Point = dict[str, Any]  # a value for each setting that is searched
+Point = dict[str, Any]  # a value for each searched setting
 
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, what is fixed, and how often each point is repeated."""
+    """The searched and the fixed settings, and the seeds of each point."""
 
     domains: Mapping[str, Domain]
-    fixed: Mapping[str, Any]  # words, as a `train` command takes them
-    seeds: tuple[int, ...] = ()  # each point is tried with each of these; none: with the one seed that is fixed
-    source: str = ""  # the file that said what the command did not
+    fixed: Mapping[str, Any]  # arguments, as of a `train` command
+    seeds: tuple[int, ...] = ()  # each point is tried with each of these; empty: with the fixed seed
+    source: str = ""  # the file with the settings that the command did not give
 
     @property
     def points(self) -> int | None:
-        """How many points there are; None where there is a range."""
+        """The number of points; None if there is a range."""
         if any(isinstance(domain, Range) for domain in self.domains.values()):
             return None
         return math.prod(len(domain.values) for domain in self.domains.values() if isinstance(domain, Choice))
@@ -112,7 +112,7 @@ class Space:
         return {name: domain.draw(generator) for name, domain in self.domains.items()}
 
     def moved(self, point: Mapping[str, Any], generator: random.Random) -> Point:
-        """A point near another one: each setting drawn anew, or moved a little."""
+        """A point near another one: each setting is drawn again or moved a little."""
         return {
             name: domain.draw(generator) if generator.random() < ANEW else domain.moved(point[name], generator)
             for name, domain in self.domains.items()
@@ -122,14 +122,14 @@ class Space:
 def read(
     kind: type[Config], family: str, settings: Mapping[str, Any], from_file: Mapping[str, str], source: str
 ) -> tuple[Space | None, list[Problem]]:
-    """A space from the settings of a command, and for others from those of a file, its source; all problems at once."""
+    """A space from the settings of a command and, for others, of a file, its source; with all problems."""
     problems: list[Problem] = []
     domains: dict[str, Domain] = {}
     fixed: dict[str, Any] = {}
     seeds: tuple[int, ...] = ()
     others = {name: value for name, value in from_file.items() if name not in settings}
     for name, value in {**others, **settings}.items():
-        value = ",".join(map(show_value, value)) if isinstance(value, list) else value  # choices, from Python
+        value = ",".join(map(show_value, value)) if isinstance(value, list) else value  # choices given in Python
         try:
             domain = _checked_domain(kind, family, name, value)
         except ValueError as error:
@@ -147,12 +147,12 @@ def read(
     problems += [one for one in wrong if one.about in fixed]
     if not problems and not domains:
         hint = "name choices (n_critic=1,2,5) or a range (learning_rate=1e-4..1e-2), or use `troupe train`"
-        problems.append(Problem(NOTHING, reason="nothing to search: every setting has one value", hint=hint))
+        problems.append(Problem(NOTHING, reason="nothing to search: each setting has one value", hint=hint))
     return (None, problems) if problems else (Space(domains, fixed, seeds, source), [])
 
 
 def _checked_domain(kind: type[Config], family: str, name: str, text: Any) -> Domain | None:
-    """Choices or a range whose values the setting can have; None for one value, and where there is no such setting.
+    """Choices or a range whose values the setting accepts; None for one value, or if there is no such setting.
     Raises ValueError as `_domain` does."""
     field = kind.model_fields.get(name) or kind.model_fields.get(f"{name}_")
     if field is None or not isinstance(text, str) or field.json_schema_extra["free"]:  # type: ignore[index]
@@ -161,7 +161,7 @@ def _checked_domain(kind: type[Config], family: str, name: str, text: Any) -> Do
     if domain is None:
         return None
     if field.json_schema_extra["kind"] == "running":  # type: ignore[index]
-        raise ValueError("changes no number, so that there is nothing to search", "give it one value")
+        raise ValueError("is a runtime setting and cannot be searched", "set it to one value")
     for value in domain.probes:
         _, wrong = kind.from_words({name: value}, family)
         alone = next((one for one in wrong if one.about == name), None)
@@ -169,25 +169,24 @@ def _checked_domain(kind: type[Config], family: str, name: str, text: Any) -> Do
             reason = f"{show_value(value)} {alone.reason}" if len(str(domain)) > 20 else alone.reason
             raise ValueError(reason, alone.hint)
     if name == "seed" and isinstance(domain, Range):
-        raise ValueError("name the seeds, as in seed=1,2,3", "each repeats every point")
+        raise ValueError("list the seeds, as in seed=1,2,3", "each repeats every point")
     return domain
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:
-    """What a setting's value may be: types, or words."""
+    """The accepted values of a setting: types, or words."""
     return (annotation,) if get_origin(annotation) is tuple else get_args(annotation) or (annotation,)
 
 
 def _domain(field: Any, word: str) -> Domain | None:
-    """Choices or a range; None for one value. Raises ValueError with the reason, and the way out where there is one,
-    where it is neither."""
+    """Choices or a range; None for one value. Raises ValueError with the reason and, if known, a hint otherwise."""
     course, colon, rest = word.partition(":")
     said = course if colon and course in ("linear", "log") and ".." in rest else ""
     bounds = rest if said else word
     if ".." in bounds and "," not in bounds:
         numbers = [option for option in _options(field.annotation) if option in (int, float)]
         if not numbers:
-            raise ValueError("is a range, but this setting has choices", "separate some by commas")
+            raise ValueError("is a range, but this setting has choices", "separate them by commas")
         if bounds.count("..") > 1:
             raise ValueError("a range has two ends, as in 1e-4..1e-2")
         low, high = (read_value(numbers[0], end) if end else None for end in bounds.split("..", 1))
@@ -197,21 +196,21 @@ def _domain(field: Any, word: str) -> Domain | None:
             raise ValueError("the range is empty", "its ends are equal")
         if low > high:
             first, _, last = bounds.partition("..")
-            raise ValueError("the range is reversed", f"say {last}..{first}")
+            raise ValueError("the range is reversed", f"use {last}..{first}")
         log = said == "log" or (not said and bool(field.json_schema_extra["log"]))
         if log and low <= 0:
-            raise ValueError("a logarithm needs a range above 0", f"say linear:{bounds}")
+            raise ValueError("a log scale requires a range above 0", f"use linear:{bounds}")
         return Range(low, high, log, numbers[0] is int)
     if "," in word:
         values = tuple(read_value(field.annotation, part) for part in word.split(","))
         if len(set(values)) < len(values):
-            raise ValueError("says a value twice")
+            raise ValueError("has a value twice")
         return Choice(values)
     return None
 
 
 class SpaceFile(NamedTuple):
-    """A module that holds what is worth trying of a family."""
+    """A module with the default search space of a family."""
 
     settings: Mapping[str, str]
     budget: Mapping[str, Any]
@@ -222,9 +221,9 @@ NO_FILE = SpaceFile({}, {}, "")
 
 
 def module_of(family: str, given: str | None, families: Sequence[Path]) -> SpaceFile:
-    """FAMILY.py of the search spaces, or the file `given`; empty where there is none.
+    """FAMILY.py of the search spaces, or the file `given`; empty if there is none.
 
-    Raises TroupeError (exit code 2) where the file cannot be read.
+    Raises TroupeError (exit code 2) if the file cannot be read.
     """
     if given == "none":
         return NO_FILE
@@ -243,7 +242,7 @@ def module_of(family: str, given: str | None, families: Sequence[Path]) -> Space
 
     spec = importlib.util.spec_from_file_location(f"searchspaces_{family}", file)
     if spec is None or spec.loader is None or not file.is_file():
-        raise wrong("no such file of Python", "missing-file")
+        raise wrong("no such Python file", "missing-file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -251,7 +250,7 @@ def module_of(family: str, given: str | None, families: Sequence[Path]) -> Space
         raise wrong(told_of(error)) from error
     space, budget = getattr(module, "SEARCH", None), getattr(module, "BUDGET", {})
     if not isinstance(space, dict) or not all(isinstance(word, str) for word in (*space, *space.values())):
-        raise wrong("needs SEARCH = {setting: words}, all of it texts")
+        raise wrong("requires SEARCH = {setting: value}, all texts")
     if not isinstance(budget, dict):
-        raise wrong("needs BUDGET = {option or setting: value}")
+        raise wrong("requires BUDGET = {option or setting: value}")
     return SpaceFile(dict(space), dict(budget), f"searchspaces/{file.name}" if given is None else str(file))

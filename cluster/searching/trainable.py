@@ -1,7 +1,7 @@
-"""A trial of a search: a run as any other, carried out for Ray Tune, in its actor or by workers in its placement group.
+"""A trial of a search: an ordinary run, carried out for Ray Tune, in its actor or by workers in its placement group.
 
-Tune asks for one report after another (`step`); between two of them the run is held, so that a trial that is stopped or
-cloned stands where its last report was made. What Tune keeps as a checkpoint is the name of one in the run's folder.
+Tune asks for one report after another (`step`); between two of them the run is paused, so that a stopped or cloned
+trial is at the step of its last report. What Tune keeps as a checkpoint is the name of one in the run's folder.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from trainers.run_folders.mirror import patiently
 from trainers.run_folders.run_folder import STOP_FILE, RunFolder, begun
 from trainers.storage import checkpoint
 
-SHARED = "search"  # the entry of a trial's configuration that is the same for all: no setting has this name
+SHARED = "search"  # the key of a trial's configuration that is the same for all trials: no setting has this name
 
 
 class Trial(tune.Trainable):
-    """One actor, for one trial after another. `config` holds what is searched, and SHARED.
+    """One actor, for one trial after another. `config` holds the searched settings, and SHARED.
 
-    A trial ends with a report that holds `ended`: finished, stopped or failed, and why. An error that is no
-    TroupeError ends the actor with it, before the next trial: nobody knows what it left behind.
+    A trial ends with a report that holds `ended`: finished, stopped or failed, and why. After an error that is not a
+    TroupeError the actor exits before the next trial, as its state is unknown.
     """
 
     shared: Mapping[str, Any]
     folder: RunFolder
-    there: bucket.Bucket | None  # where it lies, and where this node has it from
+    there: bucket.Bucket | None  # the bucket of the trial, from which this node fetched it
     thread: threading.Thread | None
     reports: queue.Queue[dict[str, Any]]
-    last: dict[str, Any]  # all that was reported of the trial
+    last: dict[str, Any]  # everything reported for the trial
     asked: float  # when the bucket was last asked for a stop
-    told: dict[str, Any] | None  # the newest row with the metric that was not handed over
+    told: dict[str, Any] | None  # the newest row with the metric that has not been reported yet
     mistake: TroupeError | None
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -68,11 +68,11 @@ class Trial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._finish()
         if self.sick:
-            os._exit(1)  # Tune takes another actor for the next trial
+            os._exit(1)  # Tune uses another actor for the next trial
         if not self.warm:
             self.warm = True
             gc.collect()
-            gc.freeze()  # what was imported stays: looking through it after each trial takes longer than a short one
+            gc.freeze()  # imported modules stay: collecting them after each trial takes longer than a short trial
         self._take(new_config)
         return True
 
@@ -90,7 +90,7 @@ class Trial(tune.Trainable):
         return {**self.last, "done": "ended" in report}
 
     def _next_report(self) -> dict[str, Any]:
-        """Waits for it; a stop of the whole search does not wait for the next report, which may be long to come."""
+        """Wait for it; a stop of the search does not wait for the next report, which may take long."""
         while True:
             try:
                 return self.reports.get(timeout=WAITS.look_for_stop)
@@ -116,7 +116,7 @@ class Trial(tune.Trainable):
         return {"trial": self.folder.path.name, "checkpoint": name}
 
     def _newest_there(self, there: bucket.Bucket) -> str | None:
-        """The newest checkpoint in the bucket, once it is that of the last report: others may go on from it."""
+        """The newest checkpoint in the bucket, once it is that of the last report: others can continue from it."""
         began = time.monotonic()
         while True:
             saved = patiently(lambda: there.saved(self.folder.path))
@@ -126,7 +126,7 @@ class Trial(tune.Trainable):
             time.sleep(WAITS.look_for_stop)
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Go on from another trial's checkpoint; its own newest one needs no telling."""
+        """Continue from another trial's checkpoint; its own newest one is used without this."""
         if checkpoint and checkpoint["trial"] != self.folder.path.name:
             donor = RunFolder(self.folder.path.with_name(checkpoint["trial"]))
             varied = {name: value for name, value in self.config.items() if name != SHARED}
@@ -140,13 +140,13 @@ class Trial(tune.Trainable):
                 self.mistake = error
 
     def _fetch(self, *folders: RunFolder) -> None:
-        """Bring trials to this node, where they lie in a bucket."""
+        """Fetch trials to this node if they are in a bucket."""
         if (there := self.there) is not None:
             for folder in folders:
                 patiently(partial(there.fetch_unheld, folder.path, checkpoints=True), self._still_wanted)
 
     def _still_wanted(self) -> None:
-        """Between tries. Raises NotBegun where a stop is asked for."""
+        """Called between tries. Raises NotBegun if a stop was requested."""
         if self._stop_is_asked_for():
             raise NotBegun
 
@@ -156,7 +156,7 @@ class Trial(tune.Trainable):
             self.group.kill()
 
     def _take(self, config: Mapping[str, Any]) -> None:
-        """The next trial; its run starts when a report is asked for."""
+        """Take the next trial; its run starts when a report is requested."""
         self.shared = config[SHARED]
         path, address = Path(self.shared["folder"], TRIALS, self.trial_name), self.shared["bucket"]
         self.folder = RunFolder(bucket.here(path, address) if address else path)
@@ -171,10 +171,10 @@ class Trial(tune.Trainable):
         self.clones: list[dict[str, Any]] = []
         self.told = None
         self.mistake = None
-        self.decorations = Decorations(lambda line: None)  # whoever carries out the search tells it
+        self.decorations = Decorations(lambda line: None)  # the driver of the search reports them
 
     def _finish(self) -> None:
-        """Let a run that is under way save, and end."""
+        """Let a running run save and end."""
         if self.thread is not None and self.thread.is_alive():
             self._ask_to_stop()
             self.thread.join()
@@ -186,7 +186,7 @@ class Trial(tune.Trainable):
         self.going_on.set()
 
     def _run(self) -> None:
-        """The whole run, in a thread; its last report tells how it ended."""
+        """The complete run, in a thread; its last report says how it ended."""
         try:
             if self.mistake is not None:
                 raise self.mistake
@@ -196,7 +196,7 @@ class Trial(tune.Trainable):
             self.clones = list(plan.facts.get("clones", ()))
             varied = {name: value for name, value in self.config.items() if name != SHARED}
             with self.decorations.making(EVENTS):
-                from trainers.drawing.event_file import EventFile  # imports torch, which the driver need not
+                from trainers.drawing.event_file import EventFile  # imports torch, which the driver does not need
 
                 EventFile(self.folder.path, 0, ".settings").settings(varied, self.shared["metric"])
             with self.folder.driven(patience=10):
@@ -213,7 +213,7 @@ class Trial(tune.Trainable):
             ended = {"ended": "stopped"}
         except TroupeError as error:
             how = "stopped" if isinstance(error, Passing) else "failed"
-            problem = replace(error.problems[0], resumes=False)  # it is its search that can be resumed
+            problem = replace(error.problems[0], resumes=False)  # its search can be resumed, not the trial
             ended = {"ended": how, "reason": sentence(problem), "code": problem.code}
         except Exception as error:
             self.sick = True
@@ -221,7 +221,7 @@ class Trial(tune.Trainable):
             ended = {"ended": "failed", "reason": sentence(problem), "code": problem.code}
         if self.there is not None:
             with contextlib.suppress(TroupeError):
-                self.there.fetch(self.folder.path)  # what workers on other nodes have made
+                self.there.fetch(self.folder.path)  # files written by workers on other nodes
                 self.there.send(self.folder.path)
         self.reports.put({"clones": self.clones, **ended})
 
@@ -243,7 +243,7 @@ class Trial(tune.Trainable):
             raise
 
     def _beside(self, plan: Plan) -> dict[str, Any]:
-        """The run by workers in the other bundles of the trial's placement group, which stay for the next trial."""
+        """The run in workers in the other bundles of the trial's placement group, which are kept for the next trial."""
         self.folder.make_parts()
         settings = plan.config()
 
@@ -268,7 +268,7 @@ class Trial(tune.Trainable):
         )
 
     def _report(self, step: int, row: Mapping[str, float]) -> None:
-        """A row of the run. Raises TroupeError where it should hold the metric and does not: none ever will."""
+        """A row of the run. Raises TroupeError if it should hold the metric and does not: no later row will."""
         metric: str = self.shared["metric"]
         if metric in row:
             self.told = {"step": step, **row}
@@ -276,10 +276,10 @@ class Trial(tune.Trainable):
         evaluation = any(name.startswith("eval_") for name in row)
         if evaluation if metric.startswith("eval_") else "samples_per_second" in row:
             known = sorted({*row, *self.shared["metrics"]} - {"step", "seconds"})
-            raise TroupeError(Problem(NO_METRIC, reason=f"reports no {metric}", hint=f"it has {', '.join(known)}"))
+            raise TroupeError(Problem(NO_METRIC, reason=f"reports no {metric}", hint=f"available: {', '.join(known)}"))
 
     def _rest(self, step: int) -> None:
-        """A step is written down: hand over its row, and wait for Tune to ask for the next one."""
+        """After a step is recorded: report its row, and wait for Tune to ask for the next one."""
         if self.told is not None and not self.stopping:
             self.going_on.clear()
             report, self.told = {**self.told, "clones": self.clones}, None
@@ -288,7 +288,7 @@ class Trial(tune.Trainable):
 
 
 class KeptGroup(ActorGroup):
-    """Workers that carry out one run after another, as long as none of them was lost."""
+    """Workers that carry out one run after another, as long as none of them is lost."""
 
     alive = True
 
@@ -302,10 +302,10 @@ class KeptGroup(ActorGroup):
 
 
 def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: Mapping[str, Any]) -> str:
-    """Let a trial go on from another one's checkpoint with settings of its own; the name of its copy.
+    """Let a trial continue from another one's checkpoint with its own settings. Returns the name of the copy.
 
-    Where the checkpoint wanted has been removed meanwhile, the donor's newest whole one is taken. Raises TroupeError
-    where it has none: a clone never begins at step 0.
+    If the wanted checkpoint has been removed meanwhile, the donor's newest complete one is used. Raises TroupeError if
+    it has none: a clone never starts at step 0.
     """
     with folder.lock(patience=10), checkpoint.writing(folder.path):
         mine = checkpoint.all_in(folder.checkpoints)
@@ -327,7 +327,7 @@ def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: M
 
 
 def _copied(folder: RunFolder, donor: RunFolder, wanted: str | None) -> Path:
-    """A whole copy of a donor's checkpoint, which goes on meanwhile and may remove what is being copied."""
+    """A complete copy of a donor's checkpoint; the donor runs on meanwhile and may remove what is being copied."""
     for _ in range(3):
         named = donor.checkpoints / wanted if wanted else None
         source = named if named is not None and named.is_dir() else checkpoint.newest_whole(donor.checkpoints)
@@ -338,5 +338,5 @@ def _copied(folder: RunFolder, donor: RunFolder, wanted: str | None) -> Path:
             return copy
         checkpoint.remove(copy)
         wanted = None
-    reason = f"{donor.name} has no whole checkpoint to go on from"
+    reason = f"{donor.name} has no complete checkpoint to continue from"
     raise TroupeError(Problem("no-checkpoint", folder.name, reason), FAILED)

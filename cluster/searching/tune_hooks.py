@@ -1,4 +1,4 @@
-"""What Ray Tune calls during a search: its source of trials, its watcher, its stopper and its schedulers."""
+"""What Ray Tune calls during a search: source of trials, callback, stopper and schedulers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from cluster.searching.trainable import SHARED
 from cluster.searching.tune_job import Job, note
 from trainers.base.problems import Problem, sentence
 
-REDUCTION = 3  # asha: one of so many goes on at each of its steps (Li et al. 2020, section 3)
-RUNGS = 2  # at which trials are compared before their end
-POPULATION_MOVES = 10  # pbt: times in a run that a trial may be cloned
+REDUCTION = 3  # asha: one of this many trials continues at each rung (Li et al. 2020, section 3)
+RUNGS = 2  # at which trials are compared before they end
+POPULATION_MOVES = 10  # pbt: how often in a run a trial can be replaced by a clone
 ENDS = {"finished": FINISHED, "failed": FAILED, "stopped": INTERRUPTED}
 
-Records = dict[str, TrialRecord]  # by the identifiers that Tune gives to trials
+Records = dict[str, TrialRecord]  # by Tune's trial IDs
 
 
 class Unwritten:
-    """What Tune is given but need not write into its snapshots, from which nobody goes on."""
+    """Objects that Tune need not write into its snapshots, which are never used."""
 
     def __reduce__(self) -> Any:
         return dict, ()
@@ -39,7 +39,7 @@ class Unwritten:
 
 
 class Proposals(Unwritten, Searcher):
-    """Gives Tune the search's trials, one by one."""
+    """Passes the search's trials to Tune, one by one."""
 
     def __init__(self, job: Job, records: Records) -> None:
         super().__init__()
@@ -53,15 +53,15 @@ class Proposals(Unwritten, Searcher):
         return {**record.settings, SHARED: dict(self.job.shared)}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        pass  # the watcher below is told more
+        pass  # handled by the watcher below, which gets more information
 
 
 class Watcher(Unwritten, tune.Callback):
-    """Keeps the record of each trial right."""
+    """Keeps the record of each trial up to date."""
 
     def __init__(self, job: Job, records: Records) -> None:
         self.job, self.records = job, records
-        self.not_made = set[str]()  # that has been reported
+        self.not_made = set[str]()  # lines that have been reported
 
     def setup(self, *arguments: Any, **info: Any) -> None:
         self.job.install_handlers()
@@ -79,7 +79,7 @@ class Watcher(Unwritten, tune.Callback):
         for line in sorted({*result.get("not_made", ())} - self.not_made):
             self.not_made.add(line)
             self.job.say(f"{search.name}/{record.name}: {line}")
-        if "ended" not in result:  # else `on_trial_complete` follows at once
+        if "ended" not in result:  # else `on_trial_complete` follows immediately
             self.job.changed(record, False)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -100,7 +100,7 @@ class Watcher(Unwritten, tune.Callback):
 
 
 class Stop(Unwritten, tune.Stopper):
-    """Ends all trials when a stop is asked for."""
+    """Ends all trials when a stop is requested."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -116,7 +116,7 @@ def _problem(error: Any) -> Problem:
     """What ended a trial's actor."""
     if isinstance(error, RayTaskError):
         return Problem("worker-error", reason=f"{type(error.cause).__name__}: {error.cause}".splitlines()[0])
-    if isinstance(error, RayActorError) and error.actor_init_failed:  # one that has never begun
+    if isinstance(error, RayActorError) and error.actor_init_failed:  # one that never started
         return Problem("worker-error", reason=last_line(error))
     return Problem("lost", reason="its process died (killed, or out of memory)")
 
@@ -134,7 +134,7 @@ def scheduler_of(job: Job, records: Records) -> Any:
 
 
 class Remembering(Unwritten, AsyncHyperBandScheduler):
-    """Compares trials with all that were, those of before a resume too."""
+    """Compares trials with all earlier ones, including those before a resume."""
 
     def __init__(self, job: Job, records: Records, **options: Any) -> None:
         super().__init__(
@@ -158,11 +158,11 @@ class Remembering(Unwritten, AsyncHyperBandScheduler):
 
 
 class Accepting:
-    """Tune's populations refuse every searcher, since most learn from results; ours only hands out the trials. And
-    where a trial has made its last step there is nothing to be gained by going on from another one.
+    """Adapts Tune's populations. They reject every searcher, since most learn from results; ours only hands out the
+    trials. A trial that has made its last step is not replaced by a clone, as nothing would be gained.
 
-    Nor is a clone compared again before it has come to where it was: it would be taken back to the same checkpoint for
-    ever, as long as the other one waits for its turn, which comes to the trial that is behind."""
+    A clone is not compared again before it reaches the step that it left: otherwise it would be reset to the same
+    checkpoint forever while the other trial waits for its turn, as the trial that is behind gets the turn."""
 
     last_step = 0
 
@@ -182,7 +182,7 @@ class Accepting:
 
 
 class Population(Unwritten, Accepting, PopulationBasedTraining):
-    """Moves settings as we do: never out of their ranges."""
+    """Moves settings by our own rules: never out of their ranges."""
 
 
 def _population(job: Job, options: Mapping[str, Any]) -> Population:
@@ -193,10 +193,10 @@ def _population(job: Job, options: Mapping[str, Any]) -> Population:
 
 
 def _bandits(job: Job, options: Mapping[str, Any]) -> Any:
-    from ray.tune.schedulers.pb2 import PB2  # needs scikit-learn
+    from ray.tune.schedulers.pb2 import PB2  # requires scikit-learn
 
     class Bandits(Unwritten, Accepting, PB2):
-        """Moves settings by what a Gaussian process learned of all trials."""
+        """Moves settings by a Gaussian process fitted to all trials."""
 
     ranges = {name: domain for name, domain in job.space.domains.items() if isinstance(domain, Range)}
     bandits = Bandits(
@@ -212,7 +212,7 @@ def _bandits(job: Job, options: Mapping[str, Any]) -> Any:
 
 
 class Ended(TrialRecord):
-    """A trial of before, as a scheduler knows one."""
+    """An earlier trial, with the attributes that a scheduler uses."""
 
     stub = False
 
@@ -226,10 +226,10 @@ class Ended(TrialRecord):
 
 
 def grace(steps: int, every: int) -> int:
-    """asha: steps that every trial gets."""
+    """asha: the minimum number of steps of every trial."""
     return max(every, -(-steps // int(REDUCTION**RUNGS)))
 
 
 def interval(steps: int, every: int) -> int:
-    """pbt: steps between two looks at who is behind."""
+    """pbt: steps between two comparisons of trials."""
     return max(every, math.ceil(steps / POPULATION_MOVES / every) * every)

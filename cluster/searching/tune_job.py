@@ -1,4 +1,4 @@
-"""What Ray Tune carries out for a search. Imports no Ray."""
+"""The job that Ray Tune carries out for a search. Does not import Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cluster.searching.space import Space
 
 
 class Dead(BaseException):
-    """Ray has died. No Exception, for which Tune would tidy up first, and wait for answers that do not come."""
+    """Ray has died. Not an Exception: for these Tune would clean up first and wait for answers that do not come."""
 
 
 @dataclass
@@ -21,10 +21,10 @@ class Job:
 
     search: Search
     space: Space
-    next_trial: Callable[[], TrialRecord | None]  # whose folder is made
-    changed: Callable[[TrialRecord, bool], None]  # a trial has news; whether it has ended
-    install_handlers: Callable[[], None]  # of signals, after Tune has put one of its own
-    tick: Callable[[], None]  # now and then; raises Dead where Ray has died
+    next_trial: Callable[[], TrialRecord | None]  # its folder exists
+    changed: Callable[[TrialRecord, bool], None]  # a trial has changed; whether it has ended
+    install_handlers: Callable[[], None]  # of signals, after Tune has installed its own
+    tick: Callable[[], None]  # called regularly; raises Dead if Ray has died
     stop_requested: Callable[[], bool]
     shared: Mapping[str, Any]  # see cluster.searching.trainable
     bundles: list[dict[str, float]]
@@ -36,7 +36,7 @@ class Job:
 
 
 def note(search: Search, record: TrialRecord, row: Mapping[str, Any]) -> None:
-    """What a report says of a trial."""
+    """Update the record of a trial from a report."""
     metric = search.told["metric"]
     record.step = int(row.get("step", record.step))
     if metric in row and row[metric] is not None:

@@ -1,6 +1,6 @@
-"""Ray Tune, as a search uses it: it starts and stops trials; what they are and how they went, the search itself keeps.
+"""Ray Tune, as a search uses it: Tune starts and stops trials; the search itself keeps their settings and results.
 
-Tune's own snapshots, loggers and tables are off: a search goes on from search.json and the trials' folders.
+Tune's own snapshots, loggers and tables are off: a search resumes from search.json and the trials' folders.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from cluster.searching.leaderboard import INTERRUPTED, POPULATION, RUNNING, Tria
 from cluster.searching.tune_job import Dead, Job
 from trainers.storage import ownership
 
-STORAGE, WHAT = ".tune", "what Ray Tune writes for a search"  # a folder in the search's own, and its mark
+STORAGE, WHAT = ".tune", "what Ray Tune writes for a search"  # a folder in that of the search, and its ownership mark
 VARIABLES = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # they keep every trial's configuration for ever
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # they keep every trial's configuration forever
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "100000000",
@@ -28,12 +28,12 @@ VARIABLES = {
 
 
 def carry_out(job: Job) -> None:
-    """Run all trials that the job proposes, until there are no more or a stop is asked for."""
+    """Run all trials that the job proposes, until there are no more or a stop is requested."""
     search = job.search
     living = job.at_once  # trials that have started and not ended
     if search.told["scheduler"] in POPULATION:
-        living = len(search.trials)  # all of them, which take turns
-    pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(living + 1)}  # else a searcher's trials wait for one another
+        living = len(search.trials)  # all trials, which take turns
+    pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(living + 1)}  # else a searcher's trials wait for each other
     ownership.left_behind(search.path, f"{STORAGE}-*", WHAT)
     with (
         environment({**VARIABLES, **pending}),

@@ -1,1 +1,1 @@
-"""`troupe train`: one run from its request to its result."""
+"""`troupe train`: one run, from request to result."""

@@ -1,4 +1,4 @@
-"""What a new run begins with: the weights of `--from`, and the settings of its networks, which come with them."""
+"""What a new run starts from: the weights of `--from` and the network settings that belong to them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from trainers.storage import checkpoint
 
 
 def weights_path(given: str, runs: Path) -> Path:
-    """The file with the weights of `--from`: of a run's newest checkpoint, or exported.
+    """The weights file of `--from`: of a run's newest checkpoint, or exported.
 
-    Raises TroupeError (exit code 2) where there is none.
+    Raises TroupeError (exit code 2) if there is none.
     """
     path = expanded(given)
     for file in (path / "weights.safetensors", path / "state.pt", path):
@@ -33,16 +33,16 @@ def weights_path(given: str, runs: Path) -> Path:
         folder = run_folder.find(runs, given)
     except TroupeError:
         known = [run.name for run in run_folder.all_runs(runs)]
-        reason = "neither a run nor a file of weights"
+        reason = "neither a run nor a weights file"
         raise TroupeError(Problem("unknown-run", "--from", reason, meant(given, known), given), WORDS) from None
-    newest = checkpoint.newest_whole(folder.checkpoints)  # of another run: nothing is set aside there
+    newest = checkpoint.newest_whole(folder.checkpoints)  # another run's folder: nothing is set aside there
     if newest is None:
         raise TroupeError(Problem("no-checkpoint", "--from", "the run has no checkpoint", value=given), WORDS)
     return newest / "state.pt"
 
 
 def learned_of(weights: Path) -> Mapping[str, Any]:
-    """What the run of a checkpoint, or of an export, was: data, settings, facts; nothing where nobody tells."""
+    """Data, settings and facts of the run that a checkpoint or export comes from; empty if unknown."""
     folder = weights if weights.is_dir() else weights.parent
     for name in ("manifest.json", "config.json"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -60,8 +60,8 @@ def refuse_unfit(
     config: Config,
     facts: Mapping[str, Any],
 ) -> None:
-    """Raise TroupeError (exit code 4) where the weights of `--from` do not fit the networks of the run that is to begin
-    with them: nothing is started then."""
+    """Raise TroupeError (exit code 4) if the weights of `--from` do not fit the networks of the new run. Called before
+    anything is started."""
     if weights is None:
         return
     from trainers.engine import memory
@@ -69,7 +69,7 @@ def refuse_unfit(
 
     networks = memory.outlines(registry.family_class(family, families)(config, facts))
     if networks is None:
-        return  # told when they are made
+        return  # reported when the networks are made
     other = learned_of(weights).get("family", family)
     of = f" of {other}" if other != family else ""
     found = read_weights(weights, tuple(networks), about="--from", value=given)
@@ -79,8 +79,8 @@ def refuse_unfit(
 def network_settings(
     kind: type[Config], family: str, told: Mapping[str, Any], words: Mapping[str, Any], given: str
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Settings that decide what the networks are, by the run that `told` is of: those that come with its weights, and
-    a problem for each that was said otherwise. Nothing where it is a run of another family, or of nobody knows what."""
+    """Network settings of the run that `told` describes: those to take over with its weights, and a problem for each
+    that the command sets to another value. Empty for a run of another or an unknown family."""
     if told.get("family") != family:
         return {}, []
     old, facts = told["settings"], told["facts"]
@@ -91,7 +91,7 @@ def network_settings(
             continue
         value = tuple(old[name]) if isinstance(old[name], list) else old[name]
         if value == "auto" and name in facts and (same_data is None or same_data.data != old.get("data")):
-            value = facts[name]  # as it followed from the other run's data
+            value = facts[name]  # as derived from the other run's data
         if name not in words:
             if value != kind.model_fields[name].get_default():
                 come[name] = value
@@ -99,7 +99,7 @@ def network_settings(
         config = kind.from_words({name: words[name]}, family)[0]
         said = getattr(config, name, "auto")
         if "auto" not in (value, said) and said != value:
-            reason = f"has {name}={show_value(value)}, you said {name}={show_value(said)}"
-            hint = f"leave {name} out, and it comes with the weights"
+            reason = f"has {name}={show_value(value)}, you passed {name}={show_value(said)}"
+            hint = f"omit {name} to take it from the weights"
             problems.append(Problem("settings-differ", "--from", reason, hint, given))
     return come, problems

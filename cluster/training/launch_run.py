@@ -1,4 +1,4 @@
-"""One run from its command to its result: make its folder, start it here or on Ray, watch it, clear up."""
+"""One run from command to result: create its folder, run it here or on Ray, monitor it, clean up."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHOWN = ("grid", "timelapse", "checkpoint")  # parts of a result that are files,
 
 
 def nobody(step: int, row: Mapping[str, float]) -> None:
-    """A report that nobody reads."""
+    """Ignore the row: the default `report`."""
 
 
 TRAINING = threading.Lock()  # held while a run trains in this process
@@ -45,10 +45,10 @@ TRAINING = threading.Lock()  # held while a run trains in this process
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Raise TroupeError (exit code 4) where a run trains in this process already: it has torch's default generator."""
+    """Raise TroupeError (exit code 4) if a run already trains in this process: it uses torch's default generator."""
     if not TRAINING.acquire(blocking=False):
-        hint = "wait until it has ended, or start this one in a process of its own"
-        raise TroupeError(Problem("held", reason="another run trains in this process", hint=hint), CONFLICT)
+        hint = "wait until it ends, or start this one in another process"
+        raise TroupeError(Problem("held", reason="another run is training in this process", hint=hint), CONFLICT)
     try:
         yield
     finally:
@@ -60,7 +60,7 @@ def launch(
 ) -> dict[str, Any]:
     """Carry out a `train` command. Returns the run's result, with paths that can be opened from here.
 
-    `own_process`: what is printed in this process is the run's, and goes to its logs.
+    `own_process`: the output of this process belongs to the run and goes to its logs.
     """
     with alone():
         return _launch(command, progress, own_process, report)
@@ -111,7 +111,7 @@ def _carried_out(
     own_process: bool,
     report: Report,
 ) -> dict[str, Any]:
-    """A run whose folder is ready and held, to its end."""
+    """Carry out a run whose folder is ready and locked."""
     there = bucket.of(folder.path.parent)
     plan = Plan(
         prepared.family,
@@ -147,7 +147,7 @@ def _carried_out(
         folder.before.unlink(missing_ok=True)
         folder.stop.unlink(missing_ok=True)
     if there is not None:
-        patiently(lambda: there.fetch(folder.path))  # what a worker on another machine has made
+        patiently(lambda: there.fetch(folder.path))  # files written by workers on other machines
         patiently(lambda: there.send(folder.path))
     return with_paths(result, folder)
 
@@ -155,7 +155,7 @@ def _carried_out(
 def _introduction(
     name: str, config: Config, facts: Mapping[str, Any], prepared: Prepared, command: TrainCommand
 ) -> Iterator[str]:
-    """What a run is about to do, and what a person should know of it, a line each."""
+    """What a run will do and what the user should know of it, one line each."""
     hint = requirements.hint(config) if not command.address else None
     yield f"{name}: {_what(config, prepared)}" + (f"; {hint}" if hint else "")
     yield _samples(config, facts)
@@ -167,7 +167,7 @@ def _introduction(
 
 
 def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
-    """A result whose pictures and checkpoint are paths from here; the folder itself holds none."""
+    """A result with paths of its pictures and checkpoint that can be opened from here; the stored one has none."""
     shown = {part: result.get(part) or nothing for part, nothing in PARTS.items()}
     for part in SHOWN:
         if shown.get(part):
@@ -178,14 +178,14 @@ def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
 
 
 def _ended_before(folder: RunFolder, finished: Mapping[str, Any], config: Config, progress: Progress) -> dict[str, Any]:
-    """The result of a run that has made all its steps, whose folder is left as at its end."""
-    ended = f"finished before, at step {finished['steps']}; raise steps to go on"
+    """The result of a run that has already finished; its folder stays as it is."""
+    ended = f"already finished at step {finished['steps']}; increase steps to continue"
     if finished["steps"] < config.steps:
-        ended = f"reached {config.target} at step {finished['steps']}; say target=none to go on"
+        ended = f"reached {config.target} at step {finished['steps']}; set target=none to continue"
     progress.say(f"{folder.name}: {ended}")
-    with contextlib.suppress(TroupeError, OSError), folder.lock():  # its driver may have been killed just then
+    with contextlib.suppress(TroupeError, OSError), folder.lock():  # its driver may have been killed just before
         folder.settle_settings()
-    if there := bucket.of(folder.path.parent):  # which may have been out of reach at its end
+    if there := bucket.of(folder.path.parent):  # which may have been unreachable when the run ended
         patiently(lambda: there.send(folder.path))
     return with_paths(finished, folder)
 
@@ -193,10 +193,10 @@ def _ended_before(folder: RunFolder, finished: Mapping[str, Any], config: Config
 def _go_on(
     folder: RunFolder, prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand, progress: Progress
 ) -> None:
-    """Give the folder of a run that goes on its settings of now; nobody else may be working on it."""
+    """Update the folder of a resumed run with its current settings. No other process may be working on it."""
     if prepared.stored.get("data") != stored["data"] and not command.allow_changes:
-        reason = f"other samples than {folder.name} began with or held out"
-        hint = "--allow-changes goes on all the same"
+        reason = f"training or held-out samples differ from those of {folder.name}"
+        hint = "pass --allow-changes to resume anyway"
         raise TroupeError(Problem("data-differ", "data", reason, hint), CONFLICT)
     with folder.lock(patience=10), checkpoint.writing(folder.path):
         folder.make_parts()
@@ -214,7 +214,7 @@ def _go_on(
 
 
 def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand) -> RunFolder:
-    """The folder of a new run, with its settings and the weights that it begins with; or nothing at all."""
+    """Create the folder of a new run, complete with settings and initial weights, or nothing."""
 
     def fill(folder: RunFolder) -> None:
         if prepared.weights is not None:
@@ -225,7 +225,7 @@ def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCom
 
 
 def _copy_weights(weights: Path, folder: RunFolder, command: TrainCommand) -> None:
-    """Into a new run's folder: the run needs nobody else's files from then on."""
+    """Copy the weights into a new run's folder, so that it depends on no other files."""
     try:
         source = open(weights, "rb")  # noqa: SIM115
     except OSError as error:
@@ -236,12 +236,12 @@ def _copy_weights(weights: Path, folder: RunFolder, command: TrainCommand) -> No
 
 
 def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, there: bucket.Bucket | None) -> None:
-    """After a failure before the first checkpoint: a new run's name is free again, an old one has its settings back."""
-    with contextlib.suppress(TroupeError, OSError), folder.lock(patience=2):  # unless somebody else went on with it
+    """After a failure before the first checkpoint: free a new run's name, or restore a resumed run's settings."""
+    with contextlib.suppress(TroupeError, OSError), folder.lock(patience=2):  # unless another process has resumed it
         if prepared.folder is not None:
             folder.settle_settings()
         elif error.code == FAILED or folder.read_restarts() or checkpoint.all_in(folder.checkpoints):
-            pass  # its logs tell why, or it can go on
+            pass  # its logs show the cause, or it can be resumed
         elif removal.discard(folder.path, there):
             return
         if there is not None:
@@ -249,7 +249,7 @@ def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, there: 
 
 
 def _learned_before(prepared: Prepared, stored: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Samples that an old run learned from and learns from no more: an evaluation must know."""
+    """Samples that a resumed run learned from earlier but not now; an evaluation must know of them."""
     if prepared.folder is None:
         return []
     old = prepared.stored
@@ -261,7 +261,7 @@ def _learned_before(prepared: Prepared, stored: Mapping[str, Any]) -> list[dict[
 
 
 def _from(command: TrainCommand, prepared: Prepared) -> str | None:
-    """The name of the run whose weights this one began with."""
+    """The name of the run whose weights this one started from."""
     if prepared.folder is not None:
         before: str | None = prepared.stored.get("from")
         return before
@@ -269,19 +269,19 @@ def _from(command: TrainCommand, prepared: Prepared) -> str | None:
 
 
 def _what(config: Config, prepared: Prepared) -> str:
-    """What is about to happen, in a few words."""
+    """A short description of what the run will do."""
     workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
     if config.min_workers:
         workers = f"{config.min_workers} to {workers}"
-    verb = "going on to" if prepared.folder is not None else "training"
+    verb = "continuing to" if prepared.folder is not None else "training"
     if prepared.folder is not None and not checkpoint.all_in(prepared.folder.checkpoints):
-        verb = "beginning at step 0, as there is no checkpoint: training"
+        verb = "no checkpoint, starting at step 0: training"
     steps = "1 step" if config.steps == 1 else f"{config.steps} steps"
     return f"{verb} {steps} of {config.batch_size} samples with {workers}, exchange {config.exchange}"
 
 
 def _samples(config: Config, facts: Mapping[str, Any]) -> str:
-    """What there is to learn from, in a few words."""
+    """A short description of the data."""
     names = list(facts.get("class_names", ()))
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     classes = f", {len(names)} classes ({shown})" if names else ""
@@ -300,7 +300,7 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
     def show() -> None:
         while not done.wait(0.25):
             progress.show(control.progress)
-            if os.path.exists(folder.stop):  # which raises nothing where a disk hangs
+            if os.path.exists(folder.stop):  # does not raise if the disk hangs
                 ask()
 
     def ask() -> None:
@@ -325,7 +325,9 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
             except TroupeError:
                 raise
             except Exception as error:
-                with contextlib.suppress(OSError, ValueError):  # a log that cannot be written is less than the error
+                with contextlib.suppress(
+                    OSError, ValueError
+                ):  # a log that cannot be written matters less than the error
                     traceback.print_exc(file=log)
                 raise of_worker(0, error, folder.log(0)) from error
     finally:
@@ -336,7 +338,7 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
 def _on_ray(
     plan: Plan, config: Config, command: TrainCommand, progress: Progress, own_process: bool, report: Report
 ) -> dict[str, Any]:
-    """Train in Ray actors, and watch them."""
+    """Train in Ray actors and monitor them."""
     from cluster.backend.actors import ActorGroup, Placing
     from cluster.backend.connection import ray_for
     from cluster.backend.supervisor import Lost, supervise
@@ -345,14 +347,16 @@ def _on_ray(
 
     def stop_asked() -> bool:
         if os.path.exists(stop):
-            asked.set()  # whatever becomes of the file
+            asked.set()  # even if the file is removed later
         return asked.is_set()
 
     folders, stop = [*([] if plan.bucket else [plan.folder]), *plan.families], RunFolder(plan.folder).stop
     log = RunFolder(plan.folder).logs / "driver.log" if own_process else None
     with (
         _random_kept(),
-        ray_for(config, command.address, command.oversubscribe, folders, log) as used,  # until then a signal ends it
+        ray_for(
+            config, command.address, command.oversubscribe, folders, log
+        ) as used,  # before this, a signal ends the process
         signals(asked.set),
     ):
 
@@ -384,7 +388,7 @@ def _on_ray(
 
 @contextlib.contextmanager
 def _random_kept() -> Iterator[None]:
-    """Put Python's random state back: Ray draws from it."""
+    """Restore Python's random state afterwards: Ray draws from it."""
     state = random.getstate()
     try:
         yield

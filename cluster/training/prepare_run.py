@@ -1,4 +1,4 @@
-"""A `train` command, checked: every word of it, before anything is made or started."""
+"""Check every argument of a `train` command before anything is created or started."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from trainers.settings.config import Config
 from trainers.settings.fields import plain, show_size
 from trainers.storage import checkpoint
 
-LARGEST_CONFIG = 200_000  # bytes of a file of settings; one of all has some 3,000
+LARGEST_CONFIG = 200_000  # bytes of a settings file; one with all settings has some 3,000
 
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """A `train` command as it was given."""
+    """A `train` command as given."""
 
     family: str | None = None
     settings: Mapping[str, Any] | None = None
@@ -46,22 +46,22 @@ class TrainCommand:
     data_dir: Path = Path(DATA_DIR)
     families: tuple[Path, ...] = ()
     dry_run: bool = False
-    elsewhere: bool = False  # carried out on other machines: folders of data need not be here
+    elsewhere: bool = False  # runs on other machines: data folders need not exist here
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that can start: all that could be wrong with its words has been said."""
+    """A run that can start: all its arguments have been checked."""
 
     family: str
     config: Config
-    folder: RunFolder | None  # None: a new run, whose folder is not made yet
-    stored: Mapping[str, Any]  # what an old run's folder says of it
-    notes: tuple[str, ...] = ()  # what a person should know of the words, and of that folder
-    damaged: bool = False  # its settings.json is not as it was written, and is to be written anew
-    weights: Path | None = None  # that a new run begins with
-    finished: Mapping[str, Any] | None = None  # its result, where it has made all its steps
-    origins: Mapping[str, str] = field(default_factory=dict)  # of the settings that were given
+    folder: RunFolder | None  # None: a new run, whose folder does not exist yet
+    stored: Mapping[str, Any]  # the settings.json of a resumed run
+    notes: tuple[str, ...] = ()  # for the user, about the arguments and that folder
+    damaged: bool = False  # its settings.json is damaged and must be rewritten
+    weights: Path | None = None  # initial weights of a new run
+    finished: Mapping[str, Any] | None = None  # its result, if it has made all its steps
+    origins: Mapping[str, str] = field(default_factory=dict)  # of the given settings
 
 
 @dataclass
@@ -76,7 +76,7 @@ class _Findings:
 
 @dataclass(frozen=True)
 class _Request:
-    """The run that a command asks for, new or resumed, with its settings: the command line overrides the file."""
+    """The requested run, new or resumed, with its settings: the command line overrides the file."""
 
     family: str | None  # None: a problem says why
     settings: Mapping[str, Any]
@@ -121,7 +121,7 @@ def prepare(command: TrainCommand) -> Prepared:
 
 
 def _merge_settings(command: TrainCommand, found: _Findings) -> _Request:
-    """The settings of the file and of the command line. Raises TroupeError where they are for two families."""
+    """The settings of the file and of the command line. Raises TroupeError if they are for two families."""
     from_file = read_config(command.config, found.problems, found.notes)
     typed = dict(command.settings or {})
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
@@ -130,7 +130,7 @@ def _merge_settings(command: TrainCommand, found: _Findings) -> _Request:
     settings = {**from_file, **typed}
     in_file = settings.pop("family", None)
     if command.family is not None and in_file not in (None, command.family):
-        reason, hint = f"is for {in_file}, you said {command.family}", "leave one of both out"
+        reason, hint = f"is for {in_file}, you passed {command.family}", "omit one of them"
         found.problems.append(Problem("settings-conflict", "--config", reason, hint, str(command.config)))
         raise TroupeError(found.problems, WORDS)
     family = command.family if command.family is not None or in_file is None else str(in_file)
@@ -145,7 +145,7 @@ def _open_run(command: TrainCommand, name: str, request: _Request, found: _Findi
     """A request for the run of `--resume`, with what its folder stores."""
     for option, value in (("--name", command.name), ("--from", command.from_run)):
         if value is not None:
-            reason = "--resume goes on with a run as it is"
+            reason = "--resume continues a run as it is"
             found.problems.append(Problem("settings-conflict", option, reason, f"leave {option} out", value))
     try:
         folder = run_folder.find(command.runs_dir, name)
@@ -166,7 +166,7 @@ def _open_run(command: TrainCommand, name: str, request: _Request, found: _Findi
 
 
 def _find_weights(command: TrainCommand, found: _Findings) -> tuple[Path | None, Mapping[str, Any]]:
-    """The weights of `--from`, and what the run that they are of learned from."""
+    """The weights of `--from`, and the data, settings and facts of the run that they are of."""
     if command.from_run is None:
         return None, {}
     try:
@@ -180,15 +180,15 @@ def _find_weights(command: TrainCommand, found: _Findings) -> tuple[Path | None,
 def _build_config(
     command: TrainCommand, request: _Request, learned: Mapping[str, Any], found: _Findings
 ) -> Config | None:
-    """The settings of the run: those given come before those of the weights, and these before those stored."""
+    """The settings of the run. Given settings override those of the weights, which override stored ones."""
     kind = _class_of_config(command, request, found)
     if kind is None:
         return None
     family, given, stored = str(request.family), request.settings, request.stored
     old = {key: value for key, value in stored.get("settings", {}).items() if key in kind.model_fields}
     if "steps" in given and given.get("epochs", "none") not in (None, "none"):
-        hint = "the other follows from the size of the data"
-        found.problems.append(Problem("settings-conflict", "steps and epochs", "say one of them", hint))
+        hint = "each follows from the other and the size of the data"
+        found.problems.append(Problem("settings-conflict", "steps and epochs", "pass only one of them", hint))
     for setting, implied in (("steps", "epochs"), ("workers", "min_workers")):
         if setting in given:
             old.pop(implied, None)
@@ -214,7 +214,7 @@ def _build_config(
 
 
 def _class_of_config(command: TrainCommand, request: _Request, found: _Findings) -> type[Config] | None:
-    """The settings that the family has, where the family is known."""
+    """The settings class of the family, if the family is known."""
     if request.family is None or (command.resume and not request.stored):
         return None
     try:
@@ -227,15 +227,15 @@ def _class_of_config(command: TrainCommand, request: _Request, found: _Findings)
 
 
 def _check_name_of_family(command: TrainCommand, found: _Findings) -> None:
-    """No run may have the name of a family: a command could not tell them apart."""
+    """Reject a run name that is the name of a family: a command could not tell them apart."""
     with contextlib.suppress(TroupeError):  # reported with the settings
         if command.name in registry.families(command.families):
-            hint = f"take another, as {command.name}-first"
+            hint = f"use another, e.g. {command.name}-first"
             found.problems.append(Problem("name-in-use", "--name", "is the name of a family", hint, command.name))
 
 
 def _missing_here(command: TrainCommand, config: Config, folder: RunFolder | None, finished: bool) -> list[Problem]:
-    """What this machine lacks for the run: CPUs or GPUs, and a folder that can be written."""
+    """What this machine lacks for the run: CPUs, GPUs, or a writable folder."""
     missing = [] if command.address else requirements.room(config, command.oversubscribe)
     if command.dry_run or finished:
         return missing
@@ -245,7 +245,7 @@ def _missing_here(command: TrainCommand, config: Config, folder: RunFolder | Non
 
 
 def _refuse_conflicts(command: TrainCommand, config: Config, request: _Request) -> None:
-    """Raise TroupeError (exit code 4) where the name is in use, or the run cannot go on as it is."""
+    """Raise TroupeError (exit code 4) if the name is in use, or the run cannot be resumed as it is."""
     if command.name is not None and creation.is_taken(command.runs_dir / command.name):
         raise run_folder.in_use(command.runs_dir, command.name)
     if (folder := request.folder) is None:
@@ -254,13 +254,13 @@ def _refuse_conflicts(command: TrainCommand, config: Config, request: _Request) 
     if command.allow_changes or checkpoint.all_in(folder.checkpoints):
         return
     if made := max((int(row["step"]) for row in folder.read_metrics()[0]), default=0):
-        reason = f"made {made} steps, but has no checkpoint any more"
-        hint = "copy one back, or say --allow-changes to begin it again at step 0"
+        reason = f"made {made} steps, but has no checkpoint left"
+        hint = "restore one, or pass --allow-changes to restart at step 0"
         raise TroupeError(Problem("no-checkpoint", folder.name, reason, hint), CONFLICT)
 
 
 def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, Any] | None:
-    """The result of a run that has made all its steps; None where its last checkpoint is to be made again."""
+    """The result of a run that has made all its steps; None if its last checkpoint must be made again."""
     result = folder.read_result()
     if result is None:
         return None
@@ -277,14 +277,14 @@ def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, 
     else:
         return result
     notes.append(
-        f"{folder.name}: finished at step {result['steps']}, but its last checkpoint is {lost}; going on from "
-        "the one before, to make it again"
+        f"{folder.name}: finished at step {result['steps']}, but its last checkpoint is {lost}; resuming from "
+        "the previous one to make it again"
     )
     return None
 
 
 def read_config(path: Path | None, problems: list[Problem], notes: list[str]) -> dict[str, Any]:
-    """Settings from a YAML or JSON file, which may be the settings.json of a run."""
+    """Settings from a YAML or JSON file, which can be the settings.json of a run."""
     if path is None:
         return {}
 
@@ -293,16 +293,16 @@ def read_config(path: Path | None, problems: list[Problem], notes: list[str]) ->
 
     read = _parse(path, wrong)
     if isinstance(read.get("settings"), dict) and "family" in read:
-        note = f"--config {path}: of a run of {read['family']}; its settings are taken, and nothing else of it"
+        note = f"--config {path}: from a run of {read['family']}; only its settings are used"
         left = ", ".join(sorted(read.keys() - {"family", "settings", "format", "digest", "since"}))
-        notes.append(f"{note} ({left})" if left else note)
+        notes.append(f"{note} (not {left})" if left else note)
         read = {"family": read["family"], **read["settings"]}
         if read.get("epochs", "null") != "null":
             read.pop("steps", None)  # they followed from its data
     words: dict[str, str] = {}
     for key, value in read.items():
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(part, str) for part in value)):
-            wrong(f"{key}: needs one value, or a list of values")
+            wrong(f"{key}: requires one value or a list of values")
         else:
             word = ":".join(value) if isinstance(value, list) else value
             words[key] = "none" if word in ("", "~", "null") else word
@@ -310,12 +310,12 @@ def read_config(path: Path | None, problems: list[Problem], notes: list[str]) ->
 
 
 def _parse(path: Path, wrong: Callable[..., None]) -> dict[str, Any]:
-    """What a file of settings holds, as text; nothing, and why it is `wrong`, where it is no such file."""
+    """The contents of a settings file, as texts; empty if it is not one, with the reason passed to `wrong`."""
     import yaml
 
     try:
         if os.stat(expanded(path)).st_size > LARGEST_CONFIG:
-            wrong(f"is larger than {show_size(LARGEST_CONFIG)}, and no file of settings")
+            wrong(f"is larger than {show_size(LARGEST_CONFIG)}: not a settings file")
             return {}
         text = expanded(path).read_text(encoding="utf-8")
         read: dict[str, Any] = yaml.load(text, yaml.BaseLoader)  # texts, read as those on the command line
@@ -323,22 +323,22 @@ def _parse(path: Path, wrong: Callable[..., None]) -> dict[str, Any]:
     except OSError as error:
         wrong(str(error.strerror), "not-read")
     except RecursionError:
-        wrong("is nested too deep; it needs lines of the form `setting: value`")
+        wrong("is nested too deeply; it requires lines `setting: value`")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         wrong(f"neither YAML nor JSON ({' '.join(str(error).split())[:200]})")
     else:
         if not isinstance(node, yaml.MappingNode):
-            wrong("needs lines of the form `setting: value`")
+            wrong("requires lines of the form `setting: value`")
             return {}
         for key, count in Counter(key.value for key, _ in node.value).items():
             if count > 1:
-                wrong(f"{key}: said twice", "said-twice")
+                wrong(f"{key}: given twice", "said-twice")
         return read
     return {}
 
 
 def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:
-    """Refuse to go on under another recipe, naming each difference."""
+    """Reject a resume if the settings that define the run differ; name each difference."""
     old = stored["settings"]
     newest = checkpoint.newest_whole(folder.checkpoints)
     reached = checkpoint.place_of(newest.name)[0] if newest else 0
@@ -346,46 +346,46 @@ def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Confi
     for key, value in plain(config.recipe()).items():
         if key == "steps":
             if value < reached:
-                reason = f"{folder.name} has made {reached} steps already"
+                reason = f"{folder.name} has already made {reached} steps"
                 problems.append(Problem("bad-value", "steps", reason, value=value))
             elif value != old[key] and config.spans_the_run:
-                reason = f"{folder.name} has {old[key]}, you said {value}, and its schedule depends on how many"
+                reason = f"{folder.name} has {old[key]}, you passed {value}; its schedule depends on it"
                 differences.append(Problem("settings-differ", "steps", reason))
         elif key == "epochs":
             continue  # steps follow from it
         elif key == "data" and _is_elsewhere(str(old.get(key)), str(value)):
             continue  # its fingerprint tells whether it holds the same
         elif key in old and old[key] != value:
-            reason = f"{folder.name} has {show_value(old[key])}, you said {show_value(value)}"
+            reason = f"{folder.name} has {show_value(old[key])}, you passed {show_value(value)}"
             differences.append(Problem("settings-differ", key, reason))
     if differences and not allow_changes:
-        reason, hint = f"{folder.name} was begun with another recipe", "--allow-changes goes on all the same"
+        reason, hint = f"settings differ from run {folder.name}", "pass --allow-changes to resume anyway"
         problems += [*differences, Problem("settings-differ", reason=reason, hint=hint)]
     if problems:
         raise TroupeError(problems, CONFLICT)
 
 
 def _is_elsewhere(one: str, other: str) -> bool:
-    """Whether both name data of one kind in a folder, which may have been moved."""
+    """Whether both name a data folder of the same kind, which may have been moved."""
     (kind, colon, _), (other_kind, _, path) = one.partition(":"), other.partition(":")
     return kind == other_kind and bool(colon) and bool(path)
 
 
 def _memory(config: Config, family: str, data: Any, command: TrainCommand) -> dict[str, Any]:
-    """How much memory each worker of a run takes, and how much is free: `bytes`, where that is known, and `told` to
-    people. Raises TroupeError (exit code 3) where that is not enough."""
+    """How much memory each worker needs and how much is free: `bytes`, if known, and `told`, a text for the user.
+    Raises TroupeError (exit code 3) if that is not enough."""
     unknown = ""
     if command.address is not None:
-        unknown = f"by each worker where it begins, as nothing is known here of the cluster at {command.address}"
+        unknown = f"by each worker at its start, as the cluster at {command.address} is not known here"
     elif data is None:
-        unknown = "when the run begins, as it depends on the data, which were not opened"
+        unknown = "when the run starts, as it depends on the data, which were not opened"
     if unknown:
-        return {"told": f"looked at {unknown}", "bytes": None}
+        return {"told": f"checked {unknown}", "bytes": None}
     from trainers.engine import memory
 
     need = memory.need_of(registry.family_class(family, command.families)(config, data.facts), data)
     if need is None:
-        return {"told": "not known, as the networks cannot be made without their numbers", "bytes": None}
+        return {"told": "unknown, as the networks cannot be made without their weights", "bytes": None}
     free, count = memory.free_on(config.device), config.workers
     here = 1 if config.device == "cuda" else count
     told = need.told() + (" each" if count > 1 else "")
@@ -396,7 +396,7 @@ def _memory(config: Config, family: str, data: Any, command: TrainCommand) -> di
 
 
 def _origins(prepared: Prepared, config: Config) -> dict[str, str]:
-    """Where the settings of a run have their values from, but for those at their defaults."""
+    """Where the values of a run's settings come from, except those at their defaults."""
     kind, origins = type(config), {}
     for name, value in config.model_dump().items():
         default = (Config.model_fields.get(name) or kind.model_fields[name]).get_default()
@@ -410,7 +410,7 @@ def _origins(prepared: Prepared, config: Config) -> dict[str, str]:
 
 
 def dry_run(command: TrainCommand) -> dict[str, Any]:
-    """Every resolved setting of a command, and the folder that it would use."""
+    """All resolved settings of a command, and the folder that it would use."""
     prepared = prepare(replace(command, dry_run=True))
     if prepared.folder is not None:
         folder = prepared.folder.path

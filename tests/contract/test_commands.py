@@ -67,7 +67,7 @@ def test_raising_steps_goes_on_with_the_bits_of_one_run(
     assert command(["train", "dcgan", *TINY, "steps=3", "--name", "parts"]) == 0
     capsys.readouterr()
     assert command(["train", "--resume", "parts"]) == 0
-    assert "finished before, at step 3; raise steps to go on" in capsys.readouterr().out
+    assert "already finished at step 3; increase steps to continue" in capsys.readouterr().out
     assert command(["train", "--resume", "parts", "steps=6"]) == 0
     assert all(d.relative == 0 for d in compare(ended(room / "runs/straight"), ended(room / "runs/parts")))
     assert command(["train", "--resume", "parts", "steps=2"]) == CONFLICT
@@ -201,8 +201,8 @@ def test_a_runs_settings_are_taken_as_a_config(room: Path, capsys: pytest.Captur
     assert command(["train", "--config", config, "seed=3", "--name", "second"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0] == (
-        f"troupe: --config {config}: of a run of classifier; its settings are taken, and nothing else of it "
-        "(data, facts, from, versions)"
+        f"troupe: --config {config}: from a run of classifier; only its settings are used "
+        "(not data, facts, from, versions)"
     )
     first, second = (RunFolder(room / "runs" / name).read_settings()["settings"] for name in ("first", "second"))
     assert second == {**first, "seed": 3}

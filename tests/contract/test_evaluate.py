@@ -204,12 +204,12 @@ def test_weights_that_saw_the_samples_before_are_not_called_tested(
     )
     code, answer, _ = evaluated(room, capsys, "child")
     assert (code, answer["held_out"]) == (0, False)
-    assert answer["notes"] == ["the run began with the weights of run, which may have seen these samples"]
+    assert answer["notes"] == ["the run started from the weights of run, which may have seen these samples"]
     words = {"evaluate_on": "validation", "steps": 4, "allow_changes": True, "data_dir": room / "data"}
     train(resume="run", **words)
     code, answer, _ = evaluated(room, capsys, "run")
     assert (code, answer["held_out"]) == (0, False)
-    assert answer["notes"] == ["the run learned from other samples before, and may have seen these"]
+    assert answer["notes"] == ["the run learned from other samples earlier and may have seen these"]
     train(resume="run", steps=5, data_dir=room / "data")
     assert evaluated(room, capsys, "run")[1]["held_out"] is False, "nor later"
 
@@ -225,7 +225,7 @@ def test_all_of_a_folder_that_the_run_never_learned_from_can_be_evaluated(
     assert answer["notes"][0].startswith("the run learned from data=")
     assert evaluated(room, capsys, "run", f"data={others}", "evaluate_on=test")[1]["samples"] == 4
     main.command(["evaluate", "run", f"data={others}", "evaluate_on=all", "--data-dir", str(room / "data")])
-    assert "40 samples, all that there are" in capsys.readouterr().out
+    assert "40 samples, all of them" in capsys.readouterr().out
 
 
 def test_all_of_what_a_run_learned_from_is_refused(
@@ -273,7 +273,7 @@ def test_images_that_lie_in_both_folders_are_told_and_not_called_held_out(
         shutil.copy(room / f"pets/train/cat/{number}.png", room / f"pets/test/cat/copy{number}.png")
     data = f"imagefolder:{room / 'pets'}"
     train("classifier", name="run", data=data, data_dir=room / "data", progress=True, **SMALL)
-    line = "3 images to evaluate on lie among those to learn from as well"
+    line = "3 images to evaluate on are also training images"
     assert f"troupe: data={data}: {line}" in capsys.readouterr().out
     code, answer, _ = evaluated(room, capsys, "run")
     assert (code, answer["samples"], answer["held_out"], answer["notes"]) == (0, 17, False, [line])

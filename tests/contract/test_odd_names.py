@@ -80,7 +80,7 @@ def test_a_class_and_images_in_other_bytes_are_learned_drawn_told_and_predicted(
     assert code == FAILED
     assert ("not-read", rf"{pets}/caf\xe9/br\xe9ken.png") in wrong.kinds
     assert [line for line in wrong.lines if line not in err] == []
-    assert r"passed over: 3 .\xe9" in out
+    assert r"files that are not images: 3 .\xe9" in out
     for words in (("export", "run"), ("report", "run"), ("runs",)):
         assert said(capsys, *words)[0] == 0
     config = json.loads(Path("run-export/config.json").read_text())

@@ -210,7 +210,7 @@ def test_a_table_names_class_probability_and_next_best_in_natural_order(
         "new/1.png", "new/9.png", "new/10.png", "new/deep 1/one.JPG", "new/deep 9/one.JPG", "new/deep 10/one.JPG",
         "pets/test/ox/0.png",
     ]  # fmt: skip
-    assert passed == "files that are no images were passed over: 1 .txt"
+    assert passed == "skipped files that are not images: 1 .txt"
     found = predict("run", "new/1.png")["predictions"][0]
     ranked = sorted(found["probabilities"].items(), key=lambda item: -item[1])
     for count in (1, 3):

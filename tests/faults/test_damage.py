@@ -147,12 +147,12 @@ def test_with_all_checkpoints_gone_a_run_is_not_begun_anew_in_silence(troupe: Co
     done = troupe.run("train", *RESUME)
     assert done.code == 4
     assert done.mistakes == [
-        "troupe: run: made 6 steps, but has no checkpoint any more; copy one back, or say --allow-changes to begin it "
-        "again at step 0"
+        "troupe: run: made 6 steps, but has no checkpoint left; restore one, or pass --allow-changes to restart at "
+        "step 0"
     ]
     assert (run / "metrics.jsonl").read_bytes() == rows
     done = troupe.train(*RESUME, "--allow-changes")
-    assert "beginning at step 0, as there is no checkpoint" in done.out
+    assert "no checkpoint, starting at step 0" in done.out
     assert_same_run(run, finished.path("whole"))
 
 
@@ -268,15 +268,15 @@ def test_a_finished_run_with_a_damaged_last_checkpoint_is_made_whole_again(
     done = troupe.train("--resume", "run", "--families", str(FRAGILE))
     told = (
         "troupe: run: finished at step 6, but its last checkpoint is damaged (state.pt has another SHA-256 than its "
-        "manifest says); going on from the one before, to make it again"
+        "manifest says); resuming from the previous one to make it again"
     )
     assert told in done.out.splitlines()
     assert checkpoint.damage_of(checkpoints(run)[-1]) is None
     assert [difference for difference in compare(state_of(run), good) if difference.relative] == []
     shutil.rmtree(run / "checkpoints" / "step_00000006")
-    assert "its last checkpoint is gone; going on from" in troupe.train(*RESUME[:2], "--families", str(FRAGILE)).out
+    assert "its last checkpoint is gone; resuming from" in troupe.train(*RESUME[:2], "--families", str(FRAGILE)).out
     assert_same_state(run, finished.path("half"))
-    assert "finished before, at step 6" in troupe.train("--resume", "run", "--families", str(FRAGILE)).out
+    assert "already finished at step 6" in troupe.train("--resume", "run", "--families", str(FRAGILE)).out
 
 
 def test_settings_of_before_do_not_stay_in_a_finished_run(troupe: Commands, finished: Commands) -> None:
@@ -285,7 +285,7 @@ def test_settings_of_before_do_not_stay_in_a_finished_run(troupe: Commands, fini
     settings = (run / "settings.json").read_bytes()
     (run / "settings.json.before").write_bytes(settings)
     done = troupe.train("--resume", "run", "--families", str(FRAGILE))
-    assert "finished before, at step 6" in done.out
+    assert "already finished at step 6" in done.out
     assert not (run / "settings.json.before").exists()
     assert (run / "settings.json").read_bytes() == settings
 

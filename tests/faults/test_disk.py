@@ -68,7 +68,7 @@ def test_a_run_that_has_finished_needs_no_room_to_say_so(troupe: Commands, disk:
     disk.fill()
     again = troupe.run("train", "--resume", "run", *runs)
     assert again.code == 0, again
-    assert "run: finished before, at step 4; raise steps to go on" in again.out + again.err
+    assert "run: already finished at step 4; increase steps to continue" in again.out + again.err
     more = troupe.run("train", "--resume", "run", "steps=8", *runs)
     assert more.code == 3
     assert more.mistakes == [
@@ -111,9 +111,9 @@ def test_a_disk_that_fills_up_stops_a_search_and_nothing_is_lost(troupe: Command
     assert line in (  # whoever wants to write next
         f"troupe: {disk.path}/s: {FULL.format('s')}",
         "troupe: s: the disk is full, and only running trials and the best one have checkpoints; free some space, then "
-        "go on with `troupe search --resume s`",
+        "resume with `troupe search --resume s`",
     ) or re.fullmatch(
-        r"troupe: s: 000\d was interrupted: .*: no space left; .*; go on with `troupe search --resume s`", line
+        r"troupe: s: 000\d was interrupted: .*: no space left; .*; resume with `troupe search --resume s`", line
     )
     disk.clear()
     assert not any(checkpoint.damage_of(path) for trial in trials for path in checkpoints(trial))

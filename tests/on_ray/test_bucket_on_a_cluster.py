@@ -67,7 +67,7 @@ def test_workers_elsewhere_write_to_the_bucket_and_the_result_comes_back(
     server.gate.shut()
     done = troupe.run("check", *there, "--json", environment=cluster.environment)
     told = [one["told"] for one in json.loads(done.out)["result"]["findings"] if one["state"] == "WRONG"]
-    assert f"cannot write to {RUNS}; let its user" in told
+    assert f"cannot write to {RUNS}; grant access to its user" in told
     assert done.code == 3
     server.gate.open = True
 
@@ -89,7 +89,7 @@ def test_a_search_over_nodes_that_share_a_bucket_only_is_gone_on_with_by_a_machi
     other = {**cluster.environment, **server.machine(troupe.folder / "other")}
     done = troupe.run("search", "--resume", "s", *there, seconds=150, environment=other)
     assert done.code == 0, done
-    assert "going on with" in done.out
+    assert "resuming with" in done.out
     laptop = server.machine(troupe.folder / "laptop")
     for number, rate in enumerate(rates, 1):
         name = f"s/{number:04d}"

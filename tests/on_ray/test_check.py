@@ -51,7 +51,7 @@ def test_a_machine_that_has_all_is_told_so(troupe: Commands) -> None:
     done = troupe.run("check", "dcgan", "data=digits")
     assert done.code == 0, done
     assert done.out.endswith("nothing is wrong\n")
-    assert "data=digits: is there" in done.out
+    assert "data=digits: found" in done.out
     assert not list((troupe.folder / "runs").glob(".*")), "nothing is left"
 
 
@@ -88,7 +88,7 @@ def test_a_cluster_is_looked_at_node_by_node_and_its_nodes_reach_one_another(tro
     told = [one["told"] for one in findings(done)]
     assert any(line.startswith(f"{second.cluster.address}: 2 nodes") for line in told)
     assert any(line.startswith("3 of 3 CPUs free") for line in told)
-    assert any(line.startswith("2 nodes add up 4.2 MB at ") for line in told), "a real all-reduce"
+    assert any(line.startswith("2 nodes: all-reduce of 4.2 MB at ") for line in told), "a real all-reduce"
 
 
 def test_all_that_a_cluster_lacks_is_told_together(troupe: Commands, second: Second) -> None:
@@ -101,7 +101,7 @@ def test_all_that_a_cluster_lacks_is_told_together(troupe: Commands, second: Sec
     if second.is_hidden:
         assert f"does not see {second.folder.resolve()}; put it on a disk that all nodes share" in lines
     if hardware.gpus() == 0:
-        assert any(line.startswith("the GPUs do not reach one another (") for line in lines)
+        assert any(line.startswith("the GPUs cannot reach each other (") for line in lines)
         assert len(lines) == 2 + second.is_hidden
     notes = [one["told"] for one in findings(done) if one["state"] == "note"]
     assert sum(line.startswith("data=mnist: is not in nowhere") for line in notes) == 2, "one for each node"

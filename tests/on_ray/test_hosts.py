@@ -60,7 +60,7 @@ def written(run: Path) -> dict[str, str]:
 def test_two_hosts_are_found_to_reach_one_another(pair: Hosts) -> None:
     done = pair.start("check", "dcgan", "data=digits", "workers=2").wait(120)
     assert done.code == 0, done
-    assert "2 nodes add up 4.2 MB at " in done.out, "a real all-reduce"
+    assert "2 nodes: all-reduce of 4.2 MB at " in done.out, "a real all-reduce"
 
 
 def test_workers_on_two_hosts_train_to_the_bits_of_one_process(shared: Commands, pair: Hosts) -> None:

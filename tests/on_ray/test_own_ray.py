@@ -103,7 +103,7 @@ def test_a_search_goes_on_when_the_files_of_its_ray_are_cleaned_away(troupe: Com
     until(lambda: [path for path in folders(temporary) if path != folder], "another Ray", 30)
     done = command.wait(200)
     assert done.code == 0, done
-    assert "going on from the trials' checkpoints" in done.out
+    assert "resuming from the trials' checkpoints" in done.out
     assert list(temporary.glob(f"{PREFIX}*")) == []
 
 

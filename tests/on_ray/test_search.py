@@ -136,7 +136,7 @@ def test_trials_that_fail_are_told_and_the_others_go_on_and_may_be_tried_again(r
 
 
 def test_a_metric_that_no_run_reports_is_told_with_those_that_it_does(ray: Any, tmp_path: Path) -> None:
-    with pytest.raises(TroupeError, match="reports no classify_lost; it has accuracy, classify_loss") as error:
+    with pytest.raises(TroupeError, match="reports no classify_lost; available: accuracy, classify_loss") as error:
         search("classifier", name="s", learning_rate="0.1,0.2,0.3,0.4,0.5", metric="classify_lost", runs_dir=tmp_path,
                **DIGITS)  # fmt: skip
     assert error.value.code == FAILED
@@ -206,7 +206,7 @@ def test_ctrl_c_saves_every_running_trial_first(troupe: Commands) -> None:
     command.interrupt()
     done = command.wait(30)
     assert done.code == 130, done
-    assert done.mistakes == ["troupe: s: stopped and saved; go on with `troupe search --resume s`"]
+    assert done.mistakes == ["troupe: s: stopped and saved; resume with `troupe search --resume s`"]
     found = leaderboard.read(troupe.path("s"))
     assert [trial.state for trial in found.trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
     for trial in trials:

@@ -28,7 +28,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(troupe: Commands, cluste
     following = troupe.start("logs", "run", "--follow")
     stopped = troupe.run("stop", "run")
     assert stopped.code == 0, stopped
-    told = re.fullmatch(r"run: stopped and saved at step (\d+); go on with `troupe train --resume run`\n", stopped.out)
+    told = re.fullmatch(r"run: stopped and saved at step (\d+); resume with `troupe train --resume run`\n", stopped.out)
     assert told is not None, stopped
     done = command.wait(20)
     assert done.code == 130, done
@@ -38,7 +38,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(troupe: Commands, cluste
     assert re.search(rf"worker 0 of {workers}, process \d+", log.out)
     again = troupe.run("stop", "run")
     assert again.code == 4
-    assert again.mistakes == ["troupe: run: nobody works on it, it stands still; `troupe runs` shows what is under way"]
+    assert again.mistakes == ["troupe: run: not running; `troupe runs` shows what is running"]
     steps = int(told[1]) + 3
     troupe.train("--resume", "run", f"steps={steps}", on=on)
     troupe.train(*RECIPE, f"steps={steps}", "sample_every=1000", "--name", "straight")
@@ -63,7 +63,7 @@ def test_a_search_that_is_stopped_saves_every_running_trial(troupe: Commands, cl
     assert one.mistakes == ["troupe: s/0001: is a trial; stop its search, `troupe stop s`"]
     stopped = troupe.run("stop", "s")
     assert stopped.code == 0, stopped
-    assert stopped.out == "s: stopped and saved; go on with `troupe search --resume s`\n"
+    assert stopped.out == "s: stopped and saved; resume with `troupe search --resume s`\n"
     done = command.wait(30)
     assert done.code == 130, done
     assert [trial.state for trial in leaderboard.read(troupe.path("s")).trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
@@ -119,14 +119,14 @@ def test_a_search_whose_terminal_closes_saves_every_running_trial(troupe: Comman
     command.hang_up()
     done = command.wait(30)
     assert done.code == 130, done
-    assert done.mistakes == ["troupe: s: stopped and saved; go on with `troupe search --resume s`"]
+    assert done.mistakes == ["troupe: s: stopped and saved; resume with `troupe search --resume s`"]
     assert [trial.state for trial in leaderboard.read(troupe.path("s")).trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
 
 
 def test_wrong_names_and_ranks_are_told(troupe: Commands) -> None:
     troupe.train(*RECIPE, "steps=1", "--name", "run")
     for words, code, line in (
-        (("stop", "run"), 4, "run: nobody works on it, it has finished; `troupe runs` shows what is under way"),
+        (("stop", "run"), 4, "run: already finished; `troupe runs` shows what is running"),
         (("stop", "rum"), 2, "rum: no such run in runs; did you mean run?"),
         (("logs", "run", "--rank", "3"), 2, "--rank 3: run has no log of it; ranks that have one: 0"),
         (("cancel", "run"), 2, "cancel: no such verb; here it is `troupe stop`; `troupe --help` lists them"),

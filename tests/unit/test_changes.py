@@ -101,7 +101,7 @@ def test_a_reached_target_is_told_when_the_run_is_asked_to_go_on(capsys: pytest.
     asked = {**MLP, "steps": 8, "evaluate_every": 2, "target": "eval_accuracy:0.01"}
     assert train("classifier", name="old", **asked)["steps"] == 2
     assert train(resume="old", steps=12, progress=True)["steps"] == 2
-    assert "old: reached eval_accuracy:0.01 at step 2; say target=none to go on" in capsys.readouterr().out
+    assert "old: reached eval_accuracy:0.01 at step 2; set target=none to continue" in capsys.readouterr().out
     assert train(resume="old", target="none")["steps"] == 8
 
 

@@ -80,7 +80,7 @@ def test_a_disk_budget_is_kept_by_the_checkpoints_of_the_worst(driver: Callable[
     one._look_at_disk()
     assert kept(one) == [3, 4]
     assert said(one) == [
-        f"troupe: the disk budget of 2.5 kB is nearly full: the checkpoints of s/000{number} are removed"
+        f"troupe: the disk budget of 2.5 kB is nearly full: removing the checkpoints of s/000{number}"
         for number in (1, 2)
     ]
     assert not one.stop_requested()
@@ -138,7 +138,7 @@ def test_a_time_budget_ends_the_search_and_says_so(driver: Callable[..., Driver]
     one.began = time.monotonic() - 61
     one.tick()
     assert one.stop_requested()
-    assert said(one)[-1] == "troupe: the time budget of 1m00s is used up: saving what runs"
+    assert said(one)[-1] == "troupe: the time budget of 1m00s is used up: saving running trials"
 
 
 def test_one_line_says_how_far_the_search_is(driver: Callable[..., Driver]) -> None:
@@ -215,5 +215,5 @@ def test_where_no_trial_can_report_the_metric_the_search_is_hopeless(driver: Cal
 def test_a_mean_over_seeds_of_which_one_may_be_stopped_is_told(tmp_path: Path, scheduler: str) -> None:
     words = {"learning_rate": "0.1,0.2", "seed": "1,2"}
     command = SearchCommand("classifier", words, space="none", scheduler=scheduler, runs_dir=tmp_path)
-    told = [note for note in prepare_search.prepare(command).notes if note.startswith("asha compares trials")]
+    told = [note for note in prepare_search.prepare(command).notes if note.startswith("asha can stop a point")]
     assert len(told) == (scheduler == "asha")

@@ -152,7 +152,7 @@ def test_a_network_that_no_memory_holds_is_refused_in_a_line(
     assert told["told"].startswith("weights 2.1 MB, gradients ")
     assert 2.0e6 < told["bytes"]["weights"] < 2.2e6
     assert command(["train", "dcgan", "device=cpu", "evaluate_every=0", "--dry-run", "--address", "HEAD:6379"]) == 0
-    assert "memory: looked at by each worker where it begins" in capsys.readouterr().out
+    assert "memory: checked by each worker at its start" in capsys.readouterr().out
 
 
 SECOND = ("memory.max", "memory.current", "inactive_file")

@@ -197,9 +197,7 @@ def test_importance_of_too_little_raises_nothing(points: list[dict[str, Any]], v
 def test_few_trials_are_warned_of(tmp_path: Path) -> None:
     make_search(tmp_path, trials=5)
     (group,) = collect.collect(tmp_path, ["search"]).page["groups"]
-    assert group["importance"]["warnings"] == [
-        "5 trials for 3 settings are too few to tell; at least 30 would be needed"
-    ]
+    assert group["importance"]["warnings"] == ["5 trials are too few for 3 settings; at least 30 are needed"]
 
 
 def test_nothing_from_users_ends_a_script_or_becomes_html(tmp_path: Path) -> None:
@@ -352,4 +350,4 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(TroupeError) as raised:
         page_of(tmp_path, "search", out=tmp_path / "taken")
     assert raised.value.code == SURROUNDINGS
-    assert raised.value.mistakes == [f"{tmp_path / 'taken'}: is no folder; say --out DIR"]
+    assert raised.value.mistakes == [f"{tmp_path / 'taken'}: is not a folder; use --out DIR"]

@@ -123,7 +123,7 @@ def test_a_result_or_settings_that_are_damaged_are_told_beside_the_run(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (runs / "good" / "result.json").write_text("")
-    assert rows(capsys)["good"]["note"] == "result.json: damaged; `troupe train --resume` writes it anew"
+    assert rows(capsys)["good"]["note"] == "result.json: damaged; `troupe train --resume` rewrites it"
 
 
 def test_a_search_and_a_run_have_the_same_columns_in_the_same_order(
@@ -167,8 +167,8 @@ def test_a_run_that_has_lost_checkpoints_says_so_and_how_far_it_was(
     saved = sorted(Path("runs/run/checkpoints").iterdir())
     shutil.rmtree(saved[-1])
     (row,) = manage_runs.list_runs(Path("runs"), [])
-    assert (row["step"], row["state"], row["note"]) == (4, "finished", "its last checkpoint is of step 2")
+    assert (row["step"], row["state"], row["note"]) == (4, "finished", "its last checkpoint is at step 2")
     for path in saved[:-1]:
         shutil.rmtree(path)
     (row,) = manage_runs.list_runs(Path("runs"), [])
-    assert (row["step"], row["state"], row["note"]) == (4, "finished", "it has no checkpoint any more")
+    assert (row["step"], row["state"], row["note"]) == (4, "finished", "it has no checkpoint left")

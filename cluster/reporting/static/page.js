@@ -1,13 +1,13 @@
 "use strict";
-// What all parts share: the data, what is shown, highlighted and named, and how parts are told of a change.
-// Whatever a user wrote goes into the page as text (textContent), never as HTML.
+// Shared by all parts: the data, what is shown, highlighted and named, and how parts are notified of a change.
+// User texts go into the page as text (textContent), never as HTML.
 
 const $ = (id) => document.getElementById(id);
 const PAGE = JSON.parse($("page").textContent);
 const EMBEDDED = JSON.parse($("pictures").textContent);
 const NONCE = document.currentScript.nonce;
-const KEPT = "troupe " + PAGE.title; // under which names and colours are kept in the browser
-let TRIALS = []; // by place: the number by which curves, texts and pictures know them
+const KEPT = "troupe " + PAGE.title; // storage key of names and colours in the browser
+let TRIALS = []; // by place: the index used by curves, texts and pictures
 let ORDERED = []; // the same, the best first
 let BULK = {};
 
@@ -33,7 +33,7 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** A number with the digits that matter. */
+/** A number with its significant digits. */
 function short(value, digits = 4) {
   if (value == null) return "–";
   if (typeof value !== "number") return show(value);
@@ -43,7 +43,7 @@ function short(value, digits = 4) {
   return String(Number(value.toPrecision(digits)));
 }
 
-/** A setting as one types it. */
+/** A setting as typed in a command. */
 function show(value) {
   if (value == null) return "none";
   if (Array.isArray(value)) return value.map(show).join(":");
@@ -57,7 +57,7 @@ function duration(seconds) {
   return Math.floor(whole / 3600) + "h" + String(Math.floor((whole % 3600) / 60)).padStart(2, "0") + "m";
 }
 
-/** Text for plotly, which reads a little HTML. */
+/** Text for plotly, which interprets some HTML. */
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
 // ---- trials
@@ -68,7 +68,7 @@ const nameOf = (trial) => state.names[trial.id] || (PAGE.groups.length === 1 && 
 const sign = (trial) => (group(trial).mode === "max" ? 1 : -1);
 const isDark = () => document.documentElement.dataset.theme === "dark";
 
-/** A trial's colour: chosen by hand, or that of its place; those behind the first ten are grey until highlighted. */
+/** A trial's colour: chosen by the user, or that of its rank; those after the first ten are grey until highlighted. */
 function colourOf(trial) {
   if (state.colours[trial.id]) return state.colours[trial.id];
   const colours = isDark() ? DARK : LIGHT;
@@ -84,9 +84,9 @@ function settingOf(trial, name) {
   return PAGE.common[name];
 }
 
-/** Settings that are searched, of all groups together. */
+/** The searched settings of all groups. */
 const searched = () => [...new Set(PAGE.groups.flatMap((one) => one.searched))];
-/** What trials are compared by, of all groups together. */
+/** The metrics by which trials are compared, of all groups. */
 const METRICS = [...new Set(PAGE.groups.map((one) => one.metric).filter(Boolean))];
 
 // ---- what is shown
@@ -103,7 +103,7 @@ function valueByName(trial, name) {
   return settingOf(trial, name);
 }
 
-/** A function that says whether a trial fits every word of the filter. */
+/** A function that tests whether a trial matches every word of the filter. */
 function fits(filter) {
   const tests = filter.trim().toLowerCase().split(/\s+/).filter(Boolean).map((word) => {
     const match = /^([\w.]+)(>=|<=|!=|>|<|=)(.+)$/.exec(word);
@@ -135,19 +135,19 @@ function shown() {
   return shownNow;
 }
 
-/** Of those, the first so many for one part of the page, and all that are highlighted. */
+/** The first of these for one part of the page, and all highlighted ones. */
 function first(part, standard, candidates = shown()) {
   const most = state.more[part] || standard;
   return candidates.filter((trial, place) => place < most || state.marked.has(trial.id));
 }
 
-/** Says how many of how many are drawn, with buttons for more. */
+/** Shows how many of how many trials are drawn, with buttons for more. */
 function offerMore(part, standard, count, total) {
   const place = $(part + "-more");
   place.replaceChildren();
   if (total <= standard) return;
   const set = (number) => () => { state.more[part] = number; tell("shown", part); };
-  place.append(element("span", {}, `${count} of ${total} trials, the best and those highlighted`));
+  place.append(element("span", {}, `${count} of ${total} trials: the best and the highlighted ones`));
   if (count < total) {
     const most = state.more[part] || standard;
     place.append(element("button", { type: "button", click: set(most + standard) }, `${standard} more`));
@@ -156,7 +156,7 @@ function offerMore(part, standard, count, total) {
   if ((state.more[part] || 0) > standard) place.append(element("button", { type: "button", click: set(standard) }, "fewer"));
 }
 
-// ---- telling parts of a change
+// ---- notifying parts of a change
 
 const PARTS = []; // {name, section, update(kind)}: kind is "shown", "marks", "names" or "colours"
 const seen = new IntersectionObserver((entries) => {
@@ -168,7 +168,7 @@ const seen = new IntersectionObserver((entries) => {
 }, { rootMargin: "150px" });
 const DRAWING = new Set(); // what is being drawn now
 
-/** A part of the page; it is drawn when it comes into view, and again when it changes while it is there. */
+/** A part of the page; it is drawn when it comes into view, and redrawn when it changes while in view. */
 function addPart(name, section, update) {
   const part = { name, section: $(section), update, near: false, stale: "shown" };
   PARTS.push(part);
@@ -184,7 +184,7 @@ function refresh(part, kind) {
   DRAWING.add(drawn);
 }
 
-/** Something has changed: parts in view follow at once, one after the other; the others when they come into view. */
+/** Something has changed: parts in view are redrawn now, one after the other; the others when they come into view. */
 function tell(kind, only = null) {
   if (kind === "shown") shownNow = null;
   listTrials(kind);
@@ -199,7 +199,7 @@ function tell(kind, only = null) {
 function mark(trial) {
   const count = state.marked.size;
   if (!state.marked.delete(trial.id)) state.marked.add(trial.id);
-  const outside = trial.order >= 10 || count >= 10; // it may be drawn only because it is highlighted, and has another colour
+  const outside = trial.order >= 10 || count >= 10; // it may be drawn only because it is highlighted, and its colour changes
   tell(outside ? "shown" : "marks");
 }
 
@@ -219,7 +219,7 @@ function keep() {
       heights: Object.fromEntries(PARTS.map((part) => [part.section.id, part.section.offsetHeight])),
       more: Object.fromEntries(Object.entries(state.more).map(([part, count]) => [part, Math.min(count, 1e6)])) };
     sessionStorage.setItem(KEPT, JSON.stringify(session));
-  } catch { /* no storage here: the page works without */ }
+  } catch { /* no storage: the page works without */ }
 }
 
 function remember() {
@@ -231,7 +231,7 @@ function remember() {
   } catch { return {}; }
 }
 
-// ---- what lies in the page compressed
+// ---- compressed blocks of the page
 
 const LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%.()*+-;,=>?@^_`{|}~";
 
@@ -264,7 +264,7 @@ function plotly() {
   return plotlyLoading;
 }
 
-/** Where a picture of a trial lies. */
+/** The address of a trial's picture. */
 function pictureOf(trial, name) {
   if (EMBEDDED.places) return EMBEDDED.contents[EMBEDDED.places[`${trial.place}/${name}`]];
   return `${PAGE.bases[trial.place]}/${name}`;

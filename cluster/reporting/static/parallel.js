@@ -2,7 +2,7 @@
 
 const AXES = new Map(); // by name: {kind, place(value), ticks: [{place, text}]}, places from 0 to 1
 
-/** Make the axes of settings and of the metric from all trials. */
+/** Make the axes of the settings and the metric from all trials. */
 function makeAxes() {
   for (const name of [...searched(), ...METRICS]) {
     const values = TRIALS.map((trial) => valueByName(trial, name)).filter((value) => value != null);
@@ -44,7 +44,7 @@ function ticksOf(low, high, log) {
   return inside.length > 1 || low === high ? (inside.length ? inside : [low]) : [low, high];
 }
 
-/** Where a trial stands on an axis, from 0 to 1; null where it has no value. */
+/** The position of a trial on an axis, from 0 to 1; null if it has no value. */
 function axisValue(trial, name) {
   const axis = AXES.get(name);
   const value = valueByName(trial, name);
@@ -52,7 +52,7 @@ function axisValue(trial, name) {
   return axis.place(value);
 }
 
-/** A range that was dragged, in the axis's own values. */
+/** A selected range, in the values of the axis. */
 function rangeText(name) {
   const values = TRIALS.filter((trial) => { const place = axisValue(trial, name); return place >= state.ranges[name][0] && place <= state.ranges[name][1]; })
     .map((trial) => valueByName(trial, name));

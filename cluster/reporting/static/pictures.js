@@ -1,12 +1,12 @@
 // Samples of all trials at the same step, texts, timelapses, and the pictures of evaluations.
 
-const ALIKE = "Every trial draws from the same noise at every step: what differs is what was learned.";
+const ALIKE = "Every trial draws from the same noise at every step: differences come from training.";
 const TILES = 12, PICTURED = 6;
 let MOMENTS = []; // every step at which some trial drew its samples
 const SAMPLES = new Map(); // the tile of each trial
 let playing = null;
 
-/** A picture or text with its trial's name over it; a click highlights the trial. */
+/** A picture or text under its trial's name; a click highlights the trial. */
 function figureOf(trial, remark, ...children) {
   const some = shown().some((one) => state.marked.has(one.id));
   const marked = state.marked.has(trial.id);
@@ -29,7 +29,7 @@ function textAt(trial, moment) {
   return steps.length ? texts[Math.max(...steps)] : "";
 }
 
-/** Draw the tiles of all trials that are shown. */
+/** Draw the tiles of all shown trials. */
 function drawSamples(kind) {
   const drawing = shown().filter((trial) => trial.grids.length);
   const trials = first("sample", TILES, drawing);
@@ -77,7 +77,7 @@ function showIn(image, source, alt) {
   image.alt = alt;
 }
 
-/** The sheets of the next step are asked for before they are shown, so that playing does not flicker. */
+/** Preload the grids of the next step, so that playing does not flicker. */
 function prepareNext() {
   const moment = MOMENTS[(Number($("moment").value) + 1) % MOMENTS.length];
   for (const [trial, { content }] of SAMPLES) {
@@ -126,9 +126,9 @@ function makePictures() {
   MOMENTS = [...new Set(TRIALS.flatMap((trial) => trial.grids))].sort((one, other) => one - other);
   if (MOMENTS.length) {
     $("samples").hidden = false;
-    const hints = [TRIALS.length === 1 ? "Every step draws from the same noise: what differs is what was learned." : ALIKE];
-    if (PAGE.noise.length) hints.push(`Only where ${PAGE.noise.join(", ")} differ, the noise differs too.`);
-    if (TRIALS.length > 1) hints.push("Where a trial has no samples of the step, its last ones before are shown, and their step is named.");
+    const hints = [TRIALS.length === 1 ? "Every step draws from the same noise: differences come from training." : ALIKE];
+    if (PAGE.noise.length) hints.push(`The noise differs between trials that differ in ${PAGE.noise.join(", ")}.`);
+    if (TRIALS.length > 1) hints.push("If a trial has no samples of the step, its last earlier ones are shown, with their step.");
     $("samples-hint").textContent = hints.join(" ");
     const slider = $("moment");
     slider.max = MOMENTS.length - 1;

@@ -1,10 +1,10 @@
-// Plots by plotly: learning curves, the metric against settings, importance, the timeline and the family tree.
+// Plots with plotly: learning curves, the metric against settings, importance, the timeline and the clones.
 
 const CURVES = 30, LANES = 40;
 
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-/** A layout in the page's own colours. */
+/** A layout in the colours of the page. */
 function layout(more) {
   const axis = () => ({ gridcolor: ink("--line"), zerolinecolor: ink("--line"), linecolor: ink("--faint"), tickcolor: ink("--faint"), automargin: true });
   const axes = Object.fromEntries(Object.entries(more).filter(([name]) => /^[xy]axis/.test(name)).map(([name, told]) => [name, { ...axis(), ...told }]));
@@ -18,11 +18,11 @@ function layout(more) {
   };
 }
 
-// plotly's own bar has a button that sends a chart to its maker: only these buttons are there, and it knows no address
+// plotly's default bar has a button that uploads a chart: only these buttons are enabled, and no server is set
 const CONFIG = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
   modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
 
-/** Draw or renew a plot; `place(point)` is the trial that a point of it belongs to. */
+/** Draw or update a plot; `trialOf(point)` is the trial of a point. */
 async function draw(id, traces, wanted, trialOf) {
   const where = $(id);
   where.classList.toggle("waiting", !where.classList.contains("js-plotly-plot"));
@@ -40,7 +40,7 @@ async function draw(id, traces, wanted, trialOf) {
   paint(where);
 }
 
-/** Highlights are classes on what is drawn: no plot need be drawn anew for them. */
+/** Highlights are classes on drawn elements: no plot is redrawn for them. */
 function paint(where) {
   const some = shown().some((trial) => state.marked.has(trial.id));
   where.classList.toggle("some", some);
@@ -68,7 +68,7 @@ function curveOf(trial, metric) {
   return told && { x: BULK.steps[told[0]], y: told[1] };
 }
 
-/** The value of a metric at a step, or at the evaluation before it. */
+/** The value of a metric at a step, or at the last evaluation before it. */
 function valueAt(trial, metric, step) {
   const curve = curveOf(trial, metric);
   if (!curve) return null;
@@ -146,19 +146,19 @@ function drawAgainst(kind) {
 // ---- which settings matter
 
 async function drawImportance(kind) {
-  if (kind !== "shown" && kind !== "colours") return; // it speaks of all trials, whatever is shown
+  if (kind !== "shown" && kind !== "colours") return; // it covers all trials, not only those shown
   let number = 0;
   for (const one of PAGE.groups) {
     if (!one.importance) continue;
     const id = `importance-${number++}`;
     if (!$(id)) {
       const title = PAGE.groups.length > 1 ? [element("h3", {}, one.name)] : [];
-      const warnings = one.importance.warnings.map((line) => element("p", { class: "notice" }, `Take this with care: ${line}.`));
+      const warnings = one.importance.warnings.map((line) => element("p", { class: "notice" }, `Caution: ${line}.`));
       $("importance-plots").append(...title, ...warnings, element("div", { class: "plot", id }));
     }
     const rows = [...one.importance.rows].reverse();
     const tendency = (row) => (row.direction == null || row.share <= row.chance || Math.abs(row.direction) < 0.2 ? ""
-      : (row.direction > 0) === (one.mode === "max") ? " · more is better" : " · less is better");
+      : (row.direction > 0) === (one.mode === "max") ? " · higher is better" : " · lower is better");
     const names = rows.map((row) => plain(row.setting));
     await draw(id, [
       { uid: `i${id}`, type: "bar", orientation: "h", y: names, x: rows.map((row) => row.share), width: 0.55,
@@ -172,7 +172,7 @@ async function drawImportance(kind) {
   }
 }
 
-// ---- timeline and family tree
+// ---- timeline and clones
 
 function lanes(trials) {
   return { tickvals: trials.map((_, place) => place), ticktext: trials.map((trial) => plain(nameOf(trial))), autorange: false,
@@ -202,7 +202,7 @@ async function drawTimeline(kind) {
   if (TRIALS.some((trial) => trial.clones.length)) await drawTree(trials);
 }
 
-/** Lanes of a population over steps: what a trial did until it left, and from whom it went on. */
+/** Lanes of a population over steps: the steps of a trial until it was replaced, and the trial that it was cloned from. */
 async function drawTree(trials) {
   const laneOf = new Map(trials.map((trial, lane) => [trial.id, lane]));
   const traces = [], arrows = [], told = [];
@@ -230,7 +230,7 @@ async function drawTree(trials) {
     traces.push({ uid: `f${trial.place}`, meta: trial.place, type: "scatter", mode: "lines+markers", x, y, line: { color: colourOf(trial), width: 4 }, marker: { size: 7, color: colourOf(trial) },
       hovertemplate: `<b>${plain(nameOf(trial))}</b><br>step %{x}<extra></extra>` });
   }
-  $("tree-list").replaceChildren(element("details", {}, element("summary", {}, `${told.length} times, in words`),
+  $("tree-list").replaceChildren(element("details", {}, element("summary", {}, `${told.length} clones, as text`),
     element("ul", { class: "plain" }, ...told.map(([trial, line]) => element("li", {}, nameButton(trial), line)))));
   await draw("tree-plot", traces, { height: 80 + 34 * Math.max(2, trials.length), margin: { l: 60, r: 12, t: 6, b: 40 }, annotations: arrows, xaxis: { title: { text: "step" }, zeroline: false }, yaxis: lanes(trials) },
     (point) => TRIALS[point.data.meta]);

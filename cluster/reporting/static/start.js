@@ -1,11 +1,11 @@
-// From the data to the page.
+// Builds the page from the data.
 
 function makeSummary() {
   const chips = (one) => {
     const trials = TRIALS.filter((trial) => PAGE.groups[trial.group] === one);
     const count = (name) => trials.filter((trial) => trial.state === name).length;
     const states = [...new Set(trials.map((trial) => trial.state))].map((name) => `${count(name)} ${name}`).join(", ");
-    const told = { family: one.family, metric: one.metric && `${one.metric} (${one.mode === "max" ? "more" : "less"} is better)`, trials: `${trials.length}: ${states}` };
+    const told = { family: one.family, metric: one.metric && `${one.metric} (${one.mode === "max" ? "higher" : "lower"} is better)`, trials: `${trials.length}: ${states}` };
     if (one.kind === "search") Object.assign(told, { scheduler: one.scheduler, points: one.algorithm, took: duration(one.seconds || 0) });
     const made = Object.entries(told).filter(([, value]) => value).map(([name, value]) => element("span", { class: "chip" }, element("b", {}, `${name} `), String(value)));
     for (const [name, domain] of Object.entries(one.space || {})) made.push(element("span", { class: "chip" }, element("b", {}, `${name} `), show(domain)));
@@ -13,7 +13,7 @@ function makeSummary() {
   };
   $("summary").replaceChildren(...PAGE.groups.flatMap(chips).filter(Boolean));
   if (PAGE.left_out.length) {
-    $("summary").append(element("details", {}, element("summary", {}, `${PAGE.left_out.length} things are left out`),
+    $("summary").append(element("details", {}, element("summary", {}, `${PAGE.left_out.length} items are left out`),
       element("ul", { class: "plain" }, ...PAGE.left_out.slice(0, 200).map((line) => element("li", {}, line)))));
   }
 }
@@ -26,7 +26,7 @@ function bestOf(one, trials) {
   const line = element("p", {}, "Best: ", element("b", {}, `${one.metric} ${told}`), ` by ${nameOf(best)}`, settings ? element("span", {}, " with ", element("code", {}, settings)) : "");
   if (one.final) {
     const metrics = Object.entries(one.final.metrics || {}).map(([name, value]) => `${name} ${short(value)}`).join(", ");
-    line.append(`. Trained anew as ${one.final.run}, on the test part: ${metrics}`);
+    line.append(`. Retrained as ${one.final.run}, on the test part: ${metrics}`);
   }
   return line;
 }
@@ -37,16 +37,16 @@ function makeNavigation() {
     if (title) $("parts").append(element("a", { href: `#${section.id}` }, { "settings-plots": "Metric", settings: "Settings", samples: "Samples", parallel: "Parallel",
       importance: "Importance", "pictures-of": "Pictures", curves: "Curves" }[section.id] || title.textContent));
   }
-  $("about").replaceChildren(element("p", {}, "This page asks nobody for anything. Its numbers lie beside it in ",
+  $("about").replaceChildren(element("p", {}, "This page makes no network requests. Its numbers are beside it in ",
     element("a", { href: "trials.csv" }, "trials.csv"), " and ", element("a", { href: "report.json" }, "report.json"),
-    ". Grids are drawn by the runs themselves; times of the timeline are those of the workers' logs and of the files that they wrote last."));
+    ". Grids are drawn by the runs themselves; times in the timeline come from the workers' logs and the files that they wrote last."));
 }
 
 function makeTheme() {
   const root = document.documentElement;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   let chosen = null;
-  try { chosen = localStorage.getItem("troupe theme"); } catch { /* none is kept */ }
+  try { chosen = localStorage.getItem("troupe theme"); } catch { /* no storage */ }
   const apply = () => {
     const wanted = chosen || (dark.matches ? "dark" : "light");
     const changed = root.dataset.theme !== wanted;
@@ -58,25 +58,25 @@ function makeTheme() {
   dark.addEventListener("change", follow);
   $("theme").addEventListener("click", () => {
     chosen = isDark() ? "light" : "dark";
-    try { localStorage.setItem("troupe theme", chosen); } catch { /* for this time only */ }
+    try { localStorage.setItem("troupe theme", chosen); } catch { /* for this session only */ }
     follow();
   });
 }
 
-/** With --watch the page loads itself anew, but not while somebody is at work in it. */
+/** With --watch the page reloads itself, but not while the user is active. */
 function makeRenewals() {
   if (!PAGE.renew) return;
   let paused = false, touched = 0;
   $("pause").hidden = false;
   $("pause").addEventListener("click", () => {
     paused = !paused;
-    $("pause").textContent = paused ? "go on renewing" : "pause renewing";
+    $("pause").textContent = paused ? "resume reloading" : "pause reloading";
   });
   for (const kind of ["pointermove", "pointerdown", "keydown", "wheel", "touchmove"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
   addEventListener("pagehide", keep);
   const begun = Date.now();
   setInterval(() => {
-    $("renewed").textContent = `as of ${PAGE.made}, still being worked on`;
+    $("renewed").textContent = `as of ${PAGE.made}, still running`;
     const busy = paused || playing || document.hidden || Date.now() - touched < 3000 || document.activeElement?.classList.contains("name-input");
     if (!busy && Date.now() - begun > PAGE.renew * 1000) { keep(); location.reload(); }
   }, 1000);
@@ -93,7 +93,7 @@ async function start() {
     trial.order = order;
     trial.words = [trial.id, trial.state, group(trial).family, ...Object.entries(trial.settings).map(([name, value]) => `${name}=${show(value)}`)].join(" ").toLowerCase();
   });
-  if (TRIALS.every((trial) => !Object.keys(trial.other).length)) state.all = true; // else there would be nothing to see
+  if (TRIALS.every((trial) => !Object.keys(trial.other).length)) state.all = true; // otherwise the table would be empty
   const { scroll, heights } = remember();
   makeTheme();
   makeToolbox();
@@ -105,7 +105,7 @@ async function start() {
   makeNavigation();
   makeRenewals();
   listTrials();
-  if (heights) { // parts are as high as they were before they are drawn, so that everything is where it was
+  if (heights) { // parts keep their heights until they are drawn, to restore the scroll position
     history.scrollRestoration = "manual";
     for (const [id, height] of Object.entries(heights)) if ($(id)) $(id).style.minHeight = `${height}px`;
     scrollTo(0, scroll);

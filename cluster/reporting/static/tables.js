@@ -43,8 +43,8 @@ function makeLeaderboard() {
   $("leaderboard-table").replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody"));
   for (const trial of TRIALS) LEADING.set(trial, leaderRow(trial));
   const seeds = TRIALS.some((trial) => trial.spread != null);
-  $("leaderboard-hint").textContent = "Click a row to highlight its trial in every part of the page, a heading to sort." + (seeds
-    ? " Trials that differ only in their seed share a rank, that of their mean; ± is the standard deviation over the seeds." : "");
+  $("leaderboard-hint").textContent = "Click a row to highlight its trial in all parts of the page, a heading to sort." + (seeds
+    ? " Trials that differ only in their seed share the rank of their mean; ± is the standard deviation over the seeds." : "");
   addPart("leaderboard", "leaderboard", drawLeaderboard);
 }
 
@@ -65,7 +65,7 @@ function sortBy(key) {
   tell("shown", "leaderboard");
 }
 
-/** The order of two values of a column; what is missing comes last either way. */
+/** The order of two values of a column; missing values come last in either direction. */
 function compare(one, other, down) {
   if (one == null || other == null) return (one == null) - (other == null);
   const order = typeof one === "number" && typeof other === "number" ? one - other : show(one).localeCompare(show(other), "en", { numeric: true });
@@ -103,7 +103,7 @@ function paintLeaders() {
 
 // ---- settings and commands
 
-/** Trials that are compared: those highlighted, else the best. */
+/** The compared trials: the highlighted ones, else the best. */
 function compared(most) {
   const marked = shown().filter((trial) => state.marked.has(trial.id));
   return marked.length ? marked.slice(0, 20) : shown().slice(0, most);
@@ -114,8 +114,8 @@ function drawSettings() {
   const text = (trial, name) => (name in trial.settings || name in trial.other || name in PAGE.common ? show(settingOf(trial, name)) : "");
   const varied = [...new Set([...searched(), ...TRIALS.flatMap((trial) => Object.keys(trial.other))])];
   const names = state.all ? [...varied, ...Object.keys(PAGE.common)] : varied;
-  $("settings-hint").textContent = (trials.some((trial) => state.marked.has(trial.id)) ? "The highlighted trials." : "The best trials; highlight some to compare those.")
-    + (varied.length ? " What differs from the first of them is blue." : " No setting differs.");
+  $("settings-hint").textContent = (trials.some((trial) => state.marked.has(trial.id)) ? "The highlighted trials." : "The best trials; highlight trials to compare them instead.")
+    + (varied.length ? " Differences from the first one are blue." : " No setting differs.");
   const rows = names.map((name) => element("tr", {}, element("th", { scope: "row" }, name), ...trials.map((trial) => {
     const told = text(trial, name);
     return element("td", { class: told !== text(trials[0], name) ? "differs" : null }, told);
@@ -134,19 +134,19 @@ function commandRow(trial) {
     element("span", { class: "hint" }, remark)), text);
 }
 
-/** Copies the text of an element; from a file the browser may allow the old way only. */
+/** Copies the text of an element; for a local file the browser may allow only the old way. */
 async function copyText(from, button) {
   getSelection().selectAllChildren(from);
   let done = false;
   try { await navigator.clipboard.writeText(from.textContent); done = true; } catch { done = document.execCommand("copy"); }
-  button.textContent = done ? "copied" : "selected: copy it by hand";
+  button.textContent = done ? "copied" : "selected: copy it manually";
   setTimeout(() => { button.textContent = "copy"; }, 1500);
 }
 
 // ---- the verdict
 
 const BETTER = { precision: "↑", recall: "↑", density: "↑", coverage: "↑", classes_covered: "↑", frechet_distance: "↓", kernel_distance: "↓",
-  class_divergence: "↓", copy_rate: "≈", copy_test: "≈" }; // more, less, or as near to the real one as can be
+  class_divergence: "↓", copy_rate: "≈", copy_test: "≈" }; // higher, lower, or as close as possible to the real one
 
 function drawVerdict() {
   const judged = shown().filter((trial) => trial.verdict[state.which]?.numbers);
@@ -165,7 +165,7 @@ function drawVerdict() {
   $("verdict-table").replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
   const from = new Set(judged.map((trial) => `${told(trial).samples} samples by ${told(trial).features}`));
   const notes = new Set(judged.flatMap((trial) => told(trial).notes || []));
-  $("verdict-hint").textContent = `Each number of generated samples stands over that of real ones that nobody learned from, which is as far as it can get. ↑ more is better, ↓ less is, ≈ as the real one is best. ${[...from].join("; ")}. ${[...notes].join(" ")}`;
+  $("verdict-hint").textContent = `Each number of generated samples is shown above that of held-out real ones, the best that can be reached. ↑ higher is better, ↓ lower is better, ≈ closest to real is best. ${[...from].join("; ")}. ${[...notes].join(" ")}`;
   offerMore("verdict", JUDGED, trials.length, judged.length);
   const some = marksFirst(judged).slice(0, Math.max(JUDGED_PICTURES, state.more.verdict ? trials.length : 0));
   $("verdict-pictures").replaceChildren(...some.map((trial) => {
@@ -175,7 +175,7 @@ function drawVerdict() {
   }).filter(Boolean));
 }
 
-/** The same trials, those highlighted first. */
+/** The same trials, the highlighted ones first. */
 const marksFirst = (trials) => [...trials.filter((one) => state.marked.has(one.id)), ...trials.filter((one) => !state.marked.has(one.id))];
 
 function makeTables() {

@@ -1,4 +1,4 @@
-// The toolbox: names, colours, highlights and what is hidden, for all parts of the page at once.
+// The toolbox: names, colours, highlights and hidden trials, for all parts of the page.
 
 const ROWS = new Map(); // of the list, by trial
 
@@ -53,7 +53,7 @@ function rowOf(trial) {
   return row;
 }
 
-/** An input in the place of the name, until Enter or a click elsewhere; Escape leaves it as it was. */
+/** An input in place of the name, until Enter or a click elsewhere; Escape cancels. */
 function askName(trial) {
   const { name, rename } = ROWS.get(trial);
   const input = element("input", { type: "text", class: "name-input", value: nameOf(trial), maxlength: 80, "aria-label": `name of ${trial.id}` });
@@ -77,7 +77,7 @@ function askName(trial) {
   input.select();
 }
 
-/** The list follows what is shown, highlighted and named. */
+/** Updates the list to what is shown, highlighted and named. */
 function listTrials() {
   const there = new Set(shown());
   const fit = fits(state.filter);
@@ -107,7 +107,7 @@ function listTrials() {
   $("unmark").disabled = !marked;
   $("open-toolbox").textContent = there.size < TRIALS.length ? `trials ${there.size}/${TRIALS.length}` : "trials";
   $("ranges").replaceChildren(...Object.keys(state.ranges).map((axis) => element("button", {
-    type: "button", title: "take this range back",
+    type: "button", title: "remove this range",
     click: () => { delete state.ranges[axis]; tell("shown"); },
   }, `${axis} ${rangeText(axis)} ×`)));
 }
