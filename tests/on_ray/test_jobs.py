@@ -63,7 +63,7 @@ def test_a_stopped_job_saves_and_goes_on_to_the_same_bits(troupe: Commands, clus
     assert taken.mistakes == ["troupe: long: job long works on it; wait for it, or stop it first"]
     stopped = troupe.run("stop", "long", "--address", cluster.dashboard, environment=cluster.environment)
     assert stopped.code == 0, stopped
-    assert stopped.out == "long: stopped and saved; go on with `troupe submit train --resume long`\n"
+    assert stopped.out == "long: stopped and saved; resume with `troupe submit train --resume long`\n"
     printed = troupe.run("logs", "long", "--address", cluster.dashboard, environment=cluster.environment)
     told = re.search(r"long: stopped at step (\d+) of 100000 and saved", printed.out)
     assert told is not None, printed
@@ -130,17 +130,17 @@ def test_wrong_words_addresses_and_tokens_are_told_in_a_line_each(troupe: Comman
         (("submit", "train", "dcgan", *where), right, 2,
          ["--address: say where the cluster's dashboard is, --address http://HEAD:8265 (or RAY_API_SERVER_ADDRESS)"]),
         (("submit", "--address", cluster.dashboard, "train", "dcgan", "data=imagefolder:pics", *where), right, 2,
-         ["data=imagefolder:pics: must be a whole path, as the cluster sees it"]),
+         ["data=imagefolder:pics: must be an absolute path on the cluster"]),
         (("submit", "train", *where, "--address", cluster.dashboard), right, 2, None),
         (("submit", "train", "--resume", "x", "--name", "y", *where, "--address", cluster.dashboard), right, 2,
-         ["--name: a job that goes on with a run has its name; leave it out"]),
+         ["--name: a resumed job has the name of its run; leave it out"]),
         (("jobs", "--address", f"http://{cluster.address}"), right, 3,
          [f"--address http://{cluster.address}: {nobody}"]),
         (("submit", "train", "dcgan", "lernrate=1", "wokers=2", *where, "--address", cluster.dashboard), right, 2,
          ["wokers: no such setting of dcgan; did you mean workers?",
           "lernrate: no such setting of dcgan; did you mean learning_rate?"]),
         (("submit", "train", "dcgan", "--runs-dir", "runs", "--address", cluster.dashboard), right, 2,
-         ["--runs-dir runs: must be a whole path, as the cluster sees it"]),
+         ["--runs-dir runs: must be an absolute path on the cluster"]),
         (("submit", "sample", "x", "--address", cluster.dashboard), right, 2, None),
         (("jobs", "--address", "ray://127.0.0.1:1"), right, 2,
          ["--address ray://127.0.0.1:1: jobs go through the dashboard; say http://HEAD:8265"]),

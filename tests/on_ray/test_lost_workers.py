@@ -180,7 +180,7 @@ def test_a_second_ctrl_c_ends_all_workers_at_once(troupe: Commands) -> None:
     command.interrupt()
     done = command.wait(15)
     assert done.code == 130
-    assert done.mistakes == ["troupe: stopped at once; nothing that was saved is lost"]
+    assert done.mistakes == ["troupe: interrupted; saved checkpoints are kept"]
     until(lambda: not command.members(), "nothing of it lives on", 20)
 
 
