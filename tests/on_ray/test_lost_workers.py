@@ -51,7 +51,7 @@ def run_with_a_killed_worker(troupe: Commands, cluster: Cluster, *words: str) ->
     (restart,) = RunFolder(run).read_restarts()
     assert restart["why"] == why
     assert restart["step"] >= 20
-    assert told_again == f"  begun anew      once, last at step {restart['step']}: {why}"
+    assert told_again == f"  restarted       once, last at step {restart['step']}: {why}"
     assert f"begun anew once: {why}" in troupe.run("runs").out
     return run, victim
 
