@@ -114,10 +114,10 @@ def test_a_node_that_is_about_to_go_is_left_in_time(troupe: Commands, cluster: C
             leaving.clean()
             until_step(run, step_of(run) + 2, command, 120)
             said = until_end(troupe, command, TINY, ("pause=0",))
-    assert "is about to go in" in said
+    assert "will leave in" in said
     (row,) = RunFolder(run).read_restarts()
     assert row["kind"] == "preempted"
-    assert re.fullmatch(r"the node of worker \d is about to go in \d+ s", row["why"])
+    assert re.fullmatch(r"the node of worker \d will leave in \d+ s", row["why"])
     assert row["step"] >= last, "no step was made again"
 
 

@@ -147,9 +147,9 @@ def test_wrong_words_addresses_and_tokens_are_told_in_a_line_each(troupe: Comman
         (("jobs", "--address", nowhere), right, 3,
          [f"--address {nowhere}: {nobody}"]),
         (("jobs", "--address", cluster.dashboard), wrong, 3,
-         [f"--address {cluster.dashboard}: wants another token than {holder} holds; give it the one it began with"]),
+         [f"--address {cluster.dashboard}: rejected the token in {holder}; put the cluster's token there"]),
         (("jobs", "--address", cluster.dashboard), missing, 3,
-         [f"--address {cluster.dashboard}: wants a token; put the one that it began with into {holder}"]),
+         [f"--address {cluster.dashboard}: requires a token; put the cluster's token into {holder}"]),
         (("stop", "nobody", "--address", cluster.dashboard), right, 2, None),
     ):  # fmt: skip
         done = troupe.run(*words, environment=environment)

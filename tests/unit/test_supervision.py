@@ -166,11 +166,11 @@ def test_nodes_that_go_use_up_no_restarts(kind: str) -> None:
 
 def test_a_group_whose_node_is_about_to_go_saves_and_begins_anew_elsewhere() -> None:
     going = Dummy({}, {}, {0: Stopped(Problem("test", reason="saved")), 1: Stopped(Problem("test", reason="saved"))})
-    going.moving = {1: Lost("the node of worker 1 is about to go in 30 s", PREEMPTED)}
+    going.moving = {1: Lost("the node of worker 1 will leave in 30 s", PREEMPTED)}
     watched = Watched([going, Dummy({0: RESULT, 1: RESULT})], max_restarts=0)
     assert watched.result == RESULT
     assert going.stopped == 1
-    assert "the node of worker 1 is about to go in 30 s: saving first" in watched.said
+    assert "the node of worker 1 will leave in 30 s: saving first" in watched.said
     assert watched.noted == [PREEMPTED]
 
 
