@@ -94,7 +94,7 @@ def test_a_run_grows_and_shrinks_with_its_nodes_and_no_bit_is_lost(
     assert "there is room for more workers than 2: saving first" in said
     (lost,) = RunFolder(run).read_restarts()
     assert (lost["kind"], lost["why"]) == ("node lost", f"worker {rank} died with its node")
-    line = f"worker {rank} died with its node; going on from the newest checkpoint\n"
+    line = f"worker {rank} died with its node; resuming from the newest checkpoint\n"
     assert line in said, "it counts as no restart"
 
 

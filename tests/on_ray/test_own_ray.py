@@ -54,7 +54,7 @@ def test_a_ray_of_our_own_that_dies_is_begun_anew_and_no_bit_is_lost(
     assert done.code == 0, done
     assert done.err == ""
     why = f"the {name} of the local Ray died (killed, or out of memory)"
-    assert f"troupe: {why}; going on from the newest checkpoint (restart 1 of 3)" in done.out.splitlines()
+    assert f"troupe: {why}; resuming from the newest checkpoint (restart 1 of 3)" in done.out.splitlines()
     (restart,) = RunFolder(troupe.path("run")).read_restarts()
     assert (restart["kind"], restart["why"]) == ("ray lost", why)
     assert_same_run(troupe.path("run"), straight.path("run"))
