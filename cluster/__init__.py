@@ -1,4 +1,4 @@
-"""Where the runs of troupe run; each verb is a call from Python, as in `from cluster import train`."""
+"""Where the runs of troupe execute; each verb is a Python function, as in `from cluster import train`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A call, or the error that calls raise; nothing is imported before it is used."""
+    """A call, or the error that calls raise, imported on first use."""
     if name == "TroupeError":
         from trainers.base.errors import TroupeError
 

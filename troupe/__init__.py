@@ -1,4 +1,4 @@
-"""`from troupe import train, search, ...`: the calls of `cluster`, under the name that is installed."""
+"""`from troupe import train, search, ...`: the calls of `cluster`, under the name of the distribution."""
 
 import importlib
 import importlib.util
@@ -13,8 +13,8 @@ PACKAGES = ("cluster", "trainers", "searchspaces")
 
 
 def check_packages() -> None:
-    """Raises ImportError where another distribution has a package of the same name as one of ours, and comes first or
-    has overwritten it."""
+    """Raises ImportError if another distribution has a package with the name of one of ours, and precedes it on the
+    path or has overwritten it."""
     for name in PACKAGES:
         found = importlib.util.find_spec(name)
         file = found.origin if found is not None and found.origin else ""
@@ -22,12 +22,12 @@ def check_packages() -> None:
             with open(file, "rb") as content:
                 if b"troupe" in content.readline():
                     continue
-        reason = f"the package {name} of another distribution is in its place ({file or 'no file'})"
-        raise ImportError(f"{reason}; install troupe into a virtual environment of its own")
+        reason = f"another distribution has replaced the package {name} ({file or 'no file'})"
+        raise ImportError(f"{reason}; install troupe in its own virtual environment")
 
 
 def __getattr__(name: str) -> Any:
-    """A call of `cluster`, imported when it is used."""
+    """A call of `cluster`, imported on first use."""
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     check_packages()

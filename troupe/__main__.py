@@ -1,4 +1,4 @@
-"""The command `troupe`, and `python -m troupe`: our packages come first while it is imported."""
+"""The command `troupe`, and `python -m troupe`: our packages come first on the path during the import."""
 
 import importlib
 import os
@@ -8,11 +8,11 @@ from troupe import PACKAGES, ROOT, check_packages
 
 
 def main() -> None:
-    """Run the command that was typed, and end the process with its exit code."""
+    """Run the command in `sys.argv`, and end the process with its exit code."""
     try:
         sys.path.insert(0, ROOT)
         check_packages()
-        for name in PACKAGES:  # ours from now on, whatever else has these names
+        for name in PACKAGES:  # cached from now on, so that no other package takes these names
             importlib.import_module(name)
         from cluster.cli.start import main as carry_out
 
@@ -20,7 +20,7 @@ def main() -> None:
     except ImportError as error:
         print(f"troupe: {error}", file=sys.stderr)
         os._exit(3)
-    except KeyboardInterrupt:  # nothing has begun
+    except KeyboardInterrupt:  # nothing has started
         os._exit(130)
     carry_out()
 

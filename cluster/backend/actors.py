@@ -1,4 +1,4 @@
-"""Workers as Ray actors in one placement group: as many as there is room for, where they are wanted."""
+"""Workers as Ray actors in one placement group: as many as fit, within the range that was requested."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ Answer = TypeVar("Answer")
 
 
 def hold_alive(died: Callable[[], str]) -> None:
-    """Raises Lost where Ray itself has died."""
+    """Raises Lost if Ray itself has died."""
     if why := died():
         raise Lost(why, RAY)
 
 
 def answered(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
-    """What Ray answers. Raises Lost where it dies meanwhile: it would be silent, and end us after a minute."""
+    """The answer of Ray. Raises Lost if it dies meanwhile: it would be silent, and end this process after a minute."""
     answers: list[Answer | Exception] = []
 
     def ask() -> None:
@@ -68,17 +68,17 @@ class Used(Protocol):
     """The Ray that workers run on."""
 
     def died(self) -> str:
-        """What of it has died, where it can be begun anew."""
+        """Which part of it died, if it can be restarted."""
 
     def missing(self) -> str:
-        """What of its files has gone, without which workers go on and none can begin."""
+        """Which of its files is missing; workers continue without it, but none can start."""
 
     def unfit(self) -> str:
-        """Why none could begin."""
+        """Why no worker could start."""
 
 
 class Placing:
-    """Where workers are to run: in a placement group of their own, as large as there is room for."""
+    """Places workers in their own placement group, as large as fits."""
 
     def __init__(
         self,
@@ -93,14 +93,14 @@ class Placing:
     ) -> None:
         self.each, self.least, self.most, self.lost = dict(each), least, most, lost
         self.used, self.stop_requested, self.say, self.cluster = used, stop_requested, say, cluster
-        self.group: Any = None  # a placement group that was asked for and is not granted yet
-        self.size, self.requested = most, 0.0  # of how many workers it is, and when it was asked for
+        self.group: Any = None  # a placement group that was requested and is not granted yet
+        self.size, self.requested = most, 0.0  # its number of workers, and when it was requested
 
     def found(self) -> Any:
         """A placement group for `least` to `most` workers, when there is room.
 
-        Raises Lost where Ray dies meanwhile, Stopped where a stop is asked for, TroupeError (exit code 3) where there
-        is no room for too long.
+        Raises Lost if Ray dies meanwhile, Stopped if a stop is requested, TroupeError (exit code 3) if there is no
+        room for too long.
         """
         patience = WAITS.nodes if self.cluster and self.lost is not None else WAITS.room
         began, announced = time.monotonic(), False
@@ -116,7 +116,7 @@ class Placing:
                     return granted
                 if now - began > 2 * WAITS.room_taken and not announced:
                     announced = True
-                    self.say(f"waiting for room for {self.size} workers, for {duration(patience)} at most")
+                    self.say(f"waiting for room for {self.size} workers, at most {duration(patience)}")
                 if now - began > patience:
                     raise TroupeError(self._no_room(patience), SURROUNDINGS)
         finally:
@@ -125,7 +125,7 @@ class Placing:
                     self._withdraw()
 
     def _request(self, now: float) -> None:
-        """Ask for a placement group; for another one where the last was too large, or has waited for too long."""
+        """Request a placement group; another one if the last was too large, or has waited for too long."""
         from ray.util import placement_group
 
         there = answered(nodes.alive, self.used.unfit)
@@ -133,7 +133,7 @@ class Placing:
         possible = max(self.least, min(self.most, possible))
         if self.group is not None:
             waited = now - self.requested
-            taken = waited > WAITS.room_taken and self.size > self.least  # by somebody else
+            taken = waited > WAITS.room_taken and self.size > self.least  # the room is in use
             if possible >= self.size and not taken and waited <= WAITS.room_asked_anew:
                 return
             self._withdraw()
@@ -148,8 +148,8 @@ class Placing:
 
     def _no_room(self, patience: float) -> Problem:
         why = f" ({self.lost.why})" if self.lost else ""
-        reason = f"the cluster has no room for them since {duration(patience)}{why}"
-        hint = "wait, or take fewer workers"
+        reason = f"the cluster has had no room for them for {duration(patience)}{why}"
+        hint = "wait, or use fewer workers"
         return Problem("no-room", "workers", reason, hint, self.least, resumes=self.lost is not None)
 
 
@@ -164,10 +164,10 @@ class ActorGroup:
         held_for: str = "",
         placing: Placing | None = None,
     ) -> None:
-        """Start the workers in the last bundles of a placement group, and the run. `placing`: the group is theirs; it
-        goes with them, and they move where nodes come and go.
+        """Start the workers in the last bundles of a placement group, and the run. `placing`: the workers own the
+        group; it is removed with them, and they move when nodes join and leave.
 
-        Raises Lost where a worker, or Ray, dies meanwhile.
+        Raises Lost if a worker, or Ray, dies meanwhile.
         """
         import ray
 
@@ -175,7 +175,7 @@ class ActorGroup:
         self.size = placement.bundle_count if placing is not None else int(plan.settings["workers"])
         self.nodes: list[str] = []  # of the workers, by rank
         self.ended: dict[int, Any] = {}
-        self.probe: Any = None  # a placement group for one worker more, and when there was room for it
+        self.probe: Any = None  # a placement group for one more worker, and when there was room for it
         self.room: Any = None
         self.more_since = 0.0
         self.actors = self._started(needs(plan.settings), runtime_env)
@@ -189,7 +189,7 @@ class ActorGroup:
         except TroupeError:
             self.end()
             raise
-        except Exception as error:  # of Ray, by many names
+        except Exception as error:  # from Ray, of many types
             kind = self._kind()
             self.end()
             raise Lost(f"the workers did not start: {last_line(error)}", kind) from error
@@ -212,7 +212,7 @@ class ActorGroup:
         return [actor.options(scheduling_strategy=strategy).remote() for strategy in strategies]
 
     def _rank_by_node(self) -> None:
-        """Give neighbouring ranks to the workers of a node."""
+        """Give consecutive ranks to the workers of a node."""
         places = self._asked(WAITS.first_microbatch, [self._where(worker) for worker in self.actors])
         order = sorted(range(self.size), key=lambda place: places[place][0])
         self.actors = [self.actors[place] for place in order]
@@ -222,7 +222,7 @@ class ActorGroup:
         return worker.where.options(concurrency_group="watch").remote()
 
     def _asked(self, patience: float, questions: list[Any]) -> list[Any]:
-        """All answers. Raises Lost where Ray dies meanwhile."""
+        """All answers. Raises Lost if Ray dies meanwhile."""
         began = time.monotonic()
         while True:
             done, _ = self.ray.wait(questions, num_returns=len(questions), timeout=0.5)
@@ -232,14 +232,14 @@ class ActorGroup:
                 hold_alive(self.placing.used.unfit)
                 if self.placing.stop_requested():
                     raise NotBegun()
-            self.ray.get(done)  # an error of one ends the waiting for the others
+            self.ray.get(done)  # raises the error of one without waiting for the others
 
     def _hold_ray(self) -> None:
         if self.placing is not None:
             hold_alive(self.placing.used.died)
 
     def _kind(self, rank: int | None = None) -> str:
-        """Whether the loss of a worker, or of one of all, is that of its node."""
+        """The kind of loss of a worker, or of any worker: whether its node was lost."""
         if self.watch is None:
             return WORKER
         where = self.nodes if rank is None else [self.nodes[rank]]
@@ -247,7 +247,7 @@ class ActorGroup:
             return PREEMPTED
         if self.placing is None or not self.placing.cluster:
             return WORKER
-        deadline = time.monotonic() + 2 * WAITS.look_at_nodes  # until when Ray has heard of it
+        deadline = time.monotonic() + 2 * WAITS.look_at_nodes  # by then Ray knows
         while time.monotonic() < deadline:
             if any(node not in self.watch.alive for node in where):
                 return NODE
@@ -255,7 +255,7 @@ class ActorGroup:
         return WORKER
 
     def begin(self, plan: Plan, held_for: str = "") -> None:
-        """Start a run; the workers may have carried out another one. It is held after rows with the metric named."""
+        """Start a run, perhaps after another one. The run is held after rows with the metric `held_for`."""
         ((_, address, port),) = self._asked(WAITS.first_microbatch, [self._where(self.actors[0])])
         plan = replace(plan, settings={**plan.settings, "workers": self.size})
         self.logs = [RunFolder(plan.folder).log(rank) for rank in range(self.size)]
@@ -266,7 +266,7 @@ class ActorGroup:
         self.ended = {}
         self.present = Presence()
         self.answered = [self.present.now()] * self.size
-        self.moved = [(0, 0.0)] * self.size  # micro-batches of each, and how long we had been away when they were made
+        self.moved = [(0, 0.0)] * self.size  # micro-batches of each, and `away` when they were counted
         self.answers: list[dict[str, Any]] = [{} for _ in self.actors]
         self.asked: dict[Any, int] = {}
         self.lines: list[str] = []
@@ -283,24 +283,24 @@ class ActorGroup:
         return self.ended
 
     def _outcome(self, rank: int, ref: Any) -> Any:
-        """The result of a worker that has ended, or its error. Raises Lost where Ray itself has died."""
+        """The result of a worker that has ended, or its error. Raises Lost if Ray itself has died."""
         try:
             return self.ray.get(ref)
         except self.ray.exceptions.RayActorError:
             return self._death(rank)
-        except self.ray.exceptions.RayTaskError as error:  # of the worker itself, and no loss
+        except self.ray.exceptions.RayTaskError as error:  # of the worker itself, not a loss
             return of_worker(rank, error.cause, self.logs[rank])
         except self.ray.exceptions.RayError as error:
             return Lost(f"worker {rank}: {last_line(error)}")
 
     def _death(self, rank: int) -> Lost:
-        """What a worker died of. Raises Lost where Ray itself has died."""
+        """Why a worker died. Raises Lost if Ray itself has died."""
         self._hold_ray()
         kind = self._kind(rank)
         if kind == NODE:
             return Lost(f"worker {rank} died with its node", kind)
         if kind == PREEMPTED:
-            return Lost(f"worker {rank} died with its node, which had been about to go", kind)
+            return Lost(f"worker {rank} died with its node, which was draining", kind)
         process = f", process {self.processes[rank]}" if rank in self.processes else ""
         return Lost(f"worker {rank} died (killed, or out of memory{process})", kind)
 
@@ -323,7 +323,7 @@ class ActorGroup:
         return found
 
     def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
-        if 0 in self.ended:  # its last rows: nobody asks a worker that has ended otherwise
+        if 0 in self.ended:  # its last rows: workers that have ended are not polled
             with contextlib.suppress(self.ray.exceptions.RayError):
                 self._take(
                     0, self.ray.get(self.actors[0].status.options(concurrency_group="watch").remote(), timeout=5)
@@ -336,7 +336,7 @@ class ActorGroup:
         return step
 
     def go_on(self, stopping: bool) -> None:
-        self.answers[0]["resting"] = None  # until it says so again
+        self.answers[0]["resting"] = None  # until it reports it again
         self.actors[0].go_on.options(concurrency_group="watch").remote(stopping)
 
     def moves(self) -> Lost | None:
@@ -350,11 +350,11 @@ class ActorGroup:
         for rank, node in enumerate(self.nodes):
             if node in draining:
                 left = f" in {max(0.0, draining[node] - time.time()):.0f} s" if draining[node] else ""
-                return Lost(f"the node of worker {rank} is about to go{left}", PREEMPTED)
+                return Lost(f"the node of worker {rank} will leave{left}", PREEMPTED)
         return None
 
     def _room_for_more(self, placing: Placing) -> Lost | None:
-        """The reason to grow, once there has been room for one worker more for a moment."""
+        """The reason to grow, once there has been room for one more worker for `WAITS.more_nodes`."""
         if self.size >= placing.most or self.ended:
             return None
         if self.room is None:
@@ -379,7 +379,7 @@ class ActorGroup:
         if self.placing is not None:
             removing = threading.Thread(target=self._give_back, daemon=True)
             removing.start()
-            removing.join(timeout=5)  # a head that has died does not answer
+            removing.join(timeout=5)  # a dead head does not answer
 
     def _give_back(self) -> None:
         for group in (self.probe, self.placement):
@@ -388,7 +388,7 @@ class ActorGroup:
                     self.ray.util.remove_placement_group(group)
 
     def _ask(self, now: float) -> None:
-        """Keep one question under way to each worker, and take in what has been answered."""
+        """Keep one request pending at each worker, and take the answers that have arrived."""
         if self.asked:
             done, _ = self.ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)
             for ref in done:
@@ -402,7 +402,7 @@ class ActorGroup:
                 self.asked[worker.status.options(concurrency_group="watch").remote()] = rank
 
     def _take(self, rank: int, answer: dict[str, Any]) -> None:
-        """What a worker has answered; only the first one's lines and rows are for others."""
+        """Store the answer of a worker; only lines and rows of worker 0 are passed on."""
         self.answered[rank], self.answers[rank] = self.present.now(), answer
         if answer["microbatches"] != self.moved[rank][0]:
             self.moved[rank] = answer["microbatches"], self.present.away

@@ -1,4 +1,4 @@
-"""A Ray to work on: one of our own on this machine, or the cluster at an address."""
+"""A connection to Ray: a local Ray on this machine, or the cluster at an address."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ from trainers.base.timeouts import WAITS
 from trainers.settings.config import Config
 from trainers.storage import checkpoint
 
-IMPORTED = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # what Ray sets in our caller's environment when it is imported
-OTHER_VERSION = "versions-differ"  # the code of other versions than this machine has
-SENT = "working_dir_files"  # the folder in which Ray keeps what was sent with a job
+IMPORTED = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")  # variables that Ray sets in our caller's environment on import
+OTHER_VERSION = "versions-differ"  # error code: versions differ from those of this machine
+SENT = "working_dir_files"  # the folder in which Ray keeps the files of a job
 
 
 class Connected:
-    """A Ray that somebody else started, while we use it."""
+    """A Ray that troupe did not start, while we use it."""
 
     def __init__(self, address: str | None = None) -> None:
         self.runtime_env: dict[str, Any] = {"env_vars": worker_environment()}  # its processes were not started by us
         self.pulse = Pulse(address) if address is not None else None
 
     def died(self) -> str:
-        """What of it has died, where it can be restarted; nothing while all of it lives.
+        """Which part of it died, if it can be restarted: always empty, since troupe does not own it.
 
-        Raises TroupeError (exit code 3) where it has died, and is somebody else's to restart.
+        Raises TroupeError (exit code 3) if it has died.
         """
         if self.pulse is not None:
             self.pulse.check()
         return ""
 
     def missing(self) -> str:
-        """Its files are not ours to look at."""
+        """Empty: its files are not ours to check."""
         return ""
 
     unfit = died
 
     def begin_anew(self) -> None:
-        """Not ours to do."""
+        """Does nothing: troupe does not own this Ray."""
 
 
 @contextlib.contextmanager
@@ -66,10 +66,10 @@ def ray_for(
     log: Path | None,
     job_wide: bool = False,
 ) -> Iterator[Connected | OwnRay]:
-    """Connect to Ray, and yield it. What it prints goes to `log`, if given. `job_wide`: actors that somebody else
-    starts need its `runtime_env` too.
+    """Connect to Ray, and yield it. Its output goes to `log`, if given. `job_wide`: actors that other code starts need
+    its `runtime_env` too.
 
-    It prints to both streams, a paragraph where a worker dies; whoever shows progress has taken its stream before.
+    Ray prints to both streams, as a paragraph when a worker dies; callers must get the stream for progress before.
     """
     with contextlib.ExitStack() as held:
         held.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
@@ -86,13 +86,13 @@ def ray_for(
 
 @contextlib.contextmanager
 def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
-    """Start a Ray of our own, or use our caller's."""
+    """Start a local Ray, or use our caller's."""
     theirs = "ray" in sys.modules and sys.modules["ray"].is_initialized()
     variables = {} if theirs else ray_environment.variables()
     with contextlib.ExitStack() as held:
-        held.callback(auth.read_anew)  # when the environment is our caller's again
+        held.callback(auth.read_anew)  # after the environment of our caller is restored
         held.enter_context(environment({**variables, **worker_environment(), "GLOO_SOCKET_IFNAME": "lo"}))
-        with deferred():  # a part of it would break whatever is done with it afterwards
+        with deferred():  # a partial import would break every later use
             import ray
 
         refuse_inherited()
@@ -110,7 +110,7 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
 
 @contextlib.contextmanager
 def _cluster(config: Config, address: str, folders: Sequence[Path], job_wide: bool) -> Iterator[Connected]:
-    """Join the cluster at an address, when its nodes are like this one and see the same folders."""
+    """Join the cluster at an address, if its nodes have the same versions and see the same folders."""
     with joined(address, job_wide):
         problems = _compare(_check_room(config, "the cluster"), folders)
         if problems:
@@ -120,14 +120,14 @@ def _cluster(config: Config, address: str, folders: Sequence[Path], job_wide: bo
 
 @contextlib.contextmanager
 def joined(address: str, job_wide: bool = False) -> Iterator[None]:
-    """Join the cluster at an address. Raises TroupeError (exit code 3) where that cannot be."""
+    """Join the cluster at an address. Raises TroupeError (exit code 3) if that fails."""
     import ray
 
     refuse_inherited()
     with contextlib.ExitStack() as held:
         if not ray.is_initialized():
             mode = {"RAY_AUTH_MODE": "token"} if _knock(address) else {}
-            held.callback(auth.read_anew)  # when the environment is our caller's again
+            held.callback(auth.read_anew)  # after the environment of our caller is restored
             with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}), handlers_kept(), handlers_refused():
                 auth.read_anew()
                 logging.getLogger("ray").setLevel(logging.ERROR)
@@ -149,7 +149,7 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
 
 
 def _check_room(config: Config, where: str) -> list[dict[str, Any]]:
-    """The nodes, where all workers have room on them at once. Raises TroupeError (exit code 3) where they have not."""
+    """The nodes, if they have room for all workers at once. Raises TroupeError (exit code 3) if not."""
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
@@ -161,7 +161,7 @@ def _check_room(config: Config, where: str) -> list[dict[str, Any]]:
 
 
 def lack(each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, float]], where: str) -> Problem | None:
-    """What `nodes` lack for so many workers, each of which must fit on one of them as a whole; or None."""
+    """What `nodes` lack for this many workers, each of which must fit on a single node; or None."""
     for kind, count in each.items():
         there = sum(node.get(kind, 0) for node in nodes)
         if there < workers * count:
@@ -170,19 +170,19 @@ def lack(each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, f
     room = rooms(each, nodes)
     if room < workers:
         whole = " and ".join(f"{count:.0f} {kind}s" for kind, count in each.items())
-        reason = f"each needs {whole} on one node, {where} has room for {room} such"
-        return Problem("no-room", "workers", reason, "take fewer workers or threads_per_worker", workers)
+        reason = f"each needs {whole} on one node, {where} has room for {room}"
+        return Problem("no-room", "workers", reason, "use fewer workers or threads_per_worker", workers)
     return None
 
 
 def _knock(address: str) -> bool:
-    """Ask an address once, by Ray's own protocol: whether it wants a token, and accepts ours.
+    """Contact an address once, with Ray's own protocol: whether it requires a token, and accepts ours.
 
-    Ray itself asks for a minute and gives no reason. Raises TroupeError (exit code 3) where there is no Ray that would
-    let us in: at once where somebody answers, after 3 s where nobody does.
+    Ray itself tries for a minute and gives no reason. Raises TroupeError (exit code 3) if no Ray accepts us:
+    immediately if there is an answer, after 3 s if there is none.
     """
     if os.environ.get("RAY_USE_TLS") == "1" or not _is_host_and_port(address):
-        return False  # Ray knows addresses of other kinds, like `auto`, and how to speak behind certificates
+        return False  # Ray handles other addresses, like `auto`, and TLS itself
     import ray
 
     try:
@@ -214,19 +214,19 @@ def _knock(address: str) -> bool:
 
 
 def _is_host_and_port(address: str) -> bool:
-    """Whether an address is HOST:PORT. Raises TroupeError (exit code 3) where the port is out of range."""
+    """Whether an address is HOST:PORT. Raises TroupeError (exit code 3) if the port is out of range."""
     port = address.rpartition(":")[2]
     if not port.isdigit() or "://" in address:
         return False
-    if not port.isdecimal() or not 0 < float(port) < 2**16:  # `²` is a digit, and no number
-        hint = "that of a head node is 6379, as a rule"
+    if not port.isdecimal() or not 0 < float(port) < 2**16:  # `²` is a digit, but not a number
+        hint = "a head node usually has 6379"
         raise TroupeError(Problem("bad-value", "--address", "ports are from 1 to 65535", hint, address), SURROUNDINGS)
     return True
 
 
 @contextlib.contextmanager
 def _refusals(address: str, mine: bool) -> Iterator[None]:
-    """Turn what goes wrong while an address is asked into a TroupeError (exit code 3). `mine`: we have a token."""
+    """Convert errors while contacting an address to TroupeError (exit code 3). `mine`: we have a token."""
     import grpc
 
     try:
@@ -241,31 +241,31 @@ def _refusals(address: str, mine: bool) -> Iterator[None]:
 
 
 def unreachable(address: str, reason: str, hint: str = "") -> Problem:
-    """Nobody answers there as a cluster does."""
+    """The problem if no cluster answers at an address."""
     return Problem("cluster-unreachable", "--address", reason, hint, address)
 
 
 def token_refused(address: str, mine: bool) -> Problem:
-    """Whoever answers wants a token, or another one than `mine`."""
+    """The problem if a cluster requires a token, or rejects ours (`mine`)."""
     holder = "RAY_AUTH_TOKEN or ~/.ray/auth_token"
-    reason, hint = "wants a token", f"put the one that it began with into {holder}"
+    reason, hint = "requires a token", f"put the cluster's token into {holder}"
     if mine:
-        reason, hint = f"wants another token than {holder} holds", "give it the one it began with"
+        reason, hint = f"rejected the token in {holder}", "put the cluster's token there"
     return Problem("token-refused", "--address", reason, hint, address)
 
 
 def other_ray(address: str, there: str, here: str) -> Problem:
-    """A cluster with another Ray than that of this machine."""
+    """The problem if a cluster has another version of Ray than this machine."""
     reason = f"runs Ray {there}, this machine has {here}"
     return Problem(OTHER_VERSION, "--address", reason, "install the same", address)
 
 
 def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[Problem]:
-    """What is different on some node: versions, or folders that it does not see."""
+    """Differences of the nodes: versions, and folders that they do not see."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    there_anyway = [folder for folder in folders if SENT in folder.parts]  # Ray unpacks on every node what a job brings
+    there_anyway = [folder for folder in folders if SENT in folder.parts]  # Ray unpacks a job's files on every node
     marks = {folder: folder / f".seen-{uuid.uuid4().hex}" for folder in folders if folder not in there_anyway}
     here = facts_of_node([])
     try:
@@ -299,7 +299,7 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
 
 
 def other_versions(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Problem]:
-    """What a node has in another version than this machine, from the facts of both. Whoever asks names the node."""
+    """Version differences between a node and this machine, from the facts of both. The caller adds the node."""
     return [
         Problem(
             OTHER_VERSION,
@@ -312,12 +312,12 @@ def other_versions(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Pr
 
 
 def unseen(folder: Path) -> Problem:
-    """A folder that a node does not see. Whoever asks names the node."""
+    """The problem if a node does not see a folder. The caller adds the node."""
     return Problem("not-shared", reason=f"does not see {folder}", hint="put it on a disk that all nodes share")
 
 
 def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
-    """Versions on the node that runs this, and those of the marked folders that it does not see."""
+    """Versions on the node that executes this, and the `marks` that it does not see."""
     import platform
     from importlib import metadata
 
@@ -332,6 +332,6 @@ def facts_of_node(marks: Sequence[str]) -> dict[str, Any]:
     return {
         "Python": ".".join(platform.python_version_tuple()[:2]),
         **{package: version(package) for package in ("ray", "torch")},
-        "troupe": __version__,  # of the code that runs there: it may have been sent, or lie beside an installed one
+        "troupe": __version__,  # of the code that runs there: it may have been sent, next to an installed version
         "missing": [mark for mark in marks if not os.path.exists(mark)],
     }

@@ -1,8 +1,8 @@
-"""A Ray of our own on this machine: on loopback only, with a token and a folder of its own; it can be begun anew.
+"""A local Ray on this machine: on loopback only, with its own token and folder; it can be restarted.
 
-Its folder lies among the temporary files and goes with it. Where its owner was killed, the next Ray of our own sweeps
-it away, with the processes that were started for it: the folder is known by its mark, a process by the secret of that
-mark in the environment that it began with (`storage/ownership.py`).
+Its folder is a temporary folder and is removed with it. If its owner was killed, the next local Ray removes it, with
+the processes that were started for it: it recognizes the folder by its mark, and a process by the secret of that mark
+in its initial environment (`storage/ownership.py`).
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ OBJECT_STORE = 100 << 20  # bytes; nothing large goes through it
 PREFIX = "troupe-"
 WHAT = "a Ray of our own"  # in the mark of its folder
 SECRET = "TROUPE_RAY"  # in the environment of its processes, and in that mark
-SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest name of a socket in a folder
-LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's whole path
-PROCESSES = ("raylet", "gcs_server")  # without which it is dead; we are their parent
+SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest socket path in its folder
+LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's complete path
+PROCESSES = ("raylet", "gcs_server")  # Ray is dead without these; they are our children
 
 
 def reason_of(error: Exception) -> str:
-    """Why Ray did not start, or could not be joined, in a line."""
-    if isinstance(error, UnicodeEncodeError):  # it notes the command line of this process
-        return "it takes the words of a command in UTF-8 only; rename what this one names, or take workers=1"
+    """Why Ray did not start, or could not be joined, in one line."""
+    if isinstance(error, UnicodeEncodeError):  # it records the command line of this process
+        return "it needs the arguments of a command in UTF-8; rename the files in them, or use workers=1"
     return last_line(error)
 
 
@@ -51,22 +51,22 @@ def _not_started(reason: str, hint: str = "") -> Problem:
 
 
 class OwnRay:
-    """A Ray of our own, from `begin` to `end`."""
+    """A local Ray, from `begin` to `end`."""
 
     def __init__(self, cpus: int) -> None:
         self.cpus = cpus
         self.runtime_env: dict[str, object] = {}  # its processes have our environment
         self.folder, self.lock, self.secret = Path(), Lock(Path(os.devnull)), ""
         self.processes: dict[int, str] = {}
-        self.files: list[Path] = []  # all that must be there while it lives
+        self.files: list[Path] = []  # files that must exist while it lives
         self.inode, self.looked, self.touched, self.gone = 0, 0.0, 0.0, ""
 
     def begin(self) -> None:
-        """Start it, and connect to it. Raises TroupeError (exit code 3) where that cannot be."""
+        """Start it, and connect to it. Raises TroupeError (exit code 3) if that fails."""
         import ray
 
         sweep()
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a small /dev/shm, which is all right
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns about a small /dev/shm, which is fine
         self.folder, self.secret = _new_folder(), secrets.token_hex(32)
         self.inode, self.lock = self.folder.stat().st_ino, Lock(self.folder / LOCK)
         try:
@@ -74,7 +74,7 @@ class OwnRay:
             ownership.mark(self.folder, WHAT, {"secret": self.secret})
             auth.write_new(str(self.folder / "token"))
         except OSError as error:
-            shutil.rmtree(self.folder, ignore_errors=True)  # made a moment ago, under a name that nobody knows
+            shutil.rmtree(self.folder, ignore_errors=True)  # just created, under a random name
             raise TroupeError(_not_started(f"{self.folder}: {reason_of(error)}"), SURROUNDINGS) from error
         token = {
             "RAY_AUTH_MODE": "token",
@@ -82,7 +82,7 @@ class OwnRay:
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             SECRET: self.secret,
             "SPT_NOENV": "1",
-        }  # a title that they give themselves would hide the secret
+        }  # SPT_NOENV: else setting process titles would hide the secret
         try:
             with (
                 environment(token),
@@ -115,23 +115,23 @@ class OwnRay:
             self._clear()
             raise
         self.processes = {pid: name for pid, name in _children() if name in PROCESSES}
-        replaced = ("session_latest",)  # a link that each new worker removes and makes again
+        replaced = ("session_latest",)  # a link that each new worker removes and creates again
         self.files = [path for path in self._there() if "logs" not in path.parent.parts and path.name not in replaced]
         self.looked = self.touched = time.monotonic()
 
     def died(self) -> str:
-        """What of it has died; nothing while all of it lives."""
+        """Which part of it died; empty while all of it lives."""
         for pid, name in self.processes.items():
             with contextlib.suppress(OSError, IndexError):
                 if Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0] not in "ZX":
                     continue
-            return f"the {name} of this machine's Ray died (killed, or out of memory)"
+            return f"the {name} of the local Ray died (killed, or out of memory)"
         return ""
 
     def missing(self) -> str:
-        """Which of its files has gone, without which nobody new can join it; nothing while all are there.
+        """Which of its files is missing, without which no process can join it; empty while all exist.
 
-        They are touched now and then: cleaners of temporary files take what has not been for days.
+        They are touched from time to time: cleanup services remove temporary files that were not used for days.
         """
         now = time.monotonic()
         if self.files and now - self.looked > WAITS.look_at_files:
@@ -142,15 +142,15 @@ class OwnRay:
                 for path in self._there():
                     with contextlib.suppress(OSError):
                         os.utime(path, follow_symlinks=False)
-        return f"{self.gone} has gone, a file of this machine's Ray (something cleans up there)" if self.gone else ""
+        return f"{self.gone} was deleted, a file of the local Ray (by a cleanup service?)" if self.gone else ""
 
     def unfit(self) -> str:
-        """Why no worker could begin in it."""
+        """Why no worker could start in it."""
         return self.died() or self.missing()
 
     def end(self) -> None:
-        """Disconnect, and end it; what is left of one that died is killed, as it would wait for the rest."""
-        with signals(lambda: None):  # what the Ray was for has ended
+        """Disconnect, and end it; the rest of a dead one is killed, since it would wait for the dead part."""
+        with signals(lambda: None):  # its purpose has ended
             try:
                 if self.died():
                     _end_processes(self.folder, self.secret)
@@ -159,27 +159,27 @@ class OwnRay:
                 self._clear()
 
     def begin_anew(self) -> None:
-        """After its death, or that of a file of its."""
+        """Restart it, after it died or a file of it was deleted."""
         self.end()
         self.begin()
 
     def _there(self) -> list[Path]:
-        """All that lies in its folder, and the folder."""
+        """Its folder, and everything in it."""
         return [self.folder, *self.folder.rglob("*")]
 
     def _clear(self) -> None:
-        """Remove what it has made; a folder that has lost its mark is known by its inode."""
+        """Remove what it created; a folder without its mark is recognized by its inode."""
         self.processes, self.files, self.gone = {}, [], ""
         _end_processes(self.folder, self.secret)
         if not ownership.remove(self.folder, WHAT) and self.inode == os.lstat(self.folder).st_ino:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.secret, self.inode = "", 0
         self.lock.release()
-        auth.read_anew()  # when the environment is our caller's again
+        auth.read_anew()  # after the environment of our caller is restored
 
 
 def sweep() -> None:
-    """Remove the folders, and end the processes, of those whose owner was killed."""
+    """Remove the folders, and end the processes, of local Rays whose owner was killed."""
     for base in _bases():
         with contextlib.suppress(OSError):
             for folder in Path(base).glob(f"{PREFIX}*"):
@@ -189,7 +189,7 @@ def sweep() -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the folder of a Ray of our own, and end what was started for it, as far as its mark proves it."""
+    """Remove the folder of a local Ray, and end its processes, as far as its mark proves them."""
     if (told := ownership.read(folder, WHAT)) is None:
         return
     _end_processes(folder, str(told["secret"]))
@@ -197,9 +197,9 @@ def _remove(folder: Path) -> None:
 
 
 def _end_processes(folder: Path, secret: str) -> None:
-    """Kill what Ray has started for a folder: each process was given the secret, and names the folder or has a name
-    that Ray gave it. What such a process starts in turn, and what its owner starts beside it, may have the secret too,
-    and is left alone."""
+    """Kill the processes that Ray started for a folder: each has the secret in its environment, and the folder or a
+    name set by Ray in its command line. Children of these, and other processes of the owner, can have the secret too,
+    and are left alone."""
     mark, place = f"{SECRET}={secret}".encode(), os.fsencode(folder)
     until = time.monotonic() + WAITS.end_of_ray
 
@@ -211,25 +211,25 @@ def _end_processes(folder: Path, secret: str) -> None:
 
 
 def _bases() -> list[str]:
-    """Where its folder may lie: among temporary files, or where names are shorter, as those of sockets are bounded."""
+    """Parents for its folder: the temporary folder, or shorter paths, since paths of sockets are limited."""
     return [os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "/tmp", "/dev/shm"]
 
 
 def _new_folder() -> Path:
-    """A folder that only this user can enter. Raises TroupeError (exit code 3) where none can be made."""
+    """A folder that only this user can enter. Raises TroupeError (exit code 3) if none can be created."""
     if not os.path.isabs(said := os.environ.get("RAY_TMPDIR") or "/"):
-        hint = "give it in full, or leave it unset"
+        hint = "change it, or unset it"
         raise TroupeError(Problem("bad-value", "RAY_TMPDIR", "must be an absolute path", hint, said), SURROUNDINGS)
     for base in _bases():
         if len(os.fsencode(base)) + len(f"/{PREFIX}12345678{SOCKET}") <= LONGEST:
             with contextlib.suppress(OSError):
                 return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    hint = "set TMPDIR to a short one that can be written"
+    hint = "set TMPDIR to a short, writable path"
     raise TroupeError(_not_started(f"no folder for its files in {' or '.join(_bases())}", hint), SURROUNDINGS)
 
 
 def _children() -> Iterator[tuple[int, str]]:
-    """The processes that this one has started, and their names."""
+    """The child processes of this one, and their names."""
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         with contextlib.suppress(OSError, ValueError, IndexError):
             before, _, after = Path(f"/proc/{name}/stat").read_text(encoding="utf-8").rpartition(") ")

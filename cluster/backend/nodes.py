@@ -1,4 +1,4 @@
-"""What the nodes of a Ray have room for, which will go, whether a cluster still answers, and why something failed."""
+"""Nodes of a Ray: their room for workers, draining nodes, whether a cluster still answers, and error lines."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def last_line(error: BaseException) -> str:
-    """Why something failed, of what Ray tells in paragraphs and colours: the error itself comes last."""
+    """The last line of an error: Ray writes paragraphs in colours, and the reason comes last."""
     lines = [line.strip() for line in COLOURS.sub("", str(error)).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
 def alive() -> dict[str, dict[str, Any]]:
-    """The nodes that live, by id, but for those that are about to go."""
+    """The live nodes by id, without draining ones."""
     import ray
 
     gone = draining()
@@ -33,19 +33,19 @@ def alive() -> dict[str, dict[str, Any]]:
 
 
 def draining() -> dict[str, float]:
-    """The nodes that are about to go, by id, and when: seconds since the epoch, 0 where nobody says."""
+    """The draining nodes by id, and their deadline: seconds since the epoch, 0 if unknown."""
     from ray._private import state
 
     return {node: moment / 1000 for node, moment in state.state.get_draining_nodes().items()}
 
 
 def rooms(each: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
-    """How many workers fit on nodes, each as a whole on one of them."""
+    """How many workers fit on nodes, each on a single one."""
     return sum(int(min(node.get(kind, 0) // count for kind, count in each.items() if count)) for node in nodes)
 
 
 class Watch:
-    """Looks at the nodes now and then, in a thread of its own: Ray does not answer where the head has died."""
+    """Polls the nodes in its own thread: Ray does not answer if the head has died."""
 
     def __init__(self) -> None:
         self.alive, self.draining = alive(), draining()
@@ -54,7 +54,7 @@ class Watch:
 
     def _look(self) -> None:
         while not self.ended.wait(WAITS.look_at_nodes):
-            with contextlib.suppress(Exception):  # Ray may have been shut down meanwhile
+            with contextlib.suppress(Exception):  # Ray may be shut down meanwhile
                 self.alive, self.draining = alive(), draining()
 
     def end(self) -> None:
@@ -62,7 +62,7 @@ class Watch:
 
 
 class Pulse:
-    """Whether a cluster that we have joined still answers: its head, and the raylet through which we speak to it."""
+    """Whether a joined cluster still answers: its head, and the raylet that connects us to it."""
 
     def __init__(self, address: str) -> None:
         import ray
@@ -77,8 +77,8 @@ class Pulse:
         self.problem: Problem | None = None
 
     def check(self) -> None:
-        """Raises TroupeError (exit code 3) where one of them has died; at once for the raylet, or when the patience
-        with the head is at its end."""
+        """Raises TroupeError (exit code 3) if one of them has died: the raylet immediately, the head after `WAITS.head`
+        seconds without an answer."""
         now = time.monotonic()
         if now - self.looked > WAITS.look_at_nodes and self.problem is None:
             self.looked = now
@@ -87,7 +87,7 @@ class Pulse:
             elif _answers(socket.AF_INET6 if ":" in self.head[0] else socket.AF_INET, self.head):
                 self.answered = time.monotonic()
             elif time.monotonic() - self.answered > WAITS.head:
-                self.problem = self._died(f"its head does not answer since {WAITS.head:.0f} s", "wait until it does")
+                self.problem = self._died(f"its head has not answered for {WAITS.head:.0f} s", "wait until it does")
         if self.problem is not None:
             raise TroupeError(self.problem, SURROUNDINGS)
 
@@ -96,7 +96,7 @@ class Pulse:
 
 
 def _answers(kind: socket.AddressFamily, where: Any) -> bool:
-    """Whether somebody listens there."""
+    """Whether a process listens at an address."""
     with socket.socket(kind, socket.SOCK_STREAM) as asking:
         asking.settimeout(1)
         try:

@@ -1,4 +1,4 @@
-"""A pool of plain local processes that form a gloo group: for `troupe verify`, for tests, and never with Ray."""
+"""A pool of local processes that form a gloo group, without Ray: for `troupe verify` and for tests."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from trainers.base.problems import Problem
 from trainers.distributed.process_group import World, free_port
 
 METHOD = "spawn"  # how processes start; tests fork them from one that has imported torch already
-LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}  # workers of one machine meet there
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}  # workers of one machine communicate there
 
 
 class LocalGroup:
-    """Processes that stay, and run one function after another with any number of workers up to their own.
+    """Persistent processes that execute functions one after another, with any number of workers up to their own.
 
-    `setup`, as "module:function", is called in each process once: a test may break something there.
+    `setup`, as "module:function", is called once in each process; tests use it to inject faults.
     """
 
     def __init__(self, workers: int, setup: str = "") -> None:
@@ -45,9 +45,9 @@ class LocalGroup:
         """Start all processes."""
         context: Any = multiprocessing.get_context(METHOD)
         port = free_port()
-        util.get_temp_dir()  # theirs is ours then, and goes when this process ends, however they do
+        util.get_temp_dir()  # shared with them; removed when this process ends, however they end
         with environment({**worker_environment(), **LOOPBACK, **search_path()}), unheard(), _no_script(), _no_reader():
-            variables = dict(os.environ)  # a process that was forked from an older one has that one's
+            variables = dict(os.environ)  # a process forked from an older one inherits that one's variables
             for rank in range(self.workers):
                 ours, theirs = context.Pipe()
                 args = (theirs, rank, self.workers, port, self.setup, variables)
@@ -58,9 +58,9 @@ class LocalGroup:
                 self.processes.append(process)
 
     def run(self, function: Callable[..., Any], *args: Any, workers: int | None = None) -> list[Any]:
-        """`function(world, *args)` in the first `workers` processes; their results in the order of ranks.
+        """`function(world, *args)` in the first `workers` processes; their results in rank order.
 
-        The first error that is a worker's own is raised; the whole pool is then ended, and starts anew at its next use.
+        Raises the first error of a worker itself; the pool is then ended, and restarts at its next use.
         """
         if not self.processes:
             self.start()
@@ -79,7 +79,7 @@ class LocalGroup:
                 except (EOFError, ConnectionError):
                     self.processes[rank].join(10)
                     code = self.processes[rank].exitcode
-                    problem = Problem("lost", f"worker {rank}", f"its process ended with code {code}")
+                    problem = Problem("lost", f"worker {rank}", f"its process exited with code {code}")
                     done, value = False, TroupeError(problem, FAILED)
                 if done:
                     results[rank] = value
@@ -110,7 +110,7 @@ class LocalGroup:
 
 @contextlib.contextmanager
 def _no_script() -> Iterator[None]:
-    """Inside, processes that are spawned do not carry out our caller's script once more: they need our modules only."""
+    """Inside, spawned processes do not execute our caller's script again: they only need our modules."""
     script = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -121,17 +121,17 @@ def _no_script() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_reader() -> Iterator[None]:
-    """Inside, nothing is printed: a process that starts another one flushes its streams first, which fails where
-    somebody has stopped reading them (`| head`)."""
+    """Inside, nothing is printed: starting a process first flushes the streams, which fails if their reader has exited
+    (`| head`)."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 def _serve(connection: Connection, rank: int, size: int, port: int, setup: str, variables: Mapping[str, str]) -> None:
-    """The life of one process of the pool."""
+    """The main loop of one process of the pool."""
     die_with_parent()
     os.environ.update(variables)
-    ignore_signals()  # they are the parent's business
+    ignore_signals()  # the parent handles them
     import torch
     import torch.distributed as dist
 
@@ -159,7 +159,7 @@ def _serve(connection: Connection, rank: int, size: int, port: int, setup: str, 
 
 
 def _portable(error: BaseException, rank: int) -> BaseException:
-    """An error that can be sent; one that is no TroupeError keeps its traceback as text."""
+    """An error that can be pickled; one that is not a TroupeError keeps its traceback as text."""
     if isinstance(error, TroupeError):
         return error
     reason = "".join(traceback.format_exception(error)).strip()

@@ -1,4 +1,4 @@
-"""What no public name of Ray does; another version of it may have others."""
+"""Uses of private names of Ray, which can change between its versions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from cluster.host.signals import nothing_heard
 from trainers.base.errors import SURROUNDINGS, TroupeError
 from trainers.base.problems import Problem
 
-used_in = 0  # the process that has used Ray
+used_in = 0  # id of the process that has used Ray
 
 
 @contextlib.contextmanager
 def handlers_refused() -> Iterator[None]:
-    """Inside, Ray does not hear SIGTERM itself: it would also where that is to be ignored, and end this process."""
+    """Inside, Ray does not handle SIGTERM: it would end this process even if SIGTERM is ignored."""
     from ray._private import utils
 
     before = utils.set_sigterm_handler
@@ -27,8 +27,8 @@ def handlers_refused() -> Iterator[None]:
 
 
 def disconnect() -> None:
-    """Leave Ray, which ends what it has started for this process: killed at once, as it does not hear what else it is
-    sent. Ray takes our handlers away with its own, and what the Ray was for has ended: nobody is interrupted."""
+    """Disconnect from Ray, which ends the processes that it started for this one: killed, since they ignore other
+    signals. Ray removes our handlers with its own; the work on it has ended, so signals are discarded."""
     import ray
     from ray._private import worker
 
@@ -41,16 +41,16 @@ def disconnect() -> None:
 
 
 def refuse_inherited() -> None:
-    """Raise TroupeError (exit code 3) in a process that was forked from one that had used Ray: its threads and its
-    connections have stayed there, and whoever asked it here would wait for ever."""
+    """Raise TroupeError (exit code 3) in a process that was forked from one that had used Ray: Ray's threads and
+    connections are not in the child, where calls to Ray would wait forever."""
     global used_in
     import ray
     from ray._private.worker import global_worker
 
-    listening = getattr(global_worker, "listener_thread", None)  # of those who joined
+    listening = getattr(global_worker, "listener_thread", None)  # of a driver that joined
     stayed = ray.is_initialized() and listening is not None and not listening.is_alive()
     if used_in not in (0, os.getpid()) or stayed:
         reason = "this process was forked from one that had used Ray, which cannot be used in both"
-        hint = "begin it anew instead (multiprocessing: spawn), or take workers=1"
+        hint = "start it with multiprocessing's spawn, or use workers=1"
         raise TroupeError(Problem("ray-inherited", "workers", reason, hint), SURROUNDINGS)
     used_in = os.getpid()

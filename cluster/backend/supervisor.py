@@ -1,7 +1,7 @@
-"""A group of workers from its start to its result: watched, ended as a whole, and restarted where that can help.
+"""Supervises a group of workers from its start to its result: watches it, ends all of it, restarts it after a loss.
 
-`Group` is what is watched: Ray actors in one placement group (`cluster.backend.actors`), or a dummy in tests. The
-policies `hung_worker`, `guilty`, `failure` and `can_save` only look and answer; `supervise` acts.
+A `Group` is Ray actors in one placement group (`cluster.backend.actors`), or a dummy in tests. The policies
+`hung_worker`, `guilty`, `failure` and `can_save` have no side effects; `supervise` acts.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ Report = Callable[[int, Mapping[str, float]], None]
 Outcomes = Mapping[int, Any]  # by rank: results, and errors as values
 
 WORKER, NODE, PREEMPTED, HUNG, RAY, RESIZED = "worker lost", "node lost", "preempted", "hung", "ray lost", "resized"
-CLEANED = "ray cleaned away"  # files of a Ray of our own have gone, and its workers have saved before it was ended
-COUNTED = (WORKER, HUNG, RAY)  # as restarts, of which there are so many; nodes come and go as their cluster wills
+CLEANED = "ray cleaned away"  # files of a local Ray were deleted; its workers saved before it was ended
+COUNTED = (WORKER, HUNG, RAY)  # toward the limit of restarts; nodes join and leave by decision of their cluster
 
 
 class Presence:
-    """A clock that stands still while its watcher is stopped, as by Ctrl-Z: that time is nobody's silence."""
+    """A clock that pauses while its process is stopped, as by Ctrl-Z: workers are not blamed for that time."""
 
     def __init__(self) -> None:
         self.last, self.away = time.monotonic(), 0.0
 
     def now(self) -> float:
-        """Seconds; to be asked at each look."""
+        """Seconds on this clock; to be called at every poll."""
         now = time.monotonic()
         if now - self.last > WAITS.watcher_away:
             self.away += now - self.last
@@ -40,7 +40,7 @@ class Presence:
 
 
 class Lost(TroupeError):
-    """A worker hung, or something died: the run can go on from its newest checkpoint in a new group."""
+    """A worker hung, or a part died: the run can resume from its newest checkpoint in a new group."""
 
     def __init__(self, why: str, kind: str = WORKER) -> None:
         super().__init__(Problem("lost", reason=why, resumes=True), FAILED)
@@ -51,10 +51,10 @@ class Lost(TroupeError):
 
 
 class Look(NamedTuple):
-    """What was seen of one worker."""
+    """The observed state of one worker."""
 
     silent: float  # seconds since it last answered
-    microbatches: int  # whose loss was there; the last of them may not be finished
+    microbatches: int  # whose loss was computed; the last of them may be unfinished
     idle: float  # seconds since the last one
     slowest: float  # seconds of its longest piece of work
     waiting: bool  # for other workers
@@ -64,35 +64,35 @@ class Group(Protocol):
     """Workers that train one run."""
 
     def outcomes(self) -> Outcomes:
-        """Those of the workers that have ended. Waits for a moment."""
+        """The outcomes of workers that have ended. Waits briefly."""
 
     def looks(self) -> Sequence[Look]:
-        """The newest look at every worker, ended or not."""
+        """The latest state of every worker, ended or not."""
 
     def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
-        """Progress of the run, lines to be told, and rows of metrics that were not handed over before, in order."""
+        """Progress of the run, lines to print, and new rows of metrics, in order."""
 
     def resting(self) -> int | None:
-        """The step at which the run is held for whoever watches, if it is."""
+        """The step at which the run is held for its caller, or None."""
 
     def go_on(self, stopping: bool) -> None:
-        """Let a run go on that is held; or save and stop where it is."""
+        """Continue a held run; or save and stop it at its step."""
 
     def moves(self) -> Lost | None:
-        """Why the workers should save and begin anew elsewhere, or in another number, where they should."""
+        """Why the workers should save and restart elsewhere, or in another number; or None."""
 
     def stop(self) -> None:
         """Ask all workers to save and stop."""
 
     def end(self) -> None:
-        """End all workers at once, and give back what they held."""
+        """End all workers immediately, and release their resources."""
 
 
 def hung_worker(looks: Sequence[Look], limit: float) -> int | None:
-    """The worker that hangs: one that should be busy but shows no progress; never one that waits for others."""
+    """The hung worker: one that should be busy but makes no progress; never one that waits for others."""
     begun = [look.microbatches > 1 for look in looks]
     allowed = [max(limit, 10 * look.slowest) for look in looks]
-    for rank, look in enumerate(looks):  # who waits for it at the start is not known to wait: it is blamed first
+    for rank, look in enumerate(looks):  # silence first: at the start, others do not yet report that they wait
         if look.silent > (allowed[rank] if begun[rank] else max(limit, WAITS.silence_at_start)):
             return rank
     for rank, look in enumerate(looks):
@@ -105,21 +105,21 @@ def hung_worker(looks: Sequence[Look], limit: float) -> int | None:
 
 
 def guilty(outcomes: Outcomes) -> TroupeError | None:
-    """The error to show: a worker's own, or the loss of a worker; not that of those who missed it."""
+    """The error to report: a worker's own, or the loss of a worker; not PeerLost of the others."""
     errors = [outcome for outcome in outcomes.values() if isinstance(outcome, TroupeError)]
     own = [error for error in errors if not isinstance(error, PeerLost)]
     return min(own, key=lambda error: isinstance(error, (Lost, Stopped)), default=None)
 
 
 def failure(outcomes: Outcomes, looks: Sequence[Look], since_first_end: float, hang_after: float) -> TroupeError | None:
-    """What keeps a group from a result; None where it has one, or still works on it."""
+    """The error that prevents a result; None if the group has a result, or still runs."""
     error = guilty(outcomes)
     if len(outcomes) == len(looks):
         missed = next((outcome for outcome in outcomes.values() if isinstance(outcome, PeerLost)), None)
         return Lost(missed.mistakes[0]) if error is None and missed is not None else error
     if error is not None and not isinstance(error, Stopped):
         return error
-    if outcomes:  # some have ended: the others should too, soon
+    if outcomes:  # some have ended: the others should end soon
         missing = min(set(range(len(looks))) - outcomes.keys())
         late = since_first_end > WAITS.end_of_group
         return Lost(f"worker {missing} did not end with the others", HUNG) if late else None
@@ -127,16 +127,16 @@ def failure(outcomes: Outcomes, looks: Sequence[Look], since_first_end: float, h
     if rank is None:
         return None
     look = looks[rank]
-    what = "does not answer" if look.silent > look.idle / 2 else "makes no progress"
-    return Lost(f"worker {rank} {what} since {duration(max(look.silent, look.idle))}", HUNG)
+    what = "has not answered" if look.silent > look.idle / 2 else "has made no progress"
+    return Lost(f"worker {rank} {what} for {duration(max(look.silent, look.idle))}", HUNG)
 
 
 def can_save(outcomes: Outcomes, looks: Sequence[Look], since_request: float) -> bool:
-    """Whether a group that should stop has anything to save. Raises NotBegun where it certainly has not."""
+    """Whether a group that should stop has anything to save. Raises NotBegun if it certainly has not."""
     if outcomes or any(look.microbatches for look in looks):
         return True
     if since_request > WAITS.seen_begun or all(look.silent < since_request for look in looks):
-        raise NotBegun()  # as seen since the request: the first steps may take milliseconds
+        raise NotBegun()  # observed since the request: the first steps can take milliseconds
     return False
 
 
@@ -153,7 +153,7 @@ def supervise(
     """Start a group, watch it to its end, and restart it after a loss. Returns the run's result.
 
     `start` receives the loss of the group before. `report` receives every row of metrics, in order; steps that are
-    repeated after a loss are reported again. A group that is held at a step goes on when `at_rest` returns. `note`
+    repeated after a loss are reported again. A group that is held at a step continues when `at_rest` returns. `note`
     receives the kind of a loss, and why the group had to restart.
     """
     restarts, last = 0, None
@@ -165,16 +165,16 @@ def supervise(
         except Lost as lost:
             counted = lost.kind in COUNTED
             if counted and restarts >= max_restarts:
-                again = f" ({restarts} restarts before)" if restarts else ""
+                again = f" (after {restarts} restarts)" if restarts else ""
                 raise TroupeError(Problem("lost", reason=f"{lost.why}{again}", resumes=True), FAILED) from None
             if stop_requested():
-                reason = f"{lost.why} while it was stopped, before it had saved"
+                reason = f"{lost.why} during the stop, before saving"
                 raise TroupeError(Problem("lost", reason=reason, resumes=True), STOPPED) from None
             last, restarts = lost, restarts + counted
             if lost.kind != RESIZED:
                 note(lost.kind, lost.why)
             count = f" (restart {restarts} of {max_restarts})" if counted else ""
-            progress.say(f"{lost.why}; going on from the newest checkpoint{count}")
+            progress.say(f"{lost.why}; resuming from the newest checkpoint{count}")
         finally:
             if group is not None:
                 group.end()
@@ -188,11 +188,11 @@ def _watch(
     report: Report,
     at_rest: Callable[[int], None],
 ) -> dict[str, Any]:
-    """The result of a group, or the error of the worker that is guilty of there being none."""
+    """The result of a group. Raises the error that prevents it."""
     presence, last_news, stopping = Presence(), 0.0, False
-    requested: float | None = None  # when a stop was first seen to be requested
-    first_end: float | None = None  # when a worker was first seen to have ended
-    moving: Lost | None = None  # why the group should save and go on elsewhere
+    requested: float | None = None  # when a stop request was first seen
+    first_end: float | None = None  # when an ended worker was first seen
+    moving: Lost | None = None  # why the group should save and restart elsewhere
     while True:
         now, outcomes, looks = presence.now(), group.outcomes(), group.looks()
         complete, held_at = len(outcomes) == len(looks), None
@@ -225,7 +225,7 @@ def _watch(
 
 
 def _pass_on_news(group: Group, progress: Progress, report: Report, at_rest: Callable[[int], None]) -> int | None:
-    """Report and show what is new. Returns the step at which the run is held, if it is, after `at_rest` has seen it."""
+    """Report and show news. Returns the step at which the run is held, if it is, after calling `at_rest`."""
     newest, lines, rows = group.news()
     for step, row in rows:
         report(step, row)

@@ -1,4 +1,4 @@
-"""The Ray actor: it joins the group of workers and does its part of the run."""
+"""The Ray actor: it joins the group of workers and executes its part of the run."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ GET_ADDRESS = 0x8915  # SIOCGIFADDR of Linux
 
 
 class Worker:
-    """One worker. `train` takes its time; `status` and `stop` answer meanwhile, from threads of their own.
+    """One worker. `train` runs long; `status` and `stop` answer meanwhile, in their own threads.
 
-    torch is imported inside, so that the driver, which only names this class, need not.
+    Methods import torch, so that the driver, which only refers to this class, does not.
     """
 
     def __init__(self) -> None:
@@ -38,12 +38,12 @@ class Worker:
         self.world: Any = None
 
     def _clear(self, held_for: str) -> None:
-        """Forget the run before."""
+        """Reset the state of the previous run."""
         self.said: list[str] = []
-        self.rows: list[tuple[int, dict[str, float]]] = []  # of metrics, not handed over yet
+        self.rows: list[tuple[int, dict[str, float]]] = []  # rows of metrics, not passed on yet
         self.control = Control(self.said.append, self._report, at_rest=self._rest)
         self.held_for = held_for  # the metric after whose rows the run waits for `go_on`
-        self.told = False  # such a row, since it last rested
+        self.told = False  # whether there was such a row since the last rest
         self.resting: int | None = None
         self.going_on = threading.Event()
 
@@ -78,7 +78,7 @@ class Worker:
             there = patiently(lambda: bucket.of_run(plan.folder), self._still_wanted)
             if there is not None and rank == 0:
                 patiently(lambda: there.fetch(plan.folder, checkpoints=True), self._still_wanted)
-            if there is not None:  # of which this machine may have nothing yet
+            if there is not None:  # this machine may have no file of it yet
                 plan.folder.mkdir(parents=True, exist_ok=True)
                 RunFolder(plan.folder).make_parts()
             with checkpoint.writing(log):
@@ -105,13 +105,13 @@ class Worker:
                 there.send_file(log)
 
     def _still_wanted(self) -> None:
-        """Of use between tries. Raises NotBegun where a stop is asked for."""
+        """Called between tries. Raises NotBegun if a stop was requested."""
         self.control.beat()
         if self.control.stop_requested:
             raise NotBegun
 
     def status(self) -> dict[str, Any]:
-        """What the watcher needs to know."""
+        """The state of this worker for the supervisor."""
         said, self.said[:] = list(self.said), []
         rows = [self.rows.pop(0) for _ in range(len(self.rows))]
         control = self.control
@@ -128,19 +128,19 @@ class Worker:
         }
 
     def go_on(self, stopping: bool) -> None:
-        """Let a run go on that is held; or save and stop where it is."""
+        """Continue a held run; or save and stop it at its step."""
         self.control.stop_requested = self.control.stop_requested or stopping
         self.resting = None
         self.going_on.set()
 
     def stop(self) -> None:
-        """Ask the run to save and stop at the next moment at which all workers can."""
+        """Ask the run to save and stop at the next point at which all workers can."""
         self.control.stop_requested = True
 
 
 def speak_where_ray_does() -> None:
-    """Let gloo and NCCL use the interface of this node's address in the cluster: where a host's name means loopback,
-    they would listen there, and nowhere else."""
+    """Make gloo and NCCL use the interface of this node's address in the cluster: if the host name resolves to
+    loopback, they would listen only there."""
     if name := interface_of(ray.util.get_node_ip_address()):  # type: ignore[no-untyped-call]
         for variable in INTERFACE:
             os.environ.setdefault(variable, name)
@@ -160,13 +160,13 @@ def interface_of(address: str) -> str | None:
 
 
 def _trace() -> None:
-    """The traceback, into the log; where that cannot be written, nowhere."""
+    """Write the traceback to the log, if it can be written."""
     with contextlib.suppress(OSError, ValueError):
         traceback.print_exc()
 
 
 def write_to(log: Any) -> None:
-    """Let everything that this process prints, C++ included, go to a file. Raises OSError where it cannot be opened."""
+    """Redirect all output of this process, C++ included, to a file. Raises OSError if it cannot be opened."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(descriptor, stream)

@@ -1,1 +1,1 @@
-"""The command line and the calls from Python: arguments in, one request out."""
+"""The command line and the Python API: arguments in, one request out."""

@@ -1,4 +1,4 @@
-"""`python -m cluster.cli`: the command where our packages were sent to a cluster, and its name before `troupe`."""
+"""`python -m cluster.cli`: the command of jobs on a cluster, to which our packages are sent; also its old name."""
 
 from cluster.cli.start import main
 

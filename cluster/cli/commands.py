@@ -1,4 +1,4 @@
-"""What was typed, as the command that it means; nothing is carried out here."""
+"""Parsed arguments as commands; nothing is executed here."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from trainers.settings.config import parts_of
 
 
 def runs_of(said: Words, names: Sequence[str | None] | None = None, checkpoints: bool = False) -> Path:
-    """The folder that `--runs-dir` names; of a bucket, its folder on this machine, with what these runs (None: all)
-    need."""
+    """The folder given by `--runs-dir`; for a bucket, its local folder, with the files of these runs (None: all)."""
     text = said.options.get("runs-dir", "")
     if "://" not in text:
         return said.path("runs-dir", "runs")
@@ -35,7 +34,7 @@ def runs_of(said: Words, names: Sequence[str | None] | None = None, checkpoints:
 
 
 def train_command(said: Words, runs: Path) -> Any:
-    """A `train` command as it was given."""
+    """The `train` command of these arguments."""
     from cluster.training import prepare_run
 
     return prepare_run.TrainCommand(
@@ -56,7 +55,7 @@ def train_command(said: Words, runs: Path) -> Any:
 
 
 def search_command(said: Words, runs: Path) -> Any:
-    """A `search` command as it was given."""
+    """The `search` command of these arguments."""
     from cluster.searching import prepare_search
 
     def count(option: str) -> int | None:
@@ -90,12 +89,12 @@ def search_command(said: Words, runs: Path) -> Any:
 
 
 def prepare_elsewhere(inner: Words, runs: Path) -> str:
-    """The family of a command that is carried out on other machines. Raises TroupeError with what is wrong with it."""
+    """The family of a command that runs on other machines. Raises TroupeError with the problems of the command."""
     from cluster.searching import prepare_search
     from cluster.training import prepare_run
 
     problems = [
-        Problem("bad-value", about, "must be a whole path, as the cluster sees it", value=value)
+        Problem("bad-value", about, "must be an absolute path on the cluster", value=value)
         for about, value, path in _paths(inner)
         if not os.path.isabs(path)
     ]
@@ -116,7 +115,7 @@ def prepare_elsewhere(inner: Words, runs: Path) -> str:
 
 
 def _paths(inner: Words) -> list[tuple[str, str, str]]:
-    """Settings and options that name folders of the cluster, their values, and the paths in them."""
+    """Settings and options that name folders on the cluster, their values, and the paths in these."""
     parts = parts_of(inner.settings.get("data", "digits"))
     found = [("data", part, part.partition(":")[2]) for part in parts if ":" in part]
     found += [
@@ -130,20 +129,20 @@ def _paths(inner: Words) -> list[tuple[str, str, str]]:
 
 
 def _is_path(name: str, value: Any) -> bool:
-    """Whether a setting other than the data names a file, as that of a judge: it lies on the cluster."""
+    """Whether a setting other than the data names a file, such as that of a judge: it is on the cluster."""
     return name != "data" and "/" in str(value)
 
 
 def to_check(inner: Words) -> tuple[str, ...]:
-    """What `troupe check` should look at for a command that is carried out on a cluster."""
+    """The arguments of `troupe check` for a command that runs on a cluster."""
     data = ("--data-dir", inner.options["data-dir"]) if inner.has("data-dir") else ()
-    if inner.verb != "train" or not inner.names or inner.has("config"):  # a search's words are no settings
+    if inner.verb != "train" or not inner.names or inner.has("config"):  # the arguments of a search are not settings
         return data
     return (inner.names[0], *(f"{key}={value}" for key, value in inner.settings.items()), *data)
 
 
 def add_problems(said: Words, prepare: Callable[[], Any]) -> Any:
-    """What else is wrong with a command whose words the parser did not all understand; or what `prepare` gives."""
+    """Add the problems that `prepare` finds to those of the parser; or return what `prepare` returns."""
     try:
         return prepare()
     except TroupeError as error:

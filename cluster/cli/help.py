@@ -1,4 +1,4 @@
-"""`troupe --help`, and what each verb and each family say of themselves."""
+"""`troupe --help`, and the help of each verb and each family."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def help_text(said: Words) -> str:
 
         kind = registry.config_class(said.names[0], said.families)
         title = (
-            f"Settings of {said.names[0]}, {kind.summary}. Those marked * may change when a run is resumed; all others "
+            f"Settings of {said.names[0]}, {kind.summary}. Those marked * can change when a run is resumed; all others "
         )
         text += "\n\n" + paragraphs(title + "define the run.")
         text += _tables([*kind.described(said.settings)], width)
@@ -55,7 +55,7 @@ def help_text(said: Words) -> str:
 
 
 def _tables(settings: Sequence[Described], width: int) -> str:
-    """A table of settings for each group, with columns of the same width."""
+    """A table of settings per group, with equal column widths."""
     rows = [_row(setting) for setting in settings]
     name, default = (max(len(row[column]) for row in rows) for column in (0, 1))
     text = ""
@@ -76,5 +76,5 @@ def _row(setting: Described) -> tuple[str, str, str]:
 
 
 def _word(name: str) -> str:
-    """What stands for a name in a usage line: one that may be left out in brackets."""
+    """A name in a usage line, in brackets if it is optional."""
     return f"[{name.removesuffix('?')}]" if name[-1] in "?." else name

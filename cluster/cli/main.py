@@ -1,4 +1,4 @@
-"""The command `troupe`. Imports neither torch nor Ray until the words are right."""
+"""The command `troupe`. Imports neither torch nor Ray until the arguments are valid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainers.base.problems import Problem, sentence
 from trainers.base.timeouts import WAITS
 from trainers.base.version import __version__
 
-SHOWING = ("train", "search", "verify")  # verbs whose progress is part of what they show
+SHOWING = ("train", "search", "verify")  # verbs whose progress is part of their output, on stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,11 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os._exit(STOPPED)
     try:
         code = command(given)
-        ignore_signals()  # all is said; what is left would be a traceback
-    except KeyboardInterrupt:  # between two moments in which it would have been told
+        ignore_signals()  # the output is complete; a signal would only add a traceback
+    except KeyboardInterrupt:  # between the handlers that would have reported it
         ignore_signals()
         code = STOPPED
-    for stream in (sys.stdout, sys.stderr):  # what a reader who has gone did not take would else change the exit code
+    for stream in (sys.stdout, sys.stderr):  # output that a closed pipe did not take would change the exit code
         try:
             flush(stream)
         except (OSError, ValueError):
@@ -60,32 +60,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def end(code: int) -> None:
-    """End the process with its exit code, after `WAITS.clean_up` at the latest: what libraries do at their end may
-    hang, and all that is ours has been done."""
+    """End the process with its exit code, after at most `WAITS.clean_up` seconds: our work is done, and the exit
+    handlers of libraries can hang."""
 
     def give_up() -> None:
         time.sleep(WAITS.clean_up)
         os._exit(code)
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(int(WAITS.clean_up) + 2)  # where no thread of Python's has its turn any more
+    signal.alarm(int(WAITS.clean_up) + 2)  # in case no Python thread gets to run
     try:
         threading.Thread(target=give_up, daemon=True).start()
-    except RuntimeError:  # no process id is left for a thread
+    except RuntimeError:  # no process id is left for a thread to use
         os._exit(code)
-    if (ray := sys.modules.get("ray")) is not None:  # taking apart what it leaves in this process takes a second
-        atexit.unregister(ray.shutdown)  # it was left before, where it began; where it did not, this may hang
+    if (ray := sys.modules.get("ray")) is not None:  # tearing down what it leaves in this process takes a second
+        atexit.unregister(ray.shutdown)  # if it had started, it has been disconnected; if not, this can hang
         atexit._run_exitfuncs()
         os._exit(code)
     sys.exit(code)
 
 
 def command(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit code. With `--json` stdout gets one object, however it ends; of a job, a
-    record at the end."""
+    """Run one command; returns its exit code. With `--json` it prints one object to stdout, whatever the outcome; as a
+    job, it prints a record at the end."""
     json_too = any(word.partition("=")[0] == "--json" for word in arguments)
     elsewhere = contextlib.redirect_stdout(sys.stderr) if json_too else contextlib.nullcontext()
-    with elsewhere:  # what anybody prints meanwhile
+    with elsewhere:  # whatever libraries print meanwhile
         answer = caught(arguments, lambda: carried_out(arguments))
     verb = arguments[0] if arguments and arguments[0] in grammar.VERBS else None
     answer = caught(arguments, lambda: written(as_json(verb, answer) if json_too else shown(answer), answer))
@@ -95,7 +95,7 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def carried_out(arguments: Sequence[str]) -> Answer:
-    """What a command comes to. Raises whatever ends it early."""
+    """The answer of a command. Raises the error that ends it early."""
     said = grammar.parse(arguments)
     if "--version" in arguments and set(arguments) <= {"--version", "--json"}:
         return Answer({"version": __version__}, f"troupe {__version__}")
@@ -106,7 +106,7 @@ def carried_out(arguments: Sequence[str]) -> Answer:
 
 
 def caught(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:
-    """The answer; where there is none, what is wrong, told on stderr."""
+    """The answer of `do`; if it fails, an answer with its problems, printed to stderr."""
     try:
         return do()
     except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -119,26 +119,26 @@ def caught(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:
 
 
 def answer_of(error: BaseException) -> Answer:
-    """The exit code and the problems of what ended a command, and whether that was a stop after saving."""
+    """The exit code and the problems for the error that ended a command, and whether it was a stop after saving."""
     if isinstance(error, TroupeError):
         saved = isinstance(error, Stopped) and not isinstance(error, NotBegun)
         return Answer(None, None, error.code, error.problems, saved if error.code == STOPPED else None)
     if isinstance(error, KeyboardInterrupt):
-        problem = Problem("interrupted", reason="stopped at once; nothing that was saved is lost")
+        problem = Problem("interrupted", reason="interrupted; saved checkpoints are kept")
         return Answer(None, None, STOPPED, [problem], False)
     line = (str(error).splitlines() or [""])[0]
-    reason = f"{line} (a bug of ours: --debug shows where; please report it with `troupe env`)"
+    reason = f"{line} (internal error: --debug shows where; please report it with `troupe env`)"
     return Answer(None, None, FAILED, [Problem("internal", type(error).__name__, reason)])
 
 
 def shown(answer: Answer) -> str | None:
-    """What people read of an answer, within the columns of their terminal."""
+    """The text of an answer, wrapped to the terminal."""
     return paragraphs(answer.text, ROWS) if answer.text else None
 
 
 def written(text: str | None, answer: Answer) -> Answer:
-    """Print a command's answer. A reader that has gone, as a terminal that was closed, wanted no more; a full disk
-    loses it."""
+    """Print a command's answer. A closed pipe or terminal is no error. Raises TroupeError (exit code 3) if it cannot be
+    written, as on a full disk."""
     if text is None:
         return answer
     try:

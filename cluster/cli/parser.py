@@ -1,6 +1,6 @@
 """The command line, `VERB FAMILY key=value ... --option`, and its parser.
 
-Ready-made parsers stop at the first mistake; this one finds all mistakes of a command. It imports nothing heavy.
+Standard parsers stop at the first error; this one finds all errors of a command. It imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SETTING = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
 class Option(NamedTuple):
-    """`--name VALUE`, or a plain `--name` where `value` is empty."""
+    """`--name VALUE`, or a plain `--name` if `value` is empty."""
 
     name: str
     value: str
@@ -50,12 +50,12 @@ DASHBOARD = Option("address", "URL", "the dashboard of a Ray cluster, http://HEA
 DRY = Option("dry-run", "", "print every setting and the learning rate over the run, and exit")
 CONFIG = Option("config", "FILE", "read settings from a YAML or JSON file, `key: value`; the command line overrides it")
 
-ELSEWHERE = {  # verbs of other tools, and those that do the same here
+ELSEWHERE = {  # verbs of other tools, and their equivalents here
     "ps": "runs", "ls": "runs", "list": "runs", "status": "runs", "queue": "jobs", "cancel": "stop",
     "kill": "stop", "rm": "runs --remove", "log": "logs", "tail": "logs --follow", "tune": "search", "fit": "train",
     "run": "train", "test": "evaluate", "generate": "sample", "doctor": "check", "preflight": "check", "info": "env",
 }  # fmt: skip
-SENT = ("train", "search")  # what `submit` can send
+SENT = ("train", "search")  # verbs that `submit` can send
 HELP = Option("help", "", "show this help")
 
 VERBS = {
@@ -204,14 +204,14 @@ VERBS = {
 
 @dataclass
 class Words:
-    """A parsed command. `problems` holds everything that is wrong with it."""
+    """A parsed command. `problems` holds all its errors."""
 
     verb: str = ""
     names: list[str] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)  # as typed: text; from Python: any value
+    settings: dict[str, Any] = field(default_factory=dict)  # text from the command line; any value from Python
     options: dict[str, str] = field(default_factory=dict)  # plain options hold ""
     repeated: dict[str, list[str]] = field(default_factory=dict)
-    inner: Words | None = None  # of `submit`: the command that is carried out elsewhere
+    inner: Words | None = None  # of `submit`: the command to run on the cluster
     help: bool = False
     problems: list[Problem] = field(default_factory=list)
 
@@ -222,7 +222,7 @@ class Words:
         return expanded(self.options.get(option) or default)
 
     def number(self, option: str, default: int, least: int, most: int = LARGEST) -> int:
-        """A whole number; a problem is noted where it is none, or out of its bounds."""
+        """An integer option; adds a problem if it is not an integer, or out of bounds."""
         text = self.options.get(option, str(default))
         whole = text.isascii() and text.isdecimal()
         too_large = whole and (len(text.lstrip("0")) > len(str(most)) or int(text) > most)
@@ -233,7 +233,7 @@ class Words:
         return default
 
     def amount(self, option: str, unit: float) -> float | None:
-        """A number above 0, in units of `unit`; a problem is noted where it is none."""
+        """A number above 0, in units of `unit`; adds a problem if it is invalid."""
         text = self.options.get(option)
         if text is None:
             return None
@@ -248,7 +248,7 @@ class Words:
         return None
 
     def again(self, *left_out: str) -> tuple[str, ...]:
-        """The arguments after the verb, as they can be typed again, without these options."""
+        """The arguments after the verb, for the same command again, without these options."""
         known = {option.name: option for option in VERBS[self.verb].options}
         typed = [*self.names, *(f"{key}={value}" for key, value in self.settings.items())]
         for name, value in self.options.items():
@@ -263,7 +263,7 @@ class Words:
 
 
 def parse(arguments: Sequence[str], whole: bool = False) -> Words:
-    """Parse a command; never raises. `whole`: `submit` is parsed by itself, without a command inside."""
+    """Parse a command; never raises. `whole`: parse `submit` by itself, without its inner command."""
     rest = list(arguments)
     if rest[:1] == ["submit"] and not whole and any(word in SENT for word in rest):
         return _parse_submit(rest[1:])
@@ -279,18 +279,18 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Words:
 
 def _unknown_verb(verb: str) -> Problem:
     here = ELSEWHERE.get(verb)
-    hint = f"here it is `troupe {here}`" if here else meant(verb, VERBS)
+    hint = f"use `troupe {here}`" if here else meant(verb, VERBS)
     hint = "the verb comes first" if verb.startswith("-") else hint
     return Problem("unknown-verb", verb, "no such verb", "; ".join(filter(None, [hint, "`troupe --help` lists them"])))
 
 
 class _Parser:
-    """Moves what follows a known verb from `rest` into `words`, one argument after another, and notes all problems."""
+    """Moves the arguments of a known verb from `rest` to `words`, one by one, and collects all problems."""
 
     def __init__(self, words: Words, rest: list[str]) -> None:
         self.words, self.rest, self.verb = words, rest, VERBS[words.verb]
         self.options = {option.name: option for option in self.verb.options}
-        self.empty = 0  # arguments, each of which probably stands for a name
+        self.empty = 0  # empty arguments, probably meant as names
 
     def parse(self) -> None:
         while self.rest:
@@ -307,12 +307,12 @@ class _Parser:
             self._read_option(*argument[2:].partition("="))
         elif argument.startswith("-") and len(argument) > 1:
             hint = meant(f"-{argument}", [f"--{known}" for known in self.options])
-            self._note("unknown-option", argument, "options begin with two dashes", hint)
-        elif (match := SETTING.fullmatch(argument)) and self.words.verb != "predict":  # files may be named so
+            self._note("unknown-option", argument, "options start with two dashes", hint)
+        elif (match := SETTING.fullmatch(argument)) and self.words.verb != "predict":  # a file name can look like this
             self._read_setting(*match.groups())
         elif not argument.strip():
             self.empty += 1
-            self._note("missing", self.words.verb, "one of the words is empty, as where a variable is not set")
+            self._note("missing", self.words.verb, "an argument is empty, perhaps from an unset variable")
         else:
             self.words.names.append(argument)
 
@@ -331,7 +331,7 @@ class _Parser:
         return self.rest.pop(0) if self.rest and not self.rest[0].startswith("--") else None
 
     def _take_likely_value(self) -> str:
-        """What follows an unknown option, unless it looks like an option, a setting, or the name still to come."""
+        """The argument after an unknown option, unless it looks like an option, a setting, or the missing name."""
         following = self.rest[0] if self.rest else "-"
         if following.startswith("-") or "=" in following or (following[:1].isalpha() and not self.words.names):
             return ""
@@ -347,7 +347,7 @@ class _Parser:
             if option.repeats:
                 self.words.repeated.setdefault(name, []).append(value)
             elif name in self.words.options:
-                self._note("said-twice", f"--{name}", "said twice")
+                self._note("said-twice", f"--{name}", "given twice")
             self.words.options[name] = value
 
     def _note_unknown_option(self, name: str, value: str) -> None:
@@ -364,15 +364,15 @@ class _Parser:
         if not self.verb.settings:
             self._note("unknown-setting", key, f"{self.words.verb} takes no settings", value=value)
         elif key in settings:
-            self._note("said-twice", key, f"said twice, as {settings[key]} and {value}")
+            self._note("said-twice", key, f"given twice, as {settings[key]} and {value}")
         else:
             settings[key] = value
 
     def _check_names(self) -> None:
-        """Note names that are wrong, too many, or missing."""
+        """Report wrong, extra and missing names."""
         names, takes = self.words.names, self.verb.names
         if self.words.verb == "submit" and names and names[0] not in SENT:
-            reason = f"submit carries out {' or '.join(SENT)}, as in `{self.verb.example}`"
+            reason = f"submit runs {' or '.join(SENT)}, as in `{self.verb.example}`"
             self._note("unknown-verb", names[0], reason)
         if not any(name.endswith("...") for name in takes):
             for extra in names[len(takes) :]:
@@ -384,17 +384,17 @@ class _Parser:
 
 
 def _as_setting(word: str) -> str:
-    """How a word that is nearly a setting is written."""
+    """A hint for an argument that is almost a setting."""
     key, equals, value = word.partition("=")
     if not equals:
         return ""
     if not key:
-        return "a setting is key=value, without blanks"
+        return "a setting is key=value, without spaces"
     return f"a setting is written {key.replace('-', '_')}={value or '...'}"
 
 
 def _parse_submit(arguments: Sequence[str]) -> Words:
-    """`submit` with its own options, and the command inside with its own."""
+    """`submit` with its own options, and the inner command with the others."""
     own = {option.name: option for option in VERBS["submit"].options}
     rest, inside, outside = list(arguments), list[str](), list[str]()
     while rest:

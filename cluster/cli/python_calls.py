@@ -1,9 +1,9 @@
 """Every verb as a call from Python: `from cluster import train, search, ...`; docs/python.md shows each.
 
-A call is the command of its name: arguments are its options (`runs_dir=` is `--runs-dir`), settings are keywords, and
-what is returned is `result` of `--json`. Raises TroupeError with the exit code (`.code`) and all that is wrong
-(`.problems`), for arguments of a wrong type too. Nothing is printed but with `progress=True`, and what a job prints
-that is followed.
+A call is the command of the same name: arguments are its options (`runs_dir=` is `--runs-dir`), settings are keyword
+arguments, and the return value is `result` of `--json`. Raises TroupeError with the exit code (`.code`) and all errors
+(`.problems`), also for arguments of a wrong type. Prints nothing, except with `progress=True`, and the output of a
+followed job.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ Result = dict[str, Any]
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The same call, where every argument that does not fit is a problem of one TroupeError (exit code 2)."""
-    carried_out = validate_call(config=ConfigDict(strict=True))(function)  # or True counts as 1, and bytes as a text
+    """The same call with validated arguments: all invalid ones are problems of one TroupeError (exit code 2)."""
+    carried_out = validate_call(config=ConfigDict(strict=True))(function)  # or True counts as 1, and bytes as text
 
     @functools.wraps(function)
     def called(*arguments: P.args, **words: P.kwargs) -> R:
         try:
             return carried_out(*arguments, **words)
         except ValidationError as error:
-            if error.title != function.__name__:  # not of this call
+            if error.title != function.__name__:  # not from this call
                 raise
             raise TroupeError(_problems(function, error), WORDS) from None
 
@@ -47,7 +47,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _problems(function: Callable[..., Any], error: ValidationError) -> list[Problem]:
-    """A problem for each argument that does not fit."""
+    """A problem for each invalid argument."""
     known = inspect.signature(function).parameters
     in_order = [name for name, one in known.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
     found: dict[str, Problem] = {}
@@ -60,17 +60,17 @@ def _problems(function: Callable[..., Any], error: ValidationError) -> list[Prob
             reason = f"no such argument of {function.__name__}"
             found[name] = Problem("unknown-option", name, reason, meant(name, known))
         elif kind == "unexpected_positional_argument":
-            found[name] = Problem("too-many", given, "one argument too many, or say its name")
+            found[name] = Problem("too-many", given, "unexpected argument; pass it by name")
         elif name in known:
             must = str(known[name].annotation).replace(" | ", " or ")
             found.setdefault(name, Problem("bad-value", name, f"must be {must}", value=given))
-        else:  # one of any number of names
+        else:  # one of `*names`
             found.setdefault(name, Problem("bad-value", given, "must be a name or a path"))
     return list(found.values())
 
 
 def _said(verb: str, names: Sequence[str | Path | None], settings: Mapping[str, Any], **options: Any) -> Words:
-    """A call as the words of its command. Raises TroupeError (exit code 2) for empty ones."""
+    """A call as the parsed arguments of its command. Raises TroupeError (exit code 2) for empty values."""
     several = {option.name for option in VERBS[verb].options if option.repeats}
     options = {
         name: [value] if name in several and isinstance(value, (str, Path)) else value
@@ -81,7 +81,7 @@ def _said(verb: str, names: Sequence[str | Path | None], settings: Mapping[str, 
         **{name: value if name in several else [value] for name, value in options.items()},
     }
     if "" in [str(name).strip() for name in names[1:]]:
-        raise TroupeError(Problem("missing", verb, "one of the names is empty"), WORDS)
+        raise TroupeError(Problem("missing", verb, "a name is empty"), WORDS)
     if empty := [name for name, values in given.items() if "" in [str(value).strip() for value in values]]:
         raise TroupeError([Problem("missing", name, "is empty") for name in empty], WORDS)
     words = Words(verb, [str(name) for name in names if name is not None], dict(settings))
@@ -125,14 +125,14 @@ def train(
     report: Report | None = None,
     **settings: Any,
 ) -> Result:
-    """Train a family, or go on with a run (`resume=NAME`); settings as in `troupe train FAMILY key=value`.
+    """Train a family, or resume a run (`resume=NAME`); settings as in `troupe train FAMILY key=value`.
 
-    `report(step, row)` is told every row of metrics as it is written, in order; after the loss of a worker those of
-    steps that are made anew are told again.
+    `report(step, row)` is called with every row of metrics as it is written, in order; after the loss of a worker, the
+    rows of repeated steps are reported again.
 
     Returns the result: name, steps, seconds, metrics, and the paths of grid, timelapse and checkpoint. Exit code 4
-    while another run trains in this process, since both would draw from torch's one generator. Never restarts or ends
-    the caller's process and leaves its streams alone; threads, random state and signal handlers are put back.
+    while another run trains in this process, since both would use torch's global generator. Never restarts or ends the
+    caller's process, and does not touch its streams; restores threads, random state and signal handlers.
     """
     words = _said(
         "train",
@@ -182,10 +182,10 @@ def search(
     progress: bool = False,
     **settings: Any,
 ) -> Result:
-    """Search a family's settings: each is a value, or a text as in `troupe search FAMILY key=a,b,c key=lo..hi`.
+    """Search a family's settings: each is a value, or a string as in `troupe search FAMILY key=a,b,c key=lo..hi`.
 
     `time_budget` is in minutes, `disk_budget` in GB; `search_seed` is `--seed`, as `seed` is a setting. Returns name,
-    folder, metric, mode, and the points, the best first. Exit code 1: every trial failed; 130: it was stopped.
+    folder, metric, mode, and the points, the best first. Exit code 1: every trial failed; 130: the search was stopped.
     """
     said = partial(_said, "search", [family], settings)
     words = said(
@@ -225,9 +225,9 @@ def verify(
     progress: bool = False,
     **settings: Any,
 ) -> Result:
-    """Prove that the number of workers does not change the numbers: a few steps with 1 process and with several.
+    """Check that results do not depend on the number of workers: a few steps with 1 process and with several.
 
-    Returns whether it `passed`, and a row for each of the `proofs`; a proof that failed raises nothing.
+    Returns whether it `passed`, and a row for each of the `proofs`; a failed proof raises nothing.
     """
     return _result(_said("verify", [family], settings, dry_run=dry_run, data_dir=data_dir, families=families), progress)
 
@@ -244,11 +244,11 @@ def evaluate(
     progress: bool = False,
     **settings: Any,
 ) -> Result:
-    """Tell how good a run is, or somebody's `weights` for the family `name`; settings replace those of the run.
+    """Evaluate a run, or the file of `weights` for the family `name`; settings override those of the run.
 
-    Returns `metrics` over `samples`, whether these were `held_out` from what the weights learned, and a `verdict` where
-    the family draws. Exit code 4 for other classes, for samples that the run learned from, and for weights that do not
-    fit.
+    Returns `metrics` over `samples`, whether these were `held_out` from training, and a `verdict` if the family
+    generates images. Exit code 4 for different classes, for samples that the run trained on, and for weights that do
+    not fit.
     """
     words = _said(
         "evaluate", [name], settings, weights=weights, out=out, runs_dir=runs_dir, data_dir=data_dir, families=families
@@ -269,9 +269,9 @@ def sample(
     families: Sequence[str | Path] = (),
     **asked: Any,
 ) -> Result:
-    """Draw samples from a run's newest checkpoint into one file; `top=N` of a search's best N trials.
+    """Draw samples from a run's newest checkpoint into one file; `top=N`: from a search's best N trials.
 
-    `asked` is what the family can be asked for, as `columns=8`. Returns the path of the `file`, and the step.
+    `asked` are the sampling settings of the family, as `columns=8`. Returns the path of the `file`, and the step.
     """
     words = _said(
         "sample",
@@ -314,14 +314,14 @@ def predict(
     families: Sequence[str | Path] = (),
     progress: bool = False,
 ) -> Result:
-    """What a classifier takes images for: files, and all images in folders, in natural order.
+    """Classify images: files, and all images in folders, in natural order.
 
     `name` is a run, a trial as `SEARCH/0007`, with `best` a search, or a folder that `export` wrote. Returns `classes`,
     all names in order; `predictions`, for each image its `file`, `class`, `probability` in [0, 1] and `probabilities`
-    by class (of the `top` classes, the most probable first, where that is given); `unreadable`, the `file` and `why` of
-    each image that is damaged, which raise nothing; `passed_over`, how many other files lie in the folders, by kind;
-    and `notes`. Exit code 2 where there is no such run or file, or where it is no classifier, 3 where a folder holds no
-    image, 4 while a run trains in this process.
+    by class (of the `top` classes, most probable first, if given); `unreadable`, the `file` and `why` of each damaged
+    image, which raises nothing; `passed_over`, the number of other files in the folders, by kind; and `notes`. Exit
+    code 2 if the run or file does not exist or is not a classifier, 3 if a folder has no images, 4 while a run trains
+    in this process.
     """
     words = _said("predict", [name, *files], {}, top=top, best=best, runs_dir=runs_dir, families=families)
     return _result(words, progress)
@@ -331,11 +331,11 @@ def predict(
 def load_exported(folder: str | Path, *, families: Sequence[str | Path] = ()) -> dict[str, Any]:
     """The networks that `export` wrote, by name: each a torch.nn.Module in eval mode on the CPU.
 
-    What the `network` of a classifier wants stands under `input` in the folder's config.json: float32 (rows, channels,
-    image_size, image_size), `(x - 255 * mean) / (255 * deviation)` of images from 0 to 255; `steps` tells how a file
-    becomes one, and `classes` what its outputs stand for, logits in that order. `predict` does all of it.
+    `input` in the folder's config.json documents the input of a classifier's `network`: float32 (rows, channels,
+    image_size, image_size), `(x - 255 * mean) / (255 * deviation)` of images from 0 to 255; `steps` is the
+    preprocessing of an image file, and `classes` the order of the output logits. `predict` does all of this.
 
-    Exit code 2 where nothing was exported there, 4 where it is damaged.
+    Exit code 2 if the folder is not an export, 4 if it is damaged.
     """
     from cluster.inspection import export
 
@@ -351,9 +351,9 @@ def report(
     runs_dir: str | Path = "runs",
     progress: bool = False,
 ) -> Result:
-    """Write one page over searches or runs. `watch` returns when nothing of it is worked on any more.
+    """Write one page about searches or runs. `watch` returns when none of them is running.
 
-    Returns its path (`page`) and size (`bytes`), the files with its data, and what was left out.
+    Returns its path (`page`) and size (`bytes`), the files with its data, and what was omitted.
     """
     if not names:
         raise TroupeError(Problem("missing", "report", "needs a name, as in report('dcgan-search-1')"), WORDS)
@@ -363,10 +363,10 @@ def report(
 
 @checked
 def runs(*names: str | Path, remove: bool = False, dry_run: bool = False, runs_dir: str | Path = "runs") -> Result:
-    """All runs and searches, those that are named, or the trials of a search; `remove` removes those that are named,
-    with `dry_run` only says which.
+    """List all runs and searches, the named ones, or the trials of a search; `remove` removes the named ones, or with
+    `dry_run` only returns which.
 
-    Returns `runs`, a row for each with steps, seconds and bytes; or `removed`, with the bytes that are free now.
+    Returns `runs`, a row for each with steps, seconds and bytes; or `removed`, with the bytes freed.
     """
     return _result(_said("runs", names, {}, remove=remove, dry_run=dry_run, runs_dir=runs_dir))
 
@@ -375,10 +375,10 @@ def runs(*names: str | Path, remove: bool = False, dry_run: bool = False, runs_d
 def stop(
     name: str | Path, *, address: str | None = None, runs_dir: str | Path = "runs", progress: bool = False
 ) -> Result:
-    """Let a run or a search that others work on save and end, or the job of a cluster's dashboard at `address`.
+    """Stop a run or a search of another process after saving, or a job on the cluster with its dashboard at `address`.
 
-    Returns whether it had `finished`, whether it `saved`, and the command with which it goes on. Exit code 4 where
-    nobody works on it.
+    Returns whether it had `finished`, whether it `saved`, and the command that resumes it. Exit code 4 if it is not
+    running.
     """
     return _result(_said("stop", [name], {}, address=address, runs_dir=runs_dir), progress)
 
@@ -392,9 +392,9 @@ def logs(
     address: str | None = None,
     runs_dir: str | Path = "runs",
 ) -> Iterator[str]:
-    """What the workers of a run print, or the job of a cluster's dashboard at `address`, piece by piece.
+    """The output of a run's workers, or of a job on the cluster with its dashboard at `address`, in pieces.
 
-    `follow` goes on until the run or the job has ended.
+    `follow` continues until the run or the job has ended.
     """
     from cluster.inspection import follow as following
     from cluster.ray_jobs import dashboard
@@ -422,12 +422,12 @@ def submit(
     progress: bool = False,
     **words: Any,
 ) -> Result:
-    """Let a Ray cluster carry out "train" or "search" as a job; `words` are what `train` or `search` itself takes.
+    """Run "train" or "search" as a job on a Ray cluster; `words` are the arguments of `train` or `search`.
 
-    Returns the name of the job. `follow` prints what the job prints, and returns how it `ended` as well.
+    Returns the name of the job. `follow` prints the output of the job, and also returns how it `ended`.
     """
     if verb not in SENT:
-        raise TroupeError(Problem("unknown-verb", verb, f"submit carries out {' or '.join(SENT)}"), WORDS)
+        raise TroupeError(Problem("unknown-verb", verb, f"submit runs {' or '.join(SENT)}"), WORDS)
     known = {
         ("search_seed" if verb == "search" and name == "seed" else name): option
         for name, option in ((_name_of(option), option) for option in VERBS[verb].options)
@@ -442,12 +442,12 @@ def submit(
 
 
 def _name_of(option: Option) -> str:
-    """The argument for an option."""
+    """The name of the argument for an option."""
     return "from_run" if option.name == "from" else option.name.replace("-", "_")
 
 
 def _mistyped(name: str, option: Option, value: Any) -> Problem | None:
-    """Why a value is none of an option, or None."""
+    """The problem if a value has the wrong type for an option, or None."""
     kinds: tuple[type, ...] = {"": (bool,), "N": (int,), "MINUTES": (int, float), "GB": (int, float)}.get(
         option.value, (str, Path)
     )
@@ -460,7 +460,7 @@ def _mistyped(name: str, option: Option, value: Any) -> Problem | None:
 
 @checked
 def jobs(*, address: str | None = None) -> Result:
-    """The `jobs` that troupe has sent to the Ray cluster behind the dashboard at `address`, oldest first."""
+    """The `jobs` that troupe has submitted to the Ray cluster with its dashboard at `address`, oldest first."""
     return _result(_said("jobs", [], {}, address=address))
 
 
@@ -475,7 +475,7 @@ def check(
     progress: bool = False,
     **settings: Any,
 ) -> Result:
-    """Look whether this machine, or the Ray cluster at `address`, has what a run needs.
+    """Check that this machine, or the Ray cluster at `address`, has what a run needs.
 
     Returns the `findings`, and how many of them are `wrong`; these raise nothing.
     """
@@ -493,7 +493,7 @@ def check(
 
 @checked
 def families(*, families: Sequence[str | Path] = ()) -> Result:
-    """What can be trained: `families`, a name and a summary each; `families=` names folders with more."""
+    """List `families`, each with name and summary; the argument `families` adds folders with custom families."""
     return _result(_said("families", [], {}, families=families))
 
 
@@ -501,7 +501,7 @@ def families(*, families: Sequence[str | Path] = ()) -> Result:
 def datasets(
     *, remove: str | Path | None = None, data_dir: str | Path = DATA_DIR, families: Sequence[str | Path] = ()
 ) -> Result:
-    """What can be learned from (`datasets`), and `packed` folders; `remove` removes the packed copy of one."""
+    """List `datasets` and `packed` folders; `remove` removes the packed copy of a folder."""
     return _result(_said("datasets", [], {}, remove=remove, data_dir=data_dir, families=families))
 
 

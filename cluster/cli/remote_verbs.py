@@ -1,4 +1,4 @@
-"""The verbs that speak to a cluster's dashboard: submit and jobs, and stop and logs of jobs."""
+"""The verbs that use a cluster's dashboard: submit and jobs, and stop and logs of jobs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainers.base.problems import Problem, sentence
 
 
 def followed(address: str, name: str, to_the_end: bool, keep: bool, say: Callable[[str], None]) -> Answer:
-    """What a job prints; where it is followed to its end, its exit code is the command's. `keep`: in the result too."""
+    """Print the output of a job; if followed to its end, the answer has its exit code. `keep`: also in the result."""
     from cluster.inspection import follow
     from cluster.ray_jobs import dashboard
 
@@ -31,18 +31,18 @@ def followed(address: str, name: str, to_the_end: bool, keep: bool, say: Callabl
 
 
 def _end_of(job: Mapping[str, Any]) -> tuple[str, int, list[Problem]]:
-    """How a job that was followed has ended: in a line, its exit code, and the problem where it has one."""
+    """How a followed job ended: one line, its exit code, and its problem if it has one."""
     from cluster.ray_jobs import dashboard
 
     if job["state"] not in dashboard.ENDED:
-        raise TroupeError(Problem("interrupted", job["name"], "goes on; nobody looks at it now"), STOPPED)
+        raise TroupeError(Problem("interrupted", job["name"], "detached; the job is still running"), STOPPED)
     kind, code = "stopped" if job["state"] == "STOPPED" else "job-failed", dashboard.code_of(job)
     problem = Problem(kind, job["name"], dashboard.why(job))
     return sentence(problem), code, [problem] if code else []
 
 
 def stop(address: str, name: str, say: Callable[[str], None]) -> Answer:
-    """Let a job save and end; exit code 1 where it ended without saving."""
+    """Stop a job after saving; exit code 1 if it ended without saving."""
     from cluster.ray_jobs import dashboard
 
     stopped = dashboard.reach(address).stop(name, say)
@@ -58,7 +58,7 @@ def stop(address: str, name: str, say: Callable[[str], None]) -> Answer:
     }
     problem = Problem("not-saved", job["name"], dashboard.why(stopped))
     if saved:
-        return Answer(result, f"{sentence(problem)}; go on with `{stopped['resume']}`")
+        return Answer(result, f"{sentence(problem)}; resume with `{stopped['resume']}`")
     return Answer(result, sentence(problem), *(() if finished else (FAILED, [problem])))
 
 
@@ -71,9 +71,9 @@ def submit(said: Words, progress: Progress) -> Answer | None:
         said.problems.append(dashboard.NO_ADDRESS)
     if inner is not None and inner.has("resume"):
         if inner.has("name"):
-            reason = "a job that goes on with a run has its name"
+            reason = "a resumed job has the name of its run"
             said.problems.append(Problem("settings-conflict", "--name", reason, "leave it out"))
-    elif inner is not None:  # what is wrong with it is told here
+    elif inner is not None:  # its problems are reported here
         with tempfile.TemporaryDirectory() as nowhere:
             family = commands.add_problems(said, lambda: commands.prepare_elsewhere(inner, Path(nowhere))) or ""
             said.problems += [one for one in inner.problems if one not in said.problems]
@@ -115,5 +115,5 @@ def jobs(said: Words) -> Answer | None:
     if said.problems:
         return None
     found = dashboard.reach(address).jobs()
-    nothing = "no jobs; `troupe submit train dcgan data=digits --address ...` sends one"
+    nothing = "no jobs; `troupe submit train dcgan data=digits --address ...` submits one"
     return Answer({"jobs": found}, table(dashboard.rows(found), nothing))

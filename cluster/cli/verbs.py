@@ -1,4 +1,4 @@
-"""What each verb does with its words: the same for the command line and for calls from Python."""
+"""The implementation of each verb, shared by the command line and the Python API."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from trainers.settings.fields import GROUPS
 
 
 def carry_out(said: Words, progress: Progress, **more: Any) -> Answer:
-    """Carry out a command; `more` is for its verb alone. Raises TroupeError, for wrong words with all that is wrong."""
+    """Run a command; `more` are arguments of its verb. Raises TroupeError; for wrong arguments, with all problems."""
     try:
         os.getcwd()
-    except FileNotFoundError:  # libraries end the process there
-        reason, hint = "the folder in which this was said has been removed", "go to another one"
+    except FileNotFoundError:  # libraries end the process in this case
+        reason, hint = "the current folder has been removed", "change to another one"
         raise TroupeError(Problem("missing-folder", reason=reason, hint=hint), SURROUNDINGS) from None
     answer = VERBS[said.verb](said, progress, **more) if said.verb in VERBS else None
     if said.problems:
@@ -39,7 +39,7 @@ def train(said: Words, progress: Progress, own_process: bool = True, **more: Any
 
     needed = [said.options.get("resume"), said.options.get("from")]
     wanted = commands.train_command(said, commands.runs_of(said, needed, checkpoints=True))
-    if said.problems:  # words that the parser found wrong, with those that only the family can
+    if said.problems:  # errors of the parser, with those that only the family can find
         commands.add_problems(said, lambda: prepare_run.prepare(wanted))
         return None
     if said.has("dry-run"):
@@ -191,7 +191,7 @@ def runs(said: Words, progress: Progress) -> Answer | None:
         reason = "name the runs to remove, as in `troupe runs --remove dcgan-1`"
         said.problems.append(Problem("missing", "--remove", reason))
     if said.has("dry-run") and not said.has("remove"):
-        said.problems.append(Problem("missing", "--dry-run", "says what --remove would remove", "say that too"))
+        said.problems.append(Problem("missing", "--dry-run", "shows what --remove would remove", "add --remove"))
     if said.problems:
         return None
     folder = commands.runs_of(said, said.names or None)
@@ -202,7 +202,7 @@ def runs(said: Words, progress: Progress) -> Answer | None:
         lines = [f"{row['name']}: {words[0]} {size(row['bytes'])} {words[1]}" for row in removed]
         return Answer({"removed": removed, **({"dry_run": True} if dry else {})}, "\n".join(lines))
     rows = manage_runs.list_runs(folder, said.names)
-    nothing = f"no runs in {bucket.shown(folder)}; `troupe train dcgan data=digits` makes one"
+    nothing = f"no runs in {bucket.shown(folder)}; `troupe train dcgan data=digits` starts one"
     return Answer({"runs": rows}, table(rows_of_runs(rows), nothing))
 
 
@@ -218,10 +218,10 @@ def stop(said: Words, progress: Progress) -> Answer | None:
 
 
 def rank_of(said: Words) -> int | None:
-    """The worker whose log is wanted, if not all."""
+    """The worker whose log to print; None for all."""
     rank = said.number("rank", 0, 0) if said.has("rank") else None
     if rank is not None and said.has("address"):
-        reason, hint = "a worker's log lies in the run's folder", "leave --address out where you see that"
+        reason, hint = "a worker's log is in the run's folder", "omit --address if it is visible here"
         said.problems.append(Problem("bad-value", "--rank", reason, hint))
     return rank
 
@@ -269,7 +269,7 @@ def check(said: Words, progress: Progress) -> Answer | None:
     if address.startswith(("http://", "https://")):
         there = said.options.get("runs-dir", "")
         if not os.path.isabs(there) and not bucket.is_address(there):
-            reason = "say where the runs lie, a whole path as the cluster sees it"
+            reason = "specify the folder of the runs, an absolute path on the cluster"
             raise TroupeError(Problem("missing", "--runs-dir", reason), WORDS)
         from cluster.ray_jobs.submission import check as look_there
 
@@ -300,7 +300,7 @@ def datasets(said: Words, progress: Progress) -> Answer | None:
     folder = said.path("data-dir", DATA_DIR)
     if said.has("remove"):
         freed = manage_runs.remove_packed(folder, said.options["remove"])
-        text = f"{freed['source']}: its packed copy is removed, {size(freed['bytes'])} freed"
+        text = f"{freed['source']}: packed copy removed, {size(freed['bytes'])} freed"
         return Answer({"removed": [freed]}, text)
     known, packed = manage_runs.list_datasets(said.families), manage_runs.list_packed(folder)
     there = f"\n\npacked folders in {folder}:\n{table(rows_of_packed(packed))}" if packed else ""
@@ -324,7 +324,7 @@ VERBS: dict[str, Callable[..., Answer | None]] = {
 
 
 def dry_run(resolved: dict[str, Any], said: Words) -> Answer:
-    """Every setting by subject, and where it has its value from if that is not the default."""
+    """Every setting by group, with the origin of its value if that is not the default."""
     from trainers.families import registry
 
     kind = registry.config_class(resolved["family"], said.families)
@@ -339,7 +339,7 @@ def dry_run(resolved: dict[str, Any], said: Words) -> Answer:
         for name, line in lines.items():
             parts.append(f"{line:{widest}}  ({origins[name]})" if name in origins else line)
     for course, title in (
-        ("schedule", "learning rate over the run, as a part of its peak"),
+        ("schedule", "learning rate over the run, as a fraction of its peak"),
         ("momentum", "momentum over the run"),
     ):
         if course in resolved:

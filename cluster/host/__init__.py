@@ -1,1 +1,1 @@
-"""This machine: signals, hardware, environment, and what a run requires of them."""
+"""This machine: signals, hardware, environment, and the requirements of a run."""

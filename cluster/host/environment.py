@@ -1,7 +1,7 @@
 """The environment of worker processes, which must be set before they start.
 
-glibc's allocator gives large tensors back to the kernel and fetches them anew, with a page fault for every 4 KiB, in
-every step; these settings keep them in the heap, in one arena. They change the speed and no number
+glibc's allocator returns large tensors to the kernel and allocates them again in every step, with a page fault for
+every 4 KiB; these settings keep them in the heap, in one arena. They change the speed, not the results
 (benchmarks/step_speed.py runs the plain loop without them).
 """
 
@@ -19,15 +19,15 @@ from trainers.runtime import processor
 
 MARK = "TROUPE_ENVIRONMENT"
 TUNABLES = {"arena_max": 1, "mmap_threshold": 1 << 32, "trim_threshold": 1 << 33, "top_pad": 1 << 28}
-# Huge pages, by kind of processor; tried by hand, once each. On this one a step of WRN-16-4 took 0.88 of the time in
-# float32 and 0.96 in bfloat16, one of DCGAN the same. On an Intel with AMX they brought nothing in the steady state,
-# and each first touch cost milliseconds where a virtual machine had not touched its memory yet.
+# Huge pages, by kind of processor; measured by hand, once each. On this one a step of WRN-16-4 took 0.88 of the time in
+# float32 and 0.96 in bfloat16, a step of DCGAN the same time. On an Intel with AMX there was no gain in the steady
+# state, and each first touch took milliseconds if the virtual machine had not touched that memory before.
 HUGE_PAGES = {"AuthenticAMD 25 avx512_bf16"}
 
 
 def worker_environment() -> dict[str, str]:
-    """Variables of every process that trains. One thread: workers are the unit of parallelism, and a run that wants
-    more threads says so to torch itself."""
+    """Variables of every training process. One thread: workers are the unit of parallelism, and a run with more threads
+    sets them in torch itself."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", MARK: "1", **processor.CUBLAS}
     if platform.libc_ver()[0] == "glibc" and not os.environ.get("GLIBC_TUNABLES", "").startswith("glibc.malloc"):
         values = {**TUNABLES, **({"hugetlb": 1} if processor.kind() in HUGE_PAGES else {})}
@@ -36,7 +36,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def start_anew() -> None:
-    """Replace this process by the same command in the workers' environment, once."""
+    """Execute the same command again in the workers' environment, once."""
     if MARK not in os.environ:
         os.environ.update(worker_environment())
         flush(sys.stdout)
@@ -46,7 +46,7 @@ def start_anew() -> None:
 
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """These variables, for the processes that are started inside; those that are None are not set there."""
+    """Set these variables for processes started inside; None unsets a variable."""
     before = {name: os.environ.get(name) for name in variables}
     _set(variables)
     try:

@@ -1,4 +1,4 @@
-"""CPUs and GPUs that this process may use, and why they are fewer than the machine has."""
+"""CPUs and GPUs that this process can use, and why they are fewer than the machine has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainers.base.timeouts import WAITS
 
 DEVICES = Path("/dev")
 HIDDEN = "CUDA_VISIBLE_DEVICES hides them"
-# What a run would do with a GPU, at its smallest: drivers, versions and kinds of GPUs differ in more ways than we know
+# The smallest use of a GPU: drivers, versions and GPU models differ in too many ways for other checks
 PROBE = """
 import json
 try:
@@ -33,22 +33,22 @@ except Exception as error:
 
 class Gpus(NamedTuple):
     usable: int
-    why: str  # where there are some and none can be: the reason
+    why: str  # if there are some and none is usable: the reason
 
 
 def allowed() -> int:
-    """CPUs on which this process may run."""
+    """CPUs in the affinity mask of this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores() -> int:
-    """CPUs that this process may use: as many as it may run on, or as its container may use at once, rounded up."""
+    """CPUs that this process can use: its affinity mask, or the quota of its container if smaller, rounded up."""
     quota = cgroups.quota()
     return allowed() if quota is None else max(1, min(allowed(), math.ceil(quota)))
 
 
 def why_few_cores() -> str:
-    """Why there are fewer CPUs to use than to run on, in a few words; nothing where there are not."""
+    """Why fewer CPUs can be used than `allowed`, in a few words; empty if not fewer."""
     quota = cgroups.quota()
     if quota is None or quota >= allowed():
         return ""
@@ -62,7 +62,7 @@ def gpus() -> int:
 
 
 def why_no_gpu() -> str:
-    """Why torch can use none of the GPUs that are here; nothing where it can, or there are none."""
+    """Why torch can use none of the GPUs here; empty if it can, or if there are none."""
     return _gpus().why
 
 
@@ -84,7 +84,7 @@ def _names() -> list[str]:
 
 @functools.cache
 def _asked(visible: str | None) -> Gpus:
-    """What torch itself says, in a process of its own: this one stays light, and may be forked."""
+    """Ask torch in a separate process: this one does not import torch, and can be forked."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", PROBE],
@@ -102,4 +102,4 @@ def _asked(visible: str | None) -> Gpus:
     except subprocess.TimeoutExpired:
         return Gpus(0, f"torch does not answer within {WAITS.gpu_asked:.0f} s")
     except (OSError, ValueError, LookupError, TypeError):
-        return Gpus(0, "torch ended while it tried")
+        return Gpus(0, "the test process of torch failed")

@@ -1,4 +1,4 @@
-"""What must be true of the surroundings before a run starts: said at once, never a silent wait."""
+"""What a run requires of its environment: checked before it starts, with an error instead of a silent wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainers.settings.config import Config
 
 
 def resolve(config: Config, own_machine: bool) -> dict[str, Any]:
-    """The settings with `auto` replaced by what it means here."""
+    """The settings with `auto` resolved for this machine."""
     settings = config.model_dump()
     if config.device == "auto":
         settings["device"] = "cuda" if own_machine and hardware.gpus() else "cpu"
@@ -27,7 +27,7 @@ def resolve(config: Config, own_machine: bool) -> dict[str, Any]:
 
 
 def remarks(config: Config, settled: Config) -> list[str]:
-    """What a person should know of this machine: what was said and what it means here."""
+    """Remarks about this machine: limits of its GPUs and CPUs that affect the run."""
     found = no_gpu(config, settled)
     if (why := hardware.why_few_cores()) and settled.device == "cpu":
         found.append(f"{counted(hardware.cores(), 'CPU')} can be used here: {why}")
@@ -35,7 +35,7 @@ def remarks(config: Config, settled: Config) -> list[str]:
 
 
 def no_gpu(config: Config, settled: Config) -> list[str]:
-    """Why `device=auto` takes no GPU where there are some."""
+    """Why `device=auto` does not use the GPUs of this machine."""
     if config.device == "auto" and settled.device == "cpu" and (why := hardware.why_no_gpu()):
         return [f"device=cpu: torch cannot use the GPUs of this machine ({why})"]
     return []
@@ -46,21 +46,21 @@ def counted(count: int, what: str) -> str:
 
 
 def room(config: Config, oversubscribe: bool) -> list[Problem]:
-    """What this machine lacks for the run."""
+    """The resources that this machine lacks for the run."""
     workers = config.least_workers
     if config.device == "cuda":
         there = hardware.gpus()
         if there == 0:
             why = hardware.why_no_gpu()
             reason = f"torch cannot use the GPUs here ({why})" if why else "there is no GPU here"
-            return [Problem("no-room", "device", reason, "say device=cpu", "cuda")]
+            return [Problem("no-room", "device", reason, "use device=cpu", "cuda")]
         if workers > there:
-            reason = f"one GPU each is needed, there are {there}"
-            return [Problem("no-room", "workers", reason, f"say workers={there}", workers)]
+            reason = f"each needs a GPU, there are {there}"
+            return [Problem("no-room", "workers", reason, f"use workers={there}", workers)]
         return []
     needed = workers * config.threads_per_worker
     if needed > hardware.cores() and workers > 1 and not oversubscribe:
-        hint = "take fewer workers, or let them share cores with --oversubscribe"
+        hint = "use fewer workers, or let them share cores with --oversubscribe"
         few = f" ({why})" if (why := hardware.why_few_cores()) else ""
         reason = f"needs {needed} CPUs, this machine has {hardware.cores()}{few}"
         return [Problem("no-room", "workers", reason, hint, workers)]
@@ -68,29 +68,29 @@ def room(config: Config, oversubscribe: bool) -> list[Problem]:
 
 
 def needs(settings: Mapping[str, Any]) -> dict[str, float]:
-    """What each worker takes of a node."""
+    """The resources of each worker."""
     return {"CPU": float(settings["threads_per_worker"]), **({"GPU": 1.0} if settings["device"] == "cuda" else {})}
 
 
 def hint(config: Config) -> str | None:
-    """How the run could be faster here."""
+    """A hint how the run could be faster here, or None."""
     if config.device == "cuda":
         sizes = [size for size in rules.divisors(config.batch_size) if size <= config.batch_size // config.workers]
         if config.microbatch_size >= sizes[-1]:
             return None
         few = f"{config.microbatch_size} samples at once may be too few for a GPU"
-        return f"{few}; microbatch_size={sizes[-1]} is another recipe, and may be faster"
+        return f"{few}; microbatch_size={sizes[-1]} changes the results, and may be faster"
     possible = min(hardware.cores() // config.threads_per_worker, config.microbatches)
     if possible <= config.workers:
         return None
     return (
-        f"{hardware.cores() - config.workers * config.threads_per_worker} of {hardware.cores()} cores stay idle; "
-        f"workers={possible} gives the same numbers sooner"
+        f"{hardware.cores() - config.workers * config.threads_per_worker} of {hardware.cores()} cores are idle; "
+        f"workers={possible} gives the same results faster"
     )
 
 
 def writable(folder: Path) -> Problem | None:
-    """Why a folder cannot be written, or None; makes it where it is missing."""
+    """The problem if a folder cannot be written, or None; creates the folder if it is missing."""
     full = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,16 +101,14 @@ def writable(folder: Path) -> Problem | None:
         if not full:
             return Problem("not-written", str(folder), f"cannot be written ({error.strerror or error})")
     if full or shutil.disk_usage(folder).free < 16 << 20:
-        hint = "free some, or take another folder"
+        hint = "free some, or use another folder"
         return Problem("no-space", str(folder), "no space left (less than 16 MB)", hint)
     return None
 
 
 def faster_precision(config: Config) -> str:
-    """What `precision=bfloat16` would bring a run on this machine, where it would."""
+    """The speedup of `precision=bfloat16` on this machine, or an empty text."""
     gain = processor.bfloat16_gain()
     if not gain or (config.device, config.precision) != ("cpu", "float32"):
         return ""
-    return (
-        f"this processor computes in bfloat16 too: precision=bfloat16 makes a step of convolutions {gain} times as fast"
-    )
+    return f"this processor supports bfloat16: precision=bfloat16 makes a step of convolutions {gain} times as fast"

@@ -1,7 +1,7 @@
-"""Signals that ask for an end: Ctrl-C, SIGTERM, a terminal that closes, and what batch systems send before they kill.
+"""Signals that request a stop: Ctrl-C, SIGTERM, a closed terminal, and those that batch systems send before SIGKILL.
 
-They may be sent to this process, to its group, or to all processes of a job, and more than once: what comes twice
-within a moment is one request. One that was ignored when the command started, as SIGHUP under nohup, stays ignored.
+They can be sent to this process, to its group, or to all processes of a job, and more than once: those within
+`WAITS.same_request` count as one request. A signal ignored at the start, as SIGHUP under nohup, stays ignored.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Any
 
 from trainers.base.timeouts import WAITS
 
-INSISTING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)  # a second one ends at once
+INSISTING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)  # a second one ends the command immediately
 ASKED = (*INSISTING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # of the others our caller may make what he likes
+ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # handlers of our caller for the others stay
 
-heard = -1e9  # when the newest request was heard
+heard = -1e9  # time of the latest request
 
 
 def hold_signals() -> None:
-    """Let all wait, also while this process is replaced by another program."""
+    """Block all, also while this process is replaced by another program."""
     signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
 
 
 def take_signals() -> None:
-    """Let each be a KeyboardInterrupt, also before there is anything to save; one that has waited comes now.
+    """Raise KeyboardInterrupt for each, also before there is anything to save; a blocked one arrives now.
 
-    What is ignored is blocked too, in this thread and all that it starts: Ray's core takes away, behind Python, what
-    SIGTERM does.
+    Ignored signals are blocked too, in this thread and the threads that it starts: Ray's core replaces the handler of
+    SIGTERM without Python's knowledge.
     """
     for number in _handlers():
         signal.signal(number, _interrupt)
@@ -41,13 +41,13 @@ def take_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """All is done and said."""
+    """Ignore all signals: the command is done."""
     for number in ASKED:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _handlers() -> dict[signal.Signals, Any]:
-    """The handlers of those that are ours to hear: not of what is ignored, nor of what our caller hears himself."""
+    """The current handlers of the signals that we handle: not of ignored ones, nor of those with a caller's handler."""
     before = {number: signal.getsignal(number) for number in ASKED}
     mine = (signal.SIG_DFL, _interrupt)
     return {
@@ -58,7 +58,7 @@ def _handlers() -> dict[signal.Signals, Any]:
 
 
 def _is_new() -> bool:
-    """Whether a signal that has just come is a request of its own."""
+    """Whether a signal that just arrived is a new request."""
     global heard
     now = time.monotonic()
     new = now - heard > WAITS.same_request
@@ -68,14 +68,14 @@ def _is_new() -> bool:
 
 def _interrupt(number: int, frame: Any) -> None:
     if number not in INSISTING:
-        signal.signal(number, signal.SIG_IGN)  # a terminal says so twice, and the kernel of a used-up limit each second
+        signal.signal(number, signal.SIG_IGN)  # a terminal sends it twice, and the kernel SIGXCPU every second
     if _is_new():
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def _handled(handle: Callable[[int, Any], None]) -> Iterator[Callable[[], None]]:
-    """Another handler for all that are ours to hear; yields what installs it again. Only the main thread can."""
+    """Use another handler inside; yields a function that installs it again. Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -95,7 +95,7 @@ def _handled(handle: Callable[[int, Any], None]) -> Iterator[Callable[[], None]]
 
 @contextlib.contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Put the handlers back that somebody replaces inside."""
+    """Restore handlers that are replaced inside."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -109,20 +109,20 @@ def handlers_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def nothing_heard() -> Iterator[None]:
-    """Whatever comes inside is nothing, also where somebody takes the handlers away; they are put back."""
+    """Discard signals that arrive inside, even if a library removes the handlers; restores them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
     try:
         with handlers_kept():
             yield
             if threading.current_thread() is threading.main_thread():
-                ignore_signals()  # also what has come and waits
+                ignore_signals()  # also pending ones
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
 def none_swallowed() -> Iterator[None]:
-    """Inside, each is a KeyboardInterrupt at once, and once more at the end where somebody has swallowed that."""
+    """Inside, each raises KeyboardInterrupt immediately, and again at the end if a library swallowed it."""
     asked = False
 
     def handle(number: int, frame: Any) -> None:
@@ -139,7 +139,7 @@ def none_swallowed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Let all wait for the end of the block, where they are a KeyboardInterrupt."""
+    """Defer all to the end of the block, where they raise KeyboardInterrupt."""
     asked: list[bool] = []
     with signals(lambda: asked.append(True)):
         yield
@@ -149,8 +149,8 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Inside, the first request calls `ask`; a second SIGINT, SIGTERM or SIGQUIT is a KeyboardInterrupt, any other is
-    nothing more. Yields what installs the handlers again, where somebody may have replaced them."""
+    """Inside, the first request calls `ask`; a second SIGINT, SIGTERM or SIGQUIT raises KeyboardInterrupt, others do
+    nothing. Yields a function that installs the handlers again, in case a library has replaced them."""
     asked = False
 
     def handle(number: int, frame: Any) -> None:
@@ -169,13 +169,13 @@ def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def unheard() -> Iterator[None]:
-    """Processes that are started inside never hear any of these signals; this one does, in a thread that waits.
+    """Processes started inside never receive these signals; this one does, in a waiting thread.
 
-    What asks a command to end may be sent to all of its processes, and workers and their Ray must live until they have
-    saved. Where no thread can be started it is heard at the end of the block.
+    A stop signal can be sent to all processes of a command, but workers and their Ray must live until they have saved.
+    If no thread can be started, the signal is handled at the end of the block.
     """
     ignored = [number for number in ASKED if signal.getsignal(number) == signal.SIG_IGN]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ignored)  # somebody may handle them inside
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ignored)  # a library may install handlers inside
     ended = threading.Event()
     hearing = threading.Thread(target=ended.wait, daemon=True)
     try:

@@ -1,4 +1,4 @@
-"""The dashboard of a Ray cluster: let in by it, and what it tells of the jobs that troupe has sent."""
+"""The dashboard of a Ray cluster: authentication, and the jobs that troupe has submitted."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from trainers.base.timeouts import WAITS
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray's own variable for the dashboard's address
 NO_ADDRESS = Problem(
-    "missing", "--address", f"say where the cluster's dashboard is, --address http://HEAD:8265 (or {ADDRESS})"
+    "missing", "--address", f"specify the cluster's dashboard, --address http://HEAD:8265 (or {ADDRESS})"
 )
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 class Dashboard:
-    """Ray's own client of jobs, of which each question has an end."""
+    """Ray's client for jobs, with a timeout for each request."""
 
     def __init__(self, address: str, headers: Mapping[str, str]) -> None:
         from ray.job_submission import JobSubmissionClient
 
         self.address = address
-        for talker in ("dashboard_sdk", "job.sdk"):  # they tell of each upload, and set their levels themselves
+        for talker in ("dashboard_sdk", "job.sdk"):  # they log each upload, and set their own levels
             logging.getLogger(f"ray.dashboard.modules.{talker}").setLevel(logging.ERROR)
         logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
-        with environment({ADDRESS: None, "RAY_ADDRESS": None}):  # which would be taken instead of the address
+        with environment({ADDRESS: None, "RAY_ADDRESS": None}):  # which would override the address
             client: Any = JobSubmissionClient(address, headers=dict(headers))
         self.client = client
         patient: Any = partial(self.client._do_request, timeout=WAITS.dashboard)
-        self.client._do_request = patient  # Ray itself waits for ever
+        self.client._do_request = patient  # Ray itself waits forever
 
     def ask(self, question: str, *words: Any, **more: Any) -> Any:
-        """One of the client's methods. Raises TroupeError (exit code 3) where no answer comes within a minute."""
+        """Call a method of the client. Raises TroupeError (exit code 3) without an answer within a minute."""
         until = time.monotonic() + WAITS.dashboard_asked_again
         while True:
             try:
@@ -55,13 +55,13 @@ class Dashboard:
                 passing = isinstance(error, OSError) or "status code 5" in str(error)
                 if not passing or time.monotonic() > until:
                     reason = f"the dashboard no longer answers ({first_line(error)})"
-                    raise TroupeError(unreachable(self.address, reason, "jobs go on"), SURROUNDINGS) from error
+                    raise TroupeError(unreachable(self.address, reason, "jobs continue"), SURROUNDINGS) from error
             time.sleep(WAITS.look_at_job)
 
     # Jobs
 
     def jobs(self) -> list[dict[str, Any]]:
-        """Every job that troupe has sent, oldest first."""
+        """Every job that troupe has submitted, oldest first."""
         jobs = []
         for details in self.ask("list_jobs"):
             told = details.metadata or {}
@@ -83,7 +83,7 @@ class Dashboard:
         return sorted(jobs, key=lambda job: job["began"] or 0.0)
 
     def job(self, name: str) -> dict[str, Any]:
-        """The newest job of this name, or the one with this number. Raises TroupeError (exit code 2) for none."""
+        """The newest job of this name, or the one with this number. Raises TroupeError (exit code 2) if none exists."""
         jobs = self.jobs()
         found = [job for job in jobs if job["name"] == name] or [job for job in jobs if job["job"] == name]
         if not found:
@@ -92,40 +92,40 @@ class Dashboard:
         return found[-1]
 
     def stop(self, name: str, say: Callable[[str], None]) -> dict[str, Any]:
-        """Let a job save and end, and wait until it has. Raises TroupeError: exit code 4 where it has ended before, 130
-        where Ctrl-C ends the waiting."""
+        """Stop a job after saving, and wait for its end. Raises TroupeError: exit code 4 if it has already ended, 130
+        if Ctrl-C ends the wait."""
         job = self.job(name)
         if job["state"] in ENDED:
-            reason = f"has ended before ({job['state'].lower()})"
-            raise TroupeError(Problem("not-working", name, reason, "`troupe jobs` shows all"), CONFLICT)
-        doing = "saving" if job["state"] == "RUNNING" else "it has not begun"
+            reason = f"has already ended ({job['state'].lower()})"
+            raise TroupeError(Problem("not-working", name, reason, "`troupe jobs` lists all"), CONFLICT)
+        doing = "saving" if job["state"] == "RUNNING" else "not started"
         self.ask("stop_job", job["job"])
         begun = told = time.monotonic()
         try:
             while (now := self.job(job["job"]))["state"] not in ENDED:
                 if time.monotonic() > told:
                     told = time.monotonic() + 5
-                    say(f"{name}: {doing}, since {duration(time.monotonic() - begun)}")
+                    say(f"{name}: {doing}, for {duration(time.monotonic() - begun)}")
                 time.sleep(WAITS.look_at_job / 4)
         except KeyboardInterrupt:
             raise TroupeError(
-                Problem("interrupted", name, "will still save and stop; nobody waits for it now"), STOPPED
+                Problem("interrupted", name, "detached; the job will still save and stop"), STOPPED
             ) from None
         record = record_in(str(self.ask("get_job_logs", job["job"])))
         saved = record is not None and record.get("saved") is True
         return {**now, "saved": saved, "resume": f"troupe submit {job['verb']} --resume {job['name']}"}
 
     def logs(self, job: str, follow: bool, say: Callable[[str], None]) -> Iterator[str]:
-        """What a job prints, piece by piece; with `follow`, until it has ended. Of one that has not begun `say` is told
-        why, and since when."""
+        """The output of a job, in pieces; with `follow`, until it has ended. For a pending job, calls `say` with the
+        reason and the waiting time."""
         seen, told = 0, 0.0
         while True:
             now = self.job(job)
             ended = now["state"] in ENDED
             if now["state"] == "PENDING" and time.monotonic() > told:
                 told = time.monotonic() + 10
-                since = f" since {duration(time.time() - now['began'])}" if now["began"] else ""
-                say(f"{now['name']}: pending{since}: {now['message'] or 'Ray does not say why'}")
+                since = f" for {duration(time.time() - now['began'])}" if now["began"] else ""
+                say(f"{now['name']}: pending{since}: {now['message'] or 'Ray gives no reason'}")
             printed = without_records(str(self.ask("get_job_logs", job)))
             yield printed[seen:]
             seen = len(printed)
@@ -135,11 +135,11 @@ class Dashboard:
 
 
 def reach(address: str) -> Dashboard:
-    """Ask a dashboard to let us in. Raises TroupeError: exit code 2 for an address of another kind, 3, soon, where it
-    does not. The token goes only to who asks for one."""
+    """Connect to a dashboard. Raises TroupeError: exit code 2 for an address of another kind, 3, soon, if it fails. The
+    token is only sent to a dashboard that requires one."""
     if not address.startswith(("http://", "https://")):
-        advice = f"say http://{address}" if "://" not in address and ":" in address else "say http://HEAD:8265"
-        raise TroupeError(Problem("bad-value", "--address", "jobs go through the dashboard", advice, address), WORDS)
+        advice = f"use http://{address}" if "://" not in address and ":" in address else "use http://HEAD:8265"
+        raise TroupeError(Problem("bad-value", "--address", "must be a dashboard's address", advice, address), WORDS)
     mine, headers = token(), dict[str, str]()
     code = _version(address, {})
     if code == 401 and mine:
@@ -148,7 +148,7 @@ def reach(address: str) -> Dashboard:
     if code in (401, 403):
         raise TroupeError(token_refused(address, bool(mine)), SURROUNDINGS)
     if isinstance(code, int):
-        raise TroupeError(unreachable(address, f"is no dashboard of Ray (it answers {code})"), SURROUNDINGS)
+        raise TroupeError(unreachable(address, f"is not a Ray dashboard (it answers {code})"), SURROUNDINGS)
     import ray
 
     if code != ray.__version__:
@@ -157,7 +157,7 @@ def reach(address: str) -> Dashboard:
 
 
 def _version(address: str, headers: Mapping[str, str]) -> str | int:
-    """The version of Ray that answers, or the code with which it refuses. Raises TroupeError where nobody does."""
+    """The version of Ray at a dashboard, or the HTTP status of a rejection. Raises TroupeError without an answer."""
     try:
         asked = urllib.request.Request(f"{address.rstrip('/')}/api/version")
         for name, value in headers.items():
@@ -169,14 +169,14 @@ def _version(address: str, headers: Mapping[str, str]) -> str | int:
         return error.code
     except (OSError, ValueError, http.client.HTTPException):
         hint = "`ray start --head` prints its address"
-        problem = unreachable(address, "no dashboard of Ray answers there", hint)
+        problem = unreachable(address, "no Ray dashboard answers there", hint)
     except (KeyError, TypeError):
-        problem = unreachable(address, "is no dashboard of Ray")
+        problem = unreachable(address, "is not a Ray dashboard")
     raise TroupeError(problem, SURROUNDINGS)
 
 
 def rows(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Jobs for people: the newest last."""
+    """Jobs as rows of a table, newest last."""
     shown = []
     for job in jobs:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["began"])) if job["began"] else "-"
@@ -199,7 +199,7 @@ def rows(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def code_of(job: Mapping[str, Any]) -> int:
-    """The exit code of a job that has ended: its process's own, where it had one."""
+    """The exit code of an ended job: that of its process, if it had one."""
     if job["exit_code"] is not None and job["exit_code"] >= 0:
         return int(job["exit_code"])
     return {"SUCCEEDED": 0, "STOPPED": STOPPED}.get(job["state"], 1)

@@ -1,7 +1,7 @@
-"""Jobs on a Ray cluster: `troupe train` and `troupe search` carried out there, through the dashboard's address.
+"""Jobs on a Ray cluster: submits `troupe train` and `troupe search` through the dashboard.
 
-What is sent are the three packages and what the words name (families, a config), never runs or data. Everything else is
-asked of the cluster: which jobs there are, what they print, how they ended.
+It sends the three packages and the files in the arguments (families, a config), never runs or data. All other state is
+on the cluster: which jobs exist, their output, how they ended.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from trainers.run_folders.run_folder import check_name
 
 PACKAGES = ("cluster", "trainers", "searchspaces")
 LEFT_OUT = ("__pycache__", "*.pyc", "*.egg-info")
-RUNS = ("settings.json", "search.json")  # what tells a run, or a search
-TO_LOOK, TO_INSTALL = 90.0, 1800.0  # seconds for a check, and where the cluster first installs what it lacks
-LARGE = 512 << 20  # bytes that Ray takes of one folder
+RUNS = ("settings.json", "search.json")  # files that identify a run, or a search
+TO_LOOK, TO_INSTALL = 90.0, 1800.0  # seconds for a check, and if the cluster first installs packages
+LARGE = 512 << 20  # the most bytes that Ray accepts for one folder
 
 
 @dataclass(frozen=True)
 class SubmitCommand:
-    """A `submit` command as it was given: `words` are those of the verb inside, without its name and address."""
+    """A `submit` command: `words` are the arguments of the inner verb, without name and address."""
 
     address: str
     verb: str
@@ -53,20 +53,20 @@ class SubmitCommand:
     config: Path | None
     space: Path | None
     runs_dir: str | None
-    to_check: tuple[str, ...] = ()  # family, settings and folder of data, as `troupe check` takes them
+    to_check: tuple[str, ...] = ()  # family, settings and data folder, as arguments of `troupe check`
     install: bool = False
     unchecked: bool = False
 
 
 def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]:
-    """Send a job, and return its name. Raises TroupeError: exit code 2 for wrong words, 3 where the cluster cannot be
-    reached or takes no job, 4 where the name is in use."""
+    """Submit a job, and return its name. Raises TroupeError: exit code 2 for invalid arguments, 3 if the cluster cannot
+    be reached or rejects the job, 4 if the name is in use."""
     problems = []
     if command.runs_dir is None:
-        reason = "say where the runs lie, a folder that all nodes of the cluster see, or a bucket"
+        reason = "specify the folder of the runs, shared by all nodes of the cluster, or a bucket"
         problems.append(Problem("missing", "--runs-dir", reason))
     elif not os.path.isabs(command.runs_dir) and not is_address(command.runs_dir):
-        reason = "must be a whole path, as the cluster sees it"
+        reason = "must be an absolute path on the cluster"
         problems.append(Problem("bad-value", "--runs-dir", reason, value=command.runs_dir))
     name = command.resume or command.name or f"{command.family}-{time.strftime('%Y%m%d-%H%M%S')}"
     if problem := check_name(name):
@@ -76,10 +76,10 @@ def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]
     client = reach(command.address)
     before = [job for job in client.jobs() if job["name"] == name]
     if command.resume is None and any(job["state"] != "FAILED" for job in before):
-        hint = f"go on with `submit {command.verb} --resume {name}`, or take another name"
+        hint = f"resume with `submit {command.verb} --resume {name}`, or use another name"
         raise TroupeError(Problem("name-in-use", "--name", "a job has this name", hint, name), CONFLICT)
     if running := [job for job in before if job["state"] not in ENDED]:
-        reason = f"job {running[0]['job']} works on it"
+        reason = f"job {running[0]['job']} is running it"
         raise TroupeError(Problem("held", name, reason, "wait for it, or stop it first"), CONFLICT)
     with tempfile.TemporaryDirectory() as folder:
         sent, inside = _gathered(command, Path(folder))
@@ -90,10 +90,10 @@ def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]
         if command.install:
             environment["pip"] = requirements()
         if not command.unchecked:
-            say("looking whether the cluster has what it needs")
+            say("checking that the cluster has what it needs")
             words = [*command.to_check, "--runs-dir", str(command.runs_dir), *_families(inside)]
             if lacks := [one.problem for one in look(client, environment, words, say) if one.state == WRONG]:
-                reason = "nothing was submitted (--unchecked does not look)"
+                reason = "nothing was submitted (--unchecked skips the check)"
                 raise TroupeError([*lacks, Problem("not-submitted", reason=reason)], SURROUNDINGS)
         environment["env_vars"][JOB] = "1"
         job = _sent(
@@ -109,7 +109,7 @@ def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]
 
 
 def _numbered(name: str, before: Sequence[Mapping[str, Any]]) -> str:
-    """The number of the next job of this name: `name`, `name~2`, ... as no run is named."""
+    """The id of the next job of this name: `name`, `name~2`, ...; names of runs have no `~`."""
     used = [int(job["job"].rpartition("~")[2]) if "~" in job["job"] else 1 for job in before]
     return f"{name}~{max(used) + 1}" if used else name
 
@@ -117,7 +117,7 @@ def _numbered(name: str, before: Sequence[Mapping[str, Any]]) -> str:
 def look(
     client: Dashboard, environment: Mapping[str, Any], words: Sequence[str], say: Callable[[str], None]
 ) -> list[Finding]:
-    """What `troupe check` finds on the cluster, as a job that is forgotten afterwards."""
+    """The findings of `troupe check` on the cluster, from a job that is deleted afterwards."""
     patience = TO_INSTALL if "pip" in environment else TO_LOOK
     line = ["python", "-m", "cluster.cli", "check", *words, "--address", "auto", "--json"]
     job = _sent(
@@ -134,7 +134,7 @@ def look(
         while (state := client.ask("get_job_status", job).value) not in ENDED and time.monotonic() < begun + patience:
             if time.monotonic() > told + 10:
                 told = time.monotonic()
-                say(f"looking, since {duration(told - begun)}")
+                say(f"checking, for {duration(told - begun)}")
             time.sleep(WAITS.look_at_job / 4)
         printed = str(client.ask("get_job_logs", job))
         details = client.ask("get_job_info", job)
@@ -147,13 +147,13 @@ def look(
         return [Finding("cluster", WRONG, one["text"], one["code"]) for one in answer["errors"]]
     lines = [line for line in (printed.strip() or details.message or "").splitlines() if line.strip()]
     said, code = lines[-1] if lines else f"still {state.lower()} after {patience:.0f} s", "job-failed"
-    if "ModuleNotFoundError" in said:  # as Python tells of it
-        said, code = f"{said}; --install adds what is missing there", "not-installed"
-    return [wrong("cluster", Problem(code, reason=f"cannot carry out troupe ({said})"))]
+    if "ModuleNotFoundError" in said:  # from Python
+        said, code = f"{said}; --install adds missing packages", "not-installed"
+    return [wrong("cluster", Problem(code, reason=f"cannot run troupe ({said})"))]
 
 
 def _answer_in(printed: str) -> dict[str, Any] | None:
-    """The object that `--json` printed, among what else a job prints."""
+    """The object of `--json` in the output of a job."""
     for start in re.finditer(r"^\{$", printed, re.MULTILINE):
         with contextlib.suppress(ValueError):
             answer: dict[str, Any] = json.JSONDecoder().raw_decode(printed[start.start() :])[0]
@@ -163,7 +163,7 @@ def _answer_in(printed: str) -> dict[str, Any] | None:
 
 
 def check(address: str, command: CheckCommand, words: Sequence[str], say: Callable[[str], None]) -> list[Finding]:
-    """`troupe check` through a dashboard: of the cluster behind it, with these packages."""
+    """`troupe check` of a cluster through its dashboard, with these packages."""
     try:
         client = reach(address)
     except TroupeError as error:
@@ -177,7 +177,7 @@ def check(address: str, command: CheckCommand, words: Sequence[str], say: Callab
 
 
 def _environment(folder: Path) -> dict[str, Any]:
-    """What a job runs with, from what was gathered in a folder."""
+    """The runtime environment of a job, from the files gathered in a folder."""
     return {
         "py_modules": [str(folder / package) for package in PACKAGES],
         "working_dir": str(folder / "with"),
@@ -186,30 +186,30 @@ def _environment(folder: Path) -> dict[str, Any]:
 
 
 def _families(inside: Sequence[str]) -> list[str]:
-    """Of the words that name what was sent, those that name families."""
+    """The arguments for families, among those for the files that were sent."""
     pairs = zip(inside[::2], inside[1::2], strict=True)
     return [word for name, value in pairs if name == "--families" for word in (name, value)]
 
 
 def _sent(client: Dashboard, job: Mapping[str, Any]) -> str:
-    """Send it; a cluster that has just begun takes a moment until it can take jobs."""
+    """Submit a job, with retries: a cluster that has just started does not accept jobs yet."""
     until = time.monotonic() + WAITS.cluster_begun
     while True:
         try:
             return str(client.client.submit_job(**job))
         except Exception as error:
             if "try again later" not in str(error) or time.monotonic() > until:
-                reason = f"the cluster takes no such job ({first_line(error)})"
+                reason = f"the cluster rejected the job ({first_line(error)})"
                 raise TroupeError(Problem("job-refused", job["submission_id"], reason), SURROUNDINGS) from error
         time.sleep(WAITS.look_at_job)
 
 
 def text(sent: Mapping[str, Any]) -> str:
-    """A job that was sent, and how it is followed."""
+    """A submitted job, and the commands to follow it."""
     at = f"--address {sent['address']}"
     return "\n".join(
         [
-            f"{sent['name']}: submitted; it goes on when this machine is switched off",
+            f"{sent['name']}: submitted; it continues when this machine is switched off",
             f"  follow   troupe logs {sent['name']} --follow {at}",
             f"  state    troupe jobs {at}",
             f"  stop     troupe stop {sent['name']} {at}",
@@ -218,18 +218,18 @@ def text(sent: Mapping[str, Any]) -> str:
 
 
 def requirements() -> list[str]:
-    """What the packages need, in the versions that are here, for a cluster whose nodes lack some of it."""
+    """Dependencies of the packages, in the versions of this machine, for a cluster whose nodes lack some."""
     from importlib import metadata
 
     needed = [
         re.split(r"[^A-Za-z0-9._-]", line)[0] for line in metadata.requires("troupe") or () if "extra" not in line
     ]
-    # Ray itself is the cluster's, and a build of torch's own (+cpu) is nowhere to be had
+    # The cluster has its own Ray, and local builds of torch (+cpu) are not on the package index
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in needed if name != "ray"]
 
 
 def _gathered(command: SubmitCommand, folder: Path) -> tuple[int, list[str]]:
-    """Copies of what is sent, in `folder`: its bytes, and the words that name it on the other side."""
+    """Copy all that is sent to `folder`: its bytes, and the arguments that name it on the cluster."""
     inside: list[str] = []
     beside = folder / "with"
     beside.mkdir()
@@ -251,13 +251,13 @@ def _gathered(command: SubmitCommand, folder: Path) -> tuple[int, list[str]]:
         if count > LARGE:
             files = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: -file.stat().st_size)
             largest = ", ".join(f"{file.relative_to(path)} ({size(file.stat().st_size)})" for file in files[:3])
-            reason = f"{size(count)} are too much to send, {size(LARGE)} are the most"
-            raise TroupeError(Problem("too-large", path.name, reason, f"largest are {largest}"), WORDS)
+            reason = f"{size(count)} are too much to send, the limit is {size(LARGE)}"
+            raise TroupeError(Problem("too-large", path.name, reason, f"largest: {largest}"), WORDS)
     return sum(parts.values()), inside
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A folder without what is hidden, compiled, or the runs of somebody. Raises TroupeError (exit code 2)."""
+    """Copy a folder without hidden and compiled files, and without runs. Raises TroupeError (exit code 2)."""
 
     def left_out(folder: str, names: list[str]) -> set[str]:
         runs = {name for name in names if any((Path(folder) / name / told).exists() for told in RUNS)}

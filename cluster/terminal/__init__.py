@@ -1,1 +1,1 @@
-"""What a person or a script sees: progress, tables, answers, streams."""
+"""What users and scripts see: progress, tables, answers, streams."""

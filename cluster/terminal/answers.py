@@ -1,5 +1,5 @@
-"""What a verb answers: its result, the same as text for people, how it went; the one shape that `--json` has, and the
-record with which a command ends that is a job."""
+"""The answer of a verb: result, text, exit code and problems; the JSON object of `--json`, and the record that a job
+prints at its end."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from trainers.base.paths import encodable
 from trainers.base.problems import Problem
 from trainers.base.version import __version__
 
-JOB = "TROUPE_JOB"  # the variable that tells a command that it is a job: it is 1 then
-MARK = "\x1e"  # what a record begins with (a JSON text sequence, RFC 7464); it ends with its line
+JOB = "TROUPE_JOB"  # environment variable that is 1 in a job
+MARK = "\x1e"  # start of a record (a JSON text sequence, RFC 7464); it ends with its line
 
 
 class Answer(NamedTuple):
-    """The answer of a verb. Numbers in `result` are numbers: bytes, seconds, steps; `text` shows them to people."""
+    """The answer of a verb. Numbers in `result` are raw: bytes, seconds, steps; `text` formats them."""
 
-    result: dict[str, Any] | None  # None where it failed before there was any
-    text: str | None  # None where all has been shown
+    result: dict[str, Any] | None  # None if it failed before there was one
+    text: str | None  # None if everything was printed already
     code: int = 0
-    problems: Sequence[Problem] = ()  # some wherever the exit code is not 0
-    saved: bool | None = None  # of a command that was stopped: whether it has saved
+    problems: Sequence[Problem] = ()  # not empty if the exit code is not 0
+    saved: bool | None = None  # of a stopped command: whether it saved
 
 
 def as_json(verb: str | None, answer: Answer) -> str:
-    """The object that `--json` prints, as docs/json_schema.json describes it."""
+    """The object that `--json` prints; docs/json_schema.json is its schema."""
     told = {
         "troupe": __version__,
         "verb": verb,
@@ -41,7 +41,7 @@ def as_json(verb: str | None, answer: Answer) -> str:
 
 
 def as_record(answer: Answer) -> str:
-    """The line that a job prints at its end, for whoever looks at what it has printed."""
+    """The line that a job prints at its end, for programs that read its output."""
     told = {
         "troupe": __version__,
         "exit_code": answer.code,
@@ -52,7 +52,7 @@ def as_record(answer: Answer) -> str:
 
 
 def record_in(printed: str) -> dict[str, Any] | None:
-    """The last record among what a job has printed; None where it did not come to its end."""
+    """The last record in the output of a job; None if it did not reach its end."""
     for line in reversed(printed.split("\n")):
         if line.startswith(MARK):
             with contextlib.suppress(ValueError):
@@ -63,13 +63,13 @@ def record_in(printed: str) -> dict[str, Any] | None:
 
 
 def without_records(printed: str) -> str:
-    """What a job has printed for people."""
+    """The output of a job without records."""
     return re.sub(f"^{MARK}.*\n?", "", printed, flags=re.MULTILINE)
 
 
 def known(value: Any) -> Any:
-    """The same with null for every number that JSON does not know (NaN and the infinities), and names whose bytes are
-    not UTF-8 as they are shown."""
+    """The value with None for numbers that JSON lacks (NaN and the infinities), and with names that are not UTF-8 in
+    their displayed form."""
     if isinstance(value, str):
         return encodable(value)
     if isinstance(value, float):

@@ -1,6 +1,6 @@
-"""What a person sees: one line that renews itself while a run goes on, plain lines where nobody looks, what it came to.
+"""Progress output: one line that updates during a run, plain lines if the stream is no terminal, and the result.
 
-Everything fits the terminal: a line that wrapped could not be renewed. A reader that has gone costs no work.
+Everything fits the terminal, since a wrapped line cannot be updated. A closed stream does not stop the run.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from trainers.settings.fields import show_size
 
 size = show_size
 LINE = "the progress line"
-EVALUATED = 2  # metrics of an evaluation that a progress line names, the main one first
+EVALUATED = 2  # number of evaluation metrics in a progress line, the main one first
 
 
 def tell(text: str, stream: TextIO | None = None, end: str = "\n") -> bool:
-    """Print at once; False where nobody can read it any more, as when `| head` has seen enough."""
+    """Print and flush; False if the stream no longer accepts output, as after `| head` exits."""
     try:
         print(text, end=end, file=stream or sys.stdout)
         flush(stream or sys.stdout)
-    except Exception:  # closed, full, or somebody's own stream, which may raise anything
+    except Exception:  # closed, full, or a custom stream, which can raise anything
         return False
     return True
 
 
 class Silence:
-    """A stream that nobody reads."""
+    """A stream that discards its output."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -44,17 +44,17 @@ class Silence:
 
 
 class Progress:
-    """Shows the newest progress of a run on a stream."""
+    """Shows the latest progress of a run on a stream."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         nobody: Any = Silence()
         self.stream: TextIO = stream or sys.stdout or nobody
         self.terminal = is_terminal(self.stream)
-        self.renews = self.terminal and os.environ.get("TERM") != "dumb"  # which knows no way back in a line
+        self.renews = self.terminal and os.environ.get("TERM") != "dumb"  # which cannot overwrite a line
         self.started: tuple[float, int] | None = None
         self.last = 0.0
         self.shown = ""
-        self.gone = False  # whoever read the stream
+        self.gone = False  # whether the reader of the stream has gone
         self.making = Decorations(self.say).making
 
     def say(self, line: str) -> None:
@@ -68,7 +68,7 @@ class Progress:
         self._print(self._fitted(line))
 
     def show(self, progress: Mapping[str, Any]) -> None:
-        """The newest state of the run; does nothing where it was shown a moment ago."""
+        """Show the latest state of the run, at a limited rate."""
         if "step" in progress and not self.gone:
             with self.making(LINE):
                 self._show(progress)
@@ -88,7 +88,7 @@ class Progress:
         self._renew(describe(progress, left, self._width()))
 
     def packing(self, done: int, total: int) -> None:
-        """How far a folder of images is packed."""
+        """Show how many images of a folder are packed."""
         now = time.monotonic()
         if now - self.last < (0.2 if self.renews else WAITS.plain_line) and done < total:
             return
@@ -99,7 +99,7 @@ class Progress:
             self._renew(f"{line}  {bar(done / max(1, total), room)}" if room > 4 else cut(line, width))
 
     def doing(self, what: str) -> None:
-        """What goes on where no step is made; in a pipe only where it takes long."""
+        """Show what the run does between steps; in a pipe only if it takes long."""
         now = time.monotonic()
         self.last = self.last or now
         if now - self.last < (0.2 if self.renews else WAITS.plain_line):
@@ -112,7 +112,7 @@ class Progress:
         self._clear()
 
     def _width(self) -> int | None:
-        """Columns that a line may take, so that it never wraps; None where there is no terminal."""
+        """Maximum columns of a line that does not wrap; None without a terminal."""
         return width_of(self.stream) - 1 if self.terminal else None
 
     def _fitted(self, line: str) -> str:
@@ -137,8 +137,8 @@ class Progress:
 def describe(progress: Mapping[str, Any], left: float | None, width: int | None = None) -> str:
     """`step 120/800  412 samples/s  discriminator_loss 0.41  generator_loss 2.13  1m10s left`.
 
-    Within `width` columns, where it is given: step and time left first, then the main evaluation, then speed, then as
-    many metrics as there is room for, those of evaluations before others.
+    At most `width` columns, if given: step and time left first, then the main evaluation, then speed, then as many
+    metrics as fit, those of evaluations before others.
     """
     texts = {"step": f"step {progress['step']}/{progress['steps']}"}
     if progress.get("doing"):
@@ -162,7 +162,7 @@ def describe(progress: Mapping[str, Any], left: float | None, width: int | None 
 
 
 def lines_of(result: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
-    """What is said of a run that has ended: how it went, what came of it, and where its files (`parts`) are."""
+    """The summary of a finished run: duration and speed, results, and the paths of its files (`parts`)."""
     speed, share, best = result.get("samples_per_second"), result.get("evaluation_share"), result.get("best")
     steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
     watch = f", {result['watch_share']:.1%} on watch" if result.get("watch_share") else ""
@@ -175,7 +175,7 @@ def lines_of(result: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
     if result["restarts"]:
         last, count = result["restarts"][-1], len(result["restarts"])
         times = "once" if count == 1 else f"{count} times"
-        lines.append(f"  begun anew      {times}, last at step {last['step']}: {last['why']}")
+        lines.append(f"  restarted       {times}, last at step {last['step']}: {last['why']}")
     if result.get("worry"):
         lines.append(f"  worry           {result['worry']}")
     if result.get("target"):
@@ -193,25 +193,25 @@ def lines_of(result: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
 
 
 def from_here(path: str) -> str:
-    """A path as one would type it in this folder."""
+    """A path relative to the current folder, if it is inside."""
     near = os.path.relpath(path)
     return path if near.startswith("..") else near
 
 
 def verdict_lines(report: Mapping[str, Any]) -> list[str]:
-    """The numbers of a verdict beside those of real samples, and what they were taken from."""
+    """The numbers of a verdict next to those of real samples, and their origin."""
     right = report.get("judge_accuracy")
-    judge = f", by a classifier that is right on {right:.1%} of them" if right is not None else ""
+    judge = f", by a classifier with {right:.1%} accuracy on them" if right is not None else ""
     rows = [
         {"": f"  {name}", "generated": f"{sides['generated']:.4g}", "real": f"{sides['real']:.4g}"}
         for name, sides in report["numbers"].items()
     ]
-    head = f"  verdict by {report['features']}: {report['samples']} samples beside as many held-out ones{judge}"
+    head = f"  verdict by {report['features']}: {report['samples']} samples and as many held-out ones{judge}"
     return [head, *table(rows).splitlines(), *(f"  note: {note}" for note in report["notes"])]
 
 
 def rows_of_runs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What is known of runs and searches, as a table shows it; `-` for what is not known."""
+    """Runs and searches as rows of a table; `-` for unknown values."""
     shown = []
     for row in rows:
         far = "-" if row["step"] is None else f"{row['step']}/{row['steps']}"
@@ -233,7 +233,7 @@ def rows_of_runs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def rows_of_packed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Packed folders of images, as a table shows them."""
+    """Packed folders of images as rows of a table."""
     return [{"source": row["source"], "size": size(row["bytes"]), "packed": row["packed"]} for row in rows]
 
 
@@ -253,15 +253,13 @@ def duration(seconds: float) -> str:
 
 
 def about_trials(told: Mapping[str, Any], at_once: int, each: Mapping[str, float], workers: int, room: int) -> str:
-    """How many trials, how many of them at once, and why."""
+    """The number of trials, how many run at once, and why."""
     seeds = f", each with {len(told['seeds'])} seeds" if told["seeds"] else ""
     points = "1 point" if told["points"] == 1 else f"{told['points']} points"
     takes = " and ".join(
         f"{count * workers:g} {kind}{'s' if count * workers != 1 else ''}" for kind, count in each.items()
     )
-    why = (
-        "as there is room for" if at_once == room else "as was asked for" if told["max_concurrent"] else "all there are"
-    )
+    why = "as many as fit" if at_once == room else "as requested" if told["max_concurrent"] else "all of them"
     return (
         f"{points}{seeds}, {told['algorithm']}, {told['scheduler']}; {at_once} at once, {why} (a trial takes {takes})"
     )

@@ -1,5 +1,5 @@
-"""The streams of a command, whatever they are: closed ones lead nowhere, none refuses a character, and what somebody
-has put in their place need only have `write`."""
+"""The streams of a command: closed ones become /dev/null, every character can be written, and a replacement of a stream
+only needs `write`."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import TextIO
 
 
 def open_streams() -> None:
-    """Let what is closed lead nowhere: a file that is opened later would else be taken for the screen."""
+    """Open closed streams on /dev/null; else a file that is opened later would get the number of a stream."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         mode = os.O_WRONLY if number else os.O_RDONLY
         try:
             os.fstat(number)
         except OSError:
             with contextlib.suppress(OSError):
-                os.open(os.devnull, mode)  # takes the lowest number that is free, which is this one
+                os.open(os.devnull, mode)  # takes the lowest free number, which is this one
                 os.set_inheritable(number, True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
 
 
 def never_refuse(stream: TextIO) -> None:
-    """Let what a stream's encoding lacks be written as `\\u4e2d`."""
+    """Write characters that a stream's encoding lacks as `\\u4e2d`."""
     with contextlib.suppress(AttributeError, ValueError, OSError):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether somebody looks at it. What an editor or a notebook puts in the place of a stream may not know."""
+    """Whether a stream is a terminal. The replacements in editors and notebooks can lack `isatty`."""
     try:
         return bool(stream.isatty())
     except (AttributeError, NotImplementedError, OSError, ValueError):  # ValueError: it is closed
@@ -40,13 +40,13 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def flush(stream: TextIO) -> None:
-    """Let out what it holds back, where it can be asked to. Raises what that raises."""
+    """Flush a stream, if it can be flushed. Raises what its `flush` raises."""
     if (let_out := getattr(stream, "flush", None)) is not None:
         let_out()
 
 
 def descriptor(stream: TextIO) -> int | None:
-    """The file behind it, where there is one."""
+    """The file descriptor of a stream, or None."""
     try:
         return stream.fileno()
     except (AttributeError, NotImplementedError, OSError, ValueError):
@@ -54,7 +54,7 @@ def descriptor(stream: TextIO) -> int | None:
 
 
 class Whole(io.TextIOBase):
-    """A stream that answers all that one is asked, and writes to another one that may not."""
+    """A stream with the complete interface, which writes to one that can lack parts of it."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -69,7 +69,7 @@ class Whole(io.TextIOBase):
 
 @contextlib.contextmanager
 def whole_streams() -> Iterator[None]:
-    """Inside, libraries may ask the streams whatever streams are asked."""
+    """Inside, libraries can use the complete interface of the streams."""
     with contextlib.ExitStack() as held:
         if descriptor(sys.stdout) is None:
             held.enter_context(contextlib.redirect_stdout(Whole(sys.stdout)))

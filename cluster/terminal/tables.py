@@ -11,14 +11,14 @@ from typing import Any, TextIO
 
 from cluster.terminal.streams import descriptor
 
-PIPE = 80  # columns of texts that are read, where the output is no terminal and COLUMNS says nothing
-ROWS = 10_000  # columns of tables there: one line for each row, for `grep`
+PIPE = 80  # columns of text, if the output is no terminal and COLUMNS is unset
+ROWS = 10_000  # columns of tables in that case: one line per row, for `grep`
 GAP = 2  # columns between those of a table
-WHOLE = 16  # columns of words that a table does not break; longer ones are paths, mostly
+WHOLE = 16  # longest words, in columns, that a table does not break; longer ones are mostly paths
 
 
 def width_of(stream: TextIO, pipe: int = PIPE) -> int:
-    """Columns of a stream: what COLUMNS says, or the terminal, or `pipe` where it is none."""
+    """Columns of a stream: from COLUMNS, else of the terminal, else `pipe`."""
     said = os.environ.get("COLUMNS", "")
     if said.isdecimal() and len(said) < 6 and int(said) > 0:
         return int(said)
@@ -29,7 +29,7 @@ def width_of(stream: TextIO, pipe: int = PIPE) -> int:
 
 
 def columns_of(text: str) -> int:
-    """Columns that a text takes."""
+    """Display width of a text in columns."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -38,7 +38,7 @@ def columns_of(text: str) -> int:
 
 
 def cut(text: str, width: int | None) -> str:
-    """The beginning of a text that takes at most `width` columns; all of it, where none are given."""
+    """The start of a text, at most `width` columns; all of it if `width` is None."""
     if width is None or columns_of(text) <= width:
         return text
     end = min(len(text), width)
@@ -48,7 +48,7 @@ def cut(text: str, width: int | None) -> str:
 
 
 def wrapped(line: str, width: int) -> str:
-    """A line cut between words where it is longer than `width`, its indent kept; a longer word is cut too."""
+    """A line wrapped between words at `width` columns, with its indent; longer words are broken."""
     if columns_of(line) <= width:
         return line
     indent = line[: len(line) - len(line.lstrip())][: width // 2]
@@ -66,7 +66,7 @@ def wrapped(line: str, width: int) -> str:
 
 
 def paragraphs(text: str, pipe: int = PIPE) -> str:
-    """A text whose lines are wrapped between words where they are longer than the terminal; indents are kept."""
+    """A text with lines wrapped between words at the width of the terminal; indents are kept."""
     width = width_of(sys.stdout, pipe)
     return "\n".join(wrapped(line, width) for line in text.split("\n"))
 
@@ -74,7 +74,7 @@ def paragraphs(text: str, pipe: int = PIPE) -> str:
 def table(rows: Sequence[Mapping[str, Any]], empty: str = "", width: int | None = None, heads: bool = True) -> str:
     """Rows as aligned columns, one for each key, within `width`; the first column is never cut or wrapped.
 
-    Where there is no room for that, and for whole words in the others, each row becomes a paragraph.
+    If the first column and the words of the others do not fit, each row becomes a paragraph.
     """
     if not rows:
         return empty
@@ -99,7 +99,7 @@ def table(rows: Sequence[Mapping[str, Any]], empty: str = "", width: int | None 
 
 
 def _paragraph(row: Mapping[str, str], width: int) -> str:
-    """A row of a table in which it has no room: its first cell, and under it what the others are and say."""
+    """A row that does not fit as a paragraph: its first cell, and below it the heads and texts of the others."""
     (_, name), *others = row.items()
     pairs = [f"{head} {cell.strip()}".strip() for head, cell in others if cell.strip()]
     whole = [pair.replace(" ", "\0") if columns_of(pair) < width // 2 else pair for pair in pairs]
@@ -108,7 +108,7 @@ def _paragraph(row: Mapping[str, str], width: int) -> str:
 
 
 def _text_of(drawn: Any, width: int) -> str:
-    """What rich draws, as plain text without blanks at the ends of lines."""
+    """The rendering of rich as plain text, without trailing spaces."""
     import io
 
     from rich.console import Console

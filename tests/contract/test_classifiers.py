@@ -179,7 +179,7 @@ def test_a_dry_run_draws_the_schedule(tmp_path: Path, capsys: pytest.CaptureFixt
     code, out, _ = said(capsys, "train", "classifier", "epochs=2", "--dry-run", "--runs-dir", str(tmp_path))
     assert code == 0
     assert "steps = 282" in out  # 2 * 9,000 / 64, rounded up
-    drawing = out.split("learning rate over the run, as a part of its peak:\n")[1].splitlines()
+    drawing = out.split("learning rate over the run, as a fraction of its peak:\n")[1].splitlines()
     assert len(drawing) > 4
     assert all(len(line) <= 72 for line in drawing)
 

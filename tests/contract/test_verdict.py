@@ -150,7 +150,7 @@ def test_a_run_keeps_its_final_and_its_best_verdict_and_evaluate_repeats_it(
     assert again["verdict"]["numbers"] == told["final"]["numbers"]
     assert main.command(["evaluate", "run", "--data-dir", "data"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "  verdict by pixels: 300 samples beside as many held-out ones"
+    assert lines[1] == "  verdict by pixels: 300 samples and as many held-out ones"
     assert lines[2].split() == ["generated", "real"]
     assert lines[3].split()[0] == "frechet_distance"
 

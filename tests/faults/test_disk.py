@@ -54,7 +54,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_a_resume_ends_with_the_same_bits(
     assert [path for path in saved if checkpoint.damage_of(path)] == []
     again = troupe.run("train", "--resume", "run", *runs, "--families", str(FRAGILE))
     assert again.code == 3
-    assert again.mistakes == [f"troupe: {run}: no space left (less than 16 MB); free some, or take another folder"]
+    assert again.mistakes == [f"troupe: {run}: no space left (less than 16 MB); free some, or use another folder"]
     assert checkpoints(run) == saved
     disk.clear()
     troupe.train("--resume", "run", "pause=0", *runs, "--families", str(FRAGILE))
@@ -72,7 +72,7 @@ def test_a_run_that_has_finished_needs_no_room_to_say_so(troupe: Commands, disk:
     more = troupe.run("train", "--resume", "run", "steps=8", *runs)
     assert more.code == 3
     assert more.mistakes == [
-        f"troupe: {disk.path}/run: no space left (less than 16 MB); free some, or take another folder"
+        f"troupe: {disk.path}/run: no space left (less than 16 MB); free some, or use another folder"
     ]
     assert troupe.run("runs", *runs[:2]).code == 0
 

@@ -136,7 +136,7 @@ def test_a_worker_that_dies_is_named_and_the_others_end(tmp_path: Path) -> None:
         processes = list(pool.processes)
         killing = threading.Thread(target=when_it_has_saved, args=(tmp_path / "run", processes[1].kill))
         killing.start()
-        with pytest.raises(TroupeError, match="worker 1: its process ended with code -9"):
+        with pytest.raises(TroupeError, match="worker 1: its process exited with code -9"):
             pool.run(train_quietly, plan)
         killing.join()
         assert [process.is_alive() for process in processes] == [False] * WORKERS

@@ -138,7 +138,7 @@ def test_a_second_ctrl_c_ends_at_once(troupe: Commands) -> None:
     command.interrupt()
     done = command.wait(5)
     assert done.code == 130
-    assert done.mistakes == ["troupe: stopped at once; nothing that was saved is lost"]
+    assert done.mistakes == ["troupe: interrupted; saved checkpoints are kept"]
     assert leftovers(run) == []
 
 

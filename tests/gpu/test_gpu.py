@@ -157,4 +157,4 @@ def test_more_workers_than_cards_is_told(troupe: Commands) -> None:
     done = troupe.run("train", *DCGAN, "steps=2", "device=cuda", f"workers={cards + 1}")
     assert done.code == 3
     assert len(done.mistakes) == 1
-    assert "one GPU each is needed" in done.mistakes[0]
+    assert "each needs a GPU" in done.mistakes[0]

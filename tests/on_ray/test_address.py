@@ -41,7 +41,7 @@ def test_a_wrong_token_is_told_in_one_line(troupe: Commands, cluster: Cluster) -
     done = troupe.run("train", *WORDS, "--address", cluster.address, environment=wrong, seconds=60)
     assert done.code == 3, done
     (line,) = done.mistakes
-    assert line.startswith(f"troupe: --address {cluster.address}: wants another token than ")
+    assert line.startswith(f"troupe: --address {cluster.address}: rejected the token in ")
     assert done.seconds < 15
 
 

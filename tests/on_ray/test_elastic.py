@@ -94,7 +94,7 @@ def test_a_run_grows_and_shrinks_with_its_nodes_and_no_bit_is_lost(
     assert "there is room for more workers than 2: saving first" in said
     (lost,) = RunFolder(run).read_restarts()
     assert (lost["kind"], lost["why"]) == ("node lost", f"worker {rank} died with its node")
-    line = f"worker {rank} died with its node; going on from the newest checkpoint\n"
+    line = f"worker {rank} died with its node; resuming from the newest checkpoint\n"
     assert line in said, "it counts as no restart"
 
 
@@ -114,10 +114,10 @@ def test_a_node_that_is_about_to_go_is_left_in_time(troupe: Commands, cluster: C
             leaving.clean()
             until_step(run, step_of(run) + 2, command, 120)
             said = until_end(troupe, command, TINY, ("pause=0",))
-    assert "is about to go in" in said
+    assert "will leave in" in said
     (row,) = RunFolder(run).read_restarts()
     assert row["kind"] == "preempted"
-    assert re.fullmatch(r"the node of worker \d is about to go in \d+ s", row["why"])
+    assert re.fullmatch(r"the node of worker \d will leave in \d+ s", row["why"])
     assert row["step"] >= last, "no step was made again"
 
 

@@ -103,7 +103,7 @@ def test_a_link_that_is_down_for_longer_is_seen_and_the_run_begun_anew(
     assert done.code == 0, done
     assert done.err == ""
     (line,) = [line for line in done.out.splitlines() if "restart" in line]
-    assert re.match(r"troupe: worker 1 does not answer since \d+s; going on from the newest checkpoint", line)
+    assert re.match(r"troupe: worker 1 has not answered for \d+s; resuming from the newest checkpoint", line)
     assert not any(lives(pid) for pid in old)
     assert_same_run(run, straight)
 
@@ -121,7 +121,7 @@ def test_a_first_worker_that_is_cut_off_for_good_is_replaced_and_writes_no_more(
     done = command.wait(250)
     assert done.code == 0, done
     assert done.err == ""
-    (line,) = [line for line in done.out.splitlines() if "going on from the newest checkpoint" in line]
+    (line,) = [line for line in done.out.splitlines() if "resuming from the newest checkpoint" in line]
     assert line.startswith("troupe: worker 0 "), "does not answer, or died with its node: whatever is seen first"
     assert_same_run(run, straight)
     before = written(run)

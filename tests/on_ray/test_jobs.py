@@ -46,8 +46,8 @@ def test_a_job_is_the_run_of_this_machine_and_its_token_is_nowhere(
     again = troupe.run("submit", "train", *RECIPE, "--name", "run", "--runs-dir", str(runs), "--address",
                        cluster.dashboard, environment=cluster.environment)  # fmt: skip
     assert again.code == 4
-    assert again.mistakes == ["troupe: --name run: a job has this name; go on with `submit train --resume run`, or "
-                              "take another name"]  # fmt: skip
+    assert again.mistakes == ["troupe: --name run: a job has this name; resume with `submit train --resume run`, or "
+                              "use another name"]  # fmt: skip
 
 
 def test_a_stopped_job_saves_and_goes_on_to_the_same_bits(troupe: Commands, cluster: Cluster) -> None:
@@ -60,17 +60,17 @@ def test_a_stopped_job_saves_and_goes_on_to_the_same_bits(troupe: Commands, clus
     until(lambda: (runs / "long" / "metrics.jsonl").exists(), "it trains", 60)
     taken = troupe.run("submit", "train", "--resume", "long", *where, environment=cluster.environment)
     assert taken.code == 4
-    assert taken.mistakes == ["troupe: long: job long works on it; wait for it, or stop it first"]
+    assert taken.mistakes == ["troupe: long: job long is running it; wait for it, or stop it first"]
     stopped = troupe.run("stop", "long", "--address", cluster.dashboard, environment=cluster.environment)
     assert stopped.code == 0, stopped
-    assert stopped.out == "long: stopped and saved; go on with `troupe submit train --resume long`\n"
+    assert stopped.out == "long: stopped and saved; resume with `troupe submit train --resume long`\n"
     printed = troupe.run("logs", "long", "--address", cluster.dashboard, environment=cluster.environment)
     told = re.search(r"long: stopped at step (\d+) of 100000 and saved", printed.out)
     assert told is not None, printed
     assert MARK not in printed.out, "the record of how it went is for programs"
     again = troupe.run("stop", "long", "--address", cluster.dashboard, environment=cluster.environment)
     assert again.code == 4
-    assert again.mistakes == ["troupe: long: has ended before (stopped); `troupe jobs` shows all"]
+    assert again.mistakes == ["troupe: long: has already ended (stopped); `troupe jobs` lists all"]
     steps = int(told[1]) + 5
     done = troupe.run("submit", "train", "--resume", "long", f"steps={steps}", *where, "--follow", seconds=120,
                       environment=cluster.environment)  # fmt: skip
@@ -110,7 +110,7 @@ def test_what_the_cluster_lacks_is_told_before_anything_is_submitted(troupe: Com
     assert "troupe: room: workers=4: needs 4 CPUs, the cluster has 2" in lines
     assert any("/proc/runs" in line for line in lines)
     assert not any("mnist" in line for line in lines), "it would be downloaded, which is no mistake"
-    assert lines[-1] == "troupe: nothing was submitted (--unchecked does not look)"
+    assert lines[-1] == "troupe: nothing was submitted (--unchecked skips the check)"
     looked = troupe.run("check", "dcgan", *words, *where, seconds=120, environment=cluster.environment)
     assert looked.code == 3, looked
     assert re.search(r"WRONG +room +workers=4: needs 4 CPUs", looked.out)
@@ -124,32 +124,32 @@ def test_wrong_words_addresses_and_tokens_are_told_in_a_line_each(troupe: Comman
     where = ("--runs-dir", "/tmp/runs")
     right = cluster.environment
     wrong, missing = ({**right, "RAY_AUTH_TOKEN": "b" * 64}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/none"})
-    nobody = "no dashboard of Ray answers there; `ray start --head` prints its address"
+    nobody = "no Ray dashboard answers there; `ray start --head` prints its address"
     holder = "RAY_AUTH_TOKEN or ~/.ray/auth_token"
     for words, environment, code, lines in (
         (("submit", "train", "dcgan", *where), right, 2,
-         ["--address: say where the cluster's dashboard is, --address http://HEAD:8265 (or RAY_API_SERVER_ADDRESS)"]),
+         ["--address: specify the cluster's dashboard, --address http://HEAD:8265 (or RAY_API_SERVER_ADDRESS)"]),
         (("submit", "--address", cluster.dashboard, "train", "dcgan", "data=imagefolder:pics", *where), right, 2,
-         ["data=imagefolder:pics: must be a whole path, as the cluster sees it"]),
+         ["data=imagefolder:pics: must be an absolute path on the cluster"]),
         (("submit", "train", *where, "--address", cluster.dashboard), right, 2, None),
         (("submit", "train", "--resume", "x", "--name", "y", *where, "--address", cluster.dashboard), right, 2,
-         ["--name: a job that goes on with a run has its name; leave it out"]),
+         ["--name: a resumed job has the name of its run; leave it out"]),
         (("jobs", "--address", f"http://{cluster.address}"), right, 3,
          [f"--address http://{cluster.address}: {nobody}"]),
         (("submit", "train", "dcgan", "lernrate=1", "wokers=2", *where, "--address", cluster.dashboard), right, 2,
          ["wokers: no such setting of dcgan; did you mean workers?",
           "lernrate: no such setting of dcgan; did you mean learning_rate?"]),
         (("submit", "train", "dcgan", "--runs-dir", "runs", "--address", cluster.dashboard), right, 2,
-         ["--runs-dir runs: must be a whole path, as the cluster sees it"]),
+         ["--runs-dir runs: must be an absolute path on the cluster"]),
         (("submit", "sample", "x", "--address", cluster.dashboard), right, 2, None),
         (("jobs", "--address", "ray://127.0.0.1:1"), right, 2,
-         ["--address ray://127.0.0.1:1: jobs go through the dashboard; say http://HEAD:8265"]),
+         ["--address ray://127.0.0.1:1: must be a dashboard's address; use http://HEAD:8265"]),
         (("jobs", "--address", nowhere), right, 3,
          [f"--address {nowhere}: {nobody}"]),
         (("jobs", "--address", cluster.dashboard), wrong, 3,
-         [f"--address {cluster.dashboard}: wants another token than {holder} holds; give it the one it began with"]),
+         [f"--address {cluster.dashboard}: rejected the token in {holder}; put the cluster's token there"]),
         (("jobs", "--address", cluster.dashboard), missing, 3,
-         [f"--address {cluster.dashboard}: wants a token; put the one that it began with into {holder}"]),
+         [f"--address {cluster.dashboard}: requires a token; put the cluster's token into {holder}"]),
         (("stop", "nobody", "--address", cluster.dashboard), right, 2, None),
     ):  # fmt: skip
         done = troupe.run(*words, environment=environment)

@@ -44,14 +44,14 @@ def run_with_a_killed_worker(troupe: Commands, cluster: Cluster, *words: str) ->
     line, told_again = [line for line in done.out.splitlines() if "died" in line]  # and no paragraph of Ray's
     assert [line] == [line for line in done.out.splitlines() if "restart" in line]
     assert line == (
-        f"troupe: worker 1 died (killed, or out of memory, process {victim}); going on from the newest checkpoint "
+        f"troupe: worker 1 died (killed, or out of memory, process {victim}); resuming from the newest checkpoint "
         "(restart 1 of 3)"
     )
     why = f"worker 1 died (killed, or out of memory, process {victim})"
     (restart,) = RunFolder(run).read_restarts()
     assert restart["why"] == why
     assert restart["step"] >= 20
-    assert told_again == f"  begun anew      once, last at step {restart['step']}: {why}"
+    assert told_again == f"  restarted       once, last at step {restart['step']}: {why}"
     assert f"restarted once: {why}" in troupe.run("runs").out
     return run, victim
 
@@ -107,7 +107,7 @@ def test_a_worker_that_stops_answering_is_ended_in_time_and_the_run_goes_on(
     assert done.code == 0, done
     assert done.err == ""
     (line,) = [line for line in done.out.splitlines() if "restart" in line]
-    assert re.match(r"troupe: worker 0 does not answer since \d+s; going on from the newest checkpoint", line)
+    assert re.match(r"troupe: worker 0 has not answered for \d+s; resuming from the newest checkpoint", line)
     until(lambda: not lives(victim), "the end of the worker that does not answer")
     assert_same_run(run, straight.path("run"))
 
@@ -129,7 +129,7 @@ def test_a_worker_that_stops_at_the_start_is_seen_within_a_minute_and_named(
     done = command.wait(90)
     assert done.code == 0, done
     (line,) = [line for line in done.out.splitlines() if "restart" in line]
-    assert re.match(r"troupe: worker 1 does not answer since \d+s; going on from the newest checkpoint", line)
+    assert re.match(r"troupe: worker 1 has not answered for \d+s; resuming from the newest checkpoint", line)
     assert_same_run(run, straight.path("run"))
 
 
@@ -180,7 +180,7 @@ def test_a_second_ctrl_c_ends_all_workers_at_once(troupe: Commands) -> None:
     command.interrupt()
     done = command.wait(15)
     assert done.code == 130
-    assert done.mistakes == ["troupe: stopped at once; nothing that was saved is lost"]
+    assert done.mistakes == ["troupe: interrupted; saved checkpoints are kept"]
     until(lambda: not command.members(), "nothing of it lives on", 20)
 
 

@@ -53,8 +53,8 @@ def test_a_ray_of_our_own_that_dies_is_begun_anew_and_no_bit_is_lost(
     done = command.wait(120)
     assert done.code == 0, done
     assert done.err == ""
-    why = f"the {name} of this machine's Ray died (killed, or out of memory)"
-    assert f"troupe: {why}; going on from the newest checkpoint (restart 1 of 3)" in done.out.splitlines()
+    why = f"the {name} of the local Ray died (killed, or out of memory)"
+    assert f"troupe: {why}; resuming from the newest checkpoint (restart 1 of 3)" in done.out.splitlines()
     (restart,) = RunFolder(troupe.path("run")).read_restarts()
     assert (restart["kind"], restart["why"]) == ("ray lost", why)
     assert_same_run(troupe.path("run"), straight.path("run"))
@@ -134,7 +134,7 @@ def test_a_search_goes_on_when_its_ray_dies(troupe: Commands, name: str) -> None
     done = command.wait(200)
     assert done.code == 0, done
     assert done.err == ""
-    assert f"the {name} of this machine's Ray died" in done.out
+    assert f"the {name} of the local Ray died" in done.out
     troupe.train(*DCGAN, "steps=150", "learning_rate=1e-4", "checkpoint_every=10", "log_every=1", "--name", "alone",
                  "evaluate_on=validation")  # fmt: skip
     assert_same_run(trial, troupe.path("alone"))

@@ -84,7 +84,7 @@ def test_ctrl_c_while_ray_starts_ends_within_seconds_and_leaves_nothing(troupe: 
     assert len(done.mistakes) == 1, done
     assert "Traceback" not in done.out
     assert troupe.path("run").exists() == bool(began)
-    assert "nothing of the run is kept" in done.err or "stopped at once" in done.err or began
+    assert "nothing of the run is kept" in done.err or "interrupted; saved" in done.err or began
     until(lambda: not command.members(), "the end of all its processes", 5)
     assert list(temporary.iterdir()) == []
 
@@ -129,7 +129,7 @@ def test_wrong_names_and_ranks_are_told(troupe: Commands) -> None:
         (("stop", "run"), 4, "run: already finished; `troupe runs` shows what is running"),
         (("stop", "rum"), 2, "rum: no such run in runs; did you mean run?"),
         (("logs", "run", "--rank", "3"), 2, "--rank 3: run has no log of it; ranks that have one: 0"),
-        (("cancel", "run"), 2, "cancel: no such verb; here it is `troupe stop`; `troupe --help` lists them"),
+        (("cancel", "run"), 2, "cancel: no such verb; use `troupe stop`; `troupe --help` lists them"),
     ):
         done = troupe.run(*words)
         assert (done.code, done.mistakes) == (code, [f"troupe: {line}"])

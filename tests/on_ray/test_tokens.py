@@ -108,8 +108,8 @@ def test_the_right_token_is_taken_from_where_ray_keeps_it(
 @pytest.mark.parametrize(
     ("token", "mistake"),
     [
-        ("", "wants a token; put the one that it began with into RAY_AUTH_TOKEN or ~/.ray/auth_token"),
-        ("b" * 64, "wants another token than RAY_AUTH_TOKEN or ~/.ray/auth_token holds; give it the one it began with"),
+        ("", "requires a token; put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token"),
+        ("b" * 64, "rejected the token in RAY_AUTH_TOKEN or ~/.ray/auth_token; put the cluster's token there"),
     ],
 )
 def test_no_token_or_a_wrong_one_is_one_line_at_once(

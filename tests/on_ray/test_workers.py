@@ -91,7 +91,7 @@ def test_ray_takes_no_command_in_other_bytes_which_is_told_in_one_line(troupe: C
     done = troupe.start("train", *WORDS, "workers=2", "--runs-dir", runs, really=True).wait()
     assert done.code == 3
     assert done.mistakes == [
-        "troupe: Ray did not start: it takes the words of a command in UTF-8 only; rename what this one names, or take "
+        "troupe: Ray did not start: it needs the arguments of a command in UTF-8; rename the files in them, or use "
         "workers=1"
     ]
     assert troupe.run("train", *WORDS, "--runs-dir", runs).code == 0

@@ -392,7 +392,7 @@ def test_more_workers_than_gpus_are_refused_with_code_3(
     monkeypatch.setattr(hardware, "gpus", lambda: 1)
     told = command(*TRAIN, "device=cuda", "workers=2")
     assert (told.code, told.kinds) == (SURROUNDINGS, [("no-room", "workers")])
-    assert told.problems[0].hint == "say workers=1"
+    assert told.problems[0].hint == "use workers=1"
     sentences(told.problems)
 
 

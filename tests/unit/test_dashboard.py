@@ -37,7 +37,7 @@ def test_a_job_that_has_not_begun_says_why_and_since_when(monkeypatch: pytest.Mo
     monkeypatch.setattr(client, "ask", lambda what, *words: "printed" if what == "get_job_logs" else [answers.pop(0)])
     said: list[str] = []
     assert "".join(client.logs("digits", True, said.append)) == "printed"
-    assert said == ["digits: pending since 1m15s: waiting for resources"]
+    assert said == ["digits: pending for 1m15s: waiting for resources"]
 
 
 def test_the_list_of_jobs_says_it_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,8 @@ def test_another_package_of_one_of_our_names_is_told_and_not_taken(tmp_path: Pat
     done = python("-c", "from troupe import train", path=path, folder=ROOT / "docs")
     last = done.stderr.strip().splitlines()[-1]
     assert last == (
-        f"ImportError: the package trainers of another distribution is in its place ({tmp_path}/trainers/__init__.py); "
-        "install troupe into a virtual environment of its own"
+        f"ImportError: another distribution has replaced the package trainers ({tmp_path}/trainers/__init__.py); "
+        "install troupe in its own virtual environment"
     )
     assert python("-m", "troupe", "--version", path=path, folder=ROOT / "docs").returncode == 0
 
@@ -54,7 +54,7 @@ def test_a_package_of_ours_that_another_distribution_has_overwritten_is_told_in_
     done = python("-m", "troupe", "--version", path=str(tmp_path), folder=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("troupe: the package cluster of another distribution is in its place (")
+    assert line.startswith("troupe: another distribution has replaced the package cluster (")
 
 
 @pytest.mark.parametrize("old", sorted(MODULES))

@@ -73,7 +73,7 @@ def test_a_gpu_that_is_given_few_samples_is_told_of_more_that_fit() -> None:
         config = kind.of({"device": "cuda", "batch_size": 64, **words}, "dcgan")
         return requirements.hint(config)
 
-    line = "16 samples at once may be too few for a GPU; microbatch_size=64 is another recipe, and may be faster"
+    line = "16 samples at once may be too few for a GPU; microbatch_size=64 changes the results, and may be faster"
     assert told(microbatch_size=16) == line
     assert told(microbatch_size=16, workers=3) is None, "21 do not divide 64, and 16 do"
     assert told(microbatch_size=64) is None

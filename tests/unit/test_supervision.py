@@ -142,7 +142,7 @@ def test_a_lost_worker_starts_the_group_anew() -> None:
     assert watched.result == RESULT
     assert watched.started == 2
     assert "worker 1 died" in watched.said
-    assert "going on from the newest checkpoint (restart 1 of 3)" in watched.said
+    assert "resuming from the newest checkpoint (restart 1 of 3)" in watched.said
 
 
 def test_after_so_many_restarts_it_is_told_in_one_line(sentences: Sentences) -> None:
@@ -159,18 +159,18 @@ def test_nodes_that_go_use_up_no_restarts(kind: str) -> None:
     lost = [Dummy({0: Lost("worker 0 died with its node", kind)}) for _ in range(3)]
     watched = Watched([*lost, Dummy({0: killed(0)}), Dummy({0: RESULT, 1: RESULT})], max_restarts=1)
     assert watched.result == RESULT
-    assert watched.said.count("worker 0 died with its node; going on from the newest checkpoint\n") == 3
+    assert watched.said.count("worker 0 died with its node; resuming from the newest checkpoint\n") == 3
     assert "(restart 1 of 1)" in watched.said
     assert watched.noted == [kind, kind, kind, WORKER]
 
 
 def test_a_group_whose_node_is_about_to_go_saves_and_begins_anew_elsewhere() -> None:
     going = Dummy({}, {}, {0: Stopped(Problem("test", reason="saved")), 1: Stopped(Problem("test", reason="saved"))})
-    going.moving = {1: Lost("the node of worker 1 is about to go in 30 s", PREEMPTED)}
+    going.moving = {1: Lost("the node of worker 1 will leave in 30 s", PREEMPTED)}
     watched = Watched([going, Dummy({0: RESULT, 1: RESULT})], max_restarts=0)
     assert watched.result == RESULT
     assert going.stopped == 1
-    assert "the node of worker 1 is about to go in 30 s: saving first" in watched.said
+    assert "the node of worker 1 will leave in 30 s: saving first" in watched.said
     assert watched.noted == [PREEMPTED]
 
 
@@ -311,8 +311,8 @@ def test_a_hung_worker_is_lost_and_the_group_started_anew() -> None:
         Dummy({}, ({}, [WAITING, hung])), Dummy(({}, [silent, WAITING])), Dummy({0: RESULT, 1: RESULT}),
     ])  # fmt: skip
     assert watched.result == RESULT
-    assert "worker 1 makes no progress since 2m05s" in watched.said
-    assert "worker 0 does not answer since 2m05s" in watched.said
+    assert "worker 1 has made no progress for 2m05s" in watched.said
+    assert "worker 0 has not answered for 2m05s" in watched.said
 
 
 def test_a_group_is_ended_where_watching_it_fails() -> None:
@@ -375,7 +375,7 @@ def test_grids_and_checkpoints_do_not_end_the_patience_at_the_start() -> None:
     assert watched.result == RESULT
     assert watched.started == 1
     watched = Watched([Dummy({}, ({}, slow[2])), Dummy({0: RESULT, 1: RESULT})])
-    assert "worker 1 makes no progress since 2m05s" in watched.said
+    assert "worker 1 has made no progress for 2m05s" in watched.said
 
 
 def test_workers_that_all_wait_for_one_another_hang_together() -> None:

@@ -220,7 +220,7 @@ def test_without_a_home_no_folder_has_the_name_of_one(
         dashboard.reach("http://127.0.0.1:1")
     assert [one.code for one in caught.value.problems] == ["cluster-unreachable"]
     assert command(["check", "--address", "127.0.0.1:1"]) == SURROUNDINGS
-    assert "bug of ours" not in capsys.readouterr().err
+    assert "internal error" not in capsys.readouterr().err
     assert not list((homeless / "here").iterdir())
 
 
@@ -296,7 +296,7 @@ def test_a_folder_that_was_removed_is_told(
     for words in (["train", "dcgan", "data=digits"], ["runs"], ["check"]):
         assert command(words) == SURROUNDINGS
         (line,) = capsys.readouterr().err.splitlines()
-        assert line == "troupe: the folder in which this was said has been removed; go to another one"
+        assert line == "troupe: the current folder has been removed; change to another one"
     assert command(["train", "--help"]) == 0
 
 
