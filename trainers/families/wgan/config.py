@@ -8,8 +8,19 @@ from trainers.settings.fields import setting
 
 class Config(AdversarialConfig):
     summary: ClassVar[str] = "Wasserstein GAN, a critic with clipped weights (Arjovsky et al. 2017)"
+    small: ClassVar = {  # docs/search.md gives the reasons
+        "learning_rate": 1e-3,
+        "n_critic": 1,
+        "n_critic_warmup": 0,
+        "clip": 0.1,
+        "batch_size": 32,
+        "ema": 0.95,
+        "steps": 1500,
+    }
     tiny: ClassVar = {
         "tiny": {
+            "learning_rate": 5e-5,
+            "clip": 0.01,
             "image_size": 16,
             "width": 8,
             "latent": 16,
@@ -22,6 +33,8 @@ class Config(AdversarialConfig):
             "n_extra_layers": 1,
         },
         "no_norm": {
+            "learning_rate": 5e-5,
+            "clip": 0.01,
             "image_size": 16,
             "width": 4,
             "latent": 8,
