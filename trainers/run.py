@@ -68,7 +68,7 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
     config = plan.config()
     data = open_for(config, plan.data_dir, plan.families, fingerprint=plan.fingerprint)
     if plan.fingerprint is not None and data.fingerprint != plan.fingerprint:
-        reason = "not the same samples as the driver found"
+        reason = "the samples differ from the driver's"
         raise TroupeError(Problem("data-differ", "data", reason, value=config.data), CONFLICT)
     config = config.resolved(data.facts)
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
@@ -76,7 +76,7 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
         with without_own_garbage():
             return loop.train(family, data, config, world, RunFolder(plan.folder), control, plan.facts)
     except SystemExit as error:  # or the process would end as if all were done
-        raise RuntimeError(f"sys.exit({error.code!r}) was called while it trained") from error
+        raise RuntimeError(f"sys.exit({error.code!r}) was called during training") from error
 
 
 @contextlib.contextmanager

@@ -28,8 +28,8 @@ def mine(troupe: Commands) -> Iterator[Cluster]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-HEAD = "its head does not answer since 40 s; when it is there again, go on with --resume {}"
-RAYLET = "the raylet of this machine died; start it again with `ray start`, then go on with --resume {}"
+HEAD = "its head does not answer since 40 s; when it is there again, continue with --resume {}"
+RAYLET = "the raylet of this machine died; start it again with `ray start`, then continue with --resume {}"
 
 
 @pytest.mark.parametrize(

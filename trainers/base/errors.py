@@ -52,7 +52,7 @@ class NotBegun(Stopped):
     """The run was asked to stop before its first step."""
 
     def __init__(self, problems: Problem | Iterable[Problem] | None = None, code: int = STOPPED) -> None:
-        super().__init__(problems or Problem("stopped", reason="stopped before it began"), code)
+        super().__init__(problems or Problem("stopped", reason="stopped before it started"), code)
 
 
 class Passing(TroupeError):
@@ -72,7 +72,7 @@ def naming(error: TroupeError, name: str, kept: bool) -> TroupeError:
 
 def of_worker(rank: int, error: Exception, log: object) -> TroupeError:
     """An error that nobody foresaw, in one line; its traceback is in the worker's log."""
-    said = (str(error).strip().splitlines() or ["no reason is given"])[0]
+    said = (str(error).strip().splitlines() or ["no reason given"])[0]
     where = "".join(f"{file}:{line}: " for file, line in lines_of_others(error)[-1:])
     reason = f"{where}{type(error).__name__}: {said} (traceback in {log})"
     return TroupeError(Problem("worker-error", f"worker {rank}", reason), FAILED)

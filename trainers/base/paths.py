@@ -30,7 +30,7 @@ def expanded(path: str | Path) -> Path:
 def _instead_of_home() -> Path:
     folder = Path(tempfile.gettempdir()) / f"troupe-home-{os.geteuid()}"
     if os.path.lexists(folder) and (folder.is_symlink() or folder.stat().st_uid != os.geteuid()):
-        reason = f"is not set, and {folder}, which would stand in for it, is another user's"
+        reason = f"is not set, and its substitute {folder} belongs to another user"
         raise TroupeError(Problem("not-ours", "HOME", reason, "set it to a folder of yours"), SURROUNDINGS)
     return folder
 

@@ -38,9 +38,9 @@ def sentence(problem: Problem) -> str:
     text = f"{subject}: {problem.reason}" if subject else problem.reason
     ways = [problem.hint] if problem.hint else []
     if not problem.kept:
-        ways.append("nothing of the run is kept, as it had not begun")
+        ways.append("nothing of the run is kept, as it had not started")
     if problem.resumes and problem.kept:
-        resume = " ".join(filter(None, ["go on with --resume", problem.run]))
+        resume = " ".join(filter(None, ["continue with --resume", problem.run]))
         ways = [f"{problem.hint}, then {resume}"] if problem.hint else [resume]
     source = f" (in {problem.source})" if problem.source else ""
     return "; ".join([text, *ways]) + source

@@ -25,7 +25,7 @@ from trainers.base.problems import Problem, sentence
 
 LIBRARY, BACKEND = "matplotlib", "MPLBACKEND"
 NOT_MADE = "not-made"
-EVENTS = "TensorBoard's file of events"
+EVENTS = "TensorBoard's event file"
 
 
 class Decorations:
@@ -45,7 +45,7 @@ class Decorations:
         try:
             yield
         except Exception as error:
-            problem = not_made(what, error, "the run goes on without it")
+            problem = not_made(what, error, "the run continues without it")
             if not self.told & {what, problem.reason}:
                 self.not_made.append(sentence(problem))
                 self.say(self.not_made[-1])

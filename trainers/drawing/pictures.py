@@ -86,7 +86,7 @@ def write_timelapse(
             with Image.open(grid) as opened:
                 frames.append(opened.convert("P", palette=Image.Palette.ADAPTIVE))
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged PNGs
-            say(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse goes without it")
+            say(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse omits it")
         beat()
     if not frames:
         return False

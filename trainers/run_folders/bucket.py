@@ -42,12 +42,12 @@ def folder_for(text: str) -> Path:
     """
     if not is_address(text):
         if "://" in text:
-            reason = "a folder, or a bucket as in s3://BUCKET/PATH"
+            reason = "must be a folder, or a bucket as in s3://BUCKET/PATH"
             raise TroupeError(Problem("bad-value", "--runs-dir", reason, value=text), WORDS)
         return Path(text)
     if "@" in text:
-        reason = "keys do not belong into an address, which is shown and kept"
-        hint = "say them by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        reason = "an address must not contain keys: it is shown and stored"
+        hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
         raise TroupeError(Problem("bad-value", "--runs-dir", reason, hint), WORDS)
     text = text.rstrip("/")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.partition("://")[2].partition("?")[0])[:60]
@@ -379,12 +379,12 @@ def _order(name: str) -> tuple[bool, int, str]:
 
 
 SAID = {
-    "NO_SUCH_BUCKET": "there is no such bucket",
-    "NoSuchBucket": "there is no such bucket",
+    "NO_SUCH_BUCKET": "no such bucket",
+    "NoSuchBucket": "no such bucket",
     "ACCESS_DENIED": "no permission",
     "AccessDenied": "no permission",
-    "INVALID_ACCESS_KEY_ID": "the access key is not known there",
-    "SIGNATURE_DOES_NOT_MATCH": "the secret key does not fit the access key",
+    "INVALID_ACCESS_KEY_ID": "unknown access key",
+    "SIGNATURE_DOES_NOT_MATCH": "the secret key does not match the access key",
     "NETWORK_CONNECTION": "cannot be reached",
     "curlCode": "cannot be reached",
 }

@@ -61,7 +61,7 @@ class Mirror:
         try:
             patiently(self._send, self.beat)
         except bucket.Unreachable as error:
-            hint = f"all of the run lies in {self.path}, and --resume {self.path.name} sends it"
+            hint = f"the complete run is in {self.path}, and --resume {self.path.name} sends it"
             raise bucket.Unreachable([replace(one, hint=hint) for one in error.problems], SURROUNDINGS) from None
 
     def end(self) -> None:
@@ -90,7 +90,7 @@ class Mirror:
             except TroupeError as error:
                 if self.told != error.problems:
                     self.told = error.problems
-                    hint = "all is kept on this machine's disk, and sent when it can be"
+                    hint = "all is kept on the local disk, and sent once possible"
                     for line in sentences(replace(one, hint=hint) for one in self.told):
                         self.say(line)
                 raise

@@ -101,7 +101,7 @@ class RunFolder:
             if not counts.keys() >= {*TOLD}:
                 reason, hint = f"damaged ({damage})", "restore it from a copy"
                 raise TroupeError(Problem("damaged", str(path), reason, hint), CONFLICT)
-            note(f"{path.name}: damaged ({damage}); the run is what {newest.name} tells")
+            note(f"{path.name}: damaged ({damage}); the settings come from {newest.name}")
             return {**counts, "versions": manifest["versions"]}
         settings = counts.pop("settings", {})
         pairs = [(name, stored["settings"].get(name), value) for name, value in settings.items()]
@@ -110,7 +110,7 @@ class RunFolder:
             if there != value:
                 note(
                     f"{path.name}: says {name}={json.dumps(there)[:60]}, but {newest.name} was made with "
-                    f"{json.dumps(value)[:60]}, which counts"
+                    f"{json.dumps(value)[:60]}, which is used"
                 )
         return {**stored, **counts, "settings": {**stored["settings"], **settings}}
 
@@ -223,7 +223,7 @@ class RunFolder:
             return
         rows, damaged = self.read_metrics()
         if damaged:
-            say(f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run goes on without them")
+            say(f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run continues without them")
         kept = [atomic_files.finite(row) for row in rows if row["step"] <= step]
         atomic_files.write(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -307,11 +307,11 @@ def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder]
 
 def in_use(runs: Path, name: str) -> TroupeError:
     """What is said of a name that a new run cannot have."""
-    hint, there = "take another name", bucket.of(runs)
+    hint, there = "choose another name", bucket.of(runs)
     for verb, file in (("search", SEARCH), ("train", "settings.json")):
         path = runs / name / file
         if path.exists() or (there is not None and there.has(path)):
-            hint = f"go on with `troupe {verb} --resume {name}`, or take another name"
+            hint = f"continue with `troupe {verb} --resume {name}`, or choose another name"
     return TroupeError(Problem("name-in-use", "--name", "in use", hint, name), CONFLICT)
 
 
@@ -359,8 +359,8 @@ def find(runs: Path, name: str) -> RunFolder:
     if within is not None:
         known = [folder.name for folder in all_runs(within / TRIALS)]
         if not search:
-            hint = f"name one of its trials, as {known[0]}" if known else "it has no trials yet"
-            raise TroupeError(Problem("not-a-run", name, "is a search, and no run", hint), WORDS)
+            hint = f"name one of its trials, such as {known[0]}" if known else "it has no trials yet"
+            raise TroupeError(Problem("not-a-run", name, "is a search, not a run", hint), WORDS)
     else:
         known = [folder.name for folder in all_runs(runs)]
     raise TroupeError(Problem("unknown-run", name, f"no such run in {bucket.shown(runs)}", meant(name, known)), WORDS)
@@ -378,12 +378,12 @@ def find_own(runs: Path, name: str) -> RunFolder:
         and is_run(path)
     ]
     if not inside:
-        reason = f"does not lie in {bucket.shown(runs)} itself"
-        raise TroupeError(Problem("elsewhere", name, reason, "name a run that does"), WORDS)
+        reason = f"is not in {bucket.shown(runs)} itself"
+        raise TroupeError(Problem("elsewhere", name, reason, "name a run that is"), WORDS)
     folder = RunFolder(inside[0].resolve())
     stored, damage = _as_written(folder.settings)
     if (stored is None or damage) and checkpoint.newest_whole(folder.checkpoints) is None:
-        reason = "its settings.json is not that of a run, or damaged"
+        reason = "its settings.json is damaged, or not that of a run"
         raise TroupeError(Problem("not-a-run", name, reason, "remove it by hand"), WORDS)
     return folder
 

@@ -93,7 +93,7 @@ class Writer:
         with self._turn(), checkpoint.writing(self.path):
             if (self.path / LOCK).read_text(encoding="utf-8") != self.mine:
                 raise TroupeError(
-                    Problem("taken-over", self.name, "another group of workers has taken the run over"), CONFLICT
+                    Problem("taken-over", self.name, "another worker group has taken over the run"), CONFLICT
                 )
             yield
 
@@ -102,7 +102,7 @@ class Writer:
         try:
             lock = _acquired(self.path, WRITING, WAITS.write_before)
         except Held:
-            reason = f"a process of the group before is in the middle of a write since {WAITS.write_before:.0f} s"
+            reason = f"a process of the previous group has been writing for {WAITS.write_before:.0f} s"
             raise TroupeError(Problem("held", self.name, reason, "end it", resumes=True), CONFLICT) from None
         try:
             yield

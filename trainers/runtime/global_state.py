@@ -57,8 +57,8 @@ def fresh(function: Callable[P, R]) -> Callable[P, R]:
         if not nested:
             refuse_others()
             if not COMPUTING.acquire(blocking=False):
-                hint = "wait until it has ended, or start this one in a process of its own"
-                raise TroupeError(Problem("held", reason="another run trains in this process", hint=hint), CONFLICT)
+                hint = "wait until it ends, or use a separate process"
+                raise TroupeError(Problem("held", reason="another run is training in this process", hint=hint), CONFLICT)
         return _Computation(lambda: function(*arguments, **words), function.__name__, nested).result()
 
     return called
@@ -154,7 +154,7 @@ def refuse_others() -> None:
     from torch.nn.modules import module
     from torch.optim import optimizer
 
-    hooked = "a hook for everything in this process changes what runs compute"
+    hooked = "a global hook in this process changes what runs compute"
     found = [
         Problem("global-switch", f"torch.{where}.{name}", hooked, "remove it first")
         for where, there, names in (
@@ -171,7 +171,7 @@ def refuse_others() -> None:
     attention: Any = sys.modules.get("torch.nn.attention")
     chosen = getattr(attention, "current_flash_attention_impl", lambda: None)()
     if chosen is not None:
-        reason, hint = f"{chosen} is chosen in this process, and in no other", "call restore_flash_attention_impl first"
+        reason, hint = f"{chosen} is selected in this process only", "call restore_flash_attention_impl first"
         found.append(Problem("global-switch", "torch.nn.attention.activate_flash_attention_impl", reason, hint))
     if found:
         raise TroupeError(found, CONFLICT)

@@ -278,7 +278,7 @@ class Config(Schedules):
         if elastic := re.fullmatch(r"(\d+)\.\.(\d+)", str(words.get("workers", ""))):
             words = {**words, "workers": elastic[2] if elastic[1].strip("0") else "0", "min_workers": elastic[1]}
         config, problems = super().from_words(words, family)
-        hint = "all is for `troupe evaluate`, of data that no run learned from"
+        hint = "all is for `troupe evaluate`, on data not used in training"
         only_evaluated = [one for one in problems if (one.about, one.value) == ("evaluate_on", "all")]
         return config, [replace(one, hint=hint) if one in only_evaluated else one for one in problems]
 
@@ -295,10 +295,10 @@ class Config(Schedules):
         target = cls.wrong_target(str(good.get("target", "none")), family)
         problems, every = [target] if target is not None else [], good.get("evaluate_every", "auto")
         if not cls.metrics and every not in ("auto", 0):
-            problems.append(Problem(NOTHING, "evaluate_every", f"{family} evaluates nothing", "leave it out", every))
+            problems.append(Problem(NOTHING, "evaluate_every", f"{family} has no evaluation", "omit it", every))
         if not cls.metrics and good.get("schedule") == "plateau":
-            reason = f"{family} evaluates nothing that could stand still"
-            problems.append(Problem(NOTHING, "schedule", reason, "take another", "plateau"))
+            reason = f"{family} has no metric that could plateau"
+            problems.append(Problem(NOTHING, "schedule", reason, "choose another", "plateau"))
         return problems
 
     @property
@@ -332,13 +332,13 @@ class Config(Schedules):
             return None
         known = [f"eval_{metric}" for metric in cls.metrics]
         if not known:
-            return wrong(f"{family} evaluates nothing that could be reached", code=NOTHING)
+            return wrong(f"{family} has no metric to reach", code=NOTHING)
         metric, colon, number = target.partition(":")
         if metric not in known:
             if not colon and metric.replace(".", "", 1).isdigit():
-                return wrong(f"of what? say target={known[0]}:{target}")
-            hint = meant(metric, known) or f"there are {', '.join(known)}"
-            return wrong(f"{metric} names no metric of {family}", hint, "unknown-metric")
+                return wrong(f"the metric is missing; use target={known[0]}:{target}")
+            hint = meant(metric, known) or f"available: {', '.join(known)}"
+            return wrong(f"{metric} is not a metric of {family}", hint, "unknown-metric")
         try:
             number_of(number)
         except ValueError:
@@ -402,7 +402,7 @@ class Config(Schedules):
 
     def nothing_held_out(self, facts: Mapping[str, Any]) -> str:
         """Why evaluations go through nothing of such data."""
-        return "the data holds nothing out to evaluate on"
+        return "the data has no held-out samples"
 
     def wrong_data(self, facts: Mapping[str, Any]) -> list[Problem]:
         """What is wrong with such data for these settings."""
@@ -413,13 +413,13 @@ class Config(Schedules):
         held_out."""
         asked = self.target != "none" or self.schedule == "plateau" or self.evaluate_every not in ("auto", 0)
         if self.places(facts) < 1:
-            reason = f"holds too little for batch_size={self.batch_size}"
-            return [Problem(MISFIT, "data", reason, "take more samples, or fewer at once", self.data)]
+            reason = f"has too few samples for batch_size={self.batch_size}"
+            return [Problem(MISFIT, "data", reason, "use more samples, or a smaller batch", self.data)]
         if self.epochs is not None and self.epochs * self.places(facts) > MOST_STEPS * self.batch_size:
-            hint = "say fewer, or a larger batch_size"
+            hint = "use fewer, or a larger batch_size"
             return [Problem(MISFIT, "epochs", f"more than {MOST_STEPS} steps", hint, self.epochs)]
         if self.metrics and asked and not self.held_out_places(facts):
-            hint = "say evaluate_on=validation, or take more samples"
+            hint = "use evaluate_on=validation, or more samples"
             return [Problem(NOTHING_HELD_OUT, reason=self.nothing_held_out(facts), hint=hint)]
         return []
 
@@ -440,14 +440,14 @@ class Config(Schedules):
         looked_at = (self.target != "none" or self.schedule == "plateau") and self.evaluate_every != "auto"
         if looked_at and int(self.evaluate_every) >= self.steps > 1:
             lines.append(
-                f"{asked}: is looked at when the run is over only (evaluate_every={self.evaluate_every}, "
-                f"steps={self.steps}); say evaluate_every={max(1, self.steps // 10)} for more"
+                f"{asked}: is checked only at the end of the run (evaluate_every={self.evaluate_every}, "
+                f"steps={self.steps}); use evaluate_every={max(1, self.steps // 10)} for more"
             )
         for name, schedules in SCHEDULE_SETTINGS.items():
             value = getattr(self, name)
             if self.schedule not in schedules and value != type(self).model_fields[name].get_default():
                 lines.append(
-                    f"{name}={show_value(value)}: changes nothing with schedule={self.schedule}; it is of "
+                    f"{name}={show_value(value)}: has no effect with schedule={self.schedule}; it is for "
                     f"{' and '.join(schedules)}"
                 )
         name = self.momentum_setting
@@ -456,6 +456,6 @@ class Config(Schedules):
             if momentum != type(self).model_fields[name].get_default():
                 word = show_value(momentum)
                 lines.append(
-                    f"{name}={word}: changes nothing with schedule=one_cycle; say cycle_momentum={word}:{word}"
+                    f"{name}={word}: has no effect with schedule=one_cycle; use cycle_momentum={word}:{word}"
                 )
         return lines

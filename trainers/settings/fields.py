@@ -85,11 +85,11 @@ def seconds_of(span: str) -> float:
     """Seconds of a span of time as it is said, `90s`, `10min`, `2h`. Raises ValueError with the reason and a hint."""
     match = SPAN.fullmatch(span)
     if match is None:
-        raise ValueError("is no span of time", "say 90s, 10min or 2h")
+        raise ValueError("is not a time", "use 90s, 10min or 2h")
     number, unit = match.groups()
     if unit not in UNITS:
         meant = next((known for known in UNITS if unit[0] == known[0]), "h")
-        raise ValueError(f"{unit} is no unit of time here", f"there are s, min and h, as in {number}{meant}")
+        raise ValueError(f"{unit} is not a unit of time", f"use s, min or h, as in {number}{meant}")
     seconds = float(number) * UNITS[unit]
     if not 0 < seconds <= LONGEST * UNITS["h"]:
         raise ValueError(f"must be above 0s, at most {LONGEST:g}h")
@@ -272,29 +272,29 @@ def read_value(annotation: Any, text: str) -> Any:
     if text.lower() == "none" and type(None) in options:
         return None
     if "," in text and any(get_origin(option) is tuple for option in options):
-        raise ValueError("the parts of a list are separated by colons", f"say {text.replace(',', ':')}")
+        raise ValueError("list items are separated by colons", f"use {text.replace(',', ':')}")
     if Span in options and text[-1:].isalpha():
         seconds_of(text.lower())
         return text.lower()
     if "," in text or ".." in text:
-        raise ValueError("one value is needed here", "choices (a,b) and ranges (a..b) are for a search")
+        raise ValueError("one value is required", "choices (a,b) and ranges (a..b) are for searches")
     for option in options:
         if get_origin(option) is tuple:
             return _read_list(option, text, words)
         if option in READERS:
             return READERS[option](text, words)
     if not words:
-        raise ValueError("cannot be one word")
-    raise ValueError(f"is none of {', '.join(words)}", meant(text, words))
+        raise ValueError("cannot be a single value")
+    raise ValueError(f"is not one of {', '.join(words)}", meant(text, words))
 
 
 def _read_list(option: Any, text: str, words: Sequence[str]) -> tuple[Any, ...]:
     """Numbers between colons, as many as the type has."""
     (item, *others), parts = get_args(option), text.split(":")
     if words and len(parts) == 1:
-        raise ValueError(f"is none of {', '.join(words)}, nor numbers as 0:1", meant(text, words))
+        raise ValueError(f"is not one of {', '.join(words)}, nor numbers as in 0:1", meant(text, words))
     if ... not in others and len(parts) != 1 + len(others):
-        raise ValueError(f"needs {1 + len(others)} numbers, and not {len(parts)}")
+        raise ValueError(f"needs {1 + len(others)} numbers, not {len(parts)}")
     return tuple(read_value(item, part) for part in parts)
 
 
@@ -308,7 +308,7 @@ def _read_bool(text: str, words: Sequence[str]) -> bool:
 def _read_int(text: str, words: Sequence[str]) -> int:
     number = number_of(text, words)
     if number != int(number):
-        raise ValueError("is not a whole number")
+        raise ValueError("is not an integer")
     return int(text) if text.lstrip("+-").isdigit() else int(number)
 
 
@@ -340,7 +340,7 @@ def taken_value(annotation: Any, value: Any) -> Any:
         if not math.isfinite(number):
             raise ValueError("is not a finite number")
         if float not in options and not number.is_integer():
-            raise ValueError("is not a whole number")
+            raise ValueError("is not an integer")
         return int(number) if int in options and number.is_integer() else number
     parts = [get_args(option)[0] for option in options if get_origin(option) is tuple]
     if parts and isinstance(value, (tuple, list)):  # JSON and YAML know lists only
@@ -349,12 +349,12 @@ def taken_value(annotation: Any, value: Any) -> Any:
     if isinstance(value, os.PathLike) and str in options:
         return os.fspath(value)
     names = {
-        int: "a whole number",
+        int: "an integer",
         float: "a number",
         bool: "True or False",
-        str: "a text",
+        str: "a string",
         type(None): "None",
-        Span: "a time as '10min'",
+        Span: "a time such as '10min'",
     }
     wanted = [names.get(option, "a tuple of numbers") for option in options if get_origin(option) is not Literal]
     wanted += [repr(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
@@ -392,7 +392,7 @@ def _hold_bounds(field: FieldInfo, value: Any) -> None:
                 "below": number < limit,
             }
             if not holds[bound]:
-                part = " (a part of the run, as in 0.3)" if _facts(field)["unit"] == "share" else ""
+                part = " (a fraction of the run, as in 0.3)" if _facts(field)["unit"] == "share" else ""
                 raise ValueError(f"must be {bound} {show_value(limit)}{part}")
 
 
@@ -404,7 +404,7 @@ def _bounds(field: FieldInfo) -> str:
     if bool in options:
         words = ["true", "false"]
     if Span in options:
-        words.append("a time, as 90s, 10min or 2h")
+        words.append("a time such as 90s, 10min or 2h")
     limits = ", ".join(f"{bound} {show_value(limit)}" for bound, limit in _facts(field)["bounds"].items())
     return " or ".join(part for part in ("|".join(words), limits) if part)
 

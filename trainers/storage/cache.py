@@ -36,7 +36,7 @@ def read(path: Path, say: Callable[[str], None]) -> dict[str, Tensor] | None:
         whole = False
     if whole:
         return tensors
-    say(f"{path}: damaged; what it held of the data is computed anew")
+    say(f"{path}: damaged; its contents are computed again")
     return None
 
 

@@ -140,7 +140,7 @@ def disk_error(path: Path, error: BaseException, whose: str = "", of_run: bool =
     with contextlib.suppress(OSError):  # the path may not be there
         full = full or shutil.disk_usage(path).free < 1 << 20
     if full:
-        hint = "free some, or move the run to another disk" if of_run else "free some, or take another folder"
+        hint = "free space, or move the run to another disk" if of_run else "free space, or use another folder"
         return Passing(Problem("no-space", f"{whose}{path}", "no space left", hint, resumes=of_run), SURROUNDINGS)
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     inside = str(getattr(error, "filename", None) or "")
@@ -181,13 +181,13 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if manifest_of(path)["format"] > FORMAT:
                 raise TroupeError(
-                    Problem("newer", str(path), "written by a newer troupe", "install that to go on"), SURROUNDINGS
+                    Problem("newer", str(path), "written by a newer troupe", "install it to continue"), SURROUNDINGS
                 )
         damage = damage_of(path)
         if damage is None:
             for sick, reason in damaged.items():
                 aside = set_aside(sick)
-                warn(f"{sick.name}: damaged ({reason}); set aside as {aside.name}, the one before is used")
+                warn(f"{sick.name}: damaged ({reason}); set aside as {aside.name}, the previous one is used")
             return path
         damaged[path] = damage
     if damaged:
@@ -196,8 +196,8 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
             Problem(
                 "damaged",
                 str(folder),
-                f"no checkpoint is whole ({path.name}: {reason})",
-                "restore one from a copy, or begin a new run",
+                f"no checkpoint is intact ({path.name}: {reason})",
+                "restore one from a copy, or start a new run",
             ),
             CONFLICT,
         )
@@ -209,12 +209,12 @@ def damage_of(path: Path) -> str | None:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if not atomic_files.is_whole(manifest):
-            return "manifest.json is not as it was written"
+            return "manifest.json was modified"
         for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
             if (path / name).stat().st_size != facts["bytes"]:
-                return f"{name} has another size than its manifest says"
+                return f"{name} differs in size from its manifest"
             if digest(path / name) != facts["sha256"]:
-                return f"{name} has another SHA-256 than its manifest says"
+                return f"{name} differs in SHA-256 from its manifest"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"manifest: {type(error).__name__}: {error}"
     return None
@@ -236,7 +236,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, LookupError) as error:
-        reason, hint = "holds something else than tensors and plain values", "nothing of it is read: take another one"
+        reason, hint = "contains more than tensors and plain values", "it is not loaded: use another one"
         raise TroupeError(Problem("damaged", str(path / "state.pt"), reason, hint), CONFLICT) from error
     return state
 

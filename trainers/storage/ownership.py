@@ -104,7 +104,7 @@ def left_behind(folder: Path, pattern: str, what: str, warn: Callable[[str], Non
     """Remove what killed processes have left in a folder; what only looks like it stays, and is told."""
     for path in sorted(folder.glob(pattern)):
         if not remove(path, what):
-            warn(f"{path}: is not known to be troupe's, and stays; remove it by hand if nobody needs it")
+            warn(f"{path}: may not be troupe's and is kept; remove it by hand if it is not needed")
 
 
 def is_alive(told: Mapping[str, Any]) -> bool:

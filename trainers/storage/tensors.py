@@ -62,7 +62,7 @@ def read_weights(
             with warnings.catch_warnings(action="ignore"):  # of sparse tensors, which are refused below
                 tensors = torch.load(file, map_location="cpu", weights_only=True)
         if odd := sorted({kind for _, tensor in named_tensors(tensors) if (kind := _not_plain(tensor))}):
-            raise _NotPlain(f"it holds {' and '.join(odd)}")
+            raise _NotPlain(f"it contains {' and '.join(odd)}")
         if "networks" in tensors:
             averages = tensors.get("ema", {}) if ema else {}
             kept = {"kept": tensors["kept"]} if tensors.get("kept") else {}
@@ -70,11 +70,11 @@ def read_weights(
         for key in ("state_dict", "model"):
             tensors = tensors[key] if isinstance(tensors.get(key), Mapping) else tensors
         if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-            raise _NotPlain("it holds other things than tensors")
+            raise _NotPlain("it contains more than tensors")
     except Exception as error:  # both libraries raise nearly anything
-        reason = error.strerror if isinstance(error, OSError) else "damaged, or something else"
+        reason = error.strerror if isinstance(error, OSError) else "damaged, or another format"
         reason = f"no weights can be read ({error if isinstance(error, _NotPlain) else reason})"
-        hint = "give a state dict that torch saved, or a file or folder that `troupe export` wrote"
+        hint = "pass a state dict saved by torch, or a file or folder written by `troupe export`"
         raise TroupeError(Problem("no-weights", about or str(path), reason, hint, value), CONFLICT) from error
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if len(networks) == 1 and not all(name.startswith(f"{networks[0]}.") for name in tensors):
@@ -89,7 +89,7 @@ def read_weights(
 def _not_plain(tensor: Tensor) -> str:
     """Why a network cannot take a tensor, whatever its shape; nothing where it can."""
     if tensor.is_meta:
-        return "tensors without numbers (on the meta device)"
+        return "tensors without data (on the meta device)"
     if tensor.layout != torch.strided:
         return "sparse tensors"
     if tensor.is_quantized:
@@ -122,7 +122,7 @@ def refuse_unlike(
     value: str | None = None,
 ) -> None:
     """Raise TroupeError (exit code 4), a problem for each network that the weights do not fit: `what` NAME: tensors."""
-    hint = "are they of another network, or for other data?"
+    hint = "are they for another network or other data?"
     problems = [
         Problem("weights-misfit", about, f"{what} {name}: {some(wrong)}", hint, value)
         for name, network in networks.items()
