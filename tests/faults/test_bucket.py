@@ -96,7 +96,7 @@ def test_a_bucket_that_fails_for_a_while_delays_warns_and_loses_nothing(
     said = [line for line in done.out.splitlines() if runs in line]
     assert said == [
         f"troupe: {runs}: cannot be reached; all is kept on the local disk, and sent once possible",
-        f"troupe: {runs}: all is sent",
+        f"troupe: {runs}: everything is sent",
     ]
     done = troupe.run("export", "run", "--out", "x", *there, environment=server.machine(troupe.folder / "laptop"))
     assert done.code == 0, done

@@ -343,9 +343,7 @@ def test_settings_that_change_nothing_are_told(command: Command) -> None:
 
 def test_beta1_gives_way_to_the_cycle_too(command: Command) -> None:
     told = command("train", "dcgan", "beta1=0.3", "schedule=one_cycle", "--dry-run")
-    assert told.out.splitlines()[-1] == (
-        "beta1=0.3: has no effect with schedule=one_cycle; use cycle_momentum=0.3:0.3"
-    )
+    assert told.out.splitlines()[-1] == ("beta1=0.3: has no effect with schedule=one_cycle; use cycle_momentum=0.3:0.3")
 
 
 def test_names_that_other_tools_use_are_answered_with_ours(command: Command, sentences: Sentences) -> None:

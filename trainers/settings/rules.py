@@ -1,5 +1,4 @@
-"""Rules across settings: each is given the values of some, and says what is wrong with them beside one another, and
-what to say instead; None where nothing is."""
+"""Rules across settings: each gets the values of some settings and returns their conflict with a hint, or None."""
 
 from __future__ import annotations
 
@@ -7,11 +6,11 @@ import math
 
 from trainers.base.problems import Problem, show_value
 
-VALUE, BESIDE = "bad-value", "settings-conflict"  # codes: of one setting, and of several beside one another
+VALUE, BESIDE = "bad-value", "settings-conflict"  # codes: of one setting, and of conflicting settings
 
 
 def divisors(number: int) -> list[int]:
-    """Whole numbers that divide a number, rising."""
+    """The divisors of a number, ascending."""
     small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
     return sorted({*small, *(number // divisor for divisor in small)})
 
