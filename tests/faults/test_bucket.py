@@ -124,7 +124,7 @@ def test_a_manifest_comes_after_what_it_tells_of_and_goes_before_it(
     [
         ("s3://nobodys-bucket/team", "key", "s3://nobodys-bucket/team: no such bucket"),
         (f"s3://{BUCKET}/team", "another", f"s3://{BUCKET}/team: "),
-        ("s3x://bucket", "key", "--runs-dir s3x://bucket: a folder, or a bucket as in s3://BUCKET/PATH"),
+        ("s3x://bucket", "key", "--runs-dir s3x://bucket: must be a folder, or a bucket as in s3://BUCKET/PATH"),
     ],
 )
 def test_a_bucket_that_cannot_be_had_is_one_line_and_no_retries(

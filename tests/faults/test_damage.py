@@ -49,10 +49,10 @@ def copy_of(finished: Commands, troupe: Commands) -> Path:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda path: flip(path / "state.pt"), "another SHA-256"),
+        (lambda path: flip(path / "state.pt"), "differs in SHA-256"),
         *long(
             (lambda path: (path / "manifest.json").write_text("{"), "JSONDecodeError"),
-            (lambda path: (path / "state.pt").write_bytes(b""), "another size"),
+            (lambda path: (path / "state.pt").write_bytes(b""), "differs in size"),
         ),
     ],
     ids=["a flipped bit", "a cut manifest", "an empty state"],

@@ -196,8 +196,8 @@ def rewrite(text: str) -> Callable[[Path], None]:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a bit is flipped": (flip, "another SHA-256"),
-    "the state is cut off": (truncate, "another size"),
+    "a bit is flipped": (flip, "differs in SHA-256"),
+    "the state is cut off": (truncate, "differs in size"),
     "the state is missing": (lambda path: (path / "state.pt").unlink(), "FileNotFoundError"),
     "the manifest is missing": (lambda path: (path / "manifest.json").unlink(), "FileNotFoundError"),
     "the manifest is empty": (rewrite(""), "JSONDecodeError"),

@@ -205,7 +205,7 @@ class RunFolder:
         return is_held(self.path, DRIVER) or is_held(self.path)
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
-        """The rows of metrics.jsonl, and the number of damaged ones, without an incomplete last row of a killed writer."""
+        """The rows of metrics.jsonl without a killed writer's incomplete last row, and the number of damaged ones."""
         rows, damaged = [], 0
         lines = self.metrics.read_bytes().split(b"\n") if self.metrics.exists() else [b""]
         for line in lines[:-1]:
