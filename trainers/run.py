@@ -1,4 +1,4 @@
-"""One worker's part of a run, the same in this process, in a Ray actor, in a test's process and in a trial."""
+"""One worker's part of a run. It is the same in this process, a Ray actor, a test process and a trial."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch is not loaded before a run starts
 
 @dataclass(frozen=True)
 class Plan:
-    """What every worker is told: plain values, so that it can be sent anywhere."""
+    """What every worker receives: plain values, so that it can be serialized."""
 
     family: str
     settings: Mapping[str, Any]  # all of them, resolved: no `auto` for device and exchange
@@ -38,18 +38,18 @@ class Plan:
     data_dir: Path
     families: tuple[Path, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # go into the manifests
-    fingerprint: str | None = None  # that the data must have
-    bucket: str = ""  # where the run is kept, if not in a folder that all machines see
+    fingerprint: str | None = None  # required of the data
+    bucket: str = ""  # of the run, if it is not in a shared folder
 
     def here(self) -> Plan:
-        """The same on another machine, which has a folder of its own for the runs of a bucket."""
+        """The same plan on another machine, which has its own local folder for the runs of a bucket."""
         if not self.bucket:
             return self
         return replace(self, folder=bucket.here(self.folder, self.bucket))
 
     @classmethod
     def of(cls, folder: RunFolder, data_dir: Path, families: tuple[Path, ...]) -> Plan:
-        """What a run's own folder says. Raises TroupeError where nothing tells it."""
+        """The plan from a run's folder. Raises TroupeError if the folder holds no settings."""
         told = folder.read_settings()
         return cls(told["family"], told["settings"], folder.path, data_dir, families, told, told["data"])
 
@@ -59,34 +59,33 @@ class Plan:
 
 @fresh
 def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
-    """Open the data, build the family, train: with every switch of the process at its default. Returns its result.
+    """Open the data, build the family and train, with all global switches at their defaults. Returns the result.
 
-    What the family sets of them in its methods is the run's, in every worker alike, and put back.
+    Switches that the family sets in its methods apply to the run, in every worker, and are restored afterwards.
     """
     from trainers.engine import loop
 
     config = plan.config()
     data = open_for(config, plan.data_dir, plan.families, fingerprint=plan.fingerprint)
     if plan.fingerprint is not None and data.fingerprint != plan.fingerprint:
-        reason = "not the same samples as the driver found"
+        reason = "the samples differ from the driver's"
         raise TroupeError(Problem("data-differ", "data", reason, value=config.data), CONFLICT)
     config = config.resolved(data.facts)
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
     try:
         with without_own_garbage():
             return loop.train(family, data, config, world, RunFolder(plan.folder), control, plan.facts)
-    except SystemExit as error:  # or the process would end as if all were done
-        raise RuntimeError(f"sys.exit({error.code!r}) was called while it trained") from error
+    except SystemExit as error:  # otherwise the process would exit as if successful
+        raise RuntimeError(f"sys.exit({error.code!r}) was called during training") from error
 
 
 @contextlib.contextmanager
 def without_own_garbage() -> Iterator[None]:
-    """What is made inside and holds itself in circles, as figures do, is collected at the end: 60 runs in one process
-    would keep 40 MB of it.
+    """Collect the reference cycles created inside, such as figures: 60 runs in one process would leak 40 MB.
 
-    What was there before is not looked at: that takes long where torch and matplotlib are loaded.
+    Older objects are not traversed: that is slow once torch and matplotlib are loaded.
     """
-    ours = not gc.get_freeze_count()  # or somebody has frozen objects who wants them to stay so
+    ours = not gc.get_freeze_count()  # else the caller has frozen objects, which must stay so
     if ours:
         gc.freeze()
     try:
@@ -105,7 +104,7 @@ def open_for(
     progress: Callable[[int, int], None] = lambda done, total: None,
     fingerprint: str | None = None,
 ) -> Any:
-    """The data set that a config names. Imports no torch; `progress(done, total)` tells how far packing is."""
+    """The data set that a config names. Does not import torch; `progress(done, total)` reports packing."""
     size: Any = getattr(config, "image_size", "auto")
     return open_data(
         config.data,
@@ -122,8 +121,8 @@ def open_for(
 
 
 def description(family: str, config: Config, data: Any, families: Sequence[Path] = ()) -> dict[str, Any]:
-    """What a new run's folder says of it; the config is resolved for the data. Where it was begun with `families` of
-    one's own, a verb without them can say which they were."""
+    """The content of a new run's settings.json; the config is resolved for the data. The custom `families` that it
+    was started with are recorded, so that a verb called without them can name them."""
     return {
         "family": family,
         "versions": versions(),
@@ -136,7 +135,7 @@ def description(family: str, config: Config, data: Any, families: Sequence[Path]
 
 
 def versions() -> dict[str, str]:
-    """What a run's numbers may depend on besides its recipe."""
+    """What a run's numbers can depend on besides the settings that define it."""
     return {
         "python": platform.python_version(),
         "torch": metadata.version("torch"),

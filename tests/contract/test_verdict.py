@@ -171,7 +171,7 @@ def test_real_images_are_looked_at_once_and_damage_is_told(room: Path, capsys: p
     assert main.command(["train", "dcgan", "--name", "third", "--json", "--data-dir", "data", *words]) == 0
     shown = capsys.readouterr()
     third = json.loads(shown.out)["result"]
-    assert f"{kept[0].name}: damaged; what it held of the data is computed anew" in shown.err
+    assert f"{kept[0].name}: damaged; its contents are computed again" in shown.err
     assert kept[0].stat().st_mtime_ns != times[0]
     assert first["metrics"]["eval_frechet_distance"] == second["metrics"]["eval_frechet_distance"]
     assert first["metrics"]["eval_frechet_distance"] == third["metrics"]["eval_frechet_distance"]

@@ -95,8 +95,8 @@ def test_a_bucket_that_fails_for_a_while_delays_warns_and_loses_nothing(
     assert done.code == 0, done
     said = [line for line in done.out.splitlines() if runs in line]
     assert said == [
-        f"troupe: {runs}: cannot be reached; all is kept on this machine's disk, and sent when it can be",
-        f"troupe: {runs}: all is sent",
+        f"troupe: {runs}: cannot be reached; all is kept on the local disk, and sent once possible",
+        f"troupe: {runs}: everything is sent",
     ]
     done = troupe.run("export", "run", "--out", "x", *there, environment=server.machine(troupe.folder / "laptop"))
     assert done.code == 0, done
@@ -122,9 +122,9 @@ def test_a_manifest_comes_after_what_it_tells_of_and_goes_before_it(
 @pytest.mark.parametrize(
     ("place", "key", "mistake"),
     [
-        ("s3://nobodys-bucket/team", "key", "s3://nobodys-bucket/team: there is no such bucket"),
+        ("s3://nobodys-bucket/team", "key", "s3://nobodys-bucket/team: no such bucket"),
         (f"s3://{BUCKET}/team", "another", f"s3://{BUCKET}/team: "),
-        ("s3x://bucket", "key", "--runs-dir s3x://bucket: a folder, or a bucket as in s3://BUCKET/PATH"),
+        ("s3x://bucket", "key", "--runs-dir s3x://bucket: must be a folder, or a bucket as in s3://BUCKET/PATH"),
     ],
 )
 def test_a_bucket_that_cannot_be_had_is_one_line_and_no_retries(

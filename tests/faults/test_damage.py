@@ -49,10 +49,10 @@ def copy_of(finished: Commands, troupe: Commands) -> Path:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda path: flip(path / "state.pt"), "another SHA-256"),
+        (lambda path: flip(path / "state.pt"), "differs in SHA-256"),
         *long(
             (lambda path: (path / "manifest.json").write_text("{"), "JSONDecodeError"),
-            (lambda path: (path / "state.pt").write_bytes(b""), "another size"),
+            (lambda path: (path / "state.pt").write_bytes(b""), "differs in size"),
         ),
     ],
     ids=["a flipped bit", "a cut manifest", "an empty state"],
@@ -81,7 +81,7 @@ def test_where_all_checkpoints_are_damaged_nothing_is_begun_anew_in_silence(
         done = troupe.run("train", *RESUME)
         assert done.code == 4
         (line,) = done.mistakes
-        assert "no checkpoint is whole (step_00000006: state.pt has another SHA-256" in line
+        assert "no checkpoint is intact (step_00000006: state.pt differs in SHA-256" in line
         assert "restore one from a copy" in line
     assert checkpoints(run) == before
 
@@ -96,7 +96,7 @@ def test_a_corrupt_settings_file_is_told_and_the_checkpoint_tells_what_the_run_i
     done = troupe.train(*RESUME)
     (line,) = [line for line in done.out.splitlines() if "settings.json" in line]
     assert line.startswith("troupe: settings.json: damaged (")
-    assert line.endswith("; the run is what step_00000006 tells")
+    assert line.endswith("; the settings come from step_00000006")
     assert_same_run(run, finished.path("whole"))
     mended = json.loads((run / "settings.json").read_text())
     assert mended["settings"] == {**good["settings"], "steps": 8}
@@ -124,7 +124,7 @@ def test_a_flipped_bit_in_the_settings_is_told_and_not_followed(troupe: Commands
     done = troupe.train(*RESUME)
     told = [line for line in done.out.splitlines() if "settings.json" in line]
     assert told == [
-        f"troupe: settings.json: says {name}={there}, but step_00000006 was made with {counts}, which counts"
+        f"troupe: settings.json: says {name}={there}, but step_00000006 was made with {counts}, which is used"
         for name, there, counts in (("seed", 1, 0), ("keep", 2, 3))
     ]
     assert_same_run(run, finished.path("whole"))
@@ -163,7 +163,7 @@ def test_damaged_rows_of_metrics_cost_those_rows(troupe: Commands, finished: Com
     lines[3] = b"\0\0\0\0\n"
     (run / "metrics.jsonl").write_bytes(b"".join(lines))
     done = troupe.train(*RESUME)
-    assert "troupe: metrics.jsonl: 2 of 6 rows are damaged; the run goes on without them" in done.out.splitlines()
+    assert "troupe: metrics.jsonl: 2 of 6 rows are damaged; the run continues without them" in done.out.splitlines()
     assert_same_state(run, finished.path("whole"))
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 3, 5, 6, 7, 8]
@@ -267,8 +267,8 @@ def test_a_finished_run_with_a_damaged_last_checkpoint_is_made_whole_again(
     flip(run / "checkpoints" / "step_00000006" / "state.pt")
     done = troupe.train("--resume", "run", "--families", str(FRAGILE))
     told = (
-        "troupe: run: finished at step 6, but its last checkpoint is damaged (state.pt has another SHA-256 than its "
-        "manifest says); resuming from the previous one to make it again"
+        "troupe: run: finished at step 6, but its last checkpoint is damaged (state.pt differs in SHA-256 from its "
+        "manifest); resuming from the previous one to make it again"
     )
     assert told in done.out.splitlines()
     assert checkpoint.damage_of(checkpoints(run)[-1]) is None
@@ -313,4 +313,4 @@ def test_what_cannot_be_kept_names_the_run_and_the_way_out(troupe: Commands, fin
     done = troupe.run("train", *RESUME)
     assert done.code == 3, done
     (line,) = done.mistakes
-    assert line.endswith("no space left; free some, or move the run to another disk, then go on with --resume run")
+    assert line.endswith("no space left; free space, or move the run to another disk, then continue with --resume run")

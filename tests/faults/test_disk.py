@@ -23,7 +23,7 @@ from trainers.storage import checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 
-FULL = "no space left; free some, or move the run to another disk, then go on with --resume {}"
+FULL = "no space left; free space, or move the run to another disk, then continue with --resume {}"
 
 
 @pytest.fixture

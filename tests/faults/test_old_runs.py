@@ -44,6 +44,6 @@ def test_a_flipped_bit_in_settings_of_an_older_version_is_told_too(troupe: Comma
     (old / "settings.json").write_text(text.replace('"learning_rate": 0.0002', '"learning_rate": 0.0003'))
     done = troupe.train("--resume", "old", "steps=5")
     assert (
-        "troupe: settings.json: says learning_rate=0.0003, but step_00000004 was made with 0.0002, which counts"
+        "troupe: settings.json: says learning_rate=0.0003, but step_00000004 was made with 0.0002, which is used"
         in done.out.splitlines()
     )

@@ -51,7 +51,7 @@ def test_a_stopped_run_is_saved_and_goes_on_with_the_same_bits(
     assert done.code == 130
     (line,) = done.mistakes
     step = int(checkpoints(run)[-1].name.removeprefix("step_")[:8])
-    assert line == f"troupe: run: stopped at step {step} of 24 and saved; go on with --resume run"
+    assert line == f"troupe: run: stopped at step {step} of 24 and saved; continue with --resume run"
     assert step >= 7
     assert "troupe: stopping: saving first" in done.out.splitlines()
     troupe.train("--resume", "run", "--families", str(OWN_FAMILIES))
@@ -118,7 +118,7 @@ def test_a_stop_in_the_middle_of_an_evaluation_leaves_it_for_later(troupe: Comma
     command.send(signal.SIGINT)
     done = command.wait(15)
     assert done.code == 130, done
-    assert done.mistakes == ["troupe: run: stopped at step 2 of 6 and saved; go on with --resume run"]
+    assert done.mistakes == ["troupe: run: stopped at step 2 of 6 and saved; continue with --resume run"]
     assert checkpoints(run)[-1].name == "step_00000002_pending"
     troupe.train("--resume", "run", "evaluation_pause=0", "--families", str(FRAGILE))
     troupe.train(*words, "--name", "straight")

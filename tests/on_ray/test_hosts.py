@@ -147,7 +147,7 @@ def test_a_first_worker_that_is_cut_off_in_the_middle_of_a_write_may_end_it_and_
     done = command.wait(300)
     assert done.code == 4, done
     assert done.mistakes == [
-        "troupe: run: a process of the group before is in the middle of a write since 60 s; end it, then go on with "
+        "troupe: run: a process of the previous group has been writing for 60 s; end it, then continue with "
         "--resume run"
     ]
     assert written(run) == before

@@ -28,8 +28,8 @@ def mine(troupe: Commands) -> Iterator[Cluster]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-HEAD = "its head has not answered for 40 s; wait until it does, then go on with --resume {}"
-RAYLET = "the raylet of this machine died; start it again with `ray start`, then go on with --resume {}"
+HEAD = "its head has not answered for 40 s; wait until it does, then continue with --resume {}"
+RAYLET = "the raylet of this machine died; start it again with `ray start`, then continue with --resume {}"
 
 
 @pytest.mark.parametrize(

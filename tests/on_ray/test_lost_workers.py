@@ -83,7 +83,7 @@ def test_without_restarts_a_killed_worker_ends_the_run_in_one_line(troupe: Comma
     done = command.wait(40)
     assert done.code == 1
     assert re.fullmatch(
-        r"troupe: worker 0 died \(killed, or out of memory, process \d+\); go on with --resume run\n", done.err
+        r"troupe: worker 0 died \(killed, or out of memory, process \d+\); continue with --resume run\n", done.err
     ), done
     assert "died" not in done.out
     assert time.monotonic() - killed < 20
@@ -161,7 +161,7 @@ def test_a_stop_saves_and_another_number_of_workers_goes_on(troupe: Commands, st
     done = command.wait(30)
     assert done.code == 130, done
     (line,) = done.mistakes
-    assert re.match(r"troupe: run: stopped at step \d+ of 80 and saved; go on with --resume run", line)
+    assert re.match(r"troupe: run: stopped at step \d+ of 80 and saved; continue with --resume run", line)
     assert "troupe: stopping: saving first" in done.out.splitlines()
     assert not command.members()
     troupe.train("--resume", "run", "workers=1", "pause=0", *OPTIONS)
@@ -227,5 +227,5 @@ def test_a_damaged_checkpoint_is_told_by_workers_too(troupe: Commands, straight:
     (run / "checkpoints" / "step_00000030" / "state.pt").write_bytes(b"")
     done = troupe.train("--resume", "run", STEPS, "workers=2", *OPTIONS, on=cluster)
     (line,) = [line for line in done.out.splitlines() if "damaged" in line]
-    assert line.startswith("troupe: step_00000030: damaged (state.pt has another size than its manifest says)")
+    assert line.startswith("troupe: step_00000030: damaged (state.pt differs in size from its manifest)")
     assert_same_run(run, straight.path("run"))

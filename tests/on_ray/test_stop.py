@@ -32,7 +32,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(troupe: Commands, cluste
     assert told is not None, stopped
     done = command.wait(20)
     assert done.code == 130, done
-    assert done.mistakes == [f"troupe: run: stopped at step {told[1]} of 100000 and saved; go on with --resume run"]
+    assert done.mistakes == [f"troupe: run: stopped at step {told[1]} of 100000 and saved; continue with --resume run"]
     log = following.wait(20)
     assert log.code == 0
     assert re.search(rf"worker 0 of {workers}, process \d+", log.out)

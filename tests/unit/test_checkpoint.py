@@ -169,7 +169,7 @@ def test_nothing_is_removed_that_is_not_proved_to_be_a_checkpoint(tmp_path: Path
     warnings: list[str] = []
     assert checkpoint.newest(tmp_path, warnings.append) == tmp_path / "step_00000500"
     (line,) = warnings
-    assert line.startswith(f"{theirs[2]}: is not known to be troupe's")
+    assert line.startswith(f"{theirs[2]}: may not be troupe's")
     checkpoint.prune(tmp_path, 1, None)
     assert not checkpoint.remove(tmp_path / "x")
     assert sorted(os.listdir(tmp_path)) == sorted([*(path.name for path in theirs), "step_00000500"])
@@ -196,8 +196,8 @@ def rewrite(text: str) -> Callable[[Path], None]:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a bit is flipped": (flip, "another SHA-256"),
-    "the state is cut off": (truncate, "another size"),
+    "a bit is flipped": (flip, "differs in SHA-256"),
+    "the state is cut off": (truncate, "differs in size"),
     "the state is missing": (lambda path: (path / "state.pt").unlink(), "FileNotFoundError"),
     "the manifest is missing": (lambda path: (path / "manifest.json").unlink(), "FileNotFoundError"),
     "the manifest is empty": (rewrite(""), "JSONDecodeError"),
@@ -222,7 +222,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(tmp
     assert "\n" not in line
     assert reason in line
     assert line.startswith("step_00000200: damaged (")
-    assert line.endswith("set aside as step_00000200.damaged, the one before is used")
+    assert line.endswith("set aside as step_00000200.damaged, the previous one is used")
     assert (tmp_path / "step_00000200.damaged").is_dir()
     assert checkpoint.newest(tmp_path, nothing) == tmp_path / "step_00000100"  # told once
 

@@ -334,18 +334,16 @@ def test_settings_that_change_nothing_are_told(command: Command) -> None:
     told = command(*words, "momentum=0.5", "decay_at=0.5", "target=eval_accuracy:0.9", "evaluate_every=100")
     assert told.code == 0
     assert told.out.splitlines()[-3:] == [
-        "target=eval_accuracy:0.9: is looked at when the run is over only (evaluate_every=100, steps=50); say "
+        "target=eval_accuracy:0.9: is checked only at the end of the run (evaluate_every=100, steps=50); use "
         "evaluate_every=5 for more",
-        "decay_at=0.5: changes nothing with schedule=one_cycle; it is of step",
-        "momentum=0.5: changes nothing with schedule=one_cycle; say cycle_momentum=0.5:0.5",
+        "decay_at=0.5: has no effect with schedule=one_cycle; it is for step",
+        "momentum=0.5: has no effect with schedule=one_cycle; use cycle_momentum=0.5:0.5",
     ]
 
 
 def test_beta1_gives_way_to_the_cycle_too(command: Command) -> None:
     told = command("train", "dcgan", "beta1=0.3", "schedule=one_cycle", "--dry-run")
-    assert told.out.splitlines()[-1] == (
-        "beta1=0.3: changes nothing with schedule=one_cycle; say cycle_momentum=0.3:0.3"
-    )
+    assert told.out.splitlines()[-1] == ("beta1=0.3: has no effect with schedule=one_cycle; use cycle_momentum=0.3:0.3")
 
 
 def test_names_that_other_tools_use_are_answered_with_ours(command: Command, sentences: Sentences) -> None:

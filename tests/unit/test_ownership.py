@@ -123,9 +123,7 @@ def test_what_is_left_behind_is_removed_and_what_looks_like_it_is_told(tmp_path:
     told: list[str] = []
     ownership.left_behind(tmp_path, "work-*", "a test", told.append)
     assert os.listdir(tmp_path) == ["work-2"]
-    assert told == [
-        f"{tmp_path / 'work-2'}: is not known to be troupe's, and stays; remove it by hand if nobody needs it"
-    ]
+    assert told == [f"{tmp_path / 'work-2'}: may not be troupe's and is kept; remove it by hand if it is not needed"]
 
 
 WAITS = [

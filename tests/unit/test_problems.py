@@ -40,9 +40,9 @@ def test_a_sentence_is_the_subject_the_reason_the_way_out_and_the_file(about: st
     for hint, source, run, resumes, kept in itertools.product(*texts, flags, flags):
         told = sentence(Problem("bad-value", about, "is wrong", hint, value, source, resumes, run, kept))
         expected = f"{subject}is wrong" + (f"; {hint}" if hint else "")
-        expected += "" if kept else "; nothing of the run is kept, as it had not begun"
+        expected += "" if kept else "; nothing of the run is kept, as it had not started"
         if resumes and kept:
-            expected += (", then " if hint else "; ") + "go on with --resume" + (" mine" if run else "")
+            expected += (", then " if hint else "; ") + "continue with --resume" + (" mine" if run else "")
         assert told == expected + (" (in s.yaml)" if source else "")
 
 
@@ -54,8 +54,8 @@ def test_a_sentence_is_the_subject_the_reason_the_way_out_and_the_file(about: st
         (Problem("bad-value", "--name", "is empty", value="a/b"), "--name a/b: is empty"),
         (Problem("bad-value", "decay_at", "must rise", value=(0.5, 0.25)), "decay_at=0.5:0.25: must rise"),
         (Problem("no-space", "runs", "no space left", "free some", resumes=True, run="mine"),
-         "runs: no space left; free some, then go on with --resume mine"),
-        (Problem("stopped", "mine", "stopped", resumes=True, run="mine"), "mine: stopped; go on with --resume mine"),
+         "runs: no space left; free some, then continue with --resume mine"),
+        (Problem("stopped", "mine", "stopped", resumes=True, run="mine"), "mine: stopped; continue with --resume mine"),
         (Problem("lost", reason="a worker died"), "a worker died"),
     ],
 )  # fmt: skip

@@ -78,7 +78,7 @@ def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
     problem, long = run_folder.check_name(name), run_folder.check_name("x" * 101)
     assert problem is not None
     assert (problem.code, problem.value) == ("bad-name", name)
-    assert "begins with a letter or digit" in sentence(problem)
+    assert "starts with a letter or digit" in sentence(problem)
     assert long is not None
     assert "has 101 characters" in sentence(long)
 

@@ -149,7 +149,7 @@ def test_a_run_whose_settings_are_lost_is_what_its_checkpoint_tells_to_every_ver
     Path("runs/run/settings.json").unlink()
     (row,) = manage_runs.list_runs(Path("runs"), [])
     assert (row["name"], row["step"], row["state"]) == ("run", 2, "finished")
-    assert "settings.json: damaged (it is missing); the run is what step_00000002 tells" in row["note"]
+    assert "settings.json: damaged (it is missing); the settings come from step_00000002" in row["note"]
     for words_of_verb in (("sample", "run"), ("export", "run"), ("report", "run"), ("logs", "run"),
                     ("runs", "--remove", "run", "--dry-run")):  # fmt: skip
         assert command(words_of_verb) == 0, words_of_verb

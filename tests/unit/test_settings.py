@@ -186,7 +186,7 @@ def test_checks_across_settings_run_on_whatever_settings_are_good(sentences: Sen
 def test_a_batch_that_cannot_be_split_is_answered_with_the_nearest_size_that_can(sentences: Sentences) -> None:
     (problem,) = problems_of(batch_size="64", microbatch_size="15")
     assert facts_of(problem) == ("settings-conflict", "microbatch_size", 15)
-    assert problem.hint == "say microbatch_size=16"
+    assert problem.hint == "use microbatch_size=16"
     sentences([problem])
 
 

@@ -260,7 +260,7 @@ def test_a_worker_that_does_not_end_with_the_others_is_lost(
 
 
 def test_a_stop_is_asked_for_once_and_ends_the_run_after_saving() -> None:
-    stopped = Stopped(Problem("test", reason="mine: stopped at step 2, saved; go on with --resume mine"))
+    stopped = Stopped(Problem("test", reason="mine: stopped at step 2, saved; continue with --resume mine"))
     dummy = Dummy({}, {}, {}, {0: stopped}, {0: stopped, 1: stopped})
     watched = Watched([dummy], stop_requested=lambda: dummy.place >= 1)
     assert dummy.stopped == 1

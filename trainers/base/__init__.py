@@ -1,1 +1,1 @@
-"""What everything stands on: errors, paths, timeouts."""
+"""Shared foundations: errors, paths, timeouts."""

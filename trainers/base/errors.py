@@ -1,4 +1,4 @@
-"""What can go wrong for the person at the keyboard, and the exit code that says which kind it was."""
+"""Errors shown to the user, and the exit code for each kind."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from trainers.base.problems import Problem, sentences
 
 FAILED = 1  # the run failed, or `verify` found a difference
-WORDS = 2  # the words are wrong: all mistakes are told at once, before anything starts
+WORDS = 2  # the arguments are wrong: all errors are reported at once, before anything starts
 SURROUNDINGS = 3  # something is missing: cluster, space, CPUs, GPUs, a data set
-CONFLICT = 4  # a name in use, a locked run, another recipe
+CONFLICT = 4  # a name in use, a locked run, different settings
 STOPPED = 130  # stopped on request, after saving
 
 
 class TroupeError(Exception):
     """One or more problems, with the exit code of the command that they end.
 
-    Raised where the problem is known; `cluster.cli.main` prints a line for each after `troupe: ` and exits with `code`.
+    Raised where the problem is found; `cluster.cli.main` prints a line for each after `troupe: ` and exits with `code`.
     """
 
     def __init__(self, problems: Problem | Iterable[Problem], code: int = FAILED) -> None:
@@ -31,55 +31,55 @@ class TroupeError(Exception):
 
     @property
     def mistakes(self) -> list[str]:
-        """The problems in a line each, for people."""
+        """The problems for users, one line each."""
         return sentences(self.problems)
 
     def __str__(self) -> str:
         return "\n".join(self.mistakes)
 
     def __reduce__(self) -> tuple[type[TroupeError], tuple[list[Problem], int]]:
-        return type(self), (self.problems, self.code)  # keeps the code on its way between processes
+        return type(self), (self.problems, self.code)  # keeps the code when pickled
 
 
 class Stopped(TroupeError):
-    """The run was asked to stop, has saved, and can be resumed."""
+    """A stop was requested; the run has saved and can be resumed."""
 
     def __init__(self, problems: Problem | Iterable[Problem], code: int = STOPPED) -> None:
         super().__init__(problems, code)
 
 
 class NotBegun(Stopped):
-    """The run was asked to stop before its first step."""
+    """A stop was requested before the first step of the run."""
 
     def __init__(self, problems: Problem | Iterable[Problem] | None = None, code: int = STOPPED) -> None:
-        super().__init__(problems or Problem("stopped", reason="stopped before it began"), code)
+        super().__init__(problems or Problem("stopped", reason="stopped before it started"), code)
 
 
 class Passing(TroupeError):
-    """No fault of the run, and it may have passed when it goes on: a disk that is full, a bucket out of reach."""
+    """A transient error outside the run, such as a full disk or an unreachable bucket; resuming can succeed."""
 
 
 class PeerLost(TroupeError):
-    """This worker is fine, but another one no longer answers. Never shown: the guilty worker's own error is."""
+    """Another worker no longer answers. Never shown: the error of the failed worker is shown instead."""
 
 
 def naming(error: TroupeError, name: str, kept: bool) -> TroupeError:
-    """The same error of a run or search of this name, which can be resumed; or of which nothing is `kept`, as it never
-    began."""
+    """The same error with the name of the run or search to resume; if not `kept`, it never started and nothing is
+    saved."""
     error.problems = [replace(one, run=name, kept=kept) if one.resumes else one for one in error.problems]
     return error
 
 
 def of_worker(rank: int, error: Exception, log: object) -> TroupeError:
-    """An error that nobody foresaw, in one line; its traceback is in the worker's log."""
-    said = (str(error).strip().splitlines() or ["no reason is given"])[0]
+    """An unexpected error in one line; its traceback is in the worker's log."""
+    said = (str(error).strip().splitlines() or ["no reason given"])[0]
     where = "".join(f"{file}:{line}: " for file, line in lines_of_others(error)[-1:])
     reason = f"{where}{type(error).__name__}: {said} (traceback in {log})"
     return TroupeError(Problem("worker-error", f"worker {rank}", reason), FAILED)
 
 
 def told_of(error: BaseException) -> str:
-    """An error in somebody's own code, in a line: which, and in which line of which file."""
+    """An error in custom code, in one line: its type and message, and the line and file."""
     where = "".join(f" (line {line} of {file.name})" for file, line in lines_of_others(error)[-1:])
     if isinstance(error, SystemExit):
         return f"sys.exit({error.code!r}) was called{where}"
@@ -87,8 +87,8 @@ def told_of(error: BaseException) -> str:
 
 
 def lines_of_others(error: BaseException) -> list[tuple[Path, int]]:
-    """The lines of files through which an error came that are neither ours nor of an installed package, outermost
-    first: those of a family or a data source of one's own."""
+    """The frames of a traceback that belong neither to troupe nor to an installed package, outermost first: those of
+    a custom family or data source."""
     root, found = Path(__file__).parents[2], list[tuple[Path, int]]()
     known = {root / "trainers", root / "cluster", Path(os.__file__).parent}
     whose = error.__cause__ if isinstance(error.__cause__, SystemExit) else error
@@ -100,6 +100,6 @@ def lines_of_others(error: BaseException) -> list[tuple[Path, int]]:
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """`did you mean X?` for the known word nearest to `word`, or nothing."""
+    """`did you mean X?` for the known word closest to `word`, or an empty text."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else ""

@@ -1,4 +1,4 @@
-"""Modules by the names that they had in 0.1.0 and 0.2.0: families of one's own that import these go on."""
+"""Module names of 0.1.0 and 0.2.0, so that custom families that import these still work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODULES = {
 
 
 class OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module of today by its old name; asked last, when nothing else has found one."""
+    """Finds a current module by its old name; asked last, after all other finders."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -37,10 +37,10 @@ class OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return sys.modules[MODULES[spec.name]]
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.spec  # the import has put the old name's there
+        module.__spec__ = self.spec  # the import has replaced it by that of the old name
 
 
 def find() -> None:
-    """Find modules by their old names from now on, in this process."""
+    """Enable the old module names in this process."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.append(OldNames())

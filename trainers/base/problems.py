@@ -1,7 +1,7 @@
-"""What is wrong, as data, and the one place where that becomes a sentence.
+"""Problems as data, and the only place where they become sentences.
 
-Whoever finds a problem says its code, what it is about, the value that was given, the reason and the way out. Whoever
-decides by it looks at these fields. `sentence` is for people, at the edge. docs/json.md lists the codes.
+A problem has a code, a subject, the given value, a reason and a hint. Code that branches on a problem reads these
+fields; `sentence` is only for output to users. docs/json.md lists the codes.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong."""
+    """One problem."""
 
-    code: str  # what kind of problem, for programs: words in lower case, joined by hyphens
-    about: str = ""  # the setting (`steps`), the option (`--name`), the run, the file or the part that it is about
+    code: str  # kind of problem, for programs: lower-case words joined by hyphens
+    about: str = ""  # subject: a setting (`steps`), an option (`--name`), a run, a file or a part
     reason: str = ""  # what is wrong
-    hint: str = ""  # the way out, where there is one
-    value: Any = None  # what was given for the setting or the option
-    source: str = ""  # the file in which it was given, where that was no command line
-    resumes: bool = False  # whether the run or search can be resumed, once the hint was followed
-    run: str = ""  # the run or the search that it has ended, where it has
-    kept: bool = True  # whether anything of that is kept
+    hint: str = ""  # what to do, if anything
+    value: Any = None  # given for the setting or the option
+    source: str = ""  # file in which it was given, if not the command line
+    resumes: bool = False  # whether the run or search can be resumed after following the hint
+    run: str = ""  # the run or search that it ended, if any
+    kept: bool = True  # whether anything of the run is kept
 
     def as_json(self) -> dict[str, Any]:
         """All fields, as `--json` prints them, and the sentence as `text`."""
@@ -31,41 +31,41 @@ class Problem:
 
 
 def sentence(problem: Problem) -> str:
-    """A problem in one line, for people."""
+    """A problem in one line, for users."""
     subject = problem.about
     if problem.value is not None:
         subject += f"{' ' if subject.startswith('--') else '='}{show_value(problem.value)}"
     text = f"{subject}: {problem.reason}" if subject else problem.reason
     ways = [problem.hint] if problem.hint else []
     if not problem.kept:
-        ways.append("nothing of the run is kept, as it had not begun")
+        ways.append("nothing of the run is kept, as it had not started")
     if problem.resumes and problem.kept:
-        resume = " ".join(filter(None, ["go on with --resume", problem.run]))
+        resume = " ".join(filter(None, ["continue with --resume", problem.run]))
         ways = [f"{problem.hint}, then {resume}"] if problem.hint else [resume]
     source = f" (in {problem.source})" if problem.source else ""
     return "; ".join([text, *ways]) + source
 
 
 def sentences(problems: Iterable[Problem]) -> list[str]:
-    """Problems in a line each."""
+    """Problems, one line each."""
     return [sentence(problem) for problem in problems]
 
 
 def of(problems: Iterable[Problem], option: str) -> list[Problem]:
-    """Problems with a name, as those of the option that gave the name: `mine: no such run` is `--resume mine: ...`.
-    Those that have a value are of another option already."""
+    """Problems about a name, attributed to the option that gave it: `mine: no such run` becomes `--resume mine: ...`.
+    Problems with a value already belong to another option."""
     return [replace(one, about=option, value=one.about) if one.value is None else one for one in problems]
 
 
 def as_plain(value: Any) -> Any:
-    """A value as JSON knows it: numbers, texts, true, false, null and lists as they are, all else as it is shown."""
+    """A value as JSON: numbers, strings, booleans, null and lists unchanged, everything else as its shown text."""
     if isinstance(value, (tuple, list)):
         return [as_plain(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else show_value(value)
 
 
 def show_value(value: Any) -> str:
-    """A value as it is given on a command line: `true`, `1:2:4`, `none`."""
+    """A value in command-line syntax: `true`, `1:2:4`, `none`."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (tuple, list)):

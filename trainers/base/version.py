@@ -1,3 +1,3 @@
-"""The version of troupe: where it is sent to a cluster, no metadata of a package tell it."""
+"""The version of troupe: package metadata is not available when the code is sent to a cluster."""
 
 __version__ = "0.2.0"

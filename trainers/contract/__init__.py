@@ -1,1 +1,1 @@
-"""What a model family says of itself, and what its losses may depend on."""
+"""What a model family defines, and what its losses may depend on."""

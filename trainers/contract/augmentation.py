@@ -1,7 +1,7 @@
-"""Augmentation of whole micro-batches of uint8 images (rows, channels, height, width), on their device.
+"""Augmentation of micro-batches of uint8 images (rows, channels, height, width), on their device.
 
-Everything random comes from the generator that is given, which belongs to the micro-batch, or is a pure function of the
-sample: so the pictures are the same on any number of workers.
+Randomness comes only from the given generator, which belongs to the micro-batch, or is a pure function of the sample.
+So the images are the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 
 
 def crop_and_flip(images: Tensor, padding: int, flipped: Tensor | None, random: torch.Generator) -> Tensor:
-    """Each image moved by up to `padding` pixels each way, its border filled by reflection, and mirrored where asked.
+    """Shift each image by up to `padding` pixels per axis with reflection padding, and mirror it if requested.
 
-    `flipped` holds a bool for each row. Height and width must be greater than `padding`. One gather does it all.
+    `flipped` holds a bool for each row. Height and width must be greater than `padding`. Uses a single gather.
     """
     rows, _, height, width = images.shape
     device = images.device
@@ -31,19 +31,19 @@ def crop_and_flip(images: Tensor, padding: int, flipped: Tensor | None, random: 
 
 
 def reflected(places: Tensor, size: int) -> Tensor:
-    """Places outside [0, size) mirrored at the first and the last one, which are not repeated."""
+    """Indices outside [0, size) reflected at the first and the last one, which are not repeated."""
     return (size - 1) - ((size - 1) - places.abs()).abs()
 
 
 def random_flips(rows: int, random: torch.Generator) -> Tensor:
-    """A fair coin for each image."""
+    """A fair coin flip for each image."""
     return torch.rand(rows, generator=random, device=random.device) < 0.5
 
 
 def alternating_flips(indices: Sequence[int], epochs: Sequence[int], seed: int) -> Tensor:
-    """A coin for each sample in its first epoch, and the other side in every second epoch after it.
+    """A coin flip for each sample in its first epoch, alternating in every epoch after it.
 
-    In any two epochs in a row every image is seen both ways (Jordan 2024, arXiv 2404.00498, section 3.6).
+    In any two consecutive epochs, each image is seen both ways (Jordan 2024, arXiv 2404.00498, section 3.6).
     """
     with np.errstate(over="ignore"):
         mixed = np.asarray(indices, np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
@@ -54,9 +54,9 @@ def alternating_flips(indices: Sequence[int], epochs: Sequence[int], seed: int) 
 
 
 def cutout(images: Tensor, size: int, fill: Tensor, random: torch.Generator) -> Tensor:
-    """A square of `size` pixels around a random place of each image replaced by `fill` (channels,).
+    """Replace a square of `size` pixels around a random position of each image by `fill` (channels,).
 
-    Parts of the square may lie outside (DeVries and Taylor 2017, section 3).
+    Parts of the square can lie outside the image (DeVries and Taylor 2017, section 3).
     """
     rows, _, height, width = images.shape
     device = images.device

@@ -1,4 +1,4 @@
-"""What an evaluation found over the held-out samples, put together from its chunks in their order."""
+"""The outcome of an evaluation over the held-out samples, combined from its chunks in order."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-SHOWN = 24  # samples with the highest scores that are kept to be looked at
-Totals = dict[str, tuple[Tensor | float, float]]  # (sum, count) of what an evaluation adds up
+SHOWN = 24  # samples with the highest scores that are kept for display
+Totals = dict[str, tuple[Tensor | float, float]]  # (sum, count) of each quantity that an evaluation adds up
 Scored = tuple[float, int, str]  # score, held-out sample, caption
-Rows = Mapping[str, Tensor]  # what is collected of each sample, (samples, ...)
-Part = tuple[Totals, list[Scored], Rows]  # what one chunk tells
+Rows = Mapping[str, Tensor]  # collected for each sample, (samples, ...)
+Part = tuple[Totals, list[Scored], Rows]  # the outcome of one chunk
 
 
 def nothing() -> None:
-    """For whoever watches nobody."""
+    """The default heartbeat: does nothing."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What follows from an evaluation, by name (`eval_accuracy`), and on rank 0 what it follows from: sums, what was
-    collected of each sample, and the samples with the highest scores."""
+    """The results of an evaluation by name (`eval_accuracy`), and on rank 0 what they are computed from: sums, what was
+    collected for each sample, and the samples with the highest scores."""
 
     results: Mapping[str, float] = field(default_factory=dict)
     totals: Totals = field(default_factory=dict)
     rows: Rows = field(default_factory=dict)
     shown: Sequence[Scored] = ()
-    beat: Callable[[], None] = nothing  # to be called after each piece of what takes long to conclude
+    beat: Callable[[], None] = nothing  # call it after each piece of long work in `conclude`
 
 
 def added(parts: Sequence[Part], beat: Callable[[], None] = nothing) -> Evaluation:
-    """All chunks as one; sums are added in the order of the chunks, so that the workers change no bit of them."""
+    """All chunks combined. Sums are added in chunk order, so that the number of workers changes no bit of them."""
     totals: Totals = {}
     for name in parts[0][0] if parts else ():
         sums = [torch.as_tensor(chunk[name][0], dtype=torch.float64).cpu() for chunk, *_ in parts]
@@ -53,5 +53,5 @@ def highest(scored: tuple[Tensor, Sequence[str]] | None, indices: Sequence[int])
 
 
 def first(rows: Sequence[Scored]) -> list[Scored]:
-    """The highest scores; among equals the sample that comes first."""
+    """The highest scores; ties go to the first sample."""
     return sorted(rows, key=lambda row: (-row[0], row[1]))[:SHOWN]

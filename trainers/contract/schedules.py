@@ -1,6 +1,6 @@
-"""Schedules: pure functions of the run's step that say learning rate and momentum. No state, so resume is exact.
+"""Schedules: pure functions from the step to learning rate and momentum. They have no state, so resume is exact.
 
-Imports no torch: the driver draws them.
+Does not import torch: the driver plots them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trainers.settings.config import Config
 Schedule = Callable[[int, Sequence[float]], Mapping[str, float]]
 """(step from 0, main metric of each evaluation so far) -> values for the optimizer's groups, as {"lr": 2e-4}.
 
-"lr" is multiplied by a group's own "lr_scale" where it has one; "momentum" is beta1 in Adam.
+"lr" is multiplied by a group's own "lr_scale" if it has one; "momentum" is beta1 in Adam.
 """
 
 
@@ -24,7 +24,7 @@ def constant(**values: float) -> Schedule:
 
 
 def of(config: Config, learning_rate: float) -> Schedule:
-    """The schedule that the settings name, with this peak of the learning rate; one_cycle moves the momentum too."""
+    """The schedule from the settings, with this peak learning rate; one_cycle changes the momentum too."""
     if config.schedule == "constant" and not config.warm_up:
         return constant(lr=learning_rate)
 
@@ -45,8 +45,8 @@ def of(config: Config, learning_rate: float) -> Schedule:
 
 
 def factor(config: Config, done: float, history: Sequence[float] = ()) -> float:
-    """What the peak of the learning rate is multiplied by when this share of the run is done."""
-    if config.schedule == "one_cycle":  # Smith 2018, section 4: a triangle, and a last descent
+    """The multiplier of the peak learning rate at this fraction of the run."""
+    if config.schedule == "one_cycle":  # Smith 2018, section 4: a triangle and a final descent
         start = 1 / config.cycle_ratio
         return between([(0, start), (top(config), 1), (1 - config.cycle_tail, start), (1, start / 100)], done)
     if config.schedule == "cosine":  # Loshchilov 2017, equation 5, without restarts
@@ -61,12 +61,12 @@ def factor(config: Config, done: float, history: Sequence[float] = ()) -> float:
 
 
 def top(config: Config) -> float:
-    """The share of the run at which one_cycle has its peak."""
+    """The fraction of the run at which one_cycle has its peak."""
     return (1 - config.cycle_tail) / 2 if config.cycle_peak == "auto" else config.cycle_peak
 
 
 def falls(history: Sequence[float], patience: int, mode: str) -> int:
-    """How often `patience` evaluations in a row were no better than the best before them."""
+    """How many times `patience` consecutive evaluations were no better than the best before them."""
     count, waited, best = 0, 0, -math.inf
     for value in history:
         value = value if mode == "max" else -value
@@ -78,7 +78,7 @@ def falls(history: Sequence[float], patience: int, mode: str) -> int:
 
 
 def between(points: Sequence[tuple[float, float]], at: float) -> float:
-    """Straight lines through points (share of the run, value), level before the first and after the last."""
+    """Linear interpolation between points (fraction of the run, value), constant outside the first and the last."""
     if at <= points[0][0]:
         return points[0][1]
     for (first, low), (last, high) in pairwise(points):

@@ -1,6 +1,6 @@
-"""Everything random or ordered in a run, as pure functions of its seed: never of a worker, nor of their number.
+"""All randomness and order in a run, as pure functions of its seed: never of a worker or the number of workers.
 
-A stream says which samples lie at its places, epochs laid end to end: a batch is the next so many places.
+A stream maps places to samples, with epochs laid end to end; a batch is the next N places.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-GRID_SEED = 20151119  # of the fixed grid: not the run's seed, so that runs with different seeds can be compared
-CHUNK = 256  # places that are evaluated at once, where a stream says no other number
+GRID_SEED = 20151119  # of the fixed grid: not the run's seed, so that runs with different seeds are comparable
+CHUNK = 256  # default number of places evaluated at once
 Batch = Callable[[Sequence[int]], dict[str, Any]]
 
 
 def seed_of(*key: object) -> int:
-    """32 bits for a key such as (run seed, phase, how often it has run, micro-batch).
+    """A 32-bit seed for a key such as (run seed, phase, number of runs of the phase, micro-batch).
 
-    torch's CPU generator uses the low 32 bits of its seed only, so that a wider hash would be cut off silently.
+    torch's CPU generator uses only the low 32 bits of its seed, so a wider hash would be truncated silently.
     """
     text = "/".join(map(str, key)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
@@ -34,7 +34,7 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     """The order of `size` samples in an epoch: every sample once. Shape (size,), int64."""
     bits = np.random.Philox(key=[seed, epoch])
     order = np.random.Generator(bits).permutation(size)
-    order.setflags(write=False)  # it is kept, and handed out in parts
+    order.setflags(write=False)  # it is cached, and returned in parts
     return order
 
 
@@ -50,7 +50,7 @@ def sample_indices(size: int, seed: int, start: int, count: int) -> np.ndarray:
 
 
 class Drawn(NamedTuple):
-    """What lies at some places of a stream."""
+    """The samples at some places of a stream."""
 
     tensors: dict[str, Tensor]
     indices: Sequence[int]  # of the samples in the data
@@ -64,11 +64,11 @@ class Stream(Protocol):
     chunk: int  # places that are evaluated at once, at most
 
     def at(self, places: range) -> Drawn:
-        """What lies at these places."""
+        """The samples at these places."""
 
 
 class Shuffled:
-    """Every sample once in an epoch, in an order of its own in each. `batch` gives tensors of samples."""
+    """Every sample once per epoch, in a new order each epoch. `batch` returns the tensors of samples."""
 
     def __init__(self, batch: Batch, length: int, seed: int) -> None:
         self.batch, self.length, self.seed, self.chunk = batch, length, seed, CHUNK
@@ -79,7 +79,7 @@ class Shuffled:
 
 
 class InOrder:
-    """Samples in their own order; without `batch`, bare places, for what is made of noise alone."""
+    """Samples in dataset order; without `batch`, only places, for samples made of noise alone."""
 
     def __init__(self, length: int, batch: Batch | None = None, chunk: int = CHUNK) -> None:
         self.length, self.batch, self.chunk = length, batch, chunk
@@ -91,9 +91,9 @@ class InOrder:
 
 
 class SideBySide:
-    """Streams that know nothing of each other, at the same places: the tensors of stream `a` are named `a_...`.
+    """Independent streams read at the same places: the tensors of stream `a` are named `a_...`.
 
-    An epoch is that of the longest one; indices are those of the first.
+    An epoch is that of the longest stream; indices are those of the first.
     """
 
     def __init__(self, **streams: Stream) -> None:
@@ -108,12 +108,12 @@ class SideBySide:
 
 
 class Columns:
-    """A text cut into `columns` of equal length, read side by side, `window` words at a time.
+    """A text split into `columns` of equal length, read in parallel, `window` words at a time.
 
-    A batch of as many samples as there are columns is one window of all of them, and the next batch goes on where it
-    ended: state that is carried from step to step belongs to a column. Place p is column p % columns of window
-    p // columns; the rest of the text that fills no column is left out. Tensors: `words` and `next`, (rows, window),
-    and `begins` (rows,), whether the text begins here.
+    A batch with one sample per column is one window of all columns, and the next batch continues where it ended: state
+    kept from step to step belongs to a column. Place p is column p % columns of window p // columns; the rest of the
+    text that fills no column is dropped. Tensors: `words` and `next`, (rows, window), and `begins` (rows,), whether the
+    text starts here.
     """
 
     def __init__(self, text: Tensor, columns: int, window: int) -> None:

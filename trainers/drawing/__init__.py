@@ -1,1 +1,1 @@
-"""Pictures, curves and event files; a run never fails for them."""
+"""Images, curves and event files; their errors never fail a run."""

@@ -1,6 +1,6 @@
-"""What shows a run and is none of its numbers: pictures, curves, films, event files. It may fail; the run may not.
+"""Decorations of a run that affect none of its numbers: images, curves, films, event files. Their errors never fail it.
 
-All of it is made inside `Decorations.making`, and drawn with matplotlib inside `matplotlib_of_ours`.
+All of them are made inside `Decorations.making`, and drawn with matplotlib inside `matplotlib_of_ours`.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from trainers.base.problems import Problem, sentence
 
 LIBRARY, BACKEND = "matplotlib", "MPLBACKEND"
 NOT_MADE = "not-made"
-EVENTS = "TensorBoard's file of events"
+EVENTS = "TensorBoard's event file"
 
 
 class Decorations:
-    """Those of one run: what fails is told once, by what it is and by its reason."""
+    """The decorations of one run: each failure is reported once, by item and by reason."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.told = set[str]()
-        self.not_made = list[str]()  # the same as lines
+        self.not_made = list[str]()  # the reported lines
 
     @contextlib.contextmanager
     def making(self, what: str) -> Iterator[None]:
-        """Inside, something is made that no number needs: whatever exception that raises, the run goes on without it.
+        """Inside, a decoration is made; on any exception the run continues without it.
 
-        Only what ends a process goes through: Ctrl-C and `sys.exit`.
+        Only Ctrl-C and `sys.exit` propagate.
         """
         try:
             yield
         except Exception as error:
-            problem = not_made(what, error, "the run goes on without it")
+            problem = not_made(what, error, "the run continues without it")
             if not self.told & {what, problem.reason}:
                 self.not_made.append(sentence(problem))
                 self.say(self.not_made[-1])
@@ -53,19 +53,19 @@ class Decorations:
 
 
 def not_made(what: str, error: Exception, hint: str = "") -> Problem:
-    """Why something decorative could not be made."""
+    """Why a decoration could not be made."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else told_of(error)
     return Problem(NOT_MADE, what, f"cannot be made ({reason})", hint)
 
 
 @contextlib.contextmanager
 def matplotlib_of_ours() -> Iterator[None]:
-    """Inside, matplotlib has its own defaults, whatever this process, its variables or its files say; afterwards it is
-    as it was. The backend is never looked at: our figures have canvases of their own."""
+    """Inside, matplotlib has its own defaults, regardless of this process, its environment or its files; they are
+    restored afterwards. The backend is never resolved: these figures have their own canvases."""
     with _quiet():
         library = _loaded()
         with library.rc_context():
-            with warnings.catch_warnings(action="ignore"):  # of settings that it will not have for long
+            with warnings.catch_warnings(action="ignore"):  # of deprecated settings
                 defaults = library.rcParamsDefault
                 library.rcParams.update({name: defaults[name] for name in defaults if name != "backend"})
             yield
@@ -73,7 +73,7 @@ def matplotlib_of_ours() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, matplotlib logs nothing: of files of its user's that it does not understand, of fonts that it lacks."""
+    """Inside, matplotlib logs nothing, such as invalid user files or missing fonts."""
     logger = logging.getLogger(LIBRARY)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -84,7 +84,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _loaded() -> Any:
-    """matplotlib, as its user has set it; where it cannot be imported for that, as if nothing was set."""
+    """matplotlib with the user's configuration; if that prevents the import, without it."""
     if LIBRARY in sys.modules:
         return importlib.import_module(LIBRARY)
     before = locale.setlocale(locale.LC_ALL)
@@ -92,14 +92,14 @@ def _loaded() -> Any:
         return importlib.import_module(LIBRARY)
     except ImportError:
         raise
-    except Exception:  # an unknown backend, a file that is no text: of use to nobody in this process
+    except Exception:  # an unknown backend, a binary file: unusable in this process
         return _loaded_without_settings()
     finally:
-        locale.setlocale(locale.LC_ALL, before)  # which a setting of it changes
+        locale.setlocale(locale.LC_ALL, before)  # which a matplotlib setting changes
 
 
 def _loaded_without_settings() -> ModuleType:
-    """matplotlib, imported with its own defaults: it asks for no backend, and every other file of settings is empty."""
+    """matplotlib, imported with its own defaults: no backend from the environment, and all user files read as empty."""
     for name in [name for name in sys.modules if name.startswith(f"{LIBRARY}.")]:  # of the import that failed
         del sys.modules[name]
     spec = importlib.util.find_spec(LIBRARY)
@@ -122,5 +122,5 @@ def _loaded_without_settings() -> ModuleType:
 
 
 def _own_file(folder: Path, path: str, mode: str = "r", encoding: str = "utf-8") -> io.TextIOBase:
-    """A text file of the library's own folder; any other one is empty."""
+    """Open a text file in the library's own folder; any other file reads as empty."""
     return open(path, mode, encoding=encoding) if Path(path).is_relative_to(folder) else io.StringIO()  # type: ignore[return-value]

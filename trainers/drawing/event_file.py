@@ -1,4 +1,4 @@
-"""TensorBoard's event file, written at once: tensorboardX's writer is a thread, and a full disk would hang it."""
+"""TensorBoard's event file, written synchronously: tensorboardX's writer is a thread that hangs on a full disk."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tensorboardX.record_writer import masked_crc32c
 
 
 class EventFile:
-    """Scalars and images of a run, from `step` on: what older files say of later steps is hidden."""
+    """Scalars and images of a run from `step` on; TensorBoard hides later steps of older files."""
 
     def __init__(self, folder: Path, step: int, kind: str = "") -> None:
-        """Raises OSError, as all writes do, where the disk is full. `kind` ends its name."""
+        """Raises OSError, as all writes do, if the disk is full. `kind` is the suffix of its name."""
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}{kind}"
         self.path = folder / name
         self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -37,7 +37,7 @@ class EventFile:
         self._append(Event(wall_time=time.time(), step=step, summary=drawn))
 
     def settings(self, values: Mapping[str, Any], metric: str) -> None:
-        """What a trial varies, and what it is compared by, for TensorBoard's table of hyperparameters."""
+        """The settings that a trial varies, and its metric, for TensorBoard's table of hyperparameters."""
         plain = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in values.items()}
         for part in summary.hparams(plain, {metric: 0.0}):
             self._append(Event(wall_time=time.time(), step=0, summary=part))
@@ -52,5 +52,5 @@ class EventFile:
                 if file.write(whole) != len(whole):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except BaseException:
-                file.truncate(start)  # half an event would hide all that follow it
+                file.truncate(start)  # an incomplete event would hide all later ones
                 raise

@@ -1,4 +1,4 @@
-"""A font that has the characters of a text: that of the plots, or one of this machine's."""
+"""Find a font that has the characters of a text: the font of the plots, or one of this machine."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 
 def own(name: str = "DejaVuSans.ttf") -> Path:
-    """A font that comes with matplotlib, which is that of all plots."""
+    """The font of all plots, which comes with matplotlib."""
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
 
 
 def drawable(text: str) -> tuple[Path, str]:
-    """A font, and the text as it can be drawn with it: where no font has all of it, the characters that the own one
-    lacks are written as `\\u72d7`."""
+    """A font, and the text as drawn with it: if no font has all characters, those missing in the default font are
+    written as `\\u72d7`."""
     wanted = np.array([ord(character) for character in text if not character.isspace()], np.int32)
     if _has(own(), wanted).all():
         return own(), text
@@ -35,7 +35,7 @@ def drawable(text: str) -> tuple[Path, str]:
 
 @cache
 def _others() -> tuple[Path, ...]:
-    """The fonts of this machine, always in the same order; none that has a box for every character."""
+    """The fonts of this machine, in a fixed order, without those that draw a box for every character."""
     from matplotlib import font_manager
 
     found = {Path(font) for font in font_manager.findSystemFonts()}
@@ -48,7 +48,7 @@ def _has(font: Path, wanted: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 @cache
 def _characters(font: Path) -> NDArray[np.int32]:
-    """Those that a font has; none where it cannot be read, or is made for one size alone."""
+    """The characters of a font; empty if it cannot be read, or is not scalable."""
     from matplotlib.ft2font import FT2Font
 
     try:

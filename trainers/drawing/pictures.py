@@ -25,7 +25,7 @@ FORMATS = {
 
 
 def grid(images: np.ndarray, columns: int = 0) -> Image.Image:
-    """Lay out images (count, height, width, channels), uint8, row by row; without columns as square as can be."""
+    """Lay out images (count, height, width, channels), uint8, row by row; by default as square as possible."""
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = -(-count // columns)
@@ -39,22 +39,22 @@ def grid(images: np.ndarray, columns: int = 0) -> Image.Image:
 
 
 def write_picture(path: Path, image: Image.Image, magnify: int = 1) -> None:
-    """Write a picture whole or not at all, in the format that its ending names; as PNG where it has none."""
+    """Write an image atomically, in the format of its suffix; PNG if it has none."""
     if magnify > 1:
         image = image.resize((image.width * magnify, image.height * magnify), Image.Resampling.NEAREST)
     kind = FORMATS[path.suffix.lower()]
     with atomic_files.replacing(path) as making:
-        # a PNG that is a little smaller, as with optimize, takes several times as long
+        # `optimize` makes a PNG only a little smaller, and takes several times as long
         image.save(making, format=kind, optimize=kind != "PNG", quality=95)
 
 
 def write_grid(path: Path, images: np.ndarray, columns: int = 0) -> None:
-    """A grid of images; small images are magnified so that they can be seen."""
+    """Write a grid of images; small images are magnified for display."""
     write_picture(path, grid(images, columns), magnify=2 if images.shape[1] <= 32 else 1)
 
 
 def write_named(folder: Path, drawn: Mapping[str, Image.Image | None]) -> list[Path]:
-    """Pictures by name; none where one is None."""
+    """Write images by name, except those that are None; returns their paths."""
     paths = {folder / f"{name}.png": picture for name, picture in drawn.items()}
     for path, picture in paths.items():
         if picture is not None:
@@ -63,7 +63,7 @@ def write_named(folder: Path, drawn: Mapping[str, Image.Image | None]) -> list[P
 
 
 def sheet_of_texts(texts: Sequence[str]) -> str:
-    """Texts one after the other, each under its number."""
+    """Numbered texts, one after the other."""
     return "".join(f"--- {number}\n{text}\n" for number, text in enumerate(texts, start=1))
 
 
@@ -75,18 +75,18 @@ def write_timelapse(
     seconds: float = 6.0,
     most: int = 120,
 ) -> bool:
-    """An endless GIF of at most `most` of the grids, in `seconds`, that rests on the last one; beats for each.
+    """Write a looping GIF of at most `most` grids in `seconds`, with a pause on the last one; calls `beat` for each.
 
-    A grid that is damaged costs its frame, and is told. Returns whether there is anything to show.
+    A damaged grid is omitted and reported. Returns whether there are any frames.
     """
     step = -(-len(grids) // most)
     frames = []
-    for grid in list(grids[::-1][:: step or 1])[::-1]:  # always with the last
+    for grid in list(grids[::-1][:: step or 1])[::-1]:  # always includes the last
         try:
             with Image.open(grid) as opened:
                 frames.append(opened.convert("P", palette=Image.Palette.ADAPTIVE))
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged PNGs
-            say(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse goes without it")
+            say(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse omits it")
         beat()
     if not frames:
         return False

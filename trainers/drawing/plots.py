@@ -29,7 +29,7 @@ WIDE = 30  # times: a range of losses that needs a log scale
 
 
 class Curve(NamedTuple):
-    """One metric over the run's steps, where it is finite."""
+    """The finite values of one metric over the steps of a run."""
 
     name: str
     steps: np.ndarray
@@ -56,7 +56,7 @@ class Curve(NamedTuple):
 def write_curves(
     path: Path, rows: Sequence[Mapping[str, float]], schedules: Sequence[str] = ("learning_rate", "momentum")
 ) -> None:
-    """Losses, accuracies and schedules over steps, a panel each; the first of `schedules` has the left axis."""
+    """Plot losses, accuracies and schedules over steps, one panel each; the first of `schedules` uses the left axis."""
     curves = _curves(rows)
     losses = [curve for curve in curves if curve.is_loss]
     shares = [curve for curve in curves if curve.is_share]
@@ -84,7 +84,7 @@ def write_curves(
 
 
 def sparkline(values: Sequence[float], width: int = 60, height: int = 8) -> str:
-    """Values as bars of text, largest and smallest at the left: `height` lines, or one where all are the same."""
+    """Values as text bars, with the maximum and minimum at the left: `height` lines, or one if all are equal."""
     values = [value for value in values if math.isfinite(value)]
     if not values:
         return ""
@@ -105,7 +105,7 @@ def sparkline(values: Sequence[float], width: int = 60, height: int = 8) -> str:
 
 
 def _curves(rows: Sequence[Mapping[str, float]]) -> list[Curve]:
-    """Every metric of the rows, in the order of their first appearance."""
+    """Every metric of the rows, in order of first appearance."""
     points: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         for name, value in row.items():
@@ -180,12 +180,12 @@ def _draw_schedules(axes: Axes, left: Sequence[Curve], right: Sequence[Curve]) -
 
 
 def _number(power: int, value: float, place: int | None = None) -> str:
-    """A number of an axis that goes to about 10 ** power: all with the same power where they are small."""
+    """A tick label of an axis with a maximum of about 10 ** power; small numbers share the same power."""
     return f"{value:g}" if power > -4 or not value else f"{value / 10.0**power:g}e{power}"
 
 
 def _draw(axes: Axes, curve: Curve, colour: str, note: str = "", smooth: bool = False) -> np.ndarray:
-    """A line, and its values; a noisy one of training may be light with its moving average over it."""
+    """Draw a line and return its values; a noisy training curve is drawn lightly under its moving average."""
     count = len(curve.values)
     thin = np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int))
     values, marker = curve.values, "o" if count <= FEW else None
@@ -224,18 +224,18 @@ def _finish(axes: Axes, title: str, second: Axes | None = None) -> None:
 
 
 def figure_of(width: int, height: int) -> Figure:
-    """An empty figure of so many pixels, that belongs to no window and to no list of figures."""
+    """An empty figure of this many pixels, without a window and not registered with pyplot."""
     from matplotlib.figure import Figure
 
     return Figure((width / 100, height / 100), dpi=100, layout="constrained")
 
 
 def image_of(figure: Figure) -> Image.Image:
-    """In 256 colours, which has a third of the bytes as PNG and looks the same."""
+    """The figure in 256 colours, which makes the PNG a third of the size and looks the same."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
-    with warnings.catch_warnings(action="ignore"):  # of characters that no font here has: each is a box
+    with warnings.catch_warnings(action="ignore"):  # of characters missing in all fonts, drawn as boxes
         canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     return image.quantize(256, dither=Image.Dither.NONE)

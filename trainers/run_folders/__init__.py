@@ -1,1 +1,1 @@
-"""The folder of a run: made, locked, read, removed, and kept in a bucket."""
+"""Run folders: created, locked, read, removed, and mirrored to a bucket."""

@@ -1,7 +1,7 @@
-"""Runs in a bucket: written on this machine's disk first and sent from there, fetched where the disk lacks them.
+"""Runs in a bucket: written to the local disk first and uploaded from there, downloaded if missing locally.
 
-Every part of troupe works on folders. The runs of a bucket have one on each machine, in which `.bucket` holds the
-bucket's address; `of` and `of_run` find it. A run, a search and each of its trials are sent by who carries them out.
+All of troupe works on folders. The runs of a bucket have a local folder on each machine, in which `.bucket` holds the
+address of the bucket; `of` and `of_run` find it. A run, a search and each trial are uploaded by the owner process.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from trainers.run_folders.sync_state import Synced
 from trainers.storage import atomic_files, checkpoint
 
 ADDRESS = re.compile(r"(s3|gs|gcs|abfs|abfss|hdfs)://[^/]")
-MARK, FETCHING = ".bucket", ".fetching"  # what a folder of runs is of; held while something is fetched into one
-BEFORE = "settings.json.before"  # of a run that goes on under changed settings; goes when they are proved
-LAST = ("manifest.json", "result.json", "search.json")  # in their folders: what they tell of is there already
+MARK, FETCHING = ".bucket", ".fetching"  # the address of a folder of runs; the lock held while fetching
+BEFORE = "settings.json.before"  # of a run resumed with changed settings; removed at its first checkpoint
+LAST = ("manifest.json", "result.json", "search.json")  # sent last in their folders, after the files that they describe
 
 
 def is_address(text: str) -> bool:
@@ -36,18 +36,18 @@ def is_address(text: str) -> bool:
 
 
 def folder_for(text: str) -> Path:
-    """The folder of runs that `--runs-dir` names; for a bucket, its folder on this machine.
+    """The folder of runs that `--runs-dir` names; for a bucket, its local folder.
 
     Raises TroupeError (exit code 2) for an address of another kind, or with keys in it.
     """
     if not is_address(text):
         if "://" in text:
-            reason = "a folder, or a bucket as in s3://BUCKET/PATH"
+            reason = "must be a folder, or a bucket as in s3://BUCKET/PATH"
             raise TroupeError(Problem("bad-value", "--runs-dir", reason, value=text), WORDS)
         return Path(text)
     if "@" in text:
-        reason = "keys do not belong into an address, which is shown and kept"
-        hint = "say them by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        reason = "an address must not contain keys: it is shown and stored"
+        hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
         raise TroupeError(Problem("bad-value", "--runs-dir", reason, hint), WORDS)
     text = text.rstrip("/")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.partition("://")[2].partition("?")[0])[:60]
@@ -55,13 +55,13 @@ def folder_for(text: str) -> Path:
     with checkpoint.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / MARK).exists():
-            with hold(folder, str(folder), "folder", patience=10):  # workers of a node come at the same moment
+            with hold(folder, str(folder), "folder", patience=10):  # workers of a node start at the same time
                 atomic_files.write(folder / MARK, text + "\n")
     return folder
 
 
 def address_of(runs: Path) -> str:
-    """The address of the bucket whose runs lie in this folder; nothing where it is a folder as any other."""
+    """The address of the bucket whose runs are in this folder; empty for an ordinary folder."""
     try:
         return (runs / MARK).read_text(encoding="utf-8").strip()
     except OSError:
@@ -69,30 +69,30 @@ def address_of(runs: Path) -> str:
 
 
 def of(runs: Path) -> Bucket | None:
-    """The bucket whose runs lie in this folder, or None."""
+    """The bucket whose runs are in this folder, or None."""
     address = address_of(runs)
     return Bucket(address, runs) if address else None
 
 
 def of_run(path: Path) -> Bucket | None:
-    """The bucket that the run, the search or the trial of this folder lies in, or None."""
+    """The bucket of the run, search or trial in this folder, or None."""
     return of(runs_of(path))
 
 
 def runs_of(path: Path) -> Path:
-    """The folder of runs in which a run, a search or a trial lies."""
+    """The folder of runs that contains a run, a search or a trial."""
     return path.parents[2] if path.parent.name == TRIALS and len(path.parents) > 2 else path.parent
 
 
 def here(path: Path, address: str) -> Path:
-    """The folder on this machine of a run or a trial whose folder on another one is `path`."""
+    """The local folder of a run or trial whose folder on another machine is `path`."""
     return folder_for(address).joinpath(*path.parts[-3 if path.parent.name == TRIALS else -1 :])
 
 
 def bring(runs: Path, names: Sequence[str | None] | None = None, checkpoints: bool = False) -> None:
-    """Bring what some runs or searches need (None: all there are) to this machine, where they lie in a bucket.
+    """Fetch what some runs or searches (None: all) need to this machine, if they are in a bucket.
 
-    Raises TroupeError (exit code 3) where it cannot be reached.
+    Raises TroupeError (exit code 3) if it cannot be reached.
     """
     bucket = of(runs)
     if bucket is None or (names is not None and not any(names)):
@@ -107,20 +107,20 @@ def bring(runs: Path, names: Sequence[str | None] | None = None, checkpoints: bo
 
 
 def shown(runs: Path) -> str:
-    """What a person knows a folder of runs by."""
+    """A folder of runs for display: the address of its bucket, or its path."""
     return address_of(runs) or str(runs)
 
 
 class Unreachable(Passing):
-    """A bucket fails, or refuses."""
+    """A bucket fails, or rejects a request."""
 
 
 class _Damaged(Exception):
-    """A checkpoint in a bucket is not whole."""
+    """A checkpoint in a bucket is damaged."""
 
 
 class Bucket:
-    """A bucket, and the folder of its runs on this machine."""
+    """A bucket, and the local folder of its runs."""
 
     def __init__(self, address: str, folder: Path) -> None:
         from pyarrow import fs  # type: ignore[import-untyped]
@@ -131,14 +131,14 @@ class Bucket:
 
     @contextlib.contextmanager
     def reached(self) -> Iterator[None]:
-        """Inside, what a bucket refuses becomes one line (Unreachable, exit code 3)."""
+        """Inside, an error of the bucket becomes one line (Unreachable, exit code 3)."""
         try:
             yield
         except (OSError, ValueError, ImportError) as error:
             raise Unreachable(Problem("bucket-failed", self.address, reason(error)), SURROUNDINGS) from error
 
     def look(self) -> None:
-        """Raises TroupeError (exit code 3) where nothing can be written there."""
+        """Check write access. Raises TroupeError (exit code 3) if nothing can be written."""
         path = f"{self.root}/.troupe-{os.getpid()}-{time.time_ns()}"
         with self.reached():
             with self.files.open_output_stream(path) as stream:
@@ -146,7 +146,7 @@ class Bucket:
             self.files.delete_file(path)
 
     def names(self) -> list[str]:
-        """The runs and searches there."""
+        """The runs and searches in the bucket."""
         with self.reached():
             found = self.files.get_file_info(self.fs.FileSelector(self.root, allow_not_found=True))
             top = self.root.split("/")[0]
@@ -155,7 +155,7 @@ class Bucket:
         return sorted(info.base_name for info in found if info.type == self.fs.FileType.Directory)
 
     def there(self, path: Path) -> dict[str, tuple[int, int]]:
-        """The files of a run or a search there, by their names in its folder: bytes, and when they were written, in
+        """The files of a run or search in the bucket, by name within its folder: bytes, and modification time in
         nanoseconds."""
         root = self.key(path)
         with self.reached():
@@ -164,7 +164,8 @@ class Bucket:
         return {name: facts for name, facts in names.items() if not name.startswith(".")}
 
     def fetch_unheld(self, path: Path, checkpoints: bool = False) -> None:
-        """Bring a run, or a search with its trials, up to date: all that nobody works on here, whose newest is here."""
+        """Update a run, or a search with its trials, from the bucket, except those with a local owner, which are newest
+        here."""
 
         def fetch() -> None:
             parts: dict[Path, dict[str, tuple[int, int]]] = {}
@@ -172,25 +173,25 @@ class Bucket:
                 trial = name.split("/")[1] if name.startswith(f"{TRIALS}/") else ""
                 inside = path / TRIALS / trial if trial else path
                 parts.setdefault(inside, {})[name.removeprefix(f"{TRIALS}/{trial}/")] = facts
-            for inside in sorted(parts, reverse=True):  # the search itself last, which tells of its trials
+            for inside in sorted(parts, reverse=True):  # the search itself last, since it refers to its trials
                 if not is_held(inside, DRIVER) and not is_held(inside):
                     self._fetch(inside, parts[inside], checkpoints)
 
         _as_it_is(fetch)
 
     def fetch(self, path: Path, checkpoints: bool = False) -> None:
-        """Bring the folder of a run or of a trial up to date; of the checkpoints, if asked, the newest."""
+        """Update the folder of a run or trial from the bucket; with `checkpoints`, including the newest one."""
         _as_it_is(lambda: self._fetch(path, self.there(path), checkpoints))
 
     def _fetch(self, path: Path, there: Mapping[str, tuple[int, int]], checkpoints: bool) -> None:
-        """Where the checkpoints there are newer than those here, what was written here since is outdated."""
+        """If the checkpoints in the bucket are newer than the local ones, later local files are outdated."""
         if not there:
             return
         names = [name for name in there if not name.startswith("checkpoints/")]
         with contextlib.ExitStack() as held:
             held.enter_context(checkpoint.writing(path))
             path.mkdir(parents=True, exist_ok=True)
-            # two would mix their files
+            # two processes would mix their files
             held.enter_context(hold(path, path.name, "run", WAITS.fetch_of_others, FETCHING))
             state = Synced(path)
             if checkpoints:
@@ -201,7 +202,7 @@ class Bucket:
                     self._get(path, name)
                     state.same(name, there[name])
             for name in [name for name in state.known if name not in there and not name.startswith("checkpoints/")]:
-                if not state.changed(name):  # it was removed there
+                if not state.changed(name):  # removed in the bucket
                     (path / name).unlink(missing_ok=True)
                     state.known.pop(name)
             if checkpoints:
@@ -210,9 +211,10 @@ class Bucket:
             state.write()
 
     def _forget_outdated(self, path: Path, there: Mapping[str, tuple[int, int]], state: Synced) -> None:
-        """Remove checkpoints that were sent, and are others there now, or gone: the run went on elsewhere without.
+        """Remove local checkpoints that were sent and have since changed or gone in the bucket: the run continued
+        elsewhere without them.
 
-        None where there are none at all there: they were removed by somebody who tidies up, and these may be the last.
+        None are removed if the bucket has no checkpoints: a user deleted them, and the local ones can be the last.
         """
         if not _saved(there):
             return
@@ -223,7 +225,7 @@ class Bucket:
                 state.forget(f"checkpoints/{mine.name}/")
 
     def _fetch_checkpoint(self, path: Path, there: Mapping[str, tuple[int, int]], state: Synced) -> None:
-        """The newest checkpoint that is whole, where it is newer than those on the disk."""
+        """Fetch the newest intact checkpoint, if it is newer than the local ones."""
         folder = path / "checkpoints"
         mine = checkpoint.newest_whole(folder)
         for name in reversed(_saved(there)):
@@ -241,7 +243,7 @@ class Bucket:
                 return
 
     def saved(self, path: Path) -> list[str]:
-        """The checkpoints of a run that are there as a whole, oldest first."""
+        """The complete checkpoints of a run in the bucket, oldest first."""
         return _saved(self.there(path))
 
     def _get(self, path: Path, name: str, to: Path | None = None) -> None:
@@ -257,16 +259,19 @@ class Bucket:
             shutil.copyfileobj(stream, file)
 
     def send(self, path: Path) -> None:
-        """Write what has changed in the folder of a run, a search or a trial: a manifest after what it tells of.
+        """Upload what has changed in the folder of a run, search or trial: a manifest after the files it describes.
 
-        Of what lies there only checkpoints are removed: those that are no longer here, older than the newest here and
-        not the best one.
+        In the bucket only checkpoints are removed: those that are gone locally, older than the newest local one and not
+        the best one.
         """
         state, root = Synced(path), self.key(path)
         sent: set[str] = set()
         try:
             for name in sorted(filter(state.changed, _files(path)), key=_order):
-                with contextlib.suppress(FileNotFoundError), open(path / name, "rb") as file:  # else it has just gone
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    open(path / name, "rb") as file,
+                ):  # else it was just removed
                     facts = os.fstat(file.fileno())
                     with self.reached(), self.files.open_output_stream(f"{root}/{name}") as stream:
                         shutil.copyfileobj(file, stream)
@@ -275,7 +280,9 @@ class Bucket:
             there = {} if not sent else self.there(path)
             for name in sent & there.keys():
                 state.known[name][2:] = there[name]
-            for name in sorted(_outlived(path, there), key=_order, reverse=True):  # a manifest before what it tells of
+            for name in sorted(
+                _outlived(path, there), key=_order, reverse=True
+            ):  # a manifest before the files that it describes
                 with self.reached(), contextlib.suppress(FileNotFoundError):
                     self.files.delete_file(f"{root}/{name}")
                 there.pop(name)
@@ -286,19 +293,19 @@ class Bucket:
             state.write()
 
     def send_file(self, file: Path) -> None:
-        """Write one file of a run, of which this machine need have no other part, such as a log; if it can be."""
+        """Upload one file of a run, such as a log, if possible; this machine needs no other part of the run."""
         with contextlib.suppress(OSError, TroupeError), open(file, "rb") as source, self.reached():
             name = self.key(file)
             with self.files.open_output_stream(name) as stream:
                 shutil.copyfileobj(source, stream)
 
     def remove_file(self, file: Path) -> None:
-        """Remove one file of a run there, if it can be."""
+        """Remove one file of a run from the bucket, if possible."""
         with contextlib.suppress(FileNotFoundError, TroupeError), self.reached():
             self.files.delete_file(self.key(file))
 
     def remove(self, path: Path) -> None:
-        """Remove a run or a search there; what these do not write stays."""
+        """Remove a run or search from the bucket; foreign files stay."""
         root = self.key(path)
         with self.reached(), contextlib.suppress(FileNotFoundError):
             found = self.files.get_file_info(self.fs.FileSelector(root, allow_not_found=True, recursive=True))
@@ -310,25 +317,25 @@ class Bucket:
                 self.files.delete_file(f"{root}/{name}")
 
     def remove_checkpoints(self, path: Path, keep: str = "") -> None:
-        """Remove all checkpoints of a run there but one."""
+        """Remove all checkpoints of a run from the bucket, except `keep`."""
         for name in filter(contents.is_of_checkpoint, self.there(path)):
             if name.split("/")[1] != keep:
                 with self.reached(), contextlib.suppress(FileNotFoundError):
                     self.files.delete_file(self.key(path / name))
 
     def key(self, path: Path) -> str:
-        """Where a file or folder of a run lies there."""
+        """The key of a file or folder of a run in the bucket."""
         return f"{self.root}/{path.relative_to(self.folder).as_posix()}"
 
     def has(self, file: Path) -> bool:
-        """Whether a file of a run is there; not, where that cannot be seen."""
+        """Whether a file of a run is in the bucket; False if that cannot be determined."""
         with contextlib.suppress(TroupeError), self.reached():
             return bool(self.files.get_file_info(self.key(file)).type != self.fs.FileType.NotFound)
         return False
 
 
 def _as_it_is(fetch: Callable[[], None]) -> None:
-    """Fetch, and once more where something of what was there is gone: whoever works on it has pruned it."""
+    """Fetch, and retry once if a listed file is gone: the owner of the run has pruned it."""
     try:
         fetch()
     except Unreachable as error:
@@ -338,8 +345,8 @@ def _as_it_is(fetch: Callable[[], None]) -> None:
 
 
 def _files(path: Path) -> list[str]:
-    """The files of a folder, by their names in it; none that begin with a dot, which are of this machine, and none of
-    a search's trials."""
+    """The files of a folder, by name within it, without those that start with a dot, which are local, and without the
+    trials of a search."""
     found = []
     for folder, inside, names in os.walk(path):
         top = folder == str(path)
@@ -349,7 +356,7 @@ def _files(path: Path) -> list[str]:
 
 
 def _saved(there: Iterable[str]) -> list[str]:
-    """The checkpoints whose manifest, which is written last, is there: oldest first."""
+    """The checkpoints with a manifest, which is written last: oldest first."""
     parts = [name.split("/") for name in there if name.startswith("checkpoints/") and name.endswith("/manifest.json")]
     return sorted((of for _, of, _ in parts), key=checkpoint.place_of)
 
@@ -359,10 +366,12 @@ def _newest(names: Sequence[str]) -> tuple[int, int]:
 
 
 def _outlived(path: Path, there: Iterable[str]) -> list[str]:
-    """Of the files of a run in its bucket those of checkpoints that are not here, older than the newest here, and not
-    the best one; and settings of before that were proved."""
+    """The files in the bucket to remove: those of checkpoints that are gone locally, older than the newest local one
+    and not the best one; and previous settings that are no longer needed."""
     gone = [name for name in there if name == BEFORE and not (path / name).exists()]
-    with contextlib.suppress(OSError, ValueError, KeyError, IndexError):  # none here, or of an older troupe
+    with contextlib.suppress(
+        OSError, ValueError, KeyError, IndexError
+    ):  # no local checkpoint, or one of an older troupe
         last = checkpoint.all_in(path / "checkpoints")[-1]
         best = checkpoint.manifest_of(last)["best"]
         for name in there:
@@ -373,24 +382,24 @@ def _outlived(path: Path, there: Iterable[str]) -> list[str]:
 
 
 def _order(name: str) -> tuple[bool, int, str]:
-    """Sorts names so that what others depend on comes first."""
+    """Sort key: files that others depend on come first."""
     folder, _, base = name.rpartition("/")
     return base in LAST, -folder.count("/"), name
 
 
 SAID = {
-    "NO_SUCH_BUCKET": "there is no such bucket",
-    "NoSuchBucket": "there is no such bucket",
+    "NO_SUCH_BUCKET": "no such bucket",
+    "NoSuchBucket": "no such bucket",
     "ACCESS_DENIED": "no permission",
     "AccessDenied": "no permission",
-    "INVALID_ACCESS_KEY_ID": "the access key is not known there",
-    "SIGNATURE_DOES_NOT_MATCH": "the secret key does not fit the access key",
+    "INVALID_ACCESS_KEY_ID": "unknown access key",
+    "SIGNATURE_DOES_NOT_MATCH": "the secret key does not match the access key",
     "NETWORK_CONNECTION": "cannot be reached",
     "curlCode": "cannot be reached",
 }
 
 
 def reason(error: BaseException) -> str:
-    """What a bucket refuses, in a few words."""
+    """The reason of a bucket's error, in a few words."""
     text = " ".join(str(error).split())
     return next((said for mark, said in SAID.items() if mark in text), f"failed ({text[:200]})")

@@ -1,4 +1,4 @@
-"""What the folder of a run or of a search holds: the names of all that these write. Anything else is somebody's own."""
+"""The names of all files that runs and searches write to their folders. Any other file belongs to the user."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRIAL = re.compile(rf"{TRIALS}/\d+(/|$)")
 
 
 def foreign(names: Iterable[str]) -> list[str]:
-    """Of names in the folder of a run or of a search those that these do not write; folders end in `/`."""
+    """The given names in the folder of a run or search that troupe does not write; folders end in `/`."""
     return [name for name in names if not _is_own(name)]
 
 
@@ -44,12 +44,12 @@ def _is_own(name: str) -> bool:
 
 
 def is_of_checkpoint(name: str) -> bool:
-    """Whether a name in the folder of a run is that of a checkpoint's file."""
+    """Whether a name in the folder of a run is a file of a checkpoint."""
     return name.startswith("checkpoints/") and _is_own(name)
 
 
 def names_in(folder: Path) -> Iterator[str]:
-    """All files and folders in a folder, by their names in it; those of folders end in `/`, and links are files."""
+    """All files and folders in a folder, by name within it; folders end in `/`, and links are files."""
     for place, inside, files in os.walk(folder):
         within = os.path.relpath(place, folder).replace(os.sep, "/")
         prefix = "" if within == "." else f"{within}/"

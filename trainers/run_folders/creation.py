@@ -1,7 +1,7 @@
-"""Folders of runs and searches that appear whole, under their names, or not at all.
+"""Atomic creation of the folders of runs and searches.
 
-One is made as `.making-NAME`, which is also what keeps its name for it, and renamed. What its maker, killed, has left
-behind is cleared away by the next one who wants the name, where its mark proves that it is a maker's.
+A folder is created as `.making-NAME`, which also reserves the name, and then renamed. What a killed process left behind
+is removed when the name is next used, if its mark proves that troupe created it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ WHAT = "a run or a search that is being made"  # in the mark of its folder
 
 
 def name_of(path: Path) -> str:
-    """The name of a run or a search, also while its folder is made."""
+    """The name of a run or search, also while its folder is being created."""
     return path.name.removeprefix(MAKING)
 
 
 def appear(
     runs: Path, family: str, name: str | None, taken: Collection[str], fill: Callable[[Path], None]
 ) -> Path | None:
-    """Make a folder called `name`, or the first free of FAMILY-1, FAMILY-2, ...; `fill` writes what it holds.
+    """Create a folder called `name`, or the first free of FAMILY-1, FAMILY-2, ...; `fill` writes its content.
 
-    None where `name` is in use. Raises TroupeError (exit code 3) where it cannot be written; nothing is left then.
+    None if `name` is in use. Raises TroupeError (exit code 3) if it cannot be written; nothing is left then.
     """
     with _reported(runs):
         runs.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def appear(
                     fill(making)
                     atomic_files.sync(making)
                     with _turn(runs):
-                        if is_taken(runs / wanted):  # by somebody who does not ask for turns
+                        if is_taken(runs / wanted):  # by a process that does not use this lock
                             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(runs / wanted))
                         os.rename(making, runs / wanted)
                     ownership.finish(runs / wanted)
@@ -70,10 +70,10 @@ def _reported(runs: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _turn(runs: Path) -> Iterator[None]:
-    """Names are taken by one process after the other, where folders can be locked."""
+    """Serialize the choice of names between processes, if folders can be locked."""
     descriptor = os.open(runs, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some network disks lock no folders
+        with contextlib.suppress(OSError):  # some network disks do not support locks on folders
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -81,7 +81,7 @@ def _turn(runs: Path) -> Iterator[None]:
 
 
 def _reserved(runs: Path, name: str) -> Path | None:
-    """The folder in which something is made that will have this name; None where the name is in use."""
+    """The temporary folder that reserves this name; None if the name is in use."""
     making = runs / f"{MAKING}{name}"
     if is_taken(runs / name) or is_held(making, DRIVER) or not ownership.remove(making, WHAT):
         return None
@@ -89,12 +89,12 @@ def _reserved(runs: Path, name: str) -> Path | None:
 
 
 def is_free(runs: Path, name: str) -> bool:
-    """Whether something new could have this name now."""
+    """Whether the name is free for a new run or search."""
     making = runs / f"{MAKING}{name}"
     left_behind = ownership.read(making, WHAT) is not None and not is_held(making, DRIVER)
     return not is_taken(runs / name) and (left_behind or not os.path.lexists(making))
 
 
 def is_taken(path: Path) -> bool:
-    """Whether there is something of this name."""
+    """Whether the path exists, even as a broken link."""
     return os.path.lexists(path)

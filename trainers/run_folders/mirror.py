@@ -1,4 +1,4 @@
-"""Sending a run to its bucket while it trains, and patience where a bucket fails for a while."""
+"""Uploading a run to its bucket during training, with retries while the bucket fails."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 
 def nothing() -> None:
-    """Done between tries, where nobody asks for more."""
+    """The default heartbeat between tries: does nothing."""
 
 
 def patiently(do: Callable[[], T], beat: Callable[[], object] = nothing) -> T:
-    """What `do` gives, when a bucket lets it; `beat` is called before each try, and may raise.
+    """The result of `do`, retried while the bucket fails; `beat` is called before each try, and can raise.
 
-    Raises bucket.Unreachable (exit code 3) where it has failed for too long.
+    Raises bucket.Unreachable (exit code 3) if it has failed for too long.
     """
     began, pause = time.monotonic(), 1.0
     while True:
@@ -39,29 +39,29 @@ def patiently(do: Callable[[], T], beat: Callable[[], object] = nothing) -> T:
 
 
 class Mirror:
-    """Sends what a run writes, in a thread of its own, for as long as it trains; nothing where it lies in no bucket."""
+    """Uploads what a run writes, in a separate thread during training; does nothing for a run outside of buckets."""
 
     def __init__(self, path: Path | None, say: Callable[[str], None], beat: Callable[[], object] = nothing) -> None:
         self.path, self.say, self.beat = path or Path(), say, beat
         self.bucket = bucket.of_run(path) if path is not None else None
-        self.told: list[Problem] = []  # what was last said to be wrong
+        self.told: list[Problem] = []  # the problems reported last
         self.woken, self.ended, self.one = threading.Event(), threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._keep, daemon=True)
         if self.bucket is not None:
             self.thread.start()
 
     def wake(self) -> None:
-        """There is something new that should not wait."""
+        """Upload now, without waiting for the interval."""
         self.woken.set()
 
     def settle(self) -> None:
-        """Return when all is sent. Raises TroupeError (exit code 3) where a bucket has failed for too long."""
+        """Return when everything is sent. Raises TroupeError (exit code 3) if the bucket has failed for too long."""
         if self.bucket is None:
             return
         try:
             patiently(self._send, self.beat)
         except bucket.Unreachable as error:
-            hint = f"all of the run lies in {self.path}, and --resume {self.path.name} sends it"
+            hint = f"the complete run is in {self.path}, and --resume {self.path.name} sends it"
             raise bucket.Unreachable([replace(one, hint=hint) for one in error.problems], SURROUNDINGS) from None
 
     def end(self) -> None:
@@ -82,7 +82,7 @@ class Mirror:
                 pause = min(2 * pause, WAITS.bucket_tried_again)
 
     def _send(self) -> None:
-        """Once; what is wrong is said once, and raised."""
+        """Upload once; a problem is reported once, and raised."""
         assert self.bucket is not None
         with self.one:
             try:
@@ -90,10 +90,10 @@ class Mirror:
             except TroupeError as error:
                 if self.told != error.problems:
                     self.told = error.problems
-                    hint = "all is kept on this machine's disk, and sent when it can be"
+                    hint = "all is kept on the local disk, and sent once possible"
                     for line in sentences(replace(one, hint=hint) for one in self.told):
                         self.say(line)
                 raise
             if self.told:
                 self.told = []
-                self.say(f"{self.bucket.address}: all is sent")
+                self.say(f"{self.bucket.address}: everything is sent")

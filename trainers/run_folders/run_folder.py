@@ -1,9 +1,9 @@
-"""What a run leaves behind: one folder, that can be moved, copied and read without troupe.
+"""The folder of a run, which can be moved, copied and read without troupe.
 
 settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json  verdict.json
-starts.jsonl, a row for each time that workers began; restarts.jsonl, where they had to begin anew
+starts.jsonl, a row for each start of the workers; restarts.jsonl, a row for each restart
 settings.json.before, until the first checkpoint under changed settings
-curves.png, and what the family draws of its newest evaluation
+curves.png, and the family's figures of the newest evaluation
 grids/step_00000500.png (or .txt)  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
 """
 
@@ -32,16 +32,16 @@ from trainers.storage import atomic_files, checkpoint
 LONGEST = 100  # characters of a name
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
 FORMAT = 1
-SEARCH = "search.json"  # of a search: its folder holds one run for each trial, in TRIALS
-TOLD = ("family", "data", "settings", "facts", "from")  # of a run, by settings.json and by each manifest
-SOMETIMES = ("learned_before", "families")  # too
+SEARCH = "search.json"  # of a search, whose folder holds one run for each trial, in TRIALS
+TOLD = ("family", "data", "settings", "facts", "from")  # parts of settings.json and of each manifest
+SOMETIMES = ("learned_before", "families")  # optional parts
 MISSING = "it is missing"
-STOP_FILE, SAVED = ".stop", "saved"  # of a run or a search that is under way: it saves and ends, and leaves the word
+STOP_FILE, SAVED = ".stop", "saved"  # requests an active run or search to save and end, which writes SAVED
 
 
 class RunFolder:
-    """The paths of one run. Nothing in the folder holds a path outside of it, but for those of its data and of
-    families of one's own."""
+    """The paths of one run. Nothing in the folder refers to a path outside of it, except for its data and custom
+    families."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,20 +64,20 @@ class RunFolder:
         self.restarts = path / "restarts.jsonl"
 
     def make_parts(self) -> None:
-        """The folders inside; somebody may have removed some of an old run."""
+        """Create the folders inside; some of an old run can be missing."""
         for part in (self.checkpoints, self.grids, self.logs):
             part.mkdir(exist_ok=True)
 
     def log(self, rank: int) -> Path:
-        """What a worker prints."""
+        """The log of a worker's output."""
         return self.logs / f"rank_{rank}.log"
 
     def read_settings(self, note: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-        """What the run is. Raises TroupeError (exit code 4) where nothing tells it.
+        """The settings and facts of the run. Raises TroupeError (exit code 4) if they cannot be read.
 
-        Changed settings count from the first checkpoint under them on; until then those of before are the run's. A
-        settings.json that is not as it was written counts only as far as the newest whole checkpoint says the same:
-        each difference goes to `note`.
+        Changed settings apply from the first checkpoint under them; until then the previous ones do. A settings.json
+        that was modified is used only as far as the newest intact checkpoint agrees: each difference is passed to
+        `note`.
         """
         path = self.before if self._untried() else self.settings
         stored, damage = _as_written(path)
@@ -95,13 +95,13 @@ class RunFolder:
             return stored
         manifest = checkpoint.manifest_of(newest)
         counts = {part: manifest[part] for part in (*TOLD, *SOMETIMES) if part in manifest}
-        if "recipe" in manifest:  # 0.1.0 kept no more
+        if "recipe" in manifest:  # 0.1.0 stored only these settings
             counts["settings"] = manifest["recipe"]
         if stored is None:
             if not counts.keys() >= {*TOLD}:
                 reason, hint = f"damaged ({damage})", "restore it from a copy"
                 raise TroupeError(Problem("damaged", str(path), reason, hint), CONFLICT)
-            note(f"{path.name}: damaged ({damage}); the run is what {newest.name} tells")
+            note(f"{path.name}: damaged ({damage}); the settings come from {newest.name}")
             return {**counts, "versions": manifest["versions"]}
         settings = counts.pop("settings", {})
         pairs = [(name, stored["settings"].get(name), value) for name, value in settings.items()]
@@ -110,7 +110,7 @@ class RunFolder:
             if there != value:
                 note(
                     f"{path.name}: says {name}={json.dumps(there)[:60]}, but {newest.name} was made with "
-                    f"{json.dumps(value)[:60]}, which counts"
+                    f"{json.dumps(value)[:60]}, which is used"
                 )
         return {**stored, **counts, "settings": {**stored["settings"], **settings}}
 
@@ -118,20 +118,20 @@ class RunFolder:
         atomic_files.write(self.settings, atomic_files.sealed({"format": FORMAT, **facts}))
 
     def change_settings(self, facts: Mapping[str, Any]) -> None:
-        """Write changed settings, and keep those of before until they are proved. Whoever calls holds the lock."""
+        """Write changed settings, and keep the previous ones until the next checkpoint. The caller holds the lock."""
         newest = checkpoint.newest_whole(self.checkpoints)
         atomic_files.write(self.before, self.settings.read_text(encoding="utf-8"))
         self.write_settings({**facts, "since": newest.name if newest else ""})
 
     def settle_settings(self) -> None:
-        """Forget the settings of before, or put them back where no checkpoint was made since. Needs the lock too."""
+        """Remove the previous settings, or restore them if no checkpoint was made since. Requires the lock too."""
         if self._untried():
             os.replace(self.before, self.settings)
             atomic_files.sync(self.path)
         self.before.unlink(missing_ok=True)
 
     def _untried(self) -> bool:
-        """Whether settings were changed, and no checkpoint was made under them yet."""
+        """Whether settings were changed and no checkpoint was made since."""
         if not self.before.exists():
             return False
         try:
@@ -154,13 +154,13 @@ class RunFolder:
         return result
 
     def note_start(self, workers: int) -> None:
-        """Write down that so many workers begin now; rank 0 does."""
+        """Record a start with this many workers; called by rank 0."""
         row = {"time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "workers": workers}
         with contextlib.suppress(OSError):  # the run matters more
             _append(self.starts, row)
 
     def read_starts(self) -> list[float]:
-        """When workers began, in seconds since 1970; of runs of before, nothing tells."""
+        """The start times of workers, in seconds since 1970; older runs have no record of them."""
         starts = []
         for row in _rows_of(self.starts):
             with contextlib.suppress(ValueError, KeyError, TypeError):
@@ -168,7 +168,7 @@ class RunFolder:
         return starts
 
     def note_restart(self, kind: str, why: str) -> None:
-        """Write down that the workers begin anew from the newest checkpoint: what was lost, and why."""
+        """Record a restart from the newest checkpoint: what was lost, and why."""
         with contextlib.suppress(OSError):  # the run matters more
             saved = checkpoint.all_in(self.checkpoints)
             step = checkpoint.place_of(saved[-1].name)[0] if saved else 0
@@ -176,11 +176,11 @@ class RunFolder:
             _append(self.restarts, row)
 
     def read_restarts(self) -> list[dict[str, Any]]:
-        """Each time that the workers had to begin anew: when, from which step, and why."""
+        """The restarts of the workers: time, step and reason."""
         return [row for row in _rows_of(self.restarts) if "why" in row]
 
     def read_verdict(self) -> dict[str, dict[str, Any]]:
-        """What the best and the newest evaluation say in full; nothing where there is none, or where it is damaged."""
+        """The complete best and newest evaluations; empty if there are none, or if the file is damaged."""
         try:
             told: Any = json.loads(self.verdict.read_text(encoding="utf-8"))
             return {name: one for name, one in told.items() if isinstance(one["step"], int)}
@@ -195,17 +195,17 @@ class RunFolder:
 
     @contextlib.contextmanager
     def driven(self, patience: float = 0) -> Iterator[None]:
-        """Carry the run out, from before its first worker begins until all have ended; see `hold`."""
+        """Own the run, from before its first worker starts until all have ended; see `hold`."""
         with hold(self.path, self.name, "run", patience, DRIVER):
             yield
 
     @property
     def working(self) -> bool:
-        """Whether a process works on it now, or has a worker that does."""
+        """Whether the run has an owner process or a worker now."""
         return is_held(self.path, DRIVER) or is_held(self.path)
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
-        """The rows of metrics.jsonl, and how many others are damaged; half a last one, of a killed writer, is none."""
+        """The rows of metrics.jsonl without a killed writer's incomplete last row, and the number of damaged ones."""
         rows, damaged = [], 0
         lines = self.metrics.read_bytes().split(b"\n") if self.metrics.exists() else [b""]
         for line in lines[:-1]:
@@ -218,17 +218,17 @@ class RunFolder:
         return rows, damaged
 
     def forget_after(self, step: int, say: Callable[[str], None] = lambda line: None) -> None:
-        """Drop metrics of steps after `step`: they belong to a part of the run that is done anew."""
+        """Drop metrics of steps after `step`: that part of the run is computed again."""
         if not self.metrics.exists():
             return
         rows, damaged = self.read_metrics()
         if damaged:
-            say(f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run goes on without them")
+            say(f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run continues without them")
         kept = [atomic_files.finite(row) for row in rows if row["step"] <= step]
         atomic_files.write(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def size(self) -> int:
-        """Bytes on disk; whatever vanishes meanwhile is none."""
+        """Bytes on disk; files that vanish meanwhile are not counted."""
         count = 0
         for folder, _, files in os.walk(self.path):
             for name in files:
@@ -243,7 +243,7 @@ def _append(file: Path, row: Mapping[str, Any]) -> None:
 
 
 def _rows_of(file: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, as far as they can be read."""
+    """The readable rows of a JSON-lines file."""
     rows = []
     with contextlib.suppress(OSError):
         for line in file.read_bytes().splitlines():
@@ -253,12 +253,12 @@ def _rows_of(file: Path) -> list[dict[str, Any]]:
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers by name, as they were before JSON, which has none that is not finite."""
+    """Numbers by name, with null read as NaN, since JSON has no non-finite numbers."""
     return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """What a settings.json says, as far as it is that of a run, and what is wrong with it, or nothing."""
+    """The content of a settings.json, if it is that of a run, and what is wrong with it, or an empty text."""
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         parts = [stored["family"], stored["settings"]["steps"], stored["facts"], stored["versions"]]
@@ -280,17 +280,17 @@ def check_name(name: str) -> Problem | None:
     """What is wrong with a run's name, or None."""
     if NAME.fullmatch(name):
         return None
-    reason, hint = "a run's name is letters, digits, '.', '_' and '-', and begins with a letter or digit", ""
+    reason, hint = "a run's name is letters, digits, '.', '_' and '-', and starts with a letter or digit", ""
     if len(name) > LONGEST:
         reason, hint = f"has {len(name)} characters", f"a run's name has {LONGEST} at most"
     return Problem("bad-name", "--name", reason, hint, name)
 
 
 def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder], None]) -> RunFolder:
-    """Make a new run's folder: `name`, or the first free of dcgan-1, dcgan-2, ... `fill` writes what the run is; the
-    folder appears with it, or not at all.
+    """Create a new run's folder atomically: `name`, or the first free of dcgan-1, dcgan-2, ... `fill` writes its
+    content.
 
-    Raises TroupeError: exit code 4 where the name is in use, 3 where the folder cannot be written.
+    Raises TroupeError: exit code 4 if the name is in use, 3 if the folder cannot be written.
     """
 
     def make(path: Path) -> None:
@@ -306,17 +306,17 @@ def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder]
 
 
 def in_use(runs: Path, name: str) -> TroupeError:
-    """What is said of a name that a new run cannot have."""
-    hint, there = "take another name", bucket.of(runs)
+    """The error for a name that is in use."""
+    hint, there = "choose another name", bucket.of(runs)
     for verb, file in (("search", SEARCH), ("train", "settings.json")):
         path = runs / name / file
         if path.exists() or (there is not None and there.has(path)):
-            hint = f"go on with `troupe {verb} --resume {name}`, or take another name"
+            hint = f"continue with `troupe {verb} --resume {name}`, or choose another name"
     return TroupeError(Problem("name-in-use", "--name", "in use", hint, name), CONFLICT)
 
 
 def next_name(runs: Path, family: str) -> str:
-    """The name that a new run or search gets where nobody says one: the first free of FAMILY-1, FAMILY-2, ..."""
+    """The default name of a new run or search: the first free of FAMILY-1, FAMILY-2, ..."""
     there = bucket.of(runs)
     taken = there.names() if there is not None else ()
     names = (f"{family}-{number}" for number in itertools.count(1))
@@ -324,9 +324,9 @@ def next_name(runs: Path, family: str) -> str:
 
 
 def folders_in(runs: Path) -> list[Path]:
-    """What lies in a folder of runs, but for what is hidden; by name, 2 before 10; nothing where it is not there.
+    """The entries of a folder of runs, without hidden ones; by name, 2 before 10; empty if it does not exist.
 
-    Raises TroupeError (exit code 3) where it cannot be read.
+    Raises TroupeError (exit code 3) if it cannot be read.
     """
     try:
         names = [name for name in os.listdir(runs) if not name.startswith(".")]
@@ -339,8 +339,8 @@ def folders_in(runs: Path) -> list[Path]:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is that of a run: by its settings, or by a checkpoint where these are lost."""
-    if os.path.exists(path / "settings.json"):  # Path.exists raises where a name is too long
+    """Whether a folder is that of a run: by its settings, or by a checkpoint if these are missing."""
+    if os.path.exists(path / "settings.json"):  # Path.exists raises if a name is too long
         return True
     with contextlib.suppress(OSError):
         return any((saved / "manifest.json").exists() for saved in checkpoint.all_in(path / "checkpoints"))
@@ -348,7 +348,7 @@ def is_run(path: Path) -> bool:
 
 
 def find(runs: Path, name: str) -> RunFolder:
-    """The run of this name, or at this path; `SEARCH/0007` is a trial. Raises TroupeError (exit code 2) for none."""
+    """The run of this name, or at this path; `SEARCH/0007` is a trial. Raises TroupeError (exit code 2) if none."""
     search, _, trial = name.rpartition("/")
     for path in (runs / name, Path(name), *((runs / search / TRIALS / trial,) if search else ())):
         if is_run(path):
@@ -359,15 +359,15 @@ def find(runs: Path, name: str) -> RunFolder:
     if within is not None:
         known = [folder.name for folder in all_runs(within / TRIALS)]
         if not search:
-            hint = f"name one of its trials, as {known[0]}" if known else "it has no trials yet"
-            raise TroupeError(Problem("not-a-run", name, "is a search, and no run", hint), WORDS)
+            hint = f"name one of its trials, such as {known[0]}" if known else "it has no trials yet"
+            raise TroupeError(Problem("not-a-run", name, "is a search, not a run", hint), WORDS)
     else:
         known = [folder.name for folder in all_runs(runs)]
     raise TroupeError(Problem("unknown-run", name, f"no such run in {bucket.shown(runs)}", meant(name, known)), WORDS)
 
 
 def find_own(runs: Path, name: str) -> RunFolder:
-    """The run of this name in `runs` itself, or at a path to it. Raises TroupeError (exit code 2) for all else."""
+    """The run of this name in `runs` itself, or at a path to it. Raises TroupeError (exit code 2) otherwise."""
     find(runs, name)
     inside = [
         path
@@ -378,23 +378,23 @@ def find_own(runs: Path, name: str) -> RunFolder:
         and is_run(path)
     ]
     if not inside:
-        reason = f"does not lie in {bucket.shown(runs)} itself"
-        raise TroupeError(Problem("elsewhere", name, reason, "name a run that does"), WORDS)
+        reason = f"is not in {bucket.shown(runs)} itself"
+        raise TroupeError(Problem("elsewhere", name, reason, "name a run that is"), WORDS)
     folder = RunFolder(inside[0].resolve())
     stored, damage = _as_written(folder.settings)
     if (stored is None or damage) and checkpoint.newest_whole(folder.checkpoints) is None:
-        reason = "its settings.json is not that of a run, or damaged"
+        reason = "its settings.json is damaged, or not that of a run"
         raise TroupeError(Problem("not-a-run", name, reason, "remove it by hand"), WORDS)
     return folder
 
 
 def natural(path: Path) -> list[str | int]:
-    """What sorts paths by their names, 2 before 10."""
+    """Sort key for paths by name, 2 before 10."""
     return paths.natural(path.name)
 
 
 def all_runs(runs: Path) -> list[RunFolder]:
-    """Every run in a folder, by name; 2 before 10; also those that cannot be read."""
+    """Every run in a folder, by name, 2 before 10; including unreadable ones."""
     return [RunFolder(path) for path in folders_in(runs) if _may_be_run(path)]
 
 

@@ -1,4 +1,4 @@
-"""Who may write to the folder of a run or a search: one process at a time, by kernel locks that die with it."""
+"""Exclusive access to the folder of a run or search, by kernel locks that are released when their process dies."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from trainers.base.timeouts import WAITS
 from trainers.storage import checkpoint
 from trainers.storage.file_locks import Held, Lock
 
-LOCK, DRIVER = ".lock", ".driver"  # held by whoever writes (of a run: its first worker), and by who carries a run out
-WRITING = ".writing"  # held for a moment: while something is written, or while a run is taken over
+LOCK, DRIVER = ".lock", ".driver"  # held by the writer (of a run: its first worker), and by the owner of a run
+WRITING = ".writing"  # held briefly: during a write, or while a run is taken over
 
 
 @contextlib.contextmanager
 def hold(path: Path, name: str, what: str, patience: float = 0, file: str = LOCK) -> Iterator[None]:
-    """Hold the folder of a run or of a search.
+    """Lock the folder of a run or search.
 
-    Raises TroupeError (exit code 4) where another process holds it for longer than `patience` seconds.
+    Raises TroupeError (exit code 4) if another process holds it for longer than `patience` seconds.
     """
     try:
         lock = _acquired(path, file, patience)
@@ -39,10 +39,10 @@ def hold(path: Path, name: str, what: str, patience: float = 0, file: str = LOCK
 
 
 def is_held(path: Path, file: str = LOCK) -> bool:
-    """Whether a process holds a folder now. Those who look do not see one another."""
+    """Whether a process holds a folder now. Concurrent checks do not affect each other."""
     try:
         descriptor = os.open(path / file, os.O_RDONLY)
-    except OSError:  # nobody ever did, or it is nothing of ours
+    except OSError:  # never held, or not a folder of troupe
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -56,19 +56,19 @@ def is_held(path: Path, file: str = LOCK) -> bool:
 
 
 class Writer:
-    """The one process that writes to a run. It may lose the run to the next group, and can then write no more.
+    """The one process that writes to a run. After losing the run to the next worker group, it cannot write any more.
 
-    Each write is made under a lock of its own, after a look at whose the run is; it changes hands under the same one.
+    Each write holds a separate lock and checks the owner of the run first; a takeover holds the same lock.
     """
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
-        self.mine = ""  # what the lock's file says, as long as the run is ours
+        self.mine = ""  # content of the lock file while this process owns the run
 
     @contextlib.contextmanager
     def holding(self, patience: float) -> Iterator[None]:
-        """Hold the run. Whoever still holds it after `patience` seconds is what its group left behind, cut off or
-        stopped, since who carries a run out is alone: the run is taken over."""
+        """Hold the run. A process that still holds it after `patience` seconds is a remnant of the previous group, cut
+        off or stopped, since a run has only one owner: the run is taken over."""
         try:
             lock = _acquired(self.path, LOCK, patience)
         except Held:
@@ -86,14 +86,14 @@ class Writer:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Inside, the run is ours and stays so; a write that fails becomes one line (TroupeError, exit code 3).
+        """Inside, this process owns the run; a failed write becomes one line (TroupeError, exit code 3).
 
-        Raises TroupeError (exit code 4) where the run has been taken over.
+        Raises TroupeError (exit code 4) if the run has been taken over.
         """
         with self._turn(), checkpoint.writing(self.path):
             if (self.path / LOCK).read_text(encoding="utf-8") != self.mine:
                 raise TroupeError(
-                    Problem("taken-over", self.name, "another group of workers has taken the run over"), CONFLICT
+                    Problem("taken-over", self.name, "another worker group has taken over the run"), CONFLICT
                 )
             yield
 
@@ -102,7 +102,7 @@ class Writer:
         try:
             lock = _acquired(self.path, WRITING, WAITS.write_before)
         except Held:
-            reason = f"a process of the group before is in the middle of a write since {WAITS.write_before:.0f} s"
+            reason = f"a process of the previous group has been writing for {WAITS.write_before:.0f} s"
             raise TroupeError(Problem("held", self.name, reason, "end it", resumes=True), CONFLICT) from None
         try:
             yield
@@ -111,7 +111,7 @@ class Writer:
 
 
 def _acquired(path: Path, file: str, patience: float) -> Lock:
-    """Raises Held where somebody else holds it, TroupeError (exit code 3) where it cannot be taken."""
+    """Raises Held if another process holds it, TroupeError (exit code 3) if it cannot be taken."""
     lock = Lock(path / file, patience)
     try:
         lock.acquire()

@@ -1,6 +1,6 @@
-"""What the files of a run were when its bucket and this machine's disk were last the same: `.mirror.json`.
+"""The state of a run's files when its bucket and the local disk were last in sync: `.mirror.json`.
 
-A run, a search and each of its trials have one of their own.
+A run, a search and each of its trials have their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STATE = ".mirror.json"
 
 
 class Synced:
-    """What the files of a run were, here and there, when both were last the same."""
+    """The state of a run's files, locally and in the bucket, when both were last in sync."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,7 +32,7 @@ class Synced:
             atomic_files.write(self.path / STATE, json.dumps({"known": self.known, "sizes": self.sizes}) + "\n")
 
     def changed(self, name: str) -> bool:
-        """Whether a file here is another one than then."""
+        """Whether a local file has changed since."""
         try:
             facts = os.stat(self.path / name)
         except OSError:
@@ -40,12 +40,12 @@ class Synced:
         return self.known.get(name, [])[:2] != [facts.st_size, facts.st_mtime_ns]
 
     def wants(self, name: str, there: tuple[int, int], behind: bool) -> bool:
-        """Whether the file there should replace the one here: it is newer, and the one here holds nothing new; or the
-        run there is further (`behind`)."""
+        """Whether the file in the bucket should replace the local one: it is newer and the local one is unchanged, or
+        the run in the bucket is further (`behind`)."""
         known = self.known.get(name)
         if not (self.path / name).exists():
-            return known is None or known[2:] != list(there)  # else it was removed here
-        if known is None:  # never compared: what was written last counts
+            return known is None or known[2:] != list(there)  # else it was removed locally
+        if known is None:  # never compared: the newer one is used
             facts = os.stat(self.path / name)
             return behind or (facts.st_size != there[0] and facts.st_mtime_ns < there[1])
         return known[2:] != list(there) and (behind or not self.changed(name))
@@ -60,7 +60,7 @@ class Synced:
 
 
 def bytes_elsewhere(path: Path) -> int:
-    """Bytes of the files of a run, or of a search with its trials, that lie in their bucket only."""
+    """Bytes of the files of a run, or of a search with its trials, that are only in the bucket."""
     count, trials = 0, list[Path]()
     with contextlib.suppress(OSError):
         trials += (path / TRIALS).iterdir()
@@ -70,5 +70,5 @@ def bytes_elsewhere(path: Path) -> int:
 
 
 def bytes_of(path: Path) -> int:
-    """Bytes of a search, those that lie in its bucket only too."""
+    """Bytes of a search, including files that are only in its bucket."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) + bytes_elsewhere(path)

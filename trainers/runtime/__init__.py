@@ -1,1 +1,1 @@
-"""What torch and the processor are set to while a run computes."""
+"""The state of torch and the processor while a run computes."""

@@ -1,9 +1,9 @@
 """The global switches of torch, numpy and Python that can change a number: at their defaults while a run computes.
 
-A run may be called from somebody's process, in which anything may have been set. Most switches that a thread has of its
-own (grad and inference mode, autocast, default device, modes, hooks of saved tensors, numpy's error state) are at their
-defaults in a new thread, so `fresh` computes in one. The switches of the whole process are set here, and put back.
-`tests/unit/test_switches.py` fails when torch has new ones.
+A run can be called from a user's process, in which anything can be set. Most thread-local switches (grad and inference
+mode, autocast, default device, modes, saved-tensor hooks, numpy's error state) are at their defaults in a new thread,
+so `fresh` computes in one. The process-wide switches are set here, and restored. `tests/unit/test_switches.py` fails
+when torch has new ones.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from trainers.base.timeouts import WAITS
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SEED = 0  # of Python's and numpy's own generators, which families are asked not to use
+SEED = 0  # of Python's and numpy's own generators, which families should not use
 COMPUTING = threading.Lock()  # held by the thread that computes
 inside = threading.local()  # `.yes` in that thread
 
 
 class Abandoned(BaseException):
-    """Nobody waits for what computes any more. No Exception, which something on its way might take for a failure."""
+    """The caller no longer waits for the computation. Not an Exception, so that no handler treats it as a failure."""
 
 
 class Switch(NamedTuple):
-    """A switch of the whole process: what it is called, its default, and how it is read and set."""
+    """A process-wide switch: its name, its default, and how to read and set it."""
 
     name: str
     default: Any
@@ -44,29 +44,31 @@ class Switch(NamedTuple):
 
 
 def fresh(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function, in a thread of its own, in which every switch is at its default.
+    """The same function, run in a new thread with every switch at its default.
 
-    Raises TroupeError: exit code 4 where another thread of this process computes, or where a switch that cannot be
-    put back is not at its default. An exception that comes meanwhile, such as KeyboardInterrupt, ends the function at
-    its next bytecode; where that takes long, as in an operation of torch, nobody waits for it.
+    Raises TroupeError (exit code 4) if another thread of this process computes, or if a switch that cannot be restored
+    is not at its default. An exception in the meantime, such as KeyboardInterrupt, ends the function at its next
+    bytecode; the caller does not wait if that takes long, as in an operation of torch.
     """
 
     @functools.wraps(function)
     def called(*arguments: P.args, **words: P.kwargs) -> R:
-        nested = getattr(inside, "yes", False)  # called by what computes, which waits for it
+        nested = getattr(inside, "yes", False)  # called by the computing thread, which waits for it
         if not nested:
             refuse_others()
             if not COMPUTING.acquire(blocking=False):
-                hint = "wait until it has ended, or start this one in a process of its own"
-                raise TroupeError(Problem("held", reason="another run trains in this process", hint=hint), CONFLICT)
+                hint = "wait until it ends, or use a separate process"
+                raise TroupeError(
+                    Problem("held", reason="another run is training in this process", hint=hint), CONFLICT
+                )
         return _Computation(lambda: function(*arguments, **words), function.__name__, nested).result()
 
     return called
 
 
 class _Computation(Generic[R]):
-    """A function without arguments, under way in a thread of its own; unless `nested` in another one, it releases
-    COMPUTING at its end."""
+    """A function without arguments, running in its own thread; unless `nested` in another one, it releases COMPUTING
+    at its end."""
 
     def __init__(self, function: Callable[[], R], name: str, nested: bool) -> None:
         self.function, self.nested = function, nested
@@ -90,11 +92,11 @@ class _Computation(Generic[R]):
             self.done.set()
 
     def result(self) -> R:
-        """What the function returns or raises; an exception that comes here meanwhile is raised in its thread too."""
+        """What the function returns or raises; an exception that interrupts the wait is raised in its thread too."""
         try:
             self.thread.start()
             while not self.done.wait(WAITS.look_at_thread) and self.thread.is_alive():
-                pass  # and no `join`: where that is interrupted, Python 3.11 takes the thread for one that has ended
+                pass  # not `join`: if it is interrupted, Python 3.11 considers the thread ended
         except BaseException as error:
             self._abandon(error)
             raise
@@ -103,7 +105,7 @@ class _Computation(Generic[R]):
         return self.results[0]
 
     def _abandon(self, error: BaseException) -> None:
-        """Nobody waits for the thread any more: end it, or release what it never took over."""
+        """Stop waiting for the thread: end it, or release the lock if it never started."""
         self.abandoned.set()
         if self.thread.is_alive():
             _raise_in(self.thread, Abandoned if isinstance(error, Exception) else type(error))
@@ -113,7 +115,7 @@ class _Computation(Generic[R]):
 
 
 def _forget_fonts() -> None:
-    """Close the fonts that matplotlib has opened for this thread: it keeps them for each that ever drew a text."""
+    """Close the fonts that matplotlib has opened for this thread: it keeps them for each thread that drew a text."""
     fonts: Any = sys.modules.get("matplotlib.font_manager")
     opened: Any = getattr(fonts, "_get_font", None)
     if hasattr(opened, "cache_clear"):
@@ -127,7 +129,7 @@ def _raise_in(thread: threading.Thread, kind: type[BaseException]) -> None:
 
 @contextlib.contextmanager
 def at_defaults() -> Iterator[None]:
-    """Inside, every switch of the process is at its default; all are as before afterwards, whatever was set inside."""
+    """Inside, every process-wide switch is at its default; all are restored afterwards, whatever was set inside."""
     import numpy as np
     import torch
 
@@ -148,13 +150,13 @@ def at_defaults() -> Iterator[None]:
 
 
 def refuse_others() -> None:
-    """Raise TroupeError (exit code 4) where what cannot be put back could change what a run computes: hooks on all
-    modules or optimizers, and kernels that were switched off. They are their caller's, and in no worker."""
+    """Raise TroupeError (exit code 4) if something that cannot be restored could change what a run computes: hooks on
+    all modules or optimizers, and disabled kernels. They belong to the caller, and no worker has them."""
     import torch
     from torch.nn.modules import module
     from torch.optim import optimizer
 
-    hooked = "a hook for everything in this process changes what runs compute"
+    hooked = "a global hook in this process changes what runs compute"
     found = [
         Problem("global-switch", f"torch.{where}.{name}", hooked, "remove it first")
         for where, there, names in (
@@ -171,7 +173,7 @@ def refuse_others() -> None:
     attention: Any = sys.modules.get("torch.nn.attention")
     chosen = getattr(attention, "current_flash_attention_impl", lambda: None)()
     if chosen is not None:
-        reason, hint = f"{chosen} is chosen in this process, and in no other", "call restore_flash_attention_impl first"
+        reason, hint = f"{chosen} is selected in this process only", "call restore_flash_attention_impl first"
         found.append(Problem("global-switch", "torch.nn.attention.activate_flash_attention_impl", reason, hint))
     if found:
         raise TroupeError(found, CONFLICT)
@@ -194,9 +196,9 @@ OPTIMIZER_HOOKS = {
 
 @functools.cache
 def switches() -> tuple[Switch, ...]:
-    """Every switch of the process, in the order in which they are set; they are put back in the other one.
+    """Every process-wide switch, in the order in which they are set; they are restored in reverse order.
 
-    A precision that is not set is that of its backend, and that of all backends: so the more general ones come first.
+    An unset precision falls back to that of its backend, then to that of all backends, so more general ones come first.
     """
     import torch
 
@@ -264,7 +266,7 @@ ATTRIBUTES = {
 
 
 def _attribute(path: str, default: Any) -> Switch | None:
-    """A switch that is an attribute of torch; None where this torch has no such one."""
+    """A switch that is an attribute of torch; None if this torch does not have it."""
     import torch
 
     of: Any = torch
@@ -275,13 +277,13 @@ def _attribute(path: str, default: Any) -> Switch | None:
         now = getattr(of, name)
     except (AttributeError, RuntimeError):
         return None
-    if now is None or default is None:  # of a backend that is not built in
+    if now is None or default is None:  # the backend is not built in
         return None
     return Switch(path, default, lambda: getattr(of, name), lambda to: setattr(of, name, to))
 
 
 def _set_tensor_type(name: str) -> None:
-    """Set the device that it stands for, while the default dtype is float32; torch says that it is deprecated."""
+    """Set the device that it implies, while the default dtype is float32; torch warns that it is deprecated."""
     import torch
 
     if torch.empty(0).type() != name:
@@ -300,7 +302,7 @@ def _fusion() -> Any:
 
 
 def _set_fusion(strategy: Any) -> Any:
-    """Set it, and tell what was before; torch says each time that it is deprecated."""
+    """Set it and return the previous value; torch warns each time that it is deprecated."""
     import torch
 
     with warnings.catch_warnings():
@@ -309,7 +311,7 @@ def _set_fusion(strategy: Any) -> Any:
 
 
 def _deterministic() -> tuple[int, bool]:
-    """The mode, and whether what is compiled follows it, which torch keeps apart."""
+    """The mode, and whether compiled code follows it, which torch stores separately."""
     import torch
 
     compiling: Any = sys.modules.get("torch._inductor.config")
@@ -335,11 +337,11 @@ def _set_mkldnn_precision(value: str) -> None:
     import torch
 
     mkldnn: Any = torch.backends.mkldnn
-    mkldnn.set_flags(_fp32_precision=value)  # its attribute sets that of all backends
+    mkldnn.set_flags(_fp32_precision=value)  # its attribute would set that of all backends
 
 
 def _read_as(read: Callable[[], Any], candidates: tuple[dict[str, str], ...]) -> Any:
-    """What an older switch is at, which torch tells only where the newer ones, that it stands for, agree with it."""
+    """The value of an older switch, which torch reports only if the newer ones that it stands for agree with it."""
     import torch
 
     for precisions in candidates:
@@ -390,7 +392,7 @@ def _nnpack() -> bool:
 
 
 def _engine() -> str | None:
-    """The engine of quantized numbers that torch takes where nobody chooses one."""
+    """The default quantization engine of torch."""
     import torch
 
     known = torch.backends.quantized.supported_engines
@@ -398,7 +400,7 @@ def _engine() -> str | None:
 
 
 def _tunable(cuda: Any) -> Switch | None:
-    """Whether products of matrices are timed, and the fastest way taken: on GPUs only."""
+    """Whether matrix products are timed to select the fastest kernel: on GPUs only."""
     if not cuda.is_available():
         return None
     return Switch("cuda.tunable", False, cuda.tunable.is_enabled, cuda.tunable.enable)

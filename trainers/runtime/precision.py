@@ -1,4 +1,4 @@
-"""The number format of a run: what networks compute in, in training, evaluation and prediction."""
+"""The number format in which networks compute, in training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 @contextlib.contextmanager
 def computing_in(precision: str, device: str) -> Iterator[None]:
-    """Inside, networks compute in `bfloat16` by autocast where that is the precision; otherwise as their weights are.
+    """Inside, networks compute in `bfloat16` by autocast if that is the precision; otherwise in the dtype of weights.
 
-    On a processor without instructions for it, oneDNN has no LSTM in bfloat16 (`could not create a primitive
-    descriptor for the LSTM forward propagation primitive`), and its other operations are torch's own there anyway: it
-    is left out inside.
+    On a processor without bfloat16 instructions, oneDNN has no LSTM in bfloat16 (`could not create a primitive
+    descriptor for the LSTM forward propagation primitive`), and its other operations fall back to torch's own anyway:
+    it is disabled inside.
     """
     if precision != "bfloat16":
         yield

@@ -1,6 +1,6 @@
-"""What kind of processor this is, and how much faster it is in bfloat16.
+"""The kind of processor, and its speedup in bfloat16.
 
-Imports no torch: a run's versions tell of it.
+Does not import torch: the versions of a run include it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import functools
 import platform
 
 CPUINFO = "/proc/cpuinfo"  # of Linux
-CUBLAS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # of GPUs: without it, products are not repeatable
-INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # the newest of them makes the kind
+CUBLAS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # for GPUs: without it, matrix products are not reproducible
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # the newest of them determines the kind
 
 
 # How much faster a step is in bfloat16 than in float32, by the newest instructions: DCGAN, WRN-16-4 and Darknet in
@@ -19,13 +19,13 @@ BFLOAT16_GAIN = {"amx_bf16": "2.0 to 2.5", "avx512_bf16": "1.5 to 1.8"}
 
 
 def bfloat16_gain() -> str:
-    """How many times as fast a step is in bfloat16 here; "" where the processor has no instructions for it."""
+    """The speedup of a step in bfloat16 here; "" if the processor has no instructions for it."""
     return BFLOAT16_GAIN.get(kind().rpartition(" ")[2], "")
 
 
 @functools.cache
 def kind() -> str:
-    """Maker, family and newest instruction set, as `GenuineIntel 6 amx_bf16`; elsewhere the machine's name."""
+    """Vendor, family and newest instruction set, as in `GenuineIntel 6 amx_bf16`; elsewhere the machine type."""
     facts = _facts()
     if "vendor_id" not in facts:
         return platform.machine()
@@ -35,7 +35,7 @@ def kind() -> str:
 
 
 def name() -> str:
-    """The processor as its maker names it: torch's kernels are chosen by it."""
+    """The vendor's name of the processor: torch selects kernels by it."""
     facts = _facts()
     if "model name" not in facts:
         return platform.processor() or platform.machine()
@@ -43,7 +43,7 @@ def name() -> str:
 
 
 def _facts() -> dict[str, str]:
-    """What Linux tells of the first core; nothing elsewhere."""
+    """What Linux reports of the first core; empty elsewhere."""
     try:
         with open(CPUINFO, encoding="utf-8", errors="replace") as file:
             first = file.read().split("\n\n")[0].splitlines()

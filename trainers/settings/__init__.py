@@ -1,1 +1,1 @@
-"""Typed settings: their declaration, their reading, and rules across them."""
+"""Typed settings: declaration, parsing, and rules across settings."""

@@ -1,6 +1,6 @@
-"""The settings that every family has, and what follows from them.
+"""The settings that every family has, and values derived from them.
 
-Imports no torch: words are checked, all of them, before anything heavy is loaded.
+Does not import torch: all arguments are checked before anything heavy is loaded.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from trainers.settings import rules
 from trainers.settings.fields import Check, Settings, Span, as_problems, number_of, seconds_of, setting
 
 NOTHING = "evaluates-nothing"  # codes of problems: the family has no metrics,
-NOTHING_HELD_OUT = "nothing-held-out"  # the data holds nothing out,
-MISFIT = "data-misfit"  # and other data is wanted
-MOST_STEPS = 10**8  # that may follow from epochs
+NOTHING_HELD_OUT = "nothing-held-out"  # the data has no held-out samples,
+MISFIT = "data-misfit"  # and the data does not fit
+MOST_STEPS = 10**8  # that epochs may result in
 SCHEDULE_SETTINGS = {
     "cycle_ratio": ("one_cycle",), "cycle_tail": ("one_cycle",), "cycle_peak": ("one_cycle",),
     "cycle_momentum": ("one_cycle",), "decay_after": ("linear",), "decay_at": ("step",),
@@ -36,14 +36,14 @@ def parts_of(data: str) -> list[str]:
 
 
 class Asked(Settings):
-    """What is asked for when samples are drawn: a family may add settings, as a class or a prompt."""
+    """Settings for drawing samples; a family can add some, such as a class or a prompt."""
 
     count: int = setting(64, "number of samples", at_least=1, at_most=100_000)
     columns: int = setting(0, "columns of the sheet; 0: as square as possible", at_least=0, at_most=1000)
 
 
 class Basics(Settings):
-    """What is learned from, how long, how much at once, in which numbers, and how it is evaluated."""
+    """Data, length of training, batch size, number format and evaluation."""
 
     data: str = setting(
         "digits",
@@ -210,11 +210,13 @@ class Config(Schedules):
         Check(("target", "schedule", "evaluate_every"), rules.evaluation_needed),
     )
     summary: ClassVar[str] = ""  # one line for `troupe families`
-    metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {}  # of `evaluate`, the main one first, and which is best
+    metrics: ClassVar[
+        Mapping[str, Literal["max", "min"]]
+    ] = {}  # of `evaluate`, the main one first, and which direction is better
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {}}  # small variants for tests and `verify`
-    learns_from: ClassVar[str] = "images"  # the kind of samples; `images+images` for two sets that are joined
-    asked: ClassVar[type[Asked]] = Asked  # what can be asked for when samples are drawn
-    momentum_setting: ClassVar[str] = ""  # the setting of the optimizers' momentum, where one_cycle may move it
+    learns_from: ClassVar[str] = "images"  # the kind of samples; `images+images` for two joined sets
+    asked: ClassVar[type[Asked]] = Asked  # settings for drawing samples
+    momentum_setting: ClassVar[str] = ""  # the setting of the optimizers' momentum, if one_cycle can change it
     workers: int = setting(
         1,
         "worker processes that share each batch; 2..8: as many as fit, while nodes come and go",
@@ -266,7 +268,7 @@ class Config(Schedules):
     @field_validator("data")
     @classmethod
     def _absolute(cls, data: str) -> str:
-        """Paths in it as they are from any folder: a run may go on from another one."""
+        """Make paths absolute: a run can be resumed from another folder."""
         parts = []
         for part in parts_of(data):
             name, colon, path = part.partition(":")
@@ -278,7 +280,7 @@ class Config(Schedules):
         if elastic := re.fullmatch(r"(\d+)\.\.(\d+)", str(words.get("workers", ""))):
             words = {**words, "workers": elastic[2] if elastic[1].strip("0") else "0", "min_workers": elastic[1]}
         config, problems = super().from_words(words, family)
-        hint = "all is for `troupe evaluate`, of data that no run learned from"
+        hint = "all is for `troupe evaluate`, on data not used in training"
         only_evaluated = [one for one in problems if (one.about, one.value) == ("evaluate_on", "all")]
         return config, [replace(one, hint=hint) if one in only_evaluated else one for one in problems]
 
@@ -295,20 +297,20 @@ class Config(Schedules):
         target = cls.wrong_target(str(good.get("target", "none")), family)
         problems, every = [target] if target is not None else [], good.get("evaluate_every", "auto")
         if not cls.metrics and every not in ("auto", 0):
-            problems.append(Problem(NOTHING, "evaluate_every", f"{family} evaluates nothing", "leave it out", every))
+            problems.append(Problem(NOTHING, "evaluate_every", f"{family} has no evaluation", "omit it", every))
         if not cls.metrics and good.get("schedule") == "plateau":
-            reason = f"{family} evaluates nothing that could stand still"
-            problems.append(Problem(NOTHING, "schedule", reason, "take another", "plateau"))
+            reason = f"{family} has no metric that could plateau"
+            problems.append(Problem(NOTHING, "schedule", reason, "choose another", "plateau"))
         return problems
 
     @property
     def least_workers(self) -> int:
-        """How many workers there must be room for."""
+        """The number of workers that must fit."""
         return self.min_workers or self.workers
 
     @property
     def checkpoint_seconds(self) -> float | None:
-        """Time between checkpoints; None where they are made after so many steps."""
+        """Seconds between checkpoints; None if the interval is in steps."""
         return seconds_of(self.checkpoint_every) if isinstance(self.checkpoint_every, str) else None
 
     @property
@@ -318,7 +320,7 @@ class Config(Schedules):
 
     @classmethod
     def meant(cls, word: str) -> str | None:
-        """The setting that somebody may mean who takes this word for a family, as in `model=resnet20`."""
+        """The setting that is probably meant by this word given as a family, as in `model=resnet20`."""
         return None
 
     @classmethod
@@ -332,13 +334,13 @@ class Config(Schedules):
             return None
         known = [f"eval_{metric}" for metric in cls.metrics]
         if not known:
-            return wrong(f"{family} evaluates nothing that could be reached", code=NOTHING)
+            return wrong(f"{family} has no metric to reach", code=NOTHING)
         metric, colon, number = target.partition(":")
         if metric not in known:
             if not colon and metric.replace(".", "", 1).isdigit():
-                return wrong(f"of what? say target={known[0]}:{target}")
-            hint = meant(metric, known) or f"there are {', '.join(known)}"
-            return wrong(f"{metric} names no metric of {family}", hint, "unknown-metric")
+                return wrong(f"the metric is missing; use target={known[0]}:{target}")
+            hint = meant(metric, known) or f"available: {', '.join(known)}"
+            return wrong(f"{metric} is not a metric of {family}", hint, "unknown-metric")
         try:
             number_of(number)
         except ValueError:
@@ -346,7 +348,7 @@ class Config(Schedules):
         return None
 
     def reached(self, results: Mapping[str, float]) -> bool:
-        """Whether an evaluation has reached the target; never where there is none."""
+        """Whether an evaluation has reached the target; False if there is no target."""
         metric, _, number = self.target.partition(":")
         if metric not in results:
             return False
@@ -355,18 +357,18 @@ class Config(Schedules):
 
     @property
     def evaluation_passes(self) -> int:
-        """How often an evaluation runs a sample through the networks."""
+        """How many times an evaluation runs each sample through the networks."""
         return 1
 
     @property
     def moves_momentum(self) -> bool:
-        """Whether the optimizers have a momentum that one_cycle may move."""
+        """Whether the optimizers have a momentum that one_cycle changes."""
         return bool(self.momentum_setting) and getattr(self, self.momentum_setting) > 0
 
     def resolved(self, facts: Mapping[str, Any]) -> Self:
-        """With what follows from the size of the data: `steps` from `epochs`, and how often to evaluate.
+        """The config with values that depend on the data size: `steps` from `epochs`, and the evaluation interval.
 
-        A pass of an evaluation costs a third of one of training, and two tenths of that is left as room: with an
+        An evaluation pass costs a third of a training pass, and two tenths of that is left as a margin: with an
         evaluation after ten times as many samples as it takes, it is 3.3 % of the time.
         """
         changes: dict[str, Any] = {}
@@ -385,69 +387,69 @@ class Config(Schedules):
         return self.model_copy(update=changes)
 
     def draws(self, step: int) -> int:
-        """How many batches a step draws from the stream: as many as it has phases on fresh samples."""
+        """How many batches a step draws from the stream: one for each phase on fresh samples."""
         return 1
 
     def places(self, facts: Mapping[str, Any]) -> int:
-        """Places of the stream in an epoch of such data."""
+        """Places of the stream in an epoch of this data."""
         return int(facts["size"])
 
     def held_out_places(self, facts: Mapping[str, Any]) -> int:
-        """Places that an evaluation goes through."""
+        """Places that an evaluation covers."""
         return int(facts["held_out"])
 
     def metrics_of(self, facts: Mapping[str, Any]) -> Mapping[str, Literal["max", "min"]]:
-        """The metrics that evaluations on such data give, the main one first; none where they go through nothing."""
+        """The metrics of evaluations on this data, the main one first; none if there are no held-out samples."""
         return self.metrics if self.held_out_places(facts) else {}
 
     def nothing_held_out(self, facts: Mapping[str, Any]) -> str:
-        """Why evaluations go through nothing of such data."""
-        return "the data holds nothing out to evaluate on"
+        """Why evaluations on this data cover no samples."""
+        return "the data has no held-out samples"
 
     def wrong_data(self, facts: Mapping[str, Any]) -> list[Problem]:
-        """What is wrong with such data for these settings."""
+        """What is wrong with this data for these settings."""
         return as_problems(self.misfit(facts))
 
     def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
-        """What a family finds wrong with such data, which it may also say in texts: channels, image_size, classes,
-        held_out."""
+        """What a family finds wrong with this data (channels, image_size, classes, held_out), as problems or plain
+        texts."""
         asked = self.target != "none" or self.schedule == "plateau" or self.evaluate_every not in ("auto", 0)
         if self.places(facts) < 1:
-            reason = f"holds too little for batch_size={self.batch_size}"
-            return [Problem(MISFIT, "data", reason, "take more samples, or fewer at once", self.data)]
+            reason = f"has too few samples for batch_size={self.batch_size}"
+            return [Problem(MISFIT, "data", reason, "use more samples, or a smaller batch", self.data)]
         if self.epochs is not None and self.epochs * self.places(facts) > MOST_STEPS * self.batch_size:
-            hint = "say fewer, or a larger batch_size"
+            hint = "use fewer, or a larger batch_size"
             return [Problem(MISFIT, "epochs", f"more than {MOST_STEPS} steps", hint, self.epochs)]
         if self.metrics and asked and not self.held_out_places(facts):
-            hint = "say evaluate_on=validation, or take more samples"
+            hint = "use evaluate_on=validation, or more samples"
             return [Problem(NOTHING_HELD_OUT, reason=self.nothing_held_out(facts), hint=hint)]
         return []
 
     def expects(self, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """How a file becomes what the networks see, and what their answer means (`classes`), as `troupe export` writes
-        it down; None for families that tell nothing of a file. One that says it has `Family.predict`."""
+        """How a file becomes the network input, and what the output means (`classes`), as `troupe export` stores it;
+        None for families without predictions for files. Families that return it have `Family.predict`."""
         return None
 
     @property
     def spans_the_run(self) -> bool:
-        """Whether the learning rate at a step depends on how many there will be."""
+        """Whether the learning rate at a step depends on the total number of steps."""
         return self.schedule in ("one_cycle", "cosine", "step", "linear") or self.warm_up > 0
 
     def remarks(self) -> list[str]:
-        """What a person should know of settings that are not wrong, a line each."""
+        """Warnings about valid settings, one line each."""
         lines = []
         asked = f"target={self.target}" if self.target != "none" else "schedule=plateau"
         looked_at = (self.target != "none" or self.schedule == "plateau") and self.evaluate_every != "auto"
         if looked_at and int(self.evaluate_every) >= self.steps > 1:
             lines.append(
-                f"{asked}: is looked at when the run is over only (evaluate_every={self.evaluate_every}, "
-                f"steps={self.steps}); say evaluate_every={max(1, self.steps // 10)} for more"
+                f"{asked}: is checked only at the end of the run (evaluate_every={self.evaluate_every}, "
+                f"steps={self.steps}); use evaluate_every={max(1, self.steps // 10)} for more"
             )
         for name, schedules in SCHEDULE_SETTINGS.items():
             value = getattr(self, name)
             if self.schedule not in schedules and value != type(self).model_fields[name].get_default():
                 lines.append(
-                    f"{name}={show_value(value)}: changes nothing with schedule={self.schedule}; it is of "
+                    f"{name}={show_value(value)}: has no effect with schedule={self.schedule}; it is for "
                     f"{' and '.join(schedules)}"
                 )
         name = self.momentum_setting
@@ -455,7 +457,5 @@ class Config(Schedules):
             momentum = getattr(self, name)
             if momentum != type(self).model_fields[name].get_default():
                 word = show_value(momentum)
-                lines.append(
-                    f"{name}={word}: changes nothing with schedule=one_cycle; say cycle_momentum={word}:{word}"
-                )
+                lines.append(f"{name}={word}: has no effect with schedule=one_cycle; use cycle_momentum={word}:{word}")
         return lines

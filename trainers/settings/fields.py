@@ -1,6 +1,6 @@
-"""Typed settings: one declaration gives the default, the bounds, the help, the reading of `key=value`, and the recipe.
+"""Typed settings: one declaration gives default, bounds, help, parsing of `key=value`, and whether it defines the run.
 
-Imports no torch: words are checked, all of them, before anything heavy is loaded.
+Does not import torch: all arguments are checked before anything heavy is loaded.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from trainers.base.problems import Problem, show_value
 
 Kind = Literal["recipe", "running"]
 Group = Literal["network", "data", "optimizer", "schedule", "evaluation", "run"]
-GROUPS: tuple[Group, ...] = get_args(Group)  # in the order in which they are shown
-LARGEST = 10**9  # number that a setting takes, where its own bounds say nothing
+GROUPS: tuple[Group, ...] = get_args(Group)  # in display order
+LARGEST = 10**9  # default bound of numbers
 
 
 def setting(
@@ -53,14 +53,13 @@ def setting(
     free: bool = False,
     network: bool = False,
 ) -> Any:
-    """Declare one setting. `recipe` settings fix the numbers of a run; `running` ones may change at any time. Help and
-    dry runs list it under its `group`.
+    """Declare one setting. `recipe` settings define the numbers of a run; `running` ones can change at any time. Help
+    and dry runs list it under its `group`.
 
-    The bounds hold for numbers, not for the words that a setting may take beside them (`auto`); where none is said, a
-    number is from -LARGEST to LARGEST. `source` names the
-    paper and section of the default; a search draws from ranges of a `log` setting by its logarithm, and takes
-    the text of a `free` one as it is, which may be a path; a `network` one decides what the networks are, so that it
-    comes with weights that a run begins with.
+    The bounds apply to numbers, not to words that a setting also accepts (`auto`); without bounds, a number is from
+    -LARGEST to LARGEST. `source` is the paper and section of the default. A search samples ranges of a `log` setting
+    on a log scale, and takes the text of a `free` one unchanged, since it can be a path. A `network` setting defines
+    the networks, so it is taken over with weights that a run starts from.
     """
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     facts: Any = {
@@ -82,14 +81,14 @@ LONGEST = 8760.0  # hours
 
 
 def seconds_of(span: str) -> float:
-    """Seconds of a span of time as it is said, `90s`, `10min`, `2h`. Raises ValueError with the reason and a hint."""
+    """Seconds of a time such as `90s`, `10min` or `2h`. Raises ValueError with the reason and a hint."""
     match = SPAN.fullmatch(span)
     if match is None:
-        raise ValueError("is no span of time", "say 90s, 10min or 2h")
+        raise ValueError("is not a time", "use 90s, 10min or 2h")
     number, unit = match.groups()
     if unit not in UNITS:
         meant = next((known for known in UNITS if unit[0] == known[0]), "h")
-        raise ValueError(f"{unit} is no unit of time here", f"there are s, min and h, as in {number}{meant}")
+        raise ValueError(f"{unit} is not a unit of time", f"use s, min or h, as in {number}{meant}")
     seconds = float(number) * UNITS[unit]
     if not 0 < seconds <= LONGEST * UNITS["h"]:
         raise ValueError(f"must be above 0s, at most {LONGEST:g}h")
@@ -100,15 +99,15 @@ def _held_span(span: str) -> str:
     try:
         seconds_of(span)
     except ValueError as error:
-        raise ValueError("; ".join(error.args)) from None  # of which pydantic keeps the text alone
+        raise ValueError("; ".join(error.args)) from None  # pydantic keeps only the text
     return span
 
 
-Span = Annotated[str, AfterValidator(_held_span)]  # kept as it was said
+Span = Annotated[str, AfterValidator(_held_span)]  # kept as given
 
 
 class Check(NamedTuple):
-    """A rule across settings: `rule(*values of fields)` returns what is wrong, or None; a family's may say it in a
+    """A rule across settings: `rule(*values of fields)` returns a problem or None; a custom family can return a
     text."""
 
     fields: tuple[str, ...]
@@ -116,7 +115,7 @@ class Check(NamedTuple):
 
 
 def as_problems(told: Iterable[Problem | str]) -> list[Problem]:
-    """What rules say, those of a family of somebody's own in texts perhaps."""
+    """The results of rules as problems; custom families can return texts."""
     return [one if isinstance(one, Problem) else Problem("own-rule", reason=one) for one in told]
 
 
@@ -130,16 +129,16 @@ OTHER_NAMES = {
 
 
 class Settings(BaseModel):
-    """Typed, immutable settings, read from `key=value` words; a setting `class_` is said as `class`."""
+    """Typed, immutable settings, read from `key=value` arguments; a setting `class_` is given as `class`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     checks: ClassVar[tuple[Check, ...]] = ()
-    defaults: ClassVar[Mapping[str, Any]] = {}  # where they differ from those of the class that is extended
+    defaults: ClassVar[Mapping[str, Any]] = {}  # that differ from those of the base class
 
     @classmethod
     def from_words(cls, words: Mapping[str, Any], family: str = "the family") -> tuple[Self | None, list[Problem]]:
-        """Read `key=value` words (texts, or values of the right type) into a config; all mistakes at once.
+        """Read `key=value` arguments (texts, or values of the right type) into a config; reports all errors at once.
 
         Returns (config, []) or (None, problems).
         """
@@ -192,50 +191,50 @@ class Settings(BaseModel):
         for name, value in cls.__dict__.get("defaults", {}).items():
             field = copy.copy(cls.model_fields[name])
             field.default = value
-            field.json_schema_extra = {**_facts(field), "source": ""}  # it was that of the other default
+            field.json_schema_extra = {**_facts(field), "source": ""}  # it was for the other default
             cls.model_fields[name] = field
         if "defaults" in cls.__dict__:
             cls.model_rebuild(force=True)
 
     @classmethod
     def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Defaults that follow from the settings that were `said`, as those of a model or of an optimizer."""
+        """Defaults that depend on the given settings (`said`), such as those of a model or an optimizer."""
         return {}
 
     @classmethod
     def instead(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Values of settings that give way to what is said."""
+        """Values of settings that the given ones override."""
         return {}
 
     @classmethod
     def wrong(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
-        """What is wrong with settings that are right one by one, besides what `checks` find."""
+        """Problems of settings that are each valid, besides those that `checks` find."""
         return []
 
     @classmethod
     def common(cls) -> Collection[str]:
-        """Settings that every one of these classes has, to be shown last."""
+        """Settings common to all these classes, shown last."""
         return ()
 
     def recipe(self) -> dict[str, Any]:
-        """The settings that fix the numbers of the run."""
+        """The settings that define the numbers of the run."""
         return {row.name: getattr(self, row.name) for row in type(self).described() if row.kind == "recipe"}
 
     @classmethod
     def network_settings(cls) -> list[str]:
-        """The names of the settings that decide what the networks are."""
+        """The names of the settings that define the networks."""
         return [name for name, field in cls.model_fields.items() if _facts(field)["network"]]
 
     @classmethod
     def described(cls, words: Mapping[str, Any] | None = None) -> Iterator[Described]:
-        """Each setting as a person should see it, the family's own first; defaults beside `words`, where they fit."""
+        """Each setting for display, the family's own first; with the defaults that apply given `words`, if valid."""
         defaults = cls.from_words(words or {})[0]
         own = [name for name in cls.model_fields if name not in cls.common()]
         for name in own + [name for name in cls.model_fields if name in cls.common()]:
             field = cls.model_fields[name]
             facts = _facts(field)
             default = getattr(defaults, name) if defaults is not None else field.get_default()
-            source = facts["source"] if default == field.get_default() else ""  # it is that of another default
+            source = facts["source"] if default == field.get_default() else ""  # it is for another default
             yield Described(
                 name,
                 show_value(default),
@@ -260,10 +259,10 @@ class Described(NamedTuple):
 
 
 def read_value(annotation: Any, text: str) -> Any:
-    """Read the text of a `key=value` word as its setting's type wants it. Raises ValueError with the reason, and a hint
-    where there is one.
+    """Parse the text of a `key=value` argument by the type of its setting. Raises ValueError with the reason, and a
+    hint if there is one.
 
-    `1:2:4` is a list; `a,b` and `a..b` are choices and ranges, which only a search can take.
+    `1:2:4` is a list; `a,b` and `a..b` are choices and ranges, which only a search accepts.
     """
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     words = [word for option in options if get_origin(option) is Literal for word in get_args(option)]
@@ -272,29 +271,29 @@ def read_value(annotation: Any, text: str) -> Any:
     if text.lower() == "none" and type(None) in options:
         return None
     if "," in text and any(get_origin(option) is tuple for option in options):
-        raise ValueError("the parts of a list are separated by colons", f"say {text.replace(',', ':')}")
+        raise ValueError("list items are separated by colons", f"use {text.replace(',', ':')}")
     if Span in options and text[-1:].isalpha():
         seconds_of(text.lower())
         return text.lower()
     if "," in text or ".." in text:
-        raise ValueError("one value is needed here", "choices (a,b) and ranges (a..b) are for a search")
+        raise ValueError("one value is required", "choices (a,b) and ranges (a..b) are for searches")
     for option in options:
         if get_origin(option) is tuple:
             return _read_list(option, text, words)
         if option in READERS:
             return READERS[option](text, words)
     if not words:
-        raise ValueError("cannot be one word")
-    raise ValueError(f"is none of {', '.join(words)}", meant(text, words))
+        raise ValueError("cannot be a single value")
+    raise ValueError(f"is not one of {', '.join(words)}", meant(text, words))
 
 
 def _read_list(option: Any, text: str, words: Sequence[str]) -> tuple[Any, ...]:
-    """Numbers between colons, as many as the type has."""
+    """Numbers separated by colons, as many as the type has."""
     (item, *others), parts = get_args(option), text.split(":")
     if words and len(parts) == 1:
-        raise ValueError(f"is none of {', '.join(words)}, nor numbers as 0:1", meant(text, words))
+        raise ValueError(f"is not one of {', '.join(words)}, nor numbers as in 0:1", meant(text, words))
     if ... not in others and len(parts) != 1 + len(others):
-        raise ValueError(f"needs {1 + len(others)} numbers, and not {len(parts)}")
+        raise ValueError(f"needs {1 + len(others)} numbers, not {len(parts)}")
     return tuple(read_value(item, part) for part in parts)
 
 
@@ -308,12 +307,12 @@ def _read_bool(text: str, words: Sequence[str]) -> bool:
 def _read_int(text: str, words: Sequence[str]) -> int:
     number = number_of(text, words)
     if number != int(number):
-        raise ValueError("is not a whole number")
+        raise ValueError("is not an integer")
     return int(text) if text.lstrip("+-").isdigit() else int(number)
 
 
 def number_of(text: str, words: Sequence[str] = ()) -> float:
-    """A finite number; `words` are what might have been typed instead."""
+    """A finite number; `words` are the accepted alternatives, for the error."""
     try:
         number = float(text if text.isascii() and "_" not in text else "")
     except ValueError:
@@ -327,7 +326,7 @@ READERS: dict[Any, Callable[[str, Sequence[str]], Any]] = {bool: _read_bool, int
 
 
 def taken_value(annotation: Any, value: Any) -> Any:
-    """A value from Python, which is no text, as its setting's type wants it. Raises ValueError with what that is."""
+    """A non-string Python value, converted to the type of its setting. Raises ValueError with the expected types."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     if type(value) in (type(None), bool) and type(value) in options:
         return value
@@ -340,21 +339,21 @@ def taken_value(annotation: Any, value: Any) -> Any:
         if not math.isfinite(number):
             raise ValueError("is not a finite number")
         if float not in options and not number.is_integer():
-            raise ValueError("is not a whole number")
+            raise ValueError("is not an integer")
         return int(number) if int in options and number.is_integer() else number
     parts = [get_args(option)[0] for option in options if get_origin(option) is tuple]
-    if parts and isinstance(value, (tuple, list)):  # JSON and YAML know lists only
+    if parts and isinstance(value, (tuple, list)):  # JSON and YAML have only lists
         with contextlib.suppress(ValueError):
             return tuple(taken_value(parts[0], part) for part in value)
     if isinstance(value, os.PathLike) and str in options:
         return os.fspath(value)
     names = {
-        int: "a whole number",
+        int: "an integer",
         float: "a number",
         bool: "True or False",
-        str: "a text",
+        str: "a string",
         type(None): "None",
-        Span: "a time as '10min'",
+        Span: "a time such as '10min'",
     }
     wanted = [names.get(option, "a tuple of numbers") for option in options if get_origin(option) is not Literal]
     wanted += [repr(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
@@ -362,7 +361,7 @@ def taken_value(annotation: Any, value: Any) -> Any:
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON keeps them."""
+    """Settings as JSON stores them."""
     kept: dict[str, Any] = json.loads(json.dumps(dict(settings)))
     return kept
 
@@ -373,7 +372,7 @@ def _facts(field: FieldInfo) -> dict[str, Any]:
 
 
 def _hold_bounds(field: FieldInfo, value: Any) -> None:
-    """Raise ValueError where a number, or one of a list, breaks a bound of its setting."""
+    """Raise ValueError if a number, or one of a list, violates a bound of its setting."""
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue
@@ -392,25 +391,25 @@ def _hold_bounds(field: FieldInfo, value: Any) -> None:
                 "below": number < limit,
             }
             if not holds[bound]:
-                part = " (a part of the run, as in 0.3)" if _facts(field)["unit"] == "share" else ""
+                part = " (a fraction of the run, as in 0.3)" if _facts(field)["unit"] == "share" else ""
                 raise ValueError(f"must be {bound} {show_value(limit)}{part}")
 
 
 def _bounds(field: FieldInfo) -> str:
-    """Choices and bounds as a person should read them: `auto or at least 8, at most 1024`."""
+    """Choices and bounds for display: `auto or at least 8, at most 1024`."""
     annotation = field.annotation
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     words = [str(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
     if bool in options:
         words = ["true", "false"]
     if Span in options:
-        words.append("a time, as 90s, 10min or 2h")
+        words.append("a time such as 90s, 10min or 2h")
     limits = ", ".join(f"{bound} {show_value(limit)}" for bound, limit in _facts(field)["bounds"].items())
     return " or ".join(part for part in ("|".join(words), limits) if part)
 
 
 def show_size(count: float) -> str:
-    """Bytes as a person reads them: `75.2 MB`."""
+    """Bytes for display: `75.2 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

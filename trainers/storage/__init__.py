@@ -1,1 +1,1 @@
-"""Files that are whole or not there: checkpoints, tensors, locks, caches."""
+"""Files that are complete or absent: checkpoints, tensors, locks, caches."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also after a pulled plug: written aside, made durable, renamed."""
+"""Files that are complete or absent, even after a power failure: written to a temporary file, synced, renamed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def finite(value: Any) -> Any:
-    """As JSON has it: what is not finite is null, keys are texts."""
+    """A value for JSON: non-finite numbers become null, keys become strings."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -29,12 +29,12 @@ def finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[None]:
-    """A folder, which goes again where it was not there before, and what is written into it inside fails."""
+    """Create a folder; if it is new and the block fails, remove it again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.mkdir()  # which fails where somebody else makes it
+        path.mkdir()  # fails if another process creates it
     except FileExistsError:
-        path.mkdir(exist_ok=True)  # which fails where it is no folder
+        path.mkdir(exist_ok=True)  # fails if it is not a folder
         yield
         return
     try:
@@ -46,13 +46,13 @@ def new_folder(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path, lasting: bool = True) -> Iterator[Path]:
-    """The path to write to instead of `path`; what was written there takes its place when the block ends. It does so
-    after a pulled plug too where it is `lasting`, which takes milliseconds.
+    """A temporary path to write to; it replaces `path` when the block ends. If `lasting`, this survives a power
+    failure, which takes milliseconds.
 
-    Whoever may read it follows the umask, whatever a library that writes it says.
+    The file mode follows the umask, whatever mode the writing library sets.
     """
     making = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.making")
-    making.touch(exist_ok=False)  # so that it is nobody else's
+    making.touch(exist_ok=False)  # so that no other process has it
     try:
         mode = making.stat().st_mode
         yield making
@@ -73,7 +73,7 @@ UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.making")
 
 
 def clear_unfinished(*folders: Path) -> None:
-    """Remove what `replacing` left in folders of a run or a search that the caller holds, where it was killed."""
+    """Remove what a killed `replacing` left in folders of a run or a search that the caller holds."""
     for folder in folders:
         for path in folder.glob(".*.making"):
             if UNFINISHED.fullmatch(path.name) and not path.is_dir():
@@ -81,13 +81,13 @@ def clear_unfinished(*folders: Path) -> None:
 
 
 def write(path: Path, text: str, lasting: bool = True) -> None:
-    """Write a small text file, in UTF-8; what was a name in other bytes becomes `\\udce9`."""
+    """Write a small text file in UTF-8; bytes of names that are not UTF-8 become `\\udce9`."""
     with replacing(path, lasting) as making:
         making.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def sync(path: Path) -> None:
-    """Make the content of a file durable, or the names in a folder."""
+    """Sync the content of a file, or the entries of a folder, to disk."""
     if sys.platform == "win32" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -98,13 +98,13 @@ def sync(path: Path) -> None:
 
 
 def sealed(facts: Mapping[str, Any]) -> str:
-    """JSON that tells by its own digest whether it is as it was written; see `is_whole`."""
+    """JSON with a digest of its content, which `is_whole` verifies."""
     content = {key: value for key, value in facts.items() if key != "digest"}
     return json.dumps({**content, "digest": _digest(content)}, indent=1) + "\n"
 
 
 def is_whole(facts: Mapping[str, Any]) -> bool:
-    """Whether facts that `sealed` wrote are those; true of older ones, which have no digest."""
+    """Whether facts written by `sealed` are unchanged; true for older ones without a digest."""
     return facts.get("digest", "") in ("", _digest({key: value for key, value in facts.items() if key != "digest"}))
 
 

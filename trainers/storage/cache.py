@@ -1,4 +1,4 @@
-"""What was computed of a data set and of nothing else, cached beside packed data for the next run that wants it."""
+"""Cache, next to packed data, of what depends only on a data set, for later runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainers.storage.tensors import bits_of
 
 
 def place(data: Any, *key: object) -> Path | None:
-    """Where what follows from the data and this key is cached; None where it is not."""
+    """The cache file for the data and this key; None if the data has no cache."""
     folder: Path | None = data.cache
     if folder is None:
         return None
@@ -23,7 +23,7 @@ def place(data: Any, *key: object) -> Path | None:
 
 
 def read(path: Path, say: Callable[[str], None]) -> dict[str, Tensor] | None:
-    """Tensors that `write` cached; None where there are none, or where they are damaged, which is said."""
+    """Tensors that `write` cached; None if there are none, or if they are damaged, which is reported."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -36,12 +36,12 @@ def read(path: Path, say: Callable[[str], None]) -> dict[str, Tensor] | None:
         whole = False
     if whole:
         return tensors
-    say(f"{path}: damaged; what it held of the data is computed anew")
+    say(f"{path}: damaged; its contents are computed again")
     return None
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Cache tensors, whole or not at all; nothing where there is no room, since they can be computed again."""
+    """Cache tensors atomically. Does nothing if there is no space, since they can be computed again."""
     from safetensors.torch import save_file
 
     try:
@@ -55,7 +55,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, shapes and bits."""
+    """SHA-256 of names, shapes, dtypes and bits."""
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())

@@ -1,7 +1,7 @@
-"""Checkpoints: the whole state of a run in a folder that is either complete and proved by its manifest, or not there.
+"""Checkpoints: the complete state of a run in a folder that is either verified by its manifest, or absent.
 
-A checkpoint is written under another name, made durable, and renamed. Its manifest, written last, holds the size and
-SHA-256 of every other file: what does not agree with its manifest is no checkpoint.
+A checkpoint is written under a temporary name, synced, and renamed. Its manifest, written last, holds the size and
+SHA-256 of every other file: a folder that does not match its manifest is not a checkpoint.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 MAKING = ".making_"
 WHAT = "a checkpoint that is being made"  # in the mark of its folder
-WEIGHTS = ("state.pt", "weights.safetensors")  # the file of them in a checkpoint, and in what `export` wrote
+WEIGHTS = ("state.pt", "weights.safetensors")  # the weights file in a checkpoint, and in an export
 NAME = re.compile(r"step_(\d{8,})(?:_(pending)|_phase_(\d+))?$")
 
 
 def name_of(step: int, phases_done: int = 0, pending: bool = False) -> str:
-    """`step_00000500`; `step_00000500_pending`, whose evaluation and grid are still to be made; or, in the middle of
-    the next step, `step_00000500_phase_3`."""
+    """`step_00000500`; `step_00000500_pending`, if its evaluation and grid are still missing; or, in the middle of the
+    next step, `step_00000500_phase_3`."""
     return f"step_{step:08d}" + ("_pending" if pending else f"_phase_{phases_done}" if phases_done else "")
 
 
@@ -47,19 +47,19 @@ def all_in(folder: Path) -> list[Path]:
 
 
 def place_of(name: str) -> tuple[int, int]:
-    """Step and phases done, from the name of a checkpoint; -1 phases where its evaluation is pending. Before all of
-    them where it is none."""
+    """Step and phases done, from the name of a checkpoint; -1 phases if its evaluation is pending. Other names sort
+    before all checkpoints."""
     match = NAME.match(name)
     return (int(match[1]), -1 if match[2] else int(match[3] or 0)) if match else (-1, 0)
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole, or None. Changes nothing; `newest` sets damaged ones aside."""
+    """The newest intact checkpoint, or None. Changes nothing; `newest` sets damaged ones aside."""
     return next((path for path in reversed(all_in(folder)) if damage_of(path) is None), None)
 
 
 def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
-    """Write one checkpoint. Raises TroupeError (exit code 3) where the disk is full; nothing half-made is left."""
+    """Write one checkpoint. Raises TroupeError (exit code 3) if the disk is full; nothing incomplete is left."""
     with made(folder, name) as making:
         import torch
 
@@ -73,9 +73,9 @@ def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, 
 
 
 def clone(path: Path, folder: Path) -> Path:
-    """A copy of a checkpoint among those of another run, which goes on from it; it is whole or not there.
+    """Copy a checkpoint atomically to another run, which continues from it.
 
-    Raises TroupeError (exit code 3) where the disk is full.
+    Raises TroupeError (exit code 3) if the disk is full.
     """
     with made(folder, path.name) as making:
         shutil.copytree(path, making, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ownership.MARK))
@@ -86,8 +86,8 @@ def clone(path: Path, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def made(folder: Path, name: str) -> Iterator[Path]:
-    """The folder to write a checkpoint into. At the end it takes its name; what had the name before goes where it is a
-    checkpoint, and is set aside where it is not. A write that fails is one line (TroupeError, exit code 3).
+    """The folder to write a checkpoint into; it is renamed at the end. A previous checkpoint of the name is removed,
+    anything else is set aside. A failed write becomes one line (TroupeError, exit code 3).
     """
     with contextlib.ExitStack() as held:
         try:
@@ -104,8 +104,8 @@ def made(folder: Path, name: str) -> Iterator[Path]:
 
 
 def remove(path: Path) -> bool:
-    """Remove a checkpoint, and say whether nothing is there any more. It is one where its manifest is as it was
-    written, and it holds no file that the manifest does not name; everything else stays."""
+    """Remove a checkpoint; returns whether nothing is left. Only a folder with an unmodified manifest and no file that
+    the manifest does not name is removed; everything else stays."""
     if not os.path.lexists(path):
         return True
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -122,7 +122,7 @@ def remove(path: Path) -> bool:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename what lies in the place of a checkpoint and is none, or a damaged one."""
+    """Rename a damaged checkpoint, or anything else that has the name of a checkpoint."""
     ends = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     names = (path.with_name(f"{path.name}.damaged{end}") for end in ends)
     aside = next(name for name in names if not os.path.lexists(name))
@@ -131,27 +131,27 @@ def set_aside(path: Path) -> Path:
 
 
 def disk_error(path: Path, error: BaseException, whose: str = "", of_run: bool = True) -> TroupeError:
-    """One line (exit code 3) for a write that failed; Passing where the disk is full."""
+    """One line (exit code 3) for a failed write; Passing if the disk is full."""
     full = False
     cause: BaseException | None = error
-    while cause is not None:  # torch hides the reason behind an error of its own
+    while cause is not None:  # torch wraps the reason in its own error
         full = full or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         cause = cause.__cause__ or cause.__context__
-    with contextlib.suppress(OSError):  # the path may not be there
+    with contextlib.suppress(OSError):  # the path may not exist
         full = full or shutil.disk_usage(path).free < 1 << 20
     if full:
-        hint = "free some, or move the run to another disk" if of_run else "free some, or take another folder"
+        hint = "free space, or move the run to another disk" if of_run else "free space, or use another folder"
         return Passing(Problem("no-space", f"{whose}{path}", "no space left", hint, resumes=of_run), SURROUNDINGS)
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     inside = str(getattr(error, "filename", None) or "")
-    if inside.startswith(f"{path}/") and ".making" not in inside:  # a file where a folder should be, say
+    if inside.startswith(f"{path}/") and ".making" not in inside:  # for example a file in place of a folder
         path = Path(inside)
     return TroupeError(Problem("not-written", f"{whose}{path}", f"could not be written ({reason})"), SURROUNDINGS)
 
 
 @contextlib.contextmanager
 def writing(path: Path, of_run: bool = True) -> Iterator[None]:
-    """Inside, a write that fails becomes one line (TroupeError, exit code 3): to what is `of_run`, or beside runs."""
+    """Inside, a failed write becomes one line (TroupeError, exit code 3); `of_run`: the write belongs to a run."""
     try:
         yield
     except OSError as error:
@@ -159,8 +159,8 @@ def writing(path: Path, of_run: bool = True) -> Iterator[None]:
 
 
 def read_newest(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T] | None:
-    """The newest checkpoint that is whole, and what `read` makes of it; None where there is none. Whoever works on the
-    run may prune it meanwhile: then it is the next one."""
+    """The newest intact checkpoint, and what `read` returns for it; None if there is none. If its owner prunes it
+    meanwhile, the next one is used."""
     while (path := newest_whole(folder)) is not None:
         try:
             return path, read(path)
@@ -171,9 +171,9 @@ def read_newest(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T] | Non
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole. Damaged ones are set aside, with a warning; half-made ones are removed.
+    """The newest intact checkpoint. Damaged ones are set aside, with a warning; incomplete ones are removed.
 
-    Raises TroupeError (exit code 4), and changes nothing, where all are damaged.
+    Raises TroupeError (exit code 4), and changes nothing, if all are damaged.
     """
     damaged: dict[Path, str] = {}
     ownership.left_behind(folder, f"{MAKING}*", WHAT, warn)
@@ -181,13 +181,13 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if manifest_of(path)["format"] > FORMAT:
                 raise TroupeError(
-                    Problem("newer", str(path), "written by a newer troupe", "install that to go on"), SURROUNDINGS
+                    Problem("newer", str(path), "written by a newer troupe", "install it to continue"), SURROUNDINGS
                 )
         damage = damage_of(path)
         if damage is None:
             for sick, reason in damaged.items():
                 aside = set_aside(sick)
-                warn(f"{sick.name}: damaged ({reason}); set aside as {aside.name}, the one before is used")
+                warn(f"{sick.name}: damaged ({reason}); set aside as {aside.name}, the previous one is used")
             return path
         damaged[path] = damage
     if damaged:
@@ -196,8 +196,8 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
             Problem(
                 "damaged",
                 str(folder),
-                f"no checkpoint is whole ({path.name}: {reason})",
-                "restore one from a copy, or begin a new run",
+                f"no checkpoint is intact ({path.name}: {reason})",
+                "restore one from a copy, or start a new run",
             ),
             CONFLICT,
         )
@@ -209,19 +209,19 @@ def damage_of(path: Path) -> str | None:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if not atomic_files.is_whole(manifest):
-            return "manifest.json is not as it was written"
+            return "manifest.json was modified"
         for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
             if (path / name).stat().st_size != facts["bytes"]:
-                return f"{name} has another size than its manifest says"
+                return f"{name} differs in size from its manifest"
             if digest(path / name) != facts["sha256"]:
-                return f"{name} has another SHA-256 than its manifest says"
+                return f"{name} differs in SHA-256 from its manifest"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"manifest: {type(error).__name__}: {error}"
     return None
 
 
 def manifest_of(path: Path) -> dict[str, Any]:
-    """The manifest of a whole checkpoint."""
+    """The manifest of an intact checkpoint."""
     manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     return manifest
 
@@ -229,14 +229,14 @@ def manifest_of(path: Path) -> dict[str, Any]:
 def load(path: Path) -> dict[str, Any]:
     """The state in a checkpoint, on the CPU. Only tensors and plain values are read, never code.
 
-    Raises TroupeError (exit code 4) where it holds anything else.
+    Raises TroupeError (exit code 4) if it holds anything else.
     """
     import torch
 
     try:
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, LookupError) as error:
-        reason, hint = "holds something else than tensors and plain values", "nothing of it is read: take another one"
+        reason, hint = "contains more than tensors and plain values", "it is not loaded: use another one"
         raise TroupeError(Problem("damaged", str(path / "state.pt"), reason, hint), CONFLICT) from error
     return state
 

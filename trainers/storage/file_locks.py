@@ -1,4 +1,4 @@
-"""Locks on files: the kernel's own, which die with whoever holds them, for processes and threads alike."""
+"""File locks of the kernel, which are released when their holder dies, for processes and threads alike."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import Self
 
 BETWEEN = 0.05  # seconds between two tries
-TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN)  # the one answer that means: by another one
+TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN)  # the errors that mean: held by another one
 REFUSED = "its file system does not lock files"
 
 
 class Held(Exception):
-    """Another one has held the lock for all the time that was waited for it."""
+    """Another one held the lock during the complete wait."""
 
 
 class Lock:
-    """A lock on a file, which is made where it is missing. Whoever waits longer than `patience` seconds gives up."""
+    """A lock on a file, which is created if missing. Waiting gives up after `patience` seconds."""
 
     def __init__(self, path: Path, patience: float = math.inf) -> None:
         self.path, self.patience = path, patience
         self.descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Raises Held where another one holds it for too long, and OSError where the file cannot be opened, or its file
-        system answers anything else: nobody would ever get such a lock."""
+        """Raises Held if another one holds it for too long, and OSError if the file cannot be opened or its file system
+        answers anything else: such a lock can never be taken."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             deadline = time.monotonic() + self.patience
@@ -42,7 +42,7 @@ class Lock:
         self.descriptor = descriptor
 
     def release(self) -> None:
-        """Give it back; nothing where it is not held."""
+        """Release it, if it is held."""
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
@@ -56,7 +56,7 @@ class Lock:
 
 
 def _taken(descriptor: int, path: Path) -> bool:
-    """Take the lock, and say whether it is ours now."""
+    """Try to take the lock; returns whether it is held now."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""What troupe has made itself, proved by a mark that only it writes: nothing else is removed, and nothing else killed.
+"""Proof that troupe created something, by a mark that only it writes: nothing else is removed, and nothing else killed.
 
-A folder that is to be removed later, perhaps by another process, is made with a file in it, `MARK`: what it is for, its
-own name and inode, its owner, and the process that made it with its start time, under a digest. A folder that was
-copied, renamed or made by somebody else does not agree with its mark; nor does one whose mark is damaged.
+A folder that is removed later, possibly by another process, is created with a file in it, `MARK`: its purpose, its own
+name and inode, its owner, and the process that created it with its start time, under a digest. A folder that was
+copied, renamed or created by another program does not match its mark; nor does one whose mark is damaged.
 
 docs/architecture.md lists every removal and every kill, each with its proof.
 """
@@ -25,7 +25,7 @@ MARK = ".made-by-troupe"
 
 
 def make(path: Path, what: str, facts: Mapping[str, Any] | None = None) -> Path:
-    """Make a folder with its mark; it appears with it. Raises FileExistsError where there is something of this name."""
+    """Make a folder with its mark, atomically. Raises FileExistsError if the name exists."""
     if os.path.lexists(path):
         raise FileExistsError(f"{path}: exists")
     making = path.with_name(f".{secrets.token_hex(8)}.making")
@@ -35,7 +35,7 @@ def make(path: Path, what: str, facts: Mapping[str, Any] | None = None) -> Path:
         mark(making, what, facts, name=path.name)
         os.rename(making, path)
     except BaseException:
-        shutil.rmtree(making, ignore_errors=True)  # made a moment ago, under a name that nobody knows
+        shutil.rmtree(making, ignore_errors=True)  # just created, under a random name
         raise
     return path
 
@@ -59,7 +59,7 @@ def mark(folder: Path, what: str, facts: Mapping[str, Any] | None = None, name: 
 
 
 def read(folder: Path, what: str) -> dict[str, Any] | None:
-    """What the mark of a folder says; None where it is not proved that this user's troupe made it for this."""
+    """The content of a folder's mark; None unless it proves that this user's troupe created it for this purpose."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         itself, file = os.lstat(folder), os.lstat(folder / MARK)
         told: dict[str, Any] = json.loads((folder / MARK).read_text(encoding="utf-8"))
@@ -72,7 +72,7 @@ def read(folder: Path, what: str) -> dict[str, Any] | None:
 
 
 def remove(folder: Path, what: str) -> bool:
-    """Remove a folder that was made for this, and say whether it has gone; what is not proved stays."""
+    """Remove a folder created for this purpose; returns whether it is gone. Without proof it stays."""
     if read(folder, what) is None:
         return not os.path.lexists(folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -80,19 +80,19 @@ def remove(folder: Path, what: str) -> bool:
 
 
 def finish(folder: Path) -> None:
-    """Take the mark off a folder that stays."""
+    """Remove the mark of a folder that stays."""
     (folder / MARK).unlink()
 
 
 @contextlib.contextmanager
 def working_folder(path: Path, what: str) -> Iterator[Path]:
-    """A folder under a name of its own that begins as `path` does; it goes again unless it was renamed inside."""
+    """A folder with a unique name that starts with that of `path`; it is removed unless renamed inside."""
     making = path.with_name(f"{path.name}-{secrets.token_hex(4)}")
     making.mkdir(parents=True)
     try:
         mark(making, what)
     except BaseException:
-        shutil.rmtree(making, ignore_errors=True)  # made a moment ago, under a name that nobody knows
+        shutil.rmtree(making, ignore_errors=True)  # just created, under a random name
         raise
     try:
         yield making
@@ -101,20 +101,20 @@ def working_folder(path: Path, what: str) -> Iterator[Path]:
 
 
 def left_behind(folder: Path, pattern: str, what: str, warn: Callable[[str], None] = lambda line: None) -> None:
-    """Remove what killed processes have left in a folder; what only looks like it stays, and is told."""
+    """Remove what killed processes left in a folder; what is not proved stays, with a warning."""
     for path in sorted(folder.glob(pattern)):
         if not remove(path, what):
-            warn(f"{path}: is not known to be troupe's, and stays; remove it by hand if nobody needs it")
+            warn(f"{path}: may not be troupe's and is kept; remove it by hand if it is not needed")
 
 
 def is_alive(told: Mapping[str, Any]) -> bool:
-    """Whether the process that a mark names still runs."""
+    """Whether the process that a mark names is still running."""
     return bool(told.get("started")) and started(int(told.get("process", 0))) == told["started"]
 
 
 def started(process: int) -> str:
-    """When a process began, as the kernel counts, with the boot that it counts from; nothing where it has ended, or the
-    kernel does not tell."""
+    """The start time of a process in kernel ticks, with the boot id; empty if it has ended, or the kernel does not
+    report it."""
     with contextlib.suppress(OSError, IndexError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
@@ -124,10 +124,10 @@ def started(process: int) -> str:
 
 
 def kill_those(belongs: Callable[[bytes, bytes], bool]) -> int:
-    """Kill this user's processes of which `belongs` is true, told their environment as they began with it and their
-    command line, both as the kernel has them; returns how many.
+    """Kill this user's processes for which `belongs(environment, command line)` is true, both as bytes from the kernel,
+    the environment as at the start of the process; returns how many.
 
-    A process is held by a descriptor while it is looked at, so that no other one can take its number.
+    A process is held by a pidfd while it is checked, so that its number cannot be reused.
     """
     killed = 0
     for name in os.listdir("/proc") if hasattr(os, "pidfd_open") and os.path.isdir("/proc") else ():

@@ -1,4 +1,4 @@
-"""Tensors on their way out of and into a run: their names in a state, their bits, images, and stored weights."""
+"""Tensors that leave or enter a run: their names in a state, their bits, images, and stored weights."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def as_uint8(images: Tensor) -> Tensor:
 
 
 class _NotPlain(Exception):
-    """What a file of weights holds, and cannot be used."""
+    """Unusable content of a weights file."""
 
 
 def read_weights(
     path: Path, networks: Sequence[str] = (), ema: bool = False, about: str = "", value: str | None = None
 ) -> dict[str, dict[str, Tensor]]:
-    """Weights by network: of a checkpoint (with `ema`, averaged where there is an average), an exported file or folder,
-    or any state dict of torch, which then is that of the only one of `networks`; a prefix `module.` is taken off.
-    What a family keeps beside its networks is under `kept`, where there is any.
+    """Weights by network: of a checkpoint (with `ema`, averaged if there is an average), an exported file or folder, or
+    any state dict of torch, which then belongs to the only one of `networks`; a prefix `module.` is removed. What a
+    family keeps besides its networks is under `kept`, if there is any.
 
-    Raises TroupeError (exit code 4) where it is none of these, or damaged; `about` and `value` are the option or the
-    setting that named it.
+    Raises TroupeError (exit code 4) if it is none of these, or damaged; `about` and `value` are the option or setting
+    that named it.
     """
     from safetensors.torch import load_file
 
@@ -59,10 +59,10 @@ def read_weights(
         if file.suffix == ".safetensors":
             tensors: Any = load_file(file)
         else:
-            with warnings.catch_warnings(action="ignore"):  # of sparse tensors, which are refused below
+            with warnings.catch_warnings(action="ignore"):  # of sparse tensors, which are rejected below
                 tensors = torch.load(file, map_location="cpu", weights_only=True)
         if odd := sorted({kind for _, tensor in named_tensors(tensors) if (kind := _not_plain(tensor))}):
-            raise _NotPlain(f"it holds {' and '.join(odd)}")
+            raise _NotPlain(f"it contains {' and '.join(odd)}")
         if "networks" in tensors:
             averages = tensors.get("ema", {}) if ema else {}
             kept = {"kept": tensors["kept"]} if tensors.get("kept") else {}
@@ -70,11 +70,11 @@ def read_weights(
         for key in ("state_dict", "model"):
             tensors = tensors[key] if isinstance(tensors.get(key), Mapping) else tensors
         if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-            raise _NotPlain("it holds other things than tensors")
-    except Exception as error:  # both libraries raise nearly anything
-        reason = error.strerror if isinstance(error, OSError) else "damaged, or something else"
+            raise _NotPlain("it contains more than tensors")
+    except Exception as error:  # both libraries raise many types of exceptions
+        reason = error.strerror if isinstance(error, OSError) else "damaged, or another format"
         reason = f"no weights can be read ({error if isinstance(error, _NotPlain) else reason})"
-        hint = "give a state dict that torch saved, or a file or folder that `troupe export` wrote"
+        hint = "pass a state dict saved by torch, or a file or folder written by `troupe export`"
         raise TroupeError(Problem("no-weights", about or str(path), reason, hint, value), CONFLICT) from error
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if len(networks) == 1 and not all(name.startswith(f"{networks[0]}.") for name in tensors):
@@ -87,9 +87,9 @@ def read_weights(
 
 
 def _not_plain(tensor: Tensor) -> str:
-    """Why a network cannot take a tensor, whatever its shape; nothing where it can."""
+    """Why a network cannot load a tensor, regardless of its shape; empty if it can."""
     if tensor.is_meta:
-        return "tensors without numbers (on the meta device)"
+        return "tensors without data (on the meta device)"
     if tensor.layout != torch.strided:
         return "sparse tensors"
     if tensor.is_quantized:
@@ -100,14 +100,14 @@ def _not_plain(tensor: Tensor) -> str:
 def load_weights(
     networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], about: str, value: str | None = None
 ) -> None:
-    """Weights by network into networks. Raises TroupeError (exit code 4), naming tensors, where they do not fit."""
+    """Load weights by network. Raises TroupeError (exit code 4), naming the tensors, if they do not fit."""
     refuse_unlike(networks, weights, "the weights do not fit", about, value)
     for name, network in networks.items():
-        network.load_state_dict(weights[name], strict=False)  # counts of batches may be missing
+        network.load_state_dict(weights[name], strict=False)  # batch counters can be missing
 
 
 def load_kept(networks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> None:
-    """What is kept under the names of a network's tensors, `judge.0.weight`, into that network."""
+    """Load what is kept under the names of a network's tensors, `judge.0.weight`, into that network."""
     for name, network in networks.items():
         own = {key.removeprefix(f"{name}."): part for key, part in kept.items() if key.startswith(f"{name}.")}
         if own:
@@ -121,8 +121,8 @@ def refuse_unlike(
     about: str = "",
     value: str | None = None,
 ) -> None:
-    """Raise TroupeError (exit code 4), a problem for each network that the weights do not fit: `what` NAME: tensors."""
-    hint = "are they of another network, or for other data?"
+    """Raise TroupeError (exit code 4) with a problem for each network that the weights misfit: `what` NAME: tensors."""
+    hint = "are they for another network or other data?"
     problems = [
         Problem("weights-misfit", about, f"{what} {name}: {some(wrong)}", hint, value)
         for name, network in networks.items()
@@ -133,13 +133,13 @@ def refuse_unlike(
 
 
 def some(differences: Sequence[str]) -> str:
-    """The first three of them, and how many more there are."""
+    """The first three of them, and the number of others."""
     more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
     return ", ".join(differences[:3]) + more
 
 
 def unlike(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What differs between the tensors that are wanted and those given, sorted: missing, unknown, of another shape."""
+    """Differences between the expected and the given tensors, sorted: missing, unknown, of another shape."""
     found = []
     for key in sorted(own.keys() | given.keys()):
         if key.endswith("num_batches_tracked"):  # old files have none
@@ -150,6 +150,6 @@ def unlike(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
             found.append(f"{key} (not in this network)")
         elif own[key].shape != given[key].shape:
             found.append(
-                f"{key} ({'x'.join(map(str, given[key].shape))} where {'x'.join(map(str, own[key].shape))} fits)"
+                f"{key} ({'x'.join(map(str, given[key].shape))} instead of {'x'.join(map(str, own[key].shape))})"
             )
     return found
