@@ -107,7 +107,7 @@ def test_a_folder_with_nothing_but_what_systems_leave_says_so(tmp_path: Path, se
     (tmp_path / "pets" / ".photo.jpg.icloud").touch()
     problem = refused(tmp_path / "pets")
     assert problem.code == "no-images"
-    assert "1 not downloaded from iCloud, @eaDir" in problem.reason
+    assert "1 not downloaded from iCloud, the system folder @eaDir" in problem.reason
 
 
 def test_names_that_people_give_to_classes_are_not_taken_from_them(tmp_path: Path) -> None:
