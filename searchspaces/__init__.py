@@ -1,1 +1,1 @@
-"""What is worth trying in troupe: a search space for each family, plain values."""
+"""Recommended search spaces, one per family, as plain values."""

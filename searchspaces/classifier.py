@@ -1,4 +1,4 @@
-"""What is worth trying with small classifiers, in the words of the command line, and what to spend on it."""
+"""Recommended search space and budget for small classifiers, in the syntax of the command line."""
 
 SEARCH = {
     "model": "mlp_relu,mlp_bn,cnn,residual",

@@ -1,8 +1,8 @@
-"""What is worth trying with DCGAN, in the words of the command line, and what to spend on it."""
+"""Recommended search space and budget for DCGAN, in the syntax of the command line."""
 
 SEARCH = {
-    "learning_rate": "5e-5..1e-2",  # Radford et al. 2016 found 1e-3 too high at 64 pixels; digits want 2e-3 to 4e-3
-    "beta1": "0,0.5,0.9",  # and 0.9 unstable, where 0.5 was not
+    "learning_rate": "5e-5..1e-2",  # Radford et al. 2016 found 1e-3 too high at 64 pixels; digits need 2e-3 to 4e-3
+    "beta1": "0,0.5,0.9",  # they found 0.9 unstable, and 0.5 stable
     "width": "32,64,96",
     "upsample": "transposed,nearest",
 }

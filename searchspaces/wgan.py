@@ -1,8 +1,8 @@
-"""What is worth trying with WGAN, in the words of the command line, and what to spend on it."""
+"""Recommended search space and budget for WGAN, in the syntax of the command line."""
 
 SEARCH = {
     "n_critic": "1,2,5,10",  # 5 in Arjovsky et al. 2017
-    "n_critic_warmup": "0,100",  # 0 saves 2,850 critic steps of a run of 3,000 steps
+    "n_critic_warmup": "0,100",  # 0 saves 2,850 critic steps in a run of 3,000 steps
     "clip": "0.003..0.1",  # 0.01 in the paper
     "learning_rate": "1e-5..1e-3",  # 5e-5 in the paper; 1e-4 in fast.ai's lesson of 2018
     "critic_norm": "true,false",

@@ -1,4 +1,4 @@
-"""What is worth trying with WGAN-GP, in the words of the command line, and what to spend on it."""
+"""Recommended search space and budget for WGAN-GP, in the syntax of the command line."""
 
 SEARCH = {
     "n_critic": "1,2,5",  # 5 in Gulrajani et al. 2017

@@ -427,12 +427,12 @@ def test_a_run_of_a_family_of_ones_own_says_where_that_was(
     [
         (
             '{"mistake": "min"}',
-            "the family declares mistake as its main metric, but its evaluation gives eval_error: "
-            "no evaluation counts as the best; let both say the same",
+            "the family declares mistake as its main metric, but its evaluation returns eval_error: "
+            "no evaluation counts as the best; make both agree",
         ),
         (
             '{"mistake": "min", "error": "min"}',
-            "the evaluation gives no eval_mistake here: the best is chosen by eval_error",
+            "the evaluation returns no eval_mistake: the best is chosen by eval_error",
         ),
     ],
 )

@@ -296,8 +296,8 @@ def test_too_few_images_for_a_verdict_are_told_with_how_many_it_takes(
     few, many = pictures(room / "few", "cat", count=12), pictures(room / "many", "cat", count=40)
     words = {"image_size": 16, "width": 4, "batch_size": 4, "microbatch_size": 2, "steps": 1}
     train("dcgan", name="run", data=few, data_dir=room / "data", progress=True, **words)
-    takes = "out to evaluate on, and a verdict takes 16 images at least"
-    assert f"troupe: the data holds 1 {takes}: nothing is evaluated" in capsys.readouterr().out
+    takes = "of the 16 held-out images that a verdict needs"
+    assert f"troupe: the data has 1 {takes}: nothing is evaluated" in capsys.readouterr().out
     code, _, lines = evaluated(room, capsys, "run", f"data={few}")
     assert (code, wrong.kinds) == (WORDS, [("nothing-held-out", "")])
     assert " 1 " in wrong.problems[0].reason

@@ -62,7 +62,7 @@ def test_a_class_and_images_in_other_bytes_are_learned_drawn_told_and_predicted(
     code, out, _ = said(capsys, "train", "classifier", f"data=imagefolder:{pets}", *WORDS, "--name", "run", *where)
     assert code == 0, out
     assert r"3 classes (caf\xe9, dog, 狗)" in out
-    assert r"passed over: 3 .\xe9" in out
+    assert r"not images: 3 .\xe9" in out
     assert "3 unreadable images were skipped" in out
     (report,) = Path("data").glob("packed/*/unreadable.txt")
     assert [line.split("\t")[0] for line in report.read_text().splitlines()] == [
@@ -109,7 +109,7 @@ def test_a_folder_in_other_bytes_can_be_learned_from(pets: Path, capsys: pytest.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     words = ("train", "classifier", f"data=imagefolder:{odd}", *WORDS, "--name", "run", "--data-dir", "data")
     assert main.command(words) == 0
-    assert rf"data=imagefolder:{pets}\xff: files that are no images were passed over" in capsys.readouterr().out
+    assert rf"data=imagefolder:{pets}\xff: skipped files that are not images" in capsys.readouterr().out
     for words in (("evaluate", "run", "--data-dir", "data"), ("report", "run"), ("export", "run")):
         assert main.command(words) == 0, words
     assert answer(capsys, "datasets", "--data-dir", "data")["packed"][0]["source"] == rf"{pets}\xff"

@@ -124,7 +124,7 @@ def test_a_mistake_while_it_trains_names_the_line(
 def test_an_evaluation_without_a_finite_number_is_told_and_kept_as_json(bent: Bent) -> None:
     told = bent("bent/training.py", "double().sum(), microbatch", "double().sum() * float('nan'), microbatch")
     assert told.code == 0
-    assert "step 2: eval_error is no finite number; this evaluation cannot be the best" in told.out
+    assert "step 2: eval_error is not finite; this evaluation cannot be the best" in told.out
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
@@ -139,7 +139,7 @@ def test_an_evaluation_without_a_finite_number_is_told_and_kept_as_json(bent: Be
 def test_an_evaluation_that_gives_nothing_is_told(bent: Bent) -> None:
     told = bent("bent/training.py", 'return {"error"', 'return {}\n        return {"error"')
     assert told.code == 0
-    assert "declares error as its main metric, but its evaluation gives nothing: no evaluation counts as" in told.out
+    assert "declares error as its main metric, but its evaluation returns nothing: no evaluation counts as" in told.out
 
 
 def test_a_family_without_one_of_its_files_says_which(

@@ -196,7 +196,7 @@ def test_too_few_samples_for_a_frechet_distance_are_told(room: Path) -> None:
     assert "eval_frechet_distance" not in result["metrics"]
     assert result["best"]["metric"] == "eval_kernel_distance"
     (note,) = result["verdict"]["notes"]
-    assert note.startswith("100 samples have no Frechet distance in 256 numbers, which takes more samples than numbers")
+    assert note.startswith("100 samples have no Frechet distance in 256 numbers, which needs more samples than numbers")
 
 
 @pytest.mark.slow

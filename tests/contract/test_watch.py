@@ -33,7 +33,7 @@ def test_a_run_that_goes_wrong_is_told_once_and_ends_as_asked(room: Path, capsys
     words = [f"{name}={value}" for name, value in TOO_HIGH.items()]
     assert main.command(["train", "dcgan", "--name", "run", "--json", *words]) == 0
     shown = capsys.readouterr()
-    told = [line for line in shown.err.splitlines() if "the losses run away" in line or "become alike" in line]
+    told = [line for line in shown.err.splitlines() if "the losses diverge" in line or "samples collapse" in line]
     assert len(told) == 1
     assert told[0].startswith("troupe: step 6: ")
     assert json.loads(shown.out)["result"]["worry"]

@@ -92,7 +92,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_checkpoint_good(tr
     assert done.code == 1
     (line,) = done.mistakes
     assert line.startswith("troupe: step 3: the loss of phase second is not finite (nan); the phase changed nothing")
-    assert line.endswith("go on from it with a lower learning rate (--resume run --allow-changes)")
+    assert line.endswith("resume it with a lower learning rate (--resume run --allow-changes)")
     names = [path.name for path in checkpoints(troupe.path("run"))]
     assert names == ["step_00000000", "step_00000002"]
     troupe.train("--resume", "run", "nan_at=-1", "--families", str(FRAGILE))
@@ -172,7 +172,9 @@ def test_too_little_shared_memory_costs_speed_and_no_bit(tmp_path: Path, monkeyp
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=True)
     (line,) = told[0]
-    assert line.startswith(f"too little shared memory in {small}: workers of one host exchange gradients by messages")
+    assert line.startswith(
+        f"too little shared memory in {small}: workers of one host synchronize gradients by messages"
+    )
     assert told[1:] == [[], []]
     assert alone == [[]]
     assert_same_state(tmp_path / "three", tmp_path / "one")

@@ -127,7 +127,7 @@ def test_the_process_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_has_no_reproducible_way_is_an_error() -> None:
     """Never other bits in silence."""
     image = torch.rand(1, 1, 8, 8, device="cuda", requires_grad=True)
-    with pytest.raises(TroupeError, match=r"^exchange=exact: adaptive_avg_pool2d.*; say exchange=ddp$"), reproducible():
+    with pytest.raises(TroupeError, match=r"^exchange=exact: adaptive_avg_pool2d.*; use exchange=ddp$"), reproducible():
         torch.nn.functional.adaptive_avg_pool2d(image, (3, 3)).sum().backward()
 
 

@@ -82,7 +82,9 @@ def test_little_shared_memory_is_told_in_one_line(troupe: Commands, straight: Co
     assert done.code == 0, done
     assert done.err == ""
     (line,) = [line for line in done.out.splitlines() if "shared memory" in line]
-    assert line.startswith("troupe: too little shared memory in /dev/shm: workers of one host exchange gradients by ")
+    assert line.startswith(
+        "troupe: too little shared memory in /dev/shm: workers of one host synchronize gradients by "
+    )
     assert_same_run(troupe.path("run"), straight.path("run"))
 
 

@@ -222,7 +222,7 @@ def test_a_misfit_is_told_with_the_nearest_sizes_that_fit(model: str, size: int,
     sizes = " or ".join(f"image_size={side}" for side in usual.split("|"))
     problem = misfit(model, 3, size, 10)
     assert problem is not None
-    assert sentence(problem) == f"model={model}: does not fit images of {size}x{size}; say {sizes}"
+    assert sentence(problem) == f"model={model}: does not fit images of {size}x{size}; use {sizes}"
 
 
 @pytest.mark.parametrize(("model", "size"), [("mlp_bn", 8), ("resnet18", 32)])
@@ -230,7 +230,7 @@ def test_a_norm_over_one_number_is_told(model: str, size: int) -> None:
     problem = misfit(model, 1, size, 10, rows=1)
     assert problem is not None
     assert sentence(problem) == (
-        f"microbatch_size=1: a norm of model={model} needs two images or more; say microbatch_size=2"
+        f"microbatch_size=1: a norm of model={model} needs at least two images; use microbatch_size=2"
     )
     assert misfit(model, 1, size, 10, rows=2) is None
     assert misfit("resnet18", 1, 64, 10, rows=1) is None

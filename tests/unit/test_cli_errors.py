@@ -611,7 +611,7 @@ def test_a_run_of_a_family_of_ones_own_says_which_it_was(command: Command, sente
     for words in (("predict", "mine", "a.png"), ("train", "--resume", "mine")):
         told_of_it = command(*words)
         assert told_of_it.kinds == [("unknown-family", "mine")]
-        assert told_of_it.problems[0].hint == "say --families /my/families"
+        assert told_of_it.problems[0].hint == "use --families /my/families"
         sentences(told_of_it.problems)
 
 

@@ -107,7 +107,7 @@ def test_a_folder_with_nothing_but_what_systems_leave_says_so(tmp_path: Path, se
     (tmp_path / "pets" / ".photo.jpg.icloud").touch()
     problem = refused(tmp_path / "pets")
     assert problem.code == "no-images"
-    assert "1 not downloaded from iCloud, @eaDir" in problem.reason
+    assert "1 not downloaded from iCloud, the system folder @eaDir" in problem.reason
 
 
 def test_names_that_people_give_to_classes_are_not_taken_from_them(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_folder_that_a_link_leads_to_as_well_keeps_its_own_path(tmp_path: Path
     data = opened(folder, said)
     assert data.facts["class_names"] == ("cat", "dog")
     assert [line.partition(": ")[2] for line in said] == [
-        "links to folders that are in it already were passed over: cat/a -> dog"
+        "skipped links to folders that are already in it: cat/a -> dog"
     ]
     assert [image.path for image in look_through(folder).images if image.path.startswith("dog/")]
 
@@ -324,7 +324,7 @@ def test_a_level_too_high_or_too_low_is_told_with_the_path_to_say(
         file.rename(file.with_suffix(".txt"))
     problem = misfit((root / given).resolve())
     assert problem.code == "no-labels"
-    assert problem.hint.endswith(f"say data=imagefolder:{root / say}")
+    assert problem.hint.endswith(f"use data=imagefolder:{root / say}")
     sentences([problem])
     assert (root / "labels").exists() or opened(root / say).facts["classes"] == 2
 
@@ -340,7 +340,7 @@ def test_of_parts_below_another_folder_any_family_is_told(tmp_path: Path) -> Non
     """Else a GAN would learn from what it is judged by."""
     said: list[str] = []
     opened(filled(tmp_path, "archive/train", "archive/test"), said)
-    assert [f"say data=imagefolder:{tmp_path}/archive" in line for line in said] == [True]
+    assert [f"use data=imagefolder:{tmp_path}/archive" in line for line in said] == [True]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_a_test_part_without_labels_is_answered_with_the_part_that_has_some(tmp_
     """As competitions give them."""
     problem = refused(filled(tmp_path / "cats", "train/cat", "train/dog", "test"))
     assert problem.code == "parts-differ"
-    assert f"say data=imagefolder:{tmp_path / 'cats'}/train" in problem.hint
+    assert f"use data=imagefolder:{tmp_path / 'cats'}/train" in problem.hint
 
 
 def test_another_name_of_the_same_part_does_no_harm(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_unreadable_images_are_skipped_counted_and_listed(tmp_path: Path, monkey
     opened = Opened(folder, tmp_path)
     assert opened.data.size + opened.data.held_out == 10
     passed, line, *_ = opened.warnings
-    assert passed == f"data=imagefolder:{folder}: files that are no images were passed over: 1 .txt"
+    assert passed == f"data=imagefolder:{folder}: skipped files that are not images: 1 .txt"
     assert "4 unreadable images" in line
     assert "\n" not in line
     report = Path(line.partition("skipped; ")[2].removesuffix(" lists them"))

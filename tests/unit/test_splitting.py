@@ -184,7 +184,7 @@ def test_a_class_without_an_image_in_both_parts_is_told_as_one_without_parts(tmp
     for file in (folder / "train" / "dog").iterdir():
         file.write_bytes(b"no image")
     assert opened(folder).facts["lost_classes"] == {
-        "ox": "it is empty", "dog": "none of its images can be read; no image of a kind that is known: 3",
+        "ox": "it is empty", "dog": "none of its images can be read; unknown image format: 3",
     }  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def test_values_that_fill_little_or_leave_their_range_are_told_with_how_to_say_i
     folder, said = saved(tmp_path / "scans", most, kind, least), list[str]()
     before = opened(folder, said)
     (line,) = said
-    assert f"hold values from {least:g} to {most:g}" in line
+    assert f"have values from {least:g} to {most:g}" in line
     assert f"value_range={say}," in line
     sentences(said)
     after = opened(folder, said, value_range=kept(say))
@@ -98,7 +98,7 @@ def test_a_dead_pixel_and_one_image_of_many_hide_nothing(tmp_path: Path) -> None
         Image.fromarray(numbers if number else numbers * 16).save(folder / f"{number}.png")
     said: list[str] = []
     opened(folder, said)
-    assert [line.count("say value_range=0:4095") for line in said] == [1]
+    assert [line.count("use value_range=0:4095") for line in said] == [1]
 
 
 def test_full_is_the_same_pixels_and_nothing_is_told(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_colours_of_sixteen_bits_that_hold_twelve_are_told(tmp_path: Path) -> No
         (tmp_path / "scans" / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     said: list[str] = []
     opened(tmp_path / "scans", said)
-    assert ["say value_range=0:15," in line for line in said] == [True]
+    assert ["use value_range=0:15," in line for line in said] == [True]
 
 
 def test_a_setting_of_folders_that_changes_nothing_is_told() -> None:

@@ -47,23 +47,23 @@ def test_what_is_above_is_counted_pair_by_pair() -> None:
 BAD: dict[str, tuple[dict[str, Tensor], dict[str, float], str]] = {
     "one image": (
         rows_of((some(1), some(1), some(0)), torch.ones(64, 256)), {},
-        "the samples become alike: they differ 0% as much as real images do;",
+        "the samples collapse: they differ 0% as much as real images do;",
     ),
     "fallen": (
         rows_of((some(1), some(1), some(0)), noise() / 5), {"watch_diversity_most": 0.9},
-        "the samples become alike: they differ 20% as much as real images do, 90% at its best;",
+        "the samples collapse: they differ 20% as much as real images do, 90% at best;",
     ),
     "running away": (
         rows_of((some(500), some(500), some(-500))), {},
-        "the losses run away: scores of real and generated images are 44",
+        "the losses diverge: scores of real and generated images are 44",
     ),
     "no numbers": (
         rows_of((some(1), some(1), torch.full((64,), torch.nan))), {},
-        "the losses run away: scores of real and generated images are nan",
+        "the losses diverge: scores of real and generated images are nan",
     ),
     "by heart": (
         rows_of((some(2), some(0), some(0))), {},
-        "the training images are known by heart: they get higher scores than generated ones in 100% of all pairs, "
+        "the training images are memorized: they get higher scores than generated ones in 100% of all pairs, "
         "held-out images in 50%;",
     ),
 }  # fmt: skip

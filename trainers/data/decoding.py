@@ -1,4 +1,4 @@
-"""A file as the image that a network sees: upright, over white, cropped, of one size, grey or in colour."""
+"""Decodes a file to the image that a network sees: upright, over white, cropped, of one size, grey or in colour."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from trainers.data import values
 from trainers.data.images import fit
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
-NEWER = ("avif", "heic", "heif")  # what a Pillow can read besides, or one with pillow-heif beside it
+NEWER = ("avif", "heic", "heif")  # readable by newer Pillow, or with pillow-heif installed
 GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 @cache
 def extensions() -> tuple[str, ...]:
-    """The ends of names by which images are known here."""
+    """The file name extensions of images."""
     with contextlib.suppress(ImportError, AttributeError):
         importlib.import_module("pillow_heif").register_heif_opener()
     known = Image.registered_extensions()
@@ -35,10 +35,10 @@ def decode(
     content: bytes, size: int, channels: int, value_range: values.Range = "auto", seen: values.Values | None = None
 ) -> NDArray[np.uint8]:
     """The image in a file: upright, over white, shorter side resized with antialiasing, centre cropped; its values are
-    added to those that were `seen`."""
-    extensions()  # so that all that can be read is
+    added to `seen`."""
+    extensions()  # registers all readable formats
     with Image.open(io.BytesIO(content)) as opened:
-        opened.draft(None, (2 * size, 2 * size))  # a large JPEG is decoded at a fraction of its size: much faster
+        opened.draft(None, (2 * size, 2 * size))  # decodes a large JPEG at a fraction of its size: much faster
         image = ImageOps.exif_transpose(opened)
     kind = values.FLOAT if image.mode == "F" else values.SIXTEEN if image.mode.startswith("I") else values.EIGHT
     given = image
@@ -57,7 +57,8 @@ def decode(
 
 
 def is_grey(file: Path) -> bool:
-    """Whether the header tells of an image without colour; one that cannot be read decides nothing."""
+    """Whether the header is that of an image without colour; True for one that cannot be read, so that it does not
+    matter."""
     try:
         with Image.open(file) as image:
             return image.mode in GREY_MODES
@@ -66,7 +67,7 @@ def is_grey(file: Path) -> bool:
 
 
 def sides(facts: Mapping[str, Any]) -> dict[str, int]:
-    """From a file to an image of such data: the side it is cropped to, padded to with zeros, and resized to."""
+    """The sides, in pixels, that an image of such data is cropped to, padded to with zeros, and resized to."""
     size = facts["image_size"]
     crop = facts.get("original_size", size)
     power = 1 << (crop - 1).bit_length()
@@ -74,9 +75,9 @@ def sides(facts: Mapping[str, Any]) -> dict[str, int]:
 
 
 def as_learned(content: bytes, facts: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """The image in a file as it would be among such data: (image_size, image_size, channels).
+    """The image in a file as it would be in such data: (image_size, image_size, channels).
 
-    Raises nearly anything where it is damaged, as Pillow does.
+    Raises almost any exception for a damaged file, as Pillow does.
     """
     image = decode(content, sides(facts)["crop_to"], facts["channels"], facts.get("value_range", "auto"))
     (fitted,) = fit(image[None], facts["image_size"])
@@ -84,7 +85,7 @@ def as_learned(content: bytes, facts: Mapping[str, Any]) -> NDArray[np.uint8]:
 
 
 def _levels(value_range: values.Range) -> str:
-    """How values become 8 bits, in words."""
+    """A description of how values become 8 bits."""
     if isinstance(value_range, str):
         return "16-bit values over 257, floats of 0 to 1 times 255, both rounded to 8 bits"
     black, white = value_range
@@ -92,7 +93,7 @@ def _levels(value_range: values.Range) -> str:
 
 
 def told(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What `as_learned` does, for somebody who has Pillow and not this: its numbers, and the steps in words."""
+    """What `as_learned` does, for programs with Pillow but without troupe: its numbers, and its steps in words."""
     side, channels = sides(facts), facts["channels"]
     mode, crop = "L" if channels == 1 else "RGB", side["crop_to"]
     steps = [

@@ -1,4 +1,4 @@
-"""`digits`: 10,000 images of MNIST that come with the package; digits.md says which, and under which licence."""
+"""`digits`: 10,000 images of MNIST included in the package; digits.md describes them and their licence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIDE = 28  # pixels
 
 
 def open_digits(request: Request) -> ImageData:
-    """9,000 digits to learn from and 1,000 to test on, 28x28 and grey."""
+    """9,000 training and 1,000 test digits, 28x28 and grey."""
     train, test, digest = at_size(request.image_size)
     return in_memory(train, test, CLASS_NAMES, digest, replace(request, image_size=train.images.shape[1]), SIDE)
 
@@ -30,7 +30,7 @@ def at_size(size: int | None) -> tuple[Part, Part, str]:
 
 @lru_cache(maxsize=1)
 def originals() -> tuple[Part, Part, str]:
-    """Both parts as they come, and their digest."""
+    """Both parts in their original size, and their digest."""
     with np.load(FILE) as file:
         train, test = (
             Part(file[f"{part}_images"][..., None], file[f"{part}_labels"].astype(np.int64))

@@ -1,4 +1,4 @@
-"""What the names of folders and files say: those that systems leave behind, and those of the parts of a data set."""
+"""Meanings of the names of folders and files: those that systems create, and the splits of a data set."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ SYSTEM_FILES = frozenset(
         "WPSettings.dat",
     )
 )  # fmt: skip
-STREAMS = re.compile(  # beside a file, with its name before: attributes and resources that a disk could not keep
+STREAMS = re.compile(  # next to a file, prefixed by its name: attributes and resources that a disk could not store
     r"@syno(eastream|resource)$|[:\uf03a](zone\.identifier|afp_\w+|com\.\w+[.\w]*|encryptable|ea|streams?)(:\$data)?$"
 )
-THUMBNAILS = ("synophoto_thumb", "synofile_thumb", "synoindex_media")  # what @eaDir holds, wherever it was copied to
-DOUBTFUL = ("Recycle Bin", "trashbox", "Recycled")  # of NAS makers and old Windows, or a class
+THUMBNAILS = ("synophoto_thumb", "synofile_thumb", "synoindex_media")  # contents of @eaDir, also when copied elsewhere
+DOUBTFUL = ("Recycle Bin", "trashbox", "Recycled")  # of NAS vendors and old Windows, or a class
 
 TRAIN, TEST, VALIDATION, EVALUATION, UNLABELED = "train", "test", "validation", "evaluation", "unlabeled"
 WORDS = {
@@ -76,8 +76,8 @@ FILLERS = (
 
 
 def text_of(path: str) -> str:
-    """A name or a path on a disk as the same text whatever the locale, and however its disk writes accents: macOS
-    keeps them apart from their letters (NFD), others do not (NFC)."""
+    """A name or path as text that does not depend on the locale or on how the disk stores accents: macOS separates
+    them from their letters (NFD), others do not (NFC)."""
     return path if path.isascii() else unicodedata.normalize("NFC", in_utf8(path))
 
 
@@ -89,8 +89,8 @@ _FOLDERS, _FILES = _small(SYSTEM_FOLDERS), _small(SYSTEM_FILES)
 
 
 def of_system(name: str, is_folder: bool) -> bool:
-    """Whether a system, and no person, has put a file or a folder of this name there. Hidden ones count as such; `:2e`
-    is the dot that hides a file, as netatalk writes it."""
+    """Whether a file or folder of this name comes from a system and not from the user. Hidden ones count as such; `:2e`
+    is netatalk's spelling of the dot that hides a file."""
     small = text_of(name).casefold()
     if small.startswith((".", ":2e")):
         return True
@@ -100,9 +100,9 @@ def of_system(name: str, is_folder: bool) -> bool:
 
 
 def part_kinds(names: Iterable[str]) -> dict[str, str]:
-    """Which part of a data set each folder is by its name, "" where it is none that is known.
+    """Which split of a data set each folder is by its name, "" if none is recognized.
 
-    Case, numbers, what joins words, and words as `set` or `images` do not count, nor do those that all of them share:
+    Ignores case, numbers, separators, words such as `set` or `images`, and words that all names share:
     `Training_Set`, `test-images`, `seg_train` beside `seg_test`.
     """
     words = {name: [word for word in _words(name) if word not in FILLERS] for name in names}
@@ -114,18 +114,18 @@ def part_kinds(names: Iterable[str]) -> dict[str, str]:
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name in small letters: `TestSet2` and `test-set` are `test`, `set`."""
+    """The words of a name in lower case: `TestSet2` and `test-set` are `test`, `set`."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text_of(name))
     return [word.casefold() for word in re.split(r"[\W\d_]+", apart) if word]
 
 
 def _bare(word: str) -> str:
-    """A word without what is often written behind it: `trainset`, `testdata`."""
+    """A word without a common suffix: `trainset`, `testdata`."""
     longest = next((word.removesuffix(end) for end in FILLERS if word.endswith(end) and word not in PARTS), word)
     return longest or word
 
 
 def placed(kinds: Mapping[str, str]) -> dict[str, str]:
-    """The same with every folder for evaluations in the place that is free: the test's, or that of validation."""
+    """The same with every folder for evaluations as the split that is missing: test, else validation."""
     free = TEST if TEST not in kinds.values() else VALIDATION
     return {name: free if kind == EVALUATION else kind for name, kind in kinds.items()}

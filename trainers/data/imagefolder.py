@@ -2,9 +2,9 @@
 
 <data_dir>/packed/KEY/   images.bin       uint8, images x size x size x channels
                          labels.npy       int64, 0 where the folder has none
-                         parts.npy        uint8: what is learned from and what is held out (splitting.py)
+                         parts.npy        uint8: the split of each image (splitting.py)
                          unreadable.txt   images that were skipped, and why
-                         packed.json      what it was made of
+                         packed.json      the source, and facts about it
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from trainers.storage.file_locks import Held, Lock
 AUTO_SIZE = 64
 WHAT, PARTIAL = "a packed folder of images", "a folder of images that is being packed"  # in the marks of folders
 FILES = {"images.bin", "labels.npy", "parts.npy", "unreadable.txt", "packed.json"}
-FACTS = {  # in packed.json, besides what checks its files
+FACTS = {  # in packed.json, besides those that check its files
     "fingerprint", "class_names", "unreadable", "reasons", "lost", "values", "value_range", "parts", "strays",
     "learned_too",
 }  # fmt: skip
 
 
 def open_folder(request: Request) -> ImageData:
-    """Open a folder of images, packed first where it is not, or has changed since."""
+    """Open a folder of images; pack it first if it is not packed, or has changed since."""
     value = f"imagefolder:{shown(request.argument)}"
     words = f"data={value}"
     root, layout = expanded(request.argument).resolve(), None
     if not os.path.isdir(root):
-        hint = "give the path of one"
+        hint = "give the path of a folder"
         if os.path.exists(root):
-            raise TroupeError(Problem("bad-value", "data", "is no folder", hint, value), WORDS)
+            raise TroupeError(Problem("bad-value", "data", "is not a folder", hint, value), WORDS)
         raise TroupeError(Problem("missing-folder", "data", "no such folder", hint, value), SURROUNDINGS)
     size = request.image_size or AUTO_SIZE
     cache = request.data_dir / "packed" / _key(str(root), size, request.value_range)
@@ -68,46 +68,46 @@ def open_folder(request: Request) -> ImageData:
 
 
 def _looked_at(root: Path, request: Request, value: str) -> Layout:
-    """What a folder holds, and what is left out of it told."""
+    """The contents of a folder; warns about what is left out."""
     found = look_through(root)
     if not found.images:
         others = [counted(found.passed, None)] if found.passed else []
-        others += [f"{shown(name)}, which is of a system" for name in sorted(found.system)]
-        reason = f"holds no images (but {', '.join(others)})" if others else "holds no images"
-        hint = f"they are known by {', '.join(extensions())}"
+        others += [f"the system folder {shown(name)}" for name in sorted(found.system)]
+        reason = f"contains no images (only {', '.join(others)})" if others else "contains no images"
+        hint = f"known extensions are {', '.join(extensions())}"
         raise TroupeError(Problem("no-images", "data", reason, hint, value), SURROUNDINGS)
     layout = arranged(found, value, request.folders)
-    lines = [f"files that are no images were passed over: {counted(found.passed)}"] if found.passed else []
+    lines = [f"skipped files that are not images: {counted(found.passed)}"] if found.passed else []
     lines += [
-        f"the {count} images of its folder {shown(name)} are left out: it is neither to learn from nor to test on"
+        f"the {count} images of its folder {shown(name)} are left out: it is not a training or test split"
         for name, count in layout.left_out.items()
     ]
     if found.links:
         links = [f"{shown(link)} -> {shown(place)}" for link, place in sorted(found.links.items())]
         links[3:] = ["..."] * (len(links) > 3)
-        lines.append(f"links to folders that are in it already were passed over: {', '.join(links)}")
+        lines.append(f"skipped links to folders that are already in it: {', '.join(links)}")
     if not layout.parts and (below := level_below(found)):
-        lines.append(f"all of its images lie in one folder; say data={value}/{shown(below)} for the folders in that")
-        layout = layout._replace(bare={})  # what lies beside that is no class
+        lines.append(f"all of its images are in one folder; use data={value}/{shown(below)} for the folders in that")
+        layout = layout._replace(bare={})  # what is next to that folder is not a class
     for line in lines:
         request.warn(f"data={value}: {line}")
     return layout
 
 
 def _packed(root: Path, layout: Layout, size: int, cache: Path, request: Request, value: str) -> dict[str, Any]:
-    """Pack a folder, or find that somebody else has meanwhile."""
+    """Pack a folder, unless another process has packed it meanwhile."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with Lock(cache.with_suffix(".lock")):  # others that want the same folder wait, and find it made
+        with Lock(cache.with_suffix(".lock")):  # other processes wait, and find the folder packed
             return _facts_of(cache, layout) or _pack(root, layout, size, cache, request)
     except OSError as error:
         reason = f"cannot be packed under {cache.parent} ({error.strerror or error})"
-        hint = "make room there, or give another folder with --data-dir"
+        hint = "free space there, or set another folder with --data-dir"
         raise TroupeError(Problem("not-written", "data", reason, hint, value), SURROUNDINGS) from error
 
 
 def _told(facts: Mapping[str, Any], cache: Path, value_range: values.Range) -> list[str]:
-    """What a person should know of packed images."""
+    """Notices for the user about packed images."""
     lines = []
     if count := facts["unreadable"]:
         skipped = "1 unreadable image was skipped" if count == 1 else f"{count} unreadable images were skipped"
@@ -118,14 +118,14 @@ def _told(facts: Mapping[str, Any], cache: Path, value_range: values.Range) -> l
 
 
 def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evaluate_on: str) -> ImageData:
-    """A packed folder; `layout` where it was looked through, which tells of class folders without an image."""
+    """A packed folder; `layout`, if the folder was scanned, lists class folders without an image."""
     shape = (facts["images"], facts["image_size"], facts["image_size"], facts["channels"])
     images = np.memmap(cache / "images.bin", np.uint8, "r", shape=shape)
     labels = read_array(cache / "labels.npy") if facts["class_names"] else None
     codes, parts = read_array(cache / "parts.npy"), facts["parts"]
     learned, held_out = splitting.rows_for(codes, evaluate_on, parts)
     if not len(learned):
-        raise _none_read("none of the images to learn from", facts["reasons"], facts["source"])
+        raise _none_read("none of the training images", facts["reasons"], facts["source"])
     lost = dict(layout.bare) if layout else {}
     if labels is not None:
         read = np.bincount(labels[codes != splitting.TEST], minlength=len(facts["class_names"]))
@@ -163,7 +163,7 @@ def _none_read(which: str, reasons: Mapping[str, int], source: object) -> Troupe
 SOURCES = {
     "imagefolder": Source(
         "imagefolder",
-        "any folder of images, or of its parts train and test; 64x64 unless image_size= says; say imagefolder:PATH",
+        "any folder of images, or of splits train and test; 64x64 unless image_size is set; use imagefolder:PATH",
         open_folder,
         takes_path=True,
     )
@@ -171,7 +171,7 @@ SOURCES = {
 
 
 def cached(data_dir: Path) -> list[tuple[str, int, Path]]:
-    """(folder it was made of, bytes, where it lies) of each packed folder."""
+    """(source folder, bytes, path) of each packed folder."""
     found = []
     packed = data_dir / "packed"
     for folder in sorted(packed.iterdir()) if os.path.isdir(packed) else ():
@@ -182,7 +182,7 @@ def cached(data_dir: Path) -> list[tuple[str, int, Path]]:
 
 
 def _source_of(folder: Path) -> str:
-    """The folder that this one was made of, as far as it tells."""
+    """The folder that this one was packed from, if known."""
     try:
         return str(json.loads((folder / "packed.json").read_text(encoding="utf-8"))["source"])
     except FileNotFoundError:
@@ -192,14 +192,14 @@ def _source_of(folder: Path) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Remove a packed folder that `cached` gave. Raises TroupeError: exit code 4 for one that is being packed, and for
-    what is not proved to be packed by this user's troupe, 3 where its disk refuses."""
+    """Remove a packed folder from `cached`. Raises TroupeError: exit code 4 for one that is being packed, or is not
+    proved to be packed by this user's troupe; 3 if its disk fails."""
     try:
         with Lock(folder.with_suffix(".lock"), patience=0):
             if not _cleared(folder):
                 raise _not_ours(folder)
     except Held:
-        reason, hint = "is being packed at this moment", "wait for that run"
+        reason, hint = "is currently being packed", "wait for that run"
         raise TroupeError(Problem("held", str(folder), reason, hint), CONFLICT) from None
     except OSError as error:
         reason = f"cannot be removed ({error.strerror or error})"
@@ -207,8 +207,8 @@ def remove(folder: Path) -> None:
 
 
 def _cleared(folder: Path) -> bool:
-    """Remove a packed folder, and say whether nothing is there any more. Its mark proves it, or, of an older troupe, a
-    packed.json whose source and size give the folder its name."""
+    """Remove a packed folder; returns whether nothing is left. Its mark proves that it is one, or, from an older
+    troupe, a packed.json whose source and size match the folder's name."""
     if ownership.remove(folder, WHAT):
         return True
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -220,8 +220,8 @@ def _cleared(folder: Path) -> bool:
 
 
 def _not_ours(folder: Path) -> TroupeError:
-    reason = "is not known to be packed by troupe, or is damaged or another user's"
-    return TroupeError(Problem("not-ours", str(folder), reason, "remove it by hand"), CONFLICT)
+    reason = "was not packed by troupe, or is damaged or another user's"
+    return TroupeError(Problem("not-ours", str(folder), reason, "remove it manually"), CONFLICT)
 
 
 def _key(root: str, size: int, value_range: values.Range) -> str:
@@ -230,7 +230,7 @@ def _key(root: str, size: int, value_range: values.Range) -> str:
 
 
 def _besides(value_range: values.Range) -> list[Any]:
-    """What a range of values adds to a name or a fingerprint: nothing where it is the usual one."""
+    """What a range of values adds to a name or a fingerprint: nothing for `auto`."""
     ends = value_range if isinstance(value_range, str) else [float(end) for end in value_range]
     return [] if ends == "auto" else [{"value_range": ends}]
 
@@ -240,18 +240,18 @@ def _digest(listing: Sequence[Listed]) -> str:
 
 
 def _facts_of(cache: Path, layout: Layout | None = None) -> dict[str, Any] | None:
-    """What packed.json says, if its files are whole, and it was made of images that lie just so where that is given."""
+    """The contents of packed.json, if its files are complete and, if a `layout` is given, were made from the same."""
     try:
         facts: dict[str, Any] = json.loads((cache / "packed.json").read_text(encoding="utf-8"))
         size = facts["images"] * facts["image_size"] ** 2 * facts["channels"]
         whole = (cache / "images.bin").stat().st_size == size and facts.keys() >= FACTS
         return facts if whole and (layout is None or _made_of(layout).items() <= facts.items()) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: it is packed anew
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged: it is packed again
         return None
 
 
 def _made_of(layout: Layout) -> dict[str, Any]:
-    """What packed.json says of a layout."""
+    """The part of packed.json that describes a layout."""
     return {
         "listing": _digest(layout.images),
         "class_names": [shown(name) for name in layout.classes],
@@ -261,13 +261,13 @@ def _made_of(layout: Layout) -> dict[str, Any]:
 
 
 def _pack(root: Path, layout: Layout, size: int, cache: Path, request: Request) -> dict[str, Any]:
-    """Pack the folder under another name, renamed when it is whole; what a killed packing left is cleared first."""
+    """Pack the folder under another name, then rename it; first clear what a killed process left."""
     ownership.left_behind(cache.parent, f"{cache.name}.partial-*", PARTIAL)
     with ownership.working_folder(cache.with_suffix(".partial"), PARTIAL) as partial:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about images that it reads all the same
+            warnings.simplefilter("ignore")  # Pillow's, about images that it still reads
             facts = _write(root, layout, size, partial, request)
-        for file in (*partial.iterdir(), partial):  # else a pulled plug might leave zeros of the right size
+        for file in (*partial.iterdir(), partial):  # else a power failure might leave zeros of the right size
             atomic_files.sync(file)
         if not _cleared(cache):
             raise _not_ours(cache)
@@ -287,7 +287,7 @@ class _Lost(NamedTuple):
 
 
 def _write(root: Path, layout: Layout, size: int, target: Path, request: Request) -> dict[str, Any]:
-    """Write the images one after the other, never more than one in memory."""
+    """Write the images one after another, with only one in memory."""
     listing, names, parts = layout.images, layout.classes, layout.parts
     channels = 1 if all(is_grey(root / image.path) for image in listing) else 3
     if shutil.disk_usage(target).free < len(listing) * size * size * channels:
@@ -299,7 +299,7 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
             try:
                 content = (root / listed.path).read_bytes()
                 image = decode(content, size, channels, request.value_range, seen)
-            except Exception as error:  # damaged images raise nearly anything in Pillow
+            except Exception as error:  # Pillow raises almost any exception for damaged images
                 lost.append(_Lost(listed, unreadable.why(error, content), f"{type(error).__name__}: {error}"))
             else:
                 images.write(image.tobytes())

@@ -1,6 +1,6 @@
-"""Images held as uint8, in memory or in a mapped file: what every image source gives to the engine.
+"""Images stored as uint8, in memory or in a mapped file: what every image source returns to the engine.
 
-Nothing here imports torch before the first tensor is asked for: the driver opens data too, and must stay light.
+Nothing here imports torch before the first tensor is requested: the driver opens data too, and must start fast.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-FETCHED = "data-not-here"  # the code of data that is missing, and can be had
+FETCHED = "data-not-here"  # the problem code of data that is missing, and can be downloaded
 
 
 @dataclass(frozen=True)
 class Request:
-    """How a source is to be opened."""
+    """How to open a source."""
 
     argument: str  # what follows `name:`, or ""
     data_dir: Path
@@ -39,10 +39,8 @@ class Request:
     evaluate_on: str  # "test" or "validation"
     warn: Callable[[str], None]
     progress: Callable[[int, int], None]  # (done, total), while a folder is packed
-    fingerprint: str | None = (
-        None  # of samples that the driver has just found: a folder need not be looked through again
-    )
-    folders: str = "auto"  # what the folders of a folder of images are: auto, parts or classes
+    fingerprint: str | None = None  # of samples that the driver has just found: a folder need not be scanned again
+    folders: str = "auto"  # what the subfolders of a folder of images are: auto, parts (splits) or classes
     value_range: str | Sequence[float] = "auto"  # auto, full, or the values of black and white
 
 
@@ -55,7 +53,7 @@ class Source:
     open: Callable[[Request], Any]  # see `Data` in trainers/contract/family.py
     takes_path: bool = False  # `name:PATH`
     kind: str = "images"  # of samples, as `Config.learns_from` names it
-    missing: Callable[[Path], Problem | None] = lambda data_dir: None  # what would have to be fetched first
+    missing: Callable[[Path], Problem | None] = lambda data_dir: None  # what would have to be downloaded first
 
 
 class Part(NamedTuple):
@@ -66,7 +64,7 @@ class Part(NamedTuple):
 
 
 class ImageData:
-    """Images, and labels where there are some; see `Data` in contract/family.py for what each name promises."""
+    """Images, and labels if there are any; `Data` in contract/family.py documents the interface."""
 
     def __init__(
         self,
@@ -80,8 +78,8 @@ class ImageData:
         lost_classes: Mapping[str, str] | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """`rows`: those of each part that are learned from and held out, where the source says it and `evaluate_on`
-        does not. `lost_classes`: names of those that the source has no image of, and why. `facts`: more of them.
+        """`rows`: the training and held-out rows of each part, if the source decides it instead of `evaluate_on`.
+        `lost_classes`: names of classes of which the source has no image, and why. `facts`: additional ones.
         """
         self._given = (train, test)
         if rows is not None:
@@ -120,7 +118,7 @@ class ImageData:
             self.facts = {**self.facts, "lost_classes": lost}
 
     def whole(self) -> ImageData:
-        """The same source with all of its images to evaluate on, those to learn from too."""
+        """The same source with all of its images to evaluate on, including the training images."""
         train, test = self._given
         every = (
             train
@@ -138,7 +136,8 @@ class ImageData:
         return other
 
     def to(self, device: torch.device) -> None:
-        """Give batches on `device` from now on; on a GPU, move all images there if they take less than half of it."""
+        """Return batches on `device` from now on; move all images to a GPU if they take less than half of its free
+        memory."""
         import torch
 
         self._device = torch.device(device)
@@ -156,7 +155,7 @@ class ImageData:
         return self._take(self._tensors[0], self._train_rows[np.asarray(indices, np.int64)])
 
     def held_out_batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """As `batch`, of the samples to evaluate on."""
+        """As `batch`, for the samples to evaluate on."""
         return self._take(self._tensors[1], self._held_out_rows[np.asarray(indices, np.int64)])
 
     def preview(self, count: int) -> Tensor:
@@ -167,7 +166,7 @@ class ImageData:
 
     @cached_property
     def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Both parts as tensors over the same memory: of a mapped file, that is the pages all workers share."""
+        """Both parts as tensors over the same memory: for a mapped file, the pages that all workers share."""
         train, held_out = self._parts
         tensors = _as_tensors(train)
         return tensors, tensors if held_out is train else _as_tensors(held_out)
@@ -184,7 +183,7 @@ def _as_tensors(part: Part) -> dict[str, Tensor]:
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of memory that cannot be written; these are only ever read
+        warnings.simplefilter("ignore")  # torch warns about read-only memory; these tensors are only read
         tensors = {"images": torch.from_numpy(part.images)}
         if part.labels is not None:
             tensors["labels"] = torch.from_numpy(part.labels)
@@ -199,8 +198,8 @@ def signed(images: Tensor, dtype: torch.dtype) -> Tensor:
 def in_memory(
     train: Part, test: Part, class_names: Sequence[str], digest: str, request: Request, original_size: int | None = None
 ) -> ImageData:
-    """Data of a source whose images all have one size, brought to the size that is asked for; `original_size` where
-    that was done already."""
+    """Data of a source whose images all have one size, converted to the requested size; `original_size` if that was
+    done already."""
     original_size = original_size or train.images.shape[1]
     train, test = (Part(fit(part.images, request.image_size), part.labels) for part in (train, test))
     return ImageData(
@@ -214,12 +213,12 @@ def in_memory(
 
 
 def fingerprint(*content: object) -> str:
-    """SHA-256 of whatever identifies the samples."""
+    """SHA-256 of the values that identify the samples."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def content_digest(train: Part, test: Part, class_names: Sequence[str]) -> str:
-    """What `fingerprint` needs of arrays, the same in whatever file they lie."""
+    """The digest of arrays for `fingerprint`, independent of the files that store them."""
     arrays = [array for part in (train, test) for array in part if array is not None]
     return fingerprint([[array.shape, array_digest(array)] for array in arrays], list(class_names))
 
@@ -231,13 +230,13 @@ def array_digest(array: NDArray[Any]) -> str:
 
 def validation_rows(count: int) -> NDArray[np.int64]:
     """The fixed tenth of `count` samples that `evaluate_on=validation` holds out."""
-    # RandomState, since numpy promises that its numbers never change; those of default_rng may.
+    # RandomState, since numpy guarantees that its numbers never change; those of default_rng may.
     order = np.random.RandomState(0).permutation(count)
     return np.sort(order[: count // 10]).astype(np.int64)
 
 
 def fit(images: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
-    """Square images at another size: zero padded up to the next power of two, which is auto; resized from there."""
+    """Square images at another size: zero padded up to the next power of two (auto), resized from there."""
     own = images.shape[1]
     power = 1 << (own - 1).bit_length()
     size = size or power

@@ -1,4 +1,4 @@
-"""Where the labels lie of a folder of images that has none: some levels below it, or above."""
+"""Finds the labels of a folder of images that has none: some levels below it, or above."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from trainers.data.decoding import extensions
 from trainers.data.folders import TRAIN, of_system, part_kinds
 from trainers.data.listing import Found, look_through, parts_or_classes
 
-LOOKED_AT = 2000  # files and folders of a neighbour, at most, before it is taken for one without images
+LOOKED_AT = 2000  # files and folders of a neighbour to check, at most, before it counts as one without images
 
 
 def where_labels_are(data: str) -> str:
-    """What to say in place of this `data=imagefolder:PATH`, which has no labels; "" where that cannot be seen."""
+    """What to use instead of this `data=imagefolder:PATH`, which has no labels; "" if nothing is found."""
     name, _, path = data.partition(":")
     root = Path(path)
     try:
@@ -23,16 +23,16 @@ def where_labels_are(data: str) -> str:
     except TroupeError:
         return ""
     if below := level_below(found):
-        return f"say data={name}:{shown(root / below)}"
+        return f"use data={name}:{shown(root / below)}"
     if deeper := _parts_below_parts(found):
-        return f"its classes lie a level deeper, in {deeper}: move them up"
+        return f"its classes are one level deeper, in {deeper}: move them up"
     if above := _above(root):
-        return f"if it is one class of several, say data={name}:{shown(above)}"
+        return f"if it is one of several classes, use data={name}:{shown(above)}"
     return ""
 
 
 def level_below(found: Found) -> str:
-    """The only folder that has images, or the only one in that, and so on, down to one with parts or classes; "" where
+    """The only folder that has images, or the only one in that, and so on, down to one with splits or classes; "" if
     there is none."""
     paths, within = [image.path for image in found.images], list[str]()
     while paths and all("/" in path for path in paths) and len({path.partition("/")[0] for path in paths}) == 1:
@@ -42,7 +42,7 @@ def level_below(found: Found) -> str:
 
 
 def _parts_below_parts(found: Found) -> str:
-    """`train/train`, where each part holds nothing but one folder, and that has classes."""
+    """`train/train`, if each split contains only one folder, which has classes."""
     parts = [image.text.partition("/") for image in found.images]
     first = {part for part, _, _ in parts}
     single = {part: {rest.partition("/")[0] for name, _, rest in parts if name == part} for part in first}
@@ -52,8 +52,8 @@ def _parts_below_parts(found: Found) -> str:
 
 
 def _above(folder: Path) -> Path | None:
-    """The folder above that has several folders with images, classes by their names; where it is one part of several,
-    the folder of these."""
+    """The parent folder, if it has several folders with images that are classes by their names; if that is one of
+    several splits, the folder of these."""
     above = folder.parent
     names = _with_images(above)
     if folder.name not in names or len(names) < 2 or all(part_kinds(names).values()):

@@ -1,4 +1,4 @@
-"""What lies in a folder of images, before any is opened: files, classes, and parts to learn from and to evaluate on."""
+"""The contents of a folder of images, before any is opened: files, classes, and splits for training and evaluation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainers.base.problems import Problem
 from trainers.data.decoding import extensions
 from trainers.data.folders import DOUBTFUL, TRAIN, UNLABELED, of_system, part_kinds, placed, text_of
 
-EVICTED = "not downloaded from iCloud"  # what stands hidden in the place of such a file: `.NAME.icloud`
+EVICTED = "not downloaded from iCloud"  # such a file is replaced by a hidden `.NAME.icloud`
 
 
 class Listed(NamedTuple):
-    """An image of the folder; another size or time of change means that it has to be packed again."""
+    """An image of the folder; it is packed again if its size or time of change differs."""
 
     path: str  # within the folder, with /
     size: int
@@ -26,37 +26,37 @@ class Listed(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The path as it is on every disk."""
+        """The path as text that is the same on every disk."""
         return text_of(self.path)
 
 
 class Found(NamedTuple):
-    """What a folder holds. Paths are texts, the same on every disk, but for those of images."""
+    """The contents of a folder. Paths are texts that are the same on every disk, except those of images."""
 
     images: list[Listed]
-    passed: dict[str, int]  # files that are no images as far as their names tell, by the ends of those
+    passed: dict[str, int]  # number of files that are not images by their names, by extension
     holds: dict[str, Counter[str]]  # the same for each folder of the first two levels
     links: dict[str, str]  # links to folders that were found in another place, and that place
-    system: set[str]  # names of folders of systems, which were left out
+    system: set[str]  # names of system folders, which were skipped
 
 
 class Layout(NamedTuple):
     """How the images of a folder are arranged."""
 
-    images: list[Listed]  # that can be learned from or evaluated on
-    parts: dict[str, str]  # folders that are parts: train, and test or validation; {} where there are none
+    images: list[Listed]  # for training or evaluation
+    parts: dict[str, str]  # folders that are splits: train, and test or validation; {} if there are none
     classes: list[str]  # names of folders, in the order of the labels; [] for images without labels
-    strays: list[str]  # images that lie beside folders of images, so that these are no classes
-    bare: dict[str, str]  # folders of classes without an image, and what they hold instead
-    links: list[str]  # `val -> train`, where both should be parts, or classes, of their own
-    left_out: dict[str, int]  # folders that are neither learned from nor evaluated on, and their images
+    strays: list[str]  # images next to folders of images, which are therefore not classes
+    bare: dict[str, str]  # class folders without an image, and what they contain instead
+    links: list[str]  # `val -> train`, if both should be separate splits or classes
+    left_out: dict[str, int]  # folders used neither for training nor for evaluation, and their number of images
 
 
 def look_through(root: Path) -> Found:
-    """Every image below `root`, sorted, and what else is there, without what is hidden or of a system.
+    """Every image below `root`, sorted, and what else is there, without hidden and system files.
 
-    Links are followed when all folders are known: what a folder and a link lead to has the path of the folder.
-    Raises TroupeError (exit code 3) where a folder cannot be read: its images would be missing without a word.
+    Links are followed after all folders: images that a folder and a link lead to have the path in the folder.
+    Raises TroupeError (exit code 3) if a folder cannot be read: its images would be missing silently.
     """
     looking = _Looking(root)
     looking.through(root)
@@ -68,19 +68,19 @@ def look_through(root: Path) -> Found:
 
 
 class _Looking:
-    """One look through a folder."""
+    """One scan of a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.images: list[Listed] = []
         self.passed, self.system = Counter[str](), set[str]()
         self.holds: dict[str, Counter[str]] = {}
-        self.seen: dict[str, str] = {}  # where folders really lie, and the text of the path by which they were found
+        self.seen: dict[str, str] = {}  # real paths of folders, and the text of the path by which they were found
         self.links: dict[str, str] = {}
         self.waiting: list[str] = []  # links to folders
 
     def through(self, top: Path) -> None:
-        """Note what lies in a folder and below, and which links do."""
+        """Record the files in and below a folder, and the links to folders."""
         for folder, folders, files in os.walk(top, onerror=_refuse):
             real = os.path.realpath(folder)
             if real in self.seen:
@@ -116,7 +116,7 @@ class _Looking:
             self.holds[place][kind] += 1
 
     def follow(self, link: Path) -> None:
-        """Note what a link leads to, unless it is known; one that leads in a circle is nothing."""
+        """Record what a link leads to, unless it is known; circular links are ignored."""
         real, parent = Path(os.path.realpath(link)), Path(os.path.realpath(link.parent))
         if str(real) not in self.seen:
             self.through(link)
@@ -130,17 +130,17 @@ def _refuse(error: OSError) -> None:
 
 
 def counted(kinds: Mapping[str, int], most: int | None = 5) -> str:
-    """`12 .psd, 1 .txt`, the most first."""
+    """`12 .psd, 1 .txt`, the most frequent first."""
     order = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     rest = ["..."] if most is not None and len(order) > most else []
     return ", ".join([f"{count} {kind}" for kind, count in order[:most]] + rest)
 
 
 def arranged(found: Found, data: str, folders: str = "auto") -> Layout:
-    """Which folders are parts and which are classes, as their names tell, or as `folders` says.
+    """Which folders are splits and which are classes, by their names or by the setting `folders`.
 
-    Raises TroupeError (exit code 3), with the `data` that named the folder, where they may be either, and where parts
-    have unlike classes.
+    Raises TroupeError (exit code 3), with the `data` that named the folder, if they may be either, or if splits have
+    different classes.
     """
     texts = [image.text for image in found.images]
     parts, left_out = _parts(texts, data, folders)
@@ -165,9 +165,9 @@ def arranged(found: Found, data: str, folders: str = "auto") -> Layout:
 
 
 def _parts(paths: Sequence[str], data: str, folders: str) -> tuple[dict[str, str], dict[str, int]]:
-    """The first-level folders that are parts, and which; and those that are left out, with the number of their images.
+    """The first-level folders that are splits, and which; and those that are left out, with their number of images.
 
-    Raises TroupeError where what they are cannot be told by their names.
+    Raises TroupeError if their names do not show what they are.
     """
     counts = Counter(path.partition("/")[0] if "/" in path else "" for path in paths)
     kinds = placed(part_kinds(sorted(name for name in counts if name)))
@@ -180,38 +180,38 @@ def _parts(paths: Sequence[str], data: str, folders: str) -> tuple[dict[str, str
         if "" in kinds.values() or len(kinds) < 2:
             return {}, {}
     parts = _of_parts(kinds)
-    instead = "leave folders=parts out" if folders == "parts" else "say folders=classes if all are classes"
+    instead = "leave folders=parts out" if folders == "parts" else "use folders=classes if all are classes"
     for kind in parts.values():
         if len(same := [other for other in parts if parts[other] == kind]) > 1:
-            raise _either(f"{_names(same)} have names of the same part", f"put them together, or {instead}", data)
+            raise _either(f"{_names(same)} have names of the same split", f"merge them, or {instead}", data)
     if TRAIN not in parts.values():
-        raise _either(f"{_names(kinds)} have no part to learn from", instead, data)
+        raise _either(f"{_names(kinds)} include no training split", instead, data)
     if not _whole(parts):
         (name,) = parts
-        hint = f"say data={data}/{shown(name)}, of which a tenth is held out, or {instead}"
-        raise _either(f"{_names(kinds)} have no part to evaluate on", hint, data)
+        hint = f"use data={data}/{shown(name)}, which holds out a tenth, or {instead}"
+        raise _either(f"{_names(kinds)} include no test or validation split", hint, data)
     return parts, {name: counts[name] for name in kinds if name not in parts}
 
 
 def _of_parts(kinds: Mapping[str, str]) -> dict[str, str]:
-    """Those of the folders that are learned from or evaluated on."""
+    """The folders that are training, test or validation splits."""
     return {name: kind for name, kind in kinds.items() if kind not in ("", UNLABELED)}
 
 
 def _whole(parts: Mapping[str, str]) -> bool:
-    """Whether there is one part to learn from, one or two to evaluate on, and no other."""
+    """Whether there is one training split, one or two splits to evaluate on, and no other."""
     kinds = list(parts.values())
     return TRAIN in kinds and len(kinds) > 1 and len(kinds) == len(set(kinds))
 
 
 def _refuse_doubtful(paths: Sequence[str], kinds: Mapping[str, str], data: str) -> None:
-    """Raise TroupeError where folders may be parts or classes: some of them have the names of parts; each of them has
-    parts of its own; one may be a bin."""
+    """Raise TroupeError if folders may be splits or classes: some of them have names of splits; each of them has its
+    own splits; one may be a recycle bin."""
     known = {kind for kind in kinds.values() if kind}
     bins = [name for name in kinds if name in DOUBTFUL]
     if bins:
-        hint = "say folders=classes if it is a class, or move it away"
-        raise _either(f"its folder {bins[0]} may be a class, or what was thrown away", hint, data)
+        hint = "use folders=classes if it is a class, or move it away"
+        raise _either(f"its folder {bins[0]} may be a class, or a recycle bin", hint, data)
     inside: dict[str, set[str]] = {name: set() for name in kinds}
     for path in paths:
         if path.count("/") > 1:
@@ -221,18 +221,18 @@ def _refuse_doubtful(paths: Sequence[str], kinds: Mapping[str, str], data: str) 
         deep = any(kind == TRAIN and len(inside[name]) > 1 for name, kind in kinds.items())
         if UNLABELED in known or deep or (TRAIN in known and len(known) > 1):
             whole = _whole(_of_parts(kinds))
-            leave = "say folders=parts, which leaves the others out," if whole else "move away what is no class,"
-            hint = f"{leave} or say folders=classes if all are"
+            leave = "use folders=parts to leave the others out," if whole else "move away what is not a class,"
+            hint = f"{leave} or use folders=classes if all are"
             part = next(name for name, kind in kinds.items() if kind)
             beside = [name for name, kind in kinds.items() if not kind]
-            raise _either(f"its folder {shown(part)} may be a part, or a class like {_names(beside)}", hint, data)
+            raise _either(f"its folder {shown(part)} may be a split, or a class like {_names(beside)}", hint, data)
     if not known and len(kinds) > 1 and all(_has_parts(names) for names in inside.values()):
-        hint = "put the parts above the classes (train/CLASS, test/CLASS), or say folders=classes to take them for one"
-        raise _either(f"each of {_names(kinds)} has parts of its own", hint, data)
+        hint = "put the splits above the classes (train/CLASS, test/CLASS), or use folders=classes to merge them"
+        raise _either(f"each of {_names(kinds)} has its own splits", hint, data)
 
 
 def parts_or_classes(paths: Sequence[str]) -> bool:
-    """Whether images with such paths have labels, or parts, by the folders in which they lie."""
+    """Whether images with such paths have labels, or splits, by their folders."""
     return bool(_classes([text_of(path) for path in paths])[0])
 
 
@@ -258,7 +258,7 @@ def _and(names: Sequence[str]) -> str:
 
 
 def _classes(paths: Sequence[str]) -> tuple[list[str], list[str]]:
-    """First-level folders, where every image lies in one and there are two or more; else the images beside those."""
+    """First-level folders, if every image is in one and there are two or more; else the images next to those."""
     first = {PurePosixPath(path).parts[0] for path in paths if "/" in path}
     strays = [path for path in paths if "/" not in path]
     if len(first) < 2:
@@ -267,7 +267,7 @@ def _classes(paths: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _bare(found: Found, texts: Sequence[str], part: str) -> dict[str, str]:
-    """Folders of a part (`train/`, or "" for all) that hold no image, where each image lies in some folder."""
+    """Folders of a split (`train/`, or "" for all) that contain no image, if each image is in some folder."""
     paths = [path.removeprefix(part) for path in texts if path.startswith(part)]
     if any("/" not in path for path in paths):
         return {}
@@ -285,8 +285,8 @@ def _bare(found: Found, texts: Sequence[str], part: str) -> dict[str, str]:
 
 
 def _links(found: Found, parts: Mapping[str, str]) -> list[str]:
-    """Links that stand where parts or classes do, and lead to another of these; one for another name of the same part
-    does no harm."""
+    """Links in the place of splits or classes that lead to another of these; a link for another name of the same split
+    is harmless."""
     told = []
     for link, place in sorted(found.links.items()):
         name, other = PurePosixPath(link).name, PurePosixPath(place).name
@@ -298,7 +298,7 @@ def _links(found: Found, parts: Mapping[str, str]) -> list[str]:
 
 
 def _refuse_unlike(classes: Mapping[str, set[str]], train: str, data: str) -> None:
-    """Raise TroupeError where a part has other classes than the one to learn from, with what differs."""
+    """Raise TroupeError, with the differences, if a split has other classes than the training split."""
     differ = []
     for name in classes.keys() - {train}:
         for where, only in ((train, classes[train] - classes[name]), (name, classes[name] - classes[train])):
@@ -306,5 +306,5 @@ def _refuse_unlike(classes: Mapping[str, set[str]], train: str, data: str) -> No
             differ += [f"only its folder {where} has images of {names}"] if only else []
     if differ:
         reason = "; ".join(sorted(differ))
-        hint = f"its parts must have the same classes; or say data={data}/{shown(train)}, of which a tenth is held out"
+        hint = f"its splits must have the same classes; or use data={data}/{shown(train)}, which holds out a tenth"
         raise TroupeError(Problem("parts-differ", "data", reason, hint, data), SURROUNDINGS)

@@ -1,10 +1,10 @@
-"""The project's own packed form of a data set: one folder of mapped arrays.
+"""The packed form of a data set: one folder of mapped arrays.
 
     train_images.npy  test_images.npy   uint8, samples x height x width x channels
     train_labels.npy  test_labels.npy   int64
     packed.json                         name, class names; shape and SHA-256 of the values of each array
 
-packed.json is written last: a folder without it is not packed. The digests are checked whenever it is opened.
+packed.json is written last: a folder without it is not packed. The digests are checked each time it is opened.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Content(NamedTuple):
 
 
 def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence[str]) -> None:
-    """Write the packed form into `folder`, which may hold other files, so that at no time half of it looks whole.
+    """Write the packed form to `folder`, which may contain other files, so that half of it never looks complete.
 
-    Raises TroupeError (exit code 4) where files of these names are there that nobody has packed.
+    Raises TroupeError (exit code 4) if it contains files of these names that troupe has not packed.
     """
     assert train.labels is not None, "the packed form has labels"
     assert test.labels is not None, "the packed form has labels"
@@ -59,10 +59,10 @@ def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence
         files = [*(f"{key}.npy" for key in arrays), MANIFEST]
         there = [file for file in files if os.path.lexists(folder / file)]
         if there and not _is_packed(folder) and ownership.read(folder, WHAT) is None:
-            reason = f"holds {', '.join(there)}, which troupe has not packed"
-            raise TroupeError(Problem("not-ours", str(folder), reason, "move that away"), CONFLICT)
+            reason = f"contains {', '.join(there)}, not packed by troupe"
+            raise TroupeError(Problem("not-ours", str(folder), reason, "move it away"), CONFLICT)
         if ownership.read(folder, WHAT) is None and not os.path.lexists(folder / ownership.MARK):
-            ownership.mark(folder, WHAT)  # what is there from now on may be half of a packed form
+            ownership.mark(folder, WHAT)  # from here on the folder may hold half of a packed form
         for key, array in arrays.items():
             np.save(Path(temporary, f"{key}.npy"), array)
         Path(temporary, MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
@@ -74,7 +74,7 @@ def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence
 
 
 def _is_packed(folder: Path) -> bool:
-    """Whether packed.json is one of ours, whatever has become of the arrays."""
+    """Whether packed.json was written by troupe, regardless of the arrays."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return all(isinstance(manifest["arrays"][key]["sha256"], str) for key in ARRAYS)
@@ -97,8 +97,8 @@ def read_packed(folder: Path) -> Content | None:
 
 
 def read_array(file: Path, mode: Literal["r"] | None = None) -> NDArray[Any]:
-    """An array in numpy's own format, mapped where `mode` is "r"; nothing else is read, and no code. Raises TroupeError
-    (exit code 3)."""
+    """An array in numpy's own format, mapped if `mode` is "r"; executes no code. Raises TroupeError (exit code 3) for
+    anything else."""
     try:
         array: NDArray[Any] = np.load(file, mmap_mode=mode, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -111,7 +111,7 @@ def read_array(file: Path, mode: Literal["r"] | None = None) -> NDArray[Any]:
 def _read(file: Path, shape: list[int], sha256: str) -> NDArray[Any]:
     array = read_array(file, "r")
     if list(array.shape) != shape or array_digest(array) != sha256:
-        raise _damaged(file, "not the values that packed.json tells of")
+        raise _damaged(file, "values differ from packed.json")
     return array
 
 

@@ -17,12 +17,12 @@ FURTHEST = 1e15  # value of black or white
 def _black_below_white(value_range: str | tuple[float, float]) -> Problem | None:
     if isinstance(value_range, str) or value_range[0] < value_range[1]:
         return None
-    hint = "say the value of black first, then a larger one of white, as in value_range=0:4095"
-    return Problem(VALUE, "value_range", "is no range", hint, value_range)
+    hint = "give the value of black, then a larger one of white, as in value_range=0:4095"
+    return Problem(VALUE, "value_range", "is not a range", hint, value_range)
 
 
 class ImageConfig(Config):
-    """What every family that learns from images has besides."""
+    """The additional settings of every family that learns from images."""
 
     checks: ClassVar[tuple[Check, ...]] = (*Config.checks, Check(("value_range",), _black_below_white))
     image_size: int | Literal["auto"] = setting(
@@ -54,13 +54,13 @@ class ImageConfig(Config):
         if any(part.startswith("imagefolder:") for part in parts_of(self.data)):
             of_folders = []
         return super().remarks() + [
-            f"{name}={show_value(getattr(self, name))}: changes nothing with data={self.data}; it is of imagefolder:"
+            f"{name}={show_value(getattr(self, name))}: has no effect with data={self.data}, only with imagefolder:"
             for name in of_folders
         ]
 
     @classmethod
     def side(cls, said: Mapping[str, Any]) -> int:
-        """The side of the images that settings ask for, in pixels, as far as their words tell; 64 where they do not."""
+        """The side of the images in pixels, as far as the given settings determine it; otherwise 64."""
         size = said.get("image_size", "auto")
         if size != "auto":
             return int(size)

@@ -1,4 +1,4 @@
-"""Finding data sets by name: any module of this folder, or of PATH/data for each extra path, may define SOURCES."""
+"""Finds data sets by name: any module of this folder, or of PATH/data for each extra path, may define SOURCES."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
 
 
 def check_name(data: str, extra: Sequence[Path] = (), learns_from: str = "images", here: bool = True) -> Problem | None:
-    """What is wrong with `data=` for a family that learns from such samples, or None. Where it is not read `here`, its
+    """What is wrong with `data=` for a family that learns from such samples, or None. Unless it is read `here`, its
     folder may be missing."""
     sources = all_sources(extra)
     for part in parts_of(data):
@@ -52,10 +52,10 @@ def check_name(data: str, extra: Sequence[Path] = (), learns_from: str = "images
     if kind == learns_from:
         return None
     known = [name for name, source in sources.items() if source.kind == learns_from]
-    joined = f"say data={'+'.join(['A'] * (learns_from.count('+') + 1))}, where each A is a data set of its kind"
-    nothing = joined if "+" in learns_from else "no data set has any: --families PATH brings those of PATH/data"
+    joined = f"use data={'+'.join(['A'] * (learns_from.count('+') + 1))}, where each A is a data set of its kind"
+    nothing = joined if "+" in learns_from else "no data set has any: --families PATH adds those of PATH/data"
     hint = f"there are {', '.join(known)}" if known else nothing
-    return Problem("data-kind", "data", f"holds {kind}, where {learns_from} are wanted", hint, data)
+    return Problem("data-kind", "data", f"contains {kind}, but {learns_from} are required", hint, data)
 
 
 def missing(data: str, data_dir: Path, extra: Sequence[Path] = ()) -> Problem | None:
@@ -85,9 +85,9 @@ def open_data(
     folders: str = "auto",
     value_range: str | Sequence[float] = "auto",
 ) -> Any:
-    """Open the data set that `data=` names, or several that it joins.
+    """Open the data set that `data=` names, or the several that it joins.
 
-    The driver gives `warn` and `progress`; workers keep silent, and give the `fingerprint` that the driver found.
+    The driver passes `warn` and `progress`; workers print nothing, and pass the `fingerprint` that the driver found.
     """
     sources, parts = all_sources(extra), parts_of(data)
     for part in parts:
@@ -108,7 +108,7 @@ def open_data(
 
 
 def _opened(part: str, source: Source, request: Request) -> Any:
-    """A data set, whose source may be somebody's own. Raises TroupeError for what it raises or lacks."""
+    """Open a data set, whose source may be custom. Raises TroupeError for what it raises or lacks."""
     try:
         data = source.open(request)
     except TroupeError:
@@ -119,13 +119,13 @@ def _opened(part: str, source: Source, request: Request) -> Any:
         raise TroupeError(Problem("own-code", "data", told_of(error), value=part), SURROUNDINGS) from error
     lacking = [name for name in ("size", "held_out", "facts", "fingerprint", "batch") if not hasattr(data, name)]
     if lacking:
-        reason = f"its source gives a {type(data).__name__}, which lacks {', '.join(lacking)}"
+        reason = f"its source returns a {type(data).__name__} without {', '.join(lacking)}"
         raise TroupeError(Problem("own-code", "data", reason, value=part), SURROUNDINGS)
     return data
 
 
 class Joined:
-    """Several sets that know nothing of each other; a family's stream lays them side by side (`parts`)."""
+    """Several independent sets; a family's stream combines them (`parts`)."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self.parts = list(parts)
@@ -144,7 +144,7 @@ class Joined:
             part.to(device)
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
-        raise NotImplementedError("sets that are joined have no samples in common: ask one of `parts`")
+        raise NotImplementedError("joined sets have no samples in common: use one of `parts`")
 
     held_out_batch = batch
 
@@ -159,16 +159,16 @@ def _wrong_words(data: str, sources: dict[str, Source]) -> Problem | None:
         hint = meant(name, sources) or f"there are {', '.join(sources)}"
         return Problem("unknown-data", "data", "no such data set", hint, data)
     if sources[name].takes_path and not argument:
-        return Problem("bad-value", "data", f"of which folder? say data={name}:PATH", value=data)
+        return Problem("bad-value", "data", f"needs a folder: data={name}:PATH", value=data)
     if colon and not sources[name].takes_path:
-        return Problem("bad-value", "data", f"{name} takes no path", f"say data={name}", data)
+        return Problem("bad-value", "data", f"{name} takes no path", f"use data={name}", data)
     return None
 
 
 def _missing_folder(data: str) -> Problem | None:
     _, colon, argument = data.partition(":")
     if colon and not os.path.exists(expanded(argument)):
-        return Problem("missing-folder", "data", "no such folder", "give the path of one", data)
+        return Problem("missing-folder", "data", "no such folder", "give the path of a folder", data)
     return None
 
 
@@ -181,11 +181,11 @@ def _load(file: Path) -> ModuleType:
     assert spec is not None, "a .py file always has a spec"
     assert spec.loader is not None, "a .py file always has a loader"
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it runs, as dataclasses look their module up
+    sys.modules[name] = module  # before it runs, since dataclasses look up their module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         reason = f"cannot be loaded ({told_of(error)})"
-        raise TroupeError(Problem("own-code", str(file), reason, "mend it"), WORDS) from error
+        raise TroupeError(Problem("own-code", str(file), reason, "fix it"), WORDS) from error
     return module

@@ -1,4 +1,4 @@
-"""Which images of a folder are learned from and which are held out: by their content, a share of each class."""
+"""Splits the images of a folder into training and held-out ones: by their content, a share of each class."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from numpy.typing import NDArray
 
 from trainers.data.images import validation_rows
 
-TRAIN, TEST, VALIDATION = 0, 1, 2  # of each image; those for validation are learned from where `test` is evaluated on
+TRAIN, TEST, VALIDATION = 0, 1, 2  # of each image; validation images are trained on if `test` is evaluated
 CODES = {"train": TRAIN, "test": TEST, "validation": VALIDATION}
 
 
 def split(
     folders: Sequence[str], digests: Sequence[str], labels: Sequence[int] | None, parts: Mapping[str, str]
 ) -> NDArray[np.uint8]:
-    """The part of each image, (images,), given its first-level folder, SHA-256 of its file, and class.
+    """The split of each image, (images,), given its first-level folder, SHA-256 of its file, and class.
 
-    Where folders are parts, nothing of the one to learn from is held out for `test`, nor for `validation` where that
-    has a folder of its own.
+    If folders are splits, nothing of the training split is held out for `test`, nor for `validation` if that has its
+    own folder.
     """
     found = np.zeros(len(digests), np.uint8)
     if parts:
         codes = {name: CODES[part] for name, part in parts.items()}
-        if not apart(parts):  # the only other one is what to evaluate on, whatever its name
+        if not apart(parts):  # the only other one is for evaluation, regardless of its name
             codes = {name: min(code, TEST) for name, code in codes.items()}
         found[:] = [codes[folder] for folder in folders]
     elif labels is not None:
         found[tenth_of_each(digests, labels, range(len(digests)))] = TEST
-    else:  # each one by its own content alone; the first is learned from
+    else:  # each one by its own content alone; the first is a training image
         found[[row for row, digest in enumerate(digests) if row and int(digest[:8], 16) % 10 == 0]] = TEST
     if not apart(parts):
         rest = np.flatnonzero(found == TRAIN)
@@ -40,21 +40,21 @@ def split(
 
 
 def learned_too(codes: NDArray[np.uint8], digests: Sequence[str], parts: Mapping[str, str]) -> int:
-    """How many images of the other parts lie in the one to learn from as well: whoever made the folders did not see."""
+    """How many images of the other splits are also in the training split, an error of the data set."""
     other = codes != TRAIN if apart(parts) else codes == TEST
     learned = {digest for digest, of_other in zip(digests, other, strict=True) if not of_other}
     return sum(1 for digest, of_other in zip(digests, other, strict=True) if of_other and digest in learned)
 
 
 def apart(parts: Mapping[str, str]) -> bool:
-    """Whether what is held out for validation has a folder of its own, beside that of the test."""
+    """Whether the validation split has its own folder, besides that of the test split."""
     return {"test", "validation"} <= set(parts.values())
 
 
 def tenth_of_each(digests: Sequence[str], labels: Sequence[int], rows: Sequence[int]) -> list[int]:
-    """Those of the rows to hold out: a tenth of the different images of each class, one at least where it has two.
+    """The rows to hold out: a tenth of the different images of each class, at least one if it has two.
 
-    Equal files are never held out and learned from: those that lie in several classes are all learned from.
+    Equal files are never in both splits: those that are in several classes are all training images.
     """
     classes: dict[str, set[int]] = {}
     images: dict[int, set[str]] = {}
@@ -71,7 +71,7 @@ def tenth_of_each(digests: Sequence[str], labels: Sequence[int], rows: Sequence[
 def rows_for(
     codes: NDArray[np.uint8], evaluate_on: str, parts: Mapping[str, str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of images in these parts, those to learn from and those to evaluate on, in order."""
+    """The rows of training images and of images to evaluate on, in order."""
     held_out = VALIDATION if evaluate_on == "validation" else TEST
     learned = codes == TRAIN if apart(parts) or evaluate_on == "validation" else codes != TEST
     return np.flatnonzero(learned), np.flatnonzero(codes == held_out)

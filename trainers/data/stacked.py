@@ -1,5 +1,5 @@
-"""`stacked_digits` and `stacked_mnist`: three digits at random, one in each colour: a thousand classes, by which is
-seen whether a GAN loses some (Metz et al. 2017, section 3.3)."""
+"""`stacked_digits` and `stacked_mnist`: three random digits, one in each colour channel: a thousand classes that show
+whether a GAN loses some (Metz et al. 2017, section 3.3)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STACKED = 3
-TRAIN, HELD_OUT = 100_000, 26_000  # as many are judged by Metz et al. 2017
+TRAIN, HELD_OUT = 100_000, 26_000  # Metz et al. 2017 judge as many
 
 
 class Stacks:
-    """Stacks of single grey images, put together when they are asked for; `Data` in contract/family.py says what each
-    name promises. No image is both in a stack to learn from and in one that is held out."""
+    """Stacks of single grey images, assembled on request; `Data` in contract/family.py documents the interface. No
+    image is in both a training stack and a held-out one."""
 
     def __init__(self, single: ImageData) -> None:
         self.single = single
         self.size, self.held_out = TRAIN, HELD_OUT if single.held_out else 0
-        random = np.random.RandomState(0)  # numpy promises that its numbers never change
+        random = np.random.RandomState(0)  # numpy guarantees that its numbers never change
         self._train = random.randint(0, single.size, (self.size, STACKED))
         self._held_out = random.randint(0, max(1, single.held_out), (self.held_out, STACKED))
         self.fingerprint = fingerprint("stacked", single.fingerprint, single.size, self.size, self.held_out)
@@ -48,7 +48,7 @@ class Stacks:
         self._places = kinds ** np.arange(STACKED)[::-1]
 
     def to(self, device: torch.device) -> None:
-        """Give batches on `device` from now on."""
+        """Return batches on `device` from now on."""
         self.single.to(device)
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -56,11 +56,11 @@ class Stacks:
         return self._stacked(self.single.batch, self._train[np.asarray(indices, np.int64)])
 
     def held_out_batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """As `batch`, of the samples to evaluate on."""
+        """As `batch`, for the samples to evaluate on."""
         return self._stacked(self.single.held_out_batch, self._held_out[np.asarray(indices, np.int64)])
 
     def preview(self, count: int) -> Tensor:
-        """`count` stacks to learn from, in [0, 1]."""
+        """`count` training stacks, in [0, 1]."""
         return self.batch(range(min(count, self.size)))["images"].float().div_(255)
 
     def _stacked(self, batch: Callable[[Sequence[int]], dict[str, Tensor]], rows: np.ndarray) -> dict[str, Tensor]:

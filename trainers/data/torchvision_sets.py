@@ -25,11 +25,11 @@ IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-
 
 
 class Known(NamedTuple):
-    """What has to be known of a data set to find it."""
+    """What is needed to find a data set."""
 
     torchvision: str  # its class there, and its folder
     class_names: tuple[str, ...]
-    files: str  # what a person may put into the data folder by hand
+    files: str  # what the user can put into the data folder manually
     summary: str
 
 
@@ -53,13 +53,13 @@ KNOWN = {
 
 
 def open_known(name: str, request: Request) -> ImageData:
-    """Open the data set, downloaded once if it is nowhere under the data folder."""
+    """Open the data set; download it once if it is not in the data folder."""
     content = _find(name, request.data_dir) or _download(name, request.data_dir)
     return in_memory(*content, content_digest(*content), request)
 
 
 def missing(name: str, data_dir: Path) -> Problem | None:
-    """What is said where the data set is nowhere under the data folder."""
+    """The problem if the data set is not in the data folder, or None."""
     if any((data_dir / folder).exists() for folder in (name, KNOWN[name].torchvision, KNOWN[name].files)):
         return None
     reason, hint = f"is not in {data_dir}, and would be downloaded", f"or put {KNOWN[name].files}"
@@ -83,7 +83,7 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
         shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
         return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
     except (OSError, EOFError, ValueError, LookupError, zlib.error) as error:
-        problem = Problem("damaged", str(file), f"damaged ({error})", "fetch it again")
+        problem = Problem("damaged", str(file), f"damaged ({error})", "download it again")
         raise TroupeError(problem, SURROUNDINGS) from error
 
 
@@ -107,7 +107,7 @@ def _download(name: str, data_dir: Path) -> Content:
             found = _find(name, data_dir)  # another process may have been first
             if not found:
                 found = _through_torchvision(name, data_dir)
-                pack(data_dir / name, name, *found)  # so that the next time needs no torchvision
+                pack(data_dir / name, name, *found)  # so that torchvision is not needed next time
             return found
     except (ImportError, OSError, RuntimeError, http.client.HTTPException) as error:
         told = " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Why an image cannot be read, in a few words that are the same for all images with the same trouble."""
+"""Why an image cannot be read, in a few words that are the same for all images with the same problem."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from PIL import Image, UnidentifiedImageError
 
-BEGINNINGS = {  # of files that stand in the place of images, in small letters
+BEGINNINGS = {  # of files found in place of images, in lower case
     b"version https://git-lfs.github.com/spec/": "git-lfs pointer", b"version https://hawser.github.com/spec/":
     "git-lfs pointer", b"/annex/objects/": "git-annex pointer", b"<!doctype html": "web page", b"<html": "web page",
     b"<?xml": "XML file",
@@ -16,7 +16,7 @@ WAYS = {"git-lfs pointer": "fetch them with `git lfs pull`", "git-annex pointer"
 
 
 def why(error: Exception, content: bytes) -> str:
-    """The reason why a file with this content, empty where it could not be read at all, is no image."""
+    """The reason why a file with this content, empty if it could not be read at all, is not an image."""
     if isinstance(error, OSError) and error.errno is not None:
         return str(error.strerror)
     if not content:
@@ -25,9 +25,9 @@ def why(error: Exception, content: bytes) -> str:
     if known := next((kind for beginning, kind in BEGINNINGS.items() if begins.startswith(beginning)), ""):
         return known
     if not content.strip(b"\0"):
-        return "nothing but zeros"
+        return "only zeros"
     if isinstance(error, UnidentifiedImageError):
-        return "no image of a kind that is known"
+        return "unknown image format"
     if isinstance(error, Image.DecompressionBombError):
         return "too many pixels"
     lines = str(error).strip().splitlines()
@@ -36,10 +36,10 @@ def why(error: Exception, content: bytes) -> str:
 
 
 def told(reasons: Mapping[str, int]) -> str:
-    """`git-lfs pointer: 16, empty file: 2`, the most first; none is left out."""
+    """`git-lfs pointer: 16, empty file: 2`, all of them, the most frequent first."""
     return ", ".join(f"{why}: {count}" for why, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
 def way_out(reasons: Mapping[str, int]) -> str:
-    """What to do about them, where that is known."""
+    """What to do about them, if known."""
     return "; ".join(way for reason, way in WAYS.items() if reason in reasons)

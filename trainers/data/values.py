@@ -1,4 +1,4 @@
-"""Which values of an image are black and white, and what is told where images hold few of those between, or others."""
+"""The values of black and white in images, and warnings if images use little of that range, or exceed it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Range = str | Sequence[float]  # auto; full, which is the same, but nothing is told; the values of black and white
-EIGHT, SIXTEEN, FLOAT = "8-bit", "16-bit", "float"  # kinds of images; those of 32-bit integers are taken for 16-bit
-WHITE = {EIGHT: 255.0, SIXTEEN: 65535.0, FLOAT: 1.0}  # of the whole range of a kind; black is 0
+Range = str | Sequence[float]  # auto; full, which is the same without warnings; the values of black and white
+EIGHT, SIXTEEN, FLOAT = "8-bit", "16-bit", "float"  # kinds of images; 32-bit integers count as 16-bit
+WHITE = {EIGHT: 255.0, SIXTEEN: 65535.0, FLOAT: 1.0}  # of the full range of a kind; black is 0
 LITTLE = 0.1  # of a range: images that fill less of it look alike
 NOISE = 1e-4  # of a step, as of 0.05 in 32 bits, which is 0.0500000007
-GRID = 32  # places to a side, at least, at which the values of an image are looked at
-REST = 1000  # one place in so many may have any value at either end, as a dead pixel has
+GRID = 32  # pixels per side, at least, at which the values of an image are sampled
+REST = 1000  # one sampled pixel in this many may be an outlier at either end, such as a dead pixel
 
 
 class Values:
-    """The values that images hold, by their kind."""
+    """The range of values in images, by their kind."""
 
     def __init__(self) -> None:
         self.lows: dict[str, list[float]] = {}
         self.highs: dict[str, list[float]] = {}
 
     def add(self, kind: str, numbers: NDArray[Any]) -> None:
-        """Those of an image, before they are brought to 8 bits."""
+        """Add the values of an image, before conversion to 8 bits."""
         down, right = (max(1, side // GRID) for side in numbers.shape[:2])
         seen = numbers[::down, ::right].ravel()
         seen = seen[np.isfinite(seen)]
@@ -37,7 +37,7 @@ class Values:
             self.highs.setdefault(kind, []).append(float(seen[ends[1]]))
 
     def held(self) -> dict[str, list[float]]:
-        """The lowest and the highest value of each kind, but for those of one image in twenty."""
+        """The lowest and the highest value of each kind, except for one image in twenty."""
         return {
             kind: [sorted(lows)[len(lows) // 20], sorted(self.highs[kind])[-1 - len(lows) // 20]]
             for kind, lows in self.lows.items()
@@ -58,14 +58,14 @@ def in_eight_bits(numbers: NDArray[Any], kind: str, value_range: Range) -> NDArr
 
 
 def table(value_range: Range) -> list[int] | None:
-    """What becomes of each of the 256 values of an 8-bit image; None where all stay as they are."""
+    """The new value of each of the 256 values of an 8-bit image; None if all stay unchanged."""
     if isinstance(value_range, str):
         return None
     return [int(level) for level in in_eight_bits(np.arange(256), EIGHT, value_range)]
 
 
 def lines(held: Mapping[str, Sequence[float]], value_range: Range) -> list[str]:
-    """What a person should know of the values that images hold: that these fill little of their range, or leave it."""
+    """Warnings for the user about images whose values use little of their range, or exceed it."""
     told = []
     for kind, (low, high) in held.items() if value_range != "full" else ():
         black, white = (0.0, WHITE[kind]) if isinstance(value_range, str) else value_range
@@ -75,14 +75,14 @@ def lines(held: Mapping[str, Sequence[float]], value_range: Range) -> list[str]:
         if not leaves and high - low >= LITTLE * (white - black):
             continue
         trouble = "beyond" if leaves else "under a tenth of"
-        what = f"its {kind} images hold values from {low:g} to {high:g}, {trouble} the {black:g} to {white:g} of black "
-        way = f"say value_range={':'.join(f'{end:.9g}' for end in usual(low, high))}, or value_range=full"
-        told.append(f"{what}to white; {way} to leave them so")
+        what = f"its {kind} images have values from {low:g} to {high:g}, {trouble} the {black:g} to {white:g} of black "
+        way = f"use value_range={':'.join(f'{end:.9g}' for end in usual(low, high))}, or value_range=full"
+        told.append(f"{what}to white; {way} to keep them")
     return told
 
 
 def usual(low: float, high: float) -> tuple[float, float]:
-    """The range that was probably meant by images with such values: of so many bits, where they fill a tenth of it."""
+    """The probable range of images with such values: that of a number of bits, if they fill a tenth of it."""
     if low >= 0:
         bits = max(1, math.ceil(math.log2(high + 1)))
         white = 2.0**bits - 1

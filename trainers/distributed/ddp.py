@@ -1,4 +1,4 @@
-"""How gradients meet by torch's DistributedDataParallel: the second way, and the default on GPUs."""
+"""Gradient synchronization by torch's DistributedDataParallel: the default on GPUs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from trainers.distributed.reduction_tree import fold, shares
 
 
 class Ddp:
-    """`DistributedDataParallel`: gradients meet while backward still runs; sums are rounded in another order."""
+    """`DistributedDataParallel`: gradients are synchronized while backward still runs; sums are rounded in another
+    order."""
 
     def __init__(self, world: World, microbatches: int, networks: Mapping[str, nn.Module]) -> None:
         self.world = world
@@ -42,7 +43,7 @@ class Ddp:
         self.used: list[nn.Module] = []
         self.fired: set[int] = set()  # parameters that the newest backward gave a gradient
         self.hooks: list[Any] = []
-        self.whole: dict[tuple[int, ...], bool] = {}  # by what is learned: whether at first nothing was left out
+        self.whole: dict[tuple[int, ...], bool] = {}  # by trained parameters: whether all had gradients at first
         for network in networks.values() if self.wrappers else ():
             for parameter in network.parameters():
                 if parameter.requires_grad:
@@ -50,10 +51,10 @@ class Ddp:
 
     @contextlib.contextmanager
     def _meets(self, waiting: bool = True) -> Iterator[None]:
-        """The wrappers meet inside: an error of theirs means that a worker has gone, all others are somebody's own."""
+        """The wrappers communicate in this block: an error of theirs means a lost worker; others are passed on."""
         self.world.waiting = waiting
         try:
-            with warnings.catch_warnings():  # filters of one channel lie alike in both layouts, and torch warns of that
+            with warnings.catch_warnings():  # torch warns of filters of one channel, which are the same in both layouts
                 warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
                 yield
         except RuntimeError as error:
@@ -72,7 +73,7 @@ class Ddp:
             parameter.grad = None
         learned = [parameter for parameter in parameters if parameter.requires_grad]
         key = tuple(map(id, learned))
-        if left:  # the wrapper saw all forwards before: one backward, or it would reduce the first one only
+        if left:  # the wrapper has had all forwards: one backward, or it would reduce the first only
             total = torch.stack([self._loss(loss, index) for index in self.share]).sum()
             self.fired.clear()
             with self._meets():
@@ -98,13 +99,13 @@ class Ddp:
     def _add_up_plainly(
         self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], key: tuple[int, ...]
     ) -> None:
-        """Without the wrappers' overlap: each phase at first, and always where one leaves a parameter out.
+        """Sum without the wrappers' overlap: in the first run of each phase, and always if one leaves a parameter out.
 
-        A wrapper sums wrongly, and says nothing, where a hook of it does not fire in the last micro-batch of a worker.
+        A wrapper silently sums wrongly if one of its hooks does not fire in the last micro-batch of a worker.
         """
         whole, wanted = True, {id(parameter) for parameter in parameters}
         trained = [one for one in self.used if any(id(parameter) in wanted for parameter in one.parameters())]
-        for index in self.share:  # a wrapper whose graph is left for a later phase sums there, from the last forward
+        for index in self.share:  # a wrapper whose graph is left for a later phase sums then, from the last forward
             with contextlib.ExitStack() as unsynchronised:
                 for wrapper in self.used if index != self.share[-1] else trained:
                     unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
@@ -132,10 +133,10 @@ class Ddp:
         self.fired.add(id(parameter))
 
     def _refuse_gaps(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Raise TroupeError where a wrapper has just summed without some parameter."""
+        """Raise TroupeError if a wrapper has just summed without some parameter."""
         if self.wrappers and not all(id(parameter) in self.fired for parameter in parameters):
-            reason = "a parameter had no gradient in a micro-batch, where it had one before"
-            hint = "its sum over the workers would be wrong: say exchange=exact"
+            reason = "a parameter had no gradient in a micro-batch, but had one before"
+            hint = "its sum over the workers would be wrong: use exchange=exact"
             raise TroupeError(Problem("exchange-misfit", "exchange", reason, hint, "ddp"), FAILED)
 
     def _loss(self, loss: Callable[[int], Tensor], index: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""How gradients meet: sums over micro-batches in one fixed binary tree, the same bits for any number of workers.
+"""Exact gradient synchronization: sums over micro-batches in a fixed binary tree, the same bits for any number of
+workers.
 
-A worker adds up the largest whole subtrees of its micro-batches, its *nodes* (reduction_tree.py). What remains of the
+A worker adds up the largest complete subtrees of its micro-batches, its *nodes* (reduction_tree.py). The rest of the
 tree is added slice by slice: every worker owns a slice of the vector and adds all workers' nodes there. Workers of one
 host read each other's nodes in shared memory; hosts send each other slices of theirs.
 """
@@ -22,36 +23,36 @@ from trainers.distributed.shared_memory import ALIGNMENT, TAIL_ROOM, Room, padde
 
 BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
 SUM, RESULT = 0, 1  # tags of messages between hosts
-PIECES, PIECE = 4, 1 << 20  # of a slice in messages between hosts: how many at most, and numbers in each at least
+PIECES, PIECE = 4, 1 << 20  # messages per slice between hosts, at most, and numbers in each, at least
 
 
 class Exchange(Protocol):
-    """What the loop needs of an exchange. In each phase: `gradients`, then `meet`, then `reduce`."""
+    """What the loop requires of gradient synchronization. In each phase: `gradients`, then `meet`, then `reduce`."""
 
     share: range  # this worker's micro-batches
-    notice: str  # what a person should know about how it works here, or nothing
+    notice: str  # a notice for the user about how it works here, or ""
 
     def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
-        """The networks as a loss should call them, where the phase trains or leaves those named in `used`."""
+        """The networks for a loss to call, in a phase that trains or leaves those named in `used`."""
 
     def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
-        """Ask for the loss of each micro-batch of the share and add up its gradients in this worker.
+        """Compute the loss of each micro-batch of the share and add up the gradients in this worker.
 
-        `left` says that the graphs of several micro-batches were made in an earlier phase.
+        `left`: the graphs of several micro-batches were made in an earlier phase.
         """
 
     def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
         """Add up a float64 row for each micro-batch, over all workers and in the tree's order."""
 
     def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
-        """Leave in `.grad` the sum of all gradients over `weight`; `private`: somebody will change it in place."""
+        """Leave in `.grad` the sum of all gradients over `weight`; `private`: it will be changed in place."""
 
     def close(self) -> None:
-        """Give back what is shared with others; no phase follows."""
+        """Release what is shared with other workers; no phase follows."""
 
 
 class Exact:
-    """The exact exchange: the same bits for any number of workers and any placement on hosts."""
+    """Exact gradient synchronization: the same bits for any number of workers and any placement on hosts."""
 
     def __init__(self, world: World, microbatches: int, networks: Mapping[str, nn.Module], longest: int = 0) -> None:
         """`longest` is the number of bytes of the longest flat vector of gradients."""
@@ -74,14 +75,14 @@ class Exact:
                 self.room = None
                 self.hosts = [[rank] for rank in range(world.size)]
                 self.notice = (
-                    f"too little shared memory in {shared_memory.SHARED_MEMORY}: workers of one host exchange "
-                    "gradients by messages, which is slower; the numbers are the same"
+                    f"too little shared memory in {shared_memory.SHARED_MEMORY}: workers of one host synchronize "
+                    "gradients by messages, which is slower; the results are the same"
                 )
         self.host = self._host()
         self.place = self.host.index(world.rank)
         self.host_nodes = [nodes_of(covered(host, self.shares), microbatches) for host in self.hosts]
         others = [(number, ranks) for number, ranks in enumerate(self.hosts) if ranks != self.host]
-        # who helps to add up this worker's slice, with the number of the host; and whom this worker helps
+        # `partners` help to add up this worker's slice: (number of the host, rank); this worker helps the `served` ones
         self.partners = [(number, ranks[self.place % len(ranks)]) for number, ranks in others]
         self.served = [
             rank for _, ranks in others for place, rank in enumerate(ranks) if place % len(self.host) == self.place
@@ -121,7 +122,7 @@ class Exact:
         return fold(tails, torch.add, 0, self.microbatches)
 
     def _tails(self, own: Tensor) -> dict[Node, Tensor]:
-        """The rows of every node of every worker. Returns when all workers' gradients are in their slots."""
+        """The rows of all nodes of all workers. Returns when all workers' gradients are in their slots."""
         length = own.shape[1]
         self.meetings += 1
         if self.room is not None and own.nbytes <= TAIL_ROOM:
@@ -161,7 +162,7 @@ class Exact:
             nodes = dict(zip(self.nodes[0], flat.slots, strict=False))
             divisor: float | Tensor = weight
             size = BLOCK
-            if flat.result.is_cuda:  # which by a plain number does not divide: it multiplies by the rounded inverse
+            if flat.result.is_cuda:  # with a plain number, CUDA multiplies by the rounded inverse instead of dividing
                 divisor = torch.full((), weight, dtype=flat.result.dtype, device=flat.result.device)
                 size = len(flat.result)
             for start in range(0, len(flat.result), size):
@@ -178,10 +179,10 @@ class Exact:
             flat.point(parameters, -1)
 
     def _add_slices(self, flat: Flat, weight: float) -> None:
-        """Add up the slice that this worker owns, and give every host the sum.
+        """Add up the slice that this worker owns, and send every host the sum.
 
-        Between hosts, the slice of a worker is added up with the help of one partner on each other host: the partner
-        sends the sums of its host's nodes (tag 0), and receives the result (tag 1).
+        Between hosts, each worker has one partner on every other host: the partner sends the sums of its host's nodes
+        (tag 0), and receives the result (tag 1).
         """
         nodes: dict[Node, Tensor] = {
             node: slot
@@ -213,7 +214,7 @@ class Exact:
         return sums, messages
 
     def _receive_results(self, result: Tensor, owned: Sequence[tuple[int, int]]) -> list[Any]:
-        """The slices that other hosts own and this worker brings to its host."""
+        """Start to receive the slices that other hosts own and this worker brings to its host."""
         return [
             self._receive(result[start:end], rank, RESULT)
             for rank in self.served
@@ -221,7 +222,7 @@ class Exact:
         ]
 
     def _send_sums(self, nodes: Mapping[Node, Tensor], owned: Sequence[tuple[int, int]]) -> list[Any]:
-        """The sums of this host's nodes, for the workers of other hosts that own these slices."""
+        """Send the sums of this host's nodes to the workers of other hosts that own these slices."""
         under_way = []
         for rank in self.served:
             for start, end in pieces(*owned[rank]):
@@ -262,7 +263,7 @@ class Exact:
         self.current = self.room = None
 
     def _flat(self, parameters: Sequence[nn.Parameter]) -> Flat:
-        """The flat vectors of these parameters' gradients, made at their first use."""
+        """The flat vectors of these parameters' gradients, created on first use."""
         key = id(parameters)
         if key not in self.flat:
             scratch = max(leaf.slot for leaf in self.leaves) + 1 - len(self.nodes[self.world.rank])
@@ -296,7 +297,7 @@ class Flat:
             shared = [own], new("cpu") if workers > 1 else own[0]
         self.published, self.result = shared  # on the CPU, where the workers of this host see them
         own = self.published[place]
-        self.moved = on_device  # then slots and received sum lie on the device, and are copied from and to the CPU
+        self.moved = on_device  # then slots and received sum are on the device, and are copied from and to the CPU
         self.slots = [new() for _ in own] if on_device else list(own)
         self.slots += [new() for _ in range(scratch)]
         self.own = own
@@ -306,7 +307,7 @@ class Flat:
         self.views = [views(vector, parameters) for vector in [*self.slots, self.received]]
 
     def point(self, parameters: Sequence[nn.Parameter], slot: int) -> None:
-        """Let every `.grad` be its part of a slot; -1 is the received sum."""
+        """Point every `.grad` at its part of a slot; -1 is the received sum."""
         for parameter, view in zip(parameters, self.views[slot], strict=True):
             parameter.grad = view
 
@@ -320,7 +321,7 @@ class Flat:
 
 
 def covered(host: Sequence[int], shares: Sequence[range]) -> range:
-    """The micro-batches of a host's workers, who hold neighbouring shares."""
+    """The micro-batches of a host's workers, which hold neighbouring shares."""
     return range(shares[host[0]].start, shares[host[-1]].stop)
 
 
@@ -332,7 +333,7 @@ def slices(length: int, workers: int, bytes_each: int) -> list[tuple[int, int]]:
 
 
 def pieces(first: int, last: int) -> list[tuple[int, int]]:
-    """A slice cut so that adding one piece, sending another and receiving a third go on at once."""
+    """A slice cut so that adding one piece, sending another and receiving a third overlap."""
     count = max(1, min(PIECES, (last - first) // PIECE))
     cuts = [first + (last - first) * piece // count for piece in range(count + 1)]
     return list(itertools.pairwise(cuts))

@@ -1,4 +1,4 @@
-"""The workers of one run as each of them sees the others: its rank, their number, and a few small messages."""
+"""The process group of a run as one worker sees it: its rank, the number of workers, and a few small messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from trainers.base.errors import PeerLost
 from trainers.base.problems import Problem
 
-PATIENCE = datetime.timedelta(minutes=30)  # of the message library; whoever watches the group gives up much earlier
+PATIENCE = datetime.timedelta(minutes=30)  # of the message library; the supervisor of the group gives up much earlier
 
 
 class World:
@@ -25,12 +25,12 @@ class World:
         self.rank = rank
         self.size = size
         self.group = group
-        self.shares_memory = shares_memory  # whether workers of one host may meet in /dev/shm
-        self.waiting = False  # whether this worker waits for others: then it is not the one that hangs
+        self.shares_memory = shares_memory  # whether workers of one host may share /dev/shm
+        self.waiting = False  # whether this worker waits for others: then it is not the hung one
 
     @contextlib.contextmanager
     def waits(self) -> Iterator[None]:
-        """Other workers are waited for inside this block; an error of torch.distributed means that one has gone."""
+        """Marks a block that waits for other workers; an error of torch.distributed there means a lost worker."""
         self.waiting = True
         try:
             yield
@@ -49,7 +49,7 @@ class World:
         return values
 
     def gather_first(self, value: Any) -> list[Any]:
-        """Every rank's value, in the order of ranks, on rank 0; one's own alone elsewhere."""
+        """Every rank's value, in the order of ranks, on rank 0; only its own on other ranks."""
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.rank == 0 else None
@@ -58,7 +58,7 @@ class World:
         return [value] if values is None else values
 
     def leave(self) -> None:
-        """Leave the process group that `join` made: nothing more is said to the others."""
+        """Leave the process group that `join` made: no messages follow."""
         if self.group is not None:
             dist.destroy_process_group(self.group)
             self.group = None
@@ -81,7 +81,7 @@ class World:
             tensor.detach().copy_(received)
 
     def hosts(self) -> list[list[int]]:
-        """The ranks by host: those of one list can share memory. In the order of ranks."""
+        """The ranks by host, in the order of ranks: those of one list can share memory."""
         here = (host_identity(), "" if self.shares_memory else str(self.rank))
         everywhere = self.gather(here)
         hosts: list[list[int]] = []
@@ -94,7 +94,7 @@ class World:
 
 
 def join(address: str, port: int, rank: int, size: int, device: str, shares_memory: bool = True) -> World:
-    """Join the process group of `size` workers that meet at rank 0's address; gloo, and NCCL too on GPUs."""
+    """Join the process group of `size` workers through rank 0's address; gloo, and NCCL too on GPUs."""
     if size == 1:
         return World()
     with World().waits():
@@ -109,18 +109,18 @@ def join(address: str, port: int, rank: int, size: int, device: str, shares_memo
 
 
 def free_port() -> int:
-    """A TCP port that is free on this host now."""
+    """A TCP port that is currently free on this host."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
 
 
 def host_identity() -> str:
-    """The same for processes that see the same /dev/shm and one another, different otherwise."""
+    """An identifier that is the same for processes that share /dev/shm and a PID namespace, and differs otherwise."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             boot = file.read().strip()
         shared = os.stat("/dev/shm")
         return f"{boot}:{shared.st_dev}:{os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        return f"{socket.gethostname()}:{os.getpid()}"  # no shared memory to be had: every worker is a host of its own
+        return f"{socket.gethostname()}:{os.getpid()}"  # no shared memory: every worker counts as its own host

@@ -1,7 +1,7 @@
-"""The one tree in which micro-batches are added up, and the part of it that each worker adds.
+"""The tree in which micro-batches are added up, and the part of it that each worker adds.
 
-The tree over the M micro-batches of a step halves [0, M) in the middle, again and again; it does not know the workers.
-A worker holds a contiguous range of micro-batches and adds up the largest whole subtrees inside it, its *nodes*.
+The tree over the M micro-batches of a step halves [0, M) recursively; it does not depend on the workers. A worker holds
+a contiguous range of micro-batches and adds up the largest complete subtrees inside it, its *nodes*.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ Value = TypeVar("Value")
 
 
 def shares(microbatches: int, workers: int) -> list[range]:
-    """The contiguous micro-batches of each worker: as even as can be, the longer ones first."""
+    """The contiguous micro-batches of each worker: as even as possible, the longer ones first."""
     short, longer = divmod(microbatches, workers)
     starts = [rank * short + min(rank, longer) for rank in range(workers + 1)]
     return [range(start, end) for start, end in itertools.pairwise(starts)]
 
 
 def nodes_of(share: range, microbatches: int) -> list[Node]:
-    """The largest whole subtrees inside a worker's share, from left to right."""
+    """The largest complete subtrees inside a worker's share, from left to right."""
 
     def inside(first: int, last: int) -> list[Node]:
         if share.start <= first and last <= share.stop:

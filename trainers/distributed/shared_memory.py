@@ -1,4 +1,4 @@
-"""Memory in which the workers of one host meet: a barrier, a few words of each, and flat vectors of gradients."""
+"""Shared memory of the workers of one host: a barrier, a few numbers of each, and flat vectors of gradients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainers.distributed.process_group import World
 
 ALIGNMENT = 64  # bytes: every tensor in a flat vector starts at a multiple of it
 SHARED_MEMORY = "/dev/shm"
-TAIL_ROOM = 1 << 20  # bytes for what each worker tells the others besides its gradients: metrics, averages, flags
+TAIL_ROOM = 1 << 20  # bytes for what each worker publishes besides its gradients: metrics, averages, flags
 
 
 def padded_length(parameters: Sequence[Tensor]) -> int:
@@ -42,22 +42,23 @@ class Room:
         everything = torch.frombuffer(memory, dtype=torch.uint8)
         head = len(nodes) * self.COUNTER
         self.counters = np.frombuffer(memory, dtype=np.int64, count=head // 8)[:: self.COUNTER // 8]
-        # two of each, by turns: a fast worker may write its next one while a slow one still reads
+        # two of each, used alternately: a fast worker may write its next one while a slow one still reads
         self.tails = everything[head : head + 2 * len(nodes) * TAIL_ROOM].view(2, len(nodes), TAIL_ROOM)
         self.rest = everything[head + 2 * len(nodes) * TAIL_ROOM :]
 
     @classmethod
     def open(cls, world: World, host: Sequence[int], nodes: Sequence[int], longest: int) -> Room | None:
-        """Let all workers of the host map a file that never has a name: nothing is left when they are killed."""
+        """Let all workers of the host map an unnamed file: nothing is left when they are killed. Returns None if there
+        is too little shared memory."""
         first = world.rank == host[0]
         size = len(nodes) * (cls.COUNTER + 2 * TAIL_ROOM) + (sum(nodes) + 1) * longest
-        file, memory = ("", 0), None  # how others open it, and its number, by which they know it
+        file, memory = ("", 0), None  # the path by which others open it, and its inode to verify
         with contextlib.ExitStack() as held:
             if first and len(host) > 1:
                 with contextlib.suppress(OSError):
                     descriptor = os.open(SHARED_MEMORY, os.O_RDWR | getattr(os, "O_TMPFILE", 0), 0o600)
                     held.callback(os.close, descriptor)
-                    os.posix_fallocate(descriptor, 0, size)  # else a full memory would kill us at the first write
+                    os.posix_fallocate(descriptor, 0, size)  # else writing to a full memory kills this process
                     memory = mmap.mmap(descriptor, size)
                     file = f"/proc/{os.getpid()}/fd/{descriptor}", os.fstat(descriptor).st_ino
             path, number = world.gather(file)[host[0]]
@@ -75,8 +76,8 @@ class Room:
     def vectors(self, parameters: Sequence[nn.Parameter]) -> tuple[list[list[Tensor]], Tensor]:
         """Each worker's nodes, and the sum.
 
-        Phases follow one another, so that the vectors of all lie in the same place; but a slow worker may still read
-        the sum of one phase while a fast one writes its nodes of the next, so that each has a place of its own.
+        Phases run one after another, so their vectors share the same memory. Nodes and sum have separate places,
+        because a slow worker may still read the sum of one phase while a fast one writes its nodes of the next.
         """
         length = padded_length(parameters)
         places = self.rest.view(-1, self.longest)[:, : length * parameters[0].element_size()]
@@ -85,7 +86,7 @@ class Room:
         return [parts[a:b] for a, b in itertools.pairwise(starts)], parts[-1]
 
     def barrier(self) -> None:
-        """Wait until all workers of the host are here."""
+        """Wait until all workers of the host have called it."""
         self.turn += 1
         _publish_writes()
         self.counters[self.place] = self.turn
@@ -95,7 +96,7 @@ class Room:
             if waits > 20:
                 time.sleep(min(0.001, 0.00005 * (waits - 20)))
                 if waits % 1000 == 0 and os.getppid() != self.parent:
-                    raise PeerLost(Problem("lost", reason="the process that started this worker has gone"))
+                    raise PeerLost(Problem("lost", reason="the process that started this worker has exited"))
         _publish_writes()
 
 
@@ -103,7 +104,7 @@ _FENCE = None if platform.machine() in ("x86_64", "AMD64", "i686") else threadin
 
 
 def _publish_writes() -> None:
-    """Order memory accesses between processes. On x86 stores are seen in order as they are."""
+    """Order memory accesses between processes. x86 needs nothing: stores become visible in order."""
     if _FENCE is not None:
         for _ in range(2):
             with _FENCE:

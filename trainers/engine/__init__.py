@@ -1,1 +1,1 @@
-"""The one training loop, and what it does between steps."""
+"""The training loop, and its work between steps."""

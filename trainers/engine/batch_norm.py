@@ -1,7 +1,7 @@
-"""Running averages of batch norm that move once in a phase, by the mean over the step's micro-batches.
+"""Running averages of batch norm, updated once per phase with the mean over the step's micro-batches.
 
-Left alone, a batch norm layer folds each of *its worker's* micro-batches into its averages: other workers, other
-averages. Here each forward only notes the statistics of its micro-batch; the loop adds them up like gradients.
+By default, a batch norm layer folds each of *its worker's* micro-batches into its averages, which then differ between
+workers. Here each forward only records the statistics of its micro-batch; the loop adds them up like gradients.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Statistics(NamedTuple):
-    """What one forward of one layer saw: mean and variance, as the layer's running averages would take them."""
+    """Batch statistics of one forward of one layer: mean and variance as its running averages take them."""
 
     layer: _BatchNorm
     mean: Tensor
@@ -23,7 +23,7 @@ class Statistics(NamedTuple):
 
 
 class Norms:
-    """Notes the statistics of the batch norm layers of some networks, by network."""
+    """Records the statistics of the batch norm layers of some networks, by network."""
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         self.noted: dict[str, list[Statistics]] = {name: [] for name in networks}
@@ -35,14 +35,14 @@ class Norms:
                     self.watched.append(layer)
 
     def take(self, names: Sequence[str]) -> dict[str, list[Statistics]]:
-        """What has been noted of these networks since the last call; that of the others is forgotten."""
+        """The statistics recorded for these networks since the last call; those of the others are discarded."""
         taken = {name: list(self.noted[name]) for name in names}
         for notes in self.noted.values():
             notes.clear()
         return taken
 
     def close(self) -> None:
-        """Leave the layers as they were: what was put before their forward would keep them alive."""
+        """Restore the layers' own forward: the wrappers would keep them alive."""
         for layer in self.watched:
             layer.__dict__.pop("forward", None)
 
@@ -64,16 +64,16 @@ class Norms:
 
 
 def row_of(statistics: Sequence[Statistics]) -> list[Tensor]:
-    """The numbers of these statistics, to be averaged over micro-batches."""
+    """The tensors of these statistics, to be averaged over micro-batches."""
     return [part for noted in statistics for part in (noted.mean, noted.variance)]
 
 
 @torch.no_grad()
 def move(statistics: Sequence[Statistics], means: Tensor) -> None:
-    """Move the running averages of each layer once for each of its calls, by `means` in the order of `row_of`."""
+    """Update the running averages of each layer once per call, with `means` in the order of `row_of`."""
     start = 0
     if statistics:
-        means = means.to(statistics[0].mean)  # all at once: a GPU takes as long for each part of it
+        means = means.to(statistics[0].mean)  # in one copy: on a GPU each part would take as long
     rounds: list[tuple[list[Tensor], list[Tensor], list[float]]] = []
     calls: dict[_BatchNorm, int] = {}
     for noted in statistics:
@@ -90,7 +90,7 @@ def move(statistics: Sequence[Statistics], means: Tensor) -> None:
             rounds[call][1].append(means[start : start + running.numel()].to(running))
             rounds[call][2].append(momentum)
             start += running.numel()
-    for running_averages, new, momenta in rounds:  # calls of one layer in their order, layers together
+    for running_averages, new, momenta in rounds:  # calls of one layer in order, all layers together
         if len(set(momenta)) == 1:
             torch._foreach_lerp_(running_averages, new, momenta[0])
         else:

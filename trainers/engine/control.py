@@ -1,4 +1,4 @@
-"""What whoever watches a worker sees of it, and the one thing it can be asked: to stop."""
+"""A worker's progress as its supervisor sees it, and the only request it takes: to stop."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 class Left(Exception):
-    """A stop was asked for during work that changes nothing in the run: it was left, and is done anew when the run goes
-    on."""
+    """A stop was requested during work that changes nothing in the run: the work was abandoned, and is repeated when
+    the run resumes."""
 
 
 class Control:
-    """Shared by a worker's loop and its watcher, which may live in another thread."""
+    """Shared by a worker's loop and its supervisor, which may run in another thread."""
 
     def __init__(
         self,
@@ -23,11 +23,11 @@ class Control:
         shows: Callable[[str], None] = lambda what: None,
         at_rest: Callable[[int], None] = lambda step: None,
     ) -> None:
-        self.say = say  # tells the person one line: a notice or a warning
+        self.say = say  # prints one line for the user: a notice or a warning
         self.report = report  # on rank 0: every row of metrics with its step, in order, as it is written
-        self.shows = shows  # what goes on between two steps, whenever it changes
+        self.shows = shows  # the work between two steps, whenever it changes
         self.at_rest = at_rest  # on rank 0: all of a step with rows is written, its checkpoint too; may hold the run
-        self.draws = draws  # whether curves and pictures of evaluations are wanted, beside the samples themselves
+        self.draws = draws  # whether to plot curves and figures of evaluations, besides the samples themselves
         self.stop_requested = False
         self.progress: dict[str, Any] = {}  # step, steps, samples_per_second, metrics: the newest; doing
         self.beats = 0
@@ -36,22 +36,22 @@ class Control:
         self.last = time.monotonic()
 
     def rested(self) -> None:
-        """Time spent waiting for other workers is nobody's work."""
+        """Restart the clock: time spent waiting for other workers does not count as work."""
         self.last = time.monotonic()
 
     def microbatch(self) -> None:
-        """The loss of a micro-batch is there, the one before it is finished; of a GPU, they are under way."""
+        """The loss of a micro-batch is computed, and the one before it finished; a GPU may still be computing both."""
         self.microbatches += 1
         self.beat()
 
     def doing(self, what: str) -> None:
-        """What goes on between two steps, for the progress line; "" for nothing."""
+        """Set the work between two steps for the progress line; "" for none."""
         self.progress = {**self.progress, "doing": what}
         self.shows(what)
 
     def beating(self, what: str) -> Callable[[], None]:
-        """What is called after each piece of a long work: it tells whoever watches, shows how long it has gone on, and
-        raises Left where a stop is asked for."""
+        """A function to call after each piece of a long task: it signals progress, shows the elapsed time, and raises
+        Left if a stop is requested."""
         begun = time.monotonic()
 
         def beat() -> None:
@@ -63,7 +63,7 @@ class Control:
         return beat
 
     def beat(self) -> None:
-        """A piece of work is done: a micro-batch, a chunk of a grid, a checkpoint."""
+        """Signal that a piece of work is done: a micro-batch, a chunk of a grid, a checkpoint."""
         now = time.monotonic()
         if self.beats:
             self.slowest = max(self.slowest, now - self.last)

@@ -1,6 +1,7 @@
-"""What is done between steps, by all workers together: the fixed grid, and evaluations.
+"""The work between steps that all workers share: the fixed grid, and evaluations.
 
-Both go in chunks whose size no number of workers changes, dealt over the workers, under random numbers of their own.
+Both go in chunks distributed over the workers. The chunk size does not depend on the number of workers, and each chunk
+has its own random numbers.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from trainers.runtime.precision import computing_in
 from trainers.storage import cache
 from trainers.storage.tensors import as_uint8
 
-CHUNK = 16  # cells of the grid that are drawn at once
+CHUNK = 16  # cells of the grid drawn at once
 
 
 @contextlib.contextmanager
 def at_rest(trainer: Trainer) -> Iterator[Mapping[str, nn.Module]]:
-    """The networks as they are used: averaged where there is an average, in eval mode, without gradients."""
+    """The networks for inference: averaged weights if there are any, in eval mode, without gradients."""
     averages = {name: average.network for name, average in trainer.averages.items()}
     networks = {**trainer.networks, **averages}
     for network in networks.values():
@@ -46,7 +47,7 @@ def at_rest(trainer: Trainer) -> Iterator[Mapping[str, nn.Module]]:
 def draw_grid(trainer: Trainer, leaves: bool = False) -> Tensor | list[str] | None:
     """The fixed grid as uint8 (cells, height, width, channels), or texts; the same on every rank.
 
-    Raises Left where it `leaves` on request; all is as before then.
+    With `leaves`, raises Left if a stop is requested; nothing has changed then.
     """
     inputs = {**trainer.sample_inputs, **_carried(trainer)}
     if not inputs:
@@ -65,12 +66,12 @@ def draw_grid(trainer: Trainer, leaves: bool = False) -> Tensor | list[str] | No
 
 
 def drawn(samples: Tensor | list[str]) -> Tensor | list[str]:
-    """Samples as they are kept: images as uint8, texts as they are."""
+    """Samples in the form they are stored in: images as uint8, texts unchanged."""
     return as_uint8(samples) if isinstance(samples, Tensor) else list(samples)
 
 
 def _carried(trainer: Trainer) -> dict[str, Tensor]:
-    """What pictures are made of that micro-batches carry, wherever they are."""
+    """The state of micro-batches that images are drawn from, gathered from all workers; {} if there is none."""
     if not makes_of_carried(trainer.family, trainer.step):
         return {}
     own = {index: {name: kept.cpu() for name, kept in carried.items()} for index, carried in trainer.carried.items()}
@@ -78,17 +79,17 @@ def _carried(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def makes_of_carried(family: Family, step: int) -> bool:
-    """Whether the family's pictures are made of what micro-batches carry: where a phase optimises some of it."""
+    """Whether the family's images are drawn from the state of micro-batches: if a phase optimises some of it."""
     return any(phase.optimises for phase in family.phases(step))
 
 
 def in_order(carried: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """What all micro-batches carry, one after another."""
+    """The state of all micro-batches, concatenated in order."""
     return {name: torch.cat([carried[index][name] for index in sorted(carried)]) for name in carried[0]}
 
 
 def watch(trainer: Trainer, drawn: Tensor) -> Watch | None:
-    """Look for signs that the run goes wrong, at a grid just drawn; what is found is the same on every rank."""
+    """Check a newly drawn grid for signs of failure; the result is the same on every rank."""
     watch = trainer.family.watch(trainer.data, trainer.sample_inputs, drawn)
     if watch is None:
         trainer.watched, trainer.worry = {}, ""
@@ -101,7 +102,7 @@ def watch(trainer: Trainer, drawn: Tensor) -> Watch | None:
         return {name: tensor.cpu() for name, tensor in seen.items()}
 
     parts = dealt(trainer, "watch", watch.stream.length, watch.stream.chunk, part, trainer.world.gather_first)
-    trainer.norms.take(())  # what was seen there is no micro-batch's
+    trainer.norms.take(())  # these statistics belong to no micro-batch
     told: tuple[dict[str, float], str] = {}, ""
     if trainer.world.rank == 0:
         rows = {name: torch.cat([chunk[name] for chunk in parts]) for name in parts[0]}
@@ -112,9 +113,9 @@ def watch(trainer: Trainer, drawn: Tensor) -> Watch | None:
 
 
 def evaluate(trainer: Trainer) -> None:
-    """The family's own evaluation over the held-out samples; its results are the same on every rank.
+    """Run the family's evaluation on the held-out samples; its results are the same on every rank.
 
-    Raises Left on every rank where a stop is asked for meanwhile; the evaluations before are as they were.
+    Raises Left on every rank if a stop is requested meanwhile; earlier results are unchanged.
     """
     refer(trainer)
     family, control = trainer.family, trainer.control
@@ -148,14 +149,15 @@ def evaluate(trainer: Trainer) -> None:
 
 
 def try_out(trainer: Trainer) -> None:
-    """Look at a real sample of each kind that evaluations compare with: a mistake shows before the training."""
+    """Process one real sample of each kind that evaluations compare with, so that errors show before training."""
     with at_rest(trainer) as networks:
         for stream in trainer.family.compared(trainer.data).values():
             trainer.family.look(networks, trainer.microbatch(stream, range(1), 0))
 
 
 def refer(trainer: Trainer) -> None:
-    """Before the first evaluation in this process: what it needs, and what it compares with, seen by all workers."""
+    """Prepare the first evaluation in this process: what it needs, and the real samples it compares with, processed by
+    all workers."""
     if trainer.referred:
         return
     family, doing = trainer.family, "preparing evaluations"
@@ -173,7 +175,7 @@ def refer(trainer: Trainer) -> None:
 
 
 def _look_at(trainer: Trainer, name: str, stream: Stream, doing: str) -> None:
-    """What the family's judge sees of real samples: from the cache, or from all workers."""
+    """The judge's features of real samples: from the cache, or computed by all workers."""
     family = trainer.family
     path = cache.place(trainer.data, name, family.look_name()) if trainer.world.rank == 0 else None
     known = cache.read(path, trainer.control.say) if path is not None else None
@@ -205,27 +207,27 @@ def as_trained(trainer: Trainer) -> contextlib.AbstractContextManager[Any]:
 
 
 def main_metric(trainer: Trainer) -> str | None:
-    """The first of the family's metrics that the newest evaluation gives: what is best follows from it."""
+    """The first of the family's metrics that the newest evaluation returns: it decides which evaluation is the best."""
     return next((name for name in trainer.config.metrics if f"eval_{name}" in trainer.evaluation.results), None)
 
 
 def lacking_metric(trainer: Trainer) -> str:
-    """What a person should know where the newest evaluation lacks the metric that is declared first; or nothing."""
+    """A notice if the newest evaluation lacks the metric that is declared first, or ""."""
     declared = next(iter(trainer.config.metrics_of(trainer.family.facts)), None)
     results = trainer.evaluation.results
     if declared is None or f"eval_{declared}" in results:
         return ""
     if (main := main_metric(trainer)) is not None:
-        return f"the evaluation gives no eval_{declared} here: the best is chosen by eval_{main}"
+        return f"the evaluation returns no eval_{declared}: the best is chosen by eval_{main}"
     given = ", ".join(results) or "nothing"
     return (
-        f"the family declares {declared} as its main metric, but its evaluation gives {given}: no evaluation counts as "
-        "the best; let both say the same"
+        f"the family declares {declared} as its main metric, but its evaluation returns {given}: no evaluation counts "
+        "as the best; make both agree"
     )
 
 
 def note_best(trainer: Trainer) -> bool:
-    """Remember the newest evaluation where it is the best so far; returns whether it is."""
+    """Record the newest evaluation if it is the best so far; returns whether it is."""
     if (main := main_metric(trainer)) is None:
         return False
     mode, value = trainer.config.metrics[main], trainer.evaluation.results[f"eval_{main}"]
@@ -246,10 +248,10 @@ def dealt(
     doing: str = "",
     leaves: bool = False,
 ) -> list[Any]:
-    """`work(chunk, its places)` for each chunk of `count` places, dealt over the workers; all answers, in order.
+    """`work(chunk, its places)` for each chunk of `count` places, distributed over the workers; all results, in order.
 
-    `doing` is what the progress line says meanwhile. Where it `leaves`, a stop that is asked for ends it after the
-    chunk under way: Left is raised on every rank.
+    `doing` is shown in the progress line meanwhile. With `leaves`, a requested stop ends it after the current chunk:
+    Left is raised on every rank.
     """
     starts = range(0, count, size)
     done: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""The one loop: it trains every family, on one worker or many, in this process, in Ray actors and in searches."""
+"""The training loop of every family, on one worker or many, in this process, in Ray actors and in searches."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def train(
     control: Control,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Train a run to its last step, from its newest checkpoint or its beginning. Returns its result; rank 0's counts.
+    """Train a run to its last step, from its newest checkpoint or from the start. Returns its result; only rank 0's is
+    used.
 
-    `facts` go into each manifest. Raises Stopped after saving when a stop was asked for, TroupeError when the run
-    failed; shared memory is given back. Called within `global_state.fresh`, which puts back what a run sets.
+    `facts` go into each manifest. Raises Stopped after saving if a stop was requested, TroupeError if the run failed;
+    shared memory is released. Called within `global_state.fresh`, which restores what a run sets.
     """
     with process_for(config), contextlib.ExitStack() as held:
         writer = Writer(folder.path, folder.name)
@@ -54,7 +55,7 @@ def train(
         recorder = Recorder(trainer, folder, facts, writer, mirror)
         if trainer.exchange.notice and world.rank == 0:
             control.say(trainer.exchange.notice)
-        control.rested()  # imports and data are no piece of work, by whose length silence is judged
+        control.rested()  # imports and loading do not count towards the longest piece of work, which sets timeouts
         try:
             recorder.begin()
         except Left:
@@ -73,7 +74,7 @@ def train(
 def train_to_end(trainer: Trainer, recorder: Recorder) -> bool:
     """Make steps up to the last one (True), or until all workers have agreed on a stop (False).
 
-    Raises Left where what follows a step was left for a stop, and is pending.
+    Raises Left if a stop interrupted the work that follows a step; it is then pending.
     """
 
     def ended() -> bool:
@@ -90,8 +91,8 @@ def train_to_end(trainer: Trainer, recorder: Recorder) -> bool:
 
 @contextlib.contextmanager
 def process_for(config: Config) -> Iterator[None]:
-    """Set what a run wants of its process, in every worker alike: default dtype, threads, ways of GPUs. Torch's random
-    state is put back here, the rest by `global_state.fresh`."""
+    """Set up the process for a run, the same in every worker: default dtype, threads, GPU algorithms. Torch's random
+    state is restored here, the rest by `global_state.fresh`."""
     on_gpu = config.device == "cuda"
     with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), contextlib.ExitStack() as held:
         if on_gpu and config.exchange == "exact":
@@ -105,9 +106,9 @@ def process_for(config: Config) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reproducible() -> Iterator[None]:
-    """On a GPU: the same bits each time.
+    """Deterministic algorithms on a GPU: the same bits each time.
 
-    Raises TroupeError where an operation has no way of giving them. What is set here is put back.
+    Raises TroupeError if an operation has none. Restores the previous settings.
     """
     before = {name: os.environ.get(name) for name in processor.CUBLAS}
     mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
@@ -116,16 +117,16 @@ def reproducible() -> Iterator[None]:
         for name, value in processor.CUBLAS.items():  # read by cuBLAS when it is first used
             os.environ.setdefault(name, value)
         torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False  # the fastest way may be another one each time
+        torch.backends.cudnn.benchmark = False  # the fastest algorithm may differ each time
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         yield
     except RuntimeError as error:
         operation, said, _ = str(error).partition(" does not have a deterministic implementation")
         if not said:
             raise
-        reason = f"{operation} has no way on a GPU that gives the same bits each time"
+        reason = f"{operation} has no deterministic implementation on a GPU"
         raise TroupeError(
-            Problem("exchange-misfit", "exchange", reason, "say exchange=ddp", "exact"), FAILED
+            Problem("exchange-misfit", "exchange", reason, "use exchange=ddp", "exact"), FAILED
         ) from error
     finally:
         torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)

@@ -1,5 +1,5 @@
-"""How much memory a run takes, told before anything is built: its networks are made without numbers, on torch's meta
-device. What is free is that of this machine, or of the container, or of a GPU."""
+"""Estimates the memory of a run before anything is built: its networks are made without data, on torch's meta device.
+Free memory is that of this machine, of the container, or of a GPU."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from trainers.distributed.process_group import World, host_identity
 from trainers.settings.config import Config
 from trainers.settings.fields import show_size
 
-NEAR = 0.9  # of what is free: where an estimate comes as near, it is told
-FEW = 10_000  # bytes that a network keeps for each byte of a sample, at most, as a rule: only near that it is counted
-UNLIMITED = 1 << 60  # bytes, in the words of cgroups of the first version
+NEAR = 0.9  # share of free memory from which an estimate is reported
+FEW = 10_000  # bytes of activations per byte of a sample, usually at most: exact counting only if these might not fit
+UNLIMITED = 1 << 60  # bytes: limits from here on mean no limit in cgroups v1
 
 
 class Need(NamedTuple):
-    """Bytes that one worker takes. All but `activations` are taken for sure; those are of one micro-batch, or None
-    where they could not be told."""
+    """Bytes that one worker needs. All but `activations` are lower bounds; those are of one micro-batch, or None if
+    they cannot be computed."""
 
     weights: int
     gradients: int  # of one optimizer at a time
@@ -54,14 +54,13 @@ class Need(NamedTuple):
 
 
 def need_of(family: Family, data: Data | None = None, unless: float = 0.0) -> Need | None:
-    """What a family takes in each worker; None where its networks cannot be made without numbers.
+    """What a family needs in each worker; None if its networks cannot be made on the meta device.
 
-    Activations are told where there are data to say what a sample is, and left out where they are surely below `unless`
-    bytes: telling them takes some tens of milliseconds. Raises TroupeError (exit code 2) for networks of more numbers
-    than can be counted.
+    Activations are computed if `data` shows what a sample is, and left out if they are surely below `unless` bytes:
+    computing them takes some tens of milliseconds. Raises TroupeError (exit code 2) for networks whose size overflows.
     """
     config, wide = family.config, 8 if family.config.precision == "float64" else 4
-    family = type(family)(config, family.facts)  # whatever it notes of its networks is not noted of these
+    family = type(family)(config, family.facts)  # a copy, so that the original keeps nothing of these networks
     networks = outlines(family)
     if networks is None:
         return None
@@ -80,7 +79,7 @@ def need_of(family: Family, data: Data | None = None, unless: float = 0.0) -> Ne
     if data is None:
         return least
     activations = None
-    with contextlib.suppress(Exception):  # a loss may look at numbers, of which there are none
+    with contextlib.suppress(Exception):  # a loss may read values, which meta tensors lack
         samples = _samples(family, data)
         size = sum(tensor.numel() * tensor.element_size() for tensor in samples["tensors"].values())
         if FEW * size >= unless:
@@ -89,20 +88,20 @@ def need_of(family: Family, data: Data | None = None, unless: float = 0.0) -> Ne
 
 
 def outlines(family: Family) -> Mapping[str, nn.Module] | None:
-    """The networks of a family without their numbers; None where they cannot be made so. Raises TroupeError (exit code
-    2) for networks of more numbers than can be counted."""
+    """The networks of a family on the meta device; None if they cannot be made there. Raises TroupeError (exit code 2)
+    for networks whose size overflows."""
     try:
         with torch.random.fork_rng([]), torch.device("meta"), Unfilled():
             return family.networks()
     except Exception as error:
         if "overflow" in str(error).lower():
-            reason, hint = "the networks are larger than any memory", f"take smaller ones{_by(family.config)}"
+            reason, hint = "the networks are larger than any memory", f"use smaller ones{_by(family.config)}"
             raise TroupeError(Problem("no-memory", reason=reason, hint=hint), WORDS) from None
         return None
 
 
 class Unfilled(TorchFunctionMode):
-    """Tensors without numbers are not filled with any: that takes longer than making them."""
+    """Skips in-place initialization of meta tensors: it takes longer than making them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -113,7 +112,7 @@ class Unfilled(TorchFunctionMode):
 
 
 class Undrawn(TorchFunctionMode):
-    """Random numbers are not drawn: generators know no tensors without numbers."""
+    """Skips drawing of random numbers: generators do not support meta tensors."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -124,14 +123,14 @@ class Undrawn(TorchFunctionMode):
 
 
 class WithFrozen(dict[str, nn.Module]):
-    """Networks, and the frozen ones where somebody asks for one: those that only judge may have to be fetched."""
+    """Networks, and frozen networks when one is accessed: those that only judge may have to be downloaded."""
 
     def __init__(self, networks: Mapping[str, nn.Module], frozen: Callable[[], Mapping[str, nn.Module]]) -> None:
         super().__init__(networks)
         self.frozen = frozen
 
     def __missing__(self, name: str) -> nn.Module:
-        with warnings.catch_warnings(action="ignore"):  # that weights are not copied to where no numbers are
+        with warnings.catch_warnings(action="ignore"):  # torch warns that weights are not copied to meta tensors
             self.update(self.frozen())
         return dict(self)[name]
 
@@ -150,7 +149,7 @@ def _numbers(tensor: Tensor) -> int:
 
 
 def _by(config: Config) -> str:
-    """The numbers that were said of the networks, in brackets."""
+    """The network settings that differ from their defaults, in brackets."""
     told = [
         f"{name}={show_value(value)}"
         for name in config.network_settings()
@@ -162,7 +161,7 @@ def _by(config: Config) -> str:
 
 
 def _samples(family: Family, data: Data) -> dict[str, Any]:
-    """What a micro-batch is made of, without numbers, by the first sample."""
+    """The contents of a micro-batch as meta tensors, shaped like the first sample."""
     size = family.config.microbatch_size
     tensors, indices, epochs = family.stream(data).at(range(1))
 
@@ -179,7 +178,7 @@ def _samples(family: Family, data: Data) -> dict[str, Any]:
 
 
 def _activations(family: Family, networks: Mapping[str, nn.Module], samples: Mapping[str, Any]) -> int:
-    """Bytes that the graph of a micro-batch keeps until its gradient is there."""
+    """Bytes that the graph of a micro-batch keeps until its gradient is computed."""
     config = family.config
     weights = {tensor.untyped_storage()._cdata for net in networks.values() for tensor in net.state_dict().values()}
     kept: dict[int, Tensor] = {}
@@ -218,7 +217,7 @@ def _activations(family: Family, networks: Mapping[str, nn.Module], samples: Map
 
 
 def free_on(device: str) -> int | None:
-    """Bytes that are free on this machine, in this container, or on this process's GPU; None where nobody tells."""
+    """Bytes that are free on this machine, in this container, or on this process's GPU; None if unknown."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     return min([*_of_machine(), *_of_cgroups()], default=None)
@@ -231,7 +230,7 @@ def _of_machine() -> Iterator[int]:
 
 
 def _of_cgroups() -> Iterator[int]:
-    """What each of the control groups that this process is in leaves; cached files can be dropped."""
+    """Free bytes in each control group of this process; cached files can be dropped, so they count as free."""
     for folder, second in cgroups.groups("memory"):
         names = (
             ("memory.max", "memory.current", "inactive_file")
@@ -247,10 +246,10 @@ def _of_cgroups() -> Iterator[int]:
 
 
 def refuse_too_large(family: Family, data: Data, world: World) -> str:
-    """Before anything is built, by all workers together: what is to be said where it may become too much, or nothing.
+    """Check memory before anything is built, by all workers together. Returns a notice if it may not be enough, or "".
 
-    Raises TroupeError (exit code 3), the same on every rank, where weights, gradients and optimizers alone are more
-    than what is free.
+    Raises TroupeError (exit code 3), the same on every rank, if weights, gradients and optimizers alone exceed free
+    memory.
     """
     config = family.config
     free = free_on(config.device)
@@ -267,14 +266,14 @@ def refuse_too_large(family: Family, data: Data, world: World) -> str:
             about = count * (one.least + (one.activations or 0))
             told = (
                 f"memory may not be enough: {_of(count)} about {show_size(about)} ({one.told()}"
-                f"{' each' if count > 1 else ''}), and {show_size(there)} are free; a lesser microbatch_size is "
-                "another recipe, and takes less"
+                f"{' each' if count > 1 else ''}), and {show_size(there)} are free; a smaller microbatch_size takes "
+                "less, but changes the run"
             )
     return told
 
 
 def is_near(config: Config, one: Need, count: int, free: int) -> bool:
-    """Whether so many workers come near what is free. Raises TroupeError (exit code 3) where it cannot be enough."""
+    """Whether this many workers come near free memory. Raises TroupeError (exit code 3) if it cannot be enough."""
     if count * one.least > free:
         where = "on its GPU" if config.device == "cuda" else "here"
         reason = (
@@ -282,7 +281,7 @@ def is_near(config: Config, one: Need, count: int, free: int) -> bool:
             f"{one._replace(activations=None).told()}{' each' if count > 1 else ''}), and {show_size(free)} are free "
             f"{where}"
         )
-        hint = f"take smaller networks{_by(config)}" + (", or fewer workers" if count > 1 else "")
+        hint = f"use smaller networks{_by(config)}" + (", or fewer workers" if count > 1 else "")
         raise TroupeError(Problem("no-memory", reason=reason, hint=hint), SURROUNDINGS)
     return count * (one.least + (one.activations or 0)) > NEAR * free
 

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains, in its folder, and what it tells its watcher."""
+"""Writes a run's files while it trains, and reports its progress."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trainers.storage.tensors import as_uint8, read_weights
 
 
 class Recorder:
-    """Writes metrics, grids and checkpoints of one run; on ranks other than 0 it only takes part."""
+    """Writes metrics, grids and checkpoints of one run; ranks other than 0 only take part in collective work."""
 
     def __init__(
         self, trainer: Trainer, folder: RunFolder, facts: Mapping[str, Any], writer: Writer, mirror: Mirror
@@ -40,18 +40,18 @@ class Recorder:
         self.first = trainer.world.rank == 0
         self.seconds = 0.0  # of training before this process
         self.evaluating = 0.0  # of those, in evaluations
-        self.watching = 0.0  # and on watch
-        self.pictured = time.monotonic()  # when the newest evaluation was drawn
+        self.watching = 0.0  # and in checks for signs of failure
+        self.pictured = time.monotonic()  # when the newest evaluation was plotted
         self.started = time.monotonic()
-        self.since = (0, time.monotonic())  # samples drawn, and time, from which the speed is counted
+        self.since = (0, time.monotonic())  # samples drawn and time at which the speed measurement starts
         self.speed = 0.0
         self.events: Any = None
         self.saved = ""  # the name of the newest checkpoint
         self.first_step = 0  # of this process
-        self.said = set[str]()  # lines that are told once
+        self.said = set[str]()  # lines that are printed only once
 
     def begin(self) -> None:
-        """Go on from the newest checkpoint; or save the first one."""
+        """Resume from the newest checkpoint, or save the first one."""
         trainer = self.trainer
         newest = None
         if self.first:
@@ -94,9 +94,9 @@ class Recorder:
         self._tell()
 
     def after_step(self) -> None:
-        """Metrics, grid, evaluation and checkpoint, where this step is one for them.
+        """Write metrics, grid, evaluation and checkpoint if they are due at this step.
 
-        Raises Left where a stop is asked for during the grid or the evaluation: both are pending then.
+        Raises Left if a stop is requested during the grid or the evaluation: both are then pending.
         """
         trainer, config, step = self.trainer, self.config, self.trainer.step
         every, last = int(config.evaluate_every), step >= config.steps
@@ -122,20 +122,20 @@ class Recorder:
         self._tell()
         if self.first and (logged or evaluated):
             self.control.at_rest(step)
-        if evaluated:  # whoever was just told may have had enough
+        if evaluated:  # a scheduler that got these results may have requested a stop
             trainer.stop_agreed |= any(trainer.world.gather(self.control.stop_requested))
         if unless and not last:
-            hint = f"stopped and saved: go on nevertheless with --resume {self.folder.name} {unless}"
+            hint = f"stopped and saved; to continue anyway: --resume {self.folder.name} {unless}"
             raise TroupeError(Problem("worry", f"step {step}", trainer.worry, hint), FAILED)
 
     def _evaluate(self) -> float:
-        """The seconds that the evaluation of this step took. Raises Left where it was left for a stop."""
+        """Evaluate this step; returns the seconds it took. Raises Left if a stop interrupted it."""
         before = time.monotonic()
         inference.evaluate(self.trainer)
         return time.monotonic() - before
 
     def _record_evaluation(self, seconds: float) -> bool:
-        """The newest evaluation into metrics and verdict; returns whether it is the best so far."""
+        """Write the newest evaluation to metrics and verdict; returns whether it is the best so far."""
         trainer, before = self.trainer, time.monotonic()
         better = inference.note_best(trainer)
         if self.first and (lacking := inference.lacking_metric(trainer)) and lacking not in self.said:
@@ -143,7 +143,7 @@ class Recorder:
             self.control.say(lacking)
         main = inference.main_metric(trainer)
         if self.first and main is not None and not math.isfinite(trainer.evaluation.results[f"eval_{main}"]):
-            reason = f"eval_{main} is no finite number; this evaluation cannot be the best"
+            reason = f"eval_{main} is not finite; this evaluation cannot be the best"
             self.control.say(f"step {trainer.step}: {reason}")
         self.evaluating += seconds + time.monotonic() - before
         self._write(trainer.evaluation.results)
@@ -156,7 +156,7 @@ class Recorder:
         return self.trainer.save_agreed if isinstance(often, str) else self.trainer.step % often == 0
 
     def _show_and_watch(self, samples: Tensor | list[str] | None) -> str:
-        """Write a grid, and look in it for signs that the run goes wrong; returns what lets such a run go on."""
+        """Write a grid and check it for signs of failure; returns the setting that lets a stopped run continue."""
         if samples is None:
             return ""
         self._show(samples)
@@ -169,7 +169,7 @@ class Recorder:
             self._show(samples)
 
     def _show(self, samples: Tensor | list[str]) -> None:
-        """A grid that was drawn, the same on every rank, as a file: a sheet of images, or of texts."""
+        """Write a drawn grid, the same on every rank, to a file: images or texts."""
         step = self.trainer.step
         if not self.first:
             return
@@ -185,7 +185,7 @@ class Recorder:
                     self.events.image("grid", np.asarray(sheet), step)
 
     def _watch(self, drawn: Tensor) -> str:
-        """Look for signs that the run goes wrong; returns what lets it go on, where it ends for them."""
+        """Check a grid for signs of failure; returns the setting that lets a stopped run continue."""
         trainer, before, known = self.trainer, time.monotonic(), self.trainer.worry
         watch = inference.watch(trainer, drawn)
         self.watching += time.monotonic() - before if watch is not None else 0.0
@@ -195,7 +195,7 @@ class Recorder:
         return watch.unless if watch is not None and trainer.worry else ""
 
     def save(self) -> None:
-        """A checkpoint of this moment, when the replicas agree; nothing where there is one."""
+        """Save a checkpoint if the replicas agree; do nothing if this state is already saved."""
         trainer = self.trainer
         name = checkpoint.name_of(trainer.step, trainer.phases_done, trainer.pending)
         if self.saved == name:
@@ -233,7 +233,7 @@ class Recorder:
         self.control.beat()
 
     def settle(self) -> None:
-        """Return when all that was written has come where it is kept, on every rank."""
+        """Wait on every rank until all written files have reached their storage."""
         failure: TroupeError | None = None
         if self.first:
             try:
@@ -244,7 +244,7 @@ class Recorder:
             raise failure
 
     def finish(self) -> dict[str, Any]:
-        """The result of a run that has made its last step; that of rank 0 counts."""
+        """The result of a run that has made its last step; only rank 0's is used."""
         trainer, seconds = self.trainer, self._elapsed()
         if trainer.step == self.first_step:
             self._complete()
@@ -281,12 +281,12 @@ class Recorder:
                         result["timelapse"] = self.folder.timelapse.name
                 atomic_files.write(self.folder.result, json.dumps(atomic_files.finite(result), indent=1) + "\n")
         self.settle()
-        trainer.world.gather(None)  # nobody ends before the others: whoever watches would take them for lost
+        trainer.world.gather(None)  # all end together: the supervisor would take the others for lost
         return result
 
     def _complete(self) -> None:
-        """What belongs to the last step, where the process that made it was killed before it drew its pictures, or did
-        not know that it was the last."""
+        """Evaluate and draw the last step if the process that made it was killed before it could, or if it was not yet
+        the last."""
         trainer, step = self.trainer, self.trainer.step
         evaluated = drawn = None
         if self.first:
@@ -303,7 +303,7 @@ class Recorder:
             self.draw()
 
     def _picture(self) -> list[str]:
-        """Curves, and what the family draws of the newest evaluation, on rank 0; the names of the files there are."""
+        """Plot curves and the family's figures of the newest evaluation, on rank 0; returns the names of the files."""
         if not self.first or not self.control.draws:
             return []
         trainer, folder = self.trainer, self.folder
@@ -320,7 +320,7 @@ class Recorder:
                 file = folder.path / f"{name}.png"
                 with self.making(file.name):
                     if picture is None:
-                        file.unlink(missing_ok=True)  # of an evaluation before
+                        file.unlink(missing_ok=True)  # of an earlier evaluation
                     else:
                         pictures.write_picture(file, picture)
                         made.append(file.name)
@@ -328,7 +328,7 @@ class Recorder:
         return made
 
     def _report(self, better: bool) -> None:
-        """All that the newest evaluation says, and the best one, into verdict.json."""
+        """Write the reports of the newest and the best evaluation to verdict.json."""
         report = self.trainer.family.report() if self.first else None
         if report is None:
             return
@@ -348,7 +348,7 @@ class Recorder:
         self._write({**self.trainer.metrics, "samples_per_second": round(self.speed, 2)})
 
     def _write(self, row: Mapping[str, float]) -> None:
-        """A row of metrics.jsonl, and the same for TensorBoard."""
+        """Append a row to metrics.jsonl and to the TensorBoard events."""
         if not self.first or not row:
             return
         step = self.trainer.step
@@ -358,7 +358,7 @@ class Recorder:
                 file.write(json.dumps(whole) + "\n")
             with self.making(EVENTS):
                 if self.events is None:
-                    from trainers.drawing.event_file import EventFile  # heavy: not before the first step
+                    from trainers.drawing.event_file import EventFile  # slow import: not before the first step
 
                     self.events = EventFile(self.folder.path, step)
                 self.events.scalars(row, step)

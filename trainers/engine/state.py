@@ -1,4 +1,4 @@
-"""The whole state of a run, in a form that knows no number of workers: saved, taken over, and compared."""
+"""The complete state of a run, independent of the number of workers: save, restore and compare it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from trainers.contract.evaluation import Evaluation
 from trainers.engine.trainer import Trainer
 from trainers.storage.tensors import bits_of, load_weights, named_tensors, refuse_unlike
 
-DISAGREE = "replicas-disagree"  # the code of the problem by which `verify` knows a broken exchange
+DISAGREE = "replicas-disagree"  # the problem code by which `verify` recognizes broken gradient synchronization
 
-SCHEDULED = ("lr", "momentum", "betas")  # values of an optimizer's groups that schedules move
+SCHEDULED = ("lr", "momentum", "betas")  # values of an optimizer's groups that schedules change
 
 
 def state_of(trainer: Trainer) -> dict[str, Any]:
-    """Everything that the run's future depends on, on rank 0; elsewhere without what micro-batches carry."""
+    """Everything that the rest of the run depends on; complete on rank 0, elsewhere with only this worker's part of the
+    state of micro-batches."""
     parts = trainer.world.gather_first((trainer.carried, trainer.apart))
     carried = {index: kept for part, _ in parts for index, kept in part.items()}
     apart: dict[str, dict[int, Any]] = {}
@@ -44,7 +45,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "kept": dict(trainer.family.kept),
         "sample_inputs": trainer.sample_inputs,
         "best": trainer.best,
-        "metrics": dict(trainer.metrics),  # of the phases done, where the step is under way
+        "metrics": dict(trainer.metrics),  # within a step: of the phases done
         "results": dict(trainer.evaluation.results),
         "history": list(trainer.history),
         "watched": dict(trainer.watched),
@@ -54,9 +55,9 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Take over a state; every worker has loaded the same one.
+    """Restore a state; every worker has loaded the same one.
 
-    Raises TroupeError (exit code 4), before anything is changed, where it does not fit.
+    Raises TroupeError (exit code 4), before anything is changed, if it does not fit.
     """
     refuse_unlike(trainer.networks, state["networks"], "the checkpoint does not fit")
     trainer.step, trainer.phases_done, trainer.position = state["step"], state["phases_done"], state["position"]
@@ -79,7 +80,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
             for group, now, then in zip(one.optimizer.param_groups, one.begun, saved["begun"], strict=True):
                 group.update({key: value for key, value in now.items() if key in SCHEDULED or then.get(key) != value})
         elif trainer.world.rank == 0:
-            trainer.control.say(f"optimizer {name}: another kind than the checkpoint's, so it begins without a memory")
+            trainer.control.say(f"optimizer {name}: type differs from the checkpoint's; it starts without state")
     trainer.carried = {
         index: trainer.to_device(state["carried"].get(index, {})) or trainer.carried[index]
         for index in trainer.exchange.share
@@ -91,22 +92,22 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 
 def begin_from(trainer: Trainer, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Begin with another run's weights. Raises TroupeError (exit code 4) where they do not fit, or are not finite."""
+    """Start with another run's weights. Raises TroupeError (exit code 4) if they do not fit or are not finite."""
     load_weights(trainer.networks, weights, "--from")
     if sick := not_finite({name: weights[name] for name in trainer.networks}):
         reason = f"{sick[0]} is not finite"
-        raise TroupeError(Problem("not-finite", "--from", reason, "take other weights"), CONFLICT)
+        raise TroupeError(Problem("not-finite", "--from", reason, "use other weights"), CONFLICT)
     for name, average in trainer.averages.items():
         average.network.load_state_dict(weights[name], strict=False)  # as `load_weights`
 
 
 def not_finite(state: Any) -> list[str]:
-    """The names of tensors in a state that hold numbers which are not finite."""
+    """The names of tensors in a state that hold non-finite numbers."""
     return [name for name, tensor in named_tensors(state) if tensor.is_floating_point() and not tensor.isfinite().all()]
 
 
 def check(trainer: Trainer) -> None:
-    """Compare the replicas. Raises TroupeError naming a tensor that is not finite, or differs between workers."""
+    """Compare the replicas. Raises TroupeError naming a tensor that is not finite or differs between workers."""
     tensors = dict(named_tensors(state_of_replica(trainer)))
     if sick := not_finite(tensors):
         hint = f"nothing was saved, and {trainer.slower()}"
@@ -119,7 +120,7 @@ def check(trainer: Trainer) -> None:
         for name, value in other.items():
             if value != sums[name] and rank != mine:
                 reason = f"workers {min(rank, mine)} and {max(rank, mine)} disagree on {name}"
-                hint = "nothing was saved: the exchange of gradients is broken"
+                hint = "nothing was saved: gradient synchronization is broken"
                 raise TroupeError(Problem(DISAGREE, f"step {trainer.step}", reason, hint), FAILED)
 
 

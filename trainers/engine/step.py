@@ -1,4 +1,4 @@
-"""One step of a run: its phases, the gradients of their micro-batches, and where those meet.
+"""One step of a run: its phases, the gradients of their micro-batches, and their synchronization.
 
 `advance` -> `run_phase` -> `_reduce` (losses and gradients of all micro-batches) -> the optimizer.
 """
@@ -23,10 +23,10 @@ from trainers.runtime.precision import computing_in
 
 
 class Tally:
-    """What the micro-batches of a phase tell besides their gradients: a row of numbers for each, added up.
+    """Results of the micro-batches of a phase besides gradients: a row of numbers for each, to be added up.
 
-    A row holds the weight, whether a stop was asked for, whether it is time for a checkpoint, the loss, the metrics,
-    and the statistics of batch norms.
+    A row holds the weight, whether a stop was requested, whether a checkpoint is due, the loss, the metrics, and the
+    statistics of batch norms.
     """
 
     WEIGHT, STOP, SAVE, LOSS, METRICS = range(5)
@@ -37,14 +37,14 @@ class Tally:
         self.statistics: list[Statistics] = []
 
     def add(self, index: int, loss: Loss, trainer: Trainer, statistics: list[Statistics]) -> None:
-        """What one micro-batch tells. A GPU may still be computing it."""
+        """Add the results of one micro-batch. A GPU may still be computing them."""
         asked = [float(trainer.control.stop_requested), float(trainer.save_due)]
         self.names, self.statistics = list(loss.metrics), statistics
         values = [1.0 if loss.weight is None else loss.weight, loss.value, *loss.metrics.values()]
         self.noted[index] = (asked, [_read(value) for value in values], batch_norm.row_of(statistics))
 
     def rows(self) -> dict[int, Tensor]:
-        """The rows, float64 on the CPU, by micro-batch. What a GPU computes is waited for once for each."""
+        """The rows, float64 on the CPU, by micro-batch. Waits for a GPU once per row."""
         rows = {}
         for index, (asked, values, statistics) in self.noted.items():
             waiting = [value for value in values if isinstance(value, Tensor)]
@@ -73,7 +73,7 @@ class Tally:
 
 
 def _read(value: Any) -> Any:
-    """A number at once, or, of a GPU, a copy that will hold it: it may change before anybody waits for it."""
+    """The number, or, on a GPU, a copy that will hold it: the original may change before it is read."""
     if isinstance(value, Tensor):
         value = value.detach()
         return value.to(torch.float64, copy=True).reshape(()) if value.is_cuda else float(value)
@@ -81,14 +81,14 @@ def _read(value: Any) -> Any:
 
 
 def advance(trainer: Trainer) -> bool:
-    """Run phases until the step is done (True), or until a stop is agreed on where nothing is kept (False)."""
+    """Run phases until the step is done (True), or until a stop is agreed before a phase on fresh samples (False)."""
     phases = trainer.family.phases(trainer.step)
     if sum(phase.fresh for phase in phases) != trainer.config.draws(trainer.step):
         reason = (
-            f"has {sum(phase.fresh for phase in phases)} phases on fresh samples, but Config.draws says "
+            f"has {sum(phase.fresh for phase in phases)} phases on fresh samples, but Config.draws returns "
             f"{trainer.config.draws(trainer.step)}"
         )
-        hint = "let both of the family say the same"
+        hint = "make both agree"
         raise TroupeError(Problem("own-code", f"step {trainer.step}", reason, hint), FAILED)
     while trainer.phases_done < len(phases):
         run_phase(trainer, phases[trainer.phases_done])
@@ -129,7 +129,7 @@ def run_phase(trainer: Trainer, phase: Phase) -> None:
 
 
 def _require_gradients(trainer: Trainer, wanted: Sequence[str]) -> None:
-    """Let the parameters of these networks have gradients, and those of no other one."""
+    """Enable gradients for the parameters of these networks only."""
     for name, parameters in trainer.trainable.items():
         if parameters and parameters[0].requires_grad != (name in wanted):
             for parameter in parameters:
@@ -159,9 +159,9 @@ def _run_together(trainer: Trainer, phase: Phase) -> None:
 
 
 def _set_values(trainer: Trainer, name: str, optimizing: Optimizing) -> None:
-    """Learning rate, momentum and whatever else the schedule says, into the optimizer's groups and the metrics."""
+    """Write learning rate, momentum and other values of the schedule to the optimizer's groups and the metrics."""
     values = optimizing.schedule(trainer.step, trainer.history)
-    if values is optimizing.said:  # the very same as in the step before
+    if values is optimizing.said:  # the same object as in the step before
         return
     optimizing.said = values
     set_groups(optimizing.optimizer, values)
@@ -172,7 +172,7 @@ def _set_values(trainer: Trainer, name: str, optimizing: Optimizing) -> None:
 
 
 def set_groups(optimizer: torch.optim.Optimizer, values: Mapping[str, float]) -> None:
-    """What a schedule says, into an optimizer's groups: beta1 is Adam's momentum, `lr_scale` is a group's own."""
+    """Write a schedule's values to an optimizer's groups: beta1 is Adam's momentum, `lr_scale` is a group's own."""
     for group in optimizer.param_groups:
         for key, value in values.items():
             if key == "lr":
@@ -184,7 +184,7 @@ def set_groups(optimizer: torch.optim.Optimizer, values: Mapping[str, float]) ->
 
 
 def _reduce(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> tuple[float, list[Statistics], Tensor]:
-    """Reduced gradients into `.grad`; returns the loss, and batch norm statistics with their means."""
+    """Write reduced gradients to `.grad`; returns the loss, and batch norm statistics with their means."""
     used = (*phase.trains, *phase.leaves)
     networks = {**trainer.exchange.callables(used), **trainer.frozen}
     tally = Tally()
@@ -213,7 +213,7 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> tuple[flo
 
 
 def _meet(trainer: Trainer, phase: Phase, tally: Tally) -> tuple[float, float, Tensor]:
-    """The rows of all micro-batches, added up over the workers: weight, mean loss, and sums of the statistics."""
+    """Add up the rows of all micro-batches over the workers: weight, mean loss, and sums of the statistics."""
     rows = tally.rows()
     trainer.control.beat()
     total = trainer.exchange.meet(rows)
@@ -225,19 +225,19 @@ def _meet(trainer: Trainer, phase: Phase, tally: Tally) -> tuple[float, float, T
 
 
 def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatch: MicroBatch) -> Loss:
-    """What the phase gives for a micro-batch, under its own random numbers and the run's number format."""
+    """The loss of a phase for a micro-batch, with its own random numbers and the run's number format."""
     run = trainer.phase_counts.get(phase.name, 0)
     trainer.random.manual_seed(streams.seed_of(trainer.config.seed, phase.name, run, microbatch.index))
     with computing_in(trainer.config.precision, trainer.device.type):
         found = phase.loss(networks, microbatch)
     if isinstance(found, Loss):
         return found
-    reason = f"gives a {type(found).__name__}, where a Loss is wanted"
+    reason = f"returns a {type(found).__name__} instead of a Loss"
     raise TroupeError(Problem("own-code", f"phase {phase.name}", reason), FAILED)
 
 
 def _step_with_closure(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> None:
-    """An optimizer that asks for the loss several times: each time for the same samples, noise and state."""
+    """Step an optimizer that computes the loss several times: always with the same samples, noise and state."""
     newest: list[Any] = []
 
     def closure() -> float:
@@ -256,8 +256,9 @@ def _step_with_closure(trainer: Trainer, phase: Phase, optimizing: Optimizing) -
 
 
 def _run_apart(trainer: Trainer, phase: Phase) -> None:
-    """A phase in which no gradients meet: each micro-batch optimises what it carries, and only its numbers meet."""
-    assert phase.own is not None, "a phase that optimises carried tensors says by which optimizer"
+    """A phase without gradient synchronization: each micro-batch optimises its own state, and only its numbers are
+    added up."""
+    assert phase.own is not None, "a phase that optimises the state of micro-batches defines an optimizer for it"
     networks = {**trainer.networks, **trainer.frozen}
     tally = Tally()
     changed: dict[int, tuple[dict[str, Tensor], dict[str, Any]]] = {}
@@ -266,7 +267,7 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
         own = {name: nn.Parameter(trainer.carried[index][name].clone()) for name in phase.optimises}
         optimizer = phase.own(list(own.values()))
         saved = trainer.apart.get(phase.name, {}).get(index)
-        if saved is not None and saved["kind"] == type(optimizer).__name__:  # else it begins without a memory
+        if saved is not None and saved["kind"] == type(optimizer).__name__:  # else it starts without state
             optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
         found: list[Loss] = []
 
@@ -310,7 +311,7 @@ def _not_finite(trainer: Trainer, phase: Phase, loss: float) -> TroupeError:
 
 @torch.no_grad()
 def _move(average: Average, decay: float) -> None:
-    """Move the running average of a network's weights; buffers are copied."""
+    """Update the running average of a network's weights; buffers are copied."""
     torch._foreach_lerp_(average.weights, average.of, 1 - decay)
     if average.buffers:
         torch._foreach_copy_(average.buffers, average.buffers_of)

@@ -1,4 +1,4 @@
-"""A run in one worker: its networks, optimizers and exchange, and where in the stream of samples it is."""
+"""A run in one worker: networks, optimizers, gradient synchronization, and position in the stream of samples."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ T = TypeVar("T")
 
 @dataclass
 class Optimizing:
-    """One optimizer, and what the loop must know of it."""
+    """One optimizer, with what the loop needs to know about it."""
 
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     parameters: list[nn.Parameter]
-    begun: list[dict[str, Any]]  # values of its groups, as the settings of now say them
+    begun: list[dict[str, Any]]  # values of its groups under the current settings
     writes: bool  # whether it may write into gradients
-    said: Mapping[str, float] | None = None  # by the schedule, since the state was last taken over
+    said: Mapping[str, float] | None = None  # the schedule's newest values since the state was last restored
 
 
 @dataclass(frozen=True)
@@ -53,35 +53,35 @@ class Average:
 
 @dataclass(eq=False, repr=False)
 class RunState:
-    """What a step changes besides networks and optimizers, and what follows from it."""
+    """What a step changes besides networks and optimizers, and values derived from it."""
 
     step: int = 0
-    phases_done: int = 0  # of the step under way
-    pending: bool = False  # whether what follows a step is still to be done: its evaluation, grid and checkpoint
+    phases_done: int = 0  # of the current step
+    pending: bool = False  # whether the evaluation, grid and checkpoint of the last step are still to be done
     position: int = 0  # samples drawn from the stream so far
     phase_counts: dict[str, int] = field(default_factory=dict)
     carried: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    apart: dict[str, dict[int, Any]] = field(default_factory=dict)  # optimizers of phases in which no gradients meet
+    apart: dict[str, dict[int, Any]] = field(default_factory=dict)  # optimizers of unsynchronized phases
     best: dict[str, Any] = field(default_factory=dict)
     sample_inputs: dict[str, Tensor] = field(default_factory=dict)
     microbatches: dict[int, MicroBatch] = field(default_factory=dict)
     left: dict[int, dict[str, list[Statistics]]] = field(default_factory=dict)  # of forwards for a later phase
     stop_agreed: bool = False
-    has_checkpoint: bool = False  # from which the run can go on
-    saved_at: float = field(default_factory=lambda: monotonic())  # the newest checkpoint, or this process began
+    has_checkpoint: bool = False  # from which the run can resume
+    saved_at: float = field(default_factory=lambda: monotonic())  # time of the newest checkpoint, or of process start
     save_agreed: bool = False  # by the clock of rank 0
     metrics: dict[str, float] = field(default_factory=dict)  # of the newest step
     evaluation: Evaluation = field(default_factory=Evaluation)  # the newest
-    watched: dict[str, float] = field(default_factory=dict)  # the newest signs of how the run goes
-    worry: str = ""  # what they say is wrong
-    referred: bool = False  # whether what evaluations compare with is there
+    watched: dict[str, float] = field(default_factory=dict)  # the newest results of the checks for signs of failure
+    worry: str = ""  # the problem that they show
+    referred: bool = False  # whether the real samples that evaluations compare with are processed
     history: list[float] = field(default_factory=list)  # the main metric of every evaluation that was due
     reached: bool = False  # the target, after which no step is made
 
 
 class Trainer(RunState):
-    """Everything that a step changes. step.py makes steps, inference.py draws and evaluates, state.py says what a
-    checkpoint holds."""
+    """Everything that a step changes. step.py makes steps, inference.py draws and evaluates, state.py defines what a
+    checkpoint contains."""
 
     def __init__(self, family: Family, data: Data, config: Config, world: World, control: Control) -> None:
         super().__init__()
@@ -123,12 +123,12 @@ class Trainer(RunState):
         self.carried = {index: self._begun(index) for index in self.exchange.share}
 
     def begin(self) -> None:
-        """What a new run does before its first step: weights and statistics that follow from the data, and the grid."""
+        """Prepare a new run before its first step: weights and statistics computed from the data, and the grid."""
 
         def looked() -> dict[str, Tensor]:
             with torch.no_grad():
                 kept = self.family.begin({**self.networks, **self.frozen}, self.data)
-            self.norms.take(())  # what was seen there is no micro-batch's
+            self.norms.take(())  # these statistics belong to no micro-batch
             return dict(kept)
 
         self.seed("begin")
@@ -144,7 +144,7 @@ class Trainer(RunState):
         self.sample_inputs = self.family.sample_inputs(self.family.grid(), random, self.data)
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """What rank 0 works out alone, on every rank. Raises Left on all of them where a stop ended the work."""
+        """Run `work` on rank 0; returns its result on every rank. Raises Left on all of them if a stop ended it."""
         found: T | None = None
         left = False
         if self.world.rank == 0:
@@ -158,7 +158,7 @@ class Trainer(RunState):
         return cast(T, found)
 
     def keep(self, kept: Mapping[str, Tensor]) -> None:
-        """Tensors that the family keeps beside its networks, such as statistics of the data, on the device."""
+        """Store tensors that the family keeps besides its networks, such as statistics of the data, on the device."""
         self.family.kept = {name: tensor.to(self.device) for name, tensor in kept.items()}
         load_kept(self.frozen, kept)
 
@@ -179,27 +179,27 @@ class Trainer(RunState):
 
     @property
     def save_due(self) -> bool:
-        """Whether it is time for a checkpoint: rank 0 looks at its clock, the others are told where they meet."""
+        """Whether a checkpoint is due by rank 0's clock; the others learn it when they synchronize."""
         wanted = self.config.checkpoint_seconds if self.world.rank == 0 else None
         return wanted is not None and monotonic() - self.saved_at >= wanted
 
     def note_saved(self) -> None:
-        """A checkpoint was made: the time to the next one begins."""
+        """Record that a checkpoint was made, which restarts the clock for the next one."""
         self.saved_at, self.save_agreed, self.has_checkpoint = monotonic(), False, True
 
     def slower(self) -> str:
-        """What to do where numbers are no longer finite."""
+        """The hint for numbers that are no longer finite."""
         if not self.has_checkpoint:
-            return "there is no checkpoint to go on from: begin anew with a lower learning rate"
+            return "there is no checkpoint to resume: restart with a lower learning rate"
         rate = getattr(self.config, "learning_rate", None)
         word = f"learning_rate={rate / 10:.2g} " if isinstance(rate, float) else ""
         return (
-            "the last checkpoint is good: go on from it with a lower learning rate "
+            "the last checkpoint is good: resume it with a lower learning rate "
             f"(--resume {self.name} {word}--allow-changes)"
         )
 
     def close(self) -> None:
-        """Give back what the run holds beside its tensors, at once: shared memory, and what keeps them alive."""
+        """Release what the run holds besides its tensors, at once: shared memory, and references to them."""
         for optimizing in self.optimizing.values():
             for parameter in optimizing.parameters:
                 parameter.grad = None
@@ -213,7 +213,7 @@ class Trainer(RunState):
         self.random.manual_seed(seed)
 
     def to_device(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors on the device, numbers in the precision of the networks."""
+        """Tensors on the device, floating point ones in the precision of the networks."""
         return {
             name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
             for name, tensor in tensors.items()
@@ -244,7 +244,7 @@ class Trainer(RunState):
         return Exact(self.world, self.config.microbatches, self.networks, longest)
 
     def _begun(self, index: int) -> dict[str, Tensor]:
-        """The carried state of a micro-batch before the first step."""
+        """The state of a micro-batch before the first step."""
         self.seed("carried", index)
         return self.to_device(self.family.carried(index))
 
@@ -261,7 +261,7 @@ def _optimizing(optimizer: torch.optim.Optimizer, schedule: Schedule) -> Optimiz
 
 
 def default_generator(device: torch.device) -> torch.Generator:
-    """The generator that functions without one of their own draw from."""
+    """The generator that functions without a `generator` argument draw from."""
     if device.type == "cuda":
         return torch.cuda.default_generators[device.index]
     return torch.default_generator

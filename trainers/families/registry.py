@@ -1,4 +1,4 @@
-"""Families by their folders: adding one means adding a folder. Imports no torch."""
+"""Finds families by their folders: to add a family, add a folder. Does not import torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUILT_IN = Path(__file__).parent
 
 
 def families(extra: Sequence[Path] = ()) -> dict[str, Path]:
-    """The folder of each family, by name; those outside the package may not take a built-in name."""
+    """The folder of each family, by name; custom families may not use a built-in name."""
     found: dict[str, Path] = {}
     for root in (BUILT_IN, *extra):
         if not os.path.isdir(root):
@@ -30,7 +30,7 @@ def families(extra: Sequence[Path] = ()) -> dict[str, Path]:
         for folder in sorted(root.iterdir()):
             if (folder / "config.py").exists() and (folder / "training.py").exists():
                 if folder.name in found:
-                    reason = f"there is a family named {folder.name} already"
+                    reason = f"there is already a family named {folder.name}"
                     raise TroupeError(Problem("name-in-use", "--families", reason, value=str(root)), WORDS)
                 found[folder.name] = folder
     return found
@@ -45,7 +45,7 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
         for root in extra:
             for part, other in (("training.py", "config.py"), ("config.py", "training.py")):
                 if (root / name / other).exists() and not (root / name / part).exists():
-                    reason, hint = f"no such family: {root / name} has a {other}, and lacks a {part}", ""
+                    reason, hint = f"no such family: {root / name} has a {other}, but no {part}", ""
         hint = "; ".join(filter(None, [hint, "`troupe families` lists them"]))
         raise TroupeError(Problem("unknown-family", name, reason, hint), WORDS)
     found = [
@@ -55,11 +55,11 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
     ]
     file = str(known[name] / "config.py")
     if len(found) != 1:
-        reason = f"one subclass of Config is needed, found {len(found)}"
+        reason = f"must define one subclass of Config, found {len(found)}"
         raise TroupeError(Problem("own-code", file, reason), WORDS)
     metrics: Any = found[0].metrics
     if not isinstance(metrics, Mapping) or not {*metrics.values()} <= {"max", "min"}:
-        reason = 'must say of each whether more is better, as in {"accuracy": "max", "loss": "min"}'
+        reason = 'must map each metric to "max" or "min", as in {"accuracy": "max", "loss": "min"}'
         raise TroupeError(Problem("own-code", file, f"metrics={metrics!r:.60}: {reason}"), WORDS)
     try:
         found[0](**{key: field.get_default() for key, field in found[0].model_fields.items()})
@@ -73,14 +73,14 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
 
 
 def class_of_run(told: Mapping[str, Any], name: str, extra: Sequence[Path] = ()) -> type[Config]:
-    """The settings of a run's family, by what its folder tells. Raises TroupeError (exit code 2), with the folder that
-    the run was begun with, where there is no such family."""
+    """The settings of a run's family, by the contents of its folder. Raises TroupeError (exit code 2), with the folder
+    of the family that the run was started with, if there is no such family."""
     family = str(told["family"])
     if family in families(extra):
         return config_class(family, extra)
-    folders = " ".join(f"--families {path}" for path in told.get("families", ())) or "--families PATH, the folder of it"
-    reason = f"was begun with a family of one's own, {family}"
-    raise TroupeError(Problem("unknown-family", name, reason, f"say {folders}"), WORDS)
+    folders = " ".join(f"--families {path}" for path in told.get("families", ())) or "--families PATH, its folder"
+    reason = f"was started with a custom family, {family}"
+    raise TroupeError(Problem("unknown-family", name, reason, f"use {folders}"), WORDS)
 
 
 def family_class(name: str, extra: Sequence[Path] = ()) -> type:
@@ -94,16 +94,16 @@ def family_class(name: str, extra: Sequence[Path] = ()) -> type:
         if isinstance(value, type) and issubclass(value, Family) and value.__module__.endswith(f".{name}.training")
     ]
     if len(found) != 1:
-        reason = f"one subclass of Family is needed, found {len(found)}"
+        reason = f"must define one subclass of Family, found {len(found)}"
         raise TroupeError(Problem("own-code", str(folder / "training.py"), reason), WORDS)
     return found[0]
 
 
 def _module(name: str, folder: Path, part: str) -> ModuleType:
-    """`config` or `training` of a family; those outside the package get a package of their own.
+    """`config` or `training` of a family; custom families get their own package.
 
-    A module is imported once in a process that may carry out several runs, so no switch that its caller has set counts
-    for what it computes then, and what it sets itself is put back (`global_state.fresh`).
+    A module is imported once in a process that may execute several runs. So global switches of its caller do not affect
+    what it computes on import, and switches that it sets are restored (`global_state.fresh`).
     """
     package = f"trainers.families.{name}"  # so that `from trainers.families.NAME.networks import ...` works for all
     if folder.parent == BUILT_IN:

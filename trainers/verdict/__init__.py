@@ -1,1 +1,1 @@
-"""How good a generator is: distances, neighbours, modes."""
+"""Quality of a generator: distances, neighbours, modes."""

@@ -1,7 +1,7 @@
-"""How far the features of generated samples are from those of real ones, as distances between their distributions.
+"""Distances between the distributions of the features of generated and of real samples.
 
-Features are (samples, numbers), in any floating point format; all sums are taken in float64 and over all samples.
-What takes long calls `beat` after each block of samples.
+Features are (samples, numbers), in any floating point format; all sums are computed in float64 and over all samples.
+Long computations call `beat` after each block of samples.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from trainers.contract.evaluation import nothing
 
-Beat = Callable[[], None]  # is called after each block
-BLOCK = 2048  # samples that are compared at once
+Beat = Callable[[], None]  # called after each block
+BLOCK = 2048  # samples compared at once
 
 
 class Moments(NamedTuple):
-    """Mean (numbers,) and covariance (numbers, numbers) of features, in float64, and how many samples there were."""
+    """Mean (numbers,) and covariance (numbers, numbers) of features, in float64, and the number of samples."""
 
     mean: Tensor
     covariance: Tensor
@@ -37,10 +37,10 @@ def moments(features: Tensor) -> Moments:
 
 
 def frechet(one: Moments, other: Moments) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)): how far two Gaussians are apart (Dowson and Landau 1982).
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)): the distance of two Gaussians (Dowson and Landau 1982).
 
     With Inception's features it is the FID (Heusel et al. 2017, section 2). It is biased: between samples of one
-    distribution it falls as 1/n, and with fewer samples than numbers it says little.
+    distribution it falls as 1/n, and with fewer samples than numbers it is hardly meaningful.
     """
     values, vectors = torch.linalg.eigh(one.covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -53,8 +53,8 @@ def kernel_distance(one: Tensor, other: Tensor, within_other: float | None = Non
     """The unbiased squared maximum mean discrepancy with the kernel (x.y / numbers + 1)^3, over all pairs of samples.
 
     KID with Inception's features (Binkowski et al. 2018, section 4); zero on average between samples of one
-    distribution, whatever their number, so that it may fall below zero. `within_other` is `kernel_within(other)`, where
-    it is known. Raises ValueError for fewer than two samples.
+    distribution, for any number of samples, so it can be negative. `within_other` is `kernel_within(other)`, if known.
+    Raises ValueError for fewer than two samples.
     """
     if within_other is None:
         within_other = kernel_within(other, beat)

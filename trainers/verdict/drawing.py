@@ -1,4 +1,4 @@
-"""A verdict as a picture: each number beside the real one, which classes came how often, and the closest pairs."""
+"""Figures of a verdict: each number beside the real one, the histogram of classes, and the closest pairs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN_CLASSES = 40
 
 
 def draw_verdict(verdict: Mapping[str, Any]) -> Image.Image:
-    """Shares as bars, distances as text, and the histogram of classes where there is one."""
+    """Shares as bars, distances as text, and the histogram of classes if there is one."""
     numbers, histogram = verdict["numbers"], verdict.get("histogram")
     figure = figure_of(1000, 420)
     left, right = figure.subplots(1, 2)
@@ -57,7 +57,7 @@ def draw_verdict(verdict: Mapping[str, Any]) -> Image.Image:
 
 
 def draw_pairs(generated: np.ndarray, real: np.ndarray, side: int = 64) -> Image.Image:
-    """Generated images (count, height, width, channels), uint8, each over the training image that is nearest to it."""
+    """Generated images (count, height, width, channels), uint8, each above its nearest training image."""
     count, gap, title = len(generated), 4, 22
     sheet = Image.new("RGB", (count * (side + gap) + gap, title + 2 * (side + gap)), "white")
     ImageDraw.Draw(sheet).text((gap, 4), "closest: generated above, the nearest training image below", INK)

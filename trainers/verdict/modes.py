@@ -1,4 +1,4 @@
-"""Which kinds of things generated samples show, and how often, beside the real ones."""
+"""Classes of generated samples, and their frequencies, compared with the real ones."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 
 class Modes(NamedTuple):
-    covered: int  # classes with a sample or more
+    covered: int  # classes with at least one sample
     classes: int
     histogram: list[int]  # samples of each class
-    entropy: float  # of the histogram, over that of equal parts: 1 where all classes come equally often
-    divergence: float  # Kullback and Leibler's, of the samples' classes from the data's, in nats
+    entropy: float  # of the histogram, over that of equal parts: 1 if all classes are equally frequent
+    divergence: float  # Kullback-Leibler divergence of the samples' classes from the data's, in nats
 
 
 def modes(labels: Tensor, real_shares: Tensor) -> Modes:
-    """`labels` (samples,): what a classifier takes each sample for. `real_shares` (classes,): of each in the data.
+    """`labels` (samples,): the predicted class of each sample. `real_shares` (classes,): of each class in the data.
 
-    Raises ValueError without samples. As in Metz et al. 2017, section 3.3, a class counts as covered by one sample; its
-    divergence is that of the samples from the data, finite as every class of the data has some share.
+    Raises ValueError without samples. As in Metz et al. 2017, section 3.3, one sample covers a class, and the
+    divergence is that of the samples from the data, which is finite as every class of the data has some share.
     """
     if not len(labels):
-        raise ValueError("classes can be counted of one sample or more")
+        raise ValueError("counting classes needs at least one sample")
     counts = torch.bincount(labels, minlength=len(real_shares))
     shares = counts.double() / counts.sum()
     there = shares > 0

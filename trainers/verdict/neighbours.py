@@ -1,7 +1,7 @@
-"""What the nearest neighbours of samples tell: how real they are, how varied, and whether they were copied.
+"""Realism, diversity and copies of samples, measured by their nearest neighbours.
 
 Features are (samples, numbers). Distances are Euclidean, in float64, and computed block by block, so that 50,000
-samples of 2,048 numbers need less than 2 GB beside the features.
+samples of 2,048 numbers need less than 2 GB besides the features.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from torch import Tensor
 from trainers.contract.evaluation import nothing
 from trainers.verdict.distances import Beat
 
-BLOCK = 2048  # samples that are compared at once
+BLOCK = 2048  # samples compared at once
 BALL, WIDE_BALL = 3, 5  # neighbours inside: Kynkaanniemi et al. 2019, section 3.1; Naeem et al. 2020, section 3.3
-CLOSEST = 0.01  # of held-out images, nearer than which a sample counts as a copy
-CELLS, AXES = 3, 64  # of the space in which copies are looked for
-FEWEST = 20  # samples of each kind in a cell that is looked at
+CLOSEST = 0.01  # quantile of held-out images' distances, below which a sample counts as a copy
+CELLS, AXES = 3, 64  # of the space that is searched for copies
+FEWEST = 20  # samples of each kind, at least, in a cell that counts
 
 
 class Quality(NamedTuple):
-    precision: float  # share of generated samples that lie where real ones are
-    recall: float  # share of real samples that lie where generated ones are
-    density: float  # how many real balls a generated sample lies in, over how many are expected; above 1 at the modes
-    coverage: float  # share of real samples that have a generated one nearby
+    precision: float  # share of generated samples inside the balls of real ones
+    recall: float  # share of real samples inside the balls of generated ones
+    density: float  # number of real balls around a generated sample, over the expected number; above 1 at the modes
+    coverage: float  # share of real samples with a generated one nearby
 
 
 def quality(real: Tensor, generated: Tensor, beat: Beat = nothing) -> Quality:
     """Improved precision and recall (Kynkaanniemi et al. 2019, section 2), density and coverage (Naeem et al. 2020,
-    section 3). Raises ValueError where there are too few samples for their neighbours to be counted."""
+    section 3). Raises ValueError if there are too few samples to count their neighbours."""
     if min(len(real), len(generated)) <= WIDE_BALL:
         raise ValueError(f"precision, recall, density and coverage need more than {WIDE_BALL} samples of each")
     ball_real, wide_real = radii(real, BALL, WIDE_BALL, beat=beat)
@@ -60,7 +60,7 @@ def expected_coverage(real: int, generated: int, neighbours: int = WIDE_BALL) ->
 
 
 def nearest(points: Tensor, among: Tensor, beat: Beat = nothing) -> tuple[Tensor, Tensor]:
-    """Of each point the distance to the nearest among others, and its index; each (points,)."""
+    """The distance of each point to the nearest one in `among`, and its index; each (points,)."""
     distances = torch.full((len(points),), math.inf, dtype=torch.float64)
     indices = torch.zeros(len(points), dtype=torch.int64)
     for rows, columns, distance in _blocks(points, among, beat):
@@ -83,17 +83,17 @@ def radii(points: Tensor, *neighbours: int, beat: Beat = nothing) -> list[Tensor
 
 class Copies(NamedTuple):
     copy_rate: float  # share of samples nearer to a training image than 99 of 100 held-out images are
-    copy_test: float  # C_T: far below 0 where samples are nearer to training images than held-out ones are
+    copy_test: float  # C_T: far below 0 if samples are nearer to training images than held-out ones are
     closest: list[tuple[int, int]]  # (sample, training image), the closest pairs first
 
 
 class Originals:
-    """Training images that samples may have been copied from, and held-out ones that surely were not."""
+    """Training images that samples may be copies of, and held-out ones for comparison."""
 
     def __init__(self, train: Tensor, held_out: Tensor, beat: Beat = nothing) -> None:
         self.train = train
         self.limit = nearest(held_out, train, beat)[0].quantile(CLOSEST)
-        # C_T is looked for in the space of the training images' first axes, in cells found by k-means
+        # C_T is computed in the space of the training images' principal axes, in cells found by k-means
         wide = train.double()
         self.mean = wide.mean(0)
         apart = wide - self.mean
@@ -105,10 +105,10 @@ class Originals:
         self.tested = [nearest(tested[tests == cell], here, beat)[0] for cell, here in enumerate(self.known)]
 
     def copies(self, generated: Tensor, pairs: int = 16, beat: Beat = nothing) -> Copies:
-        """Whether samples were learned by heart: distances to the nearest training image, beside held-out images'.
+        """Whether samples are copies: their distances to the nearest training image, compared with held-out images'.
 
-        `copy_test` is C_T of Meehan et al. 2020, section 4: in each cell of the space the z-score of Mann and Whitney's
-        U between both kinds of distances, weighed by the held-out images there; nan where no cell has enough.
+        `copy_test` is C_T of Meehan et al. 2020, section 4: the z-score of the Mann-Whitney U between both kinds of
+        distances in each cell of the space, weighted by the held-out images there; nan if no cell has enough.
         """
         distances, whose = nearest(generated, self.train, beat)
         order = distances.argsort()[:pairs].tolist()
@@ -135,7 +135,7 @@ class Originals:
 
 
 def _centres(points: Tensor) -> Tensor:
-    """k-means from the points that are farthest from those before, so that nothing is random."""
+    """Deterministic k-means: it starts from the points that are farthest from those before."""
     centres = [points[(points - points.mean(0)).square().sum(1).argmax()]]
     while len(centres) < min(CELLS, len(points)):
         centres.append(points[torch.cdist(points, torch.stack(centres)).amin(1).argmax()])
@@ -152,7 +152,7 @@ def _centres(points: Tensor) -> Tensor:
 
 
 def _u_score(one: Tensor, other: Tensor) -> float:
-    """The z-score of Mann and Whitney's U: below 0 where numbers of `one` are mostly the smaller ones."""
+    """The z-score of the Mann-Whitney U: below 0 if numbers of `one` are mostly the smaller ones."""
     both = torch.cat([one, other])
     _, inverse, counts = torch.unique(both, return_inverse=True, return_counts=True)
     above = counts.cumsum(0).double()

@@ -1,4 +1,4 @@
-"""All numbers of a verdict, each beside what as many real images that nobody learned from reach."""
+"""All numbers of a verdict, each with that of as many held-out real images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trainers.verdict.neighbours import Originals, quality
 
 
 class Reference:
-    """Real samples that generated ones are compared with; what follows from them alone is computed once.
+    """Real samples to compare generated ones with; numbers that depend only on them are computed once.
 
-    Features are (samples, numbers), classes (samples,) what a judge takes the samples for. `count` generated samples
-    are compared, and as many held-out ones beside them, or fewer where there are fewer. Precision, recall, density and
-    coverage take as many training samples too, evenly spread over all. `within` is `kernel_within(train)`, if known.
+    Features are (samples, numbers), classes (samples,) the judge's predictions. `count` generated samples are compared,
+    and as many held-out ones, or fewer if there are fewer. Precision, recall, density and coverage use as many training
+    samples too, evenly spread over all. `within` is `kernel_within(train)`, if known.
     """
 
     def __init__(
@@ -41,19 +41,19 @@ class Reference:
         self.within = kernel_within(train, beat) if within is None else within
         self.shares = torch.bincount(train_classes, minlength=classes) if train_classes is not None else None
         self.real, self.more = self._numbers(held_out[: self.count], held_out_classes, beat)
-        # of held-out samples, one in a hundred is nearer than that to a training sample, by definition
+        # by definition, one in a hundred held-out samples is nearer than the limit to a training sample
         self.real |= {"copy_rate": 0.01, "copy_test": 0.0}
 
     def verdict(self, generated: Tensor, classes: Tensor | None = None, beat: Beat = nothing) -> dict[str, Any]:
-        """`numbers` by name, {"generated": ..., "real": ...}; `samples` and `dimensions` that they are of; `notes`; the
-        `closest` pairs (sample, training sample); and with classes their `histogram` and `entropy`."""
+        """`numbers` by name, {"generated": ..., "real": ...}; their `samples` and `dimensions`; `notes`; the `closest`
+        pairs (sample, training sample); and with classes their `histogram` and `entropy`."""
         numbers, more = self._numbers(generated[: self.count], classes, beat)
         found = self.originals.copies(generated[: self.count], beat=beat)
         numbers |= {"copy_rate": found.copy_rate, "copy_test": found.copy_test}
         order = [*(name for name in numbers if "class" not in name), *(name for name in numbers if "class" in name)]
         few = (
-            f"{self.count} samples have no Frechet distance in {generated.shape[1]} numbers, which takes more samples "
-            "than numbers; the kernel distance stands in its place"
+            f"{self.count} samples have no Frechet distance in {generated.shape[1]} numbers, which needs more samples "
+            "than numbers; see the kernel distance instead"
         )
         notes = [] if self.moments is not None else [few]
         told: dict[str, Any] = {
@@ -75,7 +75,7 @@ class Reference:
         return told
 
     def _numbers(self, samples: Tensor, classes: Tensor | None, beat: Beat) -> tuple[dict[str, float], dict[str, Any]]:
-        """Those of either side."""
+        """The numbers of generated or of real samples, and, with classes, their histogram and entropy."""
         numbers: dict[str, float] = {}
         if self.moments is not None:
             numbers["frechet_distance"] = frechet(moments(samples), self.moments)

@@ -1,5 +1,5 @@
-"""Who looks at images for a verdict: pixels, or a classifier. Images (rows, channels, size, size) in [-1, 1] become
-features (rows, numbers), and logits (rows, classes) where the judge knows classes."""
+"""The judges of images for a verdict: pixels, or a classifier. They map images (rows, channels, size, size) in [-1, 1]
+to features (rows, numbers), and to logits (rows, classes) if the judge knows classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trainers.storage import cache
 from trainers.storage.tensors import load_weights, read_weights
 
 BATCH, EPOCHS, MOST_STEPS = 100, 4, 600  # of its training
-SEED = 20171209  # of its first weights and of the order of its samples: it depends on the data alone
+SEED = 20171209  # of its initial weights and of the order of its samples: it depends on the data alone
 
 
 class Seen(NamedTuple):
@@ -44,10 +44,10 @@ class Pixels(nn.Module):
 
 
 class SmallClassifier(nn.Module):
-    """Convolutions that halve an image until it has 4x4 places, and two linear layers: features and logits.
+    """Convolutions that halve an image down to 4x4, and two linear layers: features and logits.
 
-    Of images that are stacked in the channels, it sees each by itself: `classes` are those of one of them, features
-    come one after another, and the logits of all combinations are sums, so that their softmax is a product.
+    Images stacked in the channels are processed one by one: `classes` are those of one image, features are
+    concatenated, and the logits of all combinations are sums, so that their softmax is a product.
     """
 
     def __init__(self, channels: int, size: int, classes: int, stacked: int = 1) -> None:
@@ -79,7 +79,7 @@ class SmallClassifier(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A classifier from elsewhere: what its last linear layer is given are the features, its outputs the logits."""
+    """An external classifier: the inputs of its last linear layer are the features, its outputs the logits."""
 
     def __init__(
         self,
@@ -115,12 +115,12 @@ class Classifier(nn.Module):
 
 
 class Inception(nn.Module):
-    """The network of the Inception score and the FID, as torch-fidelity has it from TensorFlow (Heusel et al. 2017).
+    """The network of the Inception score and the FID, in torch-fidelity's port from TensorFlow (Heusel et al. 2017).
 
-    With the published weights `distance` is `fid`. Raises TroupeError (exit code 3) where these cannot be had.
+    With the published weights `distance` is `fid`. Raises TroupeError (exit code 3) if the weights cannot be loaded.
     """
 
-    PUBLISHED = "6726825d"  # what the SHA-256 of their file begins with
+    PUBLISHED = "6726825d"  # start of the SHA-256 of their file
 
     def __init__(self, file: Path | None) -> None:
         super().__init__()
@@ -132,15 +132,15 @@ class Inception(nn.Module):
         weights = read_weights(file, ("network",))["network"] if file is not None else None
         try:
             if weights is None:
-                with contextlib.redirect_stdout(sys.stderr):  # torch prints there, and stdout is for results
+                with contextlib.redirect_stdout(sys.stderr):  # torch prints to stdout, which is for results
                     weights = theirs.load_state_dict_from_url(theirs.URL_INCEPTION_V3, weights_only=True)
-            read = io.BytesIO()  # theirs would execute what a file says: it is given what was read here
+            read = io.BytesIO()  # their loader would execute code in a file: it only gets what was read here
             torch.save(weights, read)
             read.seek(0)
             self.network = theirs.FeatureExtractorInceptionV3("inception", ["2048"], read)
         except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             reason = f"no weights of Inception ({str(error).splitlines()[0]})"
-            hint = "take other weights" if file else "fetch them where there is a network, and say inception:FILE"
+            hint = "use other weights" if file else "download them on another machine, and use inception:FILE"
             raise TroupeError(Problem("no-weights", "features", reason, hint, whose), SURROUNDINGS) from None
 
     def forward(self, images: Tensor) -> Seen:
@@ -150,7 +150,7 @@ class Inception(nn.Module):
 
 
 def of_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:
-    """The network of a classifier's run. Raises TroupeError (exit code 3) where it has none."""
+    """The network of a classifier's run. Raises TroupeError (exit code 3) if it has no checkpoint."""
     from trainers.families import registry
     from trainers.run_folders.run_folder import RunFolder
     from trainers.storage import checkpoint
@@ -159,7 +159,7 @@ def of_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:
     weights = checkpoint.newest_whole(folder / "checkpoints")
     kind = registry.config_class(learned["family"])
     if weights is None:
-        reason, hint = "has no checkpoint that is whole", "name another run"
+        reason, hint = "has no complete checkpoint", "use another run"
         raise TroupeError(Problem("no-checkpoint", "features", reason, hint, str(folder)), SURROUNDINGS)
     config = kind.of(learned["settings"], learned["family"])
     theirs = learned["facts"]
@@ -169,13 +169,13 @@ def of_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:
 
 
 def of_weights(model: str, file: Path, facts: Mapping[str, Any]) -> Classifier:
-    """A model of `classifier` by name, with weights of a file. Raises TroupeError where they do not fit it."""
+    """A model of `classifier` by name, with weights from a file. Raises TroupeError if they do not fit it."""
     from trainers.families import registry
 
     model = MODELS.get(model, model)
     weights = read_weights(file, ("network",))["network"]
     last = [tensor for name, tensor in weights.items() if name.endswith("weight") and tensor.dim() in (2, 4)][-1]
-    # He's are for 32 pixels, torchvision's for more
+    # He et al.'s models are for 32 pixels, torchvision's for more
     size = 32 if model in HE else 299 if model == "inception_v3" else 224
     theirs = {"channels": 3, "image_size": size, "classes": len(last), "class_names": (), "size": 1, "held_out": 1}
     config = registry.config_class("classifier").of({"model": model}, "classifier")
@@ -191,7 +191,7 @@ def _loaded(family: Any, config: Any, facts: Mapping[str, Any], weights: Path, k
 
 
 def trained(judge: nn.Module, data: Any, beat: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
-    """Weights of a classifier that is trained here, and its `accuracy` on the held-out part; cached by the data."""
+    """Train a classifier; returns its weights, and its `accuracy` on the held-out part; cached by the data."""
     path = cache.place(data, "judge", str(judge), BATCH, EPOCHS, MOST_STEPS, SEED)
     if path is not None and (known := cache.read(path, lambda line: None)) is not None:
         return known

@@ -1,4 +1,4 @@
-"""How samples are judged: by their features beside those of real images, held-out ones too."""
+"""Judges samples: compares their features with those of real images, training and held-out ones."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from trainers.verdict.drawing import draw_pairs, draw_verdict
 from trainers.verdict.verdict import Reference
 
 COMPARED = 50_000  # training images at most that samples are compared with
-KEPT = 1024  # samples whose images are kept until the evaluation is over, to be shown
+KEPT = 1024  # samples whose images are kept until the end of the evaluation, for figures
 
 
 class Judging(Family):
-    """A family whose samples are judged: it says what `generated` is, and gets its evaluations."""
+    """A family whose samples are judged: subclasses define `generated`, and get evaluations."""
 
     loaded = ""  # digest of a judge that was not trained for the run
-    distance_name = ""  # its name in a verdict, where it does not follow from the features
+    distance_name = ""  # its name in a verdict, if it does not follow from the features
     reference: Reference | None = None  # on rank 0
-    told: Mapping[str, Any] | None = None  # the newest verdict, there too
+    told: Mapping[str, Any] | None = None  # the newest verdict, on rank 0
 
     def generated(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
         """Samples (rows, channels, size, size) in [-1, 1] for a micro-batch of an evaluation."""
         raise NotImplementedError
 
-    # Who looks
+    # The judge
 
     @property
     def trains_judge(self) -> bool:
-        """Whether a small classifier is trained for the run: on labelled data, where nobody names another judge."""
+        """Whether a small classifier is trained for the run: on labelled data, unless another judge is given."""
         return bool(self.config.features == "auto" and self.facts["classes"] > 1)
 
     def frozen(self) -> dict[str, nn.Module]:
@@ -73,7 +73,7 @@ class Judging(Family):
 
     @property
     def features_name(self) -> str:
-        """What the features are of, in a word."""
+        """A short name of the features."""
         model, _, path = self.config.features.rpartition(":")
         if self.trains_judge:
             return f"{self.config.data.partition(':')[0]}_cnn"
@@ -91,7 +91,7 @@ class Judging(Family):
         return {"within": torch.tensor([kernel_within(seen["features"], beat)], dtype=torch.float64)}
 
     def seen(self, networks: Networks, images: Tensor) -> dict[str, Tensor]:
-        """Features of images in [-1, 1], and the class that each is taken for."""
+        """Features of images in [-1, 1], and their predicted classes."""
         with torch.autocast(images.device.type, enabled=False):
             features, logits = networks["judge"](images)
         classes = {"classes": logits.argmax(1)} if logits is not None else {}
@@ -107,7 +107,7 @@ class Judging(Family):
         return InOrder(self.config.held_out_places(self.facts), labels)
 
     def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:
-        # as they would be saved: real images have 256 values too
+        # rounded as in saved images: real images have 256 values too
         images = self.generated(networks, microbatch).float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         rows = self.seen(networks, signed(images, microbatch.dtype))
         shown = images if microbatch.indices[-1] < KEPT else images[:0]
@@ -160,6 +160,6 @@ class Judging(Family):
 
 
 def compared_batch(data: Data, places: Sequence[int]) -> dict[str, Tensor]:
-    """The training images at these places among those that are compared with, evenly spread over all."""
+    """The training images at these places among those to compare with, which are evenly spread over all."""
     count = min(data.size, COMPARED)
     return data.batch([place * data.size // count for place in places])

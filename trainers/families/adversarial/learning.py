@@ -1,4 +1,4 @@
-"""What the adversarial families share: networks, noise and classes, what is drawn, and how scores are asked for."""
+"""Shared code of the adversarial families: networks, noise and classes, the grid, and scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -17,20 +17,20 @@ from trainers.families.adversarial.judging import Judging
 from trainers.families.adversarial.networks import Critic, Generator
 from trainers.settings.config import Asked
 
-ROWS, COLUMNS = 16, 8  # of the grid of a conditional run, a row for each class
+ROWS, COLUMNS = 16, 8  # of the grid of a conditional run, one row per class
 Shown = tuple[Tensor, Tensor | None]  # images, and their classes in a conditional run
 
 
 class Adversarial(Judging):
-    """A generator, and a network that judges its images and is called `critic`."""
+    """A generator, and a network that judges its images, named `critic`."""
 
     ema_networks = ("generator",)
     critic: ClassVar[str] = "critic"
-    critic_norm: ClassVar[bool] = True  # whether images are judged beside others, by batch norms
+    critic_norm: ClassVar[bool] = True  # whether batch norms make scores depend on other images
 
     @property
     def classes(self) -> int:
-        """Classes that are learned each by itself, 0 for none."""
+        """Number of classes of a conditional run, 0 for none."""
         return int(self.facts["classes"]) if self.config.conditional else 0
 
     @property
@@ -45,13 +45,13 @@ class Adversarial(Judging):
             self.critic: Critic(self.width, channels, size, self.critic_norm, **more),
         }
 
-    # What a loss is made of
+    # Inputs of losses
 
     def real(self, microbatch: MicroBatch) -> Tensor:
         return signed(microbatch["images"], microbatch.dtype)
 
     def labels(self, microbatch: MicroBatch) -> Tensor | None:
-        """Of a conditional run: the generator makes images of the same classes as those that it is compared with."""
+        """Labels in a conditional run: the generator makes images of the classes of the real ones."""
         return microbatch["labels"] if self.classes else None
 
     def fakes(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
@@ -60,20 +60,20 @@ class Adversarial(Judging):
         return images
 
     def shown(self, microbatch: MicroBatch, fakes: Tensor) -> list[Shown]:
-        """What the critic is shown: real images, fakes, and real ones of a wrong class where these count too."""
+        """The inputs of the critic: real images, fakes, and, if enabled, real images with a wrong class."""
         real, labels = self.real(microbatch), self.labels(microbatch)
         wrong = [(real, self.mismatched(microbatch))] if self.config.mismatched_negatives else []
         return [(real, labels), (fakes, labels), *wrong]
 
     def scores(self, networks: Networks, microbatch: MicroBatch, *shown: Shown) -> list[Tensor]:
-        """Scores (rows,) of each of these; in one pass where no norm makes one image's depend on another."""
+        """Scores (rows,) of each of these; in one pass unless a norm makes them depend on other images."""
         if self.critic_norm:
             return [networks[self.critic](*part).to(microbatch.dtype) for part in shown]
         scores: Tensor = networks[self.critic](*joined(shown))
         return list(scores.to(microbatch.dtype).chunk(len(shown)))
 
     def mismatched(self, microbatch: MicroBatch) -> Tensor:
-        """For each image a class that is not its own."""
+        """A wrong class for each image."""
         labels = microbatch["labels"]
         away = torch.randint(1, self.classes, labels.shape, generator=microbatch.random, device=labels.device)
         return (labels + away) % self.classes
@@ -81,7 +81,7 @@ class Adversarial(Judging):
     def generated(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
         return self.fakes(networks, microbatch)
 
-    # How it goes
+    # Checks for signs of failure
 
     def watch(self, data: Data, inputs: Mapping[str, Tensor], drawn: Tensor) -> Watch | None:
         if self.config.on_collapse == "off":
@@ -100,7 +100,7 @@ class Adversarial(Judging):
         (scores,) = self.scores(networks, microbatch, (images, self.labels(microbatch)))
         return {"kinds": microbatch["kinds"], "scores": scores, "pixels": watching.small(images)}
 
-    # What is drawn
+    # The grid
 
     def grid(self) -> Asked:
         if not self.classes:
@@ -113,7 +113,7 @@ class Adversarial(Judging):
         wanted: str = asked.class_  # type: ignore[attr-defined]
         if not self.classes:
             if wanted != "each":
-                reason, hint = "the run knows no classes", "train one with conditional=true"
+                reason, hint = "the run is not conditional", "train one with conditional=true"
                 raise TroupeError(Problem("unknown-class", "class", reason, hint, wanted), WORDS)
             return inputs
         if wanted != "each":
@@ -122,7 +122,7 @@ class Adversarial(Judging):
         return {**inputs, "labels": torch.arange(asked.count) // columns % self.classes}
 
     def class_number(self, wanted: str) -> int:
-        """The number of a class that is asked for by name or number. Raises TroupeError (exit code 2)."""
+        """The number of a class given by name or number. Raises TroupeError (exit code 2) if there is no such class."""
         names = [str(name) for name in self.facts["class_names"]]
         if wanted in names:
             return names.index(wanted)
@@ -139,7 +139,7 @@ class Adversarial(Judging):
 class Wasserstein(Adversarial):
     """Some steps of the critic on fresh images, then one of the generator.
 
-    Where the critic's slopes are bounded, the scores of real images less those of fakes tell how far the two are apart
+    If the critic's slopes are bounded, the scores of real images minus those of fakes measure how far the two are apart
     (Arjovsky et al. 2017, section 3), up to a factor.
     """
 
@@ -152,10 +152,10 @@ class Wasserstein(Adversarial):
         raise NotImplementedError
 
     def constrain(self, networks: Mapping[str, nn.Module]) -> None:
-        """What follows each step of the critic."""
+        """Called after each step of the critic."""
 
     def distance(self, real: Tensor, fake: Tensor, wrong: Sequence[Tensor] = ()) -> Tensor:
-        """Scores of real images less those of what is not real."""
+        """Mean score of real images minus that of all others."""
         return real.mean() - torch.stack([part.mean() for part in (fake, *wrong)]).mean()
 
     def generate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
@@ -164,7 +164,7 @@ class Wasserstein(Adversarial):
 
 
 def joined(shown: Sequence[Shown]) -> Shown:
-    """Images one after another, and their classes."""
+    """Images and their classes, concatenated."""
     images, labels = zip(*shown, strict=True)
     known = [part for part in labels if part is not None]
     return torch.cat(images), torch.cat(known) if known else None

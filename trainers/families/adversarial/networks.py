@@ -1,7 +1,7 @@
-"""The networks of DCGAN (Radford et al. 2016, section 3), for any image size 4 * 2^k, and of others like it.
+"""The networks of DCGAN (Radford et al. 2016, section 3), for any image size 4 * 2^k, and of similar families.
 
-A generator is told a class as numbers beside the latent ones (Mirza and Osindero 2014, section 3.2). A critic's score
-of an image and a class is that of the image plus the product of its last features with a vector of the class: the
+A generator gets a class as additional inputs besides the latent ones (Mirza and Osindero 2014, section 3.2). A critic's
+score of an image and a class is that of the image plus the product of its last features with a vector of the class: the
 projection of Miyato and Koyama 2018, section 3, whose results are better than those of a class among the inputs.
 """
 
@@ -17,8 +17,8 @@ SLOPE = 0.2  # of the critics' activation below zero
 
 
 class Generator(nn.Module):
-    """Latent (rows, latent, 1, 1), and labels (rows,) where there are classes, to images (rows, channels, size, size)
-    in [-1, 1]."""
+    """Latent (rows, latent, 1, 1), and labels (rows,) if there are classes, to images (rows, channels, size, size) in
+    [-1, 1]."""
 
     def __init__(
         self,
@@ -68,9 +68,10 @@ class Project(nn.Module):
 
 
 class Critic(nn.Module):
-    """Images (rows, channels, size, size) in [-1, 1], and labels (rows,) where there are classes, to scores (rows,).
+    """Images (rows, channels, size, size) in [-1, 1], and labels (rows,) if there are classes, to scores (rows,).
 
-    The higher, the more real. DCGAN's discriminator, whose scores are logits, and the critic of Wasserstein GANs.
+    Higher scores are more real. Serves as DCGAN's discriminator, whose scores are logits, and as the critic of
+    Wasserstein GANs.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Critic(nn.Module):
 
         layers: list[nn.Module] = []
         for before, after in zip([channels, *widths], widths, strict=False):
-            first = not layers  # which has no norm
+            first = not layers  # without norm
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False), *active(after, norm and not first)]
             for _ in range(extra if first else 0):
                 layers += [nn.Conv2d(after, after, 3, padding=1, bias=False), *active(after, norm)]
@@ -102,7 +103,7 @@ class Critic(nn.Module):
         self.of_class = nn.Embedding(classes, widths[-1]).apply(initialise) if classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None, mixed: Tensor | None = None) -> Any:
-        """Scores (rows,) of the images. With `mixed`, also the slopes there; its labels are those of the first rows."""
+        """Scores (rows,) of the images. With `mixed`, also the slopes there, with the labels of the first rows."""
         scores = self.score(images, labels)
         return scores if mixed is None else (scores, self.slopes(mixed, labels_of(mixed, labels)))
 
@@ -114,11 +115,10 @@ class Critic(nn.Module):
         return scores
 
     def slopes(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """How the score of each image changes with its pixels, (rows, channels, size, size), of a critic without norms.
+        """The gradient of each image's score by its pixels, (rows, channels, size, size), for a critic without norms.
 
-        Between the bends of its activations such a critic is linear: its slopes are products of its filters, taken from
-        the last to the first, and their own gradients need no second pass through a first one. `slopes_by_autograd`
-        gives the same for any critic.
+        Such a critic is piecewise linear: its slopes are products of its filters, from the last to the first, and their
+        own gradients need no double backward. `slopes_by_autograd` returns the same for any critic.
         """
         if any(isinstance(layer, nn.BatchNorm2d) for layer in self.main):
             return slopes_by_autograd(self.score, images, labels)
@@ -144,19 +144,19 @@ class Critic(nn.Module):
 def slopes_by_autograd(
     score: Callable[[Tensor, Tensor | None], Tensor], images: Tensor, labels: Tensor | None = None
 ) -> Tensor:
-    """As `Critic.slopes`, of any critic, by a gradient that has a gradient."""
+    """As `Critic.slopes`, for any critic, by a differentiable gradient."""
     images = images.detach().requires_grad_(True)
     (slopes,) = torch.autograd.grad(score(images, labels).sum(), images, create_graph=True)
     return slopes
 
 
 def labels_of(images: Tensor, labels: Tensor | None) -> Tensor | None:
-    """The labels of as many rows as there are images."""
+    """The labels of the first rows, one per image."""
     return labels if labels is None else labels[: len(images)]
 
 
 def with_class(latent: Tensor, labels: Tensor | None, classes: int) -> Tensor:
-    """Latent numbers, and behind them a one at the place of the class, where there are classes."""
+    """Latent numbers, followed by the one-hot class if there are classes."""
     if labels is None:
         return latent
     flat = latent.flatten(1)

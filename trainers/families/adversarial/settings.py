@@ -21,41 +21,41 @@ from trainers.storage.checkpoint import WEIGHTS, all_in
 SIZES = (16, 32, 64, 128)
 OWN_FEATURES = ("auto", "pixels", "inception")
 MODELS = {"squeezenet": "squeezenet1_1"}  # of `classifier`, by shorter names
-FEWEST = 16  # held-out images that an evaluation takes
+FEWEST = 16  # held-out images that an evaluation needs
 SIDE = 16  # of images whose pixels are features
-FEATURES = 64  # of the classifier that is trained on the spot
-NO_JUDGE = "no-judge"  # the code of features that judge no images
+FEATURES = 64  # of the classifier that is trained for the run
+NO_JUDGE = "no-judge"  # the problem code of features that cannot judge images
 
 
 def _size(image_size: int | str) -> Problem | None:
     if image_size == "auto" or image_size in SIZES:
         return None
     reason = "the networks make images of 16, 32, 64 or 128 pixels"
-    return Problem(VALUE, "image_size", reason, "say one of these", image_size)
+    return Problem(VALUE, "image_size", reason, "use one of these", image_size)
 
 
 def _classes_known(mismatched_negatives: bool, conditional: bool) -> Problem | None:
     if conditional or not mismatched_negatives:
         return None
-    return Problem(BESIDE, "mismatched_negatives", "is of conditional runs", "say conditional=true", True)
+    return Problem(BESIDE, "mismatched_negatives", "needs a conditional run", "use conditional=true", True)
 
 
 def _found(path: str) -> Path:
-    """A path as it was typed, or the run of that name."""
+    """A path as given, or the run of that name."""
     run = Path("runs") / path
     return run if "/" not in path and not expanded(path).exists() and run.exists() else expanded(path)
 
 
 def _no_judge(run: Path) -> tuple[str, str]:
-    """Why a folder is not that of a classifier's run, which judges images, and what to name; nothing where it is."""
+    """Why a folder is not that of a classifier's run, which judges images, and what to use; ("", "") if it is."""
     if not (run / "settings.json").exists():
-        return "is no run", "say MODEL:FILE for weights, as resnet56:FILE"
+        return "is not a run", "use MODEL:FILE for weights, as resnet56:FILE"
     try:
         family = str(RunFolder(run).read_settings()["family"])
     except TroupeError as error:
         return sentence(error.problems[0]), ""
     if family not in registry.families() or not hasattr(registry.config_class(family), "channel_moments"):
-        return f"is a run of {family}, which tells no classes", "name a classifier's run"
+        return f"is a run of {family}, which predicts no classes", "use a classifier's run"
     return "" if all_in(run / "checkpoints") else "has no checkpoint yet", ""
 
 
@@ -64,7 +64,7 @@ class AskedImages(Asked):
 
 
 class AdversarialConfig(ImageConfig):
-    """What every family of a generator and a network that judges its images has."""
+    """The settings of every family of a generator and a network that judges its images."""
 
     checks: ClassVar[tuple[Check, ...]] = (
         *ImageConfig.checks,
@@ -149,7 +149,7 @@ class AdversarialConfig(ImageConfig):
     @field_validator("features")
     @classmethod
     def _found_features(cls, features: str) -> str:
-        """A path in it as it is from any folder; a bare name is that of a run."""
+        """Make a path in it absolute; a bare name is that of a run."""
         model, colon, path = features.rpartition(":")
         return features if features in OWN_FEATURES else f"{model}{colon}{_found(path).resolve()}"
 
@@ -166,27 +166,27 @@ class AdversarialConfig(ImageConfig):
         if features in OWN_FEATURES:
             return problems
         if not _found(path).exists():
-            no_judge("is none of auto, pixels and inception, nor a run or a file that is there")
+            no_judge("is none of auto, pixels and inception, nor an existing run or file")
         elif model not in ("", "inception"):
             model = MODELS.get(model, model)
             for one in registry.config_class("classifier").from_words({"model": model}, "classifier")[1]:
                 no_judge(one.reason, one.hint, one.code)
             if _found(path).is_dir() and not any((_found(path) / name).exists() for name in WEIGHTS):
-                no_judge("is a folder without weights", "name a file of them")
+                no_judge("is a folder without weights", "use a file of weights")
         elif not model and any(why := _no_judge(_found(path))):
             no_judge(*why)
         return problems
 
     def held_out_places(self, facts: Mapping[str, Any]) -> int:
-        """An evaluation goes through the samples that it makes; through none where there is little to compare with."""
+        """The number of samples that an evaluation generates; none if there are too few images to compare with."""
         if facts["held_out"] < FEWEST:
             return 0
         return min(1000, int(facts["held_out"])) if self.judged == "auto" else int(self.judged)
 
     def metrics_of(self, facts: Mapping[str, Any]) -> Mapping[str, Literal["max", "min"]]:
-        """Without the Frechet distance where features have more numbers than there are samples to know them by."""
+        """Without the Frechet distance if there are no more samples than features have numbers."""
         stacked = facts.get("stacked", 1)
-        numbers = {"inception": 2048, "auto": FEATURES * stacked}.get(self.features, 0)  # 0: who knows
+        numbers = {"inception": 2048, "auto": FEATURES * stacked}.get(self.features, 0)  # 0: unknown
         if self.features == "pixels" or (self.features == "auto" and facts["classes"] < 2):
             numbers = facts["channels"] * min(SIDE, facts["image_size"]) ** 2
         known = super().metrics_of(facts)
@@ -195,12 +195,12 @@ class AdversarialConfig(ImageConfig):
 
     def nothing_held_out(self, facts: Mapping[str, Any]) -> str:
         there = facts["held_out"]
-        return f"the data holds {there or 'nothing'} out to evaluate on, and a verdict takes {FEWEST} images at least"
+        return f"the data has {there or 'none'} of the {FEWEST} held-out images that a verdict needs"
 
     def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
         problems = super().misfit(facts)
         if self.conditional and facts["classes"] < 2:
             known = f"one class ({facts['class_names'][0]})" if facts["classes"] else "no labels"
-            hint = "leave it out, or take data with classes"
+            hint = "leave it out, or use data with classes"
             problems.append(Problem(MISFIT, "conditional", f"data={self.data} has {known}", hint, True))
         return problems

@@ -1,5 +1,5 @@
-"""Signs, while a GAN is trained, that it goes wrong: its samples are alike, its critic knows the training images by
-heart, its losses run away."""
+"""Signs of failure of a GAN in training: its samples collapse, its critic memorizes the training images, its losses
+diverge."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch.nn.functional import adaptive_avg_pool2d
 from trainers.contract.evaluation import Rows
 from trainers.contract.family import Data
 
-MOST = 128  # real images of each part that are looked at
+MOST = 128  # real images of each split to check
 SIDE = 16  # of the images whose pixels are compared
-STEEP = 5.0  # times as far apart as the images, scores run away
-ALIKE = 0.001  # of the diversity of real images: all samples are one; of narrow untrained generators it is a hundredth
-FALLEN, GROWN = 0.4, 0.3  # of the highest diversity so far, where that is more than this of real images
-BY_HEART = 0.25  # more pairs are right with training images than with held-out ones
+STEEP = 5.0  # scores this many times as far apart as the images diverge
+ALIKE = 0.001  # share of real images' diversity below which all samples are the same; narrow untrained generators: 0.01
+FALLEN, GROWN = 0.4, 0.3  # share of the highest diversity so far, if that is more than this share of real images'
+BY_HEART = 0.25  # memorized: this share of pairs more is right with training images than with held-out ones
 KINDS = TRAIN, HELD_OUT, GENERATED = range(3)
 
 
 def images_of(data: Data, drawn: Tensor, labels: Tensor | None, config: Any) -> dict[str, Tensor]:
-    """All that is looked at: `images` (rows, channels, height, width), what `kinds` they are of, and their `labels`.
+    """The images to check: `images` (rows, channels, height, width), their `kinds`, and their `labels`.
 
-    Of each kind two batches, at most 128, spread evenly over all. As batch norms see what is beside an image,
-    each part comes in whole micro-batches, each of which is spread over the part too.
+    Two batches of each kind, at most 128 images, spread evenly over all. As batch norms depend on the other images of a
+    micro-batch, each part comes in complete micro-batches, each of which is spread over the part too.
     """
     most = min(MOST, 2 * config.batch_size)
     parts = []
@@ -46,33 +46,33 @@ def images_of(data: Data, drawn: Tensor, labels: Tensor | None, config: Any) -> 
 
 
 def dealt(count: int, size: int) -> list[int]:
-    """Places of `count` samples in groups of `size`, each of which is spread over all; those left over are left out."""
+    """Places of `count` samples in groups of `size`, each of which is spread over all; the remainder is left out."""
     groups = count // size
     return [place * groups + group for group in range(groups) for place in range(size)]
 
 
 def small(images: Tensor) -> Tensor:
-    """The pixels of images in [-1, 1] at 16x16, (rows, numbers), about as far apart as the images themselves."""
+    """The pixels of images in [-1, 1] at 16x16, (rows, numbers), scaled to about the distances of the images."""
     side, size = min(SIDE, images.shape[-1]), images.shape[-1]
     return adaptive_avg_pool2d(images.float(), side).flatten(1) * (size / side)
 
 
 def numbers_of(rows: Rows, before: Mapping[str, float]) -> dict[str, float]:
-    """What follows from the scores and the small pixels of all that was looked at, and from the numbers `before`.
+    """The results of a check, from scores and small pixels of the images, and from the results `before`.
 
     `watch_right` is the share of pairs in which a training image has a higher score than a generated one;
-    `watch_right_held_out` is that of held-out images, which falls behind where training images are known by heart.
-    `watch_diversity` is how far generated images are from the most alike ones among them, over the same of real images;
+    `watch_right_held_out` is that of held-out images, which falls behind if training images are memorized.
+    `watch_diversity` is the mean distance of generated images to their nearest others, over that of real images;
     `watch_diversity_most` is the highest so far. `watch_steepness` is how far the scores of real and generated images
     are apart, over how far the images are: near 1 at most where the critic's slopes are bounded by 1 (Gulrajani et al.
-    2017, section 3). `watch_doubts` is how many looks in a row gave cause for concern.
+    2017, section 3). `watch_doubts` is the number of checks in a row that found a sign of failure.
     """
     real, held_out, generated = ((rows["kinds"] == kind) for kind in KINDS)
     scores, pixels = rows["scores"].double(), rows["pixels"].double()
     some = min(int(real.sum()), int(generated.sum()))  # distances to neighbours depend on how many there are
     unlike = torch.cdist(pixels[real], pixels[generated]).square().mean().sqrt()
     alike = apart(pixels[real][:some])
-    diversity = apart(pixels[generated][:some]) / alike if alike else 1.0  # nothing to compare with
+    diversity = apart(pixels[generated][:some]) / alike if alike else 1.0  # no diversity to compare with
     found = {
         "watch_right": above(scores[real], scores[generated]),
         **({"watch_right_held_out": above(scores[held_out], scores[generated])} if held_out.any() else {}),
@@ -85,24 +85,24 @@ def numbers_of(rows: Rows, before: Mapping[str, float]) -> dict[str, float]:
 
 
 def doubt(found: Mapping[str, float]) -> str | None:
-    """What one look gives cause to think, in a line; a second one in a row makes it a worry."""
+    """The sign of failure that one check found, in one line, or None; a second one in a row makes it a worry."""
     diversity, most, steepness = (found[f"watch_{name}"] for name in ("diversity", "diversity_most", "steepness"))
     right, held_out = found["watch_right"], found.get("watch_right_held_out", found["watch_right"])
-    if not steepness <= STEEP:  # nor where it is no number
+    if not steepness <= STEEP:  # also true for nan
         return (
-            f"the losses run away: scores of real and generated images are {steepness:.3g} times as far apart as the "
-            "images (1 is much); lower the learning rate, or bind the critic (clip, penalty)"
+            f"the losses diverge: scores of real and generated images are {steepness:.3g} times as far apart as the "
+            "images (1 is much); lower the learning rate, or bound the critic (clip, penalty)"
         )
     if diversity < ALIKE or (diversity < FALLEN * most and most > GROWN):
-        before = f", {most:.0%} at its best" if diversity < FALLEN * most else ""
+        before = f", {most:.0%} at best" if diversity < FALLEN * most else ""
         return (
-            f"the samples become alike: they differ {diversity:.0%} as much as real images do{before}; lower the "
-            "learning rate, or begin with another seed"
+            f"the samples collapse: they differ {diversity:.0%} as much as real images do{before}; lower the "
+            "learning rate, or restart with another seed"
         )
     if right - held_out > BY_HEART:
         return (
-            f"the training images are known by heart: they get higher scores than generated ones in {right:.0%} of all "
-            f"pairs, held-out images in {held_out:.0%}; take more images, or stop here"
+            f"the training images are memorized: they get higher scores than generated ones in {right:.0%} of all "
+            f"pairs, held-out images in {held_out:.0%}; use more images, or stop here"
         )
     return None
 
@@ -112,13 +112,13 @@ def worry(found: Mapping[str, float]) -> str | None:
 
 
 def above(ones: Tensor, others: Tensor) -> float:
-    """The share of pairs in which one is higher than the other; equal ones count half."""
+    """The share of pairs in which the first is higher; ties count half."""
     gap = ones[:, None] - others
     return float(((gap > 0).double() + (gap == 0).double() / 2).mean())
 
 
 def apart(points: Tensor) -> float:
-    """The mean distance of each point to the nearest other one; of fewer than two, 0."""
+    """The mean distance of each point to the nearest other one; 0 for fewer than two points."""
     if len(points) < 2:
         return 0.0
     distances = torch.cdist(points, points).fill_diagonal_(math.inf)

@@ -1,6 +1,6 @@
-"""Settings of a recipe for 94 % on CIFAR-10 in the least time.
+"""Settings of a training recipe for 94 % on CIFAR-10 in the least time.
 
-After Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024 (arXiv 2404.00498); figures from its section 3 and
+After Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024 (arXiv 2404.00498); values from its section 3 and
 the settings published with it.
 """
 
@@ -23,11 +23,11 @@ def _three(widths: tuple[int, ...]) -> Problem | None:
 def _sgd(optimizer: str) -> Problem | None:
     if optimizer == "sgd":
         return None
-    return Problem(VALUE, "optimizer", "cifar_speed learns by sgd only", "leave it out", optimizer)
+    return Problem(VALUE, "optimizer", "cifar_speed supports only sgd", "leave it out", optimizer)
 
 
 class Config(ClassificationConfig):
-    summary: ClassVar[str] = "a small fast net and every trick that pays: CIFAR-10 to 94 % in the least time"
+    summary: ClassVar[str] = "a small fast net with many training tricks: CIFAR-10 to 94 % in the least time"
     checks: ClassVar[tuple[Check, ...]] = (
         *ClassificationConfig.checks,
         Check(("widths",), _three),
@@ -40,7 +40,7 @@ class Config(ClassificationConfig):
         "precision": "bfloat16",
         "learning_rate": 1.5,
         "momentum": 0.85,
-        "weight_decay": 1.33e-3,  # those published, for a mean instead of a sum
+        "weight_decay": 1.33e-3,  # the published values, for a mean instead of a sum
         "schedule": "one_cycle",
         "cycle_ratio": 5.0,
         "cycle_peak": 0.23,
@@ -98,12 +98,12 @@ class Config(ClassificationConfig):
         size = facts["image_size"]
         if 25 <= size <= 48:  # one pixel is left after the pools
             return super().misfit(facts)
-        reason = "cifar_speed takes 25 to 48 pixels"
-        return [*super().misfit(facts), Problem(MISFIT, "image_size", reason, "say image_size=32", size)]
+        reason = "cifar_speed needs 25 to 48 pixels"
+        return [*super().misfit(facts), Problem(MISFIT, "image_size", reason, "use image_size=32", size)]
 
     @property
     def spans_the_run(self) -> bool:
-        return super().spans_the_run or self.lookahead > 0  # how strong the pull is, and that it ends the run
+        return super().spans_the_run or self.lookahead > 0  # its strength depends on the length of the run
 
     @property
     def evaluation_passes(self) -> int:

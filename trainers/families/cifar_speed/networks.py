@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class FastNet(nn.Module):
-    """Images (rows, channels, 32, 32) to logits; the first layer whitens patches of 2x2 and is not learned."""
+    """Images (rows, channels, 32, 32) to logits; the first layer whitens patches of 2x2 and is not trained."""
 
     def __init__(self, widths: tuple[int, ...], channels: int, classes: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Group(nn.Module):
 
 
 def filters(before: int, after: int) -> nn.Conv2d:
-    """Filters of 3x3, the first of which pass their input on (Jordan 2024, section 3.3)."""
+    """Filters of 3x3, the first of which are identities (Jordan 2024, section 3.3)."""
     layer = nn.Conv2d(before, after, 3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(layer.weight[:before])
@@ -60,12 +60,12 @@ def norm(channels: int) -> nn.BatchNorm2d:
 def whitening(pixels: Tensor, mean: Tensor, deviation: Tensor, epsilon: float = 5e-4) -> Tensor:
     """Filters (2 * channels * 4, channels, 2, 2) that decorrelate patches of 2x2, and their negatives.
 
-    `pixels` (rows, channels, height, width), uint8, which the network sees less `mean` and over `deviation`
-    (channels,), both in pixels. Eigenvectors of the patches' covariance over the root of their eigenvalues (Jordan
-    2024, section 3.2).
+    `pixels` (rows, channels, height, width), uint8, which the network sees minus `mean` and divided by `deviation`
+    (channels,), both in units of pixel values. Eigenvectors of the patches' covariance over the root of their
+    eigenvalues (Jordan 2024, section 3.2).
 
-    The same on every kind of processor: sums of whole numbers are exact in any order, an eigenvector's largest number
-    is made positive, and what is left, the last digits of an eigendecomposition, falls to rounding to float32.
+    The same on every kind of processor: sums of integers are exact in any order, an eigenvector's largest number is
+    made positive, and rounding to float32 removes differences in the last digits of the eigendecomposition.
     """
     channels = pixels.shape[1]
     patches = pixels.double().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * 4)

@@ -1,4 +1,4 @@
-"""How the fast recipe learns: as every classifier, with whitened patches, its own groups, and a pull to the average."""
+"""Training of cifar_speed: as every classifier, with whitened patches, its own groups, and a pull to the average."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from trainers.contract.family import Data, Optimizers
 from trainers.families.cifar_speed.networks import FastNet, whitening
 from trainers.families.classification.learning import Classification
 
-SAMPLES = 5000  # images that the whitening is computed from
+SAMPLES = 5000  # images from which the whitening is computed
 PULL = 0.95  # decay of the running average in one step, at the end of the run
 
 
@@ -54,9 +54,9 @@ class CifarSpeed(Classification):
 
 
 class Lookahead(torch.optim.SGD):
-    """SGD whose weights are set to their running average now and then (Zhang 2019; Jordan 2024, section 3.4).
+    """SGD that sets the weights to their running average at some steps (Zhang 2019; Jordan 2024, section 3.4).
 
-    `kept` of a group is the part of the average that survives at this step; below 0: not at this step.
+    `kept` of a group is the part of the average that is kept at this step; below 0: no pull at this step.
     """
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]

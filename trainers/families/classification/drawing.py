@@ -1,4 +1,4 @@
-"""What classifiers show of an evaluation: how often each class was taken for which, and the most confident mistakes."""
+"""Figures of a classifier's evaluation: the confusion matrix, and the most confident mistakes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 from trainers.drawing import fonts
 from trainers.drawing.plots import FAINT, INK, figure_of, image_of
 
-NUMBERED = 20  # classes at most that have a number in each cell
-NAMED = 99  # classes at most that have their names at the axes
+NUMBERED = 20  # most classes with a number in each cell
+NAMED = 99  # most classes with their names at the axes
 
-SIDE = 96  # pixels of a mistaken image
+SIDE = 96  # pixels of an image
 COLUMN = 148  # pixels from one mistake to the next
 LINE = 15  # pixels from one line of a caption to the next
 MARGIN = 12
@@ -23,7 +23,7 @@ PER_ROW = 6
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Image.Image:
-    """How often each true class (row) was taken for each class (column): `counts` is (classes, classes)."""
+    """How often each true class (row) was predicted as each class (column): `counts` is (classes, classes)."""
     from matplotlib.colors import PowerNorm
     from matplotlib.font_manager import FontProperties
     from matplotlib.ticker import PercentFormatter
@@ -33,7 +33,7 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Image.Image:
     shares = counts / np.where(of_class > 0, of_class, 1)
     figure = figure_of(800, 720) if classes <= NUMBERED else figure_of(1000, 900)
     axes = figure.subplots()
-    # a root scale, so that a few mistakes are seen beside many right answers
+    # a root scale, so that a few mistakes are visible beside many correct predictions
     picture = axes.imshow(shares, "Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     bar = figure.colorbar(
         picture, ax=axes, shrink=0.8, format=PercentFormatter(1, symbol=" %"), ticks=[0, 0.05, 0.2, 0.5, 1]
@@ -95,7 +95,7 @@ def draw_mistakes(images: np.ndarray, captions: Sequence[str]) -> Image.Image | 
 
 
 def _at_side(image: Image.Image) -> Image.Image:
-    """Magnified by a whole number to SIDE pixels at most, so that every pixel is seen; made smaller where larger."""
+    """Enlarged by a whole number to at most SIDE pixels, so that every pixel is visible; larger images are reduced."""
     longest = max(image.size)
     if longest > SIDE:
         width, height = (max(1, round(side * SIDE / longest)) for side in image.size)
@@ -110,7 +110,7 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _lines(caption: str) -> tuple[ImageFont.FreeTypeFont, list[str]]:
-    """A caption in one line or two that are no wider than a column, and the font that has all of it."""
+    """A caption in one or two lines no wider than a column, and the font that has all of its characters."""
     path, text = fonts.drawable(_plain(caption)[:200].replace(" %", "\u00a0%"))
     font = _font(path, 11)
     first, *words = text.split(" ")
@@ -128,7 +128,7 @@ def _plain(text: str) -> str:
 
 
 def _cut(text: str, most: float, length: Callable[[str], float]) -> str:
-    """The text, or its start and an ellipsis where it is too long."""
+    """The text, or its start and an ellipsis if it is too long."""
     if length(text) <= most:
         return text
     while text and length(f"{text}…") > most:

@@ -16,7 +16,8 @@ AUXILIARY = 0.3  # weight of each auxiliary output's loss (Szegedy 2015, section
 
 
 class Classification(Family):
-    """A family of one network named `network`: images in, logits out, perhaps with auxiliary ones in training."""
+    """A family of one network named `network`: images in, logits out, in training also auxiliary logits if it has
+    them."""
 
     ema_networks = ("network",)
 
@@ -48,7 +49,7 @@ class Classification(Family):
         return cross_entropy(logits.to(dtype), labels, label_smoothing=self.config.label_smoothing)
 
     def augmented(self, microbatch: MicroBatch) -> Tensor:
-        """uint8 images of a micro-batch, moved, mirrored and cut out as the settings say."""
+        """uint8 images of a micro-batch, shifted, flipped and cut out according to the settings."""
         config, images = self.config, microbatch["images"]
         flipped = None
         if config.flip == "random":
@@ -75,7 +76,7 @@ class Classification(Family):
         return images.to(dtype, memory_format=layout).sub_(mean * 255).div_(deviation * 255)
 
     def logits(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
-        """Logits of a micro-batch's images, (rows, classes), as `Config.expects` tells: the mean over all views."""
+        """Logits of a micro-batch's images, (rows, classes), as in `Config.expects`: the mean over all views."""
         images, views = self.normalised(microbatch["images"], microbatch.dtype), self.config.views()
         height, width = images.shape[2:]
         border = max(abs(pixels) for view in views for pixels in view["moved"])
@@ -121,7 +122,7 @@ class Classification(Family):
 
 
 def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameters in two groups: filters and matrices, which decay, and biases, norms and scales, which do not."""
+    """Parameters in two groups: filters and matrices with weight decay, biases, norms and scales without."""
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:

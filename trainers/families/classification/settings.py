@@ -1,4 +1,4 @@
-"""Settings that the families of image classifiers share."""
+"""Shared settings of the families of image classifiers."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -20,11 +20,11 @@ MEANS = {  # mean and standard deviation of each channel, in [0, 1]
     "none": ((0.0,), (1.0,)),
 }
 
-ADAMW_RATE = 0.002  # where nobody says another: that of sgd would be some hundred times too high
-STEPS = (  # from an image to probabilities, for who reads the config of an export
+ADAMW_RATE = 0.002  # default with adamw: that of sgd would be about a hundred times too high
+STEPS = (  # from an image to probabilities, for readers of an exported config
     "float32, (rows, channels, height, width)",
     "(x - 255 * mean) / (255 * deviation), of each channel",
-    "for each of the views: mirrored left to right or not, moved down and right by so many pixels with the border "
+    "for each of the views: mirrored left to right or not, moved down and right by the given pixels with the border "
     "filled by reflection; the network in eval mode; the mean of its outputs by the views' weights",
     "softmax: the probability of each of the classes, in their order",
 )
@@ -41,7 +41,7 @@ def _padding_fits(crop_padding: int, image_size: int | str) -> Problem | None:
 
 
 class ClassificationConfig(ImageConfig):
-    """What every family that learns classes of images has."""
+    """The settings of every family that classifies images."""
 
     metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {"accuracy": "max", "loss": "min"}
     momentum_setting: ClassVar[str] = "momentum"
@@ -118,7 +118,7 @@ class ClassificationConfig(ImageConfig):
         problem = super().wrong_target(target, family)
         if problem is None and metric == "eval_accuracy" and float(number) > 1:
             share = float(number) / 100 if float(number) <= 100 else 0.94
-            hint = f"say target=eval_accuracy:{share:g}"
+            hint = f"use target=eval_accuracy:{share:g}"
             return Problem(VALUE, "target", "an accuracy is at most 1", hint, target)
         return problem
 
@@ -129,7 +129,7 @@ class ClassificationConfig(ImageConfig):
         return MEANS[name if fits else "half"]
 
     def usual_moments(self) -> str:
-        """The normalisation that `auto` stands for, where the channels fit."""
+        """The normalisation that `auto` stands for, if the channels fit."""
         return "cifar10" if self.data == "cifar10" else "half"
 
     def expects(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -149,12 +149,12 @@ class ClassificationConfig(ImageConfig):
         }
 
     def views(self) -> list[dict[str, Any]]:
-        """What evaluations look at of an image: mirrored or not, moved down and right by so many pixels (the border is
-        filled by reflection), and its weight in the mean of the logits."""
+        """The views of an image in evaluations: mirrored or not, moved down and right by this many pixels (the border
+        is filled by reflection), and the weight in the mean of the logits."""
         return [view(1.0)]
 
     def class_count(self, facts: Mapping[str, Any]) -> int:
-        """Classes that the network tells apart."""
+        """The number of classes of the network's output."""
         return int(facts["classes"]) if self.classes == "auto" else self.classes
 
     def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
@@ -168,36 +168,36 @@ class ClassificationConfig(ImageConfig):
         if there >= 2 and names and self.folders != "classes" and all(part_kinds(names).values()):
             of_data(
                 "parts-as-classes",
-                f"its folders {' and '.join(names)} are parts, and no classes",
-                "name the one to learn from train, and the other test or val",
+                f"its folders {' and '.join(names)} are splits, not classes",
+                "rename the training split to train, and the other to test or val",
             )
         for name, why in facts.get("lost_classes", {}).items():
             of_data(
                 "empty-class",
-                f"class {name} has no image to learn from ({why})",
-                "put some into its folder, or remove it",
+                f"class {name} has no training image ({why})",
+                "add images to its folder, or remove it",
             )
         links = facts.get("links", ())
         for link in links:
             reason = f"its folder {link.partition(' ->')[0]} is a link ({link}): both have the same images"
-            of_data("linked-folders", reason, "put images of its own there, or remove the link")
+            of_data("linked-folders", reason, "put other images there, or remove the link")
         if there < 2 and (strays := facts.get("strays")):
-            lie = "image lies" if len(strays) == 1 else "images lie"
+            lie = "image" if len(strays) == 1 else "images"
             of_data(
                 "stray-images",
-                f"{lie} beside its class folders: {', '.join(strays)}",
-                "move into them what belongs there, and the rest away",
+                f"{lie} next to its class folders: {', '.join(strays)}",
+                "move them into their class folders, or away",
             )
         elif there < 2 and not facts.get("lost_classes") and not links:
             elsewhere = where_labels_are(self.data) if self.data.startswith("imagefolder:") else ""
-            of_data("no-labels", "has no labels to learn", elsewhere or "put images into a folder for each class")
+            of_data("no-labels", "has no labels", elsewhere or "put images into one folder per class")
         elif there >= 2 and self.classes != "auto" and self.classes != there:
             reason = f"data={self.data} has {there}"
             problems.append(Problem(MISFIT, "classes", reason, "leave classes out", self.classes))
         wanted = len(self.channel_moments(channels)[0])
         if wanted not in (1, channels):
             reason = f"is for {wanted} channels, data={self.data} has {channels}"
-            problems.append(Problem(MISFIT, "normalisation", reason, "say normalisation=half", self.normalisation))
+            problems.append(Problem(MISFIT, "normalisation", reason, "use normalisation=half", self.normalisation))
         if self.crop_padding >= size:
             reason = f"must be less than the images' {size} pixels"
             problems.append(Problem(MISFIT, "crop_padding", reason, value=self.crop_padding))

@@ -1,4 +1,4 @@
-"""Settings of small classifiers: a first course's, He et al.'s for CIFAR, and every one of torchvision by name."""
+"""Settings of small classifiers: textbook models, He et al.'s for CIFAR, and every one of torchvision by name."""
 
 import re
 from collections.abc import Mapping
@@ -28,16 +28,16 @@ OWN = (
     "resnet110",
 )
 HE = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
-MODELS: Mapping[str, Mapping[str, Any]] = {  # where the family's defaults do not suit (benchmarks/defaults.py)
-    "mlp": {"learning_rate": 0.005},  # three matrices and nothing between them: steep where all are large
+MODELS: Mapping[str, Mapping[str, Any]] = {  # models that the family's defaults do not suit (benchmarks/defaults.py)
+    "mlp": {"learning_rate": 0.005},  # three matrices without activations: steep if all are large
     "lstm_rows": {"optimizer": "adamw"},
 }
-ANY = ("mlp", "mlp_relu", "lstm_rows", "residual", *HE)  # size of images, and number in a micro-batch
+ANY = ("mlp", "mlp_relu", "lstm_rows", "residual", *HE)  # fit any image size and micro-batch size
 
 
 @cache
 def torchvision_models() -> tuple[str, ...]:
-    """Names of torchvision's classification models, read from its source: importing it would take seconds."""
+    """Names of torchvision's classification models, read from its source: importing it takes seconds."""
     found = find_spec("torchvision")
     if found is None or found.origin is None:
         return ()
@@ -107,7 +107,7 @@ class Config(ClassificationConfig):
     def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
         own = MODELS.get(said.get("model", ""), {})
         if said.get("optimizer", own.get("optimizer", "sgd")) != own.get("optimizer", "sgd"):
-            own = {}  # they are for another optimizer
+            own = {}  # for another optimizer
         return {**super().following({**own, **said}), **own}
 
     @classmethod
@@ -115,7 +115,7 @@ class Config(ClassificationConfig):
         return f"model={word}" if word in OWN or word in torchvision_models() else None
 
     def usual_moments(self) -> str:
-        published = self.model in HE or self.model not in OWN  # weights that want this one
+        published = self.model in HE or self.model not in OWN  # published weights need this one
         return "imagenet" if published else super().usual_moments()
 
     def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:

@@ -1,6 +1,6 @@
 """Classifiers from perceptrons to He et al.'s residual networks, and those of torchvision, all built by name.
 
-"The book" is Liao Xingyu's on PyTorch (2017). Where nothing else is said, parameters begin as PyTorch draws them.
+"The book" is Liao Xingyu's on PyTorch (2017). Parameters have PyTorch's initial values unless noted.
 """
 
 import functools
@@ -48,12 +48,12 @@ def build(model: str, channels: int, size: int, classes: int) -> nn.Module:
 
 
 def misfit(model: str, channels: int, size: int, classes: int, rows: int = 2) -> Problem | None:
-    """What is wrong with `rows` such images for that model, or None; computes shapes only."""
+    """What is wrong with `rows` such images for that model, or None; only computes shapes."""
     if fits(model, channels, size, classes, rows):
         return None
     if rows == 1 and fits(model, channels, size, classes):
-        reason = f"a norm of model={model} needs two images or more"
-        return Problem(MISFIT, "microbatch_size", reason, "say microbatch_size=2", 1)
+        reason = f"a norm of model={model} needs at least two images"
+        return Problem(MISFIT, "microbatch_size", reason, "use microbatch_size=2", 1)
 
     def first(sizes: Sequence[int]) -> list[str]:
         return next(([f"image_size={usual}"] for usual in sizes if fits(model, channels, usual, classes)), [])
@@ -62,13 +62,13 @@ def misfit(model: str, channels: int, size: int, classes: int, rows: int = 2) ->
         *first([usual for usual in reversed(USUAL_SIZES) if usual < size]),
         *first([usual for usual in USUAL_SIZES if usual > size]),
     ]
-    hint = f"say {' or '.join(near)}" if near else ""
+    hint = f"use {' or '.join(near)}" if near else ""
     return Problem(MISFIT, "model", f"does not fit images of {size}x{size}", hint, model)
 
 
 @functools.cache
 def fits(model: str, channels: int, size: int, classes: int, rows: int = 2) -> bool:
-    """Whether images go through the model, and in training mode: the heads used only there need more pixels."""
+    """Whether the model accepts such images in training mode: heads used only there need more pixels."""
     try:
         with torch.device("meta"), torch.no_grad():
             build(model, channels, size, classes).train()(torch.empty(rows, channels, size, size))
@@ -103,7 +103,7 @@ def cnn(channels: int, size: int, classes: int) -> nn.Module:
 
 
 def simple_cnn(channels: int, size: int, classes: int) -> nn.Module:
-    """Three padded convolutions, each with a maximum over 2x2, and three linear layers (the book, section 4.3.2)."""
+    """Three padded convolutions, each with 2x2 max pooling, and three linear layers (the book, section 4.3.2)."""
 
     def conv(before: int, after: int) -> tuple[nn.Module, ...]:
         return nn.Conv2d(before, after, 3, padding=1), nn.ReLU(True), nn.MaxPool2d(2)
@@ -117,7 +117,7 @@ def simple_cnn(channels: int, size: int, classes: int) -> nn.Module:
 
 
 def lenet(channels: int, size: int, classes: int) -> nn.Module:
-    """LeNet as the book has it (section 4.4.1): without any activation, as its author says himself; kept so."""
+    """LeNet as in the book (section 4.4.1): without activations, as its author notes; kept so."""
     return nn.Sequential(
         *(nn.Conv2d(channels, 6, 3, padding=1), nn.MaxPool2d(2)),
         *(nn.Conv2d(6, 16, 5), nn.MaxPool2d(2)),
@@ -126,7 +126,7 @@ def lenet(channels: int, size: int, classes: int) -> nn.Module:
 
 
 def flat(channels: int, grid: int) -> int:
-    """The numbers of the last grid, which must have some."""
+    """The number of features of the last grid. Raises ValueError if it is empty."""
     if grid < 1:
         raise ValueError("the images are too small for this model")
     return channels * grid**2
@@ -135,7 +135,7 @@ def flat(channels: int, grid: int) -> int:
 class RowsLSTM(nn.Module):
     """Reads an image row by row, all channels of a row at once (the book, section 5.3.2).
 
-    The book does not say how many units and layers: 128 and 2 are chosen here.
+    The book does not specify units and layers: 128 and 2 are chosen here.
     """
 
     def __init__(self, channels: int, size: int, classes: int) -> None:
@@ -153,7 +153,7 @@ class ResNet(nn.Module):
     """Images of any size to logits: three stages of 16, 32 and 64 channels (He et al. 2016, section 4.2).
 
     Names as in github.com/akamaster/pytorch_resnet_cifar10, so that its published weights can be loaded. With
-    `projection` the shortcuts are those of the book (section 4.7), which does not say how many blocks a stage has.
+    `projection` the shortcuts are those of the book (section 4.7), which does not specify the blocks of a stage.
     """
 
     def __init__(self, blocks: Sequence[int], channels: int, classes: int, projection: bool = False) -> None:
@@ -175,7 +175,7 @@ class ResNet(nn.Module):
 
 
 def stage(before: int, after: int, stride: int, blocks: int, projection: bool) -> nn.Sequential:
-    """Blocks of one width, of which the first may halve the grid."""
+    """Blocks of one width; the first can halve the grid."""
     rest = (Block(after, after, 1, projection) for _ in range(blocks - 1))
     return nn.Sequential(Block(before, after, stride, projection), *rest)
 
@@ -202,7 +202,7 @@ class Block(nn.Module):
 
 
 class Subsample(nn.Module):
-    """A shortcut without parameters: pixels left out, channels of zeros on both sides (He et al. 2016, option A)."""
+    """A shortcut without parameters: subsampled pixels, channels of zeros on both sides (He et al. 2016, option A)."""
 
     def __init__(self, zeros: int, stride: int) -> None:
         super().__init__()
@@ -214,18 +214,18 @@ class Subsample(nn.Module):
 
 
 def initialise(layer: nn.Module) -> None:
-    """Weights and filters N(0, 2 / inputs) (He et al. 2015, equation 10), as those of the published weights began."""
+    """Weights and filters N(0, 2 / inputs) (He et al. 2015, equation 10), as initially for the published weights."""
     if isinstance(layer, (nn.Linear, nn.Conv2d)):
         nn.init.kaiming_normal_(layer.weight)
 
 
 def from_torchvision(model: str, channels: int, size: int, classes: int) -> nn.Module:
-    """A classifier of torchvision, untrained; its first filters are made to take that many channels."""
+    """A classifier of torchvision, untrained; its first filters are adapted to the number of channels."""
     from torchvision import models
 
     options: dict[str, Any] = {}
     if model in ("googlenet", "inception_v3"):
-        options = {"aux_logits": True, "init_weights": True}  # a warning where the latter is not said
+        options = {"aux_logits": True, "init_weights": True}  # avoids torchvision's warning about the latter
     elif model.startswith("vit"):
         options = {"image_size": size}
     elif model.startswith("maxvit"):
@@ -233,14 +233,14 @@ def from_torchvision(model: str, channels: int, size: int, classes: int) -> nn.M
     with PlansOnCPU() if model.startswith("regnet") else nullcontext():
         network: nn.Module = models.get_model(model, weights=None, num_classes=classes, **options)
     first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
-    if channels != 3:  # as many of the same filters, repeated or left out; what they give stays as large
+    if channels != 3:  # repeat or drop filters, and keep the scale of their outputs
         filters = first.weight.detach()[:, [channel % 3 for channel in range(channels)]]
         first.in_channels, first.weight = channels, nn.Parameter(filters * (3 / channels) ** 0.5)
     return network
 
 
 class PlansOnCPU(TorchFunctionMode):
-    """Numbers that are computed to be read stay on the CPU: RegNet's widths, where it is built on the meta device."""
+    """Keeps numbers that are read on the CPU: RegNet's widths, if it is built on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.arange, torch.tensor):

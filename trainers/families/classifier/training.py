@@ -1,4 +1,4 @@
-"""A small classifier: the network that the settings name."""
+"""A small classifier: the network named in the settings."""
 
 from torch import nn
 

@@ -13,14 +13,14 @@ from trainers.settings.rules import BESIDE, VALUE
 def _ten_groups(blocks: tuple[int, ...]) -> Problem | None:
     if len(blocks) <= 10:
         return None
-    return Problem(VALUE, "blocks", f"{len(blocks)} groups, each of half the pixels", "say at most 10", blocks)
+    return Problem(VALUE, "blocks", f"{len(blocks)} groups, each halving the pixels", "use at most 10", blocks)
 
 
 def _group(stride_one: int, blocks: tuple[int, ...]) -> Problem | None:
     if stride_one < len(blocks):
         return None
     reason = f"there are {len(blocks)} groups, counted from 0"
-    return Problem(BESIDE, "stride_one", reason, f"say at most {len(blocks) - 1}", stride_one)
+    return Problem(BESIDE, "stride_one", reason, f"use at most {len(blocks) - 1}", stride_one)
 
 
 class Config(ClassificationConfig):
@@ -91,6 +91,6 @@ class Config(ClassificationConfig):
         for group in range(len(self.blocks)):
             side = side if group == self.stride_one else -(-side // 2)
         if side == 1 and self.microbatch_size == 1:
-            reason = "the last norms need two images or more"
-            problems.append(Problem(MISFIT, "microbatch_size", reason, "say microbatch_size=2", 1))
+            reason = "the last norms need at least two images"
+            problems.append(Problem(MISFIT, "microbatch_size", reason, "use microbatch_size=2", 1))
         return problems

@@ -1,4 +1,4 @@
-"""The residual network with which fast.ai's lesson 12 of 2018 classifies CIFAR-10, named after Darknet-53 of YOLOv3."""
+"""The residual network for CIFAR-10 from fast.ai's lesson 12 of 2018, named after Darknet-53 of YOLOv3."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,9 @@ from torch import Tensor, nn
 class Darknet(nn.Module):
     """Images (rows, channels, height, width) to logits (rows, classes); each group doubles the channels.
 
-    `blocks` are the residual layers of each group, `inner` is the part of the channels that they have inside, and
-    `stride_one` the group (from 0) that keeps the grid; the others halve it. The lesson has [1, 2, 4, 6, 3], 1/2 and 1.
+    `blocks` are the residual layers of each group, `inner` is the ratio of their inner to their outer channels, and
+    `stride_one` the group (from 0) that keeps the grid; the others halve it. The lesson uses [1, 2, 4, 6, 3], 1/2 and
+    1.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Darknet(nn.Module):
 class ResLayer(nn.Module):
     """Two convolutions added to the input, with nothing after the sum.
 
-    The first one is 1x1 where it narrows (`inner` < 1) and 3x3 where it does not, as in Wide ResNet.
+    The first one is 1x1 if it narrows (`inner` < 1) and otherwise 3x3, as in Wide ResNet.
     """
 
     def __init__(self, width: int, inner: float) -> None:

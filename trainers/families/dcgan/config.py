@@ -10,7 +10,7 @@ class Config(AdversarialConfig):
     summary: ClassVar[str] = "deep convolutional GAN, non-saturating loss (Radford et al. 2016)"
     momentum_setting: ClassVar = "beta1"
     defaults: ClassVar = {"cycle_momentum": (0.5, 0.5)}
-    small: ClassVar = {"learning_rate": 3e-3, "batch_size": 32, "ema": 0.95, "steps": 1500}  # docs/search.md says why
+    small: ClassVar = {"learning_rate": 3e-3, "batch_size": 32, "ema": 0.95, "steps": 1500}  # see docs/search.md
     tiny: ClassVar = {
         "tiny": {"image_size": 16, "width": 8, "latent": 16, "batch_size": 16, "microbatch_size": 4, "steps": 4},
         "nearest": {

@@ -1,4 +1,4 @@
-"""How DCGAN learns: one phase for each network; the fakes are made once in a step and serve both."""
+"""Training of DCGAN: one phase for each network; both use the fakes that are made once per step."""
 
 from collections.abc import Mapping
 

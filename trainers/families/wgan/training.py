@@ -1,4 +1,4 @@
-"""How WGAN learns: several steps of a critic whose weights are clipped, then one of the generator."""
+"""Training of WGAN: several steps of a critic with clipped weights, then one of the generator."""
 
 from collections.abc import Mapping
 
@@ -28,7 +28,7 @@ class WGAN(Wasserstein):
         return Loss(-self.distance(real, fake, wrong), {"distance": self.distance(real, fake)})
 
     def constrain(self, networks: Mapping[str, nn.Module]) -> None:
-        """Clip, so that scores cannot change faster with the pixels than some bound allows."""
+        """Clip the weights, which bounds how fast scores change with the pixels."""
         weights: list[Tensor] = list(networks["critic"].parameters())
         torch._foreach_clamp_min_(weights, -self.config.clip)
         torch._foreach_clamp_max_(weights, self.config.clip)

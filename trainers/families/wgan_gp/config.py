@@ -12,7 +12,7 @@ from trainers.settings.rules import BESIDE
 def _resnet_size(network: str, image_size: int | str) -> Problem | None:
     if network != "resnet" or image_size in ("auto", 32):
         return None
-    reason, hint = "network=resnet makes images of 32 pixels", "say image_size=32, or network=dcgan"
+    reason, hint = "network=resnet makes images of 32 pixels", "use image_size=32, or network=dcgan"
     return Problem(BESIDE, "image_size", reason, hint, image_size)
 
 
@@ -25,7 +25,7 @@ def _resnet_plain(network: str, n_extra_layers: int, norm_after_activation: bool
     said = [name for name, is_said in of_dcgan.items() if is_said]
     if network != "resnet" or not said:
         return None
-    return Problem(BESIDE, said[0], "is of network=dcgan", "leave it out with network=resnet")
+    return Problem(BESIDE, said[0], "needs network=dcgan", "leave it out with network=resnet")
 
 
 class Config(AdversarialConfig):

@@ -1,4 +1,4 @@
-"""The residual networks for 32x32 images of Gulrajani et al. 2017, appendix C, as narrow as asked for."""
+"""The residual networks for 32x32 images of Gulrajani et al. 2017, appendix C, with a configurable width."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    """Latent (rows, latent, 1, 1), and labels (rows,) where there are classes, to images (rows, channels, 32, 32)."""
+    """Latent (rows, latent, 1, 1), and labels (rows,) if there are classes, to images (rows, channels, 32, 32)."""
 
     def __init__(self, latent: int, width: int, channels: int, classes: int = 0) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class ResNetCritic(nn.Module):
 
 
 class First(nn.Module):
-    """The critic's first block, whose shortcut shrinks before it widens."""
+    """The critic's first block, whose shortcut downsamples before it adds channels."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class First(nn.Module):
 
 
 def convolution(before: int, after: int, size: int = 3) -> nn.Conv2d:
-    """As large as its input, with He's initial weights (Gulrajani et al. 2017, appendix C)."""
+    """A convolution that keeps the size, with He's initial weights (Gulrajani et al. 2017, appendix C)."""
     layer = nn.Conv2d(before, after, size, padding=size // 2)
     nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu" if size == 3 else "linear")
     assert layer.bias is not None

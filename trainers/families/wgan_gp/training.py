@@ -1,4 +1,4 @@
-"""How WGAN-GP learns: as WGAN, with a penalty on the critic's slopes where WGAN clips its weights."""
+"""Training of WGAN-GP: as WGAN, with a penalty on the critic's slopes instead of clipped weights."""
 
 from collections.abc import Mapping
 

@@ -14,7 +14,7 @@ def _depth(depth: int) -> Problem | None:
         return None
     near = max(10, depth - (depth - 4) % 6)
     reason = "must be 6n + 4, for n blocks in each of three groups"
-    return Problem(VALUE, "depth", reason, f"say depth={near} or depth={near + 6}", depth)
+    return Problem(VALUE, "depth", reason, f"use depth={near} or depth={near + 6}", depth)
 
 
 class Config(ClassificationConfig):
