@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+__distribution__ = "troupe"
+
 if TYPE_CHECKING:
     from cluster.cli.python_calls import (
         check,

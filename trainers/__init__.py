@@ -2,4 +2,6 @@
 
 from trainers.base import old_names
 
+__distribution__ = "troupe"
+
 old_names.find()

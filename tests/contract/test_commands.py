@@ -372,12 +372,12 @@ def test_an_ending_that_no_picture_has_is_refused(room: Path, wrong: Wrong, sent
 def odd(weights: dict[str, Any], kind: str) -> dict[str, Any]:
     """Weights that fit, of a kind that no network can take."""
     makes = {"sparse tensors": lambda tensor: tensor.to_sparse(), "complex numbers": lambda tensor: tensor.cfloat(),
-             "tensors without numbers": lambda tensor: tensor.to("meta")}  # fmt: skip
+             "tensors without data": lambda tensor: tensor.to("meta")}  # fmt: skip
     return {key: makes[kind](tensor) if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
 
 
 @pytest.mark.filterwarnings("ignore:.*[Ss]parse")
-@pytest.mark.parametrize("kind", ["sparse tensors", "complex numbers", "tensors without numbers"])
+@pytest.mark.parametrize("kind", ["sparse tensors", "complex numbers", "tensors without data"])
 def test_weights_that_no_network_can_take_are_told_in_one_line(
     room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences, kind: str
 ) -> None:

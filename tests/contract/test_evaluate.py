@@ -118,7 +118,7 @@ def test_weights_of_nobody_knows_what_are_not_called_tested(room: Path, capsys: 
     shown = [f"{key}={value}" for key, value in SMALL.items()]
     code, answer, _ = evaluated(room, capsys, "classifier", "--weights", "state.pt", f"data={data}", *shown)
     assert (code, answer["held_out"]) == (0, False)
-    assert "not known" in answer["notes"][0]
+    assert "is unknown" in answer["notes"][0]
 
 
 def test_a_relative_path_is_that_folder_from_anywhere(

@@ -64,7 +64,7 @@ def test_momentum_is_that_of_the_settings_when_a_cycle_is_left_for_another_sched
 def test_another_optimizer_begins_without_a_memory_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     train("classifier", name="old", **MLP)
     train(resume="old", steps=6, optimizer="adamw", allow_changes=True, progress=True)
-    assert "optimizer network: another kind than the checkpoint's" in capsys.readouterr().out
+    assert "optimizer network: type differs from the checkpoint's" in capsys.readouterr().out
     assert state_of("old", 6)["optimizers"]["network"]["kind"] == "AdamW"
 
 

@@ -113,7 +113,7 @@ def _told(facts: Mapping[str, Any], cache: Path, value_range: values.Range) -> l
         skipped = "1 unreadable image was skipped" if count == 1 else f"{count} unreadable images were skipped"
         lines.append(f"{unreadable.told(facts['reasons'])}: {skipped}; {cache / 'unreadable.txt'} lists them")
     if facts["learned_too"]:
-        lines.append(f"{facts['learned_too']} images to evaluate on lie among those to learn from as well")
+        lines.append(f"{facts['learned_too']} images to evaluate on are also training images")
     return lines + values.lines(facts["values"], value_range)
 
 
