@@ -116,3 +116,31 @@ def test_the_cluster_of_several_nodes_wants_a_token_on_all_and_pins_its_ray() ->
     pinned = re.search(r"'ray\[default,tune\]==(2\.\d+)\.\d+'", install)
     assert pinned is not None
     assert f'"ray[default,tune]>={pinned[1]}"' in (ROOT / "pyproject.toml").read_text()
+
+
+FORMER = (  # replaced by the field's terms: again, resume, started, error, reported, given, local Ray, custom family, ...
+    r"anew", r"begun", r"go(es)? on", r"whoever", r"somebody", r"mistakes? of", r"so many", r"by heart", r"bug of ours",
+    r"Rays? of (our|its) own", r"of one's own", r"words (are|were) wrong", r"held-out part", r"running settings?",
+    r"told",
+)  # fmt: skip
+
+
+def former(text: str) -> list[str]:
+    """The words of a text that are no longer used."""
+    words = re.compile(rf"(?<![\w-])({'|'.join(FORMER)})(?![\w-])", re.IGNORECASE)
+    return [match[0] for match in words.finditer(text)]
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+                         ids=lambda path: path.name)  # fmt: skip
+def test_documents_use_the_terms_of_the_field(path: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`]*`", "", path.read_text(), flags=re.DOTALL)  # names in code stay what they are
+    assert former(text) == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_uses_the_terms_of_the_field(verb: str) -> None:
+    text = " ".join([VERBS[verb].summary, *(option.help for option in VERBS[verb].options)])
+    if verb == "train":
+        text += " ".join(row.help for family in FAMILIES for row in registry.config_class(family).described())
+    assert former(text) == []

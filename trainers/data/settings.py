@@ -42,8 +42,8 @@ class ImageConfig(Config):
     )
     value_range: Literal["auto", "full"] | tuple[float, float] = setting(
         "auto",
-        "values of black and white in images of imagefolder:PATH, as 0:4095; auto: all that such files can "
-        "hold; full: the same, and nothing is told where images fill little of it",
+        "values of black and white in images of imagefolder:PATH, as 0:4095; auto: the full range of such files, with a "
+        "warning if images fill little of it; full: without the warning",
         at_least=-FURTHEST,
         at_most=FURTHEST,
         group="data",
