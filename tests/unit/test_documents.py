@@ -118,7 +118,7 @@ def test_the_cluster_of_several_nodes_wants_a_token_on_all_and_pins_its_ray() ->
     assert f'"ray[default,tune]>={pinned[1]}"' in (ROOT / "pyproject.toml").read_text()
 
 
-FORMER = (  # replaced by the field's terms: again, resume, started, error, reported, given, local Ray, custom family, ...
+FORMER = (  # replaced by the field's terms: again, resume, started, error, reported, local Ray, custom family
     r"anew", r"begun", r"go(es)? on", r"whoever", r"somebody", r"mistakes? of", r"so many", r"by heart", r"bug of ours",
     r"Rays? of (our|its) own", r"of one's own", r"words (are|were) wrong", r"held-out part", r"running settings?",
     r"told",

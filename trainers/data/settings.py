@@ -42,8 +42,8 @@ class ImageConfig(Config):
     )
     value_range: Literal["auto", "full"] | tuple[float, float] = setting(
         "auto",
-        "values of black and white in images of imagefolder:PATH, as 0:4095; auto: the full range of such files, with a "
-        "warning if images fill little of it; full: without the warning",
+        "values of black and white in images of imagefolder:PATH, as 0:4095; auto: the full range of such files, with "
+        "a warning if images fill little of it; full: without the warning",
         at_least=-FURTHEST,
         at_most=FURTHEST,
         group="data",
