@@ -102,7 +102,7 @@ def test_a_link_that_is_down_for_longer_is_seen_and_the_run_begun_anew(
     done = command.wait(200)
     assert done.code == 0, done
     assert done.err == ""
-    (line,) = [line for line in done.out.splitlines() if "restart" in line]
+    (line,) = [line for line in done.out.splitlines() if "(restart " in line]
     assert re.match(r"troupe: worker 1 has not answered for \d+s; resuming from the newest checkpoint", line)
     assert not any(lives(pid) for pid in old)
     assert_same_run(run, straight)

@@ -42,7 +42,7 @@ def run_with_a_killed_worker(troupe: Commands, cluster: Cluster, *words: str) ->
     assert done.code == 0, done
     assert done.err == ""
     line, told_again = [line for line in done.out.splitlines() if "died" in line]  # and no paragraph of Ray's
-    assert [line] == [line for line in done.out.splitlines() if "restart" in line]
+    assert [line] == [line for line in done.out.splitlines() if "(restart " in line]
     assert line == (
         f"troupe: worker 1 died (killed, or out of memory, process {victim}); resuming from the newest checkpoint "
         "(restart 1 of 3)"
@@ -106,7 +106,7 @@ def test_a_worker_that_stops_answering_is_ended_in_time_and_the_run_goes_on(
     done = command.wait(90)
     assert done.code == 0, done
     assert done.err == ""
-    (line,) = [line for line in done.out.splitlines() if "restart" in line]
+    (line,) = [line for line in done.out.splitlines() if "(restart " in line]
     assert re.match(r"troupe: worker 0 has not answered for \d+s; resuming from the newest checkpoint", line)
     until(lambda: not lives(victim), "the end of the worker that does not answer")
     assert_same_run(run, straight.path("run"))
@@ -128,7 +128,7 @@ def test_a_worker_that_stops_at_the_start_is_seen_within_a_minute_and_named(
     assert time.monotonic() - stopped < 60
     done = command.wait(90)
     assert done.code == 0, done
-    (line,) = [line for line in done.out.splitlines() if "restart" in line]
+    (line,) = [line for line in done.out.splitlines() if "(restart " in line]
     assert re.match(r"troupe: worker 1 has not answered for \d+s; resuming from the newest checkpoint", line)
     assert_same_run(run, straight.path("run"))
 
