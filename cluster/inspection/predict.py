@@ -16,7 +16,8 @@ from cluster.training.launch_run import alone
 from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.base.paths import expanded, natural, shown
 from trainers.base.problems import Problem
-from trainers.data import decoding, listing, sources
+from trainers.data import sources
+from trainers.data.image_folders import decoding, listing
 from trainers.families import registry
 from trainers.run_folders import run_folder
 from trainers.runtime.global_state import fresh

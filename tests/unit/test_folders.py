@@ -17,9 +17,9 @@ from sentences import Sentences
 
 from trainers.base.errors import SURROUNDINGS, TroupeError
 from trainers.base.problems import Problem
-from trainers.data.folders import SYSTEM_FOLDERS, part_kinds
+from trainers.data.image_folders.folders import SYSTEM_FOLDERS, part_kinds
+from trainers.data.image_folders.listing import arranged, look_through
 from trainers.data.images import ImageData
-from trainers.data.listing import arranged, look_through
 from trainers.data.sources import open_data
 from trainers.families import registry
 

@@ -20,10 +20,10 @@ from PIL import Image
 from sentences import Sentences
 
 from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
-from trainers.data.decoding import decode, extensions
+from trainers.data.image_folders.decoding import decode, extensions
+from trainers.data.image_folders.listing import arranged, look_through
 from trainers.data.imagefolder import cached, remove
 from trainers.data.images import ImageData, Part
-from trainers.data.listing import arranged, look_through
 from trainers.data.sources import open_data
 
 WHITE, BLACK, RED, GREEN, BLUE = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sentences import Sentences
 
-from trainers.data.decoding import as_learned, told
+from trainers.data.image_folders.decoding import as_learned, told
 from trainers.data.images import ImageData
 from trainers.data.sources import open_data
 from trainers.families import registry

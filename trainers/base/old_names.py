@@ -17,8 +17,10 @@ CONTRACT = {
     "rules": "settings.rules", "runfolder": "run_folders.run_folder", "schedules": "contract.schedules",
     "settings": "settings.fields", "streams": "contract.streams", "tensors": "storage.tensors",
 }  # fmt: skip
+OF_FOLDERS = ("decoding", "folders", "levels", "listing", "splitting", "unreadable", "values")
 MODULES = {
     **{f"trainers.engine.{old}": f"trainers.{new}" for old, new in CONTRACT.items()},
+    **{f"trainers.data.{name}": f"trainers.data.image_folders.{name}" for name in OF_FOLDERS},
     "trainers.registry": "trainers.families.registry", "trainers.version": "trainers.base.version",
 }  # fmt: skip
 

@@ -26,11 +26,11 @@ import numpy as np
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.base.paths import expanded, in_utf8, shown
 from trainers.base.problems import Problem
-from trainers.data import splitting, unreadable, values
-from trainers.data.decoding import decode, extensions, is_grey
+from trainers.data.image_folders import splitting, unreadable, values
+from trainers.data.image_folders.decoding import decode, extensions, is_grey
+from trainers.data.image_folders.levels import level_below
+from trainers.data.image_folders.listing import Layout, Listed, arranged, counted, look_through
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
-from trainers.data.levels import level_below
-from trainers.data.listing import Layout, Listed, arranged, counted, look_through
 from trainers.data.packed import read_array
 from trainers.storage import atomic_files, ownership
 from trainers.storage.file_locks import Held, Lock

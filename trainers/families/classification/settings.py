@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from trainers.base.problems import Problem
-from trainers.data import decoding
-from trainers.data.folders import part_kinds
-from trainers.data.levels import where_labels_are
+from trainers.data.image_folders import decoding
+from trainers.data.image_folders.folders import part_kinds
+from trainers.data.image_folders.levels import where_labels_are
 from trainers.data.settings import ImageConfig
 from trainers.settings.config import MISFIT
 from trainers.settings.fields import Check, setting

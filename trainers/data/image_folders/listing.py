@@ -11,8 +11,8 @@ from typing import NamedTuple
 from trainers.base.errors import SURROUNDINGS, TroupeError
 from trainers.base.paths import shown
 from trainers.base.problems import Problem
-from trainers.data.decoding import extensions
-from trainers.data.folders import DOUBTFUL, TRAIN, UNLABELED, of_system, part_kinds, placed, text_of
+from trainers.data.image_folders.decoding import extensions
+from trainers.data.image_folders.folders import DOUBTFUL, TRAIN, UNLABELED, of_system, part_kinds, placed, text_of
 
 EVICTED = "not downloaded from iCloud"  # such a file is replaced by a hidden `.NAME.icloud`
 

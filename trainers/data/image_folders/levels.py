@@ -7,9 +7,9 @@ from pathlib import Path
 
 from trainers.base.errors import TroupeError
 from trainers.base.paths import shown
-from trainers.data.decoding import extensions
-from trainers.data.folders import TRAIN, of_system, part_kinds
-from trainers.data.listing import Found, look_through, parts_or_classes
+from trainers.data.image_folders.decoding import extensions
+from trainers.data.image_folders.folders import TRAIN, of_system, part_kinds
+from trainers.data.image_folders.listing import Found, look_through, parts_or_classes
 
 LOOKED_AT = 2000  # files and folders of a neighbour to check, at most, before it counts as one without images
 

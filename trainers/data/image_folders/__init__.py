@@ -1,0 +1,1 @@
+"""Folders of images: listed, split, decoded, and why some are left out."""
