@@ -103,9 +103,9 @@ def test_a_disk_that_fills_up_stops_a_search_and_nothing_is_lost(troupe: Command
                            "steps=1000", "evaluate_every=500", "checkpoint_every=50", "--space", "none", "--name", "s",
                            *runs)  # fmt: skip
     trials = [disk.path / "s" / "trials" / name for name in ("0001", "0002")]
-    until(lambda: all(len(checkpoints(trial)) > 1 for trial in trials), "two trials have saved", 60)
+    until(lambda: all(len(checkpoints(trial)) > 1 for trial in trials), "two trials have saved", 120)
     disk.fill()
-    done = command.wait(60)
+    done = command.wait(120)
     assert done.code == 3, done
     line = done.mistakes[-1]
     assert line in (  # whoever wants to write next
