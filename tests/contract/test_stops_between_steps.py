@@ -13,6 +13,7 @@ from cluster.backend.process_pool import LocalGroup
 from tests.jobs import OWN_FAMILIES, last_state, plan_of, trained
 from tests.tiers import slow
 from trainers.base.errors import NotBegun, Stopped
+from trainers.distributed.process_group import World
 from trainers.engine.control import Control
 from trainers.families import registry
 from trainers.run import Plan, run
@@ -93,6 +94,16 @@ def test_what_goes_on_between_two_steps_is_left_and_done_when_the_run_goes_on(
     assert checkpoint.all_in(plan.folder / "checkpoints")[-1].name == f"step_0000000{AFTER}_pending"
     trained(pool, plan, 1)
     assert_same_run(plan.folder, other)
+
+
+def test_what_is_left_after_the_last_step_is_done_once(pool: LocalGroup, straight: Straight) -> None:
+    plan = plan_of("everything", "uneven", straight.folder / "last", **{**words_of("everything"), "steps": AFTER})
+    assert pool.run(stopped_during, plan, "evaluating", workers=2)[0][0] == "Stopped"
+    begun: list[str] = []
+    control = Control(shows=begun.append)
+    run(plan, World(), control)
+    assert begun.count("evaluating 0%") == 1
+    assert last_state(plan.folder)["pending"] is False
 
 
 def test_a_stop_while_a_run_looks_at_its_data_ends_it_before_it_began(pool: LocalGroup, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Recorder:
         self.speed = 0.0
         self.events: Any = None
         self.saved = ""  # the name of the newest checkpoint
-        self.first_step = 0  # of this process
+        self.first_step = 0  # the last step whose rest was done before this process
         self.said = set[str]()  # lines that are printed only once
 
     def begin(self) -> None:
@@ -82,7 +82,7 @@ class Recorder:
         if int(self.config.evaluate_every):
             inference.try_out(trainer)
         self.started = time.monotonic()
-        self.since, self.first_step = (trainer.position, self.started), trainer.step
+        self.since, self.first_step = (trainer.position, self.started), trainer.step - trainer.pending
         if self.first and not self.folder.real.exists():
             with self.writer.writing(), self.making("real.png"):
                 real = trainer.data.preview(GRID)
@@ -108,9 +108,10 @@ class Recorder:
         self._tell()
         trainer.pending = True
         samples = inference.draw_grid(trainer, leaves=True) if drawn else None
-        seconds = self._evaluate() if evaluated else 0.0
+        if evaluated:
+            self._evaluate()
         trainer.pending = False  # from here on nothing takes long
-        better = evaluated and self._record_evaluation(seconds)
+        better = evaluated and self._record_evaluation()
         last = last or trainer.reached
         if evaluated and not last and time.monotonic() - self.pictured > WAITS.picture_of_evaluation:
             self._picture()
@@ -128,15 +129,15 @@ class Recorder:
             hint = f"stopped and saved; to continue anyway: --resume {self.folder.name} {unless}"
             raise TroupeError(Problem("worry", f"step {step}", trainer.worry, hint), FAILED)
 
-    def _evaluate(self) -> float:
-        """Evaluate this step; returns the seconds it took. Raises Left if a stop interrupted it."""
+    def _evaluate(self) -> None:
+        """Evaluate this step, and count the time. Raises Left if a stop interrupted it."""
         before = time.monotonic()
         inference.evaluate(self.trainer)
-        return time.monotonic() - before
+        self.evaluating += time.monotonic() - before
 
-    def _record_evaluation(self, seconds: float) -> bool:
+    def _record_evaluation(self) -> bool:
         """Write the newest evaluation to metrics and verdict; returns whether it is the best so far."""
-        trainer, before = self.trainer, time.monotonic()
+        trainer = self.trainer
         better = inference.note_best(trainer)
         if self.first and (lacking := inference.lacking_metric(trainer)) and lacking not in self.said:
             self.said.add(lacking)
@@ -145,7 +146,6 @@ class Recorder:
         if self.first and main is not None and not math.isfinite(trainer.evaluation.results[f"eval_{main}"]):
             reason = f"eval_{main} is not finite; this evaluation cannot be the best"
             self.control.say(f"step {trainer.step}: {reason}")
-        self.evaluating += seconds + time.monotonic() - before
         self._write(trainer.evaluation.results)
         self._report(better)
         return better
