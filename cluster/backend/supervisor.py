@@ -16,7 +16,7 @@ from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
 Row = tuple[int, Mapping[str, float]]  # step, metrics
-Report = Callable[[int, Mapping[str, float]], None]
+Report = Callable[[int, Mapping[str, float]], None]  # (step, row of metrics)
 Outcomes = Mapping[int, Any]  # by rank: results, and errors as values
 
 WORKER, NODE, PREEMPTED, HUNG, RAY, RESIZED = "worker lost", "node lost", "preempted", "hung", "ray lost", "resized"

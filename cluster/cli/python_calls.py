@@ -17,10 +17,10 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
+from cluster.backend.supervisor import Report
 from cluster.cli import commands, verbs
 from cluster.cli.parser import SENT, VERBS, Option, Words
 from cluster.terminal.progress import Progress, Silence
-from cluster.training.launch_run import Report
 from trainers.base.errors import WORDS, TroupeError, meant
 from trainers.base.paths import DATA_DIR
 from trainers.base.problems import Problem, show_value

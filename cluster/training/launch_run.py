@@ -8,10 +8,11 @@ import random
 import shutil
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.backend.supervisor import Report
 from cluster.host import requirements
 from cluster.host.signals import deferred, signals
 from cluster.terminal.progress import Progress
@@ -27,7 +28,6 @@ from trainers.run_folders.run_folder import SAVED, RunFolder, begun
 from trainers.settings.config import Config
 from trainers.storage import atomic_files, checkpoint
 
-Report = Callable[[int, Mapping[str, float]], None]  # (step, row of metrics)
 PARTS: dict[str, Any] = {  # of every result; those of 0.1.0 lack some
     "name": "", "steps": 0, "seconds": 0.0, "samples_per_second": None, "evaluation_share": 0.0, "watch_share": 0.0,
     "worry": "", "target": None, "metrics": {}, "best": None, "checkpoint": None, "grid": None, "timelapse": None,
