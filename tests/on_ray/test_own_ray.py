@@ -12,10 +12,11 @@ import pytest
 from commands import DCGAN, Command, Commands, assert_same_run, until, until_step
 from tiers import long
 
-from cluster.backend.local_ray import PREFIX, PROCESSES, OwnRay
+from cluster.backend.local_ray import PREFIX, PROCESSES, WHAT, OwnRay
 from cluster.backend.supervisor import CLEANED
 from trainers.base.timeouts import WAITS
 from trainers.run_folders.run_folder import RunFolder
+from trainers.storage import ownership
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(240)]
 
@@ -35,6 +36,13 @@ def process(command: Command, name: str) -> int:
 def folders(*places: Path) -> list[Path]:
     """The folders of Rays of our own, in use or left behind."""
     return [path for place in places for path in place.glob(f"{PREFIX}*") if (path / "token").exists()]
+
+
+def folders_of(command: Command, *places: Path) -> list[Path]:
+    """Those of the Ray that a command has started; other tests may have some beside them."""
+    there = folders(*places, Path("/tmp"), Path("/dev/shm"))
+    marks = {path: ownership.read(path, WHAT) or {} for path in there}
+    return [path for path, told in marks.items() if told.get("process") in command.members()]
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +151,10 @@ def test_a_search_goes_on_when_its_ray_dies(troupe: Commands, name: str) -> None
 def test_what_a_killed_command_leaves_is_swept_away_by_the_next_one(troupe: Commands) -> None:
     temporary = troupe.folder / "t"
     temporary.mkdir()
-    places, before = {"TMPDIR": str(temporary)}, folders(Path("/tmp"))
+    places = {"TMPDIR": str(temporary)}
     command = troupe.start("train", *WORDS, "workers=2", "--name", "run", environment=places)
     until_step(troupe.path("run"), 1, command)
-    mine = [path for path in folders(temporary, Path("/tmp")) if path not in before]
+    mine = folders_of(command, temporary)
     assert mine
     command.kill()
     assert [path for path in mine if path.exists()] == mine
@@ -160,9 +168,12 @@ def test_what_a_killed_command_leaves_is_swept_away_by_the_next_one(troupe: Comm
 def test_a_ray_of_our_own_starts_where_temporary_files_have_long_names_and_leaves_no_folder(troupe: Commands) -> None:
     temporary = troupe.folder / ("long" * 20)
     temporary.mkdir()
-    before = set(folders(Path("/tmp"), Path("/dev/shm")))
-    done = troupe.run("train", *DCGAN, "steps=4", "workers=2", "--name", "run", seconds=90,
-                      environment={"TMPDIR": str(temporary)})  # fmt: skip
+    command = troupe.start("train", *DCGAN, "steps=4", "workers=2", "--name", "run",
+                           environment={"TMPDIR": str(temporary)})  # fmt: skip
+    until_step(troupe.path("run"), 1, command)
+    mine = folders_of(command)
+    assert mine
+    done = command.wait(90)
     assert done.code == 0, done
     assert list(temporary.glob(f"{PREFIX}*")) == []
-    assert set(folders(Path("/tmp"), Path("/dev/shm"))) - before == set()
+    assert [path for path in mine if path.exists()] == []
