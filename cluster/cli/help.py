@@ -5,21 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cluster.cli import parser as grammar
-from cluster.cli.parser import Words
+from cluster.cli.parser import HELP, Command, options_of
+from cluster.requests.models import REQUESTS
 from cluster.terminal.tables import paragraphs, table, width_of
 from trainers.settings.fields import GROUPS, Described
 
 
-def help_text(said: Words) -> str:
+def help_text(said: Command) -> str:
     """`troupe --help`, `troupe VERB --help`, and `troupe train FAMILY --help` with every setting."""
     width = width_of(sys.stdout)
-    if said.inner is not None:
-        said = said.inner
-    if said.verb not in grammar.VERBS:
-        verbs = table(
-            [{"": f"  {name}", " ": verb.summary} for name, verb in grammar.VERBS.items()], width=width, heads=False
-        )
+    if said.verb not in REQUESTS:
+        rows = [{"": f"  {name}", " ": model.summary} for name, model in REQUESTS.items()]
+        verbs = table(rows, width=width, heads=False)
         return (
             paragraphs(
                 "Train GANs and classifiers data-parallel, on this machine or on a Ray cluster.\n\n"
@@ -32,15 +29,15 @@ def help_text(said: Words) -> str:
                 "settings, 130 stopped on request after saving."
             )
         )
-    verb = grammar.VERBS[said.verb]
-    settings = ["[key=value ...]"] if verb.settings else []
-    usage = " ".join([f"troupe {said.verb}", *map(_word, verb.names), *settings, "[--option ...]"])
-    options = [{"": f"--{o.name} {o.value}".strip(), " ": o.help} for o in (*verb.options, grammar.HELP)]
-    summary = f"{verb.summary[0].upper()}{verb.summary[1:]}.\n\nusage: {usage}\n   as: {verb.example}\n"
+    model = REQUESTS[said.verb]
+    settings = ["[key=value ...]"] if model.takes_settings() else []
+    usage = " ".join([f"troupe {said.verb}", *model.positions().values(), *settings, "[--option ...]"])
+    options = [{"": f"--{o.name} {o.value}".strip(), " ": o.help} for o in (*options_of(said.verb), HELP)]
+    summary = f"{model.summary[0].upper()}{model.summary[1:]}.\n\nusage: {usage}\n   as: {model.example}\n"
     text = f"{paragraphs(summary)}\n{table(options, width=width, heads=False)}"
     if said.verb == "sample":
         text += "\n\n" + paragraphs("Further settings depend on the family of the run: `class=3`, `prompt=...`.")
-    elif verb.settings and said.names:
+    elif model.takes_settings() and said.names:
         from trainers.families import registry
 
         kind = registry.config_class(said.names[0], said.families)
@@ -49,7 +46,7 @@ def help_text(said: Words) -> str:
         )
         text += "\n\n" + paragraphs(title + "define the run.")
         text += _tables([*kind.described(said.settings)], width)
-    elif verb.settings:
+    elif model.takes_settings():
         text += "\n\n" + paragraphs(f"`troupe {said.verb} FAMILY --help` shows the settings of a family.")
     return text
 
@@ -73,8 +70,3 @@ def _row(setting: Described) -> tuple[str, str, str]:
     source = f" [{setting.source}]" if setting.source else ""
     name = setting.name + (" *" if setting.kind == "running" else "")
     return name, setting.default + unit, "; ".join(filter(None, parts)) + source
-
-
-def _word(name: str) -> str:
-    """A name in a usage line, in brackets if it is optional."""
-    return f"[{name.removesuffix('?')}]" if name[-1] in "?." else name

@@ -19,6 +19,7 @@ from cluster.cli import verbs
 from cluster.cli.help import help_text
 from cluster.host.environment import start_anew
 from cluster.host.signals import ignore_signals, take_signals
+from cluster.requests.models import REQUESTS
 from cluster.terminal.answers import JOB, Answer, as_json, as_record
 from cluster.terminal.progress import Progress
 from cluster.terminal.streams import descriptor, flush, never_refuse, open_streams
@@ -87,7 +88,7 @@ def command(arguments: Sequence[str]) -> int:
     elsewhere = contextlib.redirect_stdout(sys.stderr) if json_too else contextlib.nullcontext()
     with elsewhere:  # whatever libraries print meanwhile
         answer = caught(arguments, lambda: carried_out(arguments))
-    verb = arguments[0] if arguments and arguments[0] in grammar.VERBS else None
+    verb = arguments[0] if arguments and arguments[0] in REQUESTS else None
     answer = caught(arguments, lambda: written(as_json(verb, answer) if json_too else shown(answer), answer))
     if os.environ.get(JOB) == "1":
         answer = caught(arguments, lambda: written(as_record(answer), answer))
@@ -102,7 +103,9 @@ def carried_out(arguments: Sequence[str]) -> Answer:
     if said.help:
         text = help_text(said)
         return Answer({"help": text}, text)
-    return verbs.carry_out(said, Progress(sys.stdout if said.verb in SHOWING else sys.stderr))
+    more = {"keep": True} if said.verb == "logs" and said.has("json") else {}
+    progress = Progress(sys.stdout if said.verb in SHOWING else sys.stderr)
+    return verbs.carry_out(said.request, progress, said.problems, **more)
 
 
 def caught(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:

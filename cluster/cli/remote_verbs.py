@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.cli import commands
-from cluster.cli.parser import Words
+from cluster.requests.models import JobsRequest, SubmitRequest
 from cluster.terminal.answers import Answer
 from cluster.terminal.progress import Progress
 from cluster.terminal.tables import table
-from trainers.base.errors import FAILED, STOPPED, TroupeError
+from trainers.base.errors import FAILED, STOPPED, WORDS, TroupeError
 from trainers.base.problems import Problem, sentence
 
 
@@ -62,43 +60,11 @@ def stop(address: str, name: str, say: Callable[[str], None]) -> Answer:
     return Answer(result, sentence(problem), *(() if finished else (FAILED, [problem])))
 
 
-def submit(said: Words, progress: Progress) -> Answer | None:
-    from cluster.ray_jobs import dashboard, submission
+def submit(request: SubmitRequest, progress: Progress) -> Answer:
+    from cluster.ray_jobs import submission
 
-    inner, family = said.inner, ""
-    address = said.options.get("address") or os.environ.get(dashboard.ADDRESS, "")
-    if not address:
-        said.problems.append(dashboard.NO_ADDRESS)
-    if inner is not None and inner.has("resume"):
-        if inner.has("name"):
-            reason = "a resumed job has the name of its run"
-            said.problems.append(Problem("settings-conflict", "--name", reason, "leave it out"))
-    elif inner is not None:  # its problems are reported here
-        with tempfile.TemporaryDirectory() as nowhere:
-            family = commands.add_problems(said, lambda: commands.prepare_elsewhere(inner, Path(nowhere))) or ""
-            said.problems += [one for one in inner.problems if one not in said.problems]
-    if said.problems or inner is None:
-        return None
-    own_space = inner.options.get("space", "none") != "none"
-    sent = submission.submit(
-        submission.SubmitCommand(
-            address,
-            inner.verb,
-            family,
-            inner.again("name", "families", "config", *(["space"] if own_space else [])),
-            inner.options.get("name"),
-            inner.options.get("resume"),
-            inner.families,
-            inner.path("config", "") if inner.has("config") else None,
-            inner.path("space", "") if own_space else None,
-            inner.options.get("runs-dir"),
-            commands.to_check(inner),
-            said.has("install"),
-            said.has("unchecked"),
-        ),
-        progress.say,
-    )
-    if not said.has("follow"):
+    sent = submission.submit(request, check_submit(request), progress.say)
+    if not request.follow:
         return Answer({**sent, "ended": None}, submission.text(sent))
     progress.line(submission.text(sent))
     shown = followed(sent["address"], sent["job"], True, False, progress.say)
@@ -106,14 +72,32 @@ def submit(said: Words, progress: Progress) -> Answer | None:
     return shown._replace(result={**sent, "ended": shown.result["job"]})
 
 
-def jobs(said: Words) -> Answer | None:
+def check_submit(request: SubmitRequest) -> str:
+    """The family of the submitted command; empty for a resumed run. Raises TroupeError with all problems."""
+    from cluster.ray_jobs import dashboard, prepare_job
+
+    inner, family = request.inner, ""
+    problems = [] if dashboard.address_of(request.address) else [dashboard.NO_ADDRESS]
+    if inner is not None and inner.resume is not None:
+        if inner.name is not None:
+            reason = "a resumed job has the name of its run"
+            problems.append(Problem("settings-conflict", "--name", reason, "leave it out"))
+    elif inner is not None:
+        with tempfile.TemporaryDirectory() as nowhere:
+            try:
+                family = prepare_job.prepare(inner, Path(nowhere))
+            except TroupeError as error:
+                problems += error.problems
+    if problems:
+        raise TroupeError(problems, WORDS)
+    return family
+
+
+def jobs(request: JobsRequest, progress: Progress) -> Answer:
     from cluster.ray_jobs import dashboard
 
-    address = said.options.get("address") or os.environ.get(dashboard.ADDRESS, "")
-    if not address:
-        said.problems.append(dashboard.NO_ADDRESS)
-    if said.problems:
-        return None
+    if not (address := dashboard.address_of(request.address)):
+        raise TroupeError(dashboard.NO_ADDRESS, WORDS)
     found = dashboard.reach(address).jobs()
     nothing = "no jobs; `troupe submit train dcgan data=digits --address ...` submits one"
     return Answer({"jobs": found}, table(dashboard.rows(found), nothing))

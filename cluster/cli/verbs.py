@@ -5,329 +5,299 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-from cluster.cli import commands
-from cluster.cli.parser import Words
+from cluster.cli import remote_verbs
+from cluster.requests.models import (
+    CheckRequest,
+    DatasetsRequest,
+    EnvRequest,
+    EvaluateRequest,
+    ExportRequest,
+    FamiliesRequest,
+    LogsRequest,
+    PredictRequest,
+    ReportRequest,
+    RunsRequest,
+    SampleRequest,
+    SearchRequest,
+    StopRequest,
+    TrainRequest,
+    VerifyRequest,
+)
+from cluster.requests.request import Request
 from cluster.terminal.answers import Answer
 from cluster.terminal.progress import Progress, from_here, lines_of, rows_of_packed, rows_of_runs, size
 from cluster.terminal.tables import table, width_of
 from trainers.base.errors import FAILED, SURROUNDINGS, WORDS, TroupeError
-from trainers.base.paths import DATA_DIR, expanded
+from trainers.base.paths import expanded
 from trainers.base.problems import Problem, sentence, show_value
 from trainers.run_folders import bucket
 from trainers.settings.fields import GROUPS
 
+OF_JOBS = ("stop", "logs")  # with an address they are about a job, whose run is on the cluster
 
-def carry_out(said: Words, progress: Progress, **more: Any) -> Answer:
-    """Run a command; `more` are arguments of its verb. Raises TroupeError; for wrong arguments, with all problems."""
+
+Asked = TypeVar("Asked", bound=Request)
+
+
+class Verb(NamedTuple):
+    """How a verb is executed."""
+
+    run: Callable[..., Answer]
+    check: Callable[[Any], Any] | None = None  # raises TroupeError with the problems that only this verb can find
+
+
+def carry_out(request: Request | None, progress: Progress, problems: Iterable[Problem] = (), **more: Any) -> Answer:
+    """Execute a request; `more` are arguments of its verb. Raises TroupeError; if there are `problems` already, with
+    those that the verb finds in the rest of the request too."""
     try:
         os.getcwd()
     except FileNotFoundError:  # libraries end the process in this case
         reason, hint = "the current folder has been removed", "change to another one"
         raise TroupeError(Problem("missing-folder", reason=reason, hint=hint), SURROUNDINGS) from None
-    answer = VERBS[said.verb](said, progress, **more) if said.verb in VERBS else None
-    if said.problems:
-        raise TroupeError(said.problems, WORDS)
-    assert answer is not None
-    return answer
+    found = list(problems)
+    if request is None:
+        raise TroupeError(found, WORDS)
+    try:
+        request = on_this_machine(request, fetch=not found)
+    except TroupeError as error:
+        if error.code != WORDS:
+            raise
+        found += error.problems
+    verb = VERBS[request.verb]
+    if not found:
+        return verb.run(request, progress, **more)
+    try:
+        if verb.check is not None:
+            verb.check(request)
+    except TroupeError as error:
+        found += [one for one in error.problems if error.code == WORDS and one not in found]
+    raise TroupeError(found, WORDS)
 
 
-def train(said: Words, progress: Progress, own_process: bool = True, **more: Any) -> Answer | None:
+def on_this_machine(request: Asked, fetch: bool = True) -> Asked:
+    """The request with paths of this machine; for a bucket, after the files that it reads have been copied here.
+    Raises TroupeError if its address is wrong, or the bucket cannot be reached."""
+    here, text = request.here(), getattr(request, "runs_dir", "")
+    if not text or (request.verb in OF_JOBS and getattr(request, "address", None) is not None):
+        return here
+    if "://" not in text:
+        return here.model_copy(update={"runs": expanded(text)})
+    runs = bucket.folder_for(text)
+    if fetch:
+        bucket.bring(runs, request.reads(), request.reads_checkpoints)
+    return here.model_copy(update={"runs": runs})
+
+
+def train(request: TrainRequest, progress: Progress, own_process: bool = True) -> Answer:
     from cluster.training import launch_run, prepare_run
 
-    needed = [said.options.get("resume"), said.options.get("from")]
-    wanted = commands.train_command(said, commands.runs_of(said, needed, checkpoints=True))
-    if said.problems:  # errors of the parser, with those that only the family can find
-        commands.add_problems(said, lambda: prepare_run.prepare(wanted))
-        return None
-    if said.has("dry-run"):
-        return dry_run(prepare_run.dry_run(wanted), said)
-    result = launch_run.launch(wanted, progress, own_process, **more)
+    if request.dry_run:
+        return dry_run(prepare_run.dry_run(request), request.families)
+    result = launch_run.launch(request, progress, own_process)
     return Answer(result, "\n".join(lines_of(result, launch_run.SHOWN)))
 
 
-def search(said: Words, progress: Progress) -> Answer | None:
-    from cluster.searching import launch_search, prepare_search
+def check_train(request: TrainRequest) -> None:
+    from cluster.training import prepare_run
 
-    wanted = commands.search_command(said, commands.runs_of(said, [said.options.get("resume")]))
-    if said.problems:
-        commands.add_problems(said, lambda: prepare_search.prepare(wanted))
-        return None
-    if said.has("dry-run"):
-        expected = launch_search.dry_run(wanted)
+    prepare_run.prepare(request)
+
+
+def search(request: SearchRequest, progress: Progress) -> Answer:
+    from cluster.searching import launch_search
+
+    if request.dry_run:
+        expected = launch_search.dry_run(request)
         return Answer(expected, "\n".join(launch_search.text_of_dry_run(expected)))
-    result = launch_search.carry_out(wanted, progress)
+    result = launch_search.carry_out(request, progress)
     return Answer(result, launch_search.text(result))
 
 
-def verify(said: Words, progress: Progress) -> Answer | None:
+def check_search(request: SearchRequest) -> None:
+    from cluster.searching import prepare_search
+
+    prepare_search.prepare(request)
+
+
+def verify(request: VerifyRequest, progress: Progress) -> Answer:
     from cluster.inspection import verify
 
-    wanted = verify.VerifyCommand(
-        said.names[0] if said.names else "", said.settings, said.path("data-dir", DATA_DIR), said.families
-    )
-    if said.problems:
-        if wanted.family:
-            commands.add_problems(said, lambda: verify.prepare(wanted))
-        return None
-    if said.has("dry-run"):
-        return dry_run(verify.dry_run(wanted), said)
-    result = verify.verify(wanted, progress.line)
+    if request.dry_run:
+        return dry_run(verify.dry_run(request), request.families)
+    result = verify.verify(request, progress.line)
     text = verify.text(result)
     if result["passed"]:
         return Answer(result, text)
     return Answer(result, text, FAILED, [Problem("not-proven", reason=text)])
 
 
-def evaluate(said: Words, progress: Progress) -> Answer | None:
+def check_verify(request: VerifyRequest) -> None:
+    from cluster.inspection import verify
+
+    verify.prepare(request)
+
+
+def evaluate(request: EvaluateRequest, progress: Progress) -> Answer:
     from cluster.inspection import evaluate
 
-    wanted = evaluate.EvaluateCommand(
-        said.names[0] if said.names else "",
-        said.settings,
-        said.path("weights", "") if said.has("weights") else None,
-        commands.runs_of(said, said.names, checkpoints=True),
-        said.path("data-dir", DATA_DIR),
-        said.families,
-        said.path("out", "") if said.has("out") else None,
-    )
-    if said.problems:
-        if wanted.name:
-            commands.add_problems(said, lambda: evaluate.prepare(wanted))
-        return None
-    result = evaluate.evaluate(wanted, progress.doing)
+    result = evaluate.evaluate(request, progress.doing)
     progress.end()
     return Answer(result, evaluate.text(result))
 
 
-def sample(said: Words, progress: Progress) -> Answer | None:
-    from cluster.inspection import manage_runs
+def check_evaluate(request: EvaluateRequest) -> None:
+    from cluster.inspection import evaluate
 
-    count, seed, top = (
-        said.number("count", 64, 1, 100_000),
-        said.number("seed", 0, 0, 2**63 - 1),
-        said.number("top", 1, 1, 1000),
-    )
-    runs = commands.runs_of(said, said.names, checkpoints=True)
-    if said.problems:
-        if said.names and said.settings:
-            commands.add_problems(
-                said, lambda: manage_runs.asked_of(said.names[0], runs, said.families, said.settings, count)
-            )
-        return None
-    out = said.path("out", "") if said.has("out") else None
-    if said.has("top"):
+    evaluate.prepare(request)
+
+
+def sample(request: SampleRequest, progress: Progress) -> Answer:
+    if request.top is not None:
         from cluster.inspection import best_trials
 
-        result = best_trials.sample_top(
-            said.names[0], runs, said.families, said.settings, top, count, seed, out, said.path("data-dir", DATA_DIR)
-        )
+        result = best_trials.sample_top(request)
         of = f"samples each of {', '.join(trial['name'] for trial in result['trials'])}"
     else:
-        result = manage_runs.sample(
-            said.names[0], runs, said.families, said.settings, count, seed, out, said.path("data-dir", DATA_DIR)
-        )
+        from cluster.inspection import manage_runs
+
+        result = manage_runs.sample(request)
         of = f"samples of step {result['step']}"
     lines = [f"{result['file']}: {result['count']} {of}", *(f"  note: {note}" for note in result["notes"])]
     return Answer(result, "\n".join(lines))
 
 
-def export(said: Words, progress: Progress) -> Answer | None:
-    from cluster.inspection import export
+def check_sample(request: SampleRequest) -> None:
+    from cluster.inspection import manage_runs
 
-    if said.problems:
-        return None
-    out = said.path("out", f"{said.names[0].rstrip('/').split('/')[-1]}-export")
-    there = commands.runs_of(said, said.names, checkpoints=True)
-    if said.has("best"):
+    if request.settings:
+        manage_runs.asked_of(request, request.name, request.runs)
+
+
+def export(request: ExportRequest, progress: Progress) -> Answer:
+    out = request.out or Path(f"{request.name.rstrip('/').split('/')[-1]}-export")
+    if request.best:
         from cluster.inspection import best_trials
 
-        result = best_trials.export_best(said.names[0], there, said.families, out)
+        result = best_trials.export_best(request.name, request.runs, request.families, out)
     else:
-        result = export.export(said.names[0], there, said.families, out)
+        from cluster.inspection import export
+
+        result = export.export(request.name, request.runs, request.families, out)
     of = f" of {result['trial']}" if "trial" in result else ""
     return Answer(result, f"{result['folder']}: {', '.join(result['files'])}{of}, of step {result['step']}")
 
 
-def predict(said: Words, progress: Progress) -> Answer | None:
+def predict(request: PredictRequest, progress: Progress) -> Answer:
     from cluster.inspection import predict
 
-    top = said.number("top", 2, 1) if said.has("top") else None
-    if said.problems:
-        return None
-    name, *files = said.names
-    runs = commands.runs_of(said, [name], checkpoints=True)
-    wanted = predict.PredictCommand(name, tuple(map(expanded, files)), runs, said.families, top, said.has("best"))
-    result = predict.carry_out(wanted, progress.doing)
+    result = predict.carry_out(request, progress.doing)
     progress.end()
     broken = predict.broken(result)
     for problem in broken:
         progress.say(sentence(problem))
-    return Answer(result, predict.text(result, top), FAILED if broken else 0, broken)
+    return Answer(result, predict.text(result, request.top), FAILED if broken else 0, broken)
 
 
-def report(said: Words, progress: Progress) -> Answer | None:
+def report(request: ReportRequest, progress: Progress) -> Answer:
     from cluster.reporting import make_report
 
-    if said.problems:
-        return None
-    wanted = make_report.ReportCommand(
-        tuple(said.names),
-        said.path("out", "") if said.has("out") else None,
-        said.has("single-file"),
-        said.has("watch"),
-        commands.runs_of(said, said.names or None),
-    )
-    result = make_report.carry_out(wanted, progress.say)
+    result = make_report.carry_out(request, progress.say)
     return Answer(result, "\n".join(make_report.text({**result, "page": from_here(result["page"])})))
 
 
-def runs(said: Words, progress: Progress) -> Answer | None:
+def runs(request: RunsRequest, progress: Progress) -> Answer:
     from cluster.inspection import manage_runs
 
-    if said.has("remove") and not said.names:
-        reason = "name the runs to remove, as in `troupe runs --remove dcgan-1`"
-        said.problems.append(Problem("missing", "--remove", reason))
-    if said.has("dry-run") and not said.has("remove"):
-        said.problems.append(Problem("missing", "--dry-run", "shows what --remove would remove", "add --remove"))
-    if said.problems:
-        return None
-    folder = commands.runs_of(said, said.names or None)
-    if said.has("remove"):
-        dry = said.has("dry-run")
-        removed = manage_runs.remove_runs(folder, said.names, dry)
-        words = ("would be removed,", "would be freed") if dry else ("removed,", "freed")
+    if request.remove:
+        removed = manage_runs.remove_runs(request.runs, request.names, request.dry_run)
+        words = ("would be removed,", "would be freed") if request.dry_run else ("removed,", "freed")
         lines = [f"{row['name']}: {words[0]} {size(row['bytes'])} {words[1]}" for row in removed]
-        return Answer({"removed": removed, **({"dry_run": True} if dry else {})}, "\n".join(lines))
-    rows = manage_runs.list_runs(folder, said.names)
-    nothing = f"no runs in {bucket.shown(folder)}; `troupe train dcgan data=digits` starts one"
+        return Answer({"removed": removed, **({"dry_run": True} if request.dry_run else {})}, "\n".join(lines))
+    rows = manage_runs.list_runs(request.runs, request.names)
+    nothing = f"no runs in {bucket.shown(request.runs)}; `troupe train dcgan data=digits` starts one"
     return Answer({"runs": rows}, table(rows_of_runs(rows), nothing))
 
 
-def stop(said: Words, progress: Progress) -> Answer | None:
-    from cluster.cli import remote_verbs
+def stop(request: StopRequest, progress: Progress) -> Answer:
     from cluster.inspection import follow
 
-    if said.problems:
-        return None
-    if said.has("address"):
-        return remote_verbs.stop(said.options["address"], said.names[0], progress.say)
-    return follow.stop(commands.runs_of(said, said.names), said.names[0], progress.say)
+    if request.address is not None:
+        return remote_verbs.stop(request.address, request.name, progress.say)
+    return follow.stop(request.runs, request.name, progress.say)
 
 
-def rank_of(said: Words) -> int | None:
-    """The worker whose log to print; None for all."""
-    rank = said.number("rank", 0, 0) if said.has("rank") else None
-    if rank is not None and said.has("address"):
-        reason, hint = "a worker's log is in the run's folder", "omit --address if it is visible here"
-        said.problems.append(Problem("bad-value", "--rank", reason, hint))
-    return rank
-
-
-def logs(said: Words, progress: Progress) -> Answer | None:
-    from cluster.cli import remote_verbs
+def logs(request: LogsRequest, progress: Progress, keep: bool = False) -> Answer:
     from cluster.inspection import follow
 
-    rank = rank_of(said)
-    if said.problems:
-        return None
-    name, to_the_end = said.names[0], said.has("follow")
-    if said.has("address"):
-        return remote_verbs.followed(said.options["address"], name, to_the_end, said.has("json"), progress.say)
-    pieces = follow.logs(commands.runs_of(said, said.names), name, rank, to_the_end)
-    return Answer({"name": name, "job": None, "logs": follow.shown(pieces, to_the_end, said.has("json"))}, None)
+    if request.address is not None:
+        return remote_verbs.followed(request.address, request.name, request.follow, keep, progress.say)
+    pieces = follow.logs(request.runs, request.name, request.rank, request.follow)
+    return Answer({"name": request.name, "job": None, "logs": follow.shown(pieces, request.follow, keep)}, None)
 
 
-def submit(said: Words, progress: Progress) -> Answer | None:
-    from cluster.cli import remote_verbs
-
-    return remote_verbs.submit(said, progress)
-
-
-def jobs(said: Words, progress: Progress) -> Answer | None:
-    from cluster.cli import remote_verbs
-
-    return remote_verbs.jobs(said)
-
-
-def check(said: Words, progress: Progress) -> Answer | None:
+def check(request: CheckRequest, progress: Progress) -> Answer:
     from cluster.inspection import preflight
 
-    if said.problems:
-        return None
-    address = said.options.get("address", "")
-    wanted = preflight.CheckCommand(
-        address or None,
-        said.names[0] if said.names else None,
-        said.settings,
-        commands.runs_of(said, []),
-        said.path("data-dir", DATA_DIR),
-        said.families,
-    )
-    if address.startswith(("http://", "https://")):
-        there = said.options.get("runs-dir", "")
-        if not os.path.isabs(there) and not bucket.is_address(there):
+    if request.address is not None and request.address.startswith(("http://", "https://")):
+        if not os.path.isabs(request.runs_dir) and not bucket.is_address(request.runs_dir):
             reason = "specify the folder of the runs, an absolute path on the cluster"
             raise TroupeError(Problem("missing", "--runs-dir", reason), WORDS)
         from cluster.ray_jobs.submission import check as look_there
 
-        words = said.again("address", "families", "json", "debug")
-        found = look_there(address, wanted, words, progress.say)
+        found = look_there(request, progress.say)
     else:
-        found = preflight.check(wanted)
-    again = f"troupe check {shlex.join(said.again('json', 'debug'))}".strip()
+        found = preflight.check(request)
+    again = f"troupe check {shlex.join(request.arguments())}".strip()
     wrong = [one.problem for one in found if one.state == preflight.WRONG]
     result = {"wrong": len(wrong), "findings": [one._asdict() for one in found]}
     return Answer(result, preflight.text(found, again), SURROUNDINGS if wrong else 0, wrong)
 
 
-def families(said: Words, progress: Progress) -> Answer | None:
+def families(request: FamiliesRequest, progress: Progress) -> Answer:
     from cluster.inspection import manage_runs
 
-    if said.problems:
-        return None
-    rows = manage_runs.list_families(said.families)
+    rows = manage_runs.list_families(request.families)
     return Answer({"families": rows}, f"{table(rows)}\n\n`troupe train FAMILY --help` shows the settings of one")
 
 
-def datasets(said: Words, progress: Progress) -> Answer | None:
+def datasets(request: DatasetsRequest, progress: Progress) -> Answer:
     from cluster.inspection import manage_runs
 
-    if said.problems:
-        return None
-    folder = said.path("data-dir", DATA_DIR)
-    if said.has("remove"):
-        freed = manage_runs.remove_packed(folder, said.options["remove"])
+    folder = request.data_dir
+    if request.remove is not None:
+        freed = manage_runs.remove_packed(folder, request.remove)
         text = f"{freed['source']}: packed copy removed, {size(freed['bytes'])} freed"
         return Answer({"removed": [freed]}, text)
-    known, packed = manage_runs.list_datasets(said.families), manage_runs.list_packed(folder)
+    known, packed = manage_runs.list_datasets(request.families), manage_runs.list_packed(folder)
     there = f"\n\npacked folders in {folder}:\n{table(rows_of_packed(packed))}" if packed else ""
     return Answer({"datasets": known, "packed": packed}, table(known) + there)
 
 
-def env(said: Words, progress: Progress) -> Answer | None:
+def env(request: EnvRequest, progress: Progress) -> Answer:
     from cluster.inspection import environment_report
 
-    if said.problems:
-        return None
     facts = environment_report.facts()
     return Answer(facts, environment_report.text(facts))
 
 
-VERBS: dict[str, Callable[..., Answer | None]] = {
-    "train": train, "search": search, "verify": verify, "evaluate": evaluate, "sample": sample, "export": export,
-    "predict": predict, "report": report, "runs": runs, "stop": stop, "logs": logs, "submit": submit,
-    "jobs": jobs, "check": check, "families": families, "datasets": datasets, "env": env,
+VERBS = {
+    "train": Verb(train, check_train), "search": Verb(search, check_search), "verify": Verb(verify, check_verify),
+    "evaluate": Verb(evaluate, check_evaluate), "sample": Verb(sample, check_sample), "export": Verb(export),
+    "predict": Verb(predict), "report": Verb(report), "runs": Verb(runs), "stop": Verb(stop), "logs": Verb(logs),
+    "submit": Verb(remote_verbs.submit, remote_verbs.check_submit), "jobs": Verb(remote_verbs.jobs),
+    "check": Verb(check), "families": Verb(families), "datasets": Verb(datasets), "env": Verb(env),
 }  # fmt: skip
 
 
-def dry_run(resolved: dict[str, Any], said: Words) -> Answer:
+def dry_run(resolved: dict[str, Any], families: Sequence[Path]) -> Answer:
     """Every setting by group, with the origin of its value if that is not the default."""
     from trainers.families import registry
 
-    kind = registry.config_class(resolved["family"], said.families)
+    kind = registry.config_class(resolved["family"], families)
     parts = [f"{key}: {value}" for key, value in resolved.items() if isinstance(value, str)]
     parts += [f"memory: {resolved['memory']['told']}"] if "memory" in resolved else []
     described, origins = [*kind.described()], resolved.get("origins", {})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.inspection import export, manage_runs
+from cluster.requests.models import SampleRequest
 from cluster.searching import leaderboard
 from cluster.searching.leaderboard import Search, TrialRecord
 from trainers.base.errors import CONFLICT, WORDS, TroupeError
@@ -40,27 +41,17 @@ def export_best(name: str, runs: Path, families: Sequence[Path], out: Path) -> d
     return {**result, **trial}
 
 
-def sample_top(
-    name: str,
-    runs: Path,
-    families: Sequence[Path],
-    words: Mapping[str, Any],
-    top: int,
-    count: int,
-    seed: int,
-    out: Path | None,
-    data_dir: Path,
-) -> dict[str, Any]:
+def sample_top(request: SampleRequest) -> dict[str, Any]:
     """Samples of the best trials from the same noise, one sheet below the other in one image, or one text file."""
-    search, best = best_of(runs, name, top)
+    search, best = best_of(request.runs, request.name, request.top or 1)
     sheets: list[tuple[str, Any]] = []
     trials, notes = list[dict[str, Any]](), list[str]()
     columns = drawn = 0
     for trial in best:
         full = f"{search.name}/{trial.name}"
-        asked = manage_runs.asked_of(full, search.path.parent, families, words, count)
-        columns = asked.columns or min(count, 16)
-        _, samples, told = manage_runs.samples_of(full, search.path.parent, families, asked, seed, data_dir)
+        asked = manage_runs.asked_of(request, full, search.path.parent)
+        columns = asked.columns or min(request.count, 16)
+        _, samples, told = manage_runs.samples_of(request, full, search.path.parent, asked)
         drawn = told["count"]
         trials.append({"name": full, "value": trial.value, "step": told["step"]})
         notes += [f"{full}: {note}" for note in told["notes"]]
@@ -69,7 +60,7 @@ def sample_top(
     if any(isinstance(samples, list) != texts for _, samples in sheets):
         reason, hint = "its best trials draw images and texts", "sample one by its name"
         raise TroupeError(Problem("pictures-and-texts", search.name, reason, hint), WORDS)
-    out = out or manage_runs.free(Path(f"{search.name}-samples.{'txt' if texts else 'png'}"))
+    out = request.out or manage_runs.free(Path(f"{search.name}-samples.{'txt' if texts else 'png'}"))
     manage_runs.check_ending(out, not texts)
     with manage_runs.writing(out):
         if texts:
@@ -78,7 +69,7 @@ def sample_top(
             )
         else:
             pictures.write_picture(out, _below_one_another(sheets, columns))
-    return {"file": str(out), "count": drawn, "seed": seed, "trials": trials, "notes": notes}
+    return {"file": str(out), "count": drawn, "seed": request.seed, "trials": trials, "notes": notes}
 
 
 def _below_one_another(sheets: Sequence[tuple[str, Any]], columns: int) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.host import requirements
+from cluster.requests.models import EvaluateRequest
 from cluster.terminal.progress import verdict_lines
 from cluster.training.initial_weights import learned_of
 from cluster.training.launch_run import alone
@@ -23,19 +24,6 @@ from trainers.storage import checkpoint
 
 LEARNED = "learned-from"  # problem code: the run learned from these samples
 ALL = "all"  # evaluate_on=all: every sample of the data; for evaluations only
-
-
-@dataclass(frozen=True)
-class EvaluateCommand:
-    """An `evaluate` command as given: a run, or a family with settings and weights."""
-
-    name: str
-    settings: Mapping[str, Any]
-    weights: Path | None
-    runs_dir: Path
-    data_dir: Path
-    families: tuple[Path, ...] = ()
-    out: Path | None = None
 
 
 class Prepared(NamedTuple):
@@ -60,7 +48,7 @@ class _Found(NamedTuple):
     newest: bool = False
 
 
-def prepare(command: EvaluateCommand) -> Prepared:
+def prepare(command: EvaluateRequest) -> Prepared:
     """Family, settings and path of the weights. Raises TroupeError with all problems of the command."""
     problems: list[Problem] = []
     notes: list[str] = []
@@ -87,11 +75,11 @@ def prepare(command: EvaluateCommand) -> Prepared:
     return Prepared(found.family, settled, found.weights, found.learned, tuple(notes), part, found.newest)
 
 
-def _find_run(command: EvaluateCommand, problems: list[Problem], notes: list[str]) -> _Found:
+def _find_run(command: EvaluateRequest, problems: list[Problem], notes: list[str]) -> _Found:
     """The newest checkpoint of the run that the command names. Raises TroupeError if there is none."""
-    if command.weights is not None and not (command.runs_dir / command.name).exists():
+    if command.weights is not None and not (command.runs / command.name).exists():
         registry.config_class(command.name, command.families)  # raises if there is no such family
-    folder = run_folder.find(command.runs_dir, command.name)
+    folder = run_folder.find(command.runs, command.name)
     if command.weights is not None:
         hint = f"{command.name} is a run and has its own weights"
         problems.append(Problem("settings-conflict", "--weights", "is for a family", hint, str(command.weights)))
@@ -100,7 +88,7 @@ def _find_run(command: EvaluateCommand, problems: list[Problem], notes: list[str
     return _Found(learned["family"], weights, learned, learned["settings"], newest=True)
 
 
-def _find_weights(command: EvaluateCommand, problems: list[Problem]) -> _Found:
+def _find_weights(command: EvaluateRequest, problems: list[Problem]) -> _Found:
     """The weights that `--weights` gives for a family: a file, or the folder of a run or of a checkpoint."""
     family, weights = command.name, command.weights
     if weights is None:
@@ -169,7 +157,7 @@ def _doubts(learned: Mapping[str, Any], name: str, data: Any, part: str) -> list
     return notes
 
 
-def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+def evaluate(command: EvaluateRequest, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """Metrics over the held-out samples; figures of them are written into `out`, if given.
 
     `shows` receives short progress texts.
@@ -178,7 +166,7 @@ def evaluate(command: EvaluateCommand, shows: Callable[[str], None] = lambda wha
 
 
 @fresh
-def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[str], None]) -> dict[str, Any]:
+def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[str], None]) -> dict[str, Any]:
     config = prepared.config
     data = _open_samples(command, config, prepared.part)
     held_out, problems, notes = compared(prepared.learned, config, data, prepared.part)
@@ -225,7 +213,7 @@ def _evaluated(command: EvaluateCommand, prepared: Prepared, shows: Callable[[st
     return result
 
 
-def _open_samples(command: EvaluateCommand, config: Config, part: str) -> Any:
+def _open_samples(command: EvaluateRequest, config: Config, part: str) -> Any:
     """The data with the samples to evaluate on. Raises TroupeError (exit code 2) if there are none or they do not fit
     the settings."""
     data = open_for(config, command.data_dir, command.families)

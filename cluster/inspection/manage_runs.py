@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.requests.models import SampleRequest
 from cluster.searching import leaderboard
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.base.paths import expanded, shown
@@ -128,8 +129,9 @@ def remove_runs(runs: Path, names: Sequence[str], dry_run: bool = False) -> list
     return [{"name": folder.name, "bytes": remove(folder)} for folder in folders.values()]
 
 
-def asked_of(name: str, runs: Path, families: Sequence[Path], words: Mapping[str, Any], count: int) -> Any:
-    """The request to a run's family, as typed settings. Raises TroupeError (exit code 2) with all problems."""
+def asked_of(request: SampleRequest, name: str, runs: Path) -> Any:
+    """A request as sampling settings of a run's family. Raises TroupeError (exit code 2) with all problems."""
+    families, words, count = request.families, request.settings, request.count
     folder = run_folder.find(runs, name)
     told = folder.read_settings()
     family, kind = told["family"], registry.class_of_run(told, folder.name, families).asked
@@ -140,21 +142,12 @@ def asked_of(name: str, runs: Path, families: Sequence[Path], words: Mapping[str
     return asked
 
 
-def sample(
-    name: str,
-    runs: Path,
-    families: Sequence[Path],
-    words: Mapping[str, Any],
-    count: int,
-    seed: int,
-    out: Path | None,
-    data_dir: Path,
-) -> dict[str, Any]:
+def sample(request: SampleRequest) -> dict[str, Any]:
     """Draw samples from a run's newest checkpoint and write them as one image or one text file."""
-    asked = asked_of(name, runs, families, words, count)
-    folder, samples, told = samples_of(name, runs, families, asked, seed, data_dir)
+    asked = asked_of(request, request.name, request.runs)
+    folder, samples, told = samples_of(request, request.name, request.runs, asked)
     are_images = not isinstance(samples, list)
-    out = out or free(Path(f"{folder.name.replace('/', '-')}-samples.{'png' if are_images else 'txt'}"))
+    out = request.out or free(Path(f"{folder.name.replace('/', '-')}-samples.{'png' if are_images else 'txt'}"))
     check_ending(out, are_images)
     with writing(out):
         if are_images:
@@ -201,10 +194,9 @@ def not_written(out: Path, reason: object) -> TroupeError:
 
 
 @fresh
-def samples_of(
-    name: str, runs: Path, families: Sequence[Path], asked: Any, seed: int, data_dir: Path
-) -> tuple[RunFolder, Any, dict[str, Any]]:
+def samples_of(request: SampleRequest, name: str, runs: Path, asked: Any) -> tuple[RunFolder, Any, dict[str, Any]]:
     """A run, its samples (images as uint8 NHWC, or a list of texts), and information on them."""
+    families, seed, data_dir = request.families, request.seed, request.data_dir
     folder, stored, state, family = opened(name, runs, families)
     import torch
 

@@ -6,11 +6,11 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.inspection import best_trials, export, manage_runs
+from cluster.requests.models import PredictRequest
 from cluster.terminal.tables import table
 from cluster.training.launch_run import alone
 from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
@@ -25,18 +25,6 @@ from trainers.runtime.global_state import fresh
 BATCH = 64  # images per forward pass
 
 
-@dataclass(frozen=True)
-class PredictCommand:
-    """A `predict` command as given."""
-
-    name: str  # of a run, a trial or, with `best`, a search; or an exported folder
-    files: tuple[Path, ...]  # and folders
-    runs_dir: Path
-    families: tuple[Path, ...] = ()
-    top: int | None = None  # classes reported for each file; None: all
-    best: bool = False
-
-
 class Files(NamedTuple):
     """The named images, and what else was found."""
 
@@ -44,7 +32,7 @@ class Files(NamedTuple):
     passed: Counter[str]  # counts of files in folders that are not images by their names, by extension
 
 
-def carry_out(command: PredictCommand, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+def carry_out(command: PredictRequest, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """Classify images, as `cluster.predict` describes it; `shows` receives the progress."""
     name, folder, expected = prepare(command)
     return _predicted(command, name, folder, expected, find(command.files), shows)
@@ -52,7 +40,7 @@ def carry_out(command: PredictCommand, shows: Callable[[str], None] = lambda wha
 
 @fresh
 def _predicted(
-    command: PredictCommand,
+    command: PredictRequest,
     name: str,
     folder: Path | None,
     expected: Mapping[str, Any],
@@ -61,7 +49,7 @@ def _predicted(
 ) -> dict[str, Any]:
     with alone():
         if folder is None:
-            _, stored, state, family = manage_runs.opened(name, command.runs_dir, command.families)
+            _, stored, state, family = manage_runs.opened(name, command.runs, command.families)
             networks = manage_runs.networks_of(family, state)
         else:
             stored, family, networks = export.exported(folder, command.families)
@@ -84,7 +72,7 @@ def _predicted(
     }
 
 
-def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any]]:
+def prepare(command: PredictRequest) -> tuple[str, Path | None, Mapping[str, Any]]:
     """The run or the exported folder, and its expected input. Raises TroupeError with all problems."""
     problems = [
         Problem("missing-file", shown(file), "no such file or folder")
@@ -98,15 +86,13 @@ def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any
     ]
     if not command.files:
         problems.append(Problem("missing", "predict", "requires a file or a folder"))
-    if command.top is not None and command.top < 1:
-        problems.append(Problem("bad-value", "top", "must be at least 1", value=command.top))
     name, folder, expected = command.name, None, None
     try:
         if command.best:
-            search, (trial,) = best_trials.best_of(command.runs_dir, name, 1)
+            search, (trial,) = best_trials.best_of(command.runs, name, 1)
             name = f"{search.name}/{trial.name}"
         folder = None if command.best else _export(command)
-        told = export.config_of(folder) if folder else run_folder.find(command.runs_dir, name).read_settings()
+        told = export.config_of(folder) if folder else run_folder.find(command.runs, name).read_settings()
         kind = registry.class_of_run(told, name, command.families)
         expected = kind.of(told["settings"], told["family"]).expects(told["facts"])
         if expected is None:
@@ -120,10 +106,10 @@ def prepare(command: PredictCommand) -> tuple[str, Path | None, Mapping[str, Any
     return name, folder, expected
 
 
-def _export(command: PredictCommand) -> Path | None:
+def _export(command: PredictRequest) -> Path | None:
     """The named exported folder, if it is one; a run of that name takes precedence."""
     folder = expanded(command.name)
-    if os.path.exists(command.runs_dir / command.name / "settings.json"):
+    if os.path.exists(command.runs / command.name / "settings.json"):
         return None
     return folder if os.path.exists(folder / "weights.safetensors") else None
 

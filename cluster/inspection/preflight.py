@@ -11,13 +11,13 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.backend import connection
 from cluster.backend.nodes import last_line
 from cluster.host import hardware, requirements
+from cluster.requests.models import CheckRequest
 from cluster.terminal.progress import size
 from cluster.terminal.tables import table
 from trainers.base.errors import WORDS, TroupeError
@@ -36,18 +36,6 @@ SPARE = 1 << 30  # bytes free on the disk of the runs
 NUMBERS, ROUNDS = 1 << 20, 5  # float32 values, and repetitions, of the all-reduce between nodes
 
 
-@dataclass(frozen=True)
-class CheckCommand:
-    """A `check` command as given."""
-
-    address: str | None
-    family: str | None
-    settings: Mapping[str, Any]
-    runs_dir: Path
-    data_dir: Path
-    families: tuple[Path, ...] = ()
-
-
 class Finding(NamedTuple):
     what: str
     state: str  # FINE, WRONG, UNSEEN or NOTE
@@ -63,7 +51,7 @@ def wrong(what: str, problem: Problem) -> Finding:
     return Finding(what, WRONG, sentence(problem), problem.code)
 
 
-def check(command: CheckCommand) -> list[Finding]:
+def check(command: CheckRequest) -> list[Finding]:
     """Run all checks. Raises TroupeError (exit code 2) only for wrong arguments."""
     config = _config(command)
     if command.address is None:
@@ -80,7 +68,7 @@ def check(command: CheckCommand) -> list[Finding]:
         return [wrong("cluster", problem) for problem in error.problems]
 
 
-def _config(command: CheckCommand) -> Config | None:
+def _config(command: CheckRequest) -> Config | None:
     """The settings of the run to check for, if a family is given."""
     if command.family is None:
         if command.settings:
@@ -121,18 +109,18 @@ def _machine(config: Config | None) -> Iterator[Finding]:
     yield shared_memory("this machine", _free("/dev/shm"))
 
 
-def _folders(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
-    if problem := _unwritable(command.runs_dir):
+def _folders(command: CheckRequest, config: Config | None) -> Iterator[Finding]:
+    if problem := _unwritable(command.runs):
         yield wrong("runs", problem)
     else:
-        yield space("this machine", command.runs_dir, _free(str(command.runs_dir)))
+        yield space("this machine", command.runs, _free(str(command.runs)))
     if config is not None:
         yield data_finding(
             "this machine", config.data, sources.missing(config.data, command.data_dir, command.families)
         )
 
 
-def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
+def _cluster(command: CheckRequest, config: Config | None) -> Iterator[Finding]:
     """Check every node, and the network between them."""
     import ray
 
@@ -164,16 +152,16 @@ def _cluster(command: CheckCommand, config: Config | None) -> Iterator[Finding]:
 
 
 def _asked(
-    command: CheckCommand, config: Config | None, nodes: Sequence[Mapping[str, Any]]
+    command: CheckRequest, config: Config | None, nodes: Sequence[Mapping[str, Any]]
 ) -> tuple[list[tuple[str, float, dict[str, Any]]], list[Finding]]:
     """The answer of each node, with its address and clock offset in seconds; and findings on silent nodes."""
     import ray
 
     answers: list[tuple[str, float, dict[str, Any]]] = []
     silent: list[Finding] = []
-    if problem := _unwritable(command.runs_dir):
+    if problem := _unwritable(command.runs):
         silent.append(Finding("runs", WRONG, f"this machine: {sentence(problem)}", problem.code))
-    mark = command.runs_dir.resolve() / f".seen-{uuid.uuid4().hex}"
+    mark = command.runs.resolve() / f".seen-{uuid.uuid4().hex}"
     with contextlib.suppress(OSError):
         mark.touch(exist_ok=False)
     data = (config.data, str(command.data_dir), [str(path) for path in command.families]) if config else None
@@ -181,9 +169,7 @@ def _asked(
         look = ray.remote(num_cpus=0)(_looked)
         sent = time.time()
         asked = [
-            look.options(scheduling_strategy=_at(node)).remote(
-                str(mark), bucket.shown(command.runs_dir.resolve()), data
-            )
+            look.options(scheduling_strategy=_at(node)).remote(str(mark), bucket.shown(command.runs.resolve()), data)
             for node in nodes
         ]
         done, _ = ray.wait(asked, num_returns=len(asked), timeout=WAITS.check_of_nodes)
@@ -247,18 +233,18 @@ def _of_node(
     offset: float,
     told: Mapping[str, Any],
     here: Mapping[str, Any],
-    command: CheckCommand,
+    command: CheckRequest,
     config: Config | None,
 ) -> Iterator[Finding]:
     for problem in connection.other_versions(here, told):
         yield wrong(name, problem)
     if told["missing"]:
-        yield wrong(name, connection.unseen(command.runs_dir.resolve()))
+        yield wrong(name, connection.unseen(command.runs.resolve()))
     elif not told["writable"]:
-        reason = f"cannot write to {bucket.shown(command.runs_dir.resolve())}"
+        reason = f"cannot write to {bucket.shown(command.runs.resolve())}"
         yield wrong(name, Problem("not-written", reason=reason, hint="grant access to its user"))
     else:
-        yield space(name, command.runs_dir.resolve(), told["space"])
+        yield space(name, command.runs.resolve(), told["space"])
     yield shared_memory(name, told["shared memory"])
     if offset > CLOCKS:
         reason = f"its clock differs by {offset:.0f} s from this machine's"

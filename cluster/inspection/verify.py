@@ -5,10 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cluster.requests.models import VerifyRequest
 from trainers.base.errors import CONFLICT, WORDS, TroupeError
 from trainers.base.problems import Problem, sentence
 from trainers.data import sources
@@ -22,24 +22,13 @@ TOLERANCE = 1e-9  # of ddp in float64, relative to the largest number of each te
 PROOFS = (("exact", "float32", 0.0), ("ddp", "float64", TOLERANCE))
 
 
-@dataclass(frozen=True)
-class VerifyCommand:
-    """A `verify` command as given. `setup` breaks something on purpose, for tests."""
-
-    family: str
-    settings: Mapping[str, Any]
-    data_dir: Path
-    families: tuple[Path, ...] = ()
-    setup: str = ""
-
-
 class Difference(NamedTuple):
     tensor: str
     largest: float  # absolute
     relative: float  # to the largest number of the tensor, or 1; 0 only for equal bits
 
 
-def prepare(command: VerifyCommand) -> list[tuple[str, Config]]:
+def prepare(command: VerifyRequest) -> list[tuple[str, Config]]:
     """A small config for each variant of the family's networks, with the settings of the command."""
     kind = registry.config_class(command.family, command.families)
     problems: list[Problem] = []
@@ -83,13 +72,13 @@ def variants(tiny: Mapping[str, Mapping[str, Any]], said: Mapping[str, Any]) -> 
     return chosen
 
 
-def dry_run(command: VerifyCommand) -> dict[str, Any]:
+def dry_run(command: VerifyRequest) -> dict[str, Any]:
     """Every resolved setting of the first variant."""
     name, config = prepare(command)[0]
     return {"family": command.family, "variant": name, "settings": config.model_dump()}
 
 
-def verify(command: VerifyCommand, say: Callable[[str], None] = print) -> dict[str, Any]:
+def verify(command: VerifyRequest, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train each variant with 1 and with `workers` processes, with each `exchange`, and compare."""
     configs = prepare(command)
     refuse_in_pool()
@@ -124,7 +113,7 @@ def text(result: Mapping[str, Any]) -> str:
 
 def _prove(
     group: Any,
-    command: VerifyCommand,
+    command: VerifyRequest,
     config: Config,
     variant: str,
     exchange: str,

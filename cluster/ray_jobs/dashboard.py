@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import os
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +28,11 @@ NO_ADDRESS = Problem(
     "missing", "--address", f"specify the cluster's dashboard, --address http://HEAD:8265 (or {ADDRESS})"
 )
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+def address_of(given: str | None) -> str:
+    """The address of the dashboard: as given, else from Ray's variable; empty if neither is."""
+    return given or os.environ.get(ADDRESS, "")
 
 
 class Dashboard:

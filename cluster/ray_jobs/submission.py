@@ -16,16 +16,18 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.host.import_path import ROOT
-from cluster.inspection.preflight import WRONG, CheckCommand, Finding, wrong
-from cluster.ray_jobs.dashboard import ENDED, Dashboard, first_line, reach
+from cluster.inspection.preflight import WRONG, Finding, wrong
+from cluster.ray_jobs.dashboard import ENDED, Dashboard, address_of, first_line, reach
+from cluster.ray_jobs.prepare_job import to_check
+from cluster.requests.models import CheckRequest, SearchRequest, SubmitRequest, TrainRequest
 from cluster.terminal.answers import JOB
 from cluster.terminal.progress import duration, size
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.paths import expanded
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 from trainers.base.version import __version__
@@ -34,66 +36,39 @@ from trainers.run_folders.run_folder import check_name
 
 PACKAGES = ("cluster", "trainers", "searchspaces")
 LEFT_OUT = ("__pycache__", "*.pyc", "*.egg-info")
+SENT_AS = {"config": "config.yaml", "space": "space.py"}  # files of options
 RUNS = ("settings.json", "search.json")  # files that identify a run, or a search
 TO_LOOK, TO_INSTALL = 90.0, 1800.0  # seconds for a check, and if the cluster first installs packages
 LARGE = 512 << 20  # the most bytes that Ray accepts for one folder
 
 
-@dataclass(frozen=True)
-class SubmitCommand:
-    """A `submit` command: `words` are the arguments of the inner verb, without name and address."""
-
-    address: str
-    verb: str
-    family: str | None
-    words: tuple[str, ...]
-    name: str | None
-    resume: str | None
-    families: tuple[Path, ...]
-    config: Path | None
-    space: Path | None
-    runs_dir: str | None
-    to_check: tuple[str, ...] = ()  # family, settings and data folder, as arguments of `troupe check`
-    install: bool = False
-    unchecked: bool = False
-
-
-def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]:
+def submit(request: SubmitRequest, family: str, say: Callable[[str], None]) -> dict[str, Any]:
     """Submit a job, and return its name. Raises TroupeError: exit code 2 for invalid arguments, 3 if the cluster cannot
     be reached or rejects the job, 4 if the name is in use."""
-    problems = []
-    if command.runs_dir is None:
-        reason = "specify the folder of the runs, shared by all nodes of the cluster, or a bucket"
-        problems.append(Problem("missing", "--runs-dir", reason))
-    elif not os.path.isabs(command.runs_dir) and not is_address(command.runs_dir):
-        reason = "must be an absolute path on the cluster"
-        problems.append(Problem("bad-value", "--runs-dir", reason, value=command.runs_dir))
-    name = command.resume or command.name or f"{command.family}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if problem := check_name(name):
-        problems.append(problem)
-    if problems:
-        raise TroupeError(problems, WORDS)
-    client = reach(command.address)
+    inner, address = request.inner, address_of(request.address)
+    assert inner is not None
+    name = _name_of_job(inner, family)
+    client = reach(address)
     before = [job for job in client.jobs() if job["name"] == name]
-    if command.resume is None and any(job["state"] != "FAILED" for job in before):
-        hint = f"resume with `submit {command.verb} --resume {name}`, or use another name"
-        raise TroupeError(Problem("name-in-use", "--name", "a job has this name", hint, name), CONFLICT)
-    if running := [job for job in before if job["state"] not in ENDED]:
-        reason = f"job {running[0]['job']} is running it"
-        raise TroupeError(Problem("held", name, reason, "wait for it, or stop it first"), CONFLICT)
+    _refuse_conflicts(inner, name, before)
     with tempfile.TemporaryDirectory() as folder:
-        sent, inside = _gathered(command, Path(folder))
-        say(f"sending {size(sent)} to {command.address}")
-        known = [] if command.resume else ["--name", name]
-        line = ["python", "-m", "cluster.cli", command.verb, *command.words, *known, *inside, "--address", "auto"]
+        space = inner.space if isinstance(inner, SearchRequest) and inner.space != "none" else None
+        here = inner.here()
+        files = {"config": here.config, "space": None if space is None else expanded(space)}
+        sent, inside = _gathered(here.families, files, Path(folder))
+        say(f"sending {size(sent)} to {address}")
+        known = [] if inner.resume else ["--name", name]
+        elsewhere = ("name", "families", "config", "address", *([] if space is None else ["space"]))
+        words = inner.arguments(*elsewhere)
+        line = ["python", "-m", "cluster.cli", inner.verb, *words, *known, *inside, "--address", "auto"]
         environment = _environment(Path(folder))
-        if command.install:
+        if request.install:
             environment["pip"] = requirements()
-        if not command.unchecked:
+        if not request.skip_checks:
             say("checking that the cluster has what it needs")
-            words = [*command.to_check, "--runs-dir", str(command.runs_dir), *_families(inside)]
+            words = (*to_check(inner), "--runs-dir", inner.runs_dir, *_families(inside))
             if lacks := [one.problem for one in look(client, environment, words, say) if one.state == WRONG]:
-                reason = "nothing was submitted (--unchecked skips the check)"
+                reason = "nothing was submitted (--skip-checks skips the check)"
                 raise TroupeError([*lacks, Problem("not-submitted", reason=reason)], SURROUNDINGS)
         environment["env_vars"][JOB] = "1"
         job = _sent(
@@ -102,10 +77,38 @@ def submit(command: SubmitCommand, say: Callable[[str], None]) -> dict[str, Any]
                 "entrypoint": shlex.join(line),
                 "submission_id": _numbered(name, before),
                 "runtime_env": environment,
-                "metadata": {"troupe": __version__, "run": name, "verb": command.verb},
+                "metadata": {"troupe": __version__, "run": name, "verb": inner.verb},
             },
         )
-    return {"name": name, "job": job, "address": command.address, "bytes": sent}
+    return {"name": name, "job": job, "address": address, "bytes": sent}
+
+
+def _name_of_job(inner: TrainRequest | SearchRequest, family: str) -> str:
+    """The name of the run, which is also that of the job. Raises TroupeError (exit code 2) if it or the folder of the
+    runs is wrong."""
+    problems = []
+    if "runs_dir" not in inner.model_fields_set:
+        reason = "specify the folder of the runs, shared by all nodes of the cluster, or a bucket"
+        problems.append(Problem("missing", "--runs-dir", reason))
+    elif not os.path.isabs(inner.runs_dir) and not is_address(inner.runs_dir):
+        reason = "must be an absolute path on the cluster"
+        problems.append(Problem("bad-value", "--runs-dir", reason, value=inner.runs_dir))
+    name = inner.resume or inner.name or f"{family}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if problem := check_name(name):
+        problems.append(problem)
+    if problems:
+        raise TroupeError(problems, WORDS)
+    return name
+
+
+def _refuse_conflicts(inner: TrainRequest | SearchRequest, name: str, before: Sequence[Mapping[str, Any]]) -> None:
+    """Raise TroupeError (exit code 4) if another job has the name, or is running the run to resume."""
+    if inner.resume is None and any(job["state"] != "FAILED" for job in before):
+        hint = f"resume with `submit {inner.verb} --resume {name}`, or use another name"
+        raise TroupeError(Problem("name-in-use", "--name", "a job has this name", hint, name), CONFLICT)
+    if running := [job for job in before if job["state"] not in ENDED]:
+        reason = f"job {running[0]['job']} is running it"
+        raise TroupeError(Problem("held", name, reason, "wait for it, or stop it first"), CONFLICT)
 
 
 def _numbered(name: str, before: Sequence[Mapping[str, Any]]) -> str:
@@ -162,18 +165,17 @@ def _answer_in(printed: str) -> dict[str, Any] | None:
     return None
 
 
-def check(address: str, command: CheckCommand, words: Sequence[str], say: Callable[[str], None]) -> list[Finding]:
+def check(request: CheckRequest, say: Callable[[str], None]) -> list[Finding]:
     """`troupe check` of a cluster through its dashboard, with these packages."""
     try:
-        client = reach(address)
+        client = reach(str(request.address))
     except TroupeError as error:
         if error.code == WORDS:
             raise
         return [wrong("cluster", problem) for problem in error.problems]
     with tempfile.TemporaryDirectory() as folder:
-        sending = SubmitCommand(address, "check", None, (), None, None, command.families, None, None, None)
-        _, inside = _gathered(sending, Path(folder))
-        return look(client, _environment(Path(folder)), [*words, *inside], say)
+        _, inside = _gathered(request.families, {}, Path(folder))
+        return look(client, _environment(Path(folder)), [*request.arguments("address", "families"), *inside], say)
 
 
 def _environment(folder: Path) -> dict[str, Any]:
@@ -228,18 +230,20 @@ def requirements() -> list[str]:
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in needed if name != "ray"]
 
 
-def _gathered(command: SubmitCommand, folder: Path) -> tuple[int, list[str]]:
-    """Copy all that is sent to `folder`: its bytes, and the arguments that name it on the cluster."""
+def _gathered(families: Sequence[Path], files: Mapping[str, Path | None], folder: Path) -> tuple[int, list[str]]:
+    """Copy all that is sent to `folder`: its bytes, and the arguments that name it on the cluster. `files` are by
+    option."""
     inside: list[str] = []
     beside = folder / "with"
     beside.mkdir()
     for package in PACKAGES:
         _copy(Path(ROOT) / package, folder / package)
-    for number, path in enumerate(command.families):
+    for number, path in enumerate(families):
         _copy(path, beside / f"families_{number}")
         inside += ["--families", f"families_{number}"]
-    for option, file, name in (("config", command.config, "config.yaml"), ("space", command.space, "space.py")):
+    for option, file in files.items():
         if file is not None:
+            name = SENT_AS[option]
             try:
                 shutil.copyfile(file, beside / name)
             except OSError as error:
@@ -249,8 +253,8 @@ def _gathered(command: SubmitCommand, folder: Path) -> tuple[int, list[str]]:
     parts = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in folder.iterdir()}
     for path, count in parts.items():
         if count > LARGE:
-            files = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: -file.stat().st_size)
-            largest = ", ".join(f"{file.relative_to(path)} ({size(file.stat().st_size)})" for file in files[:3])
+            inside_it = sorted((one for one in path.rglob("*") if one.is_file()), key=lambda one: -one.stat().st_size)
+            largest = ", ".join(f"{one.relative_to(path)} ({size(one.stat().st_size)})" for one in inside_it[:3])
             reason = f"{size(count)} are too much to send, the limit is {size(LARGE)}"
             raise TroupeError(Problem("too-large", path.name, reason, f"largest: {largest}"), WORDS)
     return sum(parts.values()), inside

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.reporting import collect, write
+from cluster.requests.models import ReportRequest
 from cluster.searching.leaderboard import Search
 from cluster.terminal.progress import size
 from trainers.base.errors import WORDS, TroupeError
@@ -19,18 +19,7 @@ SHARE = 4  # pause before the next page, as a multiple of the time that this one
 LARGE = 20e6  # bytes of a single-file page above which a note is shown
 
 
-@dataclass(frozen=True)
-class ReportCommand:
-    """A `report` command as given."""
-
-    names: tuple[str, ...]
-    out: Path | None = None
-    single_file: bool = False
-    watch: bool = False
-    runs_dir: Path = Path("runs")
-
-
-def carry_out(command: ReportCommand, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def carry_out(command: ReportRequest, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Write the page; with `watch` repeatedly, until nothing is running or Ctrl-C is pressed."""
     if not command.names:
         reason = "requires a name, as in `troupe report dcgan-search-1`"
@@ -52,9 +41,9 @@ def carry_out(command: ReportCommand, say: Callable[[str], None] = lambda line: 
     return _once(command, out, 0)  # a page that does not reload itself
 
 
-def folder_of(command: ReportCommand) -> Path:
+def folder_of(command: ReportRequest) -> Path:
     """The folder of the page: as given, else in the run or search shown, or `report` for several."""
-    found = collect.find(command.runs_dir, command.names)
+    found = collect.find(command.runs, command.names)
     if command.out is not None:
         return command.out
     if len(command.names) > 1:
@@ -82,7 +71,7 @@ def text(result: dict[str, Any]) -> Sequence[str]:
     return lines
 
 
-def _once(command: ReportCommand, out: Path, renew: float) -> dict[str, Any]:
-    found = collect.collect(command.runs_dir, command.names)
-    result = write.write(found, out, command.runs_dir, command.single_file, renew)
+def _once(command: ReportRequest, out: Path, renew: float) -> dict[str, Any]:
+    found = collect.collect(command.runs, command.names)
+    result = write.write(found, out, command.runs, command.single_file, renew)
     return {**result, "working": found.working}

@@ -17,6 +17,7 @@ from cluster.backend.supervisor import CLEANED, RAY
 from cluster.host import requirements
 from cluster.host.requirements import needs
 from cluster.host.signals import signals
+from cluster.requests.models import SearchRequest
 from cluster.searching import samplers, tuner
 from cluster.searching.leaderboard import (
     FAILED,
@@ -30,7 +31,7 @@ from cluster.searching.leaderboard import (
     StopReason,
     TrialRecord,
 )
-from cluster.searching.prepare_search import Prepared, SearchCommand, compare_by
+from cluster.searching.prepare_search import Prepared, compare_by
 from cluster.searching.tune_job import Dead, Job
 from cluster.terminal.progress import Progress, about_trials, duration, size
 from trainers.base.errors import FAILED as RUN_FAILED
@@ -69,7 +70,7 @@ class RayLoss:
 class Driver:
     """One running search."""
 
-    def __init__(self, search: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> None:
+    def __init__(self, search: Search, prepared: Prepared, command: SearchRequest, progress: Progress) -> None:
         self.search, self.prepared, self.command, self.progress = search, prepared, command, progress
         self.proposals = samplers.of(search, prepared.space)
         self.data: dict[tuple[Any, ...], Known] = {}
@@ -134,7 +135,7 @@ class Driver:
         self.progress.doing(self.state())
         now = time.monotonic()
         self._look_at_ray(now)
-        budget = self.command.time_budget
+        budget = None if self.command.time_budget is None else 60 * self.command.time_budget
         if budget is not None and now - self.began > budget and StopReason.TIME_BUDGET not in self.stops:
             over = self.stops[StopReason.TIME_BUDGET] = f"the time budget of {duration(budget)} is used up"
             self.progress.say(f"{over}: saving running trials")
@@ -313,7 +314,7 @@ class Driver:
     def _look_at_disk(self) -> None:
         """Free space if the disk or the budget is nearly full; if nothing can be removed, report it and stop."""
         free = shutil.disk_usage(self.search.path).free
-        budget = self.command.disk_budget
+        budget = None if self.command.disk_budget is None else 1e9 * self.command.disk_budget
         used = bytes_of(self.search.path) if budget is not None else 0
         while free < SPARE or (budget is not None and used > budget):
             no_space = free < SPARE  # removing from a bucket frees no space on the disk
@@ -373,7 +374,7 @@ def refuse_other_networks(driver: Driver) -> None:
         raise TroupeError(problems, WORDS)
 
 
-def drive(search: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> Driver:
+def drive(search: Search, prepared: Prepared, command: SearchRequest, progress: Progress) -> Driver:
     """Carry out the remaining trials. Returns the driver, which knows how the search ended."""
     config = prepared.config
     driver = Driver(search, prepared, command, progress)

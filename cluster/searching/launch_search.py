@@ -7,19 +7,18 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster.host import hardware
 from cluster.host.ray_environment import search_path
 from cluster.host.signals import deferred
+from cluster.requests.models import SearchRequest, TrainRequest
 from cluster.searching import samplers
 from cluster.searching.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, OPEN, WAITING, Search, StopReason
-from cluster.searching.prepare_search import Prepared, SearchCommand, compare_by, prepare
+from cluster.searching.prepare_search import Prepared, compare_by, prepare
 from cluster.terminal.progress import Progress, about_trials, duration, from_here
 from cluster.terminal.tables import table
-from cluster.training.prepare_run import TrainCommand
 from trainers.base.errors import FAILED as RUN_FAILED
 from trainers.base.errors import SURROUNDINGS, WORDS, Stopped, TroupeError, naming
 from trainers.base.paths import TRIALS
@@ -29,7 +28,7 @@ from trainers.run_folders import bucket, creation, mirror, removal, run_folder
 from trainers.run_folders.run_folder import RunFolder
 
 
-def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
+def carry_out(command: SearchRequest, progress: Progress) -> dict[str, Any]:
     """Carry out a `search` command. Returns its result, with paths that can be opened from here.
 
     Raises TroupeError: exit code 1 if every trial failed, Stopped (130) if it was stopped.
@@ -38,7 +37,9 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
     from cluster.training.launch_run import alone
 
     prepared = prepare(command)
-    command = replace(command, families=tuple(map(Path, prepared.told["families"])))  # need not be repeated on a resume
+    command = command.model_copy(
+        update={"families": tuple(map(Path, prepared.told["families"]))}
+    )  # need not be repeated on a resume
     for note in prepared.notes:
         progress.say(note)
     with alone(), _locked_folder(command, prepared) as found:
@@ -54,13 +55,13 @@ def carry_out(command: SearchCommand, progress: Progress) -> dict[str, Any]:
     _check_outcome(found, ended.stops)
     if over := ended.stops.get(StopReason.TIME_BUDGET):
         progress.say(f"{found.name}: {over}; {_resume(found)}")
-    if command.final and found.ranked():
+    if command.retrain_best and found.ranked():
         _final(found, prepared, command, progress)
     return result_of(found)
 
 
 @contextlib.contextmanager
-def _locked_folder(command: SearchCommand, prepared: Prepared) -> Iterator[Search]:
+def _locked_folder(command: SearchRequest, prepared: Prepared) -> Iterator[Search]:
     """Lock the folder of a search; a new one is removed after an error before its first trial."""
     found = prepared.found
     with contextlib.ExitStack() as held:
@@ -195,9 +196,9 @@ def text_of_dry_run(expected: Mapping[str, Any]) -> list[str]:
     return [*lines, *([] if shown else ["optuna chooses each trial after earlier ones have ended"]), f"all: {fixed}"]
 
 
-def _new_folder(command: SearchCommand, prepared: Prepared) -> Search:
+def _new_folder(command: SearchRequest, prepared: Prepared) -> Search:
     """Create the folder of a new search, with all trials that are known before it starts."""
-    told, runs = prepared.told, command.runs_dir
+    told, runs = prepared.told, command.runs
     there = bucket.of(runs)
     taken = there.names() if there is not None else ()
 
@@ -216,7 +217,7 @@ def _new_folder(command: SearchCommand, prepared: Prepared) -> Search:
     return found
 
 
-def _final(found: Search, prepared: Prepared, command: SearchCommand, progress: Progress) -> None:
+def _final(found: Search, prepared: Prepared, command: SearchRequest, progress: Progress) -> None:
     """Retrain the best point on the complete training part, and evaluate it once on the test part."""
     from cluster.training.launch_run import launch
 
@@ -226,16 +227,16 @@ def _final(found: Search, prepared: Prepared, command: SearchCommand, progress: 
     progress.say(
         f"{name}: retraining {found.name}/{best.name} on the complete training part, evaluated on the test part"
     )
-    bucket.bring(command.runs_dir, [name], checkpoints=True)
-    resumes = (command.runs_dir / name / "settings.json").exists()
+    bucket.bring(command.runs, [name], checkpoints=True)
+    resumes = (command.runs / name / "settings.json").exists()
     result = launch(
-        TrainCommand(
-            None if resumes else found.told["family"],
-            None if resumes else settings,
-            None if resumes else name,
-            name if resumes else None,
+        TrainRequest(
+            family=None if resumes else found.told["family"],
+            settings={} if resumes else settings,
+            name=None if resumes else name,
+            resume=name if resumes else None,
             address=command.address,
-            runs_dir=command.runs_dir,
+            runs=command.runs,
             data_dir=command.data_dir,
             families=command.families,
         ),
@@ -248,16 +249,16 @@ def _final(found: Search, prepared: Prepared, command: SearchCommand, progress: 
         mirror.patiently(lambda: there.send(found.path))
 
 
-def dry_run(command: SearchCommand) -> dict[str, Any]:
+def dry_run(command: SearchRequest) -> dict[str, Any]:
     """The trials of a search, how many run at once and why, and the expected time of one; nothing is kept."""
     from cluster.searching import driver
 
     prepared = prepare(command)
-    command = replace(command, families=tuple(map(Path, prepared.told["families"])))
+    command = command.model_copy(update={"families": tuple(map(Path, prepared.told["families"]))})
     told, found = prepared.told, prepared.found
     if found is None:
-        name = command.name or run_folder.next_name(command.runs_dir, f"{told['family']}-search")
-        found = Search(command.runs_dir / name, told)
+        name = command.name or run_folder.next_name(command.runs, f"{told['family']}-search")
+        found = Search(command.runs / name, told)
         samplers.fill(found, prepared.space)
     config = prepared.config
     each = driver.takes(found, config)
@@ -292,7 +293,7 @@ def dry_run(command: SearchCommand) -> dict[str, Any]:
     }
 
 
-def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchCommand) -> tuple[float, int, int]:
+def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchRequest) -> tuple[float, int, int]:
     """Expected seconds of a trial, its steps, and how many were measured: of the first trial, in a subprocess."""
     import subprocess
     import sys

@@ -9,63 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from cluster.host import requirements
+from cluster.requests.models import SearchRequest
 from cluster.searching import leaderboard, space
 from cluster.searching.leaderboard import OPEN, POPULATION, Search, Terms
 from cluster.searching.space import Range, Space, SpaceFile
 from cluster.training.prepare_run import read_config
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
-from trainers.base.paths import DATA_DIR
 from trainers.base.problems import Problem, of, show_value
 from trainers.data import sources
 from trainers.families import registry
 from trainers.run_folders import creation, run_folder
 from trainers.settings.config import NOTHING, NOTHING_HELD_OUT, Config
-from trainers.settings.fields import LARGEST
 
 TRIES = 100  # draws before the space counts as having no possible point
 TRIALS_AT_MOST = 20  # points by default
 BUDGET_OPTIONS = ("trials", "scheduler")  # in the budget of a space; all others are settings
 SCHEDULERS = ("fifo", "asha", "pbt", "pb2")
 ALGORITHMS = ("random", "grid", "optuna")
-BOUNDS = {  # of the integer options of a search; numpy accepts no larger seeds
-    "trials": (1, 100_000), "seed": (0, 2**32 - 1), "max_concurrent": (1, 10_000), "trials_per_gpu": (1, 1000),
-    "keep_best": (1, 100_000),
-}  # fmt: skip
+TRIALS_LIMIT = 100_000  # of a space
 
 UNEQUAL = (
     "asha can stop a point with one seed and not with another; its mean is then over unequal numbers of steps "
     "(--scheduler fifo completes all trials)"
 )
-
-
-@dataclass(frozen=True)
-class SearchCommand:
-    """A `search` command as given."""
-
-    family: str | None = None
-    settings: Mapping[str, Any] | None = None
-    name: str | None = None
-    resume: str | None = None
-    retry_failed: bool = False
-    space: str | None = None
-    trials: int | None = None
-    metric: str | None = None
-    mode: str | None = None
-    scheduler: str | None = None
-    algorithm: str | None = None
-    seed: int = 0
-    max_concurrent: int | None = None
-    trials_per_gpu: int = 1
-    time_budget: float | None = None  # seconds
-    disk_budget: float | None = None  # bytes
-    keep_best: int | None = None
-    final: bool = False
-    address: str | None = None
-    config: Path | None = None
-    runs_dir: Path = Path("runs")
-    data_dir: Path = Path(DATA_DIR)
-    families: tuple[Path, ...] = ()
-    elsewhere: bool = False  # as in TrainCommand
 
 
 @dataclass
@@ -84,7 +50,7 @@ class Prepared:
 class Request:
     """A command with the contents of the files that it names."""
 
-    command: SearchCommand
+    command: SearchRequest
     family: str
     kind: type[Config]
     given: Mapping[str, Any]  # settings of the command and of its settings file
@@ -113,11 +79,11 @@ class Strategy:
         return where.points if self.algorithm == "grid" else min(self.trials, where.points)
 
 
-def prepare(command: SearchCommand) -> Prepared:
+def prepare(command: SearchRequest) -> Prepared:
     """Check every argument. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
     if command.resume is not None:
         return _prepare_resumed(command)
-    problems = _wrong_numbers(command)
+    problems: list[Problem] = []
     notes: list[str] = []
     request = _read_request(command, problems, notes)
     where = _read_space(request, problems)
@@ -126,18 +92,18 @@ def prepare(command: SearchCommand) -> Prepared:
     strategy = _choose_strategy(request, where, problems)
     if problems or where is None or strategy is None:
         raise TroupeError(problems, WORDS)
-    first, wrong = _possible(request.kind, request.family, where, random.Random(command.seed))
+    first, wrong = _possible(request.kind, request.family, where, random.Random(command.search_seed))
     if first is None:
         none = Problem("settings-conflict", reason="no point of the space is valid:")
         raise TroupeError([none, *wrong], WORDS)
     config, remarks = _fit_machine(first, command)
     terms = _terms(request, where, metric, strategy)
-    if command.name is not None and creation.is_taken(command.runs_dir / command.name):
-        raise run_folder.in_use(command.runs_dir, command.name)
+    if command.name is not None and creation.is_taken(command.runs / command.name):
+        raise run_folder.in_use(command.runs, command.name)
     return Prepared(request.kind, where, terms, config, None, [*notes, *remarks, *_notes(request, where, terms)])
 
 
-def _read_request(command: SearchCommand, problems: list[Problem], notes: list[str]) -> Request:
+def _read_request(command: SearchRequest, problems: list[Problem], notes: list[str]) -> Request:
     """Read the files that a command names. Raises TroupeError (exit code 2) with all problems so far if its family is
     unknown."""
     from_file = read_config(command.config, problems, notes)
@@ -158,10 +124,10 @@ def _read_request(command: SearchCommand, problems: list[Problem], notes: list[s
     except TroupeError as error:
         file = space.NO_FILE
         problems += error.problems
-    return Request(command, family, kind, {**from_file, **(command.settings or {})}, file)
+    return Request(command, family, kind, {**from_file, **command.settings}, file)
 
 
-def _wrong_options(command: SearchCommand) -> list[Problem]:
+def _wrong_options(command: SearchRequest) -> list[Problem]:
     problems = []
     for option, value, known in (
         ("--scheduler", command.scheduler, SCHEDULERS),
@@ -207,8 +173,8 @@ def _choose_strategy(request: Request, where: Space | None, problems: list[Probl
         problems.append(Problem("bad-value", "trials", reason))
         most = TRIALS_AT_MOST
     trials = command.trials or most
-    if not 1 <= trials <= BOUNDS["trials"][1]:
-        reason = f"{trials} in {source}; must be at least 1, at most {BOUNDS['trials'][1]}"
+    if not 1 <= trials <= TRIALS_LIMIT:
+        reason = f"{trials} in {source}; must be at least 1, at most {TRIALS_LIMIT}"
         problems.append(Problem("bad-value", "trials", reason))
     if where is None:
         return None
@@ -228,7 +194,7 @@ def _terms(request: Request, where: Space, metric: str, strategy: Strategy) -> T
         "mode": command.mode or mode,
         "scheduler": strategy.scheduler,
         "algorithm": strategy.algorithm,
-        "seed": command.seed,
+        "seed": command.search_seed,
         "points": strategy.points(where),
         "seeds": list(where.seeds),
         "space": {name: str(domain) for name, domain in where.domains.items()},
@@ -242,7 +208,7 @@ def _terms(request: Request, where: Space, metric: str, strategy: Strategy) -> T
     }
 
 
-def _prepare_resumed(command: SearchCommand) -> Prepared:
+def _prepare_resumed(command: SearchRequest) -> Prepared:
     """A resumed search, with the settings that it was started with."""
     found = _find_resumed(command)
     terms = found.told
@@ -266,15 +232,15 @@ def _prepare_resumed(command: SearchCommand) -> Prepared:
     return Prepared(kind, where, terms, config, found, [*remarks, note])
 
 
-def _find_resumed(command: SearchCommand) -> Search:
+def _find_resumed(command: SearchRequest) -> Search:
     """The search to resume. Raises TroupeError (exit code 2) if there is none or the command asks for another."""
     options = ("name", "space", "metric", "mode", "scheduler", "algorithm", "trials")
-    given = [*(command.settings or {}), *(f"--{name}" for name in options if getattr(command, name) is not None)]
+    given = [*command.settings, *(f"--{name}" for name in options if getattr(command, name) is not None)]
     reason = "--resume continues a search as it is"
-    problems = _wrong_numbers(command)
+    problems: list[Problem] = []
     problems += [Problem("settings-conflict", about, reason, "leave it out") for about in given]
     try:
-        found = leaderboard.find(command.runs_dir, str(command.resume))
+        found = leaderboard.find(command.runs, str(command.resume))
     except TroupeError as error:
         if error.code != WORDS:
             raise
@@ -287,29 +253,13 @@ def _find_resumed(command: SearchCommand) -> Search:
     return found
 
 
-def _wrong_numbers(command: SearchCommand) -> list[Problem]:
-    """Problems of the numeric options of a search, which Python code can set to anything."""
-    problems = []
-    for name, (least, most) in BOUNDS.items():
-        number = getattr(command, name)
-        if number is not None and not (isinstance(number, int) and least <= number <= most):
-            reason = f"must be a whole number, at least {least}, at most {most}"
-            problems.append(Problem("bad-value", name, reason, value=str(number)))
-    for name, highest in (("time_budget", LARGEST * 60.0), ("disk_budget", LARGEST * 1e9)):
-        number = getattr(command, name)
-        if number is not None and not 0 < number <= highest:
-            reason = f"must be above 0, at most {highest:g}"
-            problems.append(Problem("bad-value", name, reason, value=str(number)))
-    return problems
-
-
-def _fit_machine(first: Config, command: SearchCommand) -> tuple[Config, list[str]]:
+def _fit_machine(first: Config, command: SearchRequest) -> tuple[Config, list[str]]:
     """A config resolved for the machine, and remarks on it. Raises TroupeError (exit code 3) for what this machine or
     the folder lacks."""
     config = first.model_copy(update=requirements.resolve(first, own_machine=not command.address))
     remarks = [] if command.address else requirements.remarks(first, config)
     lacking = [] if command.address else requirements.room(config, False)
-    if problem := requirements.writable(command.runs_dir):
+    if problem := requirements.writable(command.runs):
         lacking += of([problem], "--runs-dir")
     if command.trials_per_gpu > 1 and config.device != "cuda":
         reason = f"device={config.device} has no GPU"
@@ -345,7 +295,7 @@ def _read_metric(request: Request, problems: list[Problem]) -> str:
     return given
 
 
-def compare_by(terms: Terms, command: SearchCommand, config: Config, facts: Mapping[str, Any]) -> str:
+def compare_by(terms: Terms, command: SearchRequest, config: Config, facts: Mapping[str, Any]) -> str:
     """Check that evaluations on the data give the metric of a search. A default metric that they do not give is
     replaced by the first one that they give; returns a line that says so, else an empty text.
 
@@ -367,7 +317,7 @@ def compare_by(terms: Terms, command: SearchCommand, config: Config, facts: Mapp
     return f"{lacking}: comparing by {terms['metric']} ({terms['mode']}) instead"
 
 
-def _conflicts(where: Space, strategy: Strategy, command: SearchCommand) -> list[Problem]:
+def _conflicts(where: Space, strategy: Strategy, command: SearchRequest) -> list[Problem]:
     """Conflicts between options."""
     scheduler, algorithm, trials = strategy.scheduler, strategy.algorithm, strategy.trials
     problems: list[Problem] = []

@@ -1,4 +1,4 @@
-"""What a new run starts from: the weights of `--from` and the network settings that belong to them."""
+"""What a new run starts from: the weights of `--init-from` and the network settings that belong to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainers.storage import checkpoint
 
 
 def weights_path(given: str, runs: Path) -> Path:
-    """The weights file of `--from`: of a run's newest checkpoint, or exported.
+    """The weights file of `--init-from`: of a run's newest checkpoint, or exported.
 
     Raises TroupeError (exit code 2) if there is none.
     """
@@ -28,16 +28,16 @@ def weights_path(given: str, runs: Path) -> Path:
         if os.path.isfile(file):
             return file
     if path.suffix in (".safetensors", ".pt", ".pth", ".th"):
-        raise TroupeError(Problem("missing-file", "--from", "no such file", value=given), WORDS)
+        raise TroupeError(Problem("missing-file", "--init-from", "no such file", value=given), WORDS)
     try:
         folder = run_folder.find(runs, given)
     except TroupeError:
         known = [run.name for run in run_folder.all_runs(runs)]
         reason = "neither a run nor a weights file"
-        raise TroupeError(Problem("unknown-run", "--from", reason, meant(given, known), given), WORDS) from None
+        raise TroupeError(Problem("unknown-run", "--init-from", reason, meant(given, known), given), WORDS) from None
     newest = checkpoint.newest_whole(folder.checkpoints)  # another run's folder: nothing is set aside there
     if newest is None:
-        raise TroupeError(Problem("no-checkpoint", "--from", "the run has no checkpoint", value=given), WORDS)
+        raise TroupeError(Problem("no-checkpoint", "--init-from", "the run has no checkpoint", value=given), WORDS)
     return newest / "state.pt"
 
 
@@ -60,8 +60,8 @@ def refuse_unfit(
     config: Config,
     facts: Mapping[str, Any],
 ) -> None:
-    """Raise TroupeError (exit code 4) if the weights of `--from` do not fit the networks of the new run. Called before
-    anything is started."""
+    """Raise TroupeError (exit code 4) if the weights of `--init-from` do not fit the networks of the new run. Called
+    before anything is started."""
     if weights is None:
         return
     from trainers.engine import memory
@@ -72,8 +72,8 @@ def refuse_unfit(
         return  # reported when the networks are made
     other = learned_of(weights).get("family", family)
     of = f" of {other}" if other != family else ""
-    found = read_weights(weights, tuple(networks), about="--from", value=given)
-    refuse_unlike(networks, found, f"the weights{of} do not fit", "--from", given)
+    found = read_weights(weights, tuple(networks), about="--init-from", value=given)
+    refuse_unlike(networks, found, f"the weights{of} do not fit", "--init-from", given)
 
 
 def network_settings(
@@ -101,5 +101,5 @@ def network_settings(
         if "auto" not in (value, said) and said != value:
             reason = f"has {name}={show_value(value)}, you passed {name}={show_value(said)}"
             hint = f"omit {name} to take it from the weights"
-            problems.append(Problem("settings-differ", "--from", reason, hint, given))
+            problems.append(Problem("settings-differ", "--init-from", reason, hint, given))
     return come, problems

@@ -15,9 +15,10 @@ from typing import Any
 from cluster.backend.supervisor import Report
 from cluster.host import requirements
 from cluster.host.signals import deferred, signals
+from cluster.requests.models import TrainRequest
 from cluster.terminal.progress import Progress
 from cluster.training import initial_weights
-from cluster.training.prepare_run import Prepared, TrainCommand, prepare
+from cluster.training.prepare_run import Prepared, prepare
 from trainers.base.errors import CONFLICT, FAILED, WORDS, NotBegun, Stopped, TroupeError, naming, of_worker
 from trainers.base.problems import Problem
 from trainers.engine.control import Control
@@ -56,7 +57,7 @@ def alone() -> Iterator[None]:
 
 
 def launch(
-    command: TrainCommand, progress: Progress, own_process: bool = False, report: Report = nobody
+    command: TrainRequest, progress: Progress, own_process: bool = False, report: Report = nobody
 ) -> dict[str, Any]:
     """Carry out a `train` command. Returns the run's result, with paths that can be opened from here.
 
@@ -66,7 +67,7 @@ def launch(
         return _launch(command, progress, own_process, report)
 
 
-def _launch(command: TrainCommand, progress: Progress, own_process: bool, report: Report) -> dict[str, Any]:
+def _launch(command: TrainRequest, progress: Progress, own_process: bool, report: Report) -> dict[str, Any]:
     prepared = prepare(command)
     config = prepared.config
     for note in prepared.notes:
@@ -78,7 +79,7 @@ def _launch(command: TrainCommand, progress: Progress, own_process: bool, report
         raise TroupeError(problems, WORDS)
     config = config.resolved(data.facts)
     initial_weights.refuse_unfit(
-        prepared.weights, command.from_run, prepared.family, command.families, config, data.facts
+        prepared.weights, command.init_from, prepared.family, command.families, config, data.facts
     )
     stored = {**description(prepared.family, config, data, command.families), "from": _from(command, prepared)}
     del data
@@ -106,7 +107,7 @@ def _carried_out(
     config: Config,
     stored: Mapping[str, Any],
     prepared: Prepared,
-    command: TrainCommand,
+    command: TrainRequest,
     progress: Progress,
     own_process: bool,
     report: Report,
@@ -153,7 +154,7 @@ def _carried_out(
 
 
 def _introduction(
-    name: str, config: Config, facts: Mapping[str, Any], prepared: Prepared, command: TrainCommand
+    name: str, config: Config, facts: Mapping[str, Any], prepared: Prepared, command: TrainRequest
 ) -> Iterator[str]:
     """What a run will do and what the user should know of it, one line each."""
     hint = requirements.hint(config) if not command.address else None
@@ -191,7 +192,7 @@ def _ended_before(folder: RunFolder, finished: Mapping[str, Any], config: Config
 
 
 def _go_on(
-    folder: RunFolder, prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand, progress: Progress
+    folder: RunFolder, prepared: Prepared, stored: Mapping[str, Any], command: TrainRequest, progress: Progress
 ) -> None:
     """Update the folder of a resumed run with its current settings. No other process may be working on it."""
     if prepared.stored.get("data") != stored["data"] and not command.allow_changes:
@@ -213,7 +214,7 @@ def _go_on(
             progress.say(f"{what} was {version} and is {here.get(what)}: the last bits may differ from here on")
 
 
-def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCommand) -> RunFolder:
+def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainRequest) -> RunFolder:
     """Create the folder of a new run, complete with settings and initial weights, or nothing."""
 
     def fill(folder: RunFolder) -> None:
@@ -221,16 +222,16 @@ def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainCom
             _copy_weights(prepared.weights, folder, command)
         folder.write_settings(stored)
 
-    return run_folder.create(command.runs_dir, prepared.family, command.name, fill)
+    return run_folder.create(command.runs, prepared.family, command.name, fill)
 
 
-def _copy_weights(weights: Path, folder: RunFolder, command: TrainCommand) -> None:
+def _copy_weights(weights: Path, folder: RunFolder, command: TrainRequest) -> None:
     """Copy the weights into a new run's folder, so that it depends on no other files."""
     try:
         source = open(weights, "rb")  # noqa: SIM115
     except OSError as error:
         reason = f"cannot be read ({error.strerror})"
-        raise TroupeError(Problem("not-read", "--from", reason, value=command.from_run), CONFLICT) from error
+        raise TroupeError(Problem("not-read", "--init-from", reason, value=command.init_from), CONFLICT) from error
     with source, atomic_files.replacing(folder.path / f"from{weights.suffix}") as making, open(making, "wb") as copy:
         shutil.copyfileobj(source, copy)
 
@@ -260,12 +261,12 @@ def _learned_before(prepared: Prepared, stored: Mapping[str, Any]) -> list[dict[
     return before
 
 
-def _from(command: TrainCommand, prepared: Prepared) -> str | None:
+def _from(command: TrainRequest, prepared: Prepared) -> str | None:
     """The name of the run whose weights this one started from."""
     if prepared.folder is not None:
         before: str | None = prepared.stored.get("from")
         return before
-    return Path(command.from_run).name if command.from_run else None
+    return Path(command.init_from).name if command.init_from else None
 
 
 def _what(config: Config, prepared: Prepared) -> str:
@@ -336,7 +337,7 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
 
 
 def _on_ray(
-    plan: Plan, config: Config, command: TrainCommand, progress: Progress, own_process: bool, report: Report
+    plan: Plan, config: Config, command: TrainRequest, progress: Progress, own_process: bool, report: Report
 ) -> dict[str, Any]:
     """Train in Ray actors and monitor them."""
     from cluster.backend.actors import ActorGroup, Placing

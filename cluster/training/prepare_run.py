@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.host import requirements
+from cluster.requests.models import TrainRequest
 from cluster.training import initial_weights
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
-from trainers.base.paths import DATA_DIR, expanded
+from trainers.base.paths import expanded
 from trainers.base.problems import Problem, of, show_value
 from trainers.contract import schedules
 from trainers.data import sources
@@ -27,26 +28,6 @@ from trainers.settings.fields import plain, show_size
 from trainers.storage import checkpoint
 
 LARGEST_CONFIG = 200_000  # bytes of a settings file; one with all settings has some 3,000
-
-
-@dataclass(frozen=True)
-class TrainCommand:
-    """A `train` command as given."""
-
-    family: str | None = None
-    settings: Mapping[str, Any] | None = None
-    name: str | None = None
-    resume: str | None = None
-    from_run: str | None = None
-    allow_changes: bool = False
-    address: str | None = None
-    oversubscribe: bool = False
-    config: Path | None = None
-    runs_dir: Path = Path("runs")
-    data_dir: Path = Path(DATA_DIR)
-    families: tuple[Path, ...] = ()
-    dry_run: bool = False
-    elsewhere: bool = False  # runs on other machines: data folders need not exist here
 
 
 @dataclass(frozen=True)
@@ -91,7 +72,7 @@ class _Request:
         return replace(problem, source=self.file) if problem.about in self.only_in_file else problem
 
 
-def prepare(command: TrainCommand) -> Prepared:
+def prepare(command: TrainRequest) -> Prepared:
     """Check every argument. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
     found = _Findings()
     request = _merge_settings(command, found)
@@ -120,10 +101,10 @@ def prepare(command: TrainCommand) -> Prepared:
     return Prepared(request.family, config, folder, stored, notes, damaged, weights, finished, origins)
 
 
-def _merge_settings(command: TrainCommand, found: _Findings) -> _Request:
+def _merge_settings(command: TrainRequest, found: _Findings) -> _Request:
     """The settings of the file and of the command line. Raises TroupeError if they are for two families."""
     from_file = read_config(command.config, found.problems, found.notes)
-    typed = dict(command.settings or {})
+    typed = dict(command.settings)
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in typed and other not in typed:
             from_file.pop(other, None)
@@ -141,14 +122,14 @@ def _merge_settings(command: TrainCommand, found: _Findings) -> _Request:
     return _Request(family, settings, str(command.config), from_file.keys() - typed.keys())
 
 
-def _open_run(command: TrainCommand, name: str, request: _Request, found: _Findings) -> _Request:
+def _open_run(command: TrainRequest, name: str, request: _Request, found: _Findings) -> _Request:
     """A request for the run of `--resume`, with what its folder stores."""
-    for option, value in (("--name", command.name), ("--from", command.from_run)):
+    for option, value in (("--name", command.name), ("--init-from", command.init_from)):
         if value is not None:
             reason = "--resume continues a run as it is"
             found.problems.append(Problem("settings-conflict", option, reason, f"leave {option} out", value))
     try:
-        folder = run_folder.find(command.runs_dir, name)
+        folder = run_folder.find(command.runs, name)
     except TroupeError as error:
         found.problems += of(error.problems, "--resume")
         return request
@@ -165,12 +146,12 @@ def _open_run(command: TrainCommand, name: str, request: _Request, found: _Findi
     return replace(request, family=stored["family"], folder=folder, stored=stored, damaged=bool(damage))
 
 
-def _find_weights(command: TrainCommand, found: _Findings) -> tuple[Path | None, Mapping[str, Any]]:
-    """The weights of `--from`, and the data, settings and facts of the run that they are of."""
-    if command.from_run is None:
+def _find_weights(command: TrainRequest, found: _Findings) -> tuple[Path | None, Mapping[str, Any]]:
+    """The weights of `--init-from`, and the data, settings and facts of the run that they are of."""
+    if command.init_from is None:
         return None, {}
     try:
-        weights = initial_weights.weights_path(command.from_run, command.runs_dir)
+        weights = initial_weights.weights_path(command.init_from, command.runs)
     except TroupeError as error:
         found.problems += error.problems
         return None, {}
@@ -178,7 +159,7 @@ def _find_weights(command: TrainCommand, found: _Findings) -> tuple[Path | None,
 
 
 def _build_config(
-    command: TrainCommand, request: _Request, learned: Mapping[str, Any], found: _Findings
+    command: TrainRequest, request: _Request, learned: Mapping[str, Any], found: _Findings
 ) -> Config | None:
     """The settings of the run. Given settings override those of the weights, which override stored ones."""
     kind = _class_of_config(command, request, found)
@@ -192,13 +173,14 @@ def _build_config(
     for setting, implied in (("steps", "epochs"), ("workers", "min_workers")):
         if setting in given:
             old.pop(implied, None)
-    come, unfit = initial_weights.network_settings(kind, family, learned, given, str(command.from_run))
+    come, unfit = initial_weights.network_settings(kind, family, learned, given, str(command.init_from))
     if unfit:
         come, found.conflict = {}, TroupeError(unfit, CONFLICT)
     if come:
         shown = " ".join(f"{name}={show_value(value)}" for name, value in come.items())
-        found.notes.append(f"--from {command.from_run}: {shown} come{'s' if len(come) == 1 else ''} with its weights")
-    found.origins |= dict.fromkeys(old, "the run") | dict.fromkeys(come, "the weights of --from")
+        comes = "comes" if len(come) == 1 else "come"
+        found.notes.append(f"--init-from {command.init_from}: {shown} {comes} with its weights")
+    found.origins |= dict.fromkeys(old, "the run") | dict.fromkeys(come, "the weights of --init-from")
     found.origins |= {name: "config file" if name in request.only_in_file else "command line" for name in given}
     config, wrong = kind.from_words({**old, **come, **given}, family)
     found.problems += map(request.sourced, wrong)
@@ -213,7 +195,7 @@ def _build_config(
     return config
 
 
-def _class_of_config(command: TrainCommand, request: _Request, found: _Findings) -> type[Config] | None:
+def _class_of_config(command: TrainRequest, request: _Request, found: _Findings) -> type[Config] | None:
     """The settings class of the family, if the family is known."""
     if request.family is None or (command.resume and not request.stored):
         return None
@@ -226,7 +208,7 @@ def _class_of_config(command: TrainCommand, request: _Request, found: _Findings)
         return None
 
 
-def _check_name_of_family(command: TrainCommand, found: _Findings) -> None:
+def _check_name_of_family(command: TrainRequest, found: _Findings) -> None:
     """Reject a run name that is the name of a family: a command could not tell them apart."""
     with contextlib.suppress(TroupeError):  # reported with the settings
         if command.name in registry.families(command.families):
@@ -234,20 +216,20 @@ def _check_name_of_family(command: TrainCommand, found: _Findings) -> None:
             found.problems.append(Problem("name-in-use", "--name", "is the name of a family", hint, command.name))
 
 
-def _missing_here(command: TrainCommand, config: Config, folder: RunFolder | None, finished: bool) -> list[Problem]:
+def _missing_here(command: TrainRequest, config: Config, folder: RunFolder | None, finished: bool) -> list[Problem]:
     """What this machine lacks for the run: CPUs, GPUs, or a writable folder."""
     missing = [] if command.address else requirements.room(config, command.oversubscribe)
     if command.dry_run or finished:
         return missing
-    if problem := requirements.writable(command.runs_dir if folder is None else folder.path):
+    if problem := requirements.writable(command.runs if folder is None else folder.path):
         missing += of([problem], "--runs-dir") if folder is None else [problem]
     return missing
 
 
-def _refuse_conflicts(command: TrainCommand, config: Config, request: _Request) -> None:
+def _refuse_conflicts(command: TrainRequest, config: Config, request: _Request) -> None:
     """Raise TroupeError (exit code 4) if the name is in use, or the run cannot be resumed as it is."""
-    if command.name is not None and creation.is_taken(command.runs_dir / command.name):
-        raise run_folder.in_use(command.runs_dir, command.name)
+    if command.name is not None and creation.is_taken(command.runs / command.name):
+        raise run_folder.in_use(command.runs, command.name)
     if (folder := request.folder) is None:
         return
     _compare_recipes(folder, request.stored, config, command.allow_changes)
@@ -371,7 +353,7 @@ def _is_elsewhere(one: str, other: str) -> bool:
     return kind == other_kind and bool(colon) and bool(path)
 
 
-def _memory(config: Config, family: str, data: Any, command: TrainCommand) -> dict[str, Any]:
+def _memory(config: Config, family: str, data: Any, command: TrainRequest) -> dict[str, Any]:
     """How much memory each worker needs and how much is free: `bytes`, if known, and `told`, a text for the user.
     Raises TroupeError (exit code 3) if that is not enough."""
     unknown = ""
@@ -409,13 +391,13 @@ def _origins(prepared: Prepared, config: Config) -> dict[str, str]:
     return origins
 
 
-def dry_run(command: TrainCommand) -> dict[str, Any]:
+def dry_run(command: TrainRequest) -> dict[str, Any]:
     """All resolved settings of a command, and the folder that it would use."""
-    prepared = prepare(replace(command, dry_run=True))
+    prepared = prepare(command.model_copy(update={"dry_run": True}))
     if prepared.folder is not None:
         folder = prepared.folder.path
     else:
-        folder = command.runs_dir / (command.name or run_folder.next_name(command.runs_dir, prepared.family))
+        folder = command.runs / (command.name or run_folder.next_name(command.runs, prepared.family))
     config, data = prepared.config, None
     follows = config.epochs is not None or (config.evaluate_every == "auto" and config.metrics)  # from the data
     at_hand = ":" not in config.data and sources.missing(config.data, command.data_dir, command.families) is None
@@ -425,7 +407,7 @@ def dry_run(command: TrainCommand) -> dict[str, Any]:
             raise TroupeError(problems, WORDS)
         config = config.resolved(data.facts)
         initial_weights.refuse_unfit(
-            prepared.weights, command.from_run, prepared.family, command.families, config, data.facts
+            prepared.weights, command.init_from, prepared.family, command.families, config, data.facts
         )
     resolved: dict[str, Any] = {"family": prepared.family, "folder": str(folder)}
     resolved["memory"] = _memory(config, prepared.family, data, command)

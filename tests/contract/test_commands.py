@@ -116,8 +116,8 @@ def test_a_run_can_begin_with_the_weights_of_another(
 ) -> None:
     assert command(["train", "dcgan", *TINY, "steps=2", "--name", "first"]) == 0
     assert command(["export", "first", "--out", "exported"]) == 0
-    assert command(["train", "dcgan", *TINY, "steps=0", "--from", "first", "--name", "second"]) == 0
-    assert command(["train", "dcgan", *TINY, "steps=0", "--from", "exported", "--name", "third"]) == 0
+    assert command(["train", "dcgan", *TINY, "steps=0", "--init-from", "first", "--name", "second"]) == 0
+    assert command(["train", "dcgan", *TINY, "steps=0", "--init-from", "exported", "--name", "third"]) == 0
     first, second, third = (ended(room / "runs" / name) for name in ("first", "second", "third"))
     assert all(difference.relative == 0 for difference in compare(first["networks"], second["networks"]))
     averaged = {**first["networks"], **first["ema"]}  # is what an export holds
@@ -126,15 +126,17 @@ def test_a_run_can_begin_with_the_weights_of_another(
     assert command(["train", "--resume", "second", "steps=1"]) == 0
     capsys.readouterr()
     wider = [word for word in TINY if not word.startswith("width")]
-    assert command(["train", "dcgan", *wider, "width=8", "steps=1", "--from", "third", "--name", "wide"]) == CONFLICT
+    assert (
+        command(["train", "dcgan", *wider, "width=8", "steps=1", "--init-from", "third", "--name", "wide"]) == CONFLICT
+    )
     assert not (room / "runs/wide").exists()
-    assert [(one.code, one.about, one.value) for one in wrong.problems] == [("settings-differ", "--from", "third")]
+    assert [(one.code, one.about, one.value) for one in wrong.problems] == [("settings-differ", "--init-from", "third")]
     assert capsys.readouterr().err.splitlines() == wrong.lines
     sentences(wrong.problems)
     torch.save({name: torch.zeros(1) for name in ("generator.a", "discriminator.b")}, room / "other.pt")
-    assert command(["train", "dcgan", *TINY, "steps=1", "--from", "other.pt", "--name", "wide"]) == CONFLICT
+    assert command(["train", "dcgan", *TINY, "steps=1", "--init-from", "other.pt", "--name", "wide"]) == CONFLICT
     assert not (room / "runs/wide").exists()
-    assert wrong.kinds == [("weights-misfit", "--from")] * 2
+    assert wrong.kinds == [("weights-misfit", "--init-from")] * 2
     assert capsys.readouterr().err.splitlines() == wrong.lines
     sentences(wrong.problems)
 
@@ -145,10 +147,14 @@ def test_weights_of_another_family_are_refused_before_anything_is_started(
     assert command(["train", "dcgan", *TINY, "steps=0", "--name", "first"]) == 0
     capsys.readouterr()
     for more in ("workers=2", "--dry-run"):
-        assert command(["train", "wgan", *TINY, "steps=1", "--from", "first", "--name", "second", more]) == CONFLICT
+        assert (
+            command(["train", "wgan", *TINY, "steps=1", "--init-from", "first", "--name", "second", more]) == CONFLICT
+        )
         told = capsys.readouterr()
         assert not told.out
-        assert [(one.code, one.about, one.value) for one in wrong.problems] == [("weights-misfit", "--from", "first")]
+        assert [(one.code, one.about, one.value) for one in wrong.problems] == [
+            ("weights-misfit", "--init-from", "first")
+        ]
         assert "critic" in wrong.problems[0].reason
         assert told.err.splitlines() == wrong.lines
         sentences(wrong.problems)
@@ -159,12 +165,12 @@ def test_the_settings_of_the_networks_come_with_the_weights(room: Path, capsys: 
     assert command(["train", "dcgan", *TINY, "steps=0", "upsample=nearest", "--name", "first"]) == 0
     capsys.readouterr()
     words = [word for word in TINY if word.split("=")[0] in ("data", "batch_size", "microbatch_size")]
-    assert command(["train", "dcgan", *words, "steps=1", "--from", "first", "--name", "second"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--from" in line]
+    assert command(["train", "dcgan", *words, "steps=1", "--init-from", "first", "--name", "second"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--init-from" in line]
     assert "width=4" in line
     assert "upsample=nearest" in line
     assert line.endswith("come with its weights")
-    assert command(["train", "dcgan", *words, "--from", "first", "--dry-run", "--json"]) == 0
+    assert command(["train", "dcgan", *words, "--init-from", "first", "--dry-run", "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)["result"]
     assert f"troupe: {expected['remarks'][0]}" == line
     assert expected["settings"]["width"] == 4
@@ -183,8 +189,8 @@ def test_weights_that_are_not_finite_are_begun_with_by_nobody(
     weights[name][:] = torch.inf
     save_file(weights, room / "exported/weights.safetensors")
     capsys.readouterr()
-    assert command(["train", "dcgan", *TINY, "steps=1", "--from", "exported", "--name", "second"]) == CONFLICT
-    assert wrong.kinds == [("not-finite", "--from")]
+    assert command(["train", "dcgan", *TINY, "steps=1", "--init-from", "exported", "--name", "second"]) == CONFLICT
+    assert wrong.kinds == [("not-finite", "--init-from")]
     assert name in wrong.problems[0].reason
     assert capsys.readouterr().err.splitlines() == wrong.lines
     sentences(wrong.problems)
@@ -386,8 +392,8 @@ def test_weights_that_no_network_can_take_are_told_in_one_line(
     weights = {f"{name}.{key}": tensor for name, part in networks.items() for key, tensor in part.items()}
     torch.save(odd(weights, kind), room / "odd.pt")
     capsys.readouterr()
-    assert command(["train", "dcgan", *TINY, "steps=1", "--from", "odd.pt", "--name", "other"]) == CONFLICT
-    assert [(one.code, one.about, one.value) for one in wrong.problems] == [("no-weights", "--from", "odd.pt")]
+    assert command(["train", "dcgan", *TINY, "steps=1", "--init-from", "odd.pt", "--name", "other"]) == CONFLICT
+    assert [(one.code, one.about, one.value) for one in wrong.problems] == [("no-weights", "--init-from", "odd.pt")]
     assert kind in wrong.problems[0].reason
     assert not (room / "runs/other").exists()
     capsys.readouterr()

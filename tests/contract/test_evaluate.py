@@ -200,7 +200,13 @@ def test_weights_that_saw_the_samples_before_are_not_called_tested(
     data = pictures(room / "d1", "cat", "dog")
     learned(room, data)
     train(
-        "classifier", name="child", data=data, data_dir=room / "data", from_run="run", evaluate_on="validation", **SMALL
+        "classifier",
+        name="child",
+        data=data,
+        data_dir=room / "data",
+        init_from="run",
+        evaluate_on="validation",
+        **SMALL,
     )
     code, answer, _ = evaluated(room, capsys, "child")
     assert (code, answer["held_out"]) == (0, False)

@@ -21,8 +21,9 @@ from sentences import Sentences
 
 from cluster import train
 from cluster.cli import main, verbs
-from cluster.cli.parser import VERBS
+from cluster.cli.parser import options_of
 from cluster.ray_jobs import dashboard, submission
+from cluster.requests.models import REQUESTS
 from cluster.searching import launch_search
 from cluster.terminal.answers import Answer, as_json, as_record
 from trainers.base.errors import CONFLICT, FAILED, STOPPED, SURROUNDINGS, WORDS
@@ -95,10 +96,10 @@ def room(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_schema_is_one_and_knows_every_verb() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert set(SCHEMA["properties"]["verb"]["enum"]) == {*VERBS, None}
+    assert set(SCHEMA["properties"]["verb"]["enum"]) == {*REQUESTS, None}
     cased = {case["if"]["properties"].get("verb", {}).get("const", "") for case in SCHEMA["allOf"]} - {""}
-    assert cased == {*VERBS, None}, "each verb's result has a shape"
-    assert [verb for verb, known in VERBS.items() if "json" not in {option.name for option in known.options}] == []
+    assert cased == {*REQUESTS, None}, "each verb's result has a shape"
+    assert [verb for verb in REQUESTS if "json" not in {option.name for option in options_of(verb)}] == []
 
 
 def test_runs_tell_steps_seconds_and_bytes_as_numbers(room: Path) -> None:
@@ -272,7 +273,7 @@ def test_an_interrupt_and_a_bug_of_ours_are_objects_too_and_nothing_else_is_on_s
         print("said by a library")
         raise error
 
-    monkeypatch.setitem(verbs.VERBS, "env", ends)
+    monkeypatch.setitem(verbs.VERBS, "env", verbs.Verb(ends))
     told = said("env")
     assert (told.code, told.result) == (code, None)
     assert [one["code"] for one in told.answer["errors"]] == [kind]
@@ -339,7 +340,7 @@ SUBMIT = ("submit", "train", "dcgan", "data=digits", "--name", "run", "--runs-di
 
 
 def test_jobs_of_a_cluster(room: Path, head: Cluster) -> None:
-    sent = said(*SUBMIT, "--unchecked").result
+    sent = said(*SUBMIT, "--skip-checks").result
     assert (sent["name"], sent["job"], sent["ended"]) == ("run", "run", None)
     assert sent["bytes"] > 100_000
     (job,) = said("jobs", "--address", URL).result["jobs"]
@@ -352,7 +353,7 @@ def test_jobs_of_a_cluster(room: Path, head: Cluster) -> None:
 
 
 def test_a_job_that_is_followed_ends_the_command_as_it_ended(room: Path, head: Cluster, sentences: Sentences) -> None:
-    told = said(*SUBMIT, "--unchecked", "--follow")
+    told = said(*SUBMIT, "--skip-checks", "--follow")
     assert (told.code, told.result["ended"]["state"]) == (3, "FAILED")
     assert [(one["code"], one["about"]) for one in told.answer["errors"]] == [("job-failed", "run")]
     sentences(texts(told.answer))
@@ -376,7 +377,7 @@ def test_what_a_cluster_finds_of_itself_comes_back_from_among_what_its_job_print
 EXAMPLES = re.findall(r"^## ([a-z]+).*?\n(.*?)(?=^## |\Z)", (DOCS / "json.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", REQUESTS)
 def test_the_documents_have_an_example_for_each_verb_that_is_as_the_schema_says(verb: str) -> None:
     (text,) = [text for name, text in EXAMPLES if name == verb]
     blocks = re.findall(r"```json\n(.*?)```", text, re.DOTALL)

@@ -140,17 +140,17 @@ def as_settings(bomb: Any, path: Path) -> None:
 EVALUATE = ("evaluate", *MODEL, "data=imagefolder:pets", "--data-dir", "data", "--weights")
 DATA = (*TRAIN, "data=imagefolder:pets", "--name", "new")
 PLACES: dict[str, tuple[Place, tuple[str, ...], int]] = {
-    "a pickle, to begin with": (at("w.pt", pickled), (*DATA, "--from", "w.pt"), CONFLICT),
-    "weights, to begin with": (at("w.pth", as_torch_saves), (*DATA, "--from", "w.pth"), CONFLICT),
-    "weights of an older torch": (at("w.th", as_torch_saved), (*DATA, "--from", "w.th"), CONFLICT),
-    "weights that look safe": (at("w.safetensors", pickled), (*DATA, "--from", "w.safetensors"), CONFLICT),
+    "a pickle, to begin with": (at("w.pt", pickled), (*DATA, "--init-from", "w.pt"), CONFLICT),
+    "weights, to begin with": (at("w.pth", as_torch_saves), (*DATA, "--init-from", "w.pth"), CONFLICT),
+    "weights of an older torch": (at("w.th", as_torch_saved), (*DATA, "--init-from", "w.th"), CONFLICT),
+    "weights that look safe": (at("w.safetensors", pickled), (*DATA, "--init-from", "w.safetensors"), CONFLICT),
     "weights to evaluate": (at("w.pt", as_torch_saves), (*EVALUATE, "w.pt"), CONFLICT),
     "an export to evaluate": (at("out/weights.safetensors", as_torch_saves), (*EVALUATE, "out"), CONFLICT),
     "an export to predict with": (at("out/weights.safetensors", pickled), ("predict", "out", "pets"), CONFLICT),
     "a checkpoint to go on from": (
         at(str(CHECKPOINT), as_checkpoint), ("train", "--resume", "run", "steps=2", "--allow-changes"), CONFLICT,
     ),
-    "a checkpoint to begin with": (at(str(CHECKPOINT), as_checkpoint), (*DATA, "--from", "run"), CONFLICT),
+    "a checkpoint to begin with": (at(str(CHECKPOINT), as_checkpoint), (*DATA, "--init-from", "run"), CONFLICT),
     "a checkpoint to evaluate": (at(str(CHECKPOINT), as_checkpoint), ("evaluate", "run"), CONFLICT),
     "a checkpoint to predict with": (at(str(CHECKPOINT), as_checkpoint), ("predict", "run", "pets"), CONFLICT),
     "a checkpoint to export": (at(str(CHECKPOINT), as_checkpoint), ("export", "run", "--out", "other"), CONFLICT),

@@ -22,7 +22,7 @@ def test_a_job_is_the_run_of_this_machine_and_its_token_is_nowhere(
 ) -> None:
     runs = troupe.folder / "there"
     done = troupe.run("submit", "train", *RECIPE, "steps=10", "workers=2", "--name", "run", "--runs-dir", str(runs),
-                      "--address", cluster.dashboard, "--follow", "--unchecked", seconds=120,
+                      "--address", cluster.dashboard, "--follow", "--skip-checks", seconds=120,
                       environment=cluster.environment)  # fmt: skip
     assert done.code == 0, done
     assert "run: training 10 steps of 8 samples with 2 workers, exchange exact" in done.out
@@ -52,7 +52,7 @@ def test_a_job_is_the_run_of_this_machine_and_its_token_is_nowhere(
 
 def test_a_stopped_job_saves_and_goes_on_to_the_same_bits(troupe: Commands, cluster: Cluster) -> None:
     runs = troupe.folder / "there"
-    where = ("--runs-dir", str(runs), "--address", cluster.dashboard, "--unchecked")
+    where = ("--runs-dir", str(runs), "--address", cluster.dashboard, "--skip-checks")
     sent = troupe.run("submit", "train", *RECIPE, "steps=100000", "--name", "long", *where, seconds=120,
                       environment=cluster.environment)  # fmt: skip
     assert sent.code == 0, sent
@@ -94,7 +94,7 @@ def test_a_search_a_family_and_a_config_of_ones_own_are_sent(troupe: Commands, c
 
 def test_a_job_that_fails_fails_the_command_that_follows_it(troupe: Commands, cluster: Cluster) -> None:
     done = troupe.run("submit", "train", *RECIPE, "steps=50", "learning_rate=1e9", "--name", "wild", "--runs-dir",
-                      str(troupe.folder / "there"), "--address", cluster.dashboard, "--follow", "--unchecked",
+                      str(troupe.folder / "there"), "--address", cluster.dashboard, "--follow", "--skip-checks",
                       seconds=120, environment=cluster.environment)  # fmt: skip
     assert done.code == 1, done
     assert "is not finite" in done.out
@@ -110,7 +110,7 @@ def test_what_the_cluster_lacks_is_told_before_anything_is_submitted(troupe: Com
     assert "troupe: room: workers=4: needs 4 CPUs, the cluster has 2" in lines
     assert any("/proc/runs" in line for line in lines)
     assert not any("mnist" in line for line in lines), "it would be downloaded, which is no mistake"
-    assert lines[-1] == "troupe: nothing was submitted (--unchecked skips the check)"
+    assert lines[-1] == "troupe: nothing was submitted (--skip-checks skips the check)"
     looked = troupe.run("check", "dcgan", *words, *where, seconds=120, environment=cluster.environment)
     assert looked.code == 3, looked
     assert re.search(r"WRONG +room +workers=4: needs 4 CPUs", looked.out)

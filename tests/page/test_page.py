@@ -13,7 +13,7 @@ from searches import NASTY, make_run, make_search
 from tiers import long
 
 from cluster.reporting import make_report
-from cluster.reporting.make_report import ReportCommand
+from cluster.requests.models import ReportRequest
 from trainers.run_folders.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow  # it starts a browser
@@ -22,7 +22,7 @@ Page = Any  # of conftest.py, which no test imports
 
 
 def page_of(runs: Path, *names: str, **options: Any) -> Path:
-    return Path(make_report.carry_out(ReportCommand(names, runs_dir=runs, **options))["page"])
+    return Path(make_report.carry_out(ReportRequest(names=names, runs=runs, **options))["page"])
 
 
 @pytest.fixture(scope="module")

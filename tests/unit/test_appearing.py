@@ -16,9 +16,10 @@ from sentences import Sentences
 
 from cluster import search
 from cluster.cli import main
+from cluster.requests.models import SearchRequest
 from cluster.searching import launch_search
 from cluster.searching.leaderboard import read
-from cluster.searching.prepare_search import SearchCommand, prepare
+from cluster.searching.prepare_search import prepare
 from cluster.training import launch_run
 from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
 from trainers.run_folders import run_folder
@@ -122,8 +123,8 @@ def test_a_run_that_could_not_be_filled_leaves_nothing(tmp_path: Path, sentences
 
 
 def test_the_folder_of_a_search_appears_with_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = SearchCommand("dcgan", {"learning_rate": "1e-4,2e-4", "data": "digits"}, name="mine", space="none",
-                            runs_dir=tmp_path)  # fmt: skip
+    command = SearchRequest(family="dcgan", settings={"learning_rate": "1e-4,2e-4", "data": "digits"}, name="mine",
+                            space="none", runs=tmp_path)  # fmt: skip
     prepared = prepare(command)
     made = launch_search._new_folder(command, prepared)
     assert (made.path, made.name) == (tmp_path / "mine", "mine")
@@ -132,7 +133,7 @@ def test_the_folder_of_a_search_appears_with_its_record(tmp_path: Path, monkeypa
     monkeypatch.setattr(launch_search.Search, "write", lambda *words, **more: os.abort())
     monkeypatch.setattr(os, "abort", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        launch_search._new_folder(SearchCommand("dcgan", {}, name="other", runs_dir=tmp_path), prepared)
+        launch_search._new_folder(SearchRequest(family="dcgan", name="other", runs=tmp_path), prepared)
     assert os.listdir(tmp_path) == ["mine"]
 
 

@@ -14,13 +14,14 @@ import pytest
 from sentences import Sentences
 
 import cluster
-from cluster.cli.parser import VERBS
+from cluster.cli.parser import options_of
+from cluster.requests.models import REQUESTS
 from trainers.base.errors import CONFLICT, WORDS, TroupeError
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "python.md").read_text()
 CALLS = [name for name in cluster.__all__ if name != "TroupeError"]
-OTHER_NAMES = {("train", "from"): "from_run", ("search", "seed"): "search_seed"}
+OTHER_NAMES = {("search", "seed"): "search_seed"}
 ONLY_TYPED = {"json", "debug"}
 
 
@@ -30,7 +31,7 @@ def section(name: str) -> str:
 
 def said_in(text: str) -> str:
     """A signature without quotes and without the places where its lines are broken."""
-    return re.sub(r",\)", ")", re.sub(r"\s+", "", text.replace("'", "")))
+    return re.sub(r",\)", ")", re.sub(r"\s+", "", re.sub("['\"]", "", text)))
 
 
 def kinds_of(error: TroupeError) -> list[tuple[str, str]]:
@@ -50,13 +51,15 @@ def test_an_empty_word_is_none(sentences: Sentences) -> None:
     sentences(error.value.problems)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", REQUESTS)
 def test_every_verb_is_a_call_with_its_options_as_arguments(verb: str) -> None:
     known = inspect.signature(getattr(cluster, verb)).parameters
-    options = {option.name for option in VERBS[verb].options} - ONLY_TYPED
+    options = {option.name for option in options_of(verb)} - ONLY_TYPED
     names = {OTHER_NAMES.get((verb, option), option.replace("-", "_")) for option in options}
     assert names - known.keys() == set()
-    assert VERBS[verb].settings == any(known[name].kind is inspect.Parameter.VAR_KEYWORD for name in known)
+    assert (REQUESTS[verb].takes_settings() or verb == "submit") == any(
+        known[name].kind is inspect.Parameter.VAR_KEYWORD for name in known
+    )
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -102,10 +105,10 @@ WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], list[tuple[str, str
     "true is no number": ("predict", ("run", b"a.png"), {"top": True, "best": 1}, [
         ("bad-value", name) for name in ("top", "best", "b'a.png'")]),
     "bounds": ("search", ("dcgan",), {"trials": 0, "time_budget": -1.0, "latent": "8,16"}, [
-        ("bad-value", name) for name in ("--trials", "--time-budget")]),
+        ("bad-value", name) for name in ("trials", "time_budget")]),
     "verify": ("verify", (), {}, [("missing", "family")]),
     "evaluate": ("evaluate", ("run",), {"weights": 7}, [("bad-value", "weights")]),
-    "sample": ("sample", ("run",), {"count": 0, "seed": -1}, [("bad-value", "--count"), ("bad-value", "--seed")]),
+    "sample": ("sample", ("run",), {"count": 0, "seed": -1}, [("bad-value", "count"), ("bad-value", "seed")]),
     "export": ("export", ("run",), {"ouf": "x", "best": 3}, [("bad-value", "best"), ("unknown-option", "ouf")]),
     "load_exported": ("load_exported", (5,), {}, [("bad-value", "folder")]),
     "report": ("report", (), {}, [("missing", "report")]),
@@ -113,7 +116,7 @@ WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], list[tuple[str, str
     "runs": ("runs", (), {"remove": True}, [("missing", "--remove")]),
     "stop": ("stop", ("nobody",), {"address": 5}, [("bad-value", "address")]),
     "logs": ("logs", ("nobody",), {}, [("unknown-run", "nobody")]),
-    "rank": ("logs", ("nobody",), {"rank": -1}, [("bad-value", "--rank")]),
+    "rank": ("logs", ("nobody",), {"rank": -1}, [("bad-value", "rank")]),
     "rank of a job": ("logs", ("nobody",), {"rank": 3, "address": "http://h:1"}, [("bad-value", "--rank")]),
     "submit": ("submit", ("train", "dcgan"), {"name": 5, "resume": True, "address": "http://h:1"}, [
         ("bad-value", name) for name in ("name", "resume")]),
@@ -122,6 +125,7 @@ WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], list[tuple[str, str
     "check": ("check", (), {"workers": 4}, [("missing", "")]),
     "families": ("families", (), {"families": 5}, [("bad-value", "families")]),
     "datasets": ("datasets", (), {"remove": "nowhere"}, [("unknown-data", "--remove")]),
+    "renamed": ("train", ("dcgan",), {"from_run": "x"}, [("renamed", "from_run")]),
     "env": ("env", (), {"json": True}, [("unknown-option", "json")]),
 }  # fmt: skip
 
@@ -158,27 +162,27 @@ def test_submit_hands_on_the_words_of_the_verb(
 ) -> None:
     sent: list[Any] = []
 
-    def submit(command: Any, say: Any) -> dict[str, Any]:
-        sent.append(command)
-        return {"name": "x", "job": "x", "address": command.address, "bytes": 1}
+    def submit(request: Any, family: str, say: Any) -> dict[str, Any]:
+        sent.append(request)
+        return {"name": "x", "job": "x", "address": request.address, "bytes": 1}
 
     monkeypatch.setattr("cluster.ray_jobs.submission.submit", submit)
     told = cluster.submit("train", "dcgan", data="digits", workers=2, learning_rate=0.001, name="x", runs_dir="/s/runs",
                           data_dir=Path("/s/data"), families=[tmp_path], allow_changes=True,
                           address="http://h:1", install=True)  # fmt: skip
     assert told == {"name": "x", "job": "x", "address": "http://h:1", "bytes": 1, "ended": None}
-    (command,) = sent
-    assert command.words == (
-        "dcgan", "data=digits", "workers=2", "learning_rate=0.001", "--runs-dir", "/s/runs", "--data-dir", "/s/data",
-        "--allow-changes",
+    (request,) = sent
+    assert request.inner.arguments("name", "families") == (
+        "dcgan", "data=digits", "workers=2", "learning_rate=0.001", "--allow-changes", "--runs-dir", "/s/runs",
+        "--data-dir", "/s/data",
     )  # fmt: skip
-    assert (command.name, command.families, command.runs_dir) == ("x", (tmp_path,), "/s/runs")
-    assert (command.install, command.unchecked) == (True, False)
-    cluster.submit("train", "dcgan", families=str(tmp_path), address="http://h:1", runs_dir="/s/runs", install=True)
-    assert sent[1].families == (tmp_path,), "one folder is a list of one"
+    assert (request.inner.name, request.inner.families, request.inner.runs_dir) == ("x", (tmp_path,), "/s/runs")
+    assert (request.install, request.skip_checks) == (True, False)
+    cluster.submit("train", "dcgan", families=[str(tmp_path)], address="http://h:1", runs_dir="/s/runs", install=True)
+    assert sent[1].inner.families == (tmp_path,)
     there = {"address": "http://h:1", "runs_dir": "/s/runs", "install": True}
     cluster.submit("train", "dcgan", features="resnet56:/s/weights.th", **there)  # which only the cluster has
-    assert "features=resnet56:/s/weights.th" in sent[2].words
+    assert "features=resnet56:/s/weights.th" in sent[2].inner.arguments()
     with pytest.raises(TroupeError) as caught:
         cluster.submit("train", "dcgan", features="runs/judge", **there)
     assert (kinds_of(caught.value), caught.value.problems[0].value) == ([("bad-value", "features")], "runs/judge")

@@ -119,7 +119,7 @@ def test_pictures_that_a_killed_run_did_not_draw_are_drawn_when_it_goes_on() -> 
 def test_weights_of_another_project_begin_a_run() -> None:
     train("classifier", name="old", **MLP)
     torch.save({f"module.{key}": value for key, value in weights_of("old", 4).items()}, "mine.pth")
-    train("classifier", name="new", from_run="mine.pth", **MLP)
+    train("classifier", name="new", init_from="mine.pth", **MLP)
     begun = weights_of("new", 0)
     assert all(torch.equal(begun[key], value) for key, value in weights_of("old", 4).items())
 

@@ -17,10 +17,10 @@ from wrong import Wrong
 
 from cluster import train
 from cluster.cli import main, verbs
-from cluster.cli.parser import VERBS
+from cluster.cli.parser import options_of
 from cluster.host import hardware
+from cluster.requests.models import REQUESTS, SearchRequest
 from cluster.searching import leaderboard, prepare_search
-from cluster.searching.prepare_search import SearchCommand
 from cluster.training import launch_run
 from trainers.base.errors import CONFLICT, FAILED, SURROUNDINGS, WORDS, TroupeError
 from trainers.base.problems import Problem, sentence
@@ -111,9 +111,9 @@ WRONG = [
     ((*TRAIN, "data=imagefolder:/no/such"), "missing-folder", "data"),
     ((*TRAIN, "data=imagefolder:~nouserx/pics"), "missing-folder", "data"),
     ((*TRAIN, f"data=imagefolder:{'x' * 300}"), "missing-folder", "data"),
-    ((*TRAIN, "--from", "x" * 300), "unknown-run", "--from"),
-    ((*TRAIN, "--from", f"{'x' * 300}.safetensors"), "missing-file", "--from"),
-    ((*TRAIN, "--from", "~nouserx/run"), "unknown-run", "--from"),
+    ((*TRAIN, "--init-from", "x" * 300), "unknown-run", "--init-from"),
+    ((*TRAIN, "--init-from", f"{'x' * 300}.safetensors"), "missing-file", "--init-from"),
+    ((*TRAIN, "--init-from", "~nouserx/run"), "unknown-run", "--init-from"),
     ((*TRAIN, "--config", "~nouserx/c.yaml"), "not-read", "--config"),
     ((*TRAIN, "--families", "x" * 300), "missing-folder", "--families"),
     ((*TRAIN, "--families", "~nouserx/own"), "missing-folder", "--families"),
@@ -133,7 +133,7 @@ WRONG = [
     ((*TRAIN, "--name", "dcgan"), "name-in-use", "--name"),
     ((*TRAIN, "--config", "missing.yaml"), "not-read", "--config"),
     ((*TRAIN, "--families", "missing"), "missing-folder", "--families"),
-    ((*TRAIN, "--from", "missing"), "unknown-run", "--from"),
+    ((*TRAIN, "--init-from", "missing"), "unknown-run", "--init-from"),
     ((*TRAIN, "--nam", "x"), "unknown-option", "--nam"),
     ((*TRAIN, "--batch-size", "4"), "unknown-option", "--batch-size"),
     (("train", "--batch-size", "4", "dcgan"), "unknown-option", "--batch-size"),
@@ -235,11 +235,13 @@ def test_a_search_that_this_machine_has_no_room_for_is_refused_with_code_3(
 
 def test_what_is_fixed_from_python_is_fixed_when_the_search_goes_on(command: Command) -> None:
     words = {"widths": (64, 128, 128), "learning_rate": "0.3..4"}
-    prepared = prepare_search.prepare(SearchCommand("cifar_speed", words, space="none", runs_dir=command.folder))
+    prepared = prepare_search.prepare(
+        SearchRequest(family="cifar_speed", settings=words, space="none", runs=command.folder)
+    )
     found = leaderboard.Search(command.folder / "s", prepared.told)
     found.path.mkdir()
     found.write()
-    again = prepare_search.prepare(SearchCommand(resume="s", runs_dir=command.folder))
+    again = prepare_search.prepare(SearchRequest(resume="s", runs=command.folder))
     assert again.space.domains == prepared.space.domains
     assert again.config.widths == prepared.config.widths == (64, 128, 128)  # type: ignore[attr-defined]
 
@@ -258,13 +260,13 @@ def test_a_name_in_use_is_refused_for_a_search_too(command: Command, sentences: 
 def test_every_mistake_of_a_command_is_told_at_once(command: Command, sentences: Sentences) -> None:
     told = command(
         *TRAIN, "learning_rat=1", "steps=many", "beta1=2", "data=digts", "workers=9", "seed=1", "seed=2", "again",
-        "--name", "../x", "--resum", "y", "-json", "--from", "nothing",
+        "--name", "../x", "--resum", "y", "-json", "--init-from", "nothing",
     )  # fmt: skip
     assert told.code == WORDS
     assert sorted(told.kinds) == sorted([
         ("unknown-setting", "learning_rat"), ("bad-value", "steps"), ("bad-value", "beta1"), ("unknown-data", "data"),
         ("settings-conflict", "workers"), ("said-twice", "seed"), ("too-many", "again"), ("bad-name", "--name"),
-        ("unknown-option", "--resum"), ("unknown-option", "-json"), ("unknown-run", "--from"),
+        ("unknown-option", "--resum"), ("unknown-option", "-json"), ("unknown-run", "--init-from"),
     ])  # fmt: skip
     sentences(told.problems)
 
@@ -440,9 +442,9 @@ def test_a_run_that_is_not_there_cannot_go_on(command: Command, sentences: Sente
 
 def test_a_run_that_goes_on_keeps_its_name_and_its_family(command: Command, sentences: Sentences) -> None:
     command.run_folder("mine")
-    told = command("train", "wgan", "--resume", "mine", "--name", "other", "--from", "mine", "steps=many")
+    told = command("train", "wgan", "--resume", "mine", "--name", "other", "--init-from", "mine", "steps=many")
     assert told.code == WORDS
-    assert told.kinds[:3] == [("settings-conflict", about) for about in ("--name", "--from", "wgan")]
+    assert told.kinds[:3] == [("settings-conflict", about) for about in ("--name", "--init-from", "wgan")]
     assert ("bad-value", "steps") in told.kinds
     sentences(told.problems)
     assert command("train", "dcgan", "--resume", "mine", "--dry-run").code == 0
@@ -575,8 +577,8 @@ def test_a_run_without_a_checkpoint_cannot_be_drawn_from(command: Command, sente
         told = command(verb, "mine")
         assert (told.code, told.kinds) == (CONFLICT, [("no-checkpoint", "mine")])
         sentences(told.problems)
-    told = command(*TRAIN, "--from", "mine")
-    assert (told.kinds, told.values) == ([("no-checkpoint", "--from")], [("--from", "mine")])
+    told = command(*TRAIN, "--init-from", "mine")
+    assert (told.kinds, told.values) == ([("no-checkpoint", "--init-from")], [("--init-from", "mine")])
     sentences(told.problems)
 
 
@@ -584,8 +586,8 @@ def test_a_list_beside_weights_tells_nothing_of_them(command: Command, sentences
     Path("weights.pth").write_bytes(b"no weights")
     Path("config.json").write_text("[]")
     Path("manifest.json").write_text("[]")
-    told = command(*TRAIN, "--from", "weights.pth", "--dry-run")
-    assert (told.kinds, told.values) == ([("no-weights", "--from")], [("--from", "weights.pth")])
+    told = command(*TRAIN, "--init-from", "weights.pth", "--dry-run")
+    assert (told.kinds, told.values) == ([("no-weights", "--init-from")], [("--init-from", "weights.pth")])
     sentences(told.problems)
 
 
@@ -620,8 +622,8 @@ def test_a_run_whose_weights_are_taken_is_left_as_it_is(command: Command, senten
     for step in (1, 2):
         checkpoint.save(folder.checkpoints, checkpoint.name_of(step), {}, {"step": step})
     (folder.checkpoints / "step_00000002" / "state.pt").write_bytes(b"damaged")
-    told = command(*TRAIN, "--from", "mine", "--dry-run")
-    assert told.kinds == [("weights-misfit", "--from")] * 2  # two networks, of the one before, which is whole
+    told = command(*TRAIN, "--init-from", "mine", "--dry-run")
+    assert told.kinds == [("weights-misfit", "--init-from")] * 2  # two networks, of the one before, which is whole
     sentences(told.problems)
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step_00000001", "step_00000002"]
 
@@ -705,7 +707,7 @@ def test_a_bug_is_told_as_ours_in_one_line_and_debug_shows_where(
     def broken(*words: Any) -> Any:
         raise ValueError("first line\nsecond line")
 
-    monkeypatch.setitem(verbs.VERBS, "env", broken)
+    monkeypatch.setitem(verbs.VERBS, "env", verbs.Verb(broken))
     assert main.command(["env"]) == FAILED
     (problem,) = command.wrong.problems
     assert (problem.code, problem.about) == ("internal", "ValueError")
@@ -786,12 +788,12 @@ def test_help_lists_every_verb_and_every_option(command: Command, monkeypatch: p
     monkeypatch.setenv("COLUMNS", "200")
     told = command("--help")
     assert told.code == 0
-    for name, verb in VERBS.items():
+    for name, verb in REQUESTS.items():
         assert f"  {name} " in told.out
         assert verb.summary in told.out
         text = command(name, "--help").out
         assert verb.example in text
-        for option in verb.options:
+        for option in options_of(name):
             assert f"--{option.name}" in text
             assert option.help in text
     assert command().out == told.out

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from cluster.cli import main, verbs
-from cluster.cli.parser import Words
 from cluster.ray_jobs import dashboard
 from cluster.ray_jobs.dashboard import Dashboard
+from cluster.requests.models import JobsRequest
 from cluster.terminal.answers import JOB, MARK, Answer, as_record, record_in, without_records
 from cluster.terminal.progress import Progress
 from cluster.terminal.tables import columns_of, paragraphs
@@ -55,7 +55,7 @@ def test_the_list_of_jobs_fits_its_terminal(monkeypatch: pytest.MonkeyPatch, col
     monkeypatch.setattr(client, "ask", lambda what: jobs)
     monkeypatch.setattr(dashboard, "reach", lambda address: client)
     monkeypatch.setenv("COLUMNS", str(columns))
-    answer = verbs.carry_out(Words("jobs", options={"address": "http://h:1"}), Progress())
+    answer = verbs.carry_out(JobsRequest(address="http://h:1"), Progress())
     assert answer.text is not None
     shown = paragraphs(answer.text).splitlines()
     assert max(map(columns_of, shown)) <= columns
@@ -117,7 +117,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> tuple
             raise error
         return Answer({}, "done")
 
-    monkeypatch.setitem(verbs.VERBS, "env", ends)
+    monkeypatch.setitem(verbs.VERBS, "env", verbs.Verb(ends))
     out = io.StringIO()
     with redirect_stdout(out), redirect_stderr(out):
         code = main.command(["env"])

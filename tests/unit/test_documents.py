@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cluster.cli.parser import VERBS
+from cluster.cli.parser import options_of
+from cluster.requests.models import REQUESTS
 from trainers.families import registry
 
 ROOT = Path(__file__).parents[2]
@@ -34,10 +36,10 @@ def named(word: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", documents()) is not None
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", REQUESTS)
 def test_every_verb_and_every_option_is_in_the_documents(verb: str) -> None:
     missing = [] if named(f"troupe {verb}") else [f"troupe {verb}"]
-    missing += [f"--{option.name}" for option in VERBS[verb].options if not named(f"--{option.name}")]
+    missing += [f"--{option.name}" for option in options_of(verb) if not named(f"--{option.name}")]
     assert missing == []
 
 
@@ -138,9 +140,20 @@ def test_documents_use_the_terms_of_the_field(path: Path) -> None:
     assert former(text) == []
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", REQUESTS)
 def test_help_uses_the_terms_of_the_field(verb: str) -> None:
-    text = " ".join([VERBS[verb].summary, *(option.help for option in VERBS[verb].options)])
+    text = " ".join([REQUESTS[verb].summary, *(option.help for option in options_of(verb))])
     if verb == "train":
         text += " ".join(row.help for family in FAMILIES for row in registry.config_class(family).described())
     assert former(text) == []
+
+
+def test_tables_of_options_and_signatures_in_the_documents_are_those_of_the_requests() -> None:
+    """`python docs/generate.py` writes them."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        generate = importlib.import_module("generate")
+    finally:
+        sys.path.pop(0)
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        assert generate.generated(path.read_text()) == path.read_text(), path

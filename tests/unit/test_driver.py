@@ -7,12 +7,12 @@ import shutil
 import time
 from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.requests.models import SearchRequest
 from cluster.searching import prepare_search, tune_job
 from cluster.searching.driver import Driver, rooms
 from cluster.searching.leaderboard import (
@@ -27,7 +27,6 @@ from cluster.searching.leaderboard import (
     StopReason,
     TrialRecord,
 )
-from cluster.searching.prepare_search import SearchCommand
 from cluster.terminal.progress import Progress
 from tests.folder_buckets import machine
 from trainers.run_folders import bucket
@@ -42,7 +41,7 @@ def driver(tmp_path: Path) -> Callable[..., Driver]:
     """One of four trials that ended with 0.1, 0.2, 0.3 and 0.4, each with a checkpoint of a kilobyte."""
 
     def made(**options: Any) -> Driver:
-        command = SearchCommand("dcgan", {"width": "8,16", "steps": "4"}, space="none", runs_dir=tmp_path)
+        command = SearchRequest(family="dcgan", settings={"width": "8,16", "steps": "4"}, space="none", runs=tmp_path)
         prepared = prepare_search.prepare(command)
         prepared.told["keep_best"] = options.pop("keep_best", None)
         search = Search(tmp_path / "s", {**prepared.told, "metric": "eval_x", "mode": "max"})
@@ -54,7 +53,7 @@ def driver(tmp_path: Path) -> Callable[..., Driver]:
             manifest = atomic_files.sealed({"format": 1, "files": {"state.pt": {"bytes": 900, "sha256": "x"}}})
             (path / "manifest.json").write_text(manifest)
             (path / "state.pt").write_bytes(b"x" * (1000 - len(manifest)))
-        return Driver(search, prepared, replace(command, **options), Progress(io.StringIO()))
+        return Driver(search, prepared, command.model_copy(update=options), Progress(io.StringIO()))
 
     return made
 
@@ -76,7 +75,7 @@ def test_only_the_best_trials_keep_their_checkpoints_where_that_was_asked_for(dr
 
 
 def test_a_disk_budget_is_kept_by_the_checkpoints_of_the_worst(driver: Callable[..., Driver]) -> None:
-    one = driver(disk_budget=2500.0)
+    one = driver(disk_budget=2500e-9)
     one._look_at_disk()
     assert kept(one) == [3, 4]
     assert said(one) == [
@@ -104,14 +103,16 @@ def test_a_full_disk_takes_nothing_from_the_bucket_and_a_budget_takes_it_from_bo
     assert kept(one) == [4], "the second and the third made room"
     assert [len(there.saved(one.search.folder(trial).path)) for trial in one.search.trials] == [1, 1, 1, 1]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**11))
-    one.command = replace(one.command, disk_budget=bytes_of(one.search.path) - 1500.0)  # most of it lies there only
+    one.command = one.command.model_copy(
+        update={"disk_budget": (bytes_of(one.search.path) - 1500.0) / 1e9}
+    )  # most of it lies there only
     one._look_at_disk()
     assert [len(there.saved(one.search.folder(trial).path)) for trial in one.search.trials] == [0, 0, 1, 1]
     assert not one.stops
 
 
 def test_a_budget_that_the_best_alone_exceeds_stops_the_search_loudly(driver: Callable[..., Driver]) -> None:
-    one = driver(disk_budget=500.0)
+    one = driver(disk_budget=500e-9)
     one.looked = -100.0
     one.tick()
     assert kept(one) == [4]
@@ -132,7 +133,7 @@ def test_a_disk_that_is_nearly_full_is_noticed_before_it_is(
 
 
 def test_a_time_budget_ends_the_search_and_says_so(driver: Callable[..., Driver]) -> None:
-    one = driver(time_budget=60.0)
+    one = driver(time_budget=1.0)
     one.tick()
     assert not one.stop_requested()
     one.began = time.monotonic() - 61
@@ -214,6 +215,6 @@ def test_where_no_trial_can_report_the_metric_the_search_is_hopeless(driver: Cal
 @pytest.mark.parametrize("scheduler", ["asha", "fifo"])
 def test_a_mean_over_seeds_of_which_one_may_be_stopped_is_told(tmp_path: Path, scheduler: str) -> None:
     words = {"learning_rate": "0.1,0.2", "seed": "1,2"}
-    command = SearchCommand("classifier", words, space="none", scheduler=scheduler, runs_dir=tmp_path)
+    command = SearchRequest(family="classifier", settings=words, space="none", scheduler=scheduler, runs=tmp_path)
     told = [note for note in prepare_search.prepare(command).notes if note.startswith("asha can stop a point")]
     assert len(told) == (scheduler == "asha")

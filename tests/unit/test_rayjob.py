@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.cli import commands
-from cluster.cli.parser import Words, parse
+from cluster.cli.parser import Command, parse
 from cluster.inspection.preflight import SHARED_MEMORY
+from cluster.ray_jobs import prepare_job
 from trainers.base.timeouts import WAITS
 from trainers.base.version import __version__
 
@@ -126,7 +126,7 @@ def test_all_pods_see_one_volume_and_have_memory_to_share(job: dict[str, Any]) -
         assert container["resources"]["limits"] == container["resources"]["requests"]
 
 
-def carried_out(entrypoint: str, folder: Path) -> Words:
+def carried_out(entrypoint: str, folder: Path) -> Command:
     """The command that the entrypoint starts, with `folder` in the place of the volume.
 
     As it is carried out: KubeRay's shell takes it apart, `ray job submit` puts it together, and the shell of Ray's job
@@ -154,20 +154,20 @@ def test_the_first_attempt_begins_and_a_later_one_goes_on(job: dict[str, Any], t
     spec = job["spec"]
     name, runs = spec["metadata"]["run"], tmp_path / "runs"
     first = carried_out(spec["entrypoint"], tmp_path)
-    assert commands.prepare_elsewhere(first, runs) == first.names[0]
-    assert first.options["name"] == name
+    assert prepare_job.prepare(first.request, runs) == first.names[0]  # type: ignore[arg-type]
+    assert first.options["name"] == [name]
     run = runs / name
     run.mkdir(parents=True)
     (run / "settings.json").write_text("{}")
     later = carried_out(spec["entrypoint"], tmp_path)
-    assert later.options["resume"] == name
+    assert later.options["resume"] == [name]
     assert not later.names
     assert not later.settings
     for said in (first, later):
         assert said.verb == spec["metadata"]["verb"] == "train"
-        assert said.options["address"] == "auto"
-        assert said.options["runs-dir"] == str(runs)
-        assert said.options["data-dir"] == str(tmp_path / "data")
+        assert said.options["address"] == ["auto"]
+        assert said.options["runs-dir"] == [str(runs)]
+        assert said.options["data-dir"] == [str(tmp_path / "data")]
 
 
 def test_its_workers_have_room_and_troupe_knows_it_as_a_job(job: dict[str, Any], tmp_path: Path) -> None:

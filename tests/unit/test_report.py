@@ -22,7 +22,7 @@ from searches import NASTY, make_run, make_search
 import cluster
 from cluster.cli import main
 from cluster.reporting import collect, importance, make_report, run_page, write
-from cluster.reporting.make_report import ReportCommand
+from cluster.requests.models import ReportRequest
 from cluster.searching.leaderboard import TrialRecord
 from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
 from trainers.base.timeouts import WAITS
@@ -41,7 +41,7 @@ def unpacked(text: str) -> bytes:
 
 
 def page_of(path: Path, *names: str, **options: Any) -> tuple[dict[str, Any], str]:
-    result = make_report.carry_out(ReportCommand(names, runs_dir=path, **options))
+    result = make_report.carry_out(ReportRequest(names=names, runs=path, **options))
     return result, Path(result["page"]).read_text()
 
 
@@ -277,7 +277,7 @@ def test_a_search_without_any_trial_has_a_page(tmp_path: Path) -> None:
 def test_names_that_are_not_there_are_told_all_at_once(tmp_path: Path) -> None:
     make_search(tmp_path, trials=1)
     with pytest.raises(TroupeError) as raised:
-        make_report.carry_out(ReportCommand(("serch", "xyzzy", "search/0009"), runs_dir=tmp_path))
+        make_report.carry_out(ReportRequest(names=("serch", "xyzzy", "search/0009"), runs=tmp_path))
     assert raised.value.code == WORDS
     assert raised.value.mistakes == [
         f"serch: no such run or search in {tmp_path}; did you mean search?",
@@ -292,7 +292,8 @@ def test_a_page_is_renewed_while_its_search_is_worked_on(tmp_path: Path, monkeyp
     said: list[str] = []
     with search.lock():
         thread = threading.Thread(
-            target=make_report.carry_out, args=(ReportCommand(("search",), watch=True, runs_dir=tmp_path), said.append)
+            target=make_report.carry_out,
+            args=(ReportRequest(names=("search",), watch=True, runs=tmp_path), said.append),
         )
         thread.start()
         deadline = time.monotonic() + 20

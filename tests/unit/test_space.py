@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sentences import Sentences
 
+from cluster.requests.models import SearchRequest
 from cluster.searching import prepare_search, samplers, space
 from cluster.searching.leaderboard import Search
 from cluster.searching.space import Choice, Range, Space
@@ -202,7 +203,7 @@ def test_a_metric_that_small_data_does_not_give_gives_way_where_nobody_asked_for
     told = {"metric": "eval_frechet_distance", "mode": "min"}
 
     def line(held_out: int, metric: str | None = None) -> str:
-        command = prepare_search.SearchCommand("dcgan", metric=metric)
+        command = SearchRequest(family="dcgan", metric=metric)
         return prepare_search.compare_by(told, command, config, {**facts, "held_out": held_out})
 
     assert (line(65), told["metric"]) == ("", "eval_frechet_distance")

@@ -158,22 +158,22 @@ def test_settings_are_changed_under_the_lock_of_the_run(
 
 def test_a_file_without_weights_is_told_in_one_line_and_leaves_nothing(old: RunFolder, sentences: Sentences) -> None:
     Path("bad.safetensors").write_bytes(b"no weights" * 10)
-    problem = refused(CONFLICT, family="dcgan", name="new", from_run="bad.safetensors", **TINY)
-    assert (problem.code, problem.about, problem.value) == ("no-weights", "--from", "bad.safetensors")
+    problem = refused(CONFLICT, family="dcgan", name="new", init_from="bad.safetensors", **TINY)
+    assert (problem.code, problem.about, problem.value) == ("no-weights", "--init-from", "bad.safetensors")
     sentences([problem])
     assert [path.name for path in Path("runs").iterdir()] == ["old"]
-    train("dcgan", name="new", from_run="old", **TINY)
+    train("dcgan", name="new", init_from="old", **TINY)
 
 
 def test_a_file_that_cannot_be_read_or_copied_leaves_nothing(
     old: RunFolder, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:
-    words: dict[str, Any] = {"family": "dcgan", "name": "new", "from_run": "old", **TINY}
+    words: dict[str, Any] = {"family": "dcgan", "name": "new", "init_from": "old", **TINY}
     with monkeypatch.context() as patched:
         patched.setattr(initial_weights, "weights_path", lambda given, runs: Path("gone.safetensors"))
         patched.setattr(initial_weights, "refuse_unfit", lambda *_: None)  # gone since
         problem = refused(CONFLICT, **words)
-        assert (problem.code, problem.about, problem.value) == ("not-read", "--from", "old")
+        assert (problem.code, problem.about, problem.value) == ("not-read", "--init-from", "old")
         sentences([problem])
     for error, code in ((OSError(28, "No space left on device"), SURROUNDINGS), (Killed(), None)):
 

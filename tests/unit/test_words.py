@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sentences import Sentences
 
 from cluster.cli.help import help_text
-from cluster.cli.parser import VERBS, Words, parse
+from cluster.cli.parser import options_of, parse
+from cluster.requests.models import REQUESTS, SampleRequest, TrainRequest
 from trainers.base.problems import Problem, sentence
 
 
@@ -28,7 +29,8 @@ def kinds_of(problems: list[Problem]) -> list[tuple[str, str]]:
 def test_a_command_is_taken_apart_into_verb_names_settings_and_options() -> None:
     words = parse(["train", "dcgan", "data=digits", "--json", "workers=2", "--name", "mine"])
     assert (words.verb, words.names, words.settings) == ("train", ["dcgan"], {"data": "digits", "workers": "2"})
-    assert words.options == {"json": "", "name": "mine"}
+    assert words.options == {"json": [], "name": ["mine"]}
+    assert words.request == TrainRequest(family="dcgan", settings={"data": "digits", "workers": "2"}, name="mine")
     assert words.has("json")
     assert not words.has("resume")
     assert words.problems == []
@@ -37,20 +39,21 @@ def test_a_command_is_taken_apart_into_verb_names_settings_and_options() -> None
 @pytest.mark.parametrize("given", [["--name", "mine"], ["--name=mine"]])
 def test_a_value_may_follow_its_option_or_an_equals_sign(given: list[str]) -> None:
     words = parse(["train", "dcgan", *given])
-    assert words.options["name"] == "mine"
+    assert words.options["name"] == ["mine"]
     assert words.problems == []
 
 
 def test_a_value_may_hold_equals_signs_and_a_setting_any_text() -> None:
     words = parse(["train", "dcgan", "--runs-dir=a=b", "data=imagefolder:/x=y z", "name="])
-    assert words.options["runs-dir"] == "a=b"
+    assert words.options["runs-dir"] == ["a=b"]
     assert words.settings == {"data": "imagefolder:/x=y z", "name": ""}
 
 
 def test_an_option_that_repeats_keeps_every_value() -> None:
     words = parse(["train", "dcgan", "--families", "one", "--families=two"])
-    assert words.repeated["families"] == ["one", "two"]
-    assert words.families == (Path("one").resolve(), Path("two").resolve())
+    assert words.options["families"] == ["one", "two"]
+    assert words.request is not None
+    assert words.request.here().families == (Path("one").resolve(), Path("two").resolve())  # type: ignore[attr-defined]
     assert words.problems == []
 
 
@@ -77,6 +80,8 @@ WRONG = [
     (["verify"], "missing", "verify"),
     (["sample"], "missing", "sample"),
     (["export", "mine", "seed=3"], "unknown-setting", "seed"),
+    (["train", "dcgan", "--from", "other"], "renamed", "--from"),
+    (["search", "dcgan", "--final"], "renamed", "--final"),
 ]
 
 
@@ -115,7 +120,7 @@ def test_help_is_shown_where_nothing_is_asked_for(given: list[str]) -> None:
     assert words.problems == []
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", REQUESTS)
 @pytest.mark.parametrize("word", ["--help", "-h"])
 def test_every_verb_has_help_that_needs_no_names(verb: str, word: str) -> None:
     words = parse([verb, word])
@@ -123,16 +128,14 @@ def test_every_verb_has_help_that_needs_no_names(verb: str, word: str) -> None:
 
 
 def test_a_whole_number_is_asked_for_and_a_mistake_noted(sentences: Sentences) -> None:
-    words = Words(options={"count": "12", "seed": "-1", "out": "x", "odd": "²"})
-    assert words.number("count", 64, 1) == 12
-    assert words.number("missing", 64, 1) == 64
-    assert words.problems == []
-    assert words.number("count", 64, 13) == 64
-    assert [words.number(name, 5, 0) for name in ("seed", "out", "odd")] == [5, 5, 5]
-    assert [(one.code, one.about, one.value) for one in words.problems] == [
-        ("bad-value", f"--{name}", words.options[name]) for name in ("count", "seed", "out", "odd")
-    ]
-    sentences(words.problems)
+    request, problems = SampleRequest.from_command(["run"], {}, {"count": ["12"]})
+    assert request is not None
+    assert (request.count, request.seed, problems) == (12, 0, [])
+    for name, text in (("count", "0"), ("count", "100001"), ("seed", "-1"), ("top", "x"), ("top", "²"), ("top", "2.0")):
+        request, problems = SampleRequest.from_command(["run"], {}, {name: [text]})
+        assert request is not None, "with the default"
+        assert [(one.code, one.about, one.value) for one in problems] == [("bad-value", f"--{name}", text)]
+        sentences(problems)
 
 
 def test_what_is_wrong_is_data_for_programs(sentences: Sentences) -> None:
@@ -150,12 +153,12 @@ def test_what_is_wrong_is_data_for_programs(sentences: Sentences) -> None:
 
 
 def test_every_verb_says_what_it_is_with_an_example_that_parses() -> None:
-    for name, verb in VERBS.items():
-        assert verb.summary, name
-        assert verb.example.startswith(f"troupe {name}")
-        assert parse(verb.example.split()[1:]).problems == []
-        assert all(option.help for option in verb.options)
-        assert len({option.name for option in verb.options}) == len(verb.options)
+    for name, model in REQUESTS.items():
+        assert model.summary, name
+        assert model.example.startswith(f"troupe {name}")
+        assert parse(model.example.split()[1:]).problems == []
+        assert all(option.help for option in options_of(name))
+        assert len({option.name for option in options_of(name)}) == len(options_of(name))
 
 
 WORD = st.one_of(
@@ -163,7 +166,7 @@ WORD = st.one_of(
 )
 
 
-@given(st.sampled_from([*VERBS, "tran", ""]), st.lists(WORD, max_size=6))
+@given(st.sampled_from([*REQUESTS, "tran", ""]), st.lists(WORD, max_size=6))
 def test_no_command_makes_the_parser_raise(verb: str, rest: list[str]) -> None:
     parse([verb, *rest])
 

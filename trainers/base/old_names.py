@@ -1,4 +1,4 @@
-"""Module names of 0.1.0 and 0.2.0, so that custom families that import these still work."""
+"""Names of 0.1.0 and 0.2.0: modules that custom families import still work; options and arguments are reported."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ MODULES = {
     **{f"trainers.data.{name}": f"trainers.data.image_folders.{name}" for name in OF_FOLDERS},
     "trainers.registry": "trainers.families.registry", "trainers.version": "trainers.base.version",
 }  # fmt: skip
+
+OPTIONS = {"from": "init-from", "final": "retrain-best", "unchecked": "skip-checks"}  # of 0.1.0 and 0.2.0
+ARGUMENTS = {"from_run": "init_from"}  # of Python calls
 
 
 class OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):

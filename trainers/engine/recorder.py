@@ -78,7 +78,7 @@ class Recorder:
                     self.folder.forget_after(-1)
             trainer.begin()
             for weights in self.folder.path.glob("from.*"):
-                state.begin_from(trainer, read_weights(weights, tuple(trainer.networks), about="--from"))
+                state.begin_from(trainer, read_weights(weights, tuple(trainer.networks), about="--init-from"))
         if int(self.config.evaluate_every):
             inference.try_out(trainer)
         self.started = time.monotonic()

@@ -93,10 +93,10 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 def begin_from(trainer: Trainer, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Start with another run's weights. Raises TroupeError (exit code 4) if they do not fit or are not finite."""
-    load_weights(trainer.networks, weights, "--from")
+    load_weights(trainer.networks, weights, "--init-from")
     if sick := not_finite({name: weights[name] for name in trainer.networks}):
         reason = f"{sick[0]} is not finite"
-        raise TroupeError(Problem("not-finite", "--from", reason, "use other weights"), CONFLICT)
+        raise TroupeError(Problem("not-finite", "--init-from", reason, "use other weights"), CONFLICT)
     for name, average in trainer.averages.items():
         average.network.load_state_dict(weights[name], strict=False)  # as `load_weights`
 

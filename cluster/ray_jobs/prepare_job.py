@@ -1,0 +1,62 @@
+"""Check a command that runs on the machines of a cluster, before it is submitted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cluster.requests.models import SearchRequest, TrainRequest
+from cluster.searching import prepare_search
+from cluster.training import prepare_run
+from trainers.base.errors import WORDS, TroupeError
+from trainers.base.problems import Problem, show_value
+from trainers.settings.config import parts_of
+
+Inner = TrainRequest | SearchRequest
+
+
+def prepare(inner: Inner, runs: Path) -> str:
+    """The family of a command that runs on other machines. Raises TroupeError with the problems of the command."""
+    problems = [
+        Problem("bad-value", about, "must be an absolute path on the cluster", value=value)
+        for about, value, path in _paths(inner)
+        if not os.path.isabs(path)
+    ]
+    here = {name: value for name, value in inner.settings.items() if not _is_path(name, value)}
+    changes = {"settings": here, "name": None, "address": "auto", "elsewhere": True, "runs": runs}
+    family = ""
+    try:
+        if isinstance(inner, TrainRequest):
+            family = prepare_run.prepare(inner.here().model_copy(update={**changes, "init_from": None})).family
+        else:
+            family = str(prepare_search.prepare(inner.here().model_copy(update=changes)).told["family"])
+    except TroupeError as error:
+        problems += [one for one in error.problems if one not in problems]
+    if problems:
+        raise TroupeError(problems, WORDS)
+    return family
+
+
+def _paths(inner: Inner) -> list[tuple[str, str, str]]:
+    """Settings and options that name folders on the cluster, their values, and the paths in these."""
+    parts = parts_of(str(inner.settings.get("data", "digits")))
+    found = [("data", part, part.partition(":")[2]) for part in parts if ":" in part]
+    for name, value in inner.settings.items():
+        if _is_path(name, value):
+            found.append((name, str(value), str(value).rpartition(":")[2]))
+    if "data_dir" in inner.model_fields_set:
+        found.append(("--data-dir", str(inner.data_dir), str(inner.data_dir)))
+    return found
+
+
+def _is_path(name: str, value: object) -> bool:
+    """Whether a setting other than the data names a file, such as that of a judge: it is on the cluster."""
+    return name != "data" and "/" in str(value)
+
+
+def to_check(inner: Inner) -> tuple[str, ...]:
+    """The arguments of `troupe check` for a command that runs on a cluster."""
+    data = ("--data-dir", str(inner.data_dir)) if "data_dir" in inner.model_fields_set else ()
+    if isinstance(inner, SearchRequest) or inner.family is None or inner.config is not None:
+        return data  # the arguments of a search are not settings
+    return (inner.family, *(f"{key}={show_value(value)}" for key, value in inner.settings.items()), *data)

@@ -1,0 +1,1 @@
+"""What each verb takes, declared once, for the command line, Python, help, documents and jobs."""
