@@ -102,7 +102,8 @@ def carried_out(arguments: Sequence[str]) -> Answer:
         return Answer({"version": __version__}, f"troupe {__version__}")
     if said.help:
         text = help_text(said)
-        return Answer({"help": text}, text)
+        schema = {"arguments": REQUESTS[said.verb].schema()} if said.verb in REQUESTS else {}
+        return Answer({"help": text, **schema}, text)
     more = {"keep": True} if said.verb == "logs" and said.has("json") else {}
     progress = Progress(sys.stdout if said.verb in SHOWING else sys.stderr)
     return verbs.carry_out(said.request, progress, said.problems, **more)

@@ -256,6 +256,17 @@ class Request(BaseModel):
             parameters.append(Parameter("settings", Parameter.VAR_KEYWORD, annotation="Any"))
         return Signature(parameters)
 
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """The JSON schema of the arguments, by their names in Python."""
+        kept, whole = cls.fields("name", "option", "settings"), cls.model_json_schema()
+        used = ("type", "anyOf", "items", "description", "default", "minimum", "maximum", "exclusiveMinimum")
+        properties = {
+            field: {key: value for key, value in whole["properties"][field].items() if key in used} for field in kept
+        }
+        required = [field for field in whole.get("required", []) if field in kept]
+        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
     def arguments(self, *left_out: str) -> tuple[str, ...]:
         """The arguments after the verb for the same command, without the options of these fields."""
         words: list[str] = []
