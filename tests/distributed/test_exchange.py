@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from cluster.backend.process_pool import LocalGroup
-from cluster.inspection.verify import VerifyCommand, compare, last_state, train_quietly, verify
+from cluster.inspection.verify import compare, last_state, train_quietly, verify
+from cluster.requests.models import VerifyRequest
 from tests.jobs import plan_of
 from trainers.base.errors import PeerLost, TroupeError
 from trainers.distributed import exact as exchange_module
@@ -182,7 +183,9 @@ def verified(folder: Path, breaks: str) -> tuple[dict[str, Any], list[str]]:
     """What `troupe verify` finds of a broken exchange, and says; without evaluations, which change nothing there."""
     said: list[str] = []
     words = {"workers": 2, "model": "mlp_bn", "evaluate_every": 0}
-    command = VerifyCommand("classifier", words, folder, setup=f"tests.distributed.test_exchange:{breaks}")
+    command = VerifyRequest(
+        family="classifier", settings=words, data_dir=folder, setup=f"tests.distributed.test_exchange:{breaks}"
+    )
     return verify(command, said.append), said
 
 
@@ -205,7 +208,10 @@ def test_verify_catches_workers_that_disagree_and_names_the_tensor(tmp_path: Pat
 @pytest.mark.slow
 def test_verify_passes_where_nothing_is_broken(tmp_path: Path) -> None:
     words = {"workers": 2, "model": "mlp_bn"}  # with evaluations
-    assert verify(VerifyCommand("classifier", words, tmp_path), lambda line: None)["passed"] is True
+    assert (
+        verify(VerifyRequest(family="classifier", settings=words, data_dir=tmp_path), lambda line: None)["passed"]
+        is True
+    )
 
 
 def fail_on(world: World, rank: int) -> int:
