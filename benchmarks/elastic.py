@@ -31,7 +31,7 @@ HEALTH = {
 }  # fmt: skip
 SHORT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
 TRAINER = Path(__file__).with_name("first_step") / "elastic_trainer.py"
-OURS = ("train", "dcgan", "data=digits", "image_size=16", "width=4", "latent=8", "evaluate_every=0", "batch_size=8",
+OURS = ("train", "dcgan", "data=digits", "image_size=16", "width=4", "latent_dim=8", "evaluate_every=0", "batch_size=8",
         "microbatch_size=2", "steps=100000", "checkpoint_every=10", "log_every=1", "sample_every=100000",
         "workers=1..2", "--name", "run")  # fmt: skip
 

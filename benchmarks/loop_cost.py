@@ -1,7 +1,7 @@
 """CPU time of our own code in a step, as a part of a whole step of DCGAN.
 
 Our own code is all of `advance()` with a made-up family in DCGAN's two phases, whose two networks have one
-parameter each: what is left is the loop, the data path (the same pictures), the exchange, noise, metrics and the
+parameter each: what is left is the loop, the data path (the same pictures), the reduction, noise, metrics and the
 optimizers' calls. It is an upper bound: torch's own cost of two tiny graphs and optimizer steps counts as ours. A
 second row gives each of the two networks DCGAN's batch norm layers too, on 2x1 numbers, since running averages are
 ours as well. Each side runs in a process of its own, in the environment of workers, one micro-batch in a step.
@@ -60,7 +60,7 @@ def side(case: str, what: str, steps: int) -> list[float]:
             return {name: Small(widths(network)) for name, network in super().networks().items()}
 
         def discriminate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
-            fakes = networks["generator"](microbatch.randn(microbatch.size, self.config.latent, 1, 1)[0, 0, 0])
+            fakes = networks["generator"](microbatch.randn(microbatch.size, self.config.latent_dim, 1, 1)[0, 0, 0])
             microbatch.kept["fakes"] = fakes
             real = networks["discriminator"](microbatch["images"][0, 0, 0, :1].to(microbatch.dtype))
             fake = networks["discriminator"](fakes.detach())

@@ -19,7 +19,7 @@ from typing import Any
 import common
 
 TINY = (
-    "image_size=16", "width=4", "latent=8", "batch_size=8", "microbatch_size=2", "ema=0.9", "workers=1",
+    "image_size=16", "width=4", "latent_dim=8", "batch_size=8", "microbatch_size=2", "ema=0.9", "workers=1",
     "log_every=10", "sample_every=250", "checkpoint_every=250", "evaluate_every=0",
 )  # fmt: skip
 TROUPE = Path(sys.executable).with_name("troupe")

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import common
 from PIL import Image
 
-NUMBERS = ("frechet_distance", "precision", "recall", "coverage", "copy_rate", "classes_covered")
+NUMBERS = ("frechet_distance", "precision", "recall", "coverage", "memorization_rate", "classes_covered")
 FAST = "precision=bfloat16 workers=2 ema=0.995"
 FACES = "data=imagefolder:{portraits} image_size=64 width=32 evaluate_on=validation checkpoint_every=200"
 
@@ -47,8 +47,9 @@ PARTS = {
     "cifar10_wgan_gp_in_full": Part("wgan_gp data=cifar10 network=resnet width=128 steps=4000 learning_rate=0.0002 "
                                     "precision=bfloat16 microbatch_size=64 ema=0.999", 1, 5,
                                     "width 128; 4,000 steps, where the paper makes 100,000", of_gpu=True),
-    "stacked_dcgan": Part(f"dcgan data=stacked_digits steps=6500 judged=26000 evaluate_every=1000000 {FAST}", 1, 10),
-    "stacked_wgan_gp": Part(f"wgan_gp data=stacked_digits steps=1500 learning_rate=0.0005 judged=26000 "
+    "stacked_dcgan": Part(f"dcgan data=stacked_digits steps=6500 num_eval_samples=26000 evaluate_every=1000000 "
+                          f"{FAST}", 1, 10),
+    "stacked_wgan_gp": Part(f"wgan_gp data=stacked_digits steps=1500 learning_rate=0.0005 num_eval_samples=26000 "
                             f"evaluate_every=1000000 {FAST}", 1, 10),
 }  # fmt: skip
 

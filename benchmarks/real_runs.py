@@ -22,7 +22,7 @@ import common
 
 CURVES = common.RESULTS / "curves"
 ABOUT_CIFAR10 = "of 60,000 images 97 (77 of the training part, 20 of the test part) are JPEG copies"
-PAPER = "normalisation=half flip=none crop_padding=0"
+PAPER = "normalization=half flip=none crop_padding=0"
 BOOK = f"data=mnist image_size=28 batch_size=64 microbatch_size=64 epochs=20 schedule=constant learning_rate=0.01 \
 momentum=0 weight_decay=0 {PAPER}"
 

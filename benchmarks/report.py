@@ -36,8 +36,8 @@ from trainers.run_folders.run_folder import RunFolder
 
 MANY, REPORTS, FEW = 1000, 100, 200
 SECONDS, MEGABYTES, ANSWER = 60, 3, 0.3
-EVALUATED = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "copy_rate",
-             "copy_test", "classes_covered", "class_divergence")  # fmt: skip
+EVALUATED = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "memorization_rate",
+             "copy_test", "classes_covered", "class_kl")  # fmt: skip
 GRIDS = 5
 PLACES = {"leaderboard": "leaderboard", "settings": "settings-plots", "curves": "curves", "samples": "samples"}
 

@@ -26,14 +26,14 @@ OF_SILENT, OF_DDP = 0.9, 0.97
 WARM_UP = 4  # until the heap has its size
 
 
-def train(world: World, case: str, exchange: str, alone: bool, steps: int) -> float:
+def train(world: World, case: str, grad_sync: str, alone: bool, steps: int) -> float:
     """Images a second of this worker's group; of a silent process, of its own half."""
     import workload
 
     family, size, settings = CASES[case]
     if alone and world.size > 1:
         settings = {**settings, "batch_size": settings["batch_size"] // world.size}
-    config = workload.config_of(family, **{**settings, "exchange": exchange})
+    config = workload.config_of(family, **{**settings, "grad_sync": grad_sync})
     data = workload.generated(size)
     trainer = workload.trainer_of(family, config, data, World() if alone else world)
     world.gather(None)  # begin together
@@ -42,9 +42,9 @@ def train(world: World, case: str, exchange: str, alone: bool, steps: int) -> fl
     return speed
 
 
-def one_group(case: str, workers: int, exchange: str, alone: bool, steps: int) -> float:
+def one_group(case: str, workers: int, grad_sync: str, alone: bool, steps: int) -> float:
     with LocalGroup(workers) as group:
-        speeds = group.run(train, case, exchange, alone, steps)
+        speeds = group.run(train, case, grad_sync, alone, steps)
     return float(sum(speeds) if alone else speeds[0])
 
 

@@ -5,8 +5,9 @@ One worker, one micro-batch in a step; of Wasserstein GANs a step of the critic 
 weights, pictures and noise: in float32 the losses of the first step must agree to 1e-4, or the comparison is worth
 nothing and fails. bfloat16 is ours only, against the same plain loop.
 Bounds are on wall time; the ratio by CPU time stands beside it, since it suffers less from what else the machine does.
-With --device cuda both run on the first GPU, ours as it comes there (exchange=ddp), and in float32 with exchange=exact
-too, whose ways give the same bits each time; nothing is asked of the ratios, and a CPU's environment plays no part.
+With --device cuda both run on the first GPU, ours as it comes there (grad_sync=ddp), and in float32 with
+grad_sync=exact too, whose ways give the same bits each time; nothing is asked of the ratios, and a CPU's environment
+plays no part.
 How near our float32 step comes to what the core can do is told in its operations per second (convolutions and products
 of matrices, all else counted as none) over those of one large product of matrices.
 """
@@ -42,14 +43,14 @@ def plain_side(family: str, device: str, warm_up: int, steps: int) -> dict[str, 
     return {"first": logged[0], **timed(partial(next, loop), warm_up, steps)}
 
 
-def our_side(family: str, device: str, precision: str, exchange: str, warm_up: int, steps: int) -> dict[str, Any]:
+def our_side(family: str, device: str, precision: str, grad_sync: str, warm_up: int, steps: int) -> dict[str, Any]:
     """The engine's loop."""
     import workload
 
     from trainers.engine.loop import process_for
 
     plain = importlib.import_module(f"plain.{family}")
-    words = {"device": device, "precision": precision, "exchange": exchange, **plain.SETTINGS}
+    words = {"device": device, "precision": precision, "grad_sync": grad_sync, **plain.SETTINGS}
     config = workload.config_of(family, **words)
     with process_for(config):
         trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
@@ -87,7 +88,7 @@ def seconds_of_data(family: str, plain: Any) -> list[float]:
     def step() -> None:
         workload.draw(trainer)
         for microbatch in trainer.microbatches.values():
-            trainer.family.normalised(trainer.family.augmented(microbatch), microbatch.dtype)
+            trainer.family.normalized(trainer.family.augmented(microbatch), microbatch.dtype)
 
     return workload.seconds_of_steps(step, 3, 20, time.process_time)
 
@@ -119,12 +120,14 @@ def compare(
         return partial(common.side, __file__, family, device, *words, warm_up, steps, environment=environment)
 
     sides = {f"{family} plain": run("plain", "-", ours=False)}
-    sides |= {f"{family} {precision} {exchange}": run(precision, exchange, ours=True) for precision, exchange in ways}
+    sides |= {
+        f"{family} {precision} {grad_sync}": run(precision, grad_sync, ours=True) for precision, grad_sync in ways
+    }
     answers = common.alternate(sides, rounds)
     theirs = answers[f"{family} plain"]
     rows, bounds = [], []
-    for precision, exchange in ways:
-        ours = answers[f"{family} {precision} {exchange}"]
+    for precision, grad_sync in ways:
+        ours = answers[f"{family} {precision} {grad_sync}"]
 
         def medians(of: list[Any], what: str) -> list[float]:
             return [1000 * statistics.median(answer[what]) for answer in of]
@@ -136,7 +139,7 @@ def compare(
         if precision == "float32" and not difference <= TOLERANCE[device]:
             sys.exit(f"{family}: the losses of the first step differ by {difference:.2g}: not the same training")
         rows.append({
-            "family": family, "ours in": precision, "exchange": exchange, "n": rounds,
+            "family": family, "ours in": precision, "grad_sync": grad_sync, "n": rounds,
             "plain ms": common.spread(medians(theirs, "seconds")), "ours ms": common.spread(medians(ours, "seconds")),
             "times faster": ratio,
             "by CPU time": common.paired(medians(theirs, "cpu_seconds"), medians(ours, "cpu_seconds")),
@@ -178,11 +181,11 @@ def main() -> None:
                       steps=given.steps, warm_up=given.warm_up)  # fmt: skip
 
 
-def side(family: str, device: str, which: str, exchange: str, warm_up: str, steps: str) -> None:
+def side(family: str, device: str, which: str, grad_sync: str, warm_up: str, steps: str) -> None:
     if which == "plain":
         common.tell(plain_side(family, device, int(warm_up), int(steps)))
     else:
-        common.tell(our_side(family, device, which, exchange, int(warm_up), int(steps)))
+        common.tell(our_side(family, device, which, grad_sync, int(warm_up), int(steps)))
 
 
 if __name__ == "__main__":

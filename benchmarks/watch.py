@@ -74,7 +74,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     result = json.loads(done.stdout)["result"]
     said = [line.partition(": step ")[2] for line in done.stderr.splitlines() if line.startswith("troupe: step ")]
     rows = [json.loads(line) for line in (folder / "runs/one/metrics.jsonl").read_text().splitlines()]
-    last = [row for row in rows if "watch_right" in row][-1]
+    last = [row for row in rows if "critic_ranking_accuracy" in row][-1]
     return {
         "run": name, "expected": expected or "silence", "command": "troupe " + " ".join(command),
         "seconds": result["seconds"], "share": result["watch_share"], "said": said,

@@ -35,7 +35,7 @@ def generated(size: int, channels: int = 3, count: int = PICTURES) -> ImageData:
 def config_of(family: str, **settings: Any) -> Config:
     """Settings of a family on the CPU with one thread, where they do not say else, without evaluations."""
     return registry.config_class(family).of(
-        {"device": "cpu", "exchange": "exact", "evaluate_every": 0, **settings}, family
+        {"device": "cpu", "grad_sync": "exact", "evaluate_every": 0, **settings}, family
     )
 
 

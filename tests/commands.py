@@ -40,7 +40,7 @@ FRAGILE_RUN = (
     "--families",
     str(FRAGILE),
 )
-DCGAN = ("dcgan", "data=digits", "image_size=16", "width=4", "latent=8", "evaluate_every=0", "batch_size=8",
+DCGAN = ("dcgan", "data=digits", "image_size=16", "width=4", "latent_dim=8", "evaluate_every=0", "batch_size=8",
          "microbatch_size=2")  # fmt: skip
 FOREIGN = (
     "TROUPE_ENVIRONMENT",

@@ -25,7 +25,7 @@ OWN_FAMILIES = Path(__file__).parent / "families"
 def plan_of(family: str, variant: str, folder: Path, **changes: Any) -> Plan:
     """A tiny run of a family in `folder`, on CPUs."""
     kind = registry.config_class(family, (OWN_FAMILIES,))
-    settings = {"device": "cpu", "exchange": "exact", "evaluate_every": 0, **kind.tiny[variant], **changes}
+    settings = {"device": "cpu", "grad_sync": "exact", "evaluate_every": 0, **kind.tiny[variant], **changes}
     config = kind.of(settings, family)
     return Plan(family, config.model_dump(), folder, folder.parent / "data", (OWN_FAMILIES,))
 

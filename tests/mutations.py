@@ -93,7 +93,7 @@ MUTATIONS = (
         "The exact sums do not depend on the placement of workers on hosts", "trainers/distributed/exact.py",
         (("partial = fold(parts, torch.add, *node)",
           "partial = fold(parts, torch.add, *node).bfloat16().to(flat.result.dtype)"),),
-        ("tests/distributed/test_exchange.py::test_sums_have_the_same_bits_on_any_placement",),
+        ("tests/distributed/test_grad_sync.py::test_sums_have_the_same_bits_on_any_placement",),
     ),
     Mutation(  # what another machine has written does not replace what was written here before it went on
         "A run in a bucket resumes on an empty machine", "trainers/run_folders/sync_state.py",

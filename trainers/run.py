@@ -33,7 +33,7 @@ class Plan:
     """What every worker receives: plain values, so that it can be serialized."""
 
     family: str
-    settings: Mapping[str, Any]  # all of them, resolved: no `auto` for device and exchange
+    settings: Mapping[str, Any]  # all of them, resolved: no `auto` for device and grad_sync
     folder: Path
     data_dir: Path
     families: tuple[Path, ...] = ()

@@ -30,7 +30,7 @@ def ready(family: str, config: Any, data: Data, count: int) -> tuple[nn.Module, 
         indices = sample_indices(data.size, config.seed, step * config.batch_size, config.batch_size).tolist()
         images = (data.batch(indices)["images"].float() / 127.5 - 1).contiguous()
         torch.manual_seed(seed_of(config.seed, "critic", step, 0))
-        noise = torch.randn(len(images), config.latent, 1, 1, device=device)
+        noise = torch.randn(len(images), config.latent_dim, 1, 1, device=device)
         batches.append((images.to(device), noise, torch.rand(len(images), 1, 1, 1, device=device)))
     return networks["generator"].to(device), networks["critic"].to(device), batches
 

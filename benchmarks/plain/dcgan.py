@@ -34,16 +34,16 @@ def steps(config: Any, data: Data, count: int) -> Iterator[dict[str, float]]:
     channels, size, batch_size = data.facts["channels"], data.facts["image_size"], config.batch_size
     device = torch.device(config.device)
     torch.manual_seed(seed_of(config.seed, "networks"))
-    generator = Generator(config.latent, config.width, channels, size, config.upsample)
+    generator = Generator(config.latent_dim, config.width, channels, size, config.upsample)
     discriminator = Critic(config.width, channels, size)
-    generator.main[0] = transposed(generator.main[0].linear.weight, config.latent)
+    generator.main[0] = transposed(generator.main[0].linear.weight, config.latent_dim)
     generator, discriminator = generator.to(device), discriminator.to(device)
     batches, noises = [], []
     for step in range(count):
         indices = sample_indices(data.size, config.seed, step * batch_size, batch_size).tolist()
         batches.append((data.batch(indices)["images"].float() / 127.5 - 1).contiguous().to(device))
         torch.manual_seed(seed_of(config.seed, "discriminator", step, 0))
-        noises.append(torch.randn(batch_size, config.latent, 1, 1, device=device))
+        noises.append(torch.randn(batch_size, config.latent_dim, 1, 1, device=device))
     yield {}  # everything is ready
 
     criterion = nn.BCEWithLogitsLoss()

@@ -111,7 +111,9 @@ def guilty(outcomes: Outcomes) -> TroupeError | None:
     return min(own, key=lambda error: isinstance(error, (Lost, Stopped)), default=None)
 
 
-def failure(outcomes: Outcomes, looks: Sequence[Look], since_first_end: float, hang_after: float) -> TroupeError | None:
+def failure(
+    outcomes: Outcomes, looks: Sequence[Look], since_first_end: float, worker_timeout: float
+) -> TroupeError | None:
     """The error that prevents a result; None if the group has a result, or still runs."""
     error = guilty(outcomes)
     if len(outcomes) == len(looks):
@@ -123,7 +125,7 @@ def failure(outcomes: Outcomes, looks: Sequence[Look], since_first_end: float, h
         missing = min(set(range(len(looks))) - outcomes.keys())
         late = since_first_end > WAITS.end_of_group
         return Lost(f"worker {missing} did not end with the others", HUNG) if late else None
-    rank = hung_worker(looks, hang_after)
+    rank = hung_worker(looks, worker_timeout)
     if rank is None:
         return None
     look = looks[rank]
@@ -143,7 +145,7 @@ def can_save(outcomes: Outcomes, looks: Sequence[Look], since_request: float) ->
 def supervise(
     start: Callable[[Lost | None], Group],
     max_restarts: int,
-    hang_after: float,
+    worker_timeout: float,
     stop_requested: Callable[[], bool],
     progress: Progress,
     report: Report = lambda step, row: None,
@@ -161,7 +163,7 @@ def supervise(
         group: Group | None = None
         try:
             group = start(last)
-            return _watch(group, hang_after, stop_requested, progress, report, at_rest)
+            return _watch(group, worker_timeout, stop_requested, progress, report, at_rest)
         except Lost as lost:
             counted = lost.kind in COUNTED
             if counted and restarts >= max_restarts:
@@ -182,7 +184,7 @@ def supervise(
 
 def _watch(
     group: Group,
-    hang_after: float,
+    worker_timeout: float,
     stop_requested: Callable[[], bool],
     progress: Progress,
     report: Report,
@@ -214,7 +216,7 @@ def _watch(
             group.go_on(stopping)
 
         first_end = first_end or (now if outcomes else None)
-        error = failure(outcomes, looks, now - (first_end or now), hang_after)
+        error = failure(outcomes, looks, now - (first_end or now), worker_timeout)
         if isinstance(error, Stopped) and moving is not None and not stop_requested():
             error = moving
         if error is not None:

@@ -92,7 +92,7 @@ def search(request: SearchRequest) -> Result:
 def verify(request: VerifyRequest) -> Result:
     """Check that results do not depend on the number of workers: a few steps with 1 process and with several.
 
-    Returns whether it `passed`, and a row for each of the `proofs`; a failed proof raises nothing.
+    Returns whether it `passed`, and a row for each of the `checks`; a failed proof raises nothing.
     """
     return _result(request)
 
@@ -133,7 +133,7 @@ def predict(request: PredictRequest) -> Result:
     `name` is a run, a trial as `SEARCH/0007`, with `best` a search, or a folder that `export` wrote. Returns `classes`,
     all names in order; `predictions`, for each image its `file`, `class`, `probability` in [0, 1] and `probabilities`
     by class (of the `top` classes, most probable first, if given); `unreadable`, the `file` and `why` of each damaged
-    image, which raises nothing; `passed_over`, the number of other files in the folders, by kind; and `notes`. Exit
+    image, which raises nothing; `skipped`, the number of other files in the folders, by kind; and `notes`. Exit
     code 2 if the run or file does not exist or is not a classifier, 3 if a folder has no images, 4 while a run trains
     in this process.
     """
@@ -219,7 +219,7 @@ def jobs(request: JobsRequest) -> Result:
 def check(request: CheckRequest) -> Result:
     """Check that this machine, or the Ray cluster at `address`, has what a run needs.
 
-    Returns the `findings`, and how many of them are `wrong`; these raise nothing.
+    Returns the `findings`, and how many of them `failed`; these raise nothing.
     """
     return _result(request)
 

@@ -253,7 +253,7 @@ def check(request: CheckRequest, progress: Progress) -> Answer:
         found = preflight.check(request)
     again = f"troupe check {shlex.join(request.arguments())}".strip()
     wrong = [one.problem for one in found if one.state == preflight.WRONG]
-    result = {"wrong": len(wrong), "findings": [one._asdict() for one in found]}
+    result = {"failed": len(wrong), "findings": [one._asdict() for one in found]}
     return Answer(result, preflight.text(found, again), SURROUNDINGS if wrong else 0, wrong)
 
 
@@ -299,7 +299,7 @@ def dry_run(resolved: dict[str, Any], families: Sequence[Path]) -> Answer:
 
     kind = registry.config_class(resolved["family"], families)
     parts = [f"{key}: {value}" for key, value in resolved.items() if isinstance(value, str)]
-    parts += [f"memory: {resolved['memory']['told']}"] if "memory" in resolved else []
+    parts += [f"memory: {resolved['memory']['message']}"] if "memory" in resolved else []
     described, origins = [*kind.described()], resolved.get("origins", {})
     for group in GROUPS:
         own = [row.name for row in described if row.group == group]
@@ -316,5 +316,5 @@ def dry_run(resolved: dict[str, Any], families: Sequence[Path]) -> Answer:
             from trainers.drawing.plots import sparkline
 
             parts += ["", f"{title}:", sparkline(resolved[course], min(60, width_of(sys.stdout) - 10))]
-    parts += ["", *resolved["remarks"]] if "remarks" in resolved else []
+    parts += ["", *resolved["warnings"]] if "warnings" in resolved else []
     return Answer(resolved, "\n".join(parts))

@@ -21,8 +21,8 @@ def resolve(config: Config, own_machine: bool) -> dict[str, Any]:
     settings = config.model_dump()
     if config.device == "auto":
         settings["device"] = "cuda" if own_machine and hardware.gpus() else "cpu"
-    if config.exchange == "auto":
-        settings["exchange"] = "ddp" if settings["device"] == "cuda" else "exact"
+    if config.grad_sync == "auto":
+        settings["grad_sync"] = "ddp" if settings["device"] == "cuda" else "exact"
     return settings
 
 

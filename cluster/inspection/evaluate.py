@@ -180,8 +180,11 @@ def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[st
     from trainers.engine.trainer import Trainer
     from trainers.storage.tensors import load_weights, read_weights
 
-    config = config.resolved(data.facts).model_copy(update={"exchange": "exact", "ema": 0.0})
-    with alone(), process_for(prepared.config):  # with the run's own `exchange`: what could be trained can be evaluated
+    config = config.resolved(data.facts).model_copy(update={"grad_sync": "exact", "ema": 0.0})
+    with (
+        alone(),
+        process_for(prepared.config),
+    ):  # with the run's own `grad_sync`: what could be trained can be evaluated
         family = registry.family_class(prepared.family, command.families)(config, data.facts)
         trainer = Trainer(family, data, config, World(), Control(shows=shows))
         trainer.begin()
@@ -200,7 +203,7 @@ def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[st
         "name": command.name,
         "weights": str(place),
         "data": config.data,
-        "part": prepared.part,
+        "split": prepared.part,
         "samples": config.held_out_places(data.facts),
         "held_out": held_out,
         "notes": [*prepared.notes, *notes],
@@ -253,7 +256,7 @@ def _drawn(out: Path, draw: Callable[[], Mapping[str, Any]]) -> list[str]:
 
 def text(result: Mapping[str, Any]) -> str:
     """The metrics, one line each."""
-    part = "samples, all of them" if result["part"] == ALL else f"samples of its {result['part']} part"
+    part = "samples, all of them" if result["split"] == ALL else f"samples of its {result['split']} part"
     what = "held-out samples" if result["held_out"] else part
     lines = [f"{result['name']}: {result['samples']} {what}, data={result['data']}"]
     if result["verdict"]:

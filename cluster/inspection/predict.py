@@ -67,7 +67,7 @@ def _predicted(
         "classes": list(classes),
         "predictions": rows,
         "unreadable": unreadable,
-        "passed_over": dict(files.passed),
+        "skipped": dict(files.passed),
         "notes": _notes(family, stored, command.families),
     }
 
@@ -214,7 +214,7 @@ def text(result: Mapping[str, Any], top: int | None) -> str:
         if top != 1:
             row["next best"] = ", ".join(f"{name} {share:.1%}" for name, share in ranked)
         rows.append(row)
-    passed = result["passed_over"]
+    passed = result["skipped"]
     lines = [f"skipped files that are not images: {listing.counted(passed)}"] if passed else []
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(filter(None, [table(rows), *lines]))

@@ -39,12 +39,12 @@ NUMBERS, ROUNDS = 1 << 20, 5  # float32 values, and repetitions, of the all-redu
 class Finding(NamedTuple):
     what: str
     state: str  # FINE, WRONG, UNSEEN or NOTE
-    told: str
+    message: str
     code: str | None = None  # of the problem, if something is wrong
 
     @property
     def problem(self) -> Problem:
-        return Problem(str(self.code), self.what, self.told)
+        return Problem(str(self.code), self.what, self.message)
 
 
 def wrong(what: str, problem: Problem) -> Finding:
@@ -354,7 +354,7 @@ def _free(path: str) -> int:
 
 def text(findings: Sequence[Finding], again: str) -> str:
     """One line for each, and how to check again."""
-    rows = [{"": f"  {one.state}", " ": one.what, "  ": one.told} for one in findings]
+    rows = [{"": f"  {one.state}", " ": one.what, "  ": one.message} for one in findings]
     count = sum(one.state == WRONG for one in findings)
     verdict = "nothing is wrong" if not count else f"{count} of {len(findings)} wrong; check again with `{again}`"
     return f"{table(rows, heads=False)}\n\n{verdict}"

@@ -79,7 +79,7 @@ def dry_run(command: VerifyRequest) -> dict[str, Any]:
 
 
 def verify(command: VerifyRequest, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train each variant with 1 and with `workers` processes, with each `exchange`, and compare."""
+    """Train each variant with 1 and with `workers` processes, with each `grad_sync`, and compare."""
     configs = prepare(command)
     refuse_in_pool()
     from cluster.backend.process_pool import LocalGroup  # imports torch: only after the arguments are checked
@@ -89,11 +89,11 @@ def verify(command: VerifyRequest, say: Callable[[str], None] = print) -> dict[s
     say(f"verify {command.family}: {configs[0][1].steps} steps with 1 process and with {workers}")
     with tempfile.TemporaryDirectory() as scratch, LocalGroup(workers, command.setup) as group:
         for variant, config in configs:
-            for exchange, precision, allowed in PROOFS:
-                rows.append(_prove(group, command, config, variant, exchange, precision, allowed, Path(scratch)))
+            for grad_sync, precision, allowed in PROOFS:
+                rows.append(_prove(group, command, config, variant, grad_sync, precision, allowed, Path(scratch)))
                 row = rows[-1]
-                say(f"  {variant}, {exchange} in {precision}: {'equal' if row['passed'] else 'DIFFERENT'}{row['why']}")
-    return {"family": command.family, "workers": workers, "passed": all(row["passed"] for row in rows), "proofs": rows}
+                say(f"  {variant}, {grad_sync} in {precision}: {'equal' if row['passed'] else 'DIFFERENT'}{row['why']}")
+    return {"family": command.family, "workers": workers, "passed": all(row["passed"] for row in rows), "checks": rows}
 
 
 def refuse_in_pool() -> None:
@@ -116,18 +116,18 @@ def _prove(
     command: VerifyRequest,
     config: Config,
     variant: str,
-    exchange: str,
+    grad_sync: str,
     precision: str,
     allowed: float,
     scratch: Path,
 ) -> dict[str, Any]:
-    """Compare the final states of 1 process and of several, for one variant and one `exchange`."""
-    row = {"variant": variant, "exchange": exchange, "precision": precision, "allowed": allowed}
+    """Compare the final states of 1 process and of several, for one variant and one `grad_sync`."""
+    row = {"variant": variant, "grad_sync": grad_sync, "precision": precision, "tolerance": allowed}
     states = []
     try:
         for workers in (1, config.workers):
-            settings = {**config.model_dump(), "exchange": exchange, "precision": precision, "workers": workers}
-            folder = scratch / f"{variant}-{exchange}-{workers}"
+            settings = {**config.model_dump(), "grad_sync": grad_sync, "precision": precision, "workers": workers}
+            folder = scratch / f"{variant}-{grad_sync}-{workers}"
             plan = Plan(command.family, settings, folder, command.data_dir, command.families)
             group.run(train_quietly, plan, workers=workers)
             states.append(last_state(folder))

@@ -29,7 +29,7 @@ ALL_POINTS = 400_000  # of all curves together: less important metrics are dropp
 FEW_DIGITS = 100_000  # above this many points, curves keep three digits instead of five
 TEXTS, LETTERS = 40, 4000  # maximum of steps with texts of a trial, and of characters of each
 ALL_LETTERS = 3_000_000  # characters of all texts
-OF_THE_NOISE = ("data", "image_size", "latent", "conditional")  # settings that change the noise of a grid
+OF_THE_NOISE = ("data", "image_size", "latent_dim", "conditional")  # settings that change the noise of a grid
 
 Curves = dict[str, tuple[list[int], list[float | None]]]
 

@@ -285,7 +285,7 @@ def dry_run(command: SearchRequest) -> dict[str, Any]:
         **told,
         "fixed": {name: values[name] for name in told["fixed"]},
         "name": found.name,
-        "at_once": at_once,
+        "concurrent_trials": at_once,
         "trials": [trial.settings for trial in left],
         "lines": lines,
         "seconds_of_a_trial": round(seconds, 1),

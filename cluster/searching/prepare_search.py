@@ -61,7 +61,7 @@ class Request:
         """The given settings and, for others, the defaults of a search."""
         lengths = {"steps", "epochs"} if self.given.keys() & {"steps", "epochs"} else set()
         of_file = {name: value for name, value in self.file.budget.items() if name not in (*BUDGET_OPTIONS, *lengths)}
-        return {"evaluate_on": "validation", "keep": "1", **of_file, **self.given}
+        return {"evaluate_on": "validation", "keep_checkpoints": "1", **of_file, **self.given}
 
 
 @dataclass(frozen=True)

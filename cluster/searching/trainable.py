@@ -259,7 +259,7 @@ class Trial(tune.Trainable):
         return supervise(
             start,
             settings.max_restarts,
-            settings.hang_after,
+            settings.worker_timeout,
             lambda: self.stopping,
             Progress(stream=Silence()),  # type: ignore[arg-type]
             self._report,

@@ -278,7 +278,7 @@ def _what(config: Config, prepared: Prepared) -> str:
     if prepared.folder is not None and not checkpoint.all_in(prepared.folder.checkpoints):
         verb = "no checkpoint, starting at step 0: training"
     steps = "1 step" if config.steps == 1 else f"{config.steps} steps"
-    return f"{verb} {steps} of {config.batch_size} samples with {workers}, exchange {config.exchange}"
+    return f"{verb} {steps} of {config.batch_size} samples with {workers}, grad_sync={config.grad_sync}"
 
 
 def _samples(config: Config, facts: Mapping[str, Any]) -> str:
@@ -379,7 +379,7 @@ def _on_ray(
         return supervise(
             start,
             config.max_restarts,
-            config.hang_after,
+            config.worker_timeout,
             stop_asked,
             progress,
             report,

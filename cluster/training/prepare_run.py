@@ -354,7 +354,7 @@ def _is_elsewhere(one: str, other: str) -> bool:
 
 
 def _memory(config: Config, family: str, data: Any, command: TrainRequest) -> dict[str, Any]:
-    """How much memory each worker needs and how much is free: `bytes`, if known, and `told`, a text for the user.
+    """How much memory each worker needs and how much is free: `bytes`, if known, and a `message` for the user.
     Raises TroupeError (exit code 3) if that is not enough."""
     unknown = ""
     if command.address is not None:
@@ -362,19 +362,19 @@ def _memory(config: Config, family: str, data: Any, command: TrainRequest) -> di
     elif data is None:
         unknown = "when the run starts, as it depends on the data, which were not opened"
     if unknown:
-        return {"told": f"checked {unknown}", "bytes": None}
+        return {"message": f"checked {unknown}", "bytes": None}
     from trainers.engine import memory
 
     need = memory.need_of(registry.family_class(family, command.families)(config, data.facts), data)
     if need is None:
-        return {"told": "unknown, as the networks cannot be made without their weights", "bytes": None}
+        return {"message": "unknown, as the networks cannot be made without their weights", "bytes": None}
     free, count = memory.free_on(config.device), config.workers
     here = 1 if config.device == "cuda" else count
     told = need.told() + (" each" if count > 1 else "")
     if free is not None:
         near = memory.is_near(config, need, here, free)
         told += f"; {show_size(free)} are free" + (", which may not be enough" if near else "")
-    return {"told": told, "bytes": {**need._asdict(), "free": free}}
+    return {"message": told, "bytes": {**need._asdict(), "free": free}}
 
 
 def _origins(prepared: Prepared, config: Config) -> dict[str, str]:
@@ -413,12 +413,12 @@ def dry_run(command: TrainRequest) -> dict[str, Any]:
     resolved["memory"] = _memory(config, prepared.family, data, command)
     resolved["settings"] = plain(config.model_dump())
     resolved["origins"] = _origins(prepared, config)
-    if config.schedule != "constant" or config.warm_up > 0:
+    if config.schedule != "constant" or config.warmup > 0:
         course = schedules.of(config, 1.0)
         rows = [course(round(config.steps * place / 60), ()) for place in range(60)]
         resolved["schedule"] = [row["lr"] for row in rows]
         if len({row.get("momentum") for row in rows}) > 1:
             resolved["momentum"] = [row["momentum"] for row in rows]
     if remarks := [*prepared.notes, *config.remarks()]:
-        resolved["remarks"] = remarks
+        resolved["warnings"] = remarks
     return resolved

@@ -25,7 +25,15 @@ from trainers.families import registry
 from trainers.run_folders.run_folder import RunFolder
 from trainers.storage import checkpoint
 
-TINY = ("image_size=16", "width=4", "latent=8", "batch_size=8", "microbatch_size=2", "device=cpu", "evaluate_every=0")
+TINY = (
+    "image_size=16",
+    "width=4",
+    "latent_dim=8",
+    "batch_size=8",
+    "microbatch_size=2",
+    "device=cpu",
+    "evaluate_every=0",
+)
 
 
 @pytest.fixture
@@ -80,7 +88,7 @@ def test_another_recipe_is_refused_with_each_difference(
 ) -> None:
     assert command(["train", "dcgan", *TINY, "steps=2"]) == 0
     capsys.readouterr()
-    words = ["train", "--resume", "dcgan-1", "steps=4", "learning_rate=1e-3", "seed=5", "keep=1"]
+    words = ["train", "--resume", "dcgan-1", "steps=4", "learning_rate=1e-3", "seed=5", "keep_checkpoints=1"]
     assert command(words) == CONFLICT
     assert wrong.kinds == [("settings-differ", "learning_rate"), ("settings-differ", "seed"), ("settings-differ", "")]
     assert capsys.readouterr().err.splitlines() == wrong.lines
@@ -88,7 +96,7 @@ def test_another_recipe_is_refused_with_each_difference(
     assert checkpoint.all_in(room / "runs/dcgan-1/checkpoints")[-1].name == "step_00000002"
     assert command([*words, "--allow-changes"]) == 0
     stored = json.loads((room / "runs/dcgan-1/settings.json").read_text())["settings"]
-    assert (stored["learning_rate"], stored["seed"], stored["keep"]) == (1e-3, 5, 1)
+    assert (stored["learning_rate"], stored["seed"], stored["keep_checkpoints"]) == (1e-3, 5, 1)
     assert len(checkpoint.all_in(room / "runs/dcgan-1/checkpoints")) == 1
 
 
@@ -172,7 +180,7 @@ def test_the_settings_of_the_networks_come_with_the_weights(room: Path, capsys: 
     assert line.endswith("come with its weights")
     assert command(["train", "dcgan", *words, "--init-from", "first", "--dry-run", "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)["result"]
-    assert f"troupe: {expected['remarks'][0]}" == line
+    assert f"troupe: {expected['warnings'][0]}" == line
     assert expected["settings"]["width"] == 4
     first, second = (RunFolder(room / "runs" / name).read_settings()["settings"] for name in ("first", "second"))
     names = registry.config_class("dcgan").network_settings()
@@ -317,7 +325,14 @@ def test_python_says_the_same_words(room: Path, sentences: Sentences) -> None:
 @pytest.mark.parametrize("size", [16, pytest.param(64, marks=pytest.mark.slow), *long(32, 128)])
 @pytest.mark.parametrize("upsample", ["transposed", "nearest"])
 def test_dcgan_takes_any_power_of_two(room: Path, size: int, upsample: str) -> None:
-    words = [f"image_size={size}", "width=2", "latent=4", "batch_size=4", "microbatch_size=2", f"upsample={upsample}"]
+    words = [
+        f"image_size={size}",
+        "width=2",
+        "latent_dim=4",
+        "batch_size=4",
+        "microbatch_size=2",
+        f"upsample={upsample}",
+    ]
     assert command(["train", "dcgan", *words, "steps=1", "device=cpu"]) == 0
     assert Image.open(room / "runs/dcgan-1/grids/step_00000001.png").size[0] > 8 * size
 
@@ -341,7 +356,7 @@ def test_samples_are_not_written_over_a_folder(
     sentences(wrong.problems)
 
 
-@pytest.mark.parametrize("evaluates", [{}, {"evaluate_every": 100, "judged": 100, "features": "pixels"}])
+@pytest.mark.parametrize("evaluates", [{}, {"evaluate_every": 100, "num_eval_samples": 100, "features": "pixels"}])
 def test_a_run_whose_last_step_was_made_before_it_was_the_last_ends_as_one_that_knew(
     room: Path, evaluates: dict[str, Any]
 ) -> None:
@@ -349,7 +364,7 @@ def test_a_run_whose_last_step_was_made_before_it_was_the_last_ends_as_one_that_
         **dict(word.split("=") for word in TINY),
         "sample_every": 100,
         "checkpoint_every": 1,
-        "keep": 10,
+        "keep_checkpoints": 10,
     } | evaluates
     straight = train("dcgan", name="straight", steps=2, **words)
     train("dcgan", name="run", steps=4, **words)

@@ -86,7 +86,7 @@ def test_three_workers_that_save_by_the_clock_of_rank_0_give_the_bits_of_one(
 ) -> None:
     """The other workers' clocks stand still: they save because they are told. Evaluations and grids are the same."""
     alone, path = runs.state(family, variant, 1), runs.path(family, variant, 1)
-    plan = plan_of(family, variant, tmp_path / "run", **runs.words(family, checkpoint_every="1s", keep=100))
+    plan = plan_of(family, variant, tmp_path / "run", **runs.words(family, checkpoint_every="1s", keep_checkpoints=100))
     runs.pool.run(train_on_clocks, plan, workers=min(3, microbatches(family, variant)))
     assert differences(alone, last_state(plan.folder)) == []
     saved = [checkpoint.place_of(one.name)[0] for one in checkpoint.all_in(plan.folder / "checkpoints")]
@@ -120,7 +120,7 @@ def test_bfloat16_gives_the_same_bits_too(runs: Runs, family: str, variant: str)
 @EVERY
 def test_ddp_on_two_workers_gives_the_exact_run_in_float64(runs: Runs, family: str, variant: str) -> None:
     exact = runs.state(family, variant, 1, precision="float64")
-    together = runs.state(family, variant, 2, precision="float64", exchange="ddp")
+    together = runs.state(family, variant, 2, precision="float64", grad_sync="ddp")
     worst = compare(exact, together)[0]
     assert worst.relative <= TOLERANCE, worst
 
@@ -130,7 +130,7 @@ def test_ddp_on_two_workers_gives_the_exact_run_in_float64(runs: Runs, family: s
 def test_ddp_on_three_workers_gives_the_exact_run_too_and_on_two_it_goes_on_to_the_same_bits(
     runs: Runs, tmp_path: Path, family: str, variant: str
 ) -> None:
-    words = {"precision": "float64", "exchange": "ddp"}
+    words = {"precision": "float64", "grad_sync": "ddp"}
     worst = compare(runs.state(family, variant, 1, precision="float64"), runs.state(family, variant, 3, **words))[0]
     assert worst.relative <= TOLERANCE, worst
     plan = plan_of(family, variant, tmp_path / "parts", **runs.words(family, **words))

@@ -29,8 +29,9 @@ from trainers.run_folders.run_folder import RunFolder
 from trainers.runtime import global_state
 
 ROOT = Path(__file__).parents[2]
-RUN = ("train", "dcgan", "data=digits", "image_size=16", "width=8", "latent=16", "batch_size=16", "microbatch_size=4",
-       "steps=4", "log_every=1", "evaluate_every=2", "sample_every=2", "judged=100", "device=cpu")  # fmt: skip
+RUN = ("train", "dcgan", "data=digits", "image_size=16", "width=8", "latent_dim=16", "batch_size=16",
+       "microbatch_size=4", "steps=4", "log_every=1", "evaluate_every=2", "sample_every=2",
+       "num_eval_samples=100", "device=cpu")  # fmt: skip
 PARTS = ("steps", "metrics", "best", "verdict", "checkpoint", "worry", "restarts")
 INLINE = "module://matplotlib_inline.backend_inline"  # of a notebook, whose library is in no other environment
 

@@ -28,7 +28,7 @@ QUICK, SLOW = ("mlp_bn",), ("mlp", "mlp_relu", "lstm_rows")
      *long(*(model for model in SMALL if model not in QUICK + SLOW))],
 )  # fmt: skip
 def test_two_epochs_are_enough_to_beat_the_nearest_mean(pool: LocalGroup, tmp_path: Path, model: str) -> None:
-    settings = {"model": model, "epochs": 2.0, "device": "cpu", "exchange": "exact"}
+    settings = {"model": model, "epochs": 2.0, "device": "cpu", "grad_sync": "exact"}
     config = registry.config_class("classifier").of(settings, "classifier")
     plan = Plan("classifier", config.model_dump(), tmp_path / "run", tmp_path / "data")
     assert trained(pool, plan, 2)["results"]["eval_accuracy"] > nearest_mean()

@@ -54,7 +54,7 @@ def evaluated(room: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tu
 def test_what_a_run_held_out_is_called_so(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     learned(room, pictures(room / "d1", "cat", "dog"))
     code, answer, _ = evaluated(room, capsys, "run")
-    assert (code, answer["held_out"], answer["notes"], answer["part"]) == (0, True, [], "test")
+    assert (code, answer["held_out"], answer["notes"], answer["split"]) == (0, True, [], "test")
     main.command(["evaluate", "run", "--data-dir", str(room / "data")])
     assert f"held-out samples, data=imagefolder:{room / 'd1'}" in capsys.readouterr().out
 
@@ -83,7 +83,7 @@ def test_both_parts_that_a_run_did_not_learn_from_can_be_told(room: Path, capsys
     learned(room, pictures(room / "d1", "cat", "dog"), evaluate_on="validation")
     for part in ("validation", "test"):
         code, answer, _ = evaluated(room, capsys, "run", f"evaluate_on={part}")
-        assert (code, answer["held_out"], answer["part"]) == (0, True, part)
+        assert (code, answer["held_out"], answer["split"]) == (0, True, part)
 
 
 def test_other_classes_are_refused_with_both(
@@ -227,7 +227,7 @@ def test_all_of_a_folder_that_the_run_never_learned_from_can_be_evaluated(
     learned(room, pictures(room / "d1", "cat", "dog"), evaluate_on="validation")
     others = pictures(room / "d2", "cat", "dog", count=20)
     code, answer, _ = evaluated(room, capsys, "run", f"data={others}", "evaluate_on=all")
-    assert (code, answer["samples"], answer["part"], answer["held_out"]) == (0, 40, "all", False)
+    assert (code, answer["samples"], answer["split"], answer["held_out"]) == (0, 40, "all", False)
     assert answer["notes"][0].startswith("the run learned from data=")
     assert evaluated(room, capsys, "run", f"data={others}", "evaluate_on=test")[1]["samples"] == 4
     main.command(["evaluate", "run", f"data={others}", "evaluate_on=all", "--data-dir", str(room / "data")])
@@ -323,7 +323,7 @@ def test_too_few_images_for_a_verdict_are_told_with_how_many_it_takes(
 def test_a_run_that_prunes_meanwhile_is_evaluated_all_the_same(
     room: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learned(room, pictures(room / "d1", "cat", "dog"), keep=1)
+    learned(room, pictures(room / "d1", "cat", "dog"), keep_checkpoints=1)
     opened = evaluate.open_for
 
     def then_trained_on(*given: Any) -> Any:

@@ -34,7 +34,15 @@ SCHEMA = json.loads((DOCS / "json_schema.json").read_text())
 AS_THE_SCHEMA = jsonschema.Draft202012Validator(SCHEMA)
 OLD = ROOT / "tests" / "faults" / "old" / "run_of_0.1.0"
 SMALL = {"batch_size": 8, "microbatch_size": 2, "device": "cpu", "steps": 2}
-GAN = {**SMALL, "image_size": 16, "width": 4, "latent": 8, "features": "pixels", "judged": 16, "evaluate_every": 0}
+GAN = {
+    **SMALL,
+    "image_size": 16,
+    "width": 4,
+    "latent_dim": 8,
+    "features": "pixels",
+    "num_eval_samples": 16,
+    "evaluate_every": 0,
+}
 URL = "http://head:8265"
 PRINTED = "epoch 1\nrun: stopped and saved\n"  # by a job
 
@@ -169,7 +177,7 @@ def test_the_best_trials_tell_their_values_and_steps(room: Path) -> None:
 def test_verify_tells_each_proof(room: Path) -> None:
     told = said("verify", "classifier", "model=mlp", "workers=2")
     assert told.result["passed"]
-    assert [proof["exchange"] for proof in told.result["proofs"]] == ["exact", "ddp"]
+    assert [proof["grad_sync"] for proof in told.result["checks"]] == ["exact", "ddp"]
     assert "mlp, exact in float32: equal" in told.err
 
 
@@ -177,14 +185,14 @@ def test_a_proof_that_failed_is_a_result_with_a_mistake_and_infinity_is_null(
     monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:
     difference = {"tensor": "a", "largest": math.nan, "relative": math.inf}
-    proof = {"variant": "mlp", "exchange": "ddp", "precision": "float64", "allowed": 1e-9, "passed": False,
+    proof = {"variant": "mlp", "grad_sync": "ddp", "precision": "float64", "tolerance": 1e-9, "passed": False,
              "largest": [difference], "why": ""}  # fmt: skip
-    result = {"family": "classifier", "workers": 2, "passed": False, "proofs": [proof]}
+    result = {"family": "classifier", "workers": 2, "passed": False, "checks": [proof]}
     monkeypatch.setattr("cluster.inspection.verify.verify", lambda *words: result)
     told = said("verify", "classifier")
     assert (told.code, [one["code"] for one in told.answer["errors"]]) == (FAILED, ["not-proven"])
     sentences(texts(told.answer))
-    assert told.result["proofs"][0]["largest"] == [{"tensor": "a", "largest": None, "relative": None}]
+    assert told.result["checks"][0]["largest"] == [{"tensor": "a", "largest": None, "relative": None}]
 
 
 QUICK = {
@@ -256,7 +264,7 @@ def test_a_mistake_is_an_object_too_with_all_its_lines_and_the_exit_code(room: P
 def test_a_check_that_finds_something_wrong_is_a_result_with_mistakes(room: Path) -> None:
     told = said("check", "dcgan", "data=digits", "workers=4000", "batch_size=8000", "microbatch_size=2")
     assert told.code == SURROUNDINGS
-    assert told.result["wrong"] == len(told.answer["errors"]) == 1
+    assert told.result["failed"] == len(told.answer["errors"]) == 1
     (found,) = [one for one in told.result["findings"] if one["code"] is not None]
     assert found["code"] == told.answer["errors"][0]["code"] == "no-room"
 
@@ -368,9 +376,9 @@ def test_what_a_cluster_finds_of_itself_comes_back_from_among_what_its_job_print
     assert found.code == 0
     assert [one["what"] for one in found.result["findings"]] == ["versions", "room", *["this machine"] * 3]
     wrong = said(*words, "workers=4000", "batch_size=8000", "microbatch_size=2")
-    assert (wrong.code, wrong.result["wrong"]) == (SURROUNDINGS, 1)
+    assert (wrong.code, wrong.result["failed"]) == (SURROUNDINGS, 1)
     refused = said(*words[:1], "nobody", *words[2:])
-    assert refused.result["findings"][0]["told"].startswith("nobody: no such family")
+    assert refused.result["findings"][0]["message"].startswith("nobody: no such family")
     assert refused.result["findings"][0]["code"] == "unknown-family"
 
 

@@ -32,7 +32,7 @@ from trainers.storage import atomic_files, cache, checkpoint
 
 MODEL = ("classifier", "model=mlp_bn", "image_size=8", "batch_size=16", "microbatch_size=8")
 TRAIN = ("train", *MODEL, "steps=1", "device=cpu", "--data-dir", "data")
-GAN = ("train", "dcgan", "image_size=16", "width=4", "latent=8", "batch_size=8", "microbatch_size=4", "steps=1")
+GAN = ("train", "dcgan", "image_size=16", "width=4", "latent_dim=8", "batch_size=8", "microbatch_size=4", "steps=1")
 CHECKPOINT = Path("runs/run/checkpoints/step_00000001")
 
 

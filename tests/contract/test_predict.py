@@ -345,7 +345,7 @@ def test_names_that_a_terminal_would_obey_are_shown_as_they_are_written(
 def test_a_gan_is_told_in_a_line(
     room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
 ) -> None:
-    small = {"image_size": 16, "width": 4, "latent": 4, "batch_size": 8, "microbatch_size": 4}
+    small = {"image_size": 16, "width": 4, "latent_dim": 4, "batch_size": 8, "microbatch_size": 4}
     train("dcgan", name="gan", data="digits", steps=1, evaluate_every=0, **small)
     noise(room / "one.png", 1)
     for name in ("gan", "gan-export"):

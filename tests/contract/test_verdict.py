@@ -28,8 +28,9 @@ from trainers.storage import cache
 from trainers.storage.tensors import read_weights
 from trainers.verdict.verdict import Reference
 
-TINY: dict[str, Any] = {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 2, "steps": 8,
-                        "device": "cpu", "evaluate_every": 4, "features": "pixels", "judged": 300}  # fmt: skip
+TINY: dict[str, Any] = {"image_size": 16, "width": 4, "latent_dim": 8, "batch_size": 8, "microbatch_size": 2,
+                        "steps": 8, "device": "cpu", "evaluate_every": 4, "features": "pixels",
+                        "num_eval_samples": 300}  # fmt: skip
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def one_thread() -> Iterator[None]:
 
 def generated_by(room: Path, data: str, steps: int) -> dict[str, Tensor]:
     """500 samples of a small DCGAN that has learned from this data for a few seconds."""
-    words = {"image_size": 32, "width": 16, "latent": 32, "batch_size": 32, "learning_rate": 0.005, "steps": steps,
+    words = {"image_size": 32, "width": 16, "latent_dim": 32, "batch_size": 32, "learning_rate": 0.005, "steps": steps,
              "evaluate_every": 0, "device": "cpu"}  # fmt: skip
     result = train("dcgan", data=data, name=data, families=(OWN_FAMILIES,), **words)
     generator = Generator(32, 16, 1, 32).eval()
@@ -97,22 +98,22 @@ def test_a_good_generator_a_collapsed_one_and_a_copy_machine_are_told_apart(room
     good = verdict_of(generated_by(room, "digits", 400))
     collapsed = verdict_of(generated_by(room, "threes", 200))
     copied = verdict_of({"images": digits().batch(range(0, 9000, 18))["images"]})
-    assert (ideal["classes_covered"], ideal["class_divergence"] < 0.02) == (10, True)
+    assert (ideal["classes_covered"], ideal["class_kl"] < 0.02) == (10, True)
     assert ideal["recall"] > 0.65
-    assert ideal["copy_rate"] < 0.05
+    assert ideal["memorization_rate"] < 0.05
     assert abs(ideal["copy_test"]) < 3
-    assert (good["classes_covered"], good["class_divergence"] < 0.3) == (10, True)
+    assert (good["classes_covered"], good["class_kl"] < 0.3) == (10, True)
     assert good["recall"] > 0.5
-    assert good["copy_rate"] < 0.05
+    assert good["memorization_rate"] < 0.05
     assert good["copy_test"] > -3
     assert collapsed["classes_covered"] <= 6, "but for what the classifier gets wrong"
-    assert collapsed["class_divergence"] > 1.5
+    assert collapsed["class_kl"] > 1.5
     assert collapsed["recall"] < good["recall"] / 2
     assert collapsed["coverage"] < good["coverage"] / 2
     assert collapsed["precision"] > good["precision"], "each picture by itself is better"
     assert collapsed["frechet_distance"] > 5 * good["frechet_distance"]
-    assert collapsed["copy_rate"] < 0.05
-    assert copied["copy_rate"] > 0.95
+    assert collapsed["memorization_rate"] < 0.05
+    assert copied["memorization_rate"] > 0.95
     assert copied["copy_test"] < -10
     assert copied["precision"] > 0.75
     assert copied["classes_covered"] == 10
@@ -192,7 +193,7 @@ def test_a_cached_file_is_whole_or_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_too_few_samples_for_a_frechet_distance_are_told(room: Path) -> None:
-    result = train("dcgan", name="run", data_dir=room / "data", **{**TINY, "judged": 100})
+    result = train("dcgan", name="run", data_dir=room / "data", **{**TINY, "num_eval_samples": 100})
     assert "eval_frechet_distance" not in result["metrics"]
     assert result["best"]["metric"] == "eval_kernel_distance"
     (note,) = result["verdict"]["notes"]
@@ -292,8 +293,8 @@ def test_inception_judges_as_torch_fidelity_has_it(room: Path, monkeypatch: pyte
     assert ours.distance == "fd_inception"
     digest = hashlib.sha256((room / "weights.pth").read_bytes()).hexdigest()
     monkeypatch.setattr(Inception, "PUBLISHED", digest[:8])
-    words = {**TINY, "features": f"inception:{room / 'weights.pth'}", "judged": 16, "steps": 1, "evaluate_every": 1,
-             "evaluate_on": "test"}  # fmt: skip
+    words = {**TINY, "features": f"inception:{room / 'weights.pth'}", "num_eval_samples": 16, "steps": 1,
+             "evaluate_every": 1, "evaluate_on": "test"}  # fmt: skip
     result = train("dcgan", name="run", data_dir=room / "data", data=few_digits(room), **words)
     assert (result["verdict"]["features"], result["verdict"]["distance"]) == ("inception", "fid")
     assert result["verdict"]["notes"], "16 samples say nothing in 2048 numbers"

@@ -13,7 +13,7 @@ from cluster.cli import main
 from trainers.base.errors import FAILED, TroupeError
 
 TOO_HIGH: dict[str, Any] = {
-    "image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 4, "steps": 12, "device": "cpu",
+    "image_size": 16, "width": 4, "latent_dim": 8, "batch_size": 8, "microbatch_size": 4, "steps": 12, "device": "cpu",
     "evaluate_every": 0, "sample_every": 3, "learning_rate": 100,
 }  # fmt: skip
 
@@ -26,7 +26,11 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def looks(run: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows if "watch_right" in row]
+    return [
+        {key: value for key, value in row.items() if key != "seconds"}
+        for row in rows
+        if "critic_ranking_accuracy" in row
+    ]
 
 
 def test_a_run_that_goes_wrong_is_told_once_and_ends_as_asked(room: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -304,21 +304,21 @@ class Forked(nn.Module):
 def gradients_of_a_fork(world: World, choices: tuple[int, ...]) -> list[list[float]]:
     """Gradients that ddp leaves, where micro-batch i takes weight `choices[i]`; in two phases in a row."""
     network = Forked()
-    exchange = Ddp(world, 4, {"net": network})
+    grad_sync = Ddp(world, 4, {"net": network})
     parameters = list(network.parameters())
     found = []
     for taken in (choices, (0, 1, 0, 1)):
-        networks = exchange.callables(("net",))
+        networks = grad_sync.callables(("net",))
 
         def loss(index: int, taken: tuple[int, ...] = taken, networks: Any = networks) -> Tensor:
             value: Tensor = networks["net"](taken[index], torch.full((3,), index + 1.0))
             return value
 
-        exchange.gradients(parameters, loss, False)
-        exchange.meet({index: torch.ones(1, dtype=torch.float64) for index in exchange.share})
-        exchange.reduce(parameters, 4.0, False)
+        grad_sync.gradients(parameters, loss, False)
+        grad_sync.meet({index: torch.ones(1, dtype=torch.float64) for index in grad_sync.share})
+        grad_sync.reduce(parameters, 4.0, False)
         found.append([float(parameter.grad[0]) for parameter in parameters])  # type: ignore[index]
-    exchange.close()
+    grad_sync.close()
     return found
 
 
@@ -330,23 +330,23 @@ def test_ddp_is_right_where_a_micro_batch_leaves_a_parameter_out(pool: LocalGrou
 def two_phases_of_one_optimizer(world: World) -> list[float]:
     """An optimizer of two networks, both learned in one phase and one alone in the next."""
     nets = {"one": nn.Linear(1, 1, bias=False), "two": nn.Linear(1, 1, bias=False)}
-    exchange = Ddp(world, 2, nets)
+    grad_sync = Ddp(world, 2, nets)
     parameters = [parameter for net in nets.values() for parameter in net.parameters()]
     for names in (("one", "two"), ("one",), ("one", "two")):
         for name, net in nets.items():
             net.requires_grad_(name in names)
-        networks = exchange.callables(names)
+        networks = grad_sync.callables(names)
 
         def loss(index: int, networks: Any = networks) -> Tensor:
             value: Tensor = sum(networks[name](torch.ones(1, 1)).sum() for name in ("one", "two"))
             return value
 
-        exchange.gradients(parameters, loss, False)
-        exchange.meet({index: torch.ones(1, dtype=torch.float64) for index in exchange.share})
-        exchange.reduce(parameters, 2.0, False)
+        grad_sync.gradients(parameters, loss, False)
+        grad_sync.meet({index: torch.ones(1, dtype=torch.float64) for index in grad_sync.share})
+        grad_sync.reduce(parameters, 2.0, False)
         if names == ("one",):
             found = [float(parameter.grad) for parameter in parameters]  # type: ignore[arg-type]
-    exchange.close()
+    grad_sync.close()
     return found
 
 
@@ -359,12 +359,12 @@ def forked_later(world: World) -> TroupeError | None:
     network = nn.Module()
     network.both = nn.ParameterList([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))])
     network.forward = lambda both: (network.both[0] + (network.both[1] if both else 0)).sum()  # type: ignore[method-assign]
-    exchange = Ddp(world, 2, {"net": network})
+    grad_sync = Ddp(world, 2, {"net": network})
     parameters = list(network.parameters())
     for both in (True, False):
-        networks = exchange.callables(("net",))
+        networks = grad_sync.callables(("net",))
         try:
-            exchange.gradients(parameters, lambda index, both=both, networks=networks: networks["net"](both), False)
+            grad_sync.gradients(parameters, lambda index, both=both, networks=networks: networks["net"](both), False)
         except TroupeError as error:
             return error
     return None
@@ -375,5 +375,5 @@ def test_where_a_parameter_is_left_out_later_ddp_is_refused(fresh_pool: LocalGro
     for error in fresh_pool.run(forked_later, workers=2):
         assert error.code == FAILED
         (problem,) = error.problems
-        assert (problem.code, problem.about, problem.value) == ("exchange-misfit", "exchange", "ddp")
+        assert (problem.code, problem.about, problem.value) == ("exchange-misfit", "grad_sync", "ddp")
         sentences([problem])

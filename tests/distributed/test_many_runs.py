@@ -43,8 +43,8 @@ def held():
 after = []
 for number, port in enumerate(ports):
     family, variant = (("classifier", "mlp_bn"), ("dcgan", "nearest"))[number % 2]
-    exchange = "ddp" if number % 4 == 3 else "exact"
-    plan = plan_of(family, variant, folder / f"{number}", exchange=exchange, steps=2, sample_every=1)
+    grad_sync = "ddp" if number % 4 == 3 else "exact"
+    plan = plan_of(family, variant, folder / f"{number}", grad_sync=grad_sync, steps=2, sample_every=1)
     for part in ("checkpoints", "grids", "logs"):
         (folder / f"{number}" / part).mkdir(parents=True, exist_ok=True)
     world = join("127.0.0.1", port, rank, size, "cpu") if size > 1 else World()

@@ -119,7 +119,7 @@ def two() -> Iterator[LocalGroup]:
 
 def plan(folder: Path) -> Plan:
     return plan_of(
-        "wgan_gp", "resnet", folder, exchange="ddp", precision="float64", microbatch_size=4, n_critic=1, steps=1
+        "wgan_gp", "resnet", folder, grad_sync="ddp", precision="float64", microbatch_size=4, n_critic=1, steps=1
     )
 
 

@@ -59,8 +59,8 @@ HANGS = 5  # seconds of silence
 
 # about two seconds of training each, with micro-batches of 4 samples
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "dcgan": ("image_size=16", "width=8", "latent=16", "evaluate_every=0", "steps=120"),
-    "wgan_gp": ("image_size=16", "width=8", "latent=16", "n_critic=2", "evaluate_every=0", "steps=100"),
+    "dcgan": ("image_size=16", "width=8", "latent_dim=16", "evaluate_every=0", "steps=120"),
+    "wgan_gp": ("image_size=16", "width=8", "latent_dim=16", "n_critic=2", "evaluate_every=0", "steps=100"),
     "classifier": ("model=mlp_bn", "evaluate_every=100", "steps=300"),
     "wide_resnet": ("image_size=8", "depth=10", "widen_factor=1", "dropout=0.3", "evaluate_every=50", "steps=150"),
 }
@@ -151,7 +151,7 @@ class Trial:
 
     def first_words(self) -> tuple[str, ...]:
         words = (*self.fault.words(), f"workers={self.fault.workers}", "--name", "run")
-        return (*words, f"hang_after={HANGS}") if self.kind.hangs else words
+        return (*words, f"worker_timeout={HANGS}") if self.kind.hangs else words
 
     def start(self, *words: str) -> Command:
         return self.commands.start(

@@ -62,7 +62,7 @@ def test_a_machine_that_has_nothing_goes_on_with_a_run_whose_machine_was_killed(
     for words, file in (
         (("sample", "run", "--out", "s.png"), "s.png"), (("export", "run", "--out", "x"), "x/weights.safetensors"),
         (("report", "run", "--out", "page"), "page/index.html"),
-        (("evaluate", "run", "judged=200", "features=pixels"), ""),
+        (("evaluate", "run", "num_eval_samples=200", "features=pixels"), ""),
     ):  # fmt: skip
         done = troupe.run(*words, *there, seconds=120, environment=laptop)
         assert done.code == 0, done

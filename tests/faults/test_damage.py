@@ -120,12 +120,14 @@ def test_a_flipped_bit_in_the_settings_is_told_and_not_followed(troupe: Commands
     run = copy_of(finished, troupe)
     text = (run / "settings.json").read_text()
     assert '"seed": 0,' in text
-    (run / "settings.json").write_text(text.replace('"seed": 0,', '"seed": 1,').replace('"keep": 3', '"keep": 2'))
+    (run / "settings.json").write_text(
+        text.replace('"seed": 0,', '"seed": 1,').replace('"keep_checkpoints": 3', '"keep_checkpoints": 2')
+    )
     done = troupe.train(*RESUME)
     told = [line for line in done.out.splitlines() if "settings.json" in line]
     assert told == [
         f"troupe: settings.json: says {name}={there}, but step_00000006 was made with {counts}, which is used"
-        for name, there, counts in (("seed", 1, 0), ("keep", 2, 3))
+        for name, there, counts in (("seed", 1, 0), ("keep_checkpoints", 2, 3))
     ]
     assert_same_run(run, finished.path("whole"))
     assert json.loads((run / "settings.json").read_text())["settings"]["seed"] == 0
@@ -134,7 +136,7 @@ def test_a_flipped_bit_in_the_settings_is_told_and_not_followed(troupe: Commands
 def test_settings_that_were_asked_for_are_followed(troupe: Commands, finished: Commands) -> None:
     """What a resume changed is no damage, also when the run goes on once more."""
     run = copy_of(finished, troupe)
-    troupe.train(*RESUME, "keep=2", "seed=1", "--allow-changes")
+    troupe.train(*RESUME, "keep_checkpoints=2", "seed=1", "--allow-changes")
     done = troupe.train("--resume", "run", "steps=9", "--families", str(FRAGILE))
     assert "settings.json" not in done.out
     assert json.loads((run / "settings.json").read_text())["settings"]["seed"] == 1
@@ -210,7 +212,7 @@ def test_a_second_process_on_the_same_run_is_sent_away(troupe: Commands) -> None
     first = troupe.start("train", *FRAGILE_RUN, "steps=100000", "pause=0.02", "--name", "run")
     until_step(run, 1, first)
     settings = (run / "settings.json").read_bytes()
-    second = troupe.run("train", "--resume", "run", "keep=7", "--families", str(FRAGILE), seconds=40)
+    second = troupe.run("train", "--resume", "run", "keep_checkpoints=7", "--families", str(FRAGILE), seconds=40)
     assert second.code == 4
     assert second.mistakes == ["troupe: run: another process is working on this run; wait for it, or stop it first"]
     assert (run / "settings.json").read_bytes() == settings

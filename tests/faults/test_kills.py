@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(150)]
 # Several critic steps in a step, carried state, L-BFGS, averages, evaluation with a best checkpoint
 EVERYTHING = (
     "everything", "batch_size=16", "microbatch_size=4", "ema=0.9", "memory_format=contiguous", "log_every=1",
-    "checkpoint_every=7", "evaluate_every=5", "sample_every=10", "keep=2", "--families", str(OWN_FAMILIES),
+    "checkpoint_every=7", "evaluate_every=5", "sample_every=10", "keep_checkpoints=2", "--families", str(OWN_FAMILIES),
 )  # fmt: skip
 STEPS = 60
 

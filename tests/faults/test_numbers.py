@@ -31,7 +31,7 @@ WORKERS = 3
 
 def plan_of(folder: Path, **changes: Any) -> Plan:
     kind = registry.config_class("fragile", (FRAGILE,))
-    config = kind.of({**kind.tiny["tiny"], "device": "cpu", "exchange": "exact", **changes})
+    config = kind.of({**kind.tiny["tiny"], "device": "cpu", "grad_sync": "exact", **changes})
     return Plan("fragile", config.model_dump(), folder, folder.parent, (FRAGILE,))
 
 

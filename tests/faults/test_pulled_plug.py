@@ -14,7 +14,7 @@ from tiers import long
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(180)]
 
-RUN = (*DCGAN, "steps=40", "log_every=1", "sample_every=3", "checkpoint_every=5", "keep=2")
+RUN = (*DCGAN, "steps=40", "log_every=1", "sample_every=3", "checkpoint_every=5", "keep_checkpoints=2")
 
 
 @pytest.fixture

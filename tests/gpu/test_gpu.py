@@ -66,7 +66,7 @@ def test_two_workers_give_the_bits_of_one(pair: LocalGroup, tmp_path: Path, fami
 def test_ddp_gives_the_exact_run_in_float64(pair: LocalGroup, tmp_path: Path, family: str, variant: str) -> None:
     exact = run(pair, tmp_path / "one", family, variant, 1, precision="float64")
     workers = min(2, microbatches(family, variant))
-    ddp = run(pair, tmp_path / "two", family, variant, workers, precision="float64", exchange="ddp")
+    ddp = run(pair, tmp_path / "two", family, variant, workers, precision="float64", grad_sync="ddp")
     worst = compare(exact, ddp)[0]
     assert worst.relative <= TOLERANCE, worst
 
@@ -96,14 +96,14 @@ def test_cuda_follows_the_processor(pair: LocalGroup, tmp_path: Path) -> None:
 
 
 def test_ddp_meets_over_nccl(tmp_path: Path) -> None:
-    """A group of one rank: wrappers, hooks and all-reduce are NCCL's, and the numbers those of the exact exchange."""
+    """A group of one rank: wrappers, hooks and all-reduce are NCCL's, and the numbers those of exact."""
     dist.init_process_group("cpu:gloo,cuda:nccl", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
     try:
         from cluster.inspection.verify import train_quietly
 
         states = []
-        for group, exchange in ((None, "exact"), (dist.group.WORLD, "ddp")):
-            plan = plan_for(tmp_path / exchange, "dcgan", "tiny", precision="float64", exchange=exchange)
+        for group, grad_sync in ((None, "exact"), (dist.group.WORLD, "ddp")):
+            plan = plan_for(tmp_path / grad_sync, "dcgan", "tiny", precision="float64", grad_sync=grad_sync)
             train_quietly(World(0, 1, group), plan)
             states.append(last_state(plan.folder))
         worst = compare(*states)[0]
@@ -116,8 +116,8 @@ def test_the_process_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     torch.cuda.manual_seed(7)
     before = torch.cuda.get_rng_state()
-    words: dict[str, Any] = {"image_size": 16, "width": 4, "latent": 8, "steps": 2, "evaluate_every": 0}
-    train("dcgan", device="cuda", exchange="exact", **words)
+    words: dict[str, Any] = {"image_size": 16, "width": 4, "latent_dim": 8, "steps": 2, "evaluate_every": 0}
+    train("dcgan", device="cuda", grad_sync="exact", **words)
     assert torch.equal(torch.cuda.get_rng_state(), before)
     assert not torch.are_deterministic_algorithms_enabled()
     assert not torch._inductor.config.deterministic
@@ -127,7 +127,10 @@ def test_the_process_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_has_no_reproducible_way_is_an_error() -> None:
     """Never other bits in silence."""
     image = torch.rand(1, 1, 8, 8, device="cuda", requires_grad=True)
-    with pytest.raises(TroupeError, match=r"^exchange=exact: adaptive_avg_pool2d.*; use exchange=ddp$"), reproducible():
+    with (
+        pytest.raises(TroupeError, match=r"^grad_sync=exact: adaptive_avg_pool2d.*; use grad_sync=ddp$"),
+        reproducible(),
+    ):
         torch.nn.functional.adaptive_avg_pool2d(image, (3, 3)).sum().backward()
 
 
@@ -136,14 +139,14 @@ def test_the_command_from_the_first_step_to_the_verdict(troupe: Commands) -> Non
     words = [word for word in DCGAN if word != "evaluate_every=0"]
     troupe.train(*words, "steps=20", "features=pixels", "--name", "run")
     settings = json.loads((troupe.path("run") / "settings.json").read_text())["settings"]
-    assert (settings["device"], settings["exchange"]) == ("cuda", "ddp")
+    assert (settings["device"], settings["grad_sync"]) == ("cuda", "ddp")
     verdict = json.loads((troupe.path("run") / "verdict.json").read_text())
     assert math.isfinite(verdict["final"]["numbers"]["frechet_distance"]["generated"])
     for verb in (("sample", "run"), ("evaluate", "run"), ("export", "run")):
         done = troupe.run(*verb)
         assert done.code == 0, done
     troupe.train("--resume", "run", "steps=30")
-    troupe.train("--resume", "run", "steps=40", "device=cpu", "exchange=exact", "--allow-changes")
+    troupe.train("--resume", "run", "steps=40", "device=cpu", "grad_sync=exact", "--allow-changes")
     assert last_state(troupe.path("run"))["step"] == 40
 
 

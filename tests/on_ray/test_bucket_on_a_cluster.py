@@ -62,11 +62,11 @@ def test_workers_elsewhere_write_to_the_bucket_and_the_result_comes_back(
     assert_same_run(runs_of(troupe.folder / "laptop") / "run", troupe.path("straight"))
 
     done = troupe.run("check", "dcgan", "workers=2", *there, "--json", environment=cluster.environment)
-    assert [one["told"] for one in json.loads(done.out)["result"]["findings"] if one["state"] == "WRONG"] == []
+    assert [one["message"] for one in json.loads(done.out)["result"]["findings"] if one["state"] == "WRONG"] == []
     assert done.code == 0, done
     server.gate.shut()
     done = troupe.run("check", *there, "--json", environment=cluster.environment)
-    told = [one["told"] for one in json.loads(done.out)["result"]["findings"] if one["state"] == "WRONG"]
+    told = [one["message"] for one in json.loads(done.out)["result"]["findings"] if one["state"] == "WRONG"]
     assert f"cannot write to {RUNS}; grant access to its user" in told
     assert done.code == 3
     server.gate.open = True
@@ -77,7 +77,7 @@ def test_a_search_over_nodes_that_share_a_bucket_only_is_gone_on_with_by_a_machi
     troupe: Commands, server: Server, cluster: Cluster
 ) -> None:
     rates = ("1e-4", "2e-4", "3e-4")
-    words = (*DCGAN, "steps=60", "checkpoint_every=10", "log_every=1", "keep=2", "evaluate_on=test")
+    words = (*DCGAN, "steps=60", "checkpoint_every=10", "log_every=1", "keep_checkpoints=2", "evaluate_on=test")
     there = ("--runs-dir", RUNS, "--address", cluster.address)
     command = troupe.start("search", *words, f"learning_rate={','.join(rates)}", "--metric", "generator_loss",
                            "--space", "none", "--name", "s", *there, environment=cluster.environment)  # fmt: skip

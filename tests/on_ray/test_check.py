@@ -23,7 +23,7 @@ def findings(done: Done) -> list[dict[str, Any]]:
 
 
 def wrong(done: Done) -> list[str]:
-    return [one["told"] for one in findings(done) if one["state"] == "WRONG"]
+    return [one["message"] for one in findings(done) if one["state"] == "WRONG"]
 
 
 class Second(NamedTuple):
@@ -61,7 +61,7 @@ def test_all_that_this_machine_lacks_is_told_at_once(troupe: Commands) -> None:
                       "--runs-dir", "file/runs", "--data-dir", "nowhere")  # fmt: skip
     assert done.code == 3, done
     room, runs = wrong(done)
-    (data,) = [one["told"] for one in findings(done) if one["state"] == "note"]
+    (data,) = [one["message"] for one in findings(done) if one["state"] == "note"]
     assert room.startswith("workers=4096: needs 4096 CPUs, this machine has ")
     assert runs == "file/runs: cannot be written (Not a directory)"
     assert data.startswith("data=mnist: is not in nowhere, and would be downloaded; or put its four *-ubyte.gz files")
@@ -85,7 +85,7 @@ def test_a_cluster_is_looked_at_node_by_node_and_its_nodes_reach_one_another(tro
     done = second.checked(troupe, "dcgan", "batch_size=64", "data=digits", "workers=3", "device=cpu")
     assert done.code == 0, done
     assert done.seconds < 60
-    told = [one["told"] for one in findings(done)]
+    told = [one["message"] for one in findings(done)]
     assert any(line.startswith(f"{second.cluster.address}: 2 nodes") for line in told)
     assert any(line.startswith("3 of 3 CPUs free") for line in told)
     assert any(line.startswith("2 nodes: all-reduce of 4.2 MB at ") for line in told), "a real all-reduce"
@@ -103,7 +103,7 @@ def test_all_that_a_cluster_lacks_is_told_together(troupe: Commands, second: Sec
     if hardware.gpus() == 0:
         assert any(line.startswith("the GPUs cannot reach each other (") for line in lines)
         assert len(lines) == 2 + second.is_hidden
-    notes = [one["told"] for one in findings(done) if one["state"] == "note"]
+    notes = [one["message"] for one in findings(done) if one["state"] == "note"]
     assert sum(line.startswith("data=mnist: is not in nowhere") for line in notes) == 2, "one for each node"
     if not second.is_hidden:
         pytest.skip("no disk can be mounted here: all but the hidden folder was looked at")

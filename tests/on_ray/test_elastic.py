@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(400)]
 FAMILIES = ("--families", str(FRAGILE))
 SLOW = "pause=0.02"  # each step of one worker takes 0.16 s, in which nodes have the processor
 TINY = ("fragile", "image_size=8", "batch_size=8", "microbatch_size=2", *FAMILIES)
-WGAN_GP = ("wgan_gp", "data=digits", "image_size=16", "width=4", "latent=8", "evaluate_every=0", "batch_size=8",
+WGAN_GP = ("wgan_gp", "data=digits", "image_size=16", "width=4", "latent_dim=8", "evaluate_every=0", "batch_size=8",
            "microbatch_size=2", "n_critic=2", "sample_every=100000")  # fmt: skip
 ENDLESS = ("steps=100000", "log_every=1", "--name", "run")
 

@@ -44,7 +44,7 @@ result = None
 kept = sys.stdout, sys.stderr
 sys.stdout, sys.stderr = Only(), Only()
 try:
-    result = train("dcgan", data="digits", image_size=16, width=4, latent=8, evaluate_every=0, batch_size=8,
+    result = train("dcgan", data="digits", image_size=16, width=4, latent_dim=8, evaluate_every=0, batch_size=8,
                    microbatch_size=2, steps=4, workers=2, device="cpu", name="run")
 finally:
     sys.stdout, sys.stderr = kept

@@ -133,7 +133,7 @@ def test_every_row_is_reported_once_and_in_order(shared: Commands, answer: dict[
 FORKS = """
 import os
 from cluster import TroupeError, train
-words = dict(data="digits", image_size=16, width=4, latent=8, batch_size=8, microbatch_size=2, evaluate_every=0,
+words = dict(data="digits", image_size=16, width=4, latent_dim=8, batch_size=8, microbatch_size=2, evaluate_every=0,
              steps=1, workers=2)
 train("dcgan", name="parent", **words)
 child = os.fork()

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.long, pytest.mark
 WORDS = ("fragile", "image_size=8", "batch_size=8", "microbatch_size=2", "log_every=1", "checkpoint_every=10",
          "--families", str(FRAGILE))  # fmt: skip
 STEPS = "steps=60"
-SLOW = ("pause=0.05", "workers=2", "hang_after=8")  # 0.2 s for a step of two phases with two micro-batches each
+SLOW = ("pause=0.05", "workers=2", "worker_timeout=8")  # 0.2 s for a step of two phases with two micro-batches each
 SOON_GIVEN_UP = {"RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000",
                  "RAY_health_check_timeout_ms": "1000", "RAY_health_check_failure_threshold": "5"}  # fmt: skip
 

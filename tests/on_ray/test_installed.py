@@ -23,8 +23,8 @@ from trainers.base.version import __version__
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = (".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "tests", "benchmarks", "docs")
-SMALL = {"dcgan": ("width=4", "batch_size=16", "microbatch_size=4", "judged=100"),
-         "wgan_gp": ("width=4", "batch_size=16", "microbatch_size=4", "judged=100"),
+SMALL = {"dcgan": ("width=4", "batch_size=16", "microbatch_size=4", "num_eval_samples=100"),
+         "wgan_gp": ("width=4", "batch_size=16", "microbatch_size=4", "num_eval_samples=100"),
          "classifier": ("batch_size=16", "microbatch_size=4")}  # fmt: skip
 LATER = ("cifar_speed", "cifar10", "wide_resnet", "--address")  # commands that want what is not here
 

@@ -25,7 +25,7 @@ def test_a_job_is_the_run_of_this_machine_and_its_token_is_nowhere(
                       "--address", cluster.dashboard, "--follow", "--skip-checks", seconds=120,
                       environment=cluster.environment)  # fmt: skip
     assert done.code == 0, done
-    assert "run: training 10 steps of 8 samples with 2 workers, exchange exact" in done.out
+    assert "run: training 10 steps of 8 samples with 2 workers, grad_sync=exact" in done.out
     assert done.out.endswith("run: succeeded\n")
     shared.train(*RECIPE, "steps=10", "--name", "straight")
     assert_same_run(runs / "run", shared.path("straight"))

@@ -67,7 +67,7 @@ def test_a_killed_worker_is_named_and_the_run_goes_on_by_itself(
 @pytest.mark.long
 def test_with_ddp_a_killed_worker_is_named_too_and_the_run_goes_on(troupe: Commands, cluster: Cluster) -> None:
     """Gradients meet inside backward: those who waited there must not be taken for the guilty ones."""
-    run, _ = run_with_a_killed_worker(troupe, cluster, "exchange=ddp")
+    run, _ = run_with_a_killed_worker(troupe, cluster, "grad_sync=ddp")
     assert "Traceback" not in (run / "logs" / "rank_0.log").read_text()
     assert checkpoints(run)[-1].name == "step_00000080"
 
@@ -95,7 +95,7 @@ def test_a_worker_that_stops_answering_is_ended_in_time_and_the_run_goes_on(
 ) -> None:
     """Stopped with SIGSTOP: it can neither answer nor end itself, and rank 0 holds the run."""
     run = troupe.path("run")
-    command = troupe.start("train", *WORDS, STEPS, SLOW, "workers=2", "hang_after=3", "--name", "run",
+    command = troupe.start("train", *WORDS, STEPS, SLOW, "workers=2", "worker_timeout=3", "--name", "run",
                            on=cluster)  # fmt: skip
     until_step(run, 25, command)
     victim = process_of(run, 0)
@@ -118,7 +118,7 @@ def test_a_worker_that_stops_at_the_start_is_seen_within_a_minute_and_named(
 ) -> None:
     """Worker 1 is stopped before both have met; worker 0, which waits for it, is not to blame."""
     run = troupe.path("run")
-    command = troupe.start("train", *WORDS, STEPS, "workers=2", "hang_after=10", "--name", "run", on=cluster)
+    command = troupe.start("train", *WORDS, STEPS, "workers=2", "worker_timeout=10", "--name", "run", on=cluster)
     until(lambda: (run / "logs" / "rank_1.log").exists() and "process" in (run / "logs" / "rank_1.log").read_text(),
           "worker 1 begins", 60)  # fmt: skip
     victim = process_of(run, 1)

@@ -18,8 +18,8 @@ from trainers.data.torchvision_sets import KNOWN
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "dcgan": ["width=4", "batch_size=16", "microbatch_size=4", "judged=100"],
-    "wgan_gp": ["width=4", "batch_size=16", "microbatch_size=4", "judged=100"],
+    "dcgan": ["width=4", "batch_size=16", "microbatch_size=4", "num_eval_samples=100"],
+    "wgan_gp": ["width=4", "batch_size=16", "microbatch_size=4", "num_eval_samples=100"],
     "classifier": ["batch_size=16", "microbatch_size=4"],
     "cifar_speed": ["widths=4:8:8", "batch_size=16", "microbatch_size=4", "learning_rate=0.01"],
     "wide_resnet": [],  # --dry-run does nothing

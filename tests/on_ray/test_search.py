@@ -52,7 +52,7 @@ def test_trials_are_equal_to_runs_to_the_bit_in_any_order_and_in_reused_actors(r
         assert_same_state(mine, other)
         pids.add(process_of(mine, 0))
         alone = train("classifier", **{k: v for k, v in DIGITS.items() if k != "space"}, **json.loads(settings),
-                      evaluate_on="validation", keep=1, runs_dir=tmp_path)  # fmt: skip
+                      evaluate_on="validation", keep_checkpoints=1, runs_dir=tmp_path)  # fmt: skip
         assert_same_state(mine, Path(alone["folder"]))
         assert trial["value"] == alone["metrics"]["eval_accuracy"]
     assert len(pids) == 2, "each process carried out several trials"
@@ -64,7 +64,7 @@ def test_two_trials_of_two_workers_on_two_cores_wait_for_one_another(ray: Any, t
     assert free(ray) == 2
     trials = [tmp_path / "wide" / "trials" / name for name in ("0001", "0002")]
     assert {process_of(trial, 1) for trial in trials} == {process_of(trials[0], 1)}, "workers are reused too"
-    alone = train("classifier", learning_rate=0.1, evaluate_on="validation", keep=1, runs_dir=tmp_path,
+    alone = train("classifier", learning_rate=0.1, evaluate_on="validation", keep_checkpoints=1, runs_dir=tmp_path,
                   **{k: v for k, v in DIGITS.items() if k != "space"})  # fmt: skip
     assert_same_state(trials[1], Path(alone["folder"]))
 
@@ -94,7 +94,8 @@ def test_a_clone_goes_on_from_the_better_trials_weights_and_step_with_the_change
 ) -> None:
     result = search(
         "classifier", name="pbt", scheduler="pbt", trials=2, learning_rate="1e-7..0.1", workers=workers,
-        runs_dir=tmp_path, keep=100, **{**DIGITS, "steps": 600, "evaluate_every": 60},  # longer than one begins before
+        runs_dir=tmp_path, keep_checkpoints=100,
+        **{**DIGITS, "steps": 600, "evaluate_every": 60},  # longer than one begins before
     )  # fmt: skip
     assert free(ray) == 2
     found = leaderboard.read(tmp_path / "pbt")

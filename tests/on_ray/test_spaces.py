@@ -30,7 +30,12 @@ IMAGES = {"dcgan": 32, "wgan": 32, "wgan_gp": 32}
 def test_the_default_space_of_a_family_runs(ray: Any, family: str, tmp_path: Path) -> None:
     words: dict[str, Any] = {**SMALL, **LARGE.get(family, {})}
     if family in IMAGES:
-        words |= {"image_size": IMAGES[family], "features": "pixels", "judged": 100, "metric": "kernel_distance"}
+        words |= {
+            "image_size": IMAGES[family],
+            "features": "pixels",
+            "num_eval_samples": 100,
+            "metric": "kernel_distance",
+        }
     result = search(family, trials=2, runs_dir=tmp_path, **words)
     assert result["failed"] == 0
     searched = space.module_of(family, None, ())[0]

@@ -94,7 +94,7 @@ def test_workers_that_go_on_while_their_watcher_is_stopped_are_not_taken_for_sil
     troupe: Commands, cluster: Cluster
 ) -> None:
     """As by Ctrl-Z, which a session without a terminal cannot be sent."""
-    command = troupe.start("train", *FRAGILE_RUN, "steps=100000", "pause=0.01", "hang_after=4", "max_restarts=0",
+    command = troupe.start("train", *FRAGILE_RUN, "steps=100000", "pause=0.01", "worker_timeout=4", "max_restarts=0",
                            "workers=2", "--name", "run", on=cluster)  # fmt: skip
     reached = until_step(troupe.path("run"), 5, command, seconds=90)
     command.send(signal.SIGSTOP)

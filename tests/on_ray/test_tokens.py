@@ -39,7 +39,7 @@ import ray
 
 from cluster import train
 
-words = dict(image_size=16, width=4, latent=8, batch_size=8, microbatch_size=2, steps=2, workers=2,
+words = dict(image_size=16, width=4, latent_dim=8, batch_size=8, microbatch_size=2, steps=2, workers=2,
              evaluate_every=0)
 before = dict(os.environ)
 told = {name: train("dcgan", name=name, **words)["steps"] for name in ("first", "again")}

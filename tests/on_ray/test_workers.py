@@ -29,7 +29,7 @@ def test_two_workers_give_the_run_of_one(troupe: Commands, straight: Commands, c
     assert_same_run(run, straight.path("run"))
     assert done.err == ""
     lines = done.out.splitlines()
-    assert lines[0] == "troupe: run: training 30 steps of 8 samples with 2 workers, exchange exact"
+    assert lines[0] == "troupe: run: training 30 steps of 8 samples with 2 workers, grad_sync=exact"
     assert len(lines) <= 8, "nobody reads more than that"
     for rank in range(2):
         log = (run / "logs" / f"rank_{rank}.log").read_text()
@@ -39,7 +39,7 @@ def test_two_workers_give_the_run_of_one(troupe: Commands, straight: Commands, c
 
 def test_two_workers_train_with_ddp(troupe: Commands, straight: Commands, cluster: Cluster) -> None:
     """In float32 the last bits differ from one worker's, the run is the same."""
-    troupe.train(*WORDS, "workers=2", "exchange=ddp", "--name", "run", seconds=90, on=cluster)
+    troupe.train(*WORDS, "workers=2", "grad_sync=ddp", "--name", "run", seconds=90, on=cluster)
     losses, known = (
         [
             row

@@ -33,7 +33,7 @@ def data_of(classes: int = 10, size: int = 16, channels: int = 1) -> ImageData:
 
 
 def trainer_of(family: str, data: ImageData, **settings: Any) -> Trainer:
-    small = {"image_size": 16, "width": 4, "latent": 8, "batch_size": 8, "microbatch_size": 4, "device": "cpu",
+    small = {"image_size": 16, "width": 4, "latent_dim": 8, "batch_size": 8, "microbatch_size": 4, "device": "cpu",
              "evaluate_every": 0}  # fmt: skip
     config = registry.config_class(family).of({**small, **settings}, family)
     trainer = Trainer(registry.family_class(family)(config, data.facts), data, config, World(), Control())
@@ -117,7 +117,7 @@ def test_a_critic_with_norms_leaves_its_slopes_to_autograd() -> None:
 
 def test_the_residual_networks_are_those_of_the_paper() -> None:
     networks = trainer_of("wgan_gp", data_of(size=32, channels=3), network="resnet", image_size=32, width=128,
-                          latent=128, batch_size=2, microbatch_size=1).networks  # fmt: skip
+                          latent_dim=128, batch_size=2, microbatch_size=1).networks  # fmt: skip
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks.values()]
     # Gulrajani et al. 2017, table 4, generator: a matrix 128 x 4 * 4 * 128, three blocks of two 3x3 convolutions
     block, point = 2 * (9 * 128 * 128 + 128), 128 * 128 + 128

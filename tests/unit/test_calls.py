@@ -104,7 +104,7 @@ WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], list[tuple[str, str
             "ema")]),
     "true is no number": ("predict", ("run", b"a.png"), {"top": True, "best": 1}, [
         ("bad-value", name) for name in ("top", "best", "b'a.png'")]),
-    "bounds": ("search", ("dcgan",), {"trials": 0, "time_budget": -1.0, "latent": "8,16"}, [
+    "bounds": ("search", ("dcgan",), {"trials": 0, "time_budget": -1.0, "latent_dim": "8,16"}, [
         ("bad-value", name) for name in ("trials", "time_budget")]),
     "verify": ("verify", (), {}, [("missing", "family")]),
     "evaluate": ("evaluate", ("run",), {"weights": 7}, [("bad-value", "weights")]),

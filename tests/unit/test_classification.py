@@ -196,12 +196,12 @@ def test_another_number_of_classes_is_told(sentences: Sentences) -> None:
         sentences(found)
 
 
-def test_a_normalisation_of_other_channels_is_told(sentences: Sentences) -> None:
-    found = misfits_of("classifier", GREY, normalisation="cifar10")
-    assert kinds(found) == [("data-misfit", "normalisation", "cifar10")]
+def test_a_normalization_of_other_channels_is_told(sentences: Sentences) -> None:
+    found = misfits_of("classifier", GREY, normalization="cifar10")
+    assert kinds(found) == [("data-misfit", "normalization", "cifar10")]
     sentences(found)
-    assert misfits_of("classifier", COLOUR, normalisation="mnist") == []  # one number for all channels
-    assert misfits_of("classifier", COLOUR, normalisation="imagenet") == []
+    assert misfits_of("classifier", COLOUR, normalization="mnist") == []  # one number for all channels
+    assert misfits_of("classifier", COLOUR, normalization="imagenet") == []
 
 
 def test_a_border_wider_than_the_images_is_told(sentences: Sentences) -> None:
@@ -314,14 +314,14 @@ def test_the_help_of_a_family_shows_its_defaults(family: str, capsys: pytest.Cap
         assert "[" not in lines[name] or shown[name] not in lines[name].split("[")[-1]
 
 
-def test_auto_normalisation_is_that_of_the_weights_of_the_data_or_half() -> None:
+def test_auto_normalization_is_that_of_the_weights_of_the_data_or_half() -> None:
     assert config_of("classifier", model="resnet20").channel_moments(3) == MEANS["imagenet"]
     assert config_of("classifier", model="resnet18").channel_moments(3) == MEANS["imagenet"]
     assert config_of("classifier", model="resnet20").channel_moments(1) == MEANS["half"]
     assert config_of("classifier", model="cnn").channel_moments(1) == MEANS["half"]
     assert config_of("classifier", model="cnn", data="cifar10").channel_moments(3) == MEANS["cifar10"]
     assert config_of("darknet").channel_moments(3) == MEANS["cifar10"]
-    assert config_of("darknet", normalisation="none").channel_moments(3) == MEANS["none"]
+    assert config_of("darknet", normalization="none").channel_moments(3) == MEANS["none"]
 
 
 # Loss, evaluation and groups, against what a plain computation gives
@@ -359,7 +359,7 @@ def microbatch(rows: int = 50) -> MicroBatch:
 
 
 def family_of(**words: Any) -> Classification:
-    plain = {"crop_padding": 0, "flip": "none", "normalisation": "half"}
+    plain = {"crop_padding": 0, "flip": "none", "normalization": "half"}
     return Classification(ClassificationConfig.of({**plain, **words}), FACTS)
 
 
@@ -419,16 +419,16 @@ def test_images_are_normalised_channel_by_channel() -> None:
     images = microbatch()["images"]
     before = images.clone()
     mean, deviation = (torch.tensor(part).view(3, 1, 1) for part in MEANS["cifar10"])
-    normalised = family_of(normalisation="cifar10").normalised(images, torch.float32)
-    assert torch.allclose(normalised, (images / 255 - mean) / deviation, atol=1e-5)
-    assert normalised.is_contiguous(memory_format=torch.channels_last)
+    normalized = family_of(normalization="cifar10").normalized(images, torch.float32)
+    assert torch.allclose(normalized, (images / 255 - mean) / deviation, atol=1e-5)
+    assert normalized.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, before)
 
 
 def test_augmentation_is_what_the_settings_say_and_fills_with_the_mean() -> None:
     plain, batch = family_of(), microbatch()
     assert plain.augmented(batch) is batch["images"]
-    cut = family_of(normalisation="cifar10", cutout=16).augmented(microbatch())
+    cut = family_of(normalization="cifar10", cutout=16).augmented(microbatch())
     assert bool(((cut == torch.tensor([125, 123, 114]).view(3, 1, 1)) | (cut == batch["images"])).all())
     mirrored = family_of(flip="alternating").augmented(microbatch())
     same, other = ((mirrored == images).flatten(1).all(1) for images in (batch["images"], batch["images"].flip(3)))

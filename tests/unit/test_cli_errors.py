@@ -70,7 +70,7 @@ class Command:
         """A run of this name that has made its first steps."""
         words = {**registry.config_class("dcgan").tiny["tiny"], **settings}
         config = registry.config_class("dcgan").of(words)
-        settings = {**config.model_dump(), "device": "cpu", "exchange": "exact"}
+        settings = {**config.model_dump(), "device": "cpu", "grad_sync": "exact"}
         told = {"family": "dcgan", "settings": settings, "facts": {}, "data": "x", "versions": {}}
         return run_folder.create(self.folder / "runs", "dcgan", name, lambda folder: folder.write_settings(told))
 
@@ -349,14 +349,14 @@ def test_beta1_gives_way_to_the_cycle_too(command: Command) -> None:
 
 
 def test_names_that_other_tools_use_are_answered_with_ours(command: Command, sentences: Sentences) -> None:
-    told = command("train", "classifier", "lr=0.1", "decay_at=0.3,0.6", "warm_up=5")
+    told = command("train", "classifier", "lr=0.1", "decay_at=0.3,0.6", "warmup=5")
     for word in ("resnet20", "vgg16"):
         answer = command("train", word)
         assert answer.kinds == [("unknown-family", word)]
         assert f"classifier model={word}" in answer.problems[0].hint
         sentences(answer.problems)
     assert told.code == WORDS
-    assert told.kinds == [("unknown-setting", "lr"), ("bad-value", "decay_at"), ("bad-value", "warm_up")]
+    assert told.kinds == [("unknown-setting", "lr"), ("bad-value", "decay_at"), ("bad-value", "warmup")]
     assert "learning_rate" in told.problems[0].hint
     sentences(told.problems)
 
@@ -454,7 +454,16 @@ def test_another_recipe_is_refused_with_every_difference_unless_it_is_allowed(
     command: Command, sentences: Sentences
 ) -> None:
     command.run_folder("mine")
-    words = ("train", "--resume", "mine", "learning_rate=1e-3", "beta1=0.9", "keep=7", "workers=2", "steps=9")
+    words = (
+        "train",
+        "--resume",
+        "mine",
+        "learning_rate=1e-3",
+        "beta1=0.9",
+        "keep_checkpoints=7",
+        "workers=2",
+        "steps=9",
+    )
     told = command(*words)
     assert told.code == CONFLICT
     assert told.kinds == [("settings-differ", about) for about in ("learning_rate", "beta1", "")]
@@ -465,7 +474,15 @@ def test_another_recipe_is_refused_with_every_difference_unless_it_is_allowed(
 
 def test_running_settings_and_more_steps_are_no_other_recipe(command: Command) -> None:
     command.run_folder("mine")
-    words = ("workers=2", "keep=7", "checkpoint_every=5", "sample_every=5", "log_every=5", "max_restarts=0", "steps=9")
+    words = (
+        "workers=2",
+        "keep_checkpoints=7",
+        "checkpoint_every=5",
+        "sample_every=5",
+        "log_every=5",
+        "max_restarts=0",
+        "steps=9",
+    )
     assert command("train", "--resume", "mine", *words, "--dry-run").code == 0
 
 
@@ -734,25 +751,31 @@ def test_a_dry_run_shows_every_setting_and_makes_nothing(command: Command) -> No
     assert told.code == 0
     shown = dict(line.split(" = ") for line in told.out.splitlines() if " = " in line)
     assert set(shown) == set(registry.config_class("dcgan").model_fields)
-    assert [shown[name].split()[0] for name in ("seed", "device", "exchange")] == ["7", "cpu", "exact"]
+    assert [shown[name].split()[0] for name in ("seed", "device", "grad_sync")] == ["7", "cpu", "exact"]
     assert "folder: runs/dcgan-1" in told.out
     assert list(command.folder.iterdir()) == []
 
 
 def test_a_dry_run_tells_where_each_setting_is_from_that_is_not_at_its_default(command: Command) -> None:
-    (command.folder / "c.yaml").write_text("keep: 5\nlog_every: 7\n")
+    (command.folder / "c.yaml").write_text("keep_checkpoints: 5\nlog_every: 7\n")
     words = (*TRAIN, "seed=7", "log_every=10", "--config", "c.yaml", "--dry-run")
     found = json.loads(command(*words, "--json").out)["result"]
     typed = dict.fromkeys([word.split("=")[0] for word in TRAIN[2:]], "command line")
-    machine = dict.fromkeys(("device", "exchange"), "this machine")
-    expected = {**machine, **typed, "seed": "command line", "log_every": "command line", "keep": "config file"}
+    machine = dict.fromkeys(("device", "grad_sync"), "this machine")
+    expected = {
+        **machine,
+        **typed,
+        "seed": "command line",
+        "log_every": "command line",
+        "keep_checkpoints": "config file",
+    }
     assert {name: found["origins"].get(name) for name in expected} == expected
     rest = {name: origin for name, origin in found["origins"].items() if name not in expected}
     assert rest.pop("evaluate_every") == "data"
     assert set(rest.values()) == {"family"}
-    assert not {"patience", "hang_after", "latent"} & found["origins"].keys()
+    assert not {"patience", "worker_timeout", "latent_dim"} & found["origins"].keys()
     text = command(*words).out
-    assert re.search(r"^keep = 5 +\(config file\)$", text, re.MULTILINE)
+    assert re.search(r"^keep_checkpoints = 5 +\(config file\)$", text, re.MULTILINE)
     assert "\npatience = 5\n" in text
 
 

@@ -73,7 +73,7 @@ def test_it_is_told_wherever_cpus_are_counted(container: Any, sentences: Sentenc
     assert told["few_cores"] in environment_report.text(told)
     (room,) = [one for one in preflight._machine(None) if one.what == "room"]
     (remark,) = requirements.remarks(config, config)
-    for line in (*(one.reason for one in problems), room.told, remark):
+    for line in (*(one.reason for one in problems), room.message, remark):
         assert told["few_cores"] in line
     sentences([*problems, remark])
     alone = config.model_copy(update={"workers": 1})
@@ -129,7 +129,7 @@ def test_a_dry_run_and_a_check_take_what_the_run_would(driverless: Path, capsys:
     assert command(["train", *words, "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["result"]
     assert told["settings"]["device"] == "cpu"
-    assert [UNUSABLE in remark for remark in told["remarks"]] == [True]
+    assert [UNUSABLE in remark for remark in told["warnings"]] == [True]
     assert command(["check", *words, "--runs-dir", str(driverless / "runs")]) == 0
     assert UNUSABLE in capsys.readouterr().out
     assert command(["env", "--json"]) == 0

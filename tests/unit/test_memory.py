@@ -18,7 +18,7 @@ from trainers.engine import memory
 from trainers.families import registry
 from trainers.run import open_for
 
-WORDS = {"image_size": 16, "width": 8, "batch_size": 32, "microbatch_size": 8, "device": "cpu", "exchange": "exact"}
+WORDS = {"image_size": 16, "width": 8, "batch_size": 32, "microbatch_size": 8, "device": "cpu", "grad_sync": "exact"}
 
 
 def opened(folder: Path, name: str = "dcgan", **words: Any) -> tuple[Any, Any]:
@@ -149,7 +149,7 @@ def test_a_network_that_no_memory_holds_is_refused_in_a_line(
         assert not list((tmp_path / "runs").glob("[!.]*"))
     assert command(["train", "dcgan", "data=digits", "device=cpu", "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["result"]["memory"]
-    assert told["told"].startswith("weights 2.1 MB, gradients ")
+    assert told["message"].startswith("weights 2.1 MB, gradients ")
     assert 2.0e6 < told["bytes"]["weights"] < 2.2e6
     assert command(["train", "dcgan", "device=cpu", "evaluate_every=0", "--dry-run", "--address", "HEAD:6379"]) == 0
     assert "memory: checked by each worker at its start" in capsys.readouterr().out

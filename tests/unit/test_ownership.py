@@ -190,7 +190,7 @@ def test_an_export_replaces_an_export_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    train("dcgan", name="mine", data="digits", image_size=16, width=4, latent=8, batch_size=4, microbatch_size=4,
+    train("dcgan", name="mine", data="digits", image_size=16, width=4, latent_dim=8, batch_size=4, microbatch_size=4,
           steps=1, device="cpu", evaluate_every=0)  # fmt: skip
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text('{"architectures": ["Theirs"]}')

@@ -85,7 +85,7 @@ def test_runs_of_one_family_are_compared_by_what_differs(tmp_path: Path) -> None
     group = found.page["groups"][0]
     assert (group["searched"], group["metric"], group["mode"]) == (["width"], "eval_frechet_distance", "min")
     assert "width=8" in found.trials[1]["command"].split()
-    assert "latent" not in found.trials[1]["command"]  # as the family has it
+    assert "latent_dim" not in found.trials[1]["command"]  # as the family has it
 
 
 def test_a_command_names_what_differs_from_defaults_that_follow_from_another_setting() -> None:

@@ -37,9 +37,9 @@ def test_an_operation_without_a_repeatable_way_is_told_with_what_helps(sentences
     with pytest.raises(TroupeError) as raised, reproducible():
         raise RuntimeError(said)
     (problem,) = raised.value.problems
-    assert (problem.code, problem.about, problem.value) == ("exchange-misfit", "exchange", "exact")
+    assert (problem.code, problem.about, problem.value) == ("exchange-misfit", "grad_sync", "exact")
     assert "median" in problem.reason
-    assert "exchange=ddp" in problem.hint
+    assert "grad_sync=ddp" in problem.hint
     sentences([problem])
     with pytest.raises(RuntimeError, match=r"^other$"), reproducible():
         raise RuntimeError("other")

@@ -83,7 +83,7 @@ def test_the_ray_of_our_caller_is_looked_at_and_its_workers_get_our_environment(
     monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:
     kind = registry.config_class("dcgan")
-    config = kind.of({**kind.tiny["tiny"], "device": "cpu", "exchange": "exact", "workers": 2})
+    config = kind.of({**kind.tiny["tiny"], "device": "cpu", "grad_sync": "exact", "workers": 2})
     there: list[dict[str, Any]] = [{"Alive": True, "Resources": {"CPU": 1.0}}, {"Alive": False}]
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: there)

@@ -164,8 +164,8 @@ def test_an_evaluation_that_is_no_number_is_no_better_than_any() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_warm_up_rises_to_what_the_schedule_says(name: str) -> None:
-    words: dict[str, Any] = {"schedule": name, "warm_up": 0.1}
+def test_a_warmup_rises_to_what_the_schedule_says(name: str) -> None:
+    words: dict[str, Any] = {"schedule": name, "warmup": 0.1}
     for step in (0, 24, 49, 98):
         assert rate_of(step, **words) == close(rate_of(step, schedule=name) * (step + 1) / 100)
     assert [rate_of(step, **words) for step in range(99, STEPS, 50)] == [
@@ -178,9 +178,9 @@ def test_a_warm_up_rises_to_what_the_schedule_says(name: str) -> None:
     st.lists(st.floats(0, 1), max_size=10),
 )  # fmt: skip
 def test_a_step_has_the_same_values_whatever_was_asked_before(
-    name: str, warm_up: float, steps: int, asked: list[int], history: list[float]
+    name: str, warmup: float, steps: int, asked: list[int], history: list[float]
 ) -> None:
-    config = Moving.of({"schedule": name, "warm_up": warm_up, "steps": steps, "patience": 1})
+    config = Moving.of({"schedule": name, "warmup": warmup, "steps": steps, "patience": 1})
     one, other = (schedules.of(config, PEAK) for _ in range(2))
     for step in asked:
         one(step, history[: step % 3])
@@ -200,7 +200,7 @@ def test_a_run_of_no_steps_or_one_has_a_rate_too(name: str) -> None:
 def test_a_schedule_that_spans_the_run_says_so() -> None:
     spanning = [name for name in NAMES if ByAccuracy.of({"schedule": name}).spans_the_run]
     assert spanning == ["one_cycle", "cosine", "step", "linear"]
-    assert ByAccuracy.of({"warm_up": 0.1}).spans_the_run
+    assert ByAccuracy.of({"warmup": 0.1}).spans_the_run
 
 
 class Linear(Classification):
@@ -216,7 +216,7 @@ def test_the_loop_gives_the_values_of_each_step_to_the_optimizer(optimizer: str,
     """Also after a change of them by hand, as a checkpoint of other settings would; of Adam, momentum is beta1."""
     words: dict[str, Any] = {"data": "digits", "image_size": 8, "batch_size": 4, "microbatch_size": 2, "steps": 4,
              "optimizer": optimizer, "schedule": "one_cycle", "cycle_tail": 0.5, "device": "cpu",
-             "exchange": "exact", "crop_padding": 0}  # fmt: skip
+             "grad_sync": "exact", "crop_padding": 0}  # fmt: skip
     config = ClassificationConfig.of(words)
     data = open_for(config, tmp_path)
     trainer = Trainer(Linear(config.resolved(data.facts), data.facts), data, config, World(), Control())
@@ -239,7 +239,13 @@ def test_the_loop_gives_the_values_of_each_step_to_the_optimizer(optimizer: str,
 
 
 def test_a_group_may_learn_at_a_multiple_of_the_rate(tmp_path: Any) -> None:
-    words: dict[str, Any] = {"data": "digits", "image_size": 8, "crop_padding": 0, "device": "cpu", "exchange": "exact"}
+    words: dict[str, Any] = {
+        "data": "digits",
+        "image_size": 8,
+        "crop_padding": 0,
+        "device": "cpu",
+        "grad_sync": "exact",
+    }
     config = ClassificationConfig.of(words)
     data = open_for(config, tmp_path)
     weight, bias = Linear(config, data.facts).networks()["network"].parameters()

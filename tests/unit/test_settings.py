@@ -134,9 +134,9 @@ def test_a_list_of_another_length_is_refused(word: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("rate", float("nan")), ("rate", float("inf")), ("hang_after", float("inf")), ("depth", 2.5), ("depth", None),
-        ("depth", [3]), ("mode", 7), ("mode", "odd"), ("text", 7), ("widths", ("a",)), ("flag", "perhaps"),
-        ("betas", (0.5, float("nan"))),
+        ("rate", float("nan")), ("rate", float("inf")), ("worker_timeout", float("inf")), ("depth", 2.5),
+        ("depth", None), ("depth", [3]), ("mode", 7), ("mode", "odd"), ("text", 7), ("widths", ("a",)),
+        ("flag", "perhaps"), ("betas", (0.5, float("nan"))),
     ],
 )  # fmt: skip
 def test_a_wrong_value_from_python_or_a_file_is_told_like_a_wrong_word(
@@ -254,7 +254,7 @@ def test_every_way_to_a_config_holds_the_bounds() -> None:
 
 
 RUNNING = {
-    "workers", "checkpoint_every", "keep", "sample_every", "log_every", "max_restarts", "hang_after",
+    "workers", "checkpoint_every", "keep_checkpoints", "sample_every", "log_every", "max_restarts", "worker_timeout",
     "target", "min_workers",
 }  # fmt: skip
 
@@ -264,7 +264,7 @@ def test_the_recipe_holds_what_fixes_the_numbers_and_nothing_else() -> None:
     assert set(Config().recipe()) == set(Config.model_fields) - RUNNING
     assert set(config.recipe()) == set(Example.model_fields) - RUNNING - {"clip"}
     assert config.recipe()["depth"] == 3
-    assert {"exchange", "threads_per_worker", "device", "precision", "microbatch_size", "seed"} <= set(config.recipe())
+    assert {"grad_sync", "threads_per_worker", "device", "precision", "microbatch_size", "seed"} <= set(config.recipe())
 
 
 def test_settings_are_described_with_the_familys_own_first() -> None:

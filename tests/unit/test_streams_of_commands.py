@@ -19,7 +19,9 @@ from troupe import __main__ as command
 
 ROOT = Path(__file__).parents[2]
 TROUPE = f"{sys.executable} -m troupe"
-TRAIN = "train dcgan data=digits image_size=16 width=4 latent=8 batch_size=8 microbatch_size=2 evaluate_every=0 steps=1"
+TRAIN = (
+    "train dcgan data=digits image_size=16 width=4 latent_dim=8 batch_size=8 microbatch_size=2 evaluate_every=0 steps=1"
+)
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("TROUPE_ENVIRONMENT", "PYTHONIOENCODING")}
 
 

@@ -369,7 +369,7 @@ def test_a_thread_that_cannot_be_started_keeps_nobody_else_out(monkeypatch: pyte
     global_state.fresh(looked)()
 
 
-TINY: dict[str, Any] = {"data": "digits", "image_size": 16, "width": 4, "latent": 8, "batch_size": 8,
+TINY: dict[str, Any] = {"data": "digits", "image_size": 16, "width": 4, "latent_dim": 8, "batch_size": 8,
                         "microbatch_size": 4, "steps": 2, "device": "cpu", "evaluate_every": 0}  # fmt: skip
 
 

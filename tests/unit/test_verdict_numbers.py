@@ -87,13 +87,13 @@ def test_an_honest_sample_copies_one_time_in_a_hundred_and_a_copy_machine_always
     train, held_out = normal(2000, 16, 0), normal(2000, 16, 1)
     originals = Originals(train, held_out)
     honest = originals.copies(normal(2000, 16, 2))
-    assert honest.copy_rate == pytest.approx(0.01, abs=0.008)
+    assert honest.memorization_rate == pytest.approx(0.01, abs=0.008)
     assert abs(honest.copy_test) < 3
     machine = originals.copies(train[:1000] + 0.05 * normal(1000, 16, 3))
-    assert machine.copy_rate > 0.99
+    assert machine.memorization_rate > 0.99
     assert machine.copy_test < -10
     half = originals.copies(torch.cat([train[:500], normal(500, 16, 4)]))
-    assert half.copy_rate == pytest.approx(0.5, abs=0.02)
+    assert half.memorization_rate == pytest.approx(0.5, abs=0.02)
     assert [sample == image for sample, image in half.closest] == [True] * 16
     blurred = originals.copies(0.2 * normal(2000, 16, 5))
     assert blurred.copy_test < 0 < originals.copies(2 * normal(2000, 16, 5)).copy_test

@@ -34,9 +34,11 @@ def some(mean: float) -> Tensor:
 def test_all_is_well_where_samples_are_as_real_ones() -> None:
     found = watching.numbers_of(rows_of((some(1), some(1), some(0))), {})
     assert found["watch_diversity"] == pytest.approx(1, abs=0.05)
-    assert found["watch_right"] == found["watch_right_held_out"] == pytest.approx(0.875, abs=0.01)
-    assert found["watch_steepness"] == pytest.approx(1 / 512**0.5, rel=0.05)  # means 1 apart, images sqrt(2 * 256)
-    assert found["watch_doubts"] == 0
+    assert (
+        found["critic_ranking_accuracy"] == found["critic_ranking_accuracy_held_out"] == pytest.approx(0.875, abs=0.01)
+    )
+    assert found["critic_slope"] == pytest.approx(1 / 512**0.5, rel=0.05)  # means 1 apart, images sqrt(2 * 256)
+    assert found["collapse_strikes"] == 0
     assert watching.worry(found) is None
 
 
@@ -73,21 +75,21 @@ BAD: dict[str, tuple[dict[str, Tensor], dict[str, float], str]] = {
 def test_the_second_look_in_a_row_is_a_worry(how: str) -> None:
     rows, before, line = BAD[how]
     first = watching.numbers_of(rows, before)
-    assert first["watch_doubts"] == 1
+    assert first["collapse_strikes"] == 1
     assert watching.worry(first) is None
     second = watching.numbers_of(rows, first)
-    assert second["watch_doubts"] == 2
+    assert second["collapse_strikes"] == 2
     told = watching.worry(second)
     assert told is not None
     assert told.startswith(line)
     assert "\n" not in told
     well = watching.numbers_of(rows_of((some(1), some(1), some(0))), {**second, "watch_diversity_most": 1.0})
-    assert well["watch_doubts"] == 0
+    assert well["collapse_strikes"] == 0
 
 
 def test_an_untrained_generator_is_no_worry() -> None:
     found = watching.numbers_of(rows_of((some(1), some(1), some(0)), noise() / 100), {})
-    assert found["watch_doubts"] == 0
+    assert found["collapse_strikes"] == 0
 
 
 class Sizes:
@@ -114,7 +116,7 @@ def test_whole_micro_batches_of_one_kind_are_looked_at(held_out: int, kinds: dic
 def test_without_held_out_images_none_is_right() -> None:
     rows = rows_of((some(1), some(1), some(0)))
     rows = {name: part[rows["kinds"] != HELD_OUT] for name, part in rows.items()}
-    assert "watch_right_held_out" not in watching.numbers_of(rows, {})
+    assert "critic_ranking_accuracy_held_out" not in watching.numbers_of(rows, {})
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

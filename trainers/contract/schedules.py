@@ -25,14 +25,14 @@ def constant(**values: float) -> Schedule:
 
 def of(config: Config, learning_rate: float) -> Schedule:
     """The schedule from the settings, with this peak learning rate; one_cycle changes the momentum too."""
-    if config.schedule == "constant" and not config.warm_up:
+    if config.schedule == "constant" and not config.warmup:
         return constant(lr=learning_rate)
 
     def values(step: int, history: Sequence[float]) -> Mapping[str, float]:
         done = step / max(config.steps, 1)
         rate = learning_rate * factor(config, done, history)
-        if config.warm_up > 0:
-            rate *= min(1.0, (step + 1) / (config.warm_up * config.steps))
+        if config.warmup > 0:
+            rate *= min(1.0, (step + 1) / (config.warmup * config.steps))
         if config.schedule != "one_cycle" or not config.moves_momentum:
             return {"lr": rate}
         start, peak = config.cycle_momentum

@@ -136,8 +136,8 @@ class Ddp:
         """Raise TroupeError if a wrapper has just summed without some parameter."""
         if self.wrappers and not all(id(parameter) in self.fired for parameter in parameters):
             reason = "a parameter had no gradient in a micro-batch, but had one before"
-            hint = "its sum over the workers would be wrong: use exchange=exact"
-            raise TroupeError(Problem("exchange-misfit", "exchange", reason, hint, "ddp"), FAILED)
+            hint = "its sum over the workers would be wrong: use grad_sync=exact"
+            raise TroupeError(Problem("exchange-misfit", "grad_sync", reason, hint, "ddp"), FAILED)
 
     def _loss(self, loss: Callable[[int], Tensor], index: int) -> Tensor:
         with self._meets(waiting=False):  # a wrapper's second forward agrees on buckets with the other workers

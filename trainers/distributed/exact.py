@@ -26,7 +26,7 @@ SUM, RESULT = 0, 1  # tags of messages between hosts
 PIECES, PIECE = 4, 1 << 20  # messages per slice between hosts, at most, and numbers in each, at least
 
 
-class Exchange(Protocol):
+class GradSync(Protocol):
     """What the loop requires of gradient synchronization. In each phase: `gradients`, then `meet`, then `reduce`."""
 
     share: range  # this worker's micro-batches

@@ -53,8 +53,8 @@ def train(
         mirror = Mirror(folder.path if world.rank == 0 else None, control.say, control.beat)
         held.callback(mirror.end)
         recorder = Recorder(trainer, folder, facts, writer, mirror)
-        if trainer.exchange.notice and world.rank == 0:
-            control.say(trainer.exchange.notice)
+        if trainer.grad_sync.notice and world.rank == 0:
+            control.say(trainer.grad_sync.notice)
         control.rested()  # imports and loading do not count towards the longest piece of work, which sets timeouts
         try:
             recorder.begin()
@@ -95,7 +95,7 @@ def process_for(config: Config) -> Iterator[None]:
     state is restored here, the rest by `global_state.fresh`."""
     on_gpu = config.device == "cuda"
     with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), contextlib.ExitStack() as held:
-        if on_gpu and config.exchange == "exact":
+        if on_gpu and config.grad_sync == "exact":
             held.enter_context(reproducible())
         if config.compile:
             held.enter_context(torch.compiler.set_stance("default"))
@@ -126,7 +126,7 @@ def reproducible() -> Iterator[None]:
             raise
         reason = f"{operation} has no deterministic implementation on a GPU"
         raise TroupeError(
-            Problem("exchange-misfit", "exchange", reason, "use exchange=ddp", "exact"), FAILED
+            Problem("exchange-misfit", "grad_sync", reason, "use grad_sync=ddp", "exact"), FAILED
         ) from error
     finally:
         torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)

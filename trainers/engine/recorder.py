@@ -221,7 +221,7 @@ class Recorder:
                     }
                     best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
                     checkpoint.save(self.folder.checkpoints, name, held, {**facts, "best": best})
-                    checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
+                    checkpoint.prune(self.folder.checkpoints, self.config.keep_checkpoints, best)
                 self.mirror.wake()
             except TroupeError as error:
                 failure = error

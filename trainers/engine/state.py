@@ -83,10 +83,10 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
             trainer.control.say(f"optimizer {name}: type differs from the checkpoint's; it starts without state")
     trainer.carried = {
         index: trainer.to_device(state["carried"].get(index, {})) or trainer.carried[index]
-        for index in trainer.exchange.share
+        for index in trainer.grad_sync.share
     }
     trainer.apart = {
-        phase: {index: states[index] for index in trainer.exchange.share if index in states}
+        phase: {index: states[index] for index in trainer.grad_sync.share if index in states}
         for phase, states in state.get("apart", {}).items()
     }
 

@@ -110,7 +110,7 @@ def draw(trainer: Trainer) -> None:
     size = trainer.config.microbatch_size
     trainer.left = {}
     trainer.microbatches = {}
-    for index in trainer.exchange.share:
+    for index in trainer.grad_sync.share:
         start = trainer.position + index * size
         trainer.microbatches[index] = trainer.microbatch(trainer.stream, range(start, start + size), index)
     trainer.position += trainer.config.batch_size
@@ -186,7 +186,7 @@ def set_groups(optimizer: torch.optim.Optimizer, values: Mapping[str, float]) ->
 def _reduce(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> tuple[float, list[Statistics], Tensor]:
     """Write reduced gradients to `.grad`; returns the loss, and batch norm statistics with their means."""
     used = (*phase.trains, *phase.leaves)
-    networks = {**trainer.exchange.callables(used), **trainer.frozen}
+    networks = {**trainer.grad_sync.callables(used), **trainer.frozen}
     tally = Tally()
 
     def loss(index: int) -> Tensor:
@@ -203,11 +203,11 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> tuple[flo
         return found.value
 
     left_before = any(name in left for left in trainer.left.values() for name in phase.trains)
-    trainer.exchange.gradients(optimizing.parameters, loss, left_before)
+    trainer.grad_sync.gradients(optimizing.parameters, loss, left_before)
     weight, mean, sums = _meet(trainer, phase, tally)
     if math.isfinite(mean) or phase.closure:
         private = phase.before is not None or phase.closure or optimizing.writes
-        trainer.exchange.reduce(optimizing.parameters, weight, private)
+        trainer.grad_sync.reduce(optimizing.parameters, weight, private)
     trainer.control.rested()
     return mean, tally.statistics, sums / trainer.config.microbatches if tally.statistics else sums
 
@@ -216,7 +216,7 @@ def _meet(trainer: Trainer, phase: Phase, tally: Tally) -> tuple[float, float, T
     """Add up the rows of all micro-batches over the workers: weight, mean loss, and sums of the statistics."""
     rows = tally.rows()
     trainer.control.beat()
-    total = trainer.exchange.meet(rows)
+    total = trainer.grad_sync.meet(rows)
     weight, mean, metrics, sums = tally.read(total, phase.name)
     trainer.stop_agreed |= bool(total[Tally.STOP] > 0)
     trainer.save_agreed |= bool(total[Tally.SAVE] > 0)
@@ -262,7 +262,7 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
     networks = {**trainer.networks, **trainer.frozen}
     tally = Tally()
     changed: dict[int, tuple[dict[str, Tensor], dict[str, Any]]] = {}
-    for index in trainer.exchange.share:
+    for index in trainer.grad_sync.share:
         microbatch = trainer.microbatches[index]
         own = {name: nn.Parameter(trainer.carried[index][name].clone()) for name in phase.optimises}
         optimizer = phase.own(list(own.values()))

@@ -17,7 +17,7 @@ from trainers.contract.family import Data, Family, MicroBatch
 from trainers.contract.schedules import Schedule
 from trainers.contract.streams import Stream
 from trainers.distributed.ddp import Ddp
-from trainers.distributed.exact import Exact, Exchange
+from trainers.distributed.exact import Exact, GradSync
 from trainers.distributed.process_group import World
 from trainers.distributed.shared_memory import padded_length
 from trainers.engine.batch_norm import Norms, Statistics
@@ -115,12 +115,12 @@ class Trainer(RunState):
             name: _optimizing(optimizer, schedule)
             for name, (optimizer, schedule) in family.optimizers(self.networks).items()
         }
-        self.exchange = self._exchange()
+        self.grad_sync = self._grad_sync()
         for network in self.networks.values() if config.compile else ():
             network.compile()
 
         self.name = ""  # of the run
-        self.carried = {index: self._begun(index) for index in self.exchange.share}
+        self.carried = {index: self._begun(index) for index in self.grad_sync.share}
 
     def begin(self) -> None:
         """Prepare a new run before its first step: weights and statistics computed from the data, and the grid."""
@@ -204,7 +204,7 @@ class Trainer(RunState):
             for parameter in optimizing.parameters:
                 parameter.grad = None
         self.norms.close()
-        self.exchange.close()
+        self.grad_sync.close()
 
     def seed(self, *key: object) -> None:
         """Seed the default generators of this device."""
@@ -234,8 +234,8 @@ class Trainer(RunState):
             network = network.to(memory_format=torch.channels_last)
         return network.train()
 
-    def _exchange(self) -> Exchange:
-        if self.config.exchange == "ddp":
+    def _grad_sync(self) -> GradSync:
+        if self.config.grad_sync == "ddp":
             return Ddp(self.world, self.config.microbatches, self.networks)
         longest = max(
             (padded_length(one.parameters) * one.parameters[0].element_size() for one in self.optimizing.values()),

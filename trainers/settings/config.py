@@ -95,7 +95,7 @@ class Basics(Settings):
         "number format; bfloat16 uses autocast, with float32 weights",
         group="run",
     )
-    exchange: Literal["auto", "exact", "ddp"] = setting(
+    grad_sync: Literal["auto", "exact", "ddp"] = setting(
         "auto",
         "gradient synchronization: exact (same bits for any number of workers) or ddp; auto: exact on CPUs",
         group="run",
@@ -133,7 +133,7 @@ class Schedules(Basics):
         "learning rate schedule",
         group="schedule",
     )
-    warm_up: float = setting(
+    warmup: float = setting(
         0.0,
         "fraction of the run in which the learning rate rises from 0",
         unit="share",
@@ -241,7 +241,7 @@ class Config(Schedules):
         at_least=1,
         group="run",
     )
-    keep: int = setting(
+    keep_checkpoints: int = setting(
         3, "checkpoints to keep; the best one is always kept too", kind="running", at_least=1, group="run"
     )
     sample_every: int = setting(
@@ -256,7 +256,7 @@ class Config(Schedules):
     max_restarts: int = setting(
         3, "most restarts of a lost or hung worker group", kind="running", at_least=0, group="run"
     )
-    hang_after: float = setting(
+    worker_timeout: float = setting(
         60.0,
         "a worker counts as hung if it is silent for this long, and for ten times its slowest micro-batch",
         kind="running",
@@ -433,7 +433,7 @@ class Config(Schedules):
     @property
     def spans_the_run(self) -> bool:
         """Whether the learning rate at a step depends on the total number of steps."""
-        return self.schedule in ("one_cycle", "cosine", "step", "linear") or self.warm_up > 0
+        return self.schedule in ("one_cycle", "cosine", "step", "linear") or self.warmup > 0
 
     def remarks(self) -> list[str]:
         """Warnings about valid settings, one line each."""

@@ -122,8 +122,8 @@ def as_problems(told: Iterable[Problem | str]) -> list[Problem]:
 OTHER_NAMES = {
     "lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "num_classes": "classes", "dataset": "data",
     "num_workers": "workers", "gpus": "workers", "max_steps": "steps", "max_epochs": "epochs", "num_epochs": "epochs",
-    "scheduler": "schedule", "lr_scheduler": "schedule", "dtype": "precision", "normalization": "normalisation",
-    "warmup": "warm_up", "img_size": "image_size", "size": "image_size", "arch": "model",
+    "scheduler": "schedule", "lr_scheduler": "schedule", "dtype": "precision",
+    "img_size": "image_size", "size": "image_size", "arch": "model",
     "width_factor": "widen_factor",
 }  # what other tools call a setting  # fmt: skip
 

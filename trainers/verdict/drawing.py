@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from trainers.drawing.plots import FAINT, INK, figure_of, image_of
 
-SHARES = ("precision", "recall", "density", "coverage", "copy_rate")
+SHARES = ("precision", "recall", "density", "coverage", "memorization_rate")
 GENERATED, REAL = "#3b6fb6", "#b9bec6"
 SHOWN_CLASSES = 40
 
@@ -42,7 +42,7 @@ def draw_verdict(verdict: Mapping[str, Any]) -> Image.Image:
         for side, offset, colour in (("generated", -0.2, GENERATED), ("real", 0.2, REAL)):
             right.bar(np.arange(len(classes)) + offset, [histogram[side][one] for one in classes], 0.38, color=colour)
         covered = numbers["classes_covered"]["generated"]
-        divergence = numbers["class_divergence"]["generated"]
+        divergence = numbers["class_kl"]["generated"]
         title = f"{covered:.0f} of {verdict['classes']} classes, divergence {divergence:.3f}"
         right.set_title(title, color=INK, fontsize=10, loc="left")
         right.set_xlabel("class", color=INK)

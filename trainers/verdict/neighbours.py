@@ -82,7 +82,7 @@ def radii(points: Tensor, *neighbours: int, beat: Beat = nothing) -> list[Tensor
 
 
 class Copies(NamedTuple):
-    copy_rate: float  # share of samples nearer to a training image than 99 of 100 held-out images are
+    memorization_rate: float  # share of samples nearer to a training image than 99 of 100 held-out images are
     copy_test: float  # C_T: far below 0 if samples are nearer to training images than held-out ones are
     closest: list[tuple[int, int]]  # (sample, training image), the closest pairs first
 

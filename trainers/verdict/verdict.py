@@ -42,14 +42,14 @@ class Reference:
         self.shares = torch.bincount(train_classes, minlength=classes) if train_classes is not None else None
         self.real, self.more = self._numbers(held_out[: self.count], held_out_classes, beat)
         # by definition, one in a hundred held-out samples is nearer than the limit to a training sample
-        self.real |= {"copy_rate": 0.01, "copy_test": 0.0}
+        self.real |= {"memorization_rate": 0.01, "copy_test": 0.0}
 
     def verdict(self, generated: Tensor, classes: Tensor | None = None, beat: Beat = nothing) -> dict[str, Any]:
         """`numbers` by name, {"generated": ..., "real": ...}; their `samples` and `dimensions`; `notes`; the `closest`
         pairs (sample, training sample); and with classes their `histogram` and `entropy`."""
         numbers, more = self._numbers(generated[: self.count], classes, beat)
         found = self.originals.copies(generated[: self.count], beat=beat)
-        numbers |= {"copy_rate": found.copy_rate, "copy_test": found.copy_test}
+        numbers |= {"memorization_rate": found.memorization_rate, "copy_test": found.copy_test}
         order = [*(name for name in numbers if "class" not in name), *(name for name in numbers if "class" in name)]
         few = (
             f"{self.count} samples have no Frechet distance in {generated.shape[1]} numbers, which needs more samples "
@@ -84,5 +84,5 @@ class Reference:
         if classes is None or self.shares is None:
             return numbers, {}
         kinds = modes(classes[: self.count], self.shares)
-        numbers |= {"classes_covered": float(kinds.covered), "class_divergence": kinds.divergence}
+        numbers |= {"classes_covered": float(kinds.covered), "class_kl": kinds.divergence}
         return numbers, {"histogram": kinds.histogram, "entropy": kinds.entropy}

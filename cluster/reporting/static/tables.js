@@ -146,7 +146,7 @@ async function copyText(from, button) {
 // ---- the verdict
 
 const BETTER = { precision: "↑", recall: "↑", density: "↑", coverage: "↑", classes_covered: "↑", frechet_distance: "↓", kernel_distance: "↓",
-  class_divergence: "↓", copy_rate: "≈", copy_test: "≈" }; // higher, lower, or as close as possible to the real one
+  class_kl: "↓", memorization_rate: "≈", copy_test: "≈" }; // higher, lower, or as close as possible to the real one
 
 function drawVerdict() {
   const judged = shown().filter((trial) => trial.verdict[state.which]?.numbers);

@@ -41,7 +41,7 @@ class Adversarial(Judging):
         config, channels, size = self.config, self.facts["channels"], self.facts["image_size"]
         more = {"classes": self.classes, "extra": config.n_extra_layers, "norm_after": config.norm_after_activation}
         return {
-            "generator": Generator(config.latent, self.width, channels, size, config.upsample, **more),
+            "generator": Generator(config.latent_dim, self.width, channels, size, config.upsample, **more),
             self.critic: Critic(self.width, channels, size, self.critic_norm, **more),
         }
 
@@ -55,7 +55,7 @@ class Adversarial(Judging):
         return microbatch["labels"] if self.classes else None
 
     def fakes(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
-        latent = microbatch.randn(microbatch.size, self.config.latent, 1, 1)
+        latent = microbatch.randn(microbatch.size, self.config.latent_dim, 1, 1)
         images: Tensor = networks["generator"](latent, self.labels(microbatch))
         return images
 
@@ -109,7 +109,7 @@ class Adversarial(Judging):
         return asked
 
     def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
-        inputs = {"latent": torch.randn(asked.count, self.config.latent, 1, 1, generator=random)}
+        inputs = {"latent": torch.randn(asked.count, self.config.latent_dim, 1, 1, generator=random)}
         wanted: str = asked.class_  # type: ignore[attr-defined]
         if not self.classes:
             if wanted != "each":

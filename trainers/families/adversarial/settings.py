@@ -79,15 +79,15 @@ class AdversarialConfig(ImageConfig):
         "recall": "max",
         "density": "max",
         "coverage": "max",
-        "copy_rate": "min",
+        "memorization_rate": "min",
         "copy_test": "max",
         "classes_covered": "max",
-        "class_divergence": "min",
+        "class_kl": "min",
     }
     defaults: ClassVar[Mapping[str, Any]] = {"steps": 3000, "ema": 0.98}
     small: ClassVar[Mapping[str, Any]] = {}  # defaults for images of less than 64 pixels
 
-    latent: int = setting(
+    latent_dim: int = setting(
         100,
         "dimensions of the latent vector",
         at_least=1,
@@ -133,7 +133,7 @@ class AdversarialConfig(ImageConfig):
         free=True,
         group="evaluation",
     )
-    judged: int | Literal["auto"] = setting(
+    num_eval_samples: int | Literal["auto"] = setting(
         "auto",
         "generated samples per evaluation; auto: as many as real images to compare with, at most 1000",
         unit="samples",
@@ -181,7 +181,7 @@ class AdversarialConfig(ImageConfig):
         """The number of samples that an evaluation generates; none if there are too few images to compare with."""
         if facts["held_out"] < FEWEST:
             return 0
-        return min(1000, int(facts["held_out"])) if self.judged == "auto" else int(self.judged)
+        return min(1000, int(facts["held_out"])) if self.num_eval_samples == "auto" else int(self.num_eval_samples)
 
     def metrics_of(self, facts: Mapping[str, Any]) -> Mapping[str, Literal["max", "min"]]:
         """Without the Frechet distance if there are no more samples than features have numbers."""

@@ -60,12 +60,12 @@ def small(images: Tensor) -> Tensor:
 def numbers_of(rows: Rows, before: Mapping[str, float]) -> dict[str, float]:
     """The results of a check, from scores and small pixels of the images, and from the results `before`.
 
-    `watch_right` is the share of pairs in which a training image has a higher score than a generated one;
-    `watch_right_held_out` is that of held-out images, which falls behind if training images are memorized.
+    `critic_ranking_accuracy` is the share of pairs in which a training image has a higher score than a generated one;
+    `critic_ranking_accuracy_held_out` is that of held-out images, which falls behind if training images are memorized.
     `watch_diversity` is the mean distance of generated images to their nearest others, over that of real images;
-    `watch_diversity_most` is the highest so far. `watch_steepness` is how far the scores of real and generated images
+    `watch_diversity_most` is the highest so far. `critic_slope` is how far the scores of real and generated images
     are apart, over how far the images are: near 1 at most where the critic's slopes are bounded by 1 (Gulrajani et al.
-    2017, section 3). `watch_doubts` is the number of checks in a row that found a sign of failure.
+    2017, section 3). `collapse_strikes` is the number of checks in a row that found a sign of failure.
     """
     real, held_out, generated = ((rows["kinds"] == kind) for kind in KINDS)
     scores, pixels = rows["scores"].double(), rows["pixels"].double()
@@ -74,20 +74,23 @@ def numbers_of(rows: Rows, before: Mapping[str, float]) -> dict[str, float]:
     alike = apart(pixels[real][:some])
     diversity = apart(pixels[generated][:some]) / alike if alike else 1.0  # no diversity to compare with
     found = {
-        "watch_right": above(scores[real], scores[generated]),
-        **({"watch_right_held_out": above(scores[held_out], scores[generated])} if held_out.any() else {}),
+        "critic_ranking_accuracy": above(scores[real], scores[generated]),
+        **({"critic_ranking_accuracy_held_out": above(scores[held_out], scores[generated])} if held_out.any() else {}),
         "watch_diversity": diversity,
         "watch_diversity_most": max(diversity, before.get("watch_diversity_most", 0.0)),
-        "watch_steepness": float((scores[real].mean() - scores[generated].mean()).abs() / unlike.clamp(min=1e-12)),
+        "critic_slope": float((scores[real].mean() - scores[generated].mean()).abs() / unlike.clamp(min=1e-12)),
     }
-    found["watch_doubts"] = before.get("watch_doubts", 0.0) + 1 if doubt(found) else 0.0
+    found["collapse_strikes"] = before.get("collapse_strikes", 0.0) + 1 if doubt(found) else 0.0
     return found
 
 
 def doubt(found: Mapping[str, float]) -> str | None:
     """The sign of failure that one check found, in one line, or None; a second one in a row makes it a worry."""
     diversity, most, steepness = (found[f"watch_{name}"] for name in ("diversity", "diversity_most", "steepness"))
-    right, held_out = found["watch_right"], found.get("watch_right_held_out", found["watch_right"])
+    right, held_out = (
+        found["critic_ranking_accuracy"],
+        found.get("critic_ranking_accuracy_held_out", found["critic_ranking_accuracy"]),
+    )
     if not steepness <= STEEP:  # also true for nan
         return (
             f"the losses diverge: scores of real and generated images are {steepness:.3g} times as far apart as the "
@@ -108,7 +111,7 @@ def doubt(found: Mapping[str, float]) -> str | None:
 
 
 def worry(found: Mapping[str, float]) -> str | None:
-    return doubt(found) if found["watch_doubts"] >= 2 else None
+    return doubt(found) if found["collapse_strikes"] >= 2 else None
 
 
 def above(ones: Tensor, others: Tensor) -> float:

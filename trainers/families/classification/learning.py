@@ -1,4 +1,4 @@
-"""How classifiers learn: one phase, augmented and normalised on the device; accuracy, confusion, worst mistakes."""
+"""How classifiers learn: one phase, augmented and normalized on the device; accuracy, confusion, worst mistakes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -37,7 +37,7 @@ class Classification(Family):
 
     def classify(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         labels = microbatch["labels"]
-        outputs = networks["network"](self.normalised(self.augmented(microbatch), microbatch.dtype))
+        outputs = networks["network"](self.normalized(self.augmented(microbatch), microbatch.dtype))
         logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
         loss = self.loss(logits, labels, microbatch.dtype)
         for other in auxiliary:
@@ -66,7 +66,7 @@ class Classification(Family):
             images = augmentation.cutout(images, config.cutout, fill.expand(channels), microbatch.random)
         return images
 
-    def normalised(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+    def normalized(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         """uint8 images as numbers around 0, in the run's memory format."""
         mean, deviation = (
             torch.tensor(part, dtype=dtype, device=images.device).view(1, -1, 1, 1)
@@ -77,7 +77,7 @@ class Classification(Family):
 
     def logits(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
         """Logits of a micro-batch's images, (rows, classes), as in `Config.expects`: the mean over all views."""
-        images, views = self.normalised(microbatch["images"], microbatch.dtype), self.config.views()
+        images, views = self.normalized(microbatch["images"], microbatch.dtype), self.config.views()
         height, width = images.shape[2:]
         border = max(abs(pixels) for view in views for pixels in view["moved"])
         wide = pad(images, (border,) * 4, "reflect") if border else images

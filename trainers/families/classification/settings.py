@@ -95,7 +95,7 @@ class ClassificationConfig(ImageConfig):
         source="DeVries 2017",
         group="data",
     )
-    normalisation: Literal["auto", "half", "cifar10", "mnist", "imagenet", "none"] = setting(
+    normalization: Literal["auto", "half", "cifar10", "mnist", "imagenet", "none"] = setting(
         "auto",
         "mean and deviation of channels; auto: those of the model's published weights, of cifar10, or 0.5",
         group="data",
@@ -124,12 +124,12 @@ class ClassificationConfig(ImageConfig):
 
     def channel_moments(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel, or one for all."""
-        name = self.usual_moments() if self.normalisation == "auto" else self.normalisation
-        fits = self.normalisation != "auto" or len(MEANS[name][0]) in (1, channels)
+        name = self.usual_moments() if self.normalization == "auto" else self.normalization
+        fits = self.normalization != "auto" or len(MEANS[name][0]) in (1, channels)
         return MEANS[name if fits else "half"]
 
     def usual_moments(self) -> str:
-        """The normalisation that `auto` stands for, if the channels fit."""
+        """The normalization that `auto` stands for, if the channels fit."""
         return "cifar10" if self.data == "cifar10" else "half"
 
     def expects(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -197,7 +197,7 @@ class ClassificationConfig(ImageConfig):
         wanted = len(self.channel_moments(channels)[0])
         if wanted not in (1, channels):
             reason = f"is for {wanted} channels, data={self.data} has {channels}"
-            problems.append(Problem(MISFIT, "normalisation", reason, "use normalisation=half", self.normalisation))
+            problems.append(Problem(MISFIT, "normalization", reason, "use normalization=half", self.normalization))
         if self.crop_padding >= size:
             reason = f"must be less than the images' {size} pixels"
             problems.append(Problem(MISFIT, "crop_padding", reason, value=self.crop_padding))

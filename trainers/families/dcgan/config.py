@@ -12,11 +12,11 @@ class Config(AdversarialConfig):
     defaults: ClassVar = {"cycle_momentum": (0.5, 0.5)}
     small: ClassVar = {"learning_rate": 3e-3, "batch_size": 32, "ema": 0.95, "steps": 1500}  # see docs/search.md
     tiny: ClassVar = {
-        "tiny": {"image_size": 16, "width": 8, "latent": 16, "batch_size": 16, "microbatch_size": 4, "steps": 4},
+        "tiny": {"image_size": 16, "width": 8, "latent_dim": 16, "batch_size": 16, "microbatch_size": 4, "steps": 4},
         "nearest": {
             "image_size": 16,
             "width": 4,
-            "latent": 8,
+            "latent_dim": 8,
             "batch_size": 8,
             "microbatch_size": 2,
             "steps": 4,
@@ -26,7 +26,7 @@ class Config(AdversarialConfig):
         "conditional": {
             "image_size": 16,
             "width": 4,
-            "latent": 8,
+            "latent_dim": 8,
             "batch_size": 8,
             "microbatch_size": 2,
             "steps": 4,

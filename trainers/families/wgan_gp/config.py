@@ -41,7 +41,7 @@ class Config(AdversarialConfig):
         "tiny": {
             "image_size": 16,
             "width": 8,
-            "latent": 16,
+            "latent_dim": 16,
             "batch_size": 16,
             "microbatch_size": 4,
             "steps": 4,
@@ -50,7 +50,7 @@ class Config(AdversarialConfig):
         "resnet": {
             "image_size": 32,
             "width": 4,
-            "latent": 8,
+            "latent_dim": 8,
             "batch_size": 8,
             "microbatch_size": 2,
             "steps": 3,

@@ -19,7 +19,7 @@ class WGANGP(Wasserstein):
             return super().networks()
         width = 128 if self.config.width == "auto" else self.config.width
         return {
-            "generator": ResNetGenerator(self.config.latent, width, self.facts["channels"], self.classes),
+            "generator": ResNetGenerator(self.config.latent_dim, width, self.facts["channels"], self.classes),
             "critic": ResNetCritic(width, self.facts["channels"], self.classes),
         }
 

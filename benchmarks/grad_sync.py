@@ -1,9 +1,9 @@
-"""Time of the exchange alone: `Exact` against gloo's all-reduce, from gradients in their place to the mean everywhere.
+"""Time of grad_sync alone: `Exact` against gloo's all-reduce, from gradients in their place to the mean everywhere.
 
 Exact: `meet` (with a small row, as in training) and `average`; gradients lie in their slots, added up within each
 worker. gloo: `all_reduce` of one flat vector, then its division. The slowest worker counts, the median of the
 repetitions in one process group. Each side of a round has processes of its own, in the environment of workers, one
-thread each. "messages" is the exchange without shared memory, as between hosts. A row with more workers than cores is
+thread each. "messages" is grad_sync without shared memory, as between hosts. A row with more workers than cores is
 marked oversubscribed: processes then wait for cores as well as for each other.
 """
 
@@ -36,16 +36,16 @@ def exact(world: World, millions: float, microbatches: int, shares_memory: bool,
     world = World(world.rank, world.size, world.group, shares_memory)
     parameters = [nn.Parameter(torch.zeros(int(millions * 1e6)))]
     gradient = torch.randn(parameters[0].shape, generator=torch.Generator().manual_seed(0))
-    exchange = Exact(world, microbatches, {}, longest=4 * (parameters[0].numel() + 16))
-    assert not exchange.notice, exchange.notice
+    grad_sync = Exact(world, microbatches, {}, longest=4 * (parameters[0].numel() + 16))
+    assert not grad_sync.notice, grad_sync.notice
     seconds = []
     for _ in range(WARM_UP + repetitions):
-        exchange.gradients(parameters, lambda index: (parameters[0] * gradient).sum() * (index + 1), False)
-        rows = {index: torch.zeros(6, dtype=torch.float64) for index in exchange.share}
+        grad_sync.gradients(parameters, lambda index: (parameters[0] * gradient).sum() * (index + 1), False)
+        rows = {index: torch.zeros(6, dtype=torch.float64) for index in grad_sync.share}
         dist.barrier(world.group)
         started = time.perf_counter()
-        exchange.meet(rows)
-        exchange.reduce(parameters, float(microbatches), private=False)
+        grad_sync.meet(rows)
+        grad_sync.reduce(parameters, float(microbatches), private=False)
         seconds.append(time.perf_counter() - started)
     assert parameters[0].grad is not None
     torch.testing.assert_close(parameters[0].grad, gradient * ((microbatches + 1) / 2))
@@ -87,7 +87,9 @@ def one_group(how: str, workers: int, repetitions: int) -> dict[str, float]:
 
 def main() -> None:
     options = common.parser(__doc__, rounds=5)
-    options.add_argument("--repetitions", type=int, default=10, help="timed exchanges in each group (default 10)")
+    options.add_argument(
+        "--repetitions", type=int, default=10, help="timed synchronizations in each group (default 10)"
+    )
     given = options.parse_args()
     rows: list[dict[str, Any]] = []
     bounds, raw = [], {}
@@ -115,7 +117,7 @@ def main() -> None:
                     what = f"{how}: {millions} million, {workers} workers, {microbatches} micro-batches"
                     bounds.append(common.at_most(what, ratio.median, limit))
     rows.sort(key=lambda row: (row["by"] != "shared memory", row["millions"], row["workers"]))
-    common.report("exchange", given.rounds, rows, bounds, raw, repetitions=given.repetitions)
+    common.report("grad_sync", given.rounds, rows, bounds, raw, repetitions=given.repetitions)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The exact exchange among real processes: any placement on hosts, with and without shared memory."""
+"""The exact synchronization among real processes: any placement on hosts, with and without shared memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cluster.inspection.verify import compare, last_state, train_quietly, verify
 from cluster.requests.models import VerifyRequest
 from tests.jobs import plan_of
 from trainers.base.errors import PeerLost, TroupeError
-from trainers.distributed import exact as exchange_module
+from trainers.distributed import exact as grad_sync_module
 from trainers.distributed.ddp import Ddp
 from trainers.distributed.exact import Exact
 from trainers.distributed.process_group import World
@@ -49,13 +49,13 @@ class Placed(World):
 
 def add_up(world: World, layout: list[list[int]], microbatches: int, rounds: int) -> list[torch.Tensor]:
     """The mean of made-up gradients, and the sum of a made-up row, as this worker gets them."""
-    exchange_module.PIECE = 1000  # so that slices are cut, as those of large networks are
+    grad_sync_module.PIECE = 1000  # so that slices are cut, as those of large networks are
     placed = Placed(world.rank, world.size, world.group)
     placed.layout = layout
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
     fewer = parameters[1:2]
-    exchange = Exact(placed, microbatches, {}, padded_length(parameters) * 4)
-    assert exchange.notice == ""
+    grad_sync = Exact(placed, microbatches, {}, padded_length(parameters) * 4)
+    assert grad_sync.notice == ""
     answers: list[torch.Tensor] = []
     for turn in range(rounds):
         for chosen in (parameters, fewer):  # vectors of two lengths take turns in the same memory
@@ -64,9 +64,9 @@ def add_up(world: World, layout: list[list[int]], microbatches: int, rounds: int
                 wanted = gradient_of(index)
                 return torch.stack([(p * wanted[SHAPES.index(tuple(p.shape))]).sum() for p in chosen]).sum()
 
-            exchange.gradients(chosen, loss, False)
-            total = exchange.meet({index: torch.tensor([0.1 * index, turn]).double() for index in exchange.share})
-            exchange.reduce(chosen, microbatches, private=bool(turn % 2))
+            grad_sync.gradients(chosen, loss, False)
+            total = grad_sync.meet({index: torch.tensor([0.1 * index, turn]).double() for index in grad_sync.share})
+            grad_sync.reduce(chosen, microbatches, private=bool(turn % 2))
             answers += [total, *(p.grad.clone() for p in chosen if p.grad is not None)]
     return answers
 
@@ -168,7 +168,7 @@ def break_the_mean() -> None:
 
 
 def break_one_worker() -> None:
-    """Let rank 1 add something to its own gradients after the exchange: replicas drift apart."""
+    """Let rank 1 add something to its own gradients after the reduction: replicas drift apart."""
     whole = Exact.reduce
 
     def broken(self: Exact, parameters: Any, weight: float, private: bool) -> None:
@@ -180,18 +180,18 @@ def break_one_worker() -> None:
 
 
 def verified(folder: Path, breaks: str) -> tuple[dict[str, Any], list[str]]:
-    """What `troupe verify` finds of a broken exchange, and says; without evaluations, which change nothing there."""
+    """What `troupe verify` finds of a broken reduction, and says; without evaluations, which change nothing there."""
     said: list[str] = []
     words = {"workers": 2, "model": "mlp_bn", "evaluate_every": 0}
     command = VerifyRequest(
-        family="classifier", settings=words, data_dir=folder, setup=f"tests.distributed.test_exchange:{breaks}"
+        family="classifier", settings=words, data_dir=folder, setup=f"tests.distributed.test_grad_sync:{breaks}"
     )
     return verify(command, said.append), said
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("breaks", ["break_one_slice", "break_the_mean"])
-def test_verify_catches_a_broken_exchange(tmp_path: Path, breaks: str) -> None:
+def test_verify_catches_a_broken_synchronization(tmp_path: Path, breaks: str) -> None:
     result, said = verified(tmp_path, breaks)
     assert result["passed"] is False
     assert any("DIFFERENT" in line for line in said)
@@ -202,7 +202,7 @@ def test_verify_catches_workers_that_disagree_and_names_the_tensor(tmp_path: Pat
     result, said = verified(tmp_path, "break_one_worker")
     assert result["passed"] is False
     assert any("DIFFERENT" in line for line in said)
-    assert "workers 0 and 1 disagree on networks." in result["proofs"][0]["why"]
+    assert "workers 0 and 1 disagree on networks." in result["checks"][0]["why"]
 
 
 @pytest.mark.slow
@@ -243,19 +243,19 @@ def hang_up() -> None:
 def reduce_with_one_that_goes(world: World, guilty: int, left: bool) -> list[Any]:
     """What a worker gets where another one goes in the middle of a step of ddp, before its last backward."""
     network = nn.Linear(4, 4)
-    exchange = Ddp(world, 2 * world.size, {"one": network})
-    call = exchange.callables(["one"])["one"]
+    grad_sync = Ddp(world, 2 * world.size, {"one": network})
+    call = grad_sync.callables(["one"])["one"]
     for turn in range(4):
 
         def loss(index: int, turn: int = turn) -> torch.Tensor:
             value: torch.Tensor = call(torch.ones(2, 4)).sum()
-            if turn == 3 and world.rank == guilty and index == exchange.share[-1]:
+            if turn == 3 and world.rank == guilty and index == grad_sync.share[-1]:
                 hang_up()
                 raise KeyError("gone")
             return value
 
         try:
-            exchange.gradients(list(network.parameters()), loss, left)
+            grad_sync.gradients(list(network.parameters()), loss, left)
         except (PeerLost, RuntimeError, KeyError) as error:
             return [turn, type(error).__name__, str(error).splitlines()[0], world.waiting]
     return []
@@ -274,8 +274,8 @@ def test_with_ddp_too_those_who_miss_another_worker_are_not_guilty(fresh_pool: L
 def look_while_one_is_slow(world: World, slow: int) -> bool:
     """Whether this worker seems to wait while another one is slow."""
     network = nn.Linear(4, 4)
-    exchange = Ddp(world, world.size, {"one": network})
-    call = exchange.callables(["one"])["one"]
+    grad_sync = Ddp(world, world.size, {"one": network})
+    call = grad_sync.callables(["one"])["one"]
     seen: list[bool] = []
 
     def loss(index: int) -> torch.Tensor:
@@ -286,7 +286,7 @@ def look_while_one_is_slow(world: World, slow: int) -> bool:
     world.gather(None)
     looker = threading.Timer(0.5, lambda: seen.append(world.waiting))
     looker.start()
-    exchange.gradients(list(network.parameters()), loss, False)
+    grad_sync.gradients(list(network.parameters()), loss, False)
     looker.join()
     assert not world.waiting
     return seen[0]
@@ -311,7 +311,7 @@ class Broken(torch.autograd.Function):
 
 def test_an_error_of_the_familys_own_stays_its_own() -> None:
     network = nn.Linear(4, 4)
-    exchange = Ddp(World(), 2, {"one": network})
+    grad_sync = Ddp(World(), 2, {"one": network})
 
     def fails(index: int) -> torch.Tensor:
         raise RuntimeError("made up: a mistake of the loss")
@@ -319,4 +319,4 @@ def test_an_error_of_the_familys_own_stays_its_own() -> None:
     for loss in (fails, lambda index: Broken.apply(network(torch.ones(2, 4))).sum()):
         for left in (False, True):
             with pytest.raises(RuntimeError, match="made up: a mistake of the"):
-                exchange.gradients(list(network.parameters()), loss, left)
+                grad_sync.gradients(list(network.parameters()), loss, left)
