@@ -18,6 +18,7 @@ from typing import Any
 import common
 
 COMMON = "data=digits workers=2 batch_size=32 evaluate_every=0 checkpoint_every=100000"
+WATCHED = ("critic_", "watch_diversity", "collapse_strikes")  # metrics of the checks begin so
 WRONG = {
     "dcgan, learning rate 1": ("dcgan image_size=32 width=24 steps=400 learning_rate=1", "diverge|collapse"),
     "dcgan, learning rate 10": ("dcgan image_size=32 width=24 steps=400 learning_rate=10", "diverge|collapse"),
@@ -78,7 +79,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     return {
         "run": name, "expected": expected or "silence", "command": "troupe " + " ".join(command),
         "seconds": result["seconds"], "share": result["watch_share"], "said": said,
-        "last": {key.removeprefix("watch_"): round(last[key], 4) for key in last if key.startswith("watch_")},
+        "last": {key: round(value, 4) for key, value in last.items() if key.startswith(WATCHED)},
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from cluster.requests.models import REQUESTS, SENT, SubmitRequest
 from cluster.requests.request import Option, Request
 from trainers.base.errors import meant
 from trainers.base.old_names import OPTIONS
+from trainers.base.old_names import SETTINGS as RENAMED
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem
 from trainers.settings.fields import OTHER_NAMES
@@ -152,8 +153,9 @@ class _Parser:
         hint = meant(f"--{name}", [f"--{known}" for known in self.options])
         if self.model.takes_settings():
             key = name.replace("-", "_")
-            setting = f"{OTHER_NAMES.get(key, key)}={value or '...'}"
-            near = hint if key not in OTHER_NAMES else ""
+            known = {**OTHER_NAMES, **RENAMED}
+            setting = f"{known.get(key, key)}={value or '...'}"
+            near = hint if key not in known else ""
             hint = f"{near[:-1]}, or {setting}?" if near else f"settings have no dashes: {setting}"
         self._note("unknown-option", f"--{name}", f"no such option of {self.words.verb}", hint)
 

@@ -57,7 +57,7 @@ def prepare(command: EvaluateRequest) -> Prepared:
     else:
         found = _find_run(command, problems, notes)
     kind = registry.class_of_run({**found.learned, "family": found.family}, command.name, command.families)
-    old = {key: value for key, value in found.settings.items() if key in kind.model_fields}
+    old = kind.stored(found.settings)
     given = {**command.settings, **({"evaluate_on": "test"} if command.settings.get("evaluate_on") == ALL else {})}
     config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **given}, found.family)
     problems += wrong

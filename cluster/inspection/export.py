@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.inspection.manage_runs import networks_of, not_written, opened
+from trainers.base import old_names
 from trainers.base.errors import CONFLICT, WORDS, TroupeError
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem
@@ -115,7 +116,7 @@ def config_of(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kinds = {"family": str, "settings": dict, "facts": dict}
         if all(isinstance(config.get(name), kind) for name, kind in kinds.items()):
-            return config
+            return old_names.run(config)
     except OSError as error:
         reason = f"holds no exported networks ({error.strerror})"
         hint = f"`troupe export NAME --out {folder}` writes them"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.requests.models import VerifyRequest
+from trainers.base import old_names
 from trainers.base.errors import CONFLICT, WORDS, TroupeError
 from trainers.base.problems import Problem, sentence
 from trainers.data import sources
@@ -34,6 +35,7 @@ def prepare(command: VerifyRequest) -> list[tuple[str, Config]]:
     problems: list[Problem] = []
     configs = []
     for name, tiny in variants(kind.tiny, command.settings).items():
+        tiny = old_names.current(tiny, kind.model_fields)  # of a custom family
         config, wrong = kind.from_words(
             {
                 "workers": 4,

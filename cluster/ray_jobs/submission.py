@@ -26,6 +26,7 @@ from cluster.ray_jobs.prepare_job import to_check
 from cluster.requests.models import CheckRequest, SearchRequest, SubmitRequest, TrainRequest
 from cluster.terminal.answers import JOB
 from cluster.terminal.progress import duration, size
+from trainers.base import old_names
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem
@@ -146,7 +147,10 @@ def look(
             client.ask("delete_job" if state in ENDED else "stop_job", job)
     if (answer := _answer_in(printed)) is not None:
         if answer["result"]:
-            return [Finding(**one) for one in answer["result"]["findings"]]
+            return [
+                Finding(**{old_names.FIELDS.get(name, name): value for name, value in one.items()})
+                for one in answer["result"]["findings"]  # of the cluster's troupe, which can be older
+            ]
         return [Finding("cluster", WRONG, one["text"], one["code"]) for one in answer["errors"]]
     lines = [line for line in (printed.strip() or details.message or "").splitlines() if line.strip()]
     said, code = lines[-1] if lines else f"still {state.lower()} after {patience:.0f} s", "job-failed"

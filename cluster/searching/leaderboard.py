@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from trainers.base import old_names
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
 from trainers.base.paths import TRIALS
 from trainers.base.problems import Problem, show_value
@@ -217,11 +218,14 @@ def read(path: Path) -> Search:
             raise TroupeError(problem, SURROUNDINGS)
         if not isinstance(told["metric"], str) or told["mode"] not in ("max", "min"):
             raise ValueError("no metric")
+        for trial in trials:
+            trial.settings = old_names.settings(trial.settings, told.get("fixed", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"damaged ({type(error).__name__}: {error})"
         problem = Problem("damaged", str(path / SEARCH), reason, "restore it from a copy")
         raise TroupeError(problem, CONFLICT) from None
-    return Search(path, told, trials)
+    named: Any = old_names.search(told)
+    return Search(path, named, trials)
 
 
 def all_searches(runs: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from cluster.searching import leaderboard, space
 from cluster.searching.leaderboard import OPEN, POPULATION, Search, Terms
 from cluster.searching.space import Range, Space, SpaceFile
 from cluster.training.prepare_run import read_config
+from trainers.base import old_names
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
 from trainers.base.problems import Problem, of, show_value
 from trainers.data import sources
@@ -124,6 +125,11 @@ def _read_request(command: SearchRequest, problems: list[Problem], notes: list[s
     except TroupeError as error:
         file = space.NO_FILE
         problems += error.problems
+    from_file, renamed = old_names.of_file(from_file, kind.model_fields, f"--config {command.config}")
+    space_settings, renamed_in_space = old_names.of_file(file.settings, kind.model_fields, file.source)
+    budget, renamed_in_budget = old_names.of_file(file.budget, kind.model_fields, file.source)
+    notes += [*renamed, *renamed_in_space, *renamed_in_budget]
+    file = file._replace(settings=space_settings, budget=budget)
     return Request(command, family, kind, {**from_file, **command.settings}, file)
 
 
@@ -214,6 +220,7 @@ def _prepare_resumed(command: SearchRequest) -> Prepared:
     terms = found.told
     families = command.families or tuple(map(Path, terms["families"]))
     kind = registry.config_class(terms["family"], families)
+    _with_own_names(found, kind)
     seeds = {"seed": ",".join(map(str, terms["seeds"]))} if terms["seeds"] else {}
     where, wrong = space.read(kind, terms["family"], {**terms["fixed"], **terms["space"], **seeds}, {}, "")
     if where is None:
@@ -230,6 +237,16 @@ def _prepare_resumed(command: SearchRequest) -> Prepared:
     left = [trial for trial in found.trials if trial.state in OPEN]
     note = f"{found.name}: resuming with {len(left)} of {len(found.trials)} trials"
     return Prepared(kind, where, terms, config, found, [*remarks, note])
+
+
+def _with_own_names(found: Search, kind: type[Config]) -> None:
+    """Give settings and metric of a search back the names by which a custom family declares them."""
+    terms, fields = found.told, kind.model_fields
+    terms["fixed"], terms["space"] = old_names.own(terms["fixed"], fields), old_names.own(terms["space"], fields)
+    for trial in found.trials:
+        trial.settings = old_names.own(trial.settings, fields)
+    theirs = {old_names.metric(f"eval_{name}"): f"eval_{name}" for name in kind.metrics}
+    terms["metric"] = theirs.get(terms["metric"], terms["metric"])
 
 
 def _find_resumed(command: SearchRequest) -> Search:
@@ -287,7 +304,7 @@ def _read_metric(request: Request, problems: list[Problem]) -> str:
         return given
     if f"eval_{given}" in known:
         return f"eval_{given}"
-    near = [name for name in known if given in name]
+    near = [name for name in known if given in name or old_names.metric(given) in (name, name.removeprefix("eval_"))]
     hint = f"did you mean {near[0]}?" if near else meant(given, [*known, *kind.metrics] if evaluates else ())
     if given not in known and (hint or given.startswith("eval_")):  # else a training metric, known with its first row
         hint = hint or f"available: {', '.join(known)}"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainers.base import old_names
 from trainers.base.errors import WORDS, TroupeError, meant
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem, show_value
@@ -48,7 +49,7 @@ def learned_of(weights: Path) -> Mapping[str, Any]:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             told: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
             if told.keys() >= {"data", "settings", "facts"}:
-                return told
+                return old_names.run(told)
     return {}
 
 
@@ -83,7 +84,7 @@ def network_settings(
     that the command sets to another value. Empty for a run of another or an unknown family."""
     if told.get("family") != family:
         return {}, []
-    old, facts = told["settings"], told["facts"]
+    old, facts = kind.stored(told["settings"]), told["facts"]
     same_data = kind.from_words({name: words[name] for name in ("data",) if name in words}, family)[0]
     come, problems = {}, []
     for name in kind.network_settings():

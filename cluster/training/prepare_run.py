@@ -14,6 +14,7 @@ from typing import Any
 from cluster.host import requirements
 from cluster.requests.models import TrainRequest
 from cluster.training import initial_weights
+from trainers.base import old_names
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem, of, show_value
@@ -165,8 +166,9 @@ def _build_config(
     kind = _class_of_config(command, request, found)
     if kind is None:
         return None
+    request = _with_current_names(request, kind, found)
     family, given, stored = str(request.family), request.settings, request.stored
-    old = {key: value for key, value in stored.get("settings", {}).items() if key in kind.model_fields}
+    old = kind.stored(stored.get("settings", {}))
     if "steps" in given and given.get("epochs", "none") not in (None, "none"):
         hint = "each follows from the other and the size of the data"
         found.problems.append(Problem("settings-conflict", "steps and epochs", "pass only one of them", hint))
@@ -193,6 +195,15 @@ def _build_config(
     if config is not None and old and "size" in stored.get("facts", {}):
         return config.resolved(stored["facts"])
     return config
+
+
+def _with_current_names(request: _Request, kind: type[Config], found: _Findings) -> _Request:
+    """A request whose file has the current names of settings; `found` notes which it has under old ones."""
+    in_file = {name: value for name, value in request.settings.items() if name in request.only_in_file}
+    typed = {name: value for name, value in request.settings.items() if name not in in_file}
+    named, notes = old_names.of_file(in_file, kind.model_fields, f"--config {request.file}")
+    found.notes += notes
+    return replace(request, settings={**named, **typed}, only_in_file=named.keys() - typed.keys())
 
 
 def _class_of_config(command: TrainRequest, request: _Request, found: _Findings) -> type[Config] | None:
@@ -246,7 +257,7 @@ def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, 
     result = folder.read_result()
     if result is None:
         return None
-    reached = result.get("target") is not None and result["target"] == config.target
+    reached = result.get("target") is not None and result["target"] == old_names.target(config.target)
     if not reached and result["steps"] < config.steps:
         return None
     saved = checkpoint.all_in(folder.checkpoints)
@@ -321,7 +332,7 @@ def _parse(path: Path, wrong: Callable[..., None]) -> dict[str, Any]:
 
 def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:
     """Reject a resume if the settings that define the run differ; name each difference."""
-    old = stored["settings"]
+    old = type(config).stored(stored["settings"])
     newest = checkpoint.newest_whole(folder.checkpoints)
     reached = checkpoint.place_of(newest.name)[0] if newest else 0
     differences, problems = list[Problem](), list[Problem]()

@@ -1,4 +1,7 @@
-"""Names of 0.1.0 and 0.2.0: modules that custom families import still work; options and arguments are reported."""
+"""Names of 0.1.0 and 0.2.0: of modules, which custom families import, and of settings, options, metrics and fields of `--json`.
+
+What is stored is read under the current names, without a word; a user's own file with a line about it.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import importlib.abc
 import importlib.machinery
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 CONTRACT = {
     "augment": "contract.augmentation", "checkpoint": "storage.checkpoint", "config": "settings.config",
@@ -23,6 +27,20 @@ MODULES = {
     **{f"trainers.data.{name}": f"trainers.data.image_folders.{name}" for name in OF_FOLDERS},
     "trainers.registry": "trainers.families.registry", "trainers.version": "trainers.base.version",
 }  # fmt: skip
+SETTINGS = {
+    "latent": "latent_dim", "warm_up": "warmup", "judged": "num_eval_samples", "hang_after": "worker_timeout",
+    "keep": "keep_checkpoints", "exchange": "grad_sync", "normalisation": "normalization",
+}  # until 0.2.0  # fmt: skip
+METRICS = {
+    "watch_right": "critic_ranking_accuracy", "watch_right_held_out": "critic_ranking_accuracy_held_out",
+    "watch_steepness": "critic_slope", "watch_doubts": "collapse_strikes", "copy_rate": "memorization_rate",
+    "class_divergence": "class_kl",
+}  # fmt: skip
+FIELDS = {
+    "remarks": "warnings", "told": "message", "passed_over": "skipped", "proofs": "checks", "wrong": "failed",
+    "at_once": "concurrent_trials", "allowed": "tolerance", "part": "split",
+}  # of `--json`  # fmt: skip
+IN_ALL_SETTINGS = "keep_checkpoints"  # stored with every run and search since the renaming
 
 OPTIONS = {"from": "init-from", "final": "retrain-best", "unchecked": "skip-checks"}  # of 0.1.0 and 0.2.0
 ARGUMENTS = {"from_run": "init_from"}  # of Python calls
@@ -49,3 +67,93 @@ def find() -> None:
     """Enable the old module names in this process."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.append(OldNames())
+
+
+def settings(stored: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Stored settings under their current names: all of a run, or some of a search with these `fixed` ones.
+
+    In newer ones an old name is a custom family's own.
+    """
+    if IN_ALL_SETTINGS in (stored if fixed is None else fixed):
+        return dict(stored)
+    named = {name if SETTINGS.get(name) in stored else SETTINGS.get(name, name): stored[name] for name in stored}
+    return {**named, "target": target(named["target"])} if "target" in named else named
+
+
+def run(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a settings.json, a manifest or the config.json of an export, under the current names."""
+    parts = {part: stored[part] for part in ("settings", "recipe") if isinstance(stored.get(part), dict)}
+    return {**stored, **{part: settings(words) for part, words in parts.items()}}
+
+
+def search(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a search.json, without its trials, under the current names."""
+    told, fixed = best(stored), stored.get("fixed", {})
+    if told.get("final"):
+        told["final"] = {**told["final"], "metrics": metrics(told["final"]["metrics"])}
+    return {**told, **{part: settings(told[part], fixed) for part in ("fixed", "space") if part in told}}
+
+
+def result(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a result.json under the current names."""
+    ways: Mapping[str, Callable[[Any], Any]] = {"metrics": metrics, "best": best, "verdict": verdict, "target": target}
+    return {**stored, **{part: way(stored[part]) for part, way in ways.items() if stored.get(part)}}
+
+
+def state(stored: Mapping[str, Any], own_metrics: Collection[str]) -> dict[str, Any]:
+    """The state in a checkpoint under the current names, if they are not those of a custom family's own metrics."""
+    if METRICS.keys() & {*own_metrics}:
+        return dict(stored)
+    parts = {part: metrics(stored[part]) for part in ("metrics", "results", "watched") if part in stored}
+    return {**stored, **parts, "best": best(stored["best"]), "reached": target(stored.get("reached", ""))}
+
+
+def verdict(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation in full under the current names."""
+    numbers = stored.get("numbers")
+    return {**stored, "numbers": metrics(numbers)} if isinstance(numbers, dict) else dict(stored)
+
+
+def best(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds a metric, such as the best evaluation of a run, with its current name."""
+    return {**stored, **{part: metric(stored[part]) for part in ("metric",) if isinstance(stored.get(part), str)}}
+
+
+def metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers under the current names of their metrics."""
+    return {metric(name): value for name, value in row.items()}
+
+
+def metric(name: str) -> str:
+    """The current name of a metric, with `eval_` or without."""
+    short = name.removeprefix("eval_")
+    return f"{name[: len(name) - len(short)]}{METRICS.get(short, short)}"
+
+
+def target(word: str) -> str:
+    """A `target=` with the current name of its metric."""
+    name, colon, number = word.partition(":")
+    return f"{metric(name)}{colon}{number}"
+
+
+def own(words: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """Stored settings under the names of their class: a custom family can declare one that has an old name of ours."""
+    back = {new: old for old, new in SETTINGS.items() if old in fields and new not in fields}
+    return {back.get(name, name): value for name, value in words.items()}
+
+
+def current(words: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """Settings of a user's file or family under their current names, except for old names that the class declares."""
+    names = {old: new for old, new in SETTINGS.items() if old not in fields and new in fields and new not in words}
+    return {names.get(name, name): value for name, value in words.items()}
+
+
+def of_file(words: Mapping[str, Any], fields: Collection[str], file: str) -> tuple[dict[str, Any], list[str]]:
+    """As `current`, with a line that names what was renamed."""
+    named = current(words, fields)
+    if "target" in named:
+        named["target"] = target(named["target"])
+    pairs = [f"{old} is {new} now" for old, new in zip(words, named, strict=True) if old != new]
+    if words.get("target") != named.get("target"):
+        pairs.append(f"target={words['target']} is target={named['target']} now")
+    return named, [f"{file}: {', '.join(pairs)}"] if pairs else []

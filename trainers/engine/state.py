@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from trainers.base import old_names
 from trainers.base.errors import CONFLICT, FAILED, TroupeError
 from trainers.base.problems import Problem
 from trainers.contract.evaluation import Evaluation
@@ -60,6 +61,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     Raises TroupeError (exit code 4), before anything is changed, if it does not fit.
     """
     refuse_unlike(trainer.networks, state["networks"], "the checkpoint does not fit")
+    state = old_names.state(state, trainer.config.metrics)
     trainer.step, trainer.phases_done, trainer.position = state["step"], state["phases_done"], state["position"]
     trainer.pending, trainer.phase_counts = bool(state.get("pending")), dict(state["phase_counts"])
     trainer.sample_inputs, trainer.best = state["sample_inputs"], dict(state["best"])

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.base import paths
+from trainers.base import old_names, paths
 from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
 from trainers.base.paths import TRIALS
 from trainers.base.problems import Problem
@@ -93,7 +93,7 @@ class RunFolder:
                 raise TroupeError(Problem("damaged", str(path), reason, "restore it from a copy"), CONFLICT)
             assert stored is not None
             return stored
-        manifest = checkpoint.manifest_of(newest)
+        manifest = old_names.run(checkpoint.manifest_of(newest))
         counts = {part: manifest[part] for part in (*TOLD, *SOMETIMES) if part in manifest}
         if "recipe" in manifest:  # 0.1.0 stored only these settings
             counts["settings"] = manifest["recipe"]
@@ -151,7 +151,7 @@ class RunFolder:
             return None
         if isinstance(metrics := result.get("metrics"), dict):
             result["metrics"] = _numbers(metrics)
-        return result
+        return old_names.result(result)
 
     def note_start(self, workers: int) -> None:
         """Record a start with this many workers; called by rank 0."""
@@ -183,7 +183,7 @@ class RunFolder:
         """The complete best and newest evaluations; empty if there are none, or if the file is damaged."""
         try:
             told: Any = json.loads(self.verdict.read_text(encoding="utf-8"))
-            return {name: one for name, one in told.items() if isinstance(one["step"], int)}
+            return {name: old_names.verdict(one) for name, one in told.items() if isinstance(one["step"], int)}
         except (OSError, ValueError, AttributeError, TypeError, KeyError):
             return {}
 
@@ -212,7 +212,7 @@ class RunFolder:
             try:
                 row = json.loads(line)
                 int(row["step"])
-                rows.append(_numbers(row))
+                rows.append(_numbers(old_names.metrics(row)))
             except (ValueError, KeyError, TypeError):
                 damaged += 1
         return rows, damaged
@@ -264,7 +264,10 @@ def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:
         parts = [stored["family"], stored["settings"]["steps"], stored["facts"], stored["versions"]]
         if [type(part) for part in parts] != [str, int, dict, dict]:
             return None, "not a run's settings"
-        return stored, "" if atomic_files.is_whole(stored) else "not as it was written"
+        damage = (
+            "" if atomic_files.is_whole(stored) else "not as it was written"
+        )  # under the names that it was written with
+        return old_names.run(stored), damage
     except FileNotFoundError:
         return None, MISSING
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

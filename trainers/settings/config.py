@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import field_validator
 
+from trainers.base import old_names
 from trainers.base.errors import meant
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem, show_value
@@ -339,6 +340,8 @@ class Config(Schedules):
         if metric not in known:
             if not colon and metric.replace(".", "", 1).isdigit():
                 return wrong(f"the metric is missing; use target={known[0]}:{target}")
+            if (new := old_names.metric(metric)) in known:
+                return wrong(f"{metric} was renamed", f"use target={new}:{number}", "unknown-metric")
             hint = meant(metric, known) or f"available: {', '.join(known)}"
             return wrong(f"{metric} is not a metric of {family}", hint, "unknown-metric")
         try:

@@ -14,7 +14,7 @@ import os
 import re
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +28,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from trainers.base import old_names
 from trainers.base.errors import WORDS, TroupeError, meant
 from trainers.base.problems import Problem, show_value
 
@@ -143,15 +144,14 @@ class Settings(BaseModel):
         Returns (config, []) or (None, problems).
         """
         problems: list[Problem] = []
+        words = old_names.own(words, cls.model_fields)
         words = {f"{name}_" if f"{name}_" in cls.model_fields else name: value for name, value in words.items()}
         good: dict[str, Any] = {name: field.get_default() for name, field in cls.model_fields.items()}
         good |= cls.instead(words)
         for name, value in words.items():
             field = cls.model_fields.get(name)
             if field is None:
-                usual = OTHER_NAMES.get(name)
-                hint = f"did you mean {usual}?" if usual in cls.model_fields else meant(name, cls.model_fields)
-                problems.append(Problem("unknown-setting", name, f"no such setting of {family}", hint))
+                problems.append(cls._unknown(name, value, family))
                 continue
             try:
                 read = (read_value if isinstance(value, str) else taken_value)(field.annotation, value)
@@ -164,13 +164,37 @@ class Settings(BaseModel):
                 shown = value if isinstance(value, str) else f"{value!r:.60}"
                 problems.append(Problem("bad-value", name.rstrip("_"), reason, hint, shown))
         said = {name: good[name] for name in words if name in good}
-        good |= {name: value for name, value in cls.following(said).items() if name not in words}
+        following = old_names.current(cls.following(said), cls.model_fields)
+        good |= {name: value for name, value in following.items() if name not in words}
         for check in cls.checks:
-            if all(name in good for name in check.fields):
-                problem = check.rule(*(good[name] for name in check.fields))
+            names = [*old_names.current(dict.fromkeys(check.fields), cls.model_fields)]
+            if all(name in good for name in names):
+                problem = check.rule(*(good[name] for name in names))
                 problems += as_problems([problem] if problem else [])
         problems += as_problems(cls.wrong(good, family))
         return (None, problems) if problems else (cls(**good), [])
+
+    @classmethod
+    def _unknown(cls, name: str, value: Any, family: str) -> Problem:
+        new = old_names.SETTINGS.get(name)
+        if new in cls.model_fields:
+            return Problem("unknown-setting", name, "was renamed", f"use {new}={show_value(value)}")
+        usual = OTHER_NAMES.get(name)
+        hint = f"did you mean {usual}?" if usual in cls.model_fields else meant(name, cls.model_fields)
+        return Problem("unknown-setting", name, f"no such setting of {family}", hint)
+
+    @classmethod
+    def stored(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of stored settings that the class has, under the names by which it declares them."""
+        named = old_names.own(settings, cls.model_fields)
+        return {name: value for name, value in named.items() if name in cls.model_fields}
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """A setting by its old name, for custom families."""
+            new = old_names.SETTINGS.get(name)
+            return getattr(self, new) if new in type(self).model_fields else super().__getattr__(name)
 
     @classmethod
     def of(cls, words: Mapping[str, Any], family: str = "the family") -> Self:
@@ -188,7 +212,7 @@ class Settings(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **words: Any) -> None:
-        for name, value in cls.__dict__.get("defaults", {}).items():
+        for name, value in old_names.current(cls.__dict__.get("defaults", {}), cls.model_fields).items():
             field = copy.copy(cls.model_fields[name])
             field.default = value
             field.json_schema_extra = {**_facts(field), "source": ""}  # it was for the other default

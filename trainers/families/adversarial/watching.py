@@ -86,14 +86,14 @@ def numbers_of(rows: Rows, before: Mapping[str, float]) -> dict[str, float]:
 
 def doubt(found: Mapping[str, float]) -> str | None:
     """The sign of failure that one check found, in one line, or None; a second one in a row makes it a worry."""
-    diversity, most, steepness = (found[f"watch_{name}"] for name in ("diversity", "diversity_most", "steepness"))
+    diversity, most, slope = found["watch_diversity"], found["watch_diversity_most"], found["critic_slope"]
     right, held_out = (
         found["critic_ranking_accuracy"],
         found.get("critic_ranking_accuracy_held_out", found["critic_ranking_accuracy"]),
     )
-    if not steepness <= STEEP:  # also true for nan
+    if not slope <= STEEP:  # also true for nan
         return (
-            f"the losses diverge: scores of real and generated images are {steepness:.3g} times as far apart as the "
+            f"the losses diverge: scores of real and generated images are {slope:.3g} times as far apart as the "
             "images (1 is much); lower the learning rate, or bound the critic (clip, penalty)"
         )
     if diversity < ALIKE or (diversity < FALLEN * most and most > GROWN):
