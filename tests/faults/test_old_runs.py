@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from commands import Commands, checkpoints, state_of
 
+from trainers.base.old_names import SETTINGS
+
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
 OLD = Path(__file__).parent / "old" / "run_of_0.1.0"
@@ -33,6 +35,9 @@ def test_a_run_of_an_older_version_goes_on(troupe: Commands, old: Path) -> None:
     rows = [json.loads(line) for line in (old / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "generator_loss" in row] == [1, 2, 3, 4, 5, 6]
     assert state_of(old)["position"] == 48
+    resumed = json.loads((old / "settings.json").read_text())["settings"]
+    assert (resumed["latent_dim"], resumed["keep_checkpoints"], resumed["grad_sync"]) == (8, 1, "exact")
+    assert not resumed.keys() & SETTINGS.keys()
     assert troupe.run("sample", "old", "--count", "4").code == 0
     assert troupe.run("export", "old").code == 0
     assert "old" in troupe.run("runs").out

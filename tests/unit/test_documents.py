@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import yaml
 
 from cluster.cli.parser import options_of
 from cluster.requests.models import REQUESTS
+from trainers.base.old_names import FIELDS, METRICS, SETTINGS
 from trainers.families import registry
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +141,48 @@ def former(text: str) -> list[str]:
 def test_documents_use_the_terms_of_the_field(path: Path) -> None:
     text = re.sub(r"```.*?```|`[^`]*`", "", path.read_text(), flags=re.DOTALL)  # names in code stay what they are
     assert former(text) == []
+
+
+def renamed(text: str) -> list[str]:
+    """The old names of settings and metrics in a text: those that are also words count only as typed, or as code."""
+    words = "latent", "judged", "keep", "exchange"
+    names = [re.escape(name) for name in {**SETTINGS, **METRICS} if name not in words]
+    typed = [rf"(?<![\w.-]){name}=|`{name}`(?! checkpoints)" for name in words]
+    return [match[0] for match in re.finditer(rf"(?<![a-z])(?:eval_)?(?:{'|'.join(names)})\b|{'|'.join(typed)}", text)]
+
+
+def test_old_names_of_settings_and_metrics_are_found() -> None:
+    text = "`keep`, keep=3, warm_up, eval_copy_rate, normalisation; not critic_ranking_accuracy, exchange or keep"
+    assert renamed(text) == ["`keep`", "keep=", "warm_up", "eval_copy_rate", "normalisation"]
+
+
+def test_no_document_help_or_docstring_has_an_old_name() -> None:
+    texts = {path.name: path.read_text() for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md",
+             *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]}  # fmt: skip
+    texts |= {verb: " ".join([told.summary, *(one.help for one in told.options)]) for verb, told in REQUESTS.items()}
+    for family in FAMILIES:
+        rows = [*registry.config_class(family).described()]
+        assert not {row.name for row in rows} & SETTINGS.keys()
+        assert not {*registry.config_class(family).metrics} & METRICS.keys()
+        texts[family] = " ".join(row.help for row in rows)
+    for path in [
+        *(ROOT / "cluster").rglob("*.py"),
+        *(ROOT / "trainers").rglob("*.py"),
+        *ROOT.glob("searchspaces/*.py"),
+    ]:
+        if path.name != "old_names.py":
+            texts[str(path)] = path.read_text().replace("`keep`", "")  # a parameter of functions
+    assert {name: renamed(text) for name, text in texts.items() if renamed(text)} == {}
+
+
+def test_the_schema_has_no_old_field() -> None:
+    def fields(part: object) -> Iterator[str]:
+        if isinstance(part, dict):
+            yield from part.get("properties", ())
+            for inside in part.values():
+                yield from fields(inside)
+
+    assert not {*fields(json.loads((ROOT / "docs" / "json_schema.json").read_text()))} & FIELDS.keys()
 
 
 @pytest.mark.parametrize("verb", REQUESTS)

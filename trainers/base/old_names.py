@@ -1,6 +1,6 @@
-"""Names of 0.1.0 and 0.2.0: of modules, which custom families import, and of settings, options, metrics and fields of `--json`.
+"""Names of 0.1.0 and 0.2.0: of modules, which custom families import, of settings, options, metrics and JSON fields.
 
-What is stored is read under the current names, without a word; a user's own file with a line about it.
+What troupe has stored is read silently under the current names; a user's own file with a line about it.
 """
 
 from __future__ import annotations
@@ -27,19 +27,33 @@ MODULES = {
     **{f"trainers.data.{name}": f"trainers.data.image_folders.{name}" for name in OF_FOLDERS},
     "trainers.registry": "trainers.families.registry", "trainers.version": "trainers.base.version",
 }  # fmt: skip
-SETTINGS = {
-    "latent": "latent_dim", "warm_up": "warmup", "judged": "num_eval_samples", "hang_after": "worker_timeout",
-    "keep": "keep_checkpoints", "exchange": "grad_sync", "normalisation": "normalization",
-}  # until 0.2.0  # fmt: skip
+SETTINGS = {  # by the name until 0.2.0
+    "latent": "latent_dim",
+    "warm_up": "warmup",
+    "judged": "num_eval_samples",
+    "hang_after": "worker_timeout",
+    "keep": "keep_checkpoints",
+    "exchange": "grad_sync",
+    "normalisation": "normalization",
+}
 METRICS = {
-    "watch_right": "critic_ranking_accuracy", "watch_right_held_out": "critic_ranking_accuracy_held_out",
-    "watch_steepness": "critic_slope", "watch_doubts": "collapse_strikes", "copy_rate": "memorization_rate",
+    "watch_right": "critic_ranking_accuracy",
+    "watch_right_held_out": "critic_ranking_accuracy_held_out",
+    "watch_steepness": "critic_slope",
+    "watch_doubts": "collapse_strikes",
+    "copy_rate": "memorization_rate",
     "class_divergence": "class_kl",
-}  # fmt: skip
-FIELDS = {
-    "remarks": "warnings", "told": "message", "passed_over": "skipped", "proofs": "checks", "wrong": "failed",
-    "at_once": "concurrent_trials", "allowed": "tolerance", "part": "split",
-}  # of `--json`  # fmt: skip
+}
+FIELDS = {  # of `--json`
+    "remarks": "warnings",
+    "told": "message",
+    "passed_over": "skipped",
+    "proofs": "checks",
+    "wrong": "failed",
+    "at_once": "concurrent_trials",
+    "allowed": "tolerance",
+    "part": "split",
+}
 IN_ALL_SETTINGS = "keep_checkpoints"  # stored with every run and search since the renaming
 
 OPTIONS = {"from": "init-from", "final": "retrain-best", "unchecked": "skip-checks"}  # of 0.1.0 and 0.2.0
