@@ -102,7 +102,7 @@ def carried_out(arguments: Sequence[str]) -> Answer:
         return Answer({"version": __version__}, f"troupe {__version__}")
     if said.help:
         text = help_text(said)
-        schema = {"arguments": REQUESTS[said.verb].schema()} if said.verb in REQUESTS else {}
+        schema = {"arguments": REQUESTS[said.verb].argument_schema()} if said.verb in REQUESTS else {}
         return Answer({"help": text, **schema}, text)
     more = {"keep_checkpoints": True} if said.verb == "logs" and said.has("json") else {}
     progress = Progress(sys.stdout if said.verb in SHOWING else sys.stderr)

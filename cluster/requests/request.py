@@ -257,7 +257,7 @@ class Request(BaseModel):
         return Signature(parameters)
 
     @classmethod
-    def schema(cls) -> dict[str, Any]:
+    def argument_schema(cls) -> dict[str, Any]:
         """The JSON schema of the arguments, by their names in Python."""
         kept, whole = cls.fields("name", "option", "settings"), cls.model_json_schema()
         used = ("type", "anyOf", "items", "description", "default", "minimum", "maximum", "exclusiveMinimum")

@@ -14,10 +14,9 @@ from searches import make_run, make_search
 from cluster.cli import main
 from cluster.inspection import export
 from cluster.reporting import collect
+from cluster.requests.models import SearchRequest, TrainRequest
 from cluster.searching import leaderboard, prepare_search
-from cluster.searching.prepare_search import SearchCommand
 from cluster.training import initial_weights, prepare_run
-from cluster.training.prepare_run import TrainCommand
 from trainers.base import old_names
 from trainers.base.errors import TroupeError
 from trainers.base.problems import sentence
@@ -70,10 +69,10 @@ def test_a_run_of_an_older_version_is_read_and_its_digest_still_counts(tmp_path:
 
 def test_a_run_of_an_older_version_is_resumed_as_it_is(tmp_path: Path) -> None:
     shutil.copytree(OLD, tmp_path / "runs" / "old")
-    prepared = prepare_run.prepare(TrainCommand(resume="old", settings={}, runs_dir=tmp_path / "runs"))
+    prepared = prepare_run.prepare(TrainRequest(resume="old", settings={}, runs=tmp_path / "runs"))
     assert (prepared.config.model_dump()["latent_dim"], prepared.config.worker_timeout, prepared.notes) == (8, 60.0, ())
     with pytest.raises(TroupeError) as caught:
-        prepare_run.prepare(TrainCommand(resume="old", settings={"latent_dim": 9}, runs_dir=tmp_path / "runs"))
+        prepare_run.prepare(TrainRequest(resume="old", settings={"latent_dim": 9}, runs=tmp_path / "runs"))
     assert [one.about for one in caught.value.problems if one.about] == ["latent_dim"]
 
 
@@ -131,7 +130,7 @@ def test_a_search_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> Non
     assert read.told["fixed"] == {"data": "digits", "keep_checkpoints": "1", "latent_dim": "16"}
     assert (read.told["metric"], read.told["space"]) == ("eval_memorization_rate", {"warmup": "0,0.1"})
     assert [trial.settings for trial in read.trials] == [{"warmup": 0.0}, {"warmup": 0.1}, {"warmup": 0.2}]
-    prepared = prepare_search.prepare(SearchCommand(resume="search", runs_dir=tmp_path))
+    prepared = prepare_search.prepare(SearchRequest(resume="search", runs=tmp_path))
     assert list(prepared.space.domains) == ["warmup"]
 
 
@@ -151,7 +150,7 @@ def test_a_config_file_with_old_names_is_used_with_a_line_about_them(tmp_path: P
     file = tmp_path / "config.yaml"
     words = {"latent": 7, "keep": 2, "target": "eval_copy_rate:0.5"}
     file.write_text(json.dumps({"family": "dcgan", "settings": words} if whole else words))
-    command = TrainCommand("dcgan", {"keep_checkpoints": 4}, config=file, runs_dir=tmp_path)
+    command = TrainRequest(family="dcgan", settings={"keep_checkpoints": 4}, config=file, runs=tmp_path)
     prepared = prepare_run.prepare(command)
     assert isinstance(prepared.config, Dcgan)
     assert (prepared.config.latent_dim, prepared.config.keep_checkpoints) == (7, 4)
@@ -165,7 +164,7 @@ def test_a_config_file_with_old_names_is_used_with_a_line_about_them(tmp_path: P
 def test_a_space_with_old_names_is_used_with_a_line_about_them(tmp_path: Path) -> None:
     file = tmp_path / "space.py"
     file.write_text('SEARCH = {"latent": "8,16"}\nBUDGET = {"trials": 2, "judged": 64}\n')
-    prepared = prepare_search.prepare(SearchCommand("dcgan", space=str(file), runs_dir=tmp_path))
+    prepared = prepare_search.prepare(SearchRequest(family="dcgan", space=str(file), runs=tmp_path))
     assert [*prepared.space.domains] == ["latent_dim"]
     assert prepared.told["fixed"]["num_eval_samples"] == "64"
     assert {f"{file}: latent is latent_dim now", f"{file}: judged is num_eval_samples now"} <= {*prepared.notes}
@@ -176,7 +175,7 @@ def test_an_old_name_in_a_command_is_an_error_with_the_new_one(old: str) -> None
     new = old_names.SETTINGS[old]
     kind = next(kind for kind in map(registry.config_class, OF_FAMILIES) if new in kind.model_fields)
     (problem,) = kind.from_words({old: "8"})[1]
-    assert (problem.code, problem.about) == ("unknown-setting", old)
+    assert (problem.code, problem.about) == ("renamed", old)
     assert sentence(problem) == f"{old}: was renamed; use {new}=8"
 
 

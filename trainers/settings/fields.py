@@ -178,7 +178,7 @@ class Settings(BaseModel):
     def _unknown(cls, name: str, value: Any, family: str) -> Problem:
         new = old_names.SETTINGS.get(name)
         if new in cls.model_fields:
-            return Problem("unknown-setting", name, "was renamed", f"use {new}={show_value(value)}")
+            return Problem("renamed", name, "was renamed", f"use {new}={show_value(value)}")
         usual = OTHER_NAMES.get(name)
         hint = f"did you mean {usual}?" if usual in cls.model_fields else meant(name, cls.model_fields)
         return Problem("unknown-setting", name, f"no such setting of {family}", hint)
