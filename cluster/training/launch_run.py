@@ -145,7 +145,7 @@ def _carried_out(
     finally:
         progress.end()
     with contextlib.suppress(OSError):
-        folder.before.unlink(missing_ok=True)
+        folder.settle_settings(learned=True)
         folder.stop.unlink(missing_ok=True)
     if there is not None:
         patiently(lambda: there.fetch(folder.path))  # files written by workers on other machines
