@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from trainers.base.errors import meant
 from trainers.base.problems import Problem
-from trainers.families.classification.settings import ClassificationConfig
+from trainers.families.classification.settings import TINY, ClassificationConfig
 from trainers.settings.fields import Check, setting
 
 OWN = (
@@ -70,33 +70,9 @@ class Config(ClassificationConfig):
     }
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "mlp_bn": {"model": "mlp_bn", "image_size": 8, "batch_size": 24, "microbatch_size": 4, "steps": 4},
-        "cnn": {
-            "model": "cnn",
-            "image_size": 16,
-            "batch_size": 8,
-            "microbatch_size": 2,
-            "steps": 4,
-            "label_smoothing": 0.1,
-            "schedule": "cosine",
-        },
-        "lstm_rows": {
-            "model": "lstm_rows",
-            "image_size": 8,
-            "batch_size": 8,
-            "microbatch_size": 2,
-            "steps": 4,
-            "optimizer": "adamw",
-        },
-        "resnet20": {
-            "model": "resnet20",
-            "image_size": 8,
-            "batch_size": 8,
-            "microbatch_size": 2,
-            "steps": 4,
-            "flip": "random",
-            "crop_padding": 2,
-            "ema": 0.9,
-        },
+        "cnn": {**TINY, "model": "cnn", "image_size": 16, "label_smoothing": 0.1, "schedule": "cosine"},
+        "lstm_rows": {**TINY, "model": "lstm_rows", "optimizer": "adamw"},
+        "resnet20": {**TINY, "model": "resnet20", "flip": "random", "crop_padding": 2, "ema": 0.9},
     }
 
     model: str = setting(
