@@ -202,46 +202,35 @@ class Recorder:
             return
         state.check(trainer)
         held = state.state_of(trainer)
-        failure: TroupeError | None = None
-        if self.first:
-            try:
-                with self.writer.writing():
-                    if self.folder.metrics.exists():
-                        atomic_files.sync(self.folder.metrics)  # rows of steps before this one are never lost
-                    if self.events is not None:
-                        with self.making(EVENTS):
-                            atomic_files.sync(self.events.path)
-                    facts = {
-                        **self.facts,
-                        "step": trainer.step,
-                        "seconds": round(self._elapsed(), 3),
-                        "evaluation_seconds": round(self.evaluating, 3),
-                        "watch_seconds": round(self.watching, 3),
-                        "samples_per_second": round(self.speed, 2),
-                    }
-                    best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
-                    checkpoint.save(self.folder.checkpoints, name, held, {**facts, "best": best})
-                    checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
-                self.mirror.wake()
-            except TroupeError as error:
-                failure = error
-        failure = trainer.world.agree(failure)
-        if failure is not None:
-            raise failure
+
+        def written() -> None:
+            with self.writer.writing():
+                if self.folder.metrics.exists():
+                    atomic_files.sync(self.folder.metrics)  # rows of steps before this one are never lost
+                if self.events is not None:
+                    with self.making(EVENTS):
+                        atomic_files.sync(self.events.path)
+                facts = {
+                    **self.facts,
+                    "step": trainer.step,
+                    "seconds": round(self._elapsed(), 3),
+                    "evaluation_seconds": round(self.evaluating, 3),
+                    "watch_seconds": round(self.watching, 3),
+                    "samples_per_second": round(self.speed, 2),
+                }
+                best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
+                checkpoint.save(self.folder.checkpoints, name, held, {**facts, "best": best})
+                checkpoint.prune(self.folder.checkpoints, self.config.keep, best)
+            self.mirror.wake()
+
+        trainer.on_first(written)
         self.saved = name
         trainer.note_saved()
         self.control.beat()
 
     def settle(self) -> None:
         """Wait on every rank until all written files have reached their storage."""
-        failure: TroupeError | None = None
-        if self.first:
-            try:
-                self.mirror.settle()
-            except TroupeError as error:
-                failure = error
-        if (failure := self.trainer.world.agree(failure)) is not None:
-            raise failure
+        self.trainer.on_first(self.mirror.settle)
 
     def finish(self) -> dict[str, Any]:
         """The result of a run that has made its last step; only rank 0's is used."""
