@@ -12,22 +12,8 @@ from trainers.base.problems import Problem
 from trainers.families.classification.settings import TINY, ClassificationConfig
 from trainers.settings.fields import Check, setting
 
-OWN = (
-    "mlp",
-    "mlp_relu",
-    "mlp_bn",
-    "cnn",
-    "lstm_rows",
-    "lenet",
-    "simple_cnn",
-    "residual",
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "resnet110",
-)
 HE = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+OWN = ("mlp", "mlp_relu", "mlp_bn", "cnn", "lstm_rows", "lenet", "simple_cnn", "residual", *HE)
 MODELS: Mapping[str, Mapping[str, Any]] = {  # models that the family's defaults do not suit (benchmarks/defaults.py)
     "mlp": {"learning_rate": 0.005},  # three matrices without activations: steep if all are large
     "lstm_rows": {"optimizer": "adamw"},
