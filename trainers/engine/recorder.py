@@ -109,7 +109,9 @@ class Recorder:
         trainer.pending = True
         samples = inference.draw_grid(trainer, leaves=True) if drawn else None
         if evaluated:
-            self._evaluate()
+            before = time.monotonic()
+            inference.evaluate(trainer)
+            self.evaluating += time.monotonic() - before
         trainer.pending = False  # from here on nothing takes long
         better = evaluated and self._record_evaluation()
         last = last or trainer.reached
@@ -128,12 +130,6 @@ class Recorder:
         if unless and not last:
             hint = f"stopped and saved; to continue anyway: --resume {self.folder.name} {unless}"
             raise TroupeError(Problem("worry", f"step {step}", trainer.worry, hint), FAILED)
-
-    def _evaluate(self) -> None:
-        """Evaluate this step, and count the time. Raises Left if a stop interrupted it."""
-        before = time.monotonic()
-        inference.evaluate(self.trainer)
-        self.evaluating += time.monotonic() - before
 
     def _record_evaluation(self) -> bool:
         """Write the newest evaluation to metrics and verdict; returns whether it is the best so far."""
@@ -157,21 +153,17 @@ class Recorder:
 
     def _show_and_watch(self, samples: Tensor | list[str] | None) -> str:
         """Write a grid and check it for signs of failure; returns the setting that lets a stopped run continue."""
-        if samples is None:
-            return ""
         self._show(samples)
         return self._watch(samples) if isinstance(samples, Tensor) else ""
 
     def draw(self) -> None:
         """Draw the fixed grid of this step."""
-        samples = inference.draw_grid(self.trainer)
-        if samples is not None:
-            self._show(samples)
+        self._show(inference.draw_grid(self.trainer))
 
-    def _show(self, samples: Tensor | list[str]) -> None:
+    def _show(self, samples: Tensor | list[str] | None) -> None:
         """Write a drawn grid, the same on every rank, to a file: images or texts."""
         step = self.trainer.step
-        if not self.first:
+        if not self.first or samples is None:
             return
         with self.writer.writing(), self.making("grids"):
             if not isinstance(samples, Tensor):
