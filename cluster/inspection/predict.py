@@ -140,8 +140,7 @@ def _decoded(
     """Each readable file with its image; the others are added to `unreadable`."""
     for file in files:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's, about images that it can read
+            with warnings.catch_warnings(action="ignore"):  # Pillow's, about images that it can read
                 image = decoding.as_learned(file.read_bytes(), facts)
         except OSError as error:
             unreadable.append({"file": shown(file), "why": error.strerror or "damaged, or not an image"})

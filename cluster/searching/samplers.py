@@ -75,8 +75,7 @@ class Optuna:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.optuna, self.search, self.space = optuna, search, space
         self.domains = {name: self._domain(domain) for name, domain in space.domains.items()}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             sampler = optuna.samplers.TPESampler(
                 seed=search.told["seed"] + len(search.trials), multivariate=True, constant_liar=True
             )
@@ -122,8 +121,7 @@ class Optuna:
             self.study.tell(asked, None if outcome == state.PRUNED else value, state=outcome)
             return
         params = {name: self._param(domain, group[0].settings[name]) for name, domain in self.space.domains.items()}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             self.study.add_trial(
                 self.optuna.trial.create_trial(
                     state=outcome, params=params, distributions=self.domains, value=value, intermediate_values=reports
