@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.backend import nodes
 from cluster.backend.nodes import last_line
@@ -32,6 +32,10 @@ from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 from trainers.run import Plan
 from trainers.run_folders.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from cluster.backend.connection import Connected
+    from cluster.backend.local_ray import OwnRay
 
 Answer = TypeVar("Answer")
 
@@ -64,19 +68,6 @@ def answered(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
     return answer
 
 
-class Used(Protocol):
-    """The Ray that workers run on."""
-
-    def died(self) -> str:
-        """Which part of it died, if it can be restarted."""
-
-    def missing(self) -> str:
-        """Which of its files is missing; workers continue without it, but none can start."""
-
-    def unfit(self) -> str:
-        """Why no worker could start."""
-
-
 class Placing:
     """Places workers in their own placement group, as large as fits."""
 
@@ -86,7 +77,7 @@ class Placing:
         least: int,
         most: int,
         lost: Lost | None,
-        used: Used,
+        used: Connected | OwnRay,
         stop_requested: Callable[[], bool],
         say: Callable[[str], None],
         cluster: bool,

@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster.backend import auth
 from cluster.backend.local_ray import OwnRay
-from cluster.backend.nodes import Pulse, last_line, rooms
+from cluster.backend.nodes import Pulse, at, last_line, rooms
 from cluster.backend.ray_internals import disconnect, handlers_refused, refuse_inherited
 from cluster.host import hardware, ray_environment, requirements
 from cluster.host.environment import environment, worker_environment
@@ -263,7 +263,6 @@ def other_ray(address: str, there: str, here: str) -> Problem:
 def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[Problem]:
     """Differences of the nodes: versions, and folders that they do not see."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there_anyway = [folder for folder in folders if SENT in folder.parts]  # Ray unpacks a job's files on every node
     marks = {folder: folder / f".seen-{uuid.uuid4().hex}" for folder in folders if folder not in there_anyway}
@@ -273,9 +272,7 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
             mark.touch(exist_ok=False)
         look = ray.remote(num_cpus=0)(facts_of_node)
         answers = {
-            node["NodeID"]: look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote([str(mark) for mark in marks.values()])
+            node["NodeID"]: look.options(scheduling_strategy=at(node)).remote([str(mark) for mark in marks.values()])
             for node in nodes
         }
         problems = []

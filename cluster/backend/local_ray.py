@@ -185,15 +185,8 @@ def sweep() -> None:
             for folder in Path(base).glob(f"{PREFIX}*"):
                 told = ownership.read(folder, WHAT)
                 if told is not None and not ownership.is_alive(told) and not is_held(folder):
-                    _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove the folder of a local Ray, and end its processes, as far as its mark proves them."""
-    if (told := ownership.read(folder, WHAT)) is None:
-        return
-    _end_processes(folder, str(told["secret"]))
-    ownership.remove(folder, WHAT)
+                    _end_processes(folder, str(told["secret"]))
+                    ownership.remove(folder, WHAT)
 
 
 def _end_processes(folder: Path, secret: str) -> None:

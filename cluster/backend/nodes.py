@@ -32,6 +32,13 @@ def alive() -> dict[str, dict[str, Any]]:
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in gone}  # type: ignore[no-untyped-call]
 
 
+def at(node: Mapping[str, Any]) -> Any:
+    """The scheduling strategy of what must run on this node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+
+
 def draining() -> dict[str, float]:
     """The draining nodes by id, and their deadline: seconds since the epoch, 0 if unknown."""
     from ray._private import state

@@ -59,7 +59,7 @@ def call_of(model: type[Asked]) -> Callable[[Callable[[Asked], R]], Callable[...
 
 def _result(request: Request, **more: Any) -> Result:
     shown = getattr(request, "progress", False)
-    answer = verbs.carry_out(request, Progress() if shown else Progress(Silence()), **more)  # type: ignore[arg-type]
+    answer = verbs.carry_out(request, Progress() if shown else Progress(Silence()), **more)
     assert answer.result is not None
     return answer.result
 

@@ -18,6 +18,7 @@ from trainers.families import registry
 from trainers.run_folders import run_folder
 from trainers.run_folders.removal import NOT_OURS
 from trainers.runtime.global_state import fresh
+from trainers.settings.fields import plain
 from trainers.storage import atomic_files
 
 
@@ -44,7 +45,7 @@ def _export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[
     config = {
         "family": stored["family"],
         "settings": stored["settings"],
-        "facts": _plain(family.facts),
+        "facts": plain(family.facts),
         "data": stored.get("data"),
         "from": stored.get("from"),
         "learned_before": stored.get("learned_before", []),
@@ -124,8 +125,3 @@ def config_of(folder: Path) -> dict[str, Any]:
     except (ValueError, AttributeError):
         pass
     raise not_exported(folder)
-
-
-def _plain(facts: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(dict(facts)))
-    return plain

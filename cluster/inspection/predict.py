@@ -75,14 +75,9 @@ def _predicted(
 def prepare(command: PredictRequest) -> tuple[str, Path | None, Mapping[str, Any]]:
     """The run or the exported folder, and its expected input. Raises TroupeError with all problems."""
     problems = [
-        Problem("missing-file", shown(file), "no such file or folder")
+        Problem("missing-file", shown(file), "is neither a file nor a folder" if known else "no such file or folder")
         for file in command.files
-        if not os.path.exists(file)
-    ]
-    problems += [
-        Problem("missing-file", shown(file), "is neither a file nor a folder")
-        for file in command.files
-        if os.path.exists(file) and not (file.is_file() or file.is_dir())
+        if not (known := os.path.exists(file)) or not (file.is_file() or file.is_dir())
     ]
     if not command.files:
         problems.append(Problem("missing", "predict", "requires a file or a folder"))
@@ -145,8 +140,7 @@ def _decoded(
     """Each readable file with its image; the others are added to `unreadable`."""
     for file in files:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's, about images that it can read
+            with warnings.catch_warnings(action="ignore"):  # Pillow's, about images that it can read
                 image = decoding.as_learned(file.read_bytes(), facts)
         except OSError as error:
             unreadable.append({"file": shown(file), "why": error.strerror or "damaged, or not an image"})

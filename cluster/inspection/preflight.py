@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.backend import connection
-from cluster.backend.nodes import last_line
+from cluster.backend.nodes import at, last_line
 from cluster.host import hardware, requirements
 from cluster.requests.models import CheckRequest
 from cluster.terminal.progress import size
@@ -169,7 +169,7 @@ def _asked(
         look = ray.remote(num_cpus=0)(_looked)
         sent = time.time()
         asked = [
-            look.options(scheduling_strategy=_at(node)).remote(str(mark), bucket.shown(command.runs.resolve()), data)
+            look.options(scheduling_strategy=at(node)).remote(str(mark), bucket.shown(command.runs.resolve()), data)
             for node in nodes
         ]
         done, _ = ray.wait(asked, num_returns=len(asked), timeout=WAITS.check_of_nodes)
@@ -192,12 +192,6 @@ def _asked(
         with contextlib.suppress(OSError):
             mark.unlink(missing_ok=True)
     return answers, silent
-
-
-def _at(node: Mapping[str, Any]) -> Any:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
 
 
 def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
@@ -301,7 +295,7 @@ def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
     if len(places) < 2:
         return Finding(what, UNSEEN, "there is only one GPU")
     speaker: Any = ray.remote(num_cpus=0)(Speaker)
-    speakers = [speaker.options(scheduling_strategy=_at(node)).remote() for node, _ in places]
+    speakers = [speaker.options(scheduling_strategy=at(node)).remote() for node, _ in places]
     try:
         address, port = ray.get(speakers[0].where.remote(), timeout=WAITS.check_of_nodes)
         asked = [

@@ -29,6 +29,8 @@ ALL_POINTS = 400_000  # of all curves together: less important metrics are dropp
 FEW_DIGITS = 100_000  # above this many points, curves keep three digits instead of five
 TEXTS, LETTERS = 40, 4000  # maximum of steps with texts of a trial, and of characters of each
 ALL_LETTERS = 3_000_000  # characters of all texts
+TOLD = ("family", "metric", "mode", "scheduler", "algorithm", "seed", "seeds", "space", "fixed", "seconds", "final")
+OF_RECORD = ("state", "step", "steps", "best_step", "reason", "worry", "settings", "clones")
 OF_THE_NOISE = ("data", "image_size", "latent_dim", "conditional")  # settings that change the noise of a grid
 
 Curves = dict[str, tuple[list[int], list[float | None]]]
@@ -134,22 +136,7 @@ def _of_search(search: Search, place: int) -> tuple[dict[str, Any], Added]:
         "kind": "search",
         "working": search.working,
         "searched": [*told["space"]],
-        **{
-            key: told.get(key)
-            for key in (
-                "family",
-                "metric",
-                "mode",
-                "scheduler",
-                "algorithm",
-                "seed",
-                "seeds",
-                "space",
-                "fixed",
-                "seconds",
-                "final",
-            )
-        },
+        **{key: told.get(key) for key in TOLD},
     }
     if told.get("seeds"):
         group["searched"] = [*told["space"], "seed"]
@@ -163,20 +150,13 @@ def _of_search(search: Search, place: int) -> tuple[dict[str, Any], Added]:
             trial = {
                 "id": f"{search.name}/{record.name}",
                 "group": place,
-                "state": record.state,
-                "step": record.step,
-                "steps": record.steps,
+                **{name: getattr(record, name) for name in OF_RECORD},
                 "value": value,
                 "best": _finite(record.best),
-                "best_step": record.best_step,
                 "seconds": round(record.seconds, 1),
-                "reason": record.reason,
-                "worry": record.worry,
                 "rank": rank if mean is not None else None,
                 "mean": _finite(mean),
                 "spread": _finite(spread),
-                "settings": record.settings,
-                "clones": record.clones,
                 "command": search.command_of(record) + families,
                 "repeats": _about(record),
             }

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import csv
 import gzip
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -24,6 +22,7 @@ from urllib.parse import quote
 
 from cluster.reporting.collect import Collected
 from cluster.reporting.run_page import Read
+from cluster.searching import leaderboard
 from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
 from trainers.base.problems import Problem, show_value
 from trainers.base.version import __version__
@@ -34,6 +33,7 @@ GENERATOR = '<meta name="generator" content="troupe '  # in template.html: ident
 OLDER = " · troupe</title>"  # identifies a page of an older version
 PICTURES = "pictures"  # the folder of copies
 SEPARATOR = (",", ":")
+SHOWN = ("rank", "state", "value", "mean", "spread", "best", "best_step", "step", "steps", "seconds", "reason", "worry")
 
 
 def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: float = 0) -> dict[str, Any]:
@@ -153,31 +153,10 @@ def table_of(found: Collected) -> str:
     for trial in found.trials:
         group = found.page["groups"][trial["group"]]
         row = {"trial": trial["id"], "of": group["name"], "family": group["family"], "metric": group["metric"]}
-        row |= {
-            name: trial[name]
-            for name in (
-                "rank",
-                "state",
-                "value",
-                "mean",
-                "spread",
-                "best",
-                "best_step",
-                "step",
-                "steps",
-                "seconds",
-                "reason",
-                "worry",
-            )
-        }
+        row |= {name: trial[name] for name in SHOWN}
         row |= {name: show_value(value) for name, value in {**trial["other"], **trial["settings"]}.items()}
         rows.append({**row, "command": trial["command"]})
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    written = io.StringIO()
-    writer = csv.DictWriter(written, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return written.getvalue()
+    return leaderboard.as_csv(rows)
 
 
 def _inside(path: Path, folder: Path) -> bool:

@@ -14,7 +14,7 @@ import json
 import os
 import shlex
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -151,17 +151,12 @@ class Search:
 
     def write(self, lasting: bool = False) -> None:
         """Write both files; `lasting`: durably, so that they survive a power loss."""
-        rows = self.leaderboard()
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        table = io.StringIO()
-        writer = csv.DictWriter(table, columns, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+        table = as_csv(self.leaderboard())
         head = json.dumps({"format": FORMAT, **self.told}, indent=1)
         body = ",\n".join(f"  {json.dumps(vars(trial))}" for trial in self.trials)  # one line each, and fast
         told = f'{head[:-2]},\n "trials": [\n{body}\n ]\n}}\n'
         with checkpoint.writing(self.path):
-            for file, text in ((SEARCH, told), ("leaderboard.csv", table.getvalue())):
+            for file, text in ((SEARCH, told), ("leaderboard.csv", table)):
                 atomic_files.write(self.path / file, text, lasting)
 
     def leaderboard(self) -> list[dict[str, Any]]:
@@ -202,6 +197,16 @@ class Search:
     def working(self) -> bool:
         """Whether a driver is working on it."""
         return run_locks.is_held(self.path)
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV with a column for each key of any row."""
+    table = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(table, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
 
 
 def read(path: Path) -> Search:

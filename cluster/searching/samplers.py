@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from cluster.searching.leaderboard import FAILED, FINISHED, OPEN, Search, TrialRecord
 from cluster.searching.space import Choice, Point, Space
@@ -15,15 +15,7 @@ from trainers.base.problems import Problem, show_value
 DRAWS = 1000  # of a new point, before the space counts as exhausted
 
 
-class Proposals(Protocol):
-    def next(self) -> TrialRecord | None:
-        """The next trial to carry out; None if there are no more."""
-
-    def ended(self, trial: TrialRecord) -> None:
-        """A trial has ended, successfully or not."""
-
-
-def of(search: Search, space: Space) -> Proposals:
+def of(search: Search, space: Space) -> Listed | Optuna:
     """The proposals of a search's algorithm. A resumed search proposes its remaining trials first."""
     return Optuna(search, space) if search.told["algorithm"] == "optuna" else Listed(search)
 
@@ -63,10 +55,11 @@ class Listed:
         self.left: Iterator[TrialRecord] = iter([trial for trial in search.trials if trial.state in OPEN])
 
     def next(self) -> TrialRecord | None:
+        """The next trial to carry out; None if there are no more."""
         return next(self.left, None)
 
     def ended(self, trial: TrialRecord) -> None:
-        pass
+        """A trial has ended, successfully or not."""
 
 
 class Optuna:
@@ -82,8 +75,7 @@ class Optuna:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.optuna, self.search, self.space = optuna, search, space
         self.domains = {name: self._domain(domain) for name, domain in space.domains.items()}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             sampler = optuna.samplers.TPESampler(
                 seed=search.told["seed"] + len(search.trials), multivariate=True, constant_liar=True
             )
@@ -129,8 +121,7 @@ class Optuna:
             self.study.tell(asked, None if outcome == state.PRUNED else value, state=outcome)
             return
         params = {name: self._param(domain, group[0].settings[name]) for name, domain in self.space.domains.items()}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             self.study.add_trial(
                 self.optuna.trial.create_trial(
                     state=outcome, params=params, distributions=self.domains, value=value, intermediate_values=reports

@@ -261,7 +261,7 @@ class Trial(tune.Trainable):
             settings.max_restarts,
             settings.worker_timeout,
             lambda: self.stopping,
-            Progress(stream=Silence()),  # type: ignore[arg-type]
+            Progress(Silence()),
             self._report,
             self._rest,
             self.folder.note_restart,

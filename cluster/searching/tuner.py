@@ -37,10 +37,9 @@ def carry_out(job: Job) -> None:
     ownership.left_behind(search.path, f"{STORAGE}-*", WHAT)
     with (
         environment({**VARIABLES, **pending}),
-        warnings.catch_warnings(),
+        warnings.catch_warnings(action="ignore"),
         ownership.working_folder(search.path / STORAGE, WHAT) as storage,
     ):
-        warnings.simplefilter("ignore")
         from ray import tune
 
         from cluster.searching import tune_hooks

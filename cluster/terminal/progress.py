@@ -5,6 +5,8 @@ Everything fits the terminal, since a wrapped line cannot be updated. A closed s
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import time
@@ -23,38 +25,23 @@ LINE = "the progress line"
 EVALUATED = 2  # number of evaluation metrics in a progress line, the main one first
 
 
-def tell(text: str, stream: TextIO | None = None, end: str = "\n") -> bool:
-    """Print and flush; False if the stream no longer accepts output, as after `| head` exits."""
-    try:
-        print(text, end=end, file=stream or sys.stdout)
-        flush(stream or sys.stdout)
-    except Exception:  # closed, full, or a custom stream, which can raise anything
-        return False
-    return True
-
-
-class Silence:
+class Silence(io.StringIO):
     """A stream that discards its output."""
 
     def write(self, text: str) -> int:
         return len(text)
-
-    def flush(self) -> None:
-        pass
 
 
 class Progress:
     """Shows the latest progress of a run on a stream."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        nobody: Any = Silence()
-        self.stream: TextIO = stream or sys.stdout or nobody
+        self.stream: TextIO = stream or sys.stdout or Silence()
         self.terminal = is_terminal(self.stream)
         self.renews = self.terminal and os.environ.get("TERM") != "dumb"  # which cannot overwrite a line
         self.started: tuple[float, int] | None = None
         self.last = 0.0
         self.shown = ""
-        self.gone = False  # whether the reader of the stream has gone
         self.making = Decorations(self.say).making
 
     def say(self, line: str) -> None:
@@ -69,7 +56,7 @@ class Progress:
 
     def show(self, progress: Mapping[str, Any]) -> None:
         """Show the latest state of the run, at a limited rate."""
-        if "step" in progress and not self.gone:
+        if "step" in progress:
             with self.making(LINE):
                 self._show(progress)
         elif progress.get("doing"):  # before the first step
@@ -131,7 +118,9 @@ class Progress:
         self.shown = ""
 
     def _print(self, text: str, end: str = "\n") -> None:
-        self.gone = self.gone or not tell(text, self.stream, end)
+        with contextlib.suppress(Exception):  # closed, full, or a custom stream, which can raise anything
+            print(text, end=end, file=self.stream)
+            flush(self.stream)
 
 
 def describe(progress: Mapping[str, Any], left: float | None, width: int | None = None) -> str:

@@ -37,10 +37,6 @@ PARTS: dict[str, Any] = {  # of every result; those of 0.1.0 lack some
 SHOWN = ("grid", "timelapse", "checkpoint")  # parts of a result that are files, besides its pictures
 
 
-def nobody(step: int, row: Mapping[str, float]) -> None:
-    """Ignore the row: the default `report`."""
-
-
 TRAINING = threading.Lock()  # held while a run trains in this process
 
 
@@ -57,7 +53,7 @@ def alone() -> Iterator[None]:
 
 
 def launch(
-    command: TrainRequest, progress: Progress, own_process: bool = False, report: Report = nobody
+    command: TrainRequest, progress: Progress, own_process: bool = False, report: Report = lambda step, row: None
 ) -> dict[str, Any]:
     """Carry out a `train` command. Returns the run's result, with paths that can be opened from here.
 
@@ -145,7 +141,7 @@ def _carried_out(
     finally:
         progress.end()
     with contextlib.suppress(OSError):
-        folder.before.unlink(missing_ok=True)
+        folder.settle_settings(learned=True)
         folder.stop.unlink(missing_ok=True)
     if there is not None:
         patiently(lambda: there.fetch(folder.path))  # files written by workers on other machines

@@ -24,6 +24,7 @@ from PIL import Image
 from tiers import long
 
 from cluster.inspection.verify import compare
+from trainers.run_folders.run_folder import RunFolder
 from trainers.storage import checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
@@ -285,10 +286,10 @@ def test_settings_of_before_do_not_stay_in_a_finished_run(troupe: Commands, fini
     """Its driver was killed between the last word of its workers and the end."""
     run = copy_of(finished, troupe)
     settings = (run / "settings.json").read_bytes()
-    (run / "settings.json.before").write_bytes(settings)
+    folder = RunFolder(run)
+    folder.write_settings({**folder.read_settings(), "since": "step_00000004", "before": folder.read_settings()})
     done = troupe.train("--resume", "run", "--families", str(FRAGILE))
     assert "already finished at step 6" in done.out
-    assert not (run / "settings.json.before").exists()
     assert (run / "settings.json").read_bytes() == settings
 
 

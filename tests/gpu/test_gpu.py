@@ -24,6 +24,7 @@ from trainers.base.errors import TroupeError
 from trainers.distributed.process_group import World, free_port
 from trainers.engine.loop import reproducible
 from trainers.families import registry
+from trainers.runtime.global_state import at_defaults
 from trainers.storage.tensors import named_tensors
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -127,10 +128,8 @@ def test_the_process_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_has_no_reproducible_way_is_an_error() -> None:
     """Never other bits in silence."""
     image = torch.rand(1, 1, 8, 8, device="cuda", requires_grad=True)
-    with (
-        pytest.raises(TroupeError, match=r"^grad_sync=exact: adaptive_avg_pool2d.*; use grad_sync=ddp$"),
-        reproducible(),
-    ):
+    told = r"^grad_sync=exact: adaptive_avg_pool2d.*; use grad_sync=ddp$"
+    with pytest.raises(TroupeError, match=told), at_defaults(), reproducible():
         torch.nn.functional.adaptive_avg_pool2d(image, (3, 3)).sum().backward()
 
 

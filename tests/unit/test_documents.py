@@ -159,7 +159,9 @@ def test_old_names_of_settings_and_metrics_are_found() -> None:
 def test_no_document_help_or_docstring_has_an_old_name() -> None:
     texts = {path.name: path.read_text() for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md",
              *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]}  # fmt: skip
-    texts |= {verb: " ".join([told.summary, *(one.help for one in options_of(verb))]) for verb, told in REQUESTS.items()}
+    texts |= {
+        verb: " ".join([told.summary, *(one.help for one in options_of(verb))]) for verb, told in REQUESTS.items()
+    }
     for family in FAMILIES:
         rows = [*registry.config_class(family).described()]
         assert not {row.name for row in rows} & SETTINGS.keys()

@@ -10,6 +10,7 @@ from sentences import Sentences
 
 from trainers.base.errors import TroupeError
 from trainers.engine.loop import reproducible
+from trainers.runtime.global_state import at_defaults
 
 
 def asked() -> tuple[object, ...]:
@@ -25,7 +26,7 @@ def test_what_is_set_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     before = asked()
-    with reproducible():
+    with at_defaults(), reproducible():
         assert asked() == (2, False, True, False, ":4096:8")
     assert asked() == before
 
@@ -34,12 +35,12 @@ def test_an_operation_without_a_repeatable_way_is_told_with_what_helps(sentences
     said = (
         "median does not have a deterministic implementation, but you set 'torch.use_deterministic_algorithms(True)'."
     )
-    with pytest.raises(TroupeError) as raised, reproducible():
+    with pytest.raises(TroupeError) as raised, at_defaults(), reproducible():
         raise RuntimeError(said)
     (problem,) = raised.value.problems
     assert (problem.code, problem.about, problem.value) == ("exchange-misfit", "grad_sync", "exact")
     assert "median" in problem.reason
     assert "grad_sync=ddp" in problem.hint
     sentences([problem])
-    with pytest.raises(RuntimeError, match=r"^other$"), reproducible():
+    with pytest.raises(RuntimeError, match=r"^other$"), at_defaults(), reproducible():
         raise RuntimeError("other")

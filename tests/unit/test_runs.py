@@ -102,9 +102,7 @@ def test_a_runs_folder_that_cannot_be_read_is_told(runs: Path, capsys: pytest.Ca
     assert "no runs in none" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "result.json", "verdict.json", "starts.jsonl", "restarts.jsonl", "settings.json.before"]
-)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "verdict.json", "starts.jsonl", "restarts.jsonl"])
 def test_bytes_that_are_no_text_in_any_file_of_a_run_cost_what_stood_there_only(
     runs: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -184,7 +184,6 @@ def test_a_reader_that_has_gone_costs_nothing(clock: Clock) -> None:
         progress.show(at(step))
         clock.now += WAITS.plain_line
     progress.end()
-    assert progress.gone
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])

@@ -264,8 +264,7 @@ def _pack(root: Path, layout: Layout, size: int, cache: Path, request: Request) 
     """Pack the folder under another name, then rename it; first clear what a killed process left."""
     ownership.left_behind(cache.parent, f"{cache.name}.partial-*", PARTIAL)
     with ownership.working_folder(cache.with_suffix(".partial"), PARTIAL) as partial:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about images that it still reads
+        with warnings.catch_warnings(action="ignore"):  # Pillow's, about images that it still reads
             facts = _write(root, layout, size, partial, request)
         for file in (*partial.iterdir(), partial):  # else a power failure might leave zeros of the right size
             atomic_files.sync(file)

@@ -182,8 +182,7 @@ class ImageData:
 def _as_tensors(part: Part) -> dict[str, Tensor]:
     import torch
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns about read-only memory; these tensors are only read
+    with warnings.catch_warnings(action="ignore"):  # torch warns about read-only memory; these tensors are only read
         tensors = {"images": torch.from_numpy(part.images)}
         if part.labels is not None:
             tensors["labels"] = torch.from_numpy(part.labels)

@@ -108,14 +108,11 @@ def process_for(config: Config) -> Iterator[None]:
 def reproducible() -> Iterator[None]:
     """Deterministic algorithms on a GPU: the same bits each time.
 
-    Raises TroupeError if an operation has none. Restores the previous settings.
+    Raises TroupeError if an operation has none. The environment is restored here, the rest by `global_state.fresh`.
     """
-    before = {name: os.environ.get(name) for name in processor.CUBLAS}
-    mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    added = {name: value for name, value in processor.CUBLAS.items() if name not in os.environ}
     try:
-        for name, value in processor.CUBLAS.items():  # read by cuBLAS when it is first used
-            os.environ.setdefault(name, value)
+        os.environ.update(added)  # read by cuBLAS when it is first used
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False  # the fastest algorithm may differ each time
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -129,9 +126,5 @@ def reproducible() -> Iterator[None]:
             Problem("exchange-misfit", "grad_sync", reason, "use grad_sync=ddp", "exact"), FAILED
         ) from error
     finally:
-        torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
-        torch.backends.cudnn.benchmark = benchmark
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-        for name, was in before.items():
-            if was is None:
-                os.environ.pop(name, None)
+        for name in added:
+            os.environ.pop(name, None)

@@ -109,7 +109,9 @@ class Recorder:
         trainer.pending = True
         samples = inference.draw_grid(trainer, leaves=True) if drawn else None
         if evaluated:
-            self._evaluate()
+            before = time.monotonic()
+            inference.evaluate(trainer)
+            self.evaluating += time.monotonic() - before
         trainer.pending = False  # from here on nothing takes long
         better = evaluated and self._record_evaluation()
         last = last or trainer.reached
@@ -128,12 +130,6 @@ class Recorder:
         if unless and not last:
             hint = f"stopped and saved; to continue anyway: --resume {self.folder.name} {unless}"
             raise TroupeError(Problem("worry", f"step {step}", trainer.worry, hint), FAILED)
-
-    def _evaluate(self) -> None:
-        """Evaluate this step, and count the time. Raises Left if a stop interrupted it."""
-        before = time.monotonic()
-        inference.evaluate(self.trainer)
-        self.evaluating += time.monotonic() - before
 
     def _record_evaluation(self) -> bool:
         """Write the newest evaluation to metrics and verdict; returns whether it is the best so far."""
@@ -157,21 +153,17 @@ class Recorder:
 
     def _show_and_watch(self, samples: Tensor | list[str] | None) -> str:
         """Write a grid and check it for signs of failure; returns the setting that lets a stopped run continue."""
-        if samples is None:
-            return ""
         self._show(samples)
         return self._watch(samples) if isinstance(samples, Tensor) else ""
 
     def draw(self) -> None:
         """Draw the fixed grid of this step."""
-        samples = inference.draw_grid(self.trainer)
-        if samples is not None:
-            self._show(samples)
+        self._show(inference.draw_grid(self.trainer))
 
-    def _show(self, samples: Tensor | list[str]) -> None:
+    def _show(self, samples: Tensor | list[str] | None) -> None:
         """Write a drawn grid, the same on every rank, to a file: images or texts."""
         step = self.trainer.step
-        if not self.first:
+        if not self.first or samples is None:
             return
         with self.writer.writing(), self.making("grids"):
             if not isinstance(samples, Tensor):
@@ -202,46 +194,35 @@ class Recorder:
             return
         state.check(trainer)
         held = state.state_of(trainer)
-        failure: TroupeError | None = None
-        if self.first:
-            try:
-                with self.writer.writing():
-                    if self.folder.metrics.exists():
-                        atomic_files.sync(self.folder.metrics)  # rows of steps before this one are never lost
-                    if self.events is not None:
-                        with self.making(EVENTS):
-                            atomic_files.sync(self.events.path)
-                    facts = {
-                        **self.facts,
-                        "step": trainer.step,
-                        "seconds": round(self._elapsed(), 3),
-                        "evaluation_seconds": round(self.evaluating, 3),
-                        "watch_seconds": round(self.watching, 3),
-                        "samples_per_second": round(self.speed, 2),
-                    }
-                    best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
-                    checkpoint.save(self.folder.checkpoints, name, held, {**facts, "best": best})
-                    checkpoint.prune(self.folder.checkpoints, self.config.keep_checkpoints, best)
-                self.mirror.wake()
-            except TroupeError as error:
-                failure = error
-        failure = trainer.world.agree(failure)
-        if failure is not None:
-            raise failure
+
+        def written() -> None:
+            with self.writer.writing():
+                if self.folder.metrics.exists():
+                    atomic_files.sync(self.folder.metrics)  # rows of steps before this one are never lost
+                if self.events is not None:
+                    with self.making(EVENTS):
+                        atomic_files.sync(self.events.path)
+                facts = {
+                    **self.facts,
+                    "step": trainer.step,
+                    "seconds": round(self._elapsed(), 3),
+                    "evaluation_seconds": round(self.evaluating, 3),
+                    "watch_seconds": round(self.watching, 3),
+                    "samples_per_second": round(self.speed, 2),
+                }
+                best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
+                checkpoint.save(self.folder.checkpoints, name, held, {**facts, "best": best})
+                checkpoint.prune(self.folder.checkpoints, self.config.keep_checkpoints, best)
+            self.mirror.wake()
+
+        trainer.on_first(written)
         self.saved = name
         trainer.note_saved()
         self.control.beat()
 
     def settle(self) -> None:
         """Wait on every rank until all written files have reached their storage."""
-        failure: TroupeError | None = None
-        if self.first:
-            try:
-                self.mirror.settle()
-            except TroupeError as error:
-                failure = error
-        if (failure := self.trainer.world.agree(failure)) is not None:
-            raise failure
+        self.trainer.on_first(self.mirror.settle)
 
     def finish(self) -> dict[str, Any]:
         """The result of a run that has made its last step; only rank 0's is used."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from trainers.base.errors import TroupeError
 from trainers.contract import streams
 from trainers.contract.evaluation import Evaluation
 from trainers.contract.family import Data, Family, MicroBatch
@@ -144,17 +145,17 @@ class Trainer(RunState):
         self.sample_inputs = self.family.sample_inputs(self.family.grid(), random, self.data)
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """Run `work` on rank 0; returns its result on every rank. Raises Left on all of them if a stop ended it."""
+        """Run `work` on rank 0; returns its result on every rank, or raises its Left or TroupeError on all of them."""
         found: T | None = None
-        left = False
+        failure: Left | TroupeError | None = None
         if self.world.rank == 0:
             try:
                 found = work()
-            except Left:
-                left = True
-        found, left = self.world.agree((found, left))
-        if left:
-            raise Left
+            except (Left, TroupeError) as error:
+                failure = error
+        found, failure = self.world.agree((found, failure))
+        if failure is not None:
+            raise failure
         return cast(T, found)
 
     def keep(self, kept: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -18,6 +18,7 @@ from trainers.base.problems import Problem
 from trainers.runtime.global_state import fresh
 from trainers.settings.config import Config
 
+Kind = TypeVar("Kind")
 BUILT_IN = Path(__file__).parent
 
 
@@ -48,28 +49,20 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
                     reason, hint = f"no such family: {root / name} has a {other}, but no {part}", ""
         hint = "; ".join(filter(None, [hint, "`troupe families` lists them"]))
         raise TroupeError(Problem("unknown-family", name, reason, hint), WORDS)
-    found = [
-        value
-        for value in vars(_module(name, known[name], "config")).values()
-        if isinstance(value, type) and issubclass(value, Config) and value.__module__.endswith(f".{name}.config")
-    ]
-    file = str(known[name] / "config.py")
-    if len(found) != 1:
-        reason = f"must define one subclass of Config, found {len(found)}"
-        raise TroupeError(Problem("own-code", file, reason), WORDS)
-    metrics: Any = found[0].metrics
+    kind, file = _only_class(name, known[name], "config", Config), str(known[name] / "config.py")
+    metrics: Any = kind.metrics
     if not isinstance(metrics, Mapping) or not {*metrics.values()} <= {"max", "min"}:
         reason = 'must map each metric to "max" or "min", as in {"accuracy": "max", "loss": "min"}'
         raise TroupeError(Problem("own-code", file, f"metrics={metrics!r:.60}: {reason}"), WORDS)
     try:
-        found[0](**{key: field.get_default() for key, field in found[0].model_fields.items()})
+        kind(**{key: field.get_default() for key, field in kind.model_fields.items()})
     except ValidationError as error:
         reasons = [
             f"{'.'.join(map(str, one['loc']))}: the default {one['input']!r:.60} is wrong ({one['msg']})"
             for one in error.errors()
         ]
         raise TroupeError([Problem("own-code", file, reason) for reason in reasons], WORDS) from None
-    return found[0]
+    return kind
 
 
 def class_of_run(told: Mapping[str, Any], name: str, extra: Sequence[Path] = ()) -> type[Config]:
@@ -87,15 +80,19 @@ def family_class(name: str, extra: Sequence[Path] = ()) -> type:
     """The training part of a family. Imports torch."""
     from trainers.contract.family import Family
 
-    folder = families(extra)[name]
+    return _only_class(name, families(extra)[name], "training", Family)
+
+
+def _only_class(name: str, folder: Path, part: str, base: type[Kind]) -> type[Kind]:
+    """The subclass of `base` that a module of a family defines. Raises TroupeError (exit code 2) unless it is one."""
     found = [
         value
-        for value in vars(_module(name, folder, "training")).values()
-        if isinstance(value, type) and issubclass(value, Family) and value.__module__.endswith(f".{name}.training")
+        for value in vars(_module(name, folder, part)).values()
+        if isinstance(value, type) and issubclass(value, base) and value.__module__.endswith(f".{name}.{part}")
     ]
     if len(found) != 1:
-        reason = f"must define one subclass of Family, found {len(found)}"
-        raise TroupeError(Problem("own-code", str(folder / "training.py"), reason), WORDS)
+        reason = f"must define one subclass of {base.__name__}, found {len(found)}"
+        raise TroupeError(Problem("own-code", str(folder / f"{part}.py"), reason), WORDS)
     return found[0]
 
 

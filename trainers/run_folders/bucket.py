@@ -26,7 +26,6 @@ from trainers.storage import atomic_files, checkpoint
 
 ADDRESS = re.compile(r"(s3|gs|gcs|abfs|abfss|hdfs)://[^/]")
 MARK, FETCHING = ".bucket", ".fetching"  # the address of a folder of runs; the lock held while fetching
-BEFORE = "settings.json.before"  # of a run resumed with changed settings; removed at its first checkpoint
 LAST = ("manifest.json", "result.json", "search.json")  # sent last in their folders, after the files that they describe
 
 
@@ -367,8 +366,8 @@ def _newest(names: Sequence[str]) -> tuple[int, int]:
 
 def _outlived(path: Path, there: Iterable[str]) -> list[str]:
     """The files in the bucket to remove: those of checkpoints that are gone locally, older than the newest local one
-    and not the best one; and previous settings that are no longer needed."""
-    gone = [name for name in there if name == BEFORE and not (path / name).exists()]
+    and not the best one."""
+    gone = list[str]()
     with contextlib.suppress(
         OSError, ValueError, KeyError, IndexError
     ):  # no local checkpoint, or one of an older troupe

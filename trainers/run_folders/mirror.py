@@ -17,11 +17,7 @@ from trainers.run_folders import bucket
 T = TypeVar("T")
 
 
-def nothing() -> None:
-    """The default heartbeat between tries: does nothing."""
-
-
-def patiently(do: Callable[[], T], beat: Callable[[], object] = nothing) -> T:
+def patiently(do: Callable[[], T], beat: Callable[[], object] = lambda: None) -> T:
     """The result of `do`, retried while the bucket fails; `beat` is called before each try, and can raise.
 
     Raises bucket.Unreachable (exit code 3) if it has failed for too long.
@@ -41,7 +37,9 @@ def patiently(do: Callable[[], T], beat: Callable[[], object] = nothing) -> T:
 class Mirror:
     """Uploads what a run writes, in a separate thread during training; does nothing for a run outside of buckets."""
 
-    def __init__(self, path: Path | None, say: Callable[[str], None], beat: Callable[[], object] = nothing) -> None:
+    def __init__(
+        self, path: Path | None, say: Callable[[str], None], beat: Callable[[], object] = lambda: None
+    ) -> None:
         self.path, self.say, self.beat = path or Path(), say, beat
         self.bucket = bucket.of_run(path) if path is not None else None
         self.told: list[Problem] = []  # the problems reported last

@@ -2,7 +2,6 @@
 
 settings.json  metrics.jsonl  events.out.tfevents.*  logs/rank_0.log ...  result.json  verdict.json
 starts.jsonl, a row for each start of the workers; restarts.jsonl, a row for each restart
-settings.json.before, until the first checkpoint under changed settings
 curves.png, and the family's figures of the newest evaluation
 grids/step_00000500.png (or .txt)  real.png  timelapse.gif  checkpoints/step_00000500/{state.pt, manifest.json}
 """
@@ -49,7 +48,6 @@ class RunFolder:
         if path.parent.name == TRIALS and os.path.exists(path.parents[1] / SEARCH):
             self.name = f"{path.parents[1].name}/{path.name}"
         self.settings = path / "settings.json"
-        self.before = path / "settings.json.before"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.grids = path / "grids"
@@ -79,10 +77,10 @@ class RunFolder:
         that was modified is used only as far as the newest intact checkpoint agrees: each difference is passed to
         `note`.
         """
-        path = self.before if self._untried() else self.settings
+        path = self.settings
         stored, damage = _as_written(path)
         if stored is not None and "digest" in stored and not damage:
-            return stored
+            return dict(stored["before"]) if self._untried(stored) else stored
         newest = checkpoint.newest_whole(self.checkpoints)
         if newest is None:
             if damage == MISSING:
@@ -118,28 +116,24 @@ class RunFolder:
         atomic_files.write(self.settings, atomic_files.sealed({"format": FORMAT, **facts}))
 
     def change_settings(self, facts: Mapping[str, Any]) -> None:
-        """Write changed settings, and keep the previous ones until the next checkpoint. The caller holds the lock."""
-        newest = checkpoint.newest_whole(self.checkpoints)
-        atomic_files.write(self.before, self.settings.read_text(encoding="utf-8"))
-        self.write_settings({**facts, "since": newest.name if newest else ""})
+        """Write changed settings with the previous ones, for `settle_settings`. The caller holds the lock."""
+        newest, before = checkpoint.newest_whole(self.checkpoints), self.read_settings()
+        self.write_settings({**facts, "since": newest.name if newest else "", "before": before})
 
-    def settle_settings(self) -> None:
-        """Remove the previous settings, or restore them if no checkpoint was made since. Requires the lock too."""
-        if self._untried():
-            os.replace(self.before, self.settings)
-            atomic_files.sync(self.path)
-        self.before.unlink(missing_ok=True)
+    def settle_settings(self, learned: bool = False) -> None:
+        """Drop the previous settings; restore them if no checkpoint was made since, unless the run has `learned` under
+        the changed ones on another machine. Requires the lock too."""
+        stored, damage = _as_written(self.settings)
+        if stored is not None and not damage and "before" in stored:
+            settled = stored if learned else self.read_settings()
+            self.write_settings({name: part for name, part in settled.items() if name not in ("since", "before")})
 
-    def _untried(self) -> bool:
+    def _untried(self, stored: Mapping[str, Any]) -> bool:
         """Whether settings were changed and no checkpoint was made since."""
-        if not self.before.exists():
-            return False
-        try:
-            since = json.loads(self.settings.read_text(encoding="utf-8"))["since"]
-        except (OSError, ValueError, KeyError, TypeError):
+        if "before" not in stored:
             return False
         newest = checkpoint.newest_whole(self.checkpoints)
-        return newest is None or checkpoint.place_of(newest.name) <= checkpoint.place_of(since)
+        return newest is None or checkpoint.place_of(newest.name) <= checkpoint.place_of(stored["since"])
 
     def read_result(self) -> dict[str, Any] | None:
         """The result of a finished run, or None."""

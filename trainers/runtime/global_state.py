@@ -287,8 +287,7 @@ def _set_tensor_type(name: str) -> None:
     import torch
 
     if torch.empty(0).type() != name:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             torch.set_default_tensor_type(name)
 
 
@@ -305,8 +304,7 @@ def _set_fusion(strategy: Any) -> Any:
     """Set it and return the previous value; torch warns each time that it is deprecated."""
     import torch
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         return torch.jit.set_fusion_strategy(strategy)
 
 

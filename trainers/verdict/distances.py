@@ -12,8 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainers.contract.evaluation import nothing
-
 Beat = Callable[[], None]  # called after each block
 BLOCK = 2048  # samples compared at once
 
@@ -49,7 +47,7 @@ def frechet(one: Moments, other: Moments) -> float:
     return max(0.0, float(gap))
 
 
-def kernel_distance(one: Tensor, other: Tensor, within_other: float | None = None, beat: Beat = nothing) -> float:
+def kernel_distance(one: Tensor, other: Tensor, within_other: float | None = None, beat: Beat = lambda: None) -> float:
     """The unbiased squared maximum mean discrepancy with the kernel (x.y / numbers + 1)^3, over all pairs of samples.
 
     KID with Inception's features (Binkowski et al. 2018, section 4); zero on average between samples of one
@@ -61,7 +59,7 @@ def kernel_distance(one: Tensor, other: Tensor, within_other: float | None = Non
     return kernel_within(one, beat) + within_other - 2 * _kernel_sum(one, other, beat) / (len(one) * len(other))
 
 
-def kernel_within(features: Tensor, beat: Beat = nothing) -> float:
+def kernel_within(features: Tensor, beat: Beat = lambda: None) -> float:
     """The mean kernel of all pairs of different samples. Raises ValueError for fewer than two."""
     if len(features) < 2:
         raise ValueError("a kernel distance needs two samples or more of each")

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainers.contract.evaluation import nothing
 from trainers.verdict.distances import Beat
 
 BLOCK = 2048  # samples compared at once
@@ -30,7 +29,7 @@ class Quality(NamedTuple):
     coverage: float  # share of real samples with a generated one nearby
 
 
-def quality(real: Tensor, generated: Tensor, beat: Beat = nothing) -> Quality:
+def quality(real: Tensor, generated: Tensor, beat: Beat = lambda: None) -> Quality:
     """Improved precision and recall (Kynkaanniemi et al. 2019, section 2), density and coverage (Naeem et al. 2020,
     section 3). Raises ValueError if there are too few samples to count their neighbours."""
     if min(len(real), len(generated)) <= WIDE_BALL:
@@ -59,7 +58,7 @@ def expected_coverage(real: int, generated: int, neighbours: int = WIDE_BALL) ->
     return 1 - math.prod((real - 1 - i) / (real + generated - 1 - i) for i in range(neighbours))
 
 
-def nearest(points: Tensor, among: Tensor, beat: Beat = nothing) -> tuple[Tensor, Tensor]:
+def nearest(points: Tensor, among: Tensor, beat: Beat = lambda: None) -> tuple[Tensor, Tensor]:
     """The distance of each point to the nearest one in `among`, and its index; each (points,)."""
     distances = torch.full((len(points),), math.inf, dtype=torch.float64)
     indices = torch.zeros(len(points), dtype=torch.int64)
@@ -71,7 +70,7 @@ def nearest(points: Tensor, among: Tensor, beat: Beat = nothing) -> tuple[Tensor
     return distances, indices
 
 
-def radii(points: Tensor, *neighbours: int, beat: Beat = nothing) -> list[Tensor]:
+def radii(points: Tensor, *neighbours: int, beat: Beat = lambda: None) -> list[Tensor]:
     """The distance of each point to its k-th nearest other one, for each k; each (points,)."""
     most = max(neighbours)
     found = torch.full((len(points), most + 1), math.inf, dtype=torch.float64)
@@ -90,7 +89,7 @@ class Copies(NamedTuple):
 class Originals:
     """Training images that samples may be copies of, and held-out ones for comparison."""
 
-    def __init__(self, train: Tensor, held_out: Tensor, beat: Beat = nothing) -> None:
+    def __init__(self, train: Tensor, held_out: Tensor, beat: Beat = lambda: None) -> None:
         self.train = train
         self.limit = nearest(held_out, train, beat)[0].quantile(CLOSEST)
         # C_T is computed in the space of the training images' principal axes, in cells found by k-means
@@ -104,7 +103,7 @@ class Originals:
         self.known = [known[cells == cell] for cell in range(len(self.centres))]
         self.tested = [nearest(tested[tests == cell], here, beat)[0] for cell, here in enumerate(self.known)]
 
-    def copies(self, generated: Tensor, pairs: int = 16, beat: Beat = nothing) -> Copies:
+    def copies(self, generated: Tensor, pairs: int = 16, beat: Beat = lambda: None) -> Copies:
         """Whether samples are copies: their distances to the nearest training image, compared with held-out images'.
 
         `copy_test` is C_T of Meehan et al. 2020, section 4: the z-score of the Mann-Whitney U between both kinds of

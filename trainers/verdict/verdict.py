@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.contract.evaluation import nothing
 from trainers.verdict.distances import Beat, frechet, kernel_distance, kernel_within, moments
 from trainers.verdict.modes import modes
 from trainers.verdict.neighbours import Originals, quality
@@ -31,7 +30,7 @@ class Reference:
         held_out_classes: Tensor | None = None,
         classes: int = 0,
         within: float | None = None,
-        beat: Beat = nothing,
+        beat: Beat = lambda: None,
     ) -> None:
         self.count, self.train = min(count, len(held_out)), train
         few = min(self.count, len(train))
@@ -44,7 +43,7 @@ class Reference:
         # by definition, one in a hundred held-out samples is nearer than the limit to a training sample
         self.real |= {"memorization_rate": 0.01, "copy_test": 0.0}
 
-    def verdict(self, generated: Tensor, classes: Tensor | None = None, beat: Beat = nothing) -> dict[str, Any]:
+    def verdict(self, generated: Tensor, classes: Tensor | None = None, beat: Beat = lambda: None) -> dict[str, Any]:
         """`numbers` by name, {"generated": ..., "real": ...}; their `samples` and `dimensions`; `notes`; the `closest`
         pairs (sample, training sample); and with classes their `histogram` and `entropy`."""
         numbers, more = self._numbers(generated[: self.count], classes, beat)

@@ -1,15 +1,16 @@
 """Shared code of the adversarial families: networks, noise and classes, the grid, and scores."""
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from trainers.base.errors import WORDS, TroupeError, meant
 from trainers.base.problems import Problem
+from trainers.contract import schedules
 from trainers.contract.evaluation import Rows
-from trainers.contract.family import Data, Loss, MicroBatch, Networks, Phase, Watch
+from trainers.contract.family import Data, Loss, MicroBatch, Networks, Optimizers, Phase, Watch
 from trainers.contract.streams import InOrder
 from trainers.data.images import signed
 from trainers.families.adversarial import watching
@@ -44,6 +45,11 @@ class Adversarial(Judging):
             "generator": Generator(config.latent_dim, self.width, channels, size, config.upsample, **more),
             self.critic: Critic(self.width, channels, size, self.critic_norm, **more),
         }
+
+    def alike(self, networks: Mapping[str, nn.Module], kind: Callable[..., Any], **words: Any) -> Optimizers:
+        """An optimizer of this kind for each network, all with the schedule of the settings."""
+        course = schedules.of(self.config, self.config.learning_rate)
+        return {name: (kind(network.parameters(), **words), course) for name, network in networks.items()}
 
     # Inputs of losses
 

@@ -25,6 +25,14 @@ FEWEST = 16  # held-out images that an evaluation needs
 SIDE = 16  # of images whose pixels are features
 FEATURES = 64  # of the classifier that is trained for the run
 NO_JUDGE = "no-judge"  # the problem code of features that cannot judge images
+TINY = {
+    "image_size": 16,
+    "width": 4,
+    "latent_dim": 8,
+    "batch_size": 8,
+    "microbatch_size": 2,
+    "steps": 4,
+}  # for variants
 
 
 def _size(image_size: int | str) -> Problem | None:
@@ -57,6 +65,23 @@ def _no_judge(run: Path) -> tuple[str, str]:
     if family not in registry.families() or not hasattr(registry.config_class(family), "channel_moments"):
         return f"is a run of {family}, which predicts no classes", "use a classifier's run"
     return "" if all_in(run / "checkpoints") else "has no checkpoint yet", ""
+
+
+def rate(default: float, optimizer: str, source: str) -> Any:
+    """The setting of the learning rate, the same for both networks."""
+    about = f"learning rate of both {optimizer} optimizers"
+    return setting(default, about, above=0, log=True, source=source, group="optimizer")
+
+
+def beta(name: str, default: float, source: str) -> Any:
+    """The setting of a beta of Adam, the same for both networks."""
+    about = f"{name} of both Adam optimizers"
+    return setting(default, about, at_least=0, below=1, source=source, group="optimizer")
+
+
+def critic_steps(source: str) -> Any:
+    """The setting of how often the critic learns in a step."""
+    return setting(5, "critic steps per step", at_least=1, at_most=1000, source=source, group="optimizer")
 
 
 class AskedImages(Asked):

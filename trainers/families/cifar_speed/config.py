@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from trainers.base.problems import Problem
-from trainers.families.classification.settings import ClassificationConfig, view
+from trainers.families.classification.settings import TINY, ClassificationConfig, view
 from trainers.settings.config import MISFIT
 from trainers.settings.fields import Check, setting
 from trainers.settings.rules import VALUE
@@ -52,11 +52,9 @@ class Config(ClassificationConfig):
     }
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tiny": {
-            "data": "digits",
+            **TINY,
             "image_size": 32,
             "widths": (4, 8, 8),
-            "batch_size": 8,
-            "microbatch_size": 2,
             "steps": 6,
             "precision": "float32",
             "learning_rate": 0.01,

@@ -16,8 +16,8 @@ PULL = 0.95  # decay of the running average in one step, at the end of the run
 
 
 class CifarSpeed(Classification):
-    def networks(self) -> dict[str, nn.Module]:
-        return {"network": FastNet(self.config.widths, self.facts["channels"], self.config.class_count(self.facts))}
+    def network(self, channels: int, classes: int) -> nn.Module:
+        return FastNet(self.config.widths, channels, classes)
 
     def begin(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
         network = networks["network"]

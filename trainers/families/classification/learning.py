@@ -21,6 +21,13 @@ class Classification(Family):
 
     ema_networks = ("network",)
 
+    def networks(self) -> dict[str, nn.Module]:
+        return {"network": self.network(self.facts["channels"], self.config.class_count(self.facts))}
+
+    def network(self, channels: int, classes: int) -> nn.Module:
+        """The network, for images with these channels."""
+        raise NotImplementedError
+
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         config = self.config
         optimizer: torch.optim.Optimizer

@@ -20,6 +20,7 @@ MEANS = {  # mean and standard deviation of each channel, in [0, 1]
     "none": ((0.0,), (1.0,)),
 }
 
+TINY = {"data": "digits", "image_size": 8, "batch_size": 8, "microbatch_size": 2, "steps": 4}  # for variants
 ADAMW_RATE = 0.002  # default with adamw: that of sgd would be about a hundred times too high
 STEPS = (  # from an image to probabilities, for readers of an exported config
     "float32, (rows, channels, height, width)",

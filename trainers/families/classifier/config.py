@@ -9,25 +9,11 @@ from typing import Any, ClassVar
 
 from trainers.base.errors import meant
 from trainers.base.problems import Problem
-from trainers.families.classification.settings import ClassificationConfig
+from trainers.families.classification.settings import TINY, ClassificationConfig
 from trainers.settings.fields import Check, setting
 
-OWN = (
-    "mlp",
-    "mlp_relu",
-    "mlp_bn",
-    "cnn",
-    "lstm_rows",
-    "lenet",
-    "simple_cnn",
-    "residual",
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "resnet110",
-)
 HE = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+OWN = ("mlp", "mlp_relu", "mlp_bn", "cnn", "lstm_rows", "lenet", "simple_cnn", "residual", *HE)
 MODELS: Mapping[str, Mapping[str, Any]] = {  # models that the family's defaults do not suit (benchmarks/defaults.py)
     "mlp": {"learning_rate": 0.005},  # three matrices without activations: steep if all are large
     "lstm_rows": {"optimizer": "adamw"},
@@ -70,33 +56,9 @@ class Config(ClassificationConfig):
     }
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "mlp_bn": {"model": "mlp_bn", "image_size": 8, "batch_size": 24, "microbatch_size": 4, "steps": 4},
-        "cnn": {
-            "model": "cnn",
-            "image_size": 16,
-            "batch_size": 8,
-            "microbatch_size": 2,
-            "steps": 4,
-            "label_smoothing": 0.1,
-            "schedule": "cosine",
-        },
-        "lstm_rows": {
-            "model": "lstm_rows",
-            "image_size": 8,
-            "batch_size": 8,
-            "microbatch_size": 2,
-            "steps": 4,
-            "optimizer": "adamw",
-        },
-        "resnet20": {
-            "model": "resnet20",
-            "image_size": 8,
-            "batch_size": 8,
-            "microbatch_size": 2,
-            "steps": 4,
-            "flip": "random",
-            "crop_padding": 2,
-            "ema": 0.9,
-        },
+        "cnn": {**TINY, "model": "cnn", "image_size": 16, "label_smoothing": 0.1, "schedule": "cosine"},
+        "lstm_rows": {**TINY, "model": "lstm_rows", "optimizer": "adamw"},
+        "resnet20": {**TINY, "model": "resnet20", "flip": "random", "crop_padding": 2, "ema": 0.9},
     }
 
     model: str = setting(

@@ -7,6 +7,5 @@ from trainers.families.classifier.networks import build
 
 
 class Classifier(Classification):
-    def networks(self) -> dict[str, nn.Module]:
-        channels, size = self.facts["channels"], self.facts["image_size"]
-        return {"network": build(self.config.model, channels, size, self.config.class_count(self.facts))}
+    def network(self, channels: int, classes: int) -> nn.Module:
+        return build(self.config.model, channels, self.facts["image_size"], classes)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from trainers.base.problems import Problem
-from trainers.families.classification.settings import ClassificationConfig
+from trainers.families.classification.settings import TINY, ClassificationConfig
 from trainers.settings.config import MISFIT
 from trainers.settings.fields import Check, setting
 from trainers.settings.rules import BESIDE, VALUE
@@ -39,27 +39,13 @@ class Config(ClassificationConfig):
         "schedule": "one_cycle",
     }
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "bottleneck": {
-            "data": "digits",
-            "image_size": 8,
-            "blocks": (1, 1),
-            "first_width": 4,
-            "batch_size": 8,
-            "microbatch_size": 2,
-            "steps": 4,
-            "crop_padding": 1,
-            "cutout": 3,
-        },
+        "bottleneck": {**TINY, "blocks": (1, 1), "first_width": 4, "crop_padding": 1, "cutout": 3},
         "widening": {
-            "data": "digits",
-            "image_size": 8,
+            **TINY,
             "blocks": (1,),
             "first_width": 64,
             "inner": 2.0,
             "stride_one": 0,
-            "batch_size": 8,
-            "microbatch_size": 2,
-            "steps": 4,
             "flip": "alternating",
             "crop_padding": 0,
         },

@@ -7,15 +7,6 @@ from trainers.families.darknet.networks import Darknet
 
 
 class DarknetFamily(Classification):
-    def networks(self) -> dict[str, nn.Module]:
+    def network(self, channels: int, classes: int) -> nn.Module:
         config = self.config
-        return {
-            "network": Darknet(
-                config.blocks,
-                config.first_width,
-                config.inner,
-                config.stride_one,
-                self.facts["channels"],
-                config.class_count(self.facts),
-            )
-        }
+        return Darknet(config.blocks, config.first_width, config.inner, config.stride_one, channels, classes)

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from trainers.contract import schedules
 from trainers.contract.family import Loss, MicroBatch, Networks, Optimizers, Phase
 from trainers.families.adversarial.learning import Adversarial
 
@@ -15,11 +14,7 @@ class DCGAN(Adversarial):
     critic = "discriminator"  # its scores are logits of being real
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
-        course, betas = schedules.of(self.config, self.config.learning_rate), (self.config.beta1, 0.999)
-        return {
-            name: (torch.optim.Adam(network.parameters(), betas=betas, fused=True), course)
-            for name, network in networks.items()
-        }
+        return self.alike(networks, torch.optim.Adam, betas=(self.config.beta1, 0.999), fused=True)
 
     def phases(self, step: int) -> tuple[Phase, ...]:
         return (

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from trainers.families.adversarial.settings import AdversarialConfig
+from trainers.families.adversarial.settings import TINY, AdversarialConfig, critic_steps, rate
 from trainers.settings.fields import setting
 
 
@@ -19,28 +19,22 @@ class Config(AdversarialConfig):
     }
     tiny: ClassVar = {
         "tiny": {
+            **TINY,
             "learning_rate": 5e-5,
             "clip": 0.01,
-            "image_size": 16,
             "width": 8,
             "latent_dim": 16,
             "batch_size": 16,
             "microbatch_size": 4,
-            "steps": 4,
             "n_critic": 2,
             "n_critic_warmup": 3,
             "warmup_steps": 1,
             "n_extra_layers": 1,
         },
         "no_norm": {
+            **TINY,
             "learning_rate": 5e-5,
             "clip": 0.01,
-            "image_size": 16,
-            "width": 4,
-            "latent_dim": 8,
-            "batch_size": 8,
-            "microbatch_size": 2,
-            "steps": 4,
             "n_critic": 2,
             "n_critic_warmup": 0,
             "critic_norm": False,
@@ -49,22 +43,8 @@ class Config(AdversarialConfig):
         },
     }
 
-    learning_rate: float = setting(
-        5e-5,
-        "learning rate of both RMSprop optimizers",
-        above=0,
-        log=True,
-        source="Arjovsky 2017, algorithm 1",
-        group="optimizer",
-    )
-    n_critic: int = setting(
-        5,
-        "critic steps per step",
-        at_least=1,
-        at_most=1000,
-        source="Arjovsky 2017, algorithm 1",
-        group="optimizer",
-    )
+    learning_rate: float = rate(5e-5, "RMSprop", "Arjovsky 2017, algorithm 1")
+    n_critic: int = critic_steps("Arjovsky 2017, algorithm 1")
     n_critic_warmup: int = setting(
         100,
         "critic steps in each of the first `warmup_steps` and in every 500th step; 0: n_critic there too",

@@ -5,18 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from trainers.contract import schedules
 from trainers.contract.family import Loss, MicroBatch, Networks, Optimizers
 from trainers.families.adversarial.learning import Wasserstein
 
 
 class WGAN(Wasserstein):
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
-        course = schedules.of(self.config, self.config.learning_rate)
-        return {
-            name: (torch.optim.RMSprop(network.parameters(), foreach=True), course)
-            for name, network in networks.items()
-        }
+        return self.alike(networks, torch.optim.RMSprop, foreach=True)
 
     @property
     def critic_norm(self) -> bool:  # type: ignore[override]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from trainers.base.problems import Problem
-from trainers.families.adversarial.settings import AdversarialConfig
+from trainers.families.adversarial.settings import TINY, AdversarialConfig, beta, critic_steps, rate
 from trainers.settings.fields import Check, setting
 from trainers.settings.rules import BESIDE
 
@@ -38,26 +38,8 @@ class Config(AdversarialConfig):
     )
     defaults: ClassVar = {"cycle_momentum": (0.0, 0.0)}
     tiny: ClassVar = {
-        "tiny": {
-            "image_size": 16,
-            "width": 8,
-            "latent_dim": 16,
-            "batch_size": 16,
-            "microbatch_size": 4,
-            "steps": 4,
-            "n_critic": 2,
-        },
-        "resnet": {
-            "image_size": 32,
-            "width": 4,
-            "latent_dim": 8,
-            "batch_size": 8,
-            "microbatch_size": 2,
-            "steps": 3,
-            "n_critic": 2,
-            "network": "resnet",
-            "conditional": True,
-        },
+        "tiny": {**TINY, "width": 8, "latent_dim": 16, "batch_size": 16, "microbatch_size": 4, "n_critic": 2},
+        "resnet": {**TINY, "image_size": 32, "steps": 3, "n_critic": 2, "network": "resnet", "conditional": True},
     }
 
     network: Literal["dcgan", "resnet"] = setting(
@@ -74,38 +56,10 @@ class Config(AdversarialConfig):
         source="Gulrajani 2017, algorithm 1",
         group="optimizer",
     )
-    n_critic: int = setting(
-        5,
-        "critic steps per step",
-        at_least=1,
-        at_most=1000,
-        source="Gulrajani 2017, algorithm 1",
-        group="optimizer",
-    )
-    learning_rate: float = setting(
-        1e-4,
-        "learning rate of both Adam optimizers",
-        above=0,
-        log=True,
-        source="Gulrajani 2017, algorithm 1",
-        group="optimizer",
-    )
-    beta1: float = setting(
-        0.0,
-        "beta1 of both Adam optimizers",
-        at_least=0,
-        below=1,
-        source="Gulrajani 2017, algorithm 1",
-        group="optimizer",
-    )
-    beta2: float = setting(
-        0.9,
-        "beta2 of both Adam optimizers",
-        at_least=0,
-        below=1,
-        source="Gulrajani 2017, algorithm 1",
-        group="optimizer",
-    )
+    n_critic: int = critic_steps("Gulrajani 2017, algorithm 1")
+    learning_rate: float = rate(1e-4, "Adam", "Gulrajani 2017, algorithm 1")
+    beta1: float = beta("beta1", 0.0, "Gulrajani 2017, algorithm 1")
+    beta2: float = beta("beta2", 0.9, "Gulrajani 2017, algorithm 1")
 
     def draws(self, step: int) -> int:
         return self.n_critic

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from trainers.contract import schedules
 from trainers.contract.family import Loss, MicroBatch, Networks, Optimizers
 from trainers.families.adversarial.learning import Wasserstein, joined
 from trainers.families.wgan_gp.networks import ResNetCritic, ResNetGenerator
@@ -24,11 +23,7 @@ class WGANGP(Wasserstein):
         }
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
-        course, betas = schedules.of(self.config, self.config.learning_rate), (self.config.beta1, self.config.beta2)
-        return {
-            name: (torch.optim.Adam(network.parameters(), betas=betas, fused=True), course)
-            for name, network in networks.items()
-        }
+        return self.alike(networks, torch.optim.Adam, betas=(self.config.beta1, self.config.beta2), fused=True)
 
     def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         fakes = self.fakes(networks, microbatch).to(microbatch.dtype)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from trainers.base.problems import Problem
-from trainers.families.classification.settings import ClassificationConfig
+from trainers.families.classification.settings import TINY, ClassificationConfig
 from trainers.settings.fields import Check, setting
 from trainers.settings.rules import VALUE
 
@@ -25,18 +25,7 @@ class Config(ClassificationConfig):
         "schedule": "step",
     }  # section 3, with steps at 60, 120, 160 of 200
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tiny": {
-            "data": "digits",
-            "image_size": 8,
-            "depth": 10,
-            "widen_factor": 1,
-            "dropout": 0.3,
-            "batch_size": 8,
-            "microbatch_size": 2,
-            "steps": 4,
-            "crop_padding": 1,
-            "label_smoothing": 0.1,
-        }
+        "tiny": {**TINY, "depth": 10, "widen_factor": 1, "dropout": 0.3, "crop_padding": 1, "label_smoothing": 0.1}
     }
 
     depth: int = setting(28, "convolutions in a row, 6n + 4", at_least=10, at_most=10_000, network=True)

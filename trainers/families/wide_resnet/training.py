@@ -7,14 +7,5 @@ from trainers.families.wide_resnet.networks import WideResNet
 
 
 class WideResNetFamily(Classification):
-    def networks(self) -> dict[str, nn.Module]:
-        config = self.config
-        return {
-            "network": WideResNet(
-                config.depth,
-                config.widen_factor,
-                config.dropout,
-                self.facts["channels"],
-                config.class_count(self.facts),
-            )
-        }
+    def network(self, channels: int, classes: int) -> nn.Module:
+        return WideResNet(self.config.depth, self.config.widen_factor, self.config.dropout, channels, classes)
