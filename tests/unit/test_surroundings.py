@@ -27,7 +27,7 @@ from cluster.cli.main import command
 from cluster.host import ray_environment
 from cluster.host.import_path import ROOT, without_folder
 from cluster.ray_jobs import dashboard
-from cluster.terminal.progress import Progress, tell
+from cluster.terminal.progress import Progress
 from cluster.terminal.streams import whole_streams
 from trainers.base import paths
 from trainers.base.errors import SURROUNDINGS, TroupeError
@@ -263,8 +263,8 @@ def test_any_stream_that_can_be_written_to_will_do(
     out, err = kind(), kind()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    assert tell("said")
     progress = Progress()
+    progress.line("said")
     progress.say("more")
     progress.show({"step": 1, "steps": 2, "metrics": {}})
     assert command(["train", "dcgan", "steps=many"]) == 2
