@@ -69,7 +69,7 @@ def step_side(name: str, steps: int) -> float:
     config = workload.config_of("dcgan", batch_size=BATCH, microbatch_size=BATCH)
     data = workload.generated(SIZES[name], channels=1 if name == "digits" else 3)
     trainer = workload.trainer_of("dcgan", config, data)
-    return BATCH / statistics.median(workload.seconds_of_steps(partial(workload.advance, trainer), 2, steps))
+    return BATCH / statistics.median(workload.seconds_of_steps(partial(workload.train_step, trainer), 2, steps))
 
 
 def memory_side(name: str, folder: str) -> dict[str, float]:

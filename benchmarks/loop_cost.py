@@ -1,6 +1,6 @@
 """CPU time of our own code in a step, as a part of a whole step of DCGAN.
 
-Our own code is all of `advance()` with a made-up family in DCGAN's two phases, whose two networks have one
+Our own code is all of `train_step()` with a made-up family in DCGAN's two phases, whose two networks have one
 parameter each: what is left is the loop, the data path (the same pictures), the reduction, noise, metrics and the
 optimizers' calls. It is an upper bound: torch's own cost of two tiny graphs and optimizer steps counts as ours. A
 second row gives each of the two networks DCGAN's batch norm layers too, on 2x1 numbers, since running averages are
@@ -61,14 +61,14 @@ def side(case: str, what: str, steps: int) -> list[float]:
 
         def discriminate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
             fakes = networks["generator"](microbatch.randn(microbatch.size, self.config.latent_dim, 1, 1)[0, 0, 0])
-            microbatch.kept["fakes"] = fakes
+            microbatch.intermediates["fakes"] = fakes
             real = networks["discriminator"](microbatch["images"][0, 0, 0, :1].to(microbatch.dtype))
             fake = networks["discriminator"](fakes.detach())
             loss = fake.mean() - real.mean()
             return Loss(loss, {"real_score": real.mean(), "fake_score": fake.mean()})
 
         def generate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
-            return Loss(-networks["discriminator"](microbatch.kept["fakes"]).mean())
+            return Loss(-networks["discriminator"](microbatch.intermediates["fakes"]).mean())
 
     config = workload.config_of("dcgan", **CASES[case])
     data = workload.generated(CASES[case]["image_size"])
@@ -76,7 +76,9 @@ def side(case: str, what: str, steps: int) -> list[float]:
         trainer = workload.trainer_of("dcgan", config, data)
     else:
         trainer = workload.trainer_for(Nothing(config, data.facts), config, data)
-    return workload.seconds_of_steps(partial(workload.advance, trainer), max(2, steps // 10), steps, time.process_time)
+    return workload.seconds_of_steps(
+        partial(workload.train_step, trainer), max(2, steps // 10), steps, time.process_time
+    )
 
 
 def main() -> None:

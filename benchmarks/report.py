@@ -84,7 +84,7 @@ def write_run(
     facts = {"kind": "images", "channels": 1, "image_size": 64, "size": 8100, "held_out": 900}
     folder.settings.write_text(json.dumps({"format": 1, "family": "dcgan", "versions": {}, "data": "0" * 64,
                                            "settings": settings, "facts": facts, "from": None}))  # fmt: skip
-    folder.log(0).write_text(run_folder.begun(0, 1) + "\n")
+    folder.log(0).write_text(run_folder.start_line(0, 1) + "\n")
     goal = 20 + 80 * abs(math.log10(settings["learning_rate"]) + 3.5) + 200 / settings["width"]
     rows, value = [], 400.0
     for report in range(1, reports + 1):

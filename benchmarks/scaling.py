@@ -36,8 +36,8 @@ def train(world: World, case: str, grad_sync: str, alone: bool, steps: int) -> f
     config = workload.config_of(family, **{**settings, "grad_sync": grad_sync})
     data = workload.generated(size)
     trainer = workload.trainer_of(family, config, data, World() if alone else world)
-    world.gather(None)  # begin together
-    seconds = workload.seconds_of_steps(partial(workload.advance, trainer), WARM_UP, steps)
+    world.all_gather(None)  # begin together
+    seconds = workload.seconds_of_steps(partial(workload.train_step, trainer), WARM_UP, steps)
     speed: float = config.batch_size / statistics.median(seconds)
     return speed
 

@@ -47,14 +47,14 @@ def our_side(family: str, device: str, precision: str, grad_sync: str, warm_up: 
     """The engine's loop."""
     import workload
 
-    from trainers.engine.loop import process_for
+    from trainers.engine.loop import torch_runtime
 
     plain = importlib.import_module(f"plain.{family}")
     words = {"device": device, "precision": precision, "grad_sync": grad_sync, **plain.SETTINGS}
     config = workload.config_of(family, **words)
-    with process_for(config):
+    with torch_runtime(config):
         trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
-        step = partial(getattr(plain, "OF_OURS", workload.advance), trainer)
+        step = partial(getattr(plain, "OF_OURS", workload.train_step), trainer)
         step()
         answer = {"first": dict(trainer.metrics), **timed(step, warm_up, steps)}
         if device == "cpu":
@@ -86,7 +86,7 @@ def seconds_of_data(family: str, plain: Any) -> list[float]:
     trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
 
     def step() -> None:
-        workload.draw(trainer)
+        workload.next_batch(trainer)
         for microbatch in trainer.microbatches.values():
             trainer.family.normalized(trainer.family.augmented(microbatch), microbatch.dtype)
 

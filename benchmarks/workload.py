@@ -13,14 +13,23 @@ from trainers.contract.family import Data, Family
 from trainers.data.images import ImageData, Part
 from trainers.distributed.process_group import World
 from trainers.engine.control import Control
-from trainers.engine.step import advance, draw, run_phase
+from trainers.engine.step import next_batch, run_phase, train_step
 from trainers.engine.trainer import Trainer
 from trainers.families import registry
 from trainers.settings.config import Config
 
 PICTURES = 1024
 
-__all__ = ["advance", "config_of", "draw", "first_phase", "generated", "seconds_of_steps", "trainer_for", "trainer_of"]
+__all__ = [
+    "config_of",
+    "first_phase",
+    "generated",
+    "next_batch",
+    "seconds_of_steps",
+    "train_step",
+    "trainer_for",
+    "trainer_of",
+]
 
 
 def generated(size: int, channels: int = 3, count: int = PICTURES) -> ImageData:
@@ -48,7 +57,7 @@ def trainer_of(family: str, config: Config, data: Data, world: World | None = No
 def trainer_for(family: Family, config: Config, data: Data, world: World | None = None) -> Trainer:
     torch.set_num_threads(config.threads_per_worker)
     trainer = Trainer(family, data, config, world or World(), Control())
-    trainer.begin()
+    trainer.setup()
     return trainer
 
 

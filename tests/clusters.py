@@ -94,11 +94,11 @@ def ray_here(**variables: str) -> Iterator[Any]:
     )
     import ray
 
-    auth.read_anew()
+    auth.reload_token_settings()
     try:
         yield ray
     finally:
         ray.shutdown()
         os.environ.clear()
         os.environ.update(before)
-        auth.read_anew()
+        auth.reload_token_settings()

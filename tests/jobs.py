@@ -58,7 +58,7 @@ def train_until(world: Any, plan: Plan, step: int) -> None:
     if world.rank == 0:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.make_parts()
-    world.gather(None)
+    world.all_gather(None)
     with contextlib.suppress(Stopped):
         run(plan, world, StopsAt(step))
 

@@ -29,7 +29,7 @@ def make_run(folder: RunFolder, reports: int = 6, *, texts: bool = False, level:
     folder.write_settings(
         {"family": "dcgan", "settings": told, "facts": facts, "data": "x", "versions": {}, "from": None}
     )
-    folder.log(0).write_text(run_folder.begun(0, 1) + "\n")
+    folder.log(0).write_text(run_folder.start_line(0, 1) + "\n")
     folder.note_start(1)
     rows: list[dict[str, float]] = []
     for report in range(1, reports + 1):

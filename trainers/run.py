@@ -20,7 +20,7 @@ from trainers.families import registry
 from trainers.run_folders import bucket
 from trainers.run_folders.run_folder import RunFolder
 from trainers.runtime import processor
-from trainers.runtime.global_state import fresh
+from trainers.runtime.global_state import with_default_globals
 from trainers.settings.config import Config
 from trainers.settings.fields import plain
 
@@ -45,7 +45,7 @@ class Plan:
         """The same plan on another machine, which has its own local folder for the runs of a bucket."""
         if not self.bucket:
             return self
-        return replace(self, folder=bucket.here(self.folder, self.bucket))
+        return replace(self, folder=bucket.local_folder(self.folder, self.bucket))
 
     @classmethod
     def of(cls, folder: RunFolder, data_dir: Path, families: tuple[Path, ...]) -> Plan:
@@ -57,7 +57,7 @@ class Plan:
         return registry.config_class(self.family, self.families).of(self.settings, self.family)
 
 
-@fresh
+@with_default_globals
 def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
     """Open the data, build the family and train, with all global switches at their defaults. Returns the result.
 
@@ -70,7 +70,7 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
     if plan.fingerprint is not None and data.fingerprint != plan.fingerprint:
         reason = "the samples differ from the driver's"
         raise TroupeError(Problem("data-differ", "data", reason, value=config.data), CONFLICT)
-    config = config.resolved(data.facts)
+    config = config.finalize(data.facts)
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
     try:
         with without_own_garbage():

@@ -19,11 +19,11 @@ from cluster.backend.supervisor import (
     RAY,
     RESIZED,
     WORKER,
-    Look,
-    Lost,
     Outcomes,
-    Presence,
     Row,
+    SuspendAwareClock,
+    WorkerLost,
+    WorkerStatus,
 )
 from cluster.host.requirements import needs
 from cluster.terminal.progress import duration
@@ -35,19 +35,20 @@ from trainers.run_folders.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from cluster.backend.connection import Connected
-    from cluster.backend.local_ray import OwnRay
+    from cluster.backend.local_ray import LocalRay
 
 Answer = TypeVar("Answer")
 
 
-def hold_alive(died: Callable[[], str]) -> None:
-    """Raises Lost if Ray itself has died."""
+def raise_if_died(died: Callable[[], str]) -> None:
+    """Raises WorkerLost if Ray itself has died."""
     if why := died():
-        raise Lost(why, RAY)
+        raise WorkerLost(why, RAY)
 
 
-def answered(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
-    """The answer of Ray. Raises Lost if it dies meanwhile: it would be silent, and end this process after a minute."""
+def ask_ray(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
+    """The answer of Ray. Raises WorkerLost if it dies meanwhile: it would be silent, and end this process after a
+    minute."""
     answers: list[Answer | Exception] = []
 
     def ask() -> None:
@@ -61,14 +62,14 @@ def answered(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
     while asking.is_alive():
         asking.join(WAITS.look_at_results)
         if asking.is_alive():
-            hold_alive(died)
+            raise_if_died(died)
     (answer,) = answers
     if isinstance(answer, Exception):
         raise answer
     return answer
 
 
-class Placing:
+class PlacementRequest:
     """Places workers in their own placement group, as large as fits."""
 
     def __init__(
@@ -76,8 +77,8 @@ class Placing:
         each: Mapping[str, float],
         least: int,
         most: int,
-        lost: Lost | None,
-        used: Connected | OwnRay,
+        lost: WorkerLost | None,
+        used: Connected | LocalRay,
         stop_requested: Callable[[], bool],
         say: Callable[[str], None],
         cluster: bool,
@@ -87,22 +88,22 @@ class Placing:
         self.group: Any = None  # a placement group that was requested and is not granted yet
         self.size, self.requested = most, 0.0  # its number of workers, and when it was requested
 
-    def found(self) -> Any:
+    def granted(self) -> Any:
         """A placement group for `least` to `most` workers, when there is room.
 
-        Raises Lost if Ray dies meanwhile, Stopped if a stop is requested, TroupeError (exit code 3) if there is no
-        room for too long.
+        Raises WorkerLost if Ray dies meanwhile, Stopped if a stop is requested, TroupeError (exit code 3) if there is
+        no room for too long.
         """
         patience = WAITS.nodes if self.cluster and self.lost is not None else WAITS.room
         began, announced = time.monotonic(), False
         try:
             while True:
-                hold_alive(self.used.unfit)
+                raise_if_died(self.used.unusable)
                 if self.stop_requested():
                     raise NotBegun()
                 now = time.monotonic()
                 self._request(now)
-                if answered(partial(self.group.wait, 0.5), self.used.unfit):
+                if ask_ray(partial(self.group.wait, 0.5), self.used.unusable):
                     granted, self.group = self.group, None
                     return granted
                 if now - began > 2 * WAITS.room_taken and not announced:
@@ -119,8 +120,8 @@ class Placing:
         """Request a placement group; another one if the last was too large, or has waited for too long."""
         from ray.util import placement_group
 
-        there = answered(nodes.alive, self.used.unfit)
-        possible = nodes.rooms(self.each, [node["Resources"] for node in there.values()])
+        there = ask_ray(nodes.live_nodes, self.used.unusable)
+        possible = nodes.worker_capacity(self.each, [node["Resources"] for node in there.values()])
         possible = max(self.least, min(self.most, possible))
         if self.group is not None:
             waited = now - self.requested
@@ -130,12 +131,12 @@ class Placing:
             self._withdraw()
             self.size -= taken
         self.size, self.requested = max(self.least, min(self.size, possible)), now
-        self.group = answered(partial(placement_group, [self.each] * self.size, strategy="PACK"), self.used.unfit)
+        self.group = ask_ray(partial(placement_group, [self.each] * self.size, strategy="PACK"), self.used.unusable)
 
     def _withdraw(self) -> None:
         from ray.util import remove_placement_group
 
-        answered(partial(remove_placement_group, self.group), self.used.unfit)
+        ask_ray(partial(remove_placement_group, self.group), self.used.unusable)
 
     def _no_room(self, patience: float) -> Problem:
         why = f" ({self.lost.why})" if self.lost else ""
@@ -153,17 +154,17 @@ class ActorGroup:
         runtime_env: Mapping[str, Any],
         placement: Any,
         held_for: str = "",
-        placing: Placing | None = None,
+        request: PlacementRequest | None = None,
     ) -> None:
-        """Start the workers in the last bundles of a placement group, and the run. `placing`: the workers own the
+        """Start the workers in the last bundles of a placement group, and the run. `request`: the workers own the
         group; it is removed with them, and they move when nodes join and leave.
 
-        Raises Lost if a worker, or Ray, dies meanwhile.
+        Raises WorkerLost if a worker, or Ray, dies meanwhile.
         """
         import ray
 
-        self.ray, self.placing, self.placement = ray, placing, placement
-        self.size = placement.bundle_count if placing is not None else int(plan.settings["workers"])
+        self.ray, self.request, self.placement = ray, request, placement
+        self.size = placement.bundle_count if request is not None else int(plan.settings["workers"])
         self.nodes: list[str] = []  # of the workers, by rank
         self.ended: dict[int, Any] = {}
         self.probe: Any = None  # a placement group for one more worker, and when there was room for it
@@ -171,19 +172,19 @@ class ActorGroup:
         self.more_since = 0.0
         self.actors = self._started(needs(plan.settings), runtime_env)
         self.processes: dict[int, int] = {}
-        self.watch: nodes.Watch | None = None
+        self.watch: nodes.NodeMonitor | None = None
         try:
-            if placing is not None:
-                self.watch = answered(nodes.Watch, placing.used.unfit)
+            if request is not None:
+                self.watch = ask_ray(nodes.NodeMonitor, request.used.unusable)
             self._rank_by_node()
-            self.begin(plan, held_for)
+            self.start_run(plan, held_for)
         except TroupeError:
             self.end()
             raise
         except Exception as error:  # from Ray, of many types
             kind = self._kind()
             self.end()
-            raise Lost(f"the workers did not start: {last_line(error)}", kind) from error
+            raise WorkerLost(f"the workers did not start: {last_line(error)}", kind) from error
 
     def _started(self, each: Mapping[str, float], runtime_env: Mapping[str, Any]) -> list[Any]:
         """Actors in the last bundles of the placement group."""
@@ -213,21 +214,21 @@ class ActorGroup:
         return worker.where.options(concurrency_group="watch").remote()
 
     def _asked(self, patience: float, questions: list[Any]) -> list[Any]:
-        """All answers. Raises Lost if Ray dies meanwhile."""
+        """All answers. Raises WorkerLost if Ray dies meanwhile."""
         began = time.monotonic()
         while True:
             done, _ = self.ray.wait(questions, num_returns=len(questions), timeout=0.5)
             if len(done) == len(questions) or time.monotonic() - began > patience:
                 return self.ray.get(questions, timeout=0.1)
-            if self.placing is not None:
-                hold_alive(self.placing.used.unfit)
-                if self.placing.stop_requested():
+            if self.request is not None:
+                raise_if_died(self.request.used.unusable)
+                if self.request.stop_requested():
                     raise NotBegun()
             self.ray.get(done)  # raises the error of one without waiting for the others
 
     def _hold_ray(self) -> None:
-        if self.placing is not None:
-            hold_alive(self.placing.used.died)
+        if self.request is not None:
+            raise_if_died(self.request.used.died)
 
     def _kind(self, rank: int | None = None) -> str:
         """The kind of loss of a worker, or of any worker: whether its node was lost."""
@@ -236,7 +237,7 @@ class ActorGroup:
         where = self.nodes if rank is None else [self.nodes[rank]]
         if any(node in self.watch.draining for node in where):
             return PREEMPTED
-        if self.placing is None or not self.placing.cluster:
+        if self.request is None or not self.request.cluster:
             return WORKER
         deadline = time.monotonic() + 2 * WAITS.look_at_nodes  # by then Ray knows
         while time.monotonic() < deadline:
@@ -245,7 +246,7 @@ class ActorGroup:
             time.sleep(WAITS.look_at_results)
         return WORKER
 
-    def begin(self, plan: Plan, held_for: str = "") -> None:
+    def start_run(self, plan: Plan, held_for: str = "") -> None:
         """Start a run, perhaps after another one. The run is held after rows with the metric `held_for`."""
         ((_, address, port),) = self._asked(WAITS.first_microbatch, [self._where(self.actors[0])])
         plan = replace(plan, settings={**plan.settings, "workers": self.size})
@@ -255,9 +256,9 @@ class ActorGroup:
             for rank, worker in enumerate(self.actors)
         }
         self.ended = {}
-        self.present = Presence()
-        self.answered = [self.present.now()] * self.size
-        self.moved = [(0, 0.0)] * self.size  # micro-batches of each, and `away` when they were counted
+        self.clock = SuspendAwareClock()
+        self.answered = [self.clock.now()] * self.size
+        self.moved = [(0, 0.0)] * self.size  # micro-batches of each, and `suspended` when they were counted
         self.answers: list[dict[str, Any]] = [{} for _ in self.actors]
         self.asked: dict[Any, int] = {}
         self.lines: list[str] = []
@@ -274,7 +275,7 @@ class ActorGroup:
         return self.ended
 
     def _outcome(self, rank: int, ref: Any) -> Any:
-        """The result of a worker that has ended, or its error. Raises Lost if Ray itself has died."""
+        """The result of a worker that has ended, or its error. Raises WorkerLost if Ray itself has died."""
         try:
             return self.ray.get(ref)
         except self.ray.exceptions.RayActorError:
@@ -282,28 +283,28 @@ class ActorGroup:
         except self.ray.exceptions.RayTaskError as error:  # of the worker itself, not a loss
             return of_worker(rank, error.cause, self.logs[rank])
         except self.ray.exceptions.RayError as error:
-            return Lost(f"worker {rank}: {last_line(error)}")
+            return WorkerLost(f"worker {rank}: {last_line(error)}")
 
-    def _death(self, rank: int) -> Lost:
-        """Why a worker died. Raises Lost if Ray itself has died."""
+    def _death(self, rank: int) -> WorkerLost:
+        """Why a worker died. Raises WorkerLost if Ray itself has died."""
         self._hold_ray()
         kind = self._kind(rank)
         if kind == NODE:
-            return Lost(f"worker {rank} died with its node", kind)
+            return WorkerLost(f"worker {rank} died with its node", kind)
         if kind == PREEMPTED:
-            return Lost(f"worker {rank} died with its node, which was draining", kind)
+            return WorkerLost(f"worker {rank} died with its node, which was draining", kind)
         process = f", process {self.processes[rank]}" if rank in self.processes else ""
-        return Lost(f"worker {rank} died (killed, or out of memory{process})", kind)
+        return WorkerLost(f"worker {rank} died (killed, or out of memory{process})", kind)
 
-    def looks(self) -> Sequence[Look]:
-        now = self.present.now()
+    def statuses(self) -> Sequence[WorkerStatus]:
+        now = self.clock.now()
         self._ask(now)
         found = []
         for rank, answer in enumerate(self.answers):
             silent, (_, away) = now - self.answered[rank], self.moved[rank]
-            idle = answer.get("idle", 0.0) + silent - (self.present.away - away)  # all may have been stopped with us
+            idle = answer.get("idle", 0.0) + silent - (self.clock.suspended - away)  # all may have been stopped with us
             found.append(
-                Look(
+                WorkerStatus(
                     silent,
                     answer.get("microbatches", 0),
                     max(silent, idle),
@@ -313,7 +314,7 @@ class ActorGroup:
             )
         return found
 
-    def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
+    def updates(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
         if 0 in self.ended:  # its last rows: workers that have ended are not polled
             with contextlib.suppress(self.ray.exceptions.RayError):
                 self._take(
@@ -322,39 +323,39 @@ class ActorGroup:
         (lines, self.lines), (rows, self.rows) = (self.lines, []), (self.rows, [])
         return self.answers[0].get("progress", {}), lines, rows
 
-    def resting(self) -> int | None:
+    def held_at(self) -> int | None:
         step: int | None = self.answers[0].get("resting") if 0 not in self.ended else None
         return step
 
-    def go_on(self, stopping: bool) -> None:
+    def release(self, stopping: bool) -> None:
         self.answers[0]["resting"] = None  # until it reports it again
-        self.actors[0].go_on.options(concurrency_group="watch").remote(stopping)
+        self.actors[0].release.options(concurrency_group="watch").remote(stopping)
 
-    def moves(self) -> Lost | None:
-        if self.placing is None or self.watch is None:
+    def move_reason(self) -> WorkerLost | None:
+        if self.request is None or self.watch is None:
             return None
-        if why := self.placing.used.missing():
-            return Lost(why, CLEANED)
-        return self._node_leaves(self.watch.draining) or self._room_for_more(self.placing)
+        if why := self.request.used.missing():
+            return WorkerLost(why, CLEANED)
+        return self._node_leaves(self.watch.draining) or self._room_for_more(self.request)
 
-    def _node_leaves(self, draining: Mapping[str, float]) -> Lost | None:
+    def _node_leaves(self, draining: Mapping[str, float]) -> WorkerLost | None:
         for rank, node in enumerate(self.nodes):
             if node in draining:
                 left = f" in {max(0.0, draining[node] - time.time()):.0f} s" if draining[node] else ""
-                return Lost(f"the node of worker {rank} will leave{left}", PREEMPTED)
+                return WorkerLost(f"the node of worker {rank} will leave{left}", PREEMPTED)
         return None
 
-    def _room_for_more(self, placing: Placing) -> Lost | None:
+    def _room_for_more(self, request: PlacementRequest) -> WorkerLost | None:
         """The reason to grow, once there has been room for one more worker for `WAITS.more_nodes`."""
-        if self.size >= placing.most or self.ended:
+        if self.size >= request.most or self.ended:
             return None
         if self.room is None:
-            self.probe = self.ray.util.placement_group([placing.each])
+            self.probe = self.ray.util.placement_group([request.each])
             self.room = self.probe.ready()
         if not self.more_since and self.ray.wait([self.room], timeout=0)[0]:
             self.more_since = time.monotonic()
         if self.more_since and time.monotonic() - self.more_since > WAITS.more_nodes:
-            return Lost(f"there is room for more workers than {self.size}", RESIZED)
+            return WorkerLost(f"there is room for more workers than {self.size}", RESIZED)
         return None
 
     def stop(self) -> None:
@@ -367,12 +368,12 @@ class ActorGroup:
                 self.ray.kill(worker)
         if self.watch is not None:
             self.watch.end()
-        if self.placing is not None:
-            removing = threading.Thread(target=self._give_back, daemon=True)
+        if self.request is not None:
+            removing = threading.Thread(target=self._remove_placement_groups, daemon=True)
             removing.start()
             removing.join(timeout=5)  # a dead head does not answer
 
-    def _give_back(self) -> None:
+    def _remove_placement_groups(self) -> None:
         for group in (self.probe, self.placement):
             with contextlib.suppress(Exception):
                 if group is not None:
@@ -394,9 +395,9 @@ class ActorGroup:
 
     def _take(self, rank: int, answer: dict[str, Any]) -> None:
         """Store the answer of a worker; only lines and rows of worker 0 are passed on."""
-        self.answered[rank], self.answers[rank] = self.present.now(), answer
+        self.answered[rank], self.answers[rank] = self.clock.now(), answer
         if answer["microbatches"] != self.moved[rank][0]:
-            self.moved[rank] = answer["microbatches"], self.present.away
+            self.moved[rank] = answer["microbatches"], self.clock.suspended
         self.processes[rank] = answer["process"]
         if rank == 0:
             self.lines += answer["said"]

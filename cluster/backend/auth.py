@@ -24,7 +24,7 @@ def write_new(path: str) -> None:
         file.write(secrets.token_hex(32))
 
 
-def read_anew() -> None:
+def reload_token_settings() -> None:
     """Make Ray read its token settings from the current environment: it caches what it read first."""
     from ray import _raylet
 

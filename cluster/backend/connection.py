@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.backend import auth
-from cluster.backend.local_ray import OwnRay
-from cluster.backend.nodes import Pulse, at, last_line, rooms
-from cluster.backend.ray_internals import disconnect, handlers_refused, refuse_inherited
+from cluster.backend.local_ray import LocalRay
+from cluster.backend.nodes import ClusterHealth, at, last_line, worker_capacity
+from cluster.backend.ray_internals import disconnect, reject_forked, without_sigterm_handler
 from cluster.host import hardware, ray_environment, requirements
 from cluster.host.environment import environment, worker_environment
 from cluster.host.signals import deferred, handlers_kept
@@ -36,7 +36,7 @@ class Connected:
 
     def __init__(self, address: str | None = None) -> None:
         self.runtime_env: dict[str, Any] = {"env_vars": worker_environment()}  # its processes were not started by us
-        self.pulse = Pulse(address) if address is not None else None
+        self.pulse = ClusterHealth(address) if address is not None else None
 
     def died(self) -> str:
         """Which part of it died, if it can be restarted: always empty, since troupe does not own it.
@@ -51,9 +51,9 @@ class Connected:
         """Empty: its files are not ours to check."""
         return ""
 
-    unfit = died
+    unusable = died
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Does nothing: troupe does not own this Ray."""
 
 
@@ -65,7 +65,7 @@ def ray_for(
     folders: Sequence[Path],
     log: Path | None,
     job_wide: bool = False,
-) -> Iterator[Connected | OwnRay]:
+) -> Iterator[Connected | LocalRay]:
     """Connect to Ray, and yield it. Its output goes to `log`, if given. `job_wide`: actors that other code starts need
     its `runtime_env` too.
 
@@ -85,25 +85,25 @@ def ray_for(
 
 
 @contextlib.contextmanager
-def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | OwnRay]:
+def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | LocalRay]:
     """Start a local Ray, or use our caller's."""
     theirs = "ray" in sys.modules and sys.modules["ray"].is_initialized()
     variables = {} if theirs else ray_environment.variables()
     with contextlib.ExitStack() as held:
-        held.callback(auth.read_anew)  # after the environment of our caller is restored
+        held.callback(auth.reload_token_settings)  # after the environment of our caller is restored
         held.enter_context(environment({**variables, **worker_environment(), "GLOO_SOCKET_IFNAME": "lo"}))
         with deferred():  # a partial import would break every later use
             import ray
 
-        refuse_inherited()
+        reject_forked()
         if ray.is_initialized():
             _check_room(config, "the Ray of this process")
             yield Connected()
             return
         cpus = hardware.cores()
-        own = OwnRay(max(cpus, config.workers * config.threads_per_worker) if oversubscribe else cpus)
+        own = LocalRay(max(cpus, config.workers * config.threads_per_worker) if oversubscribe else cpus)
         held.callback(own.end)
-        own.begin()
+        own.start()
         _check_room(config, "this machine")
         yield own
 
@@ -123,13 +123,13 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
     """Join the cluster at an address. Raises TroupeError (exit code 3) if that fails."""
     import ray
 
-    refuse_inherited()
+    reject_forked()
     with contextlib.ExitStack() as held:
         if not ray.is_initialized():
             mode = {"RAY_AUTH_MODE": "token"} if _knock(address) else {}
-            held.callback(auth.read_anew)  # after the environment of our caller is restored
-            with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}), handlers_kept(), handlers_refused():
-                auth.read_anew()
+            held.callback(auth.reload_token_settings)  # after the environment of our caller is restored
+            with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}), handlers_kept(), without_sigterm_handler():
+                auth.reload_token_settings()
                 logging.getLogger("ray").setLevel(logging.ERROR)
                 try:
                     ray.init(
@@ -153,21 +153,23 @@ def _check_room(config: Config, where: str) -> list[dict[str, Any]]:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if problem := lack(
+    if problem := missing_resources(
         requirements.needs(config.model_dump()), config.least_workers, [node["Resources"] for node in nodes], where
     ):
         raise TroupeError(problem, SURROUNDINGS)
     return nodes
 
 
-def lack(each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, float]], where: str) -> Problem | None:
+def missing_resources(
+    each: Mapping[str, float], workers: int, nodes: Sequence[Mapping[str, float]], where: str
+) -> Problem | None:
     """What `nodes` lack for this many workers, each of which must fit on a single node; or None."""
     for kind, count in each.items():
         there = sum(node.get(kind, 0) for node in nodes)
         if there < workers * count:
             reason = f"needs {workers * count:.0f} {kind}s, {where} has {there:.0f}"
             return Problem("no-room", "workers", reason, value=workers)
-    room = rooms(each, nodes)
+    room = worker_capacity(each, nodes)
     if room < workers:
         whole = " and ".join(f"{count:.0f} {kind}s" for kind, count in each.items())
         reason = f"each needs {whole} on one node, {where} has room for {room}"

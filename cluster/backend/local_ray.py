@@ -50,8 +50,8 @@ def _not_started(reason: str, hint: str = "") -> Problem:
     return Problem("ray-failed", reason=f"Ray did not start: {reason}", hint=hint)
 
 
-class OwnRay:
-    """A local Ray, from `begin` to `end`."""
+class LocalRay:
+    """A local Ray, from `start` to `end`."""
 
     def __init__(self, cpus: int) -> None:
         self.cpus = cpus
@@ -61,11 +61,11 @@ class OwnRay:
         self.files: list[Path] = []  # files that must exist while it lives
         self.inode, self.looked, self.touched, self.gone = 0, 0.0, 0.0, ""
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start it, and connect to it. Raises TroupeError (exit code 3) if that fails."""
         import ray
 
-        sweep()
+        cleanup_stale()
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns about a small /dev/shm, which is fine
         self.folder, self.secret = _new_folder(), secrets.token_hex(32)
         self.inode, self.lock = self.folder.stat().st_ino, Lock(self.folder / LOCK)
@@ -89,10 +89,10 @@ class OwnRay:
                 uv_unseen(),
                 unheard(),
                 handlers_kept(),
-                ray_internals.handlers_refused(),
+                ray_internals.without_sigterm_handler(),
                 none_swallowed(),
             ):
-                auth.read_anew()
+                auth.reload_token_settings()
                 ray.init(
                     address="local",
                     num_cpus=self.cpus,
@@ -144,7 +144,7 @@ class OwnRay:
                         os.utime(path, follow_symlinks=False)
         return f"{self.gone} was deleted, a file of the local Ray (by a cleanup service?)" if self.gone else ""
 
-    def unfit(self) -> str:
+    def unusable(self) -> str:
         """Why no worker could start in it."""
         return self.died() or self.missing()
 
@@ -158,10 +158,10 @@ class OwnRay:
             finally:
                 self._clear()
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Restart it, after it died or a file of it was deleted."""
         self.end()
-        self.begin()
+        self.start()
 
     def _there(self) -> list[Path]:
         """Its folder, and everything in it."""
@@ -175,10 +175,10 @@ class OwnRay:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.secret, self.inode = "", 0
         self.lock.release()
-        auth.read_anew()  # after the environment of our caller is restored
+        auth.reload_token_settings()  # after the environment of our caller is restored
 
 
-def sweep() -> None:
+def cleanup_stale() -> None:
     """Remove the folders, and end the processes, of local Rays whose owner was killed."""
     for base in _bases():
         with contextlib.suppress(OSError):
@@ -199,7 +199,7 @@ def _end_processes(folder: Path, secret: str) -> None:
     def belongs(environment: bytes, command: bytes) -> bool:
         return mark in environment.split(b"\0") and (place in command or command.startswith(b"ray::"))
 
-    while secret and ownership.kill_those(belongs) and time.monotonic() < until:
+    while secret and ownership.kill_matching(belongs) and time.monotonic() < until:
         time.sleep(0.02)
 
 

@@ -24,7 +24,7 @@ def last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def alive() -> dict[str, dict[str, Any]]:
+def live_nodes() -> dict[str, dict[str, Any]]:
     """The live nodes by id, without draining ones."""
     import ray
 
@@ -46,29 +46,29 @@ def draining() -> dict[str, float]:
     return {node: moment / 1000 for node, moment in state.state.get_draining_nodes().items()}
 
 
-def rooms(each: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+def worker_capacity(each: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
     """How many workers fit on nodes, each on a single one."""
     return sum(int(min(node.get(kind, 0) // count for kind, count in each.items() if count)) for node in nodes)
 
 
-class Watch:
+class NodeMonitor:
     """Polls the nodes in its own thread: Ray does not answer if the head has died."""
 
     def __init__(self) -> None:
-        self.alive, self.draining = alive(), draining()
+        self.alive, self.draining = live_nodes(), draining()
         self.ended = threading.Event()
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
         while not self.ended.wait(WAITS.look_at_nodes):
             with contextlib.suppress(Exception):  # Ray may be shut down meanwhile
-                self.alive, self.draining = alive(), draining()
+                self.alive, self.draining = live_nodes(), draining()
 
     def end(self) -> None:
         self.ended.set()
 
 
-class Pulse:
+class ClusterHealth:
     """Whether a joined cluster still answers: its head, and the raylet that connects us to it."""
 
     def __init__(self, address: str) -> None:

@@ -14,7 +14,7 @@ used_in = 0  # id of the process that has used Ray
 
 
 @contextlib.contextmanager
-def handlers_refused() -> Iterator[None]:
+def without_sigterm_handler() -> Iterator[None]:
     """Inside, Ray does not handle SIGTERM: it would end this process even if SIGTERM is ignored."""
     from ray._private import utils
 
@@ -40,7 +40,7 @@ def disconnect() -> None:
             ray.shutdown()
 
 
-def refuse_inherited() -> None:
+def reject_forked() -> None:
     """Raise TroupeError (exit code 3) in a process that was forked from one that had used Ray: Ray's threads and
     connections are not in the child, where calls to Ray would wait forever."""
     global used_in

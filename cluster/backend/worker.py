@@ -19,8 +19,8 @@ from trainers.base.errors import NotBegun, PeerLost, TroupeError, of_worker
 from trainers.engine.control import Control
 from trainers.run import Plan, run
 from trainers.run_folders import bucket
-from trainers.run_folders.mirror import patiently
-from trainers.run_folders.run_folder import RunFolder, begun
+from trainers.run_folders.mirror import retry
+from trainers.run_folders.run_folder import RunFolder, start_line
 from trainers.storage import checkpoint
 
 INTERFACE = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -41,11 +41,11 @@ class Worker:
         """Reset the state of the previous run."""
         self.said: list[str] = []
         self.rows: list[tuple[int, dict[str, float]]] = []  # rows of metrics, not passed on yet
-        self.control = Control(self.said.append, self._report, at_rest=self._rest)
-        self.held_for = held_for  # the metric after whose rows the run waits for `go_on`
+        self.control = Control(self.said.append, self._report, on_step_end=self._rest)
+        self.held_for = held_for  # the metric after whose rows the run waits for `release`
         self.told = False  # whether there was such a row since the last rest
-        self.resting: int | None = None
-        self.going_on = threading.Event()
+        self.held_at: int | None = None
+        self.released = threading.Event()
 
     def _report(self, step: int, row: Mapping[str, float]) -> None:
         self.rows.append((step, dict(row)))
@@ -54,10 +54,10 @@ class Worker:
     def _rest(self, step: int) -> None:
         if self.told:
             self.told = False
-            self.going_on.clear()
-            self.resting = step
-            self.going_on.wait()
-            self.control.rested()
+            self.released.clear()
+            self.held_at = step
+            self.released.wait()
+            self.control.restart_clock()
 
     def where(self) -> tuple[str, str, int]:
         """Node, address and a free port of this worker."""
@@ -73,17 +73,17 @@ class Worker:
         self._clear(held_for)
         plan, there = plan.here(), None
         log = RunFolder(plan.folder).log(rank)
-        speak_where_ray_does()
+        use_ray_interface()
         try:
-            there = patiently(lambda: bucket.of_run(plan.folder), self._still_wanted)
+            there = retry(lambda: bucket.bucket_of_run(plan.folder), self._still_wanted)
             if there is not None and rank == 0:
-                patiently(lambda: there.fetch(plan.folder, checkpoints=True), self._still_wanted)
+                retry(lambda: there.fetch(plan.folder, checkpoints=True), self._still_wanted)
             if there is not None:  # this machine may have no file of it yet
                 plan.folder.mkdir(parents=True, exist_ok=True)
                 RunFolder(plan.folder).make_parts()
             with checkpoint.writing(log):
                 write_to(log)
-                print(begun(rank, size), flush=True)
+                print(start_line(rank, size), flush=True)
                 if rank == 0:
                     RunFolder(plan.folder).note_start(size)
             self.world = join(address, port, rank, size, str(plan.settings["device"]))
@@ -106,7 +106,7 @@ class Worker:
 
     def _still_wanted(self) -> None:
         """Called between tries. Raises NotBegun if a stop was requested."""
-        self.control.beat()
+        self.control.heartbeat()
         if self.control.stop_requested:
             raise NotBegun
 
@@ -117,28 +117,28 @@ class Worker:
         control = self.control
         return {
             "microbatches": control.microbatches,
-            "idle": time.monotonic() - control.last,
+            "idle": time.monotonic() - control.last_heartbeat,
             "slowest": control.slowest,
-            "waiting": self.resting is not None or (self.world is not None and self.world.waiting),
-            "resting": self.resting,
+            "waiting": self.held_at is not None or (self.world is not None and self.world.waiting),
+            "resting": self.held_at,
             "progress": control.progress,
             "said": said,
             "rows": rows,
             "process": os.getpid(),
         }
 
-    def go_on(self, stopping: bool) -> None:
+    def release(self, stopping: bool) -> None:
         """Continue a held run; or save and stop it at its step."""
         self.control.stop_requested = self.control.stop_requested or stopping
-        self.resting = None
-        self.going_on.set()
+        self.held_at = None
+        self.released.set()
 
     def stop(self) -> None:
         """Ask the run to save and stop at the next point at which all workers can."""
         self.control.stop_requested = True
 
 
-def speak_where_ray_does() -> None:
+def use_ray_interface() -> None:
     """Make gloo and NCCL use the interface of this node's address in the cluster: if the host name resolves to
     loopback, they would listen only there."""
     if name := interface_of(ray.util.get_node_ip_address()):  # type: ignore[no-untyped-call]

@@ -88,7 +88,7 @@ def on_this_machine(request: Asked, fetch: bool = True) -> Asked:
         return here.model_copy(update={"runs": expanded(text)})
     runs = bucket.folder_for(text)
     if fetch:
-        bucket.bring(runs, request.reads(), request.reads_checkpoints)
+        bucket.fetch_runs(runs, request.reads(), request.reads_checkpoints)
     return here.model_copy(update={"runs": runs})
 
 

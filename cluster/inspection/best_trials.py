@@ -24,7 +24,7 @@ def best_of(runs: Path, name: str, count: int) -> tuple[Search, list[TrialRecord
     """A search, and its best trials that have a checkpoint. Raises TroupeError if there is none."""
     search = leaderboard.find(runs, name)
     there = (
-        trial for trial in search.ranked() if checkpoint.newest_whole(search.folder(trial).checkpoints) is not None
+        trial for trial in search.ranked() if checkpoint.newest_intact(search.folder(trial).checkpoints) is not None
     )
     best = list(itertools.islice(there, count))  # checks no more trials than needed
     if not best:

@@ -18,7 +18,7 @@ from trainers.data import sources
 from trainers.families import registry
 from trainers.run import open_for
 from trainers.run_folders import run_folder
-from trainers.runtime.global_state import fresh
+from trainers.runtime.global_state import with_default_globals
 from trainers.settings.config import MISFIT, NOTHING, NOTHING_HELD_OUT, Config
 from trainers.storage import checkpoint
 
@@ -63,7 +63,7 @@ def prepare(command: EvaluateRequest) -> Prepared:
     problems += wrong
     if not kind.metrics:
         problems.append(Problem(NOTHING, found.family, "evaluates nothing", "`troupe sample` draws samples"))
-    if config is not None and (problem := sources.check_name(config.data, command.families, kind.learns_from)):
+    if config is not None and (problem := sources.check_name(config.data, command.families, kind.input_kind)):
         problems.append(problem)
     if problems:
         raise TroupeError(problems, WORDS)
@@ -105,7 +105,7 @@ def _find_weights(command: EvaluateRequest, problems: list[Problem]) -> _Found:
 
 def _newest(checkpoints: Path, about: str, given: str | None = None) -> Path:
     """A run's newest checkpoint. Raises TroupeError (exit code 4) if none is complete."""
-    newest = checkpoint.newest_whole(checkpoints)
+    newest = checkpoint.newest_intact(checkpoints)
     if newest is None:
         raise TroupeError(Problem("no-checkpoint", about, "it has no complete checkpoint", value=given), CONFLICT)
     return newest
@@ -165,7 +165,7 @@ def evaluate(command: EvaluateRequest, shows: Callable[[str], None] = lambda wha
     return _evaluated(command, prepare(command), shows)
 
 
-@fresh
+@with_default_globals
 def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[str], None]) -> dict[str, Any]:
     config = prepared.config
     data = _open_samples(command, config, prepared.part)
@@ -176,18 +176,18 @@ def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[st
     from trainers.distributed.process_group import World
     from trainers.engine import inference
     from trainers.engine.control import Control
-    from trainers.engine.loop import process_for
+    from trainers.engine.loop import torch_runtime
     from trainers.engine.trainer import Trainer
     from trainers.storage.tensors import load_weights, read_weights
 
-    config = config.resolved(data.facts).model_copy(update={"grad_sync": "exact", "ema": 0.0})
+    config = config.finalize(data.facts).model_copy(update={"grad_sync": "exact", "ema": 0.0})
     with (
         alone(),
-        process_for(prepared.config),
-    ):  # with the run's own `grad_sync`: what could be trained can be evaluated
+        torch_runtime(prepared.config),
+    ):  # with the run's own `grad_sync`: what was trained can be evaluated
         family = registry.family_class(prepared.family, command.families)(config, data.facts)
-        trainer = Trainer(family, data, config, World(), Control(shows=shows))
-        trainer.begin()
+        trainer = Trainer(family, data, config, World(), Control(on_activity=shows))
+        trainer.setup()
         about, value = ("--weights", str(prepared.weights)) if command.weights else (command.name, None)
         names, place = tuple(trainer.networks), prepared.weights
         newer = None
@@ -196,7 +196,7 @@ def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[st
         place, weights = newer or (place, read_weights(place, names, ema=True))
         load_weights(trainer.networks, weights, about, value)
         if "kept" in weights:
-            trainer.keep(weights["kept"])
+            trainer.set_buffers(weights["kept"])
         inference.evaluate(trainer)
         trainer.close()
     result: dict[str, Any] = {
@@ -204,12 +204,12 @@ def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[st
         "weights": str(place),
         "data": config.data,
         "split": prepared.part,
-        "samples": config.held_out_places(data.facts),
+        "samples": config.num_held_out(data.facts),
         "held_out": held_out,
         "notes": [*prepared.notes, *notes],
         "metrics": dict(trainer.evaluation.results),
         "pictures": [],
-        "verdict": {**report, "ema": prepared.config.ema} if (report := family.report()) else None,
+        "verdict": {**report, "ema": prepared.config.ema} if (report := family.details()) else None,
     }
     if command.out is not None:
         result["pictures"] = _drawn(command.out, lambda: family.pictures(trainer.evaluation, data))
@@ -226,10 +226,10 @@ def _open_samples(command: EvaluateRequest, config: Config, part: str) -> Any:
             raise TroupeError(Problem("settings-conflict", "evaluate_on", reason, "leave it out", ALL), WORDS)
         data = data.whole()
     asked = {"evaluate_every": "auto", "schedule": "constant"}  # otherwise the advice would be for training
-    problems = config.model_copy(update=asked).wrong_data(data.facts)
-    if not problems and not config.held_out_places(data.facts):
+    problems = config.model_copy(update=asked).data_problems(data.facts)
+    if not problems and not config.num_held_out(data.facts):
         more = "" if part == ALL else ", or set evaluate_on=all, for data that the run did not learn from"
-        reason, hint = config.nothing_held_out(data.facts), f"use more samples{more}"
+        reason, hint = config.no_held_out_reason(data.facts), f"use more samples{more}"
         problems = [Problem(NOTHING_HELD_OUT, reason=reason, hint=hint)]
     if problems:
         raise TroupeError(problems, WORDS)

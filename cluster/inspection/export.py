@@ -17,7 +17,7 @@ from trainers.base.problems import Problem
 from trainers.families import registry
 from trainers.run_folders import run_folder
 from trainers.run_folders.removal import NOT_OURS
-from trainers.runtime.global_state import fresh
+from trainers.runtime.global_state import with_default_globals
 from trainers.settings.fields import plain
 from trainers.storage import atomic_files
 
@@ -31,7 +31,7 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
     return _export(name, runs, families, out)
 
 
-@fresh
+@with_default_globals
 def _export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[str, Any]:
     _, stored, state, family = opened(name, runs, families)
     from safetensors import SafetensorError
@@ -53,7 +53,7 @@ def _export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[
         "step": state["step"],
         "versions": stored["versions"],
     }
-    if (expected := family.config.expects(config["facts"])) is not None:
+    if (expected := family.config.input_spec(config["facts"])) is not None:
         config["input"] = expected
     others = [name for name in EXPORTED if os.path.lexists(out / name)]
     if others and not _is_export(out):
@@ -75,7 +75,9 @@ def load_exported(folder: str | Path, families: Sequence[str | Path] = ()) -> di
     Raises TroupeError: exit code 2 if the folder is no export, 4 if its config or its weights are damaged.
     """
     config_of(expanded(folder))
-    networks: dict[str, Any] = fresh(exported)(expanded(folder), [expanded(path) for path in families])[2]
+    networks: dict[str, Any] = with_default_globals(exported)(expanded(folder), [expanded(path) for path in families])[
+        2
+    ]
     return networks
 
 

@@ -66,14 +66,14 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> Answer:
     saved = False
     with contextlib.suppress(OSError):  # kept for other waiting processes; a resume removes it
         saved = (path / STOP_FILE).read_text(encoding="utf-8") == SAVED  # written by its owner
-    newest = checkpoint.newest_whole(RunFolder(path).checkpoints) if not whole else None
+    newest = checkpoint.newest_intact(RunFolder(path).checkpoints) if not whole else None
     return _answer(
         {
             "name": name,
             "job": None,
             "finished": _finished(path, whole),
             "saved": saved,
-            "step": checkpoint.place_of(newest.name)[0] if newest is not None else None,
+            "step": checkpoint.position_of(newest.name)[0] if newest is not None else None,
             "resume": f"troupe {'search' if whole else 'train'} --resume {name}",
         },
         whole,

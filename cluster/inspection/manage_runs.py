@@ -22,7 +22,7 @@ from trainers.families import registry
 from trainers.run import open_for
 from trainers.run_folders import bucket, removal, run_folder
 from trainers.run_folders.run_folder import RunFolder
-from trainers.runtime.global_state import fresh
+from trainers.runtime.global_state import with_default_globals
 from trainers.storage import atomic_files, checkpoint
 
 NOTHING = dict.fromkeys((
@@ -134,7 +134,7 @@ def asked_of(request: SampleRequest, name: str, runs: Path) -> Any:
     families, words, count = request.families, request.settings, request.count
     folder = run_folder.find(runs, name)
     told = folder.read_settings()
-    family, kind = told["family"], registry.class_of_run(told, folder.name, families).asked
+    family, kind = told["family"], registry.class_of_run(told, folder.name, families).sample_settings
     problems = [Problem("unknown-setting", "count", "is an option here, --count N")] if "count" in words else []
     asked, wrong = kind.from_words({**words, "count": count}, f"what {family} can be asked for")
     if problems or wrong:
@@ -193,19 +193,19 @@ def not_written(out: Path, reason: object) -> TroupeError:
     return TroupeError(Problem("not-written", "--out", f"cannot be written ({reason})", value=str(out)), SURROUNDINGS)
 
 
-@fresh
+@with_default_globals
 def samples_of(request: SampleRequest, name: str, runs: Path, asked: Any) -> tuple[RunFolder, Any, dict[str, Any]]:
     """A run, its samples (images as uint8 NHWC, or a list of texts), and information on them."""
     families, seed, data_dir = request.families, request.seed, request.data_dir
     folder, stored, state, family = opened(name, runs, families)
     import torch
 
-    from trainers.engine.inference import CHUNK, drawn, in_order, makes_of_carried
+    from trainers.engine.inference import CHUNK, as_stored, concatenated, samples_from_state
 
     data = OpenedLater(family.config, data_dir, families)
     inputs = family.sample_inputs(asked, torch.Generator().manual_seed(seed), data)
-    if makes_of_carried(family, state["step"]):
-        inputs |= in_order(state["carried"])
+    if samples_from_state(family, state["step"]):
+        inputs |= concatenated(state["carried"])
     if not inputs:
         raise TroupeError(Problem("draws-nothing", folder.name, "its family draws no samples"), WORDS)
     networks = networks_of(family, state)
@@ -216,7 +216,7 @@ def samples_of(request: SampleRequest, name: str, runs: Path, asked: Any) -> tup
     with torch.no_grad():
         for start in range(0, count, CHUNK):
             part = {key: value[start : start + CHUNK] for key, value in inputs.items()}
-            parts.append(drawn(family.samples(networks, part)))
+            parts.append(as_stored(family.samples(networks, part)))
     texts = [text for part in parts for text in part]
     samples = torch.cat(parts).numpy() if isinstance(parts[0], torch.Tensor) else texts
     changed = data.opened and data.fingerprint != stored.get("data")
@@ -303,10 +303,10 @@ def networks_of(family: Any, state: dict[str, Any]) -> dict[str, Any]:
     """A family's networks with the weights of a state; the running average, if there is one."""
     import torch
 
-    from trainers.storage.tensors import load_kept
+    from trainers.storage.tensors import load_buffers
 
     weights = {**state["networks"], **state["ema"]}
-    family.kept = state.get("kept", {})
+    family.buffers = state.get("kept", {})
     before = torch.get_default_dtype()
     with torch.random.fork_rng([]):
         networks = family.networks()
@@ -317,10 +317,12 @@ def networks_of(family: Any, state: dict[str, Any]) -> dict[str, Any]:
         try:  # as in training: drawn in the run's own number format
             torch.set_default_dtype(torch.float64 if family.config.precision == "float64" else torch.float32)
             torch.default_generator.manual_seed(GRID_SEED)
-            frozen = {name: network.to(torch.get_default_dtype()).eval() for name, network in family.frozen().items()}
+            frozen = {
+                name: network.to(torch.get_default_dtype()).eval() for name, network in family.frozen_networks().items()
+            }
         finally:
             torch.set_default_dtype(before)
-    load_kept(frozen, family.kept)
+    load_buffers(frozen, family.buffers)
     return {**networks, **frozen}
 
 

@@ -20,7 +20,7 @@ from trainers.data import sources
 from trainers.data.image_folders import decoding, listing
 from trainers.families import registry
 from trainers.run_folders import run_folder
-from trainers.runtime.global_state import fresh
+from trainers.runtime.global_state import with_default_globals
 
 BATCH = 64  # images per forward pass
 
@@ -38,7 +38,7 @@ def carry_out(command: PredictRequest, shows: Callable[[str], None] = lambda wha
     return _predicted(command, name, folder, expected, find(command.files), shows)
 
 
-@fresh
+@with_default_globals
 def _predicted(
     command: PredictRequest,
     name: str,
@@ -89,7 +89,7 @@ def prepare(command: PredictRequest) -> tuple[str, Path | None, Mapping[str, Any
         folder = None if command.best else _export(command)
         told = export.config_of(folder) if folder else run_folder.find(command.runs, name).read_settings()
         kind = registry.class_of_run(told, name, command.families)
-        expected = kind.of(told["settings"], told["family"]).expects(told["facts"])
+        expected = kind.of(told["settings"], told["family"]).input_spec(told["facts"])
         if expected is None:
             reason = f"is of the family {told['family']}, which does not classify files"
             problems.append(Problem("predicts-nothing", name, reason, "name a classifier"))
@@ -157,7 +157,7 @@ def _probabilities(family: Any, networks: Mapping[str, Any], images: Sequence[An
     import torch
 
     from trainers.contract.family import MicroBatch
-    from trainers.runtime.precision import computing_in
+    from trainers.runtime.precision import autocast_for
 
     wide = family.config.precision == "float64"
     tensor = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
@@ -173,7 +173,7 @@ def _probabilities(family: Any, networks: Mapping[str, Any], images: Sequence[An
         torch.float64 if wide else torch.float32,
         torch.default_generator,
     )
-    with torch.inference_mode(), computing_in(family.config.precision, "cpu"):
+    with torch.inference_mode(), autocast_for(family.config.precision, "cpu"):
         found: list[list[float]] = family.predict(networks, microbatch).double().tolist()
     return found
 

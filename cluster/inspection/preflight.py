@@ -77,7 +77,7 @@ def _config(command: CheckRequest) -> Config | None:
         return None
     kind = registry.config_class(command.family, command.families)
     config, problems = kind.from_words(dict(command.settings), command.family)
-    if config is not None and (problem := sources.check_name(config.data, command.families, kind.learns_from)):
+    if config is not None and (problem := sources.check_name(config.data, command.families, kind.input_kind)):
         problems.append(problem)
     if config is None or problems:
         raise TroupeError(problems, WORDS)
@@ -133,7 +133,9 @@ def _cluster(command: CheckRequest, config: Config | None) -> Iterator[Finding]:
     if config is not None:
         resolved = config.model_copy(update=requirements.resolve(config, own_machine=False))
         each = requirements.needs(resolved.model_dump())
-        lack = connection.lack(each, resolved.least_workers, [node["Resources"] for node in nodes], "the cluster")
+        lack = connection.missing_resources(
+            each, resolved.least_workers, [node["Resources"] for node in nodes], "the cluster"
+        )
     yield wrong("room", lack) if lack else Finding("room", FINE, now)
 
     answers, silent = _asked(command, config, nodes)
@@ -214,9 +216,9 @@ def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
 def _unwritable(runs: Path) -> Problem | None:
     """Why runs cannot be written here, to a folder or a bucket; None if they can."""
     try:
-        there = bucket.of(runs)
+        there = bucket.bucket_for(runs)
         if there is not None:
-            there.look()
+            there.check_writable()
     except TroupeError as error:
         return error.problems[0]
     return requirements.writable(runs)
@@ -255,15 +257,15 @@ def _speak(rank: int, count: int, address: str, port: int, gpu: int | None) -> f
     import torch
     import torch.distributed as dist
 
-    from cluster.backend.worker import speak_where_ray_does
+    from cluster.backend.worker import use_ray_interface
     from trainers.distributed.process_group import join
 
-    speak_where_ray_does()
+    use_ray_interface()
     if gpu is not None:
         torch.cuda.set_device(gpu)
     busy = gpu is not None and torch.cuda.mem_get_info()[0] < SPARE
     world = join(address, port, rank, count, "cpu" if gpu is None else "cuda")
-    if any(world.gather(busy)):
+    if any(world.all_gather(busy)):
         return 0.0
     numbers = torch.ones(NUMBERS, device="cpu" if gpu is None else "cuda")
     begun = 0.0

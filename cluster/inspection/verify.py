@@ -55,7 +55,7 @@ def prepare(command: VerifyRequest) -> list[tuple[str, Config]]:
         problems.append(Problem("bad-value", "workers", reason, "set workers=2 or more", 1))
     said = [str(command.settings["data"])] if "data" in command.settings else [config.data for _, config in configs]
     for data in dict.fromkeys(said):
-        if problem := sources.check_name(data, command.families, kind.learns_from):
+        if problem := sources.check_name(data, command.families, kind.input_kind):
             problems.append(problem)
     if problems:
         raise TroupeError(problems, WORDS)
@@ -165,8 +165,8 @@ def train_quietly(world: Any, plan: Plan) -> None:
     if world.rank == 0:
         for part in (folder.checkpoints, folder.grids, folder.logs):
             part.mkdir(parents=True, exist_ok=True)
-    world.gather(None)
-    run(plan, world, Control(draws=False))
+    world.all_gather(None)
+    run(plan, world, Control(plots=False))
 
 
 def last_state(folder: Path) -> dict[str, Any]:

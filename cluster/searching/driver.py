@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.backend import nodes
 from cluster.backend.connection import Connected, ray_for
-from cluster.backend.local_ray import OwnRay
+from cluster.backend.local_ray import LocalRay
 from cluster.backend.supervisor import CLEANED, RAY
 from cluster.host import requirements
 from cluster.host.requirements import needs
@@ -41,7 +41,7 @@ from trainers.base.timeouts import WAITS
 from trainers.families import registry
 from trainers.run import description, open_for
 from trainers.run_folders import bucket
-from trainers.run_folders.mirror import patiently
+from trainers.run_folders.mirror import retry
 from trainers.run_folders.run_folder import SAVED, STOP_FILE
 from trainers.run_folders.sync_state import bytes_of
 from trainers.settings.config import Config
@@ -77,14 +77,14 @@ class Driver:
         self.began, self.before = time.monotonic(), float(search.told["seconds"])
         self.since: dict[int, float] = {}  # when the time of each running trial was last updated
         self.stops: dict[StopReason, str] = {}  # with an explanation of each
-        self.ray: Connected | OwnRay = Connected()  # another one while trials run
+        self.ray: Connected | LocalRay = Connected()  # another one while trials run
         self.ray_loss: RayLoss | None = None
         self.error: TroupeError | None = None  # ends the search immediately
         self.notified = False  # whether the trials were told to stop
         self.lasted = 0.0  # when the record was last made durable
         self.looked = 0.0
         self.at_once = 1
-        self.bucket = bucket.of_run(search.path)  # through which trials on other nodes exchange files
+        self.bucket = bucket.bucket_of_run(search.path)  # through which trials on other nodes exchange files
         self.forgotten: set[int] = set()  # trials whose checkpoints are removed
         self.staying: set[int] = set()  # trials with a checkpoint that cannot be removed
 
@@ -247,7 +247,7 @@ class Driver:
             folder.make_parts()
             folder.write_settings(description(told["family"], config, self.known(config), self.command.families))
         if (there := self.bucket) is not None:
-            patiently(lambda: there.send(folder.path), self._refuse_to_wait)
+            retry(lambda: there.send(folder.path), self._refuse_to_wait)
 
     def _refuse_to_wait(self) -> None:
         """Raise bucket.Unreachable if no more trials are to be started."""
@@ -269,9 +269,9 @@ class Driver:
     def resolved(self, config: Config) -> Config:
         """Resolve a config with the data, and evaluate and save as often as the scheduler requires."""
         facts = self.known(config).facts
-        if problems := config.wrong_data(facts):
+        if problems := config.data_problems(facts):
             raise TroupeError(problems, WORDS)
-        asked, config = config.evaluate_every, config.resolved(facts)
+        asked, config = config.evaluate_every, config.finalize(facts)
         scheduler = self.search.told["scheduler"]
         changes: dict[str, Any] = {}
         every = int(config.evaluate_every)
@@ -340,7 +340,7 @@ def takes(search: Search, config: Config) -> dict[str, float]:
 
 def rooms(each: Mapping[str, float], workers: int, there: list[Mapping[str, float]]) -> int:
     """How many trials fit at once: each worker fits on one node, those of a trial can be on different nodes."""
-    return nodes.rooms(each, there) // workers
+    return nodes.worker_capacity(each, there) // workers
 
 
 def refuse_other_networks(driver: Driver) -> None:
@@ -358,7 +358,7 @@ def refuse_other_networks(driver: Driver) -> None:
                 raise TroupeError(wrong, WORDS)
             facts = driver.known(config).facts
             with torch.random.fork_rng([]):
-                networks = family(config.resolved(facts), facts).networks()
+                networks = family(config.finalize(facts), facts).networks()
             shapes.append(
                 [
                     (part, key, tensor.shape)
@@ -405,7 +405,7 @@ def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) 
     """What Tune is to carry out, with as many trials at once as fit."""
     search, command, config = driver.search, driver.command, driver.prepared.config
     each = takes(search, config)
-    room = rooms(each, config.workers, [node["Resources"] for node in nodes.alive().values()])
+    room = rooms(each, config.workers, [node["Resources"] for node in nodes.live_nodes().values()])
     driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
     about = about_trials(search.told, driver.at_once, each, config.workers, room)
     driver.progress.say(f"{search.name}: {about}")
@@ -457,5 +457,5 @@ def _run_trials(driver: Driver, job: Job) -> None:
             count = f" (restart {restarts} of {most})"
         driver.progress.say(f"{loss.why}; resuming from the trials' checkpoints{count}")
         search.told.setdefault("restarts", []).append({"kind": loss.kind, "why": loss.why})
-        driver.ray.begin_anew()
+        driver.ray.restart()
         driver.resume_trials()

@@ -47,9 +47,9 @@ def carry_out(command: SearchRequest, progress: Progress) -> dict[str, Any]:
             _retry_failed(found)
         sending = mirror.Mirror(found.path, progress.say)
         try:
-            sending.settle()  # from now on it can be resumed elsewhere
+            sending.flush()  # from now on it can be resumed elsewhere
             ended = driver.drive(found, prepared, command, progress)
-            sending.settle()
+            sending.flush()
         finally:
             sending.end()
     _check_outcome(found, ended.stops)
@@ -74,7 +74,7 @@ def _locked_folder(command: SearchRequest, prepared: Prepared) -> Iterator[Searc
         except BaseException as error:
             if found is not None and prepared.found is None and not any((found.path / TRIALS).iterdir()):
                 with contextlib.suppress(TroupeError):  # frees the name
-                    removal.discard(found.path, bucket.of_run(found.path))
+                    removal.discard(found.path, bucket.bucket_of_run(found.path))
             if found is not None and isinstance(error, TroupeError):
                 naming(error, found.name, found.path.exists())
             raise
@@ -199,7 +199,7 @@ def text_of_dry_run(expected: Mapping[str, Any]) -> list[str]:
 def _new_folder(command: SearchRequest, prepared: Prepared) -> Search:
     """Create the folder of a new search, with all trials that are known before it starts."""
     told, runs = prepared.told, command.runs
-    there = bucket.of(runs)
+    there = bucket.bucket_for(runs)
     taken = there.names() if there is not None else ()
 
     found = Search(runs, told)
@@ -210,7 +210,7 @@ def _new_folder(command: SearchRequest, prepared: Prepared) -> Search:
         found.path = path
         found.write(lasting=True)
 
-    path = creation.appear(runs, f"{told['family']}-search", command.name, taken, make)
+    path = creation.create_atomically(runs, f"{told['family']}-search", command.name, taken, make)
     if path is None:
         raise run_folder.in_use(runs, str(command.name))
     found.path = path.resolve()
@@ -227,7 +227,7 @@ def _final(found: Search, prepared: Prepared, command: SearchRequest, progress: 
     progress.say(
         f"{name}: retraining {found.name}/{best.name} on the complete training part, evaluated on the test part"
     )
-    bucket.bring(command.runs, [name], checkpoints=True)
+    bucket.fetch_runs(command.runs, [name], checkpoints=True)
     resumes = (command.runs / name / "settings.json").exists()
     result = launch(
         TrainRequest(
@@ -245,8 +245,8 @@ def _final(found: Search, prepared: Prepared, command: SearchRequest, progress: 
     metrics = {key: value for key, value in result["metrics"].items() if key.startswith("eval_")}
     found.told["final"] = {"run": name, "of": f"{found.name}/{best.name}", "metrics": metrics}
     found.write(lasting=True)
-    if there := bucket.of_run(found.path):
-        mirror.patiently(lambda: there.send(found.path))
+    if there := bucket.bucket_of_run(found.path):
+        mirror.retry(lambda: there.send(found.path))
 
 
 def dry_run(command: SearchRequest) -> dict[str, Any]:
@@ -305,9 +305,9 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchReque
     if config is None:
         raise TroupeError(problems, WORDS)
     facts = open_for(config, command.data_dir, command.families).facts
-    if problems := config.wrong_data(facts):
+    if problems := config.data_problems(facts):
         raise TroupeError(problems, WORDS)
-    steps = config.resolved(facts).steps
+    steps = config.finalize(facts).steps
     few = max(1, min(4, steps))
     with tempfile.TemporaryDirectory() as folder:
         said = {**words, "steps": few, "evaluate_every": 0, "log_every": 1, "sample_every": 10**6, "target": "none"}

@@ -160,7 +160,7 @@ def _wrong_data(request: Request) -> list[Problem]:
     command, kind = request.command, request.kind
     data = str(request.given.get("data", kind.model_fields["data"].get_default()))
     try:
-        problem = sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)
+        problem = sources.check_name(data, command.families, kind.input_kind, not command.elsewhere)
     except TroupeError as error:
         return error.problems
     return [problem] if problem else []
@@ -324,8 +324,8 @@ def compare_by(terms: Terms, command: SearchRequest, config: Config, facts: Mapp
         return ""
     if not given:
         hint = "use more samples, or set --metric to a training metric"
-        raise TroupeError(Problem(NOTHING_HELD_OUT, reason=config.nothing_held_out(facts), hint=hint), WORDS)
-    lacking = f"evaluations on {config.held_out_places(facts)} samples give no {metric}"
+        raise TroupeError(Problem(NOTHING_HELD_OUT, reason=config.no_held_out_reason(facts), hint=hint), WORDS)
+    lacking = f"evaluations on {config.num_held_out(facts)} samples give no {metric}"
     if command.metric is not None or name != next(iter(config.metrics)):
         hint = f"available: {', '.join(f'eval_{one}' for one in given)}"
         raise TroupeError(Problem("unknown-metric", "--metric", lacking, hint, metric), WORDS)

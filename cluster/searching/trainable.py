@@ -23,7 +23,7 @@ from ray import tune
 from ray.util import get_current_placement_group
 
 from cluster.backend.actors import ActorGroup
-from cluster.backend.supervisor import Lost, supervise
+from cluster.backend.supervisor import WorkerLost, supervise
 from cluster.backend.worker import write_to
 from cluster.searching.leaderboard import NO_METRIC
 from cluster.terminal.progress import Progress, Silence
@@ -35,8 +35,8 @@ from trainers.drawing.decoration import EVENTS, Decorations
 from trainers.engine.control import Control
 from trainers.run import Plan, run
 from trainers.run_folders import bucket
-from trainers.run_folders.mirror import patiently
-from trainers.run_folders.run_folder import STOP_FILE, RunFolder, begun
+from trainers.run_folders.mirror import retry
+from trainers.run_folders.run_folder import STOP_FILE, RunFolder, start_line
 from trainers.storage import checkpoint
 
 SHARED = "search"  # the key of a trial's configuration that is the same for all trials: no setting has this name
@@ -111,7 +111,7 @@ class Trial(tune.Trainable):
         if self.there is not None:
             name = self._newest_there(self.there)
         else:
-            newest = checkpoint.newest_whole(self.folder.checkpoints)
+            newest = checkpoint.newest_intact(self.folder.checkpoints)
             name = newest.name if newest else None
         return {"trial": self.folder.path.name, "checkpoint": name}
 
@@ -119,8 +119,8 @@ class Trial(tune.Trainable):
         """The newest checkpoint in the bucket, once it is that of the last report: others can continue from it."""
         began = time.monotonic()
         while True:
-            saved = patiently(lambda: there.saved(self.folder.path))
-            reached = checkpoint.place_of(saved[-1])[0] if saved else -1
+            saved = retry(lambda: there.saved(self.folder.path))
+            reached = checkpoint.position_of(saved[-1])[0] if saved else -1
             if reached >= self.last["step"] or time.monotonic() - began > WAITS.checkpoint_sent:
                 return saved[-1] if saved else None
             time.sleep(WAITS.look_for_stop)
@@ -134,8 +134,8 @@ class Trial(tune.Trainable):
                 self._fetch(self.folder, donor)
                 clone = take_over(self.folder, donor, checkpoint["checkpoint"], varied)
                 if (there := self.there) is not None:
-                    patiently(lambda: there.send(self.folder.path), self._still_wanted)
-                    patiently(lambda: there.remove_checkpoints(self.folder.path, clone), self._still_wanted)
+                    retry(lambda: there.send(self.folder.path), self._still_wanted)
+                    retry(lambda: there.remove_checkpoints(self.folder.path, clone), self._still_wanted)
             except TroupeError as error:
                 self.mistake = error
 
@@ -143,7 +143,7 @@ class Trial(tune.Trainable):
         """Fetch trials to this node if they are in a bucket."""
         if (there := self.there) is not None:
             for folder in folders:
-                patiently(partial(there.fetch_unheld, folder.path, checkpoints=True), self._still_wanted)
+                retry(partial(there.fetch_idle, folder.path, checkpoints=True), self._still_wanted)
 
     def _still_wanted(self) -> None:
         """Called between tries. Raises NotBegun if a stop was requested."""
@@ -159,8 +159,8 @@ class Trial(tune.Trainable):
         """Take the next trial; its run starts when a report is requested."""
         self.shared = config[SHARED]
         path, address = Path(self.shared["folder"], TRIALS, self.trial_name), self.shared["bucket"]
-        self.folder = RunFolder(bucket.here(path, address) if address else path)
-        self.there = bucket.of_run(self.folder.path) if address else None
+        self.folder = RunFolder(bucket.local_folder(path, address) if address else path)
+        self.there = bucket.bucket_of_run(self.folder.path) if address else None
         self.reports = queue.Queue()
         self.going_on = threading.Event()
         self.thread = None
@@ -232,9 +232,9 @@ class Trial(tune.Trainable):
         self.folder.make_parts()
         log = self.folder.log(0)
         write_to(log)
-        print(begun(0, 1), flush=True)
+        print(start_line(0, 1), flush=True)
         self.folder.note_start(1)
-        self.control = Control(report=self._report, at_rest=self._rest)
+        self.control = Control(report=self._report, on_step_end=self._rest)
         self.control.stop_requested = self.stopping
         try:
             return run(plan, World(), self.control)
@@ -247,9 +247,9 @@ class Trial(tune.Trainable):
         self.folder.make_parts()
         settings = plan.config()
 
-        def start(lost: Lost | None) -> KeptGroup:
+        def start(lost: WorkerLost | None) -> KeptGroup:
             if self.group is not None and self.group.alive:
-                self.group.begin(plan, self.shared["metric"])
+                self.group.start_run(plan, self.shared["metric"])
             else:
                 self.group = KeptGroup(
                     plan, self.shared["runtime_env"], get_current_placement_group(), self.shared["metric"]
@@ -293,7 +293,7 @@ class KeptGroup(ActorGroup):
     alive = True
 
     def end(self) -> None:
-        if len(self.ended) < self.size or any(isinstance(outcome, Lost) for outcome in self.ended.values()):
+        if len(self.ended) < self.size or any(isinstance(outcome, WorkerLost) for outcome in self.ended.values()):
             self.kill()
 
     def kill(self) -> None:
@@ -314,8 +314,8 @@ def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: M
         before = told["settings"]
         clone = {
             "from": donor.path.name,
-            "step": checkpoint.place_of(copy.name)[0],
-            "left": checkpoint.place_of(mine[-1].name)[0] if mine else 0,
+            "step": checkpoint.position_of(copy.name)[0],
+            "left": checkpoint.position_of(mine[-1].name)[0] if mine else 0,
             "changed": {name: [before[name], value] for name, value in varied.items() if before[name] != value},
         }
         folder.write_settings({**told, "settings": {**before, **varied}, "clones": [*told.get("clones", ()), clone]})
@@ -330,7 +330,7 @@ def _copied(folder: RunFolder, donor: RunFolder, wanted: str | None) -> Path:
     """A complete copy of a donor's checkpoint; the donor runs on meanwhile and may remove what is being copied."""
     for _ in range(3):
         named = donor.checkpoints / wanted if wanted else None
-        source = named if named is not None and named.is_dir() else checkpoint.newest_whole(donor.checkpoints)
+        source = named if named is not None and named.is_dir() else checkpoint.newest_intact(donor.checkpoints)
         if source is None:
             break
         copy = checkpoint.clone(source, folder.checkpoints)

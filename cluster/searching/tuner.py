@@ -34,7 +34,7 @@ def carry_out(job: Job) -> None:
     if search.told["scheduler"] in POPULATION:
         living = len(search.trials)  # all trials, which take turns
     pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(living + 1)}  # else a searcher's trials wait for each other
-    ownership.left_behind(search.path, f"{STORAGE}-*", WHAT)
+    ownership.remove_stale(search.path, f"{STORAGE}-*", WHAT)
     with (
         environment({**VARIABLES, **pending}),
         warnings.catch_warnings(action="ignore"),

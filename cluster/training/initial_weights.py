@@ -36,7 +36,7 @@ def weights_path(given: str, runs: Path) -> Path:
         known = [run.name for run in run_folder.all_runs(runs)]
         reason = "neither a run nor a weights file"
         raise TroupeError(Problem("unknown-run", "--init-from", reason, meant(given, known), given), WORDS) from None
-    newest = checkpoint.newest_whole(folder.checkpoints)  # another run's folder: nothing is set aside there
+    newest = checkpoint.newest_intact(folder.checkpoints)  # another run's folder: nothing is set aside there
     if newest is None:
         raise TroupeError(Problem("no-checkpoint", "--init-from", "the run has no checkpoint", value=given), WORDS)
     return newest / "state.pt"
@@ -66,15 +66,15 @@ def refuse_unfit(
     if weights is None:
         return
     from trainers.engine import memory
-    from trainers.storage.tensors import read_weights, refuse_unlike
+    from trainers.storage.tensors import read_weights, require_matching
 
-    networks = memory.outlines(registry.family_class(family, families)(config, facts))
+    networks = memory.meta_networks(registry.family_class(family, families)(config, facts))
     if networks is None:
         return  # reported when the networks are made
     other = learned_of(weights).get("family", family)
     of = f" of {other}" if other != family else ""
     found = read_weights(weights, tuple(networks), about="--init-from", value=given)
-    refuse_unlike(networks, found, f"the weights{of} do not fit", "--init-from", given)
+    require_matching(networks, found, f"the weights{of} do not fit", "--init-from", given)
 
 
 def network_settings(

@@ -24,8 +24,8 @@ from trainers.base.problems import Problem
 from trainers.engine.control import Control
 from trainers.run import Plan, description, open_for, run
 from trainers.run_folders import bucket, removal, run_folder
-from trainers.run_folders.mirror import patiently
-from trainers.run_folders.run_folder import SAVED, RunFolder, begun
+from trainers.run_folders.mirror import retry
+from trainers.run_folders.run_folder import SAVED, RunFolder, start_line
 from trainers.settings.config import Config
 from trainers.storage import atomic_files, checkpoint
 
@@ -71,9 +71,9 @@ def _launch(command: TrainRequest, progress: Progress, own_process: bool, report
     if prepared.folder is not None and prepared.finished is not None:
         return _ended_before(prepared.folder, prepared.finished, config, progress)
     data = open_for(config, command.data_dir, command.families, progress.say, progress.packing)
-    if problems := config.wrong_data(data.facts):
+    if problems := config.data_problems(data.facts):
         raise TroupeError(problems, WORDS)
-    config = config.resolved(data.facts)
+    config = config.finalize(data.facts)
     initial_weights.refuse_unfit(
         prepared.weights, command.init_from, prepared.family, command.families, config, data.facts
     )
@@ -94,7 +94,7 @@ def _launch(command: TrainRequest, progress: Progress, own_process: bool, report
             return _carried_out(folder, config, stored, prepared, command, progress, own_process, report)
         except KeyboardInterrupt:
             if folder is not None:
-                _clear_up(folder, prepared, NotBegun(), bucket.of(folder.path.parent))
+                _clear_up(folder, prepared, NotBegun(), bucket.bucket_for(folder.path.parent))
             raise
 
 
@@ -109,7 +109,7 @@ def _carried_out(
     report: Report,
 ) -> dict[str, Any]:
     """Carry out a run whose folder is ready and locked."""
-    there = bucket.of(folder.path.parent)
+    there = bucket.bucket_for(folder.path.parent)
     plan = Plan(
         prepared.family,
         config.model_dump(),
@@ -141,11 +141,11 @@ def _carried_out(
     finally:
         progress.end()
     with contextlib.suppress(OSError):
-        folder.settle_settings(learned=True)
+        folder.resolve_settings_change(learned=True)
         folder.stop.unlink(missing_ok=True)
     if there is not None:
-        patiently(lambda: there.fetch(folder.path))  # files written by workers on other machines
-        patiently(lambda: there.send(folder.path))
+        retry(lambda: there.fetch(folder.path))  # files written by workers on other machines
+        retry(lambda: there.send(folder.path))
     return with_paths(result, folder)
 
 
@@ -156,9 +156,9 @@ def _introduction(
     hint = requirements.hint(config) if not command.address else None
     yield f"{name}: {_what(config, prepared)}" + (f"; {hint}" if hint else "")
     yield _samples(config, facts)
-    if config.metrics and prepared.config.evaluate_every != 0 and not config.held_out_places(facts):
-        yield f"{config.nothing_held_out(facts)}: nothing is evaluated"
-    yield from config.remarks()
+    if config.metrics and prepared.config.evaluate_every != 0 and not config.num_held_out(facts):
+        yield f"{config.no_held_out_reason(facts)}: nothing is evaluated"
+    yield from config.warnings()
     if prepared.folder is None and (faster := requirements.faster_precision(config)):
         yield faster
 
@@ -181,9 +181,9 @@ def _ended_before(folder: RunFolder, finished: Mapping[str, Any], config: Config
         ended = f"reached {config.target} at step {finished['steps']}; set target=none to continue"
     progress.say(f"{folder.name}: {ended}")
     with contextlib.suppress(TroupeError, OSError), folder.lock():  # its driver may have been killed just before
-        folder.settle_settings()
-    if there := bucket.of(folder.path.parent):  # which may have been unreachable when the run ended
-        patiently(lambda: there.send(folder.path))
+        folder.resolve_settings_change()
+    if there := bucket.bucket_for(folder.path.parent):  # which may have been unreachable when the run ended
+        retry(lambda: there.send(folder.path))
     return with_paths(finished, folder)
 
 
@@ -198,7 +198,7 @@ def _go_on(
     with folder.lock(patience=10), checkpoint.writing(folder.path):
         folder.make_parts()
         folder.stop.unlink(missing_ok=True)
-        folder.settle_settings()
+        folder.resolve_settings_change()
         if prepared.damaged or "digest" not in prepared.stored:
             folder.write_settings({**prepared.stored, "facts": stored["facts"]})
         if prepared.stored["settings"] != stored["settings"] or command.allow_changes:
@@ -236,7 +236,7 @@ def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, there: 
     """After a failure before the first checkpoint: free a new run's name, or restore a resumed run's settings."""
     with contextlib.suppress(TroupeError, OSError), folder.lock(patience=2):  # unless another process has resumed it
         if prepared.folder is not None:
-            folder.settle_settings()
+            folder.resolve_settings_change()
         elif error.code == FAILED or folder.read_restarts() or checkpoint.all_in(folder.checkpoints):
             pass  # its logs show the cause, or it can be resumed
         elif removal.discard(folder.path, there):
@@ -314,7 +314,7 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
             if own_process:
                 held.enter_context(contextlib.redirect_stdout(log))
                 held.enter_context(contextlib.redirect_stderr(log))
-            print(begun(0, 1), file=log)
+            print(start_line(0, 1), file=log)
             folder.note_start(1)
             try:
                 with signals(ask):
@@ -336,9 +336,9 @@ def _on_ray(
     plan: Plan, config: Config, command: TrainRequest, progress: Progress, own_process: bool, report: Report
 ) -> dict[str, Any]:
     """Train in Ray actors and monitor them."""
-    from cluster.backend.actors import ActorGroup, Placing
+    from cluster.backend.actors import ActorGroup, PlacementRequest
     from cluster.backend.connection import ray_for
-    from cluster.backend.supervisor import Lost, supervise
+    from cluster.backend.supervisor import WorkerLost, supervise
 
     asked = threading.Event()
 
@@ -357,10 +357,10 @@ def _on_ray(
         signals(asked.set),
     ):
 
-        def start(lost: Lost | None) -> ActorGroup:
-            if lost is not None and used.unfit():
-                used.begin_anew()
-            placing = Placing(
+        def start(lost: WorkerLost | None) -> ActorGroup:
+            if lost is not None and used.unusable():
+                used.restart()
+            request = PlacementRequest(
                 requirements.needs(plan.settings),
                 config.least_workers,
                 config.workers,
@@ -370,7 +370,7 @@ def _on_ray(
                 progress.say,
                 command.address is not None,
             )
-            return ActorGroup(plan, used.runtime_env, placing.found(), placing=placing)
+            return ActorGroup(plan, used.runtime_env, request.granted(), request=request)
 
         return supervise(
             start,

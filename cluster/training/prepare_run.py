@@ -188,12 +188,12 @@ def _build_config(
     found.problems += map(request.sourced, wrong)
     data = str(given.get("data", old.get("data", kind.model_fields["data"].get_default())))
     try:
-        unfit_data = sources.check_name(data, command.families, kind.learns_from, not command.elsewhere)
+        unfit_data = sources.check_name(data, command.families, kind.input_kind, not command.elsewhere)
         found.problems += [request.sourced(unfit_data)] if unfit_data is not None else []
     except TroupeError as error:
         found.problems += error.problems
     if config is not None and old and "size" in stored.get("facts", {}):
-        return config.resolved(stored["facts"])
+        return config.finalize(stored["facts"])
     return config
 
 
@@ -265,7 +265,7 @@ def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, 
         return result
     if (damage := checkpoint.damage_of(saved[-1])) is not None:
         lost = f"damaged ({damage})"
-    elif checkpoint.place_of(saved[-1].name)[0] < result["steps"]:
+    elif checkpoint.position_of(saved[-1].name)[0] < result["steps"]:
         lost = "gone"
     else:
         return result
@@ -333,15 +333,15 @@ def _parse(path: Path, wrong: Callable[..., None]) -> dict[str, Any]:
 def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:
     """Reject a resume if the settings that define the run differ; name each difference."""
     old = type(config).stored(stored["settings"])
-    newest = checkpoint.newest_whole(folder.checkpoints)
-    reached = checkpoint.place_of(newest.name)[0] if newest else 0
+    newest = checkpoint.newest_intact(folder.checkpoints)
+    reached = checkpoint.position_of(newest.name)[0] if newest else 0
     differences, problems = list[Problem](), list[Problem]()
-    for key, value in plain(config.recipe()).items():
+    for key, value in plain(config.defining_settings()).items():
         if key == "steps":
             if value < reached:
                 reason = f"{folder.name} has already made {reached} steps"
                 problems.append(Problem("bad-value", "steps", reason, value=value))
-            elif value != old[key] and config.spans_the_run:
+            elif value != old[key] and config.depends_on_total_steps:
                 reason = f"{folder.name} has {old[key]}, you passed {value}; its schedule depends on it"
                 differences.append(Problem("settings-differ", "steps", reason))
         elif key == "epochs":
@@ -376,12 +376,12 @@ def _memory(config: Config, family: str, data: Any, command: TrainRequest) -> di
         return {"message": f"checked {unknown}", "bytes": None}
     from trainers.engine import memory
 
-    need = memory.need_of(registry.family_class(family, command.families)(config, data.facts), data)
+    need = memory.estimate_memory(registry.family_class(family, command.families)(config, data.facts), data)
     if need is None:
         return {"message": "unknown, as the networks cannot be made without their weights", "bytes": None}
-    free, count = memory.free_on(config.device), config.workers
+    free, count = memory.free_memory(config.device), config.workers
     here = 1 if config.device == "cuda" else count
-    told = need.told() + (" each" if count > 1 else "")
+    told = need.summary() + (" each" if count > 1 else "")
     if free is not None:
         near = memory.is_near(config, need, here, free)
         told += f"; {show_size(free)} are free" + (", which may not be enough" if near else "")
@@ -414,9 +414,9 @@ def dry_run(command: TrainRequest) -> dict[str, Any]:
     at_hand = ":" not in config.data and sources.missing(config.data, command.data_dir, command.families) is None
     if follows or (at_hand and command.address is None):
         data = open_for(config, command.data_dir, command.families)
-        if problems := config.wrong_data(data.facts):
+        if problems := config.data_problems(data.facts):
             raise TroupeError(problems, WORDS)
-        config = config.resolved(data.facts)
+        config = config.finalize(data.facts)
         initial_weights.refuse_unfit(
             prepared.weights, command.init_from, prepared.family, command.families, config, data.facts
         )
@@ -430,6 +430,6 @@ def dry_run(command: TrainRequest) -> dict[str, Any]:
         resolved["schedule"] = [row["lr"] for row in rows]
         if len({row.get("momentum") for row in rows}) > 1:
             resolved["momentum"] = [row["momentum"] for row in rows]
-    if remarks := [*prepared.notes, *config.remarks()]:
+    if remarks := [*prepared.notes, *config.warnings()]:
         resolved["warnings"] = remarks
     return resolved

@@ -51,7 +51,7 @@ class Runs:
     def words(self, family: str, **changes: Any) -> dict[str, Any]:
         """Everything that can move something, often; and what a test changes."""
         kind = registry.config_class(family, (OWN_FAMILIES,))
-        data = {"data": kind.learns_from.replace("images", "noise")} if "images" in kind.learns_from else {}
+        data = {"data": kind.input_kind.replace("images", "noise")} if "images" in kind.input_kind else {}
         often = {"sample_every": 2, "log_every": 1, "checkpoint_every": 2, "evaluate_every": 2 if kind.metrics else 0}
         return {**data, **often, **changes}
 
@@ -89,7 +89,7 @@ def test_three_workers_that_save_by_the_clock_of_rank_0_give_the_bits_of_one(
     plan = plan_of(family, variant, tmp_path / "run", **runs.words(family, checkpoint_every="1s", keep_checkpoints=100))
     runs.pool.run(train_on_clocks, plan, workers=min(3, microbatches(family, variant)))
     assert differences(alone, last_state(plan.folder)) == []
-    saved = [checkpoint.place_of(one.name)[0] for one in checkpoint.all_in(plan.folder / "checkpoints")]
+    saved = [checkpoint.position_of(one.name)[0] for one in checkpoint.all_in(plan.folder / "checkpoints")]
     assert saved == list(range(plan.config().steps + 1))
     if registry.config_class(family, (OWN_FAMILIES,)).metrics:
         assert alone["results"] != {}
@@ -173,7 +173,7 @@ def test_the_memory_that_is_told_is_the_memory_of_the_run(
     """To the byte for weights; optimizers keep a few numbers more, as how many steps they made."""
     plan = plan_of(family, variant, tmp_path, **runs.words(family))
     facts = open_for(plan.config(), plan.data_dir, plan.families).facts
-    need = memory.need_of(registry.family_class(family, plan.families)(plan.config().resolved(facts), facts))
+    need = memory.estimate_memory(registry.family_class(family, plan.families)(plan.config().finalize(facts), facts))
     state = runs.state(family, variant, 1)
     assert need is not None
     assert need.weights == sum(tensor.numel() * 4 for _, tensor in named_tensors(state["networks"]))
@@ -221,7 +221,7 @@ def cpu_capability(world: Any) -> str:
 def losses_of(pool: LocalGroup, folder: Path, family: str, variant: str) -> list[dict[str, float]]:
     """The losses of each step in float64; of images of noise, since where pixels are equal a last bit may decide."""
     kind = registry.config_class(family, (OWN_FAMILIES,))
-    words = {"data": kind.learns_from.replace("images", "noise")} if "images" in kind.learns_from else {}
+    words = {"data": kind.input_kind.replace("images", "noise")} if "images" in kind.input_kind else {}
     trained(pool, plan_of(family, variant, folder, precision="float64", log_every=1, **words), 1)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = [{key: value for key, value in row.items() if key.endswith("_loss")} for row in rows]

@@ -37,7 +37,7 @@ def test_no_other_setting_changes_the_networks(tmp_path: Path, family: str, vari
 
     def shapes(config: Config) -> list[Any]:
         with torch.device("meta"):
-            networks = make(config.resolved(facts), facts).networks()
+            networks = make(config.finalize(facts), facts).networks()
         return [(name, key, tensor.shape) for name, network in networks.items()
                 for key, tensor in network.state_dict().items()]  # fmt: skip
 
@@ -45,7 +45,7 @@ def test_no_other_setting_changes_the_networks(tmp_path: Path, family: str, vari
     for name in kind.model_fields.keys() - {*kind.network_settings()}:
         for value in others(config, name):
             other, _ = kind.from_words({**config.model_dump(), name: value}, family)
-            if other is None or other.misfit(facts):
+            if other is None or other.validate_data(facts):
                 continue
             tried += 1
             assert shapes(other) == own, f"{name}={value}: say network=True of it"

@@ -30,8 +30,8 @@ class StopsDuring(Control):
         super().__init__()
         self.what, self.pieces = what, 0
 
-    def doing(self, what: str) -> None:
-        super().doing(what)
+    def show_activity(self, what: str) -> None:
+        super().show_activity(what)
         made = int(self.progress.get("step", 0))
         self.pieces += self.stop_requested
         self.stop_requested |= what.startswith(self.what) and made in (0, AFTER)
@@ -43,7 +43,7 @@ def stopped_during(world: Any, plan: Plan, what: str) -> tuple[str, int]:
     if world.rank == 0:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.make_parts()
-    world.gather(None)
+    world.all_gather(None)
     try:
         run(plan, world, control)
     except Stopped as error:
@@ -53,7 +53,7 @@ def stopped_during(world: Any, plan: Plan, what: str) -> tuple[str, int]:
 
 def words_of(family: str) -> dict[str, Any]:
     kind = registry.config_class(family, (OWN_FAMILIES,))
-    data = {"data": kind.learns_from.replace("images", "digits")} if "images" in kind.learns_from else {}
+    data = {"data": kind.input_kind.replace("images", "digits")} if "images" in kind.input_kind else {}
     return {**data, "steps": 5, "sample_every": 1, "log_every": 1, "checkpoint_every": 100, "evaluate_every": AFTER}
 
 
@@ -100,7 +100,7 @@ def test_what_is_left_after_the_last_step_is_done_once(pool: LocalGroup, straigh
     plan = plan_of("everything", "uneven", straight.folder / "last", **{**words_of("everything"), "steps": AFTER})
     assert pool.run(stopped_during, plan, "evaluating", workers=2)[0][0] == "Stopped"
     begun: list[str] = []
-    control = Control(shows=begun.append)
+    control = Control(on_activity=begun.append)
     run(plan, World(), control)
     assert begun.count("evaluating 0%") == 1
     assert last_state(plan.folder)["pending"] is False

@@ -21,7 +21,7 @@ from tests.jobs import OWN_FAMILIES, last_state
 from trainers.base.errors import TroupeError
 from trainers.data.images import ImageData, Part, signed
 from trainers.data.sources import open_data
-from trainers.families.adversarial.judges import Inception, Pixels, SmallClassifier, of_weights, trained
+from trainers.families.adversarial.judges import Inception, Pixels, SmallClassifier, judge_from_weights, train_judge
 from trainers.families.adversarial.networks import Generator
 from trainers.run_folders.run_folder import RunFolder
 from trainers.storage import cache
@@ -49,7 +49,7 @@ def digits() -> ImageData:
 @functools.cache
 def judge() -> SmallClassifier:
     found = SmallClassifier(1, 32, 10)
-    found.load_state_dict(trained(found, digits()))
+    found.load_state_dict(train_judge(found, digits()))
     return found.eval()
 
 
@@ -122,7 +122,7 @@ def test_a_good_generator_a_collapsed_one_and_a_copy_machine_are_told_apart(room
 @pytest.mark.slow
 def test_the_judge_knows_digits_and_is_the_same_each_time() -> None:
     assert float(judge().accuracy) > 0.95
-    again = trained(SmallClassifier(1, 32, 10), digits())
+    again = train_judge(SmallClassifier(1, 32, 10), digits())
     assert all(torch.equal(tensor, again[name]) for name, tensor in judge().state_dict().items())
 
 
@@ -215,8 +215,8 @@ def test_little_data_is_not_evaluated() -> None:
 
     few = Part(digits().batch(range(20))["images"].permute(0, 2, 3, 1).contiguous().numpy())
     data = ImageData(few, Part(few.images[:4]), fingerprint="few")
-    config = registry.config_class("dcgan").of({}).resolved(data.facts)
-    assert config.held_out_places(data.facts) == 0
+    config = registry.config_class("dcgan").of({}).finalize(data.facts)
+    assert config.num_held_out(data.facts) == 0
     assert config.evaluate_every == 0
 
 
@@ -250,7 +250,7 @@ def test_published_weights_judge(room: Path, model: str, file: str, numbers: int
     if not (SHARED / file).exists():
         pytest.skip(f"{SHARED / file} is not there")
     facts = {"channels": 1, "classes": 10, "class_names": tuple("0123456789")}
-    judge = of_weights(model, SHARED / file, facts).eval()
+    judge = judge_from_weights(model, SHARED / file, facts).eval()
     with torch.no_grad():
         seen = judge(signed(digits().batch(range(4))["images"], torch.float32))
     assert seen.features.shape == (4, numbers)

@@ -142,12 +142,12 @@ def test_epochs_and_speed_count_what_is_drawn(room: Path) -> None:
     """The made-up family draws four batches in its first step and three... as its config says."""
     kind = registry.config_class("everything", (OWN_FAMILIES,))
     config = kind.of({"epochs": 1, "batch_size": 100, "microbatch_size": 50})
-    steps = config.resolved({"size": 9000, "held_out": 0}).steps
-    drawn = [config.draws(step) * 100 for step in range(steps)]
+    steps = config.finalize({"size": 9000, "held_out": 0}).steps
+    drawn = [config.batches_per_step(step) * 100 for step in range(steps)]
     assert sum(drawn) >= 9000 > sum(drawn[:-1])
     assert steps < 90
     text = registry.config_class("words", (OWN_FAMILIES,)).of({"epochs": 2, "batch_size": 8, "microbatch_size": 2})
-    assert text.resolved({"size": 800, "held_out": 200}).steps == 2 * ((800 // 8 - 1) // 5)
+    assert text.finalize({"size": 800, "held_out": 200}).steps == 2 * ((800 // 8 - 1) // 5)
 
 
 # Others

@@ -27,7 +27,7 @@ from trainers.distributed.ddp import Ddp
 from trainers.distributed.exact import Exact
 from trainers.distributed.process_group import World
 from trainers.distributed.reduction_tree import fold
-from trainers.distributed.shared_memory import ALIGNMENT, Room, padded_length
+from trainers.distributed.shared_memory import ALIGNMENT, SharedBuffer, padded_length
 from trainers.run import Plan
 
 SHAPES = ((3, 5, 4, 4), (70_001,), (2, 129), (1,))
@@ -43,7 +43,7 @@ class Placed(World):
 
     layout: list[list[int]]
 
-    def hosts(self) -> list[list[int]]:
+    def ranks_by_host(self) -> list[list[int]]:
         return self.layout
 
 
@@ -110,7 +110,7 @@ def test_a_run_by_messages_has_the_bits_of_one_through_shared_memory(pool: Local
 
 def meet_in_a_room(world: World) -> tuple[list[int], str]:
     """What each worker reads that the others have written, and whether any name of it is there."""
-    room = Room.open(world, range(world.size), [1] * world.size, ALIGNMENT)
+    room = SharedBuffer.open(world, range(world.size), [1] * world.size, ALIGNMENT)
     assert room is not None
     room.rest.view(-1, ALIGNMENT)[world.rank][0] = 10 + world.rank
     room.barrier()
@@ -159,24 +159,24 @@ def break_one_slice() -> None:
 
 def break_the_mean() -> None:
     """Let all workers divide by the number of workers instead of micro-batches: replicas agree, the run is another."""
-    whole = Exact.reduce
+    whole = Exact.all_reduce_gradients
 
     def broken(self: Exact, parameters: Any, weight: float, private: bool) -> None:
         whole(self, parameters, self.world.size if self.world.size > 1 else weight, private)
 
-    Exact.reduce = broken  # type: ignore[method-assign]
+    Exact.all_reduce_gradients = broken  # type: ignore[method-assign]
 
 
 def break_one_worker() -> None:
     """Let rank 1 add something to its own gradients after the reduction: replicas drift apart."""
-    whole = Exact.reduce
+    whole = Exact.all_reduce_gradients
 
     def broken(self: Exact, parameters: Any, weight: float, private: bool) -> None:
         whole(self, parameters, weight, True)
         if self.world.rank == 1:
             parameters[0].grad.add_(1)
 
-    Exact.reduce = broken  # type: ignore[method-assign]
+    Exact.all_reduce_gradients = broken  # type: ignore[method-assign]
 
 
 def verified(folder: Path, breaks: str) -> tuple[dict[str, Any], list[str]]:
@@ -215,10 +215,10 @@ def test_verify_passes_where_nothing_is_broken(tmp_path: Path) -> None:
 
 
 def fail_on(world: World, rank: int) -> int:
-    world.gather(None)
+    world.all_gather(None)
     if world.rank == rank:
         raise ValueError("a mistake of rank 1")
-    world.gather(None)
+    world.all_gather(None)
     return world.rank
 
 
@@ -283,7 +283,7 @@ def look_while_one_is_slow(world: World, slow: int) -> bool:
         value: torch.Tensor = call(torch.ones(2, 4)).sum()
         return value
 
-    world.gather(None)
+    world.all_gather(None)
     looker = threading.Timer(0.5, lambda: seen.append(world.waiting))
     looker.start()
     grad_sync.gradients(list(network.parameters()), loss, False)

@@ -92,7 +92,7 @@ def with_gradients_written_by_hand() -> Any:
         for parameter, gradient in zip(learned, found, strict=True):
             parameter.grad = gradient if gradient is not None else torch.zeros_like(parameter)
 
-    return mock.patch.object(Ddp, "gradients", gradients)
+    return mock.patch.object(Ddp, "accumulate_gradients", gradients)
 
 
 WRONG = {

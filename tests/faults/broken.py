@@ -19,41 +19,41 @@ def small_memory() -> None:
 
 def one_rank() -> None:
     """The second worker moves one parameter a little after its third step."""
-    advance = loop.advance
+    train_step = loop.train_step
 
     def broken(trainer: Any) -> bool:
-        done = advance(trainer)
+        done = train_step(trainer)
         if trainer.step == 3 and dist.get_rank() == 1:
             with torch.no_grad():
                 trainer.networks["two"].main[1].weight[0, 0] += 1e-6
         return done
 
-    loop.advance = broken
+    loop.train_step = broken
 
 
 def one_optimizer() -> None:
     """The last worker's momentum is another one after the fourth step; its weights are still the same."""
-    advance = loop.advance
+    train_step = loop.train_step
 
     def broken(trainer: Any) -> bool:
-        done = advance(trainer)
+        done = train_step(trainer)
         if trainer.step == 4 and dist.get_rank() == 2:
-            state = trainer.optimizing["one"].optimizer.state
+            state = trainer.optimizers["one"].optimizer.state
             next(iter(state.values()))["momentum_buffer"] *= 1.5
         return done
 
-    loop.advance = broken
+    loop.train_step = broken
 
 
 def weights_that_overflow() -> None:
     """Every worker ends up with a weight that is not finite, after a loss that was."""
-    advance = loop.advance
+    train_step = loop.train_step
 
     def broken(trainer: Any) -> bool:
-        done = advance(trainer)
+        done = train_step(trainer)
         if trainer.step == 3:
             with torch.no_grad():
                 trainer.networks["two"].main[1].weight[0, 0] = torch.inf
         return done
 
-    loop.advance = broken
+    loop.train_step = broken

@@ -180,7 +180,7 @@ class Trial:
         self.known = {*self.run.glob("events.*")}
         self.reached = max(self.reached, step_of(self.run))
         whole = [path for path in checkpoints(self.run) if not checkpoint.damage_of(path)]
-        self.saved = checkpoint.place_of(whole[-1].name)[0] if whole else -1
+        self.saved = checkpoint.position_of(whole[-1].name)[0] if whole else -1
 
     def hurt(self) -> None:
         self.look()

@@ -41,7 +41,7 @@ def until_it_fails(world: Any, plan: Plan) -> dict[str, Any]:
     data = open_for(config, plan.data_dir, plan.families)
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
     trainer = Trainer(family, data, config, world, Control())
-    trainer.begin()
+    trainer.setup()
     before: dict[str, Any] = {}
     run_phase = step.run_phase
 
@@ -53,7 +53,7 @@ def until_it_fails(world: Any, plan: Plan) -> dict[str, Any]:
     step.run_phase = watched
     try:
         while trainer.step < config.steps:
-            step.advance(trainer)
+            step.train_step(trainer)
     except TroupeError as error:
         return {"error": error, "step": trainer.step, "phases": trainer.phases_done, "before": before,
                 "after": state_of_replica(trainer)}  # fmt: skip
@@ -151,7 +151,7 @@ def when_it_has_saved(run: Path, do: Callable[[], None]) -> None:
 
 def step_of_newest(run: Path) -> int:
     found = checkpoints(run)
-    return checkpoint.place_of(found[-1].name)[0] if found else -1
+    return checkpoint.position_of(found[-1].name)[0] if found else -1
 
 
 def test_too_little_shared_memory_costs_speed_and_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def train_and_listen(world: Any, plan: Plan) -> list[str]:
     if world.rank == 0:
         for part in (folder.checkpoints, folder.grids, folder.logs):
             part.mkdir(parents=True)
-    world.gather(None)
+    world.all_gather(None)
     said: list[str] = []
     run(plan, world, Control(said.append))
     return said

@@ -69,7 +69,7 @@ def test_a_run_whose_terminal_is_closed_is_saved_and_goes_on_with_the_same_bits(
     with contextlib.suppress(ProcessLookupError):
         command.send(signal.SIGHUP)
     assert command.wait(20).code == 130
-    assert checkpoint.place_of(checkpoints(run)[-1].name)[0] >= 7
+    assert checkpoint.position_of(checkpoints(run)[-1].name)[0] >= 7
     troupe.train("--resume", "run", "--families", str(OWN_FAMILIES))
     assert_same_run(run, straight.path("run"))
 

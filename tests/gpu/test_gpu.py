@@ -45,7 +45,7 @@ def run(pool: LocalGroup, folder: Path, family: str, variant: str, workers: int,
 
 def plan_for(folder: Path, family: str, variant: str, **changes: Any) -> Any:
     kind = registry.config_class(family, (OWN_FAMILIES,))
-    data = {"data": kind.learns_from.replace("images", "noise")} if "images" in kind.learns_from else {}
+    data = {"data": kind.input_kind.replace("images", "noise")} if "images" in kind.input_kind else {}
     often = {"sample_every": 2, "log_every": 1, "checkpoint_every": 2, "evaluate_every": 2 if kind.metrics else 0}
     return plan_of(family, variant, folder, **{"device": "cuda", **data, **often, **changes})
 

@@ -53,7 +53,7 @@ def test_a_run_of_two_workers_saves(
     command = begun(troupe, temporary, *words)
     reached = until_step(troupe.path("run"), 5, command, seconds=90)
     assert_ended(command, temporary, number)
-    assert checkpoint.place_of(checkpoints(troupe.path("run"))[-1].name)[0] >= reached
+    assert checkpoint.position_of(checkpoints(troupe.path("run"))[-1].name)[0] >= reached
 
 
 @pytest.mark.parametrize("seconds", [1.0, *long(0.0, 3.0, 6.0, 9.0)])

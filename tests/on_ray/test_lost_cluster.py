@@ -13,7 +13,7 @@ import pytest
 from clusters import Cluster
 from commands import DCGAN, Commands, checkpoints, state_of, until_step
 
-from trainers.storage.checkpoint import place_of
+from trainers.storage.checkpoint import position_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(240)]
 
@@ -50,6 +50,6 @@ def test_a_cluster_that_dies_is_told_in_a_line_and_the_run_goes_on_elsewhere(
     assert line in [f"troupe: --address {mine.address}: {mistake.format('run')}" for mistake in mistakes]
     mine.head.clean()
     (saved, *_) = reversed(checkpoints(run))
-    further = place_of(saved.name)[0] + 50
+    further = position_of(saved.name)[0] + 50
     troupe.train("--resume", "run", "workers=1", f"steps={further}", seconds=120)
     assert state_of(run)["step"] == further

@@ -12,7 +12,7 @@ import pytest
 from commands import DCGAN, Command, Commands, assert_same_run, until, until_step
 from tiers import long
 
-from cluster.backend.local_ray import PREFIX, PROCESSES, WHAT, OwnRay
+from cluster.backend.local_ray import PREFIX, PROCESSES, WHAT, LocalRay
 from cluster.backend.supervisor import CLEANED
 from trainers.base.timeouts import WAITS
 from trainers.run_folders.run_folder import RunFolder
@@ -120,7 +120,7 @@ def test_what_a_ray_of_our_own_needs_is_touched_so_that_cleaners_leave_it(
 ) -> None:
     monkeypatch.setattr(WAITS, "files_touched", 0.0)
     monkeypatch.setattr(WAITS, "look_at_files", 0.0)
-    ray = OwnRay(1)
+    ray = LocalRay(1)
     ray.folder, ray.files = tmp_path, [tmp_path / "token"]
     (tmp_path / "logs").mkdir()
     for path in (tmp_path / "token", tmp_path / "logs" / "raylet.out"):

@@ -152,7 +152,7 @@ def test_a_trial_whose_process_is_killed_goes_on_in_another_one(troupe: Commands
                              "s", on=cluster)  # fmt: skip
     trial = troupe.path("s") / "trials" / "0001"
     until(lambda: len(checkpoint.all_in(trial / "checkpoints")) and (trial / "metrics.jsonl").exists(), "a checkpoint")
-    until(lambda: checkpoint.place_of(checkpoint.all_in(trial / "checkpoints")[-1].name)[0] >= 50, "another")
+    until(lambda: checkpoint.position_of(checkpoint.all_in(trial / "checkpoints")[-1].name)[0] >= 50, "another")
     os.kill(process_of(trial, 0), signal.SIGKILL)
     done = command.wait(120)
     assert done.code == 0, done

@@ -15,7 +15,7 @@ from trainers.base.errors import TroupeError
 from trainers.data.images import ImageData, Part
 from trainers.distributed.process_group import World
 from trainers.engine.control import Control
-from trainers.engine.step import advance, run_phase
+from trainers.engine.step import run_phase, train_step
 from trainers.engine.trainer import Trainer
 from trainers.families import registry
 from trainers.families.adversarial.networks import Critic, Generator, slopes_by_autograd
@@ -37,7 +37,7 @@ def trainer_of(family: str, data: ImageData, **settings: Any) -> Trainer:
              "evaluate_every": 0}  # fmt: skip
     config = registry.config_class(family).of({**small, **settings}, family)
     trainer = Trainer(registry.family_class(family)(config, data.facts), data, config, World(), Control())
-    trainer.begin()
+    trainer.setup()
     return trainer
 
 
@@ -161,7 +161,7 @@ def test_real_and_fake_go_together_where_no_norm_forbids_it() -> None:
 def test_weights_of_wgans_critic_are_clipped_after_each_of_its_steps() -> None:
     trainer = trainer_of("wgan", data_of(), clip=0.005, n_critic=2, n_critic_warmup=0, learning_rate=0.01)
     assert largest(trainer.networks["critic"]) > 0.5
-    advance(trainer)
+    train_step(trainer)
     assert largest(trainer.networks["critic"]) <= 0.005
     assert trainer.metrics["distance"] == pytest.approx(-trainer.metrics["critic_loss"])
 
@@ -172,11 +172,11 @@ def largest(network: nn.Module) -> float:
 
 def test_wgan_warms_its_critic_up_as_its_authors_do() -> None:
     config = registry.config_class("wgan").of({"image_size": 64})
-    draws = [config.draws(step) for step in range(1001)]
+    draws = [config.batches_per_step(step) for step in range(1001)]
     assert draws[:26] == [100] * 25 + [5]
     assert [step for step, count in enumerate(draws) if count == 100 and step >= 25] == [500, 1000]
     off = registry.config_class("wgan").of({"image_size": 64, "n_critic_warmup": 0})
-    assert {off.draws(step) for step in range(1001)} == {5}
+    assert {off.batches_per_step(step) for step in range(1001)} == {5}
 
 
 # Classes
@@ -194,11 +194,11 @@ def test_a_conditional_grid_has_a_row_for_each_class(family: str) -> None:
 
 def test_a_class_is_asked_for_by_name_or_number_and_changes_the_picture(sentences: Sentences) -> None:
     trainer = trainer_of("dcgan", data_of(), conditional=True)
-    asked = trainer.config.asked.of({"count": 3, "class": "kind 7"})
+    asked = trainer.config.sample_settings.of({"count": 3, "class": "kind 7"})
     assert asked.class_ == "kind 7"
 
     def inputs(**words: Any) -> dict[str, Tensor]:
-        asked = trainer.config.asked.of({"count": 3, **words})
+        asked = trainer.config.sample_settings.of({"count": 3, **words})
         return trainer.family.sample_inputs(asked, torch.Generator().manual_seed(0), trainer.data)
 
     by_name, by_number = inputs(**{"class": "kind 7"}), inputs(**{"class": "7"})
@@ -216,7 +216,7 @@ def test_a_class_is_asked_for_by_name_or_number_and_changes_the_picture(sentence
 
 def test_no_class_can_be_asked_for_of_a_run_that_knows_none(sentences: Sentences) -> None:
     trainer = trainer_of("dcgan", data_of())
-    asked = trainer.config.asked.of({"class": "3"})
+    asked = trainer.config.sample_settings.of({"class": "3"})
     with pytest.raises(TroupeError) as error:
         trainer.family.sample_inputs(asked, torch.Generator(), trainer.data)
     assert [(one.code, one.about, one.value) for one in error.value.problems] == [("unknown-class", "class", "3")]
@@ -227,7 +227,7 @@ def test_no_class_can_be_asked_for_of_a_run_that_knows_none(sentences: Sentences
 def test_classes_need_labels(family: str, sentences: Sentences) -> None:
     config = registry.config_class(family).of({"conditional": True})
     for classes in (0, 1):
-        problems = config.misfit(data_of(classes=classes).facts)
+        problems = config.validate_data(data_of(classes=classes).facts)
         assert [(one.code, one.about, one.value) for one in problems] == [("data-misfit", "conditional", True)]
         sentences(problems)
     _, problems = registry.config_class(family).from_words({"mismatched_negatives": "true"}, family)
@@ -263,7 +263,7 @@ def test_mistakes_are_told_in_a_line_each(sentences: Sentences) -> None:
         _, problems = kind.from_words(words, "wgan_gp")
         assert [(one.code, one.about) for one in problems] == [(code, about)]
         sentences(problems)
-    problems = kind.of({"network": "resnet"}).misfit(data_of(size=64).facts)
+    problems = kind.of({"network": "resnet"}).validate_data(data_of(size=64).facts)
     assert [(one.code, one.about, one.value) for one in problems] == [("settings-conflict", "image_size", 64)]
     sentences(problems)
 

@@ -15,7 +15,7 @@ from cluster import train
 from cluster.inspection import verify
 from trainers.base.errors import CONFLICT, TroupeError
 from trainers.families import registry
-from trainers.families.classification.learning import decayed
+from trainers.families.classification.learning import weight_decay_groups
 from trainers.run_folders.run_folder import RunFolder
 from trainers.storage import checkpoint
 
@@ -133,7 +133,7 @@ def test_biases_and_scales_of_whatever_shape_do_not_decay() -> None:
             self.linear, self.norm = nn.Linear(2, 3), nn.LayerNorm(3)
 
     network = Odd()
-    pulled, still = (group["params"] for group in decayed(network, 0.1))
+    pulled, still = (group["params"] for group in weight_decay_groups(network, 0.1))
     assert pulled == [network.linear.weight]
     assert len(still) == 5  # type: ignore[arg-type]
 

@@ -18,7 +18,7 @@ from trainers.base.problems import Problem
 from trainers.contract.family import MicroBatch
 from trainers.data.settings import ImageConfig
 from trainers.families import registry
-from trainers.families.classification.learning import AUXILIARY, Classification, decayed
+from trainers.families.classification.learning import AUXILIARY, Classification, weight_decay_groups
 from trainers.families.classification.settings import MEANS, ClassificationConfig
 from trainers.families.classifier.config import OWN
 from trainers.settings.config import Config
@@ -42,7 +42,7 @@ def config_of(family: str, **words: Any) -> Any:
 
 
 def misfits_of(family: str, facts: Mapping[str, Any], **words: Any) -> list[Problem]:
-    found: list[Problem] = config_of(family, **words).wrong_data(facts)
+    found: list[Problem] = config_of(family, **words).data_problems(facts)
     assert all("\n" not in line for line in problems.sentences(found))
     return found
 
@@ -238,7 +238,7 @@ def test_what_looks_at_evaluations_needs_samples_that_are_held_out(sentences: Se
         assert [(one.code, one.about) for one in found] == [("nothing-held-out", "")]
         sentences(found)
     assert misfits_of("darknet", alone) == []
-    assert config_of("darknet").resolved(alone).evaluate_every == 0
+    assert config_of("darknet").finalize(alone).evaluate_every == 0
 
 
 # How long, and how often
@@ -249,33 +249,33 @@ def test_what_looks_at_evaluations_needs_samples_that_are_held_out(sentences: Se
 )
 def test_epochs_become_steps_that_draw_as_many_samples(epochs: float, batch_size: int, steps: int) -> None:
     config = config_of("darknet", epochs=epochs, batch_size=batch_size, microbatch_size=1)
-    assert config.resolved(COLOUR).steps == steps
-    assert config.resolved(COLOUR).resolved(COLOUR) == config.resolved(COLOUR)
+    assert config.finalize(COLOUR).steps == steps
+    assert config.finalize(COLOUR).finalize(COLOUR) == config.finalize(COLOUR)
 
 
 def test_steps_switch_the_epochs_of_a_family_off() -> None:
     assert config_of("wide_resnet").epochs == 200
-    assert config_of("wide_resnet").resolved(COLOUR).steps == 78_125
+    assert config_of("wide_resnet").finalize(COLOUR).steps == 78_125
     assert config_of("wide_resnet", steps="17").epochs is None
-    assert config_of("wide_resnet", steps="17").resolved(COLOUR).steps == 17
-    assert config_of("wide_resnet", epochs="none").resolved(COLOUR).steps == Config().steps
+    assert config_of("wide_resnet", steps="17").finalize(COLOUR).steps == 17
+    assert config_of("wide_resnet", epochs="none").finalize(COLOUR).steps == Config().steps
 
 
 @pytest.mark.parametrize("family", CLASSIFIERS)
 @pytest.mark.parametrize("facts", [COLOUR, GREY, {**COLOUR, "size": 100, "held_out": 7}])
 def test_evaluations_take_less_than_a_twentieth_of_the_time_by_count(family: str, facts: dict[str, Any]) -> None:
     """A sample in an evaluation is counted as a third of one in training, for each time that it is looked at."""
-    config = config_of(family).resolved(facts)
+    config = config_of(family).finalize(facts)
     looked_at = facts["held_out"] * config.evaluation_passes / 3
     assert looked_at / (config.evaluate_every * config.batch_size) <= 1 / 30 + 1e-9
     assert looked_at / ((config.evaluate_every - 1) * config.batch_size + 1e-9) > 1 / 30
 
 
 def test_six_views_are_evaluated_a_sixth_as_often() -> None:
-    every = {views: config_of("cifar_speed", test_views=views).resolved(COLOUR).evaluate_every
+    every = {views: config_of("cifar_speed", test_views=views).finalize(COLOUR).evaluate_every
              for views in ("one", "mirror", "six")}  # fmt: skip
     assert every == {"one": 98, "mirror": 196, "six": 586}
-    assert config_of("cifar_speed", evaluate_every="7").resolved(COLOUR).evaluate_every == 7
+    assert config_of("cifar_speed", evaluate_every="7").finalize(COLOUR).evaluate_every == 7
 
 
 def test_a_target_is_reached_from_its_own_side() -> None:
@@ -387,7 +387,7 @@ def test_mistakes_are_told_with_what_was_seen_instead_and_hits_never_shown() -> 
     with torch.no_grad():
         family.evaluate({"network": network}, batch)
         shares = log_shares(network(batch["images"].double() / 127.5 - 1)).exp()
-    shown = family.scored(batch)
+    shown = family.rank_samples(batch)
     assert shown is not None
     scores, captions = shown
     names = FACTS["class_names"]
@@ -455,7 +455,7 @@ def test_what_is_not_learned_is_in_no_group() -> None:
     network = norms_and_all()
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name == "3.weight")
-    assert [len(group["params"]) for group in decayed(network, 0.1)] == [1]  # type: ignore[arg-type]
+    assert [len(group["params"]) for group in weight_decay_groups(network, 0.1)] == [1]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("family", [family for family in CLASSIFIERS if family != "classifier"])

@@ -16,7 +16,7 @@ from trainers.families.classifier.config import OWN, Config, torchvision_models
 from trainers.families.classifier.networks import Subsample, build, misfit
 from trainers.families.darknet.networks import Darknet, ResLayer
 from trainers.families.wide_resnet.networks import WideResNet
-from trainers.runtime.precision import computing_in
+from trainers.runtime.precision import autocast_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -134,7 +134,7 @@ def test_logits_are_the_same_in_float64_and_with_channels_last(make: Callable[[i
 @small
 def test_gradients_reach_every_parameter_also_in_bfloat16(make: Callable[[int, int, int], nn.Module]) -> None:
     network = make(3, 17, 5)
-    with computing_in("bfloat16", "cpu"):
+    with autocast_for("bfloat16", "cpu"):
         logits = network(images())
     assert torch._C._get_mkldnn_enabled()
     logits.float().logsumexp(1).sum().backward()

@@ -618,7 +618,7 @@ def test_a_wrong_address_of_a_bucket_is_told_with_all_other_mistakes(command: Co
 def test_a_dry_run_names_the_folder_that_the_run_gets(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     there = type("Bucket", (), {"names": lambda self: ["dcgan-1", "dcgan-3"]})()
     command.run_folder("dcgan-2")
-    monkeypatch.setattr(bucket, "of", lambda runs: there)
+    monkeypatch.setattr(bucket, "bucket_for", lambda runs: there)
     assert "folder: runs/dcgan-4\n" in command(*TRAIN, "--dry-run").out
 
 

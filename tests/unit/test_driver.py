@@ -89,7 +89,7 @@ def test_a_full_disk_takes_nothing_from_the_bucket_and_a_budget_takes_it_from_bo
     driver: Callable[..., Driver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = machine(tmp_path, "runs")
-    monkeypatch.setattr(bucket, "of_run", lambda path: there)
+    monkeypatch.setattr(bucket, "bucket_of_run", lambda path: there)
     one = driver()
     there.folder = tmp_path
     for trial in one.search.trials:

@@ -57,7 +57,7 @@ def misfit(folder: Path) -> Problem:
     """What a classifier finds wrong with a folder."""
     data = opened(folder)
     config = registry.config_class("classifier").of({"data": f"imagefolder:{folder}", "model": "mlp"})
-    (problem,) = config.wrong_data(data.facts)
+    (problem,) = config.data_problems(data.facts)
     return problem
 
 
@@ -286,7 +286,7 @@ def test_what_may_be_a_part_or_a_class_is_refused_with_the_setting_that_decides(
     config = registry.config_class("classifier").of(
         {"data": f"imagefolder:{folder}", "folders": "classes", "model": "mlp"}
     )
-    assert config.wrong_data(data.facts) == []
+    assert config.data_problems(data.facts) == []
 
 
 def test_folders_that_are_parts_by_word_leave_the_others_out(tmp_path: Path, sentences: Sentences) -> None:

@@ -15,8 +15,8 @@ from torch import nn
 from trainers.distributed.exact import (
     Node,
     accumulation,
-    covered,
     fold,
+    host_share,
     nodes_of,
     shares,
     slices,
@@ -71,7 +71,7 @@ def test_the_workers_of_a_host_cover_one_range(microbatches: int, workers: int, 
     parts = shares(microbatches, workers)
     first = data.draw(st.integers(0, workers - 1))
     host = list(range(first, data.draw(st.integers(first, workers - 1)) + 1))
-    assert list(covered(host, parts)) == [index for rank in host for index in parts[rank]]
+    assert list(host_share(host, parts)) == [index for rank in host for index in parts[rank]]
 
 
 def gradients(microbatches: int) -> list[Numbers]:

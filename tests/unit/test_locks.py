@@ -14,7 +14,7 @@ from sentences import Sentences
 from trainers.base.errors import SURROUNDINGS, TroupeError
 from trainers.data import imagefolder
 from trainers.run_folders.run_locks import Writer, hold, is_held
-from trainers.storage.file_locks import Held, Lock
+from trainers.storage.file_locks import Lock, LockHeld
 
 ANSWERS = ("ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL", "EIO", "EACCES", "EPERM", "ESTALE", "EBADF", "EROFS",
            "ENOTCONN", "ETIMEDOUT")  # fmt: skip
@@ -60,11 +60,11 @@ def test_a_lock_is_had_by_one_at_a_time_and_waited_for(tmp_path: Path) -> None:
     first, second = Lock(tmp_path / "lock"), Lock(tmp_path / "lock", patience=0.1)
     with first:
         began = time.monotonic()
-        with pytest.raises(Held):
+        with pytest.raises(LockHeld):
             second.acquire()
         assert 0.1 <= time.monotonic() - began < 2
         second.release()  # which it does not have: the first one keeps its own
-        with pytest.raises(Held):
+        with pytest.raises(LockHeld):
             second.acquire()
     with second:
         pass

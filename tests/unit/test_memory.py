@@ -24,7 +24,7 @@ WORDS = {"image_size": 16, "width": 8, "batch_size": 32, "microbatch_size": 8, "
 def opened(folder: Path, name: str = "dcgan", **words: Any) -> tuple[Any, Any]:
     config = registry.config_class(name, (OWN_FAMILIES,)).of({**WORDS, **words}, name)
     data = open_for(config, folder, (OWN_FAMILIES,))
-    return registry.family_class(name, (OWN_FAMILIES,))(config.resolved(data.facts), data.facts), data
+    return registry.family_class(name, (OWN_FAMILIES,))(config.finalize(data.facts), data.facts), data
 
 
 def test_networks_that_only_judge_are_not_fetched_to_tell_memory(
@@ -34,8 +34,8 @@ def test_networks_that_only_judge_are_not_fetched_to_tell_memory(
         raise AssertionError("fetched")
 
     family, data = opened(tmp_path, "dcgan")
-    monkeypatch.setattr(type(family), "frozen", fetched)
-    need = memory.need_of(family, data)
+    monkeypatch.setattr(type(family), "frozen_networks", fetched)
+    need = memory.estimate_memory(family, data)
     assert need is not None
     assert need.activations, "it was asked for, and failed"
 
@@ -46,13 +46,13 @@ class Together:
     def __init__(self, *hosts: str) -> None:
         self.hosts, self.rank, self.size = hosts, 0, len(hosts)
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [(host, *value[1:]) for host in self.hosts]
 
 
 def test_activations_are_what_the_graphs_of_a_real_micro_batch_keep(tmp_path: Path) -> None:
     family, data = opened(tmp_path, "wgan_gp")
-    need = memory.need_of(family, data)
+    need = memory.estimate_memory(family, data)
     networks, kept = family.networks(), dict[int, torch.Tensor]()
     weights = {tensor.data_ptr() for net in networks.values() for tensor in net.state_dict().values()}
 
@@ -75,9 +75,9 @@ def test_activations_are_what_the_graphs_of_a_real_micro_batch_keep(tmp_path: Pa
 
 def test_activations_grow_with_a_micro_batch_and_nothing_else_does(tmp_path: Path) -> None:
     family, data = opened(tmp_path)
-    need = memory.need_of(family, data)
+    need = memory.estimate_memory(family, data)
     assert need is not None
-    twice = memory.need_of(opened(tmp_path, microbatch_size=16)[0], data)
+    twice = memory.estimate_memory(opened(tmp_path, microbatch_size=16)[0], data)
     assert need.activations
     assert twice is not None
     assert twice.activations is not None
@@ -87,7 +87,7 @@ def test_activations_grow_with_a_micro_batch_and_nothing_else_does(tmp_path: Pat
 
 def test_what_is_surely_little_is_not_counted(tmp_path: Path) -> None:
     family, data = opened(tmp_path)
-    need = memory.need_of(family, data, unless=1e12)
+    need = memory.estimate_memory(family, data, unless=1e12)
     assert need is not None
     assert need.activations is None
 
@@ -95,7 +95,7 @@ def test_what_is_surely_little_is_not_counted(tmp_path: Path) -> None:
 def test_no_random_number_is_drawn(tmp_path: Path) -> None:
     family, data = opened(tmp_path)
     before = torch.default_generator.get_state()
-    memory.need_of(family, data)
+    memory.estimate_memory(family, data)
     assert torch.equal(torch.default_generator.get_state(), before)
 
 
@@ -103,13 +103,13 @@ def test_workers_of_one_host_share_its_memory_and_others_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family, data = opened(tmp_path)
-    need = memory.need_of(family)
+    need = memory.estimate_memory(family)
     assert need is not None
-    monkeypatch.setattr(memory, "free_on", lambda device: 2 * need.least)
-    memory.refuse_too_large(family, data, Together("a", "a"))  # type: ignore[arg-type]
-    memory.refuse_too_large(family, data, Together("a", "a", "b", "b"))  # type: ignore[arg-type]
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2 * need.least)
+    memory.check_memory(family, data, Together("a", "a"))  # type: ignore[arg-type]
+    memory.check_memory(family, data, Together("a", "a", "b", "b"))  # type: ignore[arg-type]
     with pytest.raises(TroupeError) as caught:
-        memory.refuse_too_large(family, data, Together("a", "a", "a"))  # type: ignore[arg-type]
+        memory.check_memory(family, data, Together("a", "a", "a"))  # type: ignore[arg-type]
     assert caught.value.code == SURROUNDINGS
     (problem,) = caught.value.problems
     assert (problem.code, problem.about) == ("no-memory", "")
@@ -120,15 +120,15 @@ def test_workers_of_one_host_share_its_memory_and_others_do_not(
 
 def test_an_estimate_that_comes_near_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family, data = opened(tmp_path)
-    need = memory.need_of(family, data)
+    need = memory.estimate_memory(family, data)
     assert need is not None
     assert need.activations is not None
-    monkeypatch.setattr(memory, "free_on", lambda device: need.least + need.activations)
-    assert memory.refuse_too_large(family, data, Together("a")).startswith("memory may not be enough: ")  # type: ignore[arg-type]
-    monkeypatch.setattr(memory, "free_on", lambda device: 2 * (need.least + need.activations))
-    assert memory.refuse_too_large(family, data, Together("a")) == ""  # type: ignore[arg-type]
-    monkeypatch.setattr(memory, "free_on", lambda device: None)
-    assert memory.refuse_too_large(family, data, Together("a")) == ""  # type: ignore[arg-type]
+    monkeypatch.setattr(memory, "free_memory", lambda device: need.least + need.activations)
+    assert memory.check_memory(family, data, Together("a")).startswith("memory may not be enough: ")  # type: ignore[arg-type]
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2 * (need.least + need.activations))
+    assert memory.check_memory(family, data, Together("a")) == ""  # type: ignore[arg-type]
+    monkeypatch.setattr(memory, "free_memory", lambda device: None)
+    assert memory.check_memory(family, data, Together("a")) == ""  # type: ignore[arg-type]
 
 
 def test_a_network_that_no_memory_holds_is_refused_in_a_line(
@@ -178,8 +178,8 @@ def test_the_limit_of_a_container_counts(
     (folder / "memory.stat").write_text(f"anon 2000\n{cached} 1000\n")
     monkeypatch.setattr(cgroups, "CGROUPS", inside)
     monkeypatch.setattr(cgroups, "OWN_CGROUPS", own_file)
-    assert memory.free_on("cpu") == 3000
+    assert memory.free_memory("cpu") == 3000
     (folder / Path(most).name).write_text("max\n")
-    free = memory.free_on("cpu")
+    free = memory.free_memory("cpu")
     assert free is not None
     assert free > 1 << 20  # the machine's

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.engine.batch_norm import Norms, move, row_of
+from trainers.engine.batch_norm import BatchNormRecorder, row_of, update_running_stats
 
 
 def batches(count: int = 4) -> list[Tensor]:
@@ -24,7 +24,7 @@ def network(**arguments: Any) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, **arguments), nn.ReLU(), nn.BatchNorm2d(4)).double()
 
 
-def mean_row(norms: Norms, net: nn.Module, microbatches: Sequence[Tensor]) -> tuple[Any, Tensor]:
+def mean_row(norms: BatchNormRecorder, net: nn.Module, microbatches: Sequence[Tensor]) -> tuple[Any, Tensor]:
     """Forwards of all micro-batches; the newest statistics, and the mean of their rows."""
     rows = []
     statistics: Any = []
@@ -63,9 +63,9 @@ def expected(net: nn.Sequential, microbatches: Sequence[Tensor], momentum: float
 def test_averages_move_once_by_the_mean_over_the_microbatches() -> None:
     net = network()
     wanted = expected(net, batches(), 0.1)
-    statistics, means = mean_row(Norms({"net": net}), net, batches())
+    statistics, means = mean_row(BatchNormRecorder({"net": net}), net, batches())
     assert [running(layer)[0].abs().max().item() for layer in layers(net)] == [0, 0]  # forwards move nothing
-    move(statistics, means)
+    update_running_stats(statistics, means)
     found = [part for layer in layers(net) for part in running(layer)]
     for part, target in zip(found, wanted, strict=True):
         torch.testing.assert_close(part, target, rtol=1e-12, atol=1e-12)
@@ -75,17 +75,17 @@ def test_averages_move_once_by_the_mean_over_the_microbatches() -> None:
 def test_the_output_is_that_of_a_plain_batch_norm() -> None:
     net = network()
     plain = copy.deepcopy(net)
-    Norms({"net": net})
+    BatchNormRecorder({"net": net})
     assert torch.equal(net(batches()[0]), plain(batches()[0]))
 
 
 def test_with_one_microbatch_they_move_as_a_plain_batch_norm_does() -> None:
     net = network(momentum=0.3)
     plain = copy.deepcopy(net)
-    norms = Norms({"net": net})
+    norms = BatchNormRecorder({"net": net})
     for microbatch in batches():
         plain(microbatch)
-        move(*mean_row(norms, net, [microbatch]))
+        update_running_stats(*mean_row(norms, net, [microbatch]))
     for ours, theirs in zip(layers(net), layers(plain), strict=True):
         torch.testing.assert_close(running(ours), running(theirs), rtol=1e-12, atol=1e-12)
         assert ours.num_batches_tracked == theirs.num_batches_tracked == 4
@@ -93,10 +93,10 @@ def test_with_one_microbatch_they_move_as_a_plain_batch_norm_does() -> None:
 
 def test_without_a_momentum_they_are_the_mean_over_all_steps() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, momentum=None)).double()
-    norms = Norms({"net": net})
+    norms = BatchNormRecorder({"net": net})
     steps = [batches()[:2], batches()[2:]]
     for microbatches in steps:
-        move(*mean_row(norms, net, microbatches))
+        update_running_stats(*mean_row(norms, net, microbatches))
     each = torch.stack([microbatch.mean((0, 2, 3)) for step in steps for microbatch in step])
     torch.testing.assert_close(running(layers(net)[0])[0], each.mean(0), rtol=1e-12, atol=1e-12)
     assert layers(net)[0].num_batches_tracked == 2
@@ -106,13 +106,13 @@ def test_without_a_momentum_they_are_the_mean_over_all_steps() -> None:
 def test_a_layer_called_twice_moves_twice_in_the_order_of_its_calls(momentum: float | None) -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum)).double()
     plain = copy.deepcopy(net)
-    norms = Norms({"net": net})
+    norms = BatchNormRecorder({"net": net})
     first, second = batches()[:2]
     net(first)
     net(second)
     statistics = norms.take(["net"])["net"]
     assert len(statistics) == 2
-    move(statistics, torch.cat(row_of(statistics)))
+    update_running_stats(statistics, torch.cat(row_of(statistics)))
     plain(first)
     plain(second)
     torch.testing.assert_close(running(layers(net)[0]), running(layers(plain)[0]), rtol=1e-12, atol=1e-12)
@@ -122,8 +122,8 @@ def test_a_layer_called_twice_moves_twice_in_the_order_of_its_calls(momentum: fl
 def test_layers_may_differ_in_momentum() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, momentum=0.1), nn.BatchNorm2d(3, momentum=0.7)).double()
     plain = copy.deepcopy(net)
-    statistics, means = mean_row(Norms({"net": net}), net, batches()[:1])
-    move(statistics, means)
+    statistics, means = mean_row(BatchNormRecorder({"net": net}), net, batches()[:1])
+    update_running_stats(statistics, means)
     plain(batches()[0])
     for ours, theirs in zip(layers(net), layers(plain), strict=True):
         torch.testing.assert_close(running(ours), running(theirs), rtol=1e-12, atol=1e-12)
@@ -131,7 +131,7 @@ def test_layers_may_differ_in_momentum() -> None:
 
 def test_nothing_is_noted_or_moved_in_eval_mode() -> None:
     net = network()
-    norms = Norms({"net": net})
+    norms = BatchNormRecorder({"net": net})
     plain = copy.deepcopy(network()).eval()
     plain.load_state_dict(net.state_dict())
     before = copy.deepcopy(net.state_dict())
@@ -143,14 +143,14 @@ def test_nothing_is_noted_or_moved_in_eval_mode() -> None:
 
 def test_layers_that_use_batch_statistics_only_are_left_alone() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)).double()
-    norms = Norms({"net": net})
+    norms = BatchNormRecorder({"net": net})
     net(batches()[0])
     assert norms.take(["net"])["net"] == []
 
 
 def test_what_networks_that_nobody_asked_for_saw_is_forgotten() -> None:
     nets = {"net": network(), "other": network()}
-    norms = Norms(nets)
+    norms = BatchNormRecorder(nets)
     nets["net"](batches()[0])
     nets["other"](batches()[0])
     assert len(norms.take(["net"])["net"]) == 2
@@ -160,7 +160,7 @@ def test_what_networks_that_nobody_asked_for_saw_is_forgotten() -> None:
 def test_gradients_are_those_of_a_plain_batch_norm() -> None:
     net = network()
     plain = copy.deepcopy(net)
-    Norms({"net": net})
+    BatchNormRecorder({"net": net})
     for one in (net, plain):
         one(batches()[0]).square().sum().backward()
     for ours, theirs in zip(net.parameters(), plain.parameters(), strict=True):
@@ -172,6 +172,6 @@ def test_gradients_are_those_of_a_plain_batch_norm() -> None:
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d])
 def test_inputs_of_a_wrong_shape_are_refused_as_ever(kind: Any) -> None:
     net = nn.Sequential(kind(3))
-    Norms({"net": net})
+    BatchNormRecorder({"net": net})
     with pytest.raises(ValueError, match="expected"):
         net(torch.zeros(3))

@@ -198,7 +198,7 @@ def test_a_custom_family_can_use_settings_under_their_old_names() -> None:
 
         @classmethod
         def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
-            return {**super().following(said), "keep": 6}
+            return {**super().derived_defaults(said), "keep": 6}
 
     config = Older.of({})
     assert (config.warmup, config.latent_dim, config.keep_checkpoints) == (0.125, 24, 6)

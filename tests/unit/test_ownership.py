@@ -121,7 +121,7 @@ def test_what_is_left_behind_is_removed_and_what_looks_like_it_is_told(tmp_path:
     ownership.make(tmp_path / "work-1", "a test")
     (tmp_path / "work-2").mkdir()
     told: list[str] = []
-    ownership.left_behind(tmp_path, "work-*", "a test", told.append)
+    ownership.remove_stale(tmp_path, "work-*", "a test", told.append)
     assert os.listdir(tmp_path) == ["work-2"]
     assert told == [f"{tmp_path / 'work-2'}: may not be troupe's and is kept; remove it by hand if it is not needed"]
 
@@ -157,7 +157,7 @@ def test_a_sweep_takes_neither_environments_nor_runs_nor_those_who_use_them(temp
         (folder / ".lock").write_text("")
         os.utime(folder / ".lock", (0, 0))
         processes.append(started(folder / "open", {}, "python"))
-    local_ray.sweep()
+    local_ray.cleanup_stale()
     assert [process.poll() for process in processes] == [None, None]
     assert all((folder / "open").read_text() for folder in theirs)
     for process in processes:
@@ -174,10 +174,10 @@ def test_a_sweep_takes_what_a_killed_owner_left_and_only_its_processes(temporary
     ours = [started(folder / "log", secret, "python"), started(temporary / "a", secret, "ray::IDLE")]
     theirs = [started(folder / "log", {}, "tail"), started(temporary / "b", secret, "python"),
               started(temporary / "c", {local_ray.SECRET: "t" * 64}, "ray::IDLE")]  # fmt: skip
-    local_ray.sweep()
+    local_ray.cleanup_stale()
     assert [process.poll() for process in (*ours, *theirs)] == [None] * 5, "its owner, this process, is alive"
     (folder / ownership.MARK).write_text(atomic_files.sealed({**told, "started": "of a process that has ended"}))
-    local_ray.sweep()
+    local_ray.cleanup_stale()
     assert [process.wait(10) for process in ours] == [-9, -9]
     assert not folder.exists()
     assert [process.poll() for process in theirs] == [None] * 3
@@ -280,9 +280,9 @@ def test_a_run_in_a_bucket_is_removed_and_what_lies_beside_it_stays(tmp_path: Pa
     with there.files.open_output_stream(f"{there.root}/mine/checkpoints/notes.txt") as stream:
         stream.write(b"important")
     there.remove_checkpoints(run)
-    assert sorted(there.there(run)) == ["checkpoints/notes.txt", "settings.json"]
+    assert sorted(there.list_files(run)) == ["checkpoints/notes.txt", "settings.json"]
     there.remove(run)
-    assert sorted(there.there(run)) == ["checkpoints/notes.txt"]
+    assert sorted(there.list_files(run)) == ["checkpoints/notes.txt"]
     there.files.delete_file(f"{there.root}/mine/checkpoints/notes.txt")
     there.remove(run)
     assert there.names() == []

@@ -83,14 +83,14 @@ class Own(ImageConfig):
     )
     depth: int = setting(2, "how deep", at_least=1)
 
-    def misfit(self, facts: Any) -> Any:
-        return [*super().misfit(facts), "data: too small"]
+    def validate_data(self, facts: Any) -> Any:
+        return [*super().validate_data(facts), "data: too small"]
 
 
 def test_rules_of_ones_own_may_be_texts() -> None:
     text = "depth: is odd; say an even one"
     assert Own.from_words({"depth": "3"})[1] == [Problem("own-rule", reason=text)]
-    found = Own.of({}).wrong_data({"size": 100, "held_out": 10})
+    found = Own.of({}).data_problems({"size": 100, "held_out": 10})
     assert found == [Problem("own-rule", reason="data: too small")]
 
 

@@ -9,7 +9,7 @@ import ray
 from sentences import Sentences
 
 from cluster.backend import connection
-from cluster.backend.connection import lack
+from cluster.backend.connection import missing_resources
 from cluster.host import requirements
 from cluster.host.environment import worker_environment
 from cluster.host.requirements import needs
@@ -31,7 +31,7 @@ def nodes(*cpus: float, **more: float) -> list[dict[str, float]]:
     ],
 )  # fmt: skip
 def test_workers_that_fit_lack_nothing(each: dict[str, float], workers: int, there: list[dict[str, float]]) -> None:
-    assert lack(each, workers, there, "the cluster") is None
+    assert missing_resources(each, workers, there, "the cluster") is None
 
 
 def told(problem: Problem | None) -> list[Problem]:
@@ -48,17 +48,17 @@ def test_too_few_cpus_or_gpus_in_all_are_told(sentences: Sentences) -> None:
         (both, 3, nodes(8, GPU=2), "the cluster"),
         ({**both, "CPU": 8.0}, 2, nodes(8, GPU=2), "this machine"),
     ):
-        (problem,) = told(lack(each, workers, there, where))
+        (problem,) = told(missing_resources(each, workers, there, where))
         assert problem.value == workers
         sentences([problem])  # what is needed, and what is there
 
 
 def test_a_worker_needs_all_it_takes_on_one_node(sentences: Sentences) -> None:
-    (problem,) = told(lack({"CPU": 8.0}, 2, nodes(4, 4, 4, 4), "the cluster"))
+    (problem,) = told(missing_resources({"CPU": 8.0}, 2, nodes(4, 4, 4, 4), "the cluster"))
     assert "threads_per_worker" in problem.hint
     sentences([problem])
-    assert lack({"CPU": 3.0}, 2, nodes(4, 2), "the cluster") is not None
-    assert lack({"CPU": 2.0, "GPU": 1.0}, 2, [{"CPU": 8}, {"CPU": 2, "GPU": 4}], "the cluster") is not None
+    assert missing_resources({"CPU": 3.0}, 2, nodes(4, 2), "the cluster") is not None
+    assert missing_resources({"CPU": 2.0, "GPU": 1.0}, 2, [{"CPU": 8}, {"CPU": 2, "GPU": 4}], "the cluster") is not None
 
 
 def test_a_worker_takes_its_threads_and_one_gpu() -> None:
@@ -87,7 +87,7 @@ def test_the_ray_of_our_caller_is_looked_at_and_its_workers_get_our_environment(
     there: list[dict[str, Any]] = [{"Alive": True, "Resources": {"CPU": 1.0}}, {"Alive": False}]
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: there)
-    monkeypatch.setattr(connection, "refuse_inherited", lambda: None)  # another test may have used Ray in this process
+    monkeypatch.setattr(connection, "reject_forked", lambda: None)  # another test may have used Ray in this process
     with pytest.raises(TroupeError) as caught, connection._own(config, False):
         pass
     assert caught.value.code == SURROUNDINGS

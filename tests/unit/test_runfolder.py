@@ -254,15 +254,15 @@ def test_metrics_after_the_step_to_go_on_from_are_dropped_with_half_lines(tmp_pa
     folder = make(tmp_path, "mine")
     rows = [json.dumps({"step": step, "loss": step / 10}) for step in (10, 20, 30, 40)]
     folder.metrics.write_text("\n".join([*rows, '{"step": 5, "lo', "[1]", "7", '{"loss": 1}', '{"step": "x"}', ""]))
-    folder.forget_after(30)
+    folder.truncate_metrics(30)
     assert folder.metrics.read_text() == "".join(row + "\n" for row in rows[:3])
-    folder.forget_after(0)
+    folder.truncate_metrics(0)
     assert folder.metrics.read_text() == ""
 
 
 def test_there_may_be_no_metrics_yet(tmp_path: Path) -> None:
     folder = make(tmp_path, "mine")
-    folder.forget_after(30)
+    folder.truncate_metrics(30)
     assert not folder.metrics.exists()
 
 

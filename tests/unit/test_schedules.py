@@ -14,7 +14,7 @@ from torch import nn
 from trainers.contract import schedules
 from trainers.distributed.process_group import World
 from trainers.engine.control import Control
-from trainers.engine.step import advance, set_groups
+from trainers.engine.step import set_groups, train_step
 from trainers.engine.trainer import Trainer
 from trainers.families.classification.learning import Classification
 from trainers.families.classification.settings import ClassificationConfig
@@ -159,8 +159,8 @@ def test_a_plateau_falls_after_as_many_evaluations_as_patience_has(
 
 
 def test_an_evaluation_that_is_no_number_is_no_better_than_any() -> None:
-    assert schedules.falls([0.5, math.nan, math.nan], 2, "max") == 1
-    assert schedules.falls([math.nan, 0.5], 2, "max") == 0
+    assert schedules.plateau_reductions([0.5, math.nan, math.nan], 2, "max") == 1
+    assert schedules.plateau_reductions([math.nan, 0.5], 2, "max") == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -198,9 +198,9 @@ def test_a_run_of_no_steps_or_one_has_a_rate_too(name: str) -> None:
 
 
 def test_a_schedule_that_spans_the_run_says_so() -> None:
-    spanning = [name for name in NAMES if ByAccuracy.of({"schedule": name}).spans_the_run]
+    spanning = [name for name in NAMES if ByAccuracy.of({"schedule": name}).depends_on_total_steps]
     assert spanning == ["one_cycle", "cosine", "step", "linear"]
-    assert ByAccuracy.of({"warmup": 0.1}).spans_the_run
+    assert ByAccuracy.of({"warmup": 0.1}).depends_on_total_steps
 
 
 class Linear(Classification):
@@ -219,14 +219,14 @@ def test_the_loop_gives_the_values_of_each_step_to_the_optimizer(optimizer: str,
              "grad_sync": "exact", "crop_padding": 0}  # fmt: skip
     config = ClassificationConfig.of(words)
     data = open_for(config, tmp_path)
-    trainer = Trainer(Linear(config.resolved(data.facts), data.facts), data, config, World(), Control())
+    trainer = Trainer(Linear(config.finalize(data.facts), data.facts), data, config, World(), Control())
     course = schedules.of(config, config.learning_rate)
     rates = []
     for step in range(4):
-        groups = trainer.optimizing["network"].optimizer.param_groups
+        groups = trainer.optimizers["network"].optimizer.param_groups
         for group in groups:
             group["lr"] = 77.0
-        assert advance(trainer)
+        assert train_step(trainer)
         values = course(step, ())
         for group in groups:
             assert group["lr"] == values["lr"]

@@ -194,7 +194,7 @@ def test_a_batch_that_cannot_be_split_is_answered_with_the_nearest_size_that_can
 def test_every_number_that_a_family_takes_has_a_bound(family: str) -> None:
     """So does what it can be asked for when samples are drawn."""
     config = registry.config_class(family, (OWN_FAMILIES,))
-    for kind in (config, config.asked):
+    for kind in (config, config.sample_settings):
         for name, field in kind.model_fields.items():
             if not any(number in str(field.annotation) for number in ("int", "float")):
                 continue
@@ -259,12 +259,14 @@ RUNNING = {
 }  # fmt: skip
 
 
-def test_the_recipe_holds_what_fixes_the_numbers_and_nothing_else() -> None:
+def test_the_defining_settings_fix_the_numbers_and_nothing_else() -> None:
     config = Example.of({"depth": "3", "workers": "2"})
-    assert set(Config().recipe()) == set(Config.model_fields) - RUNNING
-    assert set(config.recipe()) == set(Example.model_fields) - RUNNING - {"clip"}
-    assert config.recipe()["depth"] == 3
-    assert {"grad_sync", "threads_per_worker", "device", "precision", "microbatch_size", "seed"} <= set(config.recipe())
+    assert set(Config().defining_settings()) == set(Config.model_fields) - RUNNING
+    assert set(config.defining_settings()) == set(Example.model_fields) - RUNNING - {"clip"}
+    assert config.defining_settings()["depth"] == 3
+    assert {"grad_sync", "threads_per_worker", "device", "precision", "microbatch_size", "seed"} <= set(
+        config.defining_settings()
+    )
 
 
 def test_settings_are_described_with_the_familys_own_first() -> None:
@@ -278,7 +280,7 @@ def test_settings_are_described_with_the_familys_own_first() -> None:
     assert by_name["flag"][1:3] == ("false", "true|false")
     assert by_name["widths"].default == "8:16"
     assert (by_name["clip"].default, by_name["clip"].kind) == ("none", "running")
-    assert (by_name["rate"].unit, by_name["rate"].kind, by_name["rate"].help) == ("1/step", "recipe", "how fast")
+    assert (by_name["rate"].unit, by_name["rate"].kind, by_name["rate"].help) == ("1/step", "defining", "how fast")
 
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -317,7 +319,7 @@ def test_every_setting_of_every_family_says_what_it_is(family: str) -> None:
     for row in kind.described():
         assert row.help, row.name
         assert "\n" not in row.help, row.name
-        assert row.kind in ("recipe", "running"), row.name
+        assert row.kind in ("defining", "running"), row.name
         annotation = kind.model_fields[row.name].annotation
         if any(option is not str and option is not type(None) for option in options_of(annotation)):
             assert row.bounds, f"{row.name} takes any value"
@@ -329,7 +331,7 @@ def test_every_default_of_every_family_is_a_word_that_its_setting_takes(family: 
     for row in kind.described():
         config = kind.of({row.name: row.default}, family)  # holds the bounds, or raises
         assert getattr(config, row.name) == getattr(kind.of({}, family), row.name), row.name
-    assert kind.of({}, family) == kind(**kind.following({}))
+    assert kind.of({}, family) == kind(**kind.derived_defaults({}))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

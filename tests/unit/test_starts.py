@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_after_the_one_that_was_gone_on_from_proves_nothing
     before = old.read_settings()
     old.change_settings({**before, "settings": {"steps": 9}})
     assert old.read_settings() == before
-    old.settle_settings()
+    old.resolve_settings_change()
     assert old.read_settings() == before
 
 

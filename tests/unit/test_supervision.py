@@ -18,10 +18,10 @@ from cluster.backend.supervisor import (
     PREEMPTED,
     RESIZED,
     WORKER,
-    Look,
-    Lost,
-    guilty,
+    WorkerLost,
+    WorkerStatus,
     hung_worker,
+    root_cause,
     supervise,
 )
 from cluster.backend.worker import Worker, interface_of
@@ -30,7 +30,7 @@ from trainers.base.errors import CONFLICT, FAILED, STOPPED, NotBegun, PeerLost, 
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
-BUSY = Look(silent=0.1, microbatches=100, idle=0.5, slowest=0.4, waiting=False)
+BUSY = WorkerStatus(silent=0.1, microbatches=100, idle=0.5, slowest=0.4, waiting=False)
 WAITING = BUSY._replace(idle=1000.0, waiting=True)
 RESULT = {"name": "mine", "steps": 4}
 
@@ -41,7 +41,7 @@ def test_the_interface_that_has_an_address_is_found() -> None:
 
 
 def test_a_worker_that_stops_at_the_start_is_seen_within_a_minute_and_not_the_one_that_waits_for_it() -> None:
-    meeting = Look(silent=0.1, microbatches=0, idle=50.0, slowest=0.0, waiting=False)
+    meeting = WorkerStatus(silent=0.1, microbatches=0, idle=50.0, slowest=0.0, waiting=False)
     stopped = meeting._replace(silent=50.0)
     assert hung_worker([meeting, stopped], 10.0) == 1
     assert hung_worker([meeting, meeting], 10.0) is None, "imports, data and compiling may take minutes"
@@ -51,7 +51,9 @@ def test_a_worker_that_stops_at_the_start_is_seen_within_a_minute_and_not_the_on
 class Dummy:
     """A group whose life is a list of moments: outcomes, and looks where not all are busy. The last one stays."""
 
-    def __init__(self, *moments: Mapping[int, Any] | tuple[Mapping[int, Any], Sequence[Look]], size: int = 2) -> None:
+    def __init__(
+        self, *moments: Mapping[int, Any] | tuple[Mapping[int, Any], Sequence[WorkerStatus]], size: int = 2
+    ) -> None:
         self.moments = [moment if isinstance(moment, tuple) else (moment, [BUSY] * size) for moment in moments]
         self.place = -1
         self.ended = self.stopped = 0
@@ -59,27 +61,27 @@ class Dummy:
         self.on_stop: Callable[[], None] = lambda: None
         self.held: dict[int, int] = {}  # the step at which the run is held, by moment
         self.released: list[bool] = []
-        self.moving: dict[int, Lost] = {}  # why it should begin anew elsewhere, by moment
+        self.moving: dict[int, WorkerLost] = {}  # why it should begin anew elsewhere, by moment
 
     def outcomes(self) -> Mapping[int, Any]:
         time.sleep(0.001)
         self.place = min(self.place + 1, len(self.moments) - 1)
         return self.moments[self.place][0]
 
-    def looks(self) -> Sequence[Look]:
+    def statuses(self) -> Sequence[WorkerStatus]:
         return self.moments[self.place][1]
 
-    def news(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[tuple[int, Mapping[str, float]]]]:
+    def updates(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[tuple[int, Mapping[str, float]]]]:
         lines, self.lines = self.lines, []
         return {"step": 2, "steps": 4, "metrics": {}}, lines, [(2, {"loss": 1.0})]
 
-    def resting(self) -> int | None:
+    def held_at(self) -> int | None:
         return self.held.pop(self.place, None)
 
-    def go_on(self, stopping: bool) -> None:
+    def release(self, stopping: bool) -> None:
         self.released.append(stopping)
 
-    def moves(self) -> Lost | None:
+    def move_reason(self) -> WorkerLost | None:
         return self.moving.pop(self.place, None)
 
     def stop(self) -> None:
@@ -115,7 +117,7 @@ class Watched:
         begun = [one for one in self.groups[: self.started] if isinstance(one, Dummy)]
         assert all(one.ended == 1 for one in begun), "each group is ended, once"
 
-    def start(self, lost: Lost | None) -> Any:
+    def start(self, lost: WorkerLost | None) -> Any:
         self.started += 1
         one = self.groups[self.started - 1]
         if isinstance(one, Exception):
@@ -127,8 +129,8 @@ class Watched:
         return self.stream.getvalue()
 
 
-def killed(rank: int) -> Lost:
-    return Lost(f"worker {rank} died (killed, or out of memory)")
+def killed(rank: int) -> WorkerLost:
+    return WorkerLost(f"worker {rank} died (killed, or out of memory)")
 
 
 def test_the_result_of_the_first_worker_is_the_runs() -> None:
@@ -156,7 +158,7 @@ def test_after_so_many_restarts_it_is_told_in_one_line(sentences: Sentences) -> 
 
 @pytest.mark.parametrize("kind", [NODE, PREEMPTED])
 def test_nodes_that_go_use_up_no_restarts(kind: str) -> None:
-    lost = [Dummy({0: Lost("worker 0 died with its node", kind)}) for _ in range(3)]
+    lost = [Dummy({0: WorkerLost("worker 0 died with its node", kind)}) for _ in range(3)]
     watched = Watched([*lost, Dummy({0: killed(0)}), Dummy({0: RESULT, 1: RESULT})], max_restarts=1)
     assert watched.result == RESULT
     assert watched.said.count("worker 0 died with its node; resuming from the newest checkpoint\n") == 3
@@ -166,7 +168,7 @@ def test_nodes_that_go_use_up_no_restarts(kind: str) -> None:
 
 def test_a_group_whose_node_is_about_to_go_saves_and_begins_anew_elsewhere() -> None:
     going = Dummy({}, {}, {0: Stopped(Problem("test", reason="saved")), 1: Stopped(Problem("test", reason="saved"))})
-    going.moving = {1: Lost("the node of worker 1 will leave in 30 s", PREEMPTED)}
+    going.moving = {1: WorkerLost("the node of worker 1 will leave in 30 s", PREEMPTED)}
     watched = Watched([going, Dummy({0: RESULT, 1: RESULT})], max_restarts=0)
     assert watched.result == RESULT
     assert going.stopped == 1
@@ -176,7 +178,7 @@ def test_a_group_whose_node_is_about_to_go_saves_and_begins_anew_elsewhere() -> 
 
 def test_a_group_grows_without_a_word_of_loss() -> None:
     small = Dummy({}, {}, {0: Stopped(Problem("test", reason="saved")), 1: Stopped(Problem("test", reason="saved"))})
-    small.moving = {1: Lost("there is room for more workers than 2", RESIZED)}
+    small.moving = {1: WorkerLost("there is room for more workers than 2", RESIZED)}
     watched = Watched([small, Dummy({0: RESULT, 1: RESULT})], max_restarts=0)
     assert watched.result == RESULT
     assert watched.noted == []
@@ -185,7 +187,7 @@ def test_a_group_grows_without_a_word_of_loss() -> None:
 def test_a_stop_counts_more_than_a_move() -> None:
     asked: list[bool] = []
     moving = Dummy({}, {}, {0: Stopped(Problem("test", reason="saved")), 1: Stopped(Problem("test", reason="saved"))})
-    moving.moving = {1: Lost("there is room for more workers than 2", RESIZED)}
+    moving.moving = {1: WorkerLost("there is room for more workers than 2", RESIZED)}
     moving.on_stop = lambda: asked.append(True)
     watched = Watched([moving], stop_requested=lambda: bool(asked))
     assert isinstance(watched.error, Stopped)
@@ -200,7 +202,7 @@ def test_no_restart_is_made_where_none_is_wanted(sentences: Sentences) -> None:
 
 
 def test_workers_that_do_not_start_are_a_lost_group() -> None:
-    watched = Watched([Lost("the workers did not start: gone"), Dummy({0: RESULT, 1: RESULT})])
+    watched = Watched([WorkerLost("the workers did not start: gone"), Dummy({0: RESULT, 1: RESULT})])
     assert watched.result == RESULT
     assert watched.started == 2
 
@@ -224,13 +226,13 @@ def test_an_own_error_wins_over_a_loss_and_those_who_missed_others_are_never_sho
     own = TroupeError(Problem("test", reason="another recipe"), CONFLICT)
     missed = PeerLost(Problem("test", reason="lost the other workers: connection closed"))
     stopped = Stopped(Problem("test", reason="stopped"))
-    assert guilty({}) is None
-    assert guilty({0: RESULT}) is None
-    assert guilty({0: missed, 1: missed}) is None
-    assert guilty({0: missed, 1: own}) is own
-    assert guilty({0: killed(0), 1: own, 2: missed}) is own
-    assert guilty({0: stopped, 1: own}) is own
-    assert isinstance(guilty({0: missed, 1: killed(1)}), Lost)
+    assert root_cause({}) is None
+    assert root_cause({0: RESULT}) is None
+    assert root_cause({0: missed, 1: missed}) is None
+    assert root_cause({0: missed, 1: own}) is own
+    assert root_cause({0: killed(0), 1: own, 2: missed}) is own
+    assert root_cause({0: stopped, 1: own}) is own
+    assert isinstance(root_cause({0: missed, 1: killed(1)}), WorkerLost)
 
 
 def test_a_worker_that_missed_others_waits_for_the_guilty_one_to_be_known() -> None:
@@ -273,7 +275,7 @@ def test_a_run_that_is_held_goes_on_when_whoever_watches_has_seen_it(monkeypatch
     monkeypatch.setattr(WAITS, "look_at_workers", 0.0)
     one, seen = Dummy({}, {}, {}, {0: RESULT, 1: None}), list[int]()
     one.held = {0: 4, 2: 8}
-    supervise(lambda lost: one, 0, 60.0, lambda: False, Progress(io.StringIO()), at_rest=seen.append)
+    supervise(lambda lost: one, 0, 60.0, lambda: False, Progress(io.StringIO()), on_step_end=seen.append)
     assert seen == [4, 8]
     assert one.released == [False, False]
 
@@ -289,7 +291,7 @@ def test_a_run_that_is_held_and_stopped_meanwhile_stops_where_it_is(monkeypatch:
     one = Dummy({}, {}, {0: Stopped(Problem("test", reason="stopped")), 1: Stopped(Problem("test", reason="stopped"))})
     one.held = {0: 4}
     with pytest.raises(Stopped):
-        supervise(lambda lost: one, 0, 60.0, lambda: asked, Progress(io.StringIO()), at_rest=stop)
+        supervise(lambda lost: one, 0, 60.0, lambda: asked, Progress(io.StringIO()), on_step_end=stop)
     assert one.released == [True]
     assert one.stopped == 1
 
@@ -317,7 +319,7 @@ def test_a_hung_worker_is_lost_and_the_group_started_anew() -> None:
 
 def test_a_group_is_ended_where_watching_it_fails() -> None:
     class Broken(Dummy):
-        def looks(self) -> Sequence[Look]:
+        def statuses(self) -> Sequence[WorkerStatus]:
             raise RuntimeError("a bug")
 
     broken = Broken({})
@@ -350,7 +352,9 @@ def test_slow_work_gets_ten_times_its_slowest_piece() -> None:
 
 @pytest.mark.parametrize("microbatches", [0, 1])
 def test_before_the_first_finished_microbatch_there_is_more_patience(microbatches: int) -> None:
-    starting = Look(silent=0.1, microbatches=microbatches, idle=WAITS.first_microbatch - 1, slowest=0.0, waiting=False)
+    starting = WorkerStatus(
+        silent=0.1, microbatches=microbatches, idle=WAITS.first_microbatch - 1, slowest=0.0, waiting=False
+    )
     assert hung_worker([starting, BUSY], 60) is None
     assert hung_worker([starting._replace(idle=WAITS.first_microbatch + 1), BUSY], 60) == 0
     assert hung_worker([starting._replace(silent=WAITS.first_microbatch + 1), BUSY], 60) == 0
@@ -361,13 +365,13 @@ def test_grids_and_checkpoints_do_not_end_the_patience_at_the_start() -> None:
     """A worker that has drawn the first grid may compile for minutes; one that has trained may not."""
     worker = Worker()
     for _ in range(5):
-        worker.control.beat()
+        worker.control.heartbeat()
     beaten = worker.status()["microbatches"]
     worker.control.microbatch()
     begun = worker.status()["microbatches"]
     worker.control.microbatch()
     trained = worker.status()["microbatches"]
-    assert worker.control.beats == 7
+    assert worker.control.heartbeats == 7
     slow = [[WAITING, BUSY._replace(microbatches=count, idle=125.0)] for count in (beaten, begun, trained)]
     watched = Watched([
         Dummy({}, ({}, slow[0]), ({}, slow[1]), {0: RESULT, 1: RESULT}),
@@ -387,13 +391,13 @@ def test_workers_that_all_wait_for_one_another_hang_together() -> None:
 def test_time_in_which_the_watcher_was_stopped_is_nobodys_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
-    present = supervisor.Presence()
+    present = supervisor.SuspendAwareClock()
     seen = []
     for later in (0.1, 0.3, 3600.0, 0.1):
         now[0] += later
         seen.append(round(present.now() - 100.0, 6))
     assert seen == [0.1, 0.4, 0.4, 0.5]
-    assert present.away == 3600.0
+    assert present.suspended == 3600.0
 
 
 def test_a_watcher_that_was_stopped_takes_nobody_for_hung(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,8 +407,8 @@ def test_a_watcher_that_was_stopped_takes_nobody_for_hung(monkeypatch: pytest.Mo
     watched = ActorGroup.__new__(ActorGroup)  # without Ray
     watched.size, watched.ended, watched.asked, watched.actors = 2, {}, {}, []
     watched.lines, watched.rows, watched.processes = [], [], {}
-    watched.present = supervisor.Presence()
-    watched.answered, watched.answers = [watched.present.now()] * 2, [{}, {}]
+    watched.clock = supervisor.SuspendAwareClock()
+    watched.answered, watched.answers = [watched.clock.now()] * 2, [{}, {}]
     watched.moved = [(0, 0.0)] * 2
 
     def answer(rank: int, microbatches: int, idle: float) -> None:
@@ -415,16 +419,16 @@ def test_a_watcher_that_was_stopped_takes_nobody_for_hung(monkeypatch: pytest.Mo
     for rank in range(2):
         answer(rank, 10, 0.1)
     now[0] += 3600.0
-    assert hung_worker(watched.looks(), 60.0) is None, "nobody has been asked meanwhile"
+    assert hung_worker(watched.statuses(), 60.0) is None, "nobody has been asked meanwhile"
     answer(0, 5000, 0.1)  # it went on
     answer(1, 10, 3600.2)  # it was stopped with us
     now[0] += 0.2
-    assert hung_worker(watched.looks(), 60.0) is None
+    assert hung_worker(watched.statuses(), 60.0) is None
     for _ in range(70):
         now[0] += 1.0
         answer(0, 5001, 0.1)
         answer(1, 10, now[0] - 99.9)
-        looks = watched.looks()
+        looks = watched.statuses()
     assert hung_worker(looks, 60.0) == 1, "one that hangs is seen after it"
 
 

@@ -21,7 +21,7 @@ from tiers import slow
 
 from cluster import verify
 from cluster.backend import auth, connection
-from cluster.backend.local_ray import OwnRay
+from cluster.backend.local_ray import LocalRay
 from cluster.backend.nodes import last_line
 from cluster.cli.main import command
 from cluster.host import ray_environment
@@ -116,7 +116,7 @@ def test_the_ray_of_our_caller_keeps_what_it_was_begun_with(monkeypatch: pytest.
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
-    monkeypatch.setattr(connection, "refuse_inherited", lambda: None)  # another test may have used Ray in this process
+    monkeypatch.setattr(connection, "reject_forked", lambda: None)  # another test may have used Ray in this process
     with connection._own(kind.of({"device": "cpu", "workers": 2}, "dcgan"), False):
         assert os.environ["RAY_AUTH_MODE"] == "token"
 
@@ -306,7 +306,7 @@ def test_a_relative_folder_for_rays_files_is_told_by_its_variable(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_TMPDIR", "mine")
     with pytest.raises(TroupeError) as caught:
-        OwnRay(1).begin()
+        LocalRay(1).start()
     assert caught.value.code == SURROUNDINGS
     assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("bad-value", "RAY_TMPDIR", "mine")]
     assert not list(tmp_path.iterdir())

@@ -206,7 +206,7 @@ def test_a_switch_that_a_caller_has_set_is_as_in_a_fresh_process_and_put_back(
     except RuntimeError as error:
         pytest.skip(f"cannot be set here ({str(error).splitlines()[0][:60]})")
     before = state()
-    found = global_state.fresh(state)()
+    found = global_state.with_default_globals(state)()
     assert {key: value for key, value in found.items() if value != untouched[key]} == {}
     assert state() == before
 
@@ -217,7 +217,7 @@ def test_older_and_newer_switches_that_disagree_are_put_back(newer: str, untouch
     torch.set_float32_matmul_precision("high")
     next(one for one in global_state.switches() if one.name == newer).write("bf16")
     before = state()
-    assert global_state.fresh(state)() == untouched
+    assert global_state.with_default_globals(state)() == untouched
     assert state() == before
 
 
@@ -251,7 +251,7 @@ def test_modes_of_the_callers_thread_do_not_count() -> None:
         torch.set_default_device("meta")
         inside = looked()
         held.enter_context(Counted())
-        found = global_state.fresh(looked)()
+        found = global_state.with_default_globals(looked)()
     assert inside[:7] == (False, True, True, torch.float16, "meta", True, "raise")
     assert found[:-1] == before[:-1]
     assert found[-1] == []
@@ -263,7 +263,7 @@ def test_nothing_is_said_where_switches_are_put_back() -> None:
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            global_state.fresh(torch.set_default_dtype)(torch.float64)
+            global_state.with_default_globals(torch.set_default_dtype)(torch.float64)
     finally:
         torch.set_warn_always(False)
     assert [str(one.message) for one in said] == []
@@ -275,19 +275,19 @@ def test_pythons_and_numpys_generators_are_seeded_and_put_back() -> None:
 
     random.seed(3)
     np.random.seed(3)
-    first = global_state.fresh(drawn)()
+    first = global_state.with_default_globals(drawn)()
     after = drawn()
     random.seed(3)
     np.random.seed(3)
     assert drawn() == after
-    assert global_state.fresh(drawn)() == first
+    assert global_state.with_default_globals(drawn)() == first
 
 
 def test_a_hook_for_all_modules_is_refused_by_its_name(sentences: Sentences) -> None:
     handle = torch.nn.modules.module.register_module_forward_hook(lambda module, given, found: found)
     try:
         with pytest.raises(TroupeError) as refused:
-            global_state.fresh(looked)()
+            global_state.with_default_globals(looked)()
     finally:
         handle.remove()
     assert refused.value.code == CONFLICT
@@ -295,7 +295,7 @@ def test_a_hook_for_all_modules_is_refused_by_its_name(sentences: Sentences) -> 
         ("global-switch", "torch.nn.modules.module.register_module_forward_hook")
     ]
     sentences(refused.value.problems)
-    global_state.fresh(looked)()
+    global_state.with_default_globals(looked)()
 
 
 def test_a_kernel_that_is_switched_off_is_refused(sentences: Sentences) -> None:
@@ -303,7 +303,7 @@ def test_a_kernel_that_is_switched_off_is_refused(sentences: Sentences) -> None:
     native.triton.enabled = False
     try:
         with pytest.raises(TroupeError) as refused:
-            global_state.fresh(looked)()
+            global_state.with_default_globals(looked)()
     finally:
         native.triton.enabled = True
     assert refused.value.code == CONFLICT
@@ -327,9 +327,9 @@ def test_what_comes_while_a_function_computes_ends_it() -> None:
 
     threading.Thread(target=lambda: (begun.wait(), signal.raise_signal(signal.SIGINT))).start()
     with pytest.raises(KeyboardInterrupt):
-        global_state.fresh(endless)()
+        global_state.with_default_globals(endless)()
     assert ended == [KeyboardInterrupt]
-    global_state.fresh(looked)()
+    global_state.with_default_globals(looked)()
 
 
 def test_an_error_that_comes_meanwhile_is_taken_for_no_failure_of_a_decoration() -> None:
@@ -352,7 +352,7 @@ def test_an_error_that_comes_meanwhile_is_taken_for_no_failure_of_a_decoration()
     threading.Thread(target=lambda: (begun.wait(), signal.raise_signal(signal.SIGUSR1))).start()
     try:
         with pytest.raises(TimeoutError):
-            global_state.fresh(endless)()
+            global_state.with_default_globals(endless)()
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert (said, ended) == ([], [global_state.Abandoned])
@@ -365,8 +365,8 @@ def test_a_thread_that_cannot_be_started_keeps_nobody_else_out(monkeypatch: pyte
     with monkeypatch.context() as full:
         full.setattr(threading.Thread, "start", refused)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            global_state.fresh(looked)()
-    global_state.fresh(looked)()
+            global_state.with_default_globals(looked)()
+    global_state.with_default_globals(looked)()
 
 
 TINY: dict[str, Any] = {"data": "digits", "image_size": 16, "width": 4, "latent_dim": 8, "batch_size": 8,

@@ -23,7 +23,7 @@ def save(run: Path, step: int, text: str) -> None:
 
 
 def text_of(run: Path) -> str:
-    newest = checkpoint.newest_whole(run / "checkpoints")
+    newest = checkpoint.newest_intact(run / "checkpoints")
     assert newest is not None
     return str(checkpoint.load(newest)["text"])
 
@@ -106,7 +106,7 @@ def test_what_is_pruned_while_it_is_fetched_is_listed_once_more(tmp_path: Path) 
     here, there = one.folder / "run", other.folder / "run"
     save(here, 10, "old")
     one.send(here)
-    listed = other.there
+    listed = other.list_files
 
     def then_pruned(path: Path) -> dict[str, tuple[int, int]]:
         found = listed(path)
@@ -116,24 +116,24 @@ def test_what_is_pruned_while_it_is_fetched_is_listed_once_more(tmp_path: Path) 
             one.remove_checkpoints(here, checkpoint.name_of(20))
         return found
 
-    other.there = then_pruned  # type: ignore[method-assign]
-    other.fetch_unheld(there, checkpoints=True)
+    other.list_files = then_pruned  # type: ignore[method-assign]
+    other.fetch_idle(there, checkpoints=True)
     assert text_of(there) == "new"
 
 
 def test_a_finished_run_that_is_gone_on_with_is_sent_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = machine(tmp_path, "one")
-    monkeypatch.setattr(bucket, "of", lambda runs: one if runs.resolve() == one.folder else None)
+    monkeypatch.setattr(bucket, "bucket_for", lambda runs: one if runs.resolve() == one.folder else None)
     settings = {"image_size": 16, "width": 4, "batch_size": 4, "microbatch_size": 2, "evaluate_every": 0, "steps": 2}
     words = {"runs_dir": one.folder, "data_dir": tmp_path / "data"}
     train("dcgan", name="run", **words, **settings)
     run = one.folder / "run"
-    whole = one.there(run)
+    whole = one.list_files(run)
     assert {"result.json", f"checkpoints/{checkpoint.name_of(2)}/manifest.json"} <= whole.keys()
     one.remove(run)  # as where it could not be reached at the end
     (run / ".mirror.json").unlink()
     train(resume="run", **words)
-    assert one.there(run).keys() == whole.keys()
+    assert one.list_files(run).keys() == whole.keys()
 
 
 def test_a_search_comes_with_its_trials_but_for_what_is_worked_on_here(tmp_path: Path) -> None:
@@ -150,14 +150,14 @@ def test_a_search_comes_with_its_trials_but_for_what_is_worked_on_here(tmp_path:
     copy = other.folder / "s"
     (copy / "trials" / "0002").mkdir(parents=True)
     with run_locks.hold(copy / "trials" / "0002", "0002", "run"):
-        other.fetch_unheld(copy)
+        other.fetch_idle(copy)
     assert (copy / "search.json").read_text() == "of one"
     assert (copy / "trials" / "0001" / "settings.json").read_text() == "0001"
     assert not (copy / "trials" / "0002" / "settings.json").exists()
-    other.fetch_unheld(copy)
+    other.fetch_idle(copy)
     assert (copy / "trials" / "0002" / "settings.json").exists()
     other.remove(copy)
-    assert one.there(search) == {}
+    assert one.list_files(search) == {}
 
 
 def test_a_bucket_that_fails_for_too_long_is_given_up_with_what_is_left_to_do(
@@ -175,7 +175,7 @@ def test_a_bucket_that_fails_for_too_long_is_given_up_with_what_is_left_to_do(
 
     monkeypatch.setattr(sending.bucket, "send", refuse)
     with pytest.raises(TroupeError) as error:
-        sending.settle()
+        sending.flush()
     sending.end()
     (problem,) = error.value.problems
     assert (problem.code, problem.about) == ("bucket-failed", "s3://b/runs")

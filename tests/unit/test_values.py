@@ -165,9 +165,9 @@ def test_colours_of_sixteen_bits_that_hold_twelve_are_told(tmp_path: Path) -> No
 
 def test_a_setting_of_folders_that_changes_nothing_is_told() -> None:
     config = registry.config_class("classifier").of({"value_range": "0:4095", "folders": "classes", "data": "digits"})
-    assert [line.partition(":")[0] for line in config.remarks()] == ["folders=classes", "value_range=0"]
+    assert [line.partition(":")[0] for line in config.warnings()] == ["folders=classes", "value_range=0"]
     folder = config.model_copy(update={"data": "imagefolder:/pictures"})
-    assert folder.remarks() == []
+    assert folder.warnings() == []
 
 
 def test_grey_and_float_images_in_one_folder_are_each_told(tmp_path: Path) -> None:

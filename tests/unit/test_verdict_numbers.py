@@ -184,8 +184,8 @@ def test_what_takes_long_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -
     random = torch.Generator().manual_seed(0)
     train, held_out, made = (torch.randn(64, 4, generator=random) for _ in range(3))
     beats: list[int] = []
-    reference = Reference(64, train, held_out, beat=lambda: beats.append(1))
+    reference = Reference(64, train, held_out, heartbeat=lambda: beats.append(1))
     begun = len(beats)
     assert begun > 6 * 64, "each of 8 x 8 blocks, in kernels, balls, neighbours and copies"
-    reference.verdict(made, beat=lambda: beats.append(1))
+    reference.verdict(made, heartbeat=lambda: beats.append(1))
     assert len(beats) - begun > 5 * 64

@@ -12,12 +12,12 @@ from torch import Tensor
 
 SHOWN = 24  # samples with the highest scores that are kept for display
 Totals = dict[str, tuple[Tensor | float, float]]  # (sum, count) of each quantity that an evaluation adds up
-Scored = tuple[float, int, str]  # score, held-out sample, caption
+RankedSample = tuple[float, int, str]  # score, held-out sample, caption
 Rows = Mapping[str, Tensor]  # collected for each sample, (samples, ...)
-Part = tuple[Totals, list[Scored], Rows]  # the outcome of one chunk
+Part = tuple[Totals, list[RankedSample], Rows]  # the outcome of one chunk
 
 
-def nothing() -> None:
+def no_heartbeat() -> None:
     """The default heartbeat: does nothing."""
 
 
@@ -29,29 +29,29 @@ class Evaluation:
     results: Mapping[str, float] = field(default_factory=dict)
     totals: Totals = field(default_factory=dict)
     rows: Rows = field(default_factory=dict)
-    shown: Sequence[Scored] = ()
-    beat: Callable[[], None] = nothing  # call it after each piece of long work in `conclude`
+    shown: Sequence[RankedSample] = ()
+    heartbeat: Callable[[], None] = no_heartbeat  # call it after each piece of long work in `compute_metrics`
 
 
-def added(parts: Sequence[Part], beat: Callable[[], None] = nothing) -> Evaluation:
+def combine(parts: Sequence[Part], heartbeat: Callable[[], None] = no_heartbeat) -> Evaluation:
     """All chunks combined. Sums are added in chunk order, so that the number of workers changes no bit of them."""
     totals: Totals = {}
     for name in parts[0][0] if parts else ():
         sums = [torch.as_tensor(chunk[name][0], dtype=torch.float64).cpu() for chunk, *_ in parts]
         totals[name] = (functools.reduce(torch.add, sums), sum(float(chunk[name][1]) for chunk, *_ in parts))
     rows = {name: torch.cat([chunk[name] for *_, chunk in parts]) for name in (parts[0][2] if parts else ())}
-    return Evaluation({}, totals, rows, first([row for _, shown, _ in parts for row in shown]), beat)
+    return Evaluation({}, totals, rows, sort_ranked([row for _, shown, _ in parts for row in shown]), heartbeat)
 
 
-def highest(scored: tuple[Tensor, Sequence[str]] | None, indices: Sequence[int]) -> list[Scored]:
+def top_ranked(scored: tuple[Tensor, Sequence[str]] | None, indices: Sequence[int]) -> list[RankedSample]:
     """The samples with the highest finite scores in a chunk."""
     if scored is None:
         return []
     scores, captions = scored
     rows = zip(scores.tolist(), indices, captions, strict=True)
-    return first([row for row in rows if math.isfinite(row[0])])
+    return sort_ranked([row for row in rows if math.isfinite(row[0])])
 
 
-def first(rows: Sequence[Scored]) -> list[Scored]:
+def sort_ranked(rows: Sequence[RankedSample]) -> list[RankedSample]:
     """The highest scores; ties go to the first sample."""
     return sorted(rows, key=lambda row: (-row[0], row[1]))[:SHOWN]

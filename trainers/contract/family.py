@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from trainers.contract.evaluation import Evaluation, Rows, Totals, nothing
+from trainers.contract.evaluation import Evaluation, Rows, Totals, no_heartbeat
 from trainers.contract.schedules import Schedule
 from trainers.contract.streams import InOrder, Shuffled, Stream
-from trainers.settings.config import Asked
+from trainers.settings.config import SampleSettings
 
 Networks = Mapping[str, Callable[..., Any]]  # by name; a loss may only call them
 Optimizers = dict[str, tuple[torch.optim.Optimizer, Schedule]]  # by name, each with its schedule
@@ -63,8 +63,8 @@ class MicroBatch:
     device: torch.device
     dtype: torch.dtype  # of the networks' parameters
     random: torch.Generator  # its own generator, also the default one while the loss runs
-    carried: dict[str, Tensor] = field(default_factory=dict)  # state kept from step to step: replace it, detached
-    kept: dict[str, Any] = field(default_factory=dict)  # left by a phase for later phases on the same samples
+    state: dict[str, Tensor] = field(default_factory=dict)  # state kept from step to step: replace it, detached
+    intermediates: dict[str, Any] = field(default_factory=dict)  # left by a phase for later phases on the same samples
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -91,22 +91,22 @@ class Phase:
     """One step of one optimizer: `loss(networks, microbatch)` is computed on each micro-batch, and the gradients are
     synchronized.
 
-    With `optimises`, gradients are not synchronized: each micro-batch optimises tensors of its own state, with the
-    optimizer that `own` makes for them and whose state is kept too; the loss is computed in a closure, with those
-    tensors in `microbatch.carried`.
+    With `local_params`, gradients are not synchronized: each micro-batch optimises tensors of its own state, with the
+    optimizer that `local_optimizer` makes for them and whose state is kept too; the loss is computed in a closure, with
+    those tensors in `microbatch.state`.
     """
 
     name: str
     trains: tuple[str, ...]  # networks whose gradients are computed
     optimizer: str
     loss: Callable[[Networks, MicroBatch], Loss]
-    fresh: bool = True  # next samples of the stream; else those of the previous phase, with what it kept
-    leaves: tuple[str, ...] = ()  # networks whose graph is kept in `kept` for a later phase that trains them
-    before: Callable[[Mapping[str, nn.Module]], None] | None = None  # sees the reduced gradients: clip their norm here
-    after: Callable[[Mapping[str, nn.Module]], None] | None = None  # follows the optimizer step: clip weights here
+    new_batch: bool = True  # next samples of the stream; else those of the previous phase, with what it kept
+    keeps_graph_of: tuple[str, ...] = ()  # networks whose graph a later phase uses, through `intermediates`
+    pre_step: Callable[[Mapping[str, nn.Module]], None] | None = None  # sees the reduced gradients: clip them here
+    post_step: Callable[[Mapping[str, nn.Module]], None] | None = None  # follows the optimizer step: clip weights here
     closure: bool = False  # the optimizer computes the loss several times in its step, as L-BFGS does
-    optimises: tuple[str, ...] = ()  # tensors of its state that each micro-batch optimises itself
-    own: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
+    local_params: tuple[str, ...] = ()  # tensors of its state that each micro-batch optimises itself
+    local_optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class Watch:
     """An early warning that a run goes wrong, checked whenever the fixed grid is drawn."""
 
     stream: Stream  # the samples to check, once
-    look: Callable[[Networks, MicroBatch], Rows]  # what is kept for each sample, (samples, ...)
-    conclude: Callable[
+    extract_features: Callable[[Networks, MicroBatch], Rows]  # what is kept for each sample, (samples, ...)
+    compute_metrics: Callable[
         [Rows, Mapping[str, float]], Mapping[str, float]
     ]  # metrics, from all rows and the previous metrics
     worry: Callable[[Mapping[str, float]], str | None]  # what is wrong, as text, from these
@@ -125,8 +125,8 @@ class Watch:
 class Family:
     """One model family. Subclass it once in the family's `training.py`; override what the family has.
 
-    Attributes: `config`, the settings; `facts`, properties of the data (channels, image_size, classes); `kept`, what
-    `begin` returned when the run was new; `beat`, to call after each piece of long work in `begin`.
+    Attributes: `config`, the settings; `facts`, properties of the data (channels, image_size, classes); `buffers`, what
+    `setup` returned when the run was new; `heartbeat`, to call after each piece of long work in `setup`.
     """
 
     ema_networks: ClassVar[tuple[str, ...]] = ()  # averaged when `ema` is on; used for samples and evaluation
@@ -134,9 +134,9 @@ class Family:
     def __init__(self, config: Any, facts: Mapping[str, Any]) -> None:
         self.config = config
         self.facts = facts
-        self.kept: Mapping[str, Tensor] = {}
-        self.looked: Mapping[str, Rows] = {}
-        self.beat: Callable[[], None] = nothing
+        self.buffers: Mapping[str, Tensor] = {}
+        self.reference_features: Mapping[str, Rows] = {}
+        self.heartbeat: Callable[[], None] = no_heartbeat
 
     # Networks and data
 
@@ -144,17 +144,17 @@ class Family:
         """The networks by name, on the CPU. Runs under the run's seed."""
         raise NotImplementedError
 
-    def frozen(self) -> dict[str, nn.Module]:
+    def frozen_networks(self) -> dict[str, nn.Module]:
         """Frozen networks, never trained, saved or exported: loaded from a file, or initialized from a fixed seed."""
         return {}
 
-    def begin(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
+    def setup(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
         """Process the training samples once, on rank 0 of a new run; `networks` holds the frozen ones too.
 
         For weights that are computed rather than trained, which it writes into networks, and for statistics of the
-        data, which it returns: they are kept with the run, as `self.kept`. An entry named as a tensor of a frozen
-        network, `judge.0.weight`, is kept too and written into it. Long work must call `self.beat` after each piece: a
-        silent worker counts as hung, and a requested stop takes effect there.
+        data, which it returns: they are kept with the run, as `self.buffers`. An entry named as a tensor of a frozen
+        network, `judge.0.weight`, is kept too and written into it. Long work must call `self.heartbeat` after each
+        piece: a silent worker counts as hung, and a requested stop takes effect there.
         """
         return {}
 
@@ -167,21 +167,21 @@ class Family:
         return Shuffled(data.batch, data.size, self.config.seed)
 
     def phases(self, step: int) -> Sequence[Phase]:
-        """The phases of this step, in order; `config.draws(step)` of them use fresh samples."""
+        """The phases of this step, in order; `config.batches_per_step(step)` of them use fresh samples."""
         raise NotImplementedError
 
-    def carried(self, index: int) -> dict[str, Tensor]:
+    def microbatch_state(self, index: int) -> dict[str, Tensor]:
         """Initial state of micro-batch `index` before the first step (LSTM, image pool)."""
         return {}
 
     # Samples
 
-    def grid(self) -> Asked:
+    def grid(self) -> SampleSettings:
         """The settings of the fixed grid."""
-        return self.config.asked(count=GRID)  # type: ignore[no-any-return]
+        return self.config.sample_settings(count=GRID)  # type: ignore[no-any-return]
 
-    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
-        """Inputs for the requested samples, `asked.count` rows each; {} if the family draws no samples."""
+    def sample_inputs(self, settings: SampleSettings, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+        """Inputs for the requested samples, `settings.count` rows each; {} if the family draws no samples."""
         return {}
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor | list[str]:
@@ -196,7 +196,8 @@ class Family:
     # Predictions
 
     def predict(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
-        """Probability of each class that `Config.expects` names, (rows, classes), on samples as evaluations see them.
+        """Probability of each class that `Config.input_spec` names, (rows, classes), on samples as evaluations see
+        them.
 
         The networks are in eval mode, without gradients.
         """
@@ -215,15 +216,15 @@ class Family:
         """
         raise NotImplementedError
 
-    def collected(self, microbatch: MicroBatch) -> Rows:
+    def per_sample_outputs(self, microbatch: MicroBatch) -> Rows:
         """What is kept for each sample until the evaluation ends, (samples, ...), such as features."""
         return {}
 
-    def conclude(self, found: Evaluation) -> Mapping[str, float]:
+    def compute_metrics(self, found: Evaluation) -> Mapping[str, float]:
         """The metrics over all held-out samples: each of the config's `metrics`, and others. On rank 0.
 
-        The default is the mean of each sum without dimensions. Long work must call `found.beat` after each piece, or
-        the worker counts as hung.
+        The default is the mean of each sum without dimensions. Long work must call `found.heartbeat` after each piece,
+        or the worker counts as hung.
         """
         return {
             name: float(total) / count if count else float("nan")
@@ -231,40 +232,41 @@ class Family:
             if torch.as_tensor(total).dim() == 0
         }
 
-    def report(self) -> Mapping[str, Any] | None:
+    def details(self) -> Mapping[str, Any] | None:
         """The complete result of the newest evaluation, as JSON data, on rank 0; it is written to verdict.json."""
         return None
 
-    def before_evaluations(
-        self, networks: Mapping[str, nn.Module], data: Data, beat: Callable[[], None]
+    def setup_evaluation(
+        self, networks: Mapping[str, nn.Module], data: Data, heartbeat: Callable[[], None]
     ) -> Mapping[str, Tensor]:
-        """Prepare evaluations, on rank 0, once in each process before its first one; otherwise like `begin`.
+        """Prepare evaluations, on rank 0, once in each process before its first one; otherwise like `setup`.
 
-        What it returns is kept with the run from then on, besides what is kept already. Long work must call `beat`
+        What it returns is kept with the run from then on, besides what is kept already. Long work must call `heartbeat`
         after each piece, or the worker counts as hung.
         """
         return {}
 
-    def compared(self, data: Data) -> Mapping[str, Stream]:
-        """Real samples that an evaluation compares with, by name; the output of `look` is `self.looked` on rank 0.
+    def reference_data(self, data: Data) -> Mapping[str, Stream]:
+        """Real samples that an evaluation compares with, by name; the output of `extract_features` is
+        `self.reference_features` on rank 0.
 
-        Computed once for any number of runs: it is cached next to the data under the name that `look_name` gives.
+        Computed once for any number of runs: it is cached next to the data under the name that `features_key` gives.
         """
         return {}
 
-    def look(self, networks: Networks, microbatch: MicroBatch) -> Rows:
+    def extract_features(self, networks: Networks, microbatch: MicroBatch) -> Rows:
         """What is kept for each of these samples, (samples, ...), computed by the frozen networks."""
         raise NotImplementedError
 
-    def look_over(self, seen: Rows, beat: Callable[[], None]) -> Rows:
-        """What is computed from the rows of all these samples, cached with them; `beat` as above."""
+    def summarize_features(self, seen: Rows, heartbeat: Callable[[], None]) -> Rows:
+        """What is computed from the rows of all these samples, cached with them; `heartbeat` as above."""
         return {}
 
-    def look_name(self) -> str:
-        """Everything that the output of `look` depends on, besides the samples."""
+    def features_key(self) -> str:
+        """Everything that the output of `extract_features` depends on, besides the samples."""
         raise NotImplementedError
 
-    def scored(self, microbatch: MicroBatch) -> tuple[Tensor, Sequence[str]] | None:
+    def rank_samples(self, microbatch: MicroBatch) -> tuple[Tensor, Sequence[str]] | None:
         """(score, caption) of each sample just evaluated, from what `evaluate` kept; the highest are kept for display.
 
         A score of minus infinity is never shown. None if a family has nothing to show.

@@ -30,42 +30,46 @@ def of(config: Config, learning_rate: float) -> Schedule:
 
     def values(step: int, history: Sequence[float]) -> Mapping[str, float]:
         done = step / max(config.steps, 1)
-        rate = learning_rate * factor(config, done, history)
+        rate = learning_rate * rate_factor(config, done, history)
         if config.warmup > 0:
             rate *= min(1.0, (step + 1) / (config.warmup * config.steps))
-        if config.schedule != "one_cycle" or not config.moves_momentum:
+        if config.schedule != "one_cycle" or not config.schedules_momentum:
             return {"lr": rate}
         start, peak = config.cycle_momentum
         return {
             "lr": rate,
-            "momentum": between([(0, start), (top(config), peak), (1 - config.cycle_tail, start)], done),
+            "momentum": interpolate([(0, start), (peak_position(config), peak), (1 - config.cycle_tail, start)], done),
         }
 
     return values
 
 
-def factor(config: Config, done: float, history: Sequence[float] = ()) -> float:
+def rate_factor(config: Config, done: float, history: Sequence[float] = ()) -> float:
     """The multiplier of the peak learning rate at this fraction of the run."""
     if config.schedule == "one_cycle":  # Smith 2018, section 4: a triangle and a final descent
         start = 1 / config.cycle_ratio
-        return between([(0, start), (top(config), 1), (1 - config.cycle_tail, start), (1, start / 100)], done)
+        return interpolate(
+            [(0, start), (peak_position(config), 1), (1 - config.cycle_tail, start), (1, start / 100)], done
+        )
     if config.schedule == "cosine":  # Loshchilov 2017, equation 5, without restarts
         return (1 + math.cos(math.pi * done)) / 2
     if config.schedule == "step":
         return config.decay_factor ** sum(done >= share for share in config.decay_at)
     if config.schedule == "linear":
-        return between([(config.decay_after, 1), (1, 0)], done)
+        return interpolate([(config.decay_after, 1), (1, 0)], done)
     if config.schedule == "plateau":
-        return config.decay_factor ** falls(history, config.patience, next(iter(config.metrics.values()), "max"))
+        return config.decay_factor ** plateau_reductions(
+            history, config.patience, next(iter(config.metrics.values()), "max")
+        )
     return 1.0
 
 
-def top(config: Config) -> float:
+def peak_position(config: Config) -> float:
     """The fraction of the run at which one_cycle has its peak."""
     return (1 - config.cycle_tail) / 2 if config.cycle_peak == "auto" else config.cycle_peak
 
 
-def falls(history: Sequence[float], patience: int, mode: str) -> int:
+def plateau_reductions(history: Sequence[float], patience: int, mode: str) -> int:
     """How many times `patience` consecutive evaluations were no better than the best before them."""
     count, waited, best = 0, 0, -math.inf
     for value in history:
@@ -77,7 +81,7 @@ def falls(history: Sequence[float], patience: int, mode: str) -> int:
     return count
 
 
-def between(points: Sequence[tuple[float, float]], at: float) -> float:
+def interpolate(points: Sequence[tuple[float, float]], at: float) -> float:
     """Linear interpolation between points (fraction of the run, value), constant outside the first and the last."""
     if at <= points[0][0]:
         return points[0][1]

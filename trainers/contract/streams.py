@@ -49,7 +49,7 @@ def sample_indices(size: int, seed: int, start: int, count: int) -> np.ndarray:
     return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
 
-class Drawn(NamedTuple):
+class StreamBatch(NamedTuple):
     """The samples at some places of a stream."""
 
     tensors: dict[str, Tensor]
@@ -63,7 +63,7 @@ class Stream(Protocol):
     length: int  # places of an epoch
     chunk: int  # places that are evaluated at once, at most
 
-    def at(self, places: range) -> Drawn:
+    def at(self, places: range) -> StreamBatch:
         """The samples at these places."""
 
 
@@ -73,9 +73,9 @@ class Shuffled:
     def __init__(self, batch: Batch, length: int, seed: int) -> None:
         self.batch, self.length, self.seed, self.chunk = batch, length, seed, CHUNK
 
-    def at(self, places: range) -> Drawn:
+    def at(self, places: range) -> StreamBatch:
         indices = sample_indices(self.length, self.seed, places.start, len(places)).tolist()
-        return Drawn(self.batch(indices), indices, [place // self.length for place in places])
+        return StreamBatch(self.batch(indices), indices, [place // self.length for place in places])
 
 
 class InOrder:
@@ -84,10 +84,10 @@ class InOrder:
     def __init__(self, length: int, batch: Batch | None = None, chunk: int = CHUNK) -> None:
         self.length, self.batch, self.chunk = length, batch, chunk
 
-    def at(self, places: range) -> Drawn:
+    def at(self, places: range) -> StreamBatch:
         indices = [place % self.length for place in places]
         tensors = self.batch(indices) if self.batch is not None else {}
-        return Drawn(tensors, indices, [place // self.length for place in places])
+        return StreamBatch(tensors, indices, [place // self.length for place in places])
 
 
 class SideBySide:
@@ -101,10 +101,10 @@ class SideBySide:
         self.length = max(stream.length for stream in streams.values())
         self.chunk = min(stream.chunk for stream in streams.values())
 
-    def at(self, places: range) -> Drawn:
+    def at(self, places: range) -> StreamBatch:
         parts = {name: stream.at(places) for name, stream in self.streams.items()}
         tensors = {f"{name}_{key}": tensor for name, part in parts.items() for key, tensor in part.tensors.items()}
-        return Drawn(tensors, next(iter(parts.values())).indices, [place // self.length for place in places])
+        return StreamBatch(tensors, next(iter(parts.values())).indices, [place // self.length for place in places])
 
 
 class Columns:
@@ -123,7 +123,7 @@ class Columns:
         self.windows = max(0, (long - 1) // window)
         self.length = columns * self.windows
 
-    def at(self, places: range) -> Drawn:
+    def at(self, places: range) -> StreamBatch:
         import torch
 
         rows = [(place % self.columns, place // self.columns % self.windows) for place in places]
@@ -133,4 +133,6 @@ class Columns:
         both = torch.stack(spans)
         begins = torch.tensor([start == 0 for _, start in rows])
         tensors = {"words": both[:, :-1], "next": both[:, 1:], "begins": begins}
-        return Drawn(tensors, [place % self.length for place in places], [place // self.length for place in places])
+        return StreamBatch(
+            tensors, [place % self.length for place in places], [place // self.length for place in places]
+        )

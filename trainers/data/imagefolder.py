@@ -33,7 +33,7 @@ from trainers.data.image_folders.listing import Layout, Listed, arranged, counte
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
 from trainers.data.packed import read_array
 from trainers.storage import atomic_files, ownership
-from trainers.storage.file_locks import Held, Lock
+from trainers.storage.file_locks import Lock, LockHeld
 
 AUTO_SIZE = 64
 WHAT, PARTIAL = "a packed folder of images", "a folder of images that is being packed"  # in the marks of folders
@@ -198,7 +198,7 @@ def remove(folder: Path) -> None:
         with Lock(folder.with_suffix(".lock"), patience=0):
             if not _cleared(folder):
                 raise _not_ours(folder)
-    except Held:
+    except LockHeld:
         reason, hint = "is currently being packed", "wait for that run"
         raise TroupeError(Problem("held", str(folder), reason, hint), CONFLICT) from None
     except OSError as error:
@@ -262,7 +262,7 @@ def _made_of(layout: Layout) -> dict[str, Any]:
 
 def _pack(root: Path, layout: Layout, size: int, cache: Path, request: Request) -> dict[str, Any]:
     """Pack the folder under another name, then rename it; first clear what a killed process left."""
-    ownership.left_behind(cache.parent, f"{cache.name}.partial-*", PARTIAL)
+    ownership.remove_stale(cache.parent, f"{cache.name}.partial-*", PARTIAL)
     with ownership.working_folder(cache.with_suffix(".partial"), PARTIAL) as partial:
         with warnings.catch_warnings(action="ignore"):  # Pillow's, about images that it still reads
             facts = _write(root, layout, size, partial, request)
@@ -271,7 +271,7 @@ def _pack(root: Path, layout: Layout, size: int, cache: Path, request: Request) 
         if not _cleared(cache):
             raise _not_ours(cache)
         partial.rename(cache)
-        ownership.finish(cache)
+        ownership.unmark(cache)
         ownership.mark(cache, WHAT)
         atomic_files.sync(cache.parent)
     return facts

@@ -52,7 +52,7 @@ class Source:
     summary: str  # one line for `troupe datasets`
     open: Callable[[Request], Any]  # see `Data` in trainers/contract/family.py
     takes_path: bool = False  # `name:PATH`
-    kind: str = "images"  # of samples, as `Config.learns_from` names it
+    kind: str = "images"  # of samples, as `Config.input_kind` names it
     missing: Callable[[Path], Problem | None] = lambda data_dir: None  # what would have to be downloaded first
 
 

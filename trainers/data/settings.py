@@ -49,11 +49,11 @@ class ImageConfig(Config):
         group="data",
     )
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         of_folders = [name for name in ("folders", "value_range") if getattr(self, name) != "auto"]
         if any(part.startswith("imagefolder:") for part in parts_of(self.data)):
             of_folders = []
-        return super().remarks() + [
+        return super().warnings() + [
             f"{name}={show_value(getattr(self, name))}: has no effect with data={self.data}, only with imagefolder:"
             for name in of_folders
         ]

@@ -41,7 +41,7 @@ def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
     return sources
 
 
-def check_name(data: str, extra: Sequence[Path] = (), learns_from: str = "images", here: bool = True) -> Problem | None:
+def check_name(data: str, extra: Sequence[Path] = (), input_kind: str = "images", here: bool = True) -> Problem | None:
     """What is wrong with `data=` for a family that learns from such samples, or None. Unless it is read `here`, its
     folder may be missing."""
     sources = all_sources(extra)
@@ -49,13 +49,13 @@ def check_name(data: str, extra: Sequence[Path] = (), learns_from: str = "images
         if problem := _wrong_words(part, sources) or (_missing_folder(part) if here else None):
             return problem
     kind = "+".join(sources[part.partition(":")[0]].kind for part in parts_of(data))
-    if kind == learns_from:
+    if kind == input_kind:
         return None
-    known = [name for name, source in sources.items() if source.kind == learns_from]
-    joined = f"use data={'+'.join(['A'] * (learns_from.count('+') + 1))}, where each A is a data set of its kind"
-    nothing = joined if "+" in learns_from else "no data set has any: --families PATH adds those of PATH/data"
+    known = [name for name, source in sources.items() if source.kind == input_kind]
+    joined = f"use data={'+'.join(['A'] * (input_kind.count('+') + 1))}, where each A is a data set of its kind"
+    nothing = joined if "+" in input_kind else "no data set has any: --families PATH adds those of PATH/data"
     hint = f"there are {', '.join(known)}" if known else nothing
-    return Problem("data-kind", "data", f"contains {kind}, but {learns_from} are required", hint, data)
+    return Problem("data-kind", "data", f"contains {kind}, but {input_kind} are required", hint, data)
 
 
 def missing(data: str, data_dir: Path, extra: Sequence[Path] = ()) -> Problem | None:

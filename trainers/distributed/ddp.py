@@ -34,7 +34,7 @@ class Ddp:
         if world.group is not None:  # a test of NCCL has a group of one
             parameters = inspect.signature(DistributedDataParallel).parameters
             buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
-            with self._meets():
+            with self._communicating():
                 self.wrappers = {
                     name: DistributedDataParallel(network, process_group=world.group, **{buffers: False})  # type: ignore[arg-type]
                     for name, network in networks.items()
@@ -50,7 +50,7 @@ class Ddp:
                     self.hooks.append(parameter.register_post_accumulate_grad_hook(self._note))  # type: ignore[no-untyped-call]
 
     @contextlib.contextmanager
-    def _meets(self, waiting: bool = True) -> Iterator[None]:
+    def _communicating(self, waiting: bool = True) -> Iterator[None]:
         """The wrappers communicate in this block: an error of theirs means a lost worker; others are passed on."""
         self.world.waiting = waiting
         try:
@@ -68,15 +68,17 @@ class Ddp:
         self.used = [self.wrappers[name] for name in used if name in self.wrappers]
         return {**self.networks, **{name: self.wrappers[name] for name in used if name in self.wrappers}}
 
-    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
+    def accumulate_gradients(
+        self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], kept_graphs: bool
+    ) -> None:
         for parameter in parameters:
             parameter.grad = None
         learned = [parameter for parameter in parameters if parameter.requires_grad]
         key = tuple(map(id, learned))
-        if left:  # the wrapper has had all forwards: one backward, or it would reduce the first only
+        if kept_graphs:  # the wrapper has had all forwards: one backward, or it would reduce the first only
             total = torch.stack([self._loss(loss, index) for index in self.share]).sum()
             self.fired.clear()
-            with self._meets():
+            with self._communicating():
                 total.backward()  # type: ignore[no-untyped-call]
             self._refuse_gaps(learned)
         elif self.wrappers and not self.whole.get(key, False):
@@ -89,7 +91,7 @@ class Ddp:
                         unsynchronised.enter_context(wrapper.no_sync())  # type: ignore[operator]
                     value = self._loss(loss, index)
                     self.fired.clear()
-                    with self._meets() if last else contextlib.nullcontext():
+                    with self._communicating() if last else contextlib.nullcontext():
                         value.backward()  # type: ignore[no-untyped-call]
             self._refuse_gaps(learned)
         for parameter in parameters:
@@ -113,7 +115,7 @@ class Ddp:
                 self.fired.clear()
                 value.backward()  # type: ignore[no-untyped-call]
             whole &= wanted <= self.fired
-        with self._meets():
+        with self._communicating():
             flat = torch.cat(
                 [
                     (parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)).reshape(-1)
@@ -127,7 +129,7 @@ class Ddp:
             parameter.grad = torch.empty_like(parameter).copy_(part)
             start += parameter.numel()
         if key not in self.whole:
-            self.whole[key] = all(self.world.gather(whole))
+            self.whole[key] = all(self.world.all_gather(whole))
 
     def _note(self, parameter: Tensor) -> None:
         self.fired.add(id(parameter))
@@ -140,10 +142,10 @@ class Ddp:
             raise TroupeError(Problem("exchange-misfit", "grad_sync", reason, hint, "ddp"), FAILED)
 
     def _loss(self, loss: Callable[[int], Tensor], index: int) -> Tensor:
-        with self._meets(waiting=False):  # a wrapper's second forward agrees on buckets with the other workers
+        with self._communicating(waiting=False):  # a wrapper's second forward agrees on buckets with the other workers
             return loss(index)
 
-    def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
+    def all_reduce_metrics(self, rows: Mapping[int, Tensor]) -> Tensor:
         mine = torch.stack(list(rows.values()))
         most = len(self.shares[0])
         padded = torch.zeros(most, mine.shape[1], dtype=mine.dtype)
@@ -156,7 +158,7 @@ class Ddp:
         every: list[Tensor] = [row for share, of in zip(self.shares, told, strict=True) for row in of[: len(share)]]
         return fold({(i, i + 1): row for i, row in enumerate(every)}, torch.add, 0, self.microbatches)
 
-    def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+    def all_reduce_gradients(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.world.size / weight)
 
     def close(self) -> None:

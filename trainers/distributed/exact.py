@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainers.distributed import shared_memory
 from trainers.distributed.process_group import World
 from trainers.distributed.reduction_tree import Node, accumulation, fold, nodes_of, shares
-from trainers.distributed.shared_memory import ALIGNMENT, TAIL_ROOM, Room, padded_length
+from trainers.distributed.shared_memory import ALIGNMENT, TAIL_ROOM, SharedBuffer, padded_length
 
 BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
 SUM, RESULT = 0, 1  # tags of messages between hosts
@@ -27,18 +27,19 @@ PIECES, PIECE = 4, 1 << 20  # messages per slice between hosts, at most, and num
 
 
 class GradSync(Protocol):
-    """What the loop requires of gradient synchronization. In each phase: `gradients`, then `meet`, then `reduce`."""
+    """What the loop requires of gradient synchronization. In each phase: `accumulate_gradients`, `all_reduce_metrics`,
+    `all_reduce_gradients`."""
 
     share: range  # this worker's micro-batches
     notice: str  # a notice for the user about how it works here, or ""
 
     def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
-        """The networks for a loss to call, in a phase that trains or leaves those named in `used`."""
+        """The networks for a loss to call, in a phase that trains those named in `used` or keeps their graph."""
 
-    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
+    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], kept_graphs: bool) -> None:
         """Compute the loss of each micro-batch of the share and add up the gradients in this worker.
 
-        `left`: the graphs of several micro-batches were made in an earlier phase.
+        `kept_graphs`: the graphs of several micro-batches were made in an earlier phase.
         """
 
     def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
@@ -64,15 +65,17 @@ class Exact:
         self.nodes = [nodes_of(share, microbatches) for share in self.shares]
         self.leaves = accumulation(self.share, microbatches)
         self.notice = ""
-        self.flat: dict[int, Flat] = {}
-        self.current: Flat | None = None
-        self.meetings = 0
-        self.hosts = world.hosts()
-        self.room: Room | None = None
+        self.flat: dict[int, FlatGradients] = {}
+        self.current: FlatGradients | None = None
+        self.rounds = 0
+        self.hosts = world.ranks_by_host()
+        self.shared_buffer: SharedBuffer | None = None
         if any(len(host) > 1 for host in self.hosts):
-            self.room = Room.open(world, self._host(), [len(self.nodes[rank]) for rank in self._host()], longest)
-            if not all(world.gather(self.room is not None)):
-                self.room = None
+            self.shared_buffer = SharedBuffer.open(
+                world, self._host(), [len(self.nodes[rank]) for rank in self._host()], longest
+            )
+            if not all(world.all_gather(self.shared_buffer is not None)):
+                self.shared_buffer = None
                 self.hosts = [[rank] for rank in range(world.size)]
                 self.notice = (
                     f"too little shared memory in {shared_memory.SHARED_MEMORY}: workers of one host synchronize "
@@ -80,7 +83,7 @@ class Exact:
                 )
         self.host = self._host()
         self.place = self.host.index(world.rank)
-        self.host_nodes = [nodes_of(covered(host, self.shares), microbatches) for host in self.hosts]
+        self.host_nodes = [nodes_of(host_share(host, self.shares), microbatches) for host in self.hosts]
         others = [(number, ranks) for number, ranks in enumerate(self.hosts) if ranks != self.host]
         # `partners` help to add up this worker's slice: (number of the host, rank); this worker helps the `served` ones
         self.partners = [(number, ranks[self.place % len(ranks)]) for number, ranks in others]
@@ -94,7 +97,9 @@ class Exact:
     def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
         return self.networks
 
-    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], left: bool) -> None:
+    def accumulate_gradients(
+        self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], kept_graphs: bool
+    ) -> None:
         if self.microbatches == 1:  # nothing to add up, now or with other workers
             for parameter in parameters:
                 parameter.grad = None
@@ -112,7 +117,7 @@ class Exact:
             for into, source in leaf.additions:
                 flat.slots[into].add_(flat.slots[source])
 
-    def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
+    def all_reduce_metrics(self, rows: Mapping[int, Tensor]) -> Tensor:
         leaves = {(index, index + 1): row for index, row in rows.items()}
         if self.world.size == 1:
             return fold(leaves, torch.add, 0, self.microbatches)
@@ -124,21 +129,21 @@ class Exact:
     def _tails(self, own: Tensor) -> dict[Node, Tensor]:
         """The rows of all nodes of all workers. Returns when all workers' gradients are in their slots."""
         length = own.shape[1]
-        self.meetings += 1
-        if self.room is not None and own.nbytes <= TAIL_ROOM:
-            self.room.tails[self.meetings % 2][self.place].view(torch.float64)[: own.numel()] = own.view(-1)
+        self.rounds += 1
+        if self.shared_buffer is not None and own.nbytes <= TAIL_ROOM:
+            self.shared_buffer.tails[self.rounds % 2][self.place].view(torch.float64)[: own.numel()] = own.view(-1)
         if self.current is not None:
             self.current.publish()
-        if self.room is not None:
-            self.room.barrier()
+        if self.shared_buffer is not None:
+            self.shared_buffer.barrier()
         if (
-            self.room is not None
+            self.shared_buffer is not None
             and len(self.hosts) == 1
             and all(len(self.nodes[rank]) * length * 8 <= TAIL_ROOM for rank in self.host)
         ):
             told = [
                 tail.view(torch.float64)[: len(self.nodes[rank]) * length].view(-1, length).clone()
-                for rank, tail in zip(self.host, self.room.tails[self.meetings % 2], strict=True)
+                for rank, tail in zip(self.host, self.shared_buffer.tails[self.rounds % 2], strict=True)
             ]
         else:
             most = max(map(len, self.nodes))
@@ -152,7 +157,7 @@ class Exact:
             for node, row in zip(nodes, rows, strict=False)
         }
 
-    def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+    def all_reduce_gradients(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
         if self.microbatches == 1:
             if weight != 1:
                 torch._foreach_div_([p.grad for p in parameters if p.grad is not None], weight)
@@ -178,7 +183,7 @@ class Exact:
         else:
             flat.point(parameters, -1)
 
-    def _add_slices(self, flat: Flat, weight: float) -> None:
+    def _add_slices(self, flat: FlatGradients, weight: float) -> None:
         """Add up the slice that this worker owns, and send every host the sum.
 
         Between hosts, each worker has one partner on every other host: the partner sends the sums of its host's nodes
@@ -200,8 +205,8 @@ class Exact:
             under_way += [self._send(flat.result[start:end], rank, RESULT) for _, rank in self.partners]
         for message in under_way:
             message.wait()
-        if self.room is not None:
-            self.room.barrier()
+        if self.shared_buffer is not None:
+            self.shared_buffer.barrier()
 
     def _receive_sums(self, result: Tensor, piece: tuple[int, int]) -> tuple[dict[Node, Tensor], list[Any]]:
         """The other hosts' sums of a piece of this worker's slice, and the messages that bring them."""
@@ -260,20 +265,20 @@ class Exact:
 
     def close(self) -> None:
         self.flat.clear()
-        self.current = self.room = None
+        self.current = self.shared_buffer = None
 
-    def _flat(self, parameters: Sequence[nn.Parameter]) -> Flat:
+    def _flat(self, parameters: Sequence[nn.Parameter]) -> FlatGradients:
         """The flat vectors of these parameters' gradients, created on first use."""
         key = id(parameters)
         if key not in self.flat:
             scratch = max(leaf.slot for leaf in self.leaves) + 1 - len(self.nodes[self.world.rank])
-            shared = self.room.vectors(parameters) if self.room is not None else None
+            shared = self.shared_buffer.vectors(parameters) if self.shared_buffer is not None else None
             own = self.nodes[self.world.rank]
-            self.flat[key] = Flat(parameters, shared, self.place, len(own), max(scratch, 0), self.world.size)
+            self.flat[key] = FlatGradients(parameters, shared, self.place, len(own), max(scratch, 0), self.world.size)
         return self.flat[key]
 
 
-class Flat:
+class FlatGradients:
     """The gradients of one optimizer's parameters as flat vectors, and views of them in the parameters' shapes."""
 
     def __init__(
@@ -320,7 +325,7 @@ class Flat:
             self.received.copy_(self.result)
 
 
-def covered(host: Sequence[int], shares: Sequence[range]) -> range:
+def host_share(host: Sequence[int], shares: Sequence[range]) -> range:
     """The micro-batches of a host's workers, which hold neighbouring shares."""
     return range(shares[host[0]].start, shares[host[-1]].stop)
 

@@ -39,7 +39,7 @@ class World:
         finally:
             self.waiting = False
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every rank's value, in the order of ranks, on every rank."""
         if self.size == 1:
             return [value]
@@ -48,7 +48,7 @@ class World:
             dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def gather_first(self, value: Any) -> list[Any]:
+    def gather_to_rank0(self, value: Any) -> list[Any]:
         """Every rank's value, in the order of ranks, on rank 0; only its own on other ranks."""
         if self.size == 1:
             return [value]
@@ -63,7 +63,7 @@ class World:
             dist.destroy_process_group(self.group)
             self.group = None
 
-    def agree(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         if self.size == 1:
             return value
@@ -72,7 +72,7 @@ class World:
             dist.broadcast_object_list(values, group=self.group, group_src=0)
         return values[0]
 
-    def copy_from_first(self, tensors: list[torch.Tensor]) -> None:
+    def broadcast_tensors(self, tensors: list[torch.Tensor]) -> None:
         """Overwrite the tensors with rank 0's."""
         for tensor in tensors if self.size > 1 else []:
             received = tensor.detach().cpu().contiguous()
@@ -80,10 +80,10 @@ class World:
                 dist.broadcast(received, group=self.group, group_src=0)
             tensor.detach().copy_(received)
 
-    def hosts(self) -> list[list[int]]:
+    def ranks_by_host(self) -> list[list[int]]:
         """The ranks by host, in the order of ranks: those of one list can share memory."""
         here = (host_identity(), "" if self.shares_memory else str(self.rank))
-        everywhere = self.gather(here)
+        everywhere = self.all_gather(here)
         hosts: list[list[int]] = []
         for rank, where in enumerate(everywhere):  # neighbours in rank, since they hold neighbouring micro-batches
             if rank and where == everywhere[rank - 1]:

@@ -30,7 +30,7 @@ def padded_length(parameters: Sequence[Tensor]) -> int:
     return sum(-(-parameter.numel() // line) * line for parameter in parameters)
 
 
-class Room:
+class SharedBuffer:
     """Memory that the workers of one host share: counters for a barrier, a tail of each, then vectors."""
 
     COUNTER = 64  # bytes apart, so that no two lie in one cache line
@@ -47,7 +47,7 @@ class Room:
         self.rest = everything[head + 2 * len(nodes) * TAIL_ROOM :]
 
     @classmethod
-    def open(cls, world: World, host: Sequence[int], nodes: Sequence[int], longest: int) -> Room | None:
+    def open(cls, world: World, host: Sequence[int], nodes: Sequence[int], longest: int) -> SharedBuffer | None:
         """Let all workers of the host map an unnamed file: nothing is left when they are killed. Returns None if there
         is too little shared memory."""
         first = world.rank == host[0]
@@ -61,14 +61,14 @@ class Room:
                     os.posix_fallocate(descriptor, 0, size)  # else writing to a full memory kills this process
                     memory = mmap.mmap(descriptor, size)
                     file = f"/proc/{os.getpid()}/fd/{descriptor}", os.fstat(descriptor).st_ino
-            path, number = world.gather(file)[host[0]]
+            path, number = world.all_gather(file)[host[0]]
             if not first and path:
                 with contextlib.suppress(OSError):
                     descriptor = os.open(path, os.O_RDWR)
                     held.callback(os.close, descriptor)
                     if os.fstat(descriptor).st_ino == number:
                         memory = mmap.mmap(descriptor, size)
-            world.gather(None)  # all have it open
+            world.all_gather(None)  # all have it open
         if memory is None and len(host) > 1:
             return None
         return cls(memory or mmap.mmap(-1, size), list(host).index(world.rank), nodes, longest)

@@ -70,12 +70,13 @@ def sheet_of_texts(texts: Sequence[str]) -> str:
 def write_timelapse(
     path: Path,
     grids: Sequence[Path],
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda line: None,
     seconds: float = 6.0,
     most: int = 120,
 ) -> bool:
-    """Write a looping GIF of at most `most` grids in `seconds`, with a pause on the last one; calls `beat` for each.
+    """Write a looping GIF of at most `most` grids in `seconds`, with a pause on the last one; calls `heartbeat` for
+    each.
 
     A damaged grid is omitted and reported. Returns whether there are any frames.
     """
@@ -87,7 +88,7 @@ def write_timelapse(
                 frames.append(opened.convert("P", palette=Image.Palette.ADAPTIVE))
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged PNGs
             say(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse omits it")
-        beat()
+        heartbeat()
     if not frames:
         return False
     each = max(40, min(400, round(1000 * seconds / len(frames))))

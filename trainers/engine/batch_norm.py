@@ -22,7 +22,7 @@ class Statistics(NamedTuple):
     variance: Tensor
 
 
-class Norms:
+class BatchNormRecorder:
     """Records the statistics of the batch norm layers of some networks, by network."""
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
@@ -69,7 +69,7 @@ def row_of(statistics: Sequence[Statistics]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def move(statistics: Sequence[Statistics], means: Tensor) -> None:
+def update_running_stats(statistics: Sequence[Statistics], means: Tensor) -> None:
     """Update the running averages of each layer once per call, with `means` in the order of `row_of`."""
     start = 0
     if statistics:

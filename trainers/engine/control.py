@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-class Left(Exception):
+class Interrupted(Exception):
     """A stop was requested during work that changes nothing in the run: the work was abandoned, and is repeated when
     the run resumes."""
 
@@ -19,53 +19,53 @@ class Control:
         self,
         say: Callable[[str], None] = lambda line: None,
         report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
-        draws: bool = True,
-        shows: Callable[[str], None] = lambda what: None,
-        at_rest: Callable[[int], None] = lambda step: None,
+        plots: bool = True,
+        on_activity: Callable[[str], None] = lambda what: None,
+        on_step_end: Callable[[int], None] = lambda step: None,
     ) -> None:
         self.say = say  # prints one line for the user: a notice or a warning
         self.report = report  # on rank 0: every row of metrics with its step, in order, as it is written
-        self.shows = shows  # the work between two steps, whenever it changes
-        self.at_rest = at_rest  # on rank 0: all of a step with rows is written, its checkpoint too; may hold the run
-        self.draws = draws  # whether to plot curves and figures of evaluations, besides the samples themselves
+        self.on_activity = on_activity  # the work between two steps, whenever it changes
+        self.on_step_end = on_step_end  # on rank 0: a step with rows is written, its checkpoint too; may hold the run
+        self.plots = plots  # whether to plot curves and figures of evaluations, besides the samples themselves
         self.stop_requested = False
         self.progress: dict[str, Any] = {}  # step, steps, samples_per_second, metrics: the newest; doing
-        self.beats = 0
+        self.heartbeats = 0
         self.microbatches = 0
         self.slowest = 0.0  # seconds of the longest piece of work so far
-        self.last = time.monotonic()
+        self.last_heartbeat = time.monotonic()
 
-    def rested(self) -> None:
+    def restart_clock(self) -> None:
         """Restart the clock: time spent waiting for other workers does not count as work."""
-        self.last = time.monotonic()
+        self.last_heartbeat = time.monotonic()
 
     def microbatch(self) -> None:
         """The loss of a micro-batch is computed, and the one before it finished; a GPU may still be computing both."""
         self.microbatches += 1
-        self.beat()
+        self.heartbeat()
 
-    def doing(self, what: str) -> None:
+    def show_activity(self, what: str) -> None:
         """Set the work between two steps for the progress line; "" for none."""
         self.progress = {**self.progress, "doing": what}
-        self.shows(what)
+        self.on_activity(what)
 
-    def beating(self, what: str) -> Callable[[], None]:
+    def make_heartbeat(self, what: str) -> Callable[[], None]:
         """A function to call after each piece of a long task: it signals progress, shows the elapsed time, and raises
-        Left if a stop is requested."""
+        Interrupted if a stop is requested."""
         begun = time.monotonic()
 
-        def beat() -> None:
-            self.beat()
-            self.doing(f"{what}, {time.monotonic() - begun:.0f} s")
+        def heartbeat() -> None:
+            self.heartbeat()
+            self.show_activity(f"{what}, {time.monotonic() - begun:.0f} s")
             if self.stop_requested:
-                raise Left
+                raise Interrupted
 
-        return beat
+        return heartbeat
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Signal that a piece of work is done: a micro-batch, a chunk of a grid, a checkpoint."""
         now = time.monotonic()
-        if self.beats:
-            self.slowest = max(self.slowest, now - self.last)
-        self.beats += 1
-        self.last = now
+        if self.heartbeats:
+            self.slowest = max(self.slowest, now - self.last_heartbeat)
+        self.heartbeats += 1
+        self.last_heartbeat = now

@@ -20,9 +20,9 @@ from trainers.contract.evaluation import Evaluation
 from trainers.contract.family import Family, Watch
 from trainers.contract.streams import Stream
 from trainers.distributed.reduction_tree import shares
-from trainers.engine.control import Left
+from trainers.engine.control import Interrupted
 from trainers.engine.trainer import Trainer
-from trainers.runtime.precision import computing_in
+from trainers.runtime.precision import autocast_for
 from trainers.storage import cache
 from trainers.storage.tensors import as_uint8
 
@@ -30,7 +30,7 @@ CHUNK = 16  # cells of the grid drawn at once
 
 
 @contextlib.contextmanager
-def at_rest(trainer: Trainer) -> Iterator[Mapping[str, nn.Module]]:
+def eval_mode(trainer: Trainer) -> Iterator[Mapping[str, nn.Module]]:
     """The networks for inference: averaged weights if there are any, in eval mode, without gradients."""
     averages = {name: average.network for name, average in trainer.averages.items()}
     networks = {**trainer.networks, **averages}
@@ -38,172 +38,178 @@ def at_rest(trainer: Trainer) -> Iterator[Mapping[str, nn.Module]]:
         network.eval()
     try:
         with torch.no_grad():
-            yield {**networks, **trainer.frozen}
+            yield {**networks, **trainer.frozen_networks}
     finally:
         for network in networks.values():
             network.train()
 
 
-def draw_grid(trainer: Trainer, leaves: bool = False) -> Tensor | list[str] | None:
+def draw_grid(trainer: Trainer, interruptible: bool = False) -> Tensor | list[str] | None:
     """The fixed grid as uint8 (cells, height, width, channels), or texts; the same on every rank.
 
-    With `leaves`, raises Left if a stop is requested; nothing has changed then.
+    With `interruptible`, raises Interrupted if a stop is requested; nothing has changed then.
     """
-    inputs = {**trainer.sample_inputs, **_carried(trainer)}
+    inputs = {**trainer.sample_inputs, **_microbatch_state(trainer)}
     if not inputs:
         return None
-    with at_rest(trainer) as networks:
+    with eval_mode(trainer) as networks:
 
         def cells(place: int, cells: range) -> Tensor | list[str]:
             part = {name: value[cells.start : cells.stop] for name, value in inputs.items()}
-            return drawn(trainer.family.samples(networks, trainer.to_device(part)))
+            return as_stored(trainer.family.samples(networks, trainer.to_device(part)))
 
-        count, doing = len(next(iter(inputs.values()))), "drawing" if leaves else ""
-        parts = dealt(trainer, "grid", count, CHUNK, cells, doing=doing, leaves=leaves)
+        count, activity = len(next(iter(inputs.values()))), "drawing" if interruptible else ""
+        parts = sharded_map(trainer, "grid", count, CHUNK, cells, activity=activity, interruptible=interruptible)
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
     return [text for part in parts for text in part]
 
 
-def drawn(samples: Tensor | list[str]) -> Tensor | list[str]:
+def as_stored(samples: Tensor | list[str]) -> Tensor | list[str]:
     """Samples in the form they are stored in: images as uint8, texts unchanged."""
     return as_uint8(samples) if isinstance(samples, Tensor) else list(samples)
 
 
-def _carried(trainer: Trainer) -> dict[str, Tensor]:
+def _microbatch_state(trainer: Trainer) -> dict[str, Tensor]:
     """The state of micro-batches that images are drawn from, gathered from all workers; {} if there is none."""
-    if not makes_of_carried(trainer.family, trainer.step):
+    if not samples_from_state(trainer.family, trainer.step):
         return {}
-    own = {index: {name: kept.cpu() for name, kept in carried.items()} for index, carried in trainer.carried.items()}
-    return in_order({index: carried for part in trainer.world.gather(own) for index, carried in part.items()})
+    own = {
+        index: {name: kept.cpu() for name, kept in states.items()} for index, states in trainer.microbatch_state.items()
+    }
+    return concatenated({index: states for part in trainer.world.all_gather(own) for index, states in part.items()})
 
 
-def makes_of_carried(family: Family, step: int) -> bool:
+def samples_from_state(family: Family, step: int) -> bool:
     """Whether the family's images are drawn from the state of micro-batches: if a phase optimises some of it."""
-    return any(phase.optimises for phase in family.phases(step))
+    return any(phase.local_params for phase in family.phases(step))
 
 
-def in_order(carried: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def concatenated(states: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The state of all micro-batches, concatenated in order."""
-    return {name: torch.cat([carried[index][name] for index in sorted(carried)]) for name in carried[0]}
+    return {name: torch.cat([states[index][name] for index in sorted(states)]) for name in states[0]}
 
 
 def watch(trainer: Trainer, drawn: Tensor) -> Watch | None:
     """Check a newly drawn grid for signs of failure; the result is the same on every rank."""
     watch = trainer.family.watch(trainer.data, trainer.sample_inputs, drawn)
     if watch is None:
-        trainer.watched, trainer.worry = {}, ""
+        trainer.watch_metrics, trainer.worry = {}, ""
         return None
-    networks = {**trainer.networks, **trainer.frozen}
+    networks = {**trainer.networks, **trainer.frozen_networks}
 
     def part(place: int, places: range) -> evaluation.Rows:
-        with as_trained(trainer), torch.no_grad():
-            seen = watch.look(networks, trainer.microbatch(watch.stream, places, place))
+        with run_precision(trainer), torch.no_grad():
+            seen = watch.extract_features(networks, trainer.microbatch(watch.stream, places, place))
         return {name: tensor.cpu() for name, tensor in seen.items()}
 
-    parts = dealt(trainer, "watch", watch.stream.length, watch.stream.chunk, part, trainer.world.gather_first)
+    parts = sharded_map(trainer, "watch", watch.stream.length, watch.stream.chunk, part, trainer.world.gather_to_rank0)
     trainer.norms.take(())  # these statistics belong to no micro-batch
     told: tuple[dict[str, float], str] = {}, ""
     if trainer.world.rank == 0:
         rows = {name: torch.cat([chunk[name] for chunk in parts]) for name in parts[0]}
-        found = watch.conclude(rows, trainer.watched)
+        found = watch.compute_metrics(rows, trainer.watch_metrics)
         told = dict(found), watch.worry(found) or ""
-    trainer.watched, trainer.worry = trainer.world.agree(told)
+    trainer.watch_metrics, trainer.worry = trainer.world.broadcast(told)
     return watch
 
 
 def evaluate(trainer: Trainer) -> None:
     """Run the family's evaluation on the held-out samples; its results are the same on every rank.
 
-    Raises Left on every rank if a stop is requested meanwhile; earlier results are unchanged.
+    Raises Interrupted on every rank if a stop is requested meanwhile; earlier results are unchanged.
     """
-    refer(trainer)
+    prepare_evaluation(trainer)
     family, control = trainer.family, trainer.control
     stream = family.held_out(trainer.data)
-    with at_rest(trainer) as networks:
+    with eval_mode(trainer) as networks:
 
         def part(place: int, places: range) -> evaluation.Part:
             microbatch = trainer.microbatch(stream, places, place)
-            with as_trained(trainer):
+            with run_precision(trainer):
                 totals = family.evaluate(networks, microbatch)
-            rows = {name: tensor.cpu() for name, tensor in family.collected(microbatch).items()}
-            return totals, evaluation.highest(family.scored(microbatch), microbatch.indices), rows
+            rows = {name: tensor.cpu() for name, tensor in family.per_sample_outputs(microbatch).items()}
+            return totals, evaluation.top_ranked(family.rank_samples(microbatch), microbatch.indices), rows
 
-        gather = trainer.world.gather_first
-        parts = dealt(trainer, "evaluation", stream.length, stream.chunk, part, gather, "evaluating", leaves=True)
+        gather = trainer.world.gather_to_rank0
+        parts = sharded_map(
+            trainer, "evaluation", stream.length, stream.chunk, part, gather, "evaluating", interruptible=True
+        )
     found = Evaluation()
 
     def concluded() -> dict[str, float]:
         nonlocal found
         if parts:
-            found = evaluation.added(parts, control.beating("comparing"))
-        return {f"eval_{name}": float(value) for name, value in family.conclude(found).items()} if parts else {}
+            found = evaluation.combine(parts, control.make_heartbeat("comparing"))
+        return {f"eval_{name}": float(value) for name, value in family.compute_metrics(found).items()} if parts else {}
 
-    results = trainer.on_first(concluded)
+    results = trainer.on_rank0(concluded)
     trainer.evaluation = replace(found, results=results)
     due = trainer.step % max(1, int(trainer.config.evaluate_every)) == 0  # and not only because the run ends here
     if due and (main := main_metric(trainer)) is not None:
         trainer.history.append(trainer.evaluation.results[f"eval_{main}"])
     trainer.reached = trainer.config.reached(trainer.evaluation.results)
-    control.doing("")
+    control.show_activity("")
 
 
-def try_out(trainer: Trainer) -> None:
+def sanity_check_references(trainer: Trainer) -> None:
     """Process one real sample of each kind that evaluations compare with, so that errors show before training."""
-    with at_rest(trainer) as networks:
-        for stream in trainer.family.compared(trainer.data).values():
-            trainer.family.look(networks, trainer.microbatch(stream, range(1), 0))
+    with eval_mode(trainer) as networks:
+        for stream in trainer.family.reference_data(trainer.data).values():
+            trainer.family.extract_features(networks, trainer.microbatch(stream, range(1), 0))
 
 
-def refer(trainer: Trainer) -> None:
+def prepare_evaluation(trainer: Trainer) -> None:
     """Prepare the first evaluation in this process: what it needs, and the real samples it compares with, processed by
     all workers."""
-    if trainer.referred:
+    if trainer.references_ready:
         return
-    family, doing = trainer.family, "preparing evaluations"
+    family, activity = trainer.family, "preparing evaluations"
 
     def needed() -> dict[str, Tensor]:
         with torch.no_grad():
-            every = {**trainer.networks, **trainer.frozen}
-            return dict(family.before_evaluations(every, trainer.data, trainer.control.beating(doing)))
+            every = {**trainer.networks, **trainer.frozen_networks}
+            return dict(family.setup_evaluation(every, trainer.data, trainer.control.make_heartbeat(activity)))
 
-    if more := trainer.on_first(needed):
-        trainer.keep({**family.kept, **more})
-    for name, stream in family.compared(trainer.data).items():
-        _look_at(trainer, name, stream, doing)
-    trainer.referred = True
+    if more := trainer.on_rank0(needed):
+        trainer.set_buffers({**family.buffers, **more})
+    for name, stream in family.reference_data(trainer.data).items():
+        _compute_reference_features(trainer, name, stream, activity)
+    trainer.references_ready = True
 
 
-def _look_at(trainer: Trainer, name: str, stream: Stream, doing: str) -> None:
+def _compute_reference_features(trainer: Trainer, name: str, stream: Stream, activity: str) -> None:
     """The judge's features of real samples: from the cache, or computed by all workers."""
     family = trainer.family
-    path = cache.place(trainer.data, name, family.look_name()) if trainer.world.rank == 0 else None
+    path = cache.cache_path(trainer.data, name, family.features_key()) if trainer.world.rank == 0 else None
     known = cache.read(path, trainer.control.say) if path is not None else None
-    if trainer.world.agree(known is not None):
-        family.looked = {**family.looked, name: known or {}}
+    if trainer.world.broadcast(known is not None):
+        family.reference_features = {**family.reference_features, name: known or {}}
         return
-    with at_rest(trainer) as networks:
+    with eval_mode(trainer) as networks:
 
         def part(place: int, places: range) -> evaluation.Rows:
-            seen = family.look(networks, trainer.microbatch(stream, places, place))
+            seen = family.extract_features(networks, trainer.microbatch(stream, places, place))
             return {key: tensor.cpu() for key, tensor in seen.items()}
 
-        gather = trainer.world.gather_first
-        parts = dealt(trainer, "compared", stream.length, stream.chunk, part, gather, doing, leaves=True)
+        gather = trainer.world.gather_to_rank0
+        parts = sharded_map(
+            trainer, "compared", stream.length, stream.chunk, part, gather, activity, interruptible=True
+        )
 
-    def looked_over() -> None:
+    def summarized() -> None:
         seen = {key: torch.cat([chunk[key] for chunk in parts]) for key in (parts[0] if parts else ())}
-        seen |= family.look_over(seen, trainer.control.beating(doing))
-        family.looked = {**family.looked, name: seen}
+        seen |= family.summarize_features(seen, trainer.control.make_heartbeat(activity))
+        family.reference_features = {**family.reference_features, name: seen}
         if path is not None:
             cache.write(path, seen)
 
-    trainer.on_first(looked_over)
+    trainer.on_rank0(summarized)
 
 
-def as_trained(trainer: Trainer) -> contextlib.AbstractContextManager[Any]:
+def run_precision(trainer: Trainer) -> contextlib.AbstractContextManager[Any]:
     """The number format of the run."""
-    return computing_in(trainer.config.precision, trainer.device.type)
+    return autocast_for(trainer.config.precision, trainer.device.type)
 
 
 def main_metric(trainer: Trainer) -> str | None:
@@ -238,33 +244,35 @@ def note_best(trainer: Trainer) -> bool:
     return False
 
 
-def dealt(
+def sharded_map(
     trainer: Trainer,
     stream: str,
     count: int,
     size: int,
     work: Callable[[int, range], Any],
     gather: Callable[[Any], list[Any]] | None = None,
-    doing: str = "",
-    leaves: bool = False,
+    activity: str = "",
+    interruptible: bool = False,
 ) -> list[Any]:
     """`work(chunk, its places)` for each chunk of `count` places, distributed over the workers; all results, in order.
 
-    `doing` is shown in the progress line meanwhile. With `leaves`, a requested stop ends it after the current chunk:
-    Left is raised on every rank.
+    `activity` is shown in the progress line meanwhile. With `interruptible`, a requested stop ends it after the current
+    chunk: Interrupted is raised on every rank.
     """
     starts = range(0, count, size)
     done: dict[int, Any] = {}
     mine = shares(len(starts), trainer.world.size)[trainer.world.rank]
     for chunk in mine:
-        if leaves and trainer.control.stop_requested:
+        if interruptible and trainer.control.stop_requested:
             break
-        if doing:
-            trainer.control.doing(f"{doing} {len(done) / len(mine):.0%}")
+        if activity:
+            trainer.control.show_activity(f"{activity} {len(done) / len(mine):.0%}")
         trainer.seed(stream, chunk)
         done[chunk] = work(chunk, range(starts[chunk], min(starts[chunk] + size, count)))
-        trainer.control.beat()
-    every = {chunk: answer for answers in (gather or trainer.world.gather)(done) for chunk, answer in answers.items()}
-    if leaves and trainer.world.agree(len(every) < len(starts)):
-        raise Left
+        trainer.control.heartbeat()
+    every = {
+        chunk: answer for answers in (gather or trainer.world.all_gather)(done) for chunk, answer in answers.items()
+    }
+    if interruptible and trainer.world.broadcast(len(every) < len(starts)):
+        raise Interrupted
     return [every[chunk] for chunk in sorted(every)]

@@ -14,9 +14,9 @@ from trainers.base.problems import Problem
 from trainers.contract.family import Data, Family
 from trainers.distributed.process_group import World
 from trainers.engine import memory
-from trainers.engine.control import Control, Left
+from trainers.engine.control import Control, Interrupted
 from trainers.engine.recorder import Recorder
-from trainers.engine.step import advance
+from trainers.engine.step import train_step
 from trainers.engine.trainer import Trainer
 from trainers.run_folders.mirror import Mirror
 from trainers.run_folders.run_folder import RunFolder
@@ -38,35 +38,35 @@ def train(
     used.
 
     `facts` go into each manifest. Raises Stopped after saving if a stop was requested, TroupeError if the run failed;
-    shared memory is released. Called within `global_state.fresh`, which restores what a run sets.
+    shared memory is released. Called within `global_state.with_default_globals`, which restores what a run sets.
     """
-    with process_for(config), contextlib.ExitStack() as held:
+    with torch_runtime(config), contextlib.ExitStack() as held:
         writer = Writer(folder.path, folder.name)
         if world.rank == 0:
             held.enter_context(writer.holding(patience=10))
-        notice = memory.refuse_too_large(family, data, world)
+        notice = memory.check_memory(family, data, world)
         if notice and world.rank == 0:
             control.say(notice)
         trainer = Trainer(family, data, config, world, control)
         trainer.name = folder.name
         held.callback(trainer.close)
-        mirror = Mirror(folder.path if world.rank == 0 else None, control.say, control.beat)
+        mirror = Mirror(folder.path if world.rank == 0 else None, control.say, control.heartbeat)
         held.callback(mirror.end)
         recorder = Recorder(trainer, folder, facts, writer, mirror)
         if trainer.grad_sync.notice and world.rank == 0:
             control.say(trainer.grad_sync.notice)
-        control.rested()  # imports and loading do not count towards the longest piece of work, which sets timeouts
+        control.restart_clock()  # imports and loading do not count as work: the longest piece sets timeouts
         try:
-            recorder.begin()
-        except Left:
+            recorder.start()
+        except Interrupted:
             raise NotBegun from None
         try:
             if train_to_end(trainer, recorder):
                 return recorder.finish()
-        except Left:
+        except Interrupted:
             pass
         recorder.save()
-        recorder.settle()
+        recorder.flush()
         reason = f"stopped at step {trainer.step} of {config.steps} and saved"
         raise Stopped(Problem("stopped", folder.name, reason, resumes=True, run=folder.name))
 
@@ -74,14 +74,14 @@ def train(
 def train_to_end(trainer: Trainer, recorder: Recorder) -> bool:
     """Make steps up to the last one (True), or until all workers have agreed on a stop (False).
 
-    Raises Left if a stop interrupted the work that follows a step; it is then pending.
+    Raises Interrupted if a stop interrupted the work that follows a step; it is then pending.
     """
 
     def ended() -> bool:
         return not trainer.pending and (trainer.step >= trainer.config.steps or trainer.reached)
 
     while not ended():
-        if not trainer.pending and not advance(trainer):
+        if not trainer.pending and not train_step(trainer):
             return False
         recorder.after_step()
         if trainer.stop_agreed and not ended():
@@ -90,9 +90,9 @@ def train_to_end(trainer: Trainer, recorder: Recorder) -> bool:
 
 
 @contextlib.contextmanager
-def process_for(config: Config) -> Iterator[None]:
+def torch_runtime(config: Config) -> Iterator[None]:
     """Set up the process for a run, the same in every worker: default dtype, threads, GPU algorithms. Torch's random
-    state is restored here, the rest by `global_state.fresh`."""
+    state is restored here, the rest by `global_state.with_default_globals`."""
     on_gpu = config.device == "cuda"
     with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), contextlib.ExitStack() as held:
         if on_gpu and config.grad_sync == "exact":
@@ -108,7 +108,8 @@ def process_for(config: Config) -> Iterator[None]:
 def reproducible() -> Iterator[None]:
     """Deterministic algorithms on a GPU: the same bits each time.
 
-    Raises TroupeError if an operation has none. The environment is restored here, the rest by `global_state.fresh`.
+    Raises TroupeError if an operation has none. The environment is restored here, the rest by
+    `global_state.with_default_globals`.
     """
     added = {name: value for name, value in processor.CUBLAS.items() if name not in os.environ}
     try:

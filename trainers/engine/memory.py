@@ -27,7 +27,7 @@ FEW = 10_000  # bytes of activations per byte of a sample, usually at most: exac
 UNLIMITED = 1 << 60  # bytes: limits from here on mean no limit in cgroups v1
 
 
-class Need(NamedTuple):
+class MemoryEstimate(NamedTuple):
     """Bytes that one worker needs. All but `activations` are lower bounds; those are of one micro-batch, or None if
     they cannot be computed."""
 
@@ -41,7 +41,7 @@ class Need(NamedTuple):
     def least(self) -> int:
         return self.weights + self.gradients + self.optimizers + self.averages
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """`weights 8.6 MB, gradients 5.9 MB, optimizers 17.2 MB, activations about 7.2 MB`."""
         parts = {
             "weights": self.weights,
@@ -53,7 +53,7 @@ class Need(NamedTuple):
         return ", ".join(f"{name} {show_size(count)}" for name, count in parts.items() if count)
 
 
-def need_of(family: Family, data: Data | None = None, unless: float = 0.0) -> Need | None:
+def estimate_memory(family: Family, data: Data | None = None, unless: float = 0.0) -> MemoryEstimate | None:
     """What a family needs in each worker; None if its networks cannot be made on the meta device.
 
     Activations are computed if `data` shows what a sample is, and left out if they are surely below `unless` bytes:
@@ -61,7 +61,7 @@ def need_of(family: Family, data: Data | None = None, unless: float = 0.0) -> Ne
     """
     config, wide = family.config, 8 if family.config.precision == "float64" else 4
     family = type(family)(config, family.facts)  # a copy, so that the original keeps nothing of these networks
-    networks = outlines(family)
+    networks = meta_networks(family)
     if networks is None:
         return None
     held = {name: sum(map(_numbers, network.state_dict().values())) * wide for name, network in networks.items()}
@@ -69,10 +69,10 @@ def need_of(family: Family, data: Data | None = None, unless: float = 0.0) -> Ne
     with contextlib.suppress(Exception):
         optimizers = [optimizer for optimizer, _ in family.optimizers(networks).values()]
     learned = [sum(_numbers(part) for group in one.param_groups for part in group["params"]) for one in optimizers]
-    least = Need(
+    least = MemoryEstimate(
         sum(held.values()),
         wide * max(learned, default=0),
-        sum(wide * kept_by(one) * count for one, count in zip(optimizers, learned, strict=True)),
+        sum(wide * optimizer_numbers(one) * count for one, count in zip(optimizers, learned, strict=True)),
         sum(held[name] for name in family.ema_networks) if config.ema else 0,
         None,
     )
@@ -87,11 +87,11 @@ def need_of(family: Family, data: Data | None = None, unless: float = 0.0) -> Ne
     return least._replace(activations=activations)
 
 
-def outlines(family: Family) -> Mapping[str, nn.Module] | None:
+def meta_networks(family: Family) -> Mapping[str, nn.Module] | None:
     """The networks of a family on the meta device; None if they cannot be made there. Raises TroupeError (exit code 2)
     for networks whose size overflows."""
     try:
-        with torch.random.fork_rng([]), torch.device("meta"), Unfilled():
+        with torch.random.fork_rng([]), torch.device("meta"), SkipInit():
             return family.networks()
     except Exception as error:
         if "overflow" in str(error).lower():
@@ -100,7 +100,7 @@ def outlines(family: Family) -> Mapping[str, nn.Module] | None:
         return None
 
 
-class Unfilled(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """Skips in-place initialization of meta tensors: it takes longer than making them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -111,7 +111,7 @@ class Unfilled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Undrawn(TorchFunctionMode):
+class SkipRandom(TorchFunctionMode):
     """Skips drawing of random numbers: generators do not support meta tensors."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -122,7 +122,7 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class WithFrozen(dict[str, nn.Module]):
+class LazyFrozen(dict[str, nn.Module]):
     """Networks, and frozen networks when one is accessed: those that only judge may have to be downloaded."""
 
     def __init__(self, networks: Mapping[str, nn.Module], frozen: Callable[[], Mapping[str, nn.Module]]) -> None:
@@ -135,7 +135,7 @@ class WithFrozen(dict[str, nn.Module]):
         return dict(self)[name]
 
 
-def kept_by(optimizer: torch.optim.Optimizer) -> int:
+def optimizer_numbers(optimizer: torch.optim.Optimizer) -> int:
     """Numbers that an optimizer keeps for each parameter, at least."""
     says = optimizer.defaults
     if "betas" in says:
@@ -191,10 +191,10 @@ def _activations(family: Family, networks: Mapping[str, nn.Module], samples: Map
     with (
         torch.random.fork_rng([]),
         torch.device("meta"),
-        Undrawn(),
+        SkipRandom(),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
-        carried = {name: torch.empty_like(tensor) for name, tensor in family.carried(0).items()}
+        states = {name: torch.empty_like(tensor) for name, tensor in family.microbatch_state(0).items()}
         microbatch = MicroBatch(
             step=0,
             index=0,
@@ -202,21 +202,21 @@ def _activations(family: Family, networks: Mapping[str, nn.Module], samples: Map
             device=torch.device("meta"),
             dtype=torch.get_default_dtype(),
             random=torch.Generator("cpu"),
-            carried=carried,
+            state=states,
             **samples,
         )
-        asked_for = WithFrozen(networks, family.frozen)
+        asked_for = LazyFrozen(networks, family.frozen_networks)
         most = before = 0
         for phase in {phase.name: phase for phase in family.phases(0)}.values():
             phase.loss(asked_for, microbatch)
             most = max(most, before + sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
-            before = most if phase.leaves else 0
+            before = most if phase.keeps_graph_of else 0
             kept.clear()
     wide = {"bfloat16": 2, "float64": 8}.get(config.precision, 4)
     return most * wide // torch.get_default_dtype().itemsize
 
 
-def free_on(device: str) -> int | None:
+def free_memory(device: str) -> int | None:
     """Bytes that are free on this machine, in this container, or on this process's GPU; None if unknown."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
@@ -245,41 +245,41 @@ def _of_cgroups() -> Iterator[int]:
                 yield limit - int(used) + int(stat.get(names[2], 0))
 
 
-def refuse_too_large(family: Family, data: Data, world: World) -> str:
+def check_memory(family: Family, data: Data, world: World) -> str:
     """Check memory before anything is built, by all workers together. Returns a notice if it may not be enough, or "".
 
     Raises TroupeError (exit code 3), the same on every rank, if weights, gradients and optimizers alone exceed free
     memory.
     """
     config = family.config
-    free = free_on(config.device)
-    need = need_of(family, data, math.inf if free is None else NEAR * free / world.size)
+    free = free_memory(config.device)
+    need = estimate_memory(family, data, math.inf if free is None else NEAR * free / world.size)
     whose = str(world.rank) if config.device == "cuda" else host_identity()
-    hosts: dict[str, list[tuple[Need, int]]] = {}
-    for where, one, there in world.gather((whose, need, free)):
+    hosts: dict[str, list[tuple[MemoryEstimate, int]]] = {}
+    for where, one, there in world.all_gather((whose, need, free)):
         if one is not None and there is not None:
-            hosts.setdefault(where, []).append((Need(*one), there))
+            hosts.setdefault(where, []).append((MemoryEstimate(*one), there))
     told = ""
     for workers in hosts.values():
         count, there, one = len(workers), min(there for _, there in workers), workers[0][0]
         if is_near(config, one, count, there):
             about = count * (one.least + (one.activations or 0))
             told = (
-                f"memory may not be enough: {_of(count)} about {show_size(about)} ({one.told()}"
+                f"memory may not be enough: {_of(count)} about {show_size(about)} ({one.summary()}"
                 f"{' each' if count > 1 else ''}), and {show_size(there)} are free; a smaller microbatch_size takes "
                 "less, but changes the run"
             )
     return told
 
 
-def is_near(config: Config, one: Need, count: int, free: int) -> bool:
+def is_near(config: Config, one: MemoryEstimate, count: int, free: int) -> bool:
     """Whether this many workers come near free memory. Raises TroupeError (exit code 3) if it cannot be enough."""
     if count * one.least > free:
         where = "on its GPU" if config.device == "cuda" else "here"
         reason = (
             f"too little memory: {_of(count)} at least {show_size(count * one.least)} ("
-            f"{one._replace(activations=None).told()}{' each' if count > 1 else ''}), and {show_size(free)} are free "
-            f"{where}"
+            f"{one._replace(activations=None).summary()}{' each' if count > 1 else ''}), and "
+            f"{show_size(free)} are free {where}"
         )
         hint = f"use smaller networks{_by(config)}" + (", or fewer workers" if count > 1 else "")
         raise TroupeError(Problem("no-memory", reason=reason, hint=hint), SURROUNDINGS)

@@ -37,7 +37,7 @@ class Recorder:
         self.config, self.control = trainer.config, trainer.control
         self.decorations = Decorations(trainer.control.say)
         self.making = self.decorations.making
-        self.first = trainer.world.rank == 0
+        self.is_rank0 = trainer.world.rank == 0
         self.seconds = 0.0  # of training before this process
         self.evaluating = 0.0  # of those, in evaluations
         self.watching = 0.0  # and in checks for signs of failure
@@ -50,15 +50,15 @@ class Recorder:
         self.first_step = 0  # the last step whose rest was done before this process
         self.said = set[str]()  # lines that are printed only once
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Resume from the newest checkpoint, or save the first one."""
         trainer = self.trainer
         newest = None
-        if self.first:
+        if self.is_rank0:
             with self.writer.writing():
                 atomic_files.clear_unfinished(self.folder.path, self.folder.grids)
                 newest = checkpoint.newest(self.folder.checkpoints, self.control.say)
-        name = trainer.world.agree(newest.name if newest else None)
+        name = trainer.world.broadcast(newest.name if newest else None)
         if name is not None:
             path = self.folder.checkpoints / name
             state.restore(trainer, checkpoint.load(path))
@@ -69,21 +69,21 @@ class Recorder:
             self.watching = float(manifest.get("watch_seconds", 0))
             self.speed = float(manifest.get("samples_per_second", 0))
             self.saved = name
-            if self.first:
+            if self.is_rank0:
                 with self.writer.writing():
-                    self.folder.forget_after(trainer.step - trainer.pending, self.control.say)
+                    self.folder.truncate_metrics(trainer.step - trainer.pending, self.control.say)
         else:
-            if self.first:
+            if self.is_rank0:
                 with self.writer.writing():
-                    self.folder.forget_after(-1)
-            trainer.begin()
+                    self.folder.truncate_metrics(-1)
+            trainer.setup()
             for weights in self.folder.path.glob("from.*"):
                 state.begin_from(trainer, read_weights(weights, tuple(trainer.networks), about="--init-from"))
         if int(self.config.evaluate_every):
-            inference.try_out(trainer)
+            inference.sanity_check_references(trainer)
         self.started = time.monotonic()
         self.since, self.first_step = (trainer.position, self.started), trainer.step - trainer.pending
-        if self.first and not self.folder.real.exists():
+        if self.is_rank0 and not self.folder.real.exists():
             with self.writer.writing(), self.making("real.png"):
                 real = trainer.data.preview(GRID)
                 if real is not None:
@@ -96,18 +96,18 @@ class Recorder:
     def after_step(self) -> None:
         """Write metrics, grid, evaluation and checkpoint if they are due at this step.
 
-        Raises Left if a stop is requested during the grid or the evaluation: both are then pending.
+        Raises Interrupted if a stop is requested during the grid or the evaluation: both are then pending.
         """
         trainer, config, step = self.trainer, self.config, self.trainer.step
         every, last = int(config.evaluate_every), step >= config.steps
         logged = step % config.log_every == 0 or last
         evaluated = bool(every) and (step % every == 0 or last)
         drawn = step % config.sample_every == 0 or last
-        if self.first and logged:
+        if self.is_rank0 and logged:
             self._write_metrics()
         self._tell()
         trainer.pending = True
-        samples = inference.draw_grid(trainer, leaves=True) if drawn else None
+        samples = inference.draw_grid(trainer, interruptible=True) if drawn else None
         if evaluated:
             before = time.monotonic()
             inference.evaluate(trainer)
@@ -123,10 +123,10 @@ class Recorder:
         if last or better or unless or self._is_time_to_save():
             self.save()
         self._tell()
-        if self.first and (logged or evaluated):
-            self.control.at_rest(step)
+        if self.is_rank0 and (logged or evaluated):
+            self.control.on_step_end(step)
         if evaluated:  # a scheduler that got these results may have requested a stop
-            trainer.stop_agreed |= any(trainer.world.gather(self.control.stop_requested))
+            trainer.stop_agreed |= any(trainer.world.all_gather(self.control.stop_requested))
         if unless and not last:
             hint = f"stopped and saved; to continue anyway: --resume {self.folder.name} {unless}"
             raise TroupeError(Problem("worry", f"step {step}", trainer.worry, hint), FAILED)
@@ -135,11 +135,11 @@ class Recorder:
         """Write the newest evaluation to metrics and verdict; returns whether it is the best so far."""
         trainer = self.trainer
         better = inference.note_best(trainer)
-        if self.first and (lacking := inference.lacking_metric(trainer)) and lacking not in self.said:
+        if self.is_rank0 and (lacking := inference.lacking_metric(trainer)) and lacking not in self.said:
             self.said.add(lacking)
             self.control.say(lacking)
         main = inference.main_metric(trainer)
-        if self.first and main is not None and not math.isfinite(trainer.evaluation.results[f"eval_{main}"]):
+        if self.is_rank0 and main is not None and not math.isfinite(trainer.evaluation.results[f"eval_{main}"]):
             reason = f"eval_{main} is not finite; this evaluation cannot be the best"
             self.control.say(f"step {trainer.step}: {reason}")
         self._write(trainer.evaluation.results)
@@ -163,7 +163,7 @@ class Recorder:
     def _show(self, samples: Tensor | list[str] | None) -> None:
         """Write a drawn grid, the same on every rank, to a file: images or texts."""
         step = self.trainer.step
-        if not self.first or samples is None:
+        if not self.is_rank0 or samples is None:
             return
         with self.writer.writing(), self.making("grids"):
             if not isinstance(samples, Tensor):
@@ -181,8 +181,8 @@ class Recorder:
         trainer, before, known = self.trainer, time.monotonic(), self.trainer.worry
         watch = inference.watch(trainer, drawn)
         self.watching += time.monotonic() - before if watch is not None else 0.0
-        self._write(trainer.watched)
-        if self.first and trainer.worry and not known:
+        self._write(trainer.watch_metrics)
+        if self.is_rank0 and trainer.worry and not known:
             self.control.say(f"step {trainer.step}: {trainer.worry}")
         return watch.unless if watch is not None and trainer.worry else ""
 
@@ -213,16 +213,16 @@ class Recorder:
                 best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
                 checkpoint.save(self.folder.checkpoints, name, held, {**facts, "best": best})
                 checkpoint.prune(self.folder.checkpoints, self.config.keep_checkpoints, best)
-            self.mirror.wake()
+            self.mirror.upload_now()
 
-        trainer.on_first(written)
+        trainer.on_rank0(written)
         self.saved = name
         trainer.note_saved()
-        self.control.beat()
+        self.control.heartbeat()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait on every rank until all written files have reached their storage."""
-        self.trainer.on_first(self.mirror.settle)
+        self.trainer.on_rank0(self.mirror.flush)
 
     def finish(self) -> dict[str, Any]:
         """The result of a run that has made its last step; only rank 0's is used."""
@@ -234,7 +234,7 @@ class Recorder:
         grids = [
             path
             for path in sorted(self.folder.grids.glob("step_*.*"))
-            if checkpoint.place_of(path.stem)[0] <= trainer.step
+            if checkpoint.position_of(path.stem)[0] <= trainer.step
         ]
         sheets = [path for path in grids if path.suffix == ".png"]
         result = {
@@ -253,16 +253,18 @@ class Recorder:
             "timelapse": None,
             "pictures": drawn,
             "not_made": self.decorations.not_made,
-            "verdict": trainer.family.report(),
+            "verdict": trainer.family.details(),
         }
-        if self.first:
+        if self.is_rank0:
             with self.writer.writing():
                 with self.making(self.folder.timelapse.name):
-                    if pictures.write_timelapse(self.folder.timelapse, sheets, self.control.beat, self.control.say):
+                    if pictures.write_timelapse(
+                        self.folder.timelapse, sheets, self.control.heartbeat, self.control.say
+                    ):
                         result["timelapse"] = self.folder.timelapse.name
                 atomic_files.write(self.folder.result, json.dumps(atomic_files.finite(result), indent=1) + "\n")
-        self.settle()
-        trainer.world.gather(None)  # all end together: the supervisor would take the others for lost
+        self.flush()
+        trainer.world.all_gather(None)  # all end together: the supervisor would take the others for lost
         return result
 
     def _complete(self) -> None:
@@ -270,11 +272,11 @@ class Recorder:
         the last."""
         trainer, step = self.trainer, self.trainer.step
         evaluated = drawn = None
-        if self.first:
+        if self.is_rank0:
             rows = [row for row in self.folder.read_metrics()[0] if row["step"] == step]
             evaluated = any(name.startswith("eval_") for row in rows for name in row)
             drawn = any(self.folder.grids.glob(f"step_{step:08d}.*"))
-        evaluated, drawn = trainer.world.agree((evaluated, drawn))
+        evaluated, drawn = trainer.world.broadcast((evaluated, drawn))
         if int(self.config.evaluate_every):
             inference.evaluate(trainer)
             if step > 0 and not evaluated:
@@ -285,7 +287,7 @@ class Recorder:
 
     def _picture(self) -> list[str]:
         """Plot curves and the family's figures of the newest evaluation, on rank 0; returns the names of the files."""
-        if not self.first or not self.control.draws:
+        if not self.is_rank0 or not self.control.plots:
             return []
         trainer, folder = self.trainer, self.folder
         made, drawn = list[str](), dict[str, Any]()
@@ -305,12 +307,12 @@ class Recorder:
                     else:
                         pictures.write_picture(file, picture)
                         made.append(file.name)
-        self.control.beat()
+        self.control.heartbeat()
         return made
 
     def _report(self, better: bool) -> None:
         """Write the reports of the newest and the best evaluation to verdict.json."""
-        report = self.trainer.family.report() if self.first else None
+        report = self.trainer.family.details() if self.is_rank0 else None
         if report is None:
             return
         told = {"step": self.trainer.step, **report}
@@ -330,7 +332,7 @@ class Recorder:
 
     def _write(self, row: Mapping[str, float]) -> None:
         """Append a row to metrics.jsonl and to the TensorBoard events."""
-        if not self.first or not row:
+        if not self.is_rank0 or not row:
             return
         step = self.trainer.step
         with self.writer.writing():

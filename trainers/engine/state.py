@@ -13,7 +13,7 @@ from trainers.base.errors import CONFLICT, FAILED, TroupeError
 from trainers.base.problems import Problem
 from trainers.contract.evaluation import Evaluation
 from trainers.engine.trainer import Trainer
-from trainers.storage.tensors import bits_of, load_weights, named_tensors, refuse_unlike
+from trainers.storage.tensors import bits_of, load_weights, named_tensors, require_matching
 
 DISAGREE = "replicas-disagree"  # the problem code by which `verify` recognizes broken gradient synchronization
 
@@ -23,8 +23,8 @@ SCHEDULED = ("lr", "momentum", "betas")  # values of an optimizer's groups that 
 def state_of(trainer: Trainer) -> dict[str, Any]:
     """Everything that the rest of the run depends on; complete on rank 0, elsewhere with only this worker's part of the
     state of micro-batches."""
-    parts = trainer.world.gather_first((trainer.carried, trainer.apart))
-    carried = {index: kept for part, _ in parts for index, kept in part.items()}
+    parts = trainer.world.gather_to_rank0((trainer.microbatch_state, trainer.local_optimizers))
+    microbatch_states = {index: kept for part, _ in parts for index, kept in part.items()}
     apart: dict[str, dict[int, Any]] = {}
     for _, part in parts:
         for phase, states in part.items():
@@ -38,18 +38,18 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "networks": {name: network.state_dict() for name, network in trainer.networks.items()},
         "ema": {name: average.network.state_dict() for name, average in trainer.averages.items()},
         "optimizers": {
-            name: {"kind": type(one.optimizer).__name__, "begun": one.begun, **one.optimizer.state_dict()}
-            for name, one in trainer.optimizing.items()
+            name: {"kind": type(one.optimizer).__name__, "begun": one.group_defaults, **one.optimizer.state_dict()}
+            for name, one in trainer.optimizers.items()
         },
-        "carried": dict(sorted(carried.items())),
+        "carried": dict(sorted(microbatch_states.items())),
         "apart": {phase: dict(sorted(states.items())) for phase, states in sorted(apart.items())},
-        "kept": dict(trainer.family.kept),
+        "kept": dict(trainer.family.buffers),
         "sample_inputs": trainer.sample_inputs,
         "best": trainer.best,
         "metrics": dict(trainer.metrics),  # within a step: of the phases done
         "results": dict(trainer.evaluation.results),
         "history": list(trainer.history),
-        "watched": dict(trainer.watched),
+        "watched": dict(trainer.watch_metrics),
         "worry": trainer.worry,
         "reached": trainer.config.target if trainer.reached else "",
     }
@@ -60,34 +60,34 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
     Raises TroupeError (exit code 4), before anything is changed, if it does not fit.
     """
-    refuse_unlike(trainer.networks, state["networks"], "the checkpoint does not fit")
+    require_matching(trainer.networks, state["networks"], "the checkpoint does not fit")
     state = old_names.state(state, trainer.config.metrics)
     trainer.step, trainer.phases_done, trainer.position = state["step"], state["phases_done"], state["position"]
     trainer.pending, trainer.phase_counts = bool(state.get("pending")), dict(state["phase_counts"])
     trainer.sample_inputs, trainer.best = state["sample_inputs"], dict(state["best"])
-    trainer.keep(state.get("kept", {}))
+    trainer.set_buffers(state.get("kept", {}))
     trainer.metrics, trainer.evaluation = dict(state["metrics"]), Evaluation(dict(state["results"]))
     trainer.history = list(state.get("history", ()))
-    trainer.watched, trainer.worry = dict(state.get("watched", {})), str(state.get("worry", ""))
+    trainer.watch_metrics, trainer.worry = dict(state.get("watched", {})), str(state.get("worry", ""))
     trainer.reached = trainer.config.target != "none" and state.get("reached") == trainer.config.target
     for name, network in trainer.networks.items():
         network.load_state_dict(state["networks"][name])
     for name, average in trainer.averages.items():
         average.network.load_state_dict(state["ema"].get(name, state["networks"][name]))
-    for name, one in trainer.optimizing.items():
+    for name, one in trainer.optimizers.items():
         saved = state["optimizers"].get(name, {})
-        one.said = None
+        one.last_values = None
         if saved.get("kind") == type(one.optimizer).__name__:
             one.optimizer.load_state_dict(saved)
-            for group, now, then in zip(one.optimizer.param_groups, one.begun, saved["begun"], strict=True):
+            for group, now, then in zip(one.optimizer.param_groups, one.group_defaults, saved["begun"], strict=True):
                 group.update({key: value for key, value in now.items() if key in SCHEDULED or then.get(key) != value})
         elif trainer.world.rank == 0:
             trainer.control.say(f"optimizer {name}: type differs from the checkpoint's; it starts without state")
-    trainer.carried = {
-        index: trainer.to_device(state["carried"].get(index, {})) or trainer.carried[index]
+    trainer.microbatch_state = {
+        index: trainer.to_device(state["carried"].get(index, {})) or trainer.microbatch_state[index]
         for index in trainer.grad_sync.share
     }
-    trainer.apart = {
+    trainer.local_optimizers = {
         phase: {index: states[index] for index in trainer.grad_sync.share if index in states}
         for phase, states in state.get("apart", {}).items()
     }
@@ -112,13 +112,13 @@ def check(trainer: Trainer) -> None:
     """Compare the replicas. Raises TroupeError naming a tensor that is not finite or differs between workers."""
     tensors = dict(named_tensors(state_of_replica(trainer)))
     if sick := not_finite(tensors):
-        hint = f"nothing was saved, and {trainer.slower()}"
+        hint = f"nothing was saved, and {trainer.lower_rate_hint()}"
         raise TroupeError(Problem("not-finite", f"step {trainer.step}", f"{sick[0]} is not finite", hint), FAILED)
     if trainer.world.size == 1:
         return
     sums = {name: zlib.crc32(bits_of(tensor).numpy().data) for name, tensor in tensors.items() if tensor.numel()}
     mine = trainer.world.rank
-    for rank, other in enumerate(trainer.world.gather(sums)):
+    for rank, other in enumerate(trainer.world.all_gather(sums)):
         for name, value in other.items():
             if value != sums[name] and rank != mine:
                 reason = f"workers {min(rank, mine)} and {max(rank, mine)} disagree on {name}"
@@ -131,5 +131,5 @@ def state_of_replica(trainer: Trainer) -> dict[str, Any]:
     return {
         "networks": {name: network.state_dict() for name, network in trainer.networks.items()},
         "ema": {name: average.network.state_dict() for name, average in trainer.averages.items()},
-        "optimizers": {name: one.optimizer.state_dict()["state"] for name, one in trainer.optimizing.items()},
+        "optimizers": {name: one.optimizer.state_dict()["state"] for name, one in trainer.optimizers.items()},
     }

@@ -1,6 +1,6 @@
 """One step of a run: its phases, the gradients of their micro-batches, and their synchronization.
 
-`advance` -> `run_phase` -> `_reduce` (losses and gradients of all micro-batches) -> the optimizer.
+`train_step` -> `run_phase` -> `_reduce` (losses and gradients of all micro-batches) -> the optimizer.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from trainers.contract import streams
 from trainers.contract.family import Loss, MicroBatch, Phase
 from trainers.engine import batch_norm
 from trainers.engine.batch_norm import Statistics
-from trainers.engine.trainer import Average, Optimizing, Trainer
-from trainers.runtime.precision import computing_in
+from trainers.engine.trainer import Average, ScheduledOptimizer, Trainer
+from trainers.runtime.precision import autocast_for
 
 
-class Tally:
+class MetricsReducer:
     """Results of the micro-batches of a phase besides gradients: a row of numbers for each, to be added up.
 
     A row holds the weight, whether a stop was requested, whether a checkpoint is due, the loss, the metrics, and the
@@ -80,13 +80,13 @@ def _read(value: Any) -> Any:
     return float(value)
 
 
-def advance(trainer: Trainer) -> bool:
+def train_step(trainer: Trainer) -> bool:
     """Run phases until the step is done (True), or until a stop is agreed before a phase on fresh samples (False)."""
     phases = trainer.family.phases(trainer.step)
-    if sum(phase.fresh for phase in phases) != trainer.config.draws(trainer.step):
+    if sum(phase.new_batch for phase in phases) != trainer.config.batches_per_step(trainer.step):
         reason = (
-            f"has {sum(phase.fresh for phase in phases)} phases on fresh samples, but Config.draws returns "
-            f"{trainer.config.draws(trainer.step)}"
+            f"has {sum(phase.new_batch for phase in phases)} phases with new_batch, but "
+            f"Config.batches_per_step returns {trainer.config.batches_per_step(trainer.step)}"
         )
         hint = "make both agree"
         raise TroupeError(Problem("own-code", f"step {trainer.step}", reason, hint), FAILED)
@@ -94,21 +94,21 @@ def advance(trainer: Trainer) -> bool:
         run_phase(trainer, phases[trainer.phases_done])
         trainer.phases_done += 1
         rest = phases[trainer.phases_done :]
-        if trainer.stop_agreed and rest and rest[0].fresh:
+        if trainer.stop_agreed and rest and rest[0].new_batch:
             return False
     trained = {name for phase in phases for name in phase.trains}
     for name in trained.intersection(trainer.averages):
-        _move(trainer.averages[name], trainer.config.ema)
-    trainer.microbatches, trainer.left = {}, {}
+        _update_average(trainer.averages[name], trainer.config.ema)
+    trainer.microbatches, trainer.deferred_statistics = {}, {}
     trainer.step += 1
     trainer.phases_done = 0
     return True
 
 
-def draw(trainer: Trainer) -> None:
+def next_batch(trainer: Trainer) -> None:
     """The next samples of the stream, cut into this worker's micro-batches."""
     size = trainer.config.microbatch_size
-    trainer.left = {}
+    trainer.deferred_statistics = {}
     trainer.microbatches = {}
     for index in trainer.grad_sync.share:
         start = trainer.position + index * size
@@ -118,13 +118,13 @@ def draw(trainer: Trainer) -> None:
 
 def run_phase(trainer: Trainer, phase: Phase) -> None:
     """One phase: draw, forward, backward, synchronize, step."""
-    if phase.fresh:
-        draw(trainer)
-    _require_gradients(trainer, (*phase.trains, *phase.leaves))
-    if phase.optimises:
-        _run_apart(trainer, phase)
+    if phase.new_batch:
+        next_batch(trainer)
+    _require_gradients(trainer, (*phase.trains, *phase.keeps_graph_of))
+    if phase.local_params:
+        _run_local(trainer, phase)
     else:
-        _run_together(trainer, phase)
+        _run_synchronized(trainer, phase)
     trainer.phase_counts[phase.name] = trainer.phase_counts.get(phase.name, 0) + 1
 
 
@@ -136,9 +136,9 @@ def _require_gradients(trainer: Trainer, wanted: Sequence[str]) -> None:
                 parameter.requires_grad_(name in wanted)
 
 
-def _run_together(trainer: Trainer, phase: Phase) -> None:
+def _run_synchronized(trainer: Trainer, phase: Phase) -> None:
     """A phase whose gradients are synchronized between all micro-batches, for one optimizer step."""
-    optimizing = trainer.optimizing[phase.optimizer]
+    optimizing = trainer.optimizers[phase.optimizer]
     _set_values(trainer, phase.optimizer, optimizing)
     if phase.closure:
         _step_with_closure(trainer, phase, optimizing)
@@ -146,26 +146,26 @@ def _run_together(trainer: Trainer, phase: Phase) -> None:
         loss, statistics, means = _reduce(trainer, phase, optimizing)
         if not math.isfinite(loss):
             raise _not_finite(trainer, phase, loss)
-        batch_norm.move(statistics, means)
-        if phase.before is not None:
-            phase.before(trainer.networks)
+        batch_norm.update_running_stats(statistics, means)
+        if phase.pre_step is not None:
+            phase.pre_step(trainer.networks)
         optimizing.optimizer.step()
-    if phase.after is not None:
+    if phase.post_step is not None:
         with torch.no_grad():
-            phase.after(trainer.networks)
+            phase.post_step(trainer.networks)
     for index, microbatch in trainer.microbatches.items():
-        if microbatch.carried:
-            trainer.carried[index] = {name: value.detach() for name, value in microbatch.carried.items()}
+        if microbatch.state:
+            trainer.microbatch_state[index] = {name: value.detach() for name, value in microbatch.state.items()}
 
 
-def _set_values(trainer: Trainer, name: str, optimizing: Optimizing) -> None:
+def _set_values(trainer: Trainer, name: str, optimizing: ScheduledOptimizer) -> None:
     """Write learning rate, momentum and other values of the schedule to the optimizer's groups and the metrics."""
     values = optimizing.schedule(trainer.step, trainer.history)
-    if values is optimizing.said:  # the same object as in the step before
+    if values is optimizing.last_values:  # the same object as in the step before
         return
-    optimizing.said = values
+    optimizing.last_values = values
     set_groups(optimizing.optimizer, values)
-    whose = f"{name}_" if len(trainer.optimizing) > 1 else ""
+    whose = f"{name}_" if len(trainer.optimizers) > 1 else ""
     for key, shown in (("lr", "learning_rate"), ("momentum", "momentum")):
         if key in values:
             trainer.metrics[whose + shown] = values[key]
@@ -183,43 +183,43 @@ def set_groups(optimizer: torch.optim.Optimizer, values: Mapping[str, float]) ->
                 group[key] = value
 
 
-def _reduce(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> tuple[float, list[Statistics], Tensor]:
+def _reduce(trainer: Trainer, phase: Phase, optimizing: ScheduledOptimizer) -> tuple[float, list[Statistics], Tensor]:
     """Write reduced gradients to `.grad`; returns the loss, and batch norm statistics with their means."""
-    used = (*phase.trains, *phase.leaves)
-    networks = {**trainer.grad_sync.callables(used), **trainer.frozen}
-    tally = Tally()
+    used = (*phase.trains, *phase.keeps_graph_of)
+    networks = {**trainer.grad_sync.callables(used), **trainer.frozen_networks}
+    reducer = MetricsReducer()
 
     def loss(index: int) -> Tensor:
         microbatch = trainer.microbatches[index]
-        microbatch.carried = dict(trainer.carried[index])
+        microbatch.state = dict(trainer.microbatch_state[index])
         found = _loss(trainer, phase, networks, microbatch)
         noted = trainer.norms.take(used)
-        left = trainer.left.setdefault(index, {})
-        for name in phase.leaves:
+        left = trainer.deferred_statistics.setdefault(index, {})
+        for name in phase.keeps_graph_of:
             left.setdefault(name, []).extend(noted[name])
         own = [note for name in phase.trains for note in [*left.get(name, ()), *noted[name]]]
-        tally.add(index, found, trainer, own)
+        reducer.add(index, found, trainer, own)
         trainer.control.microbatch()
         return found.value
 
-    left_before = any(name in left for left in trainer.left.values() for name in phase.trains)
-    trainer.grad_sync.gradients(optimizing.parameters, loss, left_before)
-    weight, mean, sums = _meet(trainer, phase, tally)
+    kept_graphs = any(name in left for left in trainer.deferred_statistics.values() for name in phase.trains)
+    trainer.grad_sync.gradients(optimizing.parameters, loss, kept_graphs)
+    weight, mean, sums = _all_reduce_metrics(trainer, phase, reducer)
     if math.isfinite(mean) or phase.closure:
-        private = phase.before is not None or phase.closure or optimizing.writes
+        private = phase.pre_step is not None or phase.closure or optimizing.modifies_gradients
         trainer.grad_sync.reduce(optimizing.parameters, weight, private)
-    trainer.control.rested()
-    return mean, tally.statistics, sums / trainer.config.microbatches if tally.statistics else sums
+    trainer.control.restart_clock()
+    return mean, reducer.statistics, sums / trainer.config.microbatches if reducer.statistics else sums
 
 
-def _meet(trainer: Trainer, phase: Phase, tally: Tally) -> tuple[float, float, Tensor]:
+def _all_reduce_metrics(trainer: Trainer, phase: Phase, reducer: MetricsReducer) -> tuple[float, float, Tensor]:
     """Add up the rows of all micro-batches over the workers: weight, mean loss, and sums of the statistics."""
-    rows = tally.rows()
-    trainer.control.beat()
+    rows = reducer.rows()
+    trainer.control.heartbeat()
     total = trainer.grad_sync.meet(rows)
-    weight, mean, metrics, sums = tally.read(total, phase.name)
-    trainer.stop_agreed |= bool(total[Tally.STOP] > 0)
-    trainer.save_agreed |= bool(total[Tally.SAVE] > 0)
+    weight, mean, metrics, sums = reducer.read(total, phase.name)
+    trainer.stop_agreed |= bool(total[MetricsReducer.STOP] > 0)
+    trainer.save_agreed |= bool(total[MetricsReducer.SAVE] > 0)
     trainer.metrics |= metrics
     return weight, mean, sums
 
@@ -228,7 +228,7 @@ def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatc
     """The loss of a phase for a micro-batch, with its own random numbers and the run's number format."""
     run = trainer.phase_counts.get(phase.name, 0)
     trainer.random.manual_seed(streams.seed_of(trainer.config.seed, phase.name, run, microbatch.index))
-    with computing_in(trainer.config.precision, trainer.device.type):
+    with autocast_for(trainer.config.precision, trainer.device.type):
         found = phase.loss(networks, microbatch)
     if isinstance(found, Loss):
         return found
@@ -236,14 +236,14 @@ def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatc
     raise TroupeError(Problem("own-code", f"phase {phase.name}", reason), FAILED)
 
 
-def _step_with_closure(trainer: Trainer, phase: Phase, optimizing: Optimizing) -> None:
+def _step_with_closure(trainer: Trainer, phase: Phase, optimizing: ScheduledOptimizer) -> None:
     """Step an optimizer that computes the loss several times: always with the same samples, noise and state."""
     newest: list[Any] = []
 
     def closure() -> float:
         newest[:] = _reduce(trainer, phase, optimizing)
-        if phase.before is not None:
-            phase.before(trainer.networks)
+        if phase.pre_step is not None:
+            phase.pre_step(trainer.networks)
         return float(newest[0])
 
     first = optimizing.optimizer.step(closure)
@@ -252,21 +252,23 @@ def _step_with_closure(trainer: Trainer, phase: Phase, optimizing: Optimizing) -
         raise _not_finite(trainer, phase, first)
     if not all(bool(parameter.isfinite().all()) for parameter in optimizing.parameters):
         raise _not_finite(trainer, phase, float(newest[0]))
-    batch_norm.move(newest[1], newest[2])
+    batch_norm.update_running_stats(newest[1], newest[2])
 
 
-def _run_apart(trainer: Trainer, phase: Phase) -> None:
+def _run_local(trainer: Trainer, phase: Phase) -> None:
     """A phase without gradient synchronization: each micro-batch optimises its own state, and only its numbers are
     added up."""
-    assert phase.own is not None, "a phase that optimises the state of micro-batches defines an optimizer for it"
-    networks = {**trainer.networks, **trainer.frozen}
-    tally = Tally()
+    assert phase.local_optimizer is not None, (
+        "a phase that optimises the state of micro-batches defines an optimizer for it"
+    )
+    networks = {**trainer.networks, **trainer.frozen_networks}
+    reducer = MetricsReducer()
     changed: dict[int, tuple[dict[str, Tensor], dict[str, Any]]] = {}
     for index in trainer.grad_sync.share:
         microbatch = trainer.microbatches[index]
-        own = {name: nn.Parameter(trainer.carried[index][name].clone()) for name in phase.optimises}
-        optimizer = phase.own(list(own.values()))
-        saved = trainer.apart.get(phase.name, {}).get(index)
+        own = {name: nn.Parameter(trainer.microbatch_state[index][name].clone()) for name in phase.local_params}
+        optimizer = phase.local_optimizer(list(own.values()))
+        saved = trainer.local_optimizers.get(phase.name, {}).get(index)
         if saved is not None and saved["kind"] == type(optimizer).__name__:  # else it starts without state
             optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
         found: list[Loss] = []
@@ -278,7 +280,7 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
             found: list[Loss] = found,
         ) -> Tensor:
             optimizer.zero_grad()
-            microbatch.carried = {**trainer.carried[microbatch.index], **own}
+            microbatch.state = {**trainer.microbatch_state[microbatch.index], **own}
             with torch.enable_grad():
                 found.append(_loss(trainer, phase, networks, microbatch))
                 found[-1].value.backward()  # type: ignore[no-untyped-call]
@@ -289,29 +291,29 @@ def _run_apart(trainer: Trainer, phase: Phase) -> None:
         trainer.norms.take(())
         finite = all(bool(tensor.isfinite().all()) for tensor in own.values())
         shown = found[0] if finite else found[0]._replace(value=torch.tensor(math.nan))
-        tally.add(index, shown, trainer, [])
+        reducer.add(index, shown, trainer, [])
         changed[index] = (
-            {name: value.detach() for name, value in microbatch.carried.items()},
+            {name: value.detach() for name, value in microbatch.state.items()},
             {"kind": type(optimizer).__name__, "state": optimizer.state_dict()["state"]},
         )
-    _, mean, _ = _meet(trainer, phase, tally)
-    trainer.control.rested()
+    _, mean, _ = _all_reduce_metrics(trainer, phase, reducer)
+    trainer.control.restart_clock()
     if not math.isfinite(mean):
         raise _not_finite(trainer, phase, mean)
-    for index, (carried, state) in changed.items():
-        trainer.carried[index] = carried
-        trainer.apart.setdefault(phase.name, {})[index] = state
+    for index, (states, optimizer_state) in changed.items():
+        trainer.microbatch_state[index] = states
+        trainer.local_optimizers.setdefault(phase.name, {})[index] = optimizer_state
 
 
 def _not_finite(trainer: Trainer, phase: Phase, loss: float) -> TroupeError:
     reason = f"the loss of phase {phase.name} is not finite ({loss})"
-    hint = f"the phase changed nothing, and {trainer.slower()}"
+    hint = f"the phase changed nothing, and {trainer.lower_rate_hint()}"
     return TroupeError(Problem("not-finite", f"step {trainer.step}", reason, hint), FAILED)
 
 
 @torch.no_grad()
-def _move(average: Average, decay: float) -> None:
+def _update_average(average: Average, decay: float) -> None:
     """Update the running average of a network's weights; buffers are copied."""
-    torch._foreach_lerp_(average.weights, average.of, 1 - decay)
+    torch._foreach_lerp_(average.weights, average.source_weights, 1 - decay)
     if average.buffers:
-        torch._foreach_copy_(average.buffers, average.buffers_of)
+        torch._foreach_copy_(average.buffers, average.source_buffers)

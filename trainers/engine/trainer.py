@@ -21,24 +21,24 @@ from trainers.distributed.ddp import Ddp
 from trainers.distributed.exact import Exact, GradSync
 from trainers.distributed.process_group import World
 from trainers.distributed.shared_memory import padded_length
-from trainers.engine.batch_norm import Norms, Statistics
-from trainers.engine.control import Control, Left
+from trainers.engine.batch_norm import BatchNormRecorder, Statistics
+from trainers.engine.control import Control, Interrupted
 from trainers.settings.config import Config
-from trainers.storage.tensors import load_kept
+from trainers.storage.tensors import load_buffers
 
 T = TypeVar("T")
 
 
 @dataclass
-class Optimizing:
+class ScheduledOptimizer:
     """One optimizer, with what the loop needs to know about it."""
 
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     parameters: list[nn.Parameter]
-    begun: list[dict[str, Any]]  # values of its groups under the current settings
-    writes: bool  # whether it may write into gradients
-    said: Mapping[str, float] | None = None  # the schedule's newest values since the state was last restored
+    group_defaults: list[dict[str, Any]]  # values of its groups under the current settings
+    modifies_gradients: bool  # whether it may write into gradients
+    last_values: Mapping[str, float] | None = None  # the schedule's newest values since the state was last restored
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Average:
 
     network: nn.Module
     weights: list[Tensor]
-    of: list[Tensor]
+    source_weights: list[Tensor]
     buffers: list[Tensor]
-    buffers_of: list[Tensor]
+    source_buffers: list[Tensor]
 
 
 @dataclass(eq=False, repr=False)
@@ -61,21 +61,21 @@ class RunState:
     pending: bool = False  # whether the evaluation, grid and checkpoint of the last step are still to be done
     position: int = 0  # samples drawn from the stream so far
     phase_counts: dict[str, int] = field(default_factory=dict)
-    carried: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    apart: dict[str, dict[int, Any]] = field(default_factory=dict)  # optimizers of unsynchronized phases
+    microbatch_state: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    local_optimizers: dict[str, dict[int, Any]] = field(default_factory=dict)  # optimizers of unsynchronized phases
     best: dict[str, Any] = field(default_factory=dict)
     sample_inputs: dict[str, Tensor] = field(default_factory=dict)
     microbatches: dict[int, MicroBatch] = field(default_factory=dict)
-    left: dict[int, dict[str, list[Statistics]]] = field(default_factory=dict)  # of forwards for a later phase
+    deferred_statistics: dict[int, dict[str, list[Statistics]]] = field(default_factory=dict)  # for a later phase
     stop_agreed: bool = False
     has_checkpoint: bool = False  # from which the run can resume
     saved_at: float = field(default_factory=lambda: monotonic())  # time of the newest checkpoint, or of process start
     save_agreed: bool = False  # by the clock of rank 0
     metrics: dict[str, float] = field(default_factory=dict)  # of the newest step
     evaluation: Evaluation = field(default_factory=Evaluation)  # the newest
-    watched: dict[str, float] = field(default_factory=dict)  # the newest results of the checks for signs of failure
+    watch_metrics: dict[str, float] = field(default_factory=dict)  # newest results of the checks for signs of failure
     worry: str = ""  # the problem that they show
-    referred: bool = False  # whether the real samples that evaluations compare with are processed
+    references_ready: bool = False  # whether the real samples that evaluations compare with are processed
     history: list[float] = field(default_factory=list)  # the main metric of every evaluation that was due
     reached: bool = False  # the target, after which no step is made
 
@@ -97,8 +97,9 @@ class Trainer(RunState):
         self.seed("networks")
         self.networks = {name: self._placed(network) for name, network in family.networks().items()}
         torch.default_generator.manual_seed(streams.GRID_SEED)  # the same for every run
-        self.frozen = {
-            name: self._placed(network).requires_grad_(False).eval() for name, network in family.frozen().items()
+        self.frozen_networks = {
+            name: self._placed(network).requires_grad_(False).eval()
+            for name, network in family.frozen_networks().items()
         }
         self.averages: dict[str, Average] = {}
         for name in family.ema_networks if config.ema else ():
@@ -111,9 +112,9 @@ class Trainer(RunState):
                 list(network.buffers()),
             )
         self.trainable = {name: [p for p in net.parameters() if p.requires_grad] for name, net in self.networks.items()}
-        self.norms = Norms(self.networks)
-        self.optimizing = {
-            name: _optimizing(optimizer, schedule)
+        self.norms = BatchNormRecorder(self.networks)
+        self.optimizers = {
+            name: _scheduled(optimizer, schedule)
             for name, (optimizer, schedule) in family.optimizers(self.networks).items()
         }
         self.grad_sync = self._grad_sync()
@@ -121,47 +122,47 @@ class Trainer(RunState):
             network.compile()
 
         self.name = ""  # of the run
-        self.carried = {index: self._begun(index) for index in self.grad_sync.share}
+        self.microbatch_state = {index: self._initial_microbatch_state(index) for index in self.grad_sync.share}
 
-    def begin(self) -> None:
+    def setup(self) -> None:
         """Prepare a new run before its first step: weights and statistics computed from the data, and the grid."""
 
-        def looked() -> dict[str, Tensor]:
+        def family_setup() -> dict[str, Tensor]:
             with torch.no_grad():
-                kept = self.family.begin({**self.networks, **self.frozen}, self.data)
+                kept = self.family.setup({**self.networks, **self.frozen_networks}, self.data)
             self.norms.take(())  # these statistics belong to no micro-batch
             return dict(kept)
 
         self.seed("begin")
-        self.family.beat = self.control.beating("beginning")
-        self.keep(self.on_first(looked))
-        self.control.doing("")
+        self.family.heartbeat = self.control.make_heartbeat("beginning")
+        self.set_buffers(self.on_rank0(family_setup))
+        self.control.show_activity("")
         tensors = [tensor for network in self.networks.values() for tensor in network.state_dict().values()]
-        self.world.copy_from_first(tensors)
+        self.world.broadcast_tensors(tensors)
         for name, average in self.averages.items():
             average.network.load_state_dict(self.networks[name].state_dict())
         self.seed("grid inputs")
         random = torch.Generator().manual_seed(streams.GRID_SEED)
         self.sample_inputs = self.family.sample_inputs(self.family.grid(), random, self.data)
 
-    def on_first(self, work: Callable[[], T]) -> T:
+    def on_rank0(self, work: Callable[[], T]) -> T:
         """Run `work` on rank 0; returns its result on every rank, or raises its Left or TroupeError on all of them."""
         found: T | None = None
-        failure: Left | TroupeError | None = None
+        failure: Interrupted | TroupeError | None = None
         if self.world.rank == 0:
             try:
                 found = work()
-            except (Left, TroupeError) as error:
+            except (Interrupted, TroupeError) as error:
                 failure = error
-        found, failure = self.world.agree((found, failure))
+        found, failure = self.world.broadcast((found, failure))
         if failure is not None:
             raise failure
         return cast(T, found)
 
-    def keep(self, kept: Mapping[str, Tensor]) -> None:
+    def set_buffers(self, kept: Mapping[str, Tensor]) -> None:
         """Store tensors that the family keeps besides its networks, such as statistics of the data, on the device."""
-        self.family.kept = {name: tensor.to(self.device) for name, tensor in kept.items()}
-        load_kept(self.frozen, kept)
+        self.family.buffers = {name: tensor.to(self.device) for name, tensor in kept.items()}
+        load_buffers(self.frozen_networks, kept)
 
     def microbatch(self, stream: Stream, places: range, index: int) -> MicroBatch:
         """The samples at these places of a stream, as the micro-batch with this index."""
@@ -188,7 +189,7 @@ class Trainer(RunState):
         """Record that a checkpoint was made, which restarts the clock for the next one."""
         self.saved_at, self.save_agreed, self.has_checkpoint = monotonic(), False, True
 
-    def slower(self) -> str:
+    def lower_rate_hint(self) -> str:
         """The hint for numbers that are no longer finite."""
         if not self.has_checkpoint:
             return "there is no checkpoint to resume: restart with a lower learning rate"
@@ -201,7 +202,7 @@ class Trainer(RunState):
 
     def close(self) -> None:
         """Release what the run holds besides its tensors, at once: shared memory, and references to them."""
-        for optimizing in self.optimizing.values():
+        for optimizing in self.optimizers.values():
             for parameter in optimizing.parameters:
                 parameter.grad = None
         self.norms.close()
@@ -239,20 +240,20 @@ class Trainer(RunState):
         if self.config.grad_sync == "ddp":
             return Ddp(self.world, self.config.microbatches, self.networks)
         longest = max(
-            (padded_length(one.parameters) * one.parameters[0].element_size() for one in self.optimizing.values()),
+            (padded_length(one.parameters) * one.parameters[0].element_size() for one in self.optimizers.values()),
             default=0,
         )
         return Exact(self.world, self.config.microbatches, self.networks, longest)
 
-    def _begun(self, index: int) -> dict[str, Tensor]:
+    def _initial_microbatch_state(self, index: int) -> dict[str, Tensor]:
         """The state of a micro-batch before the first step."""
         self.seed("carried", index)
-        return self.to_device(self.family.carried(index))
+        return self.to_device(self.family.microbatch_state(index))
 
 
-def _optimizing(optimizer: torch.optim.Optimizer, schedule: Schedule) -> Optimizing:
+def _scheduled(optimizer: torch.optim.Optimizer, schedule: Schedule) -> ScheduledOptimizer:
     groups = optimizer.param_groups
-    return Optimizing(
+    return ScheduledOptimizer(
         optimizer,
         schedule,
         [parameter for group in groups for parameter in group["params"]],

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from trainers.base.errors import WORDS, TroupeError, meant, told_of
 from trainers.base.problems import Problem
-from trainers.runtime.global_state import fresh
+from trainers.runtime.global_state import with_default_globals
 from trainers.settings.config import Config
 
 Kind = TypeVar("Kind")
@@ -41,7 +41,7 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
     """The settings of a family. Raises TroupeError (exit code 2) for an unknown one."""
     known = families(extra)
     if name not in known:
-        models = [f"{family} {setting}" for family in families() if (setting := config_class(family).meant(name))]
+        models = [f"{family} {setting}" for family in families() if (setting := config_class(family).suggestion(name))]
         reason, hint = "no such family", f"did you mean {models[0]}?" if models else meant(name, known)
         for root in extra:
             for part, other in (("training.py", "config.py"), ("config.py", "training.py")):
@@ -100,7 +100,7 @@ def _module(name: str, folder: Path, part: str) -> ModuleType:
     """`config` or `training` of a family; custom families get their own package.
 
     A module is imported once in a process that may execute several runs. So global switches of its caller do not affect
-    what it computes on import, and switches that it sets are restored (`global_state.fresh`).
+    what it computes on import, and switches that it sets are restored (`global_state.with_default_globals`).
     """
     package = f"trainers.families.{name}"  # so that `from trainers.families.NAME.networks import ...` works for all
     if folder.parent == BUILT_IN:
@@ -122,5 +122,5 @@ def _module(name: str, folder: Path, part: str) -> ModuleType:
 def _imported(package: str, part: str) -> ModuleType:
     name = f"{package}.{part}"
     if part == "training" and name not in sys.modules:
-        return fresh(importlib.import_module)(name)
+        return with_default_globals(importlib.import_module)(name)
     return importlib.import_module(name)

@@ -21,7 +21,7 @@ from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 from trainers.run_folders import contents
 from trainers.run_folders.run_locks import DRIVER, hold, is_held
-from trainers.run_folders.sync_state import Synced
+from trainers.run_folders.sync_state import SyncState
 from trainers.storage import atomic_files, checkpoint
 
 ADDRESS = re.compile(r"(s3|gs|gcs|abfs|abfss|hdfs)://[^/]")
@@ -67,15 +67,15 @@ def address_of(runs: Path) -> str:
         return ""
 
 
-def of(runs: Path) -> Bucket | None:
+def bucket_for(runs: Path) -> Bucket | None:
     """The bucket whose runs are in this folder, or None."""
     address = address_of(runs)
     return Bucket(address, runs) if address else None
 
 
-def of_run(path: Path) -> Bucket | None:
+def bucket_of_run(path: Path) -> Bucket | None:
     """The bucket of the run, search or trial in this folder, or None."""
-    return of(runs_of(path))
+    return bucket_for(runs_of(path))
 
 
 def runs_of(path: Path) -> Path:
@@ -83,26 +83,26 @@ def runs_of(path: Path) -> Path:
     return path.parents[2] if path.parent.name == TRIALS and len(path.parents) > 2 else path.parent
 
 
-def here(path: Path, address: str) -> Path:
+def local_folder(path: Path, address: str) -> Path:
     """The local folder of a run or trial whose folder on another machine is `path`."""
     return folder_for(address).joinpath(*path.parts[-3 if path.parent.name == TRIALS else -1 :])
 
 
-def bring(runs: Path, names: Sequence[str | None] | None = None, checkpoints: bool = False) -> None:
+def fetch_runs(runs: Path, names: Sequence[str | None] | None = None, checkpoints: bool = False) -> None:
     """Fetch what some runs or searches (None: all) need to this machine, if they are in a bucket.
 
     Raises TroupeError (exit code 3) if it cannot be reached.
     """
-    bucket = of(runs)
+    bucket = bucket_for(runs)
     if bucket is None or (names is not None and not any(names)):
         return
     there = bucket.names()
     for name in there if names is None else names:
         search, _, trial = (name or "").partition("/")
         if search:
-            bucket.fetch_unheld(runs / search, checkpoints and not trial)
+            bucket.fetch_idle(runs / search, checkpoints and not trial)
             if trial:
-                bucket.fetch_unheld(runs / search / TRIALS / trial, checkpoints)
+                bucket.fetch_idle(runs / search / TRIALS / trial, checkpoints)
 
 
 def shown(runs: Path) -> str:
@@ -125,50 +125,50 @@ class Bucket:
         from pyarrow import fs  # type: ignore[import-untyped]
 
         self.address, self.folder, self.fs = address, folder, fs
-        with self.reached():
+        with self.reporting_errors():
             self.files, self.root = fs.FileSystem.from_uri(address)
 
     @contextlib.contextmanager
-    def reached(self) -> Iterator[None]:
+    def reporting_errors(self) -> Iterator[None]:
         """Inside, an error of the bucket becomes one line (Unreachable, exit code 3)."""
         try:
             yield
         except (OSError, ValueError, ImportError) as error:
             raise Unreachable(Problem("bucket-failed", self.address, reason(error)), SURROUNDINGS) from error
 
-    def look(self) -> None:
+    def check_writable(self) -> None:
         """Check write access. Raises TroupeError (exit code 3) if nothing can be written."""
         path = f"{self.root}/.troupe-{os.getpid()}-{time.time_ns()}"
-        with self.reached():
+        with self.reporting_errors():
             with self.files.open_output_stream(path) as stream:
                 stream.write(b"troupe")
             self.files.delete_file(path)
 
     def names(self) -> list[str]:
         """The runs and searches in the bucket."""
-        with self.reached():
+        with self.reporting_errors():
             found = self.files.get_file_info(self.fs.FileSelector(self.root, allow_not_found=True))
             top = self.root.split("/")[0]
             if not found and top and self.files.get_file_info(top).type == self.fs.FileType.NotFound:
                 raise OSError("NO_SUCH_BUCKET")
         return sorted(info.base_name for info in found if info.type == self.fs.FileType.Directory)
 
-    def there(self, path: Path) -> dict[str, tuple[int, int]]:
+    def list_files(self, path: Path) -> dict[str, tuple[int, int]]:
         """The files of a run or search in the bucket, by name within its folder: bytes, and modification time in
         nanoseconds."""
         root = self.key(path)
-        with self.reached():
+        with self.reporting_errors():
             found = self.files.get_file_info(self.fs.FileSelector(root, allow_not_found=True, recursive=True))
         names = {info.path[len(root) + 1 :]: (info.size, info.mtime_ns or 0) for info in found if info.is_file}
         return {name: facts for name, facts in names.items() if not name.startswith(".")}
 
-    def fetch_unheld(self, path: Path, checkpoints: bool = False) -> None:
+    def fetch_idle(self, path: Path, checkpoints: bool = False) -> None:
         """Update a run, or a search with its trials, from the bucket, except those with a local owner, which are newest
         here."""
 
         def fetch() -> None:
             parts: dict[Path, dict[str, tuple[int, int]]] = {}
-            for name, facts in self.there(path).items():
+            for name, facts in self.list_files(path).items():
                 trial = name.split("/")[1] if name.startswith(f"{TRIALS}/") else ""
                 inside = path / TRIALS / trial if trial else path
                 parts.setdefault(inside, {})[name.removeprefix(f"{TRIALS}/{trial}/")] = facts
@@ -180,7 +180,7 @@ class Bucket:
 
     def fetch(self, path: Path, checkpoints: bool = False) -> None:
         """Update the folder of a run or trial from the bucket; with `checkpoints`, including the newest one."""
-        _as_it_is(lambda: self._fetch(path, self.there(path), checkpoints))
+        _as_it_is(lambda: self._fetch(path, self.list_files(path), checkpoints))
 
     def _fetch(self, path: Path, there: Mapping[str, tuple[int, int]], checkpoints: bool) -> None:
         """If the checkpoints in the bucket are newer than the local ones, later local files are outdated."""
@@ -192,7 +192,7 @@ class Bucket:
             path.mkdir(parents=True, exist_ok=True)
             # two processes would mix their files
             held.enter_context(hold(path, path.name, "run", WAITS.fetch_of_others, FETCHING))
-            state = Synced(path)
+            state = SyncState(path)
             if checkpoints:
                 self._forget_outdated(path, there, state)
             behind = _newest(_saved(there)) > _newest([mine.name for mine in checkpoint.all_in(path / "checkpoints")])
@@ -209,7 +209,7 @@ class Bucket:
             state.sizes = {name: size for name, (size, _) in there.items()}
             state.write()
 
-    def _forget_outdated(self, path: Path, there: Mapping[str, tuple[int, int]], state: Synced) -> None:
+    def _forget_outdated(self, path: Path, there: Mapping[str, tuple[int, int]], state: SyncState) -> None:
         """Remove local checkpoints that were sent and have since changed or gone in the bucket: the run continued
         elsewhere without them.
 
@@ -223,16 +223,16 @@ class Bucket:
             if sent and there.get(manifest) != sent and not state.changed(manifest) and checkpoint.remove(mine):
                 state.forget(f"checkpoints/{mine.name}/")
 
-    def _fetch_checkpoint(self, path: Path, there: Mapping[str, tuple[int, int]], state: Synced) -> None:
+    def _fetch_checkpoint(self, path: Path, there: Mapping[str, tuple[int, int]], state: SyncState) -> None:
         """Fetch the newest intact checkpoint, if it is newer than the local ones."""
         folder = path / "checkpoints"
-        mine = checkpoint.newest_whole(folder)
+        mine = checkpoint.newest_intact(folder)
         for name in reversed(_saved(there)):
-            if mine is not None and checkpoint.place_of(name) <= checkpoint.place_of(mine.name):
+            if mine is not None and checkpoint.position_of(name) <= checkpoint.position_of(mine.name):
                 return
             files = [file for file in there if file.startswith(f"checkpoints/{name}/")]
             with contextlib.suppress(_Damaged):
-                with checkpoint.made(folder, name) as making:
+                with checkpoint.new_checkpoint(folder, name) as making:
                     for file in files:
                         self._get(path, file, making / file.rpartition("/")[2])
                     if checkpoint.damage_of(making) is not None:
@@ -243,14 +243,14 @@ class Bucket:
 
     def saved(self, path: Path) -> list[str]:
         """The complete checkpoints of a run in the bucket, oldest first."""
-        return _saved(self.there(path))
+        return _saved(self.list_files(path))
 
     def _get(self, path: Path, name: str, to: Path | None = None) -> None:
         to = to or path / name
         to.parent.mkdir(parents=True, exist_ok=True)
         root = self.key(path)
         with (
-            self.reached(),
+            self.reporting_errors(),
             atomic_files.replacing(to) as making,
             open(making, "wb") as file,
             self.files.open_input_stream(f"{root}/{name}") as stream,
@@ -263,7 +263,7 @@ class Bucket:
         In the bucket only checkpoints are removed: those that are gone locally, older than the newest local one and not
         the best one.
         """
-        state, root = Synced(path), self.key(path)
+        state, root = SyncState(path), self.key(path)
         sent: set[str] = set()
         try:
             for name in sorted(filter(state.changed, _files(path)), key=_order):
@@ -272,17 +272,17 @@ class Bucket:
                     open(path / name, "rb") as file,
                 ):  # else it was just removed
                     facts = os.fstat(file.fileno())
-                    with self.reached(), self.files.open_output_stream(f"{root}/{name}") as stream:
+                    with self.reporting_errors(), self.files.open_output_stream(f"{root}/{name}") as stream:
                         shutil.copyfileobj(file, stream)
                     state.known[name] = [facts.st_size, facts.st_mtime_ns]
                     sent.add(name)
-            there = {} if not sent else self.there(path)
+            there = {} if not sent else self.list_files(path)
             for name in sent & there.keys():
                 state.known[name][2:] = there[name]
             for name in sorted(
                 _outlived(path, there), key=_order, reverse=True
             ):  # a manifest before the files that it describes
-                with self.reached(), contextlib.suppress(FileNotFoundError):
+                with self.reporting_errors(), contextlib.suppress(FileNotFoundError):
                     self.files.delete_file(f"{root}/{name}")
                 there.pop(name)
                 state.known.pop(name, None)
@@ -293,20 +293,20 @@ class Bucket:
 
     def send_file(self, file: Path) -> None:
         """Upload one file of a run, such as a log, if possible; this machine needs no other part of the run."""
-        with contextlib.suppress(OSError, TroupeError), open(file, "rb") as source, self.reached():
+        with contextlib.suppress(OSError, TroupeError), open(file, "rb") as source, self.reporting_errors():
             name = self.key(file)
             with self.files.open_output_stream(name) as stream:
                 shutil.copyfileobj(source, stream)
 
     def remove_file(self, file: Path) -> None:
         """Remove one file of a run from the bucket, if possible."""
-        with contextlib.suppress(FileNotFoundError, TroupeError), self.reached():
+        with contextlib.suppress(FileNotFoundError, TroupeError), self.reporting_errors():
             self.files.delete_file(self.key(file))
 
     def remove(self, path: Path) -> None:
         """Remove a run or search from the bucket; foreign files stay."""
         root = self.key(path)
-        with self.reached(), contextlib.suppress(FileNotFoundError):
+        with self.reporting_errors(), contextlib.suppress(FileNotFoundError):
             found = self.files.get_file_info(self.fs.FileSelector(root, allow_not_found=True, recursive=True))
             names = {info.path[len(root) + 1 :] for info in found if info.is_file}
             others = contents.foreign(names)
@@ -317,9 +317,9 @@ class Bucket:
 
     def remove_checkpoints(self, path: Path, keep: str = "") -> None:
         """Remove all checkpoints of a run from the bucket, except `keep`."""
-        for name in filter(contents.is_of_checkpoint, self.there(path)):
+        for name in filter(contents.is_of_checkpoint, self.list_files(path)):
             if name.split("/")[1] != keep:
-                with self.reached(), contextlib.suppress(FileNotFoundError):
+                with self.reporting_errors(), contextlib.suppress(FileNotFoundError):
                     self.files.delete_file(self.key(path / name))
 
     def key(self, path: Path) -> str:
@@ -328,7 +328,7 @@ class Bucket:
 
     def has(self, file: Path) -> bool:
         """Whether a file of a run is in the bucket; False if that cannot be determined."""
-        with contextlib.suppress(TroupeError), self.reached():
+        with contextlib.suppress(TroupeError), self.reporting_errors():
             return bool(self.files.get_file_info(self.key(file)).type != self.fs.FileType.NotFound)
         return False
 
@@ -357,11 +357,11 @@ def _files(path: Path) -> list[str]:
 def _saved(there: Iterable[str]) -> list[str]:
     """The checkpoints with a manifest, which is written last: oldest first."""
     parts = [name.split("/") for name in there if name.startswith("checkpoints/") and name.endswith("/manifest.json")]
-    return sorted((of for _, of, _ in parts), key=checkpoint.place_of)
+    return sorted((of for _, of, _ in parts), key=checkpoint.position_of)
 
 
 def _newest(names: Sequence[str]) -> tuple[int, int]:
-    return checkpoint.place_of(names[-1] if names else "")
+    return checkpoint.position_of(names[-1] if names else "")
 
 
 def _outlived(path: Path, there: Iterable[str]) -> list[str]:
@@ -376,7 +376,7 @@ def _outlived(path: Path, there: Iterable[str]) -> list[str]:
         for name in there:
             of = name.split("/")[1] if contents.is_of_checkpoint(name) else best
             if of != best and not (path / "checkpoints" / of).exists():
-                gone += [name] if checkpoint.place_of(of) < checkpoint.place_of(last.name) else []
+                gone += [name] if checkpoint.position_of(of) < checkpoint.position_of(last.name) else []
     return gone
 
 

@@ -27,7 +27,7 @@ def name_of(path: Path) -> str:
     return path.name.removeprefix(MAKING)
 
 
-def appear(
+def create_atomically(
     runs: Path, family: str, name: str | None, taken: Collection[str], fill: Callable[[Path], None]
 ) -> Path | None:
     """Create a folder called `name`, or the first free of FAMILY-1, FAMILY-2, ...; `fill` writes its content.
@@ -51,7 +51,7 @@ def appear(
                         if is_taken(runs / wanted):  # by a process that does not use this lock
                             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(runs / wanted))
                         os.rename(making, runs / wanted)
-                    ownership.finish(runs / wanted)
+                    ownership.unmark(runs / wanted)
                     atomic_files.sync(runs)
             except BaseException:
                 ownership.remove(making, WHAT)

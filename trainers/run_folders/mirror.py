@@ -17,14 +17,14 @@ from trainers.run_folders import bucket
 T = TypeVar("T")
 
 
-def patiently(do: Callable[[], T], beat: Callable[[], object] = lambda: None) -> T:
-    """The result of `do`, retried while the bucket fails; `beat` is called before each try, and can raise.
+def retry(do: Callable[[], T], heartbeat: Callable[[], object] = lambda: None) -> T:
+    """The result of `do`, retried while the bucket fails; `heartbeat` is called before each try, and can raise.
 
     Raises bucket.Unreachable (exit code 3) if it has failed for too long.
     """
     began, pause = time.monotonic(), 1.0
     while True:
-        beat()
+        heartbeat()
         try:
             return do()
         except bucket.Unreachable:
@@ -38,26 +38,26 @@ class Mirror:
     """Uploads what a run writes, in a separate thread during training; does nothing for a run outside of buckets."""
 
     def __init__(
-        self, path: Path | None, say: Callable[[str], None], beat: Callable[[], object] = lambda: None
+        self, path: Path | None, say: Callable[[str], None], heartbeat: Callable[[], object] = lambda: None
     ) -> None:
-        self.path, self.say, self.beat = path or Path(), say, beat
-        self.bucket = bucket.of_run(path) if path is not None else None
+        self.path, self.say, self.heartbeat = path or Path(), say, heartbeat
+        self.bucket = bucket.bucket_of_run(path) if path is not None else None
         self.told: list[Problem] = []  # the problems reported last
         self.woken, self.ended, self.one = threading.Event(), threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._keep, daemon=True)
         if self.bucket is not None:
             self.thread.start()
 
-    def wake(self) -> None:
+    def upload_now(self) -> None:
         """Upload now, without waiting for the interval."""
         self.woken.set()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Return when everything is sent. Raises TroupeError (exit code 3) if the bucket has failed for too long."""
         if self.bucket is None:
             return
         try:
-            patiently(self._send, self.beat)
+            retry(self._send, self.heartbeat)
         except bucket.Unreachable as error:
             hint = f"the complete run is in {self.path}, and --resume {self.path.name} sends it"
             raise bucket.Unreachable([replace(one, hint=hint) for one in error.problems], SURROUNDINGS) from None

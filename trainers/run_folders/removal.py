@@ -23,7 +23,7 @@ def remove(folder: RunFolder) -> int:
     size = folder.size()
     with folder.driven(patience=1), folder.lock(patience=1):  # another process can be checking the locks
         doomed = folder.path.with_name(f".removed-{folder.name}-{os.getpid()}-{time.time_ns()}")
-        if (there := bucket.of(folder.path.parent)) is not None:
+        if (there := bucket.bucket_for(folder.path.parent)) is not None:
             there.remove(folder.path)
         os.rename(folder.path, doomed)
     shutil.rmtree(doomed)

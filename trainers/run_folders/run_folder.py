@@ -81,7 +81,7 @@ class RunFolder:
         stored, damage = _as_written(path)
         if stored is not None and "digest" in stored and not damage:
             return dict(stored["before"]) if self._untried(stored) else stored
-        newest = checkpoint.newest_whole(self.checkpoints)
+        newest = checkpoint.newest_intact(self.checkpoints)
         if newest is None:
             if damage == MISSING:
                 reason = "not a run, it has no settings.json"
@@ -117,10 +117,10 @@ class RunFolder:
 
     def change_settings(self, facts: Mapping[str, Any]) -> None:
         """Write changed settings with the previous ones, for `settle_settings`. The caller holds the lock."""
-        newest, before = checkpoint.newest_whole(self.checkpoints), self.read_settings()
+        newest, before = checkpoint.newest_intact(self.checkpoints), self.read_settings()
         self.write_settings({**facts, "since": newest.name if newest else "", "before": before})
 
-    def settle_settings(self, learned: bool = False) -> None:
+    def resolve_settings_change(self, learned: bool = False) -> None:
         """Drop the previous settings; restore them if no checkpoint was made since, unless the run has `learned` under
         the changed ones on another machine. Requires the lock too."""
         stored, damage = _as_written(self.settings)
@@ -132,8 +132,8 @@ class RunFolder:
         """Whether settings were changed and no checkpoint was made since."""
         if "before" not in stored:
             return False
-        newest = checkpoint.newest_whole(self.checkpoints)
-        return newest is None or checkpoint.place_of(newest.name) <= checkpoint.place_of(stored["since"])
+        newest = checkpoint.newest_intact(self.checkpoints)
+        return newest is None or checkpoint.position_of(newest.name) <= checkpoint.position_of(stored["since"])
 
     def read_result(self) -> dict[str, Any] | None:
         """The result of a finished run, or None."""
@@ -165,7 +165,7 @@ class RunFolder:
         """Record a restart from the newest checkpoint: what was lost, and why."""
         with contextlib.suppress(OSError):  # the run matters more
             saved = checkpoint.all_in(self.checkpoints)
-            step = checkpoint.place_of(saved[-1].name)[0] if saved else 0
+            step = checkpoint.position_of(saved[-1].name)[0] if saved else 0
             row = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, "kind": kind, "why": why}
             _append(self.restarts, row)
 
@@ -211,7 +211,7 @@ class RunFolder:
                 damaged += 1
         return rows, damaged
 
-    def forget_after(self, step: int, say: Callable[[str], None] = lambda line: None) -> None:
+    def truncate_metrics(self, step: int, say: Callable[[str], None] = lambda line: None) -> None:
         """Drop metrics of steps after `step`: that part of the run is computed again."""
         if not self.metrics.exists():
             return
@@ -268,7 +268,7 @@ def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def begun(rank: int, size: int) -> str:
+def start_line(rank: int, size: int) -> str:
     """The first line of a worker in its log."""
     return f"{time.strftime('%Y-%m-%d %H:%M:%S')} worker {rank} of {size}, process {os.getpid()}"
 
@@ -295,8 +295,8 @@ def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder]
         folder.make_parts()
         fill(folder)
 
-    there = bucket.of(runs)
-    path = creation.appear(runs, family, name, there.names() if there is not None else (), make)
+    there = bucket.bucket_for(runs)
+    path = creation.create_atomically(runs, family, name, there.names() if there is not None else (), make)
     if path is None:
         raise in_use(runs, str(name))
     return RunFolder(path)
@@ -304,7 +304,7 @@ def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder]
 
 def in_use(runs: Path, name: str) -> TroupeError:
     """The error for a name that is in use."""
-    hint, there = "choose another name", bucket.of(runs)
+    hint, there = "choose another name", bucket.bucket_for(runs)
     for verb, file in (("search", SEARCH), ("train", "settings.json")):
         path = runs / name / file
         if path.exists() or (there is not None and there.has(path)):
@@ -314,7 +314,7 @@ def in_use(runs: Path, name: str) -> TroupeError:
 
 def next_name(runs: Path, family: str) -> str:
     """The default name of a new run or search: the first free of FAMILY-1, FAMILY-2, ..."""
-    there = bucket.of(runs)
+    there = bucket.bucket_for(runs)
     taken = there.names() if there is not None else ()
     names = (f"{family}-{number}" for number in itertools.count(1))
     return next(name for name in names if name not in taken and creation.is_free(runs, name))
@@ -379,7 +379,7 @@ def find_own(runs: Path, name: str) -> RunFolder:
         raise TroupeError(Problem("elsewhere", name, reason, "name a run that is"), WORDS)
     folder = RunFolder(inside[0].resolve())
     stored, damage = _as_written(folder.settings)
-    if (stored is None or damage) and checkpoint.newest_whole(folder.checkpoints) is None:
+    if (stored is None or damage) and checkpoint.newest_intact(folder.checkpoints) is None:
         reason = "its settings.json is damaged, or not that of a run"
         raise TroupeError(Problem("not-a-run", name, reason, "remove it by hand"), WORDS)
     return folder

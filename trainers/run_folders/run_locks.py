@@ -13,7 +13,7 @@ from trainers.base.errors import CONFLICT, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 from trainers.storage import checkpoint
-from trainers.storage.file_locks import Held, Lock
+from trainers.storage.file_locks import Lock, LockHeld
 
 LOCK, DRIVER = ".lock", ".driver"  # held by the writer (of a run: its first worker), and by the owner of a run
 WRITING = ".writing"  # held briefly: during a write, or while a run is taken over
@@ -27,7 +27,7 @@ def hold(path: Path, name: str, what: str, patience: float = 0, file: str = LOCK
     """
     try:
         lock = _acquired(path, file, patience)
-    except Held:
+    except LockHeld:
         raise TroupeError(
             Problem("held", name, f"another process is working on this {what}", "wait for it, or stop it first"),
             CONFLICT,
@@ -71,7 +71,7 @@ class Writer:
         off or stopped, since a run has only one owner: the run is taken over."""
         try:
             lock = _acquired(self.path, LOCK, patience)
-        except Held:
+        except LockHeld:
             with self._turn():
                 (self.path / LOCK).unlink(missing_ok=True)
                 lock = _acquired(self.path, LOCK, 0)
@@ -101,7 +101,7 @@ class Writer:
     def _turn(self) -> Iterator[None]:
         try:
             lock = _acquired(self.path, WRITING, WAITS.write_before)
-        except Held:
+        except LockHeld:
             reason = f"a process of the previous group has been writing for {WAITS.write_before:.0f} s"
             raise TroupeError(Problem("held", self.name, reason, "end it", resumes=True), CONFLICT) from None
         try:

@@ -16,7 +16,7 @@ from trainers.storage import atomic_files
 STATE = ".mirror.json"
 
 
-class Synced:
+class SyncState:
     """The state of a run's files, locally and in the bucket, when both were last in sync."""
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +65,7 @@ def bytes_elsewhere(path: Path) -> int:
     with contextlib.suppress(OSError):
         trials += (path / TRIALS).iterdir()
     for inside in (path, *trials):
-        count += sum(size for name, size in Synced(inside).sizes.items() if not os.path.exists(inside / name))
+        count += sum(size for name, size in SyncState(inside).sizes.items() if not os.path.exists(inside / name))
     return count
 
 

@@ -2,8 +2,8 @@
 
 A run can be called from a user's process, in which anything can be set. Most thread-local switches (grad and inference
 mode, autocast, default device, modes, saved-tensor hooks, numpy's error state) are at their defaults in a new thread,
-so `fresh` computes in one. The process-wide switches are set here, and restored. `tests/unit/test_switches.py` fails
-when torch has new ones.
+so `with_default_globals` computes in one. The process-wide switches are set here, and restored.
+`tests/unit/test_switches.py` fails when torch has new ones.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Switch(NamedTuple):
     write: Callable[[Any], Any]
 
 
-def fresh(function: Callable[P, R]) -> Callable[P, R]:
+def with_default_globals(function: Callable[P, R]) -> Callable[P, R]:
     """The same function, run in a new thread with every switch at its default.
 
     Raises TroupeError (exit code 4) if another thread of this process computes, or if a switch that cannot be restored

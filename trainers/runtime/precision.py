@@ -9,7 +9,7 @@ import torch
 
 
 @contextlib.contextmanager
-def computing_in(precision: str, device: str) -> Iterator[None]:
+def autocast_for(precision: str, device: str) -> Iterator[None]:
     """Inside, networks compute in `bfloat16` by autocast if that is the precision; otherwise in the dtype of weights.
 
     On a processor without bfloat16 instructions, oneDNN has no LSTM in bfloat16 (`could not create a primitive

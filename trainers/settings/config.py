@@ -36,7 +36,7 @@ def parts_of(data: str) -> list[str]:
     return re.split(r"\+(?=[a-z_]\w*:)" if ":" in data else r"\+", data)
 
 
-class Asked(Settings):
+class SampleSettings(Settings):
     """Settings for drawing samples; a family can add some, such as a class or a prompt."""
 
     count: int = setting(64, "number of samples", at_least=1, at_most=100_000)
@@ -215,8 +215,8 @@ class Config(Schedules):
         Mapping[str, Literal["max", "min"]]
     ] = {}  # of `evaluate`, the main one first, and which direction is better
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {}}  # small variants for tests and `verify`
-    learns_from: ClassVar[str] = "images"  # the kind of samples; `images+images` for two joined sets
-    asked: ClassVar[type[Asked]] = Asked  # settings for drawing samples
+    input_kind: ClassVar[str] = "images"  # the kind of samples; `images+images` for two joined sets
+    sample_settings: ClassVar[type[SampleSettings]] = SampleSettings  # settings for drawing samples
     momentum_setting: ClassVar[str] = ""  # the setting of the optimizers' momentum, if one_cycle can change it
     workers: int = setting(
         1,
@@ -286,7 +286,7 @@ class Config(Schedules):
         return config, [replace(one, hint=hint) if one in only_evaluated else one for one in problems]
 
     @classmethod
-    def instead(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:
+    def overridden_defaults(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"epochs": None} if "steps" in words and "epochs" not in words else {}
 
     @classmethod
@@ -294,8 +294,8 @@ class Config(Schedules):
         return Config.model_fields
 
     @classmethod
-    def wrong(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
-        target = cls.wrong_target(str(good.get("target", "none")), family)
+    def validate_settings(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
+        target = cls.target_problem(str(good.get("target", "none")), family)
         problems, every = [target] if target is not None else [], good.get("evaluate_every", "auto")
         if not cls.metrics and every not in ("auto", 0):
             problems.append(Problem(NOTHING, "evaluate_every", f"{family} has no evaluation", "omit it", every))
@@ -320,12 +320,12 @@ class Config(Schedules):
         return self.batch_size // self.microbatch_size
 
     @classmethod
-    def meant(cls, word: str) -> str | None:
+    def suggestion(cls, word: str) -> str | None:
         """The setting that is probably meant by this word given as a family, as in `model=resnet20`."""
         return None
 
     @classmethod
-    def wrong_target(cls, target: str, family: str = "the family") -> Problem | None:
+    def target_problem(cls, target: str, family: str = "the family") -> Problem | None:
         """What is wrong with `target=`, or None."""
 
         def wrong(reason: str, hint: str = "", code: str = "bad-value") -> Problem:
@@ -364,11 +364,11 @@ class Config(Schedules):
         return 1
 
     @property
-    def moves_momentum(self) -> bool:
+    def schedules_momentum(self) -> bool:
         """Whether the optimizers have a momentum that one_cycle changes."""
         return bool(self.momentum_setting) and getattr(self, self.momentum_setting) > 0
 
-    def resolved(self, facts: Mapping[str, Any]) -> Self:
+    def finalize(self, facts: Mapping[str, Any]) -> Self:
         """The config with values that depend on the data size: `steps` from `epochs`, and the evaluation interval.
 
         An evaluation pass costs a third of a training pass, and two tenths of that is left as a margin: with an
@@ -376,69 +376,69 @@ class Config(Schedules):
         """
         changes: dict[str, Any] = {}
         if self.epochs is not None:
-            wanted, drawn, steps = math.ceil(self.epochs * self.places(facts)), 0, 0
-            if type(self).draws is Config.draws:
+            wanted, drawn, steps = math.ceil(self.epochs * self.num_samples(facts)), 0, 0
+            if type(self).batches_per_step is Config.batches_per_step:
                 steps = -(-wanted // self.batch_size)
                 drawn = wanted
             while drawn < wanted:
-                drawn += self.draws(steps) * self.batch_size
+                drawn += self.batches_per_step(steps) * self.batch_size
                 steps += 1
             changes["steps"] = max(1, steps)
         if self.evaluate_every == "auto":
-            samples = 10 * self.held_out_places(facts) * self.evaluation_passes
+            samples = 10 * self.num_held_out(facts) * self.evaluation_passes
             changes["evaluate_every"] = -(-samples // self.batch_size) if self.metrics else 0
         return self.model_copy(update=changes)
 
-    def draws(self, step: int) -> int:
+    def batches_per_step(self, step: int) -> int:
         """How many batches a step draws from the stream: one for each phase on fresh samples."""
         return 1
 
-    def places(self, facts: Mapping[str, Any]) -> int:
+    def num_samples(self, facts: Mapping[str, Any]) -> int:
         """Places of the stream in an epoch of this data."""
         return int(facts["size"])
 
-    def held_out_places(self, facts: Mapping[str, Any]) -> int:
+    def num_held_out(self, facts: Mapping[str, Any]) -> int:
         """Places that an evaluation covers."""
         return int(facts["held_out"])
 
     def metrics_of(self, facts: Mapping[str, Any]) -> Mapping[str, Literal["max", "min"]]:
         """The metrics of evaluations on this data, the main one first; none if there are no held-out samples."""
-        return self.metrics if self.held_out_places(facts) else {}
+        return self.metrics if self.num_held_out(facts) else {}
 
-    def nothing_held_out(self, facts: Mapping[str, Any]) -> str:
+    def no_held_out_reason(self, facts: Mapping[str, Any]) -> str:
         """Why evaluations on this data cover no samples."""
         return "the data has no held-out samples"
 
-    def wrong_data(self, facts: Mapping[str, Any]) -> list[Problem]:
+    def data_problems(self, facts: Mapping[str, Any]) -> list[Problem]:
         """What is wrong with this data for these settings."""
-        return as_problems(self.misfit(facts))
+        return as_problems(self.validate_data(facts))
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
+    def validate_data(self, facts: Mapping[str, Any]) -> list[Problem]:
         """What a family finds wrong with this data (channels, image_size, classes, held_out), as problems or plain
         texts."""
         asked = self.target != "none" or self.schedule == "plateau" or self.evaluate_every not in ("auto", 0)
-        if self.places(facts) < 1:
+        if self.num_samples(facts) < 1:
             reason = f"has too few samples for batch_size={self.batch_size}"
             return [Problem(MISFIT, "data", reason, "use more samples, or a smaller batch", self.data)]
-        if self.epochs is not None and self.epochs * self.places(facts) > MOST_STEPS * self.batch_size:
+        if self.epochs is not None and self.epochs * self.num_samples(facts) > MOST_STEPS * self.batch_size:
             hint = "use fewer, or a larger batch_size"
             return [Problem(MISFIT, "epochs", f"more than {MOST_STEPS} steps", hint, self.epochs)]
-        if self.metrics and asked and not self.held_out_places(facts):
+        if self.metrics and asked and not self.num_held_out(facts):
             hint = "use evaluate_on=validation, or more samples"
-            return [Problem(NOTHING_HELD_OUT, reason=self.nothing_held_out(facts), hint=hint)]
+            return [Problem(NOTHING_HELD_OUT, reason=self.no_held_out_reason(facts), hint=hint)]
         return []
 
-    def expects(self, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def input_spec(self, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """How a file becomes the network input, and what the output means (`classes`), as `troupe export` stores it;
         None for families without predictions for files. Families that return it have `Family.predict`."""
         return None
 
     @property
-    def spans_the_run(self) -> bool:
+    def depends_on_total_steps(self) -> bool:
         """Whether the learning rate at a step depends on the total number of steps."""
         return self.schedule in ("one_cycle", "cosine", "step", "linear") or self.warmup > 0
 
-    def remarks(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Warnings about valid settings, one line each."""
         lines = []
         asked = f"target={self.target}" if self.target != "none" else "schedule=plateau"
@@ -456,7 +456,7 @@ class Config(Schedules):
                     f"{' and '.join(schedules)}"
                 )
         name = self.momentum_setting
-        if self.schedule == "one_cycle" and self.moves_momentum:
+        if self.schedule == "one_cycle" and self.schedules_momentum:
             momentum = getattr(self, name)
             if momentum != type(self).model_fields[name].get_default():
                 word = show_value(momentum)

@@ -32,7 +32,7 @@ from trainers.base import old_names
 from trainers.base.errors import WORDS, TroupeError, meant
 from trainers.base.problems import Problem, show_value
 
-Kind = Literal["recipe", "running"]
+Kind = Literal["defining", "running"]
 Group = Literal["network", "data", "optimizer", "schedule", "evaluation", "run"]
 GROUPS: tuple[Group, ...] = get_args(Group)  # in display order
 LARGEST = 10**9  # default bound of numbers
@@ -42,7 +42,7 @@ def setting(
     default: Any,
     help: str,
     *,
-    kind: Kind = "recipe",
+    kind: Kind = "defining",
     group: Group = "network",
     unit: str = "",
     source: str = "",
@@ -54,7 +54,7 @@ def setting(
     free: bool = False,
     network: bool = False,
 ) -> Any:
-    """Declare one setting. `recipe` settings define the numbers of a run; `running` ones can change at any time. Help
+    """Declare one setting. `defining` settings define the numbers of a run; `running` ones can change at any time. Help
     and dry runs list it under its `group`.
 
     The bounds apply to numbers, not to words that a setting also accepts (`auto`); without bounds, a number is from
@@ -147,7 +147,7 @@ class Settings(BaseModel):
         words = old_names.own(words, cls.model_fields)
         words = {f"{name}_" if f"{name}_" in cls.model_fields else name: value for name, value in words.items()}
         good: dict[str, Any] = {name: field.get_default() for name, field in cls.model_fields.items()}
-        good |= cls.instead(words)
+        good |= cls.overridden_defaults(words)
         for name, value in words.items():
             field = cls.model_fields.get(name)
             if field is None:
@@ -164,14 +164,14 @@ class Settings(BaseModel):
                 shown = value if isinstance(value, str) else f"{value!r:.60}"
                 problems.append(Problem("bad-value", name.rstrip("_"), reason, hint, shown))
         said = {name: good[name] for name in words if name in good}
-        following = old_names.current(cls.following(said), cls.model_fields)
+        following = old_names.current(cls.derived_defaults(said), cls.model_fields)
         good |= {name: value for name, value in following.items() if name not in words}
         for check in cls.checks:
             names = [*old_names.current(dict.fromkeys(check.fields), cls.model_fields)]
             if all(name in good for name in names):
                 problem = check.rule(*(good[name] for name in names))
                 problems += as_problems([problem] if problem else [])
-        problems += as_problems(cls.wrong(good, family))
+        problems += as_problems(cls.validate_settings(good, family))
         return (None, problems) if problems else (cls(**good), [])
 
     @classmethod
@@ -221,17 +221,17 @@ class Settings(BaseModel):
             cls.model_rebuild(force=True)
 
     @classmethod
-    def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
+    def derived_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
         """Defaults that depend on the given settings (`said`), such as those of a model or an optimizer."""
         return {}
 
     @classmethod
-    def instead(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:
+    def overridden_defaults(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:
         """Values of settings that the given ones override."""
         return {}
 
     @classmethod
-    def wrong(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
+    def validate_settings(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
         """Problems of settings that are each valid, besides those that `checks` find."""
         return []
 
@@ -240,9 +240,9 @@ class Settings(BaseModel):
         """Settings common to all these classes, shown last."""
         return ()
 
-    def recipe(self) -> dict[str, Any]:
+    def defining_settings(self) -> dict[str, Any]:
         """The settings that define the numbers of the run."""
-        return {row.name: getattr(self, row.name) for row in type(self).described() if row.kind == "recipe"}
+        return {row.name: getattr(self, row.name) for row in type(self).described() if row.kind == "defining"}
 
     @classmethod
     def network_settings(cls) -> list[str]:

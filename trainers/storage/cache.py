@@ -13,7 +13,7 @@ from trainers.storage import atomic_files
 from trainers.storage.tensors import bits_of
 
 
-def place(data: Any, *key: object) -> Path | None:
+def cache_path(data: Any, *key: object) -> Path | None:
     """The cache file for the data and this key; None if the data has no cache."""
     folder: Path | None = data.cache
     if folder is None:

@@ -43,24 +43,24 @@ def name_of(step: int, phases_done: int = 0, pending: bool = False) -> str:
 def all_in(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     found = [path for path in (folder.iterdir() if folder.is_dir() else ()) if NAME.match(path.name)]
-    return sorted(found, key=lambda path: place_of(path.name))
+    return sorted(found, key=lambda path: position_of(path.name))
 
 
-def place_of(name: str) -> tuple[int, int]:
+def position_of(name: str) -> tuple[int, int]:
     """Step and phases done, from the name of a checkpoint; -1 phases if its evaluation is pending. Other names sort
     before all checkpoints."""
     match = NAME.match(name)
     return (int(match[1]), -1 if match[2] else int(match[3] or 0)) if match else (-1, 0)
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_intact(folder: Path) -> Path | None:
     """The newest intact checkpoint, or None. Changes nothing; `newest` sets damaged ones aside."""
     return next((path for path in reversed(all_in(folder)) if damage_of(path) is None), None)
 
 
 def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
     """Write one checkpoint. Raises TroupeError (exit code 3) if the disk is full; nothing incomplete is left."""
-    with made(folder, name) as making:
+    with new_checkpoint(folder, name) as making:
         import torch
 
         with open(making / "state.pt", "wb") as file:
@@ -77,7 +77,7 @@ def clone(path: Path, folder: Path) -> Path:
 
     Raises TroupeError (exit code 3) if the disk is full.
     """
-    with made(folder, path.name) as making:
+    with new_checkpoint(folder, path.name) as making:
         shutil.copytree(path, making, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ownership.MARK))
         for file in making.iterdir():
             atomic_files.sync(file)
@@ -85,7 +85,7 @@ def clone(path: Path, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def made(folder: Path, name: str) -> Iterator[Path]:
+def new_checkpoint(folder: Path, name: str) -> Iterator[Path]:
     """The folder to write a checkpoint into; it is renamed at the end. A previous checkpoint of the name is removed,
     anything else is set aside. A failed write becomes one line (TroupeError, exit code 3).
     """
@@ -97,7 +97,7 @@ def made(folder: Path, name: str) -> Iterator[Path]:
             if not remove(folder / name):
                 set_aside(folder / name)
             os.rename(making, folder / name)
-            ownership.finish(folder / name)
+            ownership.unmark(folder / name)
             atomic_files.sync(folder)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
             raise disk_error(folder, error) from error  # before space is freed
@@ -161,7 +161,7 @@ def writing(path: Path, of_run: bool = True) -> Iterator[None]:
 def read_newest(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T] | None:
     """The newest intact checkpoint, and what `read` returns for it; None if there is none. If its owner prunes it
     meanwhile, the next one is used."""
-    while (path := newest_whole(folder)) is not None:
+    while (path := newest_intact(folder)) is not None:
         try:
             return path, read(path)
         except (OSError, TroupeError):
@@ -176,7 +176,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     Raises TroupeError (exit code 4), and changes nothing, if all are damaged.
     """
     damaged: dict[Path, str] = {}
-    ownership.left_behind(folder, f"{MAKING}*", WHAT, warn)
+    ownership.remove_stale(folder, f"{MAKING}*", WHAT, warn)
     for path in reversed(all_in(folder)):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if manifest_of(path)["format"] > FORMAT:

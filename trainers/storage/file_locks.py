@@ -15,7 +15,7 @@ TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN)  # the errors that mean: held by anoth
 REFUSED = "its file system does not lock files"
 
 
-class Held(Exception):
+class LockHeld(Exception):
     """Another one held the lock during the complete wait."""
 
 
@@ -34,7 +34,7 @@ class Lock:
             deadline = time.monotonic() + self.patience
             while not _taken(descriptor, self.path):
                 if time.monotonic() >= deadline:
-                    raise Held
+                    raise LockHeld
                 time.sleep(BETWEEN)
         except BaseException:
             os.close(descriptor)

@@ -79,7 +79,7 @@ def remove(folder: Path, what: str) -> bool:
     return not os.path.lexists(folder)
 
 
-def finish(folder: Path) -> None:
+def unmark(folder: Path) -> None:
     """Remove the mark of a folder that stays."""
     (folder / MARK).unlink()
 
@@ -100,7 +100,7 @@ def working_folder(path: Path, what: str) -> Iterator[Path]:
         remove(making, what)
 
 
-def left_behind(folder: Path, pattern: str, what: str, warn: Callable[[str], None] = lambda line: None) -> None:
+def remove_stale(folder: Path, pattern: str, what: str, warn: Callable[[str], None] = lambda line: None) -> None:
     """Remove what killed processes left in a folder; what is not proved stays, with a warning."""
     for path in sorted(folder.glob(pattern)):
         if not remove(path, what):
@@ -123,7 +123,7 @@ def started(process: int) -> str:
     return ""
 
 
-def kill_those(belongs: Callable[[bytes, bytes], bool]) -> int:
+def kill_matching(belongs: Callable[[bytes, bytes], bool]) -> int:
     """Kill this user's processes for which `belongs(environment, command line)` is true, both as bytes from the kernel,
     the environment as at the start of the process; returns how many.
 

@@ -101,12 +101,12 @@ def load_weights(
     networks: Mapping[str, nn.Module], weights: Mapping[str, Mapping[str, Tensor]], about: str, value: str | None = None
 ) -> None:
     """Load weights by network. Raises TroupeError (exit code 4), naming the tensors, if they do not fit."""
-    refuse_unlike(networks, weights, "the weights do not fit", about, value)
+    require_matching(networks, weights, "the weights do not fit", about, value)
     for name, network in networks.items():
         network.load_state_dict(weights[name], strict=False)  # batch counters can be missing
 
 
-def load_kept(networks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> None:
+def load_buffers(networks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> None:
     """Load what is kept under the names of a network's tensors, `judge.0.weight`, into that network."""
     for name, network in networks.items():
         own = {key.removeprefix(f"{name}."): part for key, part in kept.items() if key.startswith(f"{name}.")}
@@ -114,7 +114,7 @@ def load_kept(networks: Mapping[str, nn.Module], kept: Mapping[str, Tensor]) -> 
             network.load_state_dict(own)
 
 
-def refuse_unlike(
+def require_matching(
     networks: Mapping[str, nn.Module],
     weights: Mapping[str, Mapping[str, Tensor]],
     what: str,
@@ -126,7 +126,7 @@ def refuse_unlike(
     problems = [
         Problem("weights-misfit", about, f"{what} {name}: {some(wrong)}", hint, value)
         for name, network in networks.items()
-        if (wrong := unlike(network.state_dict(), weights.get(name, {})))
+        if (wrong := differences_between(network.state_dict(), weights.get(name, {})))
     ]
     if problems:
         raise TroupeError(problems, CONFLICT)
@@ -138,7 +138,7 @@ def some(differences: Sequence[str]) -> str:
     return ", ".join(differences[:3]) + more
 
 
-def unlike(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+def differences_between(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """Differences between the expected and the given tensors, sorted: missing, unknown, of another shape."""
     found = []
     for key in sorted(own.keys() | given.keys()):

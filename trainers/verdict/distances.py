@@ -1,7 +1,7 @@
 """Distances between the distributions of the features of generated and of real samples.
 
 Features are (samples, numbers), in any floating point format; all sums are computed in float64 and over all samples.
-Long computations call `beat` after each block of samples.
+Long computations call `heartbeat` after each block of samples.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def frechet(one: Moments, other: Moments) -> float:
     return max(0.0, float(gap))
 
 
-def kernel_distance(one: Tensor, other: Tensor, within_other: float | None = None, beat: Beat = lambda: None) -> float:
+def kernel_distance(
+    one: Tensor, other: Tensor, within_other: float | None = None, heartbeat: Beat = lambda: None
+) -> float:
     """The unbiased squared maximum mean discrepancy with the kernel (x.y / numbers + 1)^3, over all pairs of samples.
 
     KID with Inception's features (Binkowski et al. 2018, section 4); zero on average between samples of one
@@ -55,24 +57,26 @@ def kernel_distance(one: Tensor, other: Tensor, within_other: float | None = Non
     Raises ValueError for fewer than two samples.
     """
     if within_other is None:
-        within_other = kernel_within(other, beat)
-    return kernel_within(one, beat) + within_other - 2 * _kernel_sum(one, other, beat) / (len(one) * len(other))
+        within_other = kernel_within(other, heartbeat)
+    return (
+        kernel_within(one, heartbeat) + within_other - 2 * _kernel_sum(one, other, heartbeat) / (len(one) * len(other))
+    )
 
 
-def kernel_within(features: Tensor, beat: Beat = lambda: None) -> float:
+def kernel_within(features: Tensor, heartbeat: Beat = lambda: None) -> float:
     """The mean kernel of all pairs of different samples. Raises ValueError for fewer than two."""
     if len(features) < 2:
         raise ValueError("a kernel distance needs two samples or more of each")
     itself = float(_kernel(features.double().square().sum(1) / features.shape[1]).sum())
-    return (_kernel_sum(features, features, beat) - itself) / (len(features) * (len(features) - 1))
+    return (_kernel_sum(features, features, heartbeat) - itself) / (len(features) * (len(features) - 1))
 
 
-def _kernel_sum(one: Tensor, other: Tensor, beat: Beat) -> float:
+def _kernel_sum(one: Tensor, other: Tensor, heartbeat: Beat) -> float:
     total = 0.0
     for left in torch.split(one, BLOCK):
         for right in torch.split(other, BLOCK):
             total += float(_kernel(left.double() @ right.double().T / one.shape[1]).sum())
-            beat()
+            heartbeat()
     return total
 
 

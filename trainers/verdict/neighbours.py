@@ -29,17 +29,17 @@ class Quality(NamedTuple):
     coverage: float  # share of real samples with a generated one nearby
 
 
-def quality(real: Tensor, generated: Tensor, beat: Beat = lambda: None) -> Quality:
+def quality(real: Tensor, generated: Tensor, heartbeat: Beat = lambda: None) -> Quality:
     """Improved precision and recall (Kynkaanniemi et al. 2019, section 2), density and coverage (Naeem et al. 2020,
     section 3). Raises ValueError if there are too few samples to count their neighbours."""
     if min(len(real), len(generated)) <= WIDE_BALL:
         raise ValueError(f"precision, recall, density and coverage need more than {WIDE_BALL} samples of each")
-    ball_real, wide_real = radii(real, BALL, WIDE_BALL, beat=beat)
-    (ball_generated,) = radii(generated, BALL, beat=beat)
+    ball_real, wide_real = radii(real, BALL, WIDE_BALL, heartbeat=heartbeat)
+    (ball_generated,) = radii(generated, BALL, heartbeat=heartbeat)
     inside = torch.zeros(len(generated), dtype=torch.bool)
     reached, covered = torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
     hits = 0
-    for rows, columns, distance in _blocks(real, generated, beat):
+    for rows, columns, distance in _blocks(real, generated, heartbeat):
         inside[columns] |= (distance <= ball_real[rows, None]).any(0)
         reached[rows] |= (distance <= ball_generated[None, columns]).any(1)
         near = distance <= wide_real[rows, None]
@@ -58,11 +58,11 @@ def expected_coverage(real: int, generated: int, neighbours: int = WIDE_BALL) ->
     return 1 - math.prod((real - 1 - i) / (real + generated - 1 - i) for i in range(neighbours))
 
 
-def nearest(points: Tensor, among: Tensor, beat: Beat = lambda: None) -> tuple[Tensor, Tensor]:
+def nearest(points: Tensor, among: Tensor, heartbeat: Beat = lambda: None) -> tuple[Tensor, Tensor]:
     """The distance of each point to the nearest one in `among`, and its index; each (points,)."""
     distances = torch.full((len(points),), math.inf, dtype=torch.float64)
     indices = torch.zeros(len(points), dtype=torch.int64)
-    for rows, columns, distance in _blocks(points, among, beat):
+    for rows, columns, distance in _blocks(points, among, heartbeat):
         least, place = distance.min(1)
         closer = least < distances[rows]
         distances[rows] = torch.where(closer, least, distances[rows])
@@ -70,11 +70,11 @@ def nearest(points: Tensor, among: Tensor, beat: Beat = lambda: None) -> tuple[T
     return distances, indices
 
 
-def radii(points: Tensor, *neighbours: int, beat: Beat = lambda: None) -> list[Tensor]:
+def radii(points: Tensor, *neighbours: int, heartbeat: Beat = lambda: None) -> list[Tensor]:
     """The distance of each point to its k-th nearest other one, for each k; each (points,)."""
     most = max(neighbours)
     found = torch.full((len(points), most + 1), math.inf, dtype=torch.float64)
-    for rows, _, distance in _blocks(points, points, beat):
+    for rows, _, distance in _blocks(points, points, heartbeat):
         both = torch.cat([found[rows], distance], 1)
         found[rows] = both.topk(most + 1, dim=1, largest=False, sorted=True).values
     return [found[:, count] for count in neighbours]  # the nearest is the point itself
@@ -89,9 +89,9 @@ class Copies(NamedTuple):
 class Originals:
     """Training images that samples may be copies of, and held-out ones for comparison."""
 
-    def __init__(self, train: Tensor, held_out: Tensor, beat: Beat = lambda: None) -> None:
+    def __init__(self, train: Tensor, held_out: Tensor, heartbeat: Beat = lambda: None) -> None:
         self.train = train
-        self.limit = nearest(held_out, train, beat)[0].quantile(CLOSEST)
+        self.limit = nearest(held_out, train, heartbeat)[0].quantile(CLOSEST)
         # C_T is computed in the space of the training images' principal axes, in cells found by k-means
         wide = train.double()
         self.mean = wide.mean(0)
@@ -101,15 +101,15 @@ class Originals:
         self.centres = _centres(known)
         cells, tests = self._cells(known), self._cells(tested)
         self.known = [known[cells == cell] for cell in range(len(self.centres))]
-        self.tested = [nearest(tested[tests == cell], here, beat)[0] for cell, here in enumerate(self.known)]
+        self.tested = [nearest(tested[tests == cell], here, heartbeat)[0] for cell, here in enumerate(self.known)]
 
-    def copies(self, generated: Tensor, pairs: int = 16, beat: Beat = lambda: None) -> Copies:
+    def copies(self, generated: Tensor, pairs: int = 16, heartbeat: Beat = lambda: None) -> Copies:
         """Whether samples are copies: their distances to the nearest training image, compared with held-out images'.
 
         `copy_test` is C_T of Meehan et al. 2020, section 4: the z-score of the Mann-Whitney U between both kinds of
         distances in each cell of the space, weighted by the held-out images there; nan if no cell has enough.
         """
-        distances, whose = nearest(generated, self.train, beat)
+        distances, whose = nearest(generated, self.train, heartbeat)
         order = distances.argsort()[:pairs].tolist()
         made = self._turned(generated)
         cells = self._cells(made)
@@ -117,7 +117,7 @@ class Originals:
         for cell, (here, tests) in enumerate(zip(self.known, self.tested, strict=True)):
             fakes = made[cells == cell]
             if len(here) and min(len(tests), len(fakes)) >= FEWEST:
-                total += len(tests) * _u_score(nearest(fakes, here, beat)[0], tests)
+                total += len(tests) * _u_score(nearest(fakes, here, heartbeat)[0], tests)
                 weight += len(tests)
         return Copies(
             float((distances < self.limit).double().mean()),
@@ -161,7 +161,7 @@ def _u_score(one: Tensor, other: Tensor) -> float:
     return (u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
 
 
-def _blocks(one: Tensor, other: Tensor, beat: Beat) -> Iterator[tuple[slice, slice, Tensor]]:
+def _blocks(one: Tensor, other: Tensor, heartbeat: Beat) -> Iterator[tuple[slice, slice, Tensor]]:
     """Rows, columns and distances of every block of (one, other)."""
     for start in range(0, len(one), BLOCK):
         rows = slice(start, min(start + BLOCK, len(one)))
@@ -171,4 +171,4 @@ def _blocks(one: Tensor, other: Tensor, beat: Beat) -> Iterator[tuple[slice, sli
             right = other[columns].double().cpu()
             squares = left.square().sum(1)[:, None] + right.square().sum(1) - 2 * (left @ right.T)
             yield rows, columns, squares.clamp(min=0).sqrt()
-            beat()
+            heartbeat()

@@ -30,24 +30,26 @@ class Reference:
         held_out_classes: Tensor | None = None,
         classes: int = 0,
         within: float | None = None,
-        beat: Beat = lambda: None,
+        heartbeat: Beat = lambda: None,
     ) -> None:
         self.count, self.train = min(count, len(held_out)), train
         few = min(self.count, len(train))
         self.some = train[torch.arange(few) * len(train) // few]
-        self.originals = Originals(train, held_out, beat)
+        self.originals = Originals(train, held_out, heartbeat)
         self.moments = moments(train) if self.count > train.shape[1] else None
-        self.within = kernel_within(train, beat) if within is None else within
+        self.within = kernel_within(train, heartbeat) if within is None else within
         self.shares = torch.bincount(train_classes, minlength=classes) if train_classes is not None else None
-        self.real, self.more = self._numbers(held_out[: self.count], held_out_classes, beat)
+        self.real, self.more = self._numbers(held_out[: self.count], held_out_classes, heartbeat)
         # by definition, one in a hundred held-out samples is nearer than the limit to a training sample
         self.real |= {"memorization_rate": 0.01, "copy_test": 0.0}
 
-    def verdict(self, generated: Tensor, classes: Tensor | None = None, beat: Beat = lambda: None) -> dict[str, Any]:
+    def verdict(
+        self, generated: Tensor, classes: Tensor | None = None, heartbeat: Beat = lambda: None
+    ) -> dict[str, Any]:
         """`numbers` by name, {"generated": ..., "real": ...}; their `samples` and `dimensions`; `notes`; the `closest`
         pairs (sample, training sample); and with classes their `histogram` and `entropy`."""
-        numbers, more = self._numbers(generated[: self.count], classes, beat)
-        found = self.originals.copies(generated[: self.count], beat=beat)
+        numbers, more = self._numbers(generated[: self.count], classes, heartbeat)
+        found = self.originals.copies(generated[: self.count], heartbeat=heartbeat)
         numbers |= {"memorization_rate": found.memorization_rate, "copy_test": found.copy_test}
         order = [*(name for name in numbers if "class" not in name), *(name for name in numbers if "class" in name)]
         few = (
@@ -73,13 +75,15 @@ class Reference:
             }
         return told
 
-    def _numbers(self, samples: Tensor, classes: Tensor | None, beat: Beat) -> tuple[dict[str, float], dict[str, Any]]:
+    def _numbers(
+        self, samples: Tensor, classes: Tensor | None, heartbeat: Beat
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         """The numbers of generated or of real samples, and, with classes, their histogram and entropy."""
         numbers: dict[str, float] = {}
         if self.moments is not None:
             numbers["frechet_distance"] = frechet(moments(samples), self.moments)
-        numbers["kernel_distance"] = kernel_distance(samples, self.train, self.within, beat)
-        numbers |= quality(self.some, samples, beat)._asdict()
+        numbers["kernel_distance"] = kernel_distance(samples, self.train, self.within, heartbeat)
+        numbers |= quality(self.some, samples, heartbeat)._asdict()
         if classes is None or self.shares is None:
             return numbers, {}
         kinds = modes(classes[: self.count], self.shares)

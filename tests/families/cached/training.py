@@ -1,4 +1,4 @@
-"""How features are learned from: `begin` computes those of all samples, and the stream gives them out."""
+"""How features are learned from: `setup` computes those of all samples, and the stream gives them out."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,7 +16,7 @@ AT_ONCE = 100  # images that the frozen network looks at
 
 
 class CachedFamily(Family):
-    def frozen(self) -> dict[str, nn.Module]:
+    def frozen_networks(self) -> dict[str, nn.Module]:
         first = nn.Conv2d(self.facts["channels"], 8, 3, padding=1)
         last = nn.Linear(8 * (self.facts["image_size"] // 2) ** 2, self.config.features)
         return {"backbone": nn.Sequential(first, nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), last, nn.ReLU())}
@@ -28,7 +28,7 @@ class CachedFamily(Family):
         adam = torch.optim.Adam(networks["head"].parameters(), fused=True)
         return {"head": (adam, constant(lr=self.config.learning_rate))}
 
-    def begin(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
+    def setup(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
         dtype = next(networks["backbone"].parameters()).dtype
 
         def seen(batch: Callable[[Sequence[int]], dict[str, Tensor]], count: int) -> Tensor:
@@ -46,8 +46,8 @@ class CachedFamily(Family):
     def known(
         self, part: str, batch: Callable[[Sequence[int]], dict[str, Tensor]]
     ) -> Callable[[Sequence[int]], dict[str, Tensor]]:
-        """Features that `begin` computed, in the place of images."""
-        return lambda indices: {"features": self.kept[part][list(indices)], "labels": batch(indices)["labels"]}
+        """Features that `setup` computed, in the place of images."""
+        return lambda indices: {"features": self.buffers[part][list(indices)], "labels": batch(indices)["labels"]}
 
     def phases(self, step: int) -> tuple[Phase, ...]:
         return (Phase("classify", ("head",), "head", self.classify),)

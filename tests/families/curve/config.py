@@ -9,7 +9,7 @@ from trainers.settings.fields import setting
 class Curve(Config):
     summary: ClassVar[str] = "made up for tests: a polynomial, fitted to points without end until it is good enough"
     metrics: ClassVar = {"error": "min"}
-    learns_from: ClassVar[str] = "points"
+    input_kind: ClassVar[str] = "points"
     defaults: ClassVar = {"data": "cubic"}
     tiny: ClassVar = {"tiny": {"batch_size": 8, "microbatch_size": 2, "steps": 4}}
 

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
 from trainers.contract.streams import InOrder, Stream
 from trainers.data.images import signed
-from trainers.settings.config import Asked
+from trainers.settings.config import SampleSettings
 
 
 class Ascent(torch.optim.Optimizer):
@@ -36,7 +36,7 @@ class DreamFamily(Family):
     def networks(self) -> dict[str, nn.Module]:
         return {}
 
-    def frozen(self) -> dict[str, nn.Module]:
+    def frozen_networks(self) -> dict[str, nn.Module]:
         first = nn.Conv2d(self.facts["channels"], 6, 3, padding=1)
         return {"eye": nn.Sequential(first, nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU())}
 
@@ -51,7 +51,7 @@ class DreamFamily(Family):
         ups = reversed(range(self.config.octaves))
         return [max(4, round(self.facts["image_size"] / self.config.octave_scale**up)) for up in ups]
 
-    def carried(self, index: int) -> dict[str, Tensor]:
+    def microbatch_state(self, index: int) -> dict[str, Tensor]:
         rows, channels = self.config.microbatch_size, self.facts["channels"]
         return {f"added_{octave}": torch.zeros(rows, channels, size, size) for octave, size in enumerate(self.sizes())}
 
@@ -59,10 +59,10 @@ class DreamFamily(Family):
         octave = min(step * self.config.octaves // max(1, self.config.steps), self.config.octaves - 1)
         own = functools.partial(Ascent, rate=self.config.learning_rate)
         loss = functools.partial(self.climb, octave)
-        return (Phase(f"octave_{octave}", (), "", loss, optimises=(f"added_{octave}",), own=own),)
+        return (Phase(f"octave_{octave}", (), "", loss, local_params=(f"added_{octave}",), local_optimizer=own),)
 
     def climb(self, octave: int, networks: Networks, microbatch: MicroBatch) -> Loss:
-        picture = self.picture(signed(microbatch["images"], microbatch.dtype), microbatch.carried, octave)
+        picture = self.picture(signed(microbatch["images"], microbatch.dtype), microbatch.state, octave)
         reach = self.config.jitter
         shifts = torch.randint(-reach, reach + 1, (2,), generator=microbatch.random, device=microbatch.device).tolist()
         seen = networks["eye"](picture.roll(shifts, (2, 3)))
@@ -74,12 +74,12 @@ class DreamFamily(Family):
         grown = [resized(added[f"added_{one}"], side) for one in range(octave + 1)]
         return (resized(original, side) + sum(grown)).clamp(-1, 1)
 
-    def grid(self) -> Asked:
-        asked: Asked = self.config.asked(count=self.config.batch_size)
+    def grid(self) -> SampleSettings:
+        asked: SampleSettings = self.config.sample_settings(count=self.config.batch_size)
         return asked
 
-    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
-        return {"images": signed(data.batch(range(min(asked.count, data.size)))["images"], torch.float32).cpu()}
+    def sample_inputs(self, settings: SampleSettings, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+        return {"images": signed(data.batch(range(min(settings.count, data.size)))["images"], torch.float32).cpu()}
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
         return self.picture(inputs["images"], inputs, self.config.octaves - 1).add(1).div(2)

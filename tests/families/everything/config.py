@@ -18,5 +18,5 @@ class Config(ImageConfig):
     hidden: int = setting(12, "size of the recurrent state", at_least=1, network=True)
     critic_steps: int = setting(2, "steps of the critic before one of the generator", at_least=1)
 
-    def draws(self, step: int) -> int:
+    def batches_per_step(self, step: int) -> int:
         return self.critic_steps + (step == 0) + 2

@@ -11,7 +11,7 @@ from trainers.contract.evaluation import Totals
 from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Phase
 from trainers.contract.schedules import Schedule, constant
 from trainers.data.images import signed
-from trainers.settings.config import Asked
+from trainers.settings.config import SampleSettings
 
 
 class Everything(Family):
@@ -43,8 +43,8 @@ class Everything(Family):
         return (
             *[critic] * (self.config.critic_steps + (step == 0)),
             Phase("generator", ("generator",), "generator", self.generate),
-            Phase("reader", ("reader",), "reader", self.read, before=clip, after=shrink),
-            Phase("line", ("line",), "line", self.fit, fresh=False, closure=True),
+            Phase("reader", ("reader",), "reader", self.read, pre_step=clip, post_step=shrink),
+            Phase("line", ("line",), "line", self.fit, new_batch=False, closure=True),
         )
 
     def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
@@ -63,8 +63,8 @@ class Everything(Family):
     def read(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         images = signed(microbatch["images"], microbatch.dtype)
         rows = images.permute(0, 2, 1, 3).flatten(2)
-        guesses, hidden, cell = networks["reader"](rows, microbatch.carried["hidden"], microbatch.carried["cell"])
-        microbatch.carried = {"hidden": hidden, "cell": cell}
+        guesses, hidden, cell = networks["reader"](rows, microbatch.state["hidden"], microbatch.state["cell"])
+        microbatch.state = {"hidden": hidden, "cell": cell}
         mask = torch.rand(guesses.shape[:2], device=guesses.device) < 0.1 + 0.1 * microbatch.index  # unequal weights
         wanted = microbatch["labels"][:, None].expand(guesses.shape[:2])
         total = cross_entropy(guesses[mask], wanted[mask], reduction="sum")
@@ -76,12 +76,12 @@ class Everything(Family):
         wanted = points[:, :3] * 2 - points[:, 1:] + 0.01 * microbatch.randn(microbatch.size, 3)
         return Loss((networks["line"](points) - wanted).square().mean())
 
-    def carried(self, index: int) -> dict[str, Tensor]:
+    def microbatch_state(self, index: int) -> dict[str, Tensor]:
         shape = (1, self.config.microbatch_size, self.config.hidden)
         return {"hidden": 0.01 * torch.randn(shape) + 0.01 * index, "cell": torch.zeros(shape)}
 
-    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
-        return {"latent": torch.randn(asked.count, 8, 1, 1, generator=random)}
+    def sample_inputs(self, settings: SampleSettings, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+        return {"latent": torch.randn(settings.count, 8, 1, 1, generator=random)}
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
         images: Tensor = networks["generator"](inputs["latent"])

@@ -16,5 +16,5 @@ class Judged(ImageConfig):
     judged: int = setting(512, "samples that an evaluation draws", unit="samples", at_least=8)
     latent: int = setting(4, "numbers that an image is made from", at_least=1, network=True)
 
-    def held_out_places(self, facts: Mapping[str, Any]) -> int:
+    def num_held_out(self, facts: Mapping[str, Any]) -> int:
         return self.judged

@@ -11,7 +11,7 @@ from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, O
 from trainers.contract.schedules import constant
 from trainers.contract.streams import InOrder, Stream
 from trainers.data.images import signed
-from trainers.settings.config import Asked
+from trainers.settings.config import SampleSettings
 
 REAL, FEATURES = 256, 6  # images that the judge looks at once, and numbers that it tells of each
 
@@ -27,17 +27,17 @@ class JudgedFamily(Family):
         return {"generator": generator.append(nn.Tanh()),
                 "critic": nn.Sequential(nn.Linear(pixels, 12), nn.LeakyReLU(0.2), nn.Linear(12, 1))}  # fmt: skip
 
-    def frozen(self) -> dict[str, nn.Module]:
+    def frozen_networks(self) -> dict[str, nn.Module]:
         return {
             "judge": nn.Sequential(
                 nn.Linear(self.facts["channels"] * self.facts["image_size"] ** 2, FEATURES), nn.Tanh()
             )
         }
 
-    def begin(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
+    def setup(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
         images = data.batch(range(min(REAL, data.size)))["images"]
         dtype = next(networks["judge"].parameters()).dtype
-        self.beat()
+        self.heartbeat()
         mean, covariance = moments(features_of(networks, signed(images, dtype).flatten(1)))
         return {"mean": mean, "covariance": covariance}
 
@@ -47,22 +47,22 @@ class JudgedFamily(Family):
 
     def phases(self, step: int) -> tuple[Phase, ...]:
         return (
-            Phase("critic", ("critic",), "critic", self.criticise, leaves=("generator",)),
-            Phase("generator", ("generator",), "generator", self.generate, fresh=False),
+            Phase("critic", ("critic",), "critic", self.criticise, keeps_graph_of=("generator",)),
+            Phase("generator", ("generator",), "generator", self.generate, new_batch=False),
         )
 
     def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         fakes = networks["generator"](microbatch.randn(microbatch.size, self.config.latent))
-        microbatch.kept["fakes"] = fakes
+        microbatch.intermediates["fakes"] = fakes
         real = networks["critic"](signed(microbatch["images"], microbatch.dtype).flatten(1))
         fake = networks["critic"](fakes.detach())
         return Loss((softplus(-real).mean() + softplus(fake).mean()).to(microbatch.dtype))
 
     def generate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
-        return Loss(softplus(-networks["critic"](microbatch.kept["fakes"])).mean().to(microbatch.dtype))
+        return Loss(softplus(-networks["critic"](microbatch.intermediates["fakes"])).mean().to(microbatch.dtype))
 
-    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
-        return {"latent": torch.randn(asked.count, self.config.latent, generator=random)}
+    def sample_inputs(self, settings: SampleSettings, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+        return {"latent": torch.randn(settings.count, self.config.latent, generator=random)}
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
         size = self.facts["image_size"]
@@ -76,11 +76,11 @@ class JudgedFamily(Family):
         found = features_of(networks, networks["generator"](microbatch.randn(microbatch.size, self.config.latent)))
         return {"features": (found.sum(0), len(found)), "products": (found.T @ found, len(found))}
 
-    def conclude(self, found: Evaluation) -> Mapping[str, float]:
+    def compute_metrics(self, found: Evaluation) -> Mapping[str, float]:
         (total, count), (products, _) = found.totals["features"], found.totals["products"]
         mean = torch.as_tensor(total) / count
         covariance = torch.as_tensor(products) / count - mean[:, None] * mean
-        kept = {name: tensor.double().cpu() for name, tensor in self.kept.items()}
+        kept = {name: tensor.double().cpu() for name, tensor in self.buffers.items()}
         return {"frechet_distance": frechet(mean, covariance, kept["mean"], kept["covariance"])}
 
 

@@ -14,7 +14,7 @@ class PaintedFamily(Family):
     def networks(self) -> dict[str, nn.Module]:
         return {}
 
-    def frozen(self) -> dict[str, nn.Module]:
+    def frozen_networks(self) -> dict[str, nn.Module]:
         first = nn.Conv2d(self.facts["channels"], self.config.width, 3, padding=1)
         return {"eye": nn.Sequential(first, nn.Tanh(), nn.Conv2d(self.config.width, self.config.width, 3, padding=1))}
 
@@ -24,16 +24,16 @@ class PaintedFamily(Family):
     def stream(self, data: Data) -> Stream:
         return InOrder(self.config.batch_size, data.batch)  # the same pictures in every step
 
-    def carried(self, index: int) -> dict[str, Tensor]:
+    def microbatch_state(self, index: int) -> dict[str, Tensor]:
         size, channels = self.facts["image_size"], self.facts["channels"]
         return {"picture": 0.1 * torch.randn(self.config.microbatch_size, channels, size, size)}
 
     def phases(self, step: int) -> tuple[Phase, ...]:
-        return (Phase("paint", (), "", self.paint, optimises=("picture",), own=lbfgs),)
+        return (Phase("paint", (), "", self.paint, local_params=("picture",), local_optimizer=lbfgs),)
 
     def paint(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         wanted = grams(networks["eye"](signed(microbatch["images"], microbatch.dtype)))
-        found = grams(networks["eye"](microbatch.carried["picture"]))
+        found = grams(networks["eye"](microbatch.state["picture"]))
         return Loss(1e4 * (found - wanted).square().mean().to(microbatch.dtype))
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from trainers.settings.fields import setting
 class Pairs(ImageConfig):
     summary: ClassVar[str] = "made up for tests: translation between two unpaired sets, with a pool of past pictures"
     metrics: ClassVar = {"cycle": "min"}
-    learns_from: ClassVar[str] = "images+images"
+    input_kind: ClassVar[str] = "images+images"
     defaults: ClassVar = {"data": "digits+noise", "image_size": 8}
     tiny: ClassVar = {"tiny": {"batch_size": 8, "microbatch_size": 2, "steps": 4, "memory_format": "contiguous"}}
 

@@ -11,7 +11,7 @@ from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, O
 from trainers.contract.schedules import constant
 from trainers.contract.streams import InOrder, Shuffled, SideBySide, Stream
 from trainers.data.images import signed
-from trainers.settings.config import Asked
+from trainers.settings.config import SampleSettings
 
 
 class Translate(nn.Module):
@@ -52,38 +52,38 @@ class PairsFamily(Family):
         count = data.held_out
         return SideBySide(a=InOrder(count, a.held_out_batch, 16), b=InOrder(count, b.held_out_batch, 16))
 
-    def carried(self, index: int) -> dict[str, Tensor]:
+    def microbatch_state(self, index: int) -> dict[str, Tensor]:
         size, channels = self.facts["parts"][0]["image_size"], self.facts["parts"][0]["channels"]
         return {"pool": torch.zeros(self.config.microbatch_size, channels, size, size)}
 
     def phases(self, step: int) -> tuple[Phase, ...]:
         return (
             Phase("translate", ("a_to_b", "b_to_a"), "translators", self.translate),
-            Phase("criticise", ("critic_a", "critic_b"), "critics", self.criticise, fresh=False),
+            Phase("criticise", ("critic_a", "critic_b"), "critics", self.criticise, new_batch=False),
         )
 
     def translate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         a, b = (signed(microbatch[f"{name}_images"], microbatch.dtype) for name in "ab")
         fake_b, fake_a = networks["a_to_b"](a), networks["b_to_a"](b)
-        microbatch.kept["fakes"] = [fake.detach().to(microbatch.dtype) for fake in (fake_a, fake_b)]
+        microbatch.intermediates["fakes"] = [fake.detach().to(microbatch.dtype) for fake in (fake_a, fake_b)]
         cycle = (networks["b_to_a"](fake_b) - a).abs().mean() + (networks["a_to_b"](fake_a) - b).abs().mean()
         fooled = (networks["critic_a"](fake_a) - 1).square().mean() + (networks["critic_b"](fake_b) - 1).square().mean()
         return Loss((fooled + 10 * cycle).to(microbatch.dtype), {"cycle": cycle})
 
     def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         a, b = (signed(microbatch[f"{name}_images"], microbatch.dtype) for name in "ab")
-        fake_a, fake_b = microbatch.kept["fakes"]
+        fake_a, fake_b = microbatch.intermediates["fakes"]
         before = torch.rand(len(fake_b), 1, 1, 1, device=fake_b.device) < 0.5
-        seen = torch.where(before, microbatch.carried["pool"], fake_b)
-        microbatch.carried = {"pool": fake_b}
+        seen = torch.where(before, microbatch.state["pool"], fake_b)
+        microbatch.state = {"pool": fake_b}
         loss = torch.zeros((), dtype=microbatch.dtype, device=a.device)
         for name, real, fake in (("critic_a", a, fake_a), ("critic_b", b, seen)):
             loss = loss + (networks[name](real) - 1).square().mean() + networks[name](fake).square().mean()
         return Loss(loss)
 
-    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+    def sample_inputs(self, settings: SampleSettings, random: torch.Generator, data: Data) -> dict[str, Tensor]:
         a = data.parts[0]  # type: ignore[attr-defined]
-        chosen = torch.randint(0, a.held_out, (asked.count,), generator=random)
+        chosen = torch.randint(0, a.held_out, (settings.count,), generator=random)
         return {"images": signed(a.held_out_batch(chosen.tolist())["images"], torch.float32).cpu()}
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:

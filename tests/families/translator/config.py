@@ -2,19 +2,19 @@
 
 from typing import ClassVar
 
-from trainers.settings.config import Asked, Config
+from trainers.settings.config import Config, SampleSettings
 from trainers.settings.fields import setting
 
 
-class AskedTranslation(Asked):
+class AskedTranslation(SampleSettings):
     text: str = setting("4 2", "what is to be translated, word by word")
 
 
 class Translator(Config):
     summary: ClassVar[str] = "made up for tests: an encoder and a decoder with attention, from digits to words"
     metrics: ClassVar = {"exact": "max", "loss": "min"}
-    learns_from: ClassVar[str] = "translations"
-    asked: ClassVar[type[Asked]] = AskedTranslation
+    input_kind: ClassVar[str] = "translations"
+    sample_settings: ClassVar[type[SampleSettings]] = AskedTranslation
     defaults: ClassVar = {"data": "numerals", "batch_size": 8, "microbatch_size": 2}
     tiny: ClassVar = {"tiny": {"steps": 4, "hidden": 8}}
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from trainers.contract.evaluation import Totals
 from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
 from trainers.contract.schedules import constant
-from trainers.settings.config import Asked
+from trainers.settings.config import SampleSettings
 
 END = 0
 
@@ -87,10 +87,10 @@ class TranslatorFamily(Family):
         loss, words, right = self.told(guesses, microbatch["words"])
         return {"exact": (right.sum(), microbatch.size), "loss": (loss, words)}
 
-    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+    def sample_inputs(self, settings: SampleSettings, random: torch.Generator, data: Data) -> dict[str, Tensor]:
         known = self.facts["from"]
-        text = [known.index(word) for word in asked.text.split() if word in known]  # type: ignore[attr-defined]
-        return {"digits": torch.tensor([(text + [END] * 3)[:3]] * asked.count)}
+        text = [known.index(word) for word in settings.text.split() if word in known]  # type: ignore[attr-defined]
+        return {"digits": torch.tensor([(text + [END] * 3)[:3]] * settings.count)}
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> list[str]:
         texts = []

@@ -11,7 +11,7 @@ from trainers.contract.evaluation import Evaluation, Totals
 from trainers.contract.family import Data, Family, Loss, MicroBatch, Networks, Optimizers, Phase
 from trainers.contract.schedules import constant
 from trainers.contract.streams import Columns, InOrder, Stream
-from trainers.settings.config import Asked
+from trainers.settings.config import SampleSettings
 
 COLUMNS = 4  # of the held-out text
 
@@ -46,9 +46,9 @@ class WordsFamily(Family):
         return InOrder(COLUMNS, lambda indices: {"words": columns[list(indices)]}, chunk=2)
 
     def phases(self, step: int) -> tuple[Phase, ...]:
-        return (Phase("read", ("reader",), "reader", self.read, before=clip),)
+        return (Phase("read", ("reader",), "reader", self.read, pre_step=clip),)
 
-    def carried(self, index: int) -> dict[str, Tensor]:
+    def microbatch_state(self, index: int) -> dict[str, Tensor]:
         return self.blank(self.config.microbatch_size)
 
     def blank(self, rows: int) -> dict[str, Tensor]:
@@ -56,9 +56,9 @@ class WordsFamily(Family):
 
     def read(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         goes_on = (~microbatch["begins"]).to(microbatch.dtype).view(1, -1, 1)
-        state = [microbatch.carried[name] * goes_on for name in ("hidden", "cell")]
+        state = [microbatch.state[name] * goes_on for name in ("hidden", "cell")]
         guesses, hidden, cell = networks["reader"](microbatch["words"], *state)
-        microbatch.carried = {"hidden": hidden.to(microbatch.dtype), "cell": cell.to(microbatch.dtype)}
+        microbatch.state = {"hidden": hidden.to(microbatch.dtype), "cell": cell.to(microbatch.dtype)}
         return Loss(cross_entropy(guesses.flatten(0, 1).to(microbatch.dtype), microbatch["next"].flatten()))
 
     def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:
@@ -72,16 +72,16 @@ class WordsFamily(Family):
             loss += cross_entropy(wide, span[:, 1:].flatten(), reduction="sum").double().cpu()
         return {"loss": (loss, words.shape[0] * (words.shape[1] - 1))}
 
-    def conclude(self, found: Evaluation) -> Mapping[str, float]:
-        means = super().conclude(found)
+    def compute_metrics(self, found: Evaluation) -> Mapping[str, float]:
+        means = super().compute_metrics(found)
         return {"perplexity": math.exp(means["loss"]), **means}
 
-    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+    def sample_inputs(self, settings: SampleSettings, random: torch.Generator, data: Data) -> dict[str, Tensor]:
         known = self.facts["vocabulary"]
-        prompt = [known.index(word) for word in asked.prompt.split() if word in known] or [0]  # type: ignore[attr-defined]
-        noise = torch.rand(asked.count, asked.length, generator=random)  # type: ignore[attr-defined]
-        sharp = torch.full((asked.count, 1), 1 / asked.temperature)  # type: ignore[attr-defined]
-        return {"prompt": torch.tensor([prompt] * asked.count), "noise": noise, "sharp": sharp}
+        prompt = [known.index(word) for word in settings.prompt.split() if word in known] or [0]  # type: ignore[attr-defined]
+        noise = torch.rand(settings.count, settings.length, generator=random)  # type: ignore[attr-defined]
+        sharp = torch.full((settings.count, 1), 1 / settings.temperature)  # type: ignore[attr-defined]
+        return {"prompt": torch.tensor([prompt] * settings.count), "noise": noise, "sharp": sharp}
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> list[str]:
         words, noise = inputs["prompt"], inputs["noise"]

@@ -149,14 +149,14 @@ class Inception(nn.Module):
         return Seen(self.network(images.expand(-1, 3, -1, -1))[0], None)
 
 
-def of_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:
+def judge_from_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:
     """The network of a classifier's run. Raises TroupeError (exit code 3) if it has no checkpoint."""
     from trainers.families import registry
     from trainers.run_folders.run_folder import RunFolder
     from trainers.storage import checkpoint
 
     learned = RunFolder(folder).read_settings(lambda line: None)
-    weights = checkpoint.newest_whole(folder / "checkpoints")
+    weights = checkpoint.newest_intact(folder / "checkpoints")
     kind = registry.config_class(learned["family"])
     if weights is None:
         reason, hint = "has no complete checkpoint", "use another run"
@@ -168,7 +168,7 @@ def of_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:
     return _loaded(family, config, theirs, weights, same, str(folder))
 
 
-def of_weights(model: str, file: Path, facts: Mapping[str, Any]) -> Classifier:
+def judge_from_weights(model: str, file: Path, facts: Mapping[str, Any]) -> Classifier:
     """A model of `classifier` by name, with weights from a file. Raises TroupeError if they do not fit it."""
     from trainers.families import registry
 
@@ -190,9 +190,9 @@ def _loaded(family: Any, config: Any, facts: Mapping[str, Any], weights: Path, k
     return Classifier(network, channels, facts["image_size"], config.channel_moments(channels), knows)
 
 
-def trained(judge: nn.Module, data: Any, beat: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
+def train_judge(judge: nn.Module, data: Any, heartbeat: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
     """Train a classifier; returns its weights, and its `accuracy` on the held-out part; cached by the data."""
-    path = cache.place(data, "judge", str(judge), BATCH, EPOCHS, MOST_STEPS, SEED)
+    path = cache.cache_path(data, "judge", str(judge), BATCH, EPOCHS, MOST_STEPS, SEED)
     if path is not None and (known := cache.read(path, lambda line: None)) is not None:
         return known
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -210,7 +210,7 @@ def trained(judge: nn.Module, data: Any, beat: Callable[[], None] = lambda: None
             cross_entropy(learner(signed(batch["images"], torch.float32)).logits, batch["labels"]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             course.step()
-            beat()
+            heartbeat()
         learner.eval()
         right = 0
         with torch.no_grad():

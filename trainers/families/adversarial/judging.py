@@ -14,7 +14,14 @@ from trainers.contract.evaluation import Evaluation, Rows, Totals
 from trainers.contract.family import Data, Family, MicroBatch, Networks
 from trainers.contract.streams import InOrder, Stream
 from trainers.data.images import signed
-from trainers.families.adversarial.judges import Inception, Pixels, SmallClassifier, of_run, of_weights, trained
+from trainers.families.adversarial.judges import (
+    Inception,
+    Pixels,
+    SmallClassifier,
+    judge_from_run,
+    judge_from_weights,
+    train_judge,
+)
 from trainers.families.adversarial.settings import OWN_FEATURES
 from trainers.storage import cache
 from trainers.verdict.distances import kernel_within
@@ -44,7 +51,7 @@ class Judging(Family):
         """Whether a small classifier is trained for the run: on labelled data, unless another judge is given."""
         return bool(self.config.features == "auto" and self.facts["classes"] > 1)
 
-    def frozen(self) -> dict[str, nn.Module]:
+    def frozen_networks(self) -> dict[str, nn.Module]:
         model, _, path = self.config.features.rpartition(":")
         judge: nn.Module
         if self.trains_judge:
@@ -57,19 +64,21 @@ class Judging(Family):
         elif self.config.features in OWN_FEATURES:
             judge = Pixels()
         else:
-            judge = of_weights(model, Path(path), self.facts) if model else of_run(Path(path), self.facts)
+            judge = (
+                judge_from_weights(model, Path(path), self.facts) if model else judge_from_run(Path(path), self.facts)
+            )
         self.loaded = "" if self.trains_judge else cache.digest(judge.state_dict())
         return {"judge": judge}
 
-    def before_evaluations(
-        self, networks: Mapping[str, nn.Module], data: Data, beat: Callable[[], None]
+    def setup_evaluation(
+        self, networks: Mapping[str, nn.Module], data: Data, heartbeat: Callable[[], None]
     ) -> Mapping[str, Tensor]:
-        if not self.trains_judge or "judge.accuracy" in self.kept:
+        if not self.trains_judge or "judge.accuracy" in self.buffers:
             return {}
-        return {f"judge.{name}": tensor for name, tensor in trained(networks["judge"], data, beat).items()}
+        return {f"judge.{name}": tensor for name, tensor in train_judge(networks["judge"], data, heartbeat).items()}
 
-    def look_name(self) -> str:
-        return f"{self.features_name} {self.config.precision} {self.loaded} {cache.digest(self.kept)}"
+    def features_key(self) -> str:
+        return f"{self.features_name} {self.config.precision} {self.loaded} {cache.digest(self.buffers)}"
 
     @property
     def features_name(self) -> str:
@@ -80,15 +89,15 @@ class Judging(Family):
         own = {"auto": "pixels"}.get(self.config.features, self.config.features)
         return own if self.config.features in OWN_FEATURES else model or Path(path).name
 
-    def compared(self, data: Data) -> Mapping[str, Stream]:
+    def reference_data(self, data: Data) -> Mapping[str, Stream]:
         some = InOrder(min(data.size, COMPARED), lambda places: compared_batch(data, places))
         return {"train": some, "held_out": InOrder(data.held_out, data.held_out_batch)}
 
-    def look(self, networks: Networks, microbatch: MicroBatch) -> Rows:
+    def extract_features(self, networks: Networks, microbatch: MicroBatch) -> Rows:
         return self.seen(networks, signed(microbatch["images"], microbatch.dtype))
 
-    def look_over(self, seen: Rows, beat: Callable[[], None]) -> Rows:
-        return {"within": torch.tensor([kernel_within(seen["features"], beat)], dtype=torch.float64)}
+    def summarize_features(self, seen: Rows, heartbeat: Callable[[], None]) -> Rows:
+        return {"within": torch.tensor([kernel_within(seen["features"], heartbeat)], dtype=torch.float64)}
 
     def seen(self, networks: Networks, images: Tensor) -> dict[str, Tensor]:
         """Features of images in [-1, 1], and their predicted classes."""
@@ -104,23 +113,23 @@ class Judging(Family):
             batch = data.held_out_batch([place % data.held_out for place in places])
             return {"labels": batch["labels"]} if "labels" in batch else {}
 
-        return InOrder(self.config.held_out_places(self.facts), labels)
+        return InOrder(self.config.num_held_out(self.facts), labels)
 
     def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:
         # rounded as in saved images: real images have 256 values too
         images = self.generated(networks, microbatch).float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         rows = self.seen(networks, signed(images, microbatch.dtype))
         shown = images if microbatch.indices[-1] < KEPT else images[:0]
-        microbatch.kept["rows"] = {**rows, "images": shown}
+        microbatch.intermediates["rows"] = {**rows, "images": shown}
         return {}
 
-    def collected(self, microbatch: MicroBatch) -> Rows:
-        rows: Rows = microbatch.kept["rows"]
+    def per_sample_outputs(self, microbatch: MicroBatch) -> Rows:
+        rows: Rows = microbatch.intermediates["rows"]
         return rows
 
-    def conclude(self, found: Evaluation) -> Mapping[str, float]:
+    def compute_metrics(self, found: Evaluation) -> Mapping[str, float]:
         if self.reference is None:
-            train, held_out = self.looked["train"], self.looked["held_out"]
+            train, held_out = self.reference_features["train"], self.reference_features["held_out"]
             self.reference = Reference(
                 len(found.rows["features"]),
                 train["features"],
@@ -129,24 +138,24 @@ class Judging(Family):
                 held_out.get("classes"),
                 self.facts["classes"],
                 float(train["within"]),
-                found.beat,
+                found.heartbeat,
             )
-        told = self.reference.verdict(found.rows["features"], found.rows.get("classes"), found.beat)
+        told = self.reference.verdict(found.rows["features"], found.rows.get("classes"), found.heartbeat)
         name, accuracy = self.features_name, {}
         distance = self.distance_name or f"fd_{name}"
         if self.trains_judge:
-            accuracy = {"judge_accuracy": float(self.kept["judge.accuracy"])}
+            accuracy = {"judge_accuracy": float(self.buffers["judge.accuracy"])}
         self.told = {
             "features": name,
             "distance": distance,
-            "judge": self.loaded or cache.digest(self.kept),
+            "judge": self.loaded or cache.digest(self.buffers),
             **accuracy,
             "ema": self.config.ema,
             **told,
         }
         return {name: sides["generated"] for name, sides in told["numbers"].items()}
 
-    def report(self) -> Mapping[str, Any] | None:
+    def details(self) -> Mapping[str, Any] | None:
         return self.told
 
     def pictures(self, found: Evaluation, data: Data) -> dict[str, Image.Image | None]:

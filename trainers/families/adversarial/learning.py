@@ -16,7 +16,7 @@ from trainers.data.images import signed
 from trainers.families.adversarial import watching
 from trainers.families.adversarial.judging import Judging
 from trainers.families.adversarial.networks import Critic, Generator
-from trainers.settings.config import Asked
+from trainers.settings.config import SampleSettings
 
 ROWS, COLUMNS = 16, 8  # of the grid of a conditional run, one row per class
 Shown = tuple[Tensor, Tensor | None]  # images, and their classes in a conditional run
@@ -92,40 +92,40 @@ class Adversarial(Judging):
     def watch(self, data: Data, inputs: Mapping[str, Tensor], drawn: Tensor) -> Watch | None:
         if self.config.on_collapse == "off":
             return None
-        looked = watching.images_of(data, drawn, inputs.get("labels"), self.config)
+        watched = watching.images_of(data, drawn, inputs.get("labels"), self.config)
         stream = InOrder(
-            len(looked["kinds"]),
-            lambda places: {name: part[places] for name, part in looked.items()},
+            len(watched["kinds"]),
+            lambda places: {name: part[places] for name, part in watched.items()},
             self.config.microbatch_size,
         )
         unless = "on_collapse=warn" if self.config.on_collapse == "stop" else ""
-        return Watch(stream, self.look_out, watching.numbers_of, watching.worry, unless)
+        return Watch(stream, self.extract_watched, watching.numbers_of, watching.worry, unless)
 
-    def look_out(self, networks: Networks, microbatch: MicroBatch) -> Rows:
+    def extract_watched(self, networks: Networks, microbatch: MicroBatch) -> Rows:
         images = signed(microbatch["images"], microbatch.dtype)
         (scores,) = self.scores(networks, microbatch, (images, self.labels(microbatch)))
         return {"kinds": microbatch["kinds"], "scores": scores, "pixels": watching.small(images)}
 
     # The grid
 
-    def grid(self) -> Asked:
+    def grid(self) -> SampleSettings:
         if not self.classes:
             return super().grid()
-        asked: Asked = self.config.asked(count=COLUMNS * min(self.classes, ROWS), columns=COLUMNS)
+        asked: SampleSettings = self.config.sample_settings(count=COLUMNS * min(self.classes, ROWS), columns=COLUMNS)
         return asked
 
-    def sample_inputs(self, asked: Asked, random: torch.Generator, data: Data) -> dict[str, Tensor]:
-        inputs = {"latent": torch.randn(asked.count, self.config.latent_dim, 1, 1, generator=random)}
-        wanted: str = asked.class_  # type: ignore[attr-defined]
+    def sample_inputs(self, settings: SampleSettings, random: torch.Generator, data: Data) -> dict[str, Tensor]:
+        inputs = {"latent": torch.randn(settings.count, self.config.latent_dim, 1, 1, generator=random)}
+        wanted: str = settings.class_  # type: ignore[attr-defined]
         if not self.classes:
             if wanted != "each":
                 reason, hint = "the run is not conditional", "train one with conditional=true"
                 raise TroupeError(Problem("unknown-class", "class", reason, hint, wanted), WORDS)
             return inputs
         if wanted != "each":
-            return {**inputs, "labels": torch.full((asked.count,), self.class_number(wanted))}
-        columns = asked.columns or round(asked.count**0.5) or 1
-        return {**inputs, "labels": torch.arange(asked.count) // columns % self.classes}
+            return {**inputs, "labels": torch.full((settings.count,), self.class_number(wanted))}
+        columns = settings.columns or round(settings.count**0.5) or 1
+        return {**inputs, "labels": torch.arange(settings.count) // columns % self.classes}
 
     def class_number(self, wanted: str) -> int:
         """The number of a class given by name or number. Raises TroupeError (exit code 2) if there is no such class."""
@@ -150,9 +150,9 @@ class Wasserstein(Adversarial):
     """
 
     def phases(self, step: int) -> tuple[Phase, ...]:
-        critic = Phase("critic", ("critic",), "critic", self.criticise, after=self.constrain)
-        generator = Phase("generator", ("generator",), "generator", self.generate, fresh=False)
-        return (*[critic] * self.config.draws(step), generator)
+        critic = Phase("critic", ("critic",), "critic", self.criticise, post_step=self.constrain)
+        generator = Phase("generator", ("generator",), "generator", self.generate, new_batch=False)
+        return (*[critic] * self.config.batches_per_step(step), generator)
 
     def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         raise NotImplementedError

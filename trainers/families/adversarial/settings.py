@@ -13,7 +13,7 @@ from trainers.base.problems import Problem, sentence
 from trainers.data.settings import ImageConfig
 from trainers.families import registry
 from trainers.run_folders.run_folder import RunFolder
-from trainers.settings.config import MISFIT, Asked
+from trainers.settings.config import MISFIT, SampleSettings
 from trainers.settings.fields import Check, setting
 from trainers.settings.rules import BESIDE, VALUE
 from trainers.storage.checkpoint import WEIGHTS, all_in
@@ -84,7 +84,7 @@ def critic_steps(source: str) -> Any:
     return setting(5, "critic steps per step", at_least=1, at_most=1000, source=source, group="optimizer")
 
 
-class AskedImages(Asked):
+class ImageSampleSettings(SampleSettings):
     class_: str = setting("each", "the class of a conditional run, by name or number; each: row after row")
 
 
@@ -96,7 +96,7 @@ class AdversarialConfig(ImageConfig):
         Check(("image_size",), _size),
         Check(("mismatched_negatives", "conditional"), _classes_known),
     )
-    asked: ClassVar[type[Asked]] = AskedImages
+    sample_settings: ClassVar[type[SampleSettings]] = ImageSampleSettings
     metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {
         "frechet_distance": "min",
         "kernel_distance": "min",
@@ -168,7 +168,7 @@ class AdversarialConfig(ImageConfig):
     )
 
     @classmethod
-    def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
+    def derived_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
         return cls.small if cls.side(said) < 64 else {}
 
     @field_validator("features")
@@ -179,8 +179,8 @@ class AdversarialConfig(ImageConfig):
         return features if features in OWN_FEATURES else f"{model}{colon}{_found(path).resolve()}"
 
     @classmethod
-    def wrong(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
-        problems, features = super().wrong(good, family), str(good.get("features", "auto"))
+    def validate_settings(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
+        problems, features = super().validate_settings(good, family), str(good.get("features", "auto"))
         model, _, path = features.rpartition(":")
 
         def no_judge(reason: str, hint: str = "", code: str = NO_JUDGE) -> None:
@@ -202,7 +202,7 @@ class AdversarialConfig(ImageConfig):
             no_judge(*why)
         return problems
 
-    def held_out_places(self, facts: Mapping[str, Any]) -> int:
+    def num_held_out(self, facts: Mapping[str, Any]) -> int:
         """The number of samples that an evaluation generates; none if there are too few images to compare with."""
         if facts["held_out"] < FEWEST:
             return 0
@@ -215,15 +215,15 @@ class AdversarialConfig(ImageConfig):
         if self.features == "pixels" or (self.features == "auto" and facts["classes"] < 2):
             numbers = facts["channels"] * min(SIDE, facts["image_size"]) ** 2
         known = super().metrics_of(facts)
-        few = 0 < self.held_out_places(facts) <= numbers
+        few = 0 < self.num_held_out(facts) <= numbers
         return {name: mode for name, mode in known.items() if not (few and name == "frechet_distance")}
 
-    def nothing_held_out(self, facts: Mapping[str, Any]) -> str:
+    def no_held_out_reason(self, facts: Mapping[str, Any]) -> str:
         there = facts["held_out"]
         return f"the data has {there or 'none'} of the {FEWEST} held-out images that a verdict needs"
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
-        problems = super().misfit(facts)
+    def validate_data(self, facts: Mapping[str, Any]) -> list[Problem]:
+        problems = super().validate_data(facts)
         if self.conditional and facts["classes"] < 2:
             known = f"one class ({facts['class_names'][0]})" if facts["classes"] else "no labels"
             hint = "leave it out, or use data with classes"

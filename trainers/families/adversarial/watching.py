@@ -34,9 +34,9 @@ def images_of(data: Data, drawn: Tensor, labels: Tensor | None, config: Any) -> 
     for size, batch in ((data.size, data.batch), (data.held_out, data.held_out_batch)):
         count = min(most, size)
         places = [place * size // count for place in range(count)]
-        parts.append(batch([places[one] for one in dealt(count, config.microbatch_size)]))
+        parts.append(batch([places[one] for one in spread_groups(count, config.microbatch_size)]))
     device, count = parts[0]["images"].device, min(most, len(drawn))
-    order = [place * len(drawn) // count for place in dealt(count, config.microbatch_size)]
+    order = [place * len(drawn) // count for place in spread_groups(count, config.microbatch_size)]
     parts.append({"images": drawn[order].permute(0, 3, 1, 2).to(device)})
     if labels is not None:
         parts[GENERATED]["labels"] = labels[order].to(device)
@@ -45,7 +45,7 @@ def images_of(data: Data, drawn: Tensor, labels: Tensor | None, config: Any) -> 
     return {"kinds": torch.cat(kinds), **{name: torch.cat([part[name] for part in parts]) for name in wanted}}
 
 
-def dealt(count: int, size: int) -> list[int]:
+def spread_groups(count: int, size: int) -> list[int]:
     """Places of `count` samples in groups of `size`, each of which is spread over all; the remainder is left out."""
     groups = count // size
     return [place * groups + group for group in range(groups) for place in range(size)]

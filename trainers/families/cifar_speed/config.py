@@ -92,16 +92,16 @@ class Config(ClassificationConfig):
         group="evaluation",
     )
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
+    def validate_data(self, facts: Mapping[str, Any]) -> list[Problem]:
         size = facts["image_size"]
         if 25 <= size <= 48:  # one pixel is left after the pools
-            return super().misfit(facts)
+            return super().validate_data(facts)
         reason = "cifar_speed needs 25 to 48 pixels"
-        return [*super().misfit(facts), Problem(MISFIT, "image_size", reason, "use image_size=32", size)]
+        return [*super().validate_data(facts), Problem(MISFIT, "image_size", reason, "use image_size=32", size)]
 
     @property
-    def spans_the_run(self) -> bool:
-        return super().spans_the_run or self.lookahead > 0  # its strength depends on the length of the run
+    def depends_on_total_steps(self) -> bool:
+        return super().depends_on_total_steps or self.lookahead > 0  # its strength depends on the length of the run
 
     @property
     def evaluation_passes(self) -> int:

@@ -19,7 +19,7 @@ class CifarSpeed(Classification):
     def network(self, channels: int, classes: int) -> nn.Module:
         return FastNet(self.config.widths, channels, classes)
 
-    def begin(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
+    def setup(self, networks: Mapping[str, nn.Module], data: Data) -> Mapping[str, Tensor]:
         network = networks["network"]
         assert isinstance(network, FastNet)
         images = data.batch(range(min(SAMPLES, data.size)))["images"]

@@ -31,7 +31,7 @@ class Classification(Family):
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         config = self.config
         optimizer: torch.optim.Optimizer
-        groups = decayed(networks["network"], config.weight_decay)
+        groups = weight_decay_groups(networks["network"], config.weight_decay)
         if config.optimizer == "adamw":
             optimizer = torch.optim.AdamW(groups, betas=(config.momentum, 0.999), fused=True)
         else:
@@ -83,7 +83,7 @@ class Classification(Family):
         return images.to(dtype, memory_format=layout).sub_(mean * 255).div_(deviation * 255)
 
     def logits(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
-        """Logits of a micro-batch's images, (rows, classes), as in `Config.expects`: the mean over all views."""
+        """Logits of a micro-batch's images, (rows, classes), as in `Config.input_spec`: the mean over all views."""
         images, views = self.normalized(microbatch["images"], microbatch.dtype), self.config.views()
         height, width = images.shape[2:]
         border = max(abs(pixels) for view in views for pixels in view["moved"])
@@ -103,7 +103,7 @@ class Classification(Family):
         labels, logits = microbatch["labels"], self.logits(networks, microbatch)
         guesses, count = logits.argmax(1), logits.shape[1]
         confusion = torch.bincount(labels * count + guesses, minlength=count * count).view(count, count)
-        microbatch.kept["sure"], microbatch.kept["guesses"] = logits.softmax(1).max(1).values, guesses
+        microbatch.intermediates["sure"], microbatch.intermediates["guesses"] = logits.softmax(1).max(1).values, guesses
         return {
             "accuracy": ((guesses == labels).sum(), len(labels)),
             "loss": (cross_entropy(logits, labels, reduction="sum"), len(labels)),
@@ -118,8 +118,12 @@ class Classification(Family):
         counts = torch.as_tensor(found.totals["confusion"][0]).numpy()
         return {"confusion": draw_confusion(counts, self.facts["class_names"]), "mistakes": mistakes}
 
-    def scored(self, microbatch: MicroBatch) -> tuple[Tensor, Sequence[str]]:
-        labels, guesses, sure = microbatch["labels"], microbatch.kept["guesses"], microbatch.kept["sure"]
+    def rank_samples(self, microbatch: MicroBatch) -> tuple[Tensor, Sequence[str]]:
+        labels, guesses, sure = (
+            microbatch["labels"],
+            microbatch.intermediates["guesses"],
+            microbatch.intermediates["sure"],
+        )
         names = self.facts["class_names"]
         captions = [
             f"{names[guess]} ({share:.1%}), is {names[label]}"
@@ -128,7 +132,7 @@ class Classification(Family):
         return torch.where(guesses == labels, -torch.inf, sure.double()), captions
 
 
-def decayed(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def weight_decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Parameters in two groups: filters and matrices with weight decay, biases, norms and scales without."""
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for name, parameter in network.named_parameters():

@@ -110,13 +110,13 @@ class ClassificationConfig(ImageConfig):
     )
 
     @classmethod
-    def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
+    def derived_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"learning_rate": ADAMW_RATE} if said.get("optimizer") == "adamw" else {}
 
     @classmethod
-    def wrong_target(cls, target: str, family: str = "the family") -> Problem | None:
+    def target_problem(cls, target: str, family: str = "the family") -> Problem | None:
         metric, _, number = target.partition(":")
-        problem = super().wrong_target(target, family)
+        problem = super().target_problem(target, family)
         if problem is None and metric == "eval_accuracy" and float(number) > 1:
             share = float(number) / 100 if float(number) <= 100 else 0.94
             hint = f"use target=eval_accuracy:{share:g}"
@@ -133,7 +133,7 @@ class ClassificationConfig(ImageConfig):
         """The normalization that `auto` stands for, if the channels fit."""
         return "cifar10" if self.data == "cifar10" else "half"
 
-    def expects(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    def input_spec(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         told = decoding.told(facts)
         mean, deviation = (
             list(part if len(part) > 1 else part * facts["channels"])
@@ -158,9 +158,9 @@ class ClassificationConfig(ImageConfig):
         """The number of classes of the network's output."""
         return int(facts["classes"]) if self.classes == "auto" else self.classes
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
+    def validate_data(self, facts: Mapping[str, Any]) -> list[Problem]:
         there, channels, size = facts["classes"], facts["channels"], facts["image_size"]
-        problems = super().misfit(facts)
+        problems = super().validate_data(facts)
         names = facts.get("class_names", ())
 
         def of_data(code: str, reason: str, hint: str) -> None:

@@ -66,22 +66,22 @@ class Config(ClassificationConfig):
     )
 
     @classmethod
-    def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
+    def derived_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
         own = MODELS.get(said.get("model", ""), {})
         if said.get("optimizer", own.get("optimizer", "sgd")) != own.get("optimizer", "sgd"):
             own = {}  # for another optimizer
-        return {**super().following({**own, **said}), **own}
+        return {**super().derived_defaults({**own, **said}), **own}
 
     @classmethod
-    def meant(cls, word: str) -> str | None:
+    def suggestion(cls, word: str) -> str | None:
         return f"model={word}" if word in OWN or word in torchvision_models() else None
 
     def usual_moments(self) -> str:
         published = self.model in HE or self.model not in OWN  # published weights need this one
         return "imagenet" if published else super().usual_moments()
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
-        problems = super().misfit(facts)
+    def validate_data(self, facts: Mapping[str, Any]) -> list[Problem]:
+        problems = super().validate_data(facts)
         if not problems and self.model not in ANY:
             from trainers.families.classifier.networks import misfit
 

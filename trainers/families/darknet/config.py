@@ -72,8 +72,8 @@ class Config(ClassificationConfig):
         1, "the group that keeps the images' size, counted from 0; -1 for none", at_least=-1, network=True
     )
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
-        problems, side = super().misfit(facts), facts["image_size"]
+    def validate_data(self, facts: Mapping[str, Any]) -> list[Problem]:
+        problems, side = super().validate_data(facts), facts["image_size"]
         for group in range(len(self.blocks)):
             side = side if group == self.stride_one else -(-side // 2)
         if side == 1 and self.microbatch_size == 1:

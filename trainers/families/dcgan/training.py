@@ -18,17 +18,19 @@ class DCGAN(Adversarial):
 
     def phases(self, step: int) -> tuple[Phase, ...]:
         return (
-            Phase("discriminator", ("discriminator",), "discriminator", self.discriminate, leaves=("generator",)),
-            Phase("generator", ("generator",), "generator", self.generate, fresh=False),
+            Phase(
+                "discriminator", ("discriminator",), "discriminator", self.discriminate, keeps_graph_of=("generator",)
+            ),
+            Phase("generator", ("generator",), "generator", self.generate, new_batch=False),
         )
 
     def discriminate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
-        microbatch.kept["fakes"] = fakes = self.fakes(networks, microbatch)
+        microbatch.intermediates["fakes"] = fakes = self.fakes(networks, microbatch)
         real, fake, *wrong = self.scores(networks, microbatch, *self.shown(microbatch, fakes.detach()))
         negative = sum(softplus(part).mean() for part in (fake, *wrong)) / (1 + len(wrong))
         loss = softplus(-real).mean() + negative  # binary cross entropy on logits
         return Loss(loss, {"real_score": real.sigmoid().mean(), "fake_score": fake.sigmoid().mean()})
 
     def generate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
-        (fake,) = self.scores(networks, microbatch, (microbatch.kept["fakes"], self.labels(microbatch)))
+        (fake,) = self.scores(networks, microbatch, (microbatch.intermediates["fakes"], self.labels(microbatch)))
         return Loss(softplus(-fake).mean())  # non-saturating: make fakes look real

@@ -73,6 +73,6 @@ class Config(AdversarialConfig):
         True, "batch norms in the critic", source="Arjovsky 2017, section 4.3 shows both", network=True
     )
 
-    def draws(self, step: int) -> int:
+    def batches_per_step(self, step: int) -> int:
         long = self.n_critic_warmup and (step < self.warmup_steps or step % 500 == 0)
         return self.n_critic_warmup if long else self.n_critic

@@ -61,9 +61,9 @@ class Config(AdversarialConfig):
     beta1: float = beta("beta1", 0.0, "Gulrajani 2017, algorithm 1")
     beta2: float = beta("beta2", 0.9, "Gulrajani 2017, algorithm 1")
 
-    def draws(self, step: int) -> int:
+    def batches_per_step(self, step: int) -> int:
         return self.n_critic
 
-    def misfit(self, facts: Mapping[str, Any]) -> list[Problem]:
+    def validate_data(self, facts: Mapping[str, Any]) -> list[Problem]:
         problem = _resnet_size(self.network, facts["image_size"])
-        return [*super().misfit(facts), *([problem] if problem else [])]
+        return [*super().validate_data(facts), *([problem] if problem else [])]

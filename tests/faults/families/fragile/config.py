@@ -24,5 +24,5 @@ class Config(ImageConfig):
     )
     ballast: int = setting(0, "size of a buffer that makes checkpoints large", unit="MB")
 
-    def draws(self, step: int) -> int:
+    def batches_per_step(self, step: int) -> int:
         return 2
