@@ -1,6 +1,8 @@
-"""Names of 0.1.0 and 0.2.0: of modules, which custom families import, of settings, options, metrics and JSON fields.
+"""Names of 0.1.0 and 0.2.0: modules that custom families import, members of the contract, settings, options, metrics
+and JSON fields.
 
-What troupe has stored is read silently under the current names; a user's own file with a line about it.
+What troupe has stored is read silently under the current names; a user's own file with a line about it. Old members of
+the contract are reported.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import importlib.abc
 import importlib.machinery
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
+
+from trainers.base.problems import Problem
 
 CONTRACT = {
     "augment": "contract.augmentation", "checkpoint": "storage.checkpoint", "config": "settings.config",
@@ -58,6 +62,75 @@ IN_ALL_SETTINGS = "keep_checkpoints"  # stored with every run and search since t
 
 OPTIONS = {"from": "init-from", "final": "retrain-best", "unchecked": "skip-checks"}  # of 0.1.0 and 0.2.0
 ARGUMENTS = {"from_run": "init_from"}  # of Python calls
+
+CONTRACT_NAMES: dict[str, dict[str, str]] = {
+    "Config": {
+        "misfit": "validate_data",
+        "wrong": "validate_settings",
+        "wrong_target": "target_problem",
+        "wrong_data": "data_problems",
+        "remarks": "warnings",
+        "following": "derived_defaults",
+        "instead": "overridden_defaults",
+        "expects": "input_spec",
+        "places": "num_samples",
+        "held_out_places": "num_held_out",
+        "nothing_held_out": "no_held_out_reason",
+        "draws": "batches_per_step",
+        "resolved": "finalize",
+        "recipe": "defining_settings",
+        "asked": "sample_settings",
+        "moves_momentum": "schedules_momentum",
+        "learns_from": "input_kind",
+        "meant": "suggestion",
+        "spans_the_run": "depends_on_total_steps",
+    },
+    "Family": {
+        "begin": "setup",
+        "frozen": "frozen_networks",
+        "kept": "buffers",
+        "beat": "heartbeat",
+        "look": "extract_features",
+        "looked": "reference_features",
+        "compared": "reference_data",
+        "look_over": "summarize_features",
+        "look_name": "features_key",
+        "before_evaluations": "setup_evaluation",
+        "collected": "per_sample_outputs",
+        "conclude": "compute_metrics",
+        "scored": "rank_samples",
+        "report": "details",
+        "carried": "microbatch_state",
+    },
+    "Phase": {
+        "fresh": "new_batch",
+        "leaves": "keeps_graph_of",
+        "before": "pre_step",
+        "after": "post_step",
+        "optimises": "local_params",
+        "own": "local_optimizer",
+    },
+    "Watch": {"look": "extract_features", "conclude": "compute_metrics"},
+    "MicroBatch": {"carried": "state", "kept": "intermediates"},
+    "Evaluation": {"beat": "heartbeat"},
+    "": {
+        "Asked": "SampleSettings",
+        "AskedImages": "ImageSampleSettings",
+        "Scored": "RankedSample",
+        "Drawn": "StreamBatch",
+    },
+}  # members by class: old name and new name; under "", classes
+
+
+def renamed(owner: str, names: Iterable[str], about: str) -> list[Problem]:
+    """A problem for each of these names that members of `owner` had before; `about` is where it is used."""
+    new = CONTRACT_NAMES.get(owner, {})
+    dot = "." if owner else ""
+    return [
+        Problem("renamed", about, f"{owner}{dot}{name} was renamed", f"use {new[name]}")
+        for name in names
+        if name in new
+    ]
 
 
 class OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):

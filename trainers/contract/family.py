@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from trainers.base import old_names
+from trainers.base.errors import WORDS, TroupeError
 from trainers.contract.evaluation import Evaluation, Rows, Totals, no_heartbeat
 from trainers.contract.schedules import Schedule
 from trainers.contract.streams import InOrder, Shuffled, Stream
@@ -74,6 +76,19 @@ class MicroBatch:
         return torch.randn(*shape, generator=self.random, device=self.device, dtype=self.dtype)
 
 
+def _renamed(name: str) -> property:
+    """A member of MicroBatch that has another name now: raises TroupeError when it is read or set."""
+
+    def refuse(microbatch: MicroBatch, value: Any = None) -> None:
+        raise TroupeError(old_names.renamed("MicroBatch", [name], f"micro-batch {microbatch.index}"), WORDS)
+
+    return property(refuse, refuse)
+
+
+for _name in old_names.CONTRACT_NAMES["MicroBatch"]:
+    setattr(MicroBatch, _name, _renamed(_name))
+
+
 class Loss(NamedTuple):
     """The loss of a phase for a micro-batch.
 
@@ -107,6 +122,11 @@ class Phase:
     closure: bool = False  # the optimizer computes the loss several times in its step, as L-BFGS does
     local_params: tuple[str, ...] = ()  # tensors of its state that each micro-batch optimises itself
     local_optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
+
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        if problems := old_names.renamed("Phase", named, f"phase {(values or ['?'])[0]}"):
+            raise TroupeError(problems, WORDS)
+        return super().__new__(cls)
 
 
 @dataclass(frozen=True)

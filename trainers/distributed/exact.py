@@ -36,16 +36,18 @@ class GradSync(Protocol):
     def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
         """The networks for a loss to call, in a phase that trains those named in `used` or keeps their graph."""
 
-    def gradients(self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], kept_graphs: bool) -> None:
+    def accumulate_gradients(
+        self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], kept_graphs: bool
+    ) -> None:
         """Compute the loss of each micro-batch of the share and add up the gradients in this worker.
 
         `kept_graphs`: the graphs of several micro-batches were made in an earlier phase.
         """
 
-    def meet(self, rows: Mapping[int, Tensor]) -> Tensor:
+    def all_reduce_metrics(self, rows: Mapping[int, Tensor]) -> Tensor:
         """Add up a float64 row for each micro-batch, over all workers and in the tree's order."""
 
-    def reduce(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
+    def all_reduce_gradients(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
         """Leave in `.grad` the sum of all gradients over `weight`; `private`: it will be changed in place."""
 
     def close(self) -> None:

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from trainers.base import old_names
 from trainers.base.errors import WORDS, TroupeError, meant, told_of
 from trainers.base.problems import Problem
+from trainers.families.old_contract import renamed_in
 from trainers.runtime.global_state import with_default_globals
 from trainers.settings.config import Config
 
@@ -93,7 +95,15 @@ def _only_class(name: str, folder: Path, part: str, base: type[Kind]) -> type[Ki
     if len(found) != 1:
         reason = f"must define one subclass of {base.__name__}, found {len(found)}"
         raise TroupeError(Problem("own-code", str(folder / f"{part}.py"), reason), WORDS)
+    _refuse_renamed(found[0], base.__name__, str(folder / f"{part}.py"))
     return found[0]
+
+
+def _refuse_renamed(family: type, owner: str, file: str) -> None:
+    """Raise TroupeError for each old name that the class, or one of another package that it extends, defines."""
+    names = [name for base in family.__mro__ for name in vars(base)]
+    if problems := old_names.renamed(owner, dict.fromkeys(names), file):
+        raise TroupeError(problems, WORDS)
 
 
 def _module(name: str, folder: Path, part: str) -> ModuleType:
@@ -113,6 +123,8 @@ def _module(name: str, folder: Path, part: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         module.__path__ = [str(folder)]
         sys.modules[package] = module
+    if f"{package}.{part}" not in sys.modules and (problems := renamed_in(folder)):
+        raise TroupeError(problems, WORDS)
     try:
         return _imported(package, part)
     except (Exception, SystemExit) as error:
