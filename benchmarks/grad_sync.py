@@ -1,10 +1,10 @@
 """Time of grad_sync alone: `Exact` against gloo's all-reduce, from gradients in their place to the mean everywhere.
 
-Exact: `meet` (with a small row, as in training) and `average`; gradients lie in their slots, added up within each
-worker. gloo: `all_reduce` of one flat vector, then its division. The slowest worker counts, the median of the
-repetitions in one process group. Each side of a round has processes of its own, in the environment of workers, one
-thread each. "messages" is grad_sync without shared memory, as between hosts. A row with more workers than cores is
-marked oversubscribed: processes then wait for cores as well as for each other.
+Exact: `all_reduce_metrics` (with a small row, as in training) and `all_reduce_gradients`; gradients lie in their slots,
+added up within each worker. gloo: `all_reduce` of one flat vector, then its division. The slowest worker counts, the
+median of the repetitions in one process group. Each side of a round has processes of its own, in the environment of
+workers, one thread each. "messages" is grad_sync without shared memory, as between hosts. A row with more workers than
+cores is marked oversubscribed: processes then wait for cores as well as for each other.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def exact(world: World, millions: float, microbatches: int, shares_memory: bool,
     assert not grad_sync.notice, grad_sync.notice
     seconds = []
     for _ in range(WARM_UP + repetitions):
-        grad_sync.gradients(parameters, lambda index: (parameters[0] * gradient).sum() * (index + 1), False)
+        grad_sync.accumulate_gradients(parameters, lambda index: (parameters[0] * gradient).sum() * (index + 1), False)
         rows = {index: torch.zeros(6, dtype=torch.float64) for index in grad_sync.share}
         dist.barrier(world.group)
         started = time.perf_counter()
-        grad_sync.meet(rows)
-        grad_sync.reduce(parameters, float(microbatches), private=False)
+        grad_sync.all_reduce_metrics(rows)
+        grad_sync.all_reduce_gradients(parameters, float(microbatches), private=False)
         seconds.append(time.perf_counter() - started)
     assert parameters[0].grad is not None
     torch.testing.assert_close(parameters[0].grad, gradient * ((microbatches + 1) / 2))

@@ -64,9 +64,11 @@ def add_up(world: World, layout: list[list[int]], microbatches: int, rounds: int
                 wanted = gradient_of(index)
                 return torch.stack([(p * wanted[SHAPES.index(tuple(p.shape))]).sum() for p in chosen]).sum()
 
-            grad_sync.gradients(chosen, loss, False)
-            total = grad_sync.meet({index: torch.tensor([0.1 * index, turn]).double() for index in grad_sync.share})
-            grad_sync.reduce(chosen, microbatches, private=bool(turn % 2))
+            grad_sync.accumulate_gradients(chosen, loss, False)
+            total = grad_sync.all_reduce_metrics(
+                {index: torch.tensor([0.1 * index, turn]).double() for index in grad_sync.share}
+            )
+            grad_sync.all_reduce_gradients(chosen, microbatches, private=bool(turn % 2))
             answers += [total, *(p.grad.clone() for p in chosen if p.grad is not None)]
     return answers
 
@@ -129,12 +131,12 @@ def test_workers_of_one_host_share_memory_that_has_no_name(pool: LocalGroup) -> 
 
 KILLED = """
 import os, signal
-from trainers.distributed.shared_memory import ALIGNMENT, Room
+from trainers.distributed.shared_memory import ALIGNMENT, SharedBuffer
 from trainers.distributed.process_group import World
 class Killed(World):
-    def gather(self, value):  # the memory is there, and nobody else has it yet
+    def all_gather(self, value):  # the memory is there, and nobody else has it yet
         os.kill(os.getpid(), signal.SIGKILL)
-Room.open(Killed(0, 2), [0, 1], [1, 1], 1 << 20)
+SharedBuffer.open(Killed(0, 2), [0, 1], [1, 1], 1 << 20)
 """
 
 
@@ -255,7 +257,7 @@ def reduce_with_one_that_goes(world: World, guilty: int, left: bool) -> list[Any
             return value
 
         try:
-            grad_sync.gradients(list(network.parameters()), loss, left)
+            grad_sync.accumulate_gradients(list(network.parameters()), loss, left)
         except (PeerLost, RuntimeError, KeyError) as error:
             return [turn, type(error).__name__, str(error).splitlines()[0], world.waiting]
     return []
@@ -286,7 +288,7 @@ def look_while_one_is_slow(world: World, slow: int) -> bool:
     world.all_gather(None)
     looker = threading.Timer(0.5, lambda: seen.append(world.waiting))
     looker.start()
-    grad_sync.gradients(list(network.parameters()), loss, False)
+    grad_sync.accumulate_gradients(list(network.parameters()), loss, False)
     looker.join()
     assert not world.waiting
     return seen[0]
@@ -319,4 +321,4 @@ def test_an_error_of_the_familys_own_stays_its_own() -> None:
     for loss in (fails, lambda index: Broken.apply(network(torch.ones(2, 4))).sum()):
         for left in (False, True):
             with pytest.raises(RuntimeError, match="made up: a mistake of the"):
-                grad_sync.gradients(list(network.parameters()), loss, left)
+                grad_sync.accumulate_gradients(list(network.parameters()), loss, left)

@@ -203,11 +203,11 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: ScheduledOptimizer) -> t
         return found.value
 
     kept_graphs = any(name in left for left in trainer.deferred_statistics.values() for name in phase.trains)
-    trainer.grad_sync.gradients(optimizing.parameters, loss, kept_graphs)
+    trainer.grad_sync.accumulate_gradients(optimizing.parameters, loss, kept_graphs)
     weight, mean, sums = _all_reduce_metrics(trainer, phase, reducer)
     if math.isfinite(mean) or phase.closure:
         private = phase.pre_step is not None or phase.closure or optimizing.modifies_gradients
-        trainer.grad_sync.reduce(optimizing.parameters, weight, private)
+        trainer.grad_sync.all_reduce_gradients(optimizing.parameters, weight, private)
     trainer.control.restart_clock()
     return mean, reducer.statistics, sums / trainer.config.microbatches if reducer.statistics else sums
 
@@ -216,7 +216,7 @@ def _all_reduce_metrics(trainer: Trainer, phase: Phase, reducer: MetricsReducer)
     """Add up the rows of all micro-batches over the workers: weight, mean loss, and sums of the statistics."""
     rows = reducer.rows()
     trainer.control.heartbeat()
-    total = trainer.grad_sync.meet(rows)
+    total = trainer.grad_sync.all_reduce_metrics(rows)
     weight, mean, metrics, sums = reducer.read(total, phase.name)
     trainer.stop_agreed |= bool(total[MetricsReducer.STOP] > 0)
     trainer.save_agreed |= bool(total[MetricsReducer.SAVE] > 0)
