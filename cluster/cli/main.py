@@ -104,7 +104,7 @@ def carried_out(arguments: Sequence[str]) -> Answer:
         text = help_text(said)
         schema = {"arguments": REQUESTS[said.verb].argument_schema()} if said.verb in REQUESTS else {}
         return Answer({"help": text, **schema}, text)
-    more = {"keep_checkpoints": True} if said.verb == "logs" and said.has("json") else {}
+    more = {"with_text": True} if said.verb == "logs" and said.has("json") else {}
     progress = Progress(sys.stdout if said.verb in SHOWING else sys.stderr)
     return verbs.carry_out(said.request, progress, said.problems, **more)
 

@@ -230,13 +230,13 @@ def stop(request: StopRequest, progress: Progress) -> Answer:
     return follow.stop(request.runs, request.name, progress.say)
 
 
-def logs(request: LogsRequest, progress: Progress, keep: bool = False) -> Answer:
+def logs(request: LogsRequest, progress: Progress, with_text: bool = False) -> Answer:
     from cluster.inspection import follow
 
     if request.address is not None:
-        return remote_verbs.followed(request.address, request.name, request.follow, keep, progress.say)
+        return remote_verbs.followed(request.address, request.name, request.follow, with_text, progress.say)
     pieces = follow.logs(request.runs, request.name, request.rank, request.follow)
-    return Answer({"name": request.name, "job": None, "logs": follow.shown(pieces, request.follow, keep)}, None)
+    return Answer({"name": request.name, "job": None, "logs": follow.shown(pieces, request.follow, with_text)}, None)
 
 
 def check(request: CheckRequest, progress: Progress) -> Answer:

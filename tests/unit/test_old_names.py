@@ -197,7 +197,7 @@ def test_a_custom_family_can_use_settings_under_their_old_names() -> None:
         )
 
         @classmethod
-        def following(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
+        def derived_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
             return {**super().derived_defaults(said), "keep": 6}
 
     config = Older.of({})
