@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from cluster.cli.parser import HELP, Command, options_of
 from cluster.requests.models import REQUESTS
@@ -49,6 +50,18 @@ def help_text(said: Command) -> str:
     elif model.takes_settings():
         text += "\n\n" + paragraphs(f"`troupe {said.verb} FAMILY --help` shows the settings of a family.")
     return text
+
+
+def arguments_of(said: Command) -> dict[str, Any]:
+    """The JSON schema of what a verb takes, as `arguments`, with the settings of a family if one is named."""
+    if said.verb not in REQUESTS:
+        return {}
+    model, kind = REQUESTS[said.verb], None
+    if model.takes_settings() and said.verb != "sample" and said.names:
+        from trainers.families import registry
+
+        kind = registry.config_class(said.names[0], said.families)
+    return {"arguments": model.argument_schema(kind)}
 
 
 def _tables(settings: Sequence[Described], width: int) -> str:

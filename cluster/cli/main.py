@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from cluster.cli import parser as grammar
 from cluster.cli import verbs
-from cluster.cli.help import help_text
+from cluster.cli.help import arguments_of, help_text
 from cluster.host.environment import start_anew
 from cluster.host.signals import ignore_signals, take_signals
 from cluster.requests.models import REQUESTS
@@ -102,8 +102,7 @@ def carried_out(arguments: Sequence[str]) -> Answer:
         return Answer({"version": __version__}, f"troupe {__version__}")
     if said.help:
         text = help_text(said)
-        schema = {"arguments": REQUESTS[said.verb].argument_schema()} if said.verb in REQUESTS else {}
-        return Answer({"help": text, **schema}, text)
+        return Answer({"help": text, **arguments_of(said)}, text)
     more = {"with_text": True} if said.verb == "logs" and said.has("json") else {}
     progress = Progress(sys.stdout if said.verb in SHOWING else sys.stderr)
     return verbs.carry_out(said.request, progress, said.problems, **more)

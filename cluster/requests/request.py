@@ -257,15 +257,12 @@ class Request(BaseModel):
         return Signature(parameters)
 
     @classmethod
-    def argument_schema(cls) -> dict[str, Any]:
-        """The JSON schema of the arguments, by their names in Python."""
-        kept, whole = cls.fields("name", "option", "settings"), cls.model_json_schema()
-        used = ("type", "anyOf", "items", "description", "default", "minimum", "maximum", "exclusiveMinimum")
-        properties = {
-            field: {key: value for key, value in whole["properties"][field].items() if key in used} for field in kept
-        }
-        required = [field for field in whole.get("required", []) if field in kept]
-        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    def argument_schema(cls, settings: type[BaseModel] | None = None) -> dict[str, Any]:
+        """The JSON schema of the arguments, by their names in Python; with the settings of a family if given."""
+        schema = _plain_schema(cls, [*cls.fields("name", "option", "settings")])
+        if settings is not None:
+            schema["properties"]["settings"] = _plain_schema(settings, [*settings.model_fields])
+        return schema
 
     def arguments(self, *left_out: str) -> tuple[str, ...]:
         """The arguments after the verb for the same command, without the options of these fields."""
@@ -304,6 +301,17 @@ class Request(BaseModel):
         return []
 
     reads_checkpoints: ClassVar[bool] = False
+
+
+def _plain_schema(model: type[BaseModel], names: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of some fields of a model, without what only we declare."""
+    whole = model.model_json_schema()
+    ours = ("title", "kind", "value", "typed", "group", "unit", "source", "bounds", "log", "free", "network")
+    properties = {
+        name: {key: value for key, value in whole["properties"][name].items() if key not in ours} for name in names
+    }
+    required = [name for name in whole.get("required", []) if name in names]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 @functools.cache

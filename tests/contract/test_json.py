@@ -392,3 +392,14 @@ def test_the_documents_have_an_example_for_each_verb_that_is_as_the_schema_says(
     assert blocks
     for block in blocks:
         valid(json.dumps({"troupe": "0", "verb": verb, "exit_code": 0, "result": json.loads(block), "errors": []}))
+
+
+@pytest.mark.parametrize("verb", REQUESTS)
+def test_help_has_the_schema_of_what_a_verb_takes(verb: str) -> None:
+    named = ["dcgan"] if REQUESTS[verb].takes_settings() and verb not in ("sample", "submit") else []
+    schema = said(verb, *named, "--help").result["arguments"]
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert {*schema["properties"]} == {*REQUESTS[verb].fields("name", "option", "settings")}
+    if named:
+        rate = schema["properties"]["settings"]["properties"]["learning_rate"]
+        assert (rate["type"], rate["exclusiveMinimum"]) == ("number", 0)

@@ -5,7 +5,6 @@ Does not import torch: all arguments are checked before anything heavy is loaded
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import math
@@ -21,12 +20,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    TypeAdapter,
+    GetCoreSchemaHandler,
     ValidationError,
-    ValidationInfo,
-    field_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, ErrorDetails
 
 from trainers.base import old_names
 from trainers.base.errors import WORDS, TroupeError, meant
@@ -35,6 +33,13 @@ from trainers.base.problems import Problem, show_value
 Kind = Literal["defining", "running"]
 Group = Literal["network", "data", "optimizer", "schedule", "evaluation", "run"]
 GROUPS: tuple[Group, ...] = get_args(Group)  # in display order
+KEYS = {"at least": "ge", "above": "gt", "at most": "le", "below": "lt"}  # pydantic's keys
+BOUNDS = {
+    "at least": "greater_than_equal",
+    "above": "greater_than",
+    "at most": "less_than_equal",
+    "below": "less_than",
+}  # pydantic's errors
 LARGEST = 10**9  # default bound of numbers
 
 
@@ -97,10 +102,7 @@ def seconds_of(span: str) -> float:
 
 
 def _held_span(span: str) -> str:
-    try:
-        seconds_of(span)
-    except ValueError as error:
-        raise ValueError("; ".join(error.args)) from None  # pydantic keeps only the text
+    seconds_of(span)
     return span
 
 
@@ -148,19 +150,14 @@ class Settings(BaseModel):
         words = {f"{name}_" if f"{name}_" in cls.model_fields else name: value for name, value in words.items()}
         good: dict[str, Any] = {name: field.get_default() for name, field in cls.model_fields.items()}
         good |= cls.overridden_defaults(words)
+        given, wrong = cls._read(words)
+        good |= cls._valid(good, given, wrong)
         for name, value in words.items():
-            field = cls.model_fields.get(name)
-            if field is None:
+            if name not in cls.model_fields:
                 problems.append(cls._unknown(name, value, family))
-                continue
-            try:
-                read = (read_value if isinstance(value, str) else taken_value)(field.annotation, value)
-                good[name] = TypeAdapter[Any](field.annotation or Any).validate_python(read)
-                _hold_bounds(field, good[name])
-            except (ValidationError, ValueError) as error:
-                good.pop(name, None)
-                told = (error.errors()[0]["msg"],) if isinstance(error, ValidationError) else error.args
-                reason, hint = (*map(str, told), "")[:2]
+            elif name in wrong:
+                del good[name]
+                reason, hint = (*map(str, wrong[name].args), "")[:2]
                 shown = value if isinstance(value, str) else f"{value!r:.60}"
                 problems.append(Problem("bad-value", name.rstrip("_"), reason, hint, shown))
         said = {name: good[name] for name in words if name in good}
@@ -173,6 +170,34 @@ class Settings(BaseModel):
                 problems += as_problems([problem] if problem else [])
         problems += as_problems(cls.validate_settings(good, family))
         return (None, problems) if problems else (cls(**good), [])
+
+    @classmethod
+    def _read(cls, words: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, ValueError]]:
+        """The values of known settings, texts parsed; and why others cannot be parsed."""
+        given, wrong = dict[str, Any](), dict[str, ValueError]()
+        for name in words.keys() & cls.model_fields.keys():
+            annotation, value = cls.model_fields[name].annotation, words[name]
+            try:
+                given[name] = (
+                    read_value(annotation, value) if isinstance(value, str) else plain_value(annotation, value)
+                )
+            except ValueError as error:
+                wrong[name] = error
+        return given, wrong
+
+    @classmethod
+    def _valid(
+        cls, defaults: Mapping[str, Any], given: Mapping[str, Any], wrong: dict[str, ValueError]
+    ) -> dict[str, Any]:
+        """The settings as pydantic validates them; for each that it rejects, the reason is added to `wrong`."""
+        try:
+            return dict(cls.model_validate({**defaults, **given}))
+        except ValidationError as error:
+            errors = error.errors()
+        for one in sorted(errors, key=lambda one: one["type"] not in BOUNDS.values()):  # of a union, that of its number
+            name = str(one["loc"][0])
+            wrong.setdefault(name, ValueError(*_reason(cls.model_fields[name], one)))
+        return cls._valid(defaults, {name: value for name, value in given.items() if name not in wrong}, wrong)
 
     @classmethod
     def _unknown(cls, name: str, value: Any, family: str) -> Problem:
@@ -204,11 +229,15 @@ class Settings(BaseModel):
             raise TroupeError(problems, WORDS)
         return config
 
-    @field_validator("*")
     @classmethod
-    def _bounded(cls, value: Any, info: ValidationInfo) -> Any:
-        _hold_bounds(cls.model_fields[str(info.field_name)], value)
-        return value
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The schema of the model, in which the numbers of each setting have its bounds."""
+        schema: Any = handler(source)
+        model: Any = schema["schema"] if schema["type"] == "model" else {}
+        for name, field in model.get("fields", {}).items():
+            field["schema"] = _bounded(field["schema"], _limits(cls.model_fields[name]))
+        bounded: CoreSchema = schema
+        return bounded
 
     @classmethod
     def __pydantic_init_subclass__(cls, **words: Any) -> None:
@@ -288,7 +317,7 @@ def read_value(annotation: Any, text: str) -> Any:
 
     `1:2:4` is a list; `a,b` and `a..b` are choices and ranges, which only a search accepts.
     """
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    options = _options(annotation)
     words = [word for option in options if get_origin(option) is Literal for word in get_args(option)]
     if str in options or text in words:
         return text
@@ -349,28 +378,24 @@ def number_of(text: str, words: Sequence[str] = ()) -> float:
 READERS: dict[Any, Callable[[str, Sequence[str]], Any]] = {bool: _read_bool, int: _read_int, float: number_of}
 
 
-def taken_value(annotation: Any, value: Any) -> Any:
-    """A non-string Python value, converted to the type of its setting. Raises ValueError with the expected types."""
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    if type(value) in (type(None), bool) and type(value) in options:
-        return value
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and {int, float} & {*options}:
-        if int in options and isinstance(value, numbers.Integral):
-            return int(value)
-        number = math.inf
-        with contextlib.suppress(OverflowError):
-            number = float(value)
-        if not math.isfinite(number):
-            raise ValueError("is not a finite number")
-        if float not in options and not number.is_integer():
-            raise ValueError("is not an integer")
-        return int(number) if int in options and number.is_integer() else number
-    parts = [get_args(option)[0] for option in options if get_origin(option) is tuple]
-    if parts and isinstance(value, (tuple, list)):  # JSON and YAML have only lists
-        with contextlib.suppress(ValueError):
-            return tuple(taken_value(parts[0], part) for part in value)
-    if isinstance(value, os.PathLike) and str in options:
-        return os.fspath(value)
+def plain_value(annotation: Any, value: Any) -> Any:
+    """A Python value that is not a text, as pydantic takes it: numbers of other libraries as Python's, lists as tuples.
+    Raises ValueError with the expected types for a bool in the place of a number."""
+    if isinstance(value, bool) and bool not in _options(annotation):
+        raise ValueError(_must_be(annotation))
+    if isinstance(value, numbers.Real) and not isinstance(value, (bool, int, float)):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    if isinstance(value, (tuple, list)):  # JSON and YAML have only lists
+        return tuple(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _must_be(annotation: Any) -> str:
     names = {
         int: "an integer",
         float: "a number",
@@ -379,9 +404,10 @@ def taken_value(annotation: Any, value: Any) -> Any:
         type(None): "None",
         Span: "a time such as '10min'",
     }
+    options = _options(annotation)
     wanted = [names.get(option, "a tuple of numbers") for option in options if get_origin(option) is not Literal]
     wanted += [repr(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
-    raise ValueError(f"must be {' or '.join(wanted)}")
+    return f"must be {' or '.join(wanted)}"
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -395,34 +421,45 @@ def _facts(field: FieldInfo) -> dict[str, Any]:
     return field.json_schema_extra
 
 
-def _hold_bounds(field: FieldInfo, value: Any) -> None:
-    """Raise ValueError if a number, or one of a list, violates a bound of its setting."""
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            continue
-        if isinstance(number, float) and not math.isfinite(number):
-            raise ValueError("is not a finite number")
-        bounds = _facts(field)["bounds"]
-        if not bounds.keys() & {"at least", "above"}:
-            bounds = {**bounds, "at least": -LARGEST}
-        if not bounds.keys() & {"at most", "below"}:
-            bounds = {**bounds, "at most": LARGEST}
-        for bound, limit in bounds.items():
-            holds = {
-                "at least": number >= limit,
-                "above": number > limit,
-                "at most": number <= limit,
-                "below": number < limit,
-            }
-            if not holds[bound]:
-                part = " (a fraction of the run, as in 0.3)" if _facts(field)["unit"] == "share" else ""
-                raise ValueError(f"must be {bound} {show_value(limit)}{part}")
+def _limits(field: FieldInfo) -> dict[str, float]:
+    """The bounds of a setting's numbers, as pydantic names them."""
+    limits = {KEYS[bound]: limit for bound, limit in _facts(field)["bounds"].items()}
+    lower = {} if limits.keys() & {"ge", "gt"} else {"ge": -LARGEST}
+    return limits | lower | ({} if limits.keys() & {"le", "lt"} else {"le": LARGEST})
+
+
+def _bounded(schema: Any, limits: Mapping[str, float]) -> Any:
+    """A schema of pydantic with these bounds on its numbers; only True and False are bools."""
+    kind = schema["type"]
+    if kind in ("int", "float"):
+        return {**schema, **limits}
+    if kind == "bool":
+        return {**schema, "strict": True}
+    if kind == "union":
+        return {**schema, "choices": [_bounded(choice, limits) for choice in schema["choices"]]}
+    if kind == "tuple":
+        return {**schema, "items_schema": [_bounded(item, limits) for item in schema["items_schema"]]}
+    return {**schema, "schema": _bounded(schema["schema"], limits)} if "schema" in schema else schema
+
+
+def _reason(field: FieldInfo, error: ErrorDetails) -> tuple[str, ...]:
+    """Why pydantic rejects a value, for users."""
+    kind, limits = error["type"], error.get("ctx", {})
+    for bound, code in BOUNDS.items():
+        if kind == code:
+            part = " (a fraction of the run, as in 0.3)" if _facts(field)["unit"] == "share" else ""
+            return (f"must be {bound} {show_value(limits[KEYS[bound]])}{part}",)
+    if kind == "finite_number":
+        return ("is not a finite number",)
+    if kind == "int_from_float":
+        return ("is not an integer",)
+    return limits["error"].args if kind == "value_error" else (_must_be(field.annotation),)
 
 
 def _bounds(field: FieldInfo) -> str:
     """Choices and bounds for display: `auto or at least 8, at most 1024`."""
     annotation = field.annotation
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    options = _options(annotation)
     words = [str(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
     if bool in options:
         words = ["true", "false"]
