@@ -189,9 +189,11 @@ class Settings(BaseModel):
     def _valid(
         cls, defaults: Mapping[str, Any], given: Mapping[str, Any], wrong: dict[str, ValueError]
     ) -> dict[str, Any]:
-        """The settings as pydantic validates them; for each that it rejects, the reason is added to `wrong`."""
+        """The settings as pydantic converts them, texts (such as paths) as given; for each that it rejects, the reason
+        is added to `wrong`."""
+        texts = {name: value for name, value in given.items() if isinstance(value, str)}
         try:
-            return dict(cls.model_validate({**defaults, **given}))
+            return {**dict(cls.model_validate({**defaults, **given})), **texts}
         except ValidationError as error:
             errors = error.errors()
         for one in sorted(errors, key=lambda one: one["type"] not in BOUNDS.values()):  # of a union, that of its number
@@ -380,8 +382,8 @@ READERS: dict[Any, Callable[[str, Sequence[str]], Any]] = {bool: _read_bool, int
 
 def plain_value(annotation: Any, value: Any) -> Any:
     """A Python value that is not a text, as pydantic takes it: numbers of other libraries as Python's, lists as tuples.
-    Raises ValueError with the expected types for a bool in the place of a number."""
-    if isinstance(value, bool) and bool not in _options(annotation):
+    Raises ValueError with the expected types for bytes, and for a bool in the place of a number."""
+    if isinstance(value, (bytes, bytearray)) or (isinstance(value, bool) and bool not in _options(annotation)):
         raise ValueError(_must_be(annotation))
     if isinstance(value, numbers.Real) and not isinstance(value, (bool, int, float)):
         return int(value) if isinstance(value, numbers.Integral) else float(value)
