@@ -85,8 +85,8 @@ MUTATIONS = (
     ),
     Mutation(  # the first mistake hides the others
         "All errors in a command's arguments are reported at once", "cluster/training/prepare_run.py",
-        (("    if found.problems:\n        raise TroupeError(found.problems, WORDS)\n    if found.conflict",
-          "    if found.problems:\n        raise TroupeError(found.problems[:1], WORDS)\n    if found.conflict"),),
+        (("    if found.problems:\n        raise TroupeError(found.problems, USAGE)\n    if found.conflict",
+          "    if found.problems:\n        raise TroupeError(found.problems[:1], USAGE)\n    if found.conflict"),),
         ("tests/unit/test_cli_errors.py::test_every_mistake_of_a_command_is_told_at_once",),
     ),
     Mutation(  # hosts send one another rounded sums

@@ -27,7 +27,7 @@ from cluster.backend.supervisor import (
 )
 from cluster.host.requirements import needs
 from cluster.terminal.progress import duration
-from trainers.base.errors import SURROUNDINGS, NotBegun, TroupeError, of_worker
+from trainers.base.errors import ENVIRONMENT, NotStarted, TroupeError, of_worker
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 from trainers.run import Plan
@@ -80,11 +80,11 @@ class PlacementRequest:
         lost: WorkerLost | None,
         used: Connected | LocalRay,
         stop_requested: Callable[[], bool],
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
         cluster: bool,
     ) -> None:
         self.each, self.least, self.most, self.lost = dict(each), least, most, lost
-        self.used, self.stop_requested, self.say, self.cluster = used, stop_requested, say, cluster
+        self.used, self.stop_requested, self.notify, self.cluster = used, stop_requested, notify, cluster
         self.group: Any = None  # a placement group that was requested and is not granted yet
         self.size, self.requested = most, 0.0  # its number of workers, and when it was requested
 
@@ -100,7 +100,7 @@ class PlacementRequest:
             while True:
                 raise_if_died(self.used.unusable)
                 if self.stop_requested():
-                    raise NotBegun()
+                    raise NotStarted()
                 now = time.monotonic()
                 self._request(now)
                 if ask_ray(partial(self.group.wait, 0.5), self.used.unusable):
@@ -108,9 +108,9 @@ class PlacementRequest:
                     return granted
                 if now - began > 2 * WAITS.room_taken and not announced:
                     announced = True
-                    self.say(f"waiting for room for {self.size} workers, at most {duration(patience)}")
+                    self.notify(f"waiting for room for {self.size} workers, at most {duration(patience)}")
                 if now - began > patience:
-                    raise TroupeError(self._no_room(patience), SURROUNDINGS)
+                    raise TroupeError(self._no_room(patience), ENVIRONMENT)
         finally:
             if self.group is not None:
                 with contextlib.suppress(Exception):
@@ -223,7 +223,7 @@ class ActorGroup:
             if self.request is not None:
                 raise_if_died(self.request.used.unusable)
                 if self.request.stop_requested():
-                    raise NotBegun()
+                    raise NotStarted()
             self.ray.get(done)  # raises the error of one without waiting for the others
 
     def _hold_ray(self) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
@@ -96,7 +96,7 @@ class ClusterHealth:
             elif time.monotonic() - self.answered > WAITS.head:
                 self.problem = self._died(f"its head has not answered for {WAITS.head:.0f} s", "wait until it does")
         if self.problem is not None:
-            raise TroupeError(self.problem, SURROUNDINGS)
+            raise TroupeError(self.problem, ENVIRONMENT)
 
     def _died(self, reason: str, hint: str) -> Problem:
         return Problem("cluster-died", "--address", reason, hint, self.address, resumes=True)

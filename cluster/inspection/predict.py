@@ -13,7 +13,7 @@ from cluster.inspection import best_trials, export, manage_runs
 from cluster.requests.models import PredictRequest
 from cluster.terminal.tables import table
 from cluster.training.launch_run import alone
-from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
 from trainers.base.paths import expanded, natural, shown
 from trainers.base.problems import Problem
 from trainers.data import sources
@@ -96,7 +96,7 @@ def prepare(command: PredictRequest) -> tuple[str, Path | None, Mapping[str, Any
     except TroupeError as error:
         raise TroupeError([*error.problems, *problems], error.code) from error
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     assert expected is not None
     return name, folder, expected
 
@@ -130,7 +130,7 @@ def find(named: Sequence[Path]) -> Files:
             known = ", ".join(decoding.extensions())
             problems.append(Problem("no-images", shown(path), "holds no images", f"known extensions: {known}"))
     if problems:
-        raise TroupeError(problems, SURROUNDINGS)
+        raise TroupeError(problems, ENVIRONMENT)
     return Files(list(images), passed)
 
 

@@ -27,7 +27,7 @@ from cluster.backend.supervisor import WorkerLost, supervise
 from cluster.backend.worker import write_to
 from cluster.searching.leaderboard import NO_METRIC
 from cluster.terminal.progress import Progress, Silence
-from trainers.base.errors import FAILED, NotBegun, Passing, Stopped, TroupeError, of_worker
+from trainers.base.errors import FAILED, NotStarted, Stopped, Transient, TroupeError, of_worker
 from trainers.base.paths import TRIALS
 from trainers.base.problems import Problem, sentence
 from trainers.base.timeouts import WAITS
@@ -146,9 +146,9 @@ class Trial(tune.Trainable):
                 retry(partial(there.fetch_idle, folder.path, checkpoints=True), self._still_wanted)
 
     def _still_wanted(self) -> None:
-        """Called between tries. Raises NotBegun if a stop was requested."""
+        """Called between tries. Raises NotStarted if a stop was requested."""
         if self._stop_is_asked_for():
-            raise NotBegun
+            raise NotStarted
 
     def cleanup(self) -> None:
         self._finish()
@@ -212,7 +212,7 @@ class Trial(tune.Trainable):
         except Stopped:
             ended = {"ended": "stopped"}
         except TroupeError as error:
-            how = "stopped" if isinstance(error, Passing) else "failed"
+            how = "stopped" if isinstance(error, Transient) else "failed"
             problem = replace(error.problems[0], resumes=False)  # its search can be resumed, not the trial
             ended = {"ended": how, "reason": sentence(problem), "code": problem.code}
         except Exception as error:

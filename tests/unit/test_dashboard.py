@@ -18,7 +18,7 @@ from cluster.requests.models import JobsRequest
 from cluster.terminal.answers import JOB, MARK, Answer, as_record, record_in, without_records
 from cluster.terminal.progress import Progress
 from cluster.terminal.tables import columns_of, paragraphs
-from trainers.base.errors import FAILED, STOPPED, NotBegun, Stopped, TroupeError
+from trainers.base.errors import FAILED, STOPPED, NotStarted, Stopped, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
@@ -129,7 +129,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> tuple
     [
         (None, 0, None, []),
         (Stopped(Problem("stopped", "a", "stopped at step 2 of 4 and saved")), STOPPED, True, ["stopped"]),
-        (NotBegun(), STOPPED, False, ["stopped"]),
+        (NotStarted(), STOPPED, False, ["stopped"]),
         (TroupeError(Problem("lost", reason="worker 0 died while it was stopped"), STOPPED), STOPPED, False, ["lost"]),
         (TroupeError(Problem("not-finite", "step 3", "the loss is not finite")), FAILED, None, ["not-finite"]),
         (KeyboardInterrupt(), STOPPED, False, ["interrupted"]),
@@ -149,7 +149,7 @@ def test_a_job_ends_with_a_record_of_how_it_went(
 
 def test_a_command_that_is_no_job_prints_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(JOB, raising=False)
-    assert ended(monkeypatch, NotBegun())[2] is None
+    assert ended(monkeypatch, NotStarted())[2] is None
 
 
 def test_a_record_is_one_line_of_json_whatever_it_tells() -> None:

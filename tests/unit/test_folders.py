@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sentences import Sentences
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.data.image_folders.folders import SYSTEM_FOLDERS, part_kinds
 from trainers.data.image_folders.listing import arranged, look_through
@@ -47,7 +47,7 @@ def opened(folder: Path, said: list[str] | None = None, **how: Any) -> ImageData
 def refused(folder: Path, **how: Any) -> Problem:
     with pytest.raises(TroupeError) as caught:
         opened(folder, **how)
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     (problem,) = caught.value.problems
     assert (problem.about, problem.value) == ("data", f"imagefolder:{folder}")
     return problem

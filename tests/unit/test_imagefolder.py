@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from sentences import Sentences
 
-from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.data.image_folders.decoding import decode, extensions
 from trainers.data.image_folders.listing import arranged, look_through
 from trainers.data.imagefolder import cached, remove
@@ -244,7 +244,7 @@ def test_a_folder_without_images_is_one_line_and_leaves_nothing(
         (tmp_path / "images" / name).write_text("no image")
     with pytest.raises(TroupeError) as caught:
         Opened(tmp_path / "images", tmp_path)
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert [(one.code, one.about, one.value) for one in caught.value.problems] == [
         ("no-images", "data", f"imagefolder:{tmp_path / 'images'}")
     ]
@@ -370,7 +370,7 @@ def assert_no_room(folder: Path, data_dir: Path, sentences: Sentences) -> None:
     with pytest.raises(TroupeError) as caught:
         Opened(folder, data_dir)
     (problem,) = caught.value.problems
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert (problem.code, problem.about, problem.value) == ("not-written", "data", f"imagefolder:{folder}")
     assert str(data_dir / "packed") in problem.reason
     assert "--data-dir" in problem.hint
@@ -460,7 +460,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_not_left_out(tmp_path: Path, s
     finally:
         os.seteuid(before)
         (folder / "dog").chmod(0o755)
-    assert told.value.code == SURROUNDINGS
+    assert told.value.code == ENVIRONMENT
     assert [(one.code, one.about) for one in told.value.problems] == [("not-read", str(folder / "dog"))]
     sentences(told.value.problems)
 

@@ -26,7 +26,7 @@ from cluster.backend.supervisor import (
 )
 from cluster.backend.worker import Worker, interface_of
 from cluster.terminal.progress import Progress
-from trainers.base.errors import CONFLICT, FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError, naming
+from trainers.base.errors import CONFLICT, FAILED, STOPPED, NotStarted, PeerLost, Stopped, TroupeError, with_run_name
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
@@ -436,7 +436,7 @@ def test_a_watcher_that_was_stopped_takes_nobody_for_hung(monkeypatch: pytest.Mo
 def test_a_stop_before_the_first_micro_batch_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, silent: float) -> None:
     monkeypatch.setattr(WAITS, "seen_begun", 0.01)
     one = Dummy(({}, [BUSY._replace(microbatches=0, silent=silent)] * 2))
-    with pytest.raises(NotBegun):
+    with pytest.raises(NotStarted):
         supervise(lambda lost: one, 3, 1e12, lambda: True, Progress(io.StringIO()))
     assert (one.stopped, one.ended) == (0, 1)
 
@@ -461,7 +461,7 @@ def test_a_stop_looks_at_the_workers_anew_before_it_takes_them_for_not_begun() -
 def test_advice_to_go_on_names_the_run_or_says_that_there_is_none(
     problem: Problem, kept: bool, sentences: Sentences
 ) -> None:
-    error = naming(TroupeError(problem, CONFLICT), "mine", kept)
+    error = with_run_name(TroupeError(problem, CONFLICT), "mine", kept)
     assert error.problems == [replace(problem, run="mine", kept=kept) if problem.resumes else problem]
     assert error.code == CONFLICT
     assert str(error) == "\n".join(error.mistakes)

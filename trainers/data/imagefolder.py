@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.paths import expanded, in_utf8, shown
 from trainers.base.problems import Problem
 from trainers.data.image_folders import splitting, unreadable, values
@@ -52,8 +52,8 @@ def open_folder(request: Request) -> ImageData:
     if not os.path.isdir(root):
         hint = "give the path of a folder"
         if os.path.exists(root):
-            raise TroupeError(Problem("bad-value", "data", "is not a folder", hint, value), WORDS)
-        raise TroupeError(Problem("missing-folder", "data", "no such folder", hint, value), SURROUNDINGS)
+            raise TroupeError(Problem("bad-value", "data", "is not a folder", hint, value), USAGE)
+        raise TroupeError(Problem("missing-folder", "data", "no such folder", hint, value), ENVIRONMENT)
     size = request.image_size or AUTO_SIZE
     cache = request.data_dir / "packed" / _key(str(root), size, request.value_range)
     facts = _facts_of(cache)
@@ -75,7 +75,7 @@ def _looked_at(root: Path, request: Request, value: str) -> Layout:
         others += [f"the system folder {shown(name)}" for name in sorted(found.system)]
         reason = f"contains no images (only {', '.join(others)})" if others else "contains no images"
         hint = f"known extensions are {', '.join(extensions())}"
-        raise TroupeError(Problem("no-images", "data", reason, hint, value), SURROUNDINGS)
+        raise TroupeError(Problem("no-images", "data", reason, hint, value), ENVIRONMENT)
     layout = arranged(found, value, request.folders)
     lines = [f"skipped files that are not images: {counted(found.passed)}"] if found.passed else []
     lines += [
@@ -103,7 +103,7 @@ def _packed(root: Path, layout: Layout, size: int, cache: Path, request: Request
     except OSError as error:
         reason = f"cannot be packed under {cache.parent} ({error.strerror or error})"
         hint = "free space there, or set another folder with --data-dir"
-        raise TroupeError(Problem("not-written", "data", reason, hint, value), SURROUNDINGS) from error
+        raise TroupeError(Problem("not-written", "data", reason, hint, value), ENVIRONMENT) from error
 
 
 def _told(facts: Mapping[str, Any], cache: Path, value_range: values.Range) -> list[str]:
@@ -157,7 +157,7 @@ def _reasons(reasons: Mapping[str, int]) -> list[str]:
 def _none_read(which: str, reasons: Mapping[str, int], source: object) -> TroupeError:
     why, value = "".join(f" ({told})" for told in _reasons(reasons)), f"imagefolder:{shown(str(source))}"
     reason = f"{which} can be read{why}"
-    return TroupeError(Problem("no-images", "data", reason, unreadable.way_out(reasons), value), SURROUNDINGS)
+    return TroupeError(Problem("no-images", "data", reason, unreadable.way_out(reasons), value), ENVIRONMENT)
 
 
 SOURCES = {
@@ -203,7 +203,7 @@ def remove(folder: Path) -> None:
         raise TroupeError(Problem("held", str(folder), reason, hint), CONFLICT) from None
     except OSError as error:
         reason = f"cannot be removed ({error.strerror or error})"
-        raise TroupeError(Problem("not-written", str(folder), reason), SURROUNDINGS) from error
+        raise TroupeError(Problem("not-written", str(folder), reason), ENVIRONMENT) from error
 
 
 def _cleared(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.data.images import Part, array_digest
 from trainers.storage import atomic_files, ownership
@@ -117,4 +117,4 @@ def _read(file: Path, shape: list[int], sha256: str) -> NDArray[Any]:
 
 def _damaged(file: Path, reason: object) -> TroupeError:
     told, hint = " ".join(str(reason).split()), f"remove {file.parent} and pack it again"
-    return TroupeError(Problem("damaged", str(file), f"damaged ({told})", hint), SURROUNDINGS)
+    return TroupeError(Problem("damaged", str(file), f"damaged ({told})", hint), ENVIRONMENT)

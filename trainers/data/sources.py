@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import trainers.data
-from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError, lines_of_others, meant, told_of
+from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError, describe_error, did_you_mean, lines_of_others
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem
 from trainers.data.images import Request, Source
@@ -32,11 +32,11 @@ def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
         told = getattr(module, "SOURCES", {})
         if not isinstance(told, Mapping) or not all(isinstance(source, Source) for source in told.values()):
             reason = "needs SOURCES = {name: Source(...)}"
-            raise TroupeError(Problem("own-code", str(module.__file__), reason), WORDS)
+            raise TroupeError(Problem("own-code", str(module.__file__), reason), USAGE)
         for name, source in told.items():
             if name in sources:
                 reason = f"{name} is the name of another data set"
-                raise TroupeError(Problem("name-in-use", str(module.__file__), reason, "rename it"), WORDS)
+                raise TroupeError(Problem("name-in-use", str(module.__file__), reason, "rename it"), USAGE)
             sources[name] = source
     return sources
 
@@ -91,7 +91,7 @@ def open_data(
     """
     sources, parts = all_sources(extra), parts_of(data)
     for part in parts:
-        for problem, code in ((_wrong_words(part, sources), WORDS), (_missing_folder(part), SURROUNDINGS)):
+        for problem, code in ((_wrong_words(part, sources), USAGE), (_missing_folder(part), ENVIRONMENT)):
             if problem is not None:
                 raise TroupeError(problem, code)
     opened = []
@@ -116,11 +116,11 @@ def _opened(part: str, source: Source, request: Request) -> Any:
     except (Exception, SystemExit) as error:
         if not lines_of_others(error):
             raise
-        raise TroupeError(Problem("own-code", "data", told_of(error), value=part), SURROUNDINGS) from error
+        raise TroupeError(Problem("own-code", "data", describe_error(error), value=part), ENVIRONMENT) from error
     lacking = [name for name in ("size", "held_out", "facts", "fingerprint", "batch") if not hasattr(data, name)]
     if lacking:
         reason = f"its source returns a {type(data).__name__} without {', '.join(lacking)}"
-        raise TroupeError(Problem("own-code", "data", reason, value=part), SURROUNDINGS)
+        raise TroupeError(Problem("own-code", "data", reason, value=part), ENVIRONMENT)
     return data
 
 
@@ -156,7 +156,7 @@ class Joined:
 def _wrong_words(data: str, sources: dict[str, Source]) -> Problem | None:
     name, colon, argument = data.partition(":")
     if name not in sources:
-        hint = meant(name, sources) or f"there are {', '.join(sources)}"
+        hint = did_you_mean(name, sources) or f"there are {', '.join(sources)}"
         return Problem("unknown-data", "data", "no such data set", hint, data)
     if sources[name].takes_path and not argument:
         return Problem("bad-value", "data", f"needs a folder: data={name}:PATH", value=data)
@@ -186,6 +186,6 @@ def _load(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        reason = f"cannot be loaded ({told_of(error)})"
-        raise TroupeError(Problem("own-code", str(file), reason, "fix it"), WORDS) from error
+        reason = f"cannot be loaded ({describe_error(error)})"
+        raise TroupeError(Problem("own-code", str(file), reason, "fix it"), USAGE) from error
     return module

@@ -71,7 +71,7 @@ def write_timelapse(
     path: Path,
     grids: Sequence[Path],
     heartbeat: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = lambda line: None,
     seconds: float = 6.0,
     most: int = 120,
 ) -> bool:
@@ -87,7 +87,7 @@ def write_timelapse(
             with Image.open(grid) as opened:
                 frames.append(opened.convert("P", palette=Image.Palette.ADAPTIVE))
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged PNGs
-            say(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse omits it")
+            notify(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse omits it")
         heartbeat()
     if not frames:
         return False

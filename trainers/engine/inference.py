@@ -182,7 +182,7 @@ def _compute_reference_features(trainer: Trainer, name: str, stream: Stream, act
     """The judge's features of real samples: from the cache, or computed by all workers."""
     family = trainer.family
     path = cache.cache_path(trainer.data, name, family.features_key()) if trainer.world.rank == 0 else None
-    known = cache.read(path, trainer.control.say) if path is not None else None
+    known = cache.read(path, trainer.control.notify) if path is not None else None
     if trainer.world.broadcast(known is not None):
         family.reference_features = {**family.reference_features, name: known or {}}
         return

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainers.base.errors import FAILED, NotBegun, Stopped, TroupeError
+from trainers.base.errors import FAILED, NotStarted, Stopped, TroupeError
 from trainers.base.problems import Problem
 from trainers.contract.family import Data, Family
 from trainers.distributed.process_group import World
@@ -46,20 +46,20 @@ def train(
             held.enter_context(writer.holding(patience=10))
         notice = memory.check_memory(family, data, world)
         if notice and world.rank == 0:
-            control.say(notice)
+            control.notify(notice)
         trainer = Trainer(family, data, config, world, control)
         trainer.name = folder.name
         held.callback(trainer.close)
-        mirror = Mirror(folder.path if world.rank == 0 else None, control.say, control.heartbeat)
+        mirror = Mirror(folder.path if world.rank == 0 else None, control.notify, control.heartbeat)
         held.callback(mirror.end)
         recorder = Recorder(trainer, folder, facts, writer, mirror)
         if trainer.grad_sync.notice and world.rank == 0:
-            control.say(trainer.grad_sync.notice)
+            control.notify(trainer.grad_sync.notice)
         control.restart_clock()  # imports and loading do not count as work: the longest piece sets timeouts
         try:
             recorder.start()
         except Interrupted:
-            raise NotBegun from None
+            raise NotStarted from None
         try:
             if train_to_end(trainer, recorder):
                 return recorder.finish()

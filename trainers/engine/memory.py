@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from trainers.base import cgroups
-from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
 from trainers.base.problems import Problem, show_value
 from trainers.contract.family import Data, Family, MicroBatch
 from trainers.distributed.process_group import World, host_identity
@@ -96,7 +96,7 @@ def meta_networks(family: Family) -> Mapping[str, nn.Module] | None:
     except Exception as error:
         if "overflow" in str(error).lower():
             reason, hint = "the networks are larger than any memory", f"use smaller ones{_by(family.config)}"
-            raise TroupeError(Problem("no-memory", reason=reason, hint=hint), WORDS) from None
+            raise TroupeError(Problem("no-memory", reason=reason, hint=hint), USAGE) from None
         return None
 
 
@@ -282,7 +282,7 @@ def is_near(config: Config, one: MemoryEstimate, count: int, free: int) -> bool:
             f"{show_size(free)} are free {where}"
         )
         hint = f"use smaller networks{_by(config)}" + (", or fewer workers" if count > 1 else "")
-        raise TroupeError(Problem("no-memory", reason=reason, hint=hint), SURROUNDINGS)
+        raise TroupeError(Problem("no-memory", reason=reason, hint=hint), ENVIRONMENT)
     return count * (one.least + (one.activations or 0)) > NEAR * free
 
 

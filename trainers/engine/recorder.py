@@ -35,7 +35,7 @@ class Recorder:
         self.trainer, self.folder, self.facts = trainer, folder, facts
         self.writer, self.mirror = writer, mirror
         self.config, self.control = trainer.config, trainer.control
-        self.decorations = Decorations(trainer.control.say)
+        self.decorations = Decorations(trainer.control.notify)
         self.making = self.decorations.making
         self.is_rank0 = trainer.world.rank == 0
         self.seconds = 0.0  # of training before this process
@@ -57,7 +57,7 @@ class Recorder:
         if self.is_rank0:
             with self.writer.writing():
                 atomic_files.clear_unfinished(self.folder.path, self.folder.grids)
-                newest = checkpoint.newest(self.folder.checkpoints, self.control.say)
+                newest = checkpoint.newest(self.folder.checkpoints, self.control.notify)
         name = trainer.world.broadcast(newest.name if newest else None)
         if name is not None:
             path = self.folder.checkpoints / name
@@ -71,7 +71,7 @@ class Recorder:
             self.saved = name
             if self.is_rank0:
                 with self.writer.writing():
-                    self.folder.truncate_metrics(trainer.step - trainer.pending, self.control.say)
+                    self.folder.truncate_metrics(trainer.step - trainer.pending, self.control.notify)
         else:
             if self.is_rank0:
                 with self.writer.writing():
@@ -137,11 +137,11 @@ class Recorder:
         better = inference.note_best(trainer)
         if self.is_rank0 and (lacking := inference.lacking_metric(trainer)) and lacking not in self.said:
             self.said.add(lacking)
-            self.control.say(lacking)
+            self.control.notify(lacking)
         main = inference.main_metric(trainer)
         if self.is_rank0 and main is not None and not math.isfinite(trainer.evaluation.results[f"eval_{main}"]):
             reason = f"eval_{main} is not finite; this evaluation cannot be the best"
-            self.control.say(f"step {trainer.step}: {reason}")
+            self.control.notify(f"step {trainer.step}: {reason}")
         self._write(trainer.evaluation.results)
         self._report(better)
         return better
@@ -183,7 +183,7 @@ class Recorder:
         self.watching += time.monotonic() - before if watch is not None else 0.0
         self._write(trainer.watch_metrics)
         if self.is_rank0 and trainer.worry and not known:
-            self.control.say(f"step {trainer.step}: {trainer.worry}")
+            self.control.notify(f"step {trainer.step}: {trainer.worry}")
         return watch.unless if watch is not None and trainer.worry else ""
 
     def save(self) -> None:
@@ -259,7 +259,7 @@ class Recorder:
             with self.writer.writing():
                 with self.making(self.folder.timelapse.name):
                     if pictures.write_timelapse(
-                        self.folder.timelapse, sheets, self.control.heartbeat, self.control.say
+                        self.folder.timelapse, sheets, self.control.heartbeat, self.control.notify
                     ):
                         result["timelapse"] = self.folder.timelapse.name
                 atomic_files.write(self.folder.result, json.dumps(atomic_files.finite(result), indent=1) + "\n")

@@ -82,7 +82,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
             for group, now, then in zip(one.optimizer.param_groups, one.group_defaults, saved["begun"], strict=True):
                 group.update({key: value for key, value in now.items() if key in SCHEDULED or then.get(key) != value})
         elif trainer.world.rank == 0:
-            trainer.control.say(f"optimizer {name}: type differs from the checkpoint's; it starts without state")
+            trainer.control.notify(f"optimizer {name}: type differs from the checkpoint's; it starts without state")
     trainer.microbatch_state = {
         index: trainer.to_device(state["carried"].get(index, {})) or trainer.microbatch_state[index]
         for index in trainer.grad_sync.share

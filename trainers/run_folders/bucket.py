@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from trainers.base.errors import SURROUNDINGS, WORDS, Passing, TroupeError
+from trainers.base.errors import ENVIRONMENT, USAGE, Transient, TroupeError
 from trainers.base.paths import DATA_DIR, TRIALS, expanded
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
@@ -42,12 +42,12 @@ def folder_for(text: str) -> Path:
     if not is_address(text):
         if "://" in text:
             reason = "must be a folder, or a bucket as in s3://BUCKET/PATH"
-            raise TroupeError(Problem("bad-value", "--runs-dir", reason, value=text), WORDS)
+            raise TroupeError(Problem("bad-value", "--runs-dir", reason, value=text), USAGE)
         return Path(text)
     if "@" in text:
         reason = "an address must not contain keys: it is shown and stored"
         hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
-        raise TroupeError(Problem("bad-value", "--runs-dir", reason, hint), WORDS)
+        raise TroupeError(Problem("bad-value", "--runs-dir", reason, hint), USAGE)
     text = text.rstrip("/")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.partition("://")[2].partition("?")[0])[:60]
     folder = expanded(DATA_DIR) / "buckets" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -110,7 +110,7 @@ def shown(runs: Path) -> str:
     return address_of(runs) or str(runs)
 
 
-class Unreachable(Passing):
+class Unreachable(Transient):
     """A bucket fails, or rejects a request."""
 
 
@@ -134,7 +134,7 @@ class Bucket:
         try:
             yield
         except (OSError, ValueError, ImportError) as error:
-            raise Unreachable(Problem("bucket-failed", self.address, reason(error)), SURROUNDINGS) from error
+            raise Unreachable(Problem("bucket-failed", self.address, reason(error)), ENVIRONMENT) from error
 
     def check_writable(self) -> None:
         """Check write access. Raises TroupeError (exit code 3) if nothing can be written."""

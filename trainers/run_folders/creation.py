@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from trainers.base.errors import naming
+from trainers.base.errors import with_run_name
 from trainers.run_folders.run_locks import DRIVER, hold, is_held
 from trainers.storage import atomic_files, checkpoint, ownership
 
@@ -65,7 +65,7 @@ def _reported(runs: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise naming(checkpoint.disk_error(runs, error, "--runs-dir "), "", kept=False) from error
+        raise with_run_name(checkpoint.disk_error(runs, error, "--runs-dir "), "", kept=False) from error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem, sentences
 from trainers.base.timeouts import WAITS
 from trainers.run_folders import bucket
@@ -38,9 +38,9 @@ class Mirror:
     """Uploads what a run writes, in a separate thread during training; does nothing for a run outside of buckets."""
 
     def __init__(
-        self, path: Path | None, say: Callable[[str], None], heartbeat: Callable[[], object] = lambda: None
+        self, path: Path | None, notify: Callable[[str], None], heartbeat: Callable[[], object] = lambda: None
     ) -> None:
-        self.path, self.say, self.heartbeat = path or Path(), say, heartbeat
+        self.path, self.notify, self.heartbeat = path or Path(), notify, heartbeat
         self.bucket = bucket.bucket_of_run(path) if path is not None else None
         self.told: list[Problem] = []  # the problems reported last
         self.woken, self.ended, self.one = threading.Event(), threading.Event(), threading.Lock()
@@ -60,7 +60,7 @@ class Mirror:
             retry(self._send, self.heartbeat)
         except bucket.Unreachable as error:
             hint = f"the complete run is in {self.path}, and --resume {self.path.name} sends it"
-            raise bucket.Unreachable([replace(one, hint=hint) for one in error.problems], SURROUNDINGS) from None
+            raise bucket.Unreachable([replace(one, hint=hint) for one in error.problems], ENVIRONMENT) from None
 
     def end(self) -> None:
         self.ended.set()
@@ -90,8 +90,8 @@ class Mirror:
                     self.told = error.problems
                     hint = "all is kept on the local disk, and sent once possible"
                     for line in sentences(replace(one, hint=hint) for one in self.told):
-                        self.say(line)
+                        self.notify(line)
                 raise
             if self.told:
                 self.told = []
-                self.say(f"{self.bucket.address}: everything is sent")
+                self.notify(f"{self.bucket.address}: everything is sent")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.base import old_names, paths
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError, did_you_mean
 from trainers.base.paths import TRIALS
 from trainers.base.problems import Problem
 from trainers.run_folders import bucket, creation, sync_state
@@ -211,13 +211,15 @@ class RunFolder:
                 damaged += 1
         return rows, damaged
 
-    def truncate_metrics(self, step: int, say: Callable[[str], None] = lambda line: None) -> None:
+    def truncate_metrics(self, step: int, notify: Callable[[str], None] = lambda line: None) -> None:
         """Drop metrics of steps after `step`: that part of the run is computed again."""
         if not self.metrics.exists():
             return
         rows, damaged = self.read_metrics()
         if damaged:
-            say(f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run continues without them")
+            notify(
+                f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run continues without them"
+            )
         kept = [atomic_files.finite(row) for row in rows if row["step"] <= step]
         atomic_files.write(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -331,7 +333,7 @@ def folders_in(runs: Path) -> list[Path]:
         return []
     except OSError as error:
         reason = f"cannot be read ({error.strerror})"
-        raise TroupeError(Problem("not-read", "--runs-dir", reason, value=str(runs)), SURROUNDINGS) from None
+        raise TroupeError(Problem("not-read", "--runs-dir", reason, value=str(runs)), ENVIRONMENT) from None
     return sorted((runs / name for name in names), key=natural)
 
 
@@ -357,10 +359,12 @@ def find(runs: Path, name: str) -> RunFolder:
         known = [folder.name for folder in all_runs(within / TRIALS)]
         if not search:
             hint = f"name one of its trials, such as {known[0]}" if known else "it has no trials yet"
-            raise TroupeError(Problem("not-a-run", name, "is a search, not a run", hint), WORDS)
+            raise TroupeError(Problem("not-a-run", name, "is a search, not a run", hint), USAGE)
     else:
         known = [folder.name for folder in all_runs(runs)]
-    raise TroupeError(Problem("unknown-run", name, f"no such run in {bucket.shown(runs)}", meant(name, known)), WORDS)
+    raise TroupeError(
+        Problem("unknown-run", name, f"no such run in {bucket.shown(runs)}", did_you_mean(name, known)), USAGE
+    )
 
 
 def find_own(runs: Path, name: str) -> RunFolder:
@@ -376,12 +380,12 @@ def find_own(runs: Path, name: str) -> RunFolder:
     ]
     if not inside:
         reason = f"is not in {bucket.shown(runs)} itself"
-        raise TroupeError(Problem("elsewhere", name, reason, "name a run that is"), WORDS)
+        raise TroupeError(Problem("elsewhere", name, reason, "name a run that is"), USAGE)
     folder = RunFolder(inside[0].resolve())
     stored, damage = _as_written(folder.settings)
     if (stored is None or damage) and checkpoint.newest_intact(folder.checkpoints) is None:
         reason = "its settings.json is damaged, or not that of a run"
-        raise TroupeError(Problem("not-a-run", name, reason, "remove it by hand"), WORDS)
+        raise TroupeError(Problem("not-a-run", name, reason, "remove it by hand"), USAGE)
     return folder
 
 

@@ -22,7 +22,7 @@ def cache_path(data: Any, *key: object) -> Path | None:
     return folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.safetensors"
 
 
-def read(path: Path, say: Callable[[str], None]) -> dict[str, Tensor] | None:
+def read(path: Path, notify: Callable[[str], None]) -> dict[str, Tensor] | None:
     """Tensors that `write` cached; None if there are none, or if they are damaged, which is reported."""
     from safetensors import SafetensorError, safe_open
 
@@ -36,7 +36,7 @@ def read(path: Path, say: Callable[[str], None]) -> dict[str, Tensor] | None:
         whole = False
     if whole:
         return tensors
-    say(f"{path}: damaged; its contents are computed again")
+    notify(f"{path}: damaged; its contents are computed again")
     return None
 
 

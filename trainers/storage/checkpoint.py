@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trainers.base.errors import CONFLICT, SURROUNDINGS, Passing, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, Transient, TroupeError
 from trainers.base.problems import Problem
 from trainers.storage import atomic_files, ownership
 
@@ -131,7 +131,7 @@ def set_aside(path: Path) -> Path:
 
 
 def disk_error(path: Path, error: BaseException, whose: str = "", of_run: bool = True) -> TroupeError:
-    """One line (exit code 3) for a failed write; Passing if the disk is full."""
+    """One line (exit code 3) for a failed write; Transient if the disk is full."""
     full = False
     cause: BaseException | None = error
     while cause is not None:  # torch wraps the reason in its own error
@@ -141,12 +141,12 @@ def disk_error(path: Path, error: BaseException, whose: str = "", of_run: bool =
         full = full or shutil.disk_usage(path).free < 1 << 20
     if full:
         hint = "free space, or move the run to another disk" if of_run else "free space, or use another folder"
-        return Passing(Problem("no-space", f"{whose}{path}", "no space left", hint, resumes=of_run), SURROUNDINGS)
+        return Transient(Problem("no-space", f"{whose}{path}", "no space left", hint, resumes=of_run), ENVIRONMENT)
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     inside = str(getattr(error, "filename", None) or "")
     if inside.startswith(f"{path}/") and ".making" not in inside:  # for example a file in place of a folder
         path = Path(inside)
-    return TroupeError(Problem("not-written", f"{whose}{path}", f"could not be written ({reason})"), SURROUNDINGS)
+    return TroupeError(Problem("not-written", f"{whose}{path}", f"could not be written ({reason})"), ENVIRONMENT)
 
 
 @contextlib.contextmanager
@@ -181,7 +181,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if manifest_of(path)["format"] > FORMAT:
                 raise TroupeError(
-                    Problem("newer", str(path), "written by a newer troupe", "install it to continue"), SURROUNDINGS
+                    Problem("newer", str(path), "written by a newer troupe", "install it to continue"), ENVIRONMENT
                 )
         damage = damage_of(path)
         if damage is None:

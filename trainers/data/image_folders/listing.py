@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.paths import shown
 from trainers.base.problems import Problem
 from trainers.data.image_folders.decoding import extensions
@@ -126,7 +126,7 @@ class _Looking:
 
 def _refuse(error: OSError) -> None:
     reason, hint = f"cannot be read ({error.strerror})", "its images would be missing"
-    raise TroupeError(Problem("not-read", shown(error.filename), reason, hint), SURROUNDINGS)
+    raise TroupeError(Problem("not-read", shown(error.filename), reason, hint), ENVIRONMENT)
 
 
 def counted(kinds: Mapping[str, int], most: int | None = 5) -> str:
@@ -242,7 +242,7 @@ def _has_parts(names: set[str]) -> bool:
 
 
 def _either(reason: str, hint: str, data: str) -> TroupeError:
-    return TroupeError(Problem("parts-or-classes", "data", reason, hint, data), SURROUNDINGS)
+    return TroupeError(Problem("parts-or-classes", "data", reason, hint, data), ENVIRONMENT)
 
 
 def _names(names: Mapping[str, str] | Sequence[str]) -> str:
@@ -307,4 +307,4 @@ def _refuse_unlike(classes: Mapping[str, set[str]], train: str, data: str) -> No
     if differ:
         reason = "; ".join(sorted(differ))
         hint = f"its splits must have the same classes; or use data={data}/{shown(train)}, which holds out a tenth"
-        raise TroupeError(Problem("parts-differ", "data", reason, hint, data), SURROUNDINGS)
+        raise TroupeError(Problem("parts-differ", "data", reason, hint, data), ENVIRONMENT)

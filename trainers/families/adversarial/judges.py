@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, interpolate
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.contract.streams import sample_indices
 from trainers.data.images import signed
@@ -141,7 +141,7 @@ class Inception(nn.Module):
         except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             reason = f"no weights of Inception ({str(error).splitlines()[0]})"
             hint = "use other weights" if file else "download them on another machine, and use inception:FILE"
-            raise TroupeError(Problem("no-weights", "features", reason, hint, whose), SURROUNDINGS) from None
+            raise TroupeError(Problem("no-weights", "features", reason, hint, whose), ENVIRONMENT) from None
 
     def forward(self, images: Tensor) -> Seen:
         images = images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
@@ -160,7 +160,7 @@ def judge_from_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:
     kind = registry.config_class(learned["family"])
     if weights is None:
         reason, hint = "has no complete checkpoint", "use another run"
-        raise TroupeError(Problem("no-checkpoint", "features", reason, hint, str(folder)), SURROUNDINGS)
+        raise TroupeError(Problem("no-checkpoint", "features", reason, hint, str(folder)), ENVIRONMENT)
     config = kind.of(learned["settings"], learned["family"])
     theirs = learned["facts"]
     family = registry.family_class(learned["family"])(config, theirs)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainers.base.errors import WORDS, TroupeError, meant
+from trainers.base.errors import USAGE, TroupeError, did_you_mean
 from trainers.base.problems import Problem
 from trainers.contract import schedules
 from trainers.contract.evaluation import Rows
@@ -120,7 +120,7 @@ class Adversarial(Judging):
         if not self.classes:
             if wanted != "each":
                 reason, hint = "the run is not conditional", "train one with conditional=true"
-                raise TroupeError(Problem("unknown-class", "class", reason, hint, wanted), WORDS)
+                raise TroupeError(Problem("unknown-class", "class", reason, hint, wanted), USAGE)
             return inputs
         if wanted != "each":
             return {**inputs, "labels": torch.full((settings.count,), self.class_number(wanted))}
@@ -134,8 +134,8 @@ class Adversarial(Judging):
             return names.index(wanted)
         if wanted.isdigit() and int(wanted) < self.classes:
             return int(wanted)
-        hint = meant(wanted, names) or f"there are {', '.join(names[:10])}{', ...' if names[10:] else ''}"
-        raise TroupeError(Problem("unknown-class", "class", "no such class", hint, wanted), WORDS)
+        hint = did_you_mean(wanted, names) or f"there are {', '.join(names[:10])}{', ...' if names[10:] else ''}"
+        raise TroupeError(Problem("unknown-class", "class", "no such class", hint, wanted), USAGE)
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
         images: Tensor = networks["generator"](inputs["latent"], inputs.get("labels"))
