@@ -60,7 +60,7 @@ def ask_ray(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     while asking.is_alive():
-        asking.join(WAITS.look_at_results)
+        asking.join(WAITS.poll_results)
         if asking.is_alive():
             raise_if_died(died)
     (answer,) = answers
@@ -126,7 +126,7 @@ class PlacementRequest:
         if self.group is not None:
             waited = now - self.requested
             taken = waited > WAITS.room_taken and self.size > self.least  # the room is in use
-            if possible >= self.size and not taken and waited <= WAITS.room_asked_anew:
+            if possible >= self.size and not taken and waited <= WAITS.room_requested_again:
                 return
             self._withdraw()
             self.size -= taken
@@ -239,11 +239,11 @@ class ActorGroup:
             return PREEMPTED
         if self.request is None or not self.request.cluster:
             return WORKER
-        deadline = time.monotonic() + 2 * WAITS.look_at_nodes  # by then Ray knows
+        deadline = time.monotonic() + 2 * WAITS.poll_nodes  # by then Ray knows
         while time.monotonic() < deadline:
             if any(node not in self.watch.alive for node in where):
                 return NODE
-            time.sleep(WAITS.look_at_results)
+            time.sleep(WAITS.poll_results)
         return WORKER
 
     def start_run(self, plan: Plan, held_for: str = "") -> None:
@@ -268,7 +268,7 @@ class ActorGroup:
         self._hold_ray()
         waiting = [ref for ref, rank in self.results.items() if rank not in self.ended]
         if waiting:
-            done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=WAITS.look_at_results)
+            done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=WAITS.poll_results)
             for ref in done:
                 rank = self.results[ref]
                 self.ended[rank] = self._outcome(rank, ref)
@@ -389,7 +389,7 @@ class ActorGroup:
                     self._take(rank, self.ray.get(ref))
         for rank, worker in enumerate(self.actors):
             if rank not in self.asked.values() and rank not in self.ended:
-                if now - self.answered[rank] < WAITS.look_at_workers and self.answers[rank]:
+                if now - self.answered[rank] < WAITS.poll_workers and self.answers[rank]:
                     continue
                 self.asked[worker.status.options(concurrency_group="watch").remote()] = rank
 

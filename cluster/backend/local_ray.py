@@ -134,7 +134,7 @@ class LocalRay:
         They are touched from time to time: cleanup services remove temporary files that were not used for days.
         """
         now = time.monotonic()
-        if self.files and now - self.looked > WAITS.look_at_files:
+        if self.files and now - self.looked > WAITS.poll_files:
             self.looked = now
             self.gone = next((str(path) for path in self.files if not os.path.lexists(path)), "")
             if now - self.touched > WAITS.files_touched:

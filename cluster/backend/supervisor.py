@@ -137,7 +137,7 @@ def can_save(outcomes: Outcomes, statuses: Sequence[WorkerStatus], since_request
     """Whether a group that should stop has anything to save. Raises NotStarted if it certainly has not."""
     if outcomes or any(status.microbatches for status in statuses):
         return True
-    if since_request > WAITS.seen_begun or all(status.silent < since_request for status in statuses):
+    if since_request > WAITS.answer_at_start or all(status.silent < since_request for status in statuses):
         raise NotStarted()  # observed since the request: the first steps can take milliseconds
     return False
 
@@ -198,7 +198,7 @@ def _watch(
     while True:
         now, outcomes, statuses = clock.now(), group.outcomes(), group.statuses()
         complete, held_at = len(outcomes) == len(statuses), None
-        if complete or time.monotonic() - last_news > WAITS.look_at_workers:
+        if complete or time.monotonic() - last_news > WAITS.poll_workers:
             last_news = time.monotonic()
             held_at = _pass_on_news(group, progress, report, on_step_end)
 

@@ -71,7 +71,7 @@ class Worker:
         from trainers.distributed.process_group import join
 
         self._clear(held_for)
-        plan, there = plan.here(), None
+        plan, there = plan.on_this_machine(), None
         log = RunFolder(plan.folder).log(rank)
         use_ray_interface()
         try:

@@ -51,7 +51,7 @@ def stop(runs: Path, name: str, notify: Callable[[str], None]) -> Answer:
     begun, next_line = time.monotonic(), 0.0
     try:
         while under_way():
-            time.sleep(WAITS.look_at_log)
+            time.sleep(WAITS.poll_log)
             if under_way() and not (path / STOP_FILE).exists():  # a starting run removes old requests
                 with checkpoint.writing(path):
                     (path / STOP_FILE).touch()
@@ -132,7 +132,7 @@ def _followed(folder: RunFolder, rank: int) -> Iterator[Piece]:
                 yield rank, decoder.decode(piece)
         if not working:
             return
-        time.sleep(WAITS.look_at_log)
+        time.sleep(WAITS.poll_log)
 
 
 def headed(pieces: Iterable[Piece], follow: bool) -> Iterator[str]:

@@ -120,7 +120,7 @@ def find(named: Sequence[Path]) -> Files:
         if not path.is_dir():
             images[path] = None
             continue
-        found = listing.look_through(path)
+        found = listing.scan_folder(path)
         passed.update(found.passed)
         within = sorted(
             (Path(image.path) for image in found.images), key=lambda inside: [natural(part) for part in inside.parts]
@@ -141,7 +141,7 @@ def _decoded(
     for file in files:
         try:
             with warnings.catch_warnings(action="ignore"):  # Pillow's, about images that it can read
-                image = decoding.as_learned(file.read_bytes(), facts)
+                image = decoding.preprocessed(file.read_bytes(), facts)
         except OSError as error:
             unreadable.append({"file": shown(file), "why": error.strerror or "damaged, or not an image"})
         except Exception as error:  # Pillow raises nearly any exception for damaged images

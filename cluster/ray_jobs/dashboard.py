@@ -53,7 +53,7 @@ class Dashboard:
 
     def ask(self, question: str, *words: Any, **more: Any) -> Any:
         """Call a method of the client. Raises TroupeError (exit code 3) without an answer within a minute."""
-        until = time.monotonic() + WAITS.dashboard_asked_again
+        until = time.monotonic() + WAITS.dashboard_retries
         while True:
             try:
                 return getattr(self.client, question)(*words, **more)
@@ -62,7 +62,7 @@ class Dashboard:
                 if not passing or time.monotonic() > until:
                     reason = f"the dashboard no longer answers ({first_line(error)})"
                     raise TroupeError(unreachable(self.address, reason, "jobs continue"), ENVIRONMENT) from error
-            time.sleep(WAITS.look_at_job)
+            time.sleep(WAITS.poll_job)
 
     # Jobs
 
@@ -114,7 +114,7 @@ class Dashboard:
                 if time.monotonic() > told:
                     told = time.monotonic() + 5
                     notify(f"{name}: {doing}, for {duration(time.monotonic() - begun)}")
-                time.sleep(WAITS.look_at_job / 4)
+                time.sleep(WAITS.poll_job / 4)
         except KeyboardInterrupt:
             raise TroupeError(
                 Problem("interrupted", name, "detached; the job will still save and stop"), STOPPED
@@ -139,7 +139,7 @@ class Dashboard:
             seen = len(printed)
             if ended or not follow:
                 return
-            time.sleep(WAITS.look_at_job)
+            time.sleep(WAITS.poll_job)
 
 
 def reach(address: str) -> Dashboard:
@@ -171,7 +171,7 @@ def _version(address: str, headers: Mapping[str, str]) -> str | int:
         for name, value in headers.items():
             asked.add_unredirected_header(name, value)
         way = urllib.request.build_opener(urllib.request.ProxyHandler(proxies(address)))
-        with way.open(asked, timeout=WAITS.dashboard_found) as answer:
+        with way.open(asked, timeout=WAITS.dashboard_first_answer) as answer:
             return str(json.load(answer)["ray_version"])
     except urllib.error.HTTPError as error:
         return error.code

@@ -139,7 +139,7 @@ def look(
             if time.monotonic() > told + 10:
                 told = time.monotonic()
                 notify(f"checking, for {duration(told - begun)}")
-            time.sleep(WAITS.look_at_job / 4)
+            time.sleep(WAITS.poll_job / 4)
         printed = str(client.ask("get_job_logs", job))
         details = client.ask("get_job_info", job)
     finally:
@@ -199,7 +199,7 @@ def _families(inside: Sequence[str]) -> list[str]:
 
 def _sent(client: Dashboard, job: Mapping[str, Any]) -> str:
     """Submit a job, with retries: a cluster that has just started does not accept jobs yet."""
-    until = time.monotonic() + WAITS.cluster_begun
+    until = time.monotonic() + WAITS.cluster_start
     while True:
         try:
             return str(client.client.submit_job(**job))
@@ -207,7 +207,7 @@ def _sent(client: Dashboard, job: Mapping[str, Any]) -> str:
             if "try again later" not in str(error) or time.monotonic() > until:
                 reason = f"the cluster rejected the job ({first_line(error)})"
                 raise TroupeError(Problem("job-refused", job["submission_id"], reason), ENVIRONMENT) from error
-        time.sleep(WAITS.look_at_job)
+        time.sleep(WAITS.poll_job)
 
 
 def text(sent: Mapping[str, Any]) -> str:

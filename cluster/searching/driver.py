@@ -139,7 +139,7 @@ class Driver:
         if budget is not None and now - self.began > budget and StopReason.TIME_BUDGET not in self.stops:
             over = self.stops[StopReason.TIME_BUDGET] = f"the time budget of {duration(budget)} is used up"
             self.progress.notify(f"{over}: saving running trials")
-        if now - self.looked > WAITS.look_at_disk:
+        if now - self.looked > WAITS.poll_disk:
             self.looked = now
             self._look_at_disk()
 

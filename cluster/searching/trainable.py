@@ -93,7 +93,7 @@ class Trial(tune.Trainable):
         """Wait for it; a stop of the search does not wait for the next report, which may take long."""
         while True:
             try:
-                return self.reports.get(timeout=WAITS.look_for_stop)
+                return self.reports.get(timeout=WAITS.poll_stop)
             except queue.Empty:
                 if self._stop_is_asked_for():
                     self._ask_to_stop()
@@ -102,7 +102,7 @@ class Trial(tune.Trainable):
         stop = self.folder.path.parents[1] / STOP_FILE
         if stop.exists() or self.stopping:
             return True
-        if self.there is None or time.monotonic() - self.asked < WAITS.look_for_stop_in_bucket:
+        if self.there is None or time.monotonic() - self.asked < WAITS.poll_stop_in_bucket:
             return False
         self.asked = time.monotonic()
         return self.there.has(stop)
@@ -123,7 +123,7 @@ class Trial(tune.Trainable):
             reached = checkpoint.position_of(saved[-1])[0] if saved else -1
             if reached >= self.last["step"] or time.monotonic() - began > WAITS.checkpoint_sent:
                 return saved[-1] if saved else None
-            time.sleep(WAITS.look_for_stop)
+            time.sleep(WAITS.poll_stop)
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Continue from another trial's checkpoint; its own newest one is used without this."""

@@ -141,7 +141,7 @@ def _carried_out(
     finally:
         progress.end()
     with contextlib.suppress(OSError):
-        folder.resolve_settings_change(learned=True)
+        folder.resolve_settings_change(trained=True)
         folder.stop.unlink(missing_ok=True)
     if there is not None:
         retry(lambda: there.fetch(folder.path))  # files written by workers on other machines

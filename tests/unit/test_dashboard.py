@@ -33,7 +33,7 @@ def details(status: str, message: str) -> Any:
 def test_a_job_that_has_not_begun_says_why_and_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [details("PENDING", "waiting for resources"), details("SUCCEEDED", "")]
     client = object.__new__(Dashboard)
-    monkeypatch.setattr(WAITS, "look_at_job", 0.0)
+    monkeypatch.setattr(WAITS, "poll_job", 0.0)
     monkeypatch.setattr(client, "ask", lambda what, *words: "printed" if what == "get_job_logs" else [answers.pop(0)])
     said: list[str] = []
     assert "".join(client.logs("digits", True, said.append)) == "printed"
@@ -86,7 +86,7 @@ def test_whether_a_job_has_saved_is_told_by_its_record(
     client = object.__new__(Dashboard)
     answers = {"get_job_logs": lambda: printed, "stop_job": lambda: None,
                "list_jobs": lambda: [details(states.pop(0), "")]}  # fmt: skip
-    monkeypatch.setattr(WAITS, "look_at_job", 0.0)
+    monkeypatch.setattr(WAITS, "poll_job", 0.0)
     monkeypatch.setattr(client, "ask", lambda what, *words: answers[what]())
     assert client.stop("digits", lambda line: None)["saved"] is saved
 
@@ -104,7 +104,7 @@ def test_records_are_not_among_what_a_job_prints_for_people(monkeypatch: pytest.
         now[:] = [pieces.pop(0)]
         return [details("RUNNING" if pieces else "SUCCEEDED", "")]
 
-    monkeypatch.setattr(WAITS, "look_at_job", 0.0)
+    monkeypatch.setattr(WAITS, "poll_job", 0.0)
     monkeypatch.setattr(client, "ask", ask)
     assert "".join(client.logs("digits", True, lambda line: None)) == "one\ntwo\nthree"
 

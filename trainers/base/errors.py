@@ -72,9 +72,9 @@ def with_run_name(error: TroupeError, name: str, kept: bool) -> TroupeError:
 
 def of_worker(rank: int, error: Exception, log: object) -> TroupeError:
     """An unexpected error in one line; its traceback is in the worker's log."""
-    said = (str(error).strip().splitlines() or ["no reason given"])[0]
+    message = (str(error).strip().splitlines() or ["no reason given"])[0]
     where = "".join(f"{file}:{line}: " for file, line in lines_of_others(error)[-1:])
-    reason = f"{where}{type(error).__name__}: {said} (traceback in {log})"
+    reason = f"{where}{type(error).__name__}: {message} (traceback in {log})"
     return TroupeError(Problem("worker-error", f"worker {rank}", reason), FAILED)
 
 
@@ -89,14 +89,14 @@ def describe_error(error: BaseException) -> str:
 def lines_of_others(error: BaseException) -> list[tuple[Path, int]]:
     """The frames of a traceback that belong neither to troupe nor to an installed package, outermost first: those of
     a custom family or data source."""
-    root, found = Path(__file__).parents[2], list[tuple[Path, int]]()
+    root, frames = Path(__file__).parents[2], list[tuple[Path, int]]()
     known = {root / "trainers", root / "cluster", Path(os.__file__).parent}
-    whose = error.__cause__ if isinstance(error.__cause__, SystemExit) else error
-    for frame, line in traceback.walk_tb(whose.__traceback__):
+    raised = error.__cause__ if isinstance(error.__cause__, SystemExit) else error
+    for frame, line in traceback.walk_tb(raised.__traceback__):
         file = Path(frame.f_code.co_filename)
         if file.is_absolute() and "site-packages" not in file.parts and not known & {*file.parents}:
-            found.append((file, line))
-    return found
+            frames.append((file, line))
+    return frames
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -110,8 +110,8 @@ def _download(name: str, data_dir: Path) -> Content:
                 pack(data_dir / name, name, *found)  # so that torchvision is not needed next time
             return found
     except (ImportError, OSError, RuntimeError, http.client.HTTPException) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        reason = f"not found under {data_dir} and could not be downloaded ({told})"
+        message = " ".join(str(error).split()) or type(error).__name__
+        reason = f"not found under {data_dir} and could not be downloaded ({message})"
         hint = f"put {KNOWN[name].files} there, or choose data=digits"
         raise TroupeError(Problem("not-downloaded", "data", reason, hint, name), ENVIRONMENT) from error
 

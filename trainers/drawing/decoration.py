@@ -33,7 +33,7 @@ class Decorations:
 
     def __init__(self, notify: Callable[[str], None]) -> None:
         self.notify = notify
-        self.told = set[str]()
+        self.reported = set[str]()
         self.not_made = list[str]()  # the reported lines
 
     @contextlib.contextmanager
@@ -46,10 +46,10 @@ class Decorations:
             yield
         except Exception as error:
             problem = not_made(what, error, "the run continues without it")
-            if not self.told & {what, problem.reason}:
+            if not self.reported & {what, problem.reason}:
                 self.not_made.append(sentence(problem))
                 self.notify(self.not_made[-1])
-            self.told |= {what, problem.reason}
+            self.reported |= {what, problem.reason}
 
 
 def not_made(what: str, error: Exception, hint: str = "") -> Problem:

@@ -52,11 +52,11 @@ class Control:
     def make_heartbeat(self, what: str) -> Callable[[], None]:
         """A function to call after each piece of a long task: it signals progress, shows the elapsed time, and raises
         Interrupted if a stop is requested."""
-        begun = time.monotonic()
+        started = time.monotonic()
 
         def heartbeat() -> None:
             self.heartbeat()
-            self.show_activity(f"{what}, {time.monotonic() - begun:.0f} s")
+            self.show_activity(f"{what}, {time.monotonic() - started:.0f} s")
             if self.stop_requested:
                 raise Interrupted
 

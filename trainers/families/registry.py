@@ -67,13 +67,13 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
     return kind
 
 
-def class_of_run(told: Mapping[str, Any], name: str, extra: Sequence[Path] = ()) -> type[Config]:
+def class_of_run(stored: Mapping[str, Any], name: str, extra: Sequence[Path] = ()) -> type[Config]:
     """The settings of a run's family, by the contents of its folder. Raises TroupeError (exit code 2), with the folder
     of the family that the run was started with, if there is no such family."""
-    family = str(told["family"])
+    family = str(stored["family"])
     if family in families(extra):
         return config_class(family, extra)
-    folders = " ".join(f"--families {path}" for path in told.get("families", ())) or "--families PATH, its folder"
+    folders = " ".join(f"--families {path}" for path in stored.get("families", ())) or "--families PATH, its folder"
     reason = f"was started with a custom family, {family}"
     raise TroupeError(Problem("unknown-family", name, reason, f"use {folders}"), USAGE)
 

@@ -22,13 +22,13 @@ def retry(do: Callable[[], T], heartbeat: Callable[[], object] = lambda: None) -
 
     Raises bucket.Unreachable (exit code 3) if it has failed for too long.
     """
-    began, pause = time.monotonic(), 1.0
+    started, pause = time.monotonic(), 1.0
     while True:
         heartbeat()
         try:
             return do()
         except bucket.Unreachable:
-            if time.monotonic() - began > WAITS.bucket:
+            if time.monotonic() - started > WAITS.bucket:
                 raise
         time.sleep(pause)
         pause = min(2 * pause, 10.0)
@@ -42,7 +42,7 @@ class Mirror:
     ) -> None:
         self.path, self.notify, self.heartbeat = path or Path(), notify, heartbeat
         self.bucket = bucket.bucket_of_run(path) if path is not None else None
-        self.told: list[Problem] = []  # the problems reported last
+        self.reported: list[Problem] = []  # the problems reported last
         self.woken, self.ended, self.one = threading.Event(), threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._keep, daemon=True)
         if self.bucket is not None:
@@ -69,13 +69,13 @@ class Mirror:
             self.thread.join(timeout=30)
 
     def _keep(self) -> None:
-        pause = WAITS.look_at_changes
+        pause = WAITS.poll_changes
         while not self.ended.is_set():
             self.woken.wait(pause)
             self.woken.clear()
             try:
                 self._send()
-                pause = WAITS.look_at_changes
+                pause = WAITS.poll_changes
             except TroupeError:
                 pause = min(2 * pause, WAITS.bucket_tried_again)
 
@@ -86,12 +86,12 @@ class Mirror:
             try:
                 self.bucket.send(self.path)
             except TroupeError as error:
-                if self.told != error.problems:
-                    self.told = error.problems
+                if self.reported != error.problems:
+                    self.reported = error.problems
                     hint = "all is kept on the local disk, and sent once possible"
-                    for line in sentences(replace(one, hint=hint) for one in self.told):
+                    for line in sentences(replace(one, hint=hint) for one in self.reported):
                         self.notify(line)
                 raise
-            if self.told:
-                self.told = []
+            if self.reported:
+                self.reported = []
                 self.notify(f"{self.bucket.address}: everything is sent")
