@@ -55,7 +55,7 @@ MUTATIONS = (
     ),
     Mutation(  # whoever once held a run goes on writing to it
         "Of two groups of workers that hold a run only the newer one can write", "trainers/run_folders/run_locks.py",
-        (('if (self.path / LOCK).read_text(encoding="utf-8") != self.mine:', "if not self.mine:"),),
+        (('if (self.path / LOCK).read_text(encoding="utf-8") != self.token:', "if not self.token:"),),
         ("tests/unit/test_holding.py::test_who_has_lost_a_run_cannot_write_to_it_any_more",),
     ),
     Mutation(  # its own newest checkpoint stays, and the clone goes on from that
@@ -85,8 +85,8 @@ MUTATIONS = (
     ),
     Mutation(  # the first mistake hides the others
         "All errors in a command's arguments are reported at once", "cluster/training/prepare_run.py",
-        (("    if found.problems:\n        raise TroupeError(found.problems, WORDS)\n    if found.conflict",
-          "    if found.problems:\n        raise TroupeError(found.problems[:1], WORDS)\n    if found.conflict"),),
+        (("    if found.problems:\n        raise TroupeError(found.problems, USAGE)\n    if found.conflict",
+          "    if found.problems:\n        raise TroupeError(found.problems[:1], USAGE)\n    if found.conflict"),),
         ("tests/unit/test_cli_errors.py::test_every_mistake_of_a_command_is_told_at_once",),
     ),
     Mutation(  # hosts send one another rounded sums
@@ -103,8 +103,8 @@ MUTATIONS = (
     ),
     Mutation(  # a checkpoint counts as whole only where the run was when it was written
         "A run folder can be moved or copied, and the run resumes", "trainers/storage/checkpoint.py",
-        (('"sha256": digest(making / "state.pt")}}\n',
-          '"sha256": digest(making / "state.pt")}}\n'
+        (('"sha256": digest(path)}}\n',
+          '"sha256": digest(path)}}\n'
           '        files[str(folder.resolve() / name / "state.pt")] = files["state.pt"]\n'),),
         ("tests/faults/test_damage.py::test_no_file_of_a_run_holds_a_path_outside_of_it_but_that_of_its_family",),
     ),

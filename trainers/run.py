@@ -41,7 +41,7 @@ class Plan:
     fingerprint: str | None = None  # required of the data
     bucket: str = ""  # of the run, if it is not in a shared folder
 
-    def here(self) -> Plan:
+    def on_this_machine(self) -> Plan:
         """The same plan on another machine, which has its own local folder for the runs of a bucket."""
         if not self.bucket:
             return self
@@ -50,8 +50,8 @@ class Plan:
     @classmethod
     def of(cls, folder: RunFolder, data_dir: Path, families: tuple[Path, ...]) -> Plan:
         """The plan from a run's folder. Raises TroupeError if the folder holds no settings."""
-        told = folder.read_settings()
-        return cls(told["family"], told["settings"], folder.path, data_dir, families, told, told["data"])
+        stored = folder.read_settings()
+        return cls(stored["family"], stored["settings"], folder.path, data_dir, families, stored, stored["data"])
 
     def config(self) -> Config:
         return registry.config_class(self.family, self.families).of(self.settings, self.family)
@@ -85,14 +85,14 @@ def without_own_garbage() -> Iterator[None]:
 
     Older objects are not traversed: that is slow once torch and matplotlib are loaded.
     """
-    ours = not gc.get_freeze_count()  # else the caller has frozen objects, which must stay so
-    if ours:
+    enabled_here = not gc.get_freeze_count()  # else the caller has frozen objects, which must stay so
+    if enabled_here:
         gc.freeze()
     try:
         yield
     finally:
         gc.collect()
-        if ours:
+        if enabled_here:
             gc.unfreeze()
 
 

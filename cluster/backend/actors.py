@@ -27,7 +27,7 @@ from cluster.backend.supervisor import (
 )
 from cluster.host.requirements import needs
 from cluster.terminal.progress import duration
-from trainers.base.errors import SURROUNDINGS, NotBegun, TroupeError, of_worker
+from trainers.base.errors import ENVIRONMENT, NotStarted, TroupeError, of_worker
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 from trainers.run import Plan
@@ -60,7 +60,7 @@ def ask_ray(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     while asking.is_alive():
-        asking.join(WAITS.look_at_results)
+        asking.join(WAITS.poll_results)
         if asking.is_alive():
             raise_if_died(died)
     (answer,) = answers
@@ -80,11 +80,11 @@ class PlacementRequest:
         lost: WorkerLost | None,
         used: Connected | LocalRay,
         stop_requested: Callable[[], bool],
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
         cluster: bool,
     ) -> None:
         self.each, self.least, self.most, self.lost = dict(each), least, most, lost
-        self.used, self.stop_requested, self.say, self.cluster = used, stop_requested, say, cluster
+        self.used, self.stop_requested, self.notify, self.cluster = used, stop_requested, notify, cluster
         self.group: Any = None  # a placement group that was requested and is not granted yet
         self.size, self.requested = most, 0.0  # its number of workers, and when it was requested
 
@@ -100,7 +100,7 @@ class PlacementRequest:
             while True:
                 raise_if_died(self.used.unusable)
                 if self.stop_requested():
-                    raise NotBegun()
+                    raise NotStarted()
                 now = time.monotonic()
                 self._request(now)
                 if ask_ray(partial(self.group.wait, 0.5), self.used.unusable):
@@ -108,9 +108,9 @@ class PlacementRequest:
                     return granted
                 if now - began > 2 * WAITS.room_taken and not announced:
                     announced = True
-                    self.say(f"waiting for room for {self.size} workers, at most {duration(patience)}")
+                    self.notify(f"waiting for room for {self.size} workers, at most {duration(patience)}")
                 if now - began > patience:
-                    raise TroupeError(self._no_room(patience), SURROUNDINGS)
+                    raise TroupeError(self._no_room(patience), ENVIRONMENT)
         finally:
             if self.group is not None:
                 with contextlib.suppress(Exception):
@@ -126,7 +126,7 @@ class PlacementRequest:
         if self.group is not None:
             waited = now - self.requested
             taken = waited > WAITS.room_taken and self.size > self.least  # the room is in use
-            if possible >= self.size and not taken and waited <= WAITS.room_asked_anew:
+            if possible >= self.size and not taken and waited <= WAITS.room_requested_again:
                 return
             self._withdraw()
             self.size -= taken
@@ -223,7 +223,7 @@ class ActorGroup:
             if self.request is not None:
                 raise_if_died(self.request.used.unusable)
                 if self.request.stop_requested():
-                    raise NotBegun()
+                    raise NotStarted()
             self.ray.get(done)  # raises the error of one without waiting for the others
 
     def _hold_ray(self) -> None:
@@ -239,11 +239,11 @@ class ActorGroup:
             return PREEMPTED
         if self.request is None or not self.request.cluster:
             return WORKER
-        deadline = time.monotonic() + 2 * WAITS.look_at_nodes  # by then Ray knows
+        deadline = time.monotonic() + 2 * WAITS.poll_nodes  # by then Ray knows
         while time.monotonic() < deadline:
             if any(node not in self.watch.alive for node in where):
                 return NODE
-            time.sleep(WAITS.look_at_results)
+            time.sleep(WAITS.poll_results)
         return WORKER
 
     def start_run(self, plan: Plan, held_for: str = "") -> None:
@@ -268,7 +268,7 @@ class ActorGroup:
         self._hold_ray()
         waiting = [ref for ref, rank in self.results.items() if rank not in self.ended]
         if waiting:
-            done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=WAITS.look_at_results)
+            done, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=WAITS.poll_results)
             for ref in done:
                 rank = self.results[ref]
                 self.ended[rank] = self._outcome(rank, ref)
@@ -389,7 +389,7 @@ class ActorGroup:
                     self._take(rank, self.ray.get(ref))
         for rank, worker in enumerate(self.actors):
             if rank not in self.asked.values() and rank not in self.ended:
-                if now - self.answered[rank] < WAITS.look_at_workers and self.answers[rank]:
+                if now - self.answered[rank] < WAITS.poll_workers and self.answers[rank]:
                     continue
                 self.asked[worker.status.options(concurrency_group="watch").remote()] = rank
 

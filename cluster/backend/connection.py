@@ -20,7 +20,7 @@ from cluster.host import hardware, ray_environment, requirements
 from cluster.host.environment import environment, worker_environment
 from cluster.host.signals import deferred, handlers_kept
 from cluster.terminal.streams import whole_streams
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 from trainers.settings.config import Config
@@ -114,7 +114,7 @@ def _cluster(config: Config, address: str, folders: Sequence[Path], job_wide: bo
     with joined(address, job_wide):
         problems = _compare(_check_room(config, "the cluster"), folders)
         if problems:
-            raise TroupeError(problems, SURROUNDINGS)
+            raise TroupeError(problems, ENVIRONMENT)
         yield Connected(address)
 
 
@@ -142,7 +142,7 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
                     )
                 except Exception as error:
                     raise TroupeError(
-                        unreachable(address, f"cannot be joined ({last_line(error)})"), SURROUNDINGS
+                        unreachable(address, f"cannot be joined ({last_line(error)})"), ENVIRONMENT
                     ) from error
                 held.callback(disconnect)
         yield
@@ -156,7 +156,7 @@ def _check_room(config: Config, where: str) -> list[dict[str, Any]]:
     if problem := missing_resources(
         requirements.needs(config.model_dump()), config.least_workers, [node["Resources"] for node in nodes], where
     ):
-        raise TroupeError(problem, SURROUNDINGS)
+        raise TroupeError(problem, ENVIRONMENT)
     return nodes
 
 
@@ -211,7 +211,7 @@ def _knock(address: str) -> bool:
             wanted = True
             there = version([("authorization", f"Bearer {mine}")] if mine else [])
     if there and there != ray.__version__:
-        raise TroupeError(other_ray(address, there, ray.__version__), SURROUNDINGS)
+        raise TroupeError(other_ray(address, there, ray.__version__), ENVIRONMENT)
     return wanted
 
 
@@ -222,7 +222,7 @@ def _is_host_and_port(address: str) -> bool:
         return False
     if not port.isdecimal() or not 0 < float(port) < 2**16:  # `²` is a digit, but not a number
         hint = "a head node usually has 6379"
-        raise TroupeError(Problem("bad-value", "--address", "ports are from 1 to 65535", hint, address), SURROUNDINGS)
+        raise TroupeError(Problem("bad-value", "--address", "ports are from 1 to 65535", hint, address), ENVIRONMENT)
     return True
 
 
@@ -237,9 +237,9 @@ def _refusals(address: str, mine: bool) -> Iterator[None]:
         problem = token_refused(address, mine)
         if error.code() != grpc.StatusCode.UNAUTHENTICATED:
             problem = unreachable(address, "no Ray answers there", "`ray status` on its head node shows the address")
-        raise TroupeError(problem, SURROUNDINGS) from None
+        raise TroupeError(problem, ENVIRONMENT) from None
     except Exception as error:
-        raise TroupeError(unreachable(address, (str(error).splitlines() or [""])[0]), SURROUNDINGS) from error
+        raise TroupeError(unreachable(address, (str(error).splitlines() or [""])[0]), ENVIRONMENT) from error
 
 
 def unreachable(address: str, reason: str, hint: str = "") -> Problem:

@@ -23,7 +23,7 @@ from cluster.backend.nodes import last_line
 from cluster.host.environment import environment
 from cluster.host.ray_environment import job, uv_unseen
 from cluster.host.signals import handlers_kept, none_swallowed, signals, unheard
-from trainers.base.errors import SURROUNDINGS, NotBegun, TroupeError
+from trainers.base.errors import ENVIRONMENT, NotStarted, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 from trainers.run_folders.run_locks import LOCK, is_held
@@ -75,7 +75,7 @@ class LocalRay:
             auth.write_new(str(self.folder / "token"))
         except OSError as error:
             shutil.rmtree(self.folder, ignore_errors=True)  # just created, under a random name
-            raise TroupeError(_not_started(f"{self.folder}: {reason_of(error)}"), SURROUNDINGS) from error
+            raise TroupeError(_not_started(f"{self.folder}: {reason_of(error)}"), ENVIRONMENT) from error
         token = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": None,
@@ -107,10 +107,10 @@ class LocalRay:
                 )
         except (KeyboardInterrupt, SystemExit):
             self.end()
-            raise NotBegun() from None
+            raise NotStarted() from None
         except Exception as error:
             self._clear()
-            raise TroupeError(_not_started(reason_of(error)), SURROUNDINGS) from error
+            raise TroupeError(_not_started(reason_of(error)), ENVIRONMENT) from error
         except BaseException:
             self._clear()
             raise
@@ -134,7 +134,7 @@ class LocalRay:
         They are touched from time to time: cleanup services remove temporary files that were not used for days.
         """
         now = time.monotonic()
-        if self.files and now - self.looked > WAITS.look_at_files:
+        if self.files and now - self.looked > WAITS.poll_files:
             self.looked = now
             self.gone = next((str(path) for path in self.files if not os.path.lexists(path)), "")
             if now - self.touched > WAITS.files_touched:
@@ -212,13 +212,13 @@ def _new_folder() -> Path:
     """A folder that only this user can enter. Raises TroupeError (exit code 3) if none can be created."""
     if not os.path.isabs(said := os.environ.get("RAY_TMPDIR") or "/"):
         hint = "change it, or unset it"
-        raise TroupeError(Problem("bad-value", "RAY_TMPDIR", "must be an absolute path", hint, said), SURROUNDINGS)
+        raise TroupeError(Problem("bad-value", "RAY_TMPDIR", "must be an absolute path", hint, said), ENVIRONMENT)
     for base in _bases():
         if len(os.fsencode(base)) + len(f"/{PREFIX}12345678{SOCKET}") <= LONGEST:
             with contextlib.suppress(OSError):
                 return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     hint = "set TMPDIR to a short, writable path"
-    raise TroupeError(_not_started(f"no folder for its files in {' or '.join(_bases())}", hint), SURROUNDINGS)
+    raise TroupeError(_not_started(f"no folder for its files in {' or '.join(_bases())}", hint), ENVIRONMENT)
 
 
 def _children() -> Iterator[tuple[int, str]]:

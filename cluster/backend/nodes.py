@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
@@ -60,7 +60,7 @@ class NodeMonitor:
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
-        while not self.ended.wait(WAITS.look_at_nodes):
+        while not self.ended.wait(WAITS.poll_nodes):
             with contextlib.suppress(Exception):  # Ray may be shut down meanwhile
                 self.alive, self.draining = live_nodes(), draining()
 
@@ -87,7 +87,7 @@ class ClusterHealth:
         """Raises TroupeError (exit code 3) if one of them has died: the raylet immediately, the head after `WAITS.head`
         seconds without an answer."""
         now = time.monotonic()
-        if now - self.looked > WAITS.look_at_nodes and self.problem is None:
+        if now - self.looked > WAITS.poll_nodes and self.problem is None:
             self.looked = now
             if self.raylet is not None and not _answers(socket.AF_UNIX, self.raylet):
                 self.problem = self._died("the raylet of this machine died", "start it again with `ray start`")
@@ -96,7 +96,7 @@ class ClusterHealth:
             elif time.monotonic() - self.answered > WAITS.head:
                 self.problem = self._died(f"its head has not answered for {WAITS.head:.0f} s", "wait until it does")
         if self.problem is not None:
-            raise TroupeError(self.problem, SURROUNDINGS)
+            raise TroupeError(self.problem, ENVIRONMENT)
 
     def _died(self, reason: str, hint: str) -> Problem:
         return Problem("cluster-died", "--address", reason, hint, self.address, resumes=True)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from cluster.host.signals import nothing_heard
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 
 used_in = 0  # id of the process that has used Ray
@@ -52,5 +52,5 @@ def reject_forked() -> None:
     if used_in not in (0, os.getpid()) or stayed:
         reason = "this process was forked from one that had used Ray, which cannot be used in both"
         hint = "start it with multiprocessing's spawn, or use workers=1"
-        raise TroupeError(Problem("ray-inherited", "workers", reason, hint), SURROUNDINGS)
+        raise TroupeError(Problem("ray-inherited", "workers", reason, hint), ENVIRONMENT)
     used_in = os.getpid()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from cluster.terminal.progress import Progress, duration
-from trainers.base.errors import FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError
+from trainers.base.errors import FAILED, STOPPED, NotStarted, PeerLost, Stopped, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
@@ -134,11 +134,11 @@ def failure(
 
 
 def can_save(outcomes: Outcomes, statuses: Sequence[WorkerStatus], since_request: float) -> bool:
-    """Whether a group that should stop has anything to save. Raises NotBegun if it certainly has not."""
+    """Whether a group that should stop has anything to save. Raises NotStarted if it certainly has not."""
     if outcomes or any(status.microbatches for status in statuses):
         return True
-    if since_request > WAITS.seen_begun or all(status.silent < since_request for status in statuses):
-        raise NotBegun()  # observed since the request: the first steps can take milliseconds
+    if since_request > WAITS.answer_at_start or all(status.silent < since_request for status in statuses):
+        raise NotStarted()  # observed since the request: the first steps can take milliseconds
     return False
 
 
@@ -176,7 +176,7 @@ def supervise(
             if lost.kind != RESIZED:
                 note(lost.kind, lost.why)
             count = f" (restart {restarts} of {max_restarts})" if counted else ""
-            progress.say(f"{lost.why}; resuming from the newest checkpoint{count}")
+            progress.notify(f"{lost.why}; resuming from the newest checkpoint{count}")
         finally:
             if group is not None:
                 group.end()
@@ -198,7 +198,7 @@ def _watch(
     while True:
         now, outcomes, statuses = clock.now(), group.outcomes(), group.statuses()
         complete, held_at = len(outcomes) == len(statuses), None
-        if complete or time.monotonic() - last_news > WAITS.look_at_workers:
+        if complete or time.monotonic() - last_news > WAITS.poll_workers:
             last_news = time.monotonic()
             held_at = _pass_on_news(group, progress, report, on_step_end)
 
@@ -210,7 +210,7 @@ def _watch(
             why = moving.why
         if why:
             stopping = True
-            progress.say(f"{why}: saving first")
+            progress.notify(f"{why}: saving first")
             group.stop()
         if held_at is not None:
             group.release(stopping)
@@ -232,7 +232,7 @@ def _pass_on_news(group: Group, progress: Progress, report: Report, on_step_end:
     for step, row in rows:
         report(step, row)
     for line in lines:
-        progress.say(line)
+        progress.notify(line)
     progress.show(newest)
     held_at = group.held_at()
     if held_at is not None:

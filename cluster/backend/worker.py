@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from trainers.base.errors import NotBegun, PeerLost, TroupeError, of_worker
+from trainers.base.errors import NotStarted, PeerLost, TroupeError, of_worker
 from trainers.engine.control import Control
 from trainers.run import Plan, run
 from trainers.run_folders import bucket
@@ -71,7 +71,7 @@ class Worker:
         from trainers.distributed.process_group import join
 
         self._clear(held_for)
-        plan, there = plan.here(), None
+        plan, there = plan.on_this_machine(), None
         log = RunFolder(plan.folder).log(rank)
         use_ray_interface()
         try:
@@ -105,10 +105,10 @@ class Worker:
                 there.send_file(log)
 
     def _still_wanted(self) -> None:
-        """Called between tries. Raises NotBegun if a stop was requested."""
+        """Called between tries. Raises NotStarted if a stop was requested."""
         self.control.heartbeat()
         if self.control.stop_requested:
-            raise NotBegun
+            raise NotStarted
 
     def status(self) -> dict[str, Any]:
         """The state of this worker for the supervisor."""

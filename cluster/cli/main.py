@@ -24,7 +24,7 @@ from cluster.terminal.answers import JOB, Answer, as_json, as_record
 from cluster.terminal.progress import Progress
 from cluster.terminal.streams import descriptor, flush, never_refuse, open_streams
 from cluster.terminal.tables import ROWS, paragraphs
-from trainers.base.errors import FAILED, STOPPED, SURROUNDINGS, NotBegun, Stopped, TroupeError
+from trainers.base.errors import ENVIRONMENT, FAILED, STOPPED, NotStarted, Stopped, TroupeError
 from trainers.base.problems import Problem, sentence
 from trainers.base.timeouts import WAITS
 from trainers.base.version import __version__
@@ -117,14 +117,14 @@ def caught(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:
             traceback.print_exc()
         answer = answer_of(error)
     for problem in answer.problems:
-        Progress(sys.stderr).say(sentence(problem))
+        Progress(sys.stderr).notify(sentence(problem))
     return answer
 
 
 def answer_of(error: BaseException) -> Answer:
     """The exit code and the problems for the error that ended a command, and whether it was a stop after saving."""
     if isinstance(error, TroupeError):
-        saved = isinstance(error, Stopped) and not isinstance(error, NotBegun)
+        saved = isinstance(error, Stopped) and not isinstance(error, NotStarted)
         return Answer(None, None, error.code, error.problems, saved if error.code == STOPPED else None)
     if isinstance(error, KeyboardInterrupt):
         problem = Problem("interrupted", reason="interrupted; saved checkpoints are kept")
@@ -154,5 +154,5 @@ def written(text: str | None, answer: Answer) -> Answer:
         if error.errno == errno.EIO and file is not None and stat.S_ISCHR(os.fstat(file).st_mode):
             return answer
         reason = f"the output could not be written ({error.strerror})"
-        raise TroupeError(Problem("not-written", reason=reason), SURROUNDINGS) from None
+        raise TroupeError(Problem("not-written", reason=reason), ENVIRONMENT) from None
     return answer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.requests.models import REQUESTS, SENT, SubmitRequest
 from cluster.requests.request import Option, Request
-from trainers.base.errors import meant
+from trainers.base.errors import did_you_mean
 from trainers.base.old_names import OPTIONS
 from trainers.base.old_names import SETTINGS as RENAMED
 from trainers.base.paths import expanded
@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str], whole: bool = False) -> Command:
 
 def _unknown_verb(verb: str) -> Problem:
     here = ELSEWHERE.get(verb)
-    hint = f"use `troupe {here}`" if here else meant(verb, REQUESTS)
+    hint = f"use `troupe {here}`" if here else did_you_mean(verb, REQUESTS)
     hint = "the verb comes first" if verb.startswith("-") else hint
     return Problem("unknown-verb", verb, "no such verb", "; ".join(filter(None, [hint, "`troupe --help` lists them"])))
 
@@ -104,7 +104,7 @@ class _Parser:
         elif argument.startswith("--"):
             self._read_option(*argument[2:].partition("="))
         elif argument.startswith("-") and len(argument) > 1:
-            hint = meant(f"-{argument}", [f"--{known}" for known in self.options])
+            hint = did_you_mean(f"-{argument}", [f"--{known}" for known in self.options])
             self._note("unknown-option", argument, "options start with two dashes", hint)
         elif (match := SETTING.fullmatch(argument)) and self.words.verb != "predict":  # a file name can look like this
             self._read_setting(*match.groups())
@@ -150,7 +150,7 @@ class _Parser:
         if (new := OPTIONS.get(name)) in self.options:
             self._note("renamed", f"--{name}", "was renamed", f"use --{new}")
             return
-        hint = meant(f"--{name}", [f"--{known}" for known in self.options])
+        hint = did_you_mean(f"--{name}", [f"--{known}" for known in self.options])
         if self.model.takes_settings():
             key = name.replace("-", "_")
             known = {**OTHER_NAMES, **RENAMED}

@@ -11,18 +11,18 @@ from cluster.requests.models import JobsRequest, SubmitRequest
 from cluster.terminal.answers import Answer
 from cluster.terminal.progress import Progress
 from cluster.terminal.tables import table
-from trainers.base.errors import FAILED, STOPPED, WORDS, TroupeError
+from trainers.base.errors import FAILED, STOPPED, USAGE, TroupeError
 from trainers.base.problems import Problem, sentence
 
 
-def followed(address: str, name: str, to_the_end: bool, keep: bool, say: Callable[[str], None]) -> Answer:
+def followed(address: str, name: str, to_the_end: bool, keep: bool, notify: Callable[[str], None]) -> Answer:
     """Print the output of a job; if followed to its end, the answer has its exit code. `keep`: also in the result."""
     from cluster.inspection import follow
     from cluster.ray_jobs import dashboard
 
     client = dashboard.reach(address)
     number = client.job(name)["job"]
-    texts = follow.shown(((None, text) for text in client.logs(number, to_the_end, say)), to_the_end, keep)
+    texts = follow.shown(((None, text) for text in client.logs(number, to_the_end, notify)), to_the_end, keep)
     job = client.job(number)
     result = {"name": job["name"], "job": job, "logs": texts}
     return Answer(result, None) if not to_the_end else Answer(result, *_end_of(job))
@@ -39,11 +39,11 @@ def _end_of(job: Mapping[str, Any]) -> tuple[str, int, list[Problem]]:
     return sentence(problem), code, [problem] if code else []
 
 
-def stop(address: str, name: str, say: Callable[[str], None]) -> Answer:
+def stop(address: str, name: str, notify: Callable[[str], None]) -> Answer:
     """Stop a job after saving; exit code 1 if it ended without saving."""
     from cluster.ray_jobs import dashboard
 
-    stopped = dashboard.reach(address).stop(name, say)
+    stopped = dashboard.reach(address).stop(name, notify)
     job = {key: value for key, value in stopped.items() if key not in ("saved", "resume")}
     finished, saved = stopped["state"] == "SUCCEEDED", stopped["saved"]
     result = {
@@ -63,11 +63,11 @@ def stop(address: str, name: str, say: Callable[[str], None]) -> Answer:
 def submit(request: SubmitRequest, progress: Progress) -> Answer:
     from cluster.ray_jobs import submission
 
-    sent = submission.submit(request, check_submit(request), progress.say)
+    sent = submission.submit(request, check_submit(request), progress.notify)
     if not request.follow:
         return Answer({**sent, "ended": None}, submission.text(sent))
     progress.line(submission.text(sent))
-    shown = followed(sent["address"], sent["job"], True, False, progress.say)
+    shown = followed(sent["address"], sent["job"], True, False, progress.notify)
     assert shown.result is not None
     return shown._replace(result={**sent, "ended": shown.result["job"]})
 
@@ -89,7 +89,7 @@ def check_submit(request: SubmitRequest) -> str:
             except TroupeError as error:
                 problems += error.problems
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     return family
 
 
@@ -97,7 +97,7 @@ def jobs(request: JobsRequest, progress: Progress) -> Answer:
     from cluster.ray_jobs import dashboard
 
     if not (address := dashboard.address_of(request.address)):
-        raise TroupeError(dashboard.NO_ADDRESS, WORDS)
+        raise TroupeError(dashboard.NO_ADDRESS, USAGE)
     found = dashboard.reach(address).jobs()
     nothing = "no jobs; `troupe submit train dcgan data=digits --address ...` submits one"
     return Answer({"jobs": found}, table(dashboard.rows(found), nothing))

@@ -31,7 +31,7 @@ from cluster.requests.request import Request
 from cluster.terminal.answers import Answer
 from cluster.terminal.progress import Progress, from_here, lines_of, rows_of_packed, rows_of_runs, size
 from cluster.terminal.tables import table, width_of
-from trainers.base.errors import FAILED, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import ENVIRONMENT, FAILED, USAGE, TroupeError
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem, sentence, show_value
 from trainers.run_folders import bucket
@@ -57,14 +57,14 @@ def carry_out(request: Request | None, progress: Progress, problems: Iterable[Pr
         os.getcwd()
     except FileNotFoundError:  # libraries end the process in this case
         reason, hint = "the current folder has been removed", "change to another one"
-        raise TroupeError(Problem("missing-folder", reason=reason, hint=hint), SURROUNDINGS) from None
+        raise TroupeError(Problem("missing-folder", reason=reason, hint=hint), ENVIRONMENT) from None
     found = list(problems)
     if request is None:
-        raise TroupeError(found, WORDS)
+        raise TroupeError(found, USAGE)
     try:
         request = on_this_machine(request, fetch=not found)
     except TroupeError as error:
-        if error.code != WORDS:
+        if error.code != USAGE:
             raise
         found += error.problems
     verb = VERBS[request.verb]
@@ -74,8 +74,8 @@ def carry_out(request: Request | None, progress: Progress, problems: Iterable[Pr
         if verb.check is not None:
             verb.check(request)
     except TroupeError as error:
-        found += [one for one in error.problems if error.code == WORDS and one not in found]
-    raise TroupeError(found, WORDS)
+        found += [one for one in error.problems if error.code == USAGE and one not in found]
+    raise TroupeError(found, USAGE)
 
 
 def on_this_machine(request: Asked, fetch: bool = True) -> Asked:
@@ -198,14 +198,14 @@ def predict(request: PredictRequest, progress: Progress) -> Answer:
     progress.end()
     broken = predict.broken(result)
     for problem in broken:
-        progress.say(sentence(problem))
+        progress.notify(sentence(problem))
     return Answer(result, predict.text(result, request.top), FAILED if broken else 0, broken)
 
 
 def report(request: ReportRequest, progress: Progress) -> Answer:
     from cluster.reporting import make_report
 
-    result = make_report.carry_out(request, progress.say)
+    result = make_report.carry_out(request, progress.notify)
     return Answer(result, "\n".join(make_report.text({**result, "page": from_here(result["page"])})))
 
 
@@ -226,15 +226,15 @@ def stop(request: StopRequest, progress: Progress) -> Answer:
     from cluster.inspection import follow
 
     if request.address is not None:
-        return remote_verbs.stop(request.address, request.name, progress.say)
-    return follow.stop(request.runs, request.name, progress.say)
+        return remote_verbs.stop(request.address, request.name, progress.notify)
+    return follow.stop(request.runs, request.name, progress.notify)
 
 
 def logs(request: LogsRequest, progress: Progress, with_text: bool = False) -> Answer:
     from cluster.inspection import follow
 
     if request.address is not None:
-        return remote_verbs.followed(request.address, request.name, request.follow, with_text, progress.say)
+        return remote_verbs.followed(request.address, request.name, request.follow, with_text, progress.notify)
     pieces = follow.logs(request.runs, request.name, request.rank, request.follow)
     return Answer({"name": request.name, "job": None, "logs": follow.shown(pieces, request.follow, with_text)}, None)
 
@@ -245,16 +245,16 @@ def check(request: CheckRequest, progress: Progress) -> Answer:
     if request.address is not None and request.address.startswith(("http://", "https://")):
         if not os.path.isabs(request.runs_dir) and not bucket.is_address(request.runs_dir):
             reason = "specify the folder of the runs, an absolute path on the cluster"
-            raise TroupeError(Problem("missing", "--runs-dir", reason), WORDS)
+            raise TroupeError(Problem("missing", "--runs-dir", reason), USAGE)
         from cluster.ray_jobs.submission import check as look_there
 
-        found = look_there(request, progress.say)
+        found = look_there(request, progress.notify)
     else:
         found = preflight.check(request)
     again = f"troupe check {shlex.join(request.arguments())}".strip()
     wrong = [one.problem for one in found if one.state == preflight.WRONG]
     result = {"failed": len(wrong), "findings": [one._asdict() for one in found]}
-    return Answer(result, preflight.text(found, again), SURROUNDINGS if wrong else 0, wrong)
+    return Answer(result, preflight.text(found, again), ENVIRONMENT if wrong else 0, wrong)
 
 
 def families(request: FamiliesRequest, progress: Progress) -> Answer:

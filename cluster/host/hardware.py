@@ -94,12 +94,12 @@ def _asked(visible: str | None) -> Gpus:
             errors="replace",
             env={**os.environ, **search_path()},
             stdin=subprocess.DEVNULL,
-            timeout=WAITS.gpu_asked,
+            timeout=WAITS.gpu_check,
             check=False,
         )
         count, why = json.loads(done.stdout.strip().splitlines()[-1])
         return Gpus(int(count), str(why))
     except subprocess.TimeoutExpired:
-        return Gpus(0, f"torch does not answer within {WAITS.gpu_asked:.0f} s")
+        return Gpus(0, f"torch does not answer within {WAITS.gpu_check:.0f} s")
     except (OSError, ValueError, LookupError, TypeError):
         return Gpus(0, "the test process of torch failed")

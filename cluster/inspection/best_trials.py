@@ -11,7 +11,7 @@ from cluster.inspection import export, manage_runs
 from cluster.requests.models import SampleRequest
 from cluster.searching import leaderboard
 from cluster.searching.leaderboard import Search, TrialRecord
-from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, USAGE, TroupeError
 from trainers.base.problems import Problem
 from trainers.drawing import pictures
 from trainers.storage import atomic_files, checkpoint
@@ -59,7 +59,7 @@ def sample_top(request: SampleRequest) -> dict[str, Any]:
     texts = isinstance(sheets[0][1], list)
     if any(isinstance(samples, list) != texts for _, samples in sheets):
         reason, hint = "its best trials draw images and texts", "sample one by its name"
-        raise TroupeError(Problem("pictures-and-texts", search.name, reason, hint), WORDS)
+        raise TroupeError(Problem("pictures-and-texts", search.name, reason, hint), USAGE)
     out = request.out or manage_runs.free(Path(f"{search.name}-samples.{'txt' if texts else 'png'}"))
     manage_runs.check_ending(out, not texts)
     with manage_runs.writing(out):

@@ -12,7 +12,7 @@ from cluster.requests.models import EvaluateRequest
 from cluster.terminal.progress import verdict_lines
 from cluster.training.initial_weights import learned_of
 from cluster.training.launch_run import alone
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.problems import Problem
 from trainers.data import sources
 from trainers.families import registry
@@ -66,7 +66,7 @@ def prepare(command: EvaluateRequest) -> Prepared:
     if config is not None and (problem := sources.check_name(config.data, command.families, kind.input_kind)):
         problems.append(problem)
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     assert config is not None
     assert found.weights is not None
     settled = config.model_copy(update=requirements.resolve(config, own_machine=True))
@@ -223,7 +223,7 @@ def _open_samples(command: EvaluateRequest, config: Config, part: str) -> Any:
     if part == ALL:
         if not hasattr(data, "whole"):
             reason = f"data={config.data} provides only its test part"
-            raise TroupeError(Problem("settings-conflict", "evaluate_on", reason, "leave it out", ALL), WORDS)
+            raise TroupeError(Problem("settings-conflict", "evaluate_on", reason, "leave it out", ALL), USAGE)
         data = data.whole()
     asked = {"evaluate_every": "auto", "schedule": "constant"}  # otherwise the advice would be for training
     problems = config.model_copy(update=asked).data_problems(data.facts)
@@ -232,7 +232,7 @@ def _open_samples(command: EvaluateRequest, config: Config, part: str) -> Any:
         reason, hint = config.no_held_out_reason(data.facts), f"use more samples{more}"
         problems = [Problem(NOTHING_HELD_OUT, reason=reason, hint=hint)]
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     return data
 
 
@@ -251,7 +251,7 @@ def _drawn(out: Path, draw: Callable[[], Mapping[str, Any]]) -> list[str]:
         problem = not_made("--out", error)
         if isinstance(error, OSError) and error.strerror:
             problem = Problem("not-written", "--out", f"cannot be written ({error.strerror})")
-        raise TroupeError(replace(problem, value=str(out)), SURROUNDINGS) from error
+        raise TroupeError(replace(problem, value=str(out)), ENVIRONMENT) from error
 
 
 def text(result: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.inspection.manage_runs import networks_of, not_written, opened
 from trainers.base import old_names
-from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, USAGE, TroupeError
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem
 from trainers.families import registry
@@ -123,7 +123,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     except OSError as error:
         reason = f"holds no exported networks ({error.strerror})"
         hint = f"`troupe export NAME --out {folder}` writes them"
-        raise TroupeError(Problem("missing-file", str(folder), reason, hint), WORDS) from error
+        raise TroupeError(Problem("missing-file", str(folder), reason, hint), USAGE) from error
     except (ValueError, AttributeError):
         pass
     raise not_exported(folder)

@@ -16,7 +16,7 @@ from cluster.searching import leaderboard
 from cluster.terminal.answers import Answer
 from cluster.terminal.progress import duration
 from cluster.terminal.streams import flush
-from trainers.base.errors import CONFLICT, FAILED, STOPPED, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, FAILED, STOPPED, USAGE, TroupeError
 from trainers.base.paths import TRIALS
 from trainers.base.problems import Problem, sentence
 from trainers.base.timeouts import WAITS
@@ -28,7 +28,7 @@ PIECE = 1 << 16  # bytes that are read at once
 Piece = tuple[int | None, str]  # of a log: the rank that printed it, None for a job
 
 
-def stop(runs: Path, name: str, say: Callable[[str], None]) -> Answer:
+def stop(runs: Path, name: str, notify: Callable[[str], None]) -> Answer:
     """Let a run or a search save and end, and wait until it has.
 
     Raises TroupeError: exit code 2 for an unknown name or a trial, 3 if its folder cannot be written, 4 if it is not
@@ -38,7 +38,7 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> Answer:
     path = leaderboard.find(runs, name).path if whole else run_folder.find(runs, name).path
     if path.parent.name == TRIALS and os.path.exists(path.parent.parent / SEARCH):
         hint = f"stop its search, `troupe stop {path.parent.parent.name}`"
-        raise TroupeError(Problem("not-a-run", name, "is a trial", hint), WORDS)
+        raise TroupeError(Problem("not-a-run", name, "is a trial", hint), USAGE)
 
     def under_way() -> bool:
         return run_locks.is_held(path) if whole else RunFolder(path).working
@@ -51,14 +51,14 @@ def stop(runs: Path, name: str, say: Callable[[str], None]) -> Answer:
     begun, next_line = time.monotonic(), 0.0
     try:
         while under_way():
-            time.sleep(WAITS.look_at_log)
+            time.sleep(WAITS.poll_log)
             if under_way() and not (path / STOP_FILE).exists():  # a starting run removes old requests
                 with checkpoint.writing(path):
                     (path / STOP_FILE).touch()
             waited = time.monotonic() - begun
             if waited > next_line:
                 next_line = max(5.0, 2 * next_line)
-                say(f"{name}: saving" + (f", for {duration(waited)}" if waited > 1 else ""))
+                notify(f"{name}: saving" + (f", for {duration(waited)}" if waited > 1 else ""))
     except KeyboardInterrupt:
         raise TroupeError(
             Problem("interrupted", name, "will still save and stop; no longer waiting for it"), STOPPED
@@ -112,7 +112,7 @@ def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[Piec
     if rank is not None and folder.log(rank) not in there:
         known = ", ".join(path.stem.removeprefix("rank_") for path in there) or "none"
         reason, hint = f"{folder.name} has no log of it", f"ranks that have one: {known}"
-        raise TroupeError(Problem("bad-value", "--rank", reason, hint, rank), WORDS)
+        raise TroupeError(Problem("bad-value", "--rank", reason, hint, rank), USAGE)
     if follow:
         return _followed(folder, rank or 0)
     wanted = there if rank is None else [folder.log(rank)]
@@ -132,7 +132,7 @@ def _followed(folder: RunFolder, rank: int) -> Iterator[Piece]:
                 yield rank, decoder.decode(piece)
         if not working:
             return
-        time.sleep(WAITS.look_at_log)
+        time.sleep(WAITS.poll_log)
 
 
 def headed(pieces: Iterable[Piece], follow: bool) -> Iterator[str]:
@@ -173,6 +173,6 @@ def show(pieces: Iterable[str]) -> None:
                 return
             except OSError as error:
                 reason = f"the output could not be written ({error.strerror})"
-                raise TroupeError(Problem("not-written", reason=reason), SURROUNDINGS) from None
+                raise TroupeError(Problem("not-written", reason=reason), ENVIRONMENT) from None
     except KeyboardInterrupt:
         return

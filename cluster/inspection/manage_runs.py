@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.requests.models import SampleRequest
 from cluster.searching import leaderboard
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.paths import expanded, shown
 from trainers.base.problems import Problem, sentence
 from trainers.contract.streams import GRID_SEED
@@ -119,7 +119,7 @@ def remove_runs(runs: Path, names: Sequence[str], dry_run: bool = False) -> list
         except TroupeError as error:
             problems += error.problems
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     for folder in folders.values():
         removal.refuse_others(folder.path)
     if dry_run and (busy := [folder.name for folder in folders.values() if folder.working]):
@@ -138,7 +138,7 @@ def asked_of(request: SampleRequest, name: str, runs: Path) -> Any:
     problems = [Problem("unknown-setting", "count", "is an option here, --count N")] if "count" in words else []
     asked, wrong = kind.from_words({**words, "count": count}, f"what {family} can be asked for")
     if problems or wrong:
-        raise TroupeError([*problems, *wrong], WORDS)
+        raise TroupeError([*problems, *wrong], USAGE)
     return asked
 
 
@@ -169,7 +169,7 @@ def check_ending(out: Path, are_images: bool) -> None:
     folder."""
 
     def wrong(reason: str, hint: str = "") -> TroupeError:
-        return TroupeError(Problem("bad-value", "--out", reason, hint, str(out)), WORDS)
+        return TroupeError(Problem("bad-value", "--out", reason, hint, str(out)), USAGE)
 
     if out.is_dir():
         raise wrong("is a folder", "name a file in it")
@@ -190,7 +190,7 @@ def writing(out: Path) -> Iterator[None]:
 
 
 def not_written(out: Path, reason: object) -> TroupeError:
-    return TroupeError(Problem("not-written", "--out", f"cannot be written ({reason})", value=str(out)), SURROUNDINGS)
+    return TroupeError(Problem("not-written", "--out", f"cannot be written ({reason})", value=str(out)), ENVIRONMENT)
 
 
 @with_default_globals
@@ -207,7 +207,7 @@ def samples_of(request: SampleRequest, name: str, runs: Path, asked: Any) -> tup
     if samples_from_state(family, state["step"]):
         inputs |= concatenated(state["carried"])
     if not inputs:
-        raise TroupeError(Problem("draws-nothing", folder.name, "its family draws no samples"), WORDS)
+        raise TroupeError(Problem("draws-nothing", folder.name, "its family draws no samples"), USAGE)
     networks = networks_of(family, state)
     dtype = torch.float64 if family.config.precision == "float64" else torch.float32
     count = min(len(value) for value in inputs.values())
@@ -273,7 +273,7 @@ def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
     ]
     if not found:
         hint = "`troupe datasets` lists them"
-        raise TroupeError(Problem("unknown-data", "--remove", "no packed copy of it", hint, source), WORDS)
+        raise TroupeError(Problem("unknown-data", "--remove", "no packed copy of it", hint, source), USAGE)
     problems = list[Problem]()
     for _, folder in found:
         try:

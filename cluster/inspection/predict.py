@@ -13,7 +13,7 @@ from cluster.inspection import best_trials, export, manage_runs
 from cluster.requests.models import PredictRequest
 from cluster.terminal.tables import table
 from cluster.training.launch_run import alone
-from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
 from trainers.base.paths import expanded, natural, shown
 from trainers.base.problems import Problem
 from trainers.data import sources
@@ -96,7 +96,7 @@ def prepare(command: PredictRequest) -> tuple[str, Path | None, Mapping[str, Any
     except TroupeError as error:
         raise TroupeError([*error.problems, *problems], error.code) from error
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     assert expected is not None
     return name, folder, expected
 
@@ -120,7 +120,7 @@ def find(named: Sequence[Path]) -> Files:
         if not path.is_dir():
             images[path] = None
             continue
-        found = listing.look_through(path)
+        found = listing.scan_folder(path)
         passed.update(found.passed)
         within = sorted(
             (Path(image.path) for image in found.images), key=lambda inside: [natural(part) for part in inside.parts]
@@ -130,7 +130,7 @@ def find(named: Sequence[Path]) -> Files:
             known = ", ".join(decoding.extensions())
             problems.append(Problem("no-images", shown(path), "holds no images", f"known extensions: {known}"))
     if problems:
-        raise TroupeError(problems, SURROUNDINGS)
+        raise TroupeError(problems, ENVIRONMENT)
     return Files(list(images), passed)
 
 
@@ -141,7 +141,7 @@ def _decoded(
     for file in files:
         try:
             with warnings.catch_warnings(action="ignore"):  # Pillow's, about images that it can read
-                image = decoding.as_learned(file.read_bytes(), facts)
+                image = decoding.preprocessed(file.read_bytes(), facts)
         except OSError as error:
             unreadable.append({"file": shown(file), "why": error.strerror or "damaged, or not an image"})
         except Exception as error:  # Pillow raises nearly any exception for damaged images

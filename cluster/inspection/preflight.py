@@ -20,7 +20,7 @@ from cluster.host import hardware, requirements
 from cluster.requests.models import CheckRequest
 from cluster.terminal.progress import size
 from cluster.terminal.tables import table
-from trainers.base.errors import WORDS, TroupeError
+from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem, sentence
 from trainers.base.timeouts import WAITS
 from trainers.data import sources
@@ -73,14 +73,14 @@ def _config(command: CheckRequest) -> Config | None:
     if command.family is None:
         if command.settings:
             hint = "name it, as in `troupe check dcgan workers=4`"
-            raise TroupeError(Problem("missing", reason="settings require a family", hint=hint), WORDS)
+            raise TroupeError(Problem("missing", reason="settings require a family", hint=hint), USAGE)
         return None
     kind = registry.config_class(command.family, command.families)
     config, problems = kind.from_words(dict(command.settings), command.family)
     if config is not None and (problem := sources.check_name(config.data, command.families, kind.input_kind)):
         problems.append(problem)
     if config is None or problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     return config
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from cluster.requests.models import VerifyRequest
 from trainers.base import old_names
-from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, USAGE, TroupeError
 from trainers.base.problems import Problem, sentence
 from trainers.data import sources
 from trainers.engine.control import Control
@@ -58,7 +58,7 @@ def prepare(command: VerifyRequest) -> list[tuple[str, Config]]:
         if problem := sources.check_name(data, command.families, kind.input_kind):
             problems.append(problem)
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     return configs
 
 
@@ -80,7 +80,7 @@ def dry_run(command: VerifyRequest) -> dict[str, Any]:
     return {"family": command.family, "variant": name, "settings": config.model_dump()}
 
 
-def verify(command: VerifyRequest, say: Callable[[str], None] = print) -> dict[str, Any]:
+def verify(command: VerifyRequest, notify: Callable[[str], None] = print) -> dict[str, Any]:
     """Train each variant with 1 and with `workers` processes, with each `grad_sync`, and compare."""
     configs = prepare(command)
     refuse_in_pool()
@@ -88,13 +88,15 @@ def verify(command: VerifyRequest, say: Callable[[str], None] = print) -> dict[s
 
     workers = configs[0][1].workers
     rows: list[dict[str, Any]] = []
-    say(f"verify {command.family}: {configs[0][1].steps} steps with 1 process and with {workers}")
+    notify(f"verify {command.family}: {configs[0][1].steps} steps with 1 process and with {workers}")
     with tempfile.TemporaryDirectory() as scratch, LocalGroup(workers, command.setup) as group:
         for variant, config in configs:
             for grad_sync, precision, allowed in PROOFS:
                 rows.append(_prove(group, command, config, variant, grad_sync, precision, allowed, Path(scratch)))
                 row = rows[-1]
-                say(f"  {variant}, {grad_sync} in {precision}: {'equal' if row['passed'] else 'DIFFERENT'}{row['why']}")
+                notify(
+                    f"  {variant}, {grad_sync} in {precision}: {'equal' if row['passed'] else 'DIFFERENT'}{row['why']}"
+                )
     return {"family": command.family, "workers": workers, "passed": all(row["passed"] for row in rows), "checks": rows}
 
 

@@ -19,7 +19,7 @@ from cluster.host.environment import environment
 from cluster.host.ray_environment import proxies
 from cluster.terminal.answers import record_in, without_records
 from cluster.terminal.progress import duration
-from trainers.base.errors import CONFLICT, STOPPED, SURROUNDINGS, WORDS, TroupeError, meant
+from trainers.base.errors import CONFLICT, ENVIRONMENT, STOPPED, USAGE, TroupeError, did_you_mean
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
@@ -53,7 +53,7 @@ class Dashboard:
 
     def ask(self, question: str, *words: Any, **more: Any) -> Any:
         """Call a method of the client. Raises TroupeError (exit code 3) without an answer within a minute."""
-        until = time.monotonic() + WAITS.dashboard_asked_again
+        until = time.monotonic() + WAITS.dashboard_retries
         while True:
             try:
                 return getattr(self.client, question)(*words, **more)
@@ -61,8 +61,8 @@ class Dashboard:
                 passing = isinstance(error, OSError) or "status code 5" in str(error)
                 if not passing or time.monotonic() > until:
                     reason = f"the dashboard no longer answers ({first_line(error)})"
-                    raise TroupeError(unreachable(self.address, reason, "jobs continue"), SURROUNDINGS) from error
-            time.sleep(WAITS.look_at_job)
+                    raise TroupeError(unreachable(self.address, reason, "jobs continue"), ENVIRONMENT) from error
+            time.sleep(WAITS.poll_job)
 
     # Jobs
 
@@ -93,11 +93,13 @@ class Dashboard:
         jobs = self.jobs()
         found = [job for job in jobs if job["name"] == name] or [job for job in jobs if job["job"] == name]
         if not found:
-            hint = "; ".join(filter(None, [meant(name, [job["name"] for job in jobs]), "`troupe jobs` lists them"]))
-            raise TroupeError(Problem("unknown-job", name, "no such job", hint), WORDS)
+            hint = "; ".join(
+                filter(None, [did_you_mean(name, [job["name"] for job in jobs]), "`troupe jobs` lists them"])
+            )
+            raise TroupeError(Problem("unknown-job", name, "no such job", hint), USAGE)
         return found[-1]
 
-    def stop(self, name: str, say: Callable[[str], None]) -> dict[str, Any]:
+    def stop(self, name: str, notify: Callable[[str], None]) -> dict[str, Any]:
         """Stop a job after saving, and wait for its end. Raises TroupeError: exit code 4 if it has already ended, 130
         if Ctrl-C ends the wait."""
         job = self.job(name)
@@ -111,8 +113,8 @@ class Dashboard:
             while (now := self.job(job["job"]))["state"] not in ENDED:
                 if time.monotonic() > told:
                     told = time.monotonic() + 5
-                    say(f"{name}: {doing}, for {duration(time.monotonic() - begun)}")
-                time.sleep(WAITS.look_at_job / 4)
+                    notify(f"{name}: {doing}, for {duration(time.monotonic() - begun)}")
+                time.sleep(WAITS.poll_job / 4)
         except KeyboardInterrupt:
             raise TroupeError(
                 Problem("interrupted", name, "detached; the job will still save and stop"), STOPPED
@@ -121,8 +123,8 @@ class Dashboard:
         saved = record is not None and record.get("saved") is True
         return {**now, "saved": saved, "resume": f"troupe submit {job['verb']} --resume {job['name']}"}
 
-    def logs(self, job: str, follow: bool, say: Callable[[str], None]) -> Iterator[str]:
-        """The output of a job, in pieces; with `follow`, until it has ended. For a pending job, calls `say` with the
+    def logs(self, job: str, follow: bool, notify: Callable[[str], None]) -> Iterator[str]:
+        """The output of a job, in pieces; with `follow`, until it has ended. For a pending job, calls `notify` with the
         reason and the waiting time."""
         seen, told = 0, 0.0
         while True:
@@ -131,13 +133,13 @@ class Dashboard:
             if now["state"] == "PENDING" and time.monotonic() > told:
                 told = time.monotonic() + 10
                 since = f" for {duration(time.time() - now['began'])}" if now["began"] else ""
-                say(f"{now['name']}: pending{since}: {now['message'] or 'Ray gives no reason'}")
+                notify(f"{now['name']}: pending{since}: {now['message'] or 'Ray gives no reason'}")
             printed = without_records(str(self.ask("get_job_logs", job)))
             yield printed[seen:]
             seen = len(printed)
             if ended or not follow:
                 return
-            time.sleep(WAITS.look_at_job)
+            time.sleep(WAITS.poll_job)
 
 
 def reach(address: str) -> Dashboard:
@@ -145,20 +147,20 @@ def reach(address: str) -> Dashboard:
     token is only sent to a dashboard that requires one."""
     if not address.startswith(("http://", "https://")):
         advice = f"use http://{address}" if "://" not in address and ":" in address else "use http://HEAD:8265"
-        raise TroupeError(Problem("bad-value", "--address", "must be a dashboard's address", advice, address), WORDS)
+        raise TroupeError(Problem("bad-value", "--address", "must be a dashboard's address", advice, address), USAGE)
     mine, headers = token(), dict[str, str]()
     code = _version(address, {})
     if code == 401 and mine:
         headers = {"Authorization": f"Bearer {mine}"}
         code = _version(address, headers)
     if code in (401, 403):
-        raise TroupeError(token_refused(address, bool(mine)), SURROUNDINGS)
+        raise TroupeError(token_refused(address, bool(mine)), ENVIRONMENT)
     if isinstance(code, int):
-        raise TroupeError(unreachable(address, f"is not a Ray dashboard (it answers {code})"), SURROUNDINGS)
+        raise TroupeError(unreachable(address, f"is not a Ray dashboard (it answers {code})"), ENVIRONMENT)
     import ray
 
     if code != ray.__version__:
-        raise TroupeError(other_ray(address, code, ray.__version__), SURROUNDINGS)
+        raise TroupeError(other_ray(address, code, ray.__version__), ENVIRONMENT)
     return Dashboard(address, headers)
 
 
@@ -169,7 +171,7 @@ def _version(address: str, headers: Mapping[str, str]) -> str | int:
         for name, value in headers.items():
             asked.add_unredirected_header(name, value)
         way = urllib.request.build_opener(urllib.request.ProxyHandler(proxies(address)))
-        with way.open(asked, timeout=WAITS.dashboard_found) as answer:
+        with way.open(asked, timeout=WAITS.dashboard_first_answer) as answer:
             return str(json.load(answer)["ray_version"])
     except urllib.error.HTTPError as error:
         return error.code
@@ -178,7 +180,7 @@ def _version(address: str, headers: Mapping[str, str]) -> str | int:
         problem = unreachable(address, "no Ray dashboard answers there", hint)
     except (KeyError, TypeError):
         problem = unreachable(address, "is not a Ray dashboard")
-    raise TroupeError(problem, SURROUNDINGS)
+    raise TroupeError(problem, ENVIRONMENT)
 
 
 def rows(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster.requests.models import SearchRequest, TrainRequest
 from cluster.searching import prepare_search
 from cluster.training import prepare_run
-from trainers.base.errors import WORDS, TroupeError
+from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem, show_value
 from trainers.settings.config import parts_of
 
@@ -33,7 +33,7 @@ def prepare(inner: Inner, runs: Path) -> str:
     except TroupeError as error:
         problems += [one for one in error.problems if one not in problems]
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     return family
 
 

@@ -27,7 +27,7 @@ from cluster.requests.models import CheckRequest, SearchRequest, SubmitRequest, 
 from cluster.terminal.answers import JOB
 from cluster.terminal.progress import duration, size
 from trainers.base import old_names
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
@@ -43,7 +43,7 @@ TO_LOOK, TO_INSTALL = 90.0, 1800.0  # seconds for a check, and if the cluster fi
 LARGE = 512 << 20  # the most bytes that Ray accepts for one folder
 
 
-def submit(request: SubmitRequest, family: str, say: Callable[[str], None]) -> dict[str, Any]:
+def submit(request: SubmitRequest, family: str, notify: Callable[[str], None]) -> dict[str, Any]:
     """Submit a job, and return its name. Raises TroupeError: exit code 2 for invalid arguments, 3 if the cluster cannot
     be reached or rejects the job, 4 if the name is in use."""
     inner, address = request.inner, address_of(request.address)
@@ -57,7 +57,7 @@ def submit(request: SubmitRequest, family: str, say: Callable[[str], None]) -> d
         here = inner.here()
         files = {"config": here.config, "space": None if space is None else expanded(space)}
         sent, inside = _gathered(here.families, files, Path(folder))
-        say(f"sending {size(sent)} to {address}")
+        notify(f"sending {size(sent)} to {address}")
         known = [] if inner.resume else ["--name", name]
         elsewhere = ("name", "families", "config", "address", *([] if space is None else ["space"]))
         words = inner.arguments(*elsewhere)
@@ -66,11 +66,11 @@ def submit(request: SubmitRequest, family: str, say: Callable[[str], None]) -> d
         if request.install:
             environment["pip"] = requirements()
         if not request.skip_checks:
-            say("checking that the cluster has what it needs")
+            notify("checking that the cluster has what it needs")
             words = (*to_check(inner), "--runs-dir", inner.runs_dir, *_families(inside))
-            if lacks := [one.problem for one in look(client, environment, words, say) if one.state == WRONG]:
+            if lacks := [one.problem for one in look(client, environment, words, notify) if one.state == WRONG]:
                 reason = "nothing was submitted (--skip-checks skips the check)"
-                raise TroupeError([*lacks, Problem("not-submitted", reason=reason)], SURROUNDINGS)
+                raise TroupeError([*lacks, Problem("not-submitted", reason=reason)], ENVIRONMENT)
         environment["env_vars"][JOB] = "1"
         job = _sent(
             client,
@@ -98,7 +98,7 @@ def _name_of_job(inner: TrainRequest | SearchRequest, family: str) -> str:
     if problem := check_name(name):
         problems.append(problem)
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     return name
 
 
@@ -119,7 +119,7 @@ def _numbered(name: str, before: Sequence[Mapping[str, Any]]) -> str:
 
 
 def look(
-    client: Dashboard, environment: Mapping[str, Any], words: Sequence[str], say: Callable[[str], None]
+    client: Dashboard, environment: Mapping[str, Any], words: Sequence[str], notify: Callable[[str], None]
 ) -> list[Finding]:
     """The findings of `troupe check` on the cluster, from a job that is deleted afterwards."""
     patience = TO_INSTALL if "pip" in environment else TO_LOOK
@@ -138,8 +138,8 @@ def look(
         while (state := client.ask("get_job_status", job).value) not in ENDED and time.monotonic() < begun + patience:
             if time.monotonic() > told + 10:
                 told = time.monotonic()
-                say(f"checking, for {duration(told - begun)}")
-            time.sleep(WAITS.look_at_job / 4)
+                notify(f"checking, for {duration(told - begun)}")
+            time.sleep(WAITS.poll_job / 4)
         printed = str(client.ask("get_job_logs", job))
         details = client.ask("get_job_info", job)
     finally:
@@ -169,17 +169,17 @@ def _answer_in(printed: str) -> dict[str, Any] | None:
     return None
 
 
-def check(request: CheckRequest, say: Callable[[str], None]) -> list[Finding]:
+def check(request: CheckRequest, notify: Callable[[str], None]) -> list[Finding]:
     """`troupe check` of a cluster through its dashboard, with these packages."""
     try:
         client = reach(str(request.address))
     except TroupeError as error:
-        if error.code == WORDS:
+        if error.code == USAGE:
             raise
         return [wrong("cluster", problem) for problem in error.problems]
     with tempfile.TemporaryDirectory() as folder:
         _, inside = _gathered(request.families, {}, Path(folder))
-        return look(client, _environment(Path(folder)), [*request.arguments("address", "families"), *inside], say)
+        return look(client, _environment(Path(folder)), [*request.arguments("address", "families"), *inside], notify)
 
 
 def _environment(folder: Path) -> dict[str, Any]:
@@ -199,15 +199,15 @@ def _families(inside: Sequence[str]) -> list[str]:
 
 def _sent(client: Dashboard, job: Mapping[str, Any]) -> str:
     """Submit a job, with retries: a cluster that has just started does not accept jobs yet."""
-    until = time.monotonic() + WAITS.cluster_begun
+    until = time.monotonic() + WAITS.cluster_start
     while True:
         try:
             return str(client.client.submit_job(**job))
         except Exception as error:
             if "try again later" not in str(error) or time.monotonic() > until:
                 reason = f"the cluster rejected the job ({first_line(error)})"
-                raise TroupeError(Problem("job-refused", job["submission_id"], reason), SURROUNDINGS) from error
-        time.sleep(WAITS.look_at_job)
+                raise TroupeError(Problem("job-refused", job["submission_id"], reason), ENVIRONMENT) from error
+        time.sleep(WAITS.poll_job)
 
 
 def text(sent: Mapping[str, Any]) -> str:
@@ -252,7 +252,7 @@ def _gathered(families: Sequence[Path], files: Mapping[str, Path | None], folder
                 shutil.copyfile(file, beside / name)
             except OSError as error:
                 reason = f"cannot be read ({error.strerror})"
-                raise TroupeError(Problem("not-read", f"--{option}", reason, value=str(file)), WORDS) from error
+                raise TroupeError(Problem("not-read", f"--{option}", reason, value=str(file)), USAGE) from error
             inside += [f"--{option}", name]
     parts = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in folder.iterdir()}
     for path, count in parts.items():
@@ -260,7 +260,7 @@ def _gathered(families: Sequence[Path], files: Mapping[str, Path | None], folder
             inside_it = sorted((one for one in path.rglob("*") if one.is_file()), key=lambda one: -one.stat().st_size)
             largest = ", ".join(f"{one.relative_to(path)} ({size(one.stat().st_size)})" for one in inside_it[:3])
             reason = f"{size(count)} are too much to send, the limit is {size(LARGE)}"
-            raise TroupeError(Problem("too-large", path.name, reason, f"largest: {largest}"), WORDS)
+            raise TroupeError(Problem("too-large", path.name, reason, f"largest: {largest}"), USAGE)
     return sum(parts.values()), inside
 
 
@@ -276,6 +276,6 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target, ignore=left_out)
     except shutil.Error as error:
         path, _, reason = error.args[0][0]
-        raise TroupeError(Problem("not-read", str(path), f"cannot be read ({reason})"), WORDS) from error
+        raise TroupeError(Problem("not-read", str(path), f"cannot be read ({reason})"), USAGE) from error
     except OSError as error:
-        raise TroupeError(Problem("not-read", str(source), f"cannot be read ({first_line(error)})"), WORDS) from error
+        raise TroupeError(Problem("not-read", str(source), f"cannot be read ({first_line(error)})"), USAGE) from error

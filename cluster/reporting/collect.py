@@ -18,7 +18,7 @@ from cluster.reporting import importance
 from cluster.reporting.run_page import Read, command_of, is_known, main_metric, read_run, short, texts_of, thinned
 from cluster.searching import leaderboard
 from cluster.searching.leaderboard import FINISHED, OPEN, PRUNED, RUNNING, WAITING, Search, TrialRecord
-from trainers.base.errors import WORDS, TroupeError, meant
+from trainers.base.errors import USAGE, TroupeError, did_you_mean
 from trainers.base.problems import Problem
 from trainers.run_folders import run_folder
 from trainers.run_folders.run_folder import RunFolder
@@ -105,11 +105,11 @@ def find(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
                 continue
             folder = run_folder.find(runs, name)
         except TroupeError as error:
-            if error.code != WORDS:
+            if error.code != USAGE:
                 raise
             known = [path.name for path in leaderboard.all_searches(runs)]
             known += [run.name for run in run_folder.all_runs(runs)]
-            mine = [Problem("unknown-run", name, f"no such run or search in {runs}", meant(name, known))]
+            mine = [Problem("unknown-run", name, f"no such run or search in {runs}", did_you_mean(name, known))]
             problems += error.problems if "/" in name else mine  # of a trial: its own message is better
             continue
         try:
@@ -122,7 +122,7 @@ def find(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
         if all(other.path != folder.path for other in of_family[family]):
             of_family[family].append(folder)
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     return found
 
 

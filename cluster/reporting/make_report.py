@@ -11,7 +11,7 @@ from cluster.reporting import collect, write
 from cluster.requests.models import ReportRequest
 from cluster.searching.leaderboard import Search
 from cluster.terminal.progress import size
-from trainers.base.errors import WORDS, TroupeError
+from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
@@ -19,11 +19,11 @@ SHARE = 4  # pause before the next page, as a multiple of the time that this one
 LARGE = 20e6  # bytes of a single-file page above which a note is shown
 
 
-def carry_out(command: ReportRequest, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def carry_out(command: ReportRequest, notify: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Write the page; with `watch` repeatedly, until nothing is running or Ctrl-C is pressed."""
     if not command.names:
         reason = "requires a name, as in `troupe report dcgan-search-1`"
-        raise TroupeError(Problem("missing", "report", reason), WORDS)
+        raise TroupeError(Problem("missing", "report", reason), USAGE)
     out = folder_of(command)
     if not command.watch:
         return _once(command, out, 0)
@@ -34,10 +34,10 @@ def carry_out(command: ReportRequest, say: Callable[[str], None] = lambda line: 
             if not result["working"]:
                 break
             took = time.monotonic() - before
-            say(f"{result['page']}: updated, {_trials(result)}")
+            notify(f"{result['page']}: updated, {_trials(result)}")
             time.sleep(max(WAITS.page_renewed, SHARE * took))
     except KeyboardInterrupt:
-        say("no longer watched")
+        notify("no longer watched")
     return _once(command, out, 0)  # a page that does not reload itself
 
 

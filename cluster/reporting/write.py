@@ -23,7 +23,7 @@ from urllib.parse import quote
 from cluster.reporting.collect import Collected
 from cluster.reporting.run_page import Read
 from cluster.searching import leaderboard
-from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem, show_value
 from trainers.base.version import __version__
 from trainers.storage import atomic_files, checkpoint
@@ -44,7 +44,7 @@ def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: flo
     """
     left_out = list(found.left_out)
     if os.path.lexists(out) and not out.is_dir():
-        raise TroupeError(Problem("missing-folder", str(out), "is not a folder", "use --out DIR"), SURROUNDINGS)
+        raise TroupeError(Problem("missing-folder", str(out), "is not a folder", "use --out DIR"), ENVIRONMENT)
     if others := _others(out):
         reason = f"holds {', '.join(others)}, not written by `troupe report`"
         raise TroupeError(Problem("not-ours", str(out), reason, "use --out DIR"), CONFLICT)

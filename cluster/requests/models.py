@@ -25,7 +25,7 @@ from cluster.requests.request import (
     python,
     settings_field,
 )
-from trainers.base.errors import WORDS, TroupeError
+from trainers.base.errors import USAGE, TroupeError
 from trainers.base.paths import DATA_DIR
 from trainers.base.problems import Problem
 from trainers.settings.fields import LARGEST
@@ -260,7 +260,7 @@ class SubmitRequest(Request):
         given = {name: value for name, value in arguments.items() if name not in own}
         verb, *others = names or [given.pop("verb", "")]
         if verb not in SENT:
-            raise TroupeError(Problem("unknown-verb", str(verb), f"submit runs {' or '.join(SENT)}"), WORDS)
+            raise TroupeError(Problem("unknown-verb", str(verb), f"submit runs {' or '.join(SENT)}"), USAGE)
         problems, inner = list[Problem](), None
         try:
             inner = REQUESTS[verb].from_call(others, given)
@@ -271,7 +271,7 @@ class SubmitRequest(Request):
         except TroupeError as error:
             problems += error.problems
         if problems:
-            raise TroupeError(problems, WORDS)
+            raise TroupeError(problems, USAGE)
         return request.model_copy(update={"inner": inner})
 
     @classmethod

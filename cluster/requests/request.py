@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, g
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from trainers.base.errors import WORDS, TroupeError, meant
+from trainers.base.errors import USAGE, TroupeError, did_you_mean
 from trainers.base.old_names import ARGUMENTS, OPTIONS
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem, show_value
@@ -174,10 +174,10 @@ class Request(BaseModel):
         else:
             reason = f"no such argument of {cls.verb}"
             unknown = [field for field in others if field not in renamed]
-            problems += [Problem("unknown-option", field, reason, meant(field, known)) for field in unknown]
+            problems += [Problem("unknown-option", field, reason, did_you_mean(field, known)) for field in unknown]
         request, wrong = cls._made(values, {})
         if problems := [*wrong, *problems, *(request.conflicts() if request is not None and not wrong else [])]:
-            raise TroupeError(problems, WORDS)
+            raise TroupeError(problems, USAGE)
         assert request is not None
         return request
 

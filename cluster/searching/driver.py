@@ -35,7 +35,7 @@ from cluster.searching.prepare_search import Prepared, compare_by
 from cluster.searching.tune_job import Dead, Job
 from cluster.terminal.progress import Progress, about_trials, duration, size
 from trainers.base.errors import FAILED as RUN_FAILED
-from trainers.base.errors import WORDS, TroupeError
+from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem, sentences, show_value
 from trainers.base.timeouts import WAITS
 from trainers.families import registry
@@ -125,7 +125,7 @@ class Driver:
             if record.state in (FINISHED, PRUNED, FAILED):
                 self.proposals.ended(record)
             self._keep_best()
-            self.progress.say(self.line(record))
+            self.progress.notify(self.line(record))
         lasting = ended and now - self.lasted > WAITS.lasting_record
         self.lasted = now if lasting else self.lasted
         self.search.write(lasting)
@@ -138,8 +138,8 @@ class Driver:
         budget = None if self.command.time_budget is None else 60 * self.command.time_budget
         if budget is not None and now - self.began > budget and StopReason.TIME_BUDGET not in self.stops:
             over = self.stops[StopReason.TIME_BUDGET] = f"the time budget of {duration(budget)} is used up"
-            self.progress.say(f"{over}: saving running trials")
-        if now - self.looked > WAITS.look_at_disk:
+            self.progress.notify(f"{over}: saving running trials")
+        if now - self.looked > WAITS.poll_disk:
             self.looked = now
             self._look_at_disk()
 
@@ -156,7 +156,7 @@ class Driver:
             self.error = error
         if not self.cleaned and (missing := self.ray.missing()):
             self.ray_loss = RayLoss(CLEANED, missing, now)
-            self.progress.say(f"{missing}: saving first")
+            self.progress.notify(f"{missing}: saving first")
         if died and self.ray_loss is None:
             self.ray_loss = RayLoss(RAY, died, now)
         late = self.ray_loss is not None and now - self.ray_loss.seen > WAITS.saves_for_new_ray
@@ -177,7 +177,7 @@ class Driver:
             if self.bucket is not None:
                 self.bucket.send_file(self.search.path / STOP_FILE)
             if StopReason.REQUESTED in self.stops:
-                self.progress.say("stopping: saving first")
+                self.progress.notify("stopping: saving first")
         return stop
 
     def resume_trials(self) -> None:
@@ -238,7 +238,7 @@ class Driver:
             return
         config, problems = self.prepared.kind.from_words({**told["fixed"], **record.settings}, told["family"])
         if config is None:
-            raise TroupeError(problems, WORDS)
+            raise TroupeError(problems, USAGE)
         config = config.model_copy(update=requirements.resolve(config, own_machine=not self.command.address))
         config = self.resolved(config)
         record.steps = config.steps
@@ -261,7 +261,7 @@ class Driver:
         )
         if key not in self.data:
             data = open_for(
-                config, self.command.data_dir, self.command.families, self.progress.say, self.progress.packing
+                config, self.command.data_dir, self.command.families, self.progress.notify, self.progress.packing
             )
             self.data[key] = Known(data)
         return self.data[key]
@@ -270,7 +270,7 @@ class Driver:
         """Resolve a config with the data, and evaluate and save as often as the scheduler requires."""
         facts = self.known(config).facts
         if problems := config.data_problems(facts):
-            raise TroupeError(problems, WORDS)
+            raise TroupeError(problems, USAGE)
         asked, config = config.evaluate_every, config.finalize(facts)
         scheduler = self.search.told["scheduler"]
         changes: dict[str, Any] = {}
@@ -304,7 +304,7 @@ class Driver:
         folder = self.search.folder(record)
         if stay := [path for path in checkpoint.all_in(folder.checkpoints) if not checkpoint.remove(path)]:
             self.staying.add(record.number)
-            self.progress.say(f"{stay[0]}: not recognized as a checkpoint of troupe, or damaged; kept")
+            self.progress.notify(f"{stay[0]}: not recognized as a checkpoint of troupe, or damaged; kept")
         if there and self.bucket is not None:
             self.forgotten.add(record.number)
             with contextlib.suppress(bucket.Unreachable):
@@ -324,10 +324,12 @@ class Driver:
             if not ended:
                 full = f"{what} is full, and only running trials and the best one have checkpoints"
                 self.stops[StopReason.DISK_FULL] = full
-                self.progress.say(f"{full}: stopping; free some space, then resume with --resume {self.search.name}")
+                self.progress.notify(f"{full}: stopping; free some space, then resume with --resume {self.search.name}")
                 return
             self._forget(ended[-1], there)
-            self.progress.say(f"{what} is nearly full: removing the checkpoints of {self.search.name}/{ended[-1].name}")
+            self.progress.notify(
+                f"{what} is nearly full: removing the checkpoints of {self.search.name}/{ended[-1].name}"
+            )
             free = shutil.disk_usage(self.search.path).free
             used = bytes_of(self.search.path) if budget is not None else 0
 
@@ -355,7 +357,7 @@ def refuse_other_networks(driver: Driver) -> None:
         for value in (domain.probes[0], domain.probes[-1]):
             config, wrong = kind.from_words({**driver.prepared.config.model_dump(), name: value}, told["family"])
             if config is None:
-                raise TroupeError(wrong, WORDS)
+                raise TroupeError(wrong, USAGE)
             facts = driver.known(config).facts
             with torch.random.fork_rng([]):
                 networks = family(config.finalize(facts), facts).networks()
@@ -371,7 +373,7 @@ def refuse_other_networks(driver: Driver) -> None:
             hint = f"leave it out of --scheduler {told['scheduler']}"
             problems.append(Problem("settings-conflict", name, reason, hint, str(domain)))
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
 
 
 def drive(search: Search, prepared: Prepared, command: SearchRequest, progress: Progress) -> Driver:
@@ -384,7 +386,7 @@ def drive(search: Search, prepared: Prepared, command: SearchRequest, progress: 
         refuse_other_networks(driver)
     longest = driver.resolved(config)
     if note := compare_by(search.told, command, config, driver.known(config).facts):
-        progress.say(note)
+        progress.notify(note)
     folders = [*([] if driver.bucket is not None else [search.path]), *command.families]
     with (
         ray_for(config, command.address, False, folders, search.path / "driver.log", job_wide=True) as driver.ray,
@@ -408,7 +410,7 @@ def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) 
     room = rooms(each, config.workers, [node["Resources"] for node in nodes.live_nodes().values()])
     driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
     about = about_trials(search.told, driver.at_once, each, config.workers, room)
-    driver.progress.say(f"{search.name}: {about}")
+    driver.progress.notify(f"{search.name}: {about}")
     shared = {
         "folder": str(search.path),
         "data_dir": str(command.data_dir.resolve()),
@@ -432,7 +434,7 @@ def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) 
         longest.steps,
         int(longest.evaluate_every) or longest.log_every,
         config.max_restarts,
-        driver.progress.say,
+        driver.progress.notify,
     )
 
 
@@ -455,7 +457,7 @@ def _run_trials(driver: Driver, job: Job) -> None:
                 raise TroupeError(Problem("lost", search.name, reason, resume), RUN_FAILED)
             restarts += 1
             count = f" (restart {restarts} of {most})"
-        driver.progress.say(f"{loss.why}; resuming from the trials' checkpoints{count}")
+        driver.progress.notify(f"{loss.why}; resuming from the trials' checkpoints{count}")
         search.told.setdefault("restarts", []).append({"kind": loss.kind, "why": loss.why})
         driver.ray.restart()
         driver.resume_trials()

@@ -19,8 +19,8 @@ from cluster.searching.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METR
 from cluster.searching.prepare_search import Prepared, compare_by, prepare
 from cluster.terminal.progress import Progress, about_trials, duration, from_here
 from cluster.terminal.tables import table
+from trainers.base.errors import ENVIRONMENT, USAGE, Stopped, TroupeError, with_run_name
 from trainers.base.errors import FAILED as RUN_FAILED
-from trainers.base.errors import SURROUNDINGS, WORDS, Stopped, TroupeError, naming
 from trainers.base.paths import TRIALS
 from trainers.base.problems import Problem, show_value
 from trainers.run import open_for
@@ -41,11 +41,11 @@ def carry_out(command: SearchRequest, progress: Progress) -> dict[str, Any]:
         update={"families": tuple(map(Path, prepared.told["families"]))}
     )  # need not be repeated on a resume
     for note in prepared.notes:
-        progress.say(note)
+        progress.notify(note)
     with alone(), _locked_folder(command, prepared) as found:
         if command.retry_failed:
             _retry_failed(found)
-        sending = mirror.Mirror(found.path, progress.say)
+        sending = mirror.Mirror(found.path, progress.notify)
         try:
             sending.flush()  # from now on it can be resumed elsewhere
             ended = driver.drive(found, prepared, command, progress)
@@ -54,7 +54,7 @@ def carry_out(command: SearchRequest, progress: Progress) -> dict[str, Any]:
             sending.end()
     _check_outcome(found, ended.stops)
     if over := ended.stops.get(StopReason.TIME_BUDGET):
-        progress.say(f"{found.name}: {over}; {_resume(found)}")
+        progress.notify(f"{found.name}: {over}; {_resume(found)}")
     if command.retrain_best and found.ranked():
         _final(found, prepared, command, progress)
     return result_of(found)
@@ -76,7 +76,7 @@ def _locked_folder(command: SearchRequest, prepared: Prepared) -> Iterator[Searc
                 with contextlib.suppress(TroupeError):  # frees the name
                     removal.discard(found.path, bucket.bucket_of_run(found.path))
             if found is not None and isinstance(error, TroupeError):
-                naming(error, found.name, found.path.exists())
+                with_run_name(error, found.name, found.path.exists())
             raise
 
 
@@ -96,7 +96,7 @@ def _check_outcome(found: Search, stops: Mapping[StopReason, str]) -> None:
     match min(stops, default=None):
         case StopReason.DISK_FULL as stop:
             problem = Problem("no-space", found.name, stops[stop], f"free some space, then {_resume(found)}")
-            raise TroupeError(problem, SURROUNDINGS)
+            raise TroupeError(problem, ENVIRONMENT)
         case StopReason.NO_METRIC as stop:
             raise TroupeError(Problem(NO_METRIC, found.name, stops[stop]), RUN_FAILED)
         case StopReason.REQUESTED as stop:
@@ -108,7 +108,7 @@ def _check_outcome(found: Search, stops: Mapping[StopReason, str]) -> None:
     if lost := [trial for trial in found.trials if trial.state == INTERRUPTED and trial.reason]:
         more = f"; {len(lost) - 1} more" if len(lost) > 1 else ""
         reason = f"{lost[0].name} was interrupted: {lost[0].reason}{more}"
-        raise TroupeError(Problem(lost[0].code or "lost", found.name, reason, _resume(found)), SURROUNDINGS)
+        raise TroupeError(Problem(lost[0].code or "lost", found.name, reason, _resume(found)), ENVIRONMENT)
 
 
 def result_of(found: Search) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _final(found: Search, prepared: Prepared, command: SearchRequest, progress: 
     best = next(group for group, mean, _ in found.points() if mean is not None)[0]
     settings = {**found.told["fixed"], **best.settings, "evaluate_on": "test"}
     name = f"{found.name}-final"
-    progress.say(
+    progress.notify(
         f"{name}: retraining {found.name}/{best.name} on the complete training part, evaluated on the test part"
     )
     bucket.fetch_runs(command.runs, [name], checkpoints=True)
@@ -303,10 +303,10 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchReque
 
     config, problems = prepared.kind.from_words(words, prepared.told["family"])
     if config is None:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     facts = open_for(config, command.data_dir, command.families).facts
     if problems := config.data_problems(facts):
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     steps = config.finalize(facts).steps
     few = max(1, min(4, steps))
     with tempfile.TemporaryDirectory() as folder:
@@ -331,7 +331,7 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchReque
     metric, known = prepared.told["metric"], sorted({name for row in rows for name in row} - {"step", "seconds"})
     if metric not in [*known, *(f"eval_{name}" for name in config.metrics)]:
         reason, hint = "no row of training has it", f"available: {', '.join(known)}"
-        raise TroupeError(Problem("unknown-metric", "--metric", reason, hint, metric), WORDS)
+        raise TroupeError(Problem("unknown-metric", "--metric", reason, hint, metric), USAGE)
     times = [0.0, *(float(row["seconds"]) for row in rows if "samples_per_second" in row)]
     later = [after - before for before, after in itertools.pairwise(times[1:])] or [times[-1]]
     return sum(later) / len(later) * steps, steps, few

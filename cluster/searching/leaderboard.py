@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from trainers.base import old_names
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError, did_you_mean
 from trainers.base.paths import TRIALS
 from trainers.base.problems import Problem, show_value
 from trainers.run_folders import bucket, creation, run_locks
@@ -220,7 +220,7 @@ def read(path: Path) -> Search:
                 raise TypeError(f"trial {trial.number}: a value is not a number")
         if told.pop("format") > FORMAT:
             problem = Problem("newer", str(path), "written by a newer troupe", "install that version")
-            raise TroupeError(problem, SURROUNDINGS)
+            raise TroupeError(problem, ENVIRONMENT)
         if not isinstance(told["metric"], str) or told["mode"] not in ("max", "min"):
             raise ValueError("no metric")
         for trial in trials:
@@ -247,7 +247,7 @@ def find(runs: Path, name: str) -> Search:
     code, what = "unknown-run", "no such search"
     if os.path.exists(runs / name / "settings.json"):
         code, what = "not-a-search", "is a run, not a search"
-    raise TroupeError(Problem(code, name, f"{what} in {bucket.shown(runs)}", meant(name, known)), WORDS)
+    raise TroupeError(Problem(code, name, f"{what} in {bucket.shown(runs)}", did_you_mean(name, known)), USAGE)
 
 
 def is_search(runs: Path, name: str) -> bool:

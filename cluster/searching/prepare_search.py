@@ -15,7 +15,7 @@ from cluster.searching.leaderboard import OPEN, POPULATION, Search, Terms
 from cluster.searching.space import Range, Space, SpaceFile
 from cluster.training.prepare_run import read_config
 from trainers.base import old_names
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError, did_you_mean
 from trainers.base.problems import Problem, of, show_value
 from trainers.data import sources
 from trainers.families import registry
@@ -92,11 +92,11 @@ def prepare(command: SearchRequest) -> Prepared:
     metric = _read_metric(request, problems)
     strategy = _choose_strategy(request, where, problems)
     if problems or where is None or strategy is None:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     first, wrong = _possible(request.kind, request.family, where, random.Random(command.search_seed))
     if first is None:
         none = Problem("settings-conflict", reason="no point of the space is valid:")
-        raise TroupeError([none, *wrong], WORDS)
+        raise TroupeError([none, *wrong], USAGE)
     config, remarks = _fit_machine(first, command)
     terms = _terms(request, where, metric, strategy)
     if command.name is not None and creation.is_taken(command.runs / command.name):
@@ -114,12 +114,12 @@ def _read_request(command: SearchRequest, problems: list[Problem], notes: list[s
         if not problems:  # else the unreadable file may name it
             reason = "needs a family, as in `troupe search wgan_gp n_critic=1,2,5`, or --resume NAME"
             problems.append(Problem("missing", "search", reason))
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     problems += _wrong_options(command)
     try:
         kind = registry.config_class(family, command.families)
     except TroupeError as error:
-        raise TroupeError([*problems, *error.problems], WORDS) from None
+        raise TroupeError([*problems, *error.problems], USAGE) from None
     try:
         file = space.module_of(family, command.space, command.families)
     except TroupeError as error:
@@ -142,7 +142,7 @@ def _wrong_options(command: SearchRequest) -> list[Problem]:
     ):
         if value is not None and value not in known:
             reason = f"is not one of {', '.join(known)}"
-            problems.append(Problem("bad-value", option, reason, meant(value, known), value))
+            problems.append(Problem("bad-value", option, reason, did_you_mean(value, known), value))
     if command.name is not None and (problem := run_folder.check_name(command.name)):
         problems.append(problem)
     return problems
@@ -172,7 +172,7 @@ def _choose_strategy(request: Request, where: Space | None, problems: list[Probl
     scheduler = command.scheduler or str(budget.get("scheduler", "fifo"))
     if scheduler not in SCHEDULERS and command.scheduler is None:
         reason = f"{scheduler} in {source}; is not one of {', '.join(SCHEDULERS)}"
-        problems.append(Problem("bad-value", "scheduler", reason, meant(scheduler, SCHEDULERS)))
+        problems.append(Problem("bad-value", "scheduler", reason, did_you_mean(scheduler, SCHEDULERS)))
     most = budget.get("trials", TRIALS_AT_MOST)
     if type(most) is not int:
         reason = f"{most!r:.60} in {source}; must be a whole number"
@@ -259,14 +259,14 @@ def _find_resumed(command: SearchRequest) -> Search:
     try:
         found = leaderboard.find(command.runs, str(command.resume))
     except TroupeError as error:
-        if error.code != WORDS:
+        if error.code != USAGE:
             raise
-        raise TroupeError([*problems, *of(error.problems, "--resume")], WORDS) from None
+        raise TroupeError([*problems, *of(error.problems, "--resume")], USAGE) from None
     family = found.told["family"]
     if command.family is not None and command.family != family:
         problems.append(Problem("settings-conflict", command.family, f"{found.name} searches {family}"))
     if problems:
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     return found
 
 
@@ -282,7 +282,7 @@ def _fit_machine(first: Config, command: SearchRequest) -> tuple[Config, list[st
         reason = f"device={config.device} has no GPU"
         lacking.append(Problem("settings-conflict", "--trials-per-gpu", reason, "leave it out", command.trials_per_gpu))
     if lacking:
-        raise TroupeError(lacking, SURROUNDINGS)
+        raise TroupeError(lacking, ENVIRONMENT)
     return config, remarks
 
 
@@ -305,7 +305,7 @@ def _read_metric(request: Request, problems: list[Problem]) -> str:
     if f"eval_{given}" in known:
         return f"eval_{given}"
     near = [name for name in known if given in name or old_names.metric(given) in (name, name.removeprefix("eval_"))]
-    hint = f"did you mean {near[0]}?" if near else meant(given, [*known, *kind.metrics] if evaluates else ())
+    hint = f"did you mean {near[0]}?" if near else did_you_mean(given, [*known, *kind.metrics] if evaluates else ())
     if given not in known and (hint or given.startswith("eval_")):  # else a training metric, known with its first row
         hint = hint or f"available: {', '.join(known)}"
         problems.append(Problem("unknown-metric", "--metric", f"is not a metric of {family}", hint, given))
@@ -324,11 +324,11 @@ def compare_by(terms: Terms, command: SearchRequest, config: Config, facts: Mapp
         return ""
     if not given:
         hint = "use more samples, or set --metric to a training metric"
-        raise TroupeError(Problem(NOTHING_HELD_OUT, reason=config.no_held_out_reason(facts), hint=hint), WORDS)
+        raise TroupeError(Problem(NOTHING_HELD_OUT, reason=config.no_held_out_reason(facts), hint=hint), USAGE)
     lacking = f"evaluations on {config.num_held_out(facts)} samples give no {metric}"
     if command.metric is not None or name != next(iter(config.metrics)):
         hint = f"available: {', '.join(f'eval_{one}' for one in given)}"
-        raise TroupeError(Problem("unknown-metric", "--metric", lacking, hint, metric), WORDS)
+        raise TroupeError(Problem("unknown-metric", "--metric", lacking, hint, metric), USAGE)
     first = next(iter(given))
     terms["metric"], terms["mode"] = f"eval_{first}", command.mode or given[first]
     return f"{lacking}: comparing by {terms['metric']} ({terms['mode']}) instead"

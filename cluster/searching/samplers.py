@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.searching.leaderboard import FAILED, FINISHED, OPEN, Search, TrialRecord
 from cluster.searching.space import Choice, Point, Space
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem, show_value
 
 DRAWS = 1000  # of a new point, before the space counts as exhausted
@@ -71,7 +71,7 @@ class Optuna:
         except ImportError:
             hint = "pip install 'troupe[optuna]'"
             problem = Problem("not-installed", "--algorithm", "requires Optuna", hint, "optuna")
-            raise TroupeError(problem, SURROUNDINGS) from None
+            raise TroupeError(problem, ENVIRONMENT) from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.optuna, self.search, self.space = optuna, search, space
         self.domains = {name: self._domain(domain) for name, domain in space.domains.items()}

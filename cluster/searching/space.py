@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 import searchspaces
-from trainers.base.errors import WORDS, TroupeError, told_of
+from trainers.base.errors import USAGE, TroupeError, describe_error
 from trainers.base.problems import Problem, show_value
 from trainers.settings.config import Config
 from trainers.settings.fields import read_value
@@ -238,7 +238,7 @@ def module_of(family: str, given: str | None, families: Sequence[Path]) -> Space
 
     def wrong(reason: str, code: str = "own-code") -> TroupeError:
         about = "--space" if given is not None else str(file)
-        return TroupeError(Problem(code, about, reason, value=given), WORDS)
+        return TroupeError(Problem(code, about, reason, value=given), USAGE)
 
     spec = importlib.util.spec_from_file_location(f"searchspaces_{family}", file)
     if spec is None or spec.loader is None or not file.is_file():
@@ -247,7 +247,7 @@ def module_of(family: str, given: str | None, families: Sequence[Path]) -> Space
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise wrong(told_of(error)) from error
+        raise wrong(describe_error(error)) from error
     space, budget = getattr(module, "SEARCH", None), getattr(module, "BUDGET", {})
     if not isinstance(space, dict) or not all(isinstance(word, str) for word in (*space, *space.values())):
         raise wrong("requires SEARCH = {setting: value}, all texts")

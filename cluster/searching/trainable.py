@@ -27,7 +27,7 @@ from cluster.backend.supervisor import WorkerLost, supervise
 from cluster.backend.worker import write_to
 from cluster.searching.leaderboard import NO_METRIC
 from cluster.terminal.progress import Progress, Silence
-from trainers.base.errors import FAILED, NotBegun, Passing, Stopped, TroupeError, of_worker
+from trainers.base.errors import FAILED, NotStarted, Stopped, Transient, TroupeError, of_worker
 from trainers.base.paths import TRIALS
 from trainers.base.problems import Problem, sentence
 from trainers.base.timeouts import WAITS
@@ -93,7 +93,7 @@ class Trial(tune.Trainable):
         """Wait for it; a stop of the search does not wait for the next report, which may take long."""
         while True:
             try:
-                return self.reports.get(timeout=WAITS.look_for_stop)
+                return self.reports.get(timeout=WAITS.poll_stop)
             except queue.Empty:
                 if self._stop_is_asked_for():
                     self._ask_to_stop()
@@ -102,7 +102,7 @@ class Trial(tune.Trainable):
         stop = self.folder.path.parents[1] / STOP_FILE
         if stop.exists() or self.stopping:
             return True
-        if self.there is None or time.monotonic() - self.asked < WAITS.look_for_stop_in_bucket:
+        if self.there is None or time.monotonic() - self.asked < WAITS.poll_stop_in_bucket:
             return False
         self.asked = time.monotonic()
         return self.there.has(stop)
@@ -123,7 +123,7 @@ class Trial(tune.Trainable):
             reached = checkpoint.position_of(saved[-1])[0] if saved else -1
             if reached >= self.last["step"] or time.monotonic() - began > WAITS.checkpoint_sent:
                 return saved[-1] if saved else None
-            time.sleep(WAITS.look_for_stop)
+            time.sleep(WAITS.poll_stop)
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Continue from another trial's checkpoint; its own newest one is used without this."""
@@ -146,9 +146,9 @@ class Trial(tune.Trainable):
                 retry(partial(there.fetch_idle, folder.path, checkpoints=True), self._still_wanted)
 
     def _still_wanted(self) -> None:
-        """Called between tries. Raises NotBegun if a stop was requested."""
+        """Called between tries. Raises NotStarted if a stop was requested."""
         if self._stop_is_asked_for():
-            raise NotBegun
+            raise NotStarted
 
     def cleanup(self) -> None:
         self._finish()
@@ -212,7 +212,7 @@ class Trial(tune.Trainable):
         except Stopped:
             ended = {"ended": "stopped"}
         except TroupeError as error:
-            how = "stopped" if isinstance(error, Passing) else "failed"
+            how = "stopped" if isinstance(error, Transient) else "failed"
             problem = replace(error.problems[0], resumes=False)  # its search can be resumed, not the trial
             ended = {"ended": how, "reason": sentence(problem), "code": problem.code}
         except Exception as error:

@@ -78,7 +78,7 @@ class Watcher(Unwritten, tune.Callback):
         record.clones = result.get("clones") or record.clones
         for line in sorted({*result.get("not_made", ())} - self.not_made):
             self.not_made.add(line)
-            self.job.say(f"{search.name}/{record.name}: {line}")
+            self.job.notify(f"{search.name}/{record.name}: {line}")
         if "ended" not in result:  # else `on_trial_complete` follows immediately
             self.job.changed(record, False)
 

@@ -32,7 +32,7 @@ class Job:
     steps: int  # of the longest trial
     every: int  # steps between reports
     max_restarts: int
-    say: Callable[[str], None]
+    notify: Callable[[str], None]
 
 
 def note(search: Search, record: TrialRecord, row: Mapping[str, Any]) -> None:

@@ -42,9 +42,9 @@ class Progress:
         self.started: tuple[float, int] | None = None
         self.last = 0.0
         self.shown = ""
-        self.making = Decorations(self.say).making
+        self.making = Decorations(self.notify).making
 
-    def say(self, line: str) -> None:
+    def notify(self, line: str) -> None:
         """A notice or a warning, on a line of its own."""
         self._clear()
         self._print(self._fitted(f"troupe: {line}"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.base import old_names
-from trainers.base.errors import WORDS, TroupeError, meant
+from trainers.base.errors import USAGE, TroupeError, did_you_mean
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem, show_value
 from trainers.families import registry
@@ -29,16 +29,18 @@ def weights_path(given: str, runs: Path) -> Path:
         if os.path.isfile(file):
             return file
     if path.suffix in (".safetensors", ".pt", ".pth", ".th"):
-        raise TroupeError(Problem("missing-file", "--init-from", "no such file", value=given), WORDS)
+        raise TroupeError(Problem("missing-file", "--init-from", "no such file", value=given), USAGE)
     try:
         folder = run_folder.find(runs, given)
     except TroupeError:
         known = [run.name for run in run_folder.all_runs(runs)]
         reason = "neither a run nor a weights file"
-        raise TroupeError(Problem("unknown-run", "--init-from", reason, meant(given, known), given), WORDS) from None
+        raise TroupeError(
+            Problem("unknown-run", "--init-from", reason, did_you_mean(given, known), given), USAGE
+        ) from None
     newest = checkpoint.newest_intact(folder.checkpoints)  # another run's folder: nothing is set aside there
     if newest is None:
-        raise TroupeError(Problem("no-checkpoint", "--init-from", "the run has no checkpoint", value=given), WORDS)
+        raise TroupeError(Problem("no-checkpoint", "--init-from", "the run has no checkpoint", value=given), USAGE)
     return newest / "state.pt"
 
 

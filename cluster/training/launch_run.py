@@ -19,7 +19,7 @@ from cluster.requests.models import TrainRequest
 from cluster.terminal.progress import Progress
 from cluster.training import initial_weights
 from cluster.training.prepare_run import Prepared, prepare
-from trainers.base.errors import CONFLICT, FAILED, WORDS, NotBegun, Stopped, TroupeError, naming, of_worker
+from trainers.base.errors import CONFLICT, FAILED, USAGE, NotStarted, Stopped, TroupeError, of_worker, with_run_name
 from trainers.base.problems import Problem
 from trainers.engine.control import Control
 from trainers.run import Plan, description, open_for, run
@@ -67,12 +67,12 @@ def _launch(command: TrainRequest, progress: Progress, own_process: bool, report
     prepared = prepare(command)
     config = prepared.config
     for note in prepared.notes:
-        progress.say(note)
+        progress.notify(note)
     if prepared.folder is not None and prepared.finished is not None:
         return _ended_before(prepared.folder, prepared.finished, config, progress)
-    data = open_for(config, command.data_dir, command.families, progress.say, progress.packing)
+    data = open_for(config, command.data_dir, command.families, progress.notify, progress.packing)
     if problems := config.data_problems(data.facts):
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     config = config.finalize(data.facts)
     initial_weights.refuse_unfit(
         prepared.weights, command.init_from, prepared.family, command.families, config, data.facts
@@ -94,7 +94,7 @@ def _launch(command: TrainRequest, progress: Progress, own_process: bool, report
             return _carried_out(folder, config, stored, prepared, command, progress, own_process, report)
         except KeyboardInterrupt:
             if folder is not None:
-                _clear_up(folder, prepared, NotBegun(), bucket.bucket_for(folder.path.parent))
+                _clear_up(folder, prepared, NotStarted(), bucket.bucket_for(folder.path.parent))
             raise
 
 
@@ -121,7 +121,7 @@ def _carried_out(
         there.address if there is not None else "",
     )
     for line in _introduction(folder.name, config, stored["facts"], prepared, command):
-        progress.say(line)
+        progress.notify(line)
     try:
         if there is not None:
             there.send(folder.path)  # before workers on other machines look for it
@@ -131,17 +131,17 @@ def _carried_out(
             result = _on_ray(plan, config, command, progress, own_process, report)
     except TroupeError as error:
         _clear_up(folder, prepared, error, there)
-        if isinstance(error, NotBegun):
+        if isinstance(error, NotStarted):
             error.problems = [Problem("stopped", folder.name, "stopped", resumes=True)]
         if isinstance(error, Stopped):
             with contextlib.suppress(OSError):
                 if folder.stop.exists():
                     folder.stop.write_text(SAVED, encoding="utf-8")
-        raise naming(error, folder.name, folder.path.exists())  # noqa: B904
+        raise with_run_name(error, folder.name, folder.path.exists())  # noqa: B904
     finally:
         progress.end()
     with contextlib.suppress(OSError):
-        folder.resolve_settings_change(learned=True)
+        folder.resolve_settings_change(trained=True)
         folder.stop.unlink(missing_ok=True)
     if there is not None:
         retry(lambda: there.fetch(folder.path))  # files written by workers on other machines
@@ -179,7 +179,7 @@ def _ended_before(folder: RunFolder, finished: Mapping[str, Any], config: Config
     ended = f"already finished at step {finished['steps']}; increase steps to continue"
     if finished["steps"] < config.steps:
         ended = f"reached {config.target} at step {finished['steps']}; set target=none to continue"
-    progress.say(f"{folder.name}: {ended}")
+    progress.notify(f"{folder.name}: {ended}")
     with contextlib.suppress(TroupeError, OSError), folder.lock():  # its driver may have been killed just before
         folder.resolve_settings_change()
     if there := bucket.bucket_for(folder.path.parent):  # which may have been unreachable when the run ended
@@ -207,7 +207,7 @@ def _go_on(
     here = {**stored["versions"], "convolutions": "torch's own"}  # some processors had others until 0.2.0
     for what, version in prepared.stored.get("versions", {}).items():
         if here.get(what) != version:
-            progress.say(f"{what} was {version} and is {here.get(what)}: the last bits may differ from here on")
+            progress.notify(f"{what} was {version} and is {here.get(what)}: the last bits may differ from here on")
 
 
 def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainRequest) -> RunFolder:
@@ -290,7 +290,7 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
     """Train in this process."""
     from trainers.distributed.process_group import World
 
-    control = Control(progress.say, report)
+    control = Control(progress.notify, report)
     done = threading.Event()
     folder = RunFolder(plan.folder)
 
@@ -302,7 +302,7 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
 
     def ask() -> None:
         if not control.stop_requested:
-            progress.say("stopping: saving first")
+            progress.notify("stopping: saving first")
         control.stop_requested = True
 
     watcher = threading.Thread(target=show, daemon=True)
@@ -367,7 +367,7 @@ def _on_ray(
                 lost,
                 used,
                 stop_asked,
-                progress.say,
+                progress.notify,
                 command.address is not None,
             )
             return ActorGroup(plan, used.runtime_env, request.granted(), request=request)

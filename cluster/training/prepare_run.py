@@ -15,7 +15,7 @@ from cluster.host import requirements
 from cluster.requests.models import TrainRequest
 from cluster.training import initial_weights
 from trainers.base import old_names
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem, of, show_value
 from trainers.contract import schedules
@@ -85,7 +85,7 @@ def prepare(command: TrainRequest) -> Prepared:
     asked = _build_config(command, request, learned, found)
     _check_name_of_family(command, found)
     if found.problems:
-        raise TroupeError(found.problems, WORDS)
+        raise TroupeError(found.problems, USAGE)
     if found.conflict is not None:
         raise found.conflict
     assert asked is not None
@@ -95,7 +95,7 @@ def prepare(command: TrainRequest) -> Prepared:
     folder = request.folder
     finished = _finished(folder, config, found.notes) if folder is not None else None
     if missing := _missing_here(command, config, folder, finished is not None):
-        raise TroupeError(missing, SURROUNDINGS)
+        raise TroupeError(missing, ENVIRONMENT)
     _refuse_conflicts(command, config, request)
     notes, origins = tuple(found.notes), found.origins
     stored, damaged = request.stored, request.damaged
@@ -114,7 +114,7 @@ def _merge_settings(command: TrainRequest, found: _Findings) -> _Request:
     if command.family is not None and in_file not in (None, command.family):
         reason, hint = f"is for {in_file}, you passed {command.family}", "omit one of them"
         found.problems.append(Problem("settings-conflict", "--config", reason, hint, str(command.config)))
-        raise TroupeError(found.problems, WORDS)
+        raise TroupeError(found.problems, USAGE)
     family = command.family if command.family is not None or in_file is None else str(in_file)
     unread = bool(found.problems) and not from_file  # a file that cannot be read may name a family
     if family is None and command.resume is None and not unread:
@@ -415,7 +415,7 @@ def dry_run(command: TrainRequest) -> dict[str, Any]:
     if follows or (at_hand and command.address is None):
         data = open_for(config, command.data_dir, command.families)
         if problems := config.data_problems(data.facts):
-            raise TroupeError(problems, WORDS)
+            raise TroupeError(problems, USAGE)
         config = config.finalize(data.facts)
         initial_weights.refuse_unfit(
             prepared.weights, command.init_from, prepared.family, command.families, config, data.facts

@@ -16,7 +16,7 @@ from wrong import Wrong
 
 from cluster import train
 from cluster.cli import main
-from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, USAGE, TroupeError
 from trainers.families.classifier.networks import build
 
 WORDS_OF_A_SMALL_RUN = {"model": "mlp_relu", "data": "digits", "image_size": 8, "batch_size": 64, "microbatch_size": 32}
@@ -169,7 +169,7 @@ def test_wrong_words_are_told_in_one_line(
     kind: str, about: str,
 ) -> None:  # fmt: skip
     code, _, errors = said(capsys, *words, "--runs-dir", str(tmp_path / "runs"))
-    assert (code, wrong.kinds) == (WORDS, [(kind, about)])
+    assert (code, wrong.kinds) == (USAGE, [(kind, about)])
     assert errors == wrong.lines
     sentences(wrong.problems)
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())

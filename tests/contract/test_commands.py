@@ -20,7 +20,7 @@ from cluster import load_exported, train
 from cluster.cli.main import command
 from cluster.inspection.verify import compare
 from tests.jobs import OWN_FAMILIES, last_state
-from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, USAGE, TroupeError
 from trainers.families import registry
 from trainers.run_folders.run_folder import RunFolder
 from trainers.storage import checkpoint
@@ -238,7 +238,7 @@ def test_samples_and_exports_come_from_the_newest_checkpoint(
             assert torch.equal(tensor, weights[key])
     assert not networks["generator"].training
     capsys.readouterr()
-    assert command(["sample", "dcgan-1", "--count", "0"]) == WORDS
+    assert command(["sample", "dcgan-1", "--count", "0"]) == USAGE
     assert [(one.code, one.about, one.value) for one in wrong.problems] == [("bad-value", "--count", "0")]
 
 
@@ -252,7 +252,7 @@ def test_a_class_of_a_conditional_run_is_drawn_by_name_or_number(
     assert command(["sample", "dcgan-1", "class=3", "--count", "4", "--out", "three.png"]) == 0
     assert (room / "seven.png").read_bytes() != (room / "three.png").read_bytes()
     capsys.readouterr()
-    assert command(["sample", "dcgan-1", "class=cat"]) == WORDS
+    assert command(["sample", "dcgan-1", "class=cat"]) == USAGE
     assert [(one.code, one.about, one.value) for one in wrong.problems] == [("unknown-class", "class", "cat")]
     assert capsys.readouterr().err.splitlines() == wrong.lines
     sentences(wrong.problems)
@@ -272,7 +272,7 @@ def test_runs_are_listed_with_sizes_and_removed(
         ("dcgan-1", 1, 1, "finished"),
         ("dcgan-2", 1, 1, "finished"),
     ]
-    assert command(["runs", "--remove", "dcgan-1", "dcgan-9"]) == WORDS
+    assert command(["runs", "--remove", "dcgan-1", "dcgan-9"]) == USAGE
     assert wrong.kinds == [("unknown-run", "dcgan-9")]
     sentences(wrong.problems)
     assert (room / "runs/dcgan-1").exists()
@@ -280,7 +280,7 @@ def test_runs_are_listed_with_sizes_and_removed(
     assert command(["runs", "--remove", "dcgan-1", "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("dcgan-1: would be removed, ")
     assert (room / "runs/dcgan-1").exists()
-    assert command(["runs", "--dry-run"]) == WORDS
+    assert command(["runs", "--dry-run"]) == USAGE
     assert wrong.kinds == [("missing", "--dry-run")]
     sentences(wrong.problems)
     with RunFolder((room / "runs/dcgan-1").resolve()).driven():
@@ -315,7 +315,7 @@ def test_python_says_the_same_words(room: Path, sentences: Sentences) -> None:
     assert Path(result["grid"]).exists()
     with pytest.raises(TroupeError) as raised:
         train("dcgan", stps=2, width=-1)
-    assert raised.value.code == WORDS
+    assert raised.value.code == USAGE
     assert [(one.code, one.about) for one in raised.value.problems] == [
         ("unknown-setting", "stps"), ("bad-value", "width"),
     ]  # fmt: skip
@@ -350,7 +350,7 @@ def test_samples_are_not_written_over_a_folder(
 ) -> None:
     train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
     (room / "pictures").mkdir()
-    assert command(["sample", "run", "--out", "pictures"]) == WORDS
+    assert command(["sample", "run", "--out", "pictures"]) == USAGE
     assert [(one.code, one.about, one.value) for one in wrong.problems] == [("bad-value", "--out", "pictures")]
     assert capsys.readouterr().err.splitlines() == wrong.lines
     sentences(wrong.problems)
@@ -384,7 +384,7 @@ def test_a_run_whose_last_step_was_made_before_it_was_the_last_ends_as_one_that_
 def test_an_ending_that_no_picture_has_is_refused(room: Path, wrong: Wrong, sentences: Sentences) -> None:
     train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
     for name in ("x.txt", "x.foo"):
-        assert command(["sample", "run", "--out", name]) == WORDS
+        assert command(["sample", "run", "--out", name]) == USAGE
         assert [(one.code, one.about, one.value) for one in wrong.problems] == [("bad-value", "--out", name)]
         sentences(wrong.problems)
         assert not (room / name).exists()
@@ -427,12 +427,12 @@ def test_a_run_of_a_family_of_ones_own_says_where_that_was(
     assert command(["export", "run", "--out", "exported", *own]) == 0
     capsys.readouterr()
     for words in (["train", "--resume", "run"], ["evaluate", "run"], ["sample", "run"], ["export", "run"]):
-        assert command(words) == WORDS
+        assert command(words) == USAGE
         assert wrong.kinds == [("unknown-family", "run")]
         assert "curve" in wrong.problems[0].reason
         assert str(OWN_FAMILIES) in wrong.problems[0].hint
         assert capsys.readouterr().err.splitlines() == wrong.lines
-        assert command([*words, *own]) in (0, WORDS)  # a curve draws no samples
+        assert command([*words, *own]) in (0, USAGE)  # a curve draws no samples
         assert "unknown-family" not in [one.code for one in wrong.problems]
         capsys.readouterr()
     with pytest.raises(TroupeError) as raised:

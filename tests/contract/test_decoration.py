@@ -21,7 +21,7 @@ from tiers import slow
 from wrong import Wrong
 
 from cluster.cli import main
-from trainers.base.errors import SURROUNDINGS
+from trainers.base.errors import ENVIRONMENT
 from trainers.base.problems import sentence
 from trainers.base.timeouts import WAITS
 from trainers.drawing import decoration, event_file, plots
@@ -169,12 +169,12 @@ def test_a_full_disk_still_ends_a_run_where_a_number_or_a_checkpoint_has_no_room
 ) -> None:
     monkeypatch.chdir(tmp_path)
     full("metrics.jsonl")(monkeypatch)
-    assert main.command([*RUN, "--name", "run"]) == SURROUNDINGS
+    assert main.command([*RUN, "--name", "run"]) == ENVIRONMENT
     assert [problem.code for problem in wrong.problems] == ["no-space"]
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     raising("trainers.storage.checkpoint.save", OSError(errno.ENOSPC, "full"))(monkeypatch)
-    assert main.command([*RUN, "--name", "other"]) == SURROUNDINGS
+    assert main.command([*RUN, "--name", "other"]) == ENVIRONMENT
     assert [problem.code for problem in wrong.problems] == ["no-space"]
 
 
@@ -185,7 +185,7 @@ def test_evaluate_says_that_its_pictures_cannot_be_made(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(straight[0].parents[1])
     raising("trainers.families.adversarial.judging.draw_pairs", error)(monkeypatch)
-    assert main.command(["evaluate", "run", "--out", str(tmp_path / "seen")]) == SURROUNDINGS
+    assert main.command(["evaluate", "run", "--out", str(tmp_path / "seen")]) == ENVIRONMENT
     (problem,) = wrong.problems
     assert (problem.code, problem.about, problem.value) == ("not-made", "--out", str(tmp_path / "seen"))
     sentences([without_place(sentence(problem))])

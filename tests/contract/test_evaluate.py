@@ -16,7 +16,7 @@ from wrong import Wrong
 from cluster import train
 from cluster.cli import main
 from cluster.inspection import evaluate
-from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, USAGE, TroupeError
 
 SMALL = {"model": "mlp_relu", "image_size": 8, "batch_size": 16, "microbatch_size": 8, "steps": 3, "crop_padding": 0,
          "schedule": "constant"}  # fmt: skip
@@ -184,7 +184,7 @@ def test_a_class_without_images_is_told_by_name_before_anything_is_trained(
         words = ["train", "classifier", "model=mlp_relu", f"data={data}", "--data-dir", str(room / "data")]
         code = main.command(words)
         out, err = capsys.readouterr()
-        assert code == WORDS
+        assert code == USAGE
         assert [(one.code, one.about, one.value) for one in wrong.problems] == [("empty-class", "data", data)]
         assert why in wrong.problems[0].reason
         assert err.splitlines() == wrong.lines
@@ -251,7 +251,7 @@ def test_all_of_what_a_run_learned_from_is_refused(
 
 
 def test_all_is_a_word_of_evaluate_and_not_of_training(room: Path, wrong: Wrong, sentences: Sentences) -> None:
-    assert main.command(["train", "classifier", "evaluate_on=all"]) == WORDS
+    assert main.command(["train", "classifier", "evaluate_on=all"]) == USAGE
     assert [(one.about, one.value) for one in wrong.problems] == [("evaluate_on", "all")]
     sentences(wrong.problems)
 
@@ -305,14 +305,14 @@ def test_too_few_images_for_a_verdict_are_told_with_how_many_it_takes(
     takes = "of the 16 held-out images that a verdict needs"
     assert f"troupe: the data has 1 {takes}: nothing is evaluated" in capsys.readouterr().out
     code, _, lines = evaluated(room, capsys, "run", f"data={few}")
-    assert (code, wrong.kinds) == (WORDS, [("nothing-held-out", "")])
+    assert (code, wrong.kinds) == (USAGE, [("nothing-held-out", "")])
     assert " 1 " in wrong.problems[0].reason
     assert "evaluate_on=all" in wrong.problems[0].hint
     assert lines == wrong.lines
     sentences(wrong.problems)
     again = pictures(room / "again", "cat", count=12, seed=1)
     code, _, lines = evaluated(room, capsys, "run", f"data={again}", "evaluate_on=all")
-    assert (code, wrong.kinds) == (WORDS, [("nothing-held-out", "")])
+    assert (code, wrong.kinds) == (USAGE, [("nothing-held-out", "")])
     assert " 12 " in wrong.problems[0].reason
     assert "evaluate_on" not in wrong.problems[0].hint
     assert lines == wrong.lines

@@ -26,7 +26,7 @@ from cluster.ray_jobs import dashboard, submission
 from cluster.requests.models import REQUESTS
 from cluster.searching import launch_search
 from cluster.terminal.answers import Answer, as_json, as_record
-from trainers.base.errors import CONFLICT, FAILED, STOPPED, SURROUNDINGS, WORDS
+from trainers.base.errors import CONFLICT, ENVIRONMENT, FAILED, STOPPED, USAGE
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -238,18 +238,18 @@ def test_numbers_that_json_does_not_know_are_null_wherever_they_are(monkeypatch:
 
 
 WRONG = {
-    "no such verb": (("trian", "dcgan"), WORDS),
-    "wrong words": (("train", "dcgan", "steps=many", "--bogus"), WORDS),
-    "json with a value": (("train", "dcgan", "--json=yes"), WORDS),
-    "no such run": (("evaluate", "nobody"), WORDS),
+    "no such verb": (("trian", "dcgan"), USAGE),
+    "wrong words": (("train", "dcgan", "steps=many", "--bogus"), USAGE),
+    "json with a value": (("train", "dcgan", "--json=yes"), USAGE),
+    "no such run": (("evaluate", "nobody"), USAGE),
     "nobody works on it": (("stop", "mlp"), CONFLICT),
     "name in use": (("train", "dcgan", "--name", "mlp"), CONFLICT),
     "no room": (
         ("train", "dcgan", "data=digits", "workers=4000", "batch_size=8000", "microbatch_size=2"),
-        SURROUNDINGS,
+        ENVIRONMENT,
     ),
-    "no dashboard": (("jobs", "--address", "http://127.0.0.1:9"), SURROUNDINGS),
-    "no address": (("submit", "train", "dcgan", "steps=many"), WORDS),
+    "no dashboard": (("jobs", "--address", "http://127.0.0.1:9"), ENVIRONMENT),
+    "no address": (("submit", "train", "dcgan", "steps=many"), USAGE),
 }
 
 
@@ -263,7 +263,7 @@ def test_a_mistake_is_an_object_too_with_all_its_lines_and_the_exit_code(room: P
 
 def test_a_check_that_finds_something_wrong_is_a_result_with_mistakes(room: Path) -> None:
     told = said("check", "dcgan", "data=digits", "workers=4000", "batch_size=8000", "microbatch_size=2")
-    assert told.code == SURROUNDINGS
+    assert told.code == ENVIRONMENT
     assert told.result["failed"] == len(told.answer["errors"]) == 1
     (found,) = [one for one in told.result["findings"] if one["code"] is not None]
     assert found["code"] == told.answer["errors"][0]["code"] == "no-room"
@@ -376,7 +376,7 @@ def test_what_a_cluster_finds_of_itself_comes_back_from_among_what_its_job_print
     assert found.code == 0
     assert [one["what"] for one in found.result["findings"]] == ["versions", "room", *["this machine"] * 3]
     wrong = said(*words, "workers=4000", "batch_size=8000", "microbatch_size=2")
-    assert (wrong.code, wrong.result["failed"]) == (SURROUNDINGS, 1)
+    assert (wrong.code, wrong.result["failed"]) == (ENVIRONMENT, 1)
     refused = said(*words[:1], "nobody", *words[2:])
     assert refused.result["findings"][0]["message"].startswith("nobody: no such family")
     assert refused.result["findings"][0]["code"] == "unknown-family"

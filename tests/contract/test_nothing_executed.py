@@ -22,7 +22,7 @@ from tiers import slow
 from wrong import Wrong
 
 from cluster.cli import main
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.problems import sentence
 from trainers.data.images import Part
 from trainers.data.packed import pack
@@ -156,11 +156,11 @@ PLACES: dict[str, tuple[Place, tuple[str, ...], int]] = {
     "a checkpoint to export": (at(str(CHECKPOINT), as_checkpoint), ("export", "run", "--out", "other"), CONFLICT),
     "a judge": (at("w.pt", as_torch_saves), (*GAN, "data=digits", "features=resnet20:w.pt"), CONFLICT),
     "a run as a judge": (at(str(CHECKPOINT), as_checkpoint), (*GAN, "data=digits", "features=runs/run"), CONFLICT),
-    "labels of a packed folder": (at("labels.npy", in_packed), DATA, SURROUNDINGS),
-    "parts of a packed folder": (at("parts.npy", in_packed_zipped), DATA, SURROUNDINGS),
-    "a packed data set": (at("data/cifar10", as_packed), (*TRAIN, "data=cifar10"), SURROUNDINGS),
-    "a downloaded data set": (at("data/cifar-10-batches-py", as_downloaded), (*TRAIN, "data=cifar10"), SURROUNDINGS),
-    "settings": (at("c.yaml", as_settings), ("train", "--config", "c.yaml", "data=digits"), WORDS),
+    "labels of a packed folder": (at("labels.npy", in_packed), DATA, ENVIRONMENT),
+    "parts of a packed folder": (at("parts.npy", in_packed_zipped), DATA, ENVIRONMENT),
+    "a packed data set": (at("data/cifar10", as_packed), (*TRAIN, "data=cifar10"), ENVIRONMENT),
+    "a downloaded data set": (at("data/cifar-10-batches-py", as_downloaded), (*TRAIN, "data=cifar10"), ENVIRONMENT),
+    "settings": (at("c.yaml", as_settings), ("train", "--config", "c.yaml", "data=digits"), USAGE),
 }  # fmt: skip
 FIRST = ("weights, to begin with", "weights that look safe", "a checkpoint to go on from", "labels of a packed folder")
 

@@ -14,7 +14,7 @@ from wrong import Wrong
 
 from cluster.cli import main
 from tests.jobs import OWN_FAMILIES
-from trainers.base.errors import FAILED, SURROUNDINGS, WORDS
+from trainers.base.errors import ENVIRONMENT, FAILED, USAGE
 
 
 class Told(NamedTuple):
@@ -52,34 +52,34 @@ def bent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 AT_ONCE = {  # before anything is trained: file, text, what it becomes, code, and what is in the reason
     "sys.exit in config.py": (
-        "bent/config.py", "class Curve", "raise SystemExit(0)\n\n\nclass Curve", WORDS,
+        "bent/config.py", "class Curve", "raise SystemExit(0)\n\n\nclass Curve", USAGE,
         "(line 9 of config.py)",
     ),
     "an error in training.py": (
-        "bent/training.py", "class CurveFamily", "print(nobody)\n\n\nclass CurveFamily", WORDS,
+        "bent/training.py", "class CurveFamily", "print(nobody)\n\n\nclass CurveFamily", USAGE,
         "(line 23 of training.py)",
     ),
     "a default that is no number": (
-        "bent/config.py", "setting(3,", 'setting("three",', WORDS,
+        "bent/config.py", "setting(3,", 'setting("three",', USAGE,
         "degree: the default 'three' is wrong (",
     ),
     "a default out of its bounds": (
-        "bent/config.py", "setting(3,", "setting(0,", WORDS, "degree: the default 0 is wrong (",
+        "bent/config.py", "setting(3,", "setting(0,", USAGE, "degree: the default 0 is wrong (",
     ),
     "a metric that is neither more nor less": (
-        "bent/config.py", '"min"', '"smallest"', WORDS,
+        "bent/config.py", '"min"', '"smallest"', USAGE,
         "metrics={'error': 'smallest'}",
     ),
     "a list of sources": (
-        "data/cubic.py", "SOURCES = ", "SOURCES = [3]\nNONE = ", WORDS,
+        "data/cubic.py", "SOURCES = ", "SOURCES = [3]\nNONE = ", USAGE,
         "SOURCES",
     ),
     "a source that raises": (
-        "data/cubic.py", "return Points()", 'raise OSError("no such thing")', SURROUNDINGS,
+        "data/cubic.py", "return Points()", 'raise OSError("no such thing")', ENVIRONMENT,
         "(line 40 of cubic.py)",
     ),
     "a source that gives nothing": (
-        "data/cubic.py", "return Points()", "return None", SURROUNDINGS,
+        "data/cubic.py", "return Points()", "return None", ENVIRONMENT,
         "NoneType",
     ),
 }  # fmt: skip
@@ -91,7 +91,7 @@ def test_a_mistake_that_can_be_known_before_is_told_before(
 ) -> None:
     file, old, new, code, reason = AT_ONCE[case]
     told = bent(file, old, new)
-    about = str(tmp_path / "mine0" / file) if code == WORDS else "data"
+    about = str(tmp_path / "mine0" / file) if code == USAGE else "data"
     assert (told.code, wrong.kinds) == (code, [("own-code", about)])
     assert reason in wrong.problems[0].reason
     assert len(told.lines) == 1
@@ -149,7 +149,7 @@ def test_a_family_without_one_of_its_files_says_which(
     (tmp_path / "half" / "mine" / "config.py").write_text("")
     told = bent("bent/config.py", "class", "class", "--families", str(tmp_path / "half"))
     assert told.code == 0, "another family is nobody's business"
-    assert main.command(["train", "mine", "--families", str(tmp_path / "half")]) == WORDS
+    assert main.command(["train", "mine", "--families", str(tmp_path / "half")]) == USAGE
     assert wrong.kinds == [("unknown-family", "mine")]
     assert "training.py" in wrong.problems[0].reason
     sentences(wrong.problems)
@@ -173,7 +173,7 @@ def test_a_mistake_in_a_space_is_one_line(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     Path("s.py").write_text(text)
-    assert main.command(["search", "classifier", "model=mlp", "steps=4", "--space", "s.py", "--dry-run"]) == WORDS
+    assert main.command(["search", "classifier", "model=mlp", "steps=4", "--space", "s.py", "--dry-run"]) == USAGE
     assert wrong.kinds == [SPACES[text]]
     assert capsys.readouterr().err.splitlines() == wrong.lines
     sentences(wrong.problems)
@@ -186,7 +186,7 @@ def test_a_file_that_is_none_of_settings_is_one_line(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(text)
-    assert main.command(["train", "dcgan", "--config", "c.yaml", "--dry-run"]) == WORDS
+    assert main.command(["train", "dcgan", "--config", "c.yaml", "--dry-run"]) == USAGE
     assert [(one.code, one.about, one.value) for one in wrong.problems] == [("bad-value", "--config", "c.yaml")]
     assert capsys.readouterr().err.splitlines() == wrong.lines
     sentences(wrong.problems)

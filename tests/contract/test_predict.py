@@ -23,7 +23,7 @@ from cluster import predict, train
 from cluster.cli import main
 from cluster.inspection import export
 from cluster.searching.leaderboard import FINISHED, Search, TrialRecord
-from trainers.base.errors import FAILED, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import ENVIRONMENT, FAILED, USAGE, TroupeError
 from trainers.data.digits import FILE
 from trainers.families import registry
 from trainers.families.classification.settings import ClassificationConfig
@@ -277,7 +277,7 @@ def test_runs_trials_the_best_of_a_search_and_exports_are_known_by_their_names(
     out = said(capsys, "predict", "s", "--best", "pets/test/cat", "--json")[1]
     assert json.loads(out)["result"]["name"] == "s/0007"
     code, _, err = said(capsys, "predict", "s", "pets/test/cat")
-    assert (code, wrong.kinds) == (WORDS, [("not-a-run", "s")])
+    assert (code, wrong.kinds) == (USAGE, [("not-a-run", "s")])
     assert err == wrong.lines
     sentences(wrong.problems)
 
@@ -287,7 +287,7 @@ def test_what_cannot_be_is_told_all_at_once(
 ) -> None:
     code, _, err = said(capsys, "predict", "nothing", "gone.png", "a=b.png")
     assert (code, wrong.kinds) == (
-        WORDS, [("unknown-run", "nothing"), ("missing-file", "gone.png"), ("missing-file", "a=b.png")],
+        USAGE, [("unknown-run", "nothing"), ("missing-file", "gone.png"), ("missing-file", "a=b.png")],
     )  # fmt: skip
     assert err == wrong.lines
     sentences(wrong.problems)
@@ -298,13 +298,13 @@ def test_what_cannot_be_is_told_all_at_once(
     (room / "empty").mkdir()
     with pytest.raises(TroupeError) as told:
         predict("run", "empty")
-    assert told.value.code == SURROUNDINGS
+    assert told.value.code == ENVIRONMENT
     assert [(one.code, one.about) for one in told.value.problems] == [("no-images", "empty")]
     assert "png, jpg" in told.value.problems[0].hint  # and what else Pillow knows here
     (room / "out").mkdir()
     (room / "out" / "weights.safetensors").touch()
     code, _, err = said(capsys, "predict", "out", "pets")
-    assert (code, wrong.kinds) == (WORDS, [("missing-file", "out")])
+    assert (code, wrong.kinds) == (USAGE, [("missing-file", "out")])
     assert err == wrong.lines
     sentences(wrong.problems)
 
@@ -315,12 +315,12 @@ def test_what_is_no_file_and_a_word_that_is_empty_are_refused(
     os.mkfifo(room / "pipe.png")
     code, _, err = said(capsys, "predict", "nothing", "pipe.png", "/dev/zero")
     assert (code, wrong.kinds) == (
-        WORDS, [("unknown-run", "nothing"), ("missing-file", "pipe.png"), ("missing-file", "/dev/zero")],
+        USAGE, [("unknown-run", "nothing"), ("missing-file", "pipe.png"), ("missing-file", "/dev/zero")],
     )  # fmt: skip
     assert err == wrong.lines
     sentences(wrong.problems)
     code, _, err = said(capsys, "predict", "nothing", "")
-    assert (code, wrong.kinds[0]) == (WORDS, ("missing", "predict"))
+    assert (code, wrong.kinds[0]) == (USAGE, ("missing", "predict"))
     assert err == wrong.lines
     sentences(wrong.problems)
 
@@ -350,7 +350,7 @@ def test_a_gan_is_told_in_a_line(
     noise(room / "one.png", 1)
     for name in ("gan", "gan-export"):
         main.command(["export", "gan"])
-        assert said(capsys, "predict", name, "one.png") == (WORDS, "", wrong.lines)
+        assert said(capsys, "predict", name, "one.png") == (USAGE, "", wrong.lines)
         assert wrong.kinds == [("predicts-nothing", name)]
         sentences(wrong.problems)
     assert "input" not in json.loads((room / "gan-export" / "config.json").read_text())

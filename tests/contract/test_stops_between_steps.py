@@ -12,7 +12,7 @@ from commands import assert_same_run
 from cluster.backend.process_pool import LocalGroup
 from tests.jobs import OWN_FAMILIES, last_state, plan_of, trained
 from tests.tiers import slow
-from trainers.base.errors import NotBegun, Stopped
+from trainers.base.errors import NotStarted, Stopped
 from trainers.distributed.process_group import World
 from trainers.engine.control import Control
 from trainers.families import registry
@@ -108,7 +108,7 @@ def test_what_is_left_after_the_last_step_is_done_once(pool: LocalGroup, straigh
 
 def test_a_stop_while_a_run_looks_at_its_data_ends_it_before_it_began(pool: LocalGroup, tmp_path: Path) -> None:
     plan = plan_of("judged", "tiny", tmp_path / "run", **words_of("judged"))
-    assert pool.run(stopped_during, plan, "beginning", workers=2) == [(NotBegun.__name__, 0)] * 2
+    assert pool.run(stopped_during, plan, "beginning", workers=2) == [(NotStarted.__name__, 0)] * 2
     assert checkpoint.all_in(plan.folder / "checkpoints") == []
     trained(pool, plan, 1)
     assert last_state(plan.folder)["step"] == 5

@@ -19,7 +19,7 @@ from cluster.backend.process_pool import LocalGroup
 from cluster.cli import main
 from cluster.inspection import export
 from tests.jobs import OWN_FAMILIES, last_state, plan_of, trained
-from trainers.base.errors import FAILED, WORDS, Stopped, TroupeError
+from trainers.base.errors import FAILED, USAGE, Stopped, TroupeError
 from trainers.contract.streams import Columns, InOrder, Shuffled, SideBySide
 from trainers.distributed.ddp import Ddp
 from trainers.distributed.process_group import World
@@ -114,7 +114,7 @@ def test_what_is_asked_for_is_typed_and_all_mistakes_are_told(
 ) -> None:
     tiny("words", steps=1)
     code, _, lines = said(capsys, "sample", "run", "temperature=0", "promt=x", "count=3")
-    assert code == WORDS
+    assert code == USAGE
     assert wrong.kinds == [("unknown-setting", "count"), ("bad-value", "temperature"), ("unknown-setting", "promt")]
     assert lines == wrong.lines
     sentences(wrong.problems)
@@ -130,7 +130,7 @@ def test_data_of_the_wrong_kind_is_told_before_anything_starts(
     advice: str,
 ) -> None:  # fmt: skip
     code, _, lines = said(capsys, "train", family, f"data={data}")
-    assert code == WORDS
+    assert code == USAGE
     assert [(one.code, one.about, one.value) for one in wrong.problems] == [("data-kind", "data", data)]
     assert advice in wrong.problems[0].hint
     assert lines == wrong.lines
@@ -246,7 +246,7 @@ def test_a_text_that_is_too_short_is_told(
     room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
 ) -> None:
     code, _, lines = said(capsys, "train", "words", "batch_size=512", "microbatch_size=256")
-    assert code == WORDS
+    assert code == USAGE
     assert [(one.code, one.about, one.value) for one in wrong.problems] == [("data-misfit", "data", "poem")]
     assert lines == wrong.lines
     sentences(wrong.problems)

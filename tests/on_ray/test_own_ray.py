@@ -119,7 +119,7 @@ def test_what_a_ray_of_our_own_needs_is_touched_so_that_cleaners_leave_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WAITS, "files_touched", 0.0)
-    monkeypatch.setattr(WAITS, "look_at_files", 0.0)
+    monkeypatch.setattr(WAITS, "poll_files", 0.0)
     ray = LocalRay(1)
     ray.folder, ray.files = tmp_path, [tmp_path / "token"]
     (tmp_path / "logs").mkdir()

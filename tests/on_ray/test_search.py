@@ -17,7 +17,7 @@ from tiers import long
 from cluster import search, train
 from cluster.searching import leaderboard
 from cluster.searching.leaderboard import FINISHED, INTERRUPTED, PRUNED
-from trainers.base.errors import FAILED, WORDS, TroupeError
+from trainers.base.errors import FAILED, USAGE, TroupeError
 from trainers.run_folders.run_folder import RunFolder
 from trainers.storage import checkpoint
 
@@ -238,7 +238,7 @@ def test_words_are_checked_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(TroupeError) as error:
         search("dcgan", n_critic="1,2", learning_rate="1..0", metric="eval_acuracy", scheduler="ashar", space="none",
                runs_dir=tmp_path)  # fmt: skip
-    assert error.value.code == WORDS
+    assert error.value.code == USAGE
     assert len(error.value.mistakes) == 4
 
 

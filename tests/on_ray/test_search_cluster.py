@@ -11,7 +11,7 @@ from commands import until
 
 from cluster import search
 from cluster.searching.leaderboard import FINISHED
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -33,7 +33,7 @@ def test_on_sixteen_cpus_trials_of_three_workers_share_four_nodes_and_free_them(
             with pytest.raises(TroupeError, match="workers=17: needs 17 CPUs") as error:
                 search("classifier", learning_rate="0.1,0.2", workers=17, runs_dir=tmp_path,
                        **{**TINY, "batch_size": 68})  # fmt: skip
-            assert error.value.code == SURROUNDINGS
+            assert error.value.code == ENVIRONMENT
             result = search("classifier", name="s", learning_rate="0.01,0.02,0.03,0.04,0.05,0.06,0.07", workers=3,
                             runs_dir=tmp_path, address=cluster.address, **TINY)  # fmt: skip
             states = [point["trials"][0]["state"] for point in result["points"]]

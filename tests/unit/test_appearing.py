@@ -21,7 +21,7 @@ from cluster.searching import launch_search
 from cluster.searching.leaderboard import read
 from cluster.searching.prepare_search import prepare
 from cluster.training import launch_run
-from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.run_folders import run_folder
 from trainers.run_folders.run_folder import RunFolder
 
@@ -114,7 +114,7 @@ def test_a_run_that_could_not_be_filled_leaves_nothing(tmp_path: Path, sentences
 
     with pytest.raises(TroupeError) as caught:
         run_folder.create(tmp_path, "dcgan", "mine", full)
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert [(one.code, one.about, one.kept) for one in caught.value.problems] == [
         ("no-space", f"--runs-dir {tmp_path}", False)
     ]

@@ -16,7 +16,7 @@ from sentences import Sentences
 import cluster
 from cluster.cli.parser import options_of
 from cluster.requests.models import REQUESTS
-from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, USAGE, TroupeError
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "python.md").read_text()
@@ -42,7 +42,7 @@ def kinds_of(error: TroupeError) -> list[tuple[str, str]]:
 def test_an_empty_word_is_none(sentences: Sentences) -> None:
     with pytest.raises(TroupeError) as error:
         cluster.predict("", "a.png", runs_dir=" ")
-    assert error.value.code == WORDS
+    assert error.value.code == USAGE
     assert kinds_of(error.value) == [("missing", "name"), ("missing", "runs_dir")]
     sentences(error.value.problems)
     with pytest.raises(TroupeError) as error:
@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_told_at_once_and_as_a_mistake(
         words = {"data_dir": tmp_path / "data", **words}
     with pytest.raises(TroupeError) as caught:
         getattr(cluster, name)(*arguments, **words)
-    assert caught.value.code == WORDS
+    assert caught.value.code == USAGE
     assert kinds_of(caught.value) == kinds
     sentences(caught.value.problems)
 
@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_told_at_once_and_as_a_mistake(
 def test_a_folder_without_an_export_and_a_damaged_one_are_told(tmp_path: Path, sentences: Sentences) -> None:
     with pytest.raises(TroupeError) as caught:
         cluster.load_exported(str(tmp_path / "nothing"))
-    assert (caught.value.code, kinds_of(caught.value)) == (WORDS, [("missing-file", str(tmp_path / "nothing"))])
+    assert (caught.value.code, kinds_of(caught.value)) == (USAGE, [("missing-file", str(tmp_path / "nothing"))])
     sentences(caught.value.problems)
     (tmp_path / "config.json").write_text('{"family": "dcgan"}')
     with pytest.raises(TroupeError) as caught:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from sentences import Sentences
 
-from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.storage import atomic_files, checkpoint, ownership
 
 
@@ -123,7 +123,7 @@ def test_nothing_half_made_is_left_when_a_write_fails(
         broken.setattr(owner, name, failing)
         with pytest.raises(TroupeError) as caught:
             save(tmp_path, 200)
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert [(one.code, one.about) for one in caught.value.problems] == [(code, str(tmp_path))]
     assert "\n" not in str(caught.value)
     sentences(caught.value.problems)
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, senten
     (tmp_path / "file").write_text("")
     with pytest.raises(TroupeError) as caught:
         save(tmp_path / "file" / "checkpoints", 1)
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert [(one.code, one.about) for one in caught.value.problems] == [
         ("not-written", str(tmp_path / "file" / "checkpoints"))
     ]

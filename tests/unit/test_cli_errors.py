@@ -22,7 +22,7 @@ from cluster.host import hardware
 from cluster.requests.models import REQUESTS, SearchRequest
 from cluster.searching import leaderboard, prepare_search
 from cluster.training import launch_run
-from trainers.base.errors import CONFLICT, FAILED, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, FAILED, USAGE, TroupeError
 from trainers.base.problems import Problem, sentence
 from trainers.families import registry
 from trainers.run_folders import bucket, run_folder
@@ -169,7 +169,7 @@ def test_wrong_words_are_told_in_one_line_with_code_2(
     command: Command, sentences: Sentences, words: tuple[str, ...], code: str, about: str
 ) -> None:
     told = command(*words)
-    assert (told.code, told.kinds) == (WORDS, [(code, about)])
+    assert (told.code, told.kinds) == (USAGE, [(code, about)])
     assert len(told.lines) == 1
     sentences(short(line) for line in told.lines)
 
@@ -217,7 +217,7 @@ def test_what_is_wrong_with_a_search_is_told_before_anything_starts(
     command: Command, sentences: Sentences, words: list[str], kinds: list[tuple[str, str]]
 ) -> None:
     told = command("search", *words)
-    assert (told.code, told.kinds) == (WORDS, kinds)
+    assert (told.code, told.kinds) == (USAGE, kinds)
     sentences(told.problems)
     assert not (command.folder / "runs").exists() or not any((command.folder / "runs").iterdir())
 
@@ -226,10 +226,10 @@ def test_a_search_that_this_machine_has_no_room_for_is_refused_with_code_3(
     command: Command, sentences: Sentences
 ) -> None:
     told = command("search", "dcgan", "width=8,16", "microbatch_size=8", "workers=3", "--space", "none")
-    assert (told.code, told.kinds) == (SURROUNDINGS, [("no-room", "workers")])
+    assert (told.code, told.kinds) == (ENVIRONMENT, [("no-room", "workers")])
     sentences(told.problems)
     told = command("search", "dcgan", "width=8,16", "--trials-per-gpu", "2", "--space", "none")
-    assert (told.code, told.kinds) == (SURROUNDINGS, [("settings-conflict", "--trials-per-gpu")])
+    assert (told.code, told.kinds) == (ENVIRONMENT, [("settings-conflict", "--trials-per-gpu")])
     sentences(told.problems)
 
 
@@ -262,7 +262,7 @@ def test_every_mistake_of_a_command_is_told_at_once(command: Command, sentences:
         *TRAIN, "learning_rat=1", "steps=many", "beta1=2", "data=digts", "workers=9", "seed=1", "seed=2", "again",
         "--name", "../x", "--resum", "y", "-json", "--init-from", "nothing",
     )  # fmt: skip
-    assert told.code == WORDS
+    assert told.code == USAGE
     assert sorted(told.kinds) == sorted([
         ("unknown-setting", "learning_rat"), ("bad-value", "steps"), ("bad-value", "beta1"), ("unknown-data", "data"),
         ("settings-conflict", "workers"), ("said-twice", "seed"), ("too-many", "again"), ("bad-name", "--name"),
@@ -273,7 +273,7 @@ def test_every_mistake_of_a_command_is_told_at_once(command: Command, sentences:
 
 def test_a_name_is_checked_where_the_family_is_wrong_too(command: Command, sentences: Sentences) -> None:
     told = command("train", "dcgn", "--name", "dcgan", "--config", "missing")
-    assert told.code == WORDS
+    assert told.code == USAGE
     assert told.kinds == [("not-read", "--config"), ("unknown-family", "dcgn"), ("name-in-use", "--name")]
     sentences(told.problems)
 
@@ -298,7 +298,7 @@ def test_a_config_file_that_cannot_be_used_is_told_with_code_2(
 ) -> None:
     (command.folder / "broken.yaml").write_bytes(content)
     told = command(*TRAIN, "--config", "broken.yaml")
-    assert (told.code, told.kinds) == (WORDS, [(code, about)])
+    assert (told.code, told.kinds) == (USAGE, [(code, about)])
     whole = about == "--config"  # and no setting in it
     assert not whole or told.problems[0].value == "broken.yaml"
     sentences(without_why(told.lines) if whole else told.lines)
@@ -308,7 +308,7 @@ def test_a_family_in_a_config_file_must_be_one(command: Command, sentences: Sent
     for family in ("7", "dcgn"):
         (command.folder / "c.yaml").write_text(f"family: {family}\n")
         told = command("train", "--config", "c.yaml")
-        assert (told.code, told.kinds) == (WORDS, [("unknown-family", family)])
+        assert (told.code, told.kinds) == (USAGE, [("unknown-family", family)])
         sentences(told.problems)
 
 
@@ -355,7 +355,7 @@ def test_names_that_other_tools_use_are_answered_with_ours(command: Command, sen
         assert answer.kinds == [("unknown-family", word)]
         assert f"classifier model={word}" in answer.problems[0].hint
         sentences(answer.problems)
-    assert told.code == WORDS
+    assert told.code == USAGE
     assert told.kinds == [("unknown-setting", "lr"), ("bad-value", "decay_at"), ("bad-value", "warmup")]
     assert "learning_rate" in told.problems[0].hint
     sentences(told.problems)
@@ -372,17 +372,17 @@ def test_a_dry_run_draws_the_momentum_where_it_moves(command: Command) -> None:
 
 def test_more_workers_than_cpus_are_refused_with_code_3(command: Command, sentences: Sentences) -> None:
     told = command(*TRAIN, "workers=8", "microbatch_size=4")
-    assert (told.code, told.kinds) == (SURROUNDINGS, [("no-room", "workers")])
+    assert (told.code, told.kinds) == (ENVIRONMENT, [("no-room", "workers")])
     assert "--oversubscribe" in told.problems[0].hint
     sentences(told.problems)
     assert command(*TRAIN, "workers=8", "microbatch_size=4", "--oversubscribe", "--dry-run").code == 0
-    assert command(*TRAIN, "workers=2", "threads_per_worker=2").code == SURROUNDINGS
+    assert command(*TRAIN, "workers=2", "threads_per_worker=2").code == ENVIRONMENT
     assert command(*TRAIN, "workers=2", "--dry-run").code == 0
 
 
 def test_a_gpu_that_is_not_there_is_told_with_code_3(command: Command, sentences: Sentences) -> None:
     told = command(*TRAIN, "device=cuda")
-    assert (told.code, told.kinds) == (SURROUNDINGS, [("no-room", "device")])
+    assert (told.code, told.kinds) == (ENVIRONMENT, [("no-room", "device")])
     sentences(told.problems)
 
 
@@ -391,7 +391,7 @@ def test_more_workers_than_gpus_are_refused_with_code_3(
 ) -> None:
     monkeypatch.setattr(hardware, "gpus", lambda: 1)
     told = command(*TRAIN, "device=cuda", "workers=2")
-    assert (told.code, told.kinds) == (SURROUNDINGS, [("no-room", "workers")])
+    assert (told.code, told.kinds) == (ENVIRONMENT, [("no-room", "workers")])
     assert told.problems[0].hint == "use workers=1"
     sentences(told.problems)
 
@@ -400,7 +400,7 @@ def test_a_runs_folder_that_cannot_be_written_is_told_with_code_3(command: Comma
     (command.folder / "file").write_text("")
     for runs in ("file/runs", "file"):
         told = command(*TRAIN, "--runs-dir", runs)
-        assert (told.code, told.kinds) == (SURROUNDINGS, [("not-written", "--runs-dir")])
+        assert (told.code, told.kinds) == (ENVIRONMENT, [("not-written", "--runs-dir")])
         assert told.problems[0].value == runs
         sentences(told.lines if runs == "file/runs" else without_why(told.lines))
 
@@ -408,7 +408,7 @@ def test_a_runs_folder_that_cannot_be_written_is_told_with_code_3(command: Comma
 def test_all_that_is_missing_is_told_at_once(command: Command) -> None:
     (command.folder / "file").write_text("")
     told = command(*TRAIN, "device=cuda", "--runs-dir", "file/runs")
-    assert (told.code, told.kinds) == (SURROUNDINGS, [("no-room", "device"), ("not-written", "--runs-dir")])
+    assert (told.code, told.kinds) == (ENVIRONMENT, [("no-room", "device"), ("not-written", "--runs-dir")])
     assert len(told.lines) == 2
 
 
@@ -424,18 +424,18 @@ def test_wrong_words_are_decided_before_what_is_missing_and_that_before_conflict
     (command.folder / "runs" / "broken").mkdir()
     (command.folder / "runs" / "broken" / "settings.json").write_text("{")
     words = (*TRAIN, "--name", "mine")
-    assert command(*words, "device=cuda", "steps=many").code == WORDS
-    assert command(*words, "device=cuda").code == SURROUNDINGS
+    assert command(*words, "device=cuda", "steps=many").code == USAGE
+    assert command(*words, "device=cuda").code == ENVIRONMENT
     assert command(*words).code == CONFLICT
-    assert command("train", "--resume", "broken", "--bogus").code == WORDS
-    assert command("train", "--resume", "broken", "--name", "x").code == WORDS
+    assert command("train", "--resume", "broken", "--bogus").code == USAGE
+    assert command("train", "--resume", "broken", "--name", "x").code == USAGE
     assert command("train", "--resume", "broken").code == CONFLICT
 
 
 def test_a_run_that_is_not_there_cannot_go_on(command: Command, sentences: Sentences) -> None:
     command.run_folder("mine")
     told = command("train", "--resume", "mina")
-    assert (told.code, told.kinds, told.values) == (WORDS, [("unknown-run", "--resume")], [("--resume", "mina")])
+    assert (told.code, told.kinds, told.values) == (USAGE, [("unknown-run", "--resume")], [("--resume", "mina")])
     assert told.problems[0].hint == "did you mean mine?"
     sentences(told.problems)
 
@@ -443,7 +443,7 @@ def test_a_run_that_is_not_there_cannot_go_on(command: Command, sentences: Sente
 def test_a_run_that_goes_on_keeps_its_name_and_its_family(command: Command, sentences: Sentences) -> None:
     command.run_folder("mine")
     told = command("train", "wgan", "--resume", "mine", "--name", "other", "--init-from", "mine", "steps=many")
-    assert told.code == WORDS
+    assert told.code == USAGE
     assert told.kinds[:3] == [("settings-conflict", about) for about in ("--name", "--init-from", "wgan")]
     assert ("bad-value", "steps") in told.kinds
     sentences(told.problems)
@@ -528,7 +528,7 @@ def test_of_many_checkpoints_only_the_newest_whole_one_is_read(
 def test_runs_are_removed_all_or_none(command: Command, sentences: Sentences) -> None:
     command.run_folder("mine")
     told = command("runs", "--remove", "mine", "yours", "theirs")
-    assert (told.code, told.kinds) == (WORDS, [("unknown-run", "yours"), ("unknown-run", "theirs")])
+    assert (told.code, told.kinds) == (USAGE, [("unknown-run", "yours"), ("unknown-run", "theirs")])
     sentences(told.problems)
     assert (command.folder / "runs" / "mine").is_dir()
     assert command("runs", "--remove", "mine").code == 0
@@ -551,12 +551,12 @@ def test_only_runs_of_the_runs_folder_are_removed(
     outside = ("..", ".", "app", str(project), "mine/..", "mine/inner", "alias", str(elsewhere.path))
     for name in (*outside, "vscode"):
         told = command("runs", "--remove", "mine", name)
-        assert (told.code, told.kinds) == (WORDS, [("elsewhere" if name in outside else "not-a-run", name)])
+        assert (told.code, told.kinds) == (USAGE, [("elsewhere" if name in outside else "not-a-run", name)])
         sentences(told.problems)
     assert all((path / "settings.json").exists() for path in (own.path, project / "app", project, elsewhere.path))
     monkeypatch.chdir(project / "runs")
     told = command("runs", "--remove", "..")
-    assert (told.code, told.kinds) == (WORDS, [("elsewhere", "..")])
+    assert (told.code, told.kinds) == (USAGE, [("elsewhere", "..")])
     sentences(told.problems)
     assert (project / "settings.json").exists()
     monkeypatch.chdir(project)
@@ -569,7 +569,7 @@ def test_a_damaged_run_is_removed_where_a_checkpoint_proves_what_it_is(command: 
     damaged = command.run_folder("mine")
     damaged.settings.write_text("{")
     told = command("runs", "--remove", "mine")
-    assert (told.code, told.kinds) == (WORDS, [("not-a-run", "mine")])
+    assert (told.code, told.kinds) == (USAGE, [("not-a-run", "mine")])
     sentences(told.problems)
     checkpoint.save(damaged.checkpoints, "step_00000003", {}, {"step": 3})
     assert command("runs", "--remove", "mine").code == 0
@@ -610,7 +610,7 @@ def test_a_list_beside_weights_tells_nothing_of_them(command: Command, sentences
 
 def test_a_wrong_address_of_a_bucket_is_told_with_all_other_mistakes(command: Command, sentences: Sentences) -> None:
     told = command(*TRAIN, "stpes=1", "--nope", "--runs-dir", "s3x://b")
-    assert told.code == WORDS
+    assert told.code == USAGE
     assert told.kinds == [("unknown-option", "--nope"), ("bad-value", "--runs-dir"), ("unknown-setting", "stpes")]
     sentences(told.problems)
 
@@ -683,7 +683,7 @@ def test_a_family_that_cannot_be_loaded_is_told_in_one_line(command: Command, se
     (folder / "training.py").write_text("")
     (folder / "config.py").write_text("import nothing_of_this_name\n")
     told = command("train", "broken_family", "--families", "own", "steps=4")
-    assert (told.code, told.kinds) == (WORDS, [("own-code", str(folder / "config.py"))])
+    assert (told.code, told.kinds) == (USAGE, [("own-code", str(folder / "config.py"))])
     assert len(told.lines) == 1
     sentences(told.problems)
 
@@ -692,7 +692,7 @@ def test_data_from_outside_that_cannot_be_loaded_is_told_with_the_rest(command: 
     (command.folder / "own" / "data").mkdir(parents=True)
     (command.folder / "own" / "data" / "dots.py").write_text("import nothing_of_this_name\n")
     told = command(*TRAIN, "--families", "own", "steps=many")
-    assert told.code == WORDS
+    assert told.code == USAGE
     assert told.kinds == [("bad-value", "steps"), ("own-code", str(command.folder / "own" / "data" / "dots.py"))]
     sentences(told.problems)
 
@@ -703,7 +703,7 @@ def test_with_json_errors_are_on_stderr_for_people_and_in_the_object_for_program
     told = command(*TRAIN, "--json", "steps=many", "seed=-1")
     sentences(told.lines)
     answer = json.loads(told.out)
-    assert (answer["exit_code"], answer["result"]) == (WORDS, None)
+    assert (answer["exit_code"], answer["result"]) == (USAGE, None)
     assert [error["text"] for error in answer["errors"]] == told.lines
     error = answer["errors"][0]
     assert (error["code"], error["about"], error["value"]) == ("bad-value", "steps", "many")
@@ -712,7 +712,7 @@ def test_with_json_errors_are_on_stderr_for_people_and_in_the_object_for_program
 def test_python_gets_the_same_mistakes_and_the_code(command: Command, sentences: Sentences) -> None:
     with pytest.raises(TroupeError) as caught:
         train("dcgan", steps="many", learning_rat=1, name="../x")
-    assert caught.value.code == WORDS
+    assert caught.value.code == USAGE
     kinds = [("bad-value", "steps"), ("unknown-setting", "learning_rat"), ("bad-name", "--name")]
     assert sorted((one.code, one.about) for one in caught.value.problems) == sorted(kinds)
     sentences(caught.value.problems)
@@ -738,7 +738,7 @@ def test_a_bug_is_told_as_ours_in_one_line_and_debug_shows_where(
 
 
 def test_debug_shows_where_a_mistake_was_found(command: Command) -> None:
-    assert main.command([*TRAIN, "steps=many", "--debug"]) == WORDS
+    assert main.command([*TRAIN, "steps=many", "--debug"]) == USAGE
     err = command.capsys.readouterr().err
     assert "Traceback" in err
     (problem,) = command.wrong.problems
@@ -782,7 +782,7 @@ def test_a_dry_run_tells_where_each_setting_is_from_that_is_not_at_its_default(c
 def test_a_config_file_without_settings_is_no_family(command: Command) -> None:
     (command.folder / "c.yaml").write_text("{}\n")
     told = command("train", "--config", "c.yaml")
-    assert (told.code, told.kinds) == (WORDS, [("missing", "train")])
+    assert (told.code, told.kinds) == (USAGE, [("missing", "train")])
 
 
 def test_a_dry_run_of_verify_shows_the_small_config(command: Command) -> None:
@@ -824,9 +824,9 @@ def test_help_lists_every_verb_and_every_option(command: Command, monkeypatch: p
 
 def test_help_for_an_unknown_family_or_verb_is_a_wrong_word(command: Command) -> None:
     told = command("train", "dcgn", "--help")
-    assert (told.code, told.kinds) == (WORDS, [("unknown-family", "dcgn")])
+    assert (told.code, told.kinds) == (USAGE, [("unknown-family", "dcgn")])
     told = command("tran", "--help")
-    assert (told.code, told.kinds) == (WORDS, [("unknown-verb", "tran")])
+    assert (told.code, told.kinds) == (USAGE, [("unknown-verb", "tran")])
 
 
 def test_the_version_is_told(command: Command) -> None:
@@ -858,7 +858,7 @@ def test_the_command_ends_with_its_code_and_one_line_for_each_mistake(tmp_path: 
         [sys.executable, "-m", "troupe", "train", "dcgan", "steps=many", "--bogus"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == WORDS
+    assert done.returncode == USAGE
     assert done.stdout == ""
     lines = done.stderr.splitlines()
     assert [line.split(":")[:2] for line in lines] == [["troupe", " --bogus"], ["troupe", " steps=many"]]
@@ -873,11 +873,11 @@ def test_a_settings_file_that_cannot_be_read_is_all_that_is_told(
     (command.folder / "bad.yaml").write_text("a: [")
     for name, code in (("bad.yaml", "bad-value"), ("none.yaml", "not-read")):
         told = command(verb, "--config", name)
-        assert (told.code, told.kinds, told.values) == (WORDS, [(code, "--config")], [("--config", name)])
+        assert (told.code, told.kinds, told.values) == (USAGE, [(code, "--config")], [("--config", name)])
         sentences(without_why(told.lines))
 
 
 def test_one_process_proves_nothing(command: Command, sentences: Sentences) -> None:
     told = command("verify", "dcgan", "workers=1")
-    assert (told.code, told.kinds) == (WORDS, [("bad-value", "workers")])
+    assert (told.code, told.kinds) == (USAGE, [("bad-value", "workers")])
     sentences(told.problems)

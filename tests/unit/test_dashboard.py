@@ -18,7 +18,7 @@ from cluster.requests.models import JobsRequest
 from cluster.terminal.answers import JOB, MARK, Answer, as_record, record_in, without_records
 from cluster.terminal.progress import Progress
 from cluster.terminal.tables import columns_of, paragraphs
-from trainers.base.errors import FAILED, STOPPED, NotBegun, Stopped, TroupeError
+from trainers.base.errors import FAILED, STOPPED, NotStarted, Stopped, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
@@ -33,7 +33,7 @@ def details(status: str, message: str) -> Any:
 def test_a_job_that_has_not_begun_says_why_and_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [details("PENDING", "waiting for resources"), details("SUCCEEDED", "")]
     client = object.__new__(Dashboard)
-    monkeypatch.setattr(WAITS, "look_at_job", 0.0)
+    monkeypatch.setattr(WAITS, "poll_job", 0.0)
     monkeypatch.setattr(client, "ask", lambda what, *words: "printed" if what == "get_job_logs" else [answers.pop(0)])
     said: list[str] = []
     assert "".join(client.logs("digits", True, said.append)) == "printed"
@@ -86,7 +86,7 @@ def test_whether_a_job_has_saved_is_told_by_its_record(
     client = object.__new__(Dashboard)
     answers = {"get_job_logs": lambda: printed, "stop_job": lambda: None,
                "list_jobs": lambda: [details(states.pop(0), "")]}  # fmt: skip
-    monkeypatch.setattr(WAITS, "look_at_job", 0.0)
+    monkeypatch.setattr(WAITS, "poll_job", 0.0)
     monkeypatch.setattr(client, "ask", lambda what, *words: answers[what]())
     assert client.stop("digits", lambda line: None)["saved"] is saved
 
@@ -104,7 +104,7 @@ def test_records_are_not_among_what_a_job_prints_for_people(monkeypatch: pytest.
         now[:] = [pieces.pop(0)]
         return [details("RUNNING" if pieces else "SUCCEEDED", "")]
 
-    monkeypatch.setattr(WAITS, "look_at_job", 0.0)
+    monkeypatch.setattr(WAITS, "poll_job", 0.0)
     monkeypatch.setattr(client, "ask", ask)
     assert "".join(client.logs("digits", True, lambda line: None)) == "one\ntwo\nthree"
 
@@ -129,7 +129,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> tuple
     [
         (None, 0, None, []),
         (Stopped(Problem("stopped", "a", "stopped at step 2 of 4 and saved")), STOPPED, True, ["stopped"]),
-        (NotBegun(), STOPPED, False, ["stopped"]),
+        (NotStarted(), STOPPED, False, ["stopped"]),
         (TroupeError(Problem("lost", reason="worker 0 died while it was stopped"), STOPPED), STOPPED, False, ["lost"]),
         (TroupeError(Problem("not-finite", "step 3", "the loss is not finite")), FAILED, None, ["not-finite"]),
         (KeyboardInterrupt(), STOPPED, False, ["interrupted"]),
@@ -149,7 +149,7 @@ def test_a_job_ends_with_a_record_of_how_it_went(
 
 def test_a_command_that_is_no_job_prints_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(JOB, raising=False)
-    assert ended(monkeypatch, NotBegun())[2] is None
+    assert ended(monkeypatch, NotStarted())[2] is None
 
 
 def test_a_record_is_one_line_of_json_whatever_it_tells() -> None:

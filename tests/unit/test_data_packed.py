@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sentences import Sentences
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.data.images import ImageData, Part
 from trainers.data.packed import pack
@@ -55,7 +55,7 @@ def write_idx(folder: Path, train: Part, test: Part, zipped: bool = True) -> Non
 def fails(data: str, data_dir: Path) -> Problem:
     with pytest.raises(TroupeError) as caught:
         open_data(data, data_dir=data_dir)
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     (problem,) = caught.value.problems
     assert "\n" not in str(caught.value)
     return problem

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sentences import Sentences
 
-from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
 from trainers.data.sources import all_sources, check_name, open_data
 
 EXTRA = """
@@ -64,7 +64,7 @@ def test_a_wrong_name_is_told_in_one_line_with_advice(data: str, code: str, advi
     with pytest.raises(TroupeError) as caught:
         open_data(data, data_dir=Path("unused"))
     assert caught.value.problems == [problem]
-    assert caught.value.code == (SURROUNDINGS if "/no/such" in data else WORDS)
+    assert caught.value.code == (ENVIRONMENT if "/no/such" in data else USAGE)
 
 
 def test_a_name_like_no_other_is_answered_with_all_names(sentences: Sentences) -> None:
@@ -101,5 +101,5 @@ def test_a_file_that_cannot_be_used_is_named(
     (problem,) = caught.value.problems
     assert (problem.code, problem.about) == (code, str(folder / "data" / "dots.py"))
     assert reason in problem.reason
-    assert caught.value.code == WORDS
+    assert caught.value.code == USAGE
     sentences([problem])

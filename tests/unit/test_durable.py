@@ -60,12 +60,12 @@ def test_what_fails_half_way_leaves_the_file_of_before_and_nothing_else(tmp_path
 def test_facts_tell_whether_they_are_as_they_were_written() -> None:
     facts = {"format": 1, "settings": {"rate": 0.1, "betas": [0.5, 1e-9], "data": "Größe"}, "none": None}
     read = json.loads(atomic_files.sealed(facts))
-    assert atomic_files.is_whole(read)
+    assert atomic_files.is_intact(read)
     assert {key: value for key, value in read.items() if key != "digest"} == facts
-    assert atomic_files.is_whole(json.loads(atomic_files.sealed(read))), "what was read can be written again"
+    assert atomic_files.is_intact(json.loads(atomic_files.sealed(read))), "what was read can be written again"
     for harm in ({"format": 2}, {"settings": {**facts["settings"], "rate": 0.2}}, {"more": 1}):
-        assert not atomic_files.is_whole({**read, **harm})
-    assert atomic_files.is_whole(facts), "what 0.1.0 wrote has no digest"
+        assert not atomic_files.is_intact({**read, **harm})
+    assert atomic_files.is_intact(facts), "what 0.1.0 wrote has no digest"
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])

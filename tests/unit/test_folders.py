@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from sentences import Sentences
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.data.image_folders.folders import SYSTEM_FOLDERS, part_kinds
-from trainers.data.image_folders.listing import arranged, look_through
+from trainers.data.image_folders.listing import arranged, scan_folder
 from trainers.data.images import ImageData
 from trainers.data.sources import open_data
 from trainers.families import registry
@@ -47,7 +47,7 @@ def opened(folder: Path, said: list[str] | None = None, **how: Any) -> ImageData
 def refused(folder: Path, **how: Any) -> Problem:
     with pytest.raises(TroupeError) as caught:
         opened(folder, **how)
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     (problem,) = caught.value.problems
     assert (problem.about, problem.value) == ("data", f"imagefolder:{folder}")
     return problem
@@ -204,7 +204,7 @@ def test_a_folder_that_a_link_leads_to_as_well_keeps_its_own_path(tmp_path: Path
     assert [line.partition(": ")[2] for line in said] == [
         "skipped links to folders that are already in it: cat/a -> dog"
     ]
-    assert [image.path for image in look_through(folder).images if image.path.startswith("dog/")]
+    assert [image.path for image in scan_folder(folder).images if image.path.startswith("dog/")]
 
 
 # --- parts ---
@@ -242,7 +242,7 @@ def test_what_is_for_evaluations_takes_the_place_that_is_free(
     tmp_path: Path, others: tuple[str, ...], kinds: tuple[str, ...]
 ) -> None:
     filled(tmp_path, *(f"{part}/{name}" for part in ("train", *others) for name in ("cat", "dog")))
-    parts = arranged(look_through(tmp_path), "").parts
+    parts = arranged(scan_folder(tmp_path), "").parts
     assert parts == {"train": "train", **dict(zip(others, kinds, strict=True))}
 
 

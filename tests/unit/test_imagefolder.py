@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 from sentences import Sentences
 
-from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.data.image_folders.decoding import decode, extensions
-from trainers.data.image_folders.listing import arranged, look_through
+from trainers.data.image_folders.listing import arranged, scan_folder
 from trainers.data.imagefolder import cached, remove
 from trainers.data.images import ImageData, Part
 from trainers.data.sources import open_data
@@ -232,7 +232,7 @@ def test_hidden_files_and_circles_of_links_are_left_out(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere" / "linked.png")
     (folder / "circle").symlink_to(folder)
     (folder / "more").symlink_to(tmp_path / "elsewhere")
-    assert [image.path for image in look_through(folder).images] == ["000.png", "001.png", "002.png", "more/linked.png"]
+    assert [image.path for image in scan_folder(folder).images] == ["000.png", "001.png", "002.png", "more/linked.png"]
 
 
 @pytest.mark.parametrize("content", [[], ["notes.txt"], ["broken.png"]], ids=["nothing", "text", "broken"])
@@ -244,7 +244,7 @@ def test_a_folder_without_images_is_one_line_and_leaves_nothing(
         (tmp_path / "images" / name).write_text("no image")
     with pytest.raises(TroupeError) as caught:
         Opened(tmp_path / "images", tmp_path)
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert [(one.code, one.about, one.value) for one in caught.value.problems] == [
         ("no-images", "data", f"imagefolder:{tmp_path / 'images'}")
     ]
@@ -281,7 +281,7 @@ def test_a_worker_that_knows_the_fingerprint_does_not_look_through_the_folder(
     first = Opened(folder, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "trainers.data.imagefolder.look_through", lambda root: pytest.fail("the folder was looked through")
+            "trainers.data.imagefolder.scan_folder", lambda root: pytest.fail("the folder was looked through")
         )
         worker = Opened(folder, tmp_path, fingerprint=first.data.fingerprint)
     assert worker.data.fingerprint == first.data.fingerprint
@@ -370,7 +370,7 @@ def assert_no_room(folder: Path, data_dir: Path, sentences: Sentences) -> None:
     with pytest.raises(TroupeError) as caught:
         Opened(folder, data_dir)
     (problem,) = caught.value.problems
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert (problem.code, problem.about, problem.value) == ("not-written", "data", f"imagefolder:{folder}")
     assert str(data_dir / "packed") in problem.reason
     assert "--data-dir" in problem.hint
@@ -456,11 +456,11 @@ def test_a_folder_that_cannot_be_read_is_told_and_not_left_out(tmp_path: Path, s
         os.seteuid(65534)  # nobody: root may read everything
     try:
         with pytest.raises(TroupeError) as told:
-            look_through(folder)
+            scan_folder(folder)
     finally:
         os.seteuid(before)
         (folder / "dog").chmod(0o755)
-    assert told.value.code == SURROUNDINGS
+    assert told.value.code == ENVIRONMENT
     assert [(one.code, one.about) for one in told.value.problems] == [("not-read", str(folder / "dog"))]
     sentences(told.value.problems)
 
@@ -472,11 +472,11 @@ def test_what_was_passed_over_is_counted_by_kind(tmp_path: Path) -> None:
         (folder / "dog" / name).touch()
     (folder / "cat" / "gone.png").symlink_to("nowhere")
     (folder / "bird").mkdir()
-    found = look_through(folder)
+    found = scan_folder(folder)
     assert found.passed == {".xcf": 2, ".raw": 1, "README": 1, "broken links": 1}
     assert arranged(found, "").bare == {"bird": "it is empty", "dog": "it holds 2 .xcf, 1 .raw, 1 README"}
     save(folder / "beside.png")
-    assert arranged(look_through(folder), "").bare == {}, "with an image beside them folders are no classes"
+    assert arranged(scan_folder(folder), "").bare == {}, "with an image beside them folders are no classes"
 
 
 def test_a_class_all_of_whose_images_are_held_out_is_told(tmp_path: Path) -> None:
@@ -504,12 +504,12 @@ def test_heic_is_read_where_its_plugin_is_there_and_counted_where_not(
     monkeypatch.setattr(Image, "EXTENSION", {end: form for end, form in Image.registered_extensions().items()
                                              if end != ".heic"})  # fmt: skip
     extensions.cache_clear()
-    assert look_through(tmp_path / "images").passed == {".heic": 1}
+    assert scan_folder(tmp_path / "images").passed == {".heic": 1}
     plugin = types.ModuleType("pillow_heif")
     plugin.register_heif_opener = lambda: Image.register_extension("HEIF", ".heic")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
     extensions.cache_clear()
     try:
-        assert [image.path for image in look_through(tmp_path / "images").images] == ["001.png", "photo.heic"]
+        assert [image.path for image in scan_folder(tmp_path / "images").images] == ["001.png", "photo.heic"]
     finally:
         extensions.cache_clear()

@@ -13,7 +13,7 @@ from sentences import Sentences
 
 from cluster.searching import leaderboard
 from cluster.searching.leaderboard import FAILED, FINISHED, RUNNING, Search, TrialRecord
-from trainers.base.errors import CONFLICT, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, USAGE, TroupeError
 from trainers.run_folders import run_folder
 
 
@@ -102,7 +102,7 @@ def test_a_trial_is_found_by_the_name_of_its_search(tmp_path: Path, sentences: S
     for name, code in (("widths", "not-a-run"), ("widths/0002", "unknown-run"), ("width/0001", "unknown-run")):
         with pytest.raises(TroupeError) as error:
             run_folder.find(tmp_path, name)
-        assert error.value.code == WORDS
+        assert error.value.code == USAGE
         assert [(one.code, one.about) for one in error.value.problems] == [(code, name)]
         sentences(error.value.problems)
 

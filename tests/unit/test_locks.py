@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sentences import Sentences
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.data import imagefolder
 from trainers.run_folders.run_locks import Writer, hold, is_held
 from trainers.storage.file_locks import Lock, LockHeld
@@ -38,13 +38,13 @@ def test_a_file_system_that_locks_nothing_is_told_at_once(answer: int, tmp_path:
     for held in (hold(tmp_path, "mine", "run", patience=5), Writer(tmp_path, "mine").holding(patience=5)):
         with pytest.raises(TroupeError) as caught, held:
             pass
-        assert caught.value.code == SURROUNDINGS
+        assert caught.value.code == ENVIRONMENT
         assert [problem.code for problem in caught.value.problems] == ["not-written"]
         assert os.strerror(answer) in caught.value.problems[0].reason
         assert "lock" in caught.value.problems[0].reason
     with pytest.raises(TroupeError) as caught:
         imagefolder.remove(tmp_path / "packed")
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert time.monotonic() - began < 1
     assert not is_held(tmp_path)
 

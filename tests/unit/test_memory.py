@@ -12,7 +12,7 @@ import torch
 from cluster.cli.main import command
 from tests.jobs import OWN_FAMILIES
 from trainers.base import cgroups
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.contract.family import MicroBatch
 from trainers.engine import memory
 from trainers.families import registry
@@ -110,7 +110,7 @@ def test_workers_of_one_host_share_its_memory_and_others_do_not(
     memory.check_memory(family, data, Together("a", "a", "b", "b"))  # type: ignore[arg-type]
     with pytest.raises(TroupeError) as caught:
         memory.check_memory(family, data, Together("a", "a", "a"))  # type: ignore[arg-type]
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     (problem,) = caught.value.problems
     assert (problem.code, problem.about) == ("no-memory", "")
     assert "image_size=16, width=8" in problem.hint
@@ -137,9 +137,9 @@ def test_a_network_that_no_memory_holds_is_refused_in_a_line(
     monkeypatch.chdir(tmp_path)
     for words in ([], ["--dry-run"]):
         asked = ["train", "dcgan", "data=digits", "width=1000000", "device=cpu", *words]
-        assert command(asked) == SURROUNDINGS
+        assert command(asked) == ENVIRONMENT
         (line,) = capsys.readouterr().err.splitlines()
-        assert command([*asked, "--json"]) == SURROUNDINGS
+        assert command([*asked, "--json"]) == ENVIRONMENT
         (error,) = json.loads(capsys.readouterr().out)["errors"]
         assert (error["code"], error["about"]) == ("no-memory", "")
         assert "width=1000000" in error["hint"]

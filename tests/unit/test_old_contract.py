@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cluster.cli import main
-from trainers.base.errors import WORDS, TroupeError
+from trainers.base.errors import USAGE, TroupeError
 from trainers.base.old_names import CONTRACT_NAMES
 from trainers.contract import evaluation
 from trainers.contract.family import Family, Loss, MicroBatch, Phase, Watch
@@ -105,14 +105,14 @@ def test_all_old_names_of_both_files_are_told_at_once(tmp_path: Path) -> None:
     folder = make(tmp_path)
     with pytest.raises(TroupeError) as caught:
         registry.config_class("older", [tmp_path])
-    assert caught.value.code == WORDS
+    assert caught.value.code == USAGE
     assert {one.code for one in caught.value.problems} == {"renamed"}
     assert sorted(caught.value.mistakes) == sorted(lines(folder))
 
 
 def test_the_command_tells_them_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make(tmp_path)
-    assert main.command(["train", "older", "--families", str(tmp_path)]) == WORDS
+    assert main.command(["train", "older", "--families", str(tmp_path)]) == USAGE
     assert sorted(capsys.readouterr().err.splitlines()) == sorted(f"troupe: {line}" for line in lines(folder))
 
 
@@ -144,7 +144,7 @@ def test_keywords_that_are_made_at_run_time_are_told_by_the_phase() -> None:
     words = {"fresh": False, "before": None, "closure": True}
     with pytest.raises(TroupeError) as caught:
         Phase("one", ("net",), "adam", loss, **words)  # type: ignore[arg-type]
-    assert caught.value.code == WORDS
+    assert caught.value.code == USAGE
     assert [one.reason for one in caught.value.problems] == ["Phase.fresh was renamed", "Phase.before was renamed"]
 
 

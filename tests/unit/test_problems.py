@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from trainers.base import errors, problems
-from trainers.base.errors import WORDS, TroupeError
+from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem, sentence
 from trainers.data.settings import ImageConfig
 from trainers.settings.fields import Check, setting
@@ -61,7 +61,7 @@ def test_a_sentence_is_the_subject_the_reason_the_way_out_and_the_file(about: st
 )  # fmt: skip
 def test_sentences_as_people_see_them(problem: Problem, line: str) -> None:
     assert sentence(problem) == line
-    error = TroupeError(problem, WORDS)
+    error = TroupeError(problem, USAGE)
     assert str(error) == line
     assert error.mistakes == [line]
     assert problem.as_json()["text"] == line

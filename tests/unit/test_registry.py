@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sentences import Sentences
 
-from trainers.base.errors import WORDS, TroupeError
+from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem
 from trainers.families import registry
 from trainers.settings.config import Config
@@ -60,7 +60,7 @@ def make(root: Path, name: str, width: int = 3, config: str = CONFIG, training: 
 def mistake_of(name: str, root: Path, part: str = "config") -> Problem:
     with pytest.raises(TroupeError) as caught:
         registry.config_class(name, [root]) if part == "config" else registry.family_class(name, [root])
-    assert caught.value.code == WORDS
+    assert caught.value.code == USAGE
     (problem,) = caught.value.problems
     assert "\n" not in str(caught.value)
     return problem

@@ -24,7 +24,7 @@ from cluster.cli import main
 from cluster.reporting import collect, importance, make_report, run_page, write
 from cluster.requests.models import ReportRequest
 from cluster.searching.leaderboard import TrialRecord
-from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
 from trainers.base.timeouts import WAITS
 from trainers.run_folders.run_folder import RunFolder
 
@@ -278,7 +278,7 @@ def test_names_that_are_not_there_are_told_all_at_once(tmp_path: Path) -> None:
     make_search(tmp_path, trials=1)
     with pytest.raises(TroupeError) as raised:
         make_report.carry_out(ReportRequest(names=("serch", "xyzzy", "search/0009"), runs=tmp_path))
-    assert raised.value.code == WORDS
+    assert raised.value.code == USAGE
     assert raised.value.mistakes == [
         f"serch: no such run or search in {tmp_path}; did you mean search?",
         f"xyzzy: no such run or search in {tmp_path}",
@@ -318,7 +318,7 @@ def test_the_command_tells_where_the_page_is(
     told = json.loads(capsys.readouterr().out)["result"]
     assert told["page"] == "report/index.html"
     assert (told["trials"], told["left_out"]) == (3, [])
-    assert main.command(["report", "serch"]) == WORDS
+    assert main.command(["report", "serch"]) == USAGE
     assert capsys.readouterr().err == "troupe: serch: no such run or search in runs; did you mean search?\n"
 
 
@@ -350,5 +350,5 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     with pytest.raises(TroupeError) as raised:
         page_of(tmp_path, "search", out=tmp_path / "taken")
-    assert raised.value.code == SURROUNDINGS
+    assert raised.value.code == ENVIRONMENT
     assert raised.value.mistakes == [f"{tmp_path / 'taken'}: is not a folder; use --out DIR"]

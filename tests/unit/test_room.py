@@ -13,7 +13,7 @@ from cluster.backend.connection import missing_resources
 from cluster.host import requirements
 from cluster.host.environment import worker_environment
 from cluster.host.requirements import needs
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.families import registry
 
@@ -90,7 +90,7 @@ def test_the_ray_of_our_caller_is_looked_at_and_its_workers_get_our_environment(
     monkeypatch.setattr(connection, "reject_forked", lambda: None)  # another test may have used Ray in this process
     with pytest.raises(TroupeError) as caught, connection._own(config, False):
         pass
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("no-room", "workers", 2)]
     sentences(caught.value.problems)
     there[0]["Resources"] = {"CPU": 2.0}

@@ -17,7 +17,7 @@ import pytest
 from sentences import Sentences
 
 from cluster.inspection import follow
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.problems import sentence
 from trainers.run_folders import removal, run_folder
 from trainers.run_folders.run_folder import RunFolder
@@ -61,7 +61,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, sentences: Sent
     (tmp_path / "file").write_text("")
     with pytest.raises(TroupeError) as caught:
         create(tmp_path / "file" / "runs", "dcgan", None)
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert [(one.code, one.about) for one in caught.value.problems] == [
         ("not-written", f"--runs-dir {tmp_path / 'file' / 'runs'}")
     ]
@@ -119,7 +119,7 @@ def test_an_unknown_run_is_told_in_one_line(tmp_path: Path, name: str, sentences
     make(tmp_path, "mine")
     with pytest.raises(TroupeError) as caught:
         run_folder.find(tmp_path, name)
-    assert caught.value.code == WORDS
+    assert caught.value.code == USAGE
     assert [(one.code, one.about) for one in caught.value.problems] == [("unknown-run", name)]
     assert ("mine" in caught.value.problems[0].hint) == (name == "min")
     sentences(caught.value.problems)

@@ -17,7 +17,7 @@ from cluster.cli.main import command
 from cluster.inspection import manage_runs
 from cluster.terminal.progress import rows_of_runs
 from tests.searches import make_search
-from trainers.base.errors import SURROUNDINGS
+from trainers.base.errors import ENVIRONMENT
 from trainers.run_folders import run_folder
 from trainers.run_folders.run_folder import RunFolder
 
@@ -90,13 +90,13 @@ def test_a_damaged_search_costs_no_run_its_row(runs: Path, capsys: pytest.Captur
 
 def test_a_runs_folder_that_cannot_be_read_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with as_nobody(runs):
-        assert command(["runs"]) == SURROUNDINGS
+        assert command(["runs"]) == ENVIRONMENT
     assert capsys.readouterr().err == "troupe: --runs-dir runs: cannot be read (Permission denied)\n"
     Path("file").write_text("")
-    assert command(["runs", "--runs-dir", "file"]) == SURROUNDINGS
+    assert command(["runs", "--runs-dir", "file"]) == ENVIRONMENT
     assert capsys.readouterr().err == "troupe: --runs-dir file: cannot be read (Not a directory)\n"
     Path("loop").symlink_to("loop")
-    assert command(["runs", "--runs-dir", "loop"]) == SURROUNDINGS
+    assert command(["runs", "--runs-dir", "loop"]) == ENVIRONMENT
     assert "cannot be read (Too many levels of symbolic links)" in capsys.readouterr().err
     assert command(["runs", "--runs-dir", "none"]) == 0
     assert "no runs in none" in capsys.readouterr().out

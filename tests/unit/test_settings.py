@@ -16,7 +16,7 @@ from sentences import Sentences
 
 from cluster.cli import parser
 from cluster.cli.help import help_text
-from trainers.base.errors import WORDS, TroupeError
+from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem, sentence, show_value
 from trainers.data.settings import ImageConfig
 from trainers.families import registry
@@ -170,7 +170,7 @@ def test_every_mistake_is_told_at_once_in_the_order_of_the_words(sentences: Sent
     sentences(problems)
     with pytest.raises(TroupeError) as caught:
         Example.of({"rate": "fast", "dept": "3"}, "example")
-    assert caught.value.code == WORDS
+    assert caught.value.code == USAGE
     assert [one.about for one in caught.value.problems] == ["rate", "dept"]
 
 

@@ -108,7 +108,7 @@ def test_a_notice_has_a_line_of_its_own(clock: Clock) -> None:
     stream = Terminal()
     progress = Progress(stream)
     progress.show(at(1))
-    progress.say("a worker died")
+    progress.notify("a worker died")
     assert stream.getvalue().endswith("\r\x1b[Ktroupe: a worker died\n")
 
 
@@ -179,7 +179,7 @@ class Gone(io.StringIO):
 
 def test_a_reader_that_has_gone_costs_nothing(clock: Clock) -> None:
     progress = Progress(Gone())
-    progress.say("hello")
+    progress.notify("hello")
     for step in range(3):
         progress.show(at(step))
         clock.now += WAITS.plain_line

@@ -13,7 +13,7 @@ from cluster.requests.models import SearchRequest
 from cluster.searching import prepare_search, samplers, space
 from cluster.searching.leaderboard import Search
 from cluster.searching.space import Choice, Range, Space
-from trainers.base.errors import WORDS, TroupeError
+from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem
 from trainers.families import registry
 
@@ -163,7 +163,7 @@ def test_a_file_that_is_no_space_is_told(tmp_path: Path, text: str, of_python: s
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(TroupeError) as error:
         space.module_of("dcgan", str(tmp_path / "mine.py"), ())
-    assert error.value.code == WORDS
+    assert error.value.code == USAGE
     (problem,) = error.value.problems
     assert (problem.code, problem.about, problem.value) == ("own-code", "--space", str(tmp_path / "mine.py"))
     assert problem.reason.startswith(of_python)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from sentences import Sentences
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.data.images import ImageData
 from trainers.data.sources import open_data
 
@@ -169,7 +169,7 @@ def test_parts_with_other_classes_are_told_with_what_differs(
     filled(folder / "test", test, first=100)
     with pytest.raises(TroupeError) as caught:
         opened(folder)
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     (problem,) = caught.value.problems
     assert (problem.code, problem.about, problem.value) == ("parts-differ", "data", f"imagefolder:{folder}")
     assert all(names in problem.reason for names in differ)

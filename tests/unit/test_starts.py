@@ -15,7 +15,7 @@ from sentences import Sentences
 from cluster import train
 from cluster.inspection import export
 from cluster.training import initial_weights, launch_run
-from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.families import registry
 from trainers.run_folders.run_folder import RunFolder
@@ -73,7 +73,7 @@ def test_a_change_that_the_checkpoint_does_not_fit_leaves_the_run_as_it_was(
     assert train(resume="old", steps=3)["steps"] == 3
 
 
-@pytest.mark.parametrize("code", [1, SURROUNDINGS, CONFLICT])
+@pytest.mark.parametrize("code", [1, ENVIRONMENT, CONFLICT])
 def test_the_settings_come_back_after_any_failure_before_a_new_checkpoint(
     old: RunFolder, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
@@ -175,7 +175,7 @@ def test_a_file_that_cannot_be_read_or_copied_leaves_nothing(
         problem = refused(CONFLICT, **words)
         assert (problem.code, problem.about, problem.value) == ("not-read", "--init-from", "old")
         sentences([problem])
-    for error, code in ((OSError(28, "No space left on device"), SURROUNDINGS), (Killed(), None)):
+    for error, code in ((OSError(28, "No space left on device"), ENVIRONMENT), (Killed(), None)):
 
         def fails(*_: Any, error: BaseException = error) -> None:
             raise error
@@ -197,7 +197,7 @@ def test_settings_that_cannot_be_written_leave_no_folder(old: RunFolder, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic_files, "write", fails)
-    assert refused(SURROUNDINGS, family="dcgan", name="new", **TINY).code == "no-space"
+    assert refused(ENVIRONMENT, family="dcgan", name="new", **TINY).code == "no-space"
     assert [path.name for path in Path("runs").iterdir()] == ["old"]
 
 
@@ -223,7 +223,7 @@ def test_an_export_to_a_full_disk_is_told_in_one_line_and_leaves_no_half_file(
     monkeypatch.setattr(safetensors.torch, "save_file", fails)
     with pytest.raises(TroupeError) as caught:
         export.export("old", Path("runs"), (), Path("out"))
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("not-written", "--out", "out")]
     sentences(caught.value.problems)
     assert not Path("out").exists()

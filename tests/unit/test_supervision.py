@@ -26,7 +26,7 @@ from cluster.backend.supervisor import (
 )
 from cluster.backend.worker import Worker, interface_of
 from cluster.terminal.progress import Progress
-from trainers.base.errors import CONFLICT, FAILED, STOPPED, NotBegun, PeerLost, Stopped, TroupeError, naming
+from trainers.base.errors import CONFLICT, FAILED, STOPPED, NotStarted, PeerLost, Stopped, TroupeError, with_run_name
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
@@ -272,7 +272,7 @@ def test_a_stop_is_asked_for_once_and_ends_the_run_after_saving() -> None:
 
 
 def test_a_run_that_is_held_goes_on_when_whoever_watches_has_seen_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WAITS, "look_at_workers", 0.0)
+    monkeypatch.setattr(WAITS, "poll_workers", 0.0)
     one, seen = Dummy({}, {}, {}, {0: RESULT, 1: None}), list[int]()
     one.held = {0: 4, 2: 8}
     supervise(lambda lost: one, 0, 60.0, lambda: False, Progress(io.StringIO()), on_step_end=seen.append)
@@ -281,7 +281,7 @@ def test_a_run_that_is_held_goes_on_when_whoever_watches_has_seen_it(monkeypatch
 
 
 def test_a_run_that_is_held_and_stopped_meanwhile_stops_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WAITS, "look_at_workers", 0.0)
+    monkeypatch.setattr(WAITS, "poll_workers", 0.0)
     asked = False
 
     def stop(step: int) -> None:
@@ -434,9 +434,9 @@ def test_a_watcher_that_was_stopped_takes_nobody_for_hung(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("silent", [0.0, 1e9], ids=["seen since", "never seen"])
 def test_a_stop_before_the_first_micro_batch_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, silent: float) -> None:
-    monkeypatch.setattr(WAITS, "seen_begun", 0.01)
+    monkeypatch.setattr(WAITS, "answer_at_start", 0.01)
     one = Dummy(({}, [BUSY._replace(microbatches=0, silent=silent)] * 2))
-    with pytest.raises(NotBegun):
+    with pytest.raises(NotStarted):
         supervise(lambda lost: one, 3, 1e12, lambda: True, Progress(io.StringIO()))
     assert (one.stopped, one.ended) == (0, 1)
 
@@ -461,7 +461,7 @@ def test_a_stop_looks_at_the_workers_anew_before_it_takes_them_for_not_begun() -
 def test_advice_to_go_on_names_the_run_or_says_that_there_is_none(
     problem: Problem, kept: bool, sentences: Sentences
 ) -> None:
-    error = naming(TroupeError(problem, CONFLICT), "mine", kept)
+    error = with_run_name(TroupeError(problem, CONFLICT), "mine", kept)
     assert error.problems == [replace(problem, run="mine", kept=kept) if problem.resumes else problem]
     assert error.code == CONFLICT
     assert str(error) == "\n".join(error.mistakes)

@@ -30,7 +30,7 @@ from cluster.ray_jobs import dashboard
 from cluster.terminal.progress import Progress
 from cluster.terminal.streams import whole_streams
 from trainers.base import paths
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 
 NAMES = ("trainers", "searchspaces", "torch", "ray", "numpy", "PIL", "yaml", "pydantic", "rich", "matplotlib")
 SCRIPT = (
@@ -219,7 +219,7 @@ def test_without_a_home_no_folder_has_the_name_of_one(
     with pytest.raises(TroupeError) as caught:
         dashboard.reach("http://127.0.0.1:1")
     assert [one.code for one in caught.value.problems] == ["cluster-unreachable"]
-    assert command(["check", "--address", "127.0.0.1:1"]) == SURROUNDINGS
+    assert command(["check", "--address", "127.0.0.1:1"]) == ENVIRONMENT
     assert "internal error" not in capsys.readouterr().err
     assert not list((homeless / "here").iterdir())
 
@@ -228,7 +228,7 @@ def test_a_folder_of_others_does_not_stand_in_for_a_home(homeless: Path, sentenc
     (homeless / "temporary" / f"troupe-home-{os.geteuid()}").symlink_to(homeless / "here")
     with pytest.raises(TroupeError) as caught:
         paths.expanded("~/x")
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert [(one.code, one.about) for one in caught.value.problems] == [("not-ours", "HOME")]
 
 
@@ -265,7 +265,7 @@ def test_any_stream_that_can_be_written_to_will_do(
     monkeypatch.setattr(sys, "stderr", err)
     progress = Progress()
     progress.line("said")
-    progress.say("more")
+    progress.notify("more")
     progress.show({"step": 1, "steps": 2, "metrics": {}})
     assert command(["train", "dcgan", "steps=many"]) == 2
     assert command(["families"]) == 0
@@ -294,7 +294,7 @@ def test_a_folder_that_was_removed_is_told(
     monkeypatch.chdir(gone)
     gone.rmdir()
     for words in (["train", "dcgan", "data=digits"], ["runs"], ["check"]):
-        assert command(words) == SURROUNDINGS
+        assert command(words) == ENVIRONMENT
         (line,) = capsys.readouterr().err.splitlines()
         assert line == "troupe: the current folder has been removed; change to another one"
     assert command(["train", "--help"]) == 0
@@ -307,7 +307,7 @@ def test_a_relative_folder_for_rays_files_is_told_by_its_variable(
     monkeypatch.setenv("RAY_TMPDIR", "mine")
     with pytest.raises(TroupeError) as caught:
         LocalRay(1).start()
-    assert caught.value.code == SURROUNDINGS
+    assert caught.value.code == ENVIRONMENT
     assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("bad-value", "RAY_TMPDIR", "mine")]
     assert not list(tmp_path.iterdir())
     sentences(caught.value.problems)

@@ -11,7 +11,7 @@ from sentences import Sentences
 
 from cluster import train
 from tests.folder_buckets import machine
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 from trainers.run_folders import bucket, mirror, run_locks
@@ -171,7 +171,7 @@ def test_a_bucket_that_fails_for_too_long_is_given_up_with_what_is_left_to_do(
     assert sending.bucket is not None
 
     def refuse(path: Path) -> None:
-        raise bucket.Unreachable(Problem("bucket-failed", "s3://b/runs", "made up"), SURROUNDINGS)
+        raise bucket.Unreachable(Problem("bucket-failed", "s3://b/runs", "made up"), ENVIRONMENT)
 
     monkeypatch.setattr(sending.bucket, "send", refuse)
     with pytest.raises(TroupeError) as error:

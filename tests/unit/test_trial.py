@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sentences import Sentences
 
-from trainers.base.errors import SURROUNDINGS, Passing, TroupeError
+from trainers.base.errors import ENVIRONMENT, Transient, TroupeError
 from trainers.base.problems import Problem
 from trainers.run_folders.bucket import Unreachable
 from trainers.run_folders.run_folder import RunFolder
@@ -72,7 +72,7 @@ def test_where_the_checkpoint_has_been_removed_the_newest_whole_one_is_taken(tmp
     ("kind", "problem", "ended"),
     [
         (TroupeError, Problem("no-memory", "", "made up", "help"), "failed"),
-        (Passing, Problem("no-space", "runs", "made up", "help", resumes=True), "stopped"),
+        (Transient, Problem("no-space", "runs", "made up", "help", resumes=True), "stopped"),
         (Unreachable, Problem("bucket-failed", "s3://b", "made up"), "stopped"),
     ],
     ids=["no-memory", "no-space", "bucket-failed"],
@@ -84,7 +84,7 @@ def test_a_trial_says_why_it_ended_and_fails_where_another_try_would_end_in_the_
 
     trainable: Any = object.__new__(Trial)
     trainable.mistake, trainable.there, trainable.clones, trainable.reports = (
-        kind(problem, SURROUNDINGS),
+        kind(problem, ENVIRONMENT),
         None,
         [],
         queue.Queue(),

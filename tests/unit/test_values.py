@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sentences import Sentences
 
-from trainers.data.image_folders.decoding import as_learned, told
+from trainers.data.image_folders.decoding import preprocessed, told
 from trainers.data.images import ImageData
 from trainers.data.sources import open_data
 from trainers.families import registry
@@ -136,7 +136,7 @@ def test_a_file_is_seen_as_it_was_learned(tmp_path: Path) -> None:
     data = opened(folder, value_range=(0.0, 4095.0))
     facts = json.loads(json.dumps(dict(data.facts)))  # as a run keeps them
     learned = {image.tobytes() for image in pixels(data)}
-    seen = {as_learned(path.read_bytes(), facts)[..., 0].tobytes() for path in folder.iterdir()}
+    seen = {preprocessed(path.read_bytes(), facts)[..., 0].tobytes() for path in folder.iterdir()}
     assert learned <= seen
     assert any("values from 0 to 4095" in step for step in told(facts)["steps"])
 
@@ -187,4 +187,4 @@ def test_empty_and_blank_images_end_nothing(tmp_path: Path) -> None:
     assert ["from 0 to 0" in line for line in said] == [True]
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, "png")
-    assert as_learned(buffer.getvalue(), {"image_size": 8, "channels": 1}).max() == 0
+    assert preprocessed(buffer.getvalue(), {"image_size": 8, "channels": 1}).max() == 0

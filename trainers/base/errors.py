@@ -12,8 +12,8 @@ from pathlib import Path
 from trainers.base.problems import Problem, sentences
 
 FAILED = 1  # the run failed, or `verify` found a difference
-WORDS = 2  # the arguments are wrong: all errors are reported at once, before anything starts
-SURROUNDINGS = 3  # something is missing: cluster, space, CPUs, GPUs, a data set
+USAGE = 2  # the arguments are wrong: all errors are reported at once, before anything starts
+ENVIRONMENT = 3  # something is missing: cluster, space, CPUs, GPUs, a data set
 CONFLICT = 4  # a name in use, a locked run, different settings
 STOPPED = 130  # stopped on request, after saving
 
@@ -48,14 +48,14 @@ class Stopped(TroupeError):
         super().__init__(problems, code)
 
 
-class NotBegun(Stopped):
+class NotStarted(Stopped):
     """A stop was requested before the first step of the run."""
 
     def __init__(self, problems: Problem | Iterable[Problem] | None = None, code: int = STOPPED) -> None:
         super().__init__(problems or Problem("stopped", reason="stopped before it started"), code)
 
 
-class Passing(TroupeError):
+class Transient(TroupeError):
     """A transient error outside the run, such as a full disk or an unreachable bucket; resuming can succeed."""
 
 
@@ -63,7 +63,7 @@ class PeerLost(TroupeError):
     """Another worker no longer answers. Never shown: the error of the failed worker is shown instead."""
 
 
-def naming(error: TroupeError, name: str, kept: bool) -> TroupeError:
+def with_run_name(error: TroupeError, name: str, kept: bool) -> TroupeError:
     """The same error with the name of the run or search to resume; if not `kept`, it never started and nothing is
     saved."""
     error.problems = [replace(one, run=name, kept=kept) if one.resumes else one for one in error.problems]
@@ -72,13 +72,13 @@ def naming(error: TroupeError, name: str, kept: bool) -> TroupeError:
 
 def of_worker(rank: int, error: Exception, log: object) -> TroupeError:
     """An unexpected error in one line; its traceback is in the worker's log."""
-    said = (str(error).strip().splitlines() or ["no reason given"])[0]
+    message = (str(error).strip().splitlines() or ["no reason given"])[0]
     where = "".join(f"{file}:{line}: " for file, line in lines_of_others(error)[-1:])
-    reason = f"{where}{type(error).__name__}: {said} (traceback in {log})"
+    reason = f"{where}{type(error).__name__}: {message} (traceback in {log})"
     return TroupeError(Problem("worker-error", f"worker {rank}", reason), FAILED)
 
 
-def told_of(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error in custom code, in one line: its type and message, and the line and file."""
     where = "".join(f" (line {line} of {file.name})" for file, line in lines_of_others(error)[-1:])
     if isinstance(error, SystemExit):
@@ -89,17 +89,20 @@ def told_of(error: BaseException) -> str:
 def lines_of_others(error: BaseException) -> list[tuple[Path, int]]:
     """The frames of a traceback that belong neither to troupe nor to an installed package, outermost first: those of
     a custom family or data source."""
-    root, found = Path(__file__).parents[2], list[tuple[Path, int]]()
+    root, frames = Path(__file__).parents[2], list[tuple[Path, int]]()
     known = {root / "trainers", root / "cluster", Path(os.__file__).parent}
-    whose = error.__cause__ if isinstance(error.__cause__, SystemExit) else error
-    for frame, line in traceback.walk_tb(whose.__traceback__):
+    raised = error.__cause__ if isinstance(error.__cause__, SystemExit) else error
+    for frame, line in traceback.walk_tb(raised.__traceback__):
         file = Path(frame.f_code.co_filename)
         if file.is_absolute() and "site-packages" not in file.parts and not known & {*file.parents}:
-            found.append((file, line))
-    return found
+            frames.append((file, line))
+    return frames
 
 
-def meant(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean X?` for the known word closest to `word`, or an empty text."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else ""
+
+
+WORDS, meant = USAGE, did_you_mean  # the old names, as trainers.settings imports them

@@ -170,15 +170,15 @@ def settings(stored: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) 
 def run(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a settings.json, a manifest or the config.json of an export, under the current names."""
     parts = {part: stored[part] for part in ("settings", "recipe") if isinstance(stored.get(part), dict)}
-    return {**stored, **{part: settings(words) for part, words in parts.items()}}
+    return {**stored, **{part: settings(values) for part, values in parts.items()}}
 
 
 def search(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a search.json, without its trials, under the current names."""
-    told, fixed = best(stored), stored.get("fixed", {})
-    if told.get("final"):
-        told["final"] = {**told["final"], "metrics": metrics(told["final"]["metrics"])}
-    return {**told, **{part: settings(told[part], fixed) for part in ("fixed", "space") if part in told}}
+    record, fixed = best(stored), stored.get("fixed", {})
+    if record.get("final"):
+        record["final"] = {**record["final"], "metrics": metrics(record["final"]["metrics"])}
+    return {**record, **{part: settings(record[part], fixed) for part in ("fixed", "space") if part in record}}
 
 
 def result(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,24 +223,24 @@ def target(word: str) -> str:
     return f"{metric(name)}{colon}{number}"
 
 
-def own(words: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+def own(values: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
     """Stored settings under the names of their class: a custom family can declare one that has an old name of ours."""
     back = {new: old for old, new in SETTINGS.items() if old in fields and new not in fields}
-    return {back.get(name, name): value for name, value in words.items()}
+    return {back.get(name, name): value for name, value in values.items()}
 
 
-def current(words: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+def current(values: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
     """Settings of a user's file or family under their current names, except for old names that the class declares."""
-    names = {old: new for old, new in SETTINGS.items() if old not in fields and new in fields and new not in words}
-    return {names.get(name, name): value for name, value in words.items()}
+    names = {old: new for old, new in SETTINGS.items() if old not in fields and new in fields and new not in values}
+    return {names.get(name, name): value for name, value in values.items()}
 
 
-def of_file(words: Mapping[str, Any], fields: Collection[str], file: str) -> tuple[dict[str, Any], list[str]]:
+def of_file(values: Mapping[str, Any], fields: Collection[str], file: str) -> tuple[dict[str, Any], list[str]]:
     """As `current`, with a line that names what was renamed."""
-    named = current(words, fields)
+    named = current(values, fields)
     if "target" in named:
         named["target"] = target(named["target"])
-    pairs = [f"{old} is {new} now" for old, new in zip(words, named, strict=True) if old != new]
-    if words.get("target") != named.get("target"):
-        pairs.append(f"target={words['target']} is target={named['target']} now")
+    pairs = [f"{old} is {new} now" for old, new in zip(values, named, strict=True) if old != new]
+    if values.get("target") != named.get("target"):
+        pairs.append(f"target={values['target']} is target={named['target']} now")
     return named, [f"{file}: {', '.join(pairs)}"] if pairs else []

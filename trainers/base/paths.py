@@ -7,7 +7,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 
 DATA_DIR = "~/.cache/troupe"  # default for data sets and packed folders
@@ -31,7 +31,7 @@ def _instead_of_home() -> Path:
     folder = Path(tempfile.gettempdir()) / f"troupe-home-{os.geteuid()}"
     if os.path.lexists(folder) and (folder.is_symlink() or folder.stat().st_uid != os.geteuid()):
         reason = f"is not set, and its substitute {folder} belongs to another user"
-        raise TroupeError(Problem("not-ours", "HOME", reason, "set it to a folder of yours"), SURROUNDINGS)
+        raise TroupeError(Problem("not-ours", "HOME", reason, "set it to a folder of yours"), ENVIRONMENT)
     return folder
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainers.base import old_names
-from trainers.base.errors import WORDS, TroupeError
+from trainers.base.errors import USAGE, TroupeError
 from trainers.contract.evaluation import Evaluation, Rows, Totals, no_heartbeat
 from trainers.contract.schedules import Schedule
 from trainers.contract.streams import InOrder, Shuffled, Stream
@@ -80,7 +80,7 @@ def _renamed(name: str) -> property:
     """A member of MicroBatch that has another name now: raises TroupeError when it is read or set."""
 
     def refuse(microbatch: MicroBatch, value: Any = None) -> None:
-        raise TroupeError(old_names.renamed("MicroBatch", [name], f"micro-batch {microbatch.index}"), WORDS)
+        raise TroupeError(old_names.renamed("MicroBatch", [name], f"micro-batch {microbatch.index}"), USAGE)
 
     return property(refuse, refuse)
 
@@ -125,7 +125,7 @@ class Phase:
 
     def __new__(cls, *values: Any, **named: Any) -> Self:
         if problems := old_names.renamed("Phase", named, f"phase {(values or ['?'])[0]}"):
-            raise TroupeError(problems, WORDS)
+            raise TroupeError(problems, USAGE)
         return super().__new__(cls)
 
 

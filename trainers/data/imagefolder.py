@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.paths import expanded, in_utf8, shown
 from trainers.base.problems import Problem
 from trainers.data.image_folders import splitting, unreadable, values
 from trainers.data.image_folders.decoding import decode, extensions, is_grey
 from trainers.data.image_folders.levels import level_below
-from trainers.data.image_folders.listing import Layout, Listed, arranged, counted, look_through
+from trainers.data.image_folders.listing import Layout, Listed, arranged, counted, scan_folder
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
 from trainers.data.packed import read_array
 from trainers.storage import atomic_files, ownership
@@ -47,35 +47,35 @@ FACTS = {  # in packed.json, besides those that check its files
 def open_folder(request: Request) -> ImageData:
     """Open a folder of images; pack it first if it is not packed, or has changed since."""
     value = f"imagefolder:{shown(request.argument)}"
-    words = f"data={value}"
+    setting = f"data={value}"
     root, layout = expanded(request.argument).resolve(), None
     if not os.path.isdir(root):
         hint = "give the path of a folder"
         if os.path.exists(root):
-            raise TroupeError(Problem("bad-value", "data", "is not a folder", hint, value), WORDS)
-        raise TroupeError(Problem("missing-folder", "data", "no such folder", hint, value), SURROUNDINGS)
+            raise TroupeError(Problem("bad-value", "data", "is not a folder", hint, value), USAGE)
+        raise TroupeError(Problem("missing-folder", "data", "no such folder", hint, value), ENVIRONMENT)
     size = request.image_size or AUTO_SIZE
     cache = request.data_dir / "packed" / _key(str(root), size, request.value_range)
     facts = _facts_of(cache)
     if facts is None or request.fingerprint is None or facts["fingerprint"] != request.fingerprint:
-        layout = _looked_at(root, request, value)
+        layout = _layout_of(root, request, value)
         facts = _facts_of(cache, layout)
         if facts is None:
             facts = _packed(root, layout, size, cache, request, value)
-    for line in _told(facts, cache, request.value_range):
-        request.warn(f"{words}: {line}")
+    for line in _warnings(facts, cache, request.value_range):
+        request.warn(f"{setting}: {line}")
     return _opened(cache, facts, layout, request.evaluate_on)
 
 
-def _looked_at(root: Path, request: Request, value: str) -> Layout:
+def _layout_of(root: Path, request: Request, value: str) -> Layout:
     """The contents of a folder; warns about what is left out."""
-    found = look_through(root)
+    found = scan_folder(root)
     if not found.images:
         others = [counted(found.passed, None)] if found.passed else []
         others += [f"the system folder {shown(name)}" for name in sorted(found.system)]
         reason = f"contains no images (only {', '.join(others)})" if others else "contains no images"
         hint = f"known extensions are {', '.join(extensions())}"
-        raise TroupeError(Problem("no-images", "data", reason, hint, value), SURROUNDINGS)
+        raise TroupeError(Problem("no-images", "data", reason, hint, value), ENVIRONMENT)
     layout = arranged(found, value, request.folders)
     lines = [f"skipped files that are not images: {counted(found.passed)}"] if found.passed else []
     lines += [
@@ -103,15 +103,15 @@ def _packed(root: Path, layout: Layout, size: int, cache: Path, request: Request
     except OSError as error:
         reason = f"cannot be packed under {cache.parent} ({error.strerror or error})"
         hint = "free space there, or set another folder with --data-dir"
-        raise TroupeError(Problem("not-written", "data", reason, hint, value), SURROUNDINGS) from error
+        raise TroupeError(Problem("not-written", "data", reason, hint, value), ENVIRONMENT) from error
 
 
-def _told(facts: Mapping[str, Any], cache: Path, value_range: values.Range) -> list[str]:
+def _warnings(facts: Mapping[str, Any], cache: Path, value_range: values.Range) -> list[str]:
     """Notices for the user about packed images."""
     lines = []
     if count := facts["unreadable"]:
         skipped = "1 unreadable image was skipped" if count == 1 else f"{count} unreadable images were skipped"
-        lines.append(f"{unreadable.told(facts['reasons'])}: {skipped}; {cache / 'unreadable.txt'} lists them")
+        lines.append(f"{unreadable.summary(facts['reasons'])}: {skipped}; {cache / 'unreadable.txt'} lists them")
     if facts["learned_too"]:
         lines.append(f"{facts['learned_too']} images to evaluate on are also training images")
     return lines + values.lines(facts["values"], value_range)
@@ -123,8 +123,8 @@ def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evalua
     images = np.memmap(cache / "images.bin", np.uint8, "r", shape=shape)
     labels = read_array(cache / "labels.npy") if facts["class_names"] else None
     codes, parts = read_array(cache / "parts.npy"), facts["parts"]
-    learned, held_out = splitting.rows_for(codes, evaluate_on, parts)
-    if not len(learned):
+    train_rows, held_out = splitting.rows_for(codes, evaluate_on, parts)
+    if not len(train_rows):
         raise _none_read("none of the training images", facts["reasons"], facts["source"])
     lost = dict(layout.bare) if layout else {}
     if labels is not None:
@@ -142,7 +142,7 @@ def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evalua
     return ImageData(
         everything,
         everything,
-        rows=(learned, held_out),
+        rows=(train_rows, held_out),
         fingerprint=facts["fingerprint"],
         class_names=facts["class_names"],
         lost_classes=lost,
@@ -151,13 +151,13 @@ def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evalua
 
 
 def _reasons(reasons: Mapping[str, int]) -> list[str]:
-    return [unreadable.told(reasons)] if reasons else []
+    return [unreadable.summary(reasons)] if reasons else []
 
 
 def _none_read(which: str, reasons: Mapping[str, int], source: object) -> TroupeError:
-    why, value = "".join(f" ({told})" for told in _reasons(reasons)), f"imagefolder:{shown(str(source))}"
+    why, value = "".join(f" ({cause})" for cause in _reasons(reasons)), f"imagefolder:{shown(str(source))}"
     reason = f"{which} can be read{why}"
-    return TroupeError(Problem("no-images", "data", reason, unreadable.way_out(reasons), value), SURROUNDINGS)
+    return TroupeError(Problem("no-images", "data", reason, unreadable.way_out(reasons), value), ENVIRONMENT)
 
 
 SOURCES = {
@@ -203,7 +203,7 @@ def remove(folder: Path) -> None:
         raise TroupeError(Problem("held", str(folder), reason, hint), CONFLICT) from None
     except OSError as error:
         reason = f"cannot be removed ({error.strerror or error})"
-        raise TroupeError(Problem("not-written", str(folder), reason), SURROUNDINGS) from error
+        raise TroupeError(Problem("not-written", str(folder), reason), ENVIRONMENT) from error
 
 
 def _cleared(folder: Path) -> bool:
@@ -244,8 +244,8 @@ def _facts_of(cache: Path, layout: Layout | None = None) -> dict[str, Any] | Non
     try:
         facts: dict[str, Any] = json.loads((cache / "packed.json").read_text(encoding="utf-8"))
         size = facts["images"] * facts["image_size"] ** 2 * facts["channels"]
-        whole = (cache / "images.bin").stat().st_size == size and facts.keys() >= FACTS
-        return facts if whole and (layout is None or _made_of(layout).items() <= facts.items()) else None
+        intact = (cache / "images.bin").stat().st_size == size and facts.keys() >= FACTS
+        return facts if intact and (layout is None or _made_of(layout).items() <= facts.items()) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged: it is packed again
         return None
 
@@ -329,7 +329,7 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
         "lost": lost_of,
         "values": seen.held(),
         "value_range": None if request.value_range == "auto" else request.value_range,
-        "learned_too": splitting.learned_too(codes, hashes, parts) if parts else 0,
+        "learned_too": splitting.count_in_both(codes, hashes, parts) if parts else 0,
         "fingerprint": fingerprint(
             digests, made_of["class_names"], channels, size, *how, *_besides(request.value_range)
         ),

@@ -110,8 +110,8 @@ class ImageData:
         }
         lost = dict(lost_classes or {})
         if train.labels is not None and class_names:
-            learned = np.bincount(train.labels[self._train_rows], minlength=len(class_names))
-            for name, count in zip(class_names, learned, strict=False):
+            train_counts = np.bincount(train.labels[self._train_rows], minlength=len(class_names))
+            for name, count in zip(class_names, train_counts, strict=False):
                 if not count:
                     lost.setdefault(name, "all of its images are held out")
         if lost:

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.base.errors import CONFLICT, SURROUNDINGS, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.data.images import Part, array_digest
 from trainers.storage import atomic_files, ownership
@@ -57,9 +57,9 @@ def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder / ".lock"), tempfile.TemporaryDirectory(prefix=".packing-", dir=folder) as temporary:
         files = [*(f"{key}.npy" for key in arrays), MANIFEST]
-        there = [file for file in files if os.path.lexists(folder / file)]
-        if there and not _is_packed(folder) and ownership.read(folder, WHAT) is None:
-            reason = f"contains {', '.join(there)}, not packed by troupe"
+        existing = [file for file in files if os.path.lexists(folder / file)]
+        if existing and not _is_packed(folder) and ownership.read(folder, WHAT) is None:
+            reason = f"contains {', '.join(existing)}, not packed by troupe"
             raise TroupeError(Problem("not-ours", str(folder), reason, "move it away"), CONFLICT)
         if ownership.read(folder, WHAT) is None and not os.path.lexists(folder / ownership.MARK):
             ownership.mark(folder, WHAT)  # from here on the folder may hold half of a packed form
@@ -116,5 +116,5 @@ def _read(file: Path, shape: list[int], sha256: str) -> NDArray[Any]:
 
 
 def _damaged(file: Path, reason: object) -> TroupeError:
-    told, hint = " ".join(str(reason).split()), f"remove {file.parent} and pack it again"
-    return TroupeError(Problem("damaged", str(file), f"damaged ({told})", hint), SURROUNDINGS)
+    message, hint = " ".join(str(reason).split()), f"remove {file.parent} and pack it again"
+    return TroupeError(Problem("damaged", str(file), f"damaged ({message})", hint), ENVIRONMENT)

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import trainers.data
-from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError, lines_of_others, meant, told_of
+from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError, describe_error, did_you_mean, lines_of_others
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem
 from trainers.data.images import Request, Source
@@ -29,24 +29,26 @@ def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
     modules += [_load(file) for path in extra for file in sorted((Path(path) / "data").glob("[!_]*.py"))]
     sources: dict[str, Source] = {}
     for module in modules:
-        told = getattr(module, "SOURCES", {})
-        if not isinstance(told, Mapping) or not all(isinstance(source, Source) for source in told.values()):
+        declared = getattr(module, "SOURCES", {})
+        if not isinstance(declared, Mapping) or not all(isinstance(source, Source) for source in declared.values()):
             reason = "needs SOURCES = {name: Source(...)}"
-            raise TroupeError(Problem("own-code", str(module.__file__), reason), WORDS)
-        for name, source in told.items():
+            raise TroupeError(Problem("own-code", str(module.__file__), reason), USAGE)
+        for name, source in declared.items():
             if name in sources:
                 reason = f"{name} is the name of another data set"
-                raise TroupeError(Problem("name-in-use", str(module.__file__), reason, "rename it"), WORDS)
+                raise TroupeError(Problem("name-in-use", str(module.__file__), reason, "rename it"), USAGE)
             sources[name] = source
     return sources
 
 
-def check_name(data: str, extra: Sequence[Path] = (), input_kind: str = "images", here: bool = True) -> Problem | None:
-    """What is wrong with `data=` for a family that learns from such samples, or None. Unless it is read `here`, its
-    folder may be missing."""
+def check_name(
+    data: str, extra: Sequence[Path] = (), input_kind: str = "images", must_exist: bool = True
+) -> Problem | None:
+    """What is wrong with `data=` for a family that learns from such samples, or None. With `must_exist`, its
+    folder must be there."""
     sources = all_sources(extra)
     for part in parts_of(data):
-        if problem := _wrong_words(part, sources) or (_missing_folder(part) if here else None):
+        if problem := _malformed(part, sources) or (_missing_folder(part) if must_exist else None):
             return problem
     kind = "+".join(sources[part.partition(":")[0]].kind for part in parts_of(data))
     if kind == input_kind:
@@ -63,12 +65,12 @@ def missing(data: str, data_dir: Path, extra: Sequence[Path] = ()) -> Problem | 
     known = all_sources(extra)
     for part in parts_of(data):
         name, _, argument = part.partition(":")
-        if problem := _wrong_words(part, known):
+        if problem := _malformed(part, known):
             return problem
         if argument and (problem := _missing_folder(part)):
             return problem
-        if not argument and (lacking := known[name].missing(Path(data_dir))):
-            return lacking
+        if not argument and (absent := known[name].missing(Path(data_dir))):
+            return absent
     return None
 
 
@@ -91,7 +93,7 @@ def open_data(
     """
     sources, parts = all_sources(extra), parts_of(data)
     for part in parts:
-        for problem, code in ((_wrong_words(part, sources), WORDS), (_missing_folder(part), SURROUNDINGS)):
+        for problem, code in ((_malformed(part, sources), USAGE), (_missing_folder(part), ENVIRONMENT)):
             if problem is not None:
                 raise TroupeError(problem, code)
     opened = []
@@ -102,9 +104,9 @@ def open_data(
             argument, Path(data_dir), image_size, evaluate_on, warn, progress, known, folders, value_range
         )
         opened.append(_opened(part, sources[name], request))
-    whole: Any = opened[0] if len(opened) == 1 else Joined(opened)
-    whole.cache = Path(data_dir) / "computed"
-    return whole
+    result: Any = opened[0] if len(opened) == 1 else Joined(opened)
+    result.cache = Path(data_dir) / "computed"
+    return result
 
 
 def _opened(part: str, source: Source, request: Request) -> Any:
@@ -116,11 +118,11 @@ def _opened(part: str, source: Source, request: Request) -> Any:
     except (Exception, SystemExit) as error:
         if not lines_of_others(error):
             raise
-        raise TroupeError(Problem("own-code", "data", told_of(error), value=part), SURROUNDINGS) from error
-    lacking = [name for name in ("size", "held_out", "facts", "fingerprint", "batch") if not hasattr(data, name)]
-    if lacking:
-        reason = f"its source returns a {type(data).__name__} without {', '.join(lacking)}"
-        raise TroupeError(Problem("own-code", "data", reason, value=part), SURROUNDINGS)
+        raise TroupeError(Problem("own-code", "data", describe_error(error), value=part), ENVIRONMENT) from error
+    absent = [name for name in ("size", "held_out", "facts", "fingerprint", "batch") if not hasattr(data, name)]
+    if absent:
+        reason = f"its source returns a {type(data).__name__} without {', '.join(absent)}"
+        raise TroupeError(Problem("own-code", "data", reason, value=part), ENVIRONMENT)
     return data
 
 
@@ -153,10 +155,10 @@ class Joined:
         return self.parts[0].preview(count)
 
 
-def _wrong_words(data: str, sources: dict[str, Source]) -> Problem | None:
+def _malformed(data: str, sources: dict[str, Source]) -> Problem | None:
     name, colon, argument = data.partition(":")
     if name not in sources:
-        hint = meant(name, sources) or f"there are {', '.join(sources)}"
+        hint = did_you_mean(name, sources) or f"there are {', '.join(sources)}"
         return Problem("unknown-data", "data", "no such data set", hint, data)
     if sources[name].takes_path and not argument:
         return Problem("bad-value", "data", f"needs a folder: data={name}:PATH", value=data)
@@ -186,6 +188,6 @@ def _load(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        reason = f"cannot be loaded ({told_of(error)})"
-        raise TroupeError(Problem("own-code", str(file), reason, "fix it"), WORDS) from error
+        reason = f"cannot be loaded ({describe_error(error)})"
+        raise TroupeError(Problem("own-code", str(file), reason, "fix it"), USAGE) from error
     return module

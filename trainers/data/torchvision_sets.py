@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.data.images import FETCHED, ImageData, Part, Request, Source, content_digest, in_memory
 from trainers.data.packed import Content, pack, read_packed
@@ -84,7 +84,7 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
         return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
     except (OSError, EOFError, ValueError, LookupError, zlib.error) as error:
         problem = Problem("damaged", str(file), f"damaged ({error})", "download it again")
-        raise TroupeError(problem, SURROUNDINGS) from error
+        raise TroupeError(problem, ENVIRONMENT) from error
 
 
 def _find(name: str, data_dir: Path) -> Content | None:
@@ -110,10 +110,10 @@ def _download(name: str, data_dir: Path) -> Content:
                 pack(data_dir / name, name, *found)  # so that torchvision is not needed next time
             return found
     except (ImportError, OSError, RuntimeError, http.client.HTTPException) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        reason = f"not found under {data_dir} and could not be downloaded ({told})"
+        message = " ".join(str(error).split()) or type(error).__name__
+        reason = f"not found under {data_dir} and could not be downloaded ({message})"
         hint = f"put {KNOWN[name].files} there, or choose data=digits"
-        raise TroupeError(Problem("not-downloaded", "data", reason, hint, name), SURROUNDINGS) from error
+        raise TroupeError(Problem("not-downloaded", "data", reason, hint, name), ENVIRONMENT) from error
 
 
 def _through_torchvision(name: str, data_dir: Path) -> Content:

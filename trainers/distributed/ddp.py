@@ -43,7 +43,7 @@ class Ddp:
         self.used: list[nn.Module] = []
         self.fired: set[int] = set()  # parameters that the newest backward gave a gradient
         self.hooks: list[Any] = []
-        self.whole: dict[tuple[int, ...], bool] = {}  # by trained parameters: whether all had gradients at first
+        self.complete: dict[tuple[int, ...], bool] = {}  # by trained parameters: whether all had gradients at first
         for network in networks.values() if self.wrappers else ():
             for parameter in network.parameters():
                 if parameter.requires_grad:
@@ -73,16 +73,16 @@ class Ddp:
     ) -> None:
         for parameter in parameters:
             parameter.grad = None
-        learned = [parameter for parameter in parameters if parameter.requires_grad]
-        key = tuple(map(id, learned))
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        key = tuple(map(id, trained))
         if kept_graphs:  # the wrapper has had all forwards: one backward, or it would reduce the first only
             total = torch.stack([self._loss(loss, index) for index in self.share]).sum()
             self.fired.clear()
             with self._communicating():
                 total.backward()  # type: ignore[no-untyped-call]
-            self._refuse_gaps(learned)
-        elif self.wrappers and not self.whole.get(key, False):
-            self._add_up_plainly(learned, loss, key)
+            self._refuse_gaps(trained)
+        elif self.wrappers and not self.complete.get(key, False):
+            self._add_up_plainly(trained, loss, key)
         else:
             for index in self.share:
                 last = index == self.share[-1]
@@ -93,7 +93,7 @@ class Ddp:
                     self.fired.clear()
                     with self._communicating() if last else contextlib.nullcontext():
                         value.backward()  # type: ignore[no-untyped-call]
-            self._refuse_gaps(learned)
+            self._refuse_gaps(trained)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -105,8 +105,8 @@ class Ddp:
 
         A wrapper silently sums wrongly if one of its hooks does not fire in the last micro-batch of a worker.
         """
-        whole, wanted = True, {id(parameter) for parameter in parameters}
-        trained = [one for one in self.used if any(id(parameter) in wanted for parameter in one.parameters())]
+        complete, expected = True, {id(parameter) for parameter in parameters}
+        trained = [one for one in self.used if any(id(parameter) in expected for parameter in one.parameters())]
         for index in self.share:  # a wrapper whose graph is left for a later phase sums then, from the last forward
             with contextlib.ExitStack() as unsynchronised:
                 for wrapper in self.used if index != self.share[-1] else trained:
@@ -114,7 +114,7 @@ class Ddp:
                 value = self._loss(loss, index)
                 self.fired.clear()
                 value.backward()  # type: ignore[no-untyped-call]
-            whole &= wanted <= self.fired
+            complete &= expected <= self.fired
         with self._communicating():
             flat = torch.cat(
                 [
@@ -128,8 +128,8 @@ class Ddp:
             part = flat[start : start + parameter.numel()].view(parameter.shape)
             parameter.grad = torch.empty_like(parameter).copy_(part)
             start += parameter.numel()
-        if key not in self.whole:
-            self.whole[key] = all(self.world.all_gather(whole))
+        if key not in self.complete:
+            self.complete[key] = all(self.world.all_gather(complete))
 
     def _note(self, parameter: Tensor) -> None:
         self.fired.add(id(parameter))
@@ -146,16 +146,16 @@ class Ddp:
             return loss(index)
 
     def all_reduce_metrics(self, rows: Mapping[int, Tensor]) -> Tensor:
-        mine = torch.stack(list(rows.values()))
+        own = torch.stack(list(rows.values()))
         most = len(self.shares[0])
-        padded = torch.zeros(most, mine.shape[1], dtype=mine.dtype)
-        padded[: len(mine)] = mine
-        told: list[Tensor] = [padded]
+        padded = torch.zeros(most, own.shape[1], dtype=own.dtype)
+        padded[: len(own)] = own
+        gathered: list[Tensor] = [padded]
         if self.world.size > 1:
-            told = [torch.empty_like(padded) for _ in self.shares]
+            gathered = [torch.empty_like(padded) for _ in self.shares]
             with self.world.waits():
-                dist.all_gather(told, padded, group=self.world.group)
-        every: list[Tensor] = [row for share, of in zip(self.shares, told, strict=True) for row in of[: len(share)]]
+                dist.all_gather(gathered, padded, group=self.world.group)
+        every: list[Tensor] = [row for share, of in zip(self.shares, gathered, strict=True) for row in of[: len(share)]]
         return fold({(i, i + 1): row for i, row in enumerate(every)}, torch.add, 0, self.microbatches)
 
     def all_reduce_gradients(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:

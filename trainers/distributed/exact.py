@@ -143,19 +143,19 @@ class Exact:
             and len(self.hosts) == 1
             and all(len(self.nodes[rank]) * length * 8 <= TAIL_ROOM for rank in self.host)
         ):
-            told = [
+            gathered = [
                 tail.view(torch.float64)[: len(self.nodes[rank]) * length].view(-1, length).clone()
                 for rank, tail in zip(self.host, self.shared_buffer.tails[self.rounds % 2], strict=True)
             ]
         else:
             most = max(map(len, self.nodes))
-            mine = torch.zeros(most, length, dtype=torch.float64)
-            mine[: len(own)] = own
-            told = [torch.empty_like(mine) for _ in self.shares]
-            dist.all_gather(told, mine, group=self.world.group)
+            padded = torch.zeros(most, length, dtype=torch.float64)
+            padded[: len(own)] = own
+            gathered = [torch.empty_like(padded) for _ in self.shares]
+            dist.all_gather(gathered, padded, group=self.world.group)
         return {
             node: row
-            for nodes, rows in zip(self.nodes, told, strict=True)
+            for nodes, rows in zip(self.nodes, gathered, strict=True)
             for node, row in zip(nodes, rows, strict=False)
         }
 
@@ -197,10 +197,10 @@ class Exact:
             for node, slot in zip(self.nodes[rank], slots, strict=True)
         }
         owned = slices(len(flat.result), self.world.size, flat.result.element_size())
-        mine = pieces(*owned[self.world.rank])
-        arriving = [self._receive_sums(flat.result, piece) for piece in mine]
+        own = pieces(*owned[self.world.rank])
+        arriving = [self._receive_sums(flat.result, piece) for piece in own]
         under_way = self._receive_results(flat.result, owned) + self._send_sums(nodes, owned)
-        for (start, end), (sums, messages) in zip(mine, arriving, strict=True):
+        for (start, end), (sums, messages) in zip(own, arriving, strict=True):
             for message in messages:
                 message.wait()
             self._add_piece(flat.result, nodes, sums, start, end, weight)

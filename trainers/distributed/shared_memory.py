@@ -53,11 +53,11 @@ class SharedBuffer:
         first = world.rank == host[0]
         size = len(nodes) * (cls.COUNTER + 2 * TAIL_ROOM) + (sum(nodes) + 1) * longest
         file, memory = ("", 0), None  # the path by which others open it, and its inode to verify
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             if first and len(host) > 1:
                 with contextlib.suppress(OSError):
                     descriptor = os.open(SHARED_MEMORY, os.O_RDWR | getattr(os, "O_TMPFILE", 0), 0o600)
-                    held.callback(os.close, descriptor)
+                    stack.callback(os.close, descriptor)
                     os.posix_fallocate(descriptor, 0, size)  # else writing to a full memory kills this process
                     memory = mmap.mmap(descriptor, size)
                     file = f"/proc/{os.getpid()}/fd/{descriptor}", os.fstat(descriptor).st_ino
@@ -65,7 +65,7 @@ class SharedBuffer:
             if not first and path:
                 with contextlib.suppress(OSError):
                     descriptor = os.open(path, os.O_RDWR)
-                    held.callback(os.close, descriptor)
+                    stack.callback(os.close, descriptor)
                     if os.fstat(descriptor).st_ino == number:
                         memory = mmap.mmap(descriptor, size)
             world.all_gather(None)  # all have it open

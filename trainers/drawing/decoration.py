@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trainers.base.errors import told_of
+from trainers.base.errors import describe_error
 from trainers.base.problems import Problem, sentence
 
 LIBRARY, BACKEND = "matplotlib", "MPLBACKEND"
@@ -31,9 +31,9 @@ EVENTS = "TensorBoard's event file"
 class Decorations:
     """The decorations of one run: each failure is reported once, by item and by reason."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-        self.told = set[str]()
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self.notify = notify
+        self.reported = set[str]()
         self.not_made = list[str]()  # the reported lines
 
     @contextlib.contextmanager
@@ -46,15 +46,15 @@ class Decorations:
             yield
         except Exception as error:
             problem = not_made(what, error, "the run continues without it")
-            if not self.told & {what, problem.reason}:
+            if not self.reported & {what, problem.reason}:
                 self.not_made.append(sentence(problem))
-                self.say(self.not_made[-1])
-            self.told |= {what, problem.reason}
+                self.notify(self.not_made[-1])
+            self.reported |= {what, problem.reason}
 
 
 def not_made(what: str, error: Exception, hint: str = "") -> Problem:
     """Why a decoration could not be made."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else told_of(error)
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else describe_error(error)
     return Problem(NOT_MADE, what, f"cannot be made ({reason})", hint)
 
 

@@ -47,9 +47,9 @@ class EventFile:
         head = struct.pack("<Q", len(data))
         checks = [struct.pack("<I", masked_crc32c(part)) for part in (head, data)]
         with open(self.path, "ab", buffering=0) as file:
-            whole, start = head + checks[0] + data + checks[1], file.tell()
+            record, start = head + checks[0] + data + checks[1], file.tell()
             try:
-                if file.write(whole) != len(whole):
+                if file.write(record) != len(record):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except BaseException:
                 file.truncate(start)  # an incomplete event would hide all later ones

@@ -19,15 +19,15 @@ def own(name: str = "DejaVuSans.ttf") -> Path:
 def drawable(text: str) -> tuple[Path, str]:
     """A font, and the text as drawn with it: if no font has all characters, those missing in the default font are
     written as `\\u72d7`."""
-    wanted = np.array([ord(character) for character in text if not character.isspace()], np.int32)
-    if _has(own(), wanted).all():
+    codes = np.array([ord(character) for character in text if not character.isspace()], np.int32)
+    if _has(own(), codes).all():
         return own(), text
     for font in _others():
-        if _has(font, wanted).all():
+        if _has(font, codes).all():
             return font, text
-    lacking = set(wanted[~_has(own(), wanted)].tolist())
+    missing = set(codes[~_has(own(), codes)].tolist())
     parts = [
-        character.encode("ascii", "backslashreplace").decode() if ord(character) in lacking else character
+        character.encode("ascii", "backslashreplace").decode() if ord(character) in missing else character
         for character in text
     ]
     return own(), "".join(parts)
@@ -42,8 +42,8 @@ def _others() -> tuple[Path, ...]:
     return tuple(sorted(font for font in found if "lastresort" not in font.name.lower()))
 
 
-def _has(font: Path, wanted: NDArray[np.int32]) -> NDArray[np.bool_]:
-    return np.isin(wanted, _characters(font))
+def _has(font: Path, codes: NDArray[np.int32]) -> NDArray[np.bool_]:
+    return np.isin(codes, _characters(font))
 
 
 @cache

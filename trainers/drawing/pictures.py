@@ -43,9 +43,9 @@ def write_picture(path: Path, image: Image.Image, magnify: int = 1) -> None:
     if magnify > 1:
         image = image.resize((image.width * magnify, image.height * magnify), Image.Resampling.NEAREST)
     kind = FORMATS[path.suffix.lower()]
-    with atomic_files.replacing(path) as making:
+    with atomic_files.replacing(path) as temporary:
         # `optimize` makes a PNG only a little smaller, and takes several times as long
-        image.save(making, format=kind, optimize=kind != "PNG", quality=95)
+        image.save(temporary, format=kind, optimize=kind != "PNG", quality=95)
 
 
 def write_grid(path: Path, images: np.ndarray, columns: int = 0) -> None:
@@ -71,7 +71,7 @@ def write_timelapse(
     path: Path,
     grids: Sequence[Path],
     heartbeat: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = lambda line: None,
     seconds: float = 6.0,
     most: int = 120,
 ) -> bool:
@@ -87,14 +87,14 @@ def write_timelapse(
             with Image.open(grid) as opened:
                 frames.append(opened.convert("P", palette=Image.Palette.ADAPTIVE))
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged PNGs
-            say(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse omits it")
+            notify(f"{grid.parent.name}/{grid.name}: damaged ({type(error).__name__}); the timelapse omits it")
         heartbeat()
     if not frames:
         return False
     each = max(40, min(400, round(1000 * seconds / len(frames))))
-    with atomic_files.replacing(path) as making:
+    with atomic_files.replacing(path) as temporary:
         frames[0].save(
-            making,
+            temporary,
             format="GIF",
             save_all=True,
             append_images=frames[1:],

@@ -17,13 +17,13 @@ class Control:
 
     def __init__(
         self,
-        say: Callable[[str], None] = lambda line: None,
+        notify: Callable[[str], None] = lambda line: None,
         report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
         plots: bool = True,
         on_activity: Callable[[str], None] = lambda what: None,
         on_step_end: Callable[[int], None] = lambda step: None,
     ) -> None:
-        self.say = say  # prints one line for the user: a notice or a warning
+        self.notify = notify  # prints one line for the user: a notice or a warning
         self.report = report  # on rank 0: every row of metrics with its step, in order, as it is written
         self.on_activity = on_activity  # the work between two steps, whenever it changes
         self.on_step_end = on_step_end  # on rank 0: a step with rows is written, its checkpoint too; may hold the run
@@ -52,11 +52,11 @@ class Control:
     def make_heartbeat(self, what: str) -> Callable[[], None]:
         """A function to call after each piece of a long task: it signals progress, shows the elapsed time, and raises
         Interrupted if a stop is requested."""
-        begun = time.monotonic()
+        started = time.monotonic()
 
         def heartbeat() -> None:
             self.heartbeat()
-            self.show_activity(f"{what}, {time.monotonic() - begun:.0f} s")
+            self.show_activity(f"{what}, {time.monotonic() - started:.0f} s")
             if self.stop_requested:
                 raise Interrupted
 

@@ -54,7 +54,7 @@ def draw_grid(trainer: Trainer, interruptible: bool = False) -> Tensor | list[st
         return None
     with eval_mode(trainer) as networks:
 
-        def cells(place: int, cells: range) -> Tensor | list[str]:
+        def cells(index: int, cells: range) -> Tensor | list[str]:
             part = {name: value[cells.start : cells.stop] for name, value in inputs.items()}
             return as_stored(trainer.family.samples(networks, trainer.to_device(part)))
 
@@ -98,19 +98,19 @@ def watch(trainer: Trainer, drawn: Tensor) -> Watch | None:
         return None
     networks = {**trainer.networks, **trainer.frozen_networks}
 
-    def part(place: int, places: range) -> evaluation.Rows:
+    def part(index: int, places: range) -> evaluation.Rows:
         with run_precision(trainer), torch.no_grad():
-            seen = watch.extract_features(networks, trainer.microbatch(watch.stream, places, place))
+            seen = watch.extract_features(networks, trainer.microbatch(watch.stream, places, index))
         return {name: tensor.cpu() for name, tensor in seen.items()}
 
     parts = sharded_map(trainer, "watch", watch.stream.length, watch.stream.chunk, part, trainer.world.gather_to_rank0)
     trainer.norms.take(())  # these statistics belong to no micro-batch
-    told: tuple[dict[str, float], str] = {}, ""
+    result: tuple[dict[str, float], str] = {}, ""
     if trainer.world.rank == 0:
         rows = {name: torch.cat([chunk[name] for chunk in parts]) for name in parts[0]}
-        found = watch.compute_metrics(rows, trainer.watch_metrics)
-        told = dict(found), watch.worry(found) or ""
-    trainer.watch_metrics, trainer.worry = trainer.world.broadcast(told)
+        metrics = watch.compute_metrics(rows, trainer.watch_metrics)
+        result = dict(metrics), watch.worry(metrics) or ""
+    trainer.watch_metrics, trainer.worry = trainer.world.broadcast(result)
     return watch
 
 
@@ -124,8 +124,8 @@ def evaluate(trainer: Trainer) -> None:
     stream = family.held_out(trainer.data)
     with eval_mode(trainer) as networks:
 
-        def part(place: int, places: range) -> evaluation.Part:
-            microbatch = trainer.microbatch(stream, places, place)
+        def part(index: int, places: range) -> evaluation.Part:
+            microbatch = trainer.microbatch(stream, places, index)
             with run_precision(trainer):
                 totals = family.evaluate(networks, microbatch)
             rows = {name: tensor.cpu() for name, tensor in family.per_sample_outputs(microbatch).items()}
@@ -135,16 +135,18 @@ def evaluate(trainer: Trainer) -> None:
         parts = sharded_map(
             trainer, "evaluation", stream.length, stream.chunk, part, gather, "evaluating", interruptible=True
         )
-    found = Evaluation()
+    evaluated = Evaluation()
 
     def concluded() -> dict[str, float]:
-        nonlocal found
+        nonlocal evaluated
         if parts:
-            found = evaluation.combine(parts, control.make_heartbeat("comparing"))
-        return {f"eval_{name}": float(value) for name, value in family.compute_metrics(found).items()} if parts else {}
+            evaluated = evaluation.combine(parts, control.make_heartbeat("comparing"))
+        return (
+            {f"eval_{name}": float(value) for name, value in family.compute_metrics(evaluated).items()} if parts else {}
+        )
 
     results = trainer.on_rank0(concluded)
-    trainer.evaluation = replace(found, results=results)
+    trainer.evaluation = replace(evaluated, results=results)
     due = trainer.step % max(1, int(trainer.config.evaluate_every)) == 0  # and not only because the run ends here
     if due and (main := main_metric(trainer)) is not None:
         trainer.history.append(trainer.evaluation.results[f"eval_{main}"])
@@ -182,14 +184,14 @@ def _compute_reference_features(trainer: Trainer, name: str, stream: Stream, act
     """The judge's features of real samples: from the cache, or computed by all workers."""
     family = trainer.family
     path = cache.cache_path(trainer.data, name, family.features_key()) if trainer.world.rank == 0 else None
-    known = cache.read(path, trainer.control.say) if path is not None else None
-    if trainer.world.broadcast(known is not None):
-        family.reference_features = {**family.reference_features, name: known or {}}
+    cached = cache.read(path, trainer.control.notify) if path is not None else None
+    if trainer.world.broadcast(cached is not None):
+        family.reference_features = {**family.reference_features, name: cached or {}}
         return
     with eval_mode(trainer) as networks:
 
-        def part(place: int, places: range) -> evaluation.Rows:
-            seen = family.extract_features(networks, trainer.microbatch(stream, places, place))
+        def part(index: int, places: range) -> evaluation.Rows:
+            seen = family.extract_features(networks, trainer.microbatch(stream, places, index))
             return {key: tensor.cpu() for key, tensor in seen.items()}
 
         gather = trainer.world.gather_to_rank0
@@ -217,7 +219,7 @@ def main_metric(trainer: Trainer) -> str | None:
     return next((name for name in trainer.config.metrics if f"eval_{name}" in trainer.evaluation.results), None)
 
 
-def lacking_metric(trainer: Trainer) -> str:
+def missing_metric(trainer: Trainer) -> str:
     """A notice if the newest evaluation lacks the metric that is declared first, or ""."""
     declared = next(iter(trainer.config.metrics_of(trainer.family.facts)), None)
     results = trainer.evaluation.results
@@ -237,8 +239,8 @@ def note_best(trainer: Trainer) -> bool:
     if (main := main_metric(trainer)) is None:
         return False
     mode, value = trainer.config.metrics[main], trainer.evaluation.results[f"eval_{main}"]
-    known = trainer.best.get("value", -math.inf if mode == "max" else math.inf)
-    if math.isfinite(value) and (value > known if mode == "max" else value < known):
+    best_value = trainer.best.get("value", -math.inf if mode == "max" else math.inf)
+    if math.isfinite(value) and (value > best_value if mode == "max" else value < best_value):
         trainer.best = {"step": trainer.step, "metric": f"eval_{main}", "value": value}
         return True
     return False
@@ -261,12 +263,12 @@ def sharded_map(
     """
     starts = range(0, count, size)
     done: dict[int, Any] = {}
-    mine = shares(len(starts), trainer.world.size)[trainer.world.rank]
-    for chunk in mine:
+    assigned = shares(len(starts), trainer.world.size)[trainer.world.rank]
+    for chunk in assigned:
         if interruptible and trainer.control.stop_requested:
             break
         if activity:
-            trainer.control.show_activity(f"{activity} {len(done) / len(mine):.0%}")
+            trainer.control.show_activity(f"{activity} {len(done) / len(assigned):.0%}")
         trainer.seed(stream, chunk)
         done[chunk] = work(chunk, range(starts[chunk], min(starts[chunk] + size, count)))
         trainer.control.heartbeat()

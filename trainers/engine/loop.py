@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainers.base.errors import FAILED, NotBegun, Stopped, TroupeError
+from trainers.base.errors import FAILED, NotStarted, Stopped, TroupeError
 from trainers.base.problems import Problem
 from trainers.contract.family import Data, Family
 from trainers.distributed.process_group import World
@@ -40,26 +40,26 @@ def train(
     `facts` go into each manifest. Raises Stopped after saving if a stop was requested, TroupeError if the run failed;
     shared memory is released. Called within `global_state.with_default_globals`, which restores what a run sets.
     """
-    with torch_runtime(config), contextlib.ExitStack() as held:
+    with torch_runtime(config), contextlib.ExitStack() as stack:
         writer = Writer(folder.path, folder.name)
         if world.rank == 0:
-            held.enter_context(writer.holding(patience=10))
+            stack.enter_context(writer.holding(patience=10))
         notice = memory.check_memory(family, data, world)
         if notice and world.rank == 0:
-            control.say(notice)
+            control.notify(notice)
         trainer = Trainer(family, data, config, world, control)
         trainer.name = folder.name
-        held.callback(trainer.close)
-        mirror = Mirror(folder.path if world.rank == 0 else None, control.say, control.heartbeat)
-        held.callback(mirror.end)
+        stack.callback(trainer.close)
+        mirror = Mirror(folder.path if world.rank == 0 else None, control.notify, control.heartbeat)
+        stack.callback(mirror.end)
         recorder = Recorder(trainer, folder, facts, writer, mirror)
         if trainer.grad_sync.notice and world.rank == 0:
-            control.say(trainer.grad_sync.notice)
+            control.notify(trainer.grad_sync.notice)
         control.restart_clock()  # imports and loading do not count as work: the longest piece sets timeouts
         try:
             recorder.start()
         except Interrupted:
-            raise NotBegun from None
+            raise NotStarted from None
         try:
             if train_to_end(trainer, recorder):
                 return recorder.finish()
@@ -94,11 +94,11 @@ def torch_runtime(config: Config) -> Iterator[None]:
     """Set up the process for a run, the same in every worker: default dtype, threads, GPU algorithms. Torch's random
     state is restored here, the rest by `global_state.with_default_globals`."""
     on_gpu = config.device == "cuda"
-    with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), contextlib.ExitStack() as held:
+    with torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []), contextlib.ExitStack() as stack:
         if on_gpu and config.grad_sync == "exact":
-            held.enter_context(reproducible())
+            stack.enter_context(reproducible())
         if config.compile:
-            held.enter_context(torch.compiler.set_stance("default"))
+            stack.enter_context(torch.compiler.set_stance("default"))
         torch.set_default_dtype(torch.float64 if config.precision == "float64" else torch.float32)
         torch.set_num_threads(config.threads_per_worker)
         yield
@@ -119,8 +119,8 @@ def reproducible() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         yield
     except RuntimeError as error:
-        operation, said, _ = str(error).partition(" does not have a deterministic implementation")
-        if not said:
+        operation, separator, _ = str(error).partition(" does not have a deterministic implementation")
+        if not separator:
             raise
         reason = f"{operation} has no deterministic implementation on a GPU"
         raise TroupeError(

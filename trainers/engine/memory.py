@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from trainers.base import cgroups
-from trainers.base.errors import SURROUNDINGS, WORDS, TroupeError
+from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
 from trainers.base.problems import Problem, show_value
 from trainers.contract.family import Data, Family, MicroBatch
 from trainers.distributed.process_group import World, host_identity
@@ -64,16 +64,18 @@ def estimate_memory(family: Family, data: Data | None = None, unless: float = 0.
     networks = meta_networks(family)
     if networks is None:
         return None
-    held = {name: sum(map(_numbers, network.state_dict().values())) * wide for name, network in networks.items()}
+    weight_bytes = {
+        name: sum(map(_numbers, network.state_dict().values())) * wide for name, network in networks.items()
+    }
     optimizers: list[torch.optim.Optimizer] = []
     with contextlib.suppress(Exception):
         optimizers = [optimizer for optimizer, _ in family.optimizers(networks).values()]
-    learned = [sum(_numbers(part) for group in one.param_groups for part in group["params"]) for one in optimizers]
+    trained = [sum(_numbers(part) for group in one.param_groups for part in group["params"]) for one in optimizers]
     least = MemoryEstimate(
-        sum(held.values()),
-        wide * max(learned, default=0),
-        sum(wide * optimizer_numbers(one) * count for one, count in zip(optimizers, learned, strict=True)),
-        sum(held[name] for name in family.ema_networks) if config.ema else 0,
+        sum(weight_bytes.values()),
+        wide * max(trained, default=0),
+        sum(wide * optimizer_numbers(one) * count for one, count in zip(optimizers, trained, strict=True)),
+        sum(weight_bytes[name] for name in family.ema_networks) if config.ema else 0,
         None,
     )
     if data is None:
@@ -96,7 +98,7 @@ def meta_networks(family: Family) -> Mapping[str, nn.Module] | None:
     except Exception as error:
         if "overflow" in str(error).lower():
             reason, hint = "the networks are larger than any memory", f"use smaller ones{_by(family.config)}"
-            raise TroupeError(Problem("no-memory", reason=reason, hint=hint), WORDS) from None
+            raise TroupeError(Problem("no-memory", reason=reason, hint=hint), USAGE) from None
         return None
 
 
@@ -137,11 +139,11 @@ class LazyFrozen(dict[str, nn.Module]):
 
 def optimizer_numbers(optimizer: torch.optim.Optimizer) -> int:
     """Numbers that an optimizer keeps for each parameter, at least."""
-    says = optimizer.defaults
-    if "betas" in says:
-        return 2 + bool(says.get("amsgrad"))
-    moving = bool(says.get("momentum"))
-    return (1 + bool(says.get("centered")) if "alpha" in says and "lr" in says else 0) + moving
+    defaults = optimizer.defaults
+    if "betas" in defaults:
+        return 2 + bool(defaults.get("amsgrad"))
+    moving = bool(defaults.get("momentum"))
+    return (1 + bool(defaults.get("centered")) if "alpha" in defaults and "lr" in defaults else 0) + moving
 
 
 def _numbers(tensor: Tensor) -> int:
@@ -150,14 +152,14 @@ def _numbers(tensor: Tensor) -> int:
 
 def _by(config: Config) -> str:
     """The network settings that differ from their defaults, in brackets."""
-    told = [
+    changed = [
         f"{name}={show_value(value)}"
         for name in config.network_settings()
         if isinstance(value := getattr(config, name), (int, float, tuple))
         and not isinstance(value, bool)
         and value != type(config).model_fields[name].get_default()
     ]
-    return f" ({', '.join(told)})" if told else ""
+    return f" ({', '.join(changed)})" if changed else ""
 
 
 def _samples(family: Family, data: Data) -> dict[str, Any]:
@@ -181,11 +183,11 @@ def _activations(family: Family, networks: Mapping[str, nn.Module], samples: Map
     """Bytes that the graph of a micro-batch keeps until its gradient is computed."""
     config = family.config
     weights = {tensor.untyped_storage()._cdata for net in networks.values() for tensor in net.state_dict().values()}
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         if (storage := tensor.untyped_storage()._cdata) not in weights:
-            kept[storage] = tensor
+            saved[storage] = tensor
         return tensor
 
     with (
@@ -205,13 +207,13 @@ def _activations(family: Family, networks: Mapping[str, nn.Module], samples: Map
             state=states,
             **samples,
         )
-        asked_for = LazyFrozen(networks, family.frozen_networks)
+        lazy = LazyFrozen(networks, family.frozen_networks)
         most = before = 0
         for phase in {phase.name: phase for phase in family.phases(0)}.values():
-            phase.loss(asked_for, microbatch)
-            most = max(most, before + sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+            phase.loss(lazy, microbatch)
+            most = max(most, before + sum(tensor.untyped_storage().nbytes() for tensor in saved.values()))
             before = most if phase.keeps_graph_of else 0
-            kept.clear()
+            saved.clear()
     wide = {"bfloat16": 2, "float64": 8}.get(config.precision, 4)
     return most * wide // torch.get_default_dtype().itemsize
 
@@ -238,9 +240,11 @@ def _of_cgroups() -> Iterator[int]:
             else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         )
         with contextlib.suppress(OSError, ValueError):
-            most, used, told = ((folder / name).read_text(encoding="utf-8") for name in (*names[:2], "memory.stat"))
+            most, used, stat_text = (
+                (folder / name).read_text(encoding="utf-8") for name in (*names[:2], "memory.stat")
+            )
             limit = int(most)  # "max": none
-            stat = dict(line.split() for line in told.splitlines())
+            stat = dict(line.split() for line in stat_text.splitlines())
             if limit < UNLIMITED:
                 yield limit - int(used) + int(stat.get(names[2], 0))
 
@@ -254,22 +258,22 @@ def check_memory(family: Family, data: Data, world: World) -> str:
     config = family.config
     free = free_memory(config.device)
     need = estimate_memory(family, data, math.inf if free is None else NEAR * free / world.size)
-    whose = str(world.rank) if config.device == "cuda" else host_identity()
+    location = str(world.rank) if config.device == "cuda" else host_identity()
     hosts: dict[str, list[tuple[MemoryEstimate, int]]] = {}
-    for where, one, there in world.all_gather((whose, need, free)):
-        if one is not None and there is not None:
-            hosts.setdefault(where, []).append((MemoryEstimate(*one), there))
-    told = ""
+    for where, one, available in world.all_gather((location, need, free)):
+        if one is not None and available is not None:
+            hosts.setdefault(where, []).append((MemoryEstimate(*one), available))
+    notice = ""
     for workers in hosts.values():
-        count, there, one = len(workers), min(there for _, there in workers), workers[0][0]
-        if is_near(config, one, count, there):
+        count, available, one = len(workers), min(available for _, available in workers), workers[0][0]
+        if is_near(config, one, count, available):
             about = count * (one.least + (one.activations or 0))
-            told = (
+            notice = (
                 f"memory may not be enough: {_of(count)} about {show_size(about)} ({one.summary()}"
-                f"{' each' if count > 1 else ''}), and {show_size(there)} are free; a smaller microbatch_size takes "
-                "less, but changes the run"
+                f"{' each' if count > 1 else ''}), and {show_size(available)} are free; a smaller microbatch_size "
+                "takes less, but changes the run"
             )
-    return told
+    return notice
 
 
 def is_near(config: Config, one: MemoryEstimate, count: int, free: int) -> bool:
@@ -282,7 +286,7 @@ def is_near(config: Config, one: MemoryEstimate, count: int, free: int) -> bool:
             f"{show_size(free)} are free {where}"
         )
         hint = f"use smaller networks{_by(config)}" + (", or fewer workers" if count > 1 else "")
-        raise TroupeError(Problem("no-memory", reason=reason, hint=hint), SURROUNDINGS)
+        raise TroupeError(Problem("no-memory", reason=reason, hint=hint), ENVIRONMENT)
     return count * (one.least + (one.activations or 0)) > NEAR * free
 
 

@@ -35,7 +35,7 @@ class Recorder:
         self.trainer, self.folder, self.facts = trainer, folder, facts
         self.writer, self.mirror = writer, mirror
         self.config, self.control = trainer.config, trainer.control
-        self.decorations = Decorations(trainer.control.say)
+        self.decorations = Decorations(trainer.control.notify)
         self.making = self.decorations.making
         self.is_rank0 = trainer.world.rank == 0
         self.seconds = 0.0  # of training before this process
@@ -48,7 +48,7 @@ class Recorder:
         self.events: Any = None
         self.saved = ""  # the name of the newest checkpoint
         self.first_step = 0  # the last step whose rest was done before this process
-        self.said = set[str]()  # lines that are printed only once
+        self.notified = set[str]()  # lines that are printed only once
 
     def start(self) -> None:
         """Resume from the newest checkpoint, or save the first one."""
@@ -57,7 +57,7 @@ class Recorder:
         if self.is_rank0:
             with self.writer.writing():
                 atomic_files.clear_unfinished(self.folder.path, self.folder.grids)
-                newest = checkpoint.newest(self.folder.checkpoints, self.control.say)
+                newest = checkpoint.newest(self.folder.checkpoints, self.control.notify)
         name = trainer.world.broadcast(newest.name if newest else None)
         if name is not None:
             path = self.folder.checkpoints / name
@@ -71,14 +71,14 @@ class Recorder:
             self.saved = name
             if self.is_rank0:
                 with self.writer.writing():
-                    self.folder.truncate_metrics(trainer.step - trainer.pending, self.control.say)
+                    self.folder.truncate_metrics(trainer.step - trainer.pending, self.control.notify)
         else:
             if self.is_rank0:
                 with self.writer.writing():
                     self.folder.truncate_metrics(-1)
             trainer.setup()
             for weights in self.folder.path.glob("from.*"):
-                state.begin_from(trainer, read_weights(weights, tuple(trainer.networks), about="--init-from"))
+                state.start_from(trainer, read_weights(weights, tuple(trainer.networks), about="--init-from"))
         if int(self.config.evaluate_every):
             inference.sanity_check_references(trainer)
         self.started = time.monotonic()
@@ -91,7 +91,7 @@ class Recorder:
         if name is None:
             self.draw()
             self.save()
-        self._tell()
+        self._update_progress()
 
     def after_step(self) -> None:
         """Write metrics, grid, evaluation and checkpoint if they are due at this step.
@@ -105,7 +105,7 @@ class Recorder:
         drawn = step % config.sample_every == 0 or last
         if self.is_rank0 and logged:
             self._write_metrics()
-        self._tell()
+        self._update_progress()
         trainer.pending = True
         samples = inference.draw_grid(trainer, interruptible=True) if drawn else None
         if evaluated:
@@ -122,7 +122,7 @@ class Recorder:
         unless = self._show_and_watch(samples)
         if last or better or unless or self._is_time_to_save():
             self.save()
-        self._tell()
+        self._update_progress()
         if self.is_rank0 and (logged or evaluated):
             self.control.on_step_end(step)
         if evaluated:  # a scheduler that got these results may have requested a stop
@@ -135,13 +135,13 @@ class Recorder:
         """Write the newest evaluation to metrics and verdict; returns whether it is the best so far."""
         trainer = self.trainer
         better = inference.note_best(trainer)
-        if self.is_rank0 and (lacking := inference.lacking_metric(trainer)) and lacking not in self.said:
-            self.said.add(lacking)
-            self.control.say(lacking)
+        if self.is_rank0 and (missing := inference.missing_metric(trainer)) and missing not in self.notified:
+            self.notified.add(missing)
+            self.control.notify(missing)
         main = inference.main_metric(trainer)
         if self.is_rank0 and main is not None and not math.isfinite(trainer.evaluation.results[f"eval_{main}"]):
             reason = f"eval_{main} is not finite; this evaluation cannot be the best"
-            self.control.say(f"step {trainer.step}: {reason}")
+            self.control.notify(f"step {trainer.step}: {reason}")
         self._write(trainer.evaluation.results)
         self._report(better)
         return better
@@ -178,12 +178,12 @@ class Recorder:
 
     def _watch(self, drawn: Tensor) -> str:
         """Check a grid for signs of failure; returns the setting that lets a stopped run continue."""
-        trainer, before, known = self.trainer, time.monotonic(), self.trainer.worry
+        trainer, before, earlier = self.trainer, time.monotonic(), self.trainer.worry
         watch = inference.watch(trainer, drawn)
         self.watching += time.monotonic() - before if watch is not None else 0.0
         self._write(trainer.watch_metrics)
-        if self.is_rank0 and trainer.worry and not known:
-            self.control.say(f"step {trainer.step}: {trainer.worry}")
+        if self.is_rank0 and trainer.worry and not earlier:
+            self.control.notify(f"step {trainer.step}: {trainer.worry}")
         return watch.unless if watch is not None and trainer.worry else ""
 
     def save(self) -> None:
@@ -193,7 +193,7 @@ class Recorder:
         if self.saved == name:
             return
         state.check(trainer)
-        held = state.state_of(trainer)
+        snapshot = state.state_of(trainer)
 
         def written() -> None:
             with self.writer.writing():
@@ -211,7 +211,7 @@ class Recorder:
                     "samples_per_second": round(self.speed, 2),
                 }
                 best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
-                checkpoint.save(self.folder.checkpoints, name, held, {**facts, "best": best})
+                checkpoint.save(self.folder.checkpoints, name, snapshot, {**facts, "best": best})
                 checkpoint.prune(self.folder.checkpoints, self.config.keep_checkpoints, best)
             self.mirror.upload_now()
 
@@ -259,7 +259,7 @@ class Recorder:
             with self.writer.writing():
                 with self.making(self.folder.timelapse.name):
                     if pictures.write_timelapse(
-                        self.folder.timelapse, sheets, self.control.heartbeat, self.control.say
+                        self.folder.timelapse, sheets, self.control.heartbeat, self.control.notify
                     ):
                         result["timelapse"] = self.folder.timelapse.name
                 atomic_files.write(self.folder.result, json.dumps(atomic_files.finite(result), indent=1) + "\n")
@@ -315,12 +315,12 @@ class Recorder:
         report = self.trainer.family.details() if self.is_rank0 else None
         if report is None:
             return
-        told = {"step": self.trainer.step, **report}
-        known = {name: one for name, one in self.folder.read_verdict().items() if one["step"] < told["step"]}
-        best = told if better or "best" not in known else known["best"]
+        newest = {"step": self.trainer.step, **report}
+        earlier = {name: one for name, one in self.folder.read_verdict().items() if one["step"] < newest["step"]}
+        best = newest if better or "best" not in earlier else earlier["best"]
         with self.writer.writing():
-            whole = atomic_files.finite({"final": told, "best": best})
-            atomic_files.write(self.folder.verdict, json.dumps(whole, indent=1) + "\n")
+            content = atomic_files.finite({"final": newest, "best": best})
+            atomic_files.write(self.folder.verdict, json.dumps(content, indent=1) + "\n")
 
     def _write_metrics(self) -> None:
         drawn, now = self.trainer.position, time.monotonic()
@@ -337,8 +337,8 @@ class Recorder:
         step = self.trainer.step
         with self.writer.writing():
             with open(self.folder.metrics, "a", encoding="utf-8") as file:
-                whole = {"step": step, "seconds": round(self._elapsed(), 3), **atomic_files.finite(row)}
-                file.write(json.dumps(whole) + "\n")
+                record = {"step": step, "seconds": round(self._elapsed(), 3), **atomic_files.finite(row)}
+                file.write(json.dumps(record) + "\n")
             with self.making(EVENTS):
                 if self.events is None:
                     from trainers.drawing.event_file import EventFile  # slow import: not before the first step
@@ -347,7 +347,7 @@ class Recorder:
                 self.events.scalars(row, step)
         self.control.report(step, row)
 
-    def _tell(self) -> None:
+    def _update_progress(self) -> None:
         self.control.progress = {
             "step": self.trainer.step,
             "steps": self.config.steps,

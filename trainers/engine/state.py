@@ -82,7 +82,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
             for group, now, then in zip(one.optimizer.param_groups, one.group_defaults, saved["begun"], strict=True):
                 group.update({key: value for key, value in now.items() if key in SCHEDULED or then.get(key) != value})
         elif trainer.world.rank == 0:
-            trainer.control.say(f"optimizer {name}: type differs from the checkpoint's; it starts without state")
+            trainer.control.notify(f"optimizer {name}: type differs from the checkpoint's; it starts without state")
     trainer.microbatch_state = {
         index: trainer.to_device(state["carried"].get(index, {})) or trainer.microbatch_state[index]
         for index in trainer.grad_sync.share
@@ -93,7 +93,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     }
 
 
-def begin_from(trainer: Trainer, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+def start_from(trainer: Trainer, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Start with another run's weights. Raises TroupeError (exit code 4) if they do not fit or are not finite."""
     load_weights(trainer.networks, weights, "--init-from")
     if sick := not_finite({name: weights[name] for name in trainer.networks}):
@@ -117,11 +117,11 @@ def check(trainer: Trainer) -> None:
     if trainer.world.size == 1:
         return
     sums = {name: zlib.crc32(bits_of(tensor).numpy().data) for name, tensor in tensors.items() if tensor.numel()}
-    mine = trainer.world.rank
+    own_rank = trainer.world.rank
     for rank, other in enumerate(trainer.world.all_gather(sums)):
         for name, value in other.items():
-            if value != sums[name] and rank != mine:
-                reason = f"workers {min(rank, mine)} and {max(rank, mine)} disagree on {name}"
+            if value != sums[name] and rank != own_rank:
+                reason = f"workers {min(rank, own_rank)} and {max(rank, own_rank)} disagree on {name}"
                 hint = "nothing was saved: gradient synchronization is broken"
                 raise TroupeError(Problem(DISAGREE, f"step {trainer.step}", reason, hint), FAILED)
 

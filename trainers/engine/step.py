@@ -38,22 +38,22 @@ class MetricsReducer:
 
     def add(self, index: int, loss: Loss, trainer: Trainer, statistics: list[Statistics]) -> None:
         """Add the results of one micro-batch. A GPU may still be computing them."""
-        asked = [float(trainer.control.stop_requested), float(trainer.save_due)]
+        requests = [float(trainer.control.stop_requested), float(trainer.save_due)]
         self.names, self.statistics = list(loss.metrics), statistics
         values = [1.0 if loss.weight is None else loss.weight, loss.value, *loss.metrics.values()]
-        self.noted[index] = (asked, [_read(value) for value in values], batch_norm.row_of(statistics))
+        self.noted[index] = (requests, [_read(value) for value in values], batch_norm.row_of(statistics))
 
     def rows(self) -> dict[int, Tensor]:
         """The rows, float64 on the CPU, by micro-batch. Waits for a GPU once per row."""
         rows = {}
-        for index, (asked, values, statistics) in self.noted.items():
+        for index, (requests, values, statistics) in self.noted.items():
             waiting = [value for value in values if isinstance(value, Tensor)]
             if waiting:
                 came = torch.cat([torch.stack(waiting), *(part.double() for part in statistics)]).cpu()
                 read, statistics = iter(came.tolist()), [came[len(waiting) :]]
                 values = [next(read) if isinstance(value, Tensor) else value for value in values]
             weight, value, *metrics = values
-            row = [weight, *asked, value, *(metric * weight for metric in metrics)]
+            row = [weight, *requests, value, *(metric * weight for metric in metrics)]
             rows[index] = torch.tensor(row, dtype=torch.float64)
             if statistics:
                 rows[index] = torch.cat([rows[index], *(part.double() for part in statistics)])
@@ -93,8 +93,8 @@ def train_step(trainer: Trainer) -> bool:
     while trainer.phases_done < len(phases):
         run_phase(trainer, phases[trainer.phases_done])
         trainer.phases_done += 1
-        rest = phases[trainer.phases_done :]
-        if trainer.stop_agreed and rest and rest[0].new_batch:
+        remaining = phases[trainer.phases_done :]
+        if trainer.stop_agreed and remaining and remaining[0].new_batch:
             return False
     trained = {name for phase in phases for name in phase.trains}
     for name in trained.intersection(trainer.averages):
@@ -165,10 +165,10 @@ def _set_values(trainer: Trainer, name: str, optimizing: ScheduledOptimizer) -> 
         return
     optimizing.last_values = values
     set_groups(optimizing.optimizer, values)
-    whose = f"{name}_" if len(trainer.optimizers) > 1 else ""
-    for key, shown in (("lr", "learning_rate"), ("momentum", "momentum")):
+    prefix = f"{name}_" if len(trainer.optimizers) > 1 else ""
+    for key, label in (("lr", "learning_rate"), ("momentum", "momentum")):
         if key in values:
-            trainer.metrics[whose + shown] = values[key]
+            trainer.metrics[prefix + label] = values[key]
 
 
 def set_groups(optimizer: torch.optim.Optimizer, values: Mapping[str, float]) -> None:
@@ -192,17 +192,17 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: ScheduledOptimizer) -> t
     def loss(index: int) -> Tensor:
         microbatch = trainer.microbatches[index]
         microbatch.state = dict(trainer.microbatch_state[index])
-        found = _loss(trainer, phase, networks, microbatch)
+        result = _loss(trainer, phase, networks, microbatch)
         noted = trainer.norms.take(used)
-        left = trainer.deferred_statistics.setdefault(index, {})
+        deferred = trainer.deferred_statistics.setdefault(index, {})
         for name in phase.keeps_graph_of:
-            left.setdefault(name, []).extend(noted[name])
-        own = [note for name in phase.trains for note in [*left.get(name, ()), *noted[name]]]
-        reducer.add(index, found, trainer, own)
+            deferred.setdefault(name, []).extend(noted[name])
+        own = [note for name in phase.trains for note in [*deferred.get(name, ()), *noted[name]]]
+        reducer.add(index, result, trainer, own)
         trainer.control.microbatch()
-        return found.value
+        return result.value
 
-    kept_graphs = any(name in left for left in trainer.deferred_statistics.values() for name in phase.trains)
+    kept_graphs = any(name in deferred for deferred in trainer.deferred_statistics.values() for name in phase.trains)
     trainer.grad_sync.accumulate_gradients(optimizing.parameters, loss, kept_graphs)
     weight, mean, sums = _all_reduce_metrics(trainer, phase, reducer)
     if math.isfinite(mean) or phase.closure:
@@ -229,10 +229,10 @@ def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatc
     run = trainer.phase_counts.get(phase.name, 0)
     trainer.random.manual_seed(streams.seed_of(trainer.config.seed, phase.name, run, microbatch.index))
     with autocast_for(trainer.config.precision, trainer.device.type):
-        found = phase.loss(networks, microbatch)
-    if isinstance(found, Loss):
-        return found
-    reason = f"returns a {type(found).__name__} instead of a Loss"
+        result = phase.loss(networks, microbatch)
+    if isinstance(result, Loss):
+        return result
+    reason = f"returns a {type(result).__name__} instead of a Loss"
     raise TroupeError(Problem("own-code", f"phase {phase.name}", reason), FAILED)
 
 
@@ -271,27 +271,27 @@ def _run_local(trainer: Trainer, phase: Phase) -> None:
         saved = trainer.local_optimizers.get(phase.name, {}).get(index)
         if saved is not None and saved["kind"] == type(optimizer).__name__:  # else it starts without state
             optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
-        found: list[Loss] = []
+        losses: list[Loss] = []
 
         def closure(
             microbatch: MicroBatch = microbatch,
             own: Mapping[str, nn.Parameter] = own,
             optimizer: torch.optim.Optimizer = optimizer,
-            found: list[Loss] = found,
+            losses: list[Loss] = losses,
         ) -> Tensor:
             optimizer.zero_grad()
             microbatch.state = {**trainer.microbatch_state[microbatch.index], **own}
             with torch.enable_grad():
-                found.append(_loss(trainer, phase, networks, microbatch))
-                found[-1].value.backward()  # type: ignore[no-untyped-call]
+                losses.append(_loss(trainer, phase, networks, microbatch))
+                losses[-1].value.backward()  # type: ignore[no-untyped-call]
             trainer.control.microbatch()
-            return found[-1].value.detach()
+            return losses[-1].value.detach()
 
         optimizer.step(closure)  # type: ignore[arg-type]
         trainer.norms.take(())
         finite = all(bool(tensor.isfinite().all()) for tensor in own.values())
-        shown = found[0] if finite else found[0]._replace(value=torch.tensor(math.nan))
-        reducer.add(index, shown, trainer, [])
+        first = losses[0] if finite else losses[0]._replace(value=torch.tensor(math.nan))
+        reducer.add(index, first, trainer, [])
         changed[index] = (
             {name: value.detach() for name, value in microbatch.state.items()},
             {"kind": type(optimizer).__name__, "state": optimizer.state_dict()["state"]},

@@ -147,17 +147,17 @@ class Trainer(RunState):
 
     def on_rank0(self, work: Callable[[], T]) -> T:
         """Run `work` on rank 0; returns its result on every rank, or raises its Left or TroupeError on all of them."""
-        found: T | None = None
+        result: T | None = None
         failure: Interrupted | TroupeError | None = None
         if self.world.rank == 0:
             try:
-                found = work()
+                result = work()
             except (Interrupted, TroupeError) as error:
                 failure = error
-        found, failure = self.world.broadcast((found, failure))
+        result, failure = self.world.broadcast((result, failure))
         if failure is not None:
             raise failure
-        return cast(T, found)
+        return cast(T, result)
 
     def set_buffers(self, kept: Mapping[str, Tensor]) -> None:
         """Store tensors that the family keeps besides its networks, such as statistics of the data, on the device."""
@@ -182,8 +182,8 @@ class Trainer(RunState):
     @property
     def save_due(self) -> bool:
         """Whether a checkpoint is due by rank 0's clock; the others learn it when they synchronize."""
-        wanted = self.config.checkpoint_seconds if self.world.rank == 0 else None
-        return wanted is not None and monotonic() - self.saved_at >= wanted
+        interval = self.config.checkpoint_seconds if self.world.rank == 0 else None
+        return interval is not None and monotonic() - self.saved_at >= interval
 
     def note_saved(self) -> None:
         """Record that a checkpoint was made, which restarts the clock for the next one."""
@@ -223,9 +223,9 @@ class Trainer(RunState):
 
     def formatted(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A micro-batch's tensors on the device, images in the run's memory format."""
-        wanted = torch.channels_last if self.config.memory_format == "channels_last" else torch.contiguous_format
+        layout = torch.channels_last if self.config.memory_format == "channels_last" else torch.contiguous_format
         return {
-            name: (tensor.contiguous(memory_format=wanted) if tensor.dim() == 4 else tensor).to(self.device)
+            name: (tensor.contiguous(memory_format=layout) if tensor.dim() == 4 else tensor).to(self.device)
             for name, tensor in tensors.items()
         }
 

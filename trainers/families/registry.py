@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from trainers.base import old_names
-from trainers.base.errors import WORDS, TroupeError, meant, told_of
+from trainers.base.errors import USAGE, TroupeError, describe_error, did_you_mean
 from trainers.base.problems import Problem
 from trainers.families.old_contract import renamed_in
 from trainers.runtime.global_state import with_default_globals
@@ -29,12 +29,12 @@ def families(extra: Sequence[Path] = ()) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in (BUILT_IN, *extra):
         if not os.path.isdir(root):
-            raise TroupeError(Problem("missing-folder", "--families", "no such folder", value=str(root)), WORDS)
+            raise TroupeError(Problem("missing-folder", "--families", "no such folder", value=str(root)), USAGE)
         for folder in sorted(root.iterdir()):
             if (folder / "config.py").exists() and (folder / "training.py").exists():
                 if folder.name in found:
                     reason = f"there is already a family named {folder.name}"
-                    raise TroupeError(Problem("name-in-use", "--families", reason, value=str(root)), WORDS)
+                    raise TroupeError(Problem("name-in-use", "--families", reason, value=str(root)), USAGE)
                 found[folder.name] = folder
     return found
 
@@ -44,18 +44,18 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
     known = families(extra)
     if name not in known:
         models = [f"{family} {setting}" for family in families() if (setting := config_class(family).suggestion(name))]
-        reason, hint = "no such family", f"did you mean {models[0]}?" if models else meant(name, known)
+        reason, hint = "no such family", f"did you mean {models[0]}?" if models else did_you_mean(name, known)
         for root in extra:
             for part, other in (("training.py", "config.py"), ("config.py", "training.py")):
                 if (root / name / other).exists() and not (root / name / part).exists():
                     reason, hint = f"no such family: {root / name} has a {other}, but no {part}", ""
         hint = "; ".join(filter(None, [hint, "`troupe families` lists them"]))
-        raise TroupeError(Problem("unknown-family", name, reason, hint), WORDS)
+        raise TroupeError(Problem("unknown-family", name, reason, hint), USAGE)
     kind, file = _only_class(name, known[name], "config", Config), str(known[name] / "config.py")
     metrics: Any = kind.metrics
     if not isinstance(metrics, Mapping) or not {*metrics.values()} <= {"max", "min"}:
         reason = 'must map each metric to "max" or "min", as in {"accuracy": "max", "loss": "min"}'
-        raise TroupeError(Problem("own-code", file, f"metrics={metrics!r:.60}: {reason}"), WORDS)
+        raise TroupeError(Problem("own-code", file, f"metrics={metrics!r:.60}: {reason}"), USAGE)
     try:
         kind(**{key: field.get_default() for key, field in kind.model_fields.items()})
     except ValidationError as error:
@@ -63,19 +63,19 @@ def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
             f"{'.'.join(map(str, one['loc']))}: the default {one['input']!r:.60} is wrong ({one['msg']})"
             for one in error.errors()
         ]
-        raise TroupeError([Problem("own-code", file, reason) for reason in reasons], WORDS) from None
+        raise TroupeError([Problem("own-code", file, reason) for reason in reasons], USAGE) from None
     return kind
 
 
-def class_of_run(told: Mapping[str, Any], name: str, extra: Sequence[Path] = ()) -> type[Config]:
+def class_of_run(stored: Mapping[str, Any], name: str, extra: Sequence[Path] = ()) -> type[Config]:
     """The settings of a run's family, by the contents of its folder. Raises TroupeError (exit code 2), with the folder
     of the family that the run was started with, if there is no such family."""
-    family = str(told["family"])
+    family = str(stored["family"])
     if family in families(extra):
         return config_class(family, extra)
-    folders = " ".join(f"--families {path}" for path in told.get("families", ())) or "--families PATH, its folder"
+    folders = " ".join(f"--families {path}" for path in stored.get("families", ())) or "--families PATH, its folder"
     reason = f"was started with a custom family, {family}"
-    raise TroupeError(Problem("unknown-family", name, reason, f"use {folders}"), WORDS)
+    raise TroupeError(Problem("unknown-family", name, reason, f"use {folders}"), USAGE)
 
 
 def family_class(name: str, extra: Sequence[Path] = ()) -> type:
@@ -94,7 +94,7 @@ def _only_class(name: str, folder: Path, part: str, base: type[Kind]) -> type[Ki
     ]
     if len(found) != 1:
         reason = f"must define one subclass of {base.__name__}, found {len(found)}"
-        raise TroupeError(Problem("own-code", str(folder / f"{part}.py"), reason), WORDS)
+        raise TroupeError(Problem("own-code", str(folder / f"{part}.py"), reason), USAGE)
     _refuse_renamed(found[0], base.__name__, str(folder / f"{part}.py"))
     return found[0]
 
@@ -103,7 +103,7 @@ def _refuse_renamed(family: type, owner: str, file: str) -> None:
     """Raise TroupeError for each old name that the class, or one of another package that it extends, defines."""
     names = [name for base in family.__mro__ for name in vars(base)]
     if problems := old_names.renamed(owner, dict.fromkeys(names), file):
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
 
 
 def _module(name: str, folder: Path, part: str) -> ModuleType:
@@ -124,11 +124,11 @@ def _module(name: str, folder: Path, part: str) -> ModuleType:
         module.__path__ = [str(folder)]
         sys.modules[package] = module
     if f"{package}.{part}" not in sys.modules and (problems := renamed_in(folder)):
-        raise TroupeError(problems, WORDS)
+        raise TroupeError(problems, USAGE)
     try:
         return _imported(package, part)
     except (Exception, SystemExit) as error:
-        raise TroupeError(Problem("own-code", f"{folder / part}.py", told_of(error)), WORDS) from error
+        raise TroupeError(Problem("own-code", f"{folder / part}.py", describe_error(error)), USAGE) from error
 
 
 def _imported(package: str, part: str) -> ModuleType:

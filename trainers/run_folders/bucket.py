@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from trainers.base.errors import SURROUNDINGS, WORDS, Passing, TroupeError
+from trainers.base.errors import ENVIRONMENT, USAGE, Transient, TroupeError
 from trainers.base.paths import DATA_DIR, TRIALS, expanded
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
@@ -42,12 +42,12 @@ def folder_for(text: str) -> Path:
     if not is_address(text):
         if "://" in text:
             reason = "must be a folder, or a bucket as in s3://BUCKET/PATH"
-            raise TroupeError(Problem("bad-value", "--runs-dir", reason, value=text), WORDS)
+            raise TroupeError(Problem("bad-value", "--runs-dir", reason, value=text), USAGE)
         return Path(text)
     if "@" in text:
         reason = "an address must not contain keys: it is shown and stored"
         hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
-        raise TroupeError(Problem("bad-value", "--runs-dir", reason, hint), WORDS)
+        raise TroupeError(Problem("bad-value", "--runs-dir", reason, hint), USAGE)
     text = text.rstrip("/")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.partition("://")[2].partition("?")[0])[:60]
     folder = expanded(DATA_DIR) / "buckets" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -96,8 +96,8 @@ def fetch_runs(runs: Path, names: Sequence[str | None] | None = None, checkpoint
     bucket = bucket_for(runs)
     if bucket is None or (names is not None and not any(names)):
         return
-    there = bucket.names()
-    for name in there if names is None else names:
+    in_bucket = bucket.names()
+    for name in in_bucket if names is None else names:
         search, _, trial = (name or "").partition("/")
         if search:
             bucket.fetch_idle(runs / search, checkpoints and not trial)
@@ -110,7 +110,7 @@ def shown(runs: Path) -> str:
     return address_of(runs) or str(runs)
 
 
-class Unreachable(Passing):
+class Unreachable(Transient):
     """A bucket fails, or rejects a request."""
 
 
@@ -134,7 +134,7 @@ class Bucket:
         try:
             yield
         except (OSError, ValueError, ImportError) as error:
-            raise Unreachable(Problem("bucket-failed", self.address, reason(error)), SURROUNDINGS) from error
+            raise Unreachable(Problem("bucket-failed", self.address, reason(error)), ENVIRONMENT) from error
 
     def check_writable(self) -> None:
         """Check write access. Raises TroupeError (exit code 3) if nothing can be written."""
@@ -182,63 +182,65 @@ class Bucket:
         """Update the folder of a run or trial from the bucket; with `checkpoints`, including the newest one."""
         _as_it_is(lambda: self._fetch(path, self.list_files(path), checkpoints))
 
-    def _fetch(self, path: Path, there: Mapping[str, tuple[int, int]], checkpoints: bool) -> None:
+    def _fetch(self, path: Path, remote: Mapping[str, tuple[int, int]], checkpoints: bool) -> None:
         """If the checkpoints in the bucket are newer than the local ones, later local files are outdated."""
-        if not there:
+        if not remote:
             return
-        names = [name for name in there if not name.startswith("checkpoints/")]
-        with contextlib.ExitStack() as held:
-            held.enter_context(checkpoint.writing(path))
+        names = [name for name in remote if not name.startswith("checkpoints/")]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(checkpoint.writing(path))
             path.mkdir(parents=True, exist_ok=True)
             # two processes would mix their files
-            held.enter_context(hold(path, path.name, "run", WAITS.fetch_of_others, FETCHING))
+            stack.enter_context(hold(path, path.name, "run", WAITS.fetch_of_others, FETCHING))
             state = SyncState(path)
             if checkpoints:
-                self._forget_outdated(path, there, state)
-            behind = _newest(_saved(there)) > _newest([mine.name for mine in checkpoint.all_in(path / "checkpoints")])
+                self._forget_outdated(path, remote, state)
+            behind = _newest(_saved(remote)) > _newest(
+                [local.name for local in checkpoint.all_in(path / "checkpoints")]
+            )
             for name in sorted(names, key=_order):
-                if state.wants(name, there[name], behind):
+                if state.should_fetch(name, remote[name], behind):
                     self._get(path, name)
-                    state.same(name, there[name])
-            for name in [name for name in state.known if name not in there and not name.startswith("checkpoints/")]:
+                    state.same(name, remote[name])
+            for name in [name for name in state.known if name not in remote and not name.startswith("checkpoints/")]:
                 if not state.changed(name):  # removed in the bucket
                     (path / name).unlink(missing_ok=True)
                     state.known.pop(name)
             if checkpoints:
-                self._fetch_checkpoint(path, there, state)
-            state.sizes = {name: size for name, (size, _) in there.items()}
+                self._fetch_checkpoint(path, remote, state)
+            state.sizes = {name: size for name, (size, _) in remote.items()}
             state.write()
 
-    def _forget_outdated(self, path: Path, there: Mapping[str, tuple[int, int]], state: SyncState) -> None:
+    def _forget_outdated(self, path: Path, remote: Mapping[str, tuple[int, int]], state: SyncState) -> None:
         """Remove local checkpoints that were sent and have since changed or gone in the bucket: the run continued
         elsewhere without them.
 
         None are removed if the bucket has no checkpoints: a user deleted them, and the local ones can be the last.
         """
-        if not _saved(there):
+        if not _saved(remote):
             return
-        for mine in checkpoint.all_in(path / "checkpoints"):
-            manifest = f"checkpoints/{mine.name}/manifest.json"
+        for local in checkpoint.all_in(path / "checkpoints"):
+            manifest = f"checkpoints/{local.name}/manifest.json"
             sent = tuple(state.known.get(manifest, ())[2:])
-            if sent and there.get(manifest) != sent and not state.changed(manifest) and checkpoint.remove(mine):
-                state.forget(f"checkpoints/{mine.name}/")
+            if sent and remote.get(manifest) != sent and not state.changed(manifest) and checkpoint.remove(local):
+                state.forget(f"checkpoints/{local.name}/")
 
-    def _fetch_checkpoint(self, path: Path, there: Mapping[str, tuple[int, int]], state: SyncState) -> None:
+    def _fetch_checkpoint(self, path: Path, remote: Mapping[str, tuple[int, int]], state: SyncState) -> None:
         """Fetch the newest intact checkpoint, if it is newer than the local ones."""
         folder = path / "checkpoints"
-        mine = checkpoint.newest_intact(folder)
-        for name in reversed(_saved(there)):
-            if mine is not None and checkpoint.position_of(name) <= checkpoint.position_of(mine.name):
+        local = checkpoint.newest_intact(folder)
+        for name in reversed(_saved(remote)):
+            if local is not None and checkpoint.position_of(name) <= checkpoint.position_of(local.name):
                 return
-            files = [file for file in there if file.startswith(f"checkpoints/{name}/")]
+            files = [file for file in remote if file.startswith(f"checkpoints/{name}/")]
             with contextlib.suppress(_Damaged):
-                with checkpoint.new_checkpoint(folder, name) as making:
+                with checkpoint.new_checkpoint(folder, name) as temporary:
                     for file in files:
-                        self._get(path, file, making / file.rpartition("/")[2])
-                    if checkpoint.damage_of(making) is not None:
+                        self._get(path, file, temporary / file.rpartition("/")[2])
+                    if checkpoint.damage_of(temporary) is not None:
                         raise _Damaged
                 for file in files:
-                    state.same(file, there[file])
+                    state.same(file, remote[file])
                 return
 
     def saved(self, path: Path) -> list[str]:
@@ -251,8 +253,8 @@ class Bucket:
         root = self.key(path)
         with (
             self.reporting_errors(),
-            atomic_files.replacing(to) as making,
-            open(making, "wb") as file,
+            atomic_files.replacing(to) as temporary,
+            open(temporary, "wb") as file,
             self.files.open_input_stream(f"{root}/{name}") as stream,
         ):
             shutil.copyfileobj(stream, file)
@@ -276,18 +278,18 @@ class Bucket:
                         shutil.copyfileobj(file, stream)
                     state.known[name] = [facts.st_size, facts.st_mtime_ns]
                     sent.add(name)
-            there = {} if not sent else self.list_files(path)
-            for name in sent & there.keys():
-                state.known[name][2:] = there[name]
+            remote = {} if not sent else self.list_files(path)
+            for name in sent & remote.keys():
+                state.known[name][2:] = remote[name]
             for name in sorted(
-                _outlived(path, there), key=_order, reverse=True
+                _outlived(path, remote), key=_order, reverse=True
             ):  # a manifest before the files that it describes
                 with self.reporting_errors(), contextlib.suppress(FileNotFoundError):
                     self.files.delete_file(f"{root}/{name}")
-                there.pop(name)
+                remote.pop(name)
                 state.known.pop(name, None)
             if sent:
-                state.sizes = {name: size for name, (size, _) in there.items()}
+                state.sizes = {name: size for name, (size, _) in remote.items()}
         finally:
             state.write()
 
@@ -354,9 +356,9 @@ def _files(path: Path) -> list[str]:
     return found
 
 
-def _saved(there: Iterable[str]) -> list[str]:
+def _saved(names: Iterable[str]) -> list[str]:
     """The checkpoints with a manifest, which is written last: oldest first."""
-    parts = [name.split("/") for name in there if name.startswith("checkpoints/") and name.endswith("/manifest.json")]
+    parts = [name.split("/") for name in names if name.startswith("checkpoints/") and name.endswith("/manifest.json")]
     return sorted((of for _, of, _ in parts), key=checkpoint.position_of)
 
 
@@ -364,20 +366,20 @@ def _newest(names: Sequence[str]) -> tuple[int, int]:
     return checkpoint.position_of(names[-1] if names else "")
 
 
-def _outlived(path: Path, there: Iterable[str]) -> list[str]:
+def _outlived(path: Path, remote: Iterable[str]) -> list[str]:
     """The files in the bucket to remove: those of checkpoints that are gone locally, older than the newest local one
     and not the best one."""
-    gone = list[str]()
+    outdated = list[str]()
     with contextlib.suppress(
         OSError, ValueError, KeyError, IndexError
     ):  # no local checkpoint, or one of an older troupe
         last = checkpoint.all_in(path / "checkpoints")[-1]
         best = checkpoint.manifest_of(last)["best"]
-        for name in there:
+        for name in remote:
             of = name.split("/")[1] if contents.is_of_checkpoint(name) else best
             if of != best and not (path / "checkpoints" / of).exists():
-                gone += [name] if checkpoint.position_of(of) < checkpoint.position_of(last.name) else []
-    return gone
+                outdated += [name] if checkpoint.position_of(of) < checkpoint.position_of(last.name) else []
+    return outdated
 
 
 def _order(name: str) -> tuple[bool, int, str]:
@@ -386,7 +388,7 @@ def _order(name: str) -> tuple[bool, int, str]:
     return base in LAST, -folder.count("/"), name
 
 
-SAID = {
+MESSAGES = {
     "NO_SUCH_BUCKET": "no such bucket",
     "NoSuchBucket": "no such bucket",
     "ACCESS_DENIED": "no permission",
@@ -401,4 +403,4 @@ SAID = {
 def reason(error: BaseException) -> str:
     """The reason of a bucket's error, in a few words."""
     text = " ".join(str(error).split())
-    return next((said for mark, said in SAID.items() if mark in text), f"failed ({text[:200]})")
+    return next((message for mark, message in MESSAGES.items() if mark in text), f"failed ({text[:200]})")

@@ -50,9 +50,9 @@ def is_of_checkpoint(name: str) -> bool:
 
 def names_in(folder: Path) -> Iterator[str]:
     """All files and folders in a folder, by name within it; folders end in `/`, and links are files."""
-    for place, inside, files in os.walk(folder):
-        within = os.path.relpath(place, folder).replace(os.sep, "/")
-        prefix = "" if within == "." else f"{within}/"
+    for path, inside, files in os.walk(folder):
+        relative = os.path.relpath(path, folder).replace(os.sep, "/")
+        prefix = "" if relative == "." else f"{relative}/"
         for name in (*files, *inside):
-            is_folder = name in inside and not os.path.islink(os.path.join(place, name))
+            is_folder = name in inside and not os.path.islink(os.path.join(path, name))
             yield f"{prefix}{name}" + ("/" if is_folder else "")

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from trainers.base.errors import naming
+from trainers.base.errors import with_run_name
 from trainers.run_folders.run_locks import DRIVER, hold, is_held
 from trainers.storage import atomic_files, checkpoint, ownership
 
@@ -36,27 +36,27 @@ def create_atomically(
     """
     with _reported(runs):
         runs.mkdir(parents=True, exist_ok=True)
-    for wanted in [name] if name else (f"{family}-{number}" for number in itertools.count(1)):
-        with contextlib.ExitStack() as held:
+    for candidate in [name] if name else (f"{family}-{number}" for number in itertools.count(1)):
+        with contextlib.ExitStack() as stack:
             with _reported(runs), _turn(runs):
-                making = None if wanted in taken else _reserved(runs, wanted)
-                if making is None:
+                temporary = None if candidate in taken else _reserved(runs, candidate)
+                if temporary is None:
                     continue
-                held.enter_context(hold(making, wanted, "folder", file=DRIVER))
+                stack.enter_context(hold(temporary, candidate, "folder", file=DRIVER))
             try:
                 with _reported(runs):
-                    fill(making)
-                    atomic_files.sync(making)
+                    fill(temporary)
+                    atomic_files.sync(temporary)
                     with _turn(runs):
-                        if is_taken(runs / wanted):  # by a process that does not use this lock
-                            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(runs / wanted))
-                        os.rename(making, runs / wanted)
-                    ownership.unmark(runs / wanted)
+                        if is_taken(runs / candidate):  # by a process that does not use this lock
+                            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(runs / candidate))
+                        os.rename(temporary, runs / candidate)
+                    ownership.unmark(runs / candidate)
                     atomic_files.sync(runs)
             except BaseException:
-                ownership.remove(making, WHAT)
+                ownership.remove(temporary, WHAT)
                 raise
-            return runs / wanted
+            return runs / candidate
     return None
 
 
@@ -65,7 +65,7 @@ def _reported(runs: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise naming(checkpoint.disk_error(runs, error, "--runs-dir "), "", kept=False) from error
+        raise with_run_name(checkpoint.disk_error(runs, error, "--runs-dir "), "", kept=False) from error
 
 
 @contextlib.contextmanager
@@ -82,17 +82,17 @@ def _turn(runs: Path) -> Iterator[None]:
 
 def _reserved(runs: Path, name: str) -> Path | None:
     """The temporary folder that reserves this name; None if the name is in use."""
-    making = runs / f"{MAKING}{name}"
-    if is_taken(runs / name) or is_held(making, DRIVER) or not ownership.remove(making, WHAT):
+    temporary = runs / f"{MAKING}{name}"
+    if is_taken(runs / name) or is_held(temporary, DRIVER) or not ownership.remove(temporary, WHAT):
         return None
-    return ownership.make(making, WHAT)
+    return ownership.make(temporary, WHAT)
 
 
 def is_free(runs: Path, name: str) -> bool:
     """Whether the name is free for a new run or search."""
-    making = runs / f"{MAKING}{name}"
-    left_behind = ownership.read(making, WHAT) is not None and not is_held(making, DRIVER)
-    return not is_taken(runs / name) and (left_behind or not os.path.lexists(making))
+    temporary = runs / f"{MAKING}{name}"
+    left_behind = ownership.read(temporary, WHAT) is not None and not is_held(temporary, DRIVER)
+    return not is_taken(runs / name) and (left_behind or not os.path.lexists(temporary))
 
 
 def is_taken(path: Path) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem, sentences
 from trainers.base.timeouts import WAITS
 from trainers.run_folders import bucket
@@ -22,13 +22,13 @@ def retry(do: Callable[[], T], heartbeat: Callable[[], object] = lambda: None) -
 
     Raises bucket.Unreachable (exit code 3) if it has failed for too long.
     """
-    began, pause = time.monotonic(), 1.0
+    started, pause = time.monotonic(), 1.0
     while True:
         heartbeat()
         try:
             return do()
         except bucket.Unreachable:
-            if time.monotonic() - began > WAITS.bucket:
+            if time.monotonic() - started > WAITS.bucket:
                 raise
         time.sleep(pause)
         pause = min(2 * pause, 10.0)
@@ -38,11 +38,11 @@ class Mirror:
     """Uploads what a run writes, in a separate thread during training; does nothing for a run outside of buckets."""
 
     def __init__(
-        self, path: Path | None, say: Callable[[str], None], heartbeat: Callable[[], object] = lambda: None
+        self, path: Path | None, notify: Callable[[str], None], heartbeat: Callable[[], object] = lambda: None
     ) -> None:
-        self.path, self.say, self.heartbeat = path or Path(), say, heartbeat
+        self.path, self.notify, self.heartbeat = path or Path(), notify, heartbeat
         self.bucket = bucket.bucket_of_run(path) if path is not None else None
-        self.told: list[Problem] = []  # the problems reported last
+        self.reported: list[Problem] = []  # the problems reported last
         self.woken, self.ended, self.one = threading.Event(), threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._keep, daemon=True)
         if self.bucket is not None:
@@ -60,7 +60,7 @@ class Mirror:
             retry(self._send, self.heartbeat)
         except bucket.Unreachable as error:
             hint = f"the complete run is in {self.path}, and --resume {self.path.name} sends it"
-            raise bucket.Unreachable([replace(one, hint=hint) for one in error.problems], SURROUNDINGS) from None
+            raise bucket.Unreachable([replace(one, hint=hint) for one in error.problems], ENVIRONMENT) from None
 
     def end(self) -> None:
         self.ended.set()
@@ -69,13 +69,13 @@ class Mirror:
             self.thread.join(timeout=30)
 
     def _keep(self) -> None:
-        pause = WAITS.look_at_changes
+        pause = WAITS.poll_changes
         while not self.ended.is_set():
             self.woken.wait(pause)
             self.woken.clear()
             try:
                 self._send()
-                pause = WAITS.look_at_changes
+                pause = WAITS.poll_changes
             except TroupeError:
                 pause = min(2 * pause, WAITS.bucket_tried_again)
 
@@ -86,12 +86,12 @@ class Mirror:
             try:
                 self.bucket.send(self.path)
             except TroupeError as error:
-                if self.told != error.problems:
-                    self.told = error.problems
+                if self.reported != error.problems:
+                    self.reported = error.problems
                     hint = "all is kept on the local disk, and sent once possible"
-                    for line in sentences(replace(one, hint=hint) for one in self.told):
-                        self.say(line)
+                    for line in sentences(replace(one, hint=hint) for one in self.reported):
+                        self.notify(line)
                 raise
-            if self.told:
-                self.told = []
-                self.say(f"{self.bucket.address}: everything is sent")
+            if self.reported:
+                self.reported = []
+                self.notify(f"{self.bucket.address}: everything is sent")

@@ -23,21 +23,21 @@ def remove(folder: RunFolder) -> int:
     size = folder.size()
     with folder.driven(patience=1), folder.lock(patience=1):  # another process can be checking the locks
         doomed = folder.path.with_name(f".removed-{folder.name}-{os.getpid()}-{time.time_ns()}")
-        if (there := bucket.bucket_for(folder.path.parent)) is not None:
-            there.remove(folder.path)
+        if (remote := bucket.bucket_for(folder.path.parent)) is not None:
+            remote.remove(folder.path)
         os.rename(folder.path, doomed)
     shutil.rmtree(doomed)
     return size
 
 
-def discard(path: Path, there: bucket.Bucket | None) -> bool:
+def discard(path: Path, remote: bucket.Bucket | None) -> bool:
     """Remove a run or search that this process created and that never started, which frees its name; not if foreign
     files were added meanwhile."""
     if contents.foreign(contents.names_in(path)):
         return False
     shutil.rmtree(path, ignore_errors=True)
-    if there is not None:
-        there.remove(path)
+    if remote is not None:
+        remote.remove(path)
     return True
 
 

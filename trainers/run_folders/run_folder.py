@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.base import old_names, paths
-from trainers.base.errors import CONFLICT, SURROUNDINGS, WORDS, TroupeError, meant
+from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError, did_you_mean
 from trainers.base.paths import TRIALS
 from trainers.base.problems import Problem
 from trainers.run_folders import bucket, creation, sync_state
@@ -32,7 +32,7 @@ LONGEST = 100  # characters of a name
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
 FORMAT = 1
 SEARCH = "search.json"  # of a search, whose folder holds one run for each trial, in TRIALS
-TOLD = ("family", "data", "settings", "facts", "from")  # parts of settings.json and of each manifest
+RECORDED = ("family", "data", "settings", "facts", "from")  # parts of settings.json and of each manifest
 SOMETIMES = ("learned_before", "families")  # optional parts
 MISSING = "it is missing"
 STOP_FILE, SAVED = ".stop", "saved"  # requests an active run or search to save and end, which writes SAVED
@@ -92,11 +92,11 @@ class RunFolder:
             assert stored is not None
             return stored
         manifest = old_names.run(checkpoint.manifest_of(newest))
-        counts = {part: manifest[part] for part in (*TOLD, *SOMETIMES) if part in manifest}
+        counts = {part: manifest[part] for part in (*RECORDED, *SOMETIMES) if part in manifest}
         if "recipe" in manifest:  # 0.1.0 stored only these settings
             counts["settings"] = manifest["recipe"]
         if stored is None:
-            if not counts.keys() >= {*TOLD}:
+            if not counts.keys() >= {*RECORDED}:
                 reason, hint = f"damaged ({damage})", "restore it from a copy"
                 raise TroupeError(Problem("damaged", str(path), reason, hint), CONFLICT)
             note(f"{path.name}: damaged ({damage}); the settings come from {newest.name}")
@@ -104,10 +104,10 @@ class RunFolder:
         settings = counts.pop("settings", {})
         pairs = [(name, stored["settings"].get(name), value) for name, value in settings.items()]
         pairs += [(part, stored.get(part), value) for part, value in counts.items()]
-        for name, there, value in pairs:
-            if there != value:
+        for name, written, value in pairs:
+            if written != value:
                 note(
-                    f"{path.name}: says {name}={json.dumps(there)[:60]}, but {newest.name} was made with "
+                    f"{path.name}: says {name}={json.dumps(written)[:60]}, but {newest.name} was made with "
                     f"{json.dumps(value)[:60]}, which is used"
                 )
         return {**stored, **counts, "settings": {**stored["settings"], **settings}}
@@ -120,12 +120,12 @@ class RunFolder:
         newest, before = checkpoint.newest_intact(self.checkpoints), self.read_settings()
         self.write_settings({**facts, "since": newest.name if newest else "", "before": before})
 
-    def resolve_settings_change(self, learned: bool = False) -> None:
-        """Drop the previous settings; restore them if no checkpoint was made since, unless the run has `learned` under
+    def resolve_settings_change(self, trained: bool = False) -> None:
+        """Drop the previous settings; restore them if no checkpoint was made since, unless the run has `trained` under
         the changed ones on another machine. Requires the lock too."""
         stored, damage = _as_written(self.settings)
         if stored is not None and not damage and "before" in stored:
-            settled = stored if learned else self.read_settings()
+            settled = stored if trained else self.read_settings()
             self.write_settings({name: part for name, part in settled.items() if name not in ("since", "before")})
 
     def _untried(self, stored: Mapping[str, Any]) -> bool:
@@ -176,8 +176,8 @@ class RunFolder:
     def read_verdict(self) -> dict[str, dict[str, Any]]:
         """The complete best and newest evaluations; empty if there are none, or if the file is damaged."""
         try:
-            told: Any = json.loads(self.verdict.read_text(encoding="utf-8"))
-            return {name: old_names.verdict(one) for name, one in told.items() if isinstance(one["step"], int)}
+            stored: Any = json.loads(self.verdict.read_text(encoding="utf-8"))
+            return {name: old_names.verdict(one) for name, one in stored.items() if isinstance(one["step"], int)}
         except (OSError, ValueError, AttributeError, TypeError, KeyError):
             return {}
 
@@ -211,13 +211,15 @@ class RunFolder:
                 damaged += 1
         return rows, damaged
 
-    def truncate_metrics(self, step: int, say: Callable[[str], None] = lambda line: None) -> None:
+    def truncate_metrics(self, step: int, notify: Callable[[str], None] = lambda line: None) -> None:
         """Drop metrics of steps after `step`: that part of the run is computed again."""
         if not self.metrics.exists():
             return
         rows, damaged = self.read_metrics()
         if damaged:
-            say(f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run continues without them")
+            notify(
+                f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run continues without them"
+            )
         kept = [atomic_files.finite(row) for row in rows if row["step"] <= step]
         atomic_files.write(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -228,7 +230,7 @@ class RunFolder:
             for name in files:
                 with contextlib.suppress(OSError):
                     count += os.stat(os.path.join(folder, name)).st_size
-        return count + sync_state.bytes_elsewhere(self.path)
+        return count + sync_state.bytes_only_in_bucket(self.path)
 
 
 def _append(file: Path, row: Mapping[str, Any]) -> None:
@@ -259,7 +261,7 @@ def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:
         if [type(part) for part in parts] != [str, int, dict, dict]:
             return None, "not a run's settings"
         damage = (
-            "" if atomic_files.is_whole(stored) else "not as it was written"
+            "" if atomic_files.is_intact(stored) else "not as it was written"
         )  # under the names that it was written with
         return old_names.run(stored), damage
     except FileNotFoundError:
@@ -295,8 +297,8 @@ def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder]
         folder.make_parts()
         fill(folder)
 
-    there = bucket.bucket_for(runs)
-    path = creation.create_atomically(runs, family, name, there.names() if there is not None else (), make)
+    remote = bucket.bucket_for(runs)
+    path = creation.create_atomically(runs, family, name, remote.names() if remote is not None else (), make)
     if path is None:
         raise in_use(runs, str(name))
     return RunFolder(path)
@@ -304,18 +306,18 @@ def create(runs: Path, family: str, name: str | None, fill: Callable[[RunFolder]
 
 def in_use(runs: Path, name: str) -> TroupeError:
     """The error for a name that is in use."""
-    hint, there = "choose another name", bucket.bucket_for(runs)
+    hint, remote = "choose another name", bucket.bucket_for(runs)
     for verb, file in (("search", SEARCH), ("train", "settings.json")):
         path = runs / name / file
-        if path.exists() or (there is not None and there.has(path)):
+        if path.exists() or (remote is not None and remote.has(path)):
             hint = f"continue with `troupe {verb} --resume {name}`, or choose another name"
     return TroupeError(Problem("name-in-use", "--name", "in use", hint, name), CONFLICT)
 
 
 def next_name(runs: Path, family: str) -> str:
     """The default name of a new run or search: the first free of FAMILY-1, FAMILY-2, ..."""
-    there = bucket.bucket_for(runs)
-    taken = there.names() if there is not None else ()
+    remote = bucket.bucket_for(runs)
+    taken = remote.names() if remote is not None else ()
     names = (f"{family}-{number}" for number in itertools.count(1))
     return next(name for name in names if name not in taken and creation.is_free(runs, name))
 
@@ -331,7 +333,7 @@ def folders_in(runs: Path) -> list[Path]:
         return []
     except OSError as error:
         reason = f"cannot be read ({error.strerror})"
-        raise TroupeError(Problem("not-read", "--runs-dir", reason, value=str(runs)), SURROUNDINGS) from None
+        raise TroupeError(Problem("not-read", "--runs-dir", reason, value=str(runs)), ENVIRONMENT) from None
     return sorted((runs / name for name in names), key=natural)
 
 
@@ -350,17 +352,19 @@ def find(runs: Path, name: str) -> RunFolder:
     for path in (runs / name, Path(name), *((runs / search / TRIALS / trial,) if search else ())):
         if is_run(path):
             return RunFolder(path.resolve())
-    within = next(
+    search_path = next(
         (path for path in (runs / (search or name), Path(search or name)) if os.path.exists(path / SEARCH)), None
     )
-    if within is not None:
-        known = [folder.name for folder in all_runs(within / TRIALS)]
+    if search_path is not None:
+        known = [folder.name for folder in all_runs(search_path / TRIALS)]
         if not search:
             hint = f"name one of its trials, such as {known[0]}" if known else "it has no trials yet"
-            raise TroupeError(Problem("not-a-run", name, "is a search, not a run", hint), WORDS)
+            raise TroupeError(Problem("not-a-run", name, "is a search, not a run", hint), USAGE)
     else:
         known = [folder.name for folder in all_runs(runs)]
-    raise TroupeError(Problem("unknown-run", name, f"no such run in {bucket.shown(runs)}", meant(name, known)), WORDS)
+    raise TroupeError(
+        Problem("unknown-run", name, f"no such run in {bucket.shown(runs)}", did_you_mean(name, known)), USAGE
+    )
 
 
 def find_own(runs: Path, name: str) -> RunFolder:
@@ -376,12 +380,12 @@ def find_own(runs: Path, name: str) -> RunFolder:
     ]
     if not inside:
         reason = f"is not in {bucket.shown(runs)} itself"
-        raise TroupeError(Problem("elsewhere", name, reason, "name a run that is"), WORDS)
+        raise TroupeError(Problem("elsewhere", name, reason, "name a run that is"), USAGE)
     folder = RunFolder(inside[0].resolve())
     stored, damage = _as_written(folder.settings)
     if (stored is None or damage) and checkpoint.newest_intact(folder.checkpoints) is None:
         reason = "its settings.json is damaged, or not that of a run"
-        raise TroupeError(Problem("not-a-run", name, reason, "remove it by hand"), WORDS)
+        raise TroupeError(Problem("not-a-run", name, reason, "remove it by hand"), USAGE)
     return folder
 
 

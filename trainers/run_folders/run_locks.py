@@ -63,7 +63,7 @@ class Writer:
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
-        self.mine = ""  # content of the lock file while this process owns the run
+        self.token = ""  # content of the lock file while this process owns the run
 
     @contextlib.contextmanager
     def holding(self, patience: float) -> Iterator[None]:
@@ -77,11 +77,11 @@ class Writer:
                 lock = _acquired(self.path, LOCK, 0)
         try:
             with self._turn():
-                self.mine = secrets.token_hex(8)
-                (self.path / LOCK).write_text(self.mine, encoding="utf-8")
+                self.token = secrets.token_hex(8)
+                (self.path / LOCK).write_text(self.token, encoding="utf-8")
             yield
         finally:
-            self.mine = ""
+            self.token = ""
             lock.release()
 
     @contextlib.contextmanager
@@ -91,7 +91,7 @@ class Writer:
         Raises TroupeError (exit code 4) if the run has been taken over.
         """
         with self._turn(), checkpoint.writing(self.path):
-            if (self.path / LOCK).read_text(encoding="utf-8") != self.mine:
+            if (self.path / LOCK).read_text(encoding="utf-8") != self.token:
                 raise TroupeError(
                     Problem("taken-over", self.name, "another worker group has taken over the run"), CONFLICT
                 )

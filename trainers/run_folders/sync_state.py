@@ -24,8 +24,8 @@ class SyncState:
         self.known: dict[str, list[int]] = {}
         self.sizes: dict[str, int] = {}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads((path / STATE).read_text(encoding="utf-8"))
-            self.known, self.sizes = dict(told["known"]), dict(told["sizes"])
+            stored = json.loads((path / STATE).read_text(encoding="utf-8"))
+            self.known, self.sizes = dict(stored["known"]), dict(stored["sizes"])
 
     def write(self) -> None:
         with contextlib.suppress(OSError):
@@ -39,27 +39,27 @@ class SyncState:
             return False
         return self.known.get(name, [])[:2] != [facts.st_size, facts.st_mtime_ns]
 
-    def wants(self, name: str, there: tuple[int, int], behind: bool) -> bool:
+    def should_fetch(self, name: str, remote: tuple[int, int], behind: bool) -> bool:
         """Whether the file in the bucket should replace the local one: it is newer and the local one is unchanged, or
         the run in the bucket is further (`behind`)."""
         known = self.known.get(name)
         if not (self.path / name).exists():
-            return known is None or known[2:] != list(there)  # else it was removed locally
+            return known is None or known[2:] != list(remote)  # else it was removed locally
         if known is None:  # never compared: the newer one is used
             facts = os.stat(self.path / name)
-            return behind or (facts.st_size != there[0] and facts.st_mtime_ns < there[1])
-        return known[2:] != list(there) and (behind or not self.changed(name))
+            return behind or (facts.st_size != remote[0] and facts.st_mtime_ns < remote[1])
+        return known[2:] != list(remote) and (behind or not self.changed(name))
 
     def forget(self, beginning: str) -> None:
         for name in [name for name in self.known if name.startswith(beginning)]:
             del self.known[name]
 
-    def same(self, name: str, there: tuple[int, int]) -> None:
+    def same(self, name: str, remote: tuple[int, int]) -> None:
         facts = os.stat(self.path / name)
-        self.known[name] = [facts.st_size, facts.st_mtime_ns, *there]
+        self.known[name] = [facts.st_size, facts.st_mtime_ns, *remote]
 
 
-def bytes_elsewhere(path: Path) -> int:
+def bytes_only_in_bucket(path: Path) -> int:
     """Bytes of the files of a run, or of a search with its trials, that are only in the bucket."""
     count, trials = 0, list[Path]()
     with contextlib.suppress(OSError):
@@ -71,4 +71,4 @@ def bytes_elsewhere(path: Path) -> int:
 
 def bytes_of(path: Path) -> int:
     """Bytes of a search, including files that are only in its bucket."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) + bytes_elsewhere(path)
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) + bytes_only_in_bucket(path)

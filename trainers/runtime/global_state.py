@@ -52,7 +52,7 @@ def with_default_globals(function: Callable[P, R]) -> Callable[P, R]:
     """
 
     @functools.wraps(function)
-    def called(*arguments: P.args, **words: P.kwargs) -> R:
+    def called(*arguments: P.args, **keywords: P.kwargs) -> R:
         nested = getattr(inside, "yes", False)  # called by the computing thread, which waits for it
         if not nested:
             refuse_others()
@@ -61,7 +61,7 @@ def with_default_globals(function: Callable[P, R]) -> Callable[P, R]:
                 raise TroupeError(
                     Problem("held", reason="another run is training in this process", hint=hint), CONFLICT
                 )
-        return _Computation(lambda: function(*arguments, **words), function.__name__, nested).result()
+        return _Computation(lambda: function(*arguments, **keywords), function.__name__, nested).result()
 
     return called
 
@@ -95,7 +95,7 @@ class _Computation(Generic[R]):
         """What the function returns or raises; an exception that interrupts the wait is raised in its thread too."""
         try:
             self.thread.start()
-            while not self.done.wait(WAITS.look_at_thread) and self.thread.is_alive():
+            while not self.done.wait(WAITS.poll_thread) and self.thread.is_alive():
                 pass  # not `join`: if it is interrupted, Python 3.11 considers the thread ended
         except BaseException as error:
             self._abandon(error)
@@ -135,14 +135,14 @@ def at_defaults() -> Iterator[None]:
 
     states = random.getstate(), np.random.get_state(legacy=False)
     threads = torch.get_num_threads()
-    with contextlib.ExitStack() as held, warnings.catch_warnings():
-        held.callback(torch.set_num_threads, threads)
-        held.callback(np.random.set_state, states[1])
-        held.callback(random.setstate, states[0])
+    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+        stack.callback(torch.set_num_threads, threads)
+        stack.callback(np.random.set_state, states[1])
+        stack.callback(random.setstate, states[0])
         warnings.filters[:] = [one for one in warnings.filters if one[0] != "error"]  # type: ignore[index]
         torch.set_flush_denormal(False)  # of this thread, which inherits it
         for switch in switches():
-            held.callback(switch.write, switch.read())
+            stack.callback(switch.write, switch.read())
             switch.write(switch.default)
         random.seed(SEED)
         np.random.seed(SEED)

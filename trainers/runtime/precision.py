@@ -19,9 +19,9 @@ def autocast_for(precision: str, device: str) -> Iterator[None]:
     if precision != "bfloat16":
         yield
         return
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            held.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
+            stack.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
             torch._C._set_mkldnn_enabled(False)
-        held.enter_context(torch.autocast(device, torch.bfloat16))
+        stack.enter_context(torch.autocast(device, torch.bfloat16))
         yield

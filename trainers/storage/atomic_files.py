@@ -51,19 +51,19 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[Path]:
 
     The file mode follows the umask, whatever mode the writing library sets.
     """
-    making = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.making")
-    making.touch(exist_ok=False)  # so that no other process has it
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.making")
+    temporary.touch(exist_ok=False)  # so that no other process has it
     try:
-        mode = making.stat().st_mode
-        yield making
-        if making.stat().st_mode != mode:
-            making.chmod(mode)
+        mode = temporary.stat().st_mode
+        yield temporary
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(mode)
         if lasting:
-            sync(making)
-        os.replace(making, path)
+            sync(temporary)
+        os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            making.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
     if lasting:
         sync(path.parent)
@@ -82,8 +82,8 @@ def clear_unfinished(*folders: Path) -> None:
 
 def write(path: Path, text: str, lasting: bool = True) -> None:
     """Write a small text file in UTF-8; bytes of names that are not UTF-8 become `\\udce9`."""
-    with replacing(path, lasting) as making:
-        making.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with replacing(path, lasting) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def sync(path: Path) -> None:
@@ -98,12 +98,12 @@ def sync(path: Path) -> None:
 
 
 def sealed(facts: Mapping[str, Any]) -> str:
-    """JSON with a digest of its content, which `is_whole` verifies."""
+    """JSON with a digest of its content, which `is_intact` verifies."""
     content = {key: value for key, value in facts.items() if key != "digest"}
     return json.dumps({**content, "digest": _digest(content)}, indent=1) + "\n"
 
 
-def is_whole(facts: Mapping[str, Any]) -> bool:
+def is_intact(facts: Mapping[str, Any]) -> bool:
     """Whether facts written by `sealed` are unchanged; true for older ones without a digest."""
     return facts.get("digest", "") in ("", _digest({key: value for key, value in facts.items() if key != "digest"}))
 

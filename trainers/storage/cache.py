@@ -22,21 +22,21 @@ def cache_path(data: Any, *key: object) -> Path | None:
     return folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.safetensors"
 
 
-def read(path: Path, say: Callable[[str], None]) -> dict[str, Tensor] | None:
+def read(path: Path, notify: Callable[[str], None]) -> dict[str, Tensor] | None:
     """Tensors that `write` cached; None if there are none, or if they are damaged, which is reported."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            whole = (file.metadata() or {}).get("digest") == digest(tensors)
+            intact = (file.metadata() or {}).get("digest") == digest(tensors)
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError):
-        whole = False
-    if whole:
+        intact = False
+    if intact:
         return tensors
-    say(f"{path}: damaged; its contents are computed again")
+    notify(f"{path}: damaged; its contents are computed again")
     return None
 
 
@@ -46,9 +46,9 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_files.replacing(path) as making:
+        with atomic_files.replacing(path) as temporary:
             save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()}, making, {"digest": digest(tensors)}
+                {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"digest": digest(tensors)}
             )
     except OSError:
         return
@@ -56,8 +56,8 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, shapes, dtypes and bits."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        found.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
-        found.update(bits_of(tensor).numpy().data)
-    return found.hexdigest()
+        hashed.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
+        hashed.update(bits_of(tensor).numpy().data)
+    return hashed.hexdigest()

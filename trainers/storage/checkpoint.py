@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trainers.base.errors import CONFLICT, SURROUNDINGS, Passing, TroupeError
+from trainers.base.errors import CONFLICT, ENVIRONMENT, Transient, TroupeError
 from trainers.base.problems import Problem
 from trainers.storage import atomic_files, ownership
 
@@ -60,15 +60,16 @@ def newest_intact(folder: Path) -> Path | None:
 
 def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
     """Write one checkpoint. Raises TroupeError (exit code 3) if the disk is full; nothing incomplete is left."""
-    with new_checkpoint(folder, name) as making:
+    with new_checkpoint(folder, name) as temporary:
         import torch
 
-        with open(making / "state.pt", "wb") as file:
+        path = temporary / "state.pt"
+        with open(path, "wb") as file:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
-        files = {"state.pt": {"bytes": (making / "state.pt").stat().st_size, "sha256": digest(making / "state.pt")}}
-        atomic_files.write(making / MANIFEST, atomic_files.sealed({"format": FORMAT, **facts, "files": files}))
+        files = {"state.pt": {"bytes": path.stat().st_size, "sha256": digest(path)}}
+        atomic_files.write(temporary / MANIFEST, atomic_files.sealed({"format": FORMAT, **facts, "files": files}))
     return folder / name
 
 
@@ -77,9 +78,9 @@ def clone(path: Path, folder: Path) -> Path:
 
     Raises TroupeError (exit code 3) if the disk is full.
     """
-    with new_checkpoint(folder, path.name) as making:
-        shutil.copytree(path, making, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ownership.MARK))
-        for file in making.iterdir():
+    with new_checkpoint(folder, path.name) as temporary:
+        shutil.copytree(path, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ownership.MARK))
+        for file in temporary.iterdir():
             atomic_files.sync(file)
     return folder / path.name
 
@@ -89,14 +90,14 @@ def new_checkpoint(folder: Path, name: str) -> Iterator[Path]:
     """The folder to write a checkpoint into; it is renamed at the end. A previous checkpoint of the name is removed,
     anything else is set aside. A failed write becomes one line (TroupeError, exit code 3).
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         try:
-            making = held.enter_context(ownership.working_folder(folder / f"{MAKING}{name}", WHAT))
-            yield making
-            atomic_files.sync(making)
+            temporary = stack.enter_context(ownership.working_folder(folder / f"{MAKING}{name}", WHAT))
+            yield temporary
+            atomic_files.sync(temporary)
             if not remove(folder / name):
                 set_aside(folder / name)
-            os.rename(making, folder / name)
+            os.rename(temporary, folder / name)
             ownership.unmark(folder / name)
             atomic_files.sync(folder)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
@@ -112,7 +113,7 @@ def remove(path: Path) -> bool:
         manifest = manifest_of(path)
         known = {MANIFEST, ownership.MARK, *manifest["files"]}
         if (
-            atomic_files.is_whole(manifest)
+            atomic_files.is_intact(manifest)
             and manifest["format"]
             and {*os.listdir(path)} <= known
             and not path.is_symlink()
@@ -130,8 +131,8 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def disk_error(path: Path, error: BaseException, whose: str = "", of_run: bool = True) -> TroupeError:
-    """One line (exit code 3) for a failed write; Passing if the disk is full."""
+def disk_error(path: Path, error: BaseException, prefix: str = "", of_run: bool = True) -> TroupeError:
+    """One line (exit code 3) for a failed write; Transient if the disk is full."""
     full = False
     cause: BaseException | None = error
     while cause is not None:  # torch wraps the reason in its own error
@@ -141,12 +142,12 @@ def disk_error(path: Path, error: BaseException, whose: str = "", of_run: bool =
         full = full or shutil.disk_usage(path).free < 1 << 20
     if full:
         hint = "free space, or move the run to another disk" if of_run else "free space, or use another folder"
-        return Passing(Problem("no-space", f"{whose}{path}", "no space left", hint, resumes=of_run), SURROUNDINGS)
+        return Transient(Problem("no-space", f"{prefix}{path}", "no space left", hint, resumes=of_run), ENVIRONMENT)
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     inside = str(getattr(error, "filename", None) or "")
     if inside.startswith(f"{path}/") and ".making" not in inside:  # for example a file in place of a folder
         path = Path(inside)
-    return TroupeError(Problem("not-written", f"{whose}{path}", f"could not be written ({reason})"), SURROUNDINGS)
+    return TroupeError(Problem("not-written", f"{prefix}{path}", f"could not be written ({reason})"), ENVIRONMENT)
 
 
 @contextlib.contextmanager
@@ -181,7 +182,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             if manifest_of(path)["format"] > FORMAT:
                 raise TroupeError(
-                    Problem("newer", str(path), "written by a newer troupe", "install it to continue"), SURROUNDINGS
+                    Problem("newer", str(path), "written by a newer troupe", "install it to continue"), ENVIRONMENT
                 )
         damage = damage_of(path)
         if damage is None:
@@ -208,7 +209,7 @@ def damage_of(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if not atomic_files.is_whole(manifest):
+        if not atomic_files.is_intact(manifest):
             return "manifest.json was modified"
         for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
             if (path / name).stat().st_size != facts["bytes"]:

@@ -28,21 +28,21 @@ def make(path: Path, what: str, facts: Mapping[str, Any] | None = None) -> Path:
     """Make a folder with its mark, atomically. Raises FileExistsError if the name exists."""
     if os.path.lexists(path):
         raise FileExistsError(f"{path}: exists")
-    making = path.with_name(f".{secrets.token_hex(8)}.making")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.making")
     path.parent.mkdir(parents=True, exist_ok=True)
-    making.mkdir()
+    temporary.mkdir()
     try:
-        mark(making, what, facts, name=path.name)
-        os.rename(making, path)
+        mark(temporary, what, facts, name=path.name)
+        os.rename(temporary, path)
     except BaseException:
-        shutil.rmtree(making, ignore_errors=True)  # just created, under a random name
+        shutil.rmtree(temporary, ignore_errors=True)  # just created, under a random name
         raise
     return path
 
 
 def mark(folder: Path, what: str, facts: Mapping[str, Any] | None = None, name: str = "") -> None:
     """Mark a folder that this process has just made."""
-    told = {
+    content = {
         "made by": "troupe",
         "what": what,
         "name": name or folder.name,
@@ -53,7 +53,7 @@ def mark(folder: Path, what: str, facts: Mapping[str, Any] | None = None, name: 
         **(facts or {}),
     }
     with open(folder / MARK, "x", encoding="utf-8") as file:
-        file.write(atomic_files.sealed(told))
+        file.write(atomic_files.sealed(content))
         file.flush()
         os.fsync(file.fileno())
 
@@ -62,12 +62,18 @@ def read(folder: Path, what: str) -> dict[str, Any] | None:
     """The content of a folder's mark; None unless it proves that this user's troupe created it for this purpose."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         itself, file = os.lstat(folder), os.lstat(folder / MARK)
-        told: dict[str, Any] = json.loads((folder / MARK).read_text(encoding="utf-8"))
-        wanted = {"made by": "troupe", "what": what, "name": folder.name, "inode": itself.st_ino, "owner": os.geteuid()}
-        agrees = all(told.get(key) == value for key, value in wanted.items())
+        content: dict[str, Any] = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        expected = {
+            "made by": "troupe",
+            "what": what,
+            "name": folder.name,
+            "inode": itself.st_ino,
+            "owner": os.geteuid(),
+        }
+        agrees = all(content.get(key) == value for key, value in expected.items())
         owned = itself.st_uid == file.st_uid == os.geteuid()
-        if agrees and owned and "digest" in told and atomic_files.is_whole(told):
-            return told
+        if agrees and owned and "digest" in content and atomic_files.is_intact(content):
+            return content
     return None
 
 
@@ -87,17 +93,17 @@ def unmark(folder: Path) -> None:
 @contextlib.contextmanager
 def working_folder(path: Path, what: str) -> Iterator[Path]:
     """A folder with a unique name that starts with that of `path`; it is removed unless renamed inside."""
-    making = path.with_name(f"{path.name}-{secrets.token_hex(4)}")
-    making.mkdir(parents=True)
+    temporary = path.with_name(f"{path.name}-{secrets.token_hex(4)}")
+    temporary.mkdir(parents=True)
     try:
-        mark(making, what)
+        mark(temporary, what)
     except BaseException:
-        shutil.rmtree(making, ignore_errors=True)  # just created, under a random name
+        shutil.rmtree(temporary, ignore_errors=True)  # just created, under a random name
         raise
     try:
-        yield making
+        yield temporary
     finally:
-        remove(making, what)
+        remove(temporary, what)
 
 
 def remove_stale(folder: Path, pattern: str, what: str, warn: Callable[[str], None] = lambda line: None) -> None:
@@ -107,9 +113,9 @@ def remove_stale(folder: Path, pattern: str, what: str, warn: Callable[[str], No
             warn(f"{path}: may not be troupe's and is kept; remove it by hand if it is not needed")
 
 
-def is_alive(told: Mapping[str, Any]) -> bool:
+def is_alive(content: Mapping[str, Any]) -> bool:
     """Whether the process that a mark names is still running."""
-    return bool(told.get("started")) and started(int(told.get("process", 0))) == told["started"]
+    return bool(content.get("started")) and started(int(content.get("process", 0))) == content["started"]
 
 
 def started(process: int) -> str:
@@ -136,9 +142,9 @@ def kill_matching(belongs: Callable[[bytes, bytes], bool]) -> int:
         with contextlib.suppress(OSError):
             process = os.pidfd_open(int(name))
             try:
-                there = Path("/proc", name)
-                mine = there.stat().st_uid == os.geteuid()
-                if mine and belongs((there / "environ").read_bytes(), (there / "cmdline").read_bytes()):
+                folder = Path("/proc", name)
+                is_own = folder.stat().st_uid == os.geteuid()
+                if is_own and belongs((folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()):
                     signal.pidfd_send_signal(process, signal.SIGKILL)
                     killed += 1
             finally:

@@ -31,12 +31,12 @@ def draw_verdict(verdict: Mapping[str, Any]) -> Image.Image:
     left.invert_yaxis()
     left.set_xlim(0, max(1.25, 1.2 * max(max(numbers[name].values()) for name in names)))
     left.legend(loc="lower right", fontsize=8, frameon=False, labelcolor=INK)
-    told = [
+    lines = [
         f"{label} {numbers[name]['generated']:.4g} (real: {numbers[name]['real']:.4g})"
         for name, label in (("frechet_distance", verdict["distance"]), ("kernel_distance", "KID"))
         if name in numbers
     ]
-    left.set_title("\n".join(told), color=INK, fontsize=10, loc="left")
+    left.set_title("\n".join(lines), color=INK, fontsize=10, loc="left")
     if histogram:
         classes = range(min(SHOWN_CLASSES, len(histogram["generated"])))
         for side, offset, colour in (("generated", -0.2, GENERATED), ("real", 0.2, REAL)):

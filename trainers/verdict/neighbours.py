@@ -101,7 +101,7 @@ class Originals:
         self.centres = _centres(known)
         cells, tests = self._cells(known), self._cells(tested)
         self.known = [known[cells == cell] for cell in range(len(self.centres))]
-        self.tested = [nearest(tested[tests == cell], here, heartbeat)[0] for cell, here in enumerate(self.known)]
+        self.tested = [nearest(tested[tests == cell], points, heartbeat)[0] for cell, points in enumerate(self.known)]
 
     def copies(self, generated: Tensor, pairs: int = 16, heartbeat: Beat = lambda: None) -> Copies:
         """Whether samples are copies: their distances to the nearest training image, compared with held-out images'.
@@ -109,20 +109,20 @@ class Originals:
         `copy_test` is C_T of Meehan et al. 2020, section 4: the z-score of the Mann-Whitney U between both kinds of
         distances in each cell of the space, weighted by the held-out images there; nan if no cell has enough.
         """
-        distances, whose = nearest(generated, self.train, heartbeat)
+        distances, indices = nearest(generated, self.train, heartbeat)
         order = distances.argsort()[:pairs].tolist()
         made = self._turned(generated)
         cells = self._cells(made)
         total, weight = 0.0, 0
-        for cell, (here, tests) in enumerate(zip(self.known, self.tested, strict=True)):
+        for cell, (points, tests) in enumerate(zip(self.known, self.tested, strict=True)):
             fakes = made[cells == cell]
-            if len(here) and min(len(tests), len(fakes)) >= FEWEST:
-                total += len(tests) * _u_score(nearest(fakes, here, heartbeat)[0], tests)
+            if len(points) and min(len(tests), len(fakes)) >= FEWEST:
+                total += len(tests) * _u_score(nearest(fakes, points, heartbeat)[0], tests)
                 weight += len(tests)
         return Copies(
             float((distances < self.limit).double().mean()),
             total / weight if weight else math.nan,
-            [(sample, int(whose[sample])) for sample in order],
+            [(sample, int(indices[sample])) for sample in order],
         )
 
     def _turned(self, points: Tensor) -> Tensor:

@@ -49,15 +49,15 @@ class Reference:
         """`numbers` by name, {"generated": ..., "real": ...}; their `samples` and `dimensions`; `notes`; the `closest`
         pairs (sample, training sample); and with classes their `histogram` and `entropy`."""
         numbers, more = self._numbers(generated[: self.count], classes, heartbeat)
-        found = self.originals.copies(generated[: self.count], heartbeat=heartbeat)
-        numbers |= {"memorization_rate": found.memorization_rate, "copy_test": found.copy_test}
+        copies = self.originals.copies(generated[: self.count], heartbeat=heartbeat)
+        numbers |= {"memorization_rate": copies.memorization_rate, "copy_test": copies.copy_test}
         order = [*(name for name in numbers if "class" not in name), *(name for name in numbers if "class" in name)]
         few = (
             f"{self.count} samples have no Frechet distance in {generated.shape[1]} numbers, which needs more samples "
             "than numbers; see the kernel distance instead"
         )
         notes = [] if self.moments is not None else [few]
-        told: dict[str, Any] = {
+        report: dict[str, Any] = {
             "samples": min(self.count, len(generated)),
             "dimensions": generated.shape[1],
             "notes": notes,
@@ -66,14 +66,14 @@ class Reference:
                 for name in order
                 if not math.isnan(numbers[name])
             },
-            "closest": found.closest,
+            "closest": copies.closest,
         }
         if more:
-            told |= {
+            report |= {
                 "classes": len(more["histogram"]),
                 **{name: {"generated": more[name], "real": self.more[name]} for name in more},
             }
-        return told
+        return report
 
     def _numbers(
         self, samples: Tensor, classes: Tensor | None, heartbeat: Beat

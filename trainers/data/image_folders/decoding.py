@@ -74,7 +74,7 @@ def sides(facts: Mapping[str, Any]) -> dict[str, int]:
     return {"crop_to": crop, "pad_to": size if crop <= size <= power else power, "resize_to": size}
 
 
-def as_learned(content: bytes, facts: Mapping[str, Any]) -> NDArray[np.uint8]:
+def preprocessed(content: bytes, facts: Mapping[str, Any]) -> NDArray[np.uint8]:
     """The image in a file as it would be in such data: (image_size, image_size, channels).
 
     Raises almost any exception for a damaged file, as Pillow does.
@@ -92,8 +92,8 @@ def _levels(value_range: values.Range) -> str:
     return f"values from {black:.9g} to {white:.9g} spread over 0 to 255, those beyond at its ends, rounded to 8 bits"
 
 
-def told(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What `as_learned` does, for programs with Pillow but without troupe: its numbers, and its steps in words."""
+def preprocessing(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What `preprocessed` does, for programs with Pillow but without troupe: its numbers, and its steps in words."""
     side, channels = sides(facts), facts["channels"]
     mode, crop = "L" if channels == 1 else "RGB", side["crop_to"]
     steps = [

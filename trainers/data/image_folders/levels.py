@@ -9,9 +9,9 @@ from trainers.base.errors import TroupeError
 from trainers.base.paths import shown
 from trainers.data.image_folders.decoding import extensions
 from trainers.data.image_folders.folders import TRAIN, of_system, part_kinds
-from trainers.data.image_folders.listing import Found, look_through, parts_or_classes
+from trainers.data.image_folders.listing import ScanResult, parts_or_classes, scan_folder
 
-LOOKED_AT = 2000  # files and folders of a neighbour to check, at most, before it counts as one without images
+SCAN_LIMIT = 2000  # files and folders of a neighbour to check, at most, before it counts as one without images
 
 
 def where_labels_are(data: str) -> str:
@@ -19,7 +19,7 @@ def where_labels_are(data: str) -> str:
     name, _, path = data.partition(":")
     root = Path(path)
     try:
-        found = look_through(root)
+        found = scan_folder(root)
     except TroupeError:
         return ""
     if below := level_below(found):
@@ -31,17 +31,17 @@ def where_labels_are(data: str) -> str:
     return ""
 
 
-def level_below(found: Found) -> str:
+def level_below(found: ScanResult) -> str:
     """The only folder that has images, or the only one in that, and so on, down to one with splits or classes; "" if
     there is none."""
-    paths, within = [image.path for image in found.images], list[str]()
+    paths, nested = [image.path for image in found.images], list[str]()
     while paths and all("/" in path for path in paths) and len({path.partition("/")[0] for path in paths}) == 1:
-        within.append(paths[0].partition("/")[0])
+        nested.append(paths[0].partition("/")[0])
         paths = [path.partition("/")[2] for path in paths]
-    return "/".join(within) if within and parts_or_classes(paths) else ""
+    return "/".join(nested) if nested and parts_or_classes(paths) else ""
 
 
-def _parts_below_parts(found: Found) -> str:
+def _parts_below_parts(found: ScanResult) -> str:
     """`train/train`, if each split contains only one folder, which has classes."""
     parts = [image.text.partition("/") for image in found.images]
     first = {part for part, _, _ in parts}
@@ -59,8 +59,8 @@ def _above(folder: Path) -> Path | None:
     if folder.name not in names or len(names) < 2 or all(part_kinds(names).values()):
         return None
     parts = part_kinds(_with_images(above.parent)) if part_kinds([above.name])[above.name] else {}
-    whole = TRAIN in parts.values() and all(parts.values()) and len(parts) > 1
-    return above.parent if whole else above
+    complete = TRAIN in parts.values() and all(parts.values()) and len(parts) > 1
+    return above.parent if complete else above
 
 
 def _with_images(folder: Path) -> list[str]:
@@ -69,17 +69,17 @@ def _with_images(folder: Path) -> list[str]:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not of_system(entry.name, True))
     except OSError:
         return []
-    return [name for name in names[:LOOKED_AT] if _has_images(folder / name)]
+    return [name for name in names[:SCAN_LIMIT] if _has_images(folder / name)]
 
 
 def _has_images(folder: Path) -> bool:
-    left = LOOKED_AT
+    remaining = SCAN_LIMIT
     for _, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not of_system(name, True)]
         if any(_is_image(name) for name in files):
             return True
-        left -= len(folders) + len(files)
-        if left < 0:
+        remaining -= len(folders) + len(files)
+        if remaining < 0:
             break
     return False
 

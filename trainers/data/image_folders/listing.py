@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.paths import shown
 from trainers.base.problems import Problem
 from trainers.data.image_folders.decoding import extensions
@@ -30,7 +30,7 @@ class Listed(NamedTuple):
         return text_of(self.path)
 
 
-class Found(NamedTuple):
+class ScanResult(NamedTuple):
     """The contents of a folder. Paths are texts that are the same on every disk, except those of images."""
 
     images: list[Listed]
@@ -52,22 +52,22 @@ class Layout(NamedTuple):
     left_out: dict[str, int]  # folders used neither for training nor for evaluation, and their number of images
 
 
-def look_through(root: Path) -> Found:
+def scan_folder(root: Path) -> ScanResult:
     """Every image below `root`, sorted, and what else is there, without hidden and system files.
 
     Links are followed after all folders: images that a folder and a link lead to have the path in the folder.
     Raises TroupeError (exit code 3) if a folder cannot be read: its images would be missing silently.
     """
-    looking = _Looking(root)
-    looking.through(root)
-    while looking.waiting:
-        looking.waiting.sort(key=text_of)
-        looking.follow(Path(looking.waiting.pop(0)))
-    images = sorted(looking.images, key=lambda image: (image.text, image.path))
-    return Found(images, dict(looking.passed), looking.holds, looking.links, looking.system)
+    scanner = _Scanner(root)
+    scanner.through(root)
+    while scanner.waiting:
+        scanner.waiting.sort(key=text_of)
+        scanner.follow(Path(scanner.waiting.pop(0)))
+    images = sorted(scanner.images, key=lambda image: (image.text, image.path))
+    return ScanResult(images, dict(scanner.passed), scanner.holds, scanner.links, scanner.system)
 
 
-class _Looking:
+class _Scanner:
     """One scan of a folder."""
 
     def __init__(self, root: Path) -> None:
@@ -86,15 +86,15 @@ class _Looking:
             if real in self.seen:
                 folders.clear()
                 continue
-            within = Path(folder).relative_to(self.root).parts
-            self.seen[real] = text_of("/".join(within))
+            parts = Path(folder).relative_to(self.root).parts
+            self.seen[real] = text_of("/".join(parts))
             self.system.update(text_of(name) for name in folders if not name.startswith(".") and of_system(name, True))
-            wanted = [name for name in folders if not of_system(name, True)]
-            self.waiting += [link for name in wanted if os.path.islink(link := os.path.join(folder, name))]
-            folders[:] = [name for name in wanted if not os.path.islink(os.path.join(folder, name))]
-            above = [text_of("/".join(within[:level])) for level in (1, 2) if len(within) >= level]
-            for place in above:
-                self.holds.setdefault(place, Counter())
+            visible = [name for name in folders if not of_system(name, True)]
+            self.waiting += [link for name in visible if os.path.islink(link := os.path.join(folder, name))]
+            folders[:] = [name for name in visible if not os.path.islink(os.path.join(folder, name))]
+            above = [text_of("/".join(parts[:level])) for level in (1, 2) if len(parts) >= level]
+            for parent in above:
+                self.holds.setdefault(parent, Counter())
             for name in files:
                 self._file(Path(folder, name), above)
 
@@ -110,10 +110,10 @@ class _Looking:
             return
         else:
             kind = shown(f".{name.rpartition('.')[2].lower()}" if "." in name else name)
-        whole = path.is_file() or kind == EVICTED
-        self.passed[kind if whole else "broken links" if path.is_symlink() else "special files"] += 1
-        for place in above:
-            self.holds[place][kind] += 1
+        is_regular = path.is_file() or kind == EVICTED
+        self.passed[kind if is_regular else "broken links" if path.is_symlink() else "special files"] += 1
+        for parent in above:
+            self.holds[parent][kind] += 1
 
     def follow(self, link: Path) -> None:
         """Record what a link leads to, unless it is known; circular links are ignored."""
@@ -126,7 +126,7 @@ class _Looking:
 
 def _refuse(error: OSError) -> None:
     reason, hint = f"cannot be read ({error.strerror})", "its images would be missing"
-    raise TroupeError(Problem("not-read", shown(error.filename), reason, hint), SURROUNDINGS)
+    raise TroupeError(Problem("not-read", shown(error.filename), reason, hint), ENVIRONMENT)
 
 
 def counted(kinds: Mapping[str, int], most: int | None = 5) -> str:
@@ -136,7 +136,7 @@ def counted(kinds: Mapping[str, int], most: int | None = 5) -> str:
     return ", ".join([f"{count} {kind}" for kind, count in order[:most]] + rest)
 
 
-def arranged(found: Found, data: str, folders: str = "auto") -> Layout:
+def arranged(found: ScanResult, data: str, folders: str = "auto") -> Layout:
     """Which folders are splits and which are classes, by their names or by the setting `folders`.
 
     Raises TroupeError (exit code 3), with the `data` that named the folder, if they may be either, or if splits have
@@ -186,7 +186,7 @@ def _parts(paths: Sequence[str], data: str, folders: str) -> tuple[dict[str, str
             raise _either(f"{_names(same)} have names of the same split", f"merge them, or {instead}", data)
     if TRAIN not in parts.values():
         raise _either(f"{_names(kinds)} include no training split", instead, data)
-    if not _whole(parts):
+    if not _is_complete(parts):
         (name,) = parts
         hint = f"use data={data}/{shown(name)}, which holds out a tenth, or {instead}"
         raise _either(f"{_names(kinds)} include no test or validation split", hint, data)
@@ -198,7 +198,7 @@ def _of_parts(kinds: Mapping[str, str]) -> dict[str, str]:
     return {name: kind for name, kind in kinds.items() if kind not in ("", UNLABELED)}
 
 
-def _whole(parts: Mapping[str, str]) -> bool:
+def _is_complete(parts: Mapping[str, str]) -> bool:
     """Whether there is one training split, one or two splits to evaluate on, and no other."""
     kinds = list(parts.values())
     return TRAIN in kinds and len(kinds) > 1 and len(kinds) == len(set(kinds))
@@ -220,8 +220,8 @@ def _refuse_doubtful(paths: Sequence[str], kinds: Mapping[str, str], data: str) 
     if "" in kinds.values() and known:
         deep = any(kind == TRAIN and len(inside[name]) > 1 for name, kind in kinds.items())
         if UNLABELED in known or deep or (TRAIN in known and len(known) > 1):
-            whole = _whole(_of_parts(kinds))
-            leave = "use folders=parts to leave the others out," if whole else "move away what is not a class,"
+            complete = _is_complete(_of_parts(kinds))
+            leave = "use folders=parts to leave the others out," if complete else "move away what is not a class,"
             hint = f"{leave} or use folders=classes if all are"
             part = next(name for name, kind in kinds.items() if kind)
             beside = [name for name, kind in kinds.items() if not kind]
@@ -238,11 +238,11 @@ def parts_or_classes(paths: Sequence[str]) -> bool:
 
 def _has_parts(names: set[str]) -> bool:
     kinds = placed(part_kinds(sorted(names)))
-    return "" not in kinds.values() and _whole(_of_parts(kinds))
+    return "" not in kinds.values() and _is_complete(_of_parts(kinds))
 
 
 def _either(reason: str, hint: str, data: str) -> TroupeError:
-    return TroupeError(Problem("parts-or-classes", "data", reason, hint, data), SURROUNDINGS)
+    return TroupeError(Problem("parts-or-classes", "data", reason, hint, data), ENVIRONMENT)
 
 
 def _names(names: Mapping[str, str] | Sequence[str]) -> str:
@@ -253,8 +253,8 @@ def _names(names: Mapping[str, str] | Sequence[str]) -> str:
 
 
 def _and(names: Sequence[str]) -> str:
-    told = [shown(name) for name in names]
-    return " and ".join(filter(None, [", ".join(told[:-1]), *told[-1:]]))
+    texts = [shown(name) for name in names]
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
 def _classes(paths: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -266,35 +266,35 @@ def _classes(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     return ([], strays) if strays else (sorted(first), [])
 
 
-def _bare(found: Found, texts: Sequence[str], part: str) -> dict[str, str]:
+def _bare(found: ScanResult, texts: Sequence[str], part: str) -> dict[str, str]:
     """Folders of a split (`train/`, or "" for all) that contain no image, if each image is in some folder."""
     paths = [path.removeprefix(part) for path in texts if path.startswith(part)]
     if any("/" not in path for path in paths):
         return {}
     filled = {path.partition("/")[0] for path in paths}
     kinds = {
-        place.removeprefix(part): kinds
-        for place, kinds in found.holds.items()
-        if place.startswith(part) and place.count("/") == part.count("/")
+        folder.removeprefix(part): kinds
+        for folder, kinds in found.holds.items()
+        if folder.startswith(part) and folder.count("/") == part.count("/")
     }
     return {
-        shown(name): f"it holds {counted(held)}" if held else "it is empty"
-        for name, held in kinds.items()
+        shown(name): f"it holds {counted(content)}" if content else "it is empty"
+        for name, content in kinds.items()
         if name not in filled
     }
 
 
-def _links(found: Found, parts: Mapping[str, str]) -> list[str]:
+def _links(found: ScanResult, parts: Mapping[str, str]) -> list[str]:
     """Links in the place of splits or classes that lead to another of these; a link for another name of the same split
     is harmless."""
-    told = []
-    for link, place in sorted(found.links.items()):
-        name, other = PurePosixPath(link).name, PurePosixPath(place).name
+    lines = []
+    for link, target in sorted(found.links.items()):
+        name, other = PurePosixPath(link).name, PurePosixPath(target).name
         kinds = part_kinds({name, other})
         level = 2 if link.partition("/")[0] in parts else 1
         if link.count("/") < level and not (kinds[name] and kinds[name] == kinds[other]):
-            told.append(f"{shown(link)} -> {shown(place)}")
-    return told
+            lines.append(f"{shown(link)} -> {shown(target)}")
+    return lines
 
 
 def _refuse_unlike(classes: Mapping[str, set[str]], train: str, data: str) -> None:
@@ -307,4 +307,4 @@ def _refuse_unlike(classes: Mapping[str, set[str]], train: str, data: str) -> No
     if differ:
         reason = "; ".join(sorted(differ))
         hint = f"its splits must have the same classes; or use data={data}/{shown(train)}, which holds out a tenth"
-        raise TroupeError(Problem("parts-differ", "data", reason, hint, data), SURROUNDINGS)
+        raise TroupeError(Problem("parts-differ", "data", reason, hint, data), ENVIRONMENT)

@@ -39,11 +39,11 @@ def split(
     return found
 
 
-def learned_too(codes: NDArray[np.uint8], digests: Sequence[str], parts: Mapping[str, str]) -> int:
+def count_in_both(codes: NDArray[np.uint8], digests: Sequence[str], parts: Mapping[str, str]) -> int:
     """How many images of the other splits are also in the training split, an error of the data set."""
     other = codes != TRAIN if apart(parts) else codes == TEST
-    learned = {digest for digest, of_other in zip(digests, other, strict=True) if not of_other}
-    return sum(1 for digest, of_other in zip(digests, other, strict=True) if of_other and digest in learned)
+    train_digests = {digest for digest, of_other in zip(digests, other, strict=True) if not of_other}
+    return sum(1 for digest, of_other in zip(digests, other, strict=True) if of_other and digest in train_digests)
 
 
 def apart(parts: Mapping[str, str]) -> bool:
@@ -73,5 +73,5 @@ def rows_for(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of training images and of images to evaluate on, in order."""
     held_out = VALIDATION if evaluate_on == "validation" else TEST
-    learned = codes == TRAIN if apart(parts) or evaluate_on == "validation" else codes != TEST
-    return np.flatnonzero(learned), np.flatnonzero(codes == held_out)
+    is_train = codes == TRAIN if apart(parts) or evaluate_on == "validation" else codes != TEST
+    return np.flatnonzero(is_train), np.flatnonzero(codes == held_out)

@@ -31,11 +31,11 @@ def why(error: Exception, content: bytes) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "too many pixels"
     lines = str(error).strip().splitlines()
-    said = re.sub(r"\s*\(.*?\)|\s*0x[0-9a-f]+|\d+", "", lines[0] if lines else "").strip(" :,")
-    return said or type(error).__name__
+    message = re.sub(r"\s*\(.*?\)|\s*0x[0-9a-f]+|\d+", "", lines[0] if lines else "").strip(" :,")
+    return message or type(error).__name__
 
 
-def told(reasons: Mapping[str, int]) -> str:
+def summary(reasons: Mapping[str, int]) -> str:
     """`git-lfs pointer: 16, empty file: 2`, all of them, the most frequent first."""
     return ", ".join(f"{why}: {count}" for why, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 

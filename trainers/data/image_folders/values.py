@@ -66,7 +66,7 @@ def table(value_range: Range) -> list[int] | None:
 
 def lines(held: Mapping[str, Sequence[float]], value_range: Range) -> list[str]:
     """Warnings for the user about images whose values use little of their range, or exceed it."""
-    told = []
+    texts = []
     for kind, (low, high) in held.items() if value_range != "full" else ():
         black, white = (0.0, WHITE[kind]) if isinstance(value_range, str) else value_range
         if kind == FLOAT and isinstance(value_range, str) and high > 1:
@@ -77,8 +77,8 @@ def lines(held: Mapping[str, Sequence[float]], value_range: Range) -> list[str]:
         trouble = "beyond" if leaves else "under a tenth of"
         what = f"its {kind} images have values from {low:g} to {high:g}, {trouble} the {black:g} to {white:g} of black "
         way = f"use value_range={':'.join(f'{end:.9g}' for end in usual(low, high))}, or value_range=full"
-        told.append(f"{what}to white; {way} to keep them")
-    return told
+        texts.append(f"{what}to white; {way} to keep them")
+    return texts
 
 
 def usual(low: float, high: float) -> tuple[float, float]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, interpolate
 
-from trainers.base.errors import SURROUNDINGS, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.contract.streams import sample_indices
 from trainers.data.images import signed
@@ -126,7 +126,7 @@ class Inception(nn.Module):
         super().__init__()
         from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
-        whose = f"inception:{file}" if file else "inception"
+        label = f"inception:{file}" if file else "inception"
         published = file is None or hashlib.sha256(file.read_bytes()).hexdigest().startswith(self.PUBLISHED)
         self.distance = "fid" if published else "fd_inception"
         weights = read_weights(file, ("network",))["network"] if file is not None else None
@@ -141,7 +141,7 @@ class Inception(nn.Module):
         except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             reason = f"no weights of Inception ({str(error).splitlines()[0]})"
             hint = "use other weights" if file else "download them on another machine, and use inception:FILE"
-            raise TroupeError(Problem("no-weights", "features", reason, hint, whose), SURROUNDINGS) from None
+            raise TroupeError(Problem("no-weights", "features", reason, hint, label), ENVIRONMENT) from None
 
     def forward(self, images: Tensor) -> Seen:
         images = images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
@@ -155,17 +155,17 @@ def judge_from_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:
     from trainers.run_folders.run_folder import RunFolder
     from trainers.storage import checkpoint
 
-    learned = RunFolder(folder).read_settings(lambda line: None)
+    stored = RunFolder(folder).read_settings(lambda line: None)
     weights = checkpoint.newest_intact(folder / "checkpoints")
-    kind = registry.config_class(learned["family"])
+    kind = registry.config_class(stored["family"])
     if weights is None:
         reason, hint = "has no complete checkpoint", "use another run"
-        raise TroupeError(Problem("no-checkpoint", "features", reason, hint, str(folder)), SURROUNDINGS)
-    config = kind.of(learned["settings"], learned["family"])
-    theirs = learned["facts"]
-    family = registry.family_class(learned["family"])(config, theirs)
-    same = list(theirs.get("class_names", ())) == list(facts.get("class_names", ()))
-    return _loaded(family, config, theirs, weights, same, str(folder))
+        raise TroupeError(Problem("no-checkpoint", "features", reason, hint, str(folder)), ENVIRONMENT)
+    config = kind.of(stored["settings"], stored["family"])
+    source_facts = stored["facts"]
+    family = registry.family_class(stored["family"])(config, source_facts)
+    same = list(source_facts.get("class_names", ())) == list(facts.get("class_names", ()))
+    return _loaded(family, config, source_facts, weights, same, str(folder))
 
 
 def judge_from_weights(model: str, file: Path, facts: Mapping[str, Any]) -> Classifier:
@@ -177,15 +177,22 @@ def judge_from_weights(model: str, file: Path, facts: Mapping[str, Any]) -> Clas
     last = [tensor for name, tensor in weights.items() if name.endswith("weight") and tensor.dim() in (2, 4)][-1]
     # He et al.'s models are for 32 pixels, torchvision's for more
     size = 32 if model in HE else 299 if model == "inception_v3" else 224
-    theirs = {"channels": 3, "image_size": size, "classes": len(last), "class_names": (), "size": 1, "held_out": 1}
+    source_facts = {
+        "channels": 3,
+        "image_size": size,
+        "classes": len(last),
+        "class_names": (),
+        "size": 1,
+        "held_out": 1,
+    }
     config = registry.config_class("classifier").of({"model": model}, "classifier")
-    family = registry.family_class("classifier")(config, theirs)
-    return _loaded(family, config, theirs, file, len(last) == facts["classes"], f"{model}:{file}")
+    family = registry.family_class("classifier")(config, source_facts)
+    return _loaded(family, config, source_facts, file, len(last) == facts["classes"], f"{model}:{file}")
 
 
-def _loaded(family: Any, config: Any, facts: Mapping[str, Any], weights: Path, knows: bool, whose: str) -> Classifier:
+def _loaded(family: Any, config: Any, facts: Mapping[str, Any], weights: Path, knows: bool, label: str) -> Classifier:
     network = family.networks()["network"]
-    load_weights({"network": network}, read_weights(weights, ("network",), ema=True), "features", whose)
+    load_weights({"network": network}, read_weights(weights, ("network",), ema=True), "features", label)
     channels = facts["channels"]
     return Classifier(network, channels, facts["image_size"], config.channel_moments(channels), knows)
 
@@ -193,8 +200,8 @@ def _loaded(family: Any, config: Any, facts: Mapping[str, Any], weights: Path, k
 def train_judge(judge: nn.Module, data: Any, heartbeat: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
     """Train a classifier; returns its weights, and its `accuracy` on the held-out part; cached by the data."""
     path = cache.cache_path(data, "judge", str(judge), BATCH, EPOCHS, MOST_STEPS, SEED)
-    if path is not None and (known := cache.read(path, lambda line: None)) is not None:
-        return known
+    if path is not None and (cached := cache.read(path, lambda line: None)) is not None:
+        return cached
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(SEED)
         learner = copy.deepcopy(judge).float().train().requires_grad_(True)

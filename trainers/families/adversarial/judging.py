@@ -38,7 +38,7 @@ class Judging(Family):
     loaded = ""  # digest of a judge that was not trained for the run
     distance_name = ""  # its name in a verdict, if it does not follow from the features
     reference: Reference | None = None  # on rank 0
-    told: Mapping[str, Any] | None = None  # the newest verdict, on rank 0
+    newest_verdict: Mapping[str, Any] | None = None  # the newest verdict, on rank 0
 
     def generated(self, networks: Networks, microbatch: MicroBatch) -> Tensor:
         """Samples (rows, channels, size, size) in [-1, 1] for a micro-batch of an evaluation."""
@@ -140,32 +140,34 @@ class Judging(Family):
                 float(train["within"]),
                 found.heartbeat,
             )
-        told = self.reference.verdict(found.rows["features"], found.rows.get("classes"), found.heartbeat)
+        verdict = self.reference.verdict(found.rows["features"], found.rows.get("classes"), found.heartbeat)
         name, accuracy = self.features_name, {}
         distance = self.distance_name or f"fd_{name}"
         if self.trains_judge:
             accuracy = {"judge_accuracy": float(self.buffers["judge.accuracy"])}
-        self.told = {
+        self.newest_verdict = {
             "features": name,
             "distance": distance,
             "judge": self.loaded or cache.digest(self.buffers),
             **accuracy,
             "ema": self.config.ema,
-            **told,
+            **verdict,
         }
-        return {name: sides["generated"] for name, sides in told["numbers"].items()}
+        return {name: sides["generated"] for name, sides in verdict["numbers"].items()}
 
     def details(self) -> Mapping[str, Any] | None:
-        return self.told
+        return self.newest_verdict
 
     def pictures(self, found: Evaluation, data: Data) -> dict[str, Image.Image | None]:
-        if self.told is None:
+        if self.newest_verdict is None:
             return {"verdict": None, "copies": None}
-        pairs = [(sample, image) for sample, image in self.told["closest"] if sample < len(found.rows["images"])]
+        pairs = [
+            (sample, image) for sample, image in self.newest_verdict["closest"] if sample < len(found.rows["images"])
+        ]
         real = compared_batch(data, [image for _, image in pairs])["images"]
         made = found.rows["images"][[sample for sample, _ in pairs]]
         above, below = (images.permute(0, 2, 3, 1).cpu().numpy() for images in (made, real))
-        return {"verdict": draw_verdict(self.told), "copies": draw_pairs(above, below) if pairs else None}
+        return {"verdict": draw_verdict(self.newest_verdict), "copies": draw_pairs(above, below) if pairs else None}
 
 
 def compared_batch(data: Data, places: Sequence[int]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainers.base.errors import WORDS, TroupeError, meant
+from trainers.base.errors import USAGE, TroupeError, did_you_mean
 from trainers.base.problems import Problem
 from trainers.contract import schedules
 from trainers.contract.evaluation import Rows
@@ -46,10 +46,10 @@ class Adversarial(Judging):
             self.critic: Critic(self.width, channels, size, self.critic_norm, **more),
         }
 
-    def alike(self, networks: Mapping[str, nn.Module], kind: Callable[..., Any], **words: Any) -> Optimizers:
+    def alike(self, networks: Mapping[str, nn.Module], kind: Callable[..., Any], **arguments: Any) -> Optimizers:
         """An optimizer of this kind for each network, all with the schedule of the settings."""
         course = schedules.of(self.config, self.config.learning_rate)
-        return {name: (kind(network.parameters(), **words), course) for name, network in networks.items()}
+        return {name: (kind(network.parameters(), **arguments), course) for name, network in networks.items()}
 
     # Inputs of losses
 
@@ -111,31 +111,31 @@ class Adversarial(Judging):
     def grid(self) -> SampleSettings:
         if not self.classes:
             return super().grid()
-        asked: SampleSettings = self.config.sample_settings(count=COLUMNS * min(self.classes, ROWS), columns=COLUMNS)
-        return asked
+        settings: SampleSettings = self.config.sample_settings(count=COLUMNS * min(self.classes, ROWS), columns=COLUMNS)
+        return settings
 
     def sample_inputs(self, settings: SampleSettings, random: torch.Generator, data: Data) -> dict[str, Tensor]:
         inputs = {"latent": torch.randn(settings.count, self.config.latent_dim, 1, 1, generator=random)}
-        wanted: str = settings.class_  # type: ignore[attr-defined]
+        chosen: str = settings.class_  # type: ignore[attr-defined]
         if not self.classes:
-            if wanted != "each":
+            if chosen != "each":
                 reason, hint = "the run is not conditional", "train one with conditional=true"
-                raise TroupeError(Problem("unknown-class", "class", reason, hint, wanted), WORDS)
+                raise TroupeError(Problem("unknown-class", "class", reason, hint, chosen), USAGE)
             return inputs
-        if wanted != "each":
-            return {**inputs, "labels": torch.full((settings.count,), self.class_number(wanted))}
+        if chosen != "each":
+            return {**inputs, "labels": torch.full((settings.count,), self.class_number(chosen))}
         columns = settings.columns or round(settings.count**0.5) or 1
         return {**inputs, "labels": torch.arange(settings.count) // columns % self.classes}
 
-    def class_number(self, wanted: str) -> int:
+    def class_number(self, chosen: str) -> int:
         """The number of a class given by name or number. Raises TroupeError (exit code 2) if there is no such class."""
         names = [str(name) for name in self.facts["class_names"]]
-        if wanted in names:
-            return names.index(wanted)
-        if wanted.isdigit() and int(wanted) < self.classes:
-            return int(wanted)
-        hint = meant(wanted, names) or f"there are {', '.join(names[:10])}{', ...' if names[10:] else ''}"
-        raise TroupeError(Problem("unknown-class", "class", "no such class", hint, wanted), WORDS)
+        if chosen in names:
+            return names.index(chosen)
+        if chosen.isdigit() and int(chosen) < self.classes:
+            return int(chosen)
+        hint = did_you_mean(chosen, names) or f"there are {', '.join(names[:10])}{', ...' if names[10:] else ''}"
+        raise TroupeError(Problem("unknown-class", "class", "no such class", hint, chosen), USAGE)
 
     def samples(self, networks: Networks, inputs: dict[str, Tensor]) -> Tensor:
         images: Tensor = networks["generator"](inputs["latent"], inputs.get("labels"))

@@ -32,17 +32,17 @@ class CifarSpeed(Classification):
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
         config, network = self.config, networks["network"]
-        learned = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+        trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
         groups = [
-            {"params": [p for p in learned.values() if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [learned.pop("whiten.bias")], "weight_decay": 0.0},
-            {"params": [p for p in learned.values() if p.ndim <= 1], "weight_decay": 0, "lr_scale": config.bias_scale},
+            {"params": [p for p in trained.values() if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [trained.pop("whiten.bias")], "weight_decay": 0.0},
+            {"params": [p for p in trained.values() if p.ndim <= 1], "weight_decay": 0, "lr_scale": config.bias_scale},
         ]
         nesterov = config.nesterov and config.momentum > 0
-        words: dict[str, Any] = {"lr": 0.1, "momentum": config.momentum, "nesterov": nesterov, "fused": True}
+        arguments: dict[str, Any] = {"lr": 0.1, "momentum": config.momentum, "nesterov": nesterov, "fused": True}
         course = schedules.of(config, config.learning_rate)
         if not config.lookahead:
-            return {"network": (torch.optim.SGD(groups, **words), course)}
+            return {"network": (torch.optim.SGD(groups, **arguments), course)}
 
         def schedule(step: int, history: Sequence[float]) -> Mapping[str, float]:
             done, last = (step + 1) / config.steps, step + 1 >= config.steps > config.lookahead
@@ -50,7 +50,7 @@ class CifarSpeed(Classification):
             kept = 1.0 if last else PULL**config.lookahead * done**3
             return {**course(step, history), "kept": kept if pulled else -1.0}
 
-        return {"network": (Lookahead(groups, **words), schedule)}
+        return {"network": (Lookahead(groups, **arguments), schedule)}
 
 
 class Lookahead(torch.optim.SGD):

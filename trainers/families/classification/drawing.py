@@ -39,8 +39,8 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Image.Image:
         picture, ax=axes, shrink=0.8, format=PercentFormatter(1, symbol=" %"), ticks=[0, 0.05, 0.2, 0.5, 1]
     )
     bar.set_label("share of the true class", color=INK)
-    told = f"Accuracy {100 * right / total:.2f} % ({right:,.0f} of {total:,.0f})" if total > 0 else "No samples"
-    axes.set_title(told, color=INK, fontsize=13, pad=12)
+    caption = f"Accuracy {100 * right / total:.2f} % ({right:,.0f} of {total:,.0f})" if total > 0 else "No samples"
+    axes.set_title(caption, color=INK, fontsize=13, pad=12)
     axes.set_xlabel("predicted class", color=INK, fontsize=11)
     axes.set_ylabel("true class", color=INK, fontsize=11)
     for part in (axes, bar.ax):

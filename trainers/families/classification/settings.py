@@ -134,14 +134,14 @@ class ClassificationConfig(ImageConfig):
         return "cifar10" if self.data == "cifar10" else "half"
 
     def input_spec(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        told = decoding.told(facts)
+        described = decoding.preprocessing(facts)
         mean, deviation = (
             list(part if len(part) > 1 else part * facts["channels"])
             for part in self.channel_moments(facts["channels"])
         )
-        steps = [*told["steps"], *STEPS]
+        steps = [*described["steps"], *STEPS]
         return {
-            **told,
+            **described,
             "steps": steps,
             "mean": mean,
             "deviation": deviation,
@@ -159,14 +159,14 @@ class ClassificationConfig(ImageConfig):
         return int(facts["classes"]) if self.classes == "auto" else self.classes
 
     def validate_data(self, facts: Mapping[str, Any]) -> list[Problem]:
-        there, channels, size = facts["classes"], facts["channels"], facts["image_size"]
+        classes, channels, size = facts["classes"], facts["channels"], facts["image_size"]
         problems = super().validate_data(facts)
         names = facts.get("class_names", ())
 
         def of_data(code: str, reason: str, hint: str) -> None:
             problems.append(Problem(code, "data", reason, hint, self.data))
 
-        if there >= 2 and names and self.folders != "classes" and all(part_kinds(names).values()):
+        if classes >= 2 and names and self.folders != "classes" and all(part_kinds(names).values()):
             of_data(
                 "parts-as-classes",
                 f"its folders {' and '.join(names)} are splits, not classes",
@@ -182,22 +182,22 @@ class ClassificationConfig(ImageConfig):
         for link in links:
             reason = f"its folder {link.partition(' ->')[0]} is a link ({link}): both have the same images"
             of_data("linked-folders", reason, "put other images there, or remove the link")
-        if there < 2 and (strays := facts.get("strays")):
+        if classes < 2 and (strays := facts.get("strays")):
             lie = "image" if len(strays) == 1 else "images"
             of_data(
                 "stray-images",
                 f"{lie} next to its class folders: {', '.join(strays)}",
                 "move them into their class folders, or away",
             )
-        elif there < 2 and not facts.get("lost_classes") and not links:
-            elsewhere = where_labels_are(self.data) if self.data.startswith("imagefolder:") else ""
-            of_data("no-labels", "has no labels", elsewhere or "put images into one folder per class")
-        elif there >= 2 and self.classes != "auto" and self.classes != there:
-            reason = f"data={self.data} has {there}"
+        elif classes < 2 and not facts.get("lost_classes") and not links:
+            labeled = where_labels_are(self.data) if self.data.startswith("imagefolder:") else ""
+            of_data("no-labels", "has no labels", labeled or "put images into one folder per class")
+        elif classes >= 2 and self.classes != "auto" and self.classes != classes:
+            reason = f"data={self.data} has {classes}"
             problems.append(Problem(MISFIT, "classes", reason, "leave classes out", self.classes))
-        wanted = len(self.channel_moments(channels)[0])
-        if wanted not in (1, channels):
-            reason = f"is for {wanted} channels, data={self.data} has {channels}"
+        expected = len(self.channel_moments(channels)[0])
+        if expected not in (1, channels):
+            reason = f"is for {expected} channels, data={self.data} has {channels}"
             problems.append(Problem(MISFIT, "normalization", reason, "use normalization=half", self.normalization))
         if self.crop_padding >= size:
             reason = f"must be less than the images' {size} pixels"

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trainers.base.errors import meant
+from trainers.base.errors import did_you_mean
 from trainers.base.problems import Problem
 from trainers.families.classification.settings import TINY, ClassificationConfig
 from trainers.settings.fields import Check, setting
@@ -36,7 +36,7 @@ def torchvision_models() -> tuple[str, ...]:
 def _known(model: str) -> Problem | None:
     if model in OWN or model in torchvision_models():
         return None
-    near = meant(model, [*OWN, *torchvision_models()])
+    near = did_you_mean(model, [*OWN, *torchvision_models()])
     hint = near or f"there are {', '.join(OWN)}, and those of torchvision"
     return Problem("unknown-model", "model", "no such model", hint, model)
 
