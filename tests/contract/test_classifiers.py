@@ -51,6 +51,7 @@ def test_a_run_stops_where_its_target_is_reached_and_tells_the_time(tmp_path: Pa
     assert (again["steps"], again["seconds"]) == (result["steps"], result["seconds"])  # finished: nothing is done
 
 
+@pytest.mark.slow
 def test_a_run_that_reached_its_target_goes_on_for_another(tmp_path: Path) -> None:
     first = small_run(tmp_path, name="aimed", steps=60, evaluate_every=20, target="eval_loss:5")
     assert first["steps"] == 20  # a target of a loss is reached from above
@@ -59,14 +60,14 @@ def test_a_run_that_reached_its_target_goes_on_for_another(tmp_path: Path) -> No
 
 
 def test_epochs_say_how_many_steps_there_are_and_more_of_them_extend_a_run(tmp_path: Path) -> None:
-    words = {"schedule": "constant", "batch_size": 900, "microbatch_size": 450}
+    words = {"schedule": "constant", "batch_size": 900, "microbatch_size": 450, "evaluate_every": 0}
     assert small_run(tmp_path, name="short", epochs=0.25, **words)["steps"] == 3  # 9,000 / 900 / 4, rounded up
     assert train(resume="short", epochs=0.5, runs_dir=tmp_path)["steps"] == 5
     assert train(resume="short", steps=6, runs_dir=tmp_path)["steps"] == 6
 
 
 def test_a_schedule_over_the_whole_run_refuses_other_numbers_of_steps(tmp_path: Path, sentences: Sentences) -> None:
-    small_run(tmp_path, name="cycled", steps=4, schedule="one_cycle")
+    small_run(tmp_path, name="cycled", steps=4, schedule="one_cycle", evaluate_every=0)
     with pytest.raises(TroupeError) as caught:
         train(resume="cycled", steps=8, runs_dir=tmp_path)
     assert caught.value.code == CONFLICT
@@ -85,6 +86,7 @@ def test_what_an_evaluation_shows_lies_in_the_folder(tmp_path: Path) -> None:
     assert 0 < result["evaluation_share"] < 1
 
 
+@pytest.mark.slow
 def test_the_default_evaluates_seldom_enough_for_five_percent(tmp_path: Path) -> None:
     """By count: a pass forward is a third of a step's work (forward, and twice as much backward)."""
     result = small_run(tmp_path, name="rare", steps=400, batch_size=64)

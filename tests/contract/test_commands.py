@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentences import Sentences
-from tiers import long
+from tiers import long, slow
 from wrong import Wrong
 
 from cluster import load_exported, train
@@ -172,7 +172,7 @@ def test_weights_of_another_family_are_refused_before_anything_is_started(
 def test_the_settings_of_the_networks_come_with_the_weights(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["train", "dcgan", *TINY, "steps=0", "upsample=nearest", "--name", "first"]) == 0
     capsys.readouterr()
-    words = [word for word in TINY if word.split("=")[0] in ("data", "batch_size", "microbatch_size")]
+    words = [word for word in TINY if word.split("=")[0] in ("batch_size", "microbatch_size", "evaluate_every")]
     assert command(["train", "dcgan", *words, "steps=1", "--init-from", "first", "--name", "second"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "--init-from" in line]
     assert "width=4" in line
@@ -302,7 +302,7 @@ def test_json_is_one_object_and_progress_goes_to_stderr(room: Path, capsys: pyte
 
 
 def test_a_config_file_says_settings_and_the_command_line_wins(room: Path) -> None:
-    (room / "small.yaml").write_text("family: dcgan\nimage_size: 16\nwidth: 4\nlatent: 8\nsteps: 1\nseed: 3\n")
+    (room / "small.yaml").write_text("family: dcgan\nimage_size: 16\nwidth: 4\nlatent: 8\nsteps: 1\nseed: 3\nevaluate_every: 0\n")
     assert command(["train", "--config", "small.yaml", "seed=4"]) == 0
     stored = json.loads((room / "runs/dcgan-1/settings.json").read_text())["settings"]
     assert (stored["width"], stored["seed"]) == (4, 4)
@@ -323,7 +323,7 @@ def test_python_says_the_same_words(room: Path, sentences: Sentences) -> None:
 
 
 @pytest.mark.parametrize("size", [16, pytest.param(64, marks=pytest.mark.slow), *long(32, 128)])
-@pytest.mark.parametrize("upsample", ["transposed", "nearest"])
+@pytest.mark.parametrize("upsample", ["transposed", *slow("nearest")])
 def test_dcgan_takes_any_power_of_two(room: Path, size: int, upsample: str) -> None:
     words = [
         f"image_size={size}",
@@ -331,13 +331,14 @@ def test_dcgan_takes_any_power_of_two(room: Path, size: int, upsample: str) -> N
         "latent_dim=4",
         "batch_size=4",
         "microbatch_size=2",
+        "evaluate_every=0",
         f"upsample={upsample}",
     ]
     assert command(["train", "dcgan", *words, "steps=1", "device=cpu"]) == 0
     assert Image.open(room / "runs/dcgan-1/grids/step_00000001.png").size[0] > 8 * size
 
 
-@pytest.mark.parametrize(("name", "kind"), [("x.jpg", "JPEG"), ("x.PNG", "PNG"), ("x.webp", "WEBP"), ("x", "PNG")])
+@pytest.mark.parametrize(("name", "kind"), [("x.jpg", "JPEG"), *slow(("x.PNG", "PNG"), ("x.webp", "WEBP"), ("x", "PNG"))])
 def test_samples_are_written_as_the_ending_of_their_file_says(room: Path, name: str, kind: str) -> None:
     train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
     assert command(["sample", "run", "--count", "4", "--out", name]) == 0
@@ -356,7 +357,9 @@ def test_samples_are_not_written_over_a_folder(
     sentences(wrong.problems)
 
 
-@pytest.mark.parametrize("evaluates", [{}, {"evaluate_every": 100, "num_eval_samples": 100, "features": "pixels"}])
+@pytest.mark.parametrize(
+    "evaluates", [{}, *slow({"evaluate_every": 100, "num_eval_samples": 100, "features": "pixels"})]
+)
 def test_a_run_whose_last_step_was_made_before_it_was_the_last_ends_as_one_that_knew(
     room: Path, evaluates: dict[str, Any]
 ) -> None:
@@ -398,7 +401,7 @@ def odd(weights: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore:.*[Ss]parse")
-@pytest.mark.parametrize("kind", ["sparse tensors", "complex numbers", "tensors without data"])
+@pytest.mark.parametrize("kind", ["sparse tensors", *slow("complex numbers", "tensors without data")])
 def test_weights_that_no_network_can_take_are_told_in_one_line(
     room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences, kind: str
 ) -> None:
@@ -451,10 +454,10 @@ def test_a_run_of_a_family_of_ones_own_says_where_that_was(
             "the family declares mistake as its main metric, but its evaluation returns eval_error: "
             "no evaluation counts as the best; make both agree",
         ),
-        (
+        *slow((
             '{"mistake": "min", "error": "min"}',
             "the evaluation returns no eval_mistake: the best is chosen by eval_error",
-        ),
+        )),
     ],
 )
 def test_a_metric_that_is_declared_under_another_name_is_told_once(

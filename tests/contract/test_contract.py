@@ -33,11 +33,13 @@ from trainers.run import open_for
 from trainers.storage import checkpoint
 from trainers.storage.tensors import named_tensors
 
-EVERY = each(variants())
-COVERING = each([  # together they have all that a family can: classes, several phases, batch norm, text and carried
+FEW = [  # together they have all that a family can: classes, several phases, batch norm, text and carried
     ("dcgan", "conditional"), ("wgan_gp", "tiny"), ("classifier", "resnet20"), ("words", "tiny"), ("painted", "tiny"),
     ("dream", "tiny"), ("judged", "tiny"), ("everything", "uneven"),  # state, own optimizers, closures, a judge
-])  # fmt: skip
+]  # fmt: skip
+FIRST = list({family: (family, variant) for family, variant in reversed(variants())}.values())  # one of each family
+EVERY, COVERING = each(variants()), each(FEW)
+EVERY_AND_FEW_FAST, EVERY_AND_FIRST_FAST = each(variants(), FEW), each(variants(), FIRST)
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
@@ -80,7 +82,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[Any]:
     return [difference for difference in compare(one, other) if difference.relative > 0]
 
 
-@EVERY
+@EVERY_AND_FEW_FAST
 def test_three_workers_that_save_by_the_clock_of_rank_0_give_the_bits_of_one(
     runs: Runs, tmp_path: Path, family: str, variant: str
 ) -> None:
@@ -156,7 +158,7 @@ def test_the_seed_changes_the_run(runs: Runs, family: str, variant: str) -> None
     assert compare({part: one[part] for part in parts}, {part: other[part] for part in parts})[0].relative > 0
 
 
-@EVERY
+@EVERY_AND_FEW_FAST
 def test_checkpoints_hold_only_tensors_and_plain_values(runs: Runs, family: str, variant: str) -> None:
     runs.state(family, variant, 1)
     folder = runs.path(family, variant, 1)
@@ -166,7 +168,7 @@ def test_checkpoints_hold_only_tensors_and_plain_values(runs: Runs, family: str,
         assert str(folder) not in (path / "manifest.json").read_text()
 
 
-@EVERY
+@EVERY_AND_FEW_FAST
 def test_the_memory_that_is_told_is_the_memory_of_the_run(
     runs: Runs, tmp_path: Path, family: str, variant: str
 ) -> None:
@@ -185,7 +187,7 @@ def test_the_memory_that_is_told_is_the_memory_of_the_run(
         assert kept <= need.optimizers + 4 * tensors
 
 
-@EVERY
+@EVERY_AND_FIRST_FAST
 def test_losses_are_those_stored(
     pool: LocalGroup, tmp_path: Path, family: str, variant: str, request: pytest.FixtureRequest
 ) -> None:

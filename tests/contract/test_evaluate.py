@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sentences import Sentences
+from tiers import slow
 from wrong import Wrong
 
 from cluster import train
@@ -19,7 +20,7 @@ from cluster.inspection import evaluate
 from trainers.base.errors import CONFLICT, USAGE, TroupeError
 
 SMALL = {"model": "mlp_relu", "image_size": 8, "batch_size": 16, "microbatch_size": 8, "steps": 3, "crop_padding": 0,
-         "schedule": "constant"}  # fmt: skip
+         "schedule": "constant", "evaluate_every": 0}  # fmt: skip
 
 
 def pictures(folder: Path, *classes: str, count: int = 30, seed: int = 0) -> str:
@@ -59,7 +60,7 @@ def test_what_a_run_held_out_is_called_so(room: Path, capsys: pytest.CaptureFixt
     assert f"held-out samples, data=imagefolder:{room / 'd1'}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("weights", ["run", "checkpoint", "export"])
+@pytest.mark.parametrize("weights", ["run", *slow("checkpoint", "export")])
 def test_training_samples_are_never_called_held_out(
     room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences, weights: str
 ) -> None:

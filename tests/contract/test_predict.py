@@ -29,7 +29,8 @@ from trainers.families import registry
 from trainers.families.classification.settings import ClassificationConfig
 
 FAMILIES = [name for name in registry.families() if issubclass(registry.config_class(name), ClassificationConfig)]
-SMALL = {"model": "mlp_relu", "batch_size": 16, "microbatch_size": 8, "steps": 3, "schedule": "constant"}
+SMALL = {"model": "mlp_relu", "batch_size": 16, "microbatch_size": 8, "steps": 3, "schedule": "constant",
+         "evaluate_every": 0}  # fmt: skip
 
 
 def noise(path: Path, seed: int, size: tuple[int, int] = (40, 30), mode: str = "RGB", **how: Any) -> None:

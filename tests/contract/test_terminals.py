@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiers import long
+from tiers import long, slow
 
 from cluster.terminal.tables import columns_of
 from tests.commands import DCGAN
@@ -52,12 +53,15 @@ SAID = [
     ("--help",), ("train", "dcgan", "--help"), ("search", "--help"), ("report", "--help"), ("submit", "--help"),
     ("families",), ("datasets",), ("env",), ("runs",), ("runs", "search"), ("check", "dcgan"),
     ("train", "classifier", "model=mlp", "schedule=cosine", "--dry-run"), ("verify", "dcgan", "--dry-run"),
-    ("evaluate", "made"), ("sample", "made"), ("export", "made", "--out", "an/export"), ("report", "search"),
+    ("sample", "made"), ("export", "made", "--out", "an/export"), ("report", "search"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
-@pytest.mark.parametrize("words", SAID, ids=" ".join)
+@pytest.mark.parametrize(
+    ("words", "columns"),
+    [*product(SAID, WIDTHS), (("evaluate", "made"), WIDTHS[0]), *slow(*product([("evaluate", "made")], WIDTHS[1:]))],
+    ids=lambda value: value if isinstance(value, int) else " ".join(value),
+)
 def test_what_a_command_says_fits(room: Path, words: tuple[str, ...], columns: int) -> None:
     fits(room, columns, *words)
 
@@ -74,7 +78,7 @@ def test_what_is_wrong_fits(room: Path, words: tuple[str, ...], code: int, colum
     fits(room, columns, *words, code=code)
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize("columns", [WIDTHS[0], *slow(*WIDTHS[1:])])
 def test_a_run_from_its_first_line_to_its_last_fits_and_its_end_is_seen_without_scrolling(
     room: Path, columns: int
 ) -> None:
@@ -89,7 +93,7 @@ def test_a_run_from_its_first_line_to_its_last_fits_and_its_end_is_seen_without_
 
 
 def test_a_dumb_terminal_is_sent_plain_lines(room: Path) -> None:
-    words = ("train", *DCGAN, "steps=20", "log_every=1", "workers=1")
+    words = ("train", *DCGAN, "steps=4", "log_every=1", "workers=1")
     assert "\x1b" in on_terminal(room, 60, *words).text, "another one renews its line"
     text = fits(room, 60, *words, TERM="dumb")
     assert "\x1b" not in text

@@ -132,6 +132,7 @@ def test_pixels_see_the_same_in_any_size() -> None:
     assert torch.allclose(Pixels()(images).features, Pixels()(large).features)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_final_and_its_best_verdict_and_evaluate_repeats_it(
     room: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

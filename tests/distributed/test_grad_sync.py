@@ -21,6 +21,7 @@ from cluster.backend.process_pool import LocalGroup
 from cluster.inspection.verify import compare, last_state, train_quietly, verify
 from cluster.requests.models import VerifyRequest
 from tests.jobs import plan_of
+from tests.tiers import slow
 from trainers.base.errors import PeerLost, TroupeError
 from trainers.distributed import exact as grad_sync_module
 from trainers.distributed.ddp import Ddp
@@ -78,7 +79,7 @@ def expected(microbatches: int) -> list[torch.Tensor]:
     return [fold(leaf, torch.add, 0, microbatches) / microbatches for leaf in leaves]
 
 
-@pytest.mark.parametrize("microbatches", [4, 5, 12])
+@pytest.mark.parametrize("microbatches", [5, *slow(4, 12)])
 @pytest.mark.parametrize(
     "layout",
     [[[0, 1]], [[0], [1]], [[0, 1, 2]], [[0], [1], [2]], [[0, 1], [2]], [[0], [1, 2]], [[0, 1, 2, 3]],

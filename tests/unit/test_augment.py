@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tiers import slow
 from torch import Tensor
 
 from trainers.contract.augmentation import alternating_flips, crop_and_flip, cutout, random_flips, reflected
@@ -153,8 +154,10 @@ def test_the_flips_are_those_that_earlier_versions_had() -> None:
 # Squares that are cut out
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 6])
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7)])
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [(8, 8, 3), (5, 7, 6), *slow((8, 8, 1), (8, 8, 2), (8, 8, 6), (5, 7, 1), (5, 7, 2), (5, 7, 3))],
+)
 def test_a_square_around_a_place_of_the_image_is_filled_and_nothing_else(size: int, height: int, width: int) -> None:
     images = noise(400, 3, height, width).clamp(min=10)
     before, fill = images.clone(), torch.tensor([1, 2, 3])

@@ -21,7 +21,8 @@ from trainers.storage import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MLP: dict[str, Any] = {"model": "mlp", "image_size": 8, "schedule": "constant", "steps": 4, "device": "cpu"}
+MLP: dict[str, Any] = {"model": "mlp", "image_size": 8, "schedule": "constant", "steps": 4, "device": "cpu",
+                       "evaluate_every": 0}  # fmt: skip
 FAST: dict[str, Any] = {**registry.config_class("cifar_speed").tiny["tiny"], "device": "cpu"}
 
 
@@ -106,7 +107,7 @@ def test_a_reached_target_is_told_when_the_run_is_asked_to_go_on(capsys: pytest.
 
 
 def test_pictures_that_a_killed_run_did_not_draw_are_drawn_when_it_goes_on() -> None:
-    train("classifier", name="old", **MLP)
+    train("classifier", name="old", **{**MLP, "evaluate_every": 4})
     folder = Path("runs/old")
     for part in ("result.json", "confusion.png", "mistakes.png"):
         (folder / part).unlink()

@@ -184,7 +184,7 @@ def test_every_classifier_of_torchvision_can_be_built_without_memory() -> None:
         assert convolutions(network)[0].weight.shape[1] == 1, name
 
 
-@pytest.mark.parametrize(("channels", "factor"), [(1, 3**0.5), (2, 1.5**0.5), (6, 0.5**0.5)])
+@pytest.mark.parametrize(("channels", "factor"), [(1, 3**0.5), *slow((2, 1.5**0.5), (6, 0.5**0.5))])
 def test_a_torchvision_model_takes_other_channels_with_its_own_filters(channels: int, factor: float) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -239,7 +239,8 @@ def test_a_norm_over_one_number_is_told(model: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("model", "size"),
     [("mlp", 1), ("mlp_bn", 5), ("lstm_rows", 3), ("resnet20", 1), ("residual", 9), ("cnn", 16), ("simple_cnn", 8),
-     ("lenet", 12), ("alexnet", 63), ("googlenet", 32), ("regnet_x_400mf", 32), ("swin_t", 32), ("vit_h_14", 28)],
+     ("lenet", 12), ("alexnet", 63), ("googlenet", 32), ("swin_t", 32),
+     *slow(("regnet_x_400mf", 32), ("vit_h_14", 28))],
 )  # fmt: skip
 def test_what_fits_is_no_misfit(model: str, size: int) -> None:
     assert misfit(model, 1, size, 10) is None

@@ -279,6 +279,7 @@ for name in [name for name in cluster.__all__ if name != "TroupeError"]:
 """
 
 
+@pytest.mark.slow
 def test_every_module_is_imported_and_no_package_takes_the_place_of_a_call() -> None:
     """A package `cluster.train` would be bound over the call of that name."""
     modules = [

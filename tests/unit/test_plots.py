@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tiers import slow
 
 from trainers.drawing import fonts, pictures, plots
 from trainers.families.classification import drawing
@@ -97,10 +98,12 @@ def test_curves_of_a_long_gan_with_several_losses_are_thinned(path: Path) -> Non
     "row",
     [
         {"step": 10, "classify_loss": 2.3, "learning_rate": 0.1, "momentum": 0.9},
-        {"step": 0, "loss": 0.0, "learning_rate": 0.0},
-        {"step": 7, "loss": -3.0},
-        {"step": 7, "eval_accuracy": 1.0},
-        {"step": 7, "eval_error": 0.0},
+        *slow(
+            {"step": 0, "loss": 0.0, "learning_rate": 0.0},
+            {"step": 7, "loss": -3.0},
+            {"step": 7, "eval_accuracy": 1.0},
+            {"step": 7, "eval_error": 0.0},
+        ),
     ],
 )
 def test_one_row_is_drawn(path: Path, row: dict[str, float]) -> None:
@@ -137,7 +140,8 @@ def test_a_wide_range_of_losses_has_a_log_scale(path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("name", "values", "best"),
-    [("eval_accuracy", (0.2, 0.7125, 0.5), "71.25 % at step 2"), ("eval_error", (0.2, 0.1, 0.5), "10.00 % at step 2")],
+    [("eval_accuracy", (0.2, 0.7125, 0.5), "71.25 % at step 2"),
+     *slow(("eval_error", (0.2, 0.1, 0.5), "10.00 % at step 2"))],
 )
 def test_the_best_evaluation_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch, name: str, values: tuple[float, ...], best: str
@@ -160,7 +164,7 @@ def written(path: Path, draw: Any, *words: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "size"), [(1, (800, 720)), (20, (800, 720)), (21, (1000, 900)), (120, (1000, 900))]
+    ("classes", "size"), [(20, (800, 720)), (21, (1000, 900)), *slow((1, (800, 720)), (120, (1000, 900)))]
 )
 def test_a_confusion_is_drawn_for_few_and_for_many_classes(path: Path, classes: int, size: tuple[int, int]) -> None:
     written(path, drawing.draw_confusion, confusion(classes), [f"class {number}" for number in range(classes)])
@@ -285,7 +289,7 @@ def test_a_confusion_uses_the_font_that_has_the_name(machine_fonts: Path, recwar
     "write",
     [
         lambda path: plots.write_curves(path, classifier_rows(70)),
-        lambda path: written(path, drawing.draw_confusion, confusion(10), NAMES),
+        *slow(lambda path: written(path, drawing.draw_confusion, confusion(10), NAMES)),
         lambda path: written(path, drawing.draw_mistakes, photos(2), ["cat, not dog 99 %"] * 2),
     ],
     ids=["curves", "confusion", "mistakes"],
@@ -341,6 +345,7 @@ def test_the_sparkline_stays_within_its_width_and_names_the_extremes(
     )
 
 
+@pytest.mark.slow
 def test_matplotlib_is_loaded_by_the_first_plot_without_windows_and_keeps_its_settings(path: Path) -> None:
     code = """if True:
         import pathlib, sys

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import pytest
 from commands import OWN_FAMILIES
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from sentences import Sentences
@@ -299,6 +299,7 @@ VALUES = st.one_of(
 
 
 @given(VALUES)
+@settings(max_examples=50)
 def test_a_shown_value_is_read_as_itself(pair: tuple[Any, Any]) -> None:
     annotation, value = pair
     assert read_value(annotation, show_value(value)) == value

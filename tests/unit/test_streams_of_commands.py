@@ -71,7 +71,7 @@ def test_no_encoding_refuses_what_is_said(tmp_path: Path, words: str, encoding: 
 
 
 @pytest.mark.parametrize(
-    "words", ["families", "nothing 2>&1", *slow("--help", "env"), *long("train dcgan --dry-run", "runs")]
+    "words", ["families", *slow("nothing 2>&1", "--help", "env"), *long("train dcgan --dry-run", "runs")]
 )
 def test_a_full_disk_behind_the_output_is_told(tmp_path: Path, words: str) -> None:
     done = shell(f"{TROUPE} {words.removesuffix(' 2>&1')} >/dev/full", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiers
-from groups import group_of
+from groups import WITH_POOL, fast_group_of, group_of
 
 TESTS = {
     "unit/test_one.py": """
@@ -129,3 +130,21 @@ def test_what_shares_a_ray_runs_in_one_process_and_so_do_the_tests_that_share_ru
     )
     assert group_of(one) == group_of(one.replace("test_one", "test_two")) != group_of(one.replace("dcgan", "wgan"))
     assert group_of(other) != group_of(other.replace("test_one", "test_two"))
+
+
+def test_fast_tests_of_a_file_run_in_one_process_and_so_do_those_that_share_a_pool() -> None:
+    assert {fast_group_of(f"tests/{path}::test_it[1]") for path in WITH_POOL} == {"pool"}
+    one, other = "tests/unit/test_words.py::test_one[dcgan-tiny]", "tests/unit/test_trial.py::test_one"
+    assert fast_group_of(one) == fast_group_of(one.replace("dcgan", "wgan")) != fast_group_of(other)
+
+
+def test_the_files_with_a_pool_are_known() -> None:
+    """Of the fast tests, those of one process alone start workers."""
+    tests = Path(__file__).parents[1]
+    found = {
+        str(path.relative_to(tests))
+        for part in ("contract", "distributed", "unit")
+        for path in (tests / part).glob("test_*.py")
+        if re.search(r"\bpool: LocalGroup", path.read_text())
+    }
+    assert found == set(WITH_POOL)

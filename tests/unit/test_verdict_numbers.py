@@ -154,6 +154,7 @@ def test_torch_fidelity_agrees(features: tuple[Tensor, Tensor]) -> None:
     assert quality(real, generated).recall == pytest.approx(theirs["recall"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_prdc_agrees(features: tuple[Tensor, Tensor]) -> None:
     from prdc import compute_prdc
 
@@ -167,6 +168,7 @@ def test_prdc_agrees(features: tuple[Tensor, Tensor]) -> None:
     assert ours.recall == pytest.approx(theirs["recall"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_torchmetrics_agrees(features: tuple[Tensor, Tensor]) -> None:
     from torchmetrics.image.fid import _compute_fid
 
