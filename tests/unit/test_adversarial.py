@@ -17,8 +17,9 @@ from trainers.distributed.process_group import World
 from trainers.engine.control import Control
 from trainers.engine.step import run_phase, train_step
 from trainers.engine.trainer import Trainer
-from trainers.families import registry
+from trainers.families import classifiers, registry
 from trainers.families.adversarial.networks import Critic, Generator, slopes_by_autograd
+from trainers.families.classification.settings import ClassificationConfig
 
 ADVERSARIAL = ("dcgan", "wgan", "wgan_gp")
 
@@ -273,3 +274,11 @@ def test_every_adversarial_family_is_short() -> None:
     for family in ADVERSARIAL:
         lines = itertools.chain(*(path.read_text().splitlines() for path in (root / family).glob("*.py")))
         assert sum(1 for _ in lines) <= 265  # wgan_gp has the paper's residual networks besides
+
+
+def test_every_built_in_classifier_can_judge() -> None:
+    kinds = {name: registry.config_class(name) for name in registry.families()}
+    judges = {name for name, kind in kinds.items() if issubclass(kind, ClassificationConfig)}
+    assert judges == {*classifiers.CONFIGS}
+    assert all(classifiers.CONFIGS[name] is kinds[name] for name in judges)
+    assert all(classifiers.classifier_class(name) is registry.family_class(name) for name in judges)

@@ -151,26 +151,26 @@ class Inception(nn.Module):
 
 def judge_from_run(folder: Path, facts: Mapping[str, Any]) -> Classifier:
     """The network of a classifier's run. Raises TroupeError (exit code 3) if it has no checkpoint."""
-    from trainers.families import registry
+    from trainers.families import classifiers
     from trainers.run_folders.run_folder import RunFolder
     from trainers.storage import checkpoint
 
     stored = RunFolder(folder).read_settings(lambda line: None)
     weights = checkpoint.newest_intact(folder / "checkpoints")
-    kind = registry.config_class(stored["family"])
+    kind = classifiers.CONFIGS[stored["family"]]
     if weights is None:
         reason, hint = "has no complete checkpoint", "use another run"
         raise TroupeError(Problem("no-checkpoint", "features", reason, hint, str(folder)), ENVIRONMENT)
     config = kind.of(stored["settings"], stored["family"])
     source_facts = stored["facts"]
-    family = registry.family_class(stored["family"])(config, source_facts)
+    family = classifiers.classifier_class(stored["family"])(config, source_facts)
     same = list(source_facts.get("class_names", ())) == list(facts.get("class_names", ()))
     return _loaded(family, config, source_facts, weights, same, str(folder))
 
 
 def judge_from_weights(model: str, file: Path, facts: Mapping[str, Any]) -> Classifier:
     """A model of `classifier` by name, with weights from a file. Raises TroupeError if they do not fit it."""
-    from trainers.families import registry
+    from trainers.families import classifiers
 
     model = MODELS.get(model, model)
     weights = read_weights(file, ("network",))["network"]
@@ -185,8 +185,8 @@ def judge_from_weights(model: str, file: Path, facts: Mapping[str, Any]) -> Clas
         "size": 1,
         "held_out": 1,
     }
-    config = registry.config_class("classifier").of({"model": model}, "classifier")
-    family = registry.family_class("classifier")(config, source_facts)
+    config = classifiers.CONFIGS["classifier"].of({"model": model}, "classifier")
+    family = classifiers.classifier_class("classifier")(config, source_facts)
     return _loaded(family, config, source_facts, file, len(last) == facts["classes"], f"{model}:{file}")
 
 

@@ -11,7 +11,7 @@ from trainers.base.errors import TroupeError
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem, sentence
 from trainers.data.settings import ImageConfig
-from trainers.families import registry
+from trainers.families import classifiers
 from trainers.run_folders.run_folder import RunFolder
 from trainers.settings.config import MISFIT, SampleSettings
 from trainers.settings.fields import Check, setting
@@ -62,7 +62,7 @@ def _no_judge(run: Path) -> tuple[str, str]:
         family = str(RunFolder(run).read_settings()["family"])
     except TroupeError as error:
         return sentence(error.problems[0]), ""
-    if family not in registry.families() or not hasattr(registry.config_class(family), "channel_moments"):
+    if family not in classifiers.CONFIGS:
         return f"is a run of {family}, which predicts no classes", "use a classifier's run"
     return "" if all_in(run / "checkpoints") else "has no checkpoint yet", ""
 
@@ -194,7 +194,7 @@ class AdversarialConfig(ImageConfig):
             no_judge("is none of auto, pixels and inception, nor an existing run or file")
         elif model not in ("", "inception"):
             model = MODELS.get(model, model)
-            for one in registry.config_class("classifier").from_words({"model": model}, "classifier")[1]:
+            for one in classifiers.CONFIGS["classifier"].from_words({"model": model}, "classifier")[1]:
                 no_judge(one.reason, one.hint, one.code)
             if _found(path).is_dir() and not any((_found(path) / name).exists() for name in WEIGHTS):
                 no_judge("is a folder without weights", "use a file of weights")
