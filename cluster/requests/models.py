@@ -71,7 +71,7 @@ class TrainRequest(Request):
     families: Places = FAMILIES
     progress: bool = PROGRESS
     report: ReportStep | None = python(None)
-    elsewhere: bool = internal(False)  # runs on other machines: data folders need not exist here
+    runs_remotely: bool = internal(False)  # runs on other machines: data folders need not exist here
 
     def reads(self) -> Sequence[str]:
         return [one for one in (self.resume, self.init_from) if one is not None]
@@ -113,7 +113,7 @@ class SearchRequest(Request):
     data_dir: Place = DATA
     families: Places = FAMILIES
     progress: bool = PROGRESS
-    elsewhere: bool = internal(False)  # as in TrainRequest
+    runs_remotely: bool = internal(False)  # as in TrainRequest
 
     def reads(self) -> Sequence[str]:
         return [self.resume] if self.resume is not None else []
@@ -276,11 +276,11 @@ class SubmitRequest(Request):
 
     @classmethod
     def signature(cls) -> Signature:
-        whole = super().signature()
-        return whole.replace(
+        inherited = super().signature()
+        return inherited.replace(
             parameters=[
                 one.replace(name={"sent": "verb", "settings": "arguments"}.get(one.name, one.name))
-                for one in whole.parameters.values()
+                for one in inherited.parameters.values()
             ]
         )
 
