@@ -86,7 +86,8 @@ MUTATIONS = (
     Mutation(  # the first mistake hides the others
         "All errors in a command's arguments are reported at once", "cluster/training/prepare_run.py",
         (("    if findings.problems:\n        raise TroupeError(findings.problems, USAGE)\n    if findings.conflict",
-          "    if findings.problems:\n        raise TroupeError(findings.problems[:1], USAGE)\n    if findings.conflict"),),
+          "    if findings.problems:\n        raise TroupeError(findings.problems[:1], USAGE)\n"
+          "    if findings.conflict"),),
         ("tests/unit/test_cli_errors.py::test_every_mistake_of_a_command_is_told_at_once",),
     ),
     Mutation(  # hosts send one another rounded sums

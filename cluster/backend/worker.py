@@ -43,7 +43,7 @@ class Worker:
         self.rows: list[tuple[int, dict[str, float]]] = []  # rows of metrics, not passed on yet
         self.control = Control(self.lines.append, self._report, on_step_end=self._pause)
         self.pause_metric = pause_metric  # the metric after whose rows the run waits for `release`
-        self.row_pending = False  # whether there was such a row since the last rest
+        self.row_pending = False  # whether there was such a row since the last pause
         self.paused_at: int | None = None
         self.released = threading.Event()
 

@@ -218,7 +218,7 @@ def runs(request: RunsRequest, progress: Progress) -> Answer:
         lines = [f"{row['name']}: {verbs[0]} {size(row['bytes'])} {verbs[1]}" for row in removed]
         return Answer({"removed": removed, **({"dry_run": True} if request.dry_run else {})}, "\n".join(lines))
     rows = manage_runs.list_runs(request.runs, request.names)
-    nothing = f"no runs in {bucket.shown(request.runs)}; `troupe train dcgan data=digits` starts one"
+    nothing = f"no runs in {bucket.display_name(request.runs)}; `troupe train dcgan data=digits` starts one"
     return Answer({"runs": rows}, table(rows_of_runs(rows), nothing))
 
 

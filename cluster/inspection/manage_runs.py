@@ -13,7 +13,7 @@ from typing import Any
 from cluster.requests.models import SampleRequest
 from cluster.searching import leaderboard
 from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
-from trainers.base.paths import expanded, shown
+from trainers.base.paths import expanded, printable
 from trainers.base.problems import Problem, sentence
 from trainers.contract.streams import GRID_SEED
 from trainers.data import imagefolder, sources
@@ -260,7 +260,7 @@ def list_datasets(extra: Sequence[Path]) -> list[dict[str, str]]:
 def list_packed(data_dir: Path) -> list[dict[str, Any]]:
     """A row for each packed folder of images."""
     return [
-        {"source": shown(source), "bytes": count, "packed": str(folder)}
+        {"source": printable(source), "bytes": count, "packed": str(folder)}
         for source, count, folder in imagefolder.cached(data_dir)
     ]
 
@@ -271,7 +271,7 @@ def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
     copies = [
         (count, folder)
         for packed_source, count, folder in imagefolder.cached(data_dir)
-        if str(packed_source) in (source, resolved) or shown(packed_source) == source
+        if str(packed_source) in (source, resolved) or printable(packed_source) == source
     ]
     if not copies:
         hint = "`troupe datasets` lists them"

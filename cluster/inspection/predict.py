@@ -14,7 +14,7 @@ from cluster.requests.models import PredictRequest
 from cluster.terminal.tables import table
 from cluster.training.launch_run import alone
 from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
-from trainers.base.paths import expanded, natural, shown
+from trainers.base.paths import expanded, natural, printable
 from trainers.base.problems import Problem
 from trainers.data import sources
 from trainers.data.image_folders import decoding, listing
@@ -77,7 +77,9 @@ def _predicted(
 def prepare(command: PredictRequest) -> tuple[str, Path | None, Mapping[str, Any]]:
     """The run or the exported folder, and its expected input. Raises TroupeError with all problems."""
     problems = [
-        Problem("missing-file", shown(file), "is neither a file nor a folder" if exists else "no such file or folder")
+        Problem(
+            "missing-file", printable(file), "is neither a file nor a folder" if exists else "no such file or folder"
+        )
         for file in command.files
         if not (exists := os.path.exists(file)) or not (file.is_file() or file.is_dir())
     ]
@@ -130,7 +132,7 @@ def find(named: Sequence[Path]) -> Files:
         images.update(dict.fromkeys(path / inside for inside in paths))
         if not paths:
             extensions = ", ".join(decoding.extensions())
-            problems.append(Problem("no-images", shown(path), "holds no images", f"known extensions: {extensions}"))
+            problems.append(Problem("no-images", printable(path), "holds no images", f"known extensions: {extensions}"))
     if problems:
         raise TroupeError(problems, ENVIRONMENT)
     return Files(list(images), passed)
@@ -145,10 +147,10 @@ def _decoded(
             with warnings.catch_warnings(action="ignore"):  # Pillow's, about images that it can read
                 image = decoding.preprocessed(file.read_bytes(), facts)
         except OSError as error:
-            unreadable.append({"file": shown(file), "why": error.strerror or "damaged, or not an image"})
+            unreadable.append({"file": printable(file), "why": error.strerror or "damaged, or not an image"})
         except Exception as error:  # Pillow raises nearly any exception for damaged images
             why = " ".join(f"{type(error).__name__}: {error}".split())
-            unreadable.append({"file": shown(file), "why": shown(why)})
+            unreadable.append({"file": printable(file), "why": printable(why)})
         else:
             yield file, image
 
@@ -185,7 +187,7 @@ def _row(file: Path, classes: Sequence[str], probabilities: Sequence[float], top
     ranked = sorted(range(len(probabilities)), key=lambda index: -probabilities[index])
     indices = range(len(probabilities)) if top is None else ranked[:top]
     return {
-        "file": shown(file),
+        "file": printable(file),
         "class": classes[ranked[0]],
         "probability": probabilities[ranked[0]],
         "probabilities": {classes[index]: probabilities[index] for index in indices},

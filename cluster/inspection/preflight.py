@@ -172,7 +172,7 @@ def _answers_of(
         sent = time.time()
         pending = [
             remote_facts.options(scheduling_strategy=at(node)).remote(
-                str(mark), bucket.shown(command.runs.resolve()), data
+                str(mark), bucket.display_name(command.runs.resolve()), data
             )
             for node in nodes
         ]
@@ -239,7 +239,7 @@ def _of_node(
     if node_facts["missing"]:
         yield wrong(name, connection.unseen(command.runs.resolve()))
     elif not node_facts["writable"]:
-        reason = f"cannot write to {bucket.shown(command.runs.resolve())}"
+        reason = f"cannot write to {bucket.display_name(command.runs.resolve())}"
         yield wrong(name, Problem("not-written", reason=reason, hint="grant access to its user"))
     else:
         yield space(name, command.runs.resolve(), node_facts["space"])

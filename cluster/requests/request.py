@@ -43,8 +43,8 @@ def _as_number(value: Any) -> Any:
 
 
 # The text is the type that a Python caller sees
-Place = Annotated[Path, BeforeValidator(_as_path), "str | Path"]
-Places = Annotated[tuple[Path, ...], BeforeValidator(_as_tuple), "Sequence[str | Path]"]
+UserPath = Annotated[Path, BeforeValidator(_as_path), "str | Path"]
+UserPaths = Annotated[tuple[Path, ...], BeforeValidator(_as_tuple), "Sequence[str | Path]"]
 Name = Annotated[str, BeforeValidator(_as_text), "str | Path"]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_as_tuple), "str | Path"]
 Count = Annotated[int, Field(ge=1, le=LARGEST)]

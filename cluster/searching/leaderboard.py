@@ -247,7 +247,7 @@ def find(runs: Path, name: str) -> Search:
     code, what = "unknown-run", "no such search"
     if os.path.exists(runs / name / "settings.json"):
         code, what = "not-a-search", "is a run, not a search"
-    raise TroupeError(Problem(code, name, f"{what} in {bucket.shown(runs)}", did_you_mean(name, known)), USAGE)
+    raise TroupeError(Problem(code, name, f"{what} in {bucket.display_name(runs)}", did_you_mean(name, known)), USAGE)
 
 
 def is_search(runs: Path, name: str) -> bool:
