@@ -60,7 +60,7 @@ MUTATIONS = (
     ),
     Mutation(  # its own newest checkpoint stays, and the clone goes on from that
         "A clone continues from the better trial's weights", "cluster/searching/trainable.py",
-        (("        for old in mine:\n", "        for old in mine[:-1]:\n"),),
+        (("        for old in own_checkpoints:\n", "        for old in own_checkpoints[:-1]:\n"),),
         ("tests/unit/test_trial.py::test_a_clone_has_the_donors_checkpoint_its_own_settings_and_says_from_whom",),
     ),
     Mutation(  # the place in the stream of samples is forgotten
@@ -85,8 +85,9 @@ MUTATIONS = (
     ),
     Mutation(  # the first mistake hides the others
         "All errors in a command's arguments are reported at once", "cluster/training/prepare_run.py",
-        (("    if found.problems:\n        raise TroupeError(found.problems, USAGE)\n    if found.conflict",
-          "    if found.problems:\n        raise TroupeError(found.problems[:1], USAGE)\n    if found.conflict"),),
+        (("    if findings.problems:\n        raise TroupeError(findings.problems, USAGE)\n    if findings.conflict",
+          "    if findings.problems:\n        raise TroupeError(findings.problems[:1], USAGE)\n"
+          "    if findings.conflict"),),
         ("tests/unit/test_cli_errors.py::test_every_mistake_of_a_command_is_told_at_once",),
     ),
     Mutation(  # hosts send one another rounded sums

@@ -51,17 +51,17 @@ def ask_ray(question: Callable[[], Answer], died: Callable[[], str]) -> Answer:
     minute."""
     answers: list[Answer | Exception] = []
 
-    def ask() -> None:
+    def run() -> None:
         try:
             answers.append(question())
         except Exception as error:
             answers.append(error)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    while asking.is_alive():
-        asking.join(WAITS.poll_results)
-        if asking.is_alive():
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(WAITS.poll_results)
+        if thread.is_alive():
             raise_if_died(died)
     (answer,) = answers
     if isinstance(answer, Exception):
@@ -95,7 +95,7 @@ class PlacementRequest:
         no room for too long.
         """
         patience = WAITS.nodes if self.cluster and self.lost is not None else WAITS.room
-        began, announced = time.monotonic(), False
+        started, announced = time.monotonic(), False
         try:
             while True:
                 raise_if_died(self.used.unusable)
@@ -106,10 +106,10 @@ class PlacementRequest:
                 if ask_ray(partial(self.group.wait, 0.5), self.used.unusable):
                     granted, self.group = self.group, None
                     return granted
-                if now - began > 2 * WAITS.room_taken and not announced:
+                if now - started > 2 * WAITS.room_taken and not announced:
                     announced = True
                     self.notify(f"waiting for room for {self.size} workers, at most {duration(patience)}")
-                if now - began > patience:
+                if now - started > patience:
                     raise TroupeError(self._no_room(patience), ENVIRONMENT)
         finally:
             if self.group is not None:
@@ -120,8 +120,8 @@ class PlacementRequest:
         """Request a placement group; another one if the last was too large, or has waited for too long."""
         from ray.util import placement_group
 
-        there = ask_ray(nodes.live_nodes, self.used.unusable)
-        possible = nodes.worker_capacity(self.each, [node["Resources"] for node in there.values()])
+        alive = ask_ray(nodes.live_nodes, self.used.unusable)
+        possible = nodes.worker_capacity(self.each, [node["Resources"] for node in alive.values()])
         possible = max(self.least, min(self.most, possible))
         if self.group is not None:
             waited = now - self.requested
@@ -153,7 +153,7 @@ class ActorGroup:
         plan: Plan,
         runtime_env: Mapping[str, Any],
         placement: Any,
-        held_for: str = "",
+        pause_metric: str = "",
         request: PlacementRequest | None = None,
     ) -> None:
         """Start the workers in the last bundles of a placement group, and the run. `request`: the workers own the
@@ -177,7 +177,7 @@ class ActorGroup:
             if request is not None:
                 self.watch = ask_ray(nodes.NodeMonitor, request.used.unusable)
             self._rank_by_node()
-            self.start_run(plan, held_for)
+            self.start_run(plan, pause_metric)
         except TroupeError:
             self.end()
             raise
@@ -205,20 +205,20 @@ class ActorGroup:
 
     def _rank_by_node(self) -> None:
         """Give consecutive ranks to the workers of a node."""
-        places = self._asked(WAITS.first_microbatch, [self._where(worker) for worker in self.actors])
-        order = sorted(range(self.size), key=lambda place: places[place][0])
-        self.actors = [self.actors[place] for place in order]
-        self.nodes = [places[place][0] for place in order]
+        locations = self._answers_of(WAITS.first_microbatch, [self._where(worker) for worker in self.actors])
+        order = sorted(range(self.size), key=lambda rank: locations[rank][0])
+        self.actors = [self.actors[rank] for rank in order]
+        self.nodes = [locations[rank][0] for rank in order]
 
     def _where(self, worker: Any) -> Any:
         return worker.where.options(concurrency_group="watch").remote()
 
-    def _asked(self, patience: float, questions: list[Any]) -> list[Any]:
+    def _answers_of(self, patience: float, questions: list[Any]) -> list[Any]:
         """All answers. Raises WorkerLost if Ray dies meanwhile."""
-        began = time.monotonic()
+        started = time.monotonic()
         while True:
             done, _ = self.ray.wait(questions, num_returns=len(questions), timeout=0.5)
-            if len(done) == len(questions) or time.monotonic() - began > patience:
+            if len(done) == len(questions) or time.monotonic() - started > patience:
                 return self.ray.get(questions, timeout=0.1)
             if self.request is not None:
                 raise_if_died(self.request.used.unusable)
@@ -246,13 +246,13 @@ class ActorGroup:
             time.sleep(WAITS.poll_results)
         return WORKER
 
-    def start_run(self, plan: Plan, held_for: str = "") -> None:
-        """Start a run, perhaps after another one. The run is held after rows with the metric `held_for`."""
-        ((_, address, port),) = self._asked(WAITS.first_microbatch, [self._where(self.actors[0])])
+    def start_run(self, plan: Plan, pause_metric: str = "") -> None:
+        """Start a run, perhaps after another one. The run is held after rows with the metric `pause_metric`."""
+        ((_, address, port),) = self._answers_of(WAITS.first_microbatch, [self._where(self.actors[0])])
         plan = replace(plan, settings={**plan.settings, "workers": self.size})
         self.logs = [RunFolder(plan.folder).log(rank) for rank in range(self.size)]
         self.results = {
-            worker.train.remote(plan, rank, self.size, address, port, held_for): rank
+            worker.train.remote(plan, rank, self.size, address, port, pause_metric): rank
             for rank, worker in enumerate(self.actors)
         }
         self.ended = {}
@@ -260,7 +260,7 @@ class ActorGroup:
         self.answered = [self.clock.now()] * self.size
         self.moved = [(0, 0.0)] * self.size  # micro-batches of each, and `suspended` when they were counted
         self.answers: list[dict[str, Any]] = [{} for _ in self.actors]
-        self.asked: dict[Any, int] = {}
+        self.pending: dict[Any, int] = {}
         self.lines: list[str] = []
         self.rows: list[Row] = []
 
@@ -298,12 +298,12 @@ class ActorGroup:
 
     def statuses(self) -> Sequence[WorkerStatus]:
         now = self.clock.now()
-        self._ask(now)
-        found = []
+        self._poll_status(now)
+        answers = []
         for rank, answer in enumerate(self.answers):
             silent, (_, away) = now - self.answered[rank], self.moved[rank]
             idle = answer.get("idle", 0.0) + silent - (self.clock.suspended - away)  # all may have been stopped with us
-            found.append(
+            answers.append(
                 WorkerStatus(
                     silent,
                     answer.get("microbatches", 0),
@@ -312,7 +312,7 @@ class ActorGroup:
                     answer.get("waiting", False),
                 )
             )
-        return found
+        return answers
 
     def updates(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
         if 0 in self.ended:  # its last rows: workers that have ended are not polled
@@ -323,7 +323,7 @@ class ActorGroup:
         (lines, self.lines), (rows, self.rows) = (self.lines, []), (self.rows, [])
         return self.answers[0].get("progress", {}), lines, rows
 
-    def held_at(self) -> int | None:
+    def paused_at(self) -> int | None:
         step: int | None = self.answers[0].get("resting") if 0 not in self.ended else None
         return step
 
@@ -341,8 +341,8 @@ class ActorGroup:
     def _node_leaves(self, draining: Mapping[str, float]) -> WorkerLost | None:
         for rank, node in enumerate(self.nodes):
             if node in draining:
-                left = f" in {max(0.0, draining[node] - time.time()):.0f} s" if draining[node] else ""
-                return WorkerLost(f"the node of worker {rank} will leave{left}", PREEMPTED)
+                remaining = f" in {max(0.0, draining[node] - time.time()):.0f} s" if draining[node] else ""
+                return WorkerLost(f"the node of worker {rank} will leave{remaining}", PREEMPTED)
         return None
 
     def _room_for_more(self, request: PlacementRequest) -> WorkerLost | None:
@@ -379,19 +379,19 @@ class ActorGroup:
                 if group is not None:
                     self.ray.util.remove_placement_group(group)
 
-    def _ask(self, now: float) -> None:
+    def _poll_status(self, now: float) -> None:
         """Keep one request pending at each worker, and take the answers that have arrived."""
-        if self.asked:
-            done, _ = self.ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)
+        if self.pending:
+            done, _ = self.ray.wait(list(self.pending), num_returns=len(self.pending), timeout=0)
             for ref in done:
-                rank = self.asked.pop(ref)
+                rank = self.pending.pop(ref)
                 with contextlib.suppress(self.ray.exceptions.RayError):
                     self._take(rank, self.ray.get(ref))
         for rank, worker in enumerate(self.actors):
-            if rank not in self.asked.values() and rank not in self.ended:
+            if rank not in self.pending.values() and rank not in self.ended:
                 if now - self.answered[rank] < WAITS.poll_workers and self.answers[rank]:
                     continue
-                self.asked[worker.status.options(concurrency_group="watch").remote()] = rank
+                self.pending[worker.status.options(concurrency_group="watch").remote()] = rank
 
     def _take(self, rank: int, answer: dict[str, Any]) -> None:
         """Store the answer of a worker; only lines and rows of worker 0 are passed on."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 def token() -> str:
     """The token that Ray would send, or an empty text."""
-    if mine := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return mine
+    if variable := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return variable
     with contextlib.suppress(OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home folder
         path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
         return path.read_text(encoding="utf-8").strip()

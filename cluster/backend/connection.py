@@ -18,8 +18,8 @@ from cluster.backend.nodes import ClusterHealth, at, last_line, worker_capacity
 from cluster.backend.ray_internals import disconnect, reject_forked, without_sigterm_handler
 from cluster.host import hardware, ray_environment, requirements
 from cluster.host.environment import environment, worker_environment
-from cluster.host.signals import deferred, handlers_kept
-from cluster.terminal.streams import whole_streams
+from cluster.host.signals import deferred, restored_handlers
+from cluster.terminal.streams import real_streams
 from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
@@ -71,15 +71,15 @@ def ray_for(
 
     Ray prints to both streams, as a paragraph when a worker dies; callers must get the stream for progress before.
     """
-    with contextlib.ExitStack() as held:
-        held.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
-        held.enter_context(whole_streams())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
+        stack.enter_context(real_streams())
         if log is not None:
             with checkpoint.writing(log):
-                file = held.enter_context(open(log, "a", encoding="utf-8", errors="backslashreplace"))
-            held.enter_context(contextlib.redirect_stdout(file))
-            held.enter_context(contextlib.redirect_stderr(file))
-        yield held.enter_context(
+                file = stack.enter_context(open(log, "a", encoding="utf-8", errors="backslashreplace"))
+            stack.enter_context(contextlib.redirect_stdout(file))
+            stack.enter_context(contextlib.redirect_stderr(file))
+        yield stack.enter_context(
             _cluster(config, address, folders, job_wide) if address else _own(config, oversubscribe)
         )
 
@@ -87,11 +87,11 @@ def ray_for(
 @contextlib.contextmanager
 def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | LocalRay]:
     """Start a local Ray, or use our caller's."""
-    theirs = "ray" in sys.modules and sys.modules["ray"].is_initialized()
-    variables = {} if theirs else ray_environment.variables()
-    with contextlib.ExitStack() as held:
-        held.callback(auth.reload_token_settings)  # after the environment of our caller is restored
-        held.enter_context(environment({**variables, **worker_environment(), "GLOO_SOCKET_IFNAME": "lo"}))
+    caller_has_ray = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    variables = {} if caller_has_ray else ray_environment.variables()
+    with contextlib.ExitStack() as stack:
+        stack.callback(auth.reload_token_settings)  # after the environment of our caller is restored
+        stack.enter_context(environment({**variables, **worker_environment(), "GLOO_SOCKET_IFNAME": "lo"}))
         with deferred():  # a partial import would break every later use
             import ray
 
@@ -102,7 +102,7 @@ def _own(config: Config, oversubscribe: bool) -> Iterator[Connected | LocalRay]:
             return
         cpus = hardware.cores()
         own = LocalRay(max(cpus, config.workers * config.threads_per_worker) if oversubscribe else cpus)
-        held.callback(own.end)
+        stack.callback(own.end)
         own.start()
         _check_room(config, "this machine")
         yield own
@@ -124,11 +124,11 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
     import ray
 
     reject_forked()
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if not ray.is_initialized():
             mode = {"RAY_AUTH_MODE": "token"} if _knock(address) else {}
-            held.callback(auth.reload_token_settings)  # after the environment of our caller is restored
-            with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}), handlers_kept(), without_sigterm_handler():
+            stack.callback(auth.reload_token_settings)  # after the environment of our caller is restored
+            with environment({"RAY_USAGE_STATS_ENABLED": "0", **mode}), restored_handlers(), without_sigterm_handler():
                 auth.reload_token_settings()
                 logging.getLogger("ray").setLevel(logging.ERROR)
                 try:
@@ -144,7 +144,7 @@ def joined(address: str, job_wide: bool = False) -> Iterator[None]:
                     raise TroupeError(
                         unreachable(address, f"cannot be joined ({last_line(error)})"), ENVIRONMENT
                     ) from error
-                held.callback(disconnect)
+                stack.callback(disconnect)
         yield
 
 
@@ -165,14 +165,14 @@ def missing_resources(
 ) -> Problem | None:
     """What `nodes` lack for this many workers, each of which must fit on a single node; or None."""
     for kind, count in each.items():
-        there = sum(node.get(kind, 0) for node in nodes)
-        if there < workers * count:
-            reason = f"needs {workers * count:.0f} {kind}s, {where} has {there:.0f}"
+        total = sum(node.get(kind, 0) for node in nodes)
+        if total < workers * count:
+            reason = f"needs {workers * count:.0f} {kind}s, {where} has {total:.0f}"
             return Problem("no-room", "workers", reason, value=workers)
     room = worker_capacity(each, nodes)
     if room < workers:
-        whole = " and ".join(f"{count:.0f} {kind}s" for kind, count in each.items())
-        reason = f"each needs {whole} on one node, {where} has room for {room}"
+        share = " and ".join(f"{count:.0f} {kind}s" for kind, count in each.items())
+        reason = f"each needs {share} on one node, {where} has room for {room}"
         return Problem("no-room", "workers", reason, "use fewer workers or threads_per_worker", workers)
     return None
 
@@ -197,22 +197,22 @@ def _knock(address: str) -> bool:
 
     def version(metadata: Sequence[tuple[str, str]]) -> str:
         with grpc.insecure_channel(address, options=ray_environment.channel()) as channel:
-            ask = services.NodeInfoGcsServiceStub(channel).CheckAlive
-            answer: str = ask(messages.CheckAliveRequest(), timeout=WAITS.knock, metadata=metadata).ray_version
+            check_alive = services.NodeInfoGcsServiceStub(channel).CheckAlive
+            answer: str = check_alive(messages.CheckAliveRequest(), timeout=WAITS.knock, metadata=metadata).ray_version
             return answer
 
-    mine, wanted = auth.token(), False
-    with _refusals(address, bool(mine)):
+    own_token, required = auth.token(), False
+    with _refusals(address, bool(own_token)):
         try:
-            there = version([])
+            version_there = version([])
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.UNAUTHENTICATED:
                 raise
-            wanted = True
-            there = version([("authorization", f"Bearer {mine}")] if mine else [])
-    if there and there != ray.__version__:
-        raise TroupeError(other_ray(address, there, ray.__version__), ENVIRONMENT)
-    return wanted
+            required = True
+            version_there = version([("authorization", f"Bearer {own_token}")] if own_token else [])
+    if version_there and version_there != ray.__version__:
+        raise TroupeError(other_ray(address, version_there, ray.__version__), ENVIRONMENT)
+    return required
 
 
 def _is_host_and_port(address: str) -> bool:
@@ -227,14 +227,14 @@ def _is_host_and_port(address: str) -> bool:
 
 
 @contextlib.contextmanager
-def _refusals(address: str, mine: bool) -> Iterator[None]:
-    """Convert errors while contacting an address to TroupeError (exit code 3). `mine`: we have a token."""
+def _refusals(address: str, has_token: bool) -> Iterator[None]:
+    """Convert errors while contacting an address to TroupeError (exit code 3). `has_token`: we have a token."""
     import grpc
 
     try:
         yield
     except grpc.RpcError as error:
-        problem = token_refused(address, mine)
+        problem = token_refused(address, has_token)
         if error.code() != grpc.StatusCode.UNAUTHENTICATED:
             problem = unreachable(address, "no Ray answers there", "`ray status` on its head node shows the address")
         raise TroupeError(problem, ENVIRONMENT) from None
@@ -247,18 +247,18 @@ def unreachable(address: str, reason: str, hint: str = "") -> Problem:
     return Problem("cluster-unreachable", "--address", reason, hint, address)
 
 
-def token_refused(address: str, mine: bool) -> Problem:
-    """The problem if a cluster requires a token, or rejects ours (`mine`)."""
+def token_refused(address: str, has_token: bool) -> Problem:
+    """The problem if a cluster requires a token, or rejects ours (`has_token`)."""
     holder = "RAY_AUTH_TOKEN or ~/.ray/auth_token"
     reason, hint = "requires a token", f"put the cluster's token into {holder}"
-    if mine:
+    if has_token:
         reason, hint = f"rejected the token in {holder}", "put the cluster's token there"
     return Problem("token-refused", "--address", reason, hint, address)
 
 
-def other_ray(address: str, there: str, here: str) -> Problem:
+def other_ray(address: str, theirs: str, ours: str) -> Problem:
     """The problem if a cluster has another version of Ray than this machine."""
-    reason = f"runs Ray {there}, this machine has {here}"
+    reason = f"runs Ray {theirs}, this machine has {ours}"
     return Problem(OTHER_VERSION, "--address", reason, "install the same", address)
 
 
@@ -266,30 +266,32 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
     """Differences of the nodes: versions, and folders that they do not see."""
     import ray
 
-    there_anyway = [folder for folder in folders if SENT in folder.parts]  # Ray unpacks a job's files on every node
-    marks = {folder: folder / f".seen-{uuid.uuid4().hex}" for folder in folders if folder not in there_anyway}
-    here = facts_of_node([])
+    always_visible = [folder for folder in folders if SENT in folder.parts]  # Ray unpacks a job's files on every node
+    marks = {folder: folder / f".seen-{uuid.uuid4().hex}" for folder in folders if folder not in always_visible}
+    own_facts = facts_of_node([])
     try:
         for mark in marks.values():
             mark.touch(exist_ok=False)
-        look = ray.remote(num_cpus=0)(facts_of_node)
+        remote_facts = ray.remote(num_cpus=0)(facts_of_node)
         answers = {
-            node["NodeID"]: look.options(scheduling_strategy=at(node)).remote([str(mark) for mark in marks.values()])
+            node["NodeID"]: remote_facts.options(scheduling_strategy=at(node)).remote(
+                [str(mark) for mark in marks.values()]
+            )
             for node in nodes
         }
         problems = []
         for node in nodes:
             name, answer = node["NodeManagerAddress"], answers[node["NodeID"]]
             try:
-                there = ray.get(answer, timeout=WAITS.facts_of_node)
+                node_facts = ray.get(answer, timeout=WAITS.facts_of_node)
             except Exception as error:
                 if node["NodeID"] not in [other["NodeID"] for other in ray.nodes() if other["Alive"]]:  # type: ignore[no-untyped-call]
                     continue  # it has left meanwhile
                 reason = f"does not answer ({last_line(error)})"
                 problems.append(Problem("node-unreachable", f"node {name}", reason))
                 continue
-            wrong = other_versions(here, there)
-            wrong += [unseen(folder) for folder, mark in marks.items() if str(mark) in there["missing"]]
+            wrong = other_versions(own_facts, node_facts)
+            wrong += [unseen(folder) for folder, mark in marks.items() if str(mark) in node_facts["missing"]]
             problems += [replace(one, about=f"node {name}") for one in wrong]
         return problems
     finally:
@@ -297,16 +299,16 @@ def _compare(nodes: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> lis
             mark.unlink(missing_ok=True)
 
 
-def other_versions(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Problem]:
+def other_versions(own_facts: Mapping[str, Any], node_facts: Mapping[str, Any]) -> list[Problem]:
     """Version differences between a node and this machine, from the facts of both. The caller adds the node."""
     return [
         Problem(
             OTHER_VERSION,
-            reason=f"has {what} {there.get(what) or 'nothing'}, this machine has {version}",
+            reason=f"has {what} {node_facts.get(what) or 'nothing'}, this machine has {version}",
             hint="install the same",
         )
-        for what, version in here.items()
-        if what != "missing" and there.get(what) != version
+        for what, version in own_facts.items()
+        if what != "missing" and node_facts.get(what) != version
     ]
 
 

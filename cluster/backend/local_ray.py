@@ -22,7 +22,7 @@ from cluster.backend import auth, ray_internals
 from cluster.backend.nodes import last_line
 from cluster.host.environment import environment
 from cluster.host.ray_environment import job, uv_unseen
-from cluster.host.signals import handlers_kept, none_swallowed, signals, unheard
+from cluster.host.signals import none_swallowed, restored_handlers, signals, unheard
 from trainers.base.errors import ENVIRONMENT, NotStarted, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
@@ -59,7 +59,7 @@ class LocalRay:
         self.folder, self.lock, self.secret = Path(), Lock(Path(os.devnull)), ""
         self.processes: dict[int, str] = {}
         self.files: list[Path] = []  # files that must exist while it lives
-        self.inode, self.looked, self.touched, self.gone = 0, 0.0, 0.0, ""
+        self.inode, self.checked_at, self.touched, self.missing_file = 0, 0.0, 0.0, ""
 
     def start(self) -> None:
         """Start it, and connect to it. Raises TroupeError (exit code 3) if that fails."""
@@ -88,7 +88,7 @@ class LocalRay:
                 environment(token),
                 uv_unseen(),
                 unheard(),
-                handlers_kept(),
+                restored_handlers(),
                 ray_internals.without_sigterm_handler(),
                 none_swallowed(),
             ):
@@ -116,8 +116,10 @@ class LocalRay:
             raise
         self.processes = {pid: name for pid, name in _children() if name in PROCESSES}
         replaced = ("session_latest",)  # a link that each new worker removes and creates again
-        self.files = [path for path in self._there() if "logs" not in path.parent.parts and path.name not in replaced]
-        self.looked = self.touched = time.monotonic()
+        self.files = [
+            path for path in self._contents() if "logs" not in path.parent.parts and path.name not in replaced
+        ]
+        self.checked_at = self.touched = time.monotonic()
 
     def died(self) -> str:
         """Which part of it died; empty while all of it lives."""
@@ -134,15 +136,17 @@ class LocalRay:
         They are touched from time to time: cleanup services remove temporary files that were not used for days.
         """
         now = time.monotonic()
-        if self.files and now - self.looked > WAITS.poll_files:
-            self.looked = now
-            self.gone = next((str(path) for path in self.files if not os.path.lexists(path)), "")
+        if self.files and now - self.checked_at > WAITS.poll_files:
+            self.checked_at = now
+            self.missing_file = next((str(path) for path in self.files if not os.path.lexists(path)), "")
             if now - self.touched > WAITS.files_touched:
                 self.touched = now
-                for path in self._there():
+                for path in self._contents():
                     with contextlib.suppress(OSError):
                         os.utime(path, follow_symlinks=False)
-        return f"{self.gone} was deleted, a file of the local Ray (by a cleanup service?)" if self.gone else ""
+        if not self.missing_file:
+            return ""
+        return f"{self.missing_file} was deleted, a file of the local Ray (by a cleanup service?)"
 
     def unusable(self) -> str:
         """Why no worker could start in it."""
@@ -163,13 +167,13 @@ class LocalRay:
         self.end()
         self.start()
 
-    def _there(self) -> list[Path]:
+    def _contents(self) -> list[Path]:
         """Its folder, and everything in it."""
         return [self.folder, *self.folder.rglob("*")]
 
     def _clear(self) -> None:
         """Remove what it created; a folder without its mark is recognized by its inode."""
-        self.processes, self.files, self.gone = {}, [], ""
+        self.processes, self.files, self.missing_file = {}, [], ""
         _end_processes(self.folder, self.secret)
         if not ownership.remove(self.folder, WHAT) and self.inode == os.lstat(self.folder).st_ino:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -183,9 +187,9 @@ def cleanup_stale() -> None:
     for base in _bases():
         with contextlib.suppress(OSError):
             for folder in Path(base).glob(f"{PREFIX}*"):
-                told = ownership.read(folder, WHAT)
-                if told is not None and not ownership.is_alive(told) and not is_held(folder):
-                    _end_processes(folder, str(told["secret"]))
+                mark = ownership.read(folder, WHAT)
+                if mark is not None and not ownership.is_alive(mark) and not is_held(folder):
+                    _end_processes(folder, str(mark["secret"]))
                     ownership.remove(folder, WHAT)
 
 
@@ -193,11 +197,11 @@ def _end_processes(folder: Path, secret: str) -> None:
     """Kill the processes that Ray started for a folder: each has the secret in its environment, and the folder or a
     name set by Ray in its command line. Children of these, and other processes of the owner, can have the secret too,
     and are left alone."""
-    mark, place = f"{SECRET}={secret}".encode(), os.fsencode(folder)
+    mark, path = f"{SECRET}={secret}".encode(), os.fsencode(folder)
     until = time.monotonic() + WAITS.end_of_ray
 
     def belongs(environment: bytes, command: bytes) -> bool:
-        return mark in environment.split(b"\0") and (place in command or command.startswith(b"ray::"))
+        return mark in environment.split(b"\0") and (path in command or command.startswith(b"ray::"))
 
     while secret and ownership.kill_matching(belongs) and time.monotonic() < until:
         time.sleep(0.02)
@@ -210,9 +214,9 @@ def _bases() -> list[str]:
 
 def _new_folder() -> Path:
     """A folder that only this user can enter. Raises TroupeError (exit code 3) if none can be created."""
-    if not os.path.isabs(said := os.environ.get("RAY_TMPDIR") or "/"):
+    if not os.path.isabs(parent := os.environ.get("RAY_TMPDIR") or "/"):
         hint = "change it, or unset it"
-        raise TroupeError(Problem("bad-value", "RAY_TMPDIR", "must be an absolute path", hint, said), ENVIRONMENT)
+        raise TroupeError(Problem("bad-value", "RAY_TMPDIR", "must be an absolute path", hint, parent), ENVIRONMENT)
     for base in _bases():
         if len(os.fsencode(base)) + len(f"/{PREFIX}12345678{SOCKET}") <= LONGEST:
             with contextlib.suppress(OSError):

@@ -28,8 +28,8 @@ def live_nodes() -> dict[str, dict[str, Any]]:
     """The live nodes by id, without draining ones."""
     import ray
 
-    gone = draining()
-    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in gone}  # type: ignore[no-untyped-call]
+    leaving = draining()
+    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving}  # type: ignore[no-untyped-call]
 
 
 def at(node: Mapping[str, Any]) -> Any:
@@ -57,9 +57,9 @@ class NodeMonitor:
     def __init__(self) -> None:
         self.alive, self.draining = live_nodes(), draining()
         self.ended = threading.Event()
-        threading.Thread(target=self._look, daemon=True).start()
+        threading.Thread(target=self._poll, daemon=True).start()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         while not self.ended.wait(WAITS.poll_nodes):
             with contextlib.suppress(Exception):  # Ray may be shut down meanwhile
                 self.alive, self.draining = live_nodes(), draining()
@@ -77,18 +77,18 @@ class ClusterHealth:
         self.address = address
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         self.head = host.strip("[]"), int(port)
-        here = ray.get_runtime_context().get_node_id()
-        mine = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]  # type: ignore[no-untyped-call]
-        self.raylet = mine[0] if mine and os.path.exists(mine[0]) else None
-        self.looked = self.answered = time.monotonic()
+        own_id = ray.get_runtime_context().get_node_id()
+        raylets = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == own_id]  # type: ignore[no-untyped-call]
+        self.raylet = raylets[0] if raylets and os.path.exists(raylets[0]) else None
+        self.checked_at = self.answered = time.monotonic()
         self.problem: Problem | None = None
 
     def check(self) -> None:
         """Raises TroupeError (exit code 3) if one of them has died: the raylet immediately, the head after `WAITS.head`
         seconds without an answer."""
         now = time.monotonic()
-        if now - self.looked > WAITS.poll_nodes and self.problem is None:
-            self.looked = now
+        if now - self.checked_at > WAITS.poll_nodes and self.problem is None:
+            self.checked_at = now
             if self.raylet is not None and not _answers(socket.AF_UNIX, self.raylet):
                 self.problem = self._died("the raylet of this machine died", "start it again with `ray start`")
             elif _answers(socket.AF_INET6 if ":" in self.head[0] else socket.AF_INET, self.head):
@@ -104,10 +104,10 @@ class ClusterHealth:
 
 def _answers(kind: socket.AddressFamily, where: Any) -> bool:
     """Whether a process listens at an address."""
-    with socket.socket(kind, socket.SOCK_STREAM) as asking:
-        asking.settimeout(1)
+    with socket.socket(kind, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1)
         try:
-            asking.connect(where)
+            connection.connect(where)
         except OSError:
             return False
     return True

@@ -49,12 +49,12 @@ class LocalGroup:
         with environment({**worker_environment(), **LOOPBACK, **search_path()}), unheard(), _no_script(), _no_reader():
             variables = dict(os.environ)  # a process forked from an older one inherits that one's variables
             for rank in range(self.workers):
-                ours, theirs = context.Pipe()
-                args = (theirs, rank, self.workers, port, self.setup, variables)
+                parent_end, child_end = context.Pipe()
+                args = (child_end, rank, self.workers, port, self.setup, variables)
                 process = context.Process(target=_serve, args=args, daemon=True)
                 process.start()
-                theirs.close()
-                self.connections.append(ours)
+                child_end.close()
+                self.connections.append(parent_end)
                 self.processes.append(process)
 
     def run(self, function: Callable[..., Any], *args: Any, workers: int | None = None) -> list[Any]:

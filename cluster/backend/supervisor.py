@@ -72,7 +72,7 @@ class Group(Protocol):
     def updates(self) -> tuple[Mapping[str, Any], Sequence[str], Sequence[Row]]:
         """Progress of the run, lines to print, and new rows of metrics, in order."""
 
-    def held_at(self) -> int | None:
+    def paused_at(self) -> int | None:
         """The step at which the run is held for its caller, or None."""
 
     def release(self, stopping: bool) -> None:
@@ -90,13 +90,16 @@ class Group(Protocol):
 
 def hung_worker(statuses: Sequence[WorkerStatus], limit: float) -> int | None:
     """The hung worker: one that should be busy but makes no progress; never one that waits for others."""
-    begun = [status.microbatches > 1 for status in statuses]
+    has_started = [status.microbatches > 1 for status in statuses]
     allowed = [max(limit, 10 * status.slowest) for status in statuses]
     for rank, status in enumerate(statuses):  # silence first: at the start, others do not yet report that they wait
-        if status.silent > (allowed[rank] if begun[rank] else max(limit, WAITS.silence_at_start)):
+        if status.silent > (allowed[rank] if has_started[rank] else max(limit, WAITS.silence_at_start)):
             return rank
     for rank, status in enumerate(statuses):
-        if status.idle > (allowed[rank] if begun[rank] else max(limit, WAITS.first_microbatch)) and not status.waiting:
+        if (
+            status.idle > (allowed[rank] if has_started[rank] else max(limit, WAITS.first_microbatch))
+            and not status.waiting
+        ):
             return rank
     everyone_waits = bool(statuses) and all(status.waiting for status in statuses)
     if everyone_waits and min(status.idle for status in statuses) > max(limit, WAITS.first_microbatch):
@@ -197,10 +200,10 @@ def _watch(
     moving: WorkerLost | None = None  # why the group should save and restart elsewhere
     while True:
         now, outcomes, statuses = clock.now(), group.outcomes(), group.statuses()
-        complete, held_at = len(outcomes) == len(statuses), None
+        complete, paused_at = len(outcomes) == len(statuses), None
         if complete or time.monotonic() - last_news > WAITS.poll_workers:
             last_news = time.monotonic()
-            held_at = _pass_on_news(group, progress, report, on_step_end)
+            paused_at = _pass_on_news(group, progress, report, on_step_end)
 
         why = ""
         if stop_requested() and not stopping:
@@ -212,7 +215,7 @@ def _watch(
             stopping = True
             progress.notify(f"{why}: saving first")
             group.stop()
-        if held_at is not None:
+        if paused_at is not None:
             group.release(stopping)
 
         first_end = first_end or (now if outcomes else None)
@@ -234,7 +237,7 @@ def _pass_on_news(group: Group, progress: Progress, report: Report, on_step_end:
     for line in lines:
         progress.notify(line)
     progress.show(newest)
-    held_at = group.held_at()
-    if held_at is not None:
-        on_step_end(held_at)
-    return held_at
+    paused_at = group.paused_at()
+    if paused_at is not None:
+        on_step_end(paused_at)
+    return paused_at

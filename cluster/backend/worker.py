@@ -37,25 +37,25 @@ class Worker:
         self._clear("")
         self.world: Any = None
 
-    def _clear(self, held_for: str) -> None:
+    def _clear(self, pause_metric: str) -> None:
         """Reset the state of the previous run."""
-        self.said: list[str] = []
+        self.lines: list[str] = []
         self.rows: list[tuple[int, dict[str, float]]] = []  # rows of metrics, not passed on yet
-        self.control = Control(self.said.append, self._report, on_step_end=self._rest)
-        self.held_for = held_for  # the metric after whose rows the run waits for `release`
-        self.told = False  # whether there was such a row since the last rest
-        self.held_at: int | None = None
+        self.control = Control(self.lines.append, self._report, on_step_end=self._pause)
+        self.pause_metric = pause_metric  # the metric after whose rows the run waits for `release`
+        self.row_pending = False  # whether there was such a row since the last pause
+        self.paused_at: int | None = None
         self.released = threading.Event()
 
     def _report(self, step: int, row: Mapping[str, float]) -> None:
         self.rows.append((step, dict(row)))
-        self.told = self.told or self.held_for in row
+        self.row_pending = self.row_pending or self.pause_metric in row
 
-    def _rest(self, step: int) -> None:
-        if self.told:
-            self.told = False
+    def _pause(self, step: int) -> None:
+        if self.row_pending:
+            self.row_pending = False
             self.released.clear()
-            self.held_at = step
+            self.paused_at = step
             self.released.wait()
             self.control.restart_clock()
 
@@ -66,19 +66,19 @@ class Worker:
         address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         return ray.get_runtime_context().get_node_id(), address, free_port()
 
-    def train(self, plan: Plan, rank: int, size: int, address: str, port: int, held_for: str = "") -> Any:
+    def train(self, plan: Plan, rank: int, size: int, address: str, port: int, pause_metric: str = "") -> Any:
         """This worker's part of the run: its result, or the error that ended it."""
         from trainers.distributed.process_group import join
 
-        self._clear(held_for)
-        plan, there = plan.on_this_machine(), None
+        self._clear(pause_metric)
+        plan, remote = plan.on_this_machine(), None
         log = RunFolder(plan.folder).log(rank)
         use_ray_interface()
         try:
-            there = retry(lambda: bucket.bucket_of_run(plan.folder), self._still_wanted)
-            if there is not None and rank == 0:
-                retry(lambda: there.fetch(plan.folder, checkpoints=True), self._still_wanted)
-            if there is not None:  # this machine may have no file of it yet
+            remote = retry(lambda: bucket.bucket_of_run(plan.folder), self._raise_if_stopped)
+            if remote is not None and rank == 0:
+                retry(lambda: remote.fetch(plan.folder, checkpoints=True), self._raise_if_stopped)
+            if remote is not None:  # this machine may have no file of it yet
                 plan.folder.mkdir(parents=True, exist_ok=True)
                 RunFolder(plan.folder).make_parts()
             with checkpoint.writing(log):
@@ -101,10 +101,10 @@ class Worker:
                 self.world = None
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
-            if there is not None:
-                there.send_file(log)
+            if remote is not None:
+                remote.send_file(log)
 
-    def _still_wanted(self) -> None:
+    def _raise_if_stopped(self) -> None:
         """Called between tries. Raises NotStarted if a stop was requested."""
         self.control.heartbeat()
         if self.control.stop_requested:
@@ -112,17 +112,17 @@ class Worker:
 
     def status(self) -> dict[str, Any]:
         """The state of this worker for the supervisor."""
-        said, self.said[:] = list(self.said), []
+        lines, self.lines[:] = list(self.lines), []
         rows = [self.rows.pop(0) for _ in range(len(self.rows))]
         control = self.control
         return {
             "microbatches": control.microbatches,
             "idle": time.monotonic() - control.last_heartbeat,
             "slowest": control.slowest,
-            "waiting": self.held_at is not None or (self.world is not None and self.world.waiting),
-            "resting": self.held_at,
+            "waiting": self.paused_at is not None or (self.world is not None and self.world.waiting),
+            "resting": self.paused_at,
             "progress": control.progress,
-            "said": said,
+            "said": lines,
             "rows": rows,
             "process": os.getpid(),
         }
@@ -130,7 +130,7 @@ class Worker:
     def release(self, stopping: bool) -> None:
         """Continue a held run; or save and stop it at its step."""
         self.control.stop_requested = self.control.stop_requested or stopping
-        self.held_at = None
+        self.paused_at = None
         self.released.set()
 
     def stop(self) -> None:
@@ -150,10 +150,10 @@ def interface_of(address: str) -> str | None:
     """The network interface that has this IPv4 address, or None."""
     import fcntl
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             with contextlib.suppress(OSError):  # it has no such address
-                answer = fcntl.ioctl(asking.fileno(), GET_ADDRESS, struct.pack("256s", name[:15].encode()))
+                answer = fcntl.ioctl(probe.fileno(), GET_ADDRESS, struct.pack("256s", name[:15].encode()))
                 if socket.inet_ntoa(answer[20:24]) == address:
                     return name
     return None

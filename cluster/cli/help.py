@@ -12,10 +12,10 @@ from cluster.terminal.tables import paragraphs, table, width_of
 from trainers.settings.fields import GROUPS, Described
 
 
-def help_text(said: Command) -> str:
+def help_text(command: Command) -> str:
     """`troupe --help`, `troupe VERB --help`, and `troupe train FAMILY --help` with every setting."""
     width = width_of(sys.stdout)
-    if said.verb not in REQUESTS:
+    if command.verb not in REQUESTS:
         rows = [{"": f"  {name}", " ": model.summary} for name, model in REQUESTS.items()]
         verbs = table(rows, width=width, heads=False)
         return (
@@ -30,37 +30,36 @@ def help_text(said: Command) -> str:
                 "settings, 130 stopped on request after saving."
             )
         )
-    model = REQUESTS[said.verb]
+    model = REQUESTS[command.verb]
     settings = ["[key=value ...]"] if model.takes_settings() else []
-    usage = " ".join([f"troupe {said.verb}", *model.positions().values(), *settings, "[--option ...]"])
-    options = [{"": f"--{o.name} {o.value}".strip(), " ": o.help} for o in (*options_of(said.verb), HELP)]
+    usage = " ".join([f"troupe {command.verb}", *model.positions().values(), *settings, "[--option ...]"])
+    options = [{"": f"--{o.name} {o.value}".strip(), " ": o.help} for o in (*options_of(command.verb), HELP)]
     summary = f"{model.summary[0].upper()}{model.summary[1:]}.\n\nusage: {usage}\n   as: {model.example}\n"
     text = f"{paragraphs(summary)}\n{table(options, width=width, heads=False)}"
-    if said.verb == "sample":
+    if command.verb == "sample":
         text += "\n\n" + paragraphs("Further settings depend on the family of the run: `class=3`, `prompt=...`.")
-    elif model.takes_settings() and said.names:
+    elif model.takes_settings() and command.names:
         from trainers.families import registry
 
-        kind = registry.config_class(said.names[0], said.families)
-        title = (
-            f"Settings of {said.names[0]}, {kind.summary}. Those marked * can change when a run is resumed; all others "
-        )
-        text += "\n\n" + paragraphs(title + "define the run.")
-        text += _tables([*kind.described(said.settings)], width)
+        kind = registry.config_class(command.names[0], command.families)
+        title = f"Settings of {command.names[0]}, {kind.summary}."
+        marks = "Those marked * can change when a run is resumed; all others define the run."
+        text += "\n\n" + paragraphs(f"{title} {marks}")
+        text += _tables([*kind.described(command.settings)], width)
     elif model.takes_settings():
-        text += "\n\n" + paragraphs(f"`troupe {said.verb} FAMILY --help` shows the settings of a family.")
+        text += "\n\n" + paragraphs(f"`troupe {command.verb} FAMILY --help` shows the settings of a family.")
     return text
 
 
-def arguments_of(said: Command) -> dict[str, Any]:
+def arguments_of(command: Command) -> dict[str, Any]:
     """The JSON schema of what a verb takes, as `arguments`, with the settings of a family if one is named."""
-    if said.verb not in REQUESTS:
+    if command.verb not in REQUESTS:
         return {}
-    model, kind = REQUESTS[said.verb], None
-    if model.takes_settings() and said.verb != "sample" and said.names:
+    model, kind = REQUESTS[command.verb], None
+    if model.takes_settings() and command.verb != "sample" and command.names:
         from trainers.families import registry
 
-        kind = registry.config_class(said.names[0], said.families)
+        kind = registry.config_class(command.names[0], command.families)
     return {"arguments": model.argument_schema(kind)}
 
 

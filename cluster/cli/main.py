@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from cluster.cli import parser as grammar
 from cluster.cli import verbs
 from cluster.cli.help import arguments_of, help_text
-from cluster.host.environment import start_anew
+from cluster.host.environment import restart_process
 from cluster.host.signals import ignore_signals, take_signals
 from cluster.requests.models import REQUESTS
 from cluster.terminal.answers import JOB, Answer, as_json, as_record
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         open_streams()
         given = sys.argv[1:] if arguments is None else list(arguments)
         if given[:1] == ["train"] and arguments is None and "--help" not in given and "--dry-run" not in given:
-            start_anew()  # before anything heavy is imported
+            restart_process()  # before anything heavy is imported
         take_signals()
         for stream in (sys.stdout, sys.stderr):
             never_refuse(stream)
@@ -85,11 +85,11 @@ def command(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. With `--json` it prints one object to stdout, whatever the outcome; as a
     job, it prints a record at the end."""
     json_too = any(word.partition("=")[0] == "--json" for word in arguments)
-    elsewhere = contextlib.redirect_stdout(sys.stderr) if json_too else contextlib.nullcontext()
-    with elsewhere:  # whatever libraries print meanwhile
+    redirected = contextlib.redirect_stdout(sys.stderr) if json_too else contextlib.nullcontext()
+    with redirected:  # whatever libraries print meanwhile
         answer = caught(arguments, lambda: carried_out(arguments))
     verb = arguments[0] if arguments and arguments[0] in REQUESTS else None
-    answer = caught(arguments, lambda: written(as_json(verb, answer) if json_too else shown(answer), answer))
+    answer = caught(arguments, lambda: written(as_json(verb, answer) if json_too else wrapped_text(answer), answer))
     if os.environ.get(JOB) == "1":
         answer = caught(arguments, lambda: written(as_record(answer), answer))
     return answer.code
@@ -97,15 +97,15 @@ def command(arguments: Sequence[str]) -> int:
 
 def carried_out(arguments: Sequence[str]) -> Answer:
     """The answer of a command. Raises the error that ends it early."""
-    said = grammar.parse(arguments)
+    parsed = grammar.parse(arguments)
     if "--version" in arguments and set(arguments) <= {"--version", "--json"}:
         return Answer({"version": __version__}, f"troupe {__version__}")
-    if said.help:
-        text = help_text(said)
-        return Answer({"help": text, **arguments_of(said)}, text)
-    more = {"with_text": True} if said.verb == "logs" and said.has("json") else {}
-    progress = Progress(sys.stdout if said.verb in SHOWING else sys.stderr)
-    return verbs.carry_out(said.request, progress, said.problems, **more)
+    if parsed.help:
+        text = help_text(parsed)
+        return Answer({"help": text, **arguments_of(parsed)}, text)
+    more = {"with_text": True} if parsed.verb == "logs" and parsed.has("json") else {}
+    progress = Progress(sys.stdout if parsed.verb in SHOWING else sys.stderr)
+    return verbs.carry_out(parsed.request, progress, parsed.problems, **more)
 
 
 def caught(arguments: Sequence[str], do: Callable[[], Answer]) -> Answer:
@@ -134,7 +134,7 @@ def answer_of(error: BaseException) -> Answer:
     return Answer(None, None, FAILED, [Problem("internal", type(error).__name__, reason)])
 
 
-def shown(answer: Answer) -> str | None:
+def wrapped_text(answer: Answer) -> str | None:
     """The text of an answer, wrapped to the terminal."""
     return paragraphs(answer.text, ROWS) if answer.text else None
 

@@ -20,7 +20,7 @@ from trainers.base.problems import Problem
 from trainers.settings.fields import OTHER_NAMES
 
 SETTING = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
-ELSEWHERE = {  # verbs of other tools, and their equivalents here
+EQUIVALENTS = {  # verbs of other tools, and their equivalents here
     "ps": "runs", "ls": "runs", "list": "runs", "status": "runs", "queue": "jobs", "cancel": "stop",
     "kill": "stop", "rm": "runs --remove", "log": "logs", "tail": "logs --follow", "tune": "search", "fit": "train",
     "run": "train", "test": "evaluate", "generate": "sample", "doctor": "check", "preflight": "check", "info": "env",
@@ -55,64 +55,64 @@ class Command:
         return [expanded(path).resolve() for path in self.options.get("families", ())]
 
 
-def parse(arguments: Sequence[str], whole: bool = False) -> Command:
-    """Parse a command; never raises. `whole`: parse `submit` by itself, without its inner command."""
-    rest = list(arguments)
-    if rest[:1] == ["submit"] and not whole and any(word in SENT for word in rest):
-        return _parse_submit(rest[1:])
-    if rest[:1] in (["-h"], ["--help"], ["help"]) or not {*rest} - {"--json", "--debug"}:
+def parse(arguments: Sequence[str], outer_only: bool = False) -> Command:
+    """Parse a command; never raises. `outer_only`: parse `submit` by itself, without its inner command."""
+    remaining = list(arguments)
+    if remaining[:1] == ["submit"] and not outer_only and any(word in SENT for word in remaining):
+        return _parse_submit(remaining[1:])
+    if remaining[:1] in (["-h"], ["--help"], ["help"]) or not {*remaining} - {"--json", "--debug"}:
         return Command(help=True)
-    words = Command(rest.pop(0))
-    if words.verb in REQUESTS:
-        _Parser(words, rest).parse()
+    command = Command(remaining.pop(0))
+    if command.verb in REQUESTS:
+        _Parser(command, remaining).parse()
     else:
-        words.problems.append(_unknown_verb(words.verb))
-    return words
+        command.problems.append(_unknown_verb(command.verb))
+    return command
 
 
 def _unknown_verb(verb: str) -> Problem:
-    here = ELSEWHERE.get(verb)
-    hint = f"use `troupe {here}`" if here else did_you_mean(verb, REQUESTS)
+    equivalent = EQUIVALENTS.get(verb)
+    hint = f"use `troupe {equivalent}`" if equivalent else did_you_mean(verb, REQUESTS)
     hint = "the verb comes first" if verb.startswith("-") else hint
     return Problem("unknown-verb", verb, "no such verb", "; ".join(filter(None, [hint, "`troupe --help` lists them"])))
 
 
 class _Parser:
-    """Moves the arguments of a known verb from `rest` to `words`, one by one, and collects all problems."""
+    """Moves the arguments of a known verb from `remaining` to `command`, one by one, and collects all problems."""
 
-    def __init__(self, words: Command, rest: list[str]) -> None:
-        self.words, self.rest, self.model = words, rest, REQUESTS[words.verb]
-        self.options = {option.name: option for option in options_of(words.verb)}
+    def __init__(self, command: Command, remaining: list[str]) -> None:
+        self.command, self.remaining, self.model = command, remaining, REQUESTS[command.verb]
+        self.options = {option.name: option for option in options_of(command.verb)}
         self.empty = 0  # empty arguments, probably meant as names
 
     def parse(self) -> None:
-        while self.rest:
-            self._read_argument(self.rest.pop(0))
+        while self.remaining:
+            self._read_argument(self.remaining.pop(0))
         self._check_names()
-        words = self.words
-        if not words.help:
-            words.request, wrong = self.model.from_command(words.names, words.settings, words.options)
-            words.problems += wrong
-            words.problems += words.request.conflicts() if words.request is not None else []
+        command = self.command
+        if not command.help:
+            command.request, wrong = self.model.from_command(command.names, command.settings, command.options)
+            command.problems += wrong
+            command.problems += command.request.conflicts() if command.request is not None else []
 
     def _note(self, code: str, about: str, reason: str, hint: str = "", value: str | None = None) -> None:
-        self.words.problems.append(Problem(code, about, reason, hint, value))
+        self.command.problems.append(Problem(code, about, reason, hint, value))
 
     def _read_argument(self, argument: str) -> None:
         if argument in ("-h", "--help"):
-            self.words.help = True
+            self.command.help = True
         elif argument.startswith("--"):
             self._read_option(*argument[2:].partition("="))
         elif argument.startswith("-") and len(argument) > 1:
-            hint = did_you_mean(f"-{argument}", [f"--{known}" for known in self.options])
+            hint = did_you_mean(f"-{argument}", [f"--{option}" for option in self.options])
             self._note("unknown-option", argument, "options start with two dashes", hint)
-        elif (match := SETTING.fullmatch(argument)) and self.words.verb != "predict":  # a file name can look like this
+        elif self.command.verb != "predict" and (match := SETTING.fullmatch(argument)):  # a file can have such a name
             self._read_setting(*match.groups())
         elif not argument.strip():
             self.empty += 1
-            self._note("missing", self.words.verb, "an argument is empty, perhaps from an unset variable")
+            self._note("missing", self.command.verb, "an argument is empty, perhaps from an unset variable")
         else:
-            self.words.names.append(argument)
+            self.command.names.append(argument)
 
     def _read_option(self, name: str, equals: str, value: str) -> None:
         option = self.options.get(name)
@@ -123,17 +123,17 @@ class _Parser:
         else:
             if equals:
                 self._note("bad-value", f"--{name}", "takes no value")
-            self.words.options[name] = []
+            self.command.options[name] = []
 
     def _take_value(self) -> str | None:
-        return self.rest.pop(0) if self.rest and not self.rest[0].startswith("--") else None
+        return self.remaining.pop(0) if self.remaining and not self.remaining[0].startswith("--") else None
 
     def _take_likely_value(self) -> str:
         """The argument after an unknown option, unless it looks like an option, a setting, or the missing name."""
-        following = self.rest[0] if self.rest else "-"
-        if following.startswith("-") or "=" in following or (following[:1].isalpha() and not self.words.names):
+        following = self.remaining[0] if self.remaining else "-"
+        if following.startswith("-") or "=" in following or (following[:1].isalpha() and not self.command.names):
             return ""
-        return self.rest.pop(0)
+        return self.remaining.pop(0)
 
     def _set_option(self, option: Option, value: str | None) -> None:
         name = option.name
@@ -142,27 +142,27 @@ class _Parser:
         elif not value.strip():
             self._note("missing", f"--{name}", "is empty", f"it needs a value, --{name} {option.value}")
         else:
-            if name in self.words.options and not option.repeats:
+            if name in self.command.options and not option.repeats:
                 self._note("said-twice", f"--{name}", "given twice")
-            self.words.options.setdefault(name, []).append(value)
+            self.command.options.setdefault(name, []).append(value)
 
     def _note_unknown_option(self, name: str, value: str) -> None:
         if (new := OPTIONS.get(name)) in self.options:
             self._note("renamed", f"--{name}", "was renamed", f"use --{new}")
             return
-        hint = did_you_mean(f"--{name}", [f"--{known}" for known in self.options])
+        hint = did_you_mean(f"--{name}", [f"--{option}" for option in self.options])
         if self.model.takes_settings():
             key = name.replace("-", "_")
-            known = {**OTHER_NAMES, **RENAMED}
-            setting = f"{known.get(key, key)}={value or '...'}"
-            near = hint if key not in known else ""
+            renamed = {**OTHER_NAMES, **RENAMED}
+            setting = f"{renamed.get(key, key)}={value or '...'}"
+            near = hint if key not in renamed else ""
             hint = f"{near[:-1]}, or {setting}?" if near else f"settings have no dashes: {setting}"
-        self._note("unknown-option", f"--{name}", f"no such option of {self.words.verb}", hint)
+        self._note("unknown-option", f"--{name}", f"no such option of {self.command.verb}", hint)
 
     def _read_setting(self, key: str, value: str) -> None:
-        settings = self.words.settings
+        settings = self.command.settings
         if not self.model.takes_settings():
-            self._note("unknown-setting", key, f"{self.words.verb} takes no settings", value=value)
+            self._note("unknown-setting", key, f"{self.command.verb} takes no settings", value=value)
         elif key in settings:
             self._note("said-twice", key, f"given twice, as {settings[key]} and {value}")
         else:
@@ -170,17 +170,17 @@ class _Parser:
 
     def _check_names(self) -> None:
         """Report wrong, extra and missing names."""
-        names, takes = self.words.names, list(self.model.positions().values())
-        if self.words.verb == "submit" and names and names[0] not in SENT:
+        names, takes = self.command.names, list(self.model.positions().values())
+        if self.command.verb == "submit" and names and names[0] not in SENT:
             reason = f"submit runs {' or '.join(SENT)}, as in `{self.model.example}`"
             self._note("unknown-verb", names[0], reason)
         if not any("..." in name for name in takes):
             for extra in names[len(takes) :]:
                 self._note("too-many", extra, "one name too many", _as_setting(extra))
         least = [name.partition(" ")[0] for name in takes if not name.startswith("[")]
-        if len(names) + self.empty < len(least) and not self.words.help:
+        if len(names) + self.empty < len(least) and not self.command.help:
             reason = f"needs a {least[len(names)].lower()}, as in `{self.model.example}`"
-            self._note("missing", self.words.verb, reason)
+            self._note("missing", self.command.verb, reason)
 
 
 def _as_setting(word: str) -> str:
@@ -196,25 +196,25 @@ def _as_setting(word: str) -> str:
 def _parse_submit(arguments: Sequence[str]) -> Command:
     """`submit` with its own options, and the inner command with the others."""
     own = {option.name: option for option in options_of("submit")}
-    rest, inside, outside = list(arguments), list[str](), list[str]()
-    while rest:
-        word = rest.pop(0)
+    remaining, inside, outside = list(arguments), list[str](), list[str]()
+    while remaining:
+        word = remaining.pop(0)
         name, equals, _ = word[2:].partition("=") if word.startswith("--") else ("", "", "")
         if name not in own:
             inside.append(word)
             continue
         outside.append(word)
-        if own[name].value and not equals and rest:
-            outside.append(rest.pop(0))
+        if own[name].value and not equals and remaining:
+            outside.append(remaining.pop(0))
     verb = next((word for word in inside if word in SENT), None)
     if verb is None:  # it was the value of an option
-        return parse(["submit", *arguments], whole=True)
+        return parse(["submit", *arguments], outer_only=True)
     inside.remove(verb)
-    words = parse(["submit", verb, *outside], whole=True)
+    command = parse(["submit", verb, *outside], outer_only=True)
     inner = parse([verb, *inside])
-    if words.help or inner.help:
+    if command.help or inner.help:
         return Command(inner.verb, inner.names, inner.settings, inner.options, help=True)
-    words.problems += inner.problems
-    if isinstance(words.request, SubmitRequest):
-        words.request = words.request.model_copy(update={"inner": inner.request})
-    return words
+    command.problems += inner.problems
+    if isinstance(command.request, SubmitRequest):
+        command.request = command.request.model_copy(update={"inner": inner.request})
+    return command

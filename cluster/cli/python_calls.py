@@ -36,15 +36,15 @@ from cluster.requests.models import (
 from cluster.requests.request import Request
 from cluster.terminal.progress import Progress, Silence
 
-Asked = TypeVar("Asked", bound=Request)
+RequestType = TypeVar("RequestType", bound=Request)
 R = TypeVar("R")
 Result = dict[str, Any]
 
 
-def call_of(model: type[Asked]) -> Callable[[Callable[[Asked], R]], Callable[..., R]]:
+def call_of(model: type[RequestType]) -> Callable[[Callable[[RequestType], R]], Callable[..., R]]:
     """Makes a function of a request a call with its arguments and signature."""
 
-    def decorate(function: Callable[[Asked], R]) -> Callable[..., R]:
+    def decorate(function: Callable[[RequestType], R]) -> Callable[..., R]:
         @functools.wraps(function)
         def call(*names: Any, **arguments: Any) -> R:
             return function(model.from_call(names, arguments))
@@ -58,8 +58,8 @@ def call_of(model: type[Asked]) -> Callable[[Callable[[Asked], R]], Callable[...
 
 
 def _result(request: Request, **more: Any) -> Result:
-    shown = getattr(request, "progress", False)
-    answer = verbs.carry_out(request, Progress() if shown else Progress(Silence()), **more)
+    shows_progress = getattr(request, "progress", False)
+    answer = verbs.carry_out(request, Progress() if shows_progress else Progress(Silence()), **more)
     assert answer.result is not None
     return answer.result
 
@@ -152,7 +152,7 @@ def load_exported(request: LoadExportedRequest) -> dict[str, Any]:
     """
     from cluster.inspection import export
 
-    return export.load_exported(request.folder, request.here().families)
+    return export.load_exported(request.folder, request.with_local_paths().families)
 
 
 @call_of(ReportRequest)

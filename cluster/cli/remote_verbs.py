@@ -22,7 +22,7 @@ def followed(address: str, name: str, to_the_end: bool, keep: bool, notify: Call
 
     client = dashboard.reach(address)
     number = client.job(name)["job"]
-    texts = follow.shown(((None, text) for text in client.logs(number, to_the_end, notify)), to_the_end, keep)
+    texts = follow.print_pieces(((None, text) for text in client.logs(number, to_the_end, notify)), to_the_end, keep)
     job = client.job(number)
     result = {"name": job["name"], "job": job, "logs": texts}
     return Answer(result, None) if not to_the_end else Answer(result, *_end_of(job))
@@ -67,9 +67,9 @@ def submit(request: SubmitRequest, progress: Progress) -> Answer:
     if not request.follow:
         return Answer({**sent, "ended": None}, submission.text(sent))
     progress.line(submission.text(sent))
-    shown = followed(sent["address"], sent["job"], True, False, progress.notify)
-    assert shown.result is not None
-    return shown._replace(result={**sent, "ended": shown.result["job"]})
+    followed_job = followed(sent["address"], sent["job"], True, False, progress.notify)
+    assert followed_job.result is not None
+    return followed_job._replace(result={**sent, "ended": followed_job.result["job"]})
 
 
 def check_submit(request: SubmitRequest) -> str:
@@ -98,6 +98,6 @@ def jobs(request: JobsRequest, progress: Progress) -> Answer:
 
     if not (address := dashboard.address_of(request.address)):
         raise TroupeError(dashboard.NO_ADDRESS, USAGE)
-    found = dashboard.reach(address).jobs()
+    submitted = dashboard.reach(address).jobs()
     nothing = "no jobs; `troupe submit train dcgan data=digits --address ...` submits one"
-    return Answer({"jobs": found}, table(dashboard.rows(found), nothing))
+    return Answer({"jobs": submitted}, table(dashboard.rows(submitted), nothing))

@@ -40,7 +40,7 @@ from trainers.settings.fields import GROUPS
 OF_JOBS = ("stop", "logs")  # with an address they are about a job, whose run is on the cluster
 
 
-Asked = TypeVar("Asked", bound=Request)
+RequestType = TypeVar("RequestType", bound=Request)
 
 
 class Verb(NamedTuple):
@@ -58,38 +58,38 @@ def carry_out(request: Request | None, progress: Progress, problems: Iterable[Pr
     except FileNotFoundError:  # libraries end the process in this case
         reason, hint = "the current folder has been removed", "change to another one"
         raise TroupeError(Problem("missing-folder", reason=reason, hint=hint), ENVIRONMENT) from None
-    found = list(problems)
+    all_problems = list(problems)
     if request is None:
-        raise TroupeError(found, USAGE)
+        raise TroupeError(all_problems, USAGE)
     try:
-        request = on_this_machine(request, fetch=not found)
+        request = on_this_machine(request, fetch=not all_problems)
     except TroupeError as error:
         if error.code != USAGE:
             raise
-        found += error.problems
+        all_problems += error.problems
     verb = VERBS[request.verb]
-    if not found:
+    if not all_problems:
         return verb.run(request, progress, **more)
     try:
         if verb.check is not None:
             verb.check(request)
     except TroupeError as error:
-        found += [one for one in error.problems if error.code == USAGE and one not in found]
-    raise TroupeError(found, USAGE)
+        all_problems += [one for one in error.problems if error.code == USAGE and one not in all_problems]
+    raise TroupeError(all_problems, USAGE)
 
 
-def on_this_machine(request: Asked, fetch: bool = True) -> Asked:
+def on_this_machine(request: RequestType, fetch: bool = True) -> RequestType:
     """The request with paths of this machine; for a bucket, after the files that it reads have been copied here.
     Raises TroupeError if its address is wrong, or the bucket cannot be reached."""
-    here, text = request.here(), getattr(request, "runs_dir", "")
+    local, text = request.with_local_paths(), getattr(request, "runs_dir", "")
     if not text or (request.verb in OF_JOBS and getattr(request, "address", None) is not None):
-        return here
+        return local
     if "://" not in text:
-        return here.model_copy(update={"runs": expanded(text)})
+        return local.model_copy(update={"runs": expanded(text)})
     runs = bucket.folder_for(text)
     if fetch:
         bucket.fetch_runs(runs, request.reads(), request.reads_checkpoints)
-    return here.model_copy(update={"runs": runs})
+    return local.model_copy(update={"runs": runs})
 
 
 def train(request: TrainRequest, progress: Progress, own_process: bool = True) -> Answer:
@@ -174,7 +174,7 @@ def check_sample(request: SampleRequest) -> None:
     from cluster.inspection import manage_runs
 
     if request.settings:
-        manage_runs.asked_of(request, request.name, request.runs)
+        manage_runs.sample_settings_of(request, request.name, request.runs)
 
 
 def export(request: ExportRequest, progress: Progress) -> Answer:
@@ -214,11 +214,11 @@ def runs(request: RunsRequest, progress: Progress) -> Answer:
 
     if request.remove:
         removed = manage_runs.remove_runs(request.runs, request.names, request.dry_run)
-        words = ("would be removed,", "would be freed") if request.dry_run else ("removed,", "freed")
-        lines = [f"{row['name']}: {words[0]} {size(row['bytes'])} {words[1]}" for row in removed]
+        verbs = ("would be removed,", "would be freed") if request.dry_run else ("removed,", "freed")
+        lines = [f"{row['name']}: {verbs[0]} {size(row['bytes'])} {verbs[1]}" for row in removed]
         return Answer({"removed": removed, **({"dry_run": True} if request.dry_run else {})}, "\n".join(lines))
     rows = manage_runs.list_runs(request.runs, request.names)
-    nothing = f"no runs in {bucket.shown(request.runs)}; `troupe train dcgan data=digits` starts one"
+    nothing = f"no runs in {bucket.display_name(request.runs)}; `troupe train dcgan data=digits` starts one"
     return Answer({"runs": rows}, table(rows_of_runs(rows), nothing))
 
 
@@ -236,7 +236,9 @@ def logs(request: LogsRequest, progress: Progress, with_text: bool = False) -> A
     if request.address is not None:
         return remote_verbs.followed(request.address, request.name, request.follow, with_text, progress.notify)
     pieces = follow.logs(request.runs, request.name, request.rank, request.follow)
-    return Answer({"name": request.name, "job": None, "logs": follow.shown(pieces, request.follow, with_text)}, None)
+    return Answer(
+        {"name": request.name, "job": None, "logs": follow.print_pieces(pieces, request.follow, with_text)}, None
+    )
 
 
 def check(request: CheckRequest, progress: Progress) -> Answer:
@@ -246,15 +248,15 @@ def check(request: CheckRequest, progress: Progress) -> Answer:
         if not os.path.isabs(request.runs_dir) and not bucket.is_address(request.runs_dir):
             reason = "specify the folder of the runs, an absolute path on the cluster"
             raise TroupeError(Problem("missing", "--runs-dir", reason), USAGE)
-        from cluster.ray_jobs.submission import check as look_there
+        from cluster.ray_jobs.submission import check as check_cluster
 
-        found = look_there(request, progress.notify)
+        findings = check_cluster(request, progress.notify)
     else:
-        found = preflight.check(request)
+        findings = preflight.check(request)
     again = f"troupe check {shlex.join(request.arguments())}".strip()
-    wrong = [one.problem for one in found if one.state == preflight.WRONG]
-    result = {"failed": len(wrong), "findings": [one._asdict() for one in found]}
-    return Answer(result, preflight.text(found, again), ENVIRONMENT if wrong else 0, wrong)
+    wrong = [one.problem for one in findings if one.state == preflight.WRONG]
+    result = {"failed": len(wrong), "findings": [one._asdict() for one in findings]}
+    return Answer(result, preflight.text(findings, again), ENVIRONMENT if wrong else 0, wrong)
 
 
 def families(request: FamiliesRequest, progress: Progress) -> Answer:
@@ -272,9 +274,9 @@ def datasets(request: DatasetsRequest, progress: Progress) -> Answer:
         freed = manage_runs.remove_packed(folder, request.remove)
         text = f"{freed['source']}: packed copy removed, {size(freed['bytes'])} freed"
         return Answer({"removed": [freed]}, text)
-    known, packed = manage_runs.list_datasets(request.families), manage_runs.list_packed(folder)
-    there = f"\n\npacked folders in {folder}:\n{table(rows_of_packed(packed))}" if packed else ""
-    return Answer({"datasets": known, "packed": packed}, table(known) + there)
+    sources, packed = manage_runs.list_datasets(request.families), manage_runs.list_packed(folder)
+    packed_text = f"\n\npacked folders in {folder}:\n{table(rows_of_packed(packed))}" if packed else ""
+    return Answer({"datasets": sources, "packed": packed}, table(sources) + packed_text)
 
 
 def env(request: EnvRequest, progress: Progress) -> Answer:

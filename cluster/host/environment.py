@@ -35,7 +35,7 @@ def worker_environment() -> dict[str, str]:
     return environment
 
 
-def start_anew() -> None:
+def restart_process() -> None:
     """Execute the same command again in the workers' environment, once."""
     if MARK not in os.environ:
         os.environ.update(worker_environment())

@@ -67,13 +67,13 @@ def why_no_gpu() -> str:
 
 
 def _gpus() -> Gpus:
-    there = any(re.fullmatch(r"nvidia\d+", name) for name in _names())
+    has_device = any(re.fullmatch(r"nvidia\d+", name) for name in _names())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not there:
+    if not has_device:
         return Gpus(0, "")
     if visible is not None and visible.split(",")[0].strip() in ("", "-1", "NoDevFiles"):
         return Gpus(0, HIDDEN)
-    return _asked(visible)
+    return _query(visible)
 
 
 def _names() -> list[str]:
@@ -83,7 +83,7 @@ def _names() -> list[str]:
 
 
 @functools.cache
-def _asked(visible: str | None) -> Gpus:
+def _query(visible: str | None) -> Gpus:
     """Ask torch in a separate process: this one does not import torch, and can be forked."""
     try:
         done = subprocess.run(

@@ -16,18 +16,18 @@ HERE = ("", os.curdir, os.curdir + os.sep)
 
 def leave_folder() -> None:
     """Remove the current folder from the search path, here and in child processes; unless it is ROOT."""
-    said = os.environ.get("PYTHONPATH", "")
-    kept = without_folder(said)
+    before = os.environ.get("PYTHONPATH", "")
+    after = without_folder(before)
     try:
-        here = os.getcwd()
+        folder = os.getcwd()
     except FileNotFoundError:  # it was removed, and holds no modules
         return
-    if here != ROOT and here not in kept.split(os.pathsep):
-        sys.path[:] = [entry for entry in sys.path if entry not in (*HERE, here)]
-        if kept != said:
-            os.environ["PYTHONPATH"] = kept
+    if folder != ROOT and folder not in after.split(os.pathsep):
+        sys.path[:] = [entry for entry in sys.path if entry not in (*HERE, folder)]
+        if after != before:
+            os.environ["PYTHONPATH"] = after
 
 
-def without_folder(said: str) -> str:
+def without_folder(paths: str) -> str:
     """The value of PYTHONPATH without the current folder."""
-    return os.pathsep.join(entry for entry in said.split(os.pathsep) if entry not in HERE)
+    return os.pathsep.join(entry for entry in paths.split(os.pathsep) if entry not in HERE)

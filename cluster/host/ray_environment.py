@@ -41,8 +41,8 @@ def variables() -> dict[str, str | None]:
 
 def channel() -> list[tuple[str, int]]:
     """gRPC options as Ray sets them for a cluster: no proxy, unless Ray's own variable enables it."""
-    said = os.environ.get(PROXIES, "")
-    return [("grpc.enable_http_proxy", int(said.lower() in ("1", "true")))]
+    proxied = os.environ.get(PROXIES, "")
+    return [("grpc.enable_http_proxy", int(proxied.lower() in ("1", "true")))]
 
 
 def proxies(address: str) -> dict[str, str]:
@@ -51,21 +51,21 @@ def proxies(address: str) -> dict[str, str]:
     from requests.utils import get_environ_proxies, select_proxy
 
     scheme = address.partition("://")[0]
-    found = select_proxy(address, get_environ_proxies(address))
-    return {scheme: str(found)} if found else {}
+    chosen = select_proxy(address, get_environ_proxies(address))
+    return {scheme: str(chosen)} if chosen else {}
 
 
 def without_proxies() -> dict[str, str]:
     """Variables that exclude addresses of this machine from proxies; other addresses still use them."""
-    said = next((value for name in ("no_proxy", "NO_PROXY") if (value := os.environ.get(name))), "")
-    names = ",".join(dict.fromkeys([*(part.strip() for part in said.split(",") if part.strip()), *LOOPBACK]))
+    excluded = next((value for name in ("no_proxy", "NO_PROXY") if (value := os.environ.get(name))), "")
+    names = ",".join(dict.fromkeys([*(part.strip() for part in excluded.split(",") if part.strip()), *LOOPBACK]))
     return {"no_proxy": names, "NO_PROXY": names}
 
 
 def search_path() -> dict[str, str]:
     """Variables with which child processes find our modules, and none in the current folder."""
-    said = [part for part in without_folder(os.environ.get("PYTHONPATH", "")).split(os.pathsep) if part]
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys([*folders(), *said]))}
+    parts = [part for part in without_folder(os.environ.get("PYTHONPATH", "")).split(os.pathsep) if part]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys([*folders(), *parts]))}
 
 
 def folders() -> list[str]:

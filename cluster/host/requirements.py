@@ -28,10 +28,10 @@ def resolve(config: Config, own_machine: bool) -> dict[str, Any]:
 
 def remarks(config: Config, settled: Config) -> list[str]:
     """Remarks about this machine: limits of its GPUs and CPUs that affect the run."""
-    found = no_gpu(config, settled)
+    notes = no_gpu(config, settled)
     if (why := hardware.why_few_cores()) and settled.device == "cpu":
-        found.append(f"{counted(hardware.cores(), 'CPU')} can be used here: {why}")
-    return found
+        notes.append(f"{counted(hardware.cores(), 'CPU')} can be used here: {why}")
+    return notes
 
 
 def no_gpu(config: Config, settled: Config) -> list[str]:
@@ -49,14 +49,14 @@ def room(config: Config, oversubscribe: bool) -> list[Problem]:
     """The resources that this machine lacks for the run."""
     workers = config.least_workers
     if config.device == "cuda":
-        there = hardware.gpus()
-        if there == 0:
+        gpus = hardware.gpus()
+        if gpus == 0:
             why = hardware.why_no_gpu()
             reason = f"torch cannot use the GPUs here ({why})" if why else "there is no GPU here"
             return [Problem("no-room", "device", reason, "use device=cpu", "cuda")]
-        if workers > there:
-            reason = f"each needs a GPU, there are {there}"
-            return [Problem("no-room", "workers", reason, f"use workers={there}", workers)]
+        if workers > gpus:
+            reason = f"each needs a GPU, there are {gpus}"
+            return [Problem("no-room", "workers", reason, f"use workers={gpus}", workers)]
         return []
     needed = workers * config.threads_per_worker
     if needed > hardware.cores() and workers > 1 and not oversubscribe:

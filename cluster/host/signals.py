@@ -16,7 +16,7 @@ from typing import Any
 from trainers.base.timeouts import WAITS
 
 INSISTING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)  # a second one ends the command immediately
-ASKED = (*INSISTING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+REQUESTS = (*INSISTING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # handlers of our caller for the others stay
 
 heard = -1e9  # time of the latest request
@@ -24,7 +24,7 @@ heard = -1e9  # time of the latest request
 
 def hold_signals() -> None:
     """Block all, also while this process is replaced by another program."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
 
 
 def take_signals() -> None:
@@ -35,25 +35,25 @@ def take_signals() -> None:
     """
     for number in _handlers():
         signal.signal(number, _interrupt)
-    ignored = [number for number in ASKED if signal.getsignal(number) == signal.SIG_IGN]
+    ignored = [number for number in REQUESTS if signal.getsignal(number) == signal.SIG_IGN]
     signal.pthread_sigmask(signal.SIG_BLOCK, ignored)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, set(ASKED) - set(ignored))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, set(REQUESTS) - set(ignored))
 
 
 def ignore_signals() -> None:
     """Ignore all signals: the command is done."""
-    for number in ASKED:
+    for number in REQUESTS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _handlers() -> dict[signal.Signals, Any]:
     """The current handlers of the signals that we handle: not of ignored ones, nor of those with a caller's handler."""
-    before = {number: signal.getsignal(number) for number in ASKED}
-    mine = (signal.SIG_DFL, _interrupt)
+    before = {number: signal.getsignal(number) for number in REQUESTS}
+    replaceable = (signal.SIG_DFL, _interrupt)
     return {
         number: signal.SIG_DFL if handler is None else handler
         for number, handler in before.items()
-        if handler != signal.SIG_IGN and (number in ALWAYS or handler in mine)
+        if handler != signal.SIG_IGN and (number in ALWAYS or handler in replaceable)
     }
 
 
@@ -94,12 +94,12 @@ def _handled(handle: Callable[[int, Any], None]) -> Iterator[Callable[[], None]]
 
 
 @contextlib.contextmanager
-def handlers_kept() -> Iterator[None]:
+def restored_handlers() -> Iterator[None]:
     """Restore handlers that are replaced inside."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in ASKED}
+    before = {number: signal.getsignal(number) for number in REQUESTS}
     try:
         yield
     finally:
@@ -110,9 +110,9 @@ def handlers_kept() -> Iterator[None]:
 @contextlib.contextmanager
 def nothing_heard() -> Iterator[None]:
     """Discard signals that arrive inside, even if a library removes the handlers; restores them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
     try:
-        with handlers_kept():
+        with restored_handlers():
             yield
             if threading.current_thread() is threading.main_thread():
                 ignore_signals()  # also pending ones
@@ -123,45 +123,45 @@ def nothing_heard() -> Iterator[None]:
 @contextlib.contextmanager
 def none_swallowed() -> Iterator[None]:
     """Inside, each raises KeyboardInterrupt immediately, and again at the end if a library swallowed it."""
-    asked = False
+    requested = False
 
     def handle(number: int, frame: Any) -> None:
-        nonlocal asked
+        nonlocal requested
         if _is_new():
-            asked = True
+            requested = True
             raise KeyboardInterrupt
 
     with _handled(handle):
         yield
-    if asked:
+    if requested:
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Defer all to the end of the block, where they raise KeyboardInterrupt."""
-    asked: list[bool] = []
-    with signals(lambda: asked.append(True)):
+    requests: list[bool] = []
+    with signals(lambda: requests.append(True)):
         yield
-    if asked:
+    if requests:
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def signals(ask: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Inside, the first request calls `ask`; a second SIGINT, SIGTERM or SIGQUIT raises KeyboardInterrupt, others do
-    nothing. Yields a function that installs the handlers again, in case a library has replaced them."""
-    asked = False
+def signals(on_request: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Inside, the first request calls `on_request`; a second SIGINT, SIGTERM or SIGQUIT raises KeyboardInterrupt,
+    others do nothing. Yields a function that installs the handlers again, in case a library has replaced them."""
+    requested = False
 
     def handle(number: int, frame: Any) -> None:
-        nonlocal asked
+        nonlocal requested
         if not _is_new():
             return
-        if asked and number in INSISTING:
+        if requested and number in INSISTING:
             raise KeyboardInterrupt
-        if not asked:
-            asked = True
-            ask()
+        if not requested:
+            requested = True
+            on_request()
 
     with _handled(handle) as install:
         yield install
@@ -174,14 +174,14 @@ def unheard() -> Iterator[None]:
     A stop signal can be sent to all processes of a command, but workers and their Ray must live until they have saved.
     If no thread can be started, the signal is handled at the end of the block.
     """
-    ignored = [number for number in ASKED if signal.getsignal(number) == signal.SIG_IGN]
+    ignored = [number for number in REQUESTS if signal.getsignal(number) == signal.SIG_IGN]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ignored)  # a library may install handlers inside
     ended = threading.Event()
     hearing = threading.Thread(target=ended.wait, daemon=True)
     try:
         with contextlib.suppress(RuntimeError):
             hearing.start()
-        signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
         yield
     finally:
         ended.set()

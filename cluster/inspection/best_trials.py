@@ -23,10 +23,10 @@ LINE = 24  # pixels for a trial's name above its sheet
 def best_of(runs: Path, name: str, count: int) -> tuple[Search, list[TrialRecord]]:
     """A search, and its best trials that have a checkpoint. Raises TroupeError if there is none."""
     search = leaderboard.find(runs, name)
-    there = (
+    valued = (
         trial for trial in search.ranked() if checkpoint.newest_intact(search.folder(trial).checkpoints) is not None
     )
-    best = list(itertools.islice(there, count))  # checks no more trials than needed
+    best = list(itertools.islice(valued, count))  # checks no more trials than needed
     if not best:
         reason = "no trial has both a value and a checkpoint"
         raise TroupeError(Problem("no-checkpoint", search.name, reason), CONFLICT)
@@ -37,7 +37,7 @@ def export_best(name: str, runs: Path, families: Sequence[Path], out: Path) -> d
     """The weights of the best trial, as `troupe export` writes them."""
     search, (best,) = best_of(runs, name, 1)
     result = export.export(f"{search.name}/{best.name}", search.path.parent, families, out)
-    trial = {"trial": f"{search.name}/{best.name}", "metric": search.told["metric"], "value": best.value}
+    trial = {"trial": f"{search.name}/{best.name}", "metric": search.terms["metric"], "value": best.value}
     return {**result, **trial}
 
 
@@ -49,13 +49,13 @@ def sample_top(request: SampleRequest) -> dict[str, Any]:
     columns = drawn = 0
     for trial in best:
         full = f"{search.name}/{trial.name}"
-        asked = manage_runs.asked_of(request, full, search.path.parent)
-        columns = asked.columns or min(request.count, 16)
-        _, samples, told = manage_runs.samples_of(request, full, search.path.parent, asked)
-        drawn = told["count"]
-        trials.append({"name": full, "value": trial.value, "step": told["step"]})
-        notes += [f"{full}: {note}" for note in told["notes"]]
-        sheets.append((f"{full}  {search.told['metric']} {trial.value:.4g}", samples))
+        sample_settings = manage_runs.sample_settings_of(request, full, search.path.parent)
+        columns = sample_settings.columns or min(request.count, 16)
+        _, samples, facts = manage_runs.samples_of(request, full, search.path.parent, sample_settings)
+        drawn = facts["count"]
+        trials.append({"name": full, "value": trial.value, "step": facts["step"]})
+        notes += [f"{full}: {note}" for note in facts["notes"]]
+        sheets.append((f"{full}  {search.terms['metric']} {trial.value:.4g}", samples))
     texts = isinstance(sheets[0][1], list)
     if any(isinstance(samples, list) != texts for _, samples in sheets):
         reason, hint = "its best trials draw images and texts", "sample one by its name"
@@ -78,10 +78,10 @@ def _below_one_another(sheets: Sequence[tuple[str, Any]], columns: int) -> Any:
 
     drawn = [(head, pictures.grid(samples, columns).convert("RGB")) for head, samples in sheets]
     width = max(300, *(sheet.width for _, sheet in drawn))
-    whole = Image.new("RGB", (width, sum(sheet.height + LINE + GAP for _, sheet in drawn)), "white")
-    pen, top = ImageDraw.Draw(whole), 0
+    sheet_image = Image.new("RGB", (width, sum(sheet.height + LINE + GAP for _, sheet in drawn)), "white")
+    pen, top = ImageDraw.Draw(sheet_image), 0
     for head, sheet in drawn:
         pen.text((GAP, top + 6), head, "#2d3748")
-        whole.paste(sheet, (0, top + LINE))
+        sheet_image.paste(sheet, (0, top + LINE))
         top += sheet.height + LINE + GAP
-    return whole
+    return sheet_image

@@ -43,19 +43,19 @@ def facts() -> dict[str, Any]:
     }
 
 
-def text(found: Mapping[str, Any]) -> str:
+def text(report: Mapping[str, Any]) -> str:
     """The block for a bug report."""
-    shared, few = found["shared_memory_free"], f" ({found['few_cores']})" if found["few_cores"] else ""
+    shared, few = report["shared_memory_free"], f" ({report['few_cores']})" if report["few_cores"] else ""
     lines = {
-        "troupe": found["troupe"],
-        "python": f"{found['python']} ({found['executable']})",
-        "system": found["system"],
-        "processor": f"{found['processor']} ({found['processor_kind']}), {found['cores']} cores{few}",
-        "memory": size(found["memory"] or 0),
+        "troupe": report["troupe"],
+        "python": f"{report['python']} ({report['executable']})",
+        "system": report["system"],
+        "processor": f"{report['processor']} ({report['processor_kind']}), {report['cores']} cores{few}",
+        "memory": size(report["memory"] or 0),
         "shared memory": "none" if shared is None else f"{size(shared)} free",
-        "gpus": f"{found['gpus']} ({found['no_gpu']})" if found["no_gpu"] else found["gpus"],
-        **{name: version or "not installed" for name, version in found["libraries"].items()},
-        "environment": " ".join(f"{name}={value}" for name, value in found["variables"].items()) or "-",
+        "gpus": f"{report['gpus']} ({report['no_gpu']})" if report["no_gpu"] else report["gpus"],
+        **{name: version or "not installed" for name, version in report["libraries"].items()},
+        "environment": " ".join(f"{name}={value}" for name, value in report["variables"].items()) or "-",
     }
     block = table([{"": name, " ": value} for name, value in lines.items()], heads=False)
     return f"Paste this into the bug report:\n\n```\n{block}\n```"

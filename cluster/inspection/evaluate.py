@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from cluster.host import requirements
 from cluster.requests.models import EvaluateRequest
 from cluster.terminal.progress import verdict_lines
-from cluster.training.initial_weights import learned_of
+from cluster.training.initial_weights import source_run_of
 from cluster.training.launch_run import alone
 from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.problems import Problem
@@ -22,7 +22,7 @@ from trainers.runtime.global_state import with_default_globals
 from trainers.settings.config import MISFIT, NOTHING, NOTHING_HELD_OUT, Config
 from trainers.storage import checkpoint
 
-LEARNED = "learned-from"  # problem code: the run learned from these samples
+TRAINED_ON = "learned-from"  # problem code: the run learned from these samples
 ALL = "all"  # evaluate_on=all: every sample of the data; for evaluations only
 
 
@@ -32,18 +32,18 @@ class Prepared(NamedTuple):
     family: str
     config: Config
     weights: Path
-    learned: Mapping[str, Any]  # data, settings and facts of the run of the weights; empty if unknown
+    source_run: Mapping[str, Any]  # data, settings and facts of the run of the weights; empty if unknown
     notes: tuple[str, ...] = ()  # for the user, about the run's folder
     part: str = "test"  # of the data: test, validation, or all of it
     newest: bool = False  # evaluate the newest checkpoint of a run
 
 
-class _Found(NamedTuple):
+class _Weights(NamedTuple):
     """The weights to evaluate, and what is known of their run."""
 
     family: str
     weights: Path | None  # None: a problem says why
-    learned: Mapping[str, Any] = {}
+    source_run: Mapping[str, Any] = {}
     settings: Mapping[str, Any] = {}  # taken over from the run
     newest: bool = False
 
@@ -53,29 +53,29 @@ def prepare(command: EvaluateRequest) -> Prepared:
     problems: list[Problem] = []
     notes: list[str] = []
     if command.name in registry.families(command.families):
-        found = _find_weights(command, problems)
+        source = _find_weights(command, problems)
     else:
-        found = _find_run(command, problems, notes)
-    kind = registry.class_of_run({**found.learned, "family": found.family}, command.name, command.families)
-    old = kind.stored(found.settings)
+        source = _find_run(command, problems, notes)
+    kind = registry.class_of_run({**source.source_run, "family": source.family}, command.name, command.families)
+    old = kind.stored(source.settings)
     given = {**command.settings, **({"evaluate_on": "test"} if command.settings.get("evaluate_on") == ALL else {})}
-    config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **given}, found.family)
+    config, wrong = kind.from_words({**old, "device": "cpu", "target": "none", **given}, source.family)
     problems += wrong
     if not kind.metrics:
-        problems.append(Problem(NOTHING, found.family, "evaluates nothing", "`troupe sample` draws samples"))
+        problems.append(Problem(NOTHING, source.family, "evaluates nothing", "`troupe sample` draws samples"))
     if config is not None and (problem := sources.check_name(config.data, command.families, kind.input_kind)):
         problems.append(problem)
     if problems:
         raise TroupeError(problems, USAGE)
     assert config is not None
-    assert found.weights is not None
+    assert source.weights is not None
     settled = config.model_copy(update=requirements.resolve(config, own_machine=True))
     notes += requirements.no_gpu(config, settled)
     part = str(command.settings.get("evaluate_on", config.evaluate_on))
-    return Prepared(found.family, settled, found.weights, found.learned, tuple(notes), part, found.newest)
+    return Prepared(source.family, settled, source.weights, source.source_run, tuple(notes), part, source.newest)
 
 
-def _find_run(command: EvaluateRequest, problems: list[Problem], notes: list[str]) -> _Found:
+def _find_run(command: EvaluateRequest, problems: list[Problem], notes: list[str]) -> _Weights:
     """The newest checkpoint of the run that the command names. Raises TroupeError if there is none."""
     if command.weights is not None and not (command.runs / command.name).exists():
         registry.config_class(command.name, command.families)  # raises if there is no such family
@@ -83,24 +83,24 @@ def _find_run(command: EvaluateRequest, problems: list[Problem], notes: list[str
     if command.weights is not None:
         hint = f"{command.name} is a run and has its own weights"
         problems.append(Problem("settings-conflict", "--weights", "is for a family", hint, str(command.weights)))
-    learned = folder.read_settings(notes.append)
+    stored = folder.read_settings(notes.append)
     weights = _newest(folder.checkpoints, folder.name)
-    return _Found(learned["family"], weights, learned, learned["settings"], newest=True)
+    return _Weights(stored["family"], weights, stored, stored["settings"], newest=True)
 
 
-def _find_weights(command: EvaluateRequest, problems: list[Problem]) -> _Found:
+def _find_weights(command: EvaluateRequest, problems: list[Problem]) -> _Weights:
     """The weights that `--weights` gives for a family: a file, or the folder of a run or of a checkpoint."""
     family, weights = command.name, command.weights
     if weights is None:
         problems.append(Problem("missing", family, "requires --weights PATH, or name a run instead of a family"))
-        return _Found(family, None)
+        return _Weights(family, None)
     if not weights.exists():
         problems.append(Problem("missing-file", "--weights", "no such file", value=str(weights)))
-        return _Found(family, None)
+        return _Weights(family, None)
     is_run = (weights / "checkpoints").is_dir()
     if is_run:
         weights = _newest(weights / "checkpoints", "--weights", str(weights))
-    return _Found(family, weights, learned_of(weights), newest=is_run)
+    return _Weights(family, weights, source_run_of(weights), newest=is_run)
 
 
 def _newest(checkpoints: Path, about: str, given: str | None = None) -> Path:
@@ -111,42 +111,46 @@ def _newest(checkpoints: Path, about: str, given: str | None = None) -> Path:
     return newest
 
 
-def compared(learned: Mapping[str, Any], config: Config, data: Any, part: str) -> tuple[bool, list[Problem], list[str]]:
+def compared(
+    source_run: Mapping[str, Any], config: Config, data: Any, part: str
+) -> tuple[bool, list[Problem], list[str]]:
     """Whether the weights certainly never saw the samples to evaluate on; problems that forbid it; and other notes.
 
     Samples are the same if source, size and fingerprint are; a part is held out if the run did not learn from it.
     """
-    if not learned:
+    if not source_run:
         return False, [], ["the training data of these weights is unknown: they may have seen the samples"]
-    settings, name = learned["settings"], config.data
+    settings, name = source_run["settings"], config.data
     problems = list[Problem]()
-    theirs, ours = (list(facts.get("class_names", ())) for facts in (learned["facts"], data.facts))
-    if theirs != ours:
-        shown = " and ".join(", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for names in (theirs, ours))
-        reason = f"classes differ from those the run learned ({shown}): their numbers would be mixed up"
+    their_classes, our_classes = (list(facts.get("class_names", ())) for facts in (source_run["facts"], data.facts))
+    if their_classes != our_classes:
+        listing = " and ".join(
+            ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for names in (their_classes, our_classes)
+        )
+        reason = f"classes differ from those the run learned ({listing}): their numbers would be mixed up"
         problems.append(Problem(MISFIT, "data", reason, value=name))
-    same = learned["data"] == data.fingerprint
+    same = source_run["data"] == data.fingerprint
     if same or name == settings.get("data"):
         if part == ALL:
             reason, hint = "the run learned from some of these samples", "omit it, or name other samples with data="
-            problems.append(Problem(LEARNED, "evaluate_on", reason, hint, ALL))
+            problems.append(Problem(TRAINED_ON, "evaluate_on", reason, hint, ALL))
         elif (part, settings.get("evaluate_on")) == ("validation", "test") and not data.facts.get("own_validation"):
             reason = "the run learned from these samples, as it held out the test part"
-            problems.append(Problem(LEARNED, "evaluate_on", reason, "leave it out", part))
-    notes = _doubts(learned, name, data, part)
+            problems.append(Problem(TRAINED_ON, "evaluate_on", reason, "leave it out", part))
+    notes = _doubts(source_run, name, data, part)
     return same and not notes, problems, notes
 
 
-def _doubts(learned: Mapping[str, Any], name: str, data: Any, part: str) -> list[str]:
+def _doubts(source_run: Mapping[str, Any], name: str, data: Any, part: str) -> list[str]:
     """Reasons why the run may have seen some of these samples."""
-    before, size, notes = learned["settings"].get("data"), learned["facts"].get("image_size"), list[str]()
-    if learned.get("from"):
-        notes.append(f"the run started from the weights of {learned['from']}, which may have seen these samples")
-    if learned.get("learned_before"):
+    before, size, notes = source_run["settings"].get("data"), source_run["facts"].get("image_size"), list[str]()
+    if source_run.get("from"):
+        notes.append(f"the run started from the weights of {source_run['from']}, which may have seen these samples")
+    if source_run.get("learned_before"):
         notes.append("the run learned from other samples earlier and may have seen these")
     if part != ALL and (count := data.facts.get("learned_too")):
         notes.append(f"{count} images to evaluate on are also training images")
-    if learned["data"] == data.fingerprint:
+    if source_run["data"] == data.fingerprint:
         return notes
     if name != before:
         notes.append(f"the run learned from data={before}; it is unknown whether it saw some of these")
@@ -169,7 +173,7 @@ def evaluate(command: EvaluateRequest, shows: Callable[[str], None] = lambda wha
 def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[str], None]) -> dict[str, Any]:
     config = prepared.config
     data = _open_samples(command, config, prepared.part)
-    held_out, problems, notes = compared(prepared.learned, config, data, prepared.part)
+    held_out, problems, notes = compared(prepared.source_run, config, data, prepared.part)
     if problems:
         raise TroupeError(problems, CONFLICT)
 
@@ -189,11 +193,11 @@ def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[st
         trainer = Trainer(family, data, config, World(), Control(on_activity=shows))
         trainer.setup()
         about, value = ("--weights", str(prepared.weights)) if command.weights else (command.name, None)
-        names, place = tuple(trainer.networks), prepared.weights
+        names, weights_path = tuple(trainer.networks), prepared.weights
         newer = None
         if prepared.newest:  # a running run may have written a newer one since
-            newer = checkpoint.read_newest(place.parent, lambda path: read_weights(path, names, ema=True))
-        place, weights = newer or (place, read_weights(place, names, ema=True))
+            newer = checkpoint.read_newest(weights_path.parent, lambda path: read_weights(path, names, ema=True))
+        weights_path, weights = newer or (weights_path, read_weights(weights_path, names, ema=True))
         load_weights(trainer.networks, weights, about, value)
         if "kept" in weights:
             trainer.set_buffers(weights["kept"])
@@ -201,7 +205,7 @@ def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[st
         trainer.close()
     result: dict[str, Any] = {
         "name": command.name,
-        "weights": str(place),
+        "weights": str(weights_path),
         "data": config.data,
         "split": prepared.part,
         "samples": config.num_held_out(data.facts),
@@ -225,8 +229,8 @@ def _open_samples(command: EvaluateRequest, config: Config, part: str) -> Any:
             reason = f"data={config.data} provides only its test part"
             raise TroupeError(Problem("settings-conflict", "evaluate_on", reason, "leave it out", ALL), USAGE)
         data = data.whole()
-    asked = {"evaluate_every": "auto", "schedule": "constant"}  # otherwise the advice would be for training
-    problems = config.model_copy(update=asked).data_problems(data.facts)
+    for_evaluation = {"evaluate_every": "auto", "schedule": "constant"}  # otherwise the advice would be for training
+    problems = config.model_copy(update=for_evaluation).data_problems(data.facts)
     if not problems and not config.num_held_out(data.facts):
         more = "" if part == ALL else ", or set evaluate_on=all, for data that the run did not learn from"
         reason, hint = config.no_held_out_reason(data.facts), f"use more samples{more}"

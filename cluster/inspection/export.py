@@ -61,8 +61,8 @@ def _export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[
         raise TroupeError(Problem(NOT_OURS, "--out", reason, "use another folder", str(out)), CONFLICT)
     try:
         with atomic_files.new_folder(out):
-            with atomic_files.replacing(out / "weights.safetensors") as making:
-                save_file(tensors, making, {"family": stored["family"], "step": str(state["step"])})
+            with atomic_files.replacing(out / "weights.safetensors") as temporary:
+                save_file(tensors, temporary, {"family": stored["family"], "step": str(state["step"])})
             atomic_files.write(out / "config.json", json.dumps(config, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
         raise not_written(out, getattr(error, "strerror", error)) from error

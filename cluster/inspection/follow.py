@@ -34,28 +34,28 @@ def stop(runs: Path, name: str, notify: Callable[[str], None]) -> Answer:
     Raises TroupeError: exit code 2 for an unknown name or a trial, 3 if its folder cannot be written, 4 if it is not
     running, 130 if Ctrl-C ends the waiting.
     """
-    whole = leaderboard.is_search(runs, name)
-    path = leaderboard.find(runs, name).path if whole else run_folder.find(runs, name).path
+    is_search = leaderboard.is_search(runs, name)
+    path = leaderboard.find(runs, name).path if is_search else run_folder.find(runs, name).path
     if path.parent.name == TRIALS and os.path.exists(path.parent.parent / SEARCH):
         hint = f"stop its search, `troupe stop {path.parent.parent.name}`"
         raise TroupeError(Problem("not-a-run", name, "is a trial", hint), USAGE)
 
     def under_way() -> bool:
-        return run_locks.is_held(path) if whole else RunFolder(path).working
+        return run_locks.is_held(path) if is_search else RunFolder(path).working
 
     if not under_way():
-        reason = "already finished" if _finished(path, whole) else "not running"
+        reason = "already finished" if _finished(path, is_search) else "not running"
         raise TroupeError(Problem("not-working", name, reason, "`troupe runs` shows what is running"), CONFLICT)
     with checkpoint.writing(path):
         (path / STOP_FILE).touch()
-    begun, next_line = time.monotonic(), 0.0
+    started, next_line = time.monotonic(), 0.0
     try:
         while under_way():
             time.sleep(WAITS.poll_log)
             if under_way() and not (path / STOP_FILE).exists():  # a starting run removes old requests
                 with checkpoint.writing(path):
                     (path / STOP_FILE).touch()
-            waited = time.monotonic() - begun
+            waited = time.monotonic() - started
             if waited > next_line:
                 next_line = max(5.0, 2 * next_line)
                 notify(f"{name}: saving" + (f", for {duration(waited)}" if waited > 1 else ""))
@@ -66,29 +66,29 @@ def stop(runs: Path, name: str, notify: Callable[[str], None]) -> Answer:
     saved = False
     with contextlib.suppress(OSError):  # kept for other waiting processes; a resume removes it
         saved = (path / STOP_FILE).read_text(encoding="utf-8") == SAVED  # written by its owner
-    newest = checkpoint.newest_intact(RunFolder(path).checkpoints) if not whole else None
+    newest = checkpoint.newest_intact(RunFolder(path).checkpoints) if not is_search else None
     return _answer(
         {
             "name": name,
             "job": None,
-            "finished": _finished(path, whole),
+            "finished": _finished(path, is_search),
             "saved": saved,
             "step": checkpoint.position_of(newest.name)[0] if newest is not None else None,
-            "resume": f"troupe {'search' if whole else 'train'} --resume {name}",
+            "resume": f"troupe {'search' if is_search else 'train'} --resume {name}",
         },
-        whole,
+        is_search,
     )
 
 
-def _finished(path: Path, whole: bool) -> bool:
+def _finished(path: Path, is_search: bool) -> bool:
     """Whether a run, or every trial of a search, has finished."""
-    if whole:
+    if is_search:
         return all(trial.state not in leaderboard.OPEN for trial in leaderboard.read(path).trials)
     return RunFolder(path).read_result() is not None
 
 
-def _answer(stopped: dict[str, Any], whole: bool) -> Answer:
-    """The answer of `stop` for a run or a `whole` search; a problem if it neither finished nor saved."""
+def _answer(stopped: dict[str, Any], is_search: bool) -> Answer:
+    """The answer of `stop` for a run or a search; a problem if it neither finished nor saved."""
     name, saved, hint = stopped["name"], stopped["saved"], f"resume with `{stopped['resume']}`"
     if stopped["finished"]:
         return Answer(stopped, f"{name}: finished before it could be stopped")
@@ -96,7 +96,7 @@ def _answer(stopped: dict[str, Any], whole: bool) -> Answer:
     if saved:
         return Answer(stopped, f"{name}: stopped and saved{where}; {hint}")
     problem = Problem("not-saved", name, f"ended without saving, its newest checkpoint{where}", hint)
-    if stopped["step"] is None and not whole:
+    if stopped["step"] is None and not is_search:
         problem = Problem("not-saved", name, "ended before its first checkpoint")
     return Answer(stopped, sentence(problem), FAILED, [problem])
 
@@ -108,27 +108,27 @@ def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[Piec
     is no such run or rank.
     """
     folder = run_folder.find(runs, name)
-    there = sorted(folder.logs.glob("rank_*.log"), key=run_folder.natural)
-    if rank is not None and folder.log(rank) not in there:
-        known = ", ".join(path.stem.removeprefix("rank_") for path in there) or "none"
-        reason, hint = f"{folder.name} has no log of it", f"ranks that have one: {known}"
+    existing = sorted(folder.logs.glob("rank_*.log"), key=run_folder.natural)
+    if rank is not None and folder.log(rank) not in existing:
+        ranks = ", ".join(path.stem.removeprefix("rank_") for path in existing) or "none"
+        reason, hint = f"{folder.name} has no log of it", f"ranks that have one: {ranks}"
         raise TroupeError(Problem("bad-value", "--rank", reason, hint, rank), USAGE)
     if follow:
         return _followed(folder, rank or 0)
-    wanted = there if rank is None else [folder.log(rank)]
+    chosen = existing if rank is None else [folder.log(rank)]
     return (
-        (int(path.stem.removeprefix("rank_")), path.read_text(encoding="utf-8", errors="replace")) for path in wanted
+        (int(path.stem.removeprefix("rank_")), path.read_text(encoding="utf-8", errors="replace")) for path in chosen
     )
 
 
 def _followed(folder: RunFolder, rank: int) -> Iterator[Piece]:
-    path, place, decoder = folder.log(rank), 0, codecs.getincrementaldecoder("utf-8")("replace")
+    path, offset, decoder = folder.log(rank), 0, codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         working = folder.working
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # its worker may not have started
-            file.seek(place)
+            file.seek(offset)
             while piece := file.read(PIECE):
-                place += len(piece)
+                offset += len(piece)
                 yield rank, decoder.decode(piece)
         if not working:
             return
@@ -137,29 +137,29 @@ def _followed(folder: RunFolder, rank: int) -> Iterator[Piece]:
 
 def headed(pieces: Iterable[Piece], follow: bool) -> Iterator[str]:
     """The texts of pieces; if they are of several ranks, each under a heading."""
-    whole = pieces if follow else list(pieces)
-    several = isinstance(whole, list) and len(whole) > 1
-    for rank, piece in whole:
+    collected = pieces if follow else list(pieces)
+    several = isinstance(collected, list) and len(collected) > 1
+    for rank, piece in collected:
         yield f"==> rank_{rank}.log <==\n{piece}" if several else piece
 
 
-def shown(pieces: Iterable[Piece], follow: bool, keep: bool) -> list[dict[str, Any]]:
+def print_pieces(pieces: Iterable[Piece], follow: bool, keep: bool) -> list[dict[str, Any]]:
     """Print pieces as they arrive. `keep`: return the text of each rank, and print only with `follow`."""
-    kept: dict[int | None, list[str]] = {}
+    texts_of: dict[int | None, list[str]] = {}
 
-    def passing() -> Iterator[Piece]:
+    def recorded() -> Iterator[Piece]:
         for rank, piece in pieces:
             if keep:
-                kept.setdefault(rank, []).append(piece)
+                texts_of.setdefault(rank, []).append(piece)
             yield rank, piece
 
-    texts = headed(passing(), follow)
+    texts = headed(recorded(), follow)
     if keep and not follow:
         for _ in texts:
             pass
     else:
         show(texts)
-    return [{"rank": rank, "text": "".join(parts)} for rank, parts in kept.items()]
+    return [{"rank": rank, "text": "".join(parts)} for rank, parts in texts_of.items()]
 
 
 def show(pieces: Iterable[str]) -> None:

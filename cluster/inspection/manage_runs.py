@@ -13,7 +13,7 @@ from typing import Any
 from cluster.requests.models import SampleRequest
 from cluster.searching import leaderboard
 from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
-from trainers.base.paths import expanded, shown
+from trainers.base.paths import expanded, printable
 from trainers.base.problems import Problem, sentence
 from trainers.contract.streams import GRID_SEED
 from trainers.data import imagefolder, sources
@@ -46,11 +46,11 @@ def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     return [_row(folder) for folder in chosen]
 
 
-def _row_of(path: Path, told: Callable[[], dict[str, Any]], **kind: str) -> dict[str, Any]:
+def _row_of(path: Path, details: Callable[[], dict[str, Any]], **kind: str) -> dict[str, Any]:
     """The row of a run or a search; if it is damaged or unreadable, a row that says so."""
     row = {**NOTHING, **kind, "name": RunFolder(path).name, "bytes": RunFolder(path).size()}
     try:
-        return {**row, **told()}
+        return {**row, **details()}
     except TroupeError as error:
         return {**row, "state": "damaged", "note": sentence(error.problems[0])}
     except OSError as error:
@@ -63,12 +63,12 @@ def _search_row(path: Path) -> dict[str, Any]:
     ended = sum(trial.state not in leaderboard.OPEN for trial in search.trials)
     state = "searching" if search.working else ("stopped" if ended < len(search.trials) else "finished")
     return {
-        "family": search.told["family"],
-        "data": search.told["fixed"].get("data"),
+        "family": search.terms["family"],
+        "data": search.terms["fixed"].get("data"),
         "state": state,
         "trials": len(search.trials),
         "trials_ended": ended,
-        "seconds": search.told["seconds"],
+        "seconds": search.terms["seconds"],
     }
 
 
@@ -129,32 +129,32 @@ def remove_runs(runs: Path, names: Sequence[str], dry_run: bool = False) -> list
     return [{"name": folder.name, "bytes": remove(folder)} for folder in folders.values()]
 
 
-def asked_of(request: SampleRequest, name: str, runs: Path) -> Any:
+def sample_settings_of(request: SampleRequest, name: str, runs: Path) -> Any:
     """A request as sampling settings of a run's family. Raises TroupeError (exit code 2) with all problems."""
-    families, words, count = request.families, request.settings, request.count
+    families, settings, count = request.families, request.settings, request.count
     folder = run_folder.find(runs, name)
-    told = folder.read_settings()
-    family, kind = told["family"], registry.class_of_run(told, folder.name, families).sample_settings
-    problems = [Problem("unknown-setting", "count", "is an option here, --count N")] if "count" in words else []
-    asked, wrong = kind.from_words({**words, "count": count}, f"what {family} can be asked for")
+    stored = folder.read_settings()
+    family, kind = stored["family"], registry.class_of_run(stored, folder.name, families).sample_settings
+    problems = [Problem("unknown-setting", "count", "is an option here, --count N")] if "count" in settings else []
+    sample_settings, wrong = kind.from_words({**settings, "count": count}, f"what {family} can be asked for")
     if problems or wrong:
         raise TroupeError([*problems, *wrong], USAGE)
-    return asked
+    return sample_settings
 
 
 def sample(request: SampleRequest) -> dict[str, Any]:
     """Draw samples from a run's newest checkpoint and write them as one image or one text file."""
-    asked = asked_of(request, request.name, request.runs)
-    folder, samples, told = samples_of(request, request.name, request.runs, asked)
+    sample_settings = sample_settings_of(request, request.name, request.runs)
+    folder, samples, facts = samples_of(request, request.name, request.runs, sample_settings)
     are_images = not isinstance(samples, list)
     out = request.out or free(Path(f"{folder.name.replace('/', '-')}-samples.{'png' if are_images else 'txt'}"))
     check_ending(out, are_images)
     with writing(out):
         if are_images:
-            pictures.write_grid(out, samples, asked.columns)
+            pictures.write_grid(out, samples, sample_settings.columns)
         else:
             atomic_files.write(out, pictures.sheet_of_texts(samples))
-    return {"file": str(out), **told}
+    return {"file": str(out), **facts}
 
 
 def free(path: Path) -> Path:
@@ -194,7 +194,9 @@ def not_written(out: Path, reason: object) -> TroupeError:
 
 
 @with_default_globals
-def samples_of(request: SampleRequest, name: str, runs: Path, asked: Any) -> tuple[RunFolder, Any, dict[str, Any]]:
+def samples_of(
+    request: SampleRequest, name: str, runs: Path, sample_settings: Any
+) -> tuple[RunFolder, Any, dict[str, Any]]:
     """A run, its samples (images as uint8 NHWC, or a list of texts), and information on them."""
     families, seed, data_dir = request.families, request.seed, request.data_dir
     folder, stored, state, family = opened(name, runs, families)
@@ -203,7 +205,7 @@ def samples_of(request: SampleRequest, name: str, runs: Path, asked: Any) -> tup
     from trainers.engine.inference import CHUNK, as_stored, concatenated, samples_from_state
 
     data = OpenedLater(family.config, data_dir, families)
-    inputs = family.sample_inputs(asked, torch.Generator().manual_seed(seed), data)
+    inputs = family.sample_inputs(sample_settings, torch.Generator().manual_seed(seed), data)
     if samples_from_state(family, state["step"]):
         inputs |= concatenated(state["carried"])
     if not inputs:
@@ -228,7 +230,7 @@ class OpenedLater:
     """A run's data, opened on first access: most samples are made from noise alone."""
 
     def __init__(self, config: Any, data_dir: Path, families: Sequence[Path]) -> None:
-        self._words = config, data_dir, families
+        self._arguments = config, data_dir, families
 
     @property
     def opened(self) -> bool:
@@ -236,7 +238,7 @@ class OpenedLater:
 
     def __getattr__(self, name: str) -> Any:
         if "_data" not in self.__dict__:
-            self._data = open_for(*self._words)
+            self._data = open_for(*self._arguments)
         return getattr(self._data, name)
 
 
@@ -258,31 +260,31 @@ def list_datasets(extra: Sequence[Path]) -> list[dict[str, str]]:
 def list_packed(data_dir: Path) -> list[dict[str, Any]]:
     """A row for each packed folder of images."""
     return [
-        {"source": shown(source), "bytes": count, "packed": str(folder)}
+        {"source": printable(source), "bytes": count, "packed": str(folder)}
         for source, count, folder in imagefolder.cached(data_dir)
     ]
 
 
 def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
     """Remove the packed copies of a folder of images."""
-    wanted = str(expanded(source.removeprefix("imagefolder:")).resolve())
-    found = [
+    resolved = str(expanded(source.removeprefix("imagefolder:")).resolve())
+    copies = [
         (count, folder)
-        for known, count, folder in imagefolder.cached(data_dir)
-        if str(known) in (source, wanted) or shown(known) == source
+        for packed_source, count, folder in imagefolder.cached(data_dir)
+        if str(packed_source) in (source, resolved) or printable(packed_source) == source
     ]
-    if not found:
+    if not copies:
         hint = "`troupe datasets` lists them"
         raise TroupeError(Problem("unknown-data", "--remove", "no packed copy of it", hint, source), USAGE)
     problems = list[Problem]()
-    for _, folder in found:
+    for _, folder in copies:
         try:
             imagefolder.remove(folder)
         except TroupeError as error:
             problems += error.problems
     if problems:
         raise TroupeError(problems, CONFLICT)
-    return {"source": source, "bytes": sum(count for count, _ in found)}
+    return {"source": source, "bytes": sum(count for count, _ in copies)}
 
 
 def opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder, Mapping[str, Any], dict[str, Any], Any]:
@@ -291,10 +293,10 @@ def opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder, 
     stored = folder.read_settings()
     kind = registry.class_of_run(stored, folder.name, families)
     settings = kind.of(stored["settings"], stored["family"])
-    found = checkpoint.read_newest(folder.checkpoints, checkpoint.load)
-    if found is None:
+    newest = checkpoint.read_newest(folder.checkpoints, checkpoint.load)
+    if newest is None:
         raise TroupeError(Problem("no-checkpoint", folder.name, "it has no complete checkpoint"), CONFLICT)
-    _, state = found
+    _, state = newest
     family = registry.family_class(stored["family"], families)(settings, stored["facts"])
     return folder, stored, state, family
 

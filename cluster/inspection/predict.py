@@ -14,7 +14,7 @@ from cluster.requests.models import PredictRequest
 from cluster.terminal.tables import table
 from cluster.training.launch_run import alone
 from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
-from trainers.base.paths import expanded, natural, shown
+from trainers.base.paths import expanded, natural, printable
 from trainers.base.problems import Problem
 from trainers.data import sources
 from trainers.data.image_folders import decoding, listing
@@ -59,8 +59,10 @@ def _predicted(
             shows(f"predicting {start}/{len(files.images)}")
             seen = list(_decoded(batch, stored["facts"], unreadable))
             if seen:
-                found = _probabilities(family, networks, [image for _, image in seen])
-                rows += [_row(file, classes, own, command.top) for (file, _), own in zip(seen, found, strict=True)]
+                probabilities = _probabilities(family, networks, [image for _, image in seen])
+                rows += [
+                    _row(file, classes, own, command.top) for (file, _), own in zip(seen, probabilities, strict=True)
+                ]
     return {
         "name": name,
         "family": stored["family"],
@@ -75,9 +77,11 @@ def _predicted(
 def prepare(command: PredictRequest) -> tuple[str, Path | None, Mapping[str, Any]]:
     """The run or the exported folder, and its expected input. Raises TroupeError with all problems."""
     problems = [
-        Problem("missing-file", shown(file), "is neither a file nor a folder" if known else "no such file or folder")
+        Problem(
+            "missing-file", printable(file), "is neither a file nor a folder" if exists else "no such file or folder"
+        )
         for file in command.files
-        if not (known := os.path.exists(file)) or not (file.is_file() or file.is_dir())
+        if not (exists := os.path.exists(file)) or not (file.is_file() or file.is_dir())
     ]
     if not command.files:
         problems.append(Problem("missing", "predict", "requires a file or a folder"))
@@ -87,11 +91,11 @@ def prepare(command: PredictRequest) -> tuple[str, Path | None, Mapping[str, Any
             search, (trial,) = best_trials.best_of(command.runs, name, 1)
             name = f"{search.name}/{trial.name}"
         folder = None if command.best else _export(command)
-        told = export.config_of(folder) if folder else run_folder.find(command.runs, name).read_settings()
-        kind = registry.class_of_run(told, name, command.families)
-        expected = kind.of(told["settings"], told["family"]).input_spec(told["facts"])
+        stored = export.config_of(folder) if folder else run_folder.find(command.runs, name).read_settings()
+        kind = registry.class_of_run(stored, name, command.families)
+        expected = kind.of(stored["settings"], stored["family"]).input_spec(stored["facts"])
         if expected is None:
-            reason = f"is of the family {told['family']}, which does not classify files"
+            reason = f"is of the family {stored['family']}, which does not classify files"
             problems.append(Problem("predicts-nothing", name, reason, "name a classifier"))
     except TroupeError as error:
         raise TroupeError([*error.problems, *problems], error.code) from error
@@ -120,15 +124,15 @@ def find(named: Sequence[Path]) -> Files:
         if not path.is_dir():
             images[path] = None
             continue
-        found = listing.scan_folder(path)
-        passed.update(found.passed)
-        within = sorted(
-            (Path(image.path) for image in found.images), key=lambda inside: [natural(part) for part in inside.parts]
+        scan = listing.scan_folder(path)
+        passed.update(scan.passed)
+        paths = sorted(
+            (Path(image.path) for image in scan.images), key=lambda inside: [natural(part) for part in inside.parts]
         )
-        images.update(dict.fromkeys(path / inside for inside in within))
-        if not within:
-            known = ", ".join(decoding.extensions())
-            problems.append(Problem("no-images", shown(path), "holds no images", f"known extensions: {known}"))
+        images.update(dict.fromkeys(path / inside for inside in paths))
+        if not paths:
+            extensions = ", ".join(decoding.extensions())
+            problems.append(Problem("no-images", printable(path), "holds no images", f"known extensions: {extensions}"))
     if problems:
         raise TroupeError(problems, ENVIRONMENT)
     return Files(list(images), passed)
@@ -143,10 +147,10 @@ def _decoded(
             with warnings.catch_warnings(action="ignore"):  # Pillow's, about images that it can read
                 image = decoding.preprocessed(file.read_bytes(), facts)
         except OSError as error:
-            unreadable.append({"file": shown(file), "why": error.strerror or "damaged, or not an image"})
+            unreadable.append({"file": printable(file), "why": error.strerror or "damaged, or not an image"})
         except Exception as error:  # Pillow raises nearly any exception for damaged images
             why = " ".join(f"{type(error).__name__}: {error}".split())
-            unreadable.append({"file": shown(file), "why": shown(why)})
+            unreadable.append({"file": printable(file), "why": printable(why)})
         else:
             yield file, image
 
@@ -174,19 +178,19 @@ def _probabilities(family: Any, networks: Mapping[str, Any], images: Sequence[An
         torch.default_generator,
     )
     with torch.inference_mode(), autocast_for(family.config.precision, "cpu"):
-        found: list[list[float]] = family.predict(networks, microbatch).double().tolist()
-    return found
+        rows: list[list[float]] = family.predict(networks, microbatch).double().tolist()
+    return rows
 
 
-def _row(file: Path, classes: Sequence[str], found: Sequence[float], top: int | None) -> dict[str, Any]:
+def _row(file: Path, classes: Sequence[str], probabilities: Sequence[float], top: int | None) -> dict[str, Any]:
     """The row of an image: all classes in their order, or the most probable ones first."""
-    ranked = sorted(range(len(found)), key=lambda place: -found[place])
-    places = range(len(found)) if top is None else ranked[:top]
+    ranked = sorted(range(len(probabilities)), key=lambda index: -probabilities[index])
+    indices = range(len(probabilities)) if top is None else ranked[:top]
     return {
-        "file": shown(file),
+        "file": printable(file),
         "class": classes[ranked[0]],
-        "probability": found[ranked[0]],
-        "probabilities": {classes[place]: found[place] for place in places},
+        "probability": probabilities[ranked[0]],
+        "probabilities": {classes[index]: probabilities[index] for index in indices},
     }
 
 

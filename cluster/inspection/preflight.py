@@ -57,12 +57,12 @@ def check(command: CheckRequest) -> list[Finding]:
     if command.address is None:
         return [*_versions(), *_machine(config), *_folders(command, config)]
     try:
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             # Ray prints paragraphs about nodes that leave
-            nowhere = held.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            held.enter_context(contextlib.redirect_stdout(nowhere))
-            held.enter_context(contextlib.redirect_stderr(nowhere))
-            held.enter_context(connection.joined(command.address))
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+            stack.enter_context(connection.joined(command.address))
             return list(_cluster(command, config))
     except TroupeError as error:
         return [wrong("cluster", problem) for problem in error.problems]
@@ -85,14 +85,14 @@ def _config(command: CheckRequest) -> Config | None:
 
 
 def _versions() -> Iterator[Finding]:
-    here = connection.facts_of_node([])
-    lacking = [name for name, version in here.items() if name != "missing" and not version]
-    told = ", ".join(f"{name} {version}" for name, version in here.items() if name != "missing" and version)
-    if lacking:
-        reason = f"{', '.join(lacking)} is not installed"
+    facts = connection.facts_of_node([])
+    missing = [name for name, version in facts.items() if name != "missing" and not version]
+    versions = ", ".join(f"{name} {version}" for name, version in facts.items() if name != "missing" and version)
+    if missing:
+        reason = f"{', '.join(missing)} is not installed"
         yield wrong("versions", Problem("not-installed", reason=reason, hint="pip install it"))
     else:
-        yield Finding("versions", FINE, told)
+        yield Finding("versions", FINE, versions)
 
 
 def _machine(config: Config | None) -> Iterator[Finding]:
@@ -138,11 +138,11 @@ def _cluster(command: CheckRequest, config: Config | None) -> Iterator[Finding]:
         )
     yield wrong("room", lack) if lack else Finding("room", FINE, now)
 
-    answers, silent = _asked(command, config, nodes)
+    answers, silent = _answers_of(command, config, nodes)
     yield from silent
-    here = connection.facts_of_node([])
-    for name, offset, told in answers:
-        yield from _of_node(name, offset, told, here, command, config)
+    own_facts = connection.facts_of_node([])
+    for name, offset, node_facts in answers:
+        yield from _of_node(name, offset, node_facts, own_facts, command, config)
     if len(nodes) == 1:
         yield Finding("network", UNSEEN, "there is only one node")
     elif silent:
@@ -153,7 +153,7 @@ def _cluster(command: CheckRequest, config: Config | None) -> Iterator[Finding]:
         yield _network(nodes, gpus=True)
 
 
-def _asked(
+def _answers_of(
     command: CheckRequest, config: Config | None, nodes: Sequence[Mapping[str, Any]]
 ) -> tuple[list[tuple[str, float, dict[str, Any]]], list[Finding]]:
     """The answer of each node, with its address and clock offset in seconds; and findings on silent nodes."""
@@ -168,35 +168,37 @@ def _asked(
         mark.touch(exist_ok=False)
     data = (config.data, str(command.data_dir), [str(path) for path in command.families]) if config else None
     try:
-        look = ray.remote(num_cpus=0)(_looked)
+        remote_facts = ray.remote(num_cpus=0)(_facts_here)
         sent = time.time()
-        asked = [
-            look.options(scheduling_strategy=at(node)).remote(str(mark), bucket.shown(command.runs.resolve()), data)
+        pending = [
+            remote_facts.options(scheduling_strategy=at(node)).remote(
+                str(mark), bucket.display_name(command.runs.resolve()), data
+            )
             for node in nodes
         ]
-        done, _ = ray.wait(asked, num_returns=len(asked), timeout=WAITS.check_of_nodes)
+        done, _ = ray.wait(pending, num_returns=len(pending), timeout=WAITS.check_of_nodes)
         came = time.time()
-        for node, ref in zip(nodes, asked, strict=True):
+        for node, ref in zip(nodes, pending, strict=True):
             name = str(node["NodeManagerAddress"])
             if ref not in done:
                 reason = f"no answer within {WAITS.check_of_nodes:.0f} s"
                 silent.append(wrong(name, Problem("node-unreachable", reason=reason, hint="check `ray status`")))
                 continue
             try:
-                told = ray.get(ref)
+                facts = ray.get(ref)
             except Exception as error:
                 reason = f"cannot run troupe ({last_line(error)})"
                 hint = "install its requirements there, or use `troupe submit --install`"
                 silent.append(wrong(name, Problem("not-installed", reason=reason, hint=hint)))
                 continue
-            answers.append((name, max(sent - told["clock"], told["clock"] - came, 0.0), told))
+            answers.append((name, max(sent - facts["clock"], facts["clock"] - came, 0.0), facts))
     finally:
         with contextlib.suppress(OSError):
             mark.unlink(missing_ok=True)
     return answers, silent
 
 
-def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
+def _facts_here(mark: str, runs: str, data: Any) -> dict[str, Any]:
     """Runs on a node: its facts."""
     missing = None
     if data is not None:
@@ -204,21 +206,21 @@ def _looked(mark: str, runs: str, data: Any) -> dict[str, Any]:
             missing = sources.missing(data[0], Path(data[1]), [Path(path) for path in data[2]])
         except TroupeError as error:
             missing = error.problems[0]
-    told: dict[str, Any] = {"writable": os.access(runs, os.W_OK), **connection.facts_of_node([mark])}
+    facts: dict[str, Any] = {"writable": os.access(runs, os.W_OK), **connection.facts_of_node([mark])}
     if bucket.is_address(runs):  # each machine has its own folder for it
-        told |= {"missing": [], "writable": False}
+        facts |= {"missing": [], "writable": False}
         with contextlib.suppress(TroupeError):
             runs = str(bucket.folder_for(runs))
-            told["writable"] = _unwritable(Path(runs)) is None
-    return {**told, "clock": time.time(), "space": _free(runs), "shared memory": _free("/dev/shm"), "data": missing}
+            facts["writable"] = _unwritable(Path(runs)) is None
+    return {**facts, "clock": time.time(), "space": _free(runs), "shared memory": _free("/dev/shm"), "data": missing}
 
 
 def _unwritable(runs: Path) -> Problem | None:
     """Why runs cannot be written here, to a folder or a bucket; None if they can."""
     try:
-        there = bucket.bucket_for(runs)
-        if there is not None:
-            there.check_writable()
+        remote = bucket.bucket_for(runs)
+        if remote is not None:
+            remote.check_writable()
     except TroupeError as error:
         return error.problems[0]
     return requirements.writable(runs)
@@ -227,26 +229,26 @@ def _unwritable(runs: Path) -> Problem | None:
 def _of_node(
     name: str,
     offset: float,
-    told: Mapping[str, Any],
-    here: Mapping[str, Any],
+    node_facts: Mapping[str, Any],
+    own_facts: Mapping[str, Any],
     command: CheckRequest,
     config: Config | None,
 ) -> Iterator[Finding]:
-    for problem in connection.other_versions(here, told):
+    for problem in connection.other_versions(own_facts, node_facts):
         yield wrong(name, problem)
-    if told["missing"]:
+    if node_facts["missing"]:
         yield wrong(name, connection.unseen(command.runs.resolve()))
-    elif not told["writable"]:
-        reason = f"cannot write to {bucket.shown(command.runs.resolve())}"
+    elif not node_facts["writable"]:
+        reason = f"cannot write to {bucket.display_name(command.runs.resolve())}"
         yield wrong(name, Problem("not-written", reason=reason, hint="grant access to its user"))
     else:
-        yield space(name, command.runs.resolve(), told["space"])
-    yield shared_memory(name, told["shared memory"])
+        yield space(name, command.runs.resolve(), node_facts["space"])
+    yield shared_memory(name, node_facts["shared memory"])
     if offset > CLOCKS:
         reason = f"its clock differs by {offset:.0f} s from this machine's"
         yield wrong(name, Problem("clocks-differ", reason=reason, hint="synchronize both with NTP"))
     if config is not None:
-        yield data_finding(name, config.data, told["data"])
+        yield data_finding(name, config.data, node_facts["data"])
 
 
 def _speak(rank: int, count: int, address: str, port: int, gpu: int | None) -> float:
@@ -268,13 +270,13 @@ def _speak(rank: int, count: int, address: str, port: int, gpu: int | None) -> f
     if any(world.all_gather(busy)):
         return 0.0
     numbers = torch.ones(NUMBERS, device="cpu" if gpu is None else "cuda")
-    begun = 0.0
+    started = 0.0
     for round in range(ROUNDS + 1):
         dist.all_reduce(numbers, group=world.group)
         if gpu is not None:
             torch.cuda.synchronize()
-        begun = begun if round else time.perf_counter()  # the first one also makes connections
-    return time.perf_counter() - begun
+        started = started if round else time.perf_counter()  # the first one also makes connections
+    return time.perf_counter() - started
 
 
 def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
@@ -287,24 +289,24 @@ def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
 
             return ray.util.get_node_ip_address(), free_port()  # type: ignore[no-untyped-call]
 
-        def speak(self, *words: Any) -> float:
-            return _speak(*words)
+        def speak(self, *arguments: Any) -> float:
+            return _speak(*arguments)
 
     what = "NCCL" if gpus else "network"
-    places: list[tuple[Any, int | None]] = [(node, None) for node in nodes]
+    locations: list[tuple[Any, int | None]] = [(node, None) for node in nodes]
     if gpus:
-        places = [(node, gpu) for node in nodes for gpu in range(min(2, int(node["Resources"].get("GPU", 0))))]
-    if len(places) < 2:
+        locations = [(node, gpu) for node in nodes for gpu in range(min(2, int(node["Resources"].get("GPU", 0))))]
+    if len(locations) < 2:
         return Finding(what, UNSEEN, "there is only one GPU")
     speaker: Any = ray.remote(num_cpus=0)(Speaker)
-    speakers = [speaker.options(scheduling_strategy=at(node)).remote() for node, _ in places]
+    speakers = [speaker.options(scheduling_strategy=at(node)).remote() for node, _ in locations]
     try:
         address, port = ray.get(speakers[0].where.remote(), timeout=WAITS.check_of_nodes)
-        asked = [
-            one.speak.remote(rank, len(places), address, port, gpu)
-            for rank, (one, (_, gpu)) in enumerate(zip(speakers, places, strict=True))
+        pending = [
+            one.speak.remote(rank, len(locations), address, port, gpu)
+            for rank, (one, (_, gpu)) in enumerate(zip(speakers, locations, strict=True))
         ]
-        seconds = ray.get(asked, timeout=WAITS.check_of_nodes)
+        seconds = ray.get(pending, timeout=WAITS.check_of_nodes)
     except Exception as error:
         reason = f"the {'GPUs' if gpus else 'nodes'} cannot reach each other ({last_line(error)})"
         return wrong(what, Problem("no-network", reason=reason, hint="open all ports between the nodes"))
@@ -314,7 +316,7 @@ def _network(nodes: Sequence[Mapping[str, Any]], gpus: bool = False) -> Finding:
     if min(seconds) == 0:
         return Finding(what, UNSEEN, "a GPU has not enough free memory")
     rate = ROUNDS * 4 * NUMBERS / max(seconds)
-    who = f"{len(places)} GPUs" if gpus else f"{len(nodes)} nodes"
+    who = f"{len(locations)} GPUs" if gpus else f"{len(nodes)} nodes"
     return Finding(what, FINE, f"{who}: all-reduce of {size(4 * NUMBERS)} at {size(int(rate))}/s")
 
 

@@ -53,8 +53,10 @@ def prepare(command: VerifyRequest) -> list[tuple[str, Config]]:
     if str(command.settings.get("workers")) == "1":
         reason = "one process has nothing to be compared with"
         problems.append(Problem("bad-value", "workers", reason, "set workers=2 or more", 1))
-    said = [str(command.settings["data"])] if "data" in command.settings else [config.data for _, config in configs]
-    for data in dict.fromkeys(said):
+    sources_named = (
+        [str(command.settings["data"])] if "data" in command.settings else [config.data for _, config in configs]
+    )
+    for data in dict.fromkeys(sources_named):
         if problem := sources.check_name(data, command.families, kind.input_kind):
             problems.append(problem)
     if problems:
@@ -62,13 +64,13 @@ def prepare(command: VerifyRequest) -> list[tuple[str, Config]]:
     return configs
 
 
-def variants(tiny: Mapping[str, Mapping[str, Any]], said: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def variants(tiny: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """A family's small variants. Those named after a setting that the command sets are merged into one, named after
     the value."""
     chosen: dict[str, Mapping[str, Any]] = {}
     for name, settings in tiny.items():
-        key = next((key for key, value in settings.items() if value == name and key in said), None)
-        label = str(said[key]) if key else name
+        key = next((key for key, value in settings.items() if value == name and key in given), None)
+        label = str(given[key]) if key else name
         if label not in chosen or label == name:
             chosen[label] = settings
     return chosen
@@ -146,8 +148,8 @@ def _prove(
     differences = compare(*(with_results(state) for state in states))
     worst = [difference for difference in differences if difference.relative > 0][:3]
     passed = all(d.relative <= allowed for d in differences) and len(differences) > 0
-    told = "; ".join(f"{d.tensor} by {d.largest:.2g}" for d in worst)
-    why = f", {len(differences)} tensors" + (f"; largest differences: {told}" if told else ", bit-identical")
+    listing = "; ".join(f"{d.tensor} by {d.largest:.2g}" for d in worst)
+    why = f", {len(differences)} tensors" + (f"; largest differences: {listing}" if listing else ", bit-identical")
     return {**row, "passed": passed, "largest": [d._asdict() for d in worst], "why": why}
 
 
@@ -185,22 +187,24 @@ def compare(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference
 
     from trainers.storage.tensors import bits_of, named_tensors
 
-    left, right = dict(named_tensors(one)), dict(named_tensors(other))
-    if left.keys() != right.keys():
-        reason = f"the states hold different tensors: {sorted(left.keys() ^ right.keys())[:3]}"
+    first, second = dict(named_tensors(one)), dict(named_tensors(other))
+    if first.keys() != second.keys():
+        reason = f"the states hold different tensors: {sorted(first.keys() ^ second.keys())[:3]}"
         raise TroupeError(Problem("states-differ", reason=reason))
-    found = []
-    for name, tensor in left.items():
-        if tensor.shape != right[name].shape:
-            reason = f"of shape {tuple(tensor.shape)} and {tuple(right[name].shape)}"
+    differences = []
+    for name, tensor in first.items():
+        if tensor.shape != second[name].shape:
+            reason = f"of shape {tuple(tensor.shape)} and {tuple(second[name].shape)}"
             raise TroupeError(Problem("states-differ", name, reason))
         if tensor.numel() == 0:
             continue
-        if tensor.dtype == right[name].dtype and torch.equal(bits_of(tensor), bits_of(right[name])):
-            found.append(Difference(name, 0.0, 0.0))
+        if tensor.dtype == second[name].dtype and torch.equal(bits_of(tensor), bits_of(second[name])):
+            differences.append(Difference(name, 0.0, 0.0))
             continue
-        distance = (tensor.double() - right[name].double()).abs().max().item()
+        distance = (tensor.double() - second[name].double()).abs().max().item()
         scale = max(tensor.double().abs().max().item(), 1.0)
         relative = distance / scale if distance == distance else float("inf")
-        found.append(Difference(name, distance, max(relative, 5e-324)))  # bits differ, if only in the sign of a zero
-    return sorted(found, key=lambda difference: -difference.relative)
+        differences.append(
+            Difference(name, distance, max(relative, 5e-324))
+        )  # bits differ, if only in the sign of a zero
+    return sorted(differences, key=lambda difference: -difference.relative)

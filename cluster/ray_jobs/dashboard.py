@@ -51,15 +51,15 @@ class Dashboard:
         patient: Any = partial(self.client._do_request, timeout=WAITS.dashboard)
         self.client._do_request = patient  # Ray itself waits forever
 
-    def ask(self, question: str, *words: Any, **more: Any) -> Any:
+    def call(self, question: str, *arguments: Any, **more: Any) -> Any:
         """Call a method of the client. Raises TroupeError (exit code 3) without an answer within a minute."""
         until = time.monotonic() + WAITS.dashboard_retries
         while True:
             try:
-                return getattr(self.client, question)(*words, **more)
+                return getattr(self.client, question)(*arguments, **more)
             except Exception as error:
-                passing = isinstance(error, OSError) or "status code 5" in str(error)
-                if not passing or time.monotonic() > until:
+                transient = isinstance(error, OSError) or "status code 5" in str(error)
+                if not transient or time.monotonic() > until:
                     reason = f"the dashboard no longer answers ({first_line(error)})"
                     raise TroupeError(unreachable(self.address, reason, "jobs continue"), ENVIRONMENT) from error
             time.sleep(WAITS.poll_job)
@@ -69,18 +69,18 @@ class Dashboard:
     def jobs(self) -> list[dict[str, Any]]:
         """Every job that troupe has submitted, oldest first."""
         jobs = []
-        for details in self.ask("list_jobs"):
-            told = details.metadata or {}
-            if "run" not in told or "troupe" not in told:
+        for details in self.call("list_jobs"):
+            metadata = details.metadata or {}
+            if "run" not in metadata or "troupe" not in metadata:
                 continue
-            began, ended = (stamp / 1000 if stamp else None for stamp in (details.start_time, details.end_time))
+            started, ended = (stamp / 1000 if stamp else None for stamp in (details.start_time, details.end_time))
             jobs.append(
                 {
-                    "name": told["run"],
+                    "name": metadata["run"],
                     "job": details.submission_id,
-                    "verb": told.get("verb", "train"),
+                    "verb": metadata.get("verb", "train"),
                     "state": details.status.value,
-                    "began": began,
+                    "began": started,
                     "ended": ended,
                     "message": (details.message or "").strip(),
                     "exit_code": details.driver_exit_code,
@@ -107,34 +107,34 @@ class Dashboard:
             reason = f"has already ended ({job['state'].lower()})"
             raise TroupeError(Problem("not-working", name, reason, "`troupe jobs` lists all"), CONFLICT)
         doing = "saving" if job["state"] == "RUNNING" else "not started"
-        self.ask("stop_job", job["job"])
-        begun = told = time.monotonic()
+        self.call("stop_job", job["job"])
+        started = notify_at = time.monotonic()
         try:
             while (now := self.job(job["job"]))["state"] not in ENDED:
-                if time.monotonic() > told:
-                    told = time.monotonic() + 5
-                    notify(f"{name}: {doing}, for {duration(time.monotonic() - begun)}")
+                if time.monotonic() > notify_at:
+                    notify_at = time.monotonic() + 5
+                    notify(f"{name}: {doing}, for {duration(time.monotonic() - started)}")
                 time.sleep(WAITS.poll_job / 4)
         except KeyboardInterrupt:
             raise TroupeError(
                 Problem("interrupted", name, "detached; the job will still save and stop"), STOPPED
             ) from None
-        record = record_in(str(self.ask("get_job_logs", job["job"])))
+        record = record_in(str(self.call("get_job_logs", job["job"])))
         saved = record is not None and record.get("saved") is True
         return {**now, "saved": saved, "resume": f"troupe submit {job['verb']} --resume {job['name']}"}
 
     def logs(self, job: str, follow: bool, notify: Callable[[str], None]) -> Iterator[str]:
         """The output of a job, in pieces; with `follow`, until it has ended. For a pending job, calls `notify` with the
         reason and the waiting time."""
-        seen, told = 0, 0.0
+        seen, notify_at = 0, 0.0
         while True:
             now = self.job(job)
             ended = now["state"] in ENDED
-            if now["state"] == "PENDING" and time.monotonic() > told:
-                told = time.monotonic() + 10
+            if now["state"] == "PENDING" and time.monotonic() > notify_at:
+                notify_at = time.monotonic() + 10
                 since = f" for {duration(time.time() - now['began'])}" if now["began"] else ""
                 notify(f"{now['name']}: pending{since}: {now['message'] or 'Ray gives no reason'}")
-            printed = without_records(str(self.ask("get_job_logs", job)))
+            printed = without_records(str(self.call("get_job_logs", job)))
             yield printed[seen:]
             seen = len(printed)
             if ended or not follow:
@@ -148,13 +148,13 @@ def reach(address: str) -> Dashboard:
     if not address.startswith(("http://", "https://")):
         advice = f"use http://{address}" if "://" not in address and ":" in address else "use http://HEAD:8265"
         raise TroupeError(Problem("bad-value", "--address", "must be a dashboard's address", advice, address), USAGE)
-    mine, headers = token(), dict[str, str]()
+    own_token, headers = token(), dict[str, str]()
     code = _version(address, {})
-    if code == 401 and mine:
-        headers = {"Authorization": f"Bearer {mine}"}
+    if code == 401 and own_token:
+        headers = {"Authorization": f"Bearer {own_token}"}
         code = _version(address, headers)
     if code in (401, 403):
-        raise TroupeError(token_refused(address, bool(mine)), ENVIRONMENT)
+        raise TroupeError(token_refused(address, bool(own_token)), ENVIRONMENT)
     if isinstance(code, int):
         raise TroupeError(unreachable(address, f"is not a Ray dashboard (it answers {code})"), ENVIRONMENT)
     import ray
@@ -167,11 +167,11 @@ def reach(address: str) -> Dashboard:
 def _version(address: str, headers: Mapping[str, str]) -> str | int:
     """The version of Ray at a dashboard, or the HTTP status of a rejection. Raises TroupeError without an answer."""
     try:
-        asked = urllib.request.Request(f"{address.rstrip('/')}/api/version")
+        request = urllib.request.Request(f"{address.rstrip('/')}/api/version")
         for name, value in headers.items():
-            asked.add_unredirected_header(name, value)
+            request.add_unredirected_header(name, value)
         way = urllib.request.build_opener(urllib.request.ProxyHandler(proxies(address)))
-        with way.open(asked, timeout=WAITS.dashboard_first_answer) as answer:
+        with way.open(request, timeout=WAITS.dashboard_first_answer) as answer:
             return str(json.load(answer)["ray_version"])
     except urllib.error.HTTPError as error:
         return error.code
@@ -185,25 +185,25 @@ def _version(address: str, headers: Mapping[str, str]) -> str | int:
 
 def rows(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Jobs as rows of a table, newest last."""
-    shown = []
+    table_rows = []
     for job in jobs:
-        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["began"])) if job["began"] else "-"
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["began"])) if job["began"] else "-"
         took = duration((job["ended"] or time.time()) - job["began"]) if job["began"] else "-"
         why = job["message"].splitlines()[0] if job["message"] and job["state"] in ("PENDING", "FAILED") else ""
         code = "" if job["exit_code"] is None else str(job["exit_code"])
-        shown.append(
+        table_rows.append(
             {
                 "name": job["name"],
                 "job": job["job"],
                 "verb": job["verb"],
                 "state": job["state"].lower(),
-                "since": began,
+                "since": started,
                 "time": took,
                 "exit code": code,
                 "": why,
             }
         )
-    return shown
+    return table_rows
 
 
 def code_of(job: Mapping[str, Any]) -> int:
@@ -215,9 +215,9 @@ def code_of(job: Mapping[str, Any]) -> int:
 
 def why(job: Mapping[str, Any]) -> str:
     """How a job ended, in a few words."""
-    told = f": {job['message'].splitlines()[-1]}" if job["message"] and job["state"] == "FAILED" else ""
+    message = f": {job['message'].splitlines()[-1]}" if job["message"] and job["state"] == "FAILED" else ""
     saved = {True: " and saved", False: " without saving", None: ""}[job.get("saved")]
-    return f"{job['state'].lower()}{saved if job['state'] == 'STOPPED' else ''}{told}"
+    return f"{job['state'].lower()}{saved if job['state'] == 'STOPPED' else ''}{message}"
 
 
 def first_line(error: BaseException) -> str:

@@ -22,14 +22,16 @@ def prepare(inner: Inner, runs: Path) -> str:
         for about, value, path in _paths(inner)
         if not os.path.isabs(path)
     ]
-    here = {name: value for name, value in inner.settings.items() if not _is_path(name, value)}
-    changes = {"settings": here, "name": None, "address": "auto", "elsewhere": True, "runs": runs}
+    local = {name: value for name, value in inner.settings.items() if not _is_path(name, value)}
+    changes = {"settings": local, "name": None, "address": "auto", "runs_remotely": True, "runs": runs}
     family = ""
     try:
         if isinstance(inner, TrainRequest):
-            family = prepare_run.prepare(inner.here().model_copy(update={**changes, "init_from": None})).family
+            family = prepare_run.prepare(
+                inner.with_local_paths().model_copy(update={**changes, "init_from": None})
+            ).family
         else:
-            family = str(prepare_search.prepare(inner.here().model_copy(update=changes)).told["family"])
+            family = str(prepare_search.prepare(inner.with_local_paths().model_copy(update=changes)).terms["family"])
     except TroupeError as error:
         problems += [one for one in error.problems if one not in problems]
     if problems:
@@ -40,13 +42,13 @@ def prepare(inner: Inner, runs: Path) -> str:
 def _paths(inner: Inner) -> list[tuple[str, str, str]]:
     """Settings and options that name folders on the cluster, their values, and the paths in these."""
     parts = parts_of(str(inner.settings.get("data", "digits")))
-    found = [("data", part, part.partition(":")[2]) for part in parts if ":" in part]
+    paths = [("data", part, part.partition(":")[2]) for part in parts if ":" in part]
     for name, value in inner.settings.items():
         if _is_path(name, value):
-            found.append((name, str(value), str(value).rpartition(":")[2]))
+            paths.append((name, str(value), str(value).rpartition(":")[2]))
     if "data_dir" in inner.model_fields_set:
-        found.append(("--data-dir", str(inner.data_dir), str(inner.data_dir)))
-    return found
+        paths.append(("--data-dir", str(inner.data_dir), str(inner.data_dir)))
+    return paths
 
 
 def _is_path(name: str, value: object) -> bool:

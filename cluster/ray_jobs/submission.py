@@ -39,7 +39,7 @@ PACKAGES = ("cluster", "trainers", "searchspaces")
 LEFT_OUT = ("__pycache__", "*.pyc", "*.egg-info")
 SENT_AS = {"config": "config.yaml", "space": "space.py"}  # files of options
 RUNS = ("settings.json", "search.json")  # files that identify a run, or a search
-TO_LOOK, TO_INSTALL = 90.0, 1800.0  # seconds for a check, and if the cluster first installs packages
+CHECK_PATIENCE, INSTALL_PATIENCE = 90.0, 1800.0  # seconds for a check, and if the cluster first installs packages
 LARGE = 512 << 20  # the most bytes that Ray accepts for one folder
 
 
@@ -54,23 +54,25 @@ def submit(request: SubmitRequest, family: str, notify: Callable[[str], None]) -
     _refuse_conflicts(inner, name, before)
     with tempfile.TemporaryDirectory() as folder:
         space = inner.space if isinstance(inner, SearchRequest) and inner.space != "none" else None
-        here = inner.here()
-        files = {"config": here.config, "space": None if space is None else expanded(space)}
-        sent, inside = _gathered(here.families, files, Path(folder))
+        local = inner.with_local_paths()
+        files = {"config": local.config, "space": None if space is None else expanded(space)}
+        sent, inside = _gathered(local.families, files, Path(folder))
         notify(f"sending {size(sent)} to {address}")
-        known = [] if inner.resume else ["--name", name]
-        elsewhere = ("name", "families", "config", "address", *([] if space is None else ["space"]))
-        words = inner.arguments(*elsewhere)
-        line = ["python", "-m", "cluster.cli", inner.verb, *words, *known, *inside, "--address", "auto"]
+        name_option = [] if inner.resume else ["--name", name]
+        replaced = ("name", "families", "config", "address", *([] if space is None else ["space"]))
+        arguments = inner.arguments(*replaced)
+        line = ["python", "-m", "cluster.cli", inner.verb, *arguments, *name_option, *inside, "--address", "auto"]
         environment = _environment(Path(folder))
         if request.install:
             environment["pip"] = requirements()
         if not request.skip_checks:
             notify("checking that the cluster has what it needs")
-            words = (*to_check(inner), "--runs-dir", inner.runs_dir, *_families(inside))
-            if lacks := [one.problem for one in look(client, environment, words, notify) if one.state == WRONG]:
+            arguments = (*to_check(inner), "--runs-dir", inner.runs_dir, *_families(inside))
+            if problems := [
+                one.problem for one in check_on_cluster(client, environment, arguments, notify) if one.state == WRONG
+            ]:
                 reason = "nothing was submitted (--skip-checks skips the check)"
-                raise TroupeError([*lacks, Problem("not-submitted", reason=reason)], ENVIRONMENT)
+                raise TroupeError([*problems, Problem("not-submitted", reason=reason)], ENVIRONMENT)
         environment["env_vars"][JOB] = "1"
         job = _sent(
             client,
@@ -118,12 +120,12 @@ def _numbered(name: str, before: Sequence[Mapping[str, Any]]) -> str:
     return f"{name}~{max(used) + 1}" if used else name
 
 
-def look(
-    client: Dashboard, environment: Mapping[str, Any], words: Sequence[str], notify: Callable[[str], None]
+def check_on_cluster(
+    client: Dashboard, environment: Mapping[str, Any], arguments: Sequence[str], notify: Callable[[str], None]
 ) -> list[Finding]:
     """The findings of `troupe check` on the cluster, from a job that is deleted afterwards."""
-    patience = TO_INSTALL if "pip" in environment else TO_LOOK
-    line = ["python", "-m", "cluster.cli", "check", *words, "--address", "auto", "--json"]
+    patience = INSTALL_PATIENCE if "pip" in environment else CHECK_PATIENCE
+    line = ["python", "-m", "cluster.cli", "check", *arguments, "--address", "auto", "--json"]
     job = _sent(
         client,
         {
@@ -132,19 +134,21 @@ def look(
             "runtime_env": dict(environment),
         },
     )
-    begun = told = time.monotonic()
+    started = notified_at = time.monotonic()
     state = "PENDING"
     try:
-        while (state := client.ask("get_job_status", job).value) not in ENDED and time.monotonic() < begun + patience:
-            if time.monotonic() > told + 10:
-                told = time.monotonic()
-                notify(f"checking, for {duration(told - begun)}")
+        while (
+            state := client.call("get_job_status", job).value
+        ) not in ENDED and time.monotonic() < started + patience:
+            if time.monotonic() > notified_at + 10:
+                notified_at = time.monotonic()
+                notify(f"checking, for {duration(notified_at - started)}")
             time.sleep(WAITS.poll_job / 4)
-        printed = str(client.ask("get_job_logs", job))
-        details = client.ask("get_job_info", job)
+        printed = str(client.call("get_job_logs", job))
+        details = client.call("get_job_info", job)
     finally:
         with contextlib.suppress(TroupeError):
-            client.ask("delete_job" if state in ENDED else "stop_job", job)
+            client.call("delete_job" if state in ENDED else "stop_job", job)
     if (answer := _answer_in(printed)) is not None:
         if answer["result"]:
             return [
@@ -153,10 +157,10 @@ def look(
             ]
         return [Finding("cluster", WRONG, one["text"], one["code"]) for one in answer["errors"]]
     lines = [line for line in (printed.strip() or details.message or "").splitlines() if line.strip()]
-    said, code = lines[-1] if lines else f"still {state.lower()} after {patience:.0f} s", "job-failed"
-    if "ModuleNotFoundError" in said:  # from Python
-        said, code = f"{said}; --install adds missing packages", "not-installed"
-    return [wrong("cluster", Problem(code, reason=f"cannot run troupe ({said})"))]
+    message, code = lines[-1] if lines else f"still {state.lower()} after {patience:.0f} s", "job-failed"
+    if "ModuleNotFoundError" in message:  # from Python
+        message, code = f"{message}; --install adds missing packages", "not-installed"
+    return [wrong("cluster", Problem(code, reason=f"cannot run troupe ({message})"))]
 
 
 def _answer_in(printed: str) -> dict[str, Any] | None:
@@ -179,7 +183,9 @@ def check(request: CheckRequest, notify: Callable[[str], None]) -> list[Finding]
         return [wrong("cluster", problem) for problem in error.problems]
     with tempfile.TemporaryDirectory() as folder:
         _, inside = _gathered(request.families, {}, Path(folder))
-        return look(client, _environment(Path(folder)), [*request.arguments("address", "families"), *inside], notify)
+        return check_on_cluster(
+            client, _environment(Path(folder)), [*request.arguments("address", "families"), *inside], notify
+        )
 
 
 def _environment(folder: Path) -> dict[str, Any]:
@@ -267,13 +273,13 @@ def _gathered(families: Sequence[Path], files: Mapping[str, Path | None], folder
 def _copy(source: Path, target: Path) -> None:
     """Copy a folder without hidden and compiled files, and without runs. Raises TroupeError (exit code 2)."""
 
-    def left_out(folder: str, names: list[str]) -> set[str]:
-        runs = {name for name in names if any((Path(folder) / name / told).exists() for told in RUNS)}
+    def excluded(folder: str, names: list[str]) -> set[str]:
+        runs = {name for name in names if any((Path(folder) / name / file).exists() for file in RUNS)}
         return runs | {name for name in names if name.startswith(".")} | set(compiled(folder, names))
 
     compiled = shutil.ignore_patterns(*LEFT_OUT)
     try:
-        shutil.copytree(source, target, ignore=left_out)
+        shutil.copytree(source, target, ignore=excluded)
     except shutil.Error as error:
         path, _, reason = error.args[0][0]
         raise TroupeError(Problem("not-read", str(path), f"cannot be read ({reason})"), USAGE) from error

@@ -29,7 +29,19 @@ ALL_POINTS = 400_000  # of all curves together: less important metrics are dropp
 FEW_DIGITS = 100_000  # above this many points, curves keep three digits instead of five
 TEXTS, LETTERS = 40, 4000  # maximum of steps with texts of a trial, and of characters of each
 ALL_LETTERS = 3_000_000  # characters of all texts
-TOLD = ("family", "metric", "mode", "scheduler", "algorithm", "seed", "seeds", "space", "fixed", "seconds", "final")
+SHOWN_TERMS = (
+    "family",
+    "metric",
+    "mode",
+    "scheduler",
+    "algorithm",
+    "seed",
+    "seeds",
+    "space",
+    "fixed",
+    "seconds",
+    "final",
+)
 OF_RECORD = ("state", "step", "steps", "best_step", "reason", "worry", "settings", "clones")
 OF_THE_NOISE = ("data", "image_size", "latent_dim", "conditional")  # settings that change the noise of a grid
 
@@ -57,13 +69,13 @@ def collect(runs: Path, names: Sequence[str]) -> Collected:
     reads: list[Read] = []
     title: list[str] = []
     working = False
-    for found in find(runs, names):
-        title += [found.name] if isinstance(found, Search) else [folder.name for folder in found]
-        if isinstance(found, Search):
-            group, added = _of_search(found, len(groups))
+    for group_source in find(runs, names):
+        title += [group_source.name] if isinstance(group_source, Search) else [folder.name for folder in group_source]
+        if isinstance(group_source, Search):
+            group, added = _of_search(group_source, len(groups))
             working = working or group["working"]
         else:
-            group, added = _of_runs(found, len(groups))
+            group, added = _of_runs(group_source, len(groups))
             working = working or any(trial["state"] == "working" for trial, _, _ in added)
         groups.append(group)
         for trial, folder, read in added:
@@ -107,10 +119,10 @@ def find(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
         except TroupeError as error:
             if error.code != USAGE:
                 raise
-            known = [path.name for path in leaderboard.all_searches(runs)]
-            known += [run.name for run in run_folder.all_runs(runs)]
-            mine = [Problem("unknown-run", name, f"no such run or search in {runs}", did_you_mean(name, known))]
-            problems += error.problems if "/" in name else mine  # of a trial: its own message is better
+            available = [path.name for path in leaderboard.all_searches(runs)]
+            available += [run.name for run in run_folder.all_runs(runs)]
+            unknown = [Problem("unknown-run", name, f"no such run or search in {runs}", did_you_mean(name, available))]
+            problems += error.problems if "/" in name else unknown  # of a trial: its own message is better
             continue
         try:
             family = str(folder.read_settings()["family"])
@@ -129,19 +141,19 @@ def find(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
 Added = list[tuple[dict[str, Any], Path, Read]]
 
 
-def _of_search(search: Search, place: int) -> tuple[dict[str, Any], Added]:
-    told = search.told
+def _of_search(search: Search, index: int) -> tuple[dict[str, Any], Added]:
+    terms = search.terms
     group = {
         "name": search.name,
         "kind": "search",
         "working": search.working,
-        "searched": [*told["space"]],
-        **{key: told.get(key) for key in TOLD},
+        "searched": [*terms["space"]],
+        **{key: terms.get(key) for key in SHOWN_TERMS},
     }
-    if told.get("seeds"):
-        group["searched"] = [*told["space"], "seed"]
+    if terms.get("seeds"):
+        group["searched"] = [*terms["space"], "seed"]
     added: Added = []
-    families = "".join(f" --families {path}" for path in told.get("families") or ())
+    families = "".join(f" --families {path}" for path in terms.get("families") or ())
     for rank, (members, mean, spread) in enumerate(search.points(), 1):
         for record in sorted(members, key=lambda trial: trial.number):
             folder = search.folder(record)
@@ -149,7 +161,7 @@ def _of_search(search: Search, place: int) -> tuple[dict[str, Any], Added]:
             value = _finite(record.value)
             trial = {
                 "id": f"{search.name}/{record.name}",
-                "group": place,
+                "group": index,
                 **{name: getattr(record, name) for name in OF_RECORD},
                 "value": value,
                 "best": _finite(record.best),
@@ -165,7 +177,7 @@ def _of_search(search: Search, place: int) -> tuple[dict[str, Any], Added]:
     return group, added
 
 
-def _of_runs(folders: Sequence[RunFolder], place: int) -> tuple[dict[str, Any], Added]:
+def _of_runs(folders: Sequence[RunFolder], index: int) -> tuple[dict[str, Any], Added]:
     reads = [read_run(folder) for folder in folders]
     family = next((str(read.stored["family"]) for read in reads if read.stored), "?")
     rows = [row for read in reads for row in read.rows]
@@ -183,20 +195,20 @@ def _of_runs(folders: Sequence[RunFolder], place: int) -> tuple[dict[str, Any], 
         "importance": None,
     }
     sign = 1 if mode == "max" else -1
-    elsewhere = "" if is_known(family) else "Its family is not part of the package: add --families PATH."
+    note = "" if is_known(family) else "Its family is not part of the package: add --families PATH."
     added: Added = []
     for folder, read in zip(folders, reads, strict=True):
-        known = [(int(row["step"]), row[metric]) for row in read.rows if _finite(row.get(metric)) is not None]
-        best = max(known, key=lambda pair: (sign * pair[1], -pair[0]), default=(0, None))
+        points = [(int(row["step"]), row[metric]) for row in read.rows if _finite(row.get(metric)) is not None]
+        best = max(points, key=lambda pair: (sign * pair[1], -pair[0]), default=(0, None))
         steps = int(read.settings.get("steps") or 0)
         state = FINISHED if read.result else ("working" if folder.working else "stopped")
         trial = {
             "id": folder.name,
-            "group": place,
+            "group": index,
             "state": state,
             "step": max((int(row["step"]) for row in read.rows), default=0),
             "steps": steps,
-            "value": known[-1][1] if known else None,
+            "value": points[-1][1] if points else None,
             "best": best[1],
             "best_step": best[0],
             "seconds": round(max((float(row.get("seconds", 0)) for row in read.rows), default=0.0), 1),
@@ -207,7 +219,7 @@ def _of_runs(folders: Sequence[RunFolder], place: int) -> tuple[dict[str, Any], 
             "settings": {name: read.settings.get(name) for name in differing},
             "clones": read.stored.get("clones", []),
             "command": command_of(family, read.settings),
-            "repeats": elsewhere,
+            "repeats": note,
         }
         added.append((_with_files(trial, folder, read), folder.path, read))
     added.sort(key=lambda one: (one[0]["value"] is None, -sign * (one[0]["value"] or 0.0)))
@@ -226,7 +238,7 @@ def _with_files(trial: dict[str, Any], folder: RunFolder, read: Read) -> dict[st
         "real": read.real is not None,
         "timelapse": read.timelapse is not None,
         "sessions": read.sessions,
-        "verdict": {name: _without_long(told) for name, told in read.verdict.items()},
+        "verdict": {name: _without_long(report) for name, report in read.verdict.items()},
         "folder": folder.name,
     }
 
@@ -234,36 +246,36 @@ def _with_files(trial: dict[str, Any], folder: RunFolder, read: Read) -> dict[st
 def _about(record: TrialRecord) -> str:
     """What the command of a trial does not express."""
     if record.clones:
-        whose = ", ".join(f"{clone['from']} at step {clone['step']}" for clone in record.clones)
-        return f"It took over the weights of {whose}; the command trains with its last settings from the start."
+        clones = ", ".join(f"{clone['from']} at step {clone['step']}" for clone in record.clones)
+        return f"It took over the weights of {clones}; the command trains with its last settings from the start."
     return ""
 
 
 def _importance(search: Search) -> dict[str, Any] | None:
     """The importance of a search's settings; None if fewer than three trials have a value."""
     ended = [trial for trial in search.trials if trial.state not in (WAITING, RUNNING)]
-    known = [trial for trial in ended if _finite(trial.value) is not None]
-    rows = importance.importance([trial.settings for trial in known], [float(trial.value or 0) for trial in known])
-    names = len(search.told["space"])
+    valued = [trial for trial in ended if _finite(trial.value) is not None]
+    rows = importance.importance([trial.settings for trial in valued], [float(trial.value or 0) for trial in valued])
+    names = len(search.terms["space"])
     warnings = []
-    if len(known) < importance.ENOUGH * names:
+    if len(valued) < importance.ENOUGH * names:
         warnings.append(
-            f"{len(known)} trials are too few for {names} settings; at least {importance.ENOUGH * names} are needed"
+            f"{len(valued)} trials are too few for {names} settings; at least {importance.ENOUGH * names} are needed"
         )
-    if early := sum(trial.state == PRUNED for trial in known):
+    if early := sum(trial.state == PRUNED for trial in valued):
         warnings.append(f"{early} of them were stopped early: their values are of fewer steps")
-    if any(trial.clones for trial in known):
+    if any(trial.clones for trial in valued):
         warnings.append("settings changed during trials: each counts with its last settings")
-    return {"rows": rows, "trials": len(known), "warnings": warnings} if len(known) > 2 else None
+    return {"rows": rows, "trials": len(valued), "warnings": warnings} if len(valued) > 2 else None
 
 
 def _curves(
     trials: Sequence[Mapping[str, Any]], reads: Sequence[Read], groups: Sequence[Mapping[str, Any]], left_out: list[str]
 ) -> dict[str, Any]:
     """Curves by metric and trial; each list of steps is stored once."""
-    found: list[Curves] = [read.curves() for read in reads]
+    curves_of: list[Curves] = [read.curves() for read in reads]
     points: dict[str, int] = {}
-    for curves in found:
+    for curves in curves_of:
         for name, (steps, _) in curves.items():
             points[name] = points.get(name, 0) + min(len(steps), POINTS)
     main = [group["metric"] for group in groups]
@@ -272,35 +284,35 @@ def _curves(
         kind = 0 if name in main else 1 if name.startswith("eval_") else 2 if "loss" in name else 3
         return kind, list(points).index(name)
 
-    kept: list[str] = []
+    names: list[str] = []
     dropped: list[str] = []
     total = 0
     for name in sorted(points, key=order):
-        if total + points[name] > ALL_POINTS and kept:
+        if total + points[name] > ALL_POINTS and names:
             dropped.append(name)
             continue
-        kept.append(name)
+        names.append(name)
         total += points[name]
     if dropped:
         left_out.append(f"curves of {', '.join(dropped)}: too many points; they are in the runs' metrics.jsonl")
     digits = 3 if total > FEW_DIGITS else DIGITS
     pool: dict[tuple[int, ...], int] = {}
-    kinds: dict[str, dict[int, list[Any]]] = {name: {} for name in kept}
-    for place, curves in enumerate(found):
-        for name in kept:
+    kinds: dict[str, dict[int, list[Any]]] = {name: {} for name in names}
+    for index, curves in enumerate(curves_of):
+        for name in names:
             if name in curves:
                 steps, values = thinned(*curves[name], POINTS, digits)
-                kinds[name][place] = [pool.setdefault(tuple(steps), len(pool)), values]
-    return {"metrics": kept, "steps": [list(steps) for steps in pool], "curves": kinds}
+                kinds[name][index] = [pool.setdefault(tuple(steps), len(pool)), values]
+    return {"metrics": names, "steps": [list(steps) for steps in pool], "curves": kinds}
 
 
 def _texts(
     trials: Sequence[Mapping[str, Any]], reads: Sequence[Read], left_out: list[str]
 ) -> dict[int, dict[int, str]]:
     """Texts by trial and step, up to ALL_LETTERS characters."""
-    found: dict[int, dict[int, str]] = {}
+    texts: dict[int, dict[int, str]] = {}
     room = ALL_LETTERS
-    for place, (trial, read) in enumerate(zip(trials, reads, strict=True)):
+    for index, (trial, read) in enumerate(zip(trials, reads, strict=True)):
         paths = {step: path for step, path in read.grids.items() if path.suffix == ".txt"}
         if not paths:
             continue
@@ -308,44 +320,44 @@ def _texts(
             left_out.append(f"{trial['id']}: its texts, as there are too many")
             continue
         notes: list[str] = []
-        found[place] = texts_of(paths, TEXTS, LETTERS, notes.append)
+        texts[index] = texts_of(paths, TEXTS, LETTERS, notes.append)
         left_out += [f"{trial['id']}: {note}" for note in notes]
-        room -= sum(map(len, found[place].values()))
-    return found
+        room -= sum(map(len, texts[index].values()))
+    return texts
 
 
 def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Settings that are the same in all runs."""
-    there = [one for one in settings if one]
-    if not there:
+    nonempty = [one for one in settings if one]
+    if not nonempty:
         return {}
-    first, *others = there
-    said = {name: json.dumps(value, sort_keys=True) for name, value in first.items()}
+    first, *others = nonempty
+    texts = {name: json.dumps(value, sort_keys=True) for name, value in first.items()}
     for other in others:
-        said = {
+        texts = {
             name: word
-            for name, word in said.items()
+            for name, word in texts.items()
             if name in other and json.dumps(other[name], sort_keys=True) == word
         }
-    return {name: first[name] for name in said}
+    return {name: first[name] for name in texts}
 
 
 def _finite(value: Any) -> float | None:
     return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def _without_long(told: Mapping[str, Any]) -> dict[str, Any]:
+def _without_long(report: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a verdict that a table can show."""
-    kept = {
-        key: told[key]
+    parts = {
+        key: report[key]
         for key in ("step", "numbers", "features", "samples", "notes", "judge_accuracy", "ema")
-        if key in told
+        if key in report
     }
-    numbers = kept.get("numbers")
+    numbers = parts.get("numbers")
     if isinstance(numbers, dict):
-        kept["numbers"] = {
+        parts["numbers"] = {
             name: {side: short(_finite(value), DIGITS) for side, value in sides.items()}
             for name, sides in numbers.items()
             if isinstance(sides, dict)
         }
-    return kept
+    return parts

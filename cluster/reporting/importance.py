@@ -66,16 +66,16 @@ def _shares(ranks: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
     means = ranks @ member / sizes
     total = ((ranks - ranks.mean(1, keepdims=True)) ** 2).sum(1)
     between = (sizes * (means - ranks.mean(1, keepdims=True)) ** 2).sum(1)
-    within = (total - between) / (len(groups) - count)
-    whole = total + within
-    share = np.divide(between - (count - 1) * within, whole, out=np.zeros_like(total), where=whole > 0)
+    residual = (total - between) / (len(groups) - count)
+    all_variance = total + residual
+    share = np.divide(between - (count - 1) * residual, all_variance, out=np.zeros_like(total), where=all_variance > 0)
     return np.asarray(np.maximum(share, 0))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 0; equal values share their mean."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[place])
+    _, rank, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[rank])
 
 
 def _groups(given: Sequence[Any]) -> tuple[np.ndarray, np.ndarray | None]:

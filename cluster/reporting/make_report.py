@@ -43,12 +43,12 @@ def carry_out(command: ReportRequest, notify: Callable[[str], None] = lambda lin
 
 def folder_of(command: ReportRequest) -> Path:
     """The folder of the page: as given, else in the run or search shown, or `report` for several."""
-    found = collect.find(command.runs, command.names)
+    sources = collect.find(command.runs, command.names)
     if command.out is not None:
         return command.out
     if len(command.names) > 1:
         return Path("report")
-    (one,) = found
+    (one,) = sources
     return (one.path if isinstance(one, Search) else one[0].path) / "report"
 
 
@@ -64,14 +64,14 @@ def text(result: dict[str, Any]) -> Sequence[str]:
         lines.append(
             f"  note: {size(result['bytes'])} in one file loads slowly; without --single-file, pictures are separate"
         )
-    shown = result["left_out"][:10]
-    lines += [f"  left out        {line}" for line in shown]
-    if len(result["left_out"]) > len(shown):
-        lines.append(f"  and {len(result['left_out']) - len(shown)} more, listed on the page")
+    listed = result["left_out"][:10]
+    lines += [f"  left out        {line}" for line in listed]
+    if len(result["left_out"]) > len(listed):
+        lines.append(f"  and {len(result['left_out']) - len(listed)} more, listed on the page")
     return lines
 
 
 def _once(command: ReportRequest, out: Path, renew: float) -> dict[str, Any]:
-    found = collect.collect(command.runs, command.names)
-    result = write.write(found, out, command.runs, command.single_file, renew)
-    return {**result, "working": found.working}
+    collected = collect.collect(command.runs, command.names)
+    result = write.write(collected, out, command.runs, command.single_file, renew)
+    return {**result, "working": collected.working}

@@ -42,15 +42,15 @@ class Read:
 
     def curves(self) -> dict[str, tuple[list[int], list[float | None]]]:
         """Every numeric metric: its steps and its values; None if a value is not finite."""
-        found: dict[str, tuple[list[int], list[float | None]]] = {}
+        by_name: dict[str, tuple[list[int], list[float | None]]] = {}
         for row in self.rows:
             for name, value in row.items():
                 if name in NO_METRICS or isinstance(value, bool) or not isinstance(value, (int, float)):
                     continue
-                steps, values = found.setdefault(name, ([], []))
+                steps, values = by_name.setdefault(name, ([], []))
                 steps.append(int(row["step"]))
                 values.append(value if math.isfinite(value) else None)
-        return found
+        return by_name
 
 
 def read_run(folder: RunFolder) -> Read:
@@ -84,18 +84,18 @@ def read_run(folder: RunFolder) -> Read:
 
 def command_of(family: str, settings: Mapping[str, Any]) -> str:
     """The command that repeats a run: the settings that differ from the defaults of its family."""
-    said = {name: value for name, value in settings.items() if value is not None}
+    differing = {name: value for name, value in settings.items() if value is not None}
     with contextlib.suppress(Exception):  # a custom family, or of another version: all settings are given
         kind = registry.config_class(family)
-        words: dict[str, Any] = {}
+        given: dict[str, Any] = {}
         for _ in range(3):  # defaults can depend on other settings, as the learning rate on the model
-            mine = json.loads(json.dumps(kind.of(words).model_dump()))
-            other = {name: value for name, value in settings.items() if mine.get(name) != value}
-            if not other.keys() - words.keys():
+            defaults = json.loads(json.dumps(kind.of(given).model_dump()))
+            other = {name: value for name, value in settings.items() if defaults.get(name) != value}
+            if not other.keys() - given.keys():
                 break
-            words.update(other)
-        said = {name: value for name, value in settings.items() if name in words}
-    pairs = [shlex.quote(f"{name}={show_value(value)}") for name, value in said.items()]
+            given.update(other)
+        differing = {name: value for name, value in settings.items() if name in given}
+    pairs = [shlex.quote(f"{name}={show_value(value)}") for name, value in differing.items()]
     return " ".join(["troupe train", family, *pairs])
 
 
@@ -113,8 +113,8 @@ def main_metric(family: str, rows: Sequence[Mapping[str, Any]], result: Mapping[
         modes = registry.config_class(family).metrics
     names = dict.fromkeys(name for row in rows for name in row if name not in NO_METRICS)
     best = result.get("best") or {}
-    known = [best.get("metric", ""), *(f"eval_{name}" for name in modes)]
-    metric = next((name for name in known if name in names), "")
+    candidates = [best.get("metric", ""), *(f"eval_{name}" for name in modes)]
+    metric = next((name for name in candidates if name in names), "")
     metric = metric or next((name for name in names if name.startswith("eval_")), "")
     metric = metric or next((name for name in names if "loss" in name), next(iter(names), ""))
     return metric, modes.get(metric.removeprefix("eval_"), "max" if "accuracy" in metric else "min")
@@ -125,22 +125,22 @@ def thinned(
 ) -> tuple[list[int], list[float | None]]:
     """At most `most` points of a curve, evenly spaced, with the first and the last; rounded to `digits` digits."""
     count = len(steps)
-    chosen = range(count) if count <= most else [round(place * (count - 1) / (most - 1)) for place in range(most)]
-    return [steps[place] for place in chosen], [short(values[place], digits) for place in chosen]
+    chosen = range(count) if count <= most else [round(index * (count - 1) / (most - 1)) for index in range(most)]
+    return [steps[index] for index in chosen], [short(values[index], digits) for index in chosen]
 
 
 def texts_of(paths: Mapping[int, Path], most: int, letters: int, note: Callable[[str], None]) -> dict[int, str]:
     """The texts of a run by step: at most `most` steps, evenly spaced, and `letters` characters of each."""
     steps = list(paths)
     if len(steps) > most:
-        steps = [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
+        steps = [steps[round(index * (len(steps) - 1) / (most - 1))] for index in range(most)]
         note(f"texts of {len(steps)} of {len(paths)} steps")
-    found = {}
+    texts = {}
     for step in steps:
         with contextlib.suppress(OSError):
             text = paths[step].read_text(encoding="utf-8", errors="replace")
-            found[step] = text if len(text) <= letters else text[:letters] + "\n[cut here]"
-    return found
+            texts[step] = text if len(text) <= letters else text[:letters] + "\n[cut here]"
+    return texts
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -171,15 +171,15 @@ def _sessions(folder: RunFolder, listed: Sequence[Path], rows: Sequence[Mapping[
             with contextlib.suppress(OSError):
                 changed[float(match[1])] = path.stat().st_mtime
     noted = folder.read_starts()
-    starts = [begun for begun in sorted(changed) if not noted or begun < noted[0] - 1] + noted
+    starts = [started for started in sorted(changed) if not noted or started < noted[0] - 1] + noted
     newest = 0.0
     with contextlib.suppress(OSError):
         newest = folder.metrics.stat().st_mtime
     spent = max((float(row.get("seconds", 0)) for row in rows), default=0.0)
     sessions = []
-    for place, start in enumerate(starts):
-        after = starts[place + 1] if place + 1 < len(starts) else math.inf
-        ends = [end for begun, end in changed.items() if start - 1 <= begun < after]
+    for index, start in enumerate(starts):
+        after = starts[index + 1] if index + 1 < len(starts) else math.inf
+        ends = [end for started, end in changed.items() if start - 1 <= started < after]
         end = max(ends, default=newest if after == math.inf else start)
         if end - start > spent + LATE:
             end = start + spent

@@ -36,13 +36,13 @@ SEPARATOR = (",", ":")
 SHOWN = ("rank", "state", "value", "mean", "spread", "best", "best_step", "step", "steps", "seconds", "reason", "worry")
 
 
-def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: float = 0) -> dict[str, Any]:
+def write(collected: Collected, out: Path, runs: Path, single_file: bool, renew: float = 0) -> dict[str, Any]:
     """Write everything into `out`; with `renew` the page reloads itself after this many seconds.
 
     Returns the page's path and size, how many pictures it shows, and what was left out. Raises TroupeError (exit code
     3) if the folder cannot be written.
     """
-    left_out = list(found.left_out)
+    left_out = list(collected.left_out)
     if os.path.lexists(out) and not out.is_dir():
         raise TroupeError(Problem("missing-folder", str(out), "is not a folder", "use --out DIR"), ENVIRONMENT)
     if others := _others(out):
@@ -53,24 +53,24 @@ def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: flo
             atomic_files.write(out / "index.html", f'<!doctype html>\n{GENERATOR}{__version__}">\n')
         embedded: dict[str, Any] = {}
         if single_file:
-            embedded = _embedded(found, left_out)
-            bases = [str(place) for place in range(len(found.trials))]
-        elif _inside(out, runs) and all(_inside(folder, runs) for folder in found.folders):
-            bases = [_link(folder, out) for folder in found.folders]
+            embedded = _embedded(collected, left_out)
+            bases = [str(index) for index in range(len(collected.trials))]
+        elif _inside(out, runs) and all(_inside(folder, runs) for folder in collected.folders):
+            bases = [_link(folder, out) for folder in collected.folders]
         else:
-            bases = [f"{PICTURES}/{place}" for place in range(len(found.trials))]
-            _copy(found, out, left_out)
-        page = {**found.page, "bases": bases, "left_out": left_out, "renew": renew}
-        text = render(page, {"trials": found.trials, **found.bulk}, embedded, not single_file)
+            bases = [f"{PICTURES}/{index}" for index in range(len(collected.trials))]
+            _copy(collected, out, left_out)
+        page = {**collected.page, "bases": bases, "left_out": left_out, "renew": renew}
+        text = render(page, {"trials": collected.trials, **collected.bulk}, embedded, not single_file)
         atomic_files.write(out / "index.html", text)
-        told = {**page, "trials": found.trials, **found.bulk}
-        atomic_files.write(out / "report.json", json.dumps(atomic_files.finite(told), separators=SEPARATOR) + "\n")
-        atomic_files.write(out / "trials.csv", table_of(found))
+        content = {**page, "trials": collected.trials, **collected.bulk}
+        atomic_files.write(out / "report.json", json.dumps(atomic_files.finite(content), separators=SEPARATOR) + "\n")
+        atomic_files.write(out / "trials.csv", table_of(collected))
     return {
         "page": str(out / "index.html"),
         "bytes": len(text.encode()),
-        "trials": len(found.trials),
-        "pictures": sum(1 for read in found.reads for _ in files_of(read)),
+        "trials": len(collected.trials),
+        "pictures": sum(1 for read in collected.reads for _ in files_of(read)),
         "single_file": single_file,
         "data": [str(out / "report.json"), str(out / "trials.csv")],
         "left_out": left_out,
@@ -79,12 +79,12 @@ def write(found: Collected, out: Path, runs: Path, single_file: bool, renew: flo
 
 def _others(out: Path) -> list[str]:
     """Files in a folder with the names of a page's files, if its index.html is not a page of troupe."""
-    there = [name for name in ("index.html", "report.json", "trials.csv", PICTURES) if os.path.lexists(out / name)]
+    existing = [name for name in ("index.html", "report.json", "trials.csv", PICTURES) if os.path.lexists(out / name)]
     with contextlib.suppress(OSError), open(out / "index.html", encoding="utf-8", errors="replace") as file:
         head = file.read(4096)
         if GENERATOR in head or OLDER in head:
             return []
-    return there
+    return existing
 
 
 def render(page: Mapping[str, Any], bulk: Mapping[str, Any], embedded: Mapping[str, Any], links: bool) -> str:
@@ -147,11 +147,11 @@ def files_of(read: Read) -> Iterator[Path]:
     yield from (path for path in (read.real, read.timelapse) if path is not None)
 
 
-def table_of(found: Collected) -> str:
+def table_of(collected: Collected) -> str:
     """A row for each trial, with every differing setting and the command that repeats it."""
     rows = []
-    for trial in found.trials:
-        group = found.page["groups"][trial["group"]]
+    for trial in collected.trials:
+        group = collected.page["groups"][trial["group"]]
         row = {"trial": trial["id"], "of": group["name"], "family": group["family"], "metric": group["metric"]}
         row |= {name: trial[name] for name in SHOWN}
         row |= {name: show_value(value) for name, value in {**trial["other"], **trial["settings"]}.items()}
@@ -172,36 +172,36 @@ def _name_in(path: Path) -> str:
     return f"grids/{path.name}" if path.parent.name == "grids" else path.name
 
 
-def _copy(found: Collected, out: Path, left_out: list[str]) -> None:
+def _copy(collected: Collected, out: Path, left_out: list[str]) -> None:
     """Copy all pictures; up-to-date copies are left as they are."""
-    for place, read in enumerate(found.reads):
+    for index, read in enumerate(collected.reads):
         for path in files_of(read):
-            target = out / PICTURES / str(place) / _name_in(path)
+            target = out / PICTURES / str(index) / _name_in(path)
             try:
-                there, here = target.stat() if target.exists() else None, path.stat()
-                if there is not None and (there.st_size, there.st_mtime) == (here.st_size, here.st_mtime):
+                copied, original = target.stat() if target.exists() else None, path.stat()
+                if copied is not None and (copied.st_size, copied.st_mtime) == (original.st_size, original.st_mtime):
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, target)
             except FileNotFoundError:
-                left_out.append(f"{found.trials[place]['id']}: {_name_in(path)} was removed")
+                left_out.append(f"{collected.trials[index]['id']}: {_name_in(path)} was removed")
 
 
-def _embedded(found: Collected, left_out: list[str]) -> dict[str, Any]:
+def _embedded(collected: Collected, left_out: list[str]) -> dict[str, Any]:
     """Every picture as a data URI, each content once."""
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     contents: dict[str, int] = {}
-    for place, read in enumerate(found.reads):
+    for index, read in enumerate(collected.reads):
         for path in files_of(read):
             try:
                 encoded = base64.b64encode(path.read_bytes()).decode()
             except OSError:
-                left_out.append(f"{found.trials[place]['id']}: {_name_in(path)} cannot be read")
+                left_out.append(f"{collected.trials[index]['id']}: {_name_in(path)} cannot be read")
                 continue
             kind = "gif" if path.suffix == ".gif" else "png"
             uri = f"data:image/{kind};base64,{encoded}"
-            places[f"{place}/{_name_in(path)}"] = contents.setdefault(uri, len(contents))
-    return {"places": places, "contents": list(contents)}
+            indices[f"{index}/{_name_in(path)}"] = contents.setdefault(uri, len(contents))
+    return {"places": indices, "contents": list(contents)}
 
 
 def _nonce(page: Mapping[str, Any]) -> str:

@@ -15,9 +15,9 @@ from cluster.requests.request import (
     Count,
     Name,
     Names,
-    Place,
-    Places,
     Request,
+    UserPath,
+    UserPaths,
     flag,
     internal,
     option,
@@ -64,14 +64,14 @@ class TrainRequest(Request):
     allow_changes: bool = flag("resume even if settings or data changed")
     address: str | None = ADDRESS
     oversubscribe: bool = flag("let workers share cores")
-    config: Place | None = CONFIG
+    config: UserPath | None = CONFIG
     dry_run: bool = DRY_RUN
     runs_dir: Name = RUNS
-    data_dir: Place = DATA
-    families: Places = FAMILIES
+    data_dir: UserPath = DATA
+    families: UserPaths = FAMILIES
     progress: bool = PROGRESS
     report: ReportStep | None = python(None)
-    elsewhere: bool = internal(False)  # runs on other machines: data folders need not exist here
+    runs_remotely: bool = internal(False)  # runs on other machines: data folders need not exist here
 
     def reads(self) -> Sequence[str]:
         return [one for one in (self.resume, self.init_from) if one is not None]
@@ -107,13 +107,13 @@ class SearchRequest(Request):
     keep_best: Points | None = option("keep the checkpoints of the best N trials only", "N")
     retrain_best: bool = flag("retrain the best point on the whole training split, and report its test metric")
     address: str | None = ADDRESS
-    config: Place | None = CONFIG
+    config: UserPath | None = CONFIG
     dry_run: bool = DRY_RUN
     runs_dir: Name = RUNS
-    data_dir: Place = DATA
-    families: Places = FAMILIES
+    data_dir: UserPath = DATA
+    families: UserPaths = FAMILIES
     progress: bool = PROGRESS
-    elsewhere: bool = internal(False)  # as in TrainRequest
+    runs_remotely: bool = internal(False)  # as in TrainRequest
 
     def reads(self) -> Sequence[str]:
         return [self.resume] if self.resume is not None else []
@@ -127,8 +127,8 @@ class VerifyRequest(Request):
     family: str = positional("FAMILY")
     settings: dict[str, Any] = settings_field()
     dry_run: bool = DRY_RUN
-    data_dir: Place = DATA
-    families: Places = FAMILIES
+    data_dir: UserPath = DATA
+    families: UserPaths = FAMILIES
     progress: bool = PROGRESS
     setup: str = internal("")  # breaks something on purpose, for tests
 
@@ -150,11 +150,11 @@ class EvaluateRequest(_OfOneRun):
 
     name: Name = positional("NAME|FAMILY")
     settings: dict[str, Any] = settings_field()
-    weights: Place | None = option("evaluate these weights of a family, instead of a run", "PATH")
-    out: Place | None = option("write pictures to this folder: confusion.png, mistakes.png", "DIR")
+    weights: UserPath | None = option("evaluate these weights of a family, instead of a run", "PATH")
+    out: UserPath | None = option("write pictures to this folder: confusion.png, mistakes.png", "DIR")
     runs_dir: Name = RUNS
-    data_dir: Place = DATA
-    families: Places = FAMILIES
+    data_dir: UserPath = DATA
+    families: UserPaths = FAMILIES
     progress: bool = PROGRESS
 
 
@@ -167,10 +167,10 @@ class SampleRequest(_OfOneRun):
     count: Points = option("number of samples (default: 64)", "N", 64)
     top: Thousand | None = option("of a search: sample its N best trials, one below another", "N")
     seed: Seed64 = option("seed of the noise (default: 0)", "N", 0)
-    out: Place | None = option("file to write (default: NAME-samples.png or .txt, if that is free)", "FILE")
+    out: UserPath | None = option("file to write (default: NAME-samples.png or .txt, if that is free)", "FILE")
     runs_dir: Name = RUNS
-    data_dir: Place = DATA
-    families: Places = FAMILIES
+    data_dir: UserPath = DATA
+    families: UserPaths = FAMILIES
 
 
 class ExportRequest(_OfOneRun):
@@ -178,10 +178,10 @@ class ExportRequest(_OfOneRun):
     summary: ClassVar[str] = "write weights (safetensors) and a config that rebuilds the networks"
     example: ClassVar[str] = "troupe export dcgan-1 --out dcgan-digits"
 
-    out: Place | None = option("folder to write (default: NAME-export)", "DIR")
+    out: UserPath | None = option("folder to write (default: NAME-export)", "DIR")
     best: bool = flag("of a search: export its best trial")
     runs_dir: Name = RUNS
-    families: Places = FAMILIES
+    families: UserPaths = FAMILIES
 
 
 class PredictRequest(_OfOneRun):
@@ -189,11 +189,11 @@ class PredictRequest(_OfOneRun):
     summary: ClassVar[str] = "classify images"
     example: ClassVar[str] = "troupe predict classifier-1 pictures/cat.jpg holidays"
 
-    files: Places = positional("FILE|FOLDER")
+    files: UserPaths = positional("FILE|FOLDER")
     top: Count | None = option("classes to print for each image, most probable first (default: 2; in JSON all)", "N")
     best: bool = flag("of a search: use its best trial")
     runs_dir: Name = RUNS
-    families: Places = FAMILIES
+    families: UserPaths = FAMILIES
     progress: bool = PROGRESS
 
 
@@ -203,7 +203,7 @@ class ReportRequest(Request):
     example: ClassVar[str] = "troupe report dcgan-search-1"
 
     names: Names = positional("NAME")
-    out: Place | None = option("folder to write (default: in the search or run; report for several)", "DIR")
+    out: UserPath | None = option("folder to write (default: in the search or run; report for several)", "DIR")
     single_file: bool = flag("write a single file, pictures included")
     watch: bool = flag("update the page while the run or search is running, until Ctrl-C")
     runs_dir: Name = RUNS
@@ -276,11 +276,11 @@ class SubmitRequest(Request):
 
     @classmethod
     def signature(cls) -> Signature:
-        whole = super().signature()
-        return whole.replace(
+        inherited = super().signature()
+        return inherited.replace(
             parameters=[
                 one.replace(name={"sent": "verb", "settings": "arguments"}.get(one.name, one.name))
-                for one in whole.parameters.values()
+                for one in inherited.parameters.values()
             ]
         )
 
@@ -302,8 +302,8 @@ class CheckRequest(Request):
     settings: dict[str, Any] = settings_field()
     address: str | None = option("check the Ray cluster at this address, HEAD:6379 or http://HEAD:8265", "ADDRESS")
     runs_dir: Name = RUNS
-    data_dir: Place = DATA
-    families: Places = FAMILIES
+    data_dir: UserPath = DATA
+    families: UserPaths = FAMILIES
     progress: bool = PROGRESS
 
 
@@ -347,7 +347,7 @@ class FamiliesRequest(Request):
     summary: ClassVar[str] = "list the model families"
     example: ClassVar[str] = "troupe families"
 
-    families: Places = FAMILIES
+    families: UserPaths = FAMILIES
 
 
 class DatasetsRequest(Request):
@@ -356,8 +356,8 @@ class DatasetsRequest(Request):
     example: ClassVar[str] = "troupe datasets"
 
     remove: Name | None = option("remove the packed copy of this folder", "PATH")
-    data_dir: Place = DATA
-    families: Places = FAMILIES
+    data_dir: UserPath = DATA
+    families: UserPaths = FAMILIES
 
 
 class EnvRequest(Request):
@@ -372,7 +372,7 @@ class LoadExportedRequest(Request):
     verb: ClassVar[str] = "load_exported"
 
     folder: Name = positional("FOLDER")
-    families: Places = FAMILIES
+    families: UserPaths = FAMILIES
 
 
 REQUESTS: dict[str, type[Request]] = {

@@ -43,8 +43,8 @@ def _as_number(value: Any) -> Any:
 
 
 # The text is the type that a Python caller sees
-Place = Annotated[Path, BeforeValidator(_as_path), "str | Path"]
-Places = Annotated[tuple[Path, ...], BeforeValidator(_as_tuple), "Sequence[str | Path]"]
+UserPath = Annotated[Path, BeforeValidator(_as_path), "str | Path"]
+UserPaths = Annotated[tuple[Path, ...], BeforeValidator(_as_tuple), "Sequence[str | Path]"]
 Name = Annotated[str, BeforeValidator(_as_text), "str | Path"]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_as_tuple), "str | Path"]
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
@@ -103,34 +103,34 @@ class Request(BaseModel):
     @classmethod
     def fields(cls, *kinds: Kind) -> dict[str, Any]:
         """The fields of these kinds: names to what `option` and the others declare, with `help`."""
-        found: dict[str, Any] = {}
+        by_name: dict[str, Any] = {}
         for field, info in cls.model_fields.items():
             facts: Any = info.json_schema_extra
             if facts["kind"] in kinds:
-                found[field] = {**facts, "help": info.description or "", "required": info.is_required()}
-        return found
+                by_name[field] = {**facts, "help": info.description or "", "required": info.is_required()}
+        return by_name
 
     @classmethod
     def options(cls) -> dict[str, Option]:
         """The options, by field."""
-        types_of, found = _types_of(cls), {}
+        types_of, by_field = _types_of(cls), {}
         for field, facts in cls.fields("option").items():
             typed = facts["typed"] or field.replace("_", "-")
-            found[field] = Option(typed, facts["value"], facts["help"], _holds(types_of[field], tuple))
-        return found
+            by_field[field] = Option(typed, facts["value"], facts["help"], _holds(types_of[field], tuple))
+        return by_field
 
     @classmethod
     def positions(cls) -> dict[str, str]:
         """The names in order, as a usage line shows them: by field, `[NAME]` if optional, `NAME...` for several."""
-        shown, types_of = {}, _types_of(cls)
+        by_field, types_of = {}, _types_of(cls)
         for field, facts in cls.fields("name").items():
             several = _holds(types_of[field], tuple)
             if several and facts["required"]:
-                shown[field] = f"{facts['value']} [{facts['value']}...]"
+                by_field[field] = f"{facts['value']} [{facts['value']}...]"
             else:
                 one = facts["value"] + ("..." if several else "")
-                shown[field] = one if facts["required"] else f"[{one}]"
-        return shown
+                by_field[field] = one if facts["required"] else f"[{one}]"
+        return by_field
 
     @classmethod
     def takes_settings(cls) -> bool:
@@ -158,15 +158,15 @@ class Request(BaseModel):
     @classmethod
     def from_call(cls, names: Sequence[Any], arguments: Mapping[str, Any]) -> Self:
         """A request from a Python call. Raises TroupeError (exit code 2) with all problems."""
-        known = cls.fields("name", "option", "python")
-        values = {field: value for field, value in arguments.items() if field in known}
+        fields = cls.fields("name", "option", "python")
+        values = {field: value for field, value in arguments.items() if field in fields}
         several = [field for field in cls.fields("name") if _holds(_types_of(cls)[field], tuple)]
         room = len(names) if several else len(cls.fields("name"))
         problems = [
             Problem("too-many", f"{extra!r:.60}", "unexpected argument; pass it by name") for extra in names[room:]
         ]
         values |= cls._placed(names[:room])
-        others = {field: value for field, value in arguments.items() if field not in known}
+        others = {field: value for field, value in arguments.items() if field not in fields}
         renamed = {field: new for field, new in _renamed(cls).items() if field in others}
         problems += [Problem("renamed", field, f"was renamed; use {new}") for field, new in renamed.items()]
         if cls.takes_settings():
@@ -174,7 +174,7 @@ class Request(BaseModel):
         else:
             reason = f"no such argument of {cls.verb}"
             unknown = [field for field in others if field not in renamed]
-            problems += [Problem("unknown-option", field, reason, did_you_mean(field, known)) for field in unknown]
+            problems += [Problem("unknown-option", field, reason, did_you_mean(field, fields)) for field in unknown]
         request, wrong = cls._made(values, {})
         if problems := [*wrong, *problems, *(request.conflicts() if request is not None and not wrong else [])]:
             raise TroupeError(problems, USAGE)
@@ -185,12 +185,12 @@ class Request(BaseModel):
     def _placed(cls, names: Sequence[Any]) -> dict[str, Any]:
         """Names by field; the last field takes all others if it has room for several."""
         values: dict[str, Any] = {}
-        for place, field in enumerate(cls.fields("name")):
+        for index, field in enumerate(cls.fields("name")):
             if _holds(_types_of(cls)[field], tuple):
-                if names[place:]:
-                    values[field] = tuple(names[place:])
-            elif place < len(names):
-                values[field] = names[place]
+                if names[index:]:
+                    values[field] = tuple(names[index:])
+            elif index < len(names):
+                values[field] = names[index]
         return values
 
     @classmethod
@@ -198,10 +198,10 @@ class Request(BaseModel):
         cls, values: Mapping[str, Any], texts: Mapping[str, tuple[str, Any]]
     ) -> tuple[Self | None, list[Problem]]:
         """A request of the values that are valid, and a problem for each other; `texts` are options as typed."""
-        places, problems = cls.fields("name"), dict[str, Problem]()
+        name_fields, problems = cls.fields("name"), dict[str, Problem]()
         for field, value in values.items():
             if field != "settings" and _is_empty(value):
-                inside = isinstance(value, tuple) and field in places
+                inside = isinstance(value, tuple) and field in name_fields
                 about = cls.verb if inside else texts[field][0] if field in texts else field
                 problems[field] = Problem("missing", about, "a name is empty" if inside else "is empty")
         good = {field: value for field, value in values.items() if field not in problems}
@@ -212,12 +212,14 @@ class Request(BaseModel):
                 field = str(one["loc"][0])
                 about, value = texts.get(field, (field, f"{one['input']!r:.60}"))
                 problems.setdefault(field, cls._problem_of(field, one, about, value))
-        order = sorted(cls.model_fields, key=lambda field: _holds(_types_of(cls)[field], tuple) and field in places)
-        found = [problems[field] for field in sorted(problems, key=order.index)]
+        order = sorted(
+            cls.model_fields, key=lambda field: _holds(_types_of(cls)[field], tuple) and field in name_fields
+        )
+        in_order = [problems[field] for field in sorted(problems, key=order.index)]
         try:
-            return cls(**{field: value for field, value in good.items() if field not in problems}), found
+            return cls(**{field: value for field, value in good.items() if field not in problems}), in_order
         except ValidationError:
-            return None, found
+            return None, in_order
 
     @classmethod
     def _problem_of(cls, field: str, error: ErrorDetails, about: str, value: Any) -> Problem:
@@ -250,8 +252,8 @@ class Request(BaseModel):
             kind = Parameter.VAR_POSITIONAL if several else kind
             default = Parameter.empty if facts["required"] or several else cls.model_fields[field].get_default()
             default = str(default) if isinstance(default, Path) else default
-            shown = "str | Path" if several else shown_type(kinds[field])
-            parameters.append(Parameter(field, kind, default=default, annotation=shown))
+            annotation = "str | Path" if several else shown_type(kinds[field])
+            parameters.append(Parameter(field, kind, default=default, annotation=annotation))
         if cls.takes_settings():
             parameters.append(Parameter("settings", Parameter.VAR_KEYWORD, annotation="Any"))
         return Signature(parameters)
@@ -266,20 +268,20 @@ class Request(BaseModel):
 
     def arguments(self, *left_out: str) -> tuple[str, ...]:
         """The arguments after the verb for the same command, without the options of these fields."""
-        words: list[str] = []
+        line: list[str] = []
         for field in self.fields("name"):
             value = getattr(self, field)
-            words += map(str, value) if isinstance(value, tuple) else [] if value is None else [str(value)]
-        words += [f"{key}={show_value(value)}" for key, value in getattr(self, "settings", {}).items()]
+            line += map(str, value) if isinstance(value, tuple) else [] if value is None else [str(value)]
+        line += [f"{key}={show_value(value)}" for key, value in getattr(self, "settings", {}).items()]
         for field, one in self.options().items():
             value = getattr(self, field)
             if field in left_out or field not in self.model_fields_set or value is None or value is False:
                 continue
             for part in value if isinstance(value, tuple) else [value]:
-                words += [f"--{one.name}", show_value(part)] if one.value else [f"--{one.name}"]
-        return tuple(words)
+                line += [f"--{one.name}", show_value(part)] if one.value else [f"--{one.name}"]
+        return tuple(line)
 
-    def here(self) -> Self:
+    def with_local_paths(self) -> Self:
         """The same request with `~` in its paths replaced, and the folders of custom families absolute."""
         changes: dict[str, Any] = {}
         for field in type(self).model_fields:

@@ -51,7 +51,7 @@ from trainers.storage import atomic_files, checkpoint
 SPARE = 64 << 20  # bytes to keep free on the disk
 
 
-class Known:
+class DataFacts:
     """What a trial's folder stores about its data."""
 
     def __init__(self, data: Any) -> None:
@@ -73,8 +73,8 @@ class Driver:
     def __init__(self, search: Search, prepared: Prepared, command: SearchRequest, progress: Progress) -> None:
         self.search, self.prepared, self.command, self.progress = search, prepared, command, progress
         self.proposals = samplers.of(search, prepared.space)
-        self.data: dict[tuple[Any, ...], Known] = {}
-        self.began, self.before = time.monotonic(), float(search.told["seconds"])
+        self.data: dict[tuple[Any, ...], DataFacts] = {}
+        self.started, self.before = time.monotonic(), float(search.terms["seconds"])
         self.since: dict[int, float] = {}  # when the time of each running trial was last updated
         self.stops: dict[StopReason, str] = {}  # with an explanation of each
         self.ray: Connected | LocalRay = Connected()  # another one while trials run
@@ -82,7 +82,7 @@ class Driver:
         self.error: TroupeError | None = None  # ends the search immediately
         self.notified = False  # whether the trials were told to stop
         self.lasted = 0.0  # when the record was last made durable
-        self.looked = 0.0
+        self.disk_checked_at = 0.0
         self.at_once = 1
         self.bucket = bucket.bucket_of_run(search.path)  # through which trials on other nodes exchange files
         self.forgotten: set[int] = set()  # trials whose checkpoints are removed
@@ -112,14 +112,14 @@ class Driver:
         now = time.monotonic()
         record.seconds += now - self.since.get(record.number, now)
         self.since[record.number] = now
-        self.search.told["seconds"] = round(self.before + now - self.began, 1)
+        self.search.terms["seconds"] = round(self.before + now - self.started, 1)
         if ended:
             self.since.pop(record.number, None)
             if record.state == FINISHED and record.value is None:
                 record.state = FAILED
                 if not record.reason:
                     record.code = NO_METRIC
-                    record.reason = f"reports no {self.search.told['metric']}: it evaluates nothing"
+                    record.reason = f"reports no {self.search.terms['metric']}: it evaluates nothing"
             if record.code == NO_METRIC and not self.search.ranked():  # no other trial will report it either
                 self.stops[StopReason.NO_METRIC] = record.reason
             if record.state in (FINISHED, PRUNED, FAILED):
@@ -134,20 +134,20 @@ class Driver:
         """Called regularly: update the progress line; check Ray, the time budget and the disk."""
         self.progress.doing(self.state())
         now = time.monotonic()
-        self._look_at_ray(now)
+        self._check_ray(now)
         budget = None if self.command.time_budget is None else 60 * self.command.time_budget
-        if budget is not None and now - self.began > budget and StopReason.TIME_BUDGET not in self.stops:
+        if budget is not None and now - self.started > budget and StopReason.TIME_BUDGET not in self.stops:
             over = self.stops[StopReason.TIME_BUDGET] = f"the time budget of {duration(budget)} is used up"
             self.progress.notify(f"{over}: saving running trials")
-        if now - self.looked > WAITS.poll_disk:
-            self.looked = now
-            self._look_at_disk()
+        if now - self.disk_checked_at > WAITS.poll_disk:
+            self.disk_checked_at = now
+            self._check_disk()
 
     @property
     def cleaned(self) -> bool:
         return self.ray_loss is not None and self.ray_loss.kind == CLEANED
 
-    def _look_at_ray(self, now: float) -> None:
+    def _check_ray(self, now: float) -> None:
         """Raise Dead if nothing can be saved before Ray is restarted, or if the search ends."""
         died = ""
         try:
@@ -198,19 +198,19 @@ class Driver:
         """`7/20 trials, 2 running, best eval_accuracy 0.934 (0004), 3m05s left`."""
         trials = self.search.trials
         done = [trial for trial in trials if trial.state not in OPEN]
-        whole = max(len(trials), self.search.wanted)
+        total = max(len(trials), self.search.requested)
         parts = [
-            f"{len(done)}/{whole} trials",
+            f"{len(done)}/{total} trials",
             f"{min(self.at_once, sum(trial.state == RUNNING for trial in trials))} running",
         ]
         ranked = self.search.ranked()
         if ranked:
-            parts.append(f"best {self.search.told['metric']} {ranked[0].value:.4g} ({ranked[0].name})")
+            parts.append(f"best {self.search.terms['metric']} {ranked[0].value:.4g} ({ranked[0].name})")
         times = [trial.seconds for trial in done if trial.state in (FINISHED, PRUNED)]
         if times:
-            left = sum(times) / len(times) * (whole - len(done)) / self.at_once
+            remaining = sum(times) / len(times) * (total - len(done)) / self.at_once
             spent = sum(trial.seconds for trial in trials if trial.state == RUNNING) / self.at_once
-            parts.append(f"about {duration(max(1.0, left - spent))} left")
+            parts.append(f"about {duration(max(1.0, remaining - spent))} left")
         return ", ".join(parts)
 
     def line(self, record: TrialRecord) -> str:
@@ -220,7 +220,7 @@ class Driver:
         if record.state == FAILED:
             return f"{where}: failed: {record.reason} ({settings})"
         best = self.search.ranked()[:1]
-        value = "no value" if record.value is None else f"{self.search.told['metric']} {record.value:.4g}"
+        value = "no value" if record.value is None else f"{self.search.terms['metric']} {record.value:.4g}"
         crown = ", the best so far" if best and best[0] is record else ""
         state = f" {record.state} at step {record.step}," if record.state != FINISHED else ""
         if record.reason:
@@ -232,11 +232,11 @@ class Driver:
 
     def _make(self, record: TrialRecord) -> None:
         """Create a trial's folder, as that of a run that has not started. Raises TroupeError for wrong settings."""
-        told, folder = self.search.told, self.search.folder(record)
+        terms, folder = self.search.terms, self.search.folder(record)
         if folder.settings.exists():
             record.steps = int(folder.read_settings()["settings"]["steps"])
             return
-        config, problems = self.prepared.kind.from_words({**told["fixed"], **record.settings}, told["family"])
+        config, problems = self.prepared.kind.from_words({**terms["fixed"], **record.settings}, terms["family"])
         if config is None:
             raise TroupeError(problems, USAGE)
         config = config.model_copy(update=requirements.resolve(config, own_machine=not self.command.address))
@@ -245,16 +245,16 @@ class Driver:
         with checkpoint.writing(self.search.path):
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.make_parts()
-            folder.write_settings(description(told["family"], config, self.known(config), self.command.families))
-        if (there := self.bucket) is not None:
-            retry(lambda: there.send(folder.path), self._refuse_to_wait)
+            folder.write_settings(description(terms["family"], config, self.data_facts(config), self.command.families))
+        if (remote := self.bucket) is not None:
+            retry(lambda: remote.send(folder.path), self._refuse_to_wait)
 
     def _refuse_to_wait(self) -> None:
         """Raise bucket.Unreachable if no more trials are to be started."""
         if self.stop_requested():
             raise bucket.Unreachable(Problem("stopped", reason="a stop was requested"))
 
-    def known(self, config: Config) -> Known:
+    def data_facts(self, config: Config) -> DataFacts:
         """The data of a trial; opened once for all trials that use the same."""
         key = tuple(
             getattr(config, name, "auto") for name in ("data", "image_size", "evaluate_on", "folders", "value_range")
@@ -263,19 +263,19 @@ class Driver:
             data = open_for(
                 config, self.command.data_dir, self.command.families, self.progress.notify, self.progress.packing
             )
-            self.data[key] = Known(data)
+            self.data[key] = DataFacts(data)
         return self.data[key]
 
     def resolved(self, config: Config) -> Config:
         """Resolve a config with the data, and evaluate and save as often as the scheduler requires."""
-        facts = self.known(config).facts
+        facts = self.data_facts(config).facts
         if problems := config.data_problems(facts):
             raise TroupeError(problems, USAGE)
-        asked, config = config.evaluate_every, config.finalize(facts)
-        scheduler = self.search.told["scheduler"]
+        requested, config = config.evaluate_every, config.finalize(facts)
+        scheduler = self.search.terms["scheduler"]
         changes: dict[str, Any] = {}
         every = int(config.evaluate_every)
-        if scheduler != "fifo" and asked == "auto" and config.metrics:
+        if scheduler != "fifo" and requested == "auto" and config.metrics:
             every = changes["evaluate_every"] = max(1, min(every, math.ceil(config.steps / 10)))
         if scheduler in POPULATION:
             changes["checkpoint_every"] = every  # each report has a checkpoint, from which other trials can continue
@@ -283,50 +283,50 @@ class Driver:
 
     def _keep_best(self) -> None:
         """Keep the checkpoints of only the best `keep_best` trials that have ended."""
-        most = self.search.told["keep_best"]
+        most = self.search.terms["keep_best"]
         if most is not None:
             for record in self._ended_with_checkpoints(self.bucket is not None)[most:]:
                 self._forget(record, self.bucket is not None)
 
-    def _ended_with_checkpoints(self, there: bool) -> list[TrialRecord]:
-        """Ended trials that have checkpoints on this machine's disk, or (`there`) may have some in the bucket: the best
-        first, those without a value last."""
+    def _ended_with_checkpoints(self, in_bucket: bool) -> list[TrialRecord]:
+        """Ended trials that have checkpoints on this machine's disk, or (`in_bucket`) may have some in the bucket: the
+        best first, those without a value last."""
         return [
             trial
             for trial in self.search.in_order()
             if trial.state in (FINISHED, PRUNED, FAILED)
             and trial.number not in self.forgotten | self.staying
-            and (there or checkpoint.all_in(self.search.folder(trial).checkpoints))
+            and (in_bucket or checkpoint.all_in(self.search.folder(trial).checkpoints))
         ]
 
-    def _forget(self, record: TrialRecord, there: bool) -> None:
-        """Remove a trial's checkpoints from this machine's disk, and (`there`) from the bucket."""
+    def _forget(self, record: TrialRecord, in_bucket: bool) -> None:
+        """Remove a trial's checkpoints from this machine's disk, and (`in_bucket`) from the bucket."""
         folder = self.search.folder(record)
         if stay := [path for path in checkpoint.all_in(folder.checkpoints) if not checkpoint.remove(path)]:
             self.staying.add(record.number)
             self.progress.notify(f"{stay[0]}: not recognized as a checkpoint of troupe, or damaged; kept")
-        if there and self.bucket is not None:
+        if in_bucket and self.bucket is not None:
             self.forgotten.add(record.number)
             with contextlib.suppress(bucket.Unreachable):
                 self.bucket.remove_checkpoints(folder.path)
                 self.bucket.fetch(folder.path)  # to know how much is there now
 
-    def _look_at_disk(self) -> None:
+    def _check_disk(self) -> None:
         """Free space if the disk or the budget is nearly full; if nothing can be removed, report it and stop."""
         free = shutil.disk_usage(self.search.path).free
         budget = None if self.command.disk_budget is None else 1e9 * self.command.disk_budget
         used = bytes_of(self.search.path) if budget is not None else 0
         while free < SPARE or (budget is not None and used > budget):
             no_space = free < SPARE  # removing from a bucket frees no space on the disk
-            there = self.bucket is not None and not no_space
-            ended = self._ended_with_checkpoints(there)[0 if self.bucket is not None and no_space else 1 :]
+            in_bucket = self.bucket is not None and not no_space
+            ended = self._ended_with_checkpoints(in_bucket)[0 if self.bucket is not None and no_space else 1 :]
             what = "the disk" if no_space else f"the disk budget of {size(budget or 0)}"
             if not ended:
                 full = f"{what} is full, and only running trials and the best one have checkpoints"
                 self.stops[StopReason.DISK_FULL] = full
                 self.progress.notify(f"{full}: stopping; free some space, then resume with --resume {self.search.name}")
                 return
-            self._forget(ended[-1], there)
+            self._forget(ended[-1], in_bucket)
             self.progress.notify(
                 f"{what} is nearly full: removing the checkpoints of {self.search.name}/{ended[-1].name}"
             )
@@ -337,28 +337,28 @@ class Driver:
 def takes(search: Search, config: Config) -> dict[str, float]:
     """The resources of each worker of a trial; several trials can share a GPU."""
     each = needs(config.model_dump())
-    return {**each, **({"GPU": 1 / search.told["trials_per_gpu"]} if "GPU" in each else {})}
+    return {**each, **({"GPU": 1 / search.terms["trials_per_gpu"]} if "GPU" in each else {})}
 
 
-def rooms(each: Mapping[str, float], workers: int, there: list[Mapping[str, float]]) -> int:
+def rooms(each: Mapping[str, float], workers: int, nodes_free: list[Mapping[str, float]]) -> int:
     """How many trials fit at once: each worker fits on one node, those of a trial can be on different nodes."""
-    return nodes.worker_capacity(each, there) // workers
+    return nodes.worker_capacity(each, nodes_free) // workers
 
 
 def refuse_other_networks(driver: Driver) -> None:
     """Raise TroupeError (exit code 2) for settings that change the networks if trials take over weights."""
     import torch
 
-    told, kind, command = driver.search.told, driver.prepared.kind, driver.command
-    family = registry.family_class(told["family"], command.families)
+    terms, kind, command = driver.search.terms, driver.prepared.kind, driver.command
+    family = registry.family_class(terms["family"], command.families)
     problems = []
     for name, domain in driver.prepared.space.domains.items():
         shapes = []
         for value in (domain.probes[0], domain.probes[-1]):
-            config, wrong = kind.from_words({**driver.prepared.config.model_dump(), name: value}, told["family"])
+            config, wrong = kind.from_words({**driver.prepared.config.model_dump(), name: value}, terms["family"])
             if config is None:
                 raise TroupeError(wrong, USAGE)
-            facts = driver.known(config).facts
+            facts = driver.data_facts(config).facts
             with torch.random.fork_rng([]):
                 networks = family(config.finalize(facts), facts).networks()
             shapes.append(
@@ -370,7 +370,7 @@ def refuse_other_networks(driver: Driver) -> None:
             )
         if shapes[0] != shapes[1]:
             reason = "changes the networks, so trials cannot take over each other's weights"
-            hint = f"leave it out of --scheduler {told['scheduler']}"
+            hint = f"leave it out of --scheduler {terms['scheduler']}"
             problems.append(Problem("settings-conflict", name, reason, hint, str(domain)))
     if problems:
         raise TroupeError(problems, USAGE)
@@ -382,10 +382,10 @@ def drive(search: Search, prepared: Prepared, command: SearchRequest, progress: 
     driver = Driver(search, prepared, command, progress)
     driver.withdraw_stop()
     atomic_files.clear_unfinished(search.path)
-    if search.told["scheduler"] in POPULATION:
+    if search.terms["scheduler"] in POPULATION:
         refuse_other_networks(driver)
     longest = driver.resolved(config)
-    if note := compare_by(search.told, command, config, driver.known(config).facts):
+    if note := compare_by(search.terms, command, config, driver.data_facts(config).facts):
         progress.notify(note)
     folders = [*([] if driver.bucket is not None else [search.path]), *command.families]
     with (
@@ -408,15 +408,15 @@ def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) 
     search, command, config = driver.search, driver.command, driver.prepared.config
     each = takes(search, config)
     room = rooms(each, config.workers, [node["Resources"] for node in nodes.live_nodes().values()])
-    driver.at_once = max(1, min(room, search.wanted, search.told["max_concurrent"] or room))
-    about = about_trials(search.told, driver.at_once, each, config.workers, room)
+    driver.at_once = max(1, min(room, search.requested, search.terms["max_concurrent"] or room))
+    about = about_trials(search.terms, driver.at_once, each, config.workers, room)
     driver.progress.notify(f"{search.name}: {about}")
     shared = {
         "folder": str(search.path),
         "data_dir": str(command.data_dir.resolve()),
         "families": [str(path) for path in command.families],
-        "metric": search.told["metric"],
-        "metrics": [f"eval_{name}" for name in config.metrics_of(driver.known(config).facts)],
+        "metric": search.terms["metric"],
+        "metrics": [f"eval_{name}" for name in config.metrics_of(driver.data_facts(config).facts)],
         "runtime_env": dict(driver.ray.runtime_env),
         "bucket": driver.bucket.address if driver.bucket is not None else "",
     }
@@ -458,6 +458,6 @@ def _run_trials(driver: Driver, job: Job) -> None:
             restarts += 1
             count = f" (restart {restarts} of {most})"
         driver.progress.notify(f"{loss.why}; resuming from the trials' checkpoints{count}")
-        search.told.setdefault("restarts", []).append({"kind": loss.kind, "why": loss.why})
+        search.terms.setdefault("restarts", []).append({"kind": loss.kind, "why": loss.why})
         driver.ray.restart()
         driver.resume_trials()

@@ -38,86 +38,86 @@ def carry_out(command: SearchRequest, progress: Progress) -> dict[str, Any]:
 
     prepared = prepare(command)
     command = command.model_copy(
-        update={"families": tuple(map(Path, prepared.told["families"]))}
+        update={"families": tuple(map(Path, prepared.terms["families"]))}
     )  # need not be repeated on a resume
     for note in prepared.notes:
         progress.notify(note)
-    with alone(), _locked_folder(command, prepared) as found:
+    with alone(), _locked_folder(command, prepared) as search:
         if command.retry_failed:
-            _retry_failed(found)
-        sending = mirror.Mirror(found.path, progress.notify)
+            _retry_failed(search)
+        sending = mirror.Mirror(search.path, progress.notify)
         try:
             sending.flush()  # from now on it can be resumed elsewhere
-            ended = driver.drive(found, prepared, command, progress)
+            ended = driver.drive(search, prepared, command, progress)
             sending.flush()
         finally:
             sending.end()
-    _check_outcome(found, ended.stops)
+    _check_outcome(search, ended.stops)
     if over := ended.stops.get(StopReason.TIME_BUDGET):
-        progress.notify(f"{found.name}: {over}; {_resume(found)}")
-    if command.retrain_best and found.ranked():
-        _final(found, prepared, command, progress)
-    return result_of(found)
+        progress.notify(f"{search.name}: {over}; {_resume(search)}")
+    if command.retrain_best and search.ranked():
+        _final(search, prepared, command, progress)
+    return result_of(search)
 
 
 @contextlib.contextmanager
 def _locked_folder(command: SearchRequest, prepared: Prepared) -> Iterator[Search]:
     """Lock the folder of a search; a new one is removed after an error before its first trial."""
-    found = prepared.found
-    with contextlib.ExitStack() as held:
+    search = prepared.search
+    with contextlib.ExitStack() as stack:
         try:
-            if found is None:
+            if search is None:
                 with deferred():
-                    found = _new_folder(command, prepared)
-            held.enter_context(found.lock())
-            yield found
+                    search = _new_folder(command, prepared)
+            stack.enter_context(search.lock())
+            yield search
         except BaseException as error:
-            if found is not None and prepared.found is None and not any((found.path / TRIALS).iterdir()):
+            if search is not None and prepared.search is None and not any((search.path / TRIALS).iterdir()):
                 with contextlib.suppress(TroupeError):  # frees the name
-                    removal.discard(found.path, bucket.bucket_of_run(found.path))
-            if found is not None and isinstance(error, TroupeError):
-                with_run_name(error, found.name, found.path.exists())
+                    removal.discard(search.path, bucket.bucket_of_run(search.path))
+            if search is not None and isinstance(error, TroupeError):
+                with_run_name(error, search.name, search.path.exists())
             raise
 
 
-def _retry_failed(found: Search) -> None:
-    for trial in found.trials:
+def _retry_failed(search: Search) -> None:
+    for trial in search.trials:
         if trial.state == FAILED:
             trial.state, trial.reason, trial.code = WAITING, "", ""
             trial.value = trial.best = None
 
 
-def _resume(found: Search) -> str:
-    return f"resume with `troupe search --resume {found.name}`"
+def _resume(search: Search) -> str:
+    return f"resume with `troupe search --resume {search.name}`"
 
 
-def _check_outcome(found: Search, stops: Mapping[StopReason, str]) -> None:
+def _check_outcome(search: Search, stops: Mapping[StopReason, str]) -> None:
     """Raise TroupeError if a search has not finished, or all of its trials failed."""
     match min(stops, default=None):
         case StopReason.DISK_FULL as stop:
-            problem = Problem("no-space", found.name, stops[stop], f"free some space, then {_resume(found)}")
+            problem = Problem("no-space", search.name, stops[stop], f"free some space, then {_resume(search)}")
             raise TroupeError(problem, ENVIRONMENT)
         case StopReason.NO_METRIC as stop:
-            raise TroupeError(Problem(NO_METRIC, found.name, stops[stop]), RUN_FAILED)
+            raise TroupeError(Problem(NO_METRIC, search.name, stops[stop]), RUN_FAILED)
         case StopReason.REQUESTED as stop:
-            raise Stopped(Problem("stopped", found.name, stops[stop], _resume(found)))
-    failed = [trial for trial in found.trials if trial.state == FAILED]
-    if found.trials and len(failed) == len(found.trials):
+            raise Stopped(Problem("stopped", search.name, stops[stop], _resume(search)))
+    failed = [trial for trial in search.trials if trial.state == FAILED]
+    if search.trials and len(failed) == len(search.trials):
         reason = f"all {len(failed)} trials failed; the first: {failed[0].reason}"
-        raise TroupeError(Problem("trials-failed", found.name, reason), RUN_FAILED)
-    if lost := [trial for trial in found.trials if trial.state == INTERRUPTED and trial.reason]:
+        raise TroupeError(Problem("trials-failed", search.name, reason), RUN_FAILED)
+    if lost := [trial for trial in search.trials if trial.state == INTERRUPTED and trial.reason]:
         more = f"; {len(lost) - 1} more" if len(lost) > 1 else ""
         reason = f"{lost[0].name} was interrupted: {lost[0].reason}{more}"
-        raise TroupeError(Problem(lost[0].code or "lost", found.name, reason, _resume(found)), ENVIRONMENT)
+        raise TroupeError(Problem(lost[0].code or "lost", search.name, reason, _resume(search)), ENVIRONMENT)
 
 
-def result_of(found: Search) -> dict[str, Any]:
+def result_of(search: Search) -> dict[str, Any]:
     """The result of a search: its points, the best first, and the trials of each."""
     points = []
-    for group, mean, spread in found.points():
+    for group, mean, spread in search.points():
         trials = [
             {
-                "name": f"{found.name}/{trial.name}",
+                "name": f"{search.name}/{trial.name}",
                 "state": trial.state,
                 "value": trial.value,
                 "step": trial.step,
@@ -134,15 +134,15 @@ def result_of(found: Search) -> dict[str, Any]:
         settings = {name: value for name, value in group[0].settings.items() if name != "seed"}
         points.append({"settings": settings, "mean": mean, "spread": spread, "trials": trials})
     return {
-        "name": found.name,
-        "family": found.told["family"],
-        "folder": str(found.path),
-        "metric": found.told["metric"],
-        "mode": found.told["mode"],
-        "seconds": found.told["seconds"],
+        "name": search.name,
+        "family": search.terms["family"],
+        "folder": str(search.path),
+        "metric": search.terms["metric"],
+        "mode": search.terms["mode"],
+        "seconds": search.terms["seconds"],
         "points": points,
-        "failed": sum(trial.state == FAILED for trial in found.trials),
-        "final": found.told.get("final"),
+        "failed": sum(trial.state == FAILED for trial in search.trials),
+        "final": search.terms.get("final"),
     }
 
 
@@ -171,8 +171,8 @@ def text(result: Mapping[str, Any], most: int = 10) -> str:
         }
         lines += ["", f"{result['failed']} failed:", *(f"  {name}: {reason}" for reason, name in reasons.items())]
     if result["final"]:
-        told = ", ".join(f"{name} {value:.4g}" for name, value in result["final"]["metrics"].items())
-        lines += ["", f"{result['final']['run']}: on the test part {told}"]
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in result["final"]["metrics"].items())
+        lines += ["", f"{result['final']['run']}: on the test part {metrics}"]
     lines += ["", *_best(result), f"  folder          {from_here(result['folder'])}"]
     return "\n".join(lines)
 
@@ -189,49 +189,49 @@ def _best(result: Mapping[str, Any]) -> list[str]:
 def text_of_dry_run(expected: Mapping[str, Any]) -> list[str]:
     """What a search would do, as text."""
     trials = expected["trials"]
-    shown = [" ".join(f"{name}={show_value(value)}" for name, value in trial.items()) for trial in trials]
+    texts = [" ".join(f"{name}={show_value(value)}" for name, value in trial.items()) for trial in trials]
     lines = [*expected["lines"], ""]
-    lines += [f"{place:04d}  {line}" for place, line in enumerate(shown, 1)]
+    lines += [f"{number:04d}  {line}" for number, line in enumerate(texts, 1)]
     fixed = " ".join(f"{name}={show_value(value)}" for name, value in expected["fixed"].items())
-    return [*lines, *([] if shown else ["optuna chooses each trial after earlier ones have ended"]), f"all: {fixed}"]
+    return [*lines, *([] if texts else ["optuna chooses each trial after earlier ones have ended"]), f"all: {fixed}"]
 
 
 def _new_folder(command: SearchRequest, prepared: Prepared) -> Search:
     """Create the folder of a new search, with all trials that are known before it starts."""
-    told, runs = prepared.told, command.runs
-    there = bucket.bucket_for(runs)
-    taken = there.names() if there is not None else ()
+    terms, runs = prepared.terms, command.runs
+    remote = bucket.bucket_for(runs)
+    taken = remote.names() if remote is not None else ()
 
-    found = Search(runs, told)
-    samplers.fill(found, prepared.space)
+    search = Search(runs, terms)
+    samplers.fill(search, prepared.space)
 
     def make(path: Path) -> None:
         (path / TRIALS).mkdir()
-        found.path = path
-        found.write(lasting=True)
+        search.path = path
+        search.write(lasting=True)
 
-    path = creation.create_atomically(runs, f"{told['family']}-search", command.name, taken, make)
+    path = creation.create_atomically(runs, f"{terms['family']}-search", command.name, taken, make)
     if path is None:
         raise run_folder.in_use(runs, str(command.name))
-    found.path = path.resolve()
-    return found
+    search.path = path.resolve()
+    return search
 
 
-def _final(found: Search, prepared: Prepared, command: SearchRequest, progress: Progress) -> None:
+def _final(search: Search, prepared: Prepared, command: SearchRequest, progress: Progress) -> None:
     """Retrain the best point on the complete training part, and evaluate it once on the test part."""
     from cluster.training.launch_run import launch
 
-    best = next(group for group, mean, _ in found.points() if mean is not None)[0]
-    settings = {**found.told["fixed"], **best.settings, "evaluate_on": "test"}
-    name = f"{found.name}-final"
+    best = next(group for group, mean, _ in search.points() if mean is not None)[0]
+    settings = {**search.terms["fixed"], **best.settings, "evaluate_on": "test"}
+    name = f"{search.name}-final"
     progress.notify(
-        f"{name}: retraining {found.name}/{best.name} on the complete training part, evaluated on the test part"
+        f"{name}: retraining {search.name}/{best.name} on the complete training part, evaluated on the test part"
     )
     bucket.fetch_runs(command.runs, [name], checkpoints=True)
     resumes = (command.runs / name / "settings.json").exists()
     result = launch(
         TrainRequest(
-            family=None if resumes else found.told["family"],
+            family=None if resumes else search.terms["family"],
             settings={} if resumes else settings,
             name=None if resumes else name,
             resume=name if resumes else None,
@@ -243,10 +243,10 @@ def _final(found: Search, prepared: Prepared, command: SearchRequest, progress: 
         progress,
     )
     metrics = {key: value for key, value in result["metrics"].items() if key.startswith("eval_")}
-    found.told["final"] = {"run": name, "of": f"{found.name}/{best.name}", "metrics": metrics}
-    found.write(lasting=True)
-    if there := bucket.bucket_of_run(found.path):
-        mirror.retry(lambda: there.send(found.path))
+    search.terms["final"] = {"run": name, "of": f"{search.name}/{best.name}", "metrics": metrics}
+    search.write(lasting=True)
+    if remote := bucket.bucket_of_run(search.path):
+        mirror.retry(lambda: remote.send(search.path))
 
 
 def dry_run(command: SearchRequest) -> dict[str, Any]:
@@ -254,46 +254,46 @@ def dry_run(command: SearchRequest) -> dict[str, Any]:
     from cluster.searching import driver
 
     prepared = prepare(command)
-    command = command.model_copy(update={"families": tuple(map(Path, prepared.told["families"]))})
-    told, found = prepared.told, prepared.found
-    if found is None:
-        name = command.name or run_folder.next_name(command.runs, f"{told['family']}-search")
-        found = Search(command.runs / name, told)
-        samplers.fill(found, prepared.space)
+    command = command.model_copy(update={"families": tuple(map(Path, prepared.terms["families"]))})
+    terms, search = prepared.terms, prepared.search
+    if search is None:
+        name = command.name or run_folder.next_name(command.runs, f"{terms['family']}-search")
+        search = Search(command.runs / name, terms)
+        samplers.fill(search, prepared.space)
     config = prepared.config
-    each = driver.takes(found, config)
+    each = driver.takes(search, config)
     facts = open_for(config, command.data_dir, command.families).facts
-    lines = [*prepared.notes, *filter(None, [compare_by(told, command, config, facts)])]
-    left = [trial for trial in found.trials if trial.state in OPEN]
-    count = len(left) or found.wanted
+    lines = [*prepared.notes, *filter(None, [compare_by(terms, command, config, facts)])]
+    remaining = [trial for trial in search.trials if trial.state in OPEN]
+    count = len(remaining) or search.requested
     if command.address is None:
         room = driver.rooms(each, config.workers, [{"CPU": hardware.cores(), "GPU": hardware.gpus()}])
-        at_once = max(1, min(room, count, told["max_concurrent"] or room))
-        lines.append(about_trials(told, at_once, each, config.workers, room))
+        at_once = max(1, min(room, count, terms["max_concurrent"] or room))
+        lines.append(about_trials(terms, at_once, each, config.workers, room))
     else:
         at_once = 1
         lines.append(f"how many trials run at once depends on the cluster at {command.address}; each takes {each}")
-    first = left[0].settings if left else {}
-    seconds, steps, measured = _expected(prepared, {**told["fixed"], **first}, command)
+    first = remaining[0].settings if remaining else {}
+    seconds, steps, measured = _expected(prepared, {**terms["fixed"], **first}, command)
     lines.append(
         f"a trial has {steps} steps; measured over {measured} steps: about {duration(seconds)} each without "
         f"evaluations, {duration(seconds * count / at_once)} for all of them"
-        + (" at most" if told["scheduler"] == "asha" else "")
+        + (" at most" if terms["scheduler"] == "asha" else "")
     )
     values = config.model_dump()
     return {
-        **told,
-        "fixed": {name: values[name] for name in told["fixed"]},
-        "name": found.name,
+        **terms,
+        "fixed": {name: values[name] for name in terms["fixed"]},
+        "name": search.name,
         "concurrent_trials": at_once,
-        "trials": [trial.settings for trial in left],
+        "trials": [trial.settings for trial in remaining],
         "lines": lines,
         "seconds_of_a_trial": round(seconds, 1),
         "steps_of_a_trial": steps,
     }
 
 
-def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchRequest) -> tuple[float, int, int]:
+def _expected(prepared: Prepared, settings: Mapping[str, Any], command: SearchRequest) -> tuple[float, int, int]:
     """Expected seconds of a trial, its steps, and how many were measured: of the first trial, in a subprocess."""
     import subprocess
     import sys
@@ -301,7 +301,7 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchReque
 
     from cluster.host.environment import worker_environment
 
-    config, problems = prepared.kind.from_words(words, prepared.told["family"])
+    config, problems = prepared.kind.from_words(settings, prepared.terms["family"])
     if config is None:
         raise TroupeError(problems, USAGE)
     facts = open_for(config, command.data_dir, command.families).facts
@@ -310,11 +310,11 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchReque
     steps = config.finalize(facts).steps
     few = max(1, min(4, steps))
     with tempfile.TemporaryDirectory() as folder:
-        said = {**words, "steps": few, "evaluate_every": 0, "log_every": 1, "sample_every": 10**6, "target": "none"}
-        said.pop("epochs", None)
-        if said.get("schedule") == "plateau":
-            said["schedule"] = "constant"
-        call = ["train", prepared.told["family"], *(f"{name}={show_value(value)}" for name, value in said.items())]
+        probe = {**settings, "steps": few, "evaluate_every": 0, "log_every": 1, "sample_every": 10**6, "target": "none"}
+        probe.pop("epochs", None)
+        if probe.get("schedule") == "plateau":
+            probe["schedule"] = "constant"
+        call = ["train", prepared.terms["family"], *(f"{name}={show_value(value)}" for name, value in probe.items())]
         call += ["--runs-dir", folder, "--data-dir", str(command.data_dir), "--name", "probe", "--json"]
         for path in command.families:
             call += ["--families", str(path)]
@@ -328,9 +328,9 @@ def _expected(prepared: Prepared, words: Mapping[str, Any], command: SearchReque
             code, why = _why(done.stdout, done.stderr)
             raise TroupeError(Problem(code, reason=f"the first trial cannot be trained: {why}"), RUN_FAILED)
         rows = RunFolder(Path(folder) / "probe").read_metrics()[0]
-    metric, known = prepared.told["metric"], sorted({name for row in rows for name in row} - {"step", "seconds"})
-    if metric not in [*known, *(f"eval_{name}" for name in config.metrics)]:
-        reason, hint = "no row of training has it", f"available: {', '.join(known)}"
+    metric, available = prepared.terms["metric"], sorted({name for row in rows for name in row} - {"step", "seconds"})
+    if metric not in [*available, *(f"eval_{name}" for name in config.metrics)]:
+        reason, hint = "no row of training has it", f"available: {', '.join(available)}"
         raise TroupeError(Problem("unknown-metric", "--metric", reason, hint, metric), USAGE)
     times = [0.0, *(float(row["seconds"]) for row in rows if "samples_per_second" in row)]
     later = [after - before for before, after in itertools.pairwise(times[1:])] or [times[-1]]

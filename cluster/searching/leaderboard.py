@@ -102,7 +102,7 @@ class Search:
     """A search: its arguments, and its trials in the order in which they were proposed."""
 
     path: Path
-    told: Terms
+    terms: Terms
     trials: list[TrialRecord] = field(default_factory=list)
 
     @property
@@ -112,20 +112,20 @@ class Search:
     @property
     def sign(self) -> int:
         """1 if a higher metric is better, else -1."""
-        return 1 if self.told["mode"] == "max" else -1
+        return 1 if self.terms["mode"] == "max" else -1
 
     @property
-    def wanted(self) -> int:
+    def requested(self) -> int:
         """The requested number of trials: the points, each with every seed."""
-        return int(self.told["points"]) * max(1, len(self.told["seeds"]))
+        return int(self.terms["points"]) * max(1, len(self.terms["seeds"]))
 
     def folder(self, trial: TrialRecord) -> RunFolder:
         return RunFolder(self.path / TRIALS / trial.name)
 
     def ranked(self) -> list[TrialRecord]:
         """Trials that have a value, the best first."""
-        there = [trial for trial in self.trials if trial.value is not None]
-        return sorted(there, key=lambda trial: (-self.sign * (trial.value or 0.0), trial.number))
+        valued = [trial for trial in self.trials if trial.value is not None]
+        return sorted(valued, key=lambda trial: (-self.sign * (trial.value or 0.0), trial.number))
 
     def in_order(self) -> list[TrialRecord]:
         """All trials: the best first, those without a value last, in the order of their numbers."""
@@ -152,11 +152,11 @@ class Search:
     def write(self, lasting: bool = False) -> None:
         """Write both files; `lasting`: durably, so that they survive a power loss."""
         table = as_csv(self.leaderboard())
-        head = json.dumps({"format": FORMAT, **self.told}, indent=1)
+        head = json.dumps({"format": FORMAT, **self.terms}, indent=1)
         body = ",\n".join(f"  {json.dumps(vars(trial))}" for trial in self.trials)  # one line each, and fast
-        told = f'{head[:-2]},\n "trials": [\n{body}\n ]\n}}\n'
+        record = f'{head[:-2]},\n "trials": [\n{body}\n ]\n}}\n'
         with checkpoint.writing(self.path):
-            for file, text in ((SEARCH, told), ("leaderboard.csv", table)):
+            for file, text in ((SEARCH, record), ("leaderboard.csv", table)):
                 atomic_files.write(self.path / file, text, lasting)
 
     def leaderboard(self) -> list[dict[str, Any]]:
@@ -165,7 +165,7 @@ class Search:
             {
                 "trial": f"{self.name}/{trial.name}",
                 "state": trial.state,
-                self.told["metric"]: trial.value,
+                self.terms["metric"]: trial.value,
                 "step": trial.step,
                 "steps": trial.steps,
                 "best": trial.best,
@@ -180,12 +180,12 @@ class Search:
 
     def command_of(self, trial: TrialRecord) -> str:
         """The command that repeats a trial; it cannot express what the trial took over from others."""
-        fixed = {**self.told["fixed"], **trial.settings}
-        if self.told.get("scheduler", "fifo") != "fifo" and "evaluate_every" not in fixed:
+        fixed = {**self.terms["fixed"], **trial.settings}
+        if self.terms.get("scheduler", "fifo") != "fifo" and "evaluate_every" not in fixed:
             with contextlib.suppress(TroupeError):  # chosen for the scheduler, if the trial has started
                 fixed["evaluate_every"] = self.folder(trial).read_settings()["settings"]["evaluate_every"]
-        words = [shlex.quote(f"{name}={show_value(value)}") for name, value in fixed.items()]
-        return " ".join(["troupe train", self.told["family"], *words])
+        arguments = [shlex.quote(f"{name}={show_value(value)}") for name, value in fixed.items()]
+        return " ".join(["troupe train", self.terms["family"], *arguments])
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -212,24 +212,24 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def read(path: Path) -> Search:
     """The search in a folder. Raises TroupeError (exit code 4) if its file is damaged."""
     try:
-        told = json.loads((path / SEARCH).read_text(encoding="utf-8"))
-        trials = [TrialRecord(**trial) for trial in told.pop("trials")]
+        stored = json.loads((path / SEARCH).read_text(encoding="utf-8"))
+        trials = [TrialRecord(**trial) for trial in stored.pop("trials")]
         for trial in trials:
             numbers = (trial.value, trial.best, trial.seconds, trial.number, trial.step, trial.steps)
             if not all(isinstance(one, (int, float, type(None))) for one in numbers):
                 raise TypeError(f"trial {trial.number}: a value is not a number")
-        if told.pop("format") > FORMAT:
+        if stored.pop("format") > FORMAT:
             problem = Problem("newer", str(path), "written by a newer troupe", "install that version")
             raise TroupeError(problem, ENVIRONMENT)
-        if not isinstance(told["metric"], str) or told["mode"] not in ("max", "min"):
+        if not isinstance(stored["metric"], str) or stored["mode"] not in ("max", "min"):
             raise ValueError("no metric")
         for trial in trials:
-            trial.settings = old_names.settings(trial.settings, told.get("fixed", {}))
+            trial.settings = old_names.settings(trial.settings, stored.get("fixed", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"damaged ({type(error).__name__}: {error})"
         problem = Problem("damaged", str(path / SEARCH), reason, "restore it from a copy")
         raise TroupeError(problem, CONFLICT) from None
-    named: Any = old_names.search(told)
+    named: Any = old_names.search(stored)
     return Search(path, named, trials)
 
 
@@ -247,7 +247,7 @@ def find(runs: Path, name: str) -> Search:
     code, what = "unknown-run", "no such search"
     if os.path.exists(runs / name / "settings.json"):
         code, what = "not-a-search", "is a run, not a search"
-    raise TroupeError(Problem(code, name, f"{what} in {bucket.shown(runs)}", did_you_mean(name, known)), USAGE)
+    raise TroupeError(Problem(code, name, f"{what} in {bucket.display_name(runs)}", did_you_mean(name, known)), USAGE)
 
 
 def is_search(runs: Path, name: str) -> bool:

@@ -41,9 +41,9 @@ class Prepared:
 
     kind: type[Config]
     space: Space
-    told: Terms  # stored in search.json
+    terms: Terms  # stored in search.json
     config: Config  # of its first point, for what is the same in all
-    found: Search | None  # the one to resume
+    search: Search | None  # the one to resume
     notes: list[str]
 
 
@@ -160,7 +160,7 @@ def _wrong_data(request: Request) -> list[Problem]:
     command, kind = request.command, request.kind
     data = str(request.given.get("data", kind.model_fields["data"].get_default()))
     try:
-        problem = sources.check_name(data, command.families, kind.input_kind, not command.elsewhere)
+        problem = sources.check_name(data, command.families, kind.input_kind, not command.runs_remotely)
     except TroupeError as error:
         return error.problems
     return [problem] if problem else []
@@ -216,11 +216,11 @@ def _terms(request: Request, where: Space, metric: str, strategy: Strategy) -> T
 
 def _prepare_resumed(command: SearchRequest) -> Prepared:
     """A resumed search, with the settings that it was started with."""
-    found = _find_resumed(command)
-    terms = found.told
+    search = _find_resumed(command)
+    terms = search.terms
     families = command.families or tuple(map(Path, terms["families"]))
     kind = registry.config_class(terms["family"], families)
-    _with_own_names(found, kind)
+    _with_own_names(search, kind)
     seeds = {"seed": ",".join(map(str, terms["seeds"]))} if terms["seeds"] else {}
     where, wrong = space.read(kind, terms["family"], {**terms["fixed"], **terms["space"], **seeds}, {}, "")
     if where is None:
@@ -234,19 +234,19 @@ def _prepare_resumed(command: SearchRequest) -> Prepared:
     if command.keep_best is not None:
         terms["keep_best"] = command.keep_best
     terms["families"] = [str(path) for path in families]
-    left = [trial for trial in found.trials if trial.state in OPEN]
-    note = f"{found.name}: resuming with {len(left)} of {len(found.trials)} trials"
-    return Prepared(kind, where, terms, config, found, [*remarks, note])
+    remaining = [trial for trial in search.trials if trial.state in OPEN]
+    note = f"{search.name}: resuming with {len(remaining)} of {len(search.trials)} trials"
+    return Prepared(kind, where, terms, config, search, [*remarks, note])
 
 
-def _with_own_names(found: Search, kind: type[Config]) -> None:
+def _with_own_names(search: Search, kind: type[Config]) -> None:
     """Give settings and metric of a search back the names by which a custom family declares them."""
-    terms, fields = found.told, kind.model_fields
+    terms, fields = search.terms, kind.model_fields
     terms["fixed"], terms["space"] = old_names.own(terms["fixed"], fields), old_names.own(terms["space"], fields)
-    for trial in found.trials:
+    for trial in search.trials:
         trial.settings = old_names.own(trial.settings, fields)
-    theirs = {old_names.metric(f"eval_{name}"): f"eval_{name}" for name in kind.metrics}
-    terms["metric"] = theirs.get(terms["metric"], terms["metric"])
+    declared = {old_names.metric(f"eval_{name}"): f"eval_{name}" for name in kind.metrics}
+    terms["metric"] = declared.get(terms["metric"], terms["metric"])
 
 
 def _find_resumed(command: SearchRequest) -> Search:
@@ -257,17 +257,17 @@ def _find_resumed(command: SearchRequest) -> Search:
     problems: list[Problem] = []
     problems += [Problem("settings-conflict", about, reason, "leave it out") for about in given]
     try:
-        found = leaderboard.find(command.runs, str(command.resume))
+        search = leaderboard.find(command.runs, str(command.resume))
     except TroupeError as error:
         if error.code != USAGE:
             raise
         raise TroupeError([*problems, *of(error.problems, "--resume")], USAGE) from None
-    family = found.told["family"]
+    family = search.terms["family"]
     if command.family is not None and command.family != family:
-        problems.append(Problem("settings-conflict", command.family, f"{found.name} searches {family}"))
+        problems.append(Problem("settings-conflict", command.family, f"{search.name} searches {family}"))
     if problems:
         raise TroupeError(problems, USAGE)
-    return found
+    return search
 
 
 def _fit_machine(first: Config, command: SearchRequest) -> tuple[Config, list[str]]:
@@ -275,14 +275,14 @@ def _fit_machine(first: Config, command: SearchRequest) -> tuple[Config, list[st
     the folder lacks."""
     config = first.model_copy(update=requirements.resolve(first, own_machine=not command.address))
     remarks = [] if command.address else requirements.remarks(first, config)
-    lacking = [] if command.address else requirements.room(config, False)
+    missing = [] if command.address else requirements.room(config, False)
     if problem := requirements.writable(command.runs):
-        lacking += of([problem], "--runs-dir")
+        missing += of([problem], "--runs-dir")
     if command.trials_per_gpu > 1 and config.device != "cuda":
         reason = f"device={config.device} has no GPU"
-        lacking.append(Problem("settings-conflict", "--trials-per-gpu", reason, "leave it out", command.trials_per_gpu))
-    if lacking:
-        raise TroupeError(lacking, ENVIRONMENT)
+        missing.append(Problem("settings-conflict", "--trials-per-gpu", reason, "leave it out", command.trials_per_gpu))
+    if missing:
+        raise TroupeError(missing, ENVIRONMENT)
     return config, remarks
 
 
@@ -325,13 +325,13 @@ def compare_by(terms: Terms, command: SearchRequest, config: Config, facts: Mapp
     if not given:
         hint = "use more samples, or set --metric to a training metric"
         raise TroupeError(Problem(NOTHING_HELD_OUT, reason=config.no_held_out_reason(facts), hint=hint), USAGE)
-    lacking = f"evaluations on {config.num_held_out(facts)} samples give no {metric}"
+    notice = f"evaluations on {config.num_held_out(facts)} samples give no {metric}"
     if command.metric is not None or name != next(iter(config.metrics)):
         hint = f"available: {', '.join(f'eval_{one}' for one in given)}"
-        raise TroupeError(Problem("unknown-metric", "--metric", lacking, hint, metric), USAGE)
+        raise TroupeError(Problem("unknown-metric", "--metric", notice, hint, metric), USAGE)
     first = next(iter(given))
     terms["metric"], terms["mode"] = f"eval_{first}", command.mode or given[first]
-    return f"{lacking}: comparing by {terms['metric']} ({terms['mode']}) instead"
+    return f"{notice}: comparing by {terms['metric']} ({terms['mode']}) instead"
 
 
 def _conflicts(where: Space, strategy: Strategy, command: SearchRequest) -> list[Problem]:

@@ -17,7 +17,7 @@ DRAWS = 1000  # of a new point, before the space counts as exhausted
 
 def of(search: Search, space: Space) -> Listed | Optuna:
     """The proposals of a search's algorithm. A resumed search proposes its remaining trials first."""
-    return Optuna(search, space) if search.told["algorithm"] == "optuna" else Listed(search)
+    return Optuna(search, space) if search.terms["algorithm"] == "optuna" else Listed(search)
 
 
 def listed(space: Space, algorithm: str, points: int, seed: int) -> list[Point]:
@@ -36,15 +36,15 @@ def listed(space: Space, algorithm: str, points: int, seed: int) -> list[Point]:
 def add(search: Search, space: Space, point: Point) -> list[TrialRecord]:
     """The trials of one point, one for each seed."""
     variants = [{**point, "seed": seed} for seed in space.seeds] or [point]
-    made = [TrialRecord(len(search.trials) + 1 + place, variant) for place, variant in enumerate(variants)]
+    made = [TrialRecord(len(search.trials) + 1 + index, variant) for index, variant in enumerate(variants)]
     search.trials += made
     return made
 
 
 def fill(search: Search, space: Space) -> None:
     """Add all trials of a search that knows them before it starts."""
-    if search.told["algorithm"] != "optuna":
-        for point in listed(space, search.told["algorithm"], search.told["points"], search.told["seed"]):
+    if search.terms["algorithm"] != "optuna":
+        for point in listed(space, search.terms["algorithm"], search.terms["points"], search.terms["seed"]):
             add(search, space, point)
 
 
@@ -52,11 +52,11 @@ class Listed:
     """The trials that a search's record holds, in their order."""
 
     def __init__(self, search: Search) -> None:
-        self.left: Iterator[TrialRecord] = iter([trial for trial in search.trials if trial.state in OPEN])
+        self.remaining: Iterator[TrialRecord] = iter([trial for trial in search.trials if trial.state in OPEN])
 
     def next(self) -> TrialRecord | None:
         """The next trial to carry out; None if there are no more."""
-        return next(self.left, None)
+        return next(self.remaining, None)
 
     def ended(self, trial: TrialRecord) -> None:
         """A trial has ended, successfully or not."""
@@ -77,48 +77,48 @@ class Optuna:
         self.domains = {name: self._domain(domain) for name, domain in space.domains.items()}
         with warnings.catch_warnings(action="ignore"):
             sampler = optuna.samplers.TPESampler(
-                seed=search.told["seed"] + len(search.trials), multivariate=True, constant_liar=True
+                seed=search.terms["seed"] + len(search.trials), multivariate=True, constant_liar=True
             )
         direction = optuna.study.StudyDirection.MAXIMIZE if search.sign > 0 else optuna.study.StudyDirection.MINIMIZE
         self.study = optuna.create_study(direction=direction, sampler=sampler)
-        self.asked: dict[int, Any] = {}  # Optuna's trials by the number of our first trial of the point
-        self.left = [trial for trial in search.trials if trial.state in OPEN]
+        self.proposed: dict[int, Any] = {}  # Optuna's trials by the number of our first trial of the point
+        self.remaining = [trial for trial in search.trials if trial.state in OPEN]
         for group, _, _ in search.points():
             if all(trial.state not in OPEN for trial in group):
-                self._learn(group)
+                self._tell_result(group)
 
     def next(self) -> TrialRecord | None:
-        if self.left:
-            return self.left.pop(0)
-        if len(self.search.points()) >= self.search.told["points"]:
+        if self.remaining:
+            return self.remaining.pop(0)
+        if len(self.search.points()) >= self.search.terms["points"]:
             return None
-        asked = self.study.ask(self.domains)
-        point = {name: self._value(domain, asked.params[name]) for name, domain in self.space.domains.items()}
+        proposal = self.study.ask(self.domains)
+        point = {name: self._value(domain, proposal.params[name]) for name, domain in self.space.domains.items()}
         made = add(self.search, self.space, point)
-        self.asked[made[0].number] = asked
-        self.left += made[1:]
+        self.proposed[made[0].number] = proposal
+        self.remaining += made[1:]
         return made[0]
 
     def ended(self, trial: TrialRecord) -> None:
         group = next(group for group, _, _ in self.search.points() if trial in group)
         if all(one.state not in OPEN for one in group):
-            self._learn(group)
+            self._tell_result(group)
 
-    def _learn(self, group: list[TrialRecord]) -> None:
+    def _tell_result(self, group: list[TrialRecord]) -> None:
         """Tell Optuna of a point whose trials have all ended: the mean of their values."""
         state = self.optuna.trial.TrialState
-        there = [trial.value for trial in group if trial.value is not None]
-        value = sum(there) / len(there) if there else None
+        values = [trial.value for trial in group if trial.value is not None]
+        value = sum(values) / len(values) if values else None
         if value is None or value != value or any(trial.state == FAILED for trial in group):
             outcome, value = state.FAIL, None
         else:
             outcome = state.COMPLETE if all(trial.state == FINISHED for trial in group) else state.PRUNED
         reports = {min(trial.step for trial in group): value} if value is not None and outcome == state.PRUNED else {}
-        asked = self.asked.pop(group[0].number, None)
-        if asked is not None:
+        proposal = self.proposed.pop(group[0].number, None)
+        if proposal is not None:
             for step, one in reports.items():
-                asked.report(one, step)
-            self.study.tell(asked, None if outcome == state.PRUNED else value, state=outcome)
+                proposal.report(one, step)
+            self.study.tell(proposal, None if outcome == state.PRUNED else value, state=outcome)
             return
         params = {name: self._param(domain, group[0].settings[name]) for name, domain in self.space.domains.items()}
         with warnings.catch_warnings(action="ignore"):
@@ -133,8 +133,8 @@ class Optuna:
         known = self.optuna.distributions
         if isinstance(domain, Choice):
             return known.CategoricalDistribution(list(map(show_value, domain.values)))
-        kind = known.IntDistribution if domain.whole else known.FloatDistribution
-        low, high = (int(domain.low), int(domain.high)) if domain.whole else (domain.low, domain.high)
+        kind = known.IntDistribution if domain.integer else known.FloatDistribution
+        low, high = (int(domain.low), int(domain.high)) if domain.integer else (domain.low, domain.high)
         return kind(low, high, log=domain.log)
 
     @staticmethod
@@ -145,4 +145,4 @@ class Optuna:
     def _value(domain: Any, param: Any) -> Any:
         if isinstance(domain, Choice):
             return next(value for value in domain.values if show_value(value) == param)
-        return domain.within(param)
+        return domain.clipped(param)

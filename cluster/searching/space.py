@@ -25,7 +25,7 @@ NOTHING = "nothing-to-search"  # problem code: all settings of a search have one
 
 DIGITS = 4  # of a drawn number, so that it can be typed
 NEAR, FAR = 0.8, 1.2  # factors by which a number is moved (Jaderberg et al. 2017, section 4.1)
-ANEW = 0.25  # share of the moves that draw a new value
+REDRAW = 0.25  # share of the moves that draw a new value
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Choice:
 
     def moved(self, value: Any, generator: random.Random) -> Any:
         """The previous or the next value."""
-        place = self.values.index(value) + generator.choice((-1, 1)) if value in self.values else 0
-        return self.values[min(max(place, 0), len(self.values) - 1)]
+        index = self.values.index(value) + generator.choice((-1, 1)) if value in self.values else 0
+        return self.values[min(max(index, 0), len(self.values) - 1)]
 
     def __str__(self) -> str:
         return ",".join(map(show_value, self.values))
@@ -58,7 +58,7 @@ class Range:
     low: float
     high: float
     log: bool
-    whole: bool
+    integer: bool
 
     @property
     def probes(self) -> tuple[float, float]:
@@ -66,16 +66,16 @@ class Range:
 
     def draw(self, generator: random.Random) -> float:
         if self.log:
-            return self.within(math.exp(generator.uniform(math.log(self.low), math.log(self.high))))
-        return self.within(generator.uniform(self.low, self.high))
+            return self.clipped(math.exp(generator.uniform(math.log(self.low), math.log(self.high))))
+        return self.clipped(generator.uniform(self.low, self.high))
 
     def moved(self, value: float, generator: random.Random) -> float:
         """A nearby number within the range."""
-        return self.within(value * generator.choice((NEAR, FAR)))
+        return self.clipped(value * generator.choice((NEAR, FAR)))
 
-    def within(self, number: float) -> float:
+    def clipped(self, number: float) -> float:
         """The number rounded to DIGITS digits and clipped to the range."""
-        number = round(number) if self.whole else float(f"{number:.{DIGITS}g}")
+        number = round(number) if self.integer else float(f"{number:.{DIGITS}g}")
         return min(max(number, self.low), self.high)
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ class Space:
     def moved(self, point: Mapping[str, Any], generator: random.Random) -> Point:
         """A point near another one: each setting is drawn again or moved a little."""
         return {
-            name: domain.draw(generator) if generator.random() < ANEW else domain.moved(point[name], generator)
+            name: domain.draw(generator) if generator.random() < REDRAW else domain.moved(point[name], generator)
             for name, domain in self.domains.items()
         }
 
@@ -181,8 +181,8 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 def _domain(field: Any, word: str) -> Domain | None:
     """Choices or a range; None for one value. Raises ValueError with the reason and, if known, a hint otherwise."""
     course, colon, rest = word.partition(":")
-    said = course if colon and course in ("linear", "log") and ".." in rest else ""
-    bounds = rest if said else word
+    scale = course if colon and course in ("linear", "log") and ".." in rest else ""
+    bounds = rest if scale else word
     if ".." in bounds and "," not in bounds:
         numbers = [option for option in _options(field.annotation) if option in (int, float)]
         if not numbers:
@@ -197,7 +197,7 @@ def _domain(field: Any, word: str) -> Domain | None:
         if low > high:
             first, _, last = bounds.partition("..")
             raise ValueError("the range is reversed", f"use {last}..{first}")
-        log = said == "log" or (not said and bool(field.json_schema_extra["log"]))
+        log = scale == "log" or (not scale and bool(field.json_schema_extra["log"]))
         if log and low <= 0:
             raise ValueError("a log scale requires a range above 0", f"use linear:{bounds}")
         return Range(low, high, log, numbers[0] is int)
@@ -230,8 +230,8 @@ def module_of(family: str, given: str | None, families: Sequence[Path]) -> Space
     if given is not None:
         files = [Path(given)]
     else:
-        places = [*(folder / "searchspaces" for folder in families), Path(searchspaces.__file__).parent]
-        files = [place / f"{family}.py" for place in places if (place / f"{family}.py").exists()][:1]
+        candidates = [*(folder / "searchspaces" for folder in families), Path(searchspaces.__file__).parent]
+        files = [candidate / f"{family}.py" for candidate in candidates if (candidate / f"{family}.py").exists()][:1]
     if not files:
         return NO_FILE
     (file,) = files

@@ -51,12 +51,12 @@ class Trial(tune.Trainable):
 
     shared: Mapping[str, Any]
     folder: RunFolder
-    there: bucket.Bucket | None  # the bucket of the trial, from which this node fetched it
+    bucket_here: bucket.Bucket | None  # the bucket of the trial, from which this node fetched it
     thread: threading.Thread | None
     reports: queue.Queue[dict[str, Any]]
     last: dict[str, Any]  # everything reported for the trial
-    asked: float  # when the bucket was last asked for a stop
-    told: dict[str, Any] | None  # the newest row with the metric that has not been reported yet
+    bucket_checked_at: float  # when the bucket was last asked for a stop
+    unreported: dict[str, Any] | None  # the newest row with the metric that has not been reported yet
     mistake: TroupeError | None
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -95,33 +95,33 @@ class Trial(tune.Trainable):
             try:
                 return self.reports.get(timeout=WAITS.poll_stop)
             except queue.Empty:
-                if self._stop_is_asked_for():
-                    self._ask_to_stop()
+                if self._stop_is_requested():
+                    self._request_stop()
 
-    def _stop_is_asked_for(self) -> bool:
+    def _stop_is_requested(self) -> bool:
         stop = self.folder.path.parents[1] / STOP_FILE
         if stop.exists() or self.stopping:
             return True
-        if self.there is None or time.monotonic() - self.asked < WAITS.poll_stop_in_bucket:
+        if self.bucket_here is None or time.monotonic() - self.bucket_checked_at < WAITS.poll_stop_in_bucket:
             return False
-        self.asked = time.monotonic()
-        return self.there.has(stop)
+        self.bucket_checked_at = time.monotonic()
+        return self.bucket_here.has(stop)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        if self.there is not None:
-            name = self._newest_there(self.there)
+        if self.bucket_here is not None:
+            name = self._newest_in_bucket(self.bucket_here)
         else:
             newest = checkpoint.newest_intact(self.folder.checkpoints)
             name = newest.name if newest else None
         return {"trial": self.folder.path.name, "checkpoint": name}
 
-    def _newest_there(self, there: bucket.Bucket) -> str | None:
+    def _newest_in_bucket(self, remote: bucket.Bucket) -> str | None:
         """The newest checkpoint in the bucket, once it is that of the last report: others can continue from it."""
-        began = time.monotonic()
+        started = time.monotonic()
         while True:
-            saved = retry(lambda: there.saved(self.folder.path))
+            saved = retry(lambda: remote.saved(self.folder.path))
             reached = checkpoint.position_of(saved[-1])[0] if saved else -1
-            if reached >= self.last["step"] or time.monotonic() - began > WAITS.checkpoint_sent:
+            if reached >= self.last["step"] or time.monotonic() - started > WAITS.checkpoint_sent:
                 return saved[-1] if saved else None
             time.sleep(WAITS.poll_stop)
 
@@ -133,21 +133,21 @@ class Trial(tune.Trainable):
             try:
                 self._fetch(self.folder, donor)
                 clone = take_over(self.folder, donor, checkpoint["checkpoint"], varied)
-                if (there := self.there) is not None:
-                    retry(lambda: there.send(self.folder.path), self._still_wanted)
-                    retry(lambda: there.remove_checkpoints(self.folder.path, clone), self._still_wanted)
+                if (remote := self.bucket_here) is not None:
+                    retry(lambda: remote.send(self.folder.path), self._raise_if_stopped)
+                    retry(lambda: remote.remove_checkpoints(self.folder.path, clone), self._raise_if_stopped)
             except TroupeError as error:
                 self.mistake = error
 
     def _fetch(self, *folders: RunFolder) -> None:
         """Fetch trials to this node if they are in a bucket."""
-        if (there := self.there) is not None:
+        if (remote := self.bucket_here) is not None:
             for folder in folders:
-                retry(partial(there.fetch_idle, folder.path, checkpoints=True), self._still_wanted)
+                retry(partial(remote.fetch_idle, folder.path, checkpoints=True), self._raise_if_stopped)
 
-    def _still_wanted(self) -> None:
+    def _raise_if_stopped(self) -> None:
         """Called between tries. Raises NotStarted if a stop was requested."""
-        if self._stop_is_asked_for():
+        if self._stop_is_requested():
             raise NotStarted
 
     def cleanup(self) -> None:
@@ -160,26 +160,26 @@ class Trial(tune.Trainable):
         self.shared = config[SHARED]
         path, address = Path(self.shared["folder"], TRIALS, self.trial_name), self.shared["bucket"]
         self.folder = RunFolder(bucket.local_folder(path, address) if address else path)
-        self.there = bucket.bucket_of_run(self.folder.path) if address else None
+        self.bucket_here = bucket.bucket_of_run(self.folder.path) if address else None
         self.reports = queue.Queue()
         self.going_on = threading.Event()
         self.thread = None
         self.stopping = False
         self.control: Control | None = None
-        self.asked = time.monotonic()
+        self.bucket_checked_at = time.monotonic()
         self.last = {"step": 0}
         self.clones: list[dict[str, Any]] = []
-        self.told = None
+        self.unreported = None
         self.mistake = None
         self.decorations = Decorations(lambda line: None)  # the driver of the search reports them
 
     def _finish(self) -> None:
         """Let a running run save and end."""
         if self.thread is not None and self.thread.is_alive():
-            self._ask_to_stop()
+            self._request_stop()
             self.thread.join()
 
-    def _ask_to_stop(self) -> None:
+    def _request_stop(self) -> None:
         self.stopping = True
         if self.control is not None:
             self.control.stop_requested = True
@@ -200,7 +200,7 @@ class Trial(tune.Trainable):
 
                 EventFile(self.folder.path, 0, ".settings").settings(varied, self.shared["metric"])
             with self.folder.driven(patience=10):
-                result = self._here(plan) if int(plan.settings["workers"]) == 1 else self._beside(plan)
+                result = self._run_locally(plan) if int(plan.settings["workers"]) == 1 else self._run_in_workers(plan)
             ended: dict[str, Any] = {
                 "ended": "finished",
                 "step": result["steps"],
@@ -219,13 +219,13 @@ class Trial(tune.Trainable):
             self.sick = True
             problem = of_worker(0, error, self.folder.log(0)).problems[0]
             ended = {"ended": "failed", "reason": sentence(problem), "code": problem.code}
-        if self.there is not None:
+        if self.bucket_here is not None:
             with contextlib.suppress(TroupeError):
-                self.there.fetch(self.folder.path)  # files written by workers on other nodes
-                self.there.send(self.folder.path)
+                self.bucket_here.fetch(self.folder.path)  # files written by workers on other nodes
+                self.bucket_here.send(self.folder.path)
         self.reports.put({"clones": self.clones, **ended})
 
-    def _here(self, plan: Plan) -> dict[str, Any]:
+    def _run_locally(self, plan: Plan) -> dict[str, Any]:
         """The run in this process."""
         from trainers.distributed.process_group import World
 
@@ -234,7 +234,7 @@ class Trial(tune.Trainable):
         write_to(log)
         print(start_line(0, 1), flush=True)
         self.folder.note_start(1)
-        self.control = Control(report=self._report, on_step_end=self._rest)
+        self.control = Control(report=self._report, on_step_end=self._pause)
         self.control.stop_requested = self.stopping
         try:
             return run(plan, World(), self.control)
@@ -242,7 +242,7 @@ class Trial(tune.Trainable):
             traceback.print_exc()
             raise
 
-    def _beside(self, plan: Plan) -> dict[str, Any]:
+    def _run_in_workers(self, plan: Plan) -> dict[str, Any]:
         """The run in workers in the other bundles of the trial's placement group, which are kept for the next trial."""
         self.folder.make_parts()
         settings = plan.config()
@@ -263,7 +263,7 @@ class Trial(tune.Trainable):
             lambda: self.stopping,
             Progress(Silence()),
             self._report,
-            self._rest,
+            self._pause,
             self.folder.note_restart,
         )
 
@@ -271,18 +271,18 @@ class Trial(tune.Trainable):
         """A row of the run. Raises TroupeError if it should hold the metric and does not: no later row will."""
         metric: str = self.shared["metric"]
         if metric in row:
-            self.told = {"step": step, **row}
+            self.unreported = {"step": step, **row}
             return
         evaluation = any(name.startswith("eval_") for name in row)
         if evaluation if metric.startswith("eval_") else "samples_per_second" in row:
             known = sorted({*row, *self.shared["metrics"]} - {"step", "seconds"})
             raise TroupeError(Problem(NO_METRIC, reason=f"reports no {metric}", hint=f"available: {', '.join(known)}"))
 
-    def _rest(self, step: int) -> None:
+    def _pause(self, step: int) -> None:
         """After a step is recorded: report its row, and wait for Tune to ask for the next one."""
-        if self.told is not None and not self.stopping:
+        if self.unreported is not None and not self.stopping:
             self.going_on.clear()
-            report, self.told = {**self.told, "clones": self.clones}, None
+            report, self.unreported = {**self.unreported, "clones": self.clones}, None
             self.reports.put(report)
             self.going_on.wait()
 
@@ -301,35 +301,37 @@ class KeptGroup(ActorGroup):
         super().end()
 
 
-def take_over(folder: RunFolder, donor: RunFolder, wanted: str | None, varied: Mapping[str, Any]) -> str:
+def take_over(folder: RunFolder, donor: RunFolder, checkpoint_name: str | None, varied: Mapping[str, Any]) -> str:
     """Let a trial continue from another one's checkpoint with its own settings. Returns the name of the copy.
 
     If the wanted checkpoint has been removed meanwhile, the donor's newest complete one is used. Raises TroupeError if
     it has none: a clone never starts at step 0.
     """
     with folder.lock(patience=10), checkpoint.writing(folder.path):
-        mine = checkpoint.all_in(folder.checkpoints)
-        copy = _copied(folder, donor, wanted)
-        told = folder.read_settings()
-        before = told["settings"]
+        own_checkpoints = checkpoint.all_in(folder.checkpoints)
+        copy = _copied(folder, donor, checkpoint_name)
+        stored = folder.read_settings()
+        before = stored["settings"]
         clone = {
             "from": donor.path.name,
             "step": checkpoint.position_of(copy.name)[0],
-            "left": checkpoint.position_of(mine[-1].name)[0] if mine else 0,
+            "left": checkpoint.position_of(own_checkpoints[-1].name)[0] if own_checkpoints else 0,
             "changed": {name: [before[name], value] for name, value in varied.items() if before[name] != value},
         }
-        folder.write_settings({**told, "settings": {**before, **varied}, "clones": [*told.get("clones", ()), clone]})
-        for old in mine:
+        folder.write_settings(
+            {**stored, "settings": {**before, **varied}, "clones": [*stored.get("clones", ()), clone]}
+        )
+        for old in own_checkpoints:
             if old != copy:
                 checkpoint.remove(old)
         folder.result.unlink(missing_ok=True)
     return copy.name
 
 
-def _copied(folder: RunFolder, donor: RunFolder, wanted: str | None) -> Path:
+def _copied(folder: RunFolder, donor: RunFolder, checkpoint_name: str | None) -> Path:
     """A complete copy of a donor's checkpoint; the donor runs on meanwhile and may remove what is being copied."""
     for _ in range(3):
-        named = donor.checkpoints / wanted if wanted else None
+        named = donor.checkpoints / checkpoint_name if checkpoint_name else None
         source = named if named is not None and named.is_dir() else checkpoint.newest_intact(donor.checkpoints)
         if source is None:
             break
@@ -337,6 +339,6 @@ def _copied(folder: RunFolder, donor: RunFolder, wanted: str | None) -> Path:
         if checkpoint.damage_of(copy) is None:
             return copy
         checkpoint.remove(copy)
-        wanted = None
+        checkpoint_name = None
     reason = f"{donor.name} has no complete checkpoint to continue from"
     raise TroupeError(Problem("no-checkpoint", folder.name, reason), FAILED)

@@ -123,14 +123,14 @@ def _problem(error: Any) -> Problem:
 
 def scheduler_of(job: Job, records: Records) -> Any:
     """Tune's scheduler; None for first in, first out."""
-    told = job.search.told
-    options: dict[str, Any] = {"time_attr": "step", "metric": told["metric"], "mode": told["mode"]}
-    if told["scheduler"] == "asha":
+    terms = job.search.terms
+    options: dict[str, Any] = {"time_attr": "step", "metric": terms["metric"], "mode": terms["mode"]}
+    if terms["scheduler"] == "asha":
         return Remembering(job, records, **options)
-    if told["scheduler"] not in POPULATION:
+    if terms["scheduler"] not in POPULATION:
         return None
     options |= {"perturbation_interval": interval(job.steps, job.every), "log_config": False}
-    return _population(job, options) if told["scheduler"] == "pbt" else _bandits(job, options)
+    return _population(job, options) if terms["scheduler"] == "pbt" else _bandits(job, options)
 
 
 class Remembering(Unwritten, AsyncHyperBandScheduler):
@@ -153,7 +153,7 @@ class Remembering(Unwritten, AsyncHyperBandScheduler):
         super().on_trial_add(tune_controller, trial)
         record = trial if isinstance(trial, Ended) else self.records[trial.trial_id]
         for row in self.job.search.folder(record).read_metrics()[0]:
-            if self.job.search.told["metric"] in row:
+            if self.job.search.terms["metric"] in row:
                 super().on_trial_result(tune_controller, trial, row)
 
 
@@ -186,7 +186,7 @@ class Population(Unwritten, Accepting, PopulationBasedTraining):
 
 
 def _population(job: Job, options: Mapping[str, Any]) -> Population:
-    chance = random.Random(job.search.told["seed"])
+    chance = random.Random(job.search.terms["seed"])
     population = Population(**options, custom_explore_fn=lambda config: {**config, **job.space.moved(config, chance)})
     population.last_step = job.steps
     return population
@@ -204,7 +204,7 @@ def _bandits(job: Job, options: Mapping[str, Any]) -> Any:
         hyperparam_bounds={name: [domain.low, domain.high] for name, domain in ranges.items()},
         custom_explore_fn=lambda config: {
             **config,
-            **{name: domain.within(config[name]) for name, domain in ranges.items()},
+            **{name: domain.clipped(config[name]) for name, domain in ranges.items()},
         },
     )
     bandits.last_step = job.steps

@@ -37,7 +37,7 @@ class Job:
 
 def note(search: Search, record: TrialRecord, row: Mapping[str, Any]) -> None:
     """Update the record of a trial from a report."""
-    metric = search.told["metric"]
+    metric = search.terms["metric"]
     record.step = int(row.get("step", record.step))
     if metric in row and row[metric] is not None:
         record.value, record.reason, record.code = float(row[metric]), "", ""

@@ -31,7 +31,7 @@ def carry_out(job: Job) -> None:
     """Run all trials that the job proposes, until there are no more or a stop is requested."""
     search = job.search
     living = job.at_once  # trials that have started and not ended
-    if search.told["scheduler"] in POPULATION:
+    if search.terms["scheduler"] in POPULATION:
         living = len(search.trials)  # all trials, which take turns
     pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(living + 1)}  # else a searcher's trials wait for each other
     ownership.remove_stale(search.path, f"{STORAGE}-*", WHAT)
@@ -54,8 +54,8 @@ def carry_out(job: Job) -> None:
                 name="tune",
                 storage_path=str(storage),
                 resources_per_trial=tune.PlacementGroupFactory(job.bundles),
-                metric=None if scheduler is not None else search.told["metric"],
-                mode=None if scheduler is not None else search.told["mode"],
+                metric=None if scheduler is not None else search.terms["metric"],
+                mode=None if scheduler is not None else search.terms["mode"],
                 search_alg=tune_hooks.Proposals(job, records),
                 scheduler=scheduler,
                 num_samples=1 << 30,

@@ -30,25 +30,25 @@ class Answer(NamedTuple):
 
 def as_json(verb: str | None, answer: Answer) -> str:
     """The object that `--json` prints; docs/json_schema.json is its schema."""
-    told = {
+    content = {
         "troupe": __version__,
         "verb": verb,
         "exit_code": answer.code,
         "result": answer.result,
         "errors": [problem.as_json() for problem in answer.problems],
     }
-    return json.dumps(known(told), indent=1, allow_nan=False)
+    return json.dumps(json_value(content), indent=1, allow_nan=False)
 
 
 def as_record(answer: Answer) -> str:
     """The line that a job prints at its end, for programs that read its output."""
-    told = {
+    record = {
         "troupe": __version__,
         "exit_code": answer.code,
         "saved": answer.saved,
         "errors": [problem.as_json() for problem in answer.problems],
     }
-    return MARK + json.dumps(known(told), allow_nan=False)
+    return MARK + json.dumps(json_value(record), allow_nan=False)
 
 
 def record_in(printed: str) -> dict[str, Any] | None:
@@ -67,7 +67,7 @@ def without_records(printed: str) -> str:
     return re.sub(f"^{MARK}.*\n?", "", printed, flags=re.MULTILINE)
 
 
-def known(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """The value with None for numbers that JSON lacks (NaN and the infinities), and with names that are not UTF-8 in
     their displayed form."""
     if isinstance(value, str):
@@ -75,7 +75,7 @@ def known(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: known(part) for key, part in value.items()}
+        return {key: json_value(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [known(part) for part in value]
+        return [json_value(part) for part in value]
     return value

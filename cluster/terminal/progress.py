@@ -70,9 +70,9 @@ class Progress:
         if now - self.last < (0.2 if self.renews else WAITS.plain_line):
             return
         self.last = now
-        begun, first = self.started
-        left = (now - begun) / (step - first) * (steps - step) if step > first else None
-        self._renew(describe(progress, left, self._width()))
+        started_at, first = self.started
+        remaining = (now - started_at) / (step - first) * (steps - step) if step > first else None
+        self._renew(describe(progress, remaining, self._width()))
 
     def packing(self, done: int, total: int) -> None:
         """Show how many images of a folder are packed."""
@@ -123,7 +123,7 @@ class Progress:
             flush(self.stream)
 
 
-def describe(progress: Mapping[str, Any], left: float | None, width: int | None = None) -> str:
+def describe(progress: Mapping[str, Any], remaining: float | None, width: int | None = None) -> str:
     """`step 120/800  412 samples/s  discriminator_loss 0.41  generator_loss 2.13  1m10s left`.
 
     At most `width` columns, if given: step and time left first, then the main evaluation, then speed, then as many
@@ -131,15 +131,15 @@ def describe(progress: Mapping[str, Any], left: float | None, width: int | None 
     """
     texts = {"step": f"step {progress['step']}/{progress['steps']}"}
     if progress.get("doing"):
-        texts["doing"], left = progress["doing"], None
+        texts["doing"], remaining = progress["doing"], None
     if progress.get("samples_per_second"):
         texts["speed"] = f"{progress['samples_per_second']:.0f} samples/s"
-    found = [name for name in progress["metrics"] if name.startswith("eval_")][:EVALUATED]
-    shown = {name: value for name, value in progress["metrics"].items() if "loss" in name or name in found}
-    texts |= {name: f"{name} {value:.3g}" for name, value in shown.items()}
-    if left is not None:
-        texts["left"] = f"{duration(left)} left"
-    important = sorted(shown, key=lambda name: "eval" not in name)
+    evaluated = [name for name in progress["metrics"] if name.startswith("eval_")][:EVALUATED]
+    numbers = {name: value for name, value in progress["metrics"].items() if "loss" in name or name in evaluated}
+    texts |= {name: f"{name} {value:.3g}" for name, value in numbers.items()}
+    if remaining is not None:
+        texts["left"] = f"{duration(remaining)} left"
+    important = sorted(numbers, key=lambda name: "eval" not in name)
     chosen: set[str] = set()
     for name in ("step", "doing", "left", *important[:1], "speed", *important[1:]):
         line = "  ".join(text for part, text in texts.items() if part in {*chosen, name})
@@ -155,12 +155,12 @@ def lines_of(result: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
     speed, share, best = result.get("samples_per_second"), result.get("evaluation_share"), result.get("best")
     steps = "1 step" if result["steps"] == 1 else f"{result['steps']} steps"
     watch = f", {result['watch_share']:.1%} on watch" if result.get("watch_share") else ""
-    said_of = [
+    timing = [
         f"{steps} in {duration(result['seconds'])}",
         f"{speed:.0f} samples/s" if speed else "",
         f"{share or 0:.1%} of the time in evaluations{watch}" if share or watch else "",
     ]
-    lines = [f"{result['name']}: " + ", ".join(filter(None, said_of))]
+    lines = [f"{result['name']}: " + ", ".join(filter(None, timing))]
     if result["restarts"]:
         last, count = result["restarts"][-1], len(result["restarts"])
         times = "once" if count == 1 else f"{count} times"
@@ -201,12 +201,12 @@ def verdict_lines(report: Mapping[str, Any]) -> list[str]:
 
 def rows_of_runs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Runs and searches as rows of a table; `-` for unknown values."""
-    shown = []
+    table_rows = []
     for row in rows:
         far = "-" if row["step"] is None else f"{row['step']}/{row['steps']}"
         far = f"{row['trials_ended']}/{row['trials']} trials" if row["kind"] == "search" else far
         time = "-" if row["seconds"] is None else duration(row["seconds"])
-        shown.append(
+        table_rows.append(
             {
                 "name": row["name"],
                 "family": row["family"] or "-",
@@ -218,7 +218,7 @@ def rows_of_runs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
                 "": row["note"] or "",
             }
         )
-    return shown
+    return table_rows
 
 
 def rows_of_packed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -233,22 +233,22 @@ def bar(share: float, width: int = 30) -> str:
 
 def duration(seconds: float) -> str:
     """`42s`, `3m05s`, `2h10m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    total = round(seconds)
+    if total < 60:
+        return f"{total}s"
+    if total < 3600:
+        return f"{total // 60}m{total % 60:02d}s"
+    return f"{total // 3600}h{total % 3600 // 60:02d}m"
 
 
-def about_trials(told: Mapping[str, Any], at_once: int, each: Mapping[str, float], workers: int, room: int) -> str:
+def about_trials(terms: Mapping[str, Any], at_once: int, each: Mapping[str, float], workers: int, room: int) -> str:
     """The number of trials, how many run at once, and why."""
-    seeds = f", each with {len(told['seeds'])} seeds" if told["seeds"] else ""
-    points = "1 point" if told["points"] == 1 else f"{told['points']} points"
+    seeds = f", each with {len(terms['seeds'])} seeds" if terms["seeds"] else ""
+    points = "1 point" if terms["points"] == 1 else f"{terms['points']} points"
     takes = " and ".join(
         f"{count * workers:g} {kind}{'s' if count * workers != 1 else ''}" for kind, count in each.items()
     )
-    why = "as many as fit" if at_once == room else "as requested" if told["max_concurrent"] else "all of them"
+    why = "as many as fit" if at_once == room else "as requested" if terms["max_concurrent"] else "all of them"
     return (
-        f"{points}{seeds}, {told['algorithm']}, {told['scheduler']}; {at_once} at once, {why} (a trial takes {takes})"
+        f"{points}{seeds}, {terms['algorithm']}, {terms['scheduler']}; {at_once} at once, {why} (a trial takes {takes})"
     )

@@ -53,7 +53,7 @@ def descriptor(stream: TextIO) -> int | None:
         return None
 
 
-class Whole(io.TextIOBase):
+class RealStream(io.TextIOBase):
     """A stream with the complete interface, which writes to one that can lack parts of it."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -68,11 +68,11 @@ class Whole(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def whole_streams() -> Iterator[None]:
+def real_streams() -> Iterator[None]:
     """Inside, libraries can use the complete interface of the streams."""
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if descriptor(sys.stdout) is None:
-            held.enter_context(contextlib.redirect_stdout(Whole(sys.stdout)))
+            stack.enter_context(contextlib.redirect_stdout(RealStream(sys.stdout)))
         if descriptor(sys.stderr) is None:
-            held.enter_context(contextlib.redirect_stderr(Whole(sys.stderr)))
+            stack.enter_context(contextlib.redirect_stderr(RealStream(sys.stderr)))
         yield

@@ -14,14 +14,14 @@ from cluster.terminal.streams import descriptor
 PIPE = 80  # columns of text, if the output is no terminal and COLUMNS is unset
 ROWS = 10_000  # columns of tables in that case: one line per row, for `grep`
 GAP = 2  # columns between those of a table
-WHOLE = 16  # longest words, in columns, that a table does not break; longer ones are mostly paths
+LONGEST_WORD = 16  # longest words, in columns, that a table does not break; longer ones are mostly paths
 
 
 def width_of(stream: TextIO, pipe: int = PIPE) -> int:
     """Columns of a stream: from COLUMNS, else of the terminal, else `pipe`."""
-    said = os.environ.get("COLUMNS", "")
-    if said.isdecimal() and len(said) < 6 and int(said) > 0:
-        return int(said)
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and len(columns) < 6 and int(columns) > 0:
+        return int(columns)
     if (file := descriptor(stream)) is not None:
         with contextlib.suppress(OSError, ValueError):  # no terminal
             return os.get_terminal_size(file).columns or pipe
@@ -52,17 +52,17 @@ def wrapped(line: str, width: int) -> str:
     if columns_of(line) <= width:
         return line
     indent = line[: len(line) - len(line.lstrip())][: width // 2]
-    lines, begun = [], indent
+    lines, current = [], indent
     for word, blanks in re.findall(r"(\S+)(\s*)", line):
-        if begun != indent and columns_of(begun + word) > width:
-            lines.append(begun.rstrip())
-            begun = indent
-        while columns_of(begun + word) > width:
+        if current != indent and columns_of(current + word) > width:
+            lines.append(current.rstrip())
+            current = indent
+        while columns_of(current + word) > width:
             piece = cut(word, max(2, width - columns_of(indent)))
             lines.append(indent + piece)
             word = word[len(piece) :]
-        begun += word + blanks
-    return "\n".join([*lines, begun.rstrip()])
+        current += word + blanks
+    return "\n".join([*lines, current.rstrip()])
 
 
 def paragraphs(text: str, pipe: int = PIPE) -> str:
@@ -85,14 +85,14 @@ def table(rows: Sequence[Mapping[str, Any]], empty: str = "", width: int | None 
     needed = max(columns_of(text) for text in ([first] if heads else []) + [row[first] for row in texts])
     for head in others:
         words = [word for text in [head if heads else "", *(row[head] for row in texts)] for word in text.split()]
-        needed += GAP + min(WHOLE, max((columns_of(word) for word in words), default=0))
+        needed += GAP + min(LONGEST_WORD, max((columns_of(word) for word in words), default=0))
     if needed > width:
         return "\n".join(_paragraph(row, width) for row in texts)
     from rich.table import Table
 
     drawn = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=heads, header_style="")
-    for place, head in enumerate(every):
-        drawn.add_column(head, no_wrap=place == 0, overflow="fold")
+    for index, head in enumerate(every):
+        drawn.add_column(head, no_wrap=index == 0, overflow="fold")
     for row in texts:
         drawn.add_row(*row.values())
     return _text_of(drawn, width)
@@ -102,9 +102,9 @@ def _paragraph(row: Mapping[str, str], width: int) -> str:
     """A row that does not fit as a paragraph: its first cell, and below it the heads and texts of the others."""
     (_, name), *others = row.items()
     pairs = [f"{head} {cell.strip()}".strip() for head, cell in others if cell.strip()]
-    whole = [pair.replace(" ", "\0") if columns_of(pair) < width // 2 else pair for pair in pairs]
+    unbroken = [pair.replace(" ", "\0") if columns_of(pair) < width // 2 else pair for pair in pairs]
     indent = name[: len(name) - len(name.lstrip())]
-    return wrapped(name, width) + "\n" + wrapped(f"{indent}  {'  '.join(whole)}", width).replace("\0", " ")
+    return wrapped(name, width) + "\n" + wrapped(f"{indent}  {'  '.join(unbroken)}", width).replace("\0", " ")
 
 
 def _text_of(drawn: Any, width: int) -> str:

@@ -44,14 +44,14 @@ def weights_path(given: str, runs: Path) -> Path:
     return newest / "state.pt"
 
 
-def learned_of(weights: Path) -> Mapping[str, Any]:
+def source_run_of(weights: Path) -> Mapping[str, Any]:
     """Data, settings and facts of the run that a checkpoint or export comes from; empty if unknown."""
     folder = weights if weights.is_dir() else weights.parent
     for name in ("manifest.json", "config.json"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            told: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-            if told.keys() >= {"data", "settings", "facts"}:
-                return old_names.run(told)
+            stored: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+            if stored.keys() >= {"data", "settings", "facts"}:
+                return old_names.run(stored)
     return {}
 
 
@@ -73,21 +73,21 @@ def refuse_unfit(
     networks = memory.meta_networks(registry.family_class(family, families)(config, facts))
     if networks is None:
         return  # reported when the networks are made
-    other = learned_of(weights).get("family", family)
+    other = source_run_of(weights).get("family", family)
     of = f" of {other}" if other != family else ""
-    found = read_weights(weights, tuple(networks), about="--init-from", value=given)
-    require_matching(networks, found, f"the weights{of} do not fit", "--init-from", given)
+    tensors = read_weights(weights, tuple(networks), about="--init-from", value=given)
+    require_matching(networks, tensors, f"the weights{of} do not fit", "--init-from", given)
 
 
 def network_settings(
-    kind: type[Config], family: str, told: Mapping[str, Any], words: Mapping[str, Any], given: str
+    kind: type[Config], family: str, source_run: Mapping[str, Any], settings: Mapping[str, Any], given: str
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Network settings of the run that `told` describes: those to take over with its weights, and a problem for each
-    that the command sets to another value. Empty for a run of another or an unknown family."""
-    if told.get("family") != family:
+    """Network settings of the run that `source_run` describes: those to take over with its weights, and a problem for
+    each that the command sets to another value. Empty for a run of another or an unknown family."""
+    if source_run.get("family") != family:
         return {}, []
-    old, facts = kind.stored(told["settings"]), told["facts"]
-    same_data = kind.from_words({name: words[name] for name in ("data",) if name in words}, family)[0]
+    old, facts = kind.stored(source_run["settings"]), source_run["facts"]
+    same_data = kind.from_words({name: settings[name] for name in ("data",) if name in settings}, family)[0]
     come, problems = {}, []
     for name in kind.network_settings():
         if name not in old:
@@ -95,14 +95,14 @@ def network_settings(
         value = tuple(old[name]) if isinstance(old[name], list) else old[name]
         if value == "auto" and name in facts and (same_data is None or same_data.data != old.get("data")):
             value = facts[name]  # as derived from the other run's data
-        if name not in words:
+        if name not in settings:
             if value != kind.model_fields[name].get_default():
                 come[name] = value
             continue
-        config = kind.from_words({name: words[name]}, family)[0]
-        said = getattr(config, name, "auto")
-        if "auto" not in (value, said) and said != value:
-            reason = f"has {name}={show_value(value)}, you passed {name}={show_value(said)}"
+        config = kind.from_words({name: settings[name]}, family)[0]
+        passed = getattr(config, name, "auto")
+        if "auto" not in (value, passed) and passed != value:
+            reason = f"has {name}={show_value(value)}, you passed {name}={show_value(passed)}"
             hint = f"omit {name} to take it from the weights"
             problems.append(Problem("settings-differ", "--init-from", reason, hint, given))
     return come, problems

@@ -79,18 +79,18 @@ def _launch(command: TrainRequest, progress: Progress, own_process: bool, report
     )
     stored = {**description(prepared.family, config, data, command.families), "from": _from(command, prepared)}
     del data
-    if before := _learned_before(prepared, stored):
+    if before := _earlier_data(prepared, stored):
         stored["learned_before"] = before
     folder = prepared.folder
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         try:
             if folder is not None:
-                held.enter_context(folder.driven(patience=10))
+                stack.enter_context(folder.driven(patience=10))
                 _go_on(folder, prepared, stored, command, progress)
             else:
                 with deferred():
                     folder = _new_folder(prepared, stored, command)
-                held.enter_context(folder.driven(patience=10))
+                stack.enter_context(folder.driven(patience=10))
             return _carried_out(folder, config, stored, prepared, command, progress, own_process, report)
         except KeyboardInterrupt:
             if folder is not None:
@@ -109,7 +109,7 @@ def _carried_out(
     report: Report,
 ) -> dict[str, Any]:
     """Carry out a run whose folder is ready and locked."""
-    there = bucket.bucket_for(folder.path.parent)
+    remote = bucket.bucket_for(folder.path.parent)
     plan = Plan(
         prepared.family,
         config.model_dump(),
@@ -118,19 +118,19 @@ def _carried_out(
         command.families,
         stored,
         stored["data"],
-        there.address if there is not None else "",
+        remote.address if remote is not None else "",
     )
     for line in _introduction(folder.name, config, stored["facts"], prepared, command):
         progress.notify(line)
     try:
-        if there is not None:
-            there.send(folder.path)  # before workers on other machines look for it
+        if remote is not None:
+            remote.send(folder.path)  # before workers on other machines look for it
         if config.workers == 1 and not command.address:
-            result = _here(plan, progress, own_process, report)
+            result = _run_locally(plan, progress, own_process, report)
         else:
             result = _on_ray(plan, config, command, progress, own_process, report)
     except TroupeError as error:
-        _clear_up(folder, prepared, error, there)
+        _clear_up(folder, prepared, error, remote)
         if isinstance(error, NotStarted):
             error.problems = [Problem("stopped", folder.name, "stopped", resumes=True)]
         if isinstance(error, Stopped):
@@ -143,9 +143,9 @@ def _carried_out(
     with contextlib.suppress(OSError):
         folder.resolve_settings_change(trained=True)
         folder.stop.unlink(missing_ok=True)
-    if there is not None:
-        retry(lambda: there.fetch(folder.path))  # files written by workers on other machines
-        retry(lambda: there.send(folder.path))
+    if remote is not None:
+        retry(lambda: remote.fetch(folder.path))  # files written by workers on other machines
+        retry(lambda: remote.send(folder.path))
     return with_paths(result, folder)
 
 
@@ -165,13 +165,13 @@ def _introduction(
 
 def with_paths(result: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
     """A result with paths of its pictures and checkpoint that can be opened from here; the stored one has none."""
-    shown = {part: result.get(part) or nothing for part, nothing in PARTS.items()}
+    parts = {part: result.get(part) or nothing for part, nothing in PARTS.items()}
     for part in SHOWN:
-        if shown.get(part):
-            shown[part] = str(folder.path / shown[part])
-    shown["restarts"] = folder.read_restarts()
-    shown["pictures"] = [str(folder.path / name) for name in shown.get("pictures", ())]
-    return {**shown, "folder": str(folder.path)}
+        if parts.get(part):
+            parts[part] = str(folder.path / parts[part])
+    parts["restarts"] = folder.read_restarts()
+    parts["pictures"] = [str(folder.path / name) for name in parts.get("pictures", ())]
+    return {**parts, "folder": str(folder.path)}
 
 
 def _ended_before(folder: RunFolder, finished: Mapping[str, Any], config: Config, progress: Progress) -> dict[str, Any]:
@@ -182,8 +182,8 @@ def _ended_before(folder: RunFolder, finished: Mapping[str, Any], config: Config
     progress.notify(f"{folder.name}: {ended}")
     with contextlib.suppress(TroupeError, OSError), folder.lock():  # its driver may have been killed just before
         folder.resolve_settings_change()
-    if there := bucket.bucket_for(folder.path.parent):  # which may have been unreachable when the run ended
-        retry(lambda: there.send(folder.path))
+    if remote := bucket.bucket_for(folder.path.parent):  # which may have been unreachable when the run ended
+        retry(lambda: remote.send(folder.path))
     return with_paths(finished, folder)
 
 
@@ -204,10 +204,10 @@ def _go_on(
         if prepared.stored["settings"] != stored["settings"] or command.allow_changes:
             folder.change_settings(stored)
         folder.result.unlink(missing_ok=True)
-    here = {**stored["versions"], "convolutions": "torch's own"}  # some processors had others until 0.2.0
+    current = {**stored["versions"], "convolutions": "torch's own"}  # some processors had others until 0.2.0
     for what, version in prepared.stored.get("versions", {}).items():
-        if here.get(what) != version:
-            progress.notify(f"{what} was {version} and is {here.get(what)}: the last bits may differ from here on")
+        if current.get(what) != version:
+            progress.notify(f"{what} was {version} and is {current.get(what)}: the last bits may differ from here on")
 
 
 def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainRequest) -> RunFolder:
@@ -228,24 +228,28 @@ def _copy_weights(weights: Path, folder: RunFolder, command: TrainRequest) -> No
     except OSError as error:
         reason = f"cannot be read ({error.strerror})"
         raise TroupeError(Problem("not-read", "--init-from", reason, value=command.init_from), CONFLICT) from error
-    with source, atomic_files.replacing(folder.path / f"from{weights.suffix}") as making, open(making, "wb") as copy:
+    with (
+        source,
+        atomic_files.replacing(folder.path / f"from{weights.suffix}") as temporary,
+        open(temporary, "wb") as copy,
+    ):
         shutil.copyfileobj(source, copy)
 
 
-def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, there: bucket.Bucket | None) -> None:
+def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, remote: bucket.Bucket | None) -> None:
     """After a failure before the first checkpoint: free a new run's name, or restore a resumed run's settings."""
     with contextlib.suppress(TroupeError, OSError), folder.lock(patience=2):  # unless another process has resumed it
         if prepared.folder is not None:
             folder.resolve_settings_change()
         elif error.code == FAILED or folder.read_restarts() or checkpoint.all_in(folder.checkpoints):
             pass  # its logs show the cause, or it can be resumed
-        elif removal.discard(folder.path, there):
+        elif removal.discard(folder.path, remote):
             return
-        if there is not None:
-            there.send(folder.path)
+        if remote is not None:
+            remote.send(folder.path)
 
 
-def _learned_before(prepared: Prepared, stored: Mapping[str, Any]) -> list[dict[str, str]]:
+def _earlier_data(prepared: Prepared, stored: Mapping[str, Any]) -> list[dict[str, str]]:
     """Samples that a resumed run learned from earlier but not now; an evaluation must know of them."""
     if prepared.folder is None:
         return []
@@ -280,13 +284,13 @@ def _what(config: Config, prepared: Prepared) -> str:
 def _samples(config: Config, facts: Mapping[str, Any]) -> str:
     """A short description of the data."""
     names = list(facts.get("class_names", ()))
-    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    classes = f", {len(names)} classes ({shown})" if names else ""
+    listing = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    classes = f", {len(names)} classes ({listing})" if names else ""
     lost = "".join(f"; none of {name} ({why})" for name, why in facts.get("lost_classes", {}).items())
     return f"data={config.data}: {facts['size']} samples, {facts['held_out']} held out{classes}{lost}"
 
 
-def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> dict[str, Any]:
+def _run_locally(plan: Plan, progress: Progress, own_process: bool, report: Report) -> dict[str, Any]:
     """Train in this process."""
     from trainers.distributed.process_group import World
 
@@ -298,9 +302,9 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
         while not done.wait(0.25):
             progress.show(control.progress)
             if os.path.exists(folder.stop):  # does not raise if the disk hangs
-                ask()
+                request_stop()
 
-    def ask() -> None:
+    def request_stop() -> None:
         if not control.stop_requested:
             progress.notify("stopping: saving first")
         control.stop_requested = True
@@ -308,16 +312,16 @@ def _here(plan: Plan, progress: Progress, own_process: bool, report: Report) -> 
     watcher = threading.Thread(target=show, daemon=True)
     watcher.start()
     try:
-        with contextlib.ExitStack() as held:
-            held.enter_context(checkpoint.writing(folder.log(0)))
-            log = held.enter_context(open(folder.log(0), "a", 1, "utf-8", "backslashreplace"))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(checkpoint.writing(folder.log(0)))
+            log = stack.enter_context(open(folder.log(0), "a", 1, "utf-8", "backslashreplace"))
             if own_process:
-                held.enter_context(contextlib.redirect_stdout(log))
-                held.enter_context(contextlib.redirect_stderr(log))
+                stack.enter_context(contextlib.redirect_stdout(log))
+                stack.enter_context(contextlib.redirect_stderr(log))
             print(start_line(0, 1), file=log)
             folder.note_start(1)
             try:
-                with signals(ask):
+                with signals(request_stop):
                     return run(plan, World(), control)
             except TroupeError:
                 raise
@@ -340,21 +344,21 @@ def _on_ray(
     from cluster.backend.connection import ray_for
     from cluster.backend.supervisor import WorkerLost, supervise
 
-    asked = threading.Event()
+    stop_event = threading.Event()
 
-    def stop_asked() -> bool:
+    def stop_requested() -> bool:
         if os.path.exists(stop):
-            asked.set()  # even if the file is removed later
-        return asked.is_set()
+            stop_event.set()  # even if the file is removed later
+        return stop_event.is_set()
 
     folders, stop = [*([] if plan.bucket else [plan.folder]), *plan.families], RunFolder(plan.folder).stop
     log = RunFolder(plan.folder).logs / "driver.log" if own_process else None
     with (
-        _random_kept(),
+        _random_state_kept(),
         ray_for(
             config, command.address, command.oversubscribe, folders, log
         ) as used,  # before this, a signal ends the process
-        signals(asked.set),
+        signals(stop_event.set),
     ):
 
         def start(lost: WorkerLost | None) -> ActorGroup:
@@ -366,7 +370,7 @@ def _on_ray(
                 config.workers,
                 lost,
                 used,
-                stop_asked,
+                stop_requested,
                 progress.notify,
                 command.address is not None,
             )
@@ -376,7 +380,7 @@ def _on_ray(
             start,
             config.max_restarts,
             config.worker_timeout,
-            stop_asked,
+            stop_requested,
             progress,
             report,
             note=RunFolder(plan.folder).note_restart,
@@ -384,7 +388,7 @@ def _on_ray(
 
 
 @contextlib.contextmanager
-def _random_kept() -> Iterator[None]:
+def _random_state_kept() -> Iterator[None]:
     """Restore Python's random state afterwards: Ray draws from it."""
     state = random.getstate()
     try:

@@ -75,36 +75,36 @@ class _Request:
 
 def prepare(command: TrainRequest) -> Prepared:
     """Check every argument. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
-    found = _Findings()
-    request = _merge_settings(command, found)
+    findings = _Findings()
+    request = _merge_settings(command, findings)
     if command.resume is not None:
-        request = _open_run(command, command.resume, request, found)
+        request = _open_run(command, command.resume, request, findings)
     if command.name is not None and (problem := run_folder.check_name(command.name)):
-        found.problems.append(problem)
-    weights, learned = _find_weights(command, found)
-    asked = _build_config(command, request, learned, found)
-    _check_name_of_family(command, found)
-    if found.problems:
-        raise TroupeError(found.problems, USAGE)
-    if found.conflict is not None:
-        raise found.conflict
-    assert asked is not None
+        findings.problems.append(problem)
+    weights, source_run = _find_weights(command, findings)
+    given = _build_config(command, request, source_run, findings)
+    _check_name_of_family(command, findings)
+    if findings.problems:
+        raise TroupeError(findings.problems, USAGE)
+    if findings.conflict is not None:
+        raise findings.conflict
+    assert given is not None
     assert request.family is not None
-    config = asked.model_copy(update=requirements.resolve(asked, own_machine=not command.address))
-    found.notes += [] if command.address else requirements.remarks(asked, config)
+    config = given.model_copy(update=requirements.resolve(given, own_machine=not command.address))
+    findings.notes += [] if command.address else requirements.remarks(given, config)
     folder = request.folder
-    finished = _finished(folder, config, found.notes) if folder is not None else None
-    if missing := _missing_here(command, config, folder, finished is not None):
+    finished = _finished(folder, config, findings.notes) if folder is not None else None
+    if missing := _missing_locally(command, config, folder, finished is not None):
         raise TroupeError(missing, ENVIRONMENT)
     _refuse_conflicts(command, config, request)
-    notes, origins = tuple(found.notes), found.origins
+    notes, origins = tuple(findings.notes), findings.origins
     stored, damaged = request.stored, request.damaged
     return Prepared(request.family, config, folder, stored, notes, damaged, weights, finished, origins)
 
 
-def _merge_settings(command: TrainRequest, found: _Findings) -> _Request:
+def _merge_settings(command: TrainRequest, findings: _Findings) -> _Request:
     """The settings of the file and of the command line. Raises TroupeError if they are for two families."""
-    from_file = read_config(command.config, found.problems, found.notes)
+    from_file = read_config(command.config, findings.problems, findings.notes)
     typed = dict(command.settings)
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in typed and other not in typed:
@@ -113,100 +113,100 @@ def _merge_settings(command: TrainRequest, found: _Findings) -> _Request:
     in_file = settings.pop("family", None)
     if command.family is not None and in_file not in (None, command.family):
         reason, hint = f"is for {in_file}, you passed {command.family}", "omit one of them"
-        found.problems.append(Problem("settings-conflict", "--config", reason, hint, str(command.config)))
-        raise TroupeError(found.problems, USAGE)
+        findings.problems.append(Problem("settings-conflict", "--config", reason, hint, str(command.config)))
+        raise TroupeError(findings.problems, USAGE)
     family = command.family if command.family is not None or in_file is None else str(in_file)
-    unread = bool(found.problems) and not from_file  # a file that cannot be read may name a family
+    unread = bool(findings.problems) and not from_file  # a file that cannot be read may name a family
     if family is None and command.resume is None and not unread:
         reason = "needs a family, as in `troupe train dcgan data=digits`, or --resume NAME"
-        found.problems.append(Problem("missing", "train", reason))
+        findings.problems.append(Problem("missing", "train", reason))
     return _Request(family, settings, str(command.config), from_file.keys() - typed.keys())
 
 
-def _open_run(command: TrainRequest, name: str, request: _Request, found: _Findings) -> _Request:
+def _open_run(command: TrainRequest, name: str, request: _Request, findings: _Findings) -> _Request:
     """A request for the run of `--resume`, with what its folder stores."""
     for option, value in (("--name", command.name), ("--init-from", command.init_from)):
         if value is not None:
             reason = "--resume continues a run as it is"
-            found.problems.append(Problem("settings-conflict", option, reason, f"leave {option} out", value))
+            findings.problems.append(Problem("settings-conflict", option, reason, f"leave {option} out", value))
     try:
         folder = run_folder.find(command.runs, name)
     except TroupeError as error:
-        found.problems += of(error.problems, "--resume")
+        findings.problems += of(error.problems, "--resume")
         return request
     damage: list[str] = []
     try:
         stored = folder.read_settings(damage.append)
     except TroupeError as error:
-        found.conflict = error
+        findings.conflict = error
         return request
-    found.notes += damage
+    findings.notes += damage
     if request.family is not None and request.family != stored["family"]:
         reason = f"{folder.name} is a run of {stored['family']}"
-        found.problems.append(Problem("settings-conflict", request.family, reason))
+        findings.problems.append(Problem("settings-conflict", request.family, reason))
     return replace(request, family=stored["family"], folder=folder, stored=stored, damaged=bool(damage))
 
 
-def _find_weights(command: TrainRequest, found: _Findings) -> tuple[Path | None, Mapping[str, Any]]:
+def _find_weights(command: TrainRequest, findings: _Findings) -> tuple[Path | None, Mapping[str, Any]]:
     """The weights of `--init-from`, and the data, settings and facts of the run that they are of."""
     if command.init_from is None:
         return None, {}
     try:
         weights = initial_weights.weights_path(command.init_from, command.runs)
     except TroupeError as error:
-        found.problems += error.problems
+        findings.problems += error.problems
         return None, {}
-    return weights, initial_weights.learned_of(weights)
+    return weights, initial_weights.source_run_of(weights)
 
 
 def _build_config(
-    command: TrainRequest, request: _Request, learned: Mapping[str, Any], found: _Findings
+    command: TrainRequest, request: _Request, source_run: Mapping[str, Any], findings: _Findings
 ) -> Config | None:
     """The settings of the run. Given settings override those of the weights, which override stored ones."""
-    kind = _class_of_config(command, request, found)
+    kind = _class_of_config(command, request, findings)
     if kind is None:
         return None
-    request = _with_current_names(request, kind, found)
+    request = _with_current_names(request, kind, findings)
     family, given, stored = str(request.family), request.settings, request.stored
     old = kind.stored(stored.get("settings", {}))
     if "steps" in given and given.get("epochs", "none") not in (None, "none"):
         hint = "each follows from the other and the size of the data"
-        found.problems.append(Problem("settings-conflict", "steps and epochs", "pass only one of them", hint))
+        findings.problems.append(Problem("settings-conflict", "steps and epochs", "pass only one of them", hint))
     for setting, implied in (("steps", "epochs"), ("workers", "min_workers")):
         if setting in given:
             old.pop(implied, None)
-    come, unfit = initial_weights.network_settings(kind, family, learned, given, str(command.init_from))
+    inherited, unfit = initial_weights.network_settings(kind, family, source_run, given, str(command.init_from))
     if unfit:
-        come, found.conflict = {}, TroupeError(unfit, CONFLICT)
-    if come:
-        shown = " ".join(f"{name}={show_value(value)}" for name, value in come.items())
-        comes = "comes" if len(come) == 1 else "come"
-        found.notes.append(f"--init-from {command.init_from}: {shown} {comes} with its weights")
-    found.origins |= dict.fromkeys(old, "the run") | dict.fromkeys(come, "the weights of --init-from")
-    found.origins |= {name: "config file" if name in request.only_in_file else "command line" for name in given}
-    config, wrong = kind.from_words({**old, **come, **given}, family)
-    found.problems += map(request.sourced, wrong)
+        inherited, findings.conflict = {}, TroupeError(unfit, CONFLICT)
+    if inherited:
+        listing = " ".join(f"{name}={show_value(value)}" for name, value in inherited.items())
+        comes = "comes" if len(inherited) == 1 else "come"
+        findings.notes.append(f"--init-from {command.init_from}: {listing} {comes} with its weights")
+    findings.origins |= dict.fromkeys(old, "the run") | dict.fromkeys(inherited, "the weights of --init-from")
+    findings.origins |= {name: "config file" if name in request.only_in_file else "command line" for name in given}
+    config, wrong = kind.from_words({**old, **inherited, **given}, family)
+    findings.problems += map(request.sourced, wrong)
     data = str(given.get("data", old.get("data", kind.model_fields["data"].get_default())))
     try:
-        unfit_data = sources.check_name(data, command.families, kind.input_kind, not command.elsewhere)
-        found.problems += [request.sourced(unfit_data)] if unfit_data is not None else []
+        unfit_data = sources.check_name(data, command.families, kind.input_kind, not command.runs_remotely)
+        findings.problems += [request.sourced(unfit_data)] if unfit_data is not None else []
     except TroupeError as error:
-        found.problems += error.problems
+        findings.problems += error.problems
     if config is not None and old and "size" in stored.get("facts", {}):
         return config.finalize(stored["facts"])
     return config
 
 
-def _with_current_names(request: _Request, kind: type[Config], found: _Findings) -> _Request:
-    """A request whose file has the current names of settings; `found` notes which it has under old ones."""
+def _with_current_names(request: _Request, kind: type[Config], findings: _Findings) -> _Request:
+    """A request whose file has the current names of settings; `findings` notes which it has under old ones."""
     in_file = {name: value for name, value in request.settings.items() if name in request.only_in_file}
     typed = {name: value for name, value in request.settings.items() if name not in in_file}
     named, notes = old_names.of_file(in_file, kind.model_fields, f"--config {request.file}")
-    found.notes += notes
+    findings.notes += notes
     return replace(request, settings={**named, **typed}, only_in_file=named.keys() - typed.keys())
 
 
-def _class_of_config(command: TrainRequest, request: _Request, found: _Findings) -> type[Config] | None:
+def _class_of_config(command: TrainRequest, request: _Request, findings: _Findings) -> type[Config] | None:
     """The settings class of the family, if the family is known."""
     if request.family is None or (command.resume and not request.stored):
         return None
@@ -215,19 +215,19 @@ def _class_of_config(command: TrainRequest, request: _Request, found: _Findings)
             return registry.class_of_run(request.stored, str(command.resume), command.families)
         return registry.config_class(request.family, command.families)
     except TroupeError as error:
-        found.problems += error.problems
+        findings.problems += error.problems
         return None
 
 
-def _check_name_of_family(command: TrainRequest, found: _Findings) -> None:
+def _check_name_of_family(command: TrainRequest, findings: _Findings) -> None:
     """Reject a run name that is the name of a family: a command could not tell them apart."""
     with contextlib.suppress(TroupeError):  # reported with the settings
         if command.name in registry.families(command.families):
             hint = f"use another, e.g. {command.name}-first"
-            found.problems.append(Problem("name-in-use", "--name", "is the name of a family", hint, command.name))
+            findings.problems.append(Problem("name-in-use", "--name", "is the name of a family", hint, command.name))
 
 
-def _missing_here(command: TrainRequest, config: Config, folder: RunFolder | None, finished: bool) -> list[Problem]:
+def _missing_locally(command: TrainRequest, config: Config, folder: RunFolder | None, finished: bool) -> list[Problem]:
     """What this machine lacks for the run: CPUs, GPUs, or a writable folder."""
     missing = [] if command.address else requirements.room(config, command.oversubscribe)
     if command.dry_run or finished:
@@ -287,19 +287,19 @@ def read_config(path: Path | None, problems: list[Problem], notes: list[str]) ->
     read = _parse(path, wrong)
     if isinstance(read.get("settings"), dict) and "family" in read:
         note = f"--config {path}: from a run of {read['family']}; only its settings are used"
-        left = ", ".join(sorted(read.keys() - {"family", "settings", "format", "digest", "since"}))
-        notes.append(f"{note} (not {left})" if left else note)
+        unused = ", ".join(sorted(read.keys() - {"family", "settings", "format", "digest", "since"}))
+        notes.append(f"{note} (not {unused})" if unused else note)
         read = {"family": read["family"], **read["settings"]}
         if read.get("epochs", "null") != "null":
             read.pop("steps", None)  # they followed from its data
-    words: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for key, value in read.items():
         if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(part, str) for part in value)):
             wrong(f"{key}: requires one value or a list of values")
         else:
             word = ":".join(value) if isinstance(value, list) else value
-            words[key] = "none" if word in ("", "~", "null") else word
-    return words
+            texts[key] = "none" if word in ("", "~", "null") else word
+    return texts
 
 
 def _parse(path: Path, wrong: Callable[..., None]) -> dict[str, Any]:
@@ -346,7 +346,7 @@ def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Confi
                 differences.append(Problem("settings-differ", "steps", reason))
         elif key == "epochs":
             continue  # steps follow from it
-        elif key == "data" and _is_elsewhere(str(old.get(key)), str(value)):
+        elif key == "data" and _same_kind_of_folder(str(old.get(key)), str(value)):
             continue  # its fingerprint tells whether it holds the same
         elif key in old and old[key] != value:
             reason = f"{folder.name} has {show_value(old[key])}, you passed {show_value(value)}"
@@ -358,7 +358,7 @@ def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Confi
         raise TroupeError(problems, CONFLICT)
 
 
-def _is_elsewhere(one: str, other: str) -> bool:
+def _same_kind_of_folder(one: str, other: str) -> bool:
     """Whether both name a data folder of the same kind, which may have been moved."""
     (kind, colon, _), (other_kind, _, path) = one.partition(":"), other.partition(":")
     return kind == other_kind and bool(colon) and bool(path)
@@ -380,12 +380,12 @@ def _memory(config: Config, family: str, data: Any, command: TrainRequest) -> di
     if need is None:
         return {"message": "unknown, as the networks cannot be made without their weights", "bytes": None}
     free, count = memory.free_memory(config.device), config.workers
-    here = 1 if config.device == "cuda" else count
-    told = need.summary() + (" each" if count > 1 else "")
+    sharing = 1 if config.device == "cuda" else count
+    message = need.summary() + (" each" if count > 1 else "")
     if free is not None:
-        near = memory.is_near(config, need, here, free)
-        told += f"; {show_size(free)} are free" + (", which may not be enough" if near else "")
-    return {"message": told, "bytes": {**need._asdict(), "free": free}}
+        near = memory.is_near(config, need, sharing, free)
+        message += f"; {show_size(free)} are free" + (", which may not be enough" if near else "")
+    return {"message": message, "bytes": {**need._asdict(), "free": free}}
 
 
 def _origins(prepared: Prepared, config: Config) -> dict[str, str]:
@@ -426,7 +426,7 @@ def dry_run(command: TrainRequest) -> dict[str, Any]:
     resolved["origins"] = _origins(prepared, config)
     if config.schedule != "constant" or config.warmup > 0:
         course = schedules.of(config, 1.0)
-        rows = [course(round(config.steps * place / 60), ()) for place in range(60)]
+        rows = [course(round(config.steps * index / 60), ()) for index in range(60)]
         resolved["schedule"] = [row["lr"] for row in rows]
         if len({row.get("momentum") for row in rows}) > 1:
             resolved["momentum"] = [row["momentum"] for row in rows]

@@ -147,7 +147,7 @@ def test_a_verdict_and_its_pictures(room: Path) -> None:
 
 def test_a_search_tells_its_points(room: Path) -> None:
     found = make_search(room / "others", trials=3)
-    found.told["final"] = {"run": "search-final", "of": "search/0001", "metrics": {"eval_frechet_distance": math.nan}}
+    found.terms["final"] = {"run": "search-final", "of": "search/0001", "metrics": {"eval_frechet_distance": math.nan}}
     found.trials[0].value = math.inf
     result = valid(as_json("search", Answer(launch_search.result_of(found), "")))["result"]
     assert len(result["points"]) == 3
@@ -337,7 +337,7 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     cluster = Cluster()
     one = object.__new__(dashboard.Dashboard)
     one.address, one.client = URL, cluster
-    monkeypatch.setattr(one, "ask", cluster.ask, raising=False)
+    monkeypatch.setattr(one, "call", cluster.ask, raising=False)
     reach: Callable[[str], Any] = lambda address: one  # noqa: E731
     monkeypatch.setattr(dashboard, "reach", reach)
     monkeypatch.setattr(submission, "reach", reach)

@@ -42,7 +42,7 @@ def without_precautions() -> Iterator[None]:
 
     def trusting(self: Ddp, *given: Any) -> None:
         begin(self, *given)
-        self.whole = Trusting()
+        self.complete = Trusting()
 
     with mock.patch.object(Ddp, "__init__", trusting), mock.patch.object(Ddp, "_refuse_gaps"):
         yield

@@ -20,7 +20,7 @@ from commands import (
 )
 from tiers import long
 
-from cluster.host.signals import ASKED
+from cluster.host.signals import REQUESTS
 from trainers.base.timeouts import WAITS
 from trainers.storage import checkpoint
 
@@ -39,7 +39,7 @@ def straight(shared: Commands) -> Commands:
     return shared
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, *long(*ASKED[::2])])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *long(*REQUESTS[::2])])
 def test_a_stopped_run_is_saved_and_goes_on_with_the_same_bits(
     troupe: Commands, straight: Commands, number: signal.Signals
 ) -> None:

@@ -11,7 +11,7 @@ from commands import DCGAN, Command, Commands, checkpoints, until, until_step
 from tiers import long
 
 from cluster.backend.local_ray import PREFIX
-from cluster.host.signals import ASKED
+from cluster.host.signals import REQUESTS
 from cluster.searching import leaderboard
 from cluster.searching.leaderboard import INTERRUPTED
 from trainers.storage import checkpoint
@@ -44,7 +44,7 @@ def assert_ended(command: Command, temporary: Path, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("words", "number"),
-    [(TRAIN, signal.SIGTERM), *long(*((TRAIN, number) for number in ASKED if number != signal.SIGTERM),
+    [(TRAIN, signal.SIGTERM), *long(*((TRAIN, number) for number in REQUESTS if number != signal.SIGTERM),
                                     (EVALUATES, signal.SIGTERM), (SAVES, signal.SIGTERM))],
 )  # fmt: skip
 def test_a_run_of_two_workers_saves(

@@ -84,7 +84,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(hardware, "cores", lambda: 2)
     monkeypatch.setattr(hardware, "gpus", lambda: 0)
     monkeypatch.setattr(launch_run, "open_for", started)
-    monkeypatch.setattr(launch_run, "_here", started)
+    monkeypatch.setattr(launch_run, "_run_locally", started)
     monkeypatch.setattr(launch_run, "_on_ray", started)
     return Command(tmp_path, capsys, Wrong(monkeypatch))
 
@@ -238,7 +238,7 @@ def test_what_is_fixed_from_python_is_fixed_when_the_search_goes_on(command: Com
     prepared = prepare_search.prepare(
         SearchRequest(family="cifar_speed", settings=words, space="none", runs=command.folder)
     )
-    found = leaderboard.Search(command.folder / "s", prepared.told)
+    found = leaderboard.Search(command.folder / "s", prepared.terms)
     found.path.mkdir()
     found.write()
     again = prepare_search.prepare(SearchRequest(resume="s", runs=command.folder))

@@ -34,7 +34,7 @@ def test_a_job_that_has_not_begun_says_why_and_since_when(monkeypatch: pytest.Mo
     answers = [details("PENDING", "waiting for resources"), details("SUCCEEDED", "")]
     client = object.__new__(Dashboard)
     monkeypatch.setattr(WAITS, "poll_job", 0.0)
-    monkeypatch.setattr(client, "ask", lambda what, *words: "printed" if what == "get_job_logs" else [answers.pop(0)])
+    monkeypatch.setattr(client, "call", lambda what, *words: "printed" if what == "get_job_logs" else [answers.pop(0)])
     said: list[str] = []
     assert "".join(client.logs("digits", True, said.append)) == "printed"
     assert said == ["digits: pending for 1m15s: waiting for resources"]
@@ -42,7 +42,7 @@ def test_a_job_that_has_not_begun_says_why_and_since_when(monkeypatch: pytest.Mo
 
 def test_the_list_of_jobs_says_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     client = object.__new__(Dashboard)
-    monkeypatch.setattr(client, "ask", lambda what: [details("PENDING", "waiting for resources")])
+    monkeypatch.setattr(client, "call", lambda what: [details("PENDING", "waiting for resources")])
     (row,) = dashboard.rows(client.jobs())
     assert (row["state"], row["time"], row[""]) == ("pending", "1m15s", "waiting for resources")
 
@@ -52,7 +52,7 @@ def test_the_list_of_jobs_fits_its_terminal(monkeypatch: pytest.MonkeyPatch, col
     client = object.__new__(Dashboard)
     jobs = [details("PENDING", "waiting for resources, " * 5), details("FAILED", f"/a/path/{'x' * 150}/that-is-long")]
     jobs[1].submission_id = "猫の名前はまだないのである-" * 5
-    monkeypatch.setattr(client, "ask", lambda what: jobs)
+    monkeypatch.setattr(client, "call", lambda what: jobs)
     monkeypatch.setattr(dashboard, "reach", lambda address: client)
     monkeypatch.setenv("COLUMNS", str(columns))
     answer = verbs.carry_out(JobsRequest(address="http://h:1"), Progress())
@@ -87,7 +87,7 @@ def test_whether_a_job_has_saved_is_told_by_its_record(
     answers = {"get_job_logs": lambda: printed, "stop_job": lambda: None,
                "list_jobs": lambda: [details(states.pop(0), "")]}  # fmt: skip
     monkeypatch.setattr(WAITS, "poll_job", 0.0)
-    monkeypatch.setattr(client, "ask", lambda what, *words: answers[what]())
+    monkeypatch.setattr(client, "call", lambda what, *words: answers[what]())
     assert client.stop("digits", lambda line: None)["saved"] is saved
 
 
@@ -105,7 +105,7 @@ def test_records_are_not_among_what_a_job_prints_for_people(monkeypatch: pytest.
         return [details("RUNNING" if pieces else "SUCCEEDED", "")]
 
     monkeypatch.setattr(WAITS, "poll_job", 0.0)
-    monkeypatch.setattr(client, "ask", ask)
+    monkeypatch.setattr(client, "call", ask)
     assert "".join(client.logs("digits", True, lambda line: None)) == "one\ntwo\nthree"
 
 

@@ -43,8 +43,8 @@ def driver(tmp_path: Path) -> Callable[..., Driver]:
     def made(**options: Any) -> Driver:
         command = SearchRequest(family="dcgan", settings={"width": "8,16", "steps": "4"}, space="none", runs=tmp_path)
         prepared = prepare_search.prepare(command)
-        prepared.told["keep_best"] = options.pop("keep_best", None)
-        search = Search(tmp_path / "s", {**prepared.told, "metric": "eval_x", "mode": "max"})
+        prepared.terms["keep_best"] = options.pop("keep_best", None)
+        search = Search(tmp_path / "s", {**prepared.terms, "metric": "eval_x", "mode": "max"})
         for number in (1, 2, 3, 4):
             record = TrialRecord(number, {"width": 8 * number}, FINISHED, 4, 4, number / 10, number / 10, 4, 60.0)
             search.trials.append(record)
@@ -76,7 +76,7 @@ def test_only_the_best_trials_keep_their_checkpoints_where_that_was_asked_for(dr
 
 def test_a_disk_budget_is_kept_by_the_checkpoints_of_the_worst(driver: Callable[..., Driver]) -> None:
     one = driver(disk_budget=2500e-9)
-    one._look_at_disk()
+    one._check_disk()
     assert kept(one) == [3, 4]
     assert said(one) == [
         f"troupe: the disk budget of 2.5 kB is nearly full: removing the checkpoints of s/000{number}"
@@ -99,21 +99,21 @@ def test_a_full_disk_takes_nothing_from_the_bucket_and_a_budget_takes_it_from_bo
     shutil.rmtree(elsewhere.checkpoints)
     rooms = iter([50_000_000, 50_000_000, 2_000_000_000])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, next(rooms)))
-    one._look_at_disk()
+    one._check_disk()
     assert kept(one) == [4], "the second and the third made room"
     assert [len(there.saved(one.search.folder(trial).path)) for trial in one.search.trials] == [1, 1, 1, 1]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**11))
     one.command = one.command.model_copy(
         update={"disk_budget": (bytes_of(one.search.path) - 1500.0) / 1e9}
     )  # most of it lies there only
-    one._look_at_disk()
+    one._check_disk()
     assert [len(there.saved(one.search.folder(trial).path)) for trial in one.search.trials] == [0, 0, 1, 1]
     assert not one.stops
 
 
 def test_a_budget_that_the_best_alone_exceeds_stops_the_search_loudly(driver: Callable[..., Driver]) -> None:
     one = driver(disk_budget=500e-9)
-    one.looked = -100.0
+    one.disk_checked_at = -100.0
     one.tick()
     assert kept(one) == [4]
     assert one.stop_requested()
@@ -127,7 +127,7 @@ def test_a_disk_that_is_nearly_full_is_noticed_before_it_is(
     one = driver()
     frees = iter([1000, 1000, 10**10])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**10, 0, next(frees, 10**10)))
-    one._look_at_disk()
+    one._check_disk()
     assert kept(one) == [3, 4]
     assert not one.stops
 
@@ -136,7 +136,7 @@ def test_a_time_budget_ends_the_search_and_says_so(driver: Callable[..., Driver]
     one = driver(time_budget=1.0)
     one.tick()
     assert not one.stop_requested()
-    one.began = time.monotonic() - 61
+    one.started = time.monotonic() - 61
     one.tick()
     assert one.stop_requested()
     assert said(one)[-1] == "troupe: the time budget of 1m00s is used up: saving running trials"

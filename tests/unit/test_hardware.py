@@ -88,7 +88,7 @@ def driverless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dev" / "nvidia0").touch()
     monkeypatch.setattr(hardware, "DEVICES", tmp_path / "dev")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(hardware, "_asked", lambda visible: hardware.Gpus(0, UNUSABLE))
+    monkeypatch.setattr(hardware, "_query", lambda visible: hardware.Gpus(0, UNUSABLE))
     return tmp_path
 
 
@@ -112,14 +112,14 @@ def test_auto_takes_what_torch_can_use_and_says_why_not(driverless: Path, senten
 
 
 def test_a_gpu_that_torch_can_use_is_taken(driverless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_asked", lambda visible: hardware.Gpus(2, ""))
+    monkeypatch.setattr(hardware, "_query", lambda visible: hardware.Gpus(2, ""))
     assert resolved() == ("cuda", [])
     assert requirements.room(registry.config_class("dcgan").of({"device": "cuda", "workers": 2}, "dcgan"), False) == []
 
 
 @pytest.mark.parametrize("visible", ["NoDevFiles", "", "-1", "-1,0"])
 def test_gpus_that_are_hidden_are_no_gpus(driverless: Path, monkeypatch: pytest.MonkeyPatch, visible: str) -> None:
-    monkeypatch.setattr(hardware, "_asked", lambda visible: pytest.fail("it is known"))
+    monkeypatch.setattr(hardware, "_query", lambda visible: pytest.fail("it is known"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert (hardware.gpus(), hardware.why_no_gpu()) == (0, hardware.HIDDEN)
 
@@ -143,8 +143,8 @@ def test_torch_itself_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "torch.py").write_text("raise SystemExit('not this one')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    hardware._asked.cache_clear()
-    usable, why = hardware._asked("")
+    hardware._query.cache_clear()
+    usable, why = hardware._query("")
     assert usable == 0
     assert why
     assert why != "the test process of torch failed"

@@ -34,7 +34,7 @@ def search_of(path: Path, *values: float | None, mode: str = "max", seeds: int =
 def test_trials_are_ranked_by_the_metric_and_those_without_a_value_come_last(tmp_path: Path) -> None:
     search = search_of(tmp_path / "s", 0.2, None, 0.9, None, 0.5)
     assert [row["trial"] for row in search.leaderboard()] == ["s/0003", "s/0005", "s/0001", "s/0002", "s/0004"]
-    search.told["mode"] = "min"
+    search.terms["mode"] = "min"
     assert [row["trial"] for row in search.leaderboard()][:3] == ["s/0001", "s/0005", "s/0003"]
     assert search.better(0.1, 0.2)
     assert not search.better(0.3, 0.2)
@@ -58,7 +58,7 @@ def test_both_files_say_the_same_after_every_report_and_the_folder_may_be_moved(
     search.path.rename(moved)
     again = leaderboard.read(moved)
     assert again.trials == search.trials
-    assert again.told == search.told
+    assert again.terms == search.terms
     with open(moved / "leaderboard.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == ["s/0001", "s/0002"]

@@ -127,8 +127,8 @@ def test_a_search_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> Non
         trial |= {"state": "running", "settings": {"warm_up": number / 10}}
     (search.path / "search.json").write_text(json.dumps(told))
     read = leaderboard.read(search.path)
-    assert read.told["fixed"] == {"data": "digits", "keep_checkpoints": "1", "latent_dim": "16"}
-    assert (read.told["metric"], read.told["space"]) == ("eval_memorization_rate", {"warmup": "0,0.1"})
+    assert read.terms["fixed"] == {"data": "digits", "keep_checkpoints": "1", "latent_dim": "16"}
+    assert (read.terms["metric"], read.terms["space"]) == ("eval_memorization_rate", {"warmup": "0,0.1"})
     assert [trial.settings for trial in read.trials] == [{"warmup": 0.0}, {"warmup": 0.1}, {"warmup": 0.2}]
     prepared = prepare_search.prepare(SearchRequest(resume="search", runs=tmp_path))
     assert list(prepared.space.domains) == ["warmup"]
@@ -140,8 +140,8 @@ def test_weights_and_exports_of_an_older_version_are_known(tmp_path: Path) -> No
         (tmp_path / name).write_text(json.dumps(config))
     named = {"latent_dim": 16, "keep_checkpoints": 1}
     assert export.config_of(tmp_path)["settings"] == named
-    assert initial_weights.learned_of(tmp_path / "state.pt")["settings"] == named
-    learned = initial_weights.learned_of(tmp_path / "state.pt")
+    assert initial_weights.source_run_of(tmp_path / "state.pt")["settings"] == named
+    learned = initial_weights.source_run_of(tmp_path / "state.pt")
     assert initial_weights.network_settings(Dcgan, "dcgan", learned, {}, "x") == ({"latent_dim": 16}, [])
 
 
@@ -166,7 +166,7 @@ def test_a_space_with_old_names_is_used_with_a_line_about_them(tmp_path: Path) -
     file.write_text('SEARCH = {"latent": "8,16"}\nBUDGET = {"trials": 2, "judged": 64}\n')
     prepared = prepare_search.prepare(SearchRequest(family="dcgan", space=str(file), runs=tmp_path))
     assert [*prepared.space.domains] == ["latent_dim"]
-    assert prepared.told["fixed"]["num_eval_samples"] == "64"
+    assert prepared.terms["fixed"]["num_eval_samples"] == "64"
     assert {f"{file}: latent is latent_dim now", f"{file}: judged is num_eval_samples now"} <= {*prepared.notes}
 
 

@@ -202,13 +202,13 @@ def test_few_trials_are_warned_of(tmp_path: Path) -> None:
 
 def test_nothing_from_users_ends_a_script_or_becomes_html(tmp_path: Path) -> None:
     search = make_search(tmp_path, trials=3)
-    search.told["fixed"] = {"data": "</script><script>alert(1)</script>"}
+    search.terms["fixed"] = {"data": "</script><script>alert(1)</script>"}
     search.write()
     _, text = page_of(tmp_path, "search")
     assert NASTY not in text
     assert "alert(1)" not in text.replace(block(text, "page"), "")
     assert "<" not in block(text, "page") + block(text, "pictures") + block(text, "bulk") + block(text, "plotly")
-    assert json.loads(block(text, "page"))["groups"][0]["fixed"] == search.told["fixed"]
+    assert json.loads(block(text, "page"))["groups"][0]["fixed"] == search.terms["fixed"]
     assert text.count("<script") == text.count("</script>") == 5
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]  # type: ignore[index]
     assert "default-src 'none'" in policy

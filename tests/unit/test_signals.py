@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.host import signals as asking
-from cluster.host.signals import ASKED, INSISTING, none_swallowed, signals, take_signals, unheard
+from cluster.host.signals import INSISTING, REQUESTS, none_swallowed, signals, take_signals, unheard
 from trainers.base.timeouts import WAITS
 
 MOMENT = 0.05
@@ -24,12 +24,12 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As a process begins with them, and requests that are told apart sooner; all is put back."""
     monkeypatch.setattr(WAITS, "same_request", MOMENT)
     monkeypatch.setattr(asking, "heard", -1e9)
-    before = {number: signal.getsignal(number) for number in ASKED}
-    for number in ASKED:
+    before = {number: signal.getsignal(number) for number in REQUESTS}
+    for number in REQUESTS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
-    for number in ASKED:
+    for number in REQUESTS:
         signal.signal(number, signal.SIG_IGN)  # also what has come and waits
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     for number, handler in before.items():
@@ -40,7 +40,7 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", ASKED)
+@pytest.mark.parametrize("number", REQUESTS)
 def test_what_comes_to_a_process_and_to_its_group_is_one_request(number: signal.Signals) -> None:
     asked: list[str] = []
     with signals(lambda: asked.append("to stop")):
@@ -53,7 +53,7 @@ def test_what_comes_to_a_process_and_to_its_group_is_one_request(number: signal.
     assert asked == ["to stop"]
 
 
-@pytest.mark.parametrize("number", ASKED)
+@pytest.mark.parametrize("number", REQUESTS)
 def test_what_was_ignored_at_the_start_stays_ignored(number: signal.Signals) -> None:
     signal.signal(number, signal.SIG_IGN)
     take_signals()
@@ -97,7 +97,7 @@ def test_a_child_never_hears_what_its_parent_hears_at_once() -> None:
                                      stdout=subprocess.PIPE)  # fmt: skip
             assert child.stdout is not None
             child.stdout.readline()
-            for number in ASKED:
+            for number in REQUESTS:
                 child.send_signal(number)
             send(signal.SIGTERM)
             for _ in range(1000):
@@ -107,7 +107,7 @@ def test_a_child_never_hears_what_its_parent_hears_at_once() -> None:
     child.kill()
     assert child.wait() == -signal.SIGKILL
     child.stdout.close()
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(ASKED) == set()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(REQUESTS) == set()
 
 
 HANGS = """

@@ -34,8 +34,8 @@ def problems_of(family: str, **words: str) -> list[Problem]:
 def test_commas_separate_choices_and_two_dots_the_ends_of_a_range() -> None:
     where = read("wgan_gp", n_critic="1,2,5", learning_rate="1e-5..1e-3", width="16..64", penalty="linear:1..20")
     assert where.domains == {
-        "n_critic": Choice((1, 2, 5)), "learning_rate": Range(1e-5, 1e-3, log=True, whole=False),
-        "width": Range(16, 64, log=False, whole=True), "penalty": Range(1, 20, log=False, whole=False),
+        "n_critic": Choice((1, 2, 5)), "learning_rate": Range(1e-5, 1e-3, log=True, integer=False),
+        "width": Range(16, 64, log=False, integer=True), "penalty": Range(1, 20, log=False, integer=False),
     }  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def test_all_mistakes_are_told_at_once_and_those_of_a_file_name_it(sentences: Se
 
 
 def test_draws_of_a_log_range_are_even_by_their_logarithm_and_can_be_said_again() -> None:
-    domain, chance = Range(1e-4, 1e-1, log=True, whole=False), random.Random(0)
+    domain, chance = Range(1e-4, 1e-1, log=True, integer=False), random.Random(0)
     drawn = [domain.draw(chance) for _ in range(3000)]
     assert all(1e-4 <= number <= 1e-1 and float(f"{number:.4g}") == number for number in drawn)
     below = sum(number < 10**-2.5 for number in drawn) / len(drawn)

@@ -82,7 +82,7 @@ def test_the_settings_come_back_after_any_failure_before_a_new_checkpoint(
         raise TroupeError(Problem("weights-misfit", reason="the checkpoint does not fit generator"), code)
 
     before = old.settings.read_text()
-    monkeypatch.setattr(launch_run, "_here", fails)
+    monkeypatch.setattr(launch_run, "_run_locally", fails)
     assert refused(code, **CHANGED, learning_rate=0.5).code == "weights-misfit"
     assert old.settings.read_text() == before
     assert sorted(path.name for path in old.path.glob("settings*")) == ["settings.json"]
@@ -96,7 +96,7 @@ def test_the_settings_come_back_where_the_process_was_killed_before_a_new_checkp
 
     before = json.loads(old.settings.read_text())
     with monkeypatch.context() as patched:
-        patched.setattr(launch_run, "_here", killed)
+        patched.setattr(launch_run, "_run_locally", killed)
         with pytest.raises(Killed):
             train(**CHANGED, width=16)
     assert json.loads(old.settings.read_text())["settings"]["width"] == 16
@@ -109,14 +109,14 @@ def test_the_settings_come_back_where_the_process_was_killed_before_a_new_checkp
 def test_changed_settings_stay_where_a_checkpoint_was_made_under_them(
     old: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = launch_run._here
+    here = launch_run._run_locally
 
     def killed_late(*given: Any) -> Any:
         here(*given)
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(launch_run, "_here", killed_late)
+        patched.setattr(launch_run, "_run_locally", killed_late)
         with pytest.raises(Killed):
             train(**CHANGED, learning_rate=0.5)
     assert "before" in json.loads(old.settings.read_text())

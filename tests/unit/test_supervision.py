@@ -75,7 +75,7 @@ class Dummy:
         lines, self.lines = self.lines, []
         return {"step": 2, "steps": 4, "metrics": {}}, lines, [(2, {"loss": 1.0})]
 
-    def held_at(self) -> int | None:
+    def paused_at(self) -> int | None:
         return self.held.pop(self.place, None)
 
     def release(self, stopping: bool) -> None:
@@ -405,7 +405,7 @@ def test_a_watcher_that_was_stopped_takes_nobody_for_hung(monkeypatch: pytest.Mo
     now = [100.0]
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
     watched = ActorGroup.__new__(ActorGroup)  # without Ray
-    watched.size, watched.ended, watched.asked, watched.actors = 2, {}, {}, []
+    watched.size, watched.ended, watched.pending, watched.actors = 2, {}, {}, []
     watched.lines, watched.rows, watched.processes = [], [], {}
     watched.clock = supervisor.SuspendAwareClock()
     watched.answered, watched.answers = [watched.clock.now()] * 2, [{}, {}]

@@ -28,7 +28,7 @@ from cluster.host import ray_environment
 from cluster.host.import_path import ROOT, without_folder
 from cluster.ray_jobs import dashboard
 from cluster.terminal.progress import Progress
-from cluster.terminal.streams import whole_streams
+from cluster.terminal.streams import real_streams
 from trainers.base import paths
 from trainers.base.errors import ENVIRONMENT, TroupeError
 
@@ -277,7 +277,7 @@ def test_any_stream_that_can_be_written_to_will_do(
 def test_a_library_may_ask_such_a_stream_what_it_asks_others(monkeypatch: pytest.MonkeyPatch) -> None:
     err = Only()
     monkeypatch.setattr(sys, "stderr", err)
-    with whole_streams():
+    with real_streams():
         print("said", file=sys.stderr, flush=True)
         assert not sys.stderr.isatty()
         with pytest.raises(io.UnsupportedOperation):  # which they expect of streams that are no files

@@ -83,7 +83,7 @@ def test_a_trial_says_why_it_ended_and_fails_where_another_try_would_end_in_the_
     from cluster.searching.trainable import Trial
 
     trainable: Any = object.__new__(Trial)
-    trainable.mistake, trainable.there, trainable.clones, trainable.reports = (
+    trainable.mistake, trainable.bucket_here, trainable.clones, trainable.reports = (
         kind(problem, ENVIRONMENT),
         None,
         [],

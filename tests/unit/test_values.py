@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sentences import Sentences
 
-from trainers.data.image_folders.decoding import preprocessed, told
+from trainers.data.image_folders.decoding import preprocessed, preprocessing
 from trainers.data.images import ImageData
 from trainers.data.sources import open_data
 from trainers.families import registry
@@ -138,7 +138,7 @@ def test_a_file_is_seen_as_it_was_learned(tmp_path: Path) -> None:
     learned = {image.tobytes() for image in pixels(data)}
     seen = {preprocessed(path.read_bytes(), facts)[..., 0].tobytes() for path in folder.iterdir()}
     assert learned <= seen
-    assert any("values from 0 to 4095" in step for step in told(facts)["steps"])
+    assert any("values from 0 to 4095" in step for step in preprocessing(facts)["steps"])
 
 
 @pytest.mark.parametrize("word", ["4095:0", "5:5", "0:1:2", "7", "wide", "nan:1", "0:1e30"])

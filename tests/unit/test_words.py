@@ -53,7 +53,7 @@ def test_an_option_that_repeats_keeps_every_value() -> None:
     words = parse(["train", "dcgan", "--families", "one", "--families=two"])
     assert words.options["families"] == ["one", "two"]
     assert words.request is not None
-    assert words.request.on_this_machine().families == (Path("one").resolve(), Path("two").resolve())  # type: ignore[attr-defined]
+    assert words.request.with_local_paths().families == (Path("one").resolve(), Path("two").resolve())  # type: ignore[attr-defined]
     assert words.problems == []
 
 

@@ -24,7 +24,7 @@ def groups(controller: str) -> Iterator[tuple[Path, bool]]:
 
 def quota() -> float | None:
     """CPU quota in CPUs, on average and possibly fractional; None if there is no limit."""
-    found = []
+    limits = []
     for folder, second in groups("cpu"):
         with contextlib.suppress(OSError, ValueError):
             if second:
@@ -34,5 +34,5 @@ def quota() -> float | None:
                     (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
                 )
             if int(most) > 0 and int(each) > 0:  # "max" and -1: no limit
-                found.append(int(most) / int(each))
-    return min(found, default=None)
+                limits.append(int(most) / int(each))
+    return min(limits, default=None)

@@ -103,6 +103,3 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean X?` for the known word closest to `word`, or an empty text."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else ""
-
-
-WORDS, meant = USAGE, did_you_mean  # the old names, as trainers.settings imports them

@@ -35,7 +35,7 @@ def _instead_of_home() -> Path:
     return folder
 
 
-def shown(name: str | Path) -> str:
+def printable(name: str | Path) -> str:
     """A name as text that can be printed, drawn and written: bytes that are not UTF-8, control characters and line
     breaks are escaped as `\\xe9`."""
     return CONTROLS.sub(lambda found: repr(found[0])[1:-1], encodable(str(name)))

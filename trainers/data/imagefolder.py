@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
-from trainers.base.paths import expanded, in_utf8, shown
+from trainers.base.paths import expanded, in_utf8, printable
 from trainers.base.problems import Problem
 from trainers.data.image_folders import splitting, unreadable, values
 from trainers.data.image_folders.decoding import decode, extensions, is_grey
@@ -46,7 +46,7 @@ FACTS = {  # in packed.json, besides those that check its files
 
 def open_folder(request: Request) -> ImageData:
     """Open a folder of images; pack it first if it is not packed, or has changed since."""
-    value = f"imagefolder:{shown(request.argument)}"
+    value = f"imagefolder:{printable(request.argument)}"
     setting = f"data={value}"
     root, layout = expanded(request.argument).resolve(), None
     if not os.path.isdir(root):
@@ -69,25 +69,27 @@ def open_folder(request: Request) -> ImageData:
 
 def _layout_of(root: Path, request: Request, value: str) -> Layout:
     """The contents of a folder; warns about what is left out."""
-    found = scan_folder(root)
-    if not found.images:
-        others = [counted(found.passed, None)] if found.passed else []
-        others += [f"the system folder {shown(name)}" for name in sorted(found.system)]
+    scan = scan_folder(root)
+    if not scan.images:
+        others = [counted(scan.passed, None)] if scan.passed else []
+        others += [f"the system folder {printable(name)}" for name in sorted(scan.system)]
         reason = f"contains no images (only {', '.join(others)})" if others else "contains no images"
         hint = f"known extensions are {', '.join(extensions())}"
         raise TroupeError(Problem("no-images", "data", reason, hint, value), ENVIRONMENT)
-    layout = arranged(found, value, request.folders)
-    lines = [f"skipped files that are not images: {counted(found.passed)}"] if found.passed else []
+    layout = arranged(scan, value, request.folders)
+    lines = [f"skipped files that are not images: {counted(scan.passed)}"] if scan.passed else []
     lines += [
-        f"the {count} images of its folder {shown(name)} are left out: it is not a training or test split"
+        f"the {count} images of its folder {printable(name)} are left out: it is not a training or test split"
         for name, count in layout.left_out.items()
     ]
-    if found.links:
-        links = [f"{shown(link)} -> {shown(place)}" for link, place in sorted(found.links.items())]
+    if scan.links:
+        links = [f"{printable(link)} -> {printable(target)}" for link, target in sorted(scan.links.items())]
         links[3:] = ["..."] * (len(links) > 3)
         lines.append(f"skipped links to folders that are already in it: {', '.join(links)}")
-    if not layout.parts and (below := level_below(found)):
-        lines.append(f"all of its images are in one folder; use data={value}/{shown(below)} for the folders in that")
+    if not layout.parts and (below := level_below(scan)):
+        lines.append(
+            f"all of its images are in one folder; use data={value}/{printable(below)} for the folders in that"
+        )
         layout = layout._replace(bare={})  # what is next to that folder is not a class
     for line in lines:
         request.warn(f"data={value}: {line}")
@@ -155,7 +157,7 @@ def _reasons(reasons: Mapping[str, int]) -> list[str]:
 
 
 def _none_read(which: str, reasons: Mapping[str, int], source: object) -> TroupeError:
-    why, value = "".join(f" ({cause})" for cause in _reasons(reasons)), f"imagefolder:{shown(str(source))}"
+    why, value = "".join(f" ({cause})" for cause in _reasons(reasons)), f"imagefolder:{printable(str(source))}"
     reason = f"{which} can be read{why}"
     return TroupeError(Problem("no-images", "data", reason, unreadable.way_out(reasons), value), ENVIRONMENT)
 
@@ -172,13 +174,13 @@ SOURCES = {
 
 def cached(data_dir: Path) -> list[tuple[str, int, Path]]:
     """(source folder, bytes, path) of each packed folder."""
-    found = []
+    entries = []
     packed = data_dir / "packed"
     for folder in sorted(packed.iterdir()) if os.path.isdir(packed) else ():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # renamed meanwhile, or a lock file
             count = sum(file.stat().st_size for file in folder.iterdir())
-            found.append((_source_of(folder), count, folder))
-    return found
+            entries.append((_source_of(folder), count, folder))
+    return entries
 
 
 def _source_of(folder: Path) -> str:
@@ -254,9 +256,9 @@ def _made_of(layout: Layout) -> dict[str, Any]:
     """The part of packed.json that describes a layout."""
     return {
         "listing": _digest(layout.images),
-        "class_names": [shown(name) for name in layout.classes],
+        "class_names": [printable(name) for name in layout.classes],
         "parts": layout.parts,
-        "strays": [shown(path) for path in layout.strays[:3]] + (["..."] if len(layout.strays) > 3 else []),
+        "strays": [printable(path) for path in layout.strays[:3]] + (["..."] if len(layout.strays) > 3 else []),
     }
 
 
@@ -312,7 +314,7 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
     labels = [places[path.split("/")[level]] for path, _ in digests] if names else [0] * len(digests)
     lost_of: dict[str, Counter[str]] = {}
     for one in lost if names else ():
-        lost_of.setdefault(shown(one.image.text.split("/")[level]), Counter())[one.reason] += 1
+        lost_of.setdefault(printable(one.image.text.split("/")[level]), Counter())[one.reason] += 1
     hashes = [digest for _, digest in digests]
     folders = [path.partition("/")[0] for path, _ in digests]
     codes = splitting.split(folders, hashes, labels if names else None, parts)
@@ -327,7 +329,7 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
         "unreadable": len(lost),
         "reasons": reasons,
         "lost": lost_of,
-        "values": seen.held(),
+        "values": seen.ranges(),
         "value_range": None if request.value_range == "auto" else request.value_range,
         "learned_too": splitting.count_in_both(codes, hashes, parts) if parts else 0,
         "fingerprint": fingerprint(
@@ -336,7 +338,7 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
     }
     np.save(target / "labels.npy", np.array(labels, np.int64))
     np.save(target / "parts.npy", codes)
-    report = "".join(f"{shown(one.image.text)}\t{one.reason}\t{shown(one.error)}\n" for one in lost)
+    report = "".join(f"{printable(one.image.text)}\t{one.reason}\t{printable(one.error)}\n" for one in lost)
     (target / "unreadable.txt").write_text(report, encoding="utf-8")
     (target / "packed.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return facts

@@ -84,13 +84,13 @@ class Exact:
                     "gradients by messages, which is slower; the results are the same"
                 )
         self.host = self._host()
-        self.place = self.host.index(world.rank)
+        self.host_rank = self.host.index(world.rank)
         self.host_nodes = [nodes_of(host_share(host, self.shares), microbatches) for host in self.hosts]
         others = [(number, ranks) for number, ranks in enumerate(self.hosts) if ranks != self.host]
         # `partners` help to add up this worker's slice: (number of the host, rank); this worker helps the `served` ones
-        self.partners = [(number, ranks[self.place % len(ranks)]) for number, ranks in others]
+        self.partners = [(number, ranks[self.host_rank % len(ranks)]) for number, ranks in others]
         self.served = [
-            rank for _, ranks in others for place, rank in enumerate(ranks) if place % len(self.host) == self.place
+            rank for _, ranks in others for place, rank in enumerate(ranks) if place % len(self.host) == self.host_rank
         ]
 
     def _host(self) -> list[int]:
@@ -133,7 +133,7 @@ class Exact:
         length = own.shape[1]
         self.rounds += 1
         if self.shared_buffer is not None and own.nbytes <= TAIL_ROOM:
-            self.shared_buffer.tails[self.rounds % 2][self.place].view(torch.float64)[: own.numel()] = own.view(-1)
+            self.shared_buffer.tails[self.rounds % 2][self.host_rank].view(torch.float64)[: own.numel()] = own.view(-1)
         if self.current is not None:
             self.current.publish()
         if self.shared_buffer is not None:
@@ -276,7 +276,9 @@ class Exact:
             scratch = max(leaf.slot for leaf in self.leaves) + 1 - len(self.nodes[self.world.rank])
             shared = self.shared_buffer.vectors(parameters) if self.shared_buffer is not None else None
             own = self.nodes[self.world.rank]
-            self.flat[key] = FlatGradients(parameters, shared, self.place, len(own), max(scratch, 0), self.world.size)
+            self.flat[key] = FlatGradients(
+                parameters, shared, self.host_rank, len(own), max(scratch, 0), self.world.size
+            )
         return self.flat[key]
 
 

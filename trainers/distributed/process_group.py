@@ -82,8 +82,8 @@ class World:
 
     def ranks_by_host(self) -> list[list[int]]:
         """The ranks by host, in the order of ranks: those of one list can share memory."""
-        here = (host_identity(), "" if self.shares_memory else str(self.rank))
-        everywhere = self.all_gather(here)
+        own_host = (host_identity(), "" if self.shares_memory else str(self.rank))
+        everywhere = self.all_gather(own_host)
         hosts: list[list[int]] = []
         for rank, where in enumerate(everywhere):  # neighbours in rank, since they hold neighbouring micro-batches
             if rank and where == everywhere[rank - 1]:

@@ -38,8 +38,8 @@ def _others() -> tuple[Path, ...]:
     """The fonts of this machine, in a fixed order, without those that draw a box for every character."""
     from matplotlib import font_manager
 
-    found = {Path(font) for font in font_manager.findSystemFonts()}
-    return tuple(sorted(font for font in found if "lastresort" not in font.name.lower()))
+    fonts = {Path(font) for font in font_manager.findSystemFonts()}
+    return tuple(sorted(font for font in fonts if "lastresort" not in font.name.lower()))
 
 
 def _has(font: Path, codes: NDArray[np.int32]) -> NDArray[np.bool_]:

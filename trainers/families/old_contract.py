@@ -23,9 +23,9 @@ def renamed_in(folder: Path) -> list[Problem]:
             tree = ast.parse(file.read_bytes())
         except (OSError, SyntaxError, ValueError):
             continue  # its import reports it
-        found = Finder(f"trainers.families.{folder.name}")
-        found.visit(tree)
-        for (owner, name), line in found.lines.items():
+        finder = Finder(f"trainers.families.{folder.name}")
+        finder.visit(tree)
+        for (owner, name), line in finder.lines.items():
             problems += old_names.renamed(owner, [name], f"{file}, line {line}")
     return problems
 
@@ -38,7 +38,7 @@ class Finder(ast.NodeVisitor):
         self.lines: dict[tuple[str, str], int] = {}
         self.imports: dict[str, str] = {}  # local names of what comes from troupe
         self.classes: dict[str, str] = {}  # of this file: Config or Family, "?" for others
-        self.within = "?"  # the kind of the class around
+        self.enclosing_kind = "?"  # the kind of the class around
         self.owners = {"microbatch": "MicroBatch", "config": "Config", "self.config": "Config"}  # of attributes
 
     def note(self, owner: str, name: str, node: ast.expr | ast.stmt | ast.keyword | ast.alias) -> None:
@@ -54,12 +54,12 @@ class Finder(ast.NodeVisitor):
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         kinds = [kind for kind in map(self.kind_of, node.bases) if kind != "?"]
         self.classes[node.name] = (kinds or ["?"])[0]
-        around, self.within = self.within, self.classes[node.name]
+        around, self.enclosing_kind = self.enclosing_kind, self.classes[node.name]
         for statement in node.body:
             for name in defined(statement):
-                self.note(self.within, name, statement)
+                self.note(self.enclosing_kind, name, statement)
         self.generic_visit(node)
-        self.within = around
+        self.enclosing_kind = around
 
     def kind_of(self, base: ast.expr) -> str:
         """Config or Family for a class of the contract, or one that extends it; "?" for others."""
@@ -77,7 +77,9 @@ class Finder(ast.NodeVisitor):
     def visit_Attribute(self, node: ast.Attribute) -> None:
         receiver = ast.unparse(node.value)
         self.note(
-            self.within if receiver in ("self", "cls", "super()") else self.owners.get(receiver, "?"), node.attr, node
+            self.enclosing_kind if receiver in ("self", "cls", "super()") else self.owners.get(receiver, "?"),
+            node.attr,
+            node,
         )
         self.generic_visit(node)
 

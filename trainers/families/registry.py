@@ -26,32 +26,32 @@ BUILT_IN = Path(__file__).parent
 
 def families(extra: Sequence[Path] = ()) -> dict[str, Path]:
     """The folder of each family, by name; custom families may not use a built-in name."""
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for root in (BUILT_IN, *extra):
         if not os.path.isdir(root):
             raise TroupeError(Problem("missing-folder", "--families", "no such folder", value=str(root)), USAGE)
         for folder in sorted(root.iterdir()):
             if (folder / "config.py").exists() and (folder / "training.py").exists():
-                if folder.name in found:
+                if folder.name in folders:
                     reason = f"there is already a family named {folder.name}"
                     raise TroupeError(Problem("name-in-use", "--families", reason, value=str(root)), USAGE)
-                found[folder.name] = folder
-    return found
+                folders[folder.name] = folder
+    return folders
 
 
 def config_class(name: str, extra: Sequence[Path] = ()) -> type[Config]:
     """The settings of a family. Raises TroupeError (exit code 2) for an unknown one."""
-    known = families(extra)
-    if name not in known:
+    folders = families(extra)
+    if name not in folders:
         models = [f"{family} {setting}" for family in families() if (setting := config_class(family).suggestion(name))]
-        reason, hint = "no such family", f"did you mean {models[0]}?" if models else did_you_mean(name, known)
+        reason, hint = "no such family", f"did you mean {models[0]}?" if models else did_you_mean(name, folders)
         for root in extra:
             for part, other in (("training.py", "config.py"), ("config.py", "training.py")):
                 if (root / name / other).exists() and not (root / name / part).exists():
                     reason, hint = f"no such family: {root / name} has a {other}, but no {part}", ""
         hint = "; ".join(filter(None, [hint, "`troupe families` lists them"]))
         raise TroupeError(Problem("unknown-family", name, reason, hint), USAGE)
-    kind, file = _only_class(name, known[name], "config", Config), str(known[name] / "config.py")
+    kind, file = _only_class(name, folders[name], "config", Config), str(folders[name] / "config.py")
     metrics: Any = kind.metrics
     if not isinstance(metrics, Mapping) or not {*metrics.values()} <= {"max", "min"}:
         reason = 'must map each metric to "max" or "min", as in {"accuracy": "max", "loss": "min"}'

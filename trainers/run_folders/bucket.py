@@ -105,7 +105,7 @@ def fetch_runs(runs: Path, names: Sequence[str | None] | None = None, checkpoint
                 bucket.fetch_idle(runs / search / TRIALS / trial, checkpoints)
 
 
-def shown(runs: Path) -> str:
+def display_name(runs: Path) -> str:
     """A folder of runs for display: the address of its bucket, or its path."""
     return address_of(runs) or str(runs)
 
@@ -147,19 +147,19 @@ class Bucket:
     def names(self) -> list[str]:
         """The runs and searches in the bucket."""
         with self.reporting_errors():
-            found = self.files.get_file_info(self.fs.FileSelector(self.root, allow_not_found=True))
+            listed = self.files.get_file_info(self.fs.FileSelector(self.root, allow_not_found=True))
             top = self.root.split("/")[0]
-            if not found and top and self.files.get_file_info(top).type == self.fs.FileType.NotFound:
+            if not listed and top and self.files.get_file_info(top).type == self.fs.FileType.NotFound:
                 raise OSError("NO_SUCH_BUCKET")
-        return sorted(info.base_name for info in found if info.type == self.fs.FileType.Directory)
+        return sorted(info.base_name for info in listed if info.type == self.fs.FileType.Directory)
 
     def list_files(self, path: Path) -> dict[str, tuple[int, int]]:
         """The files of a run or search in the bucket, by name within its folder: bytes, and modification time in
         nanoseconds."""
         root = self.key(path)
         with self.reporting_errors():
-            found = self.files.get_file_info(self.fs.FileSelector(root, allow_not_found=True, recursive=True))
-        names = {info.path[len(root) + 1 :]: (info.size, info.mtime_ns or 0) for info in found if info.is_file}
+            listed = self.files.get_file_info(self.fs.FileSelector(root, allow_not_found=True, recursive=True))
+        names = {info.path[len(root) + 1 :]: (info.size, info.mtime_ns or 0) for info in listed if info.is_file}
         return {name: facts for name, facts in names.items() if not name.startswith(".")}
 
     def fetch_idle(self, path: Path, checkpoints: bool = False) -> None:
@@ -309,8 +309,8 @@ class Bucket:
         """Remove a run or search from the bucket; foreign files stay."""
         root = self.key(path)
         with self.reporting_errors(), contextlib.suppress(FileNotFoundError):
-            found = self.files.get_file_info(self.fs.FileSelector(root, allow_not_found=True, recursive=True))
-            names = {info.path[len(root) + 1 :] for info in found if info.is_file}
+            listed = self.files.get_file_info(self.fs.FileSelector(root, allow_not_found=True, recursive=True))
+            names = {info.path[len(root) + 1 :] for info in listed if info.is_file}
             others = contents.foreign(names)
             if not others:
                 self.files.delete_dir(root)
@@ -348,12 +348,14 @@ def _as_it_is(fetch: Callable[[], None]) -> None:
 def _files(path: Path) -> list[str]:
     """The files of a folder, by name within it, without those that start with a dot, which are local, and without the
     trials of a search."""
-    found = []
+    names_inside = []
     for folder, inside, names in os.walk(path):
         top = folder == str(path)
         inside[:] = [name for name in inside if not name.startswith(".") and not (top and name == TRIALS)]
-        found += [os.path.relpath(os.path.join(folder, name), path) for name in names if not name.startswith(".")]
-    return found
+        names_inside += [
+            os.path.relpath(os.path.join(folder, name), path) for name in names if not name.startswith(".")
+        ]
+    return names_inside
 
 
 def _saved(names: Iterable[str]) -> list[str]:

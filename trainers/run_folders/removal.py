@@ -46,6 +46,6 @@ def refuse_others(path: Path) -> None:
     if os.stat(path).st_uid != os.geteuid():
         raise TroupeError(Problem(NOT_OURS, path.name, "belongs to another user, who can remove it"), CONFLICT)
     if others := sorted(contents.foreign(contents.names_in(path))):
-        shown = ", ".join(paths.shown(name) for name in others[:3]) + (", ..." if len(others) > 3 else "")
-        reason, hint = f"contains files not made by troupe ({shown})", "move them away, or remove the folder by hand"
+        listing = ", ".join(paths.printable(name) for name in others[:3]) + (", ..." if len(others) > 3 else "")
+        reason, hint = f"contains files not made by troupe ({listing})", "move them away, or remove the folder by hand"
         raise TroupeError(Problem(NOT_OURS, path.name, reason, hint), CONFLICT)

@@ -220,8 +220,8 @@ class RunFolder:
             notify(
                 f"metrics.jsonl: {damaged} of {len(rows) + damaged} rows are damaged; the run continues without them"
             )
-        kept = [atomic_files.finite(row) for row in rows if row["step"] <= step]
-        atomic_files.write(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        remaining = [atomic_files.finite(row) for row in rows if row["step"] <= step]
+        atomic_files.write(self.metrics, "".join(json.dumps(row) + "\n" for row in remaining))
 
     def size(self) -> int:
         """Bytes on disk; files that vanish meanwhile are not counted."""
@@ -356,14 +356,14 @@ def find(runs: Path, name: str) -> RunFolder:
         (path for path in (runs / (search or name), Path(search or name)) if os.path.exists(path / SEARCH)), None
     )
     if search_path is not None:
-        known = [folder.name for folder in all_runs(search_path / TRIALS)]
+        names = [folder.name for folder in all_runs(search_path / TRIALS)]
         if not search:
-            hint = f"name one of its trials, such as {known[0]}" if known else "it has no trials yet"
+            hint = f"name one of its trials, such as {names[0]}" if names else "it has no trials yet"
             raise TroupeError(Problem("not-a-run", name, "is a search, not a run", hint), USAGE)
     else:
-        known = [folder.name for folder in all_runs(runs)]
+        names = [folder.name for folder in all_runs(runs)]
     raise TroupeError(
-        Problem("unknown-run", name, f"no such run in {bucket.shown(runs)}", did_you_mean(name, known)), USAGE
+        Problem("unknown-run", name, f"no such run in {bucket.display_name(runs)}", did_you_mean(name, names)), USAGE
     )
 
 
@@ -379,7 +379,7 @@ def find_own(runs: Path, name: str) -> RunFolder:
         and is_run(path)
     ]
     if not inside:
-        reason = f"is not in {bucket.shown(runs)} itself"
+        reason = f"is not in {bucket.display_name(runs)} itself"
         raise TroupeError(Problem("elsewhere", name, reason, "name a run that is"), USAGE)
     folder = RunFolder(inside[0].resolve())
     stored, damage = _as_written(folder.settings)

@@ -42,13 +42,13 @@ class SyncState:
     def should_fetch(self, name: str, remote: tuple[int, int], behind: bool) -> bool:
         """Whether the file in the bucket should replace the local one: it is newer and the local one is unchanged, or
         the run in the bucket is further (`behind`)."""
-        known = self.known.get(name)
+        last_sync = self.known.get(name)
         if not (self.path / name).exists():
-            return known is None or known[2:] != list(remote)  # else it was removed locally
-        if known is None:  # never compared: the newer one is used
+            return last_sync is None or last_sync[2:] != list(remote)  # else it was removed locally
+        if last_sync is None:  # never compared: the newer one is used
             facts = os.stat(self.path / name)
             return behind or (facts.st_size != remote[0] and facts.st_mtime_ns < remote[1])
-        return known[2:] != list(remote) and (behind or not self.changed(name))
+        return last_sync[2:] != list(remote) and (behind or not self.changed(name))
 
     def forget(self, beginning: str) -> None:
         for name in [name for name in self.known if name.startswith(beginning)]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import field_validator
 
 from trainers.base import old_names
-from trainers.base.errors import meant
+from trainers.base.errors import did_you_mean
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem, show_value
 from trainers.settings import rules
@@ -342,7 +342,7 @@ class Config(Schedules):
                 return wrong(f"the metric is missing; use target={known[0]}:{target}")
             if (new := old_names.metric(metric)) in known:
                 return wrong(f"{metric} was renamed", f"use target={new}:{number}", "unknown-metric")
-            hint = meant(metric, known) or f"available: {', '.join(known)}"
+            hint = did_you_mean(metric, known) or f"available: {', '.join(known)}"
             return wrong(f"{metric} is not a metric of {family}", hint, "unknown-metric")
         try:
             number_of(number)

@@ -27,7 +27,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, ErrorDetails
 
 from trainers.base import old_names
-from trainers.base.errors import WORDS, TroupeError, meant
+from trainers.base.errors import USAGE, TroupeError, did_you_mean
 from trainers.base.problems import Problem, show_value
 
 Kind = Literal["defining", "running"]
@@ -93,8 +93,8 @@ def seconds_of(span: str) -> float:
         raise ValueError("is not a time", "use 90s, 10min or 2h")
     number, unit = match.groups()
     if unit not in UNITS:
-        meant = next((known for known in UNITS if unit[0] == known[0]), "h")
-        raise ValueError(f"{unit} is not a unit of time", f"use s, min or h, as in {number}{meant}")
+        likely = next((known for known in UNITS if unit[0] == known[0]), "h")
+        raise ValueError(f"{unit} is not a unit of time", f"use s, min or h, as in {number}{likely}")
     seconds = float(number) * UNITS[unit]
     if not 0 < seconds <= LONGEST * UNITS["h"]:
         raise ValueError(f"must be above 0s, at most {LONGEST:g}h")
@@ -207,7 +207,7 @@ class Settings(BaseModel):
         if new in cls.model_fields:
             return Problem("renamed", name, "was renamed", f"use {new}={show_value(value)}")
         usual = OTHER_NAMES.get(name)
-        hint = f"did you mean {usual}?" if usual in cls.model_fields else meant(name, cls.model_fields)
+        hint = f"did you mean {usual}?" if usual in cls.model_fields else did_you_mean(name, cls.model_fields)
         return Problem("unknown-setting", name, f"no such setting of {family}", hint)
 
     @classmethod
@@ -228,7 +228,7 @@ class Settings(BaseModel):
         """As `from_words`, but raises TroupeError (exit code 2) with all problems."""
         config, problems = cls.from_words(words, family)
         if config is None:
-            raise TroupeError(problems, WORDS)
+            raise TroupeError(problems, USAGE)
         return config
 
     @classmethod
@@ -339,14 +339,14 @@ def read_value(annotation: Any, text: str) -> Any:
             return READERS[option](text, words)
     if not words:
         raise ValueError("cannot be a single value")
-    raise ValueError(f"is not one of {', '.join(words)}", meant(text, words))
+    raise ValueError(f"is not one of {', '.join(words)}", did_you_mean(text, words))
 
 
 def _read_list(option: Any, text: str, words: Sequence[str]) -> tuple[Any, ...]:
     """Numbers separated by colons, as many as the type has."""
     (item, *others), parts = get_args(option), text.split(":")
     if words and len(parts) == 1:
-        raise ValueError(f"is not one of {', '.join(words)}, nor numbers as in 0:1", meant(text, words))
+        raise ValueError(f"is not one of {', '.join(words)}, nor numbers as in 0:1", did_you_mean(text, words))
     if ... not in others and len(parts) != 1 + len(others):
         raise ValueError(f"needs {1 + len(others)} numbers, not {len(parts)}")
     return tuple(read_value(item, part) for part in parts)

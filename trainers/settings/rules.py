@@ -62,5 +62,5 @@ def peak_before_tail(peak: float | str, tail: float) -> Problem | None:
 def evaluation_needed(target: str, schedule: str, every: int | str) -> Problem | None:
     if every != 0 or (target == "none" and schedule != "plateau"):
         return None
-    asked, value = ("target", target) if target != "none" else ("schedule", "plateau")
-    return Problem(BESIDE, asked, "needs evaluations", "use evaluate_every=auto instead of 0", value)
+    setting, value = ("target", target) if target != "none" else ("schedule", "plateau")
+    return Problem(BESIDE, setting, "needs evaluations", "use evaluate_every=auto instead of 0", value)

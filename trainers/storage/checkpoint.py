@@ -42,8 +42,8 @@ def name_of(step: int, phases_done: int = 0, pending: bool = False) -> str:
 
 def all_in(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    found = [path for path in (folder.iterdir() if folder.is_dir() else ()) if NAME.match(path.name)]
-    return sorted(found, key=lambda path: position_of(path.name))
+    paths = [path for path in (folder.iterdir() if folder.is_dir() else ()) if NAME.match(path.name)]
+    return sorted(paths, key=lambda path: position_of(path.name))
 
 
 def position_of(name: str) -> tuple[int, int]:
@@ -111,11 +111,11 @@ def remove(path: Path) -> bool:
         return True
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         manifest = manifest_of(path)
-        known = {MANIFEST, ownership.MARK, *manifest["files"]}
+        expected = {MANIFEST, ownership.MARK, *manifest["files"]}
         if (
             atomic_files.is_intact(manifest)
             and manifest["format"]
-            and {*os.listdir(path)} <= known
+            and {*os.listdir(path)} <= expected
             and not path.is_symlink()
         ):
             shutil.rmtree(path, ignore_errors=True)

@@ -140,16 +140,16 @@ def some(differences: Sequence[str]) -> str:
 
 def differences_between(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """Differences between the expected and the given tensors, sorted: missing, unknown, of another shape."""
-    found = []
+    differences = []
     for key in sorted(own.keys() | given.keys()):
         if key.endswith("num_batches_tracked"):  # old files have none
             continue
         if key not in given:
-            found.append(f"{key} (missing)")
+            differences.append(f"{key} (missing)")
         elif key not in own:
-            found.append(f"{key} (not in this network)")
+            differences.append(f"{key} (not in this network)")
         elif own[key].shape != given[key].shape:
-            found.append(
+            differences.append(
                 f"{key} ({'x'.join(map(str, given[key].shape))} instead of {'x'.join(map(str, own[key].shape))})"
             )
-    return found
+    return differences

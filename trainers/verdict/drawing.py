@@ -21,13 +21,13 @@ def draw_verdict(verdict: Mapping[str, Any]) -> Image.Image:
     figure = figure_of(1000, 420)
     left, right = figure.subplots(1, 2)
     names = [name for name in SHARES if name in numbers]
-    places = np.arange(len(names))
+    positions = np.arange(len(names))
     for side, offset, colour in (("generated", -0.2, GENERATED), ("real", 0.2, REAL)):
         values = [numbers[name][side] for name in names]
         label = f"{side} ({verdict['samples']:,} {'samples' if side == 'generated' else 'held-out images'})"
-        bars = left.barh(places + offset, values, 0.38, color=colour, label=label)
+        bars = left.barh(positions + offset, values, 0.38, color=colour, label=label)
         left.bar_label(bars, [f"{value:.3f}" for value in values], padding=3, color=INK, fontsize=8)
-    left.set_yticks(places, [name.replace("_", " ") for name in names], color=INK)
+    left.set_yticks(positions, [name.replace("_", " ") for name in names], color=INK)
     left.invert_yaxis()
     left.set_xlim(0, max(1.25, 1.2 * max(max(numbers[name].values()) for name in names)))
     left.legend(loc="lower right", fontsize=8, frameon=False, labelcolor=INK)
@@ -62,8 +62,8 @@ def draw_pairs(generated: np.ndarray, real: np.ndarray, side: int = 64) -> Image
     sheet = Image.new("RGB", (count * (side + gap) + gap, title + 2 * (side + gap)), "white")
     ImageDraw.Draw(sheet).text((gap, 4), "closest: generated above, the nearest training image below", INK)
     for row, images in enumerate((generated, real)):
-        for place, image in enumerate(images):
+        for index, image in enumerate(images):
             cell = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image[:, :, :3])
             cell = cell.resize((side, side), Image.Resampling.NEAREST)
-            sheet.paste(cell, (gap + place * (side + gap), title + row * (side + gap)))
+            sheet.paste(cell, (gap + index * (side + gap), title + row * (side + gap)))
     return sheet

@@ -26,10 +26,10 @@ def modes(labels: Tensor, real_shares: Tensor) -> Modes:
         raise ValueError("counting classes needs at least one sample")
     counts = torch.bincount(labels, minlength=len(real_shares))
     shares = counts.double() / counts.sum()
-    there = shares > 0
-    wanted = real_shares.double() / real_shares.sum()
-    entropy = -(shares[there] * shares[there].log()).sum() / torch.tensor(float(len(real_shares))).log()
-    divergence = (shares[there] * (shares[there] / wanted[there]).log()).sum()
+    present = shares > 0
+    expected = real_shares.double() / real_shares.sum()
+    entropy = -(shares[present] * shares[present].log()).sum() / torch.tensor(float(len(real_shares))).log()
+    divergence = (shares[present] * (shares[present] / expected[present]).log()).sum()
     return Modes(
         int((counts > 0).sum()), len(real_shares), counts.tolist(), float(entropy), float(divergence.clamp(min=0))
     )

@@ -63,21 +63,21 @@ def nearest(points: Tensor, among: Tensor, heartbeat: Beat = lambda: None) -> tu
     distances = torch.full((len(points),), math.inf, dtype=torch.float64)
     indices = torch.zeros(len(points), dtype=torch.int64)
     for rows, columns, distance in _blocks(points, among, heartbeat):
-        least, place = distance.min(1)
+        least, column = distance.min(1)
         closer = least < distances[rows]
         distances[rows] = torch.where(closer, least, distances[rows])
-        indices[rows] = torch.where(closer, place + columns.start, indices[rows])
+        indices[rows] = torch.where(closer, column + columns.start, indices[rows])
     return distances, indices
 
 
 def radii(points: Tensor, *neighbours: int, heartbeat: Beat = lambda: None) -> list[Tensor]:
     """The distance of each point to its k-th nearest other one, for each k; each (points,)."""
     most = max(neighbours)
-    found = torch.full((len(points), most + 1), math.inf, dtype=torch.float64)
+    distances = torch.full((len(points), most + 1), math.inf, dtype=torch.float64)
     for rows, _, distance in _blocks(points, points, heartbeat):
-        both = torch.cat([found[rows], distance], 1)
-        found[rows] = both.topk(most + 1, dim=1, largest=False, sorted=True).values
-    return [found[:, count] for count in neighbours]  # the nearest is the point itself
+        both = torch.cat([distances[rows], distance], 1)
+        distances[rows] = both.topk(most + 1, dim=1, largest=False, sorted=True).values
+    return [distances[:, count] for count in neighbours]  # the nearest is the point itself
 
 
 class Copies(NamedTuple):
@@ -97,11 +97,13 @@ class Originals:
         self.mean = wide.mean(0)
         apart = wide - self.mean
         self.axes = torch.linalg.eigh(apart.T @ apart).eigenvectors[:, -AXES:]
-        known, tested = self._turned(train), self._turned(held_out)
-        self.centres = _centres(known)
-        cells, tests = self._cells(known), self._cells(tested)
-        self.known = [known[cells == cell] for cell in range(len(self.centres))]
-        self.tested = [nearest(tested[tests == cell], points, heartbeat)[0] for cell, points in enumerate(self.known)]
+        turned, tested = self._turned(train), self._turned(held_out)
+        self.centres = _centres(turned)
+        cells, tests = self._cells(turned), self._cells(tested)
+        self.train_points = [turned[cells == cell] for cell in range(len(self.centres))]
+        self.tested = [
+            nearest(tested[tests == cell], points, heartbeat)[0] for cell, points in enumerate(self.train_points)
+        ]
 
     def copies(self, generated: Tensor, pairs: int = 16, heartbeat: Beat = lambda: None) -> Copies:
         """Whether samples are copies: their distances to the nearest training image, compared with held-out images'.
@@ -114,7 +116,7 @@ class Originals:
         made = self._turned(generated)
         cells = self._cells(made)
         total, weight = 0.0, 0
-        for cell, (points, tests) in enumerate(zip(self.known, self.tested, strict=True)):
+        for cell, (points, tests) in enumerate(zip(self.train_points, self.tested, strict=True)):
             fakes = made[cells == cell]
             if len(points) and min(len(tests), len(fakes)) >= FEWEST:
                 total += len(tests) * _u_score(nearest(fakes, points, heartbeat)[0], tests)
@@ -138,16 +140,16 @@ def _centres(points: Tensor) -> Tensor:
     centres = [points[(points - points.mean(0)).square().sum(1).argmax()]]
     while len(centres) < min(CELLS, len(points)):
         centres.append(points[torch.cdist(points, torch.stack(centres)).amin(1).argmax()])
-    found = torch.stack(centres)
+    means = torch.stack(centres)
     for _ in range(100):
-        of = torch.cdist(points, found).argmin(1)
+        of = torch.cdist(points, means).argmin(1)
         moved = torch.stack(
-            [points[of == cell].mean(0) if (of == cell).any() else found[cell] for cell in range(len(found))]
+            [points[of == cell].mean(0) if (of == cell).any() else means[cell] for cell in range(len(means))]
         )
-        if torch.equal(moved, found):
+        if torch.equal(moved, means):
             break
-        found = moved
-    return found
+        means = moved
+    return means
 
 
 def _u_score(one: Tensor, other: Tensor) -> float:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from trainers.base.errors import TroupeError
-from trainers.base.paths import shown
+from trainers.base.paths import printable
 from trainers.data.image_folders.decoding import extensions
 from trainers.data.image_folders.folders import TRAIN, of_system, part_kinds
 from trainers.data.image_folders.listing import ScanResult, parts_or_classes, scan_folder
@@ -19,36 +19,36 @@ def where_labels_are(data: str) -> str:
     name, _, path = data.partition(":")
     root = Path(path)
     try:
-        found = scan_folder(root)
+        scan = scan_folder(root)
     except TroupeError:
         return ""
-    if below := level_below(found):
-        return f"use data={name}:{shown(root / below)}"
-    if deeper := _parts_below_parts(found):
+    if below := level_below(scan):
+        return f"use data={name}:{printable(root / below)}"
+    if deeper := _parts_below_parts(scan):
         return f"its classes are one level deeper, in {deeper}: move them up"
     if above := _above(root):
-        return f"if it is one of several classes, use data={name}:{shown(above)}"
+        return f"if it is one of several classes, use data={name}:{printable(above)}"
     return ""
 
 
-def level_below(found: ScanResult) -> str:
+def level_below(scan: ScanResult) -> str:
     """The only folder that has images, or the only one in that, and so on, down to one with splits or classes; "" if
     there is none."""
-    paths, nested = [image.path for image in found.images], list[str]()
+    paths, nested = [image.path for image in scan.images], list[str]()
     while paths and all("/" in path for path in paths) and len({path.partition("/")[0] for path in paths}) == 1:
         nested.append(paths[0].partition("/")[0])
         paths = [path.partition("/")[2] for path in paths]
     return "/".join(nested) if nested and parts_or_classes(paths) else ""
 
 
-def _parts_below_parts(found: ScanResult) -> str:
+def _parts_below_parts(scan: ScanResult) -> str:
     """`train/train`, if each split contains only one folder, which has classes."""
-    parts = [image.text.partition("/") for image in found.images]
+    parts = [image.text.partition("/") for image in scan.images]
     first = {part for part, _, _ in parts}
     single = {part: {rest.partition("/")[0] for name, _, rest in parts if name == part} for part in first}
     if TRAIN not in part_kinds(sorted(first)).values() or any(len(inside) != 1 for inside in single.values()):
         return ""
-    return " and ".join(sorted(f"{shown(part)}/{shown(*inside)}" for part, inside in single.items()))
+    return " and ".join(sorted(f"{printable(part)}/{printable(*inside)}" for part, inside in single.items()))
 
 
 def _above(folder: Path) -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from trainers.base.errors import ENVIRONMENT, TroupeError
-from trainers.base.paths import shown
+from trainers.base.paths import printable
 from trainers.base.problems import Problem
 from trainers.data.image_folders.decoding import extensions
 from trainers.data.image_folders.folders import DOUBTFUL, TRAIN, UNLABELED, of_system, part_kinds, placed, text_of
@@ -109,7 +109,7 @@ class _Scanner:
             self.images.append(Listed(path.relative_to(self.root).as_posix(), state.st_size, state.st_mtime_ns))
             return
         else:
-            kind = shown(f".{name.rpartition('.')[2].lower()}" if "." in name else name)
+            kind = printable(f".{name.rpartition('.')[2].lower()}" if "." in name else name)
         is_regular = path.is_file() or kind == EVICTED
         self.passed[kind if is_regular else "broken links" if path.is_symlink() else "special files"] += 1
         for parent in above:
@@ -126,7 +126,7 @@ class _Scanner:
 
 def _refuse(error: OSError) -> None:
     reason, hint = f"cannot be read ({error.strerror})", "its images would be missing"
-    raise TroupeError(Problem("not-read", shown(error.filename), reason, hint), ENVIRONMENT)
+    raise TroupeError(Problem("not-read", printable(error.filename), reason, hint), ENVIRONMENT)
 
 
 def counted(kinds: Mapping[str, int], most: int | None = 5) -> str:
@@ -136,32 +136,35 @@ def counted(kinds: Mapping[str, int], most: int | None = 5) -> str:
     return ", ".join([f"{count} {kind}" for kind, count in order[:most]] + rest)
 
 
-def arranged(found: ScanResult, data: str, folders: str = "auto") -> Layout:
+def arranged(scan: ScanResult, data: str, folders: str = "auto") -> Layout:
     """Which folders are splits and which are classes, by their names or by the setting `folders`.
 
     Raises TroupeError (exit code 3), with the `data` that named the folder, if they may be either, or if splits have
     different classes.
     """
-    texts = [image.text for image in found.images]
+    texts = [image.text for image in scan.images]
     parts, left_out = _parts(texts, data, folders)
-    kept = [image for image in found.images if image.text.partition("/")[0] not in left_out]
+    kept = [image for image in scan.images if image.text.partition("/")[0] not in left_out]
     if not parts:
         classes, strays = _classes(texts)
-        return Layout(kept, {}, classes, strays, _bare(found, texts, ""), _links(found, {}), left_out)
+        return Layout(kept, {}, classes, strays, _bare(scan, texts, ""), _links(scan, {}), left_out)
     inside = {name: [path.partition("/")[2] for path in texts if path.startswith(f"{name}/")] for name in parts}
-    every = {name: _classes(within) for name, within in inside.items()}
+    every = {name: _classes(paths_inside) for name, paths_inside in inside.items()}
     strays = [f"{name}/{path}" for name, (_, beside) in every.items() for path in beside]
     if strays:
-        return Layout(kept, parts, [], strays, {}, _links(found, parts), left_out)
+        return Layout(kept, parts, [], strays, {}, _links(scan, parts), left_out)
     train = next(name for name, part in parts.items() if part == TRAIN)
     if any(classes for classes, _ in every.values()):
         _refuse_unlike(
-            {name: {path.partition("/")[0] for path in within if "/" in path} for name, within in inside.items()},
+            {
+                name: {path.partition("/")[0] for path in paths_inside if "/" in path}
+                for name, paths_inside in inside.items()
+            },
             train,
             data,
         )
-    bare = _bare(found, texts, f"{train}/")
-    return Layout(kept, parts, every[train][0], [], bare, _links(found, parts), left_out)
+    bare = _bare(scan, texts, f"{train}/")
+    return Layout(kept, parts, every[train][0], [], bare, _links(scan, parts), left_out)
 
 
 def _parts(paths: Sequence[str], data: str, folders: str) -> tuple[dict[str, str], dict[str, int]]:
@@ -188,7 +191,7 @@ def _parts(paths: Sequence[str], data: str, folders: str) -> tuple[dict[str, str
         raise _either(f"{_names(kinds)} include no training split", instead, data)
     if not _is_complete(parts):
         (name,) = parts
-        hint = f"use data={data}/{shown(name)}, which holds out a tenth, or {instead}"
+        hint = f"use data={data}/{printable(name)}, which holds out a tenth, or {instead}"
         raise _either(f"{_names(kinds)} include no test or validation split", hint, data)
     return parts, {name: counts[name] for name in kinds if name not in parts}
 
@@ -225,7 +228,7 @@ def _refuse_doubtful(paths: Sequence[str], kinds: Mapping[str, str], data: str) 
             hint = f"{leave} or use folders=classes if all are"
             part = next(name for name, kind in kinds.items() if kind)
             beside = [name for name, kind in kinds.items() if not kind]
-            raise _either(f"its folder {shown(part)} may be a split, or a class like {_names(beside)}", hint, data)
+            raise _either(f"its folder {printable(part)} may be a split, or a class like {_names(beside)}", hint, data)
     if not known and len(kinds) > 1 and all(_has_parts(names) for names in inside.values()):
         hint = "put the splits above the classes (train/CLASS, test/CLASS), or use folders=classes to merge them"
         raise _either(f"each of {_names(kinds)} has its own splits", hint, data)
@@ -253,7 +256,7 @@ def _names(names: Mapping[str, str] | Sequence[str]) -> str:
 
 
 def _and(names: Sequence[str]) -> str:
-    texts = [shown(name) for name in names]
+    texts = [printable(name) for name in names]
     return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
@@ -266,7 +269,7 @@ def _classes(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     return ([], strays) if strays else (sorted(first), [])
 
 
-def _bare(found: ScanResult, texts: Sequence[str], part: str) -> dict[str, str]:
+def _bare(scan: ScanResult, texts: Sequence[str], part: str) -> dict[str, str]:
     """Folders of a split (`train/`, or "" for all) that contain no image, if each image is in some folder."""
     paths = [path.removeprefix(part) for path in texts if path.startswith(part)]
     if any("/" not in path for path in paths):
@@ -274,26 +277,26 @@ def _bare(found: ScanResult, texts: Sequence[str], part: str) -> dict[str, str]:
     filled = {path.partition("/")[0] for path in paths}
     kinds = {
         folder.removeprefix(part): kinds
-        for folder, kinds in found.holds.items()
+        for folder, kinds in scan.holds.items()
         if folder.startswith(part) and folder.count("/") == part.count("/")
     }
     return {
-        shown(name): f"it holds {counted(content)}" if content else "it is empty"
+        printable(name): f"it holds {counted(content)}" if content else "it is empty"
         for name, content in kinds.items()
         if name not in filled
     }
 
 
-def _links(found: ScanResult, parts: Mapping[str, str]) -> list[str]:
+def _links(scan: ScanResult, parts: Mapping[str, str]) -> list[str]:
     """Links in the place of splits or classes that lead to another of these; a link for another name of the same split
     is harmless."""
     lines = []
-    for link, target in sorted(found.links.items()):
+    for link, target in sorted(scan.links.items()):
         name, other = PurePosixPath(link).name, PurePosixPath(target).name
         kinds = part_kinds({name, other})
         level = 2 if link.partition("/")[0] in parts else 1
         if link.count("/") < level and not (kinds[name] and kinds[name] == kinds[other]):
-            lines.append(f"{shown(link)} -> {shown(target)}")
+            lines.append(f"{printable(link)} -> {printable(target)}")
     return lines
 
 
@@ -302,9 +305,9 @@ def _refuse_unlike(classes: Mapping[str, set[str]], train: str, data: str) -> No
     differ = []
     for name in classes.keys() - {train}:
         for where, only in ((train, classes[train] - classes[name]), (name, classes[name] - classes[train])):
-            names = ", ".join([*map(shown, sorted(only)[:8]), *(["..."] if len(only) > 8 else [])])
+            names = ", ".join([*map(printable, sorted(only)[:8]), *(["..."] if len(only) > 8 else [])])
             differ += [f"only its folder {where} has images of {names}"] if only else []
     if differ:
         reason = "; ".join(sorted(differ))
-        hint = f"its splits must have the same classes; or use data={data}/{shown(train)}, which holds out a tenth"
+        hint = f"its splits must have the same classes; or use data={data}/{printable(train)}, which holds out a tenth"
         raise TroupeError(Problem("parts-differ", "data", reason, hint, data), ENVIRONMENT)

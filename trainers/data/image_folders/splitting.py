@@ -21,22 +21,24 @@ def split(
     If folders are splits, nothing of the training split is held out for `test`, nor for `validation` if that has its
     own folder.
     """
-    found = np.zeros(len(digests), np.uint8)
+    parts_of_rows = np.zeros(len(digests), np.uint8)
     if parts:
         codes = {name: CODES[part] for name, part in parts.items()}
         if not apart(parts):  # the only other one is for evaluation, regardless of its name
             codes = {name: min(code, TEST) for name, code in codes.items()}
-        found[:] = [codes[folder] for folder in folders]
+        parts_of_rows[:] = [codes[folder] for folder in folders]
     elif labels is not None:
-        found[tenth_of_each(digests, labels, range(len(digests)))] = TEST
+        parts_of_rows[tenth_of_each(digests, labels, range(len(digests)))] = TEST
     else:  # each one by its own content alone; the first is a training image
-        found[[row for row, digest in enumerate(digests) if row and int(digest[:8], 16) % 10 == 0]] = TEST
+        parts_of_rows[[row for row, digest in enumerate(digests) if row and int(digest[:8], 16) % 10 == 0]] = TEST
     if not apart(parts):
-        rest = np.flatnonzero(found == TRAIN)
-        found[
-            tenth_of_each(digests, labels, rest.tolist()) if labels is not None else rest[validation_rows(len(rest))]
+        training = np.flatnonzero(parts_of_rows == TRAIN)
+        parts_of_rows[
+            tenth_of_each(digests, labels, training.tolist())
+            if labels is not None
+            else training[validation_rows(len(training))]
         ] = VALIDATION
-    return found
+    return parts_of_rows
 
 
 def count_in_both(codes: NDArray[np.uint8], digests: Sequence[str], parts: Mapping[str, str]) -> int:

@@ -36,7 +36,7 @@ class Values:
             self.lows.setdefault(kind, []).append(float(seen[ends[0]]))
             self.highs.setdefault(kind, []).append(float(seen[ends[1]]))
 
-    def held(self) -> dict[str, list[float]]:
+    def ranges(self) -> dict[str, list[float]]:
         """The lowest and the highest value of each kind, except for one image in twenty."""
         return {
             kind: [sorted(lows)[len(lows) // 20], sorted(self.highs[kind])[-1 - len(lows) // 20]]
@@ -64,10 +64,10 @@ def table(value_range: Range) -> list[int] | None:
     return [int(level) for level in in_eight_bits(np.arange(256), EIGHT, value_range)]
 
 
-def lines(held: Mapping[str, Sequence[float]], value_range: Range) -> list[str]:
+def lines(ranges: Mapping[str, Sequence[float]], value_range: Range) -> list[str]:
     """Warnings for the user about images whose values use little of their range, or exceed it."""
     texts = []
-    for kind, (low, high) in held.items() if value_range != "full" else ():
+    for kind, (low, high) in ranges.items() if value_range != "full" else ():
         black, white = (0.0, WHITE[kind]) if isinstance(value_range, str) else value_range
         if kind == FLOAT and isinstance(value_range, str) and high > 1:
             white = 255.0

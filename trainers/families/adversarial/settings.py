@@ -42,13 +42,13 @@ def _size(image_size: int | str) -> Problem | None:
     return Problem(VALUE, "image_size", reason, "use one of these", image_size)
 
 
-def _classes_known(mismatched_negatives: bool, conditional: bool) -> Problem | None:
+def _needs_classes(mismatched_negatives: bool, conditional: bool) -> Problem | None:
     if conditional or not mismatched_negatives:
         return None
     return Problem(BESIDE, "mismatched_negatives", "needs a conditional run", "use conditional=true", True)
 
 
-def _found(path: str) -> Path:
+def _resolved(path: str) -> Path:
     """A path as given, or the run of that name."""
     run = Path("runs") / path
     return run if "/" not in path and not expanded(path).exists() and run.exists() else expanded(path)
@@ -94,7 +94,7 @@ class AdversarialConfig(ImageConfig):
     checks: ClassVar[tuple[Check, ...]] = (
         *ImageConfig.checks,
         Check(("image_size",), _size),
-        Check(("mismatched_negatives", "conditional"), _classes_known),
+        Check(("mismatched_negatives", "conditional"), _needs_classes),
     )
     sample_settings: ClassVar[type[SampleSettings]] = ImageSampleSettings
     metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {
@@ -173,10 +173,10 @@ class AdversarialConfig(ImageConfig):
 
     @field_validator("features")
     @classmethod
-    def _found_features(cls, features: str) -> str:
+    def _resolved_features(cls, features: str) -> str:
         """Make a path in it absolute; a bare name is that of a run."""
         model, colon, path = features.rpartition(":")
-        return features if features in OWN_FEATURES else f"{model}{colon}{_found(path).resolve()}"
+        return features if features in OWN_FEATURES else f"{model}{colon}{_resolved(path).resolve()}"
 
     @classmethod
     def validate_settings(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
@@ -190,15 +190,15 @@ class AdversarialConfig(ImageConfig):
             no_judge("needs torch-fidelity, which is not installed", "pip install torch-fidelity", "not-installed")
         if features in OWN_FEATURES:
             return problems
-        if not _found(path).exists():
+        if not _resolved(path).exists():
             no_judge("is none of auto, pixels and inception, nor an existing run or file")
         elif model not in ("", "inception"):
             model = MODELS.get(model, model)
             for one in classifiers.CONFIGS["classifier"].from_words({"model": model}, "classifier")[1]:
                 no_judge(one.reason, one.hint, one.code)
-            if _found(path).is_dir() and not any((_found(path) / name).exists() for name in WEIGHTS):
+            if _resolved(path).is_dir() and not any((_resolved(path) / name).exists() for name in WEIGHTS):
                 no_judge("is a folder without weights", "use a file of weights")
-        elif not model and any(why := _no_judge(_found(path))):
+        elif not model and any(why := _no_judge(_resolved(path))):
             no_judge(*why)
         return problems
 
@@ -219,8 +219,8 @@ class AdversarialConfig(ImageConfig):
         return {name: mode for name, mode in known.items() if not (few and name == "frechet_distance")}
 
     def no_held_out_reason(self, facts: Mapping[str, Any]) -> str:
-        there = facts["held_out"]
-        return f"the data has {there or 'none'} of the {FEWEST} held-out images that a verdict needs"
+        count = facts["held_out"]
+        return f"the data has {count or 'none'} of the {FEWEST} held-out images that a verdict needs"
 
     def validate_data(self, facts: Mapping[str, Any]) -> list[Problem]:
         problems = super().validate_data(facts)

@@ -41,8 +41,8 @@ def images_of(data: Data, drawn: Tensor, labels: Tensor | None, config: Any) -> 
     if labels is not None:
         parts[GENERATED]["labels"] = labels[order].to(device)
     kinds = [torch.full((len(part["images"]),), kind) for kind, part in zip(KINDS, parts, strict=True)]
-    wanted = ("images",) if labels is None else ("images", "labels")
-    return {"kinds": torch.cat(kinds), **{name: torch.cat([part[name] for part in parts]) for name in wanted}}
+    names = ("images",) if labels is None else ("images", "labels")
+    return {"kinds": torch.cat(kinds), **{name: torch.cat([part[name] for part in parts]) for name in names}}
 
 
 def spread_groups(count: int, size: int) -> list[int]:
@@ -73,23 +73,23 @@ def numbers_of(rows: Rows, before: Mapping[str, float]) -> dict[str, float]:
     unlike = torch.cdist(pixels[real], pixels[generated]).square().mean().sqrt()
     alike = apart(pixels[real][:some])
     diversity = apart(pixels[generated][:some]) / alike if alike else 1.0  # no diversity to compare with
-    found = {
+    metrics = {
         "critic_ranking_accuracy": above(scores[real], scores[generated]),
         **({"critic_ranking_accuracy_held_out": above(scores[held_out], scores[generated])} if held_out.any() else {}),
         "watch_diversity": diversity,
         "watch_diversity_most": max(diversity, before.get("watch_diversity_most", 0.0)),
         "critic_slope": float((scores[real].mean() - scores[generated].mean()).abs() / unlike.clamp(min=1e-12)),
     }
-    found["collapse_strikes"] = before.get("collapse_strikes", 0.0) + 1 if doubt(found) else 0.0
-    return found
+    metrics["collapse_strikes"] = before.get("collapse_strikes", 0.0) + 1 if doubt(metrics) else 0.0
+    return metrics
 
 
-def doubt(found: Mapping[str, float]) -> str | None:
+def doubt(metrics: Mapping[str, float]) -> str | None:
     """The sign of failure that one check found, in one line, or None; a second one in a row makes it a worry."""
-    diversity, most, slope = found["watch_diversity"], found["watch_diversity_most"], found["critic_slope"]
+    diversity, most, slope = metrics["watch_diversity"], metrics["watch_diversity_most"], metrics["critic_slope"]
     right, held_out = (
-        found["critic_ranking_accuracy"],
-        found.get("critic_ranking_accuracy_held_out", found["critic_ranking_accuracy"]),
+        metrics["critic_ranking_accuracy"],
+        metrics.get("critic_ranking_accuracy_held_out", metrics["critic_ranking_accuracy"]),
     )
     if not slope <= STEEP:  # also true for nan
         return (
@@ -110,8 +110,8 @@ def doubt(found: Mapping[str, float]) -> str | None:
     return None
 
 
-def worry(found: Mapping[str, float]) -> str | None:
-    return doubt(found) if found["collapse_strikes"] >= 2 else None
+def worry(metrics: Mapping[str, float]) -> str | None:
+    return doubt(metrics) if metrics["collapse_strikes"] >= 2 else None
 
 
 def above(ones: Tensor, others: Tensor) -> float:

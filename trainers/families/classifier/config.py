@@ -33,7 +33,7 @@ def torchvision_models() -> tuple[str, ...]:
     return tuple(sorted(name for text in texts for name in registered.findall(text)))
 
 
-def _known(model: str) -> Problem | None:
+def _model_problem(model: str) -> Problem | None:
     if model in OWN or model in torchvision_models():
         return None
     near = did_you_mean(model, [*OWN, *torchvision_models()])
@@ -43,7 +43,7 @@ def _known(model: str) -> Problem | None:
 
 class Config(ClassificationConfig):
     summary: ClassVar[str] = "small classifiers, He et al.'s CIFAR ResNets, and torchvision's models by name"
-    checks: ClassVar[tuple[Check, ...]] = (*ClassificationConfig.checks, Check(("model",), _known))
+    checks: ClassVar[tuple[Check, ...]] = (*ClassificationConfig.checks, Check(("model",), _model_problem))
     defaults: ClassVar[Mapping[str, Any]] = {
         "data": "digits",
         "epochs": 10.0,

@@ -22,10 +22,10 @@ def _resnet_plain(network: str, n_extra_layers: int, norm_after_activation: bool
         "norm_after_activation": norm_after_activation,
         "upsample": upsample != "transposed",
     }
-    said = [name for name, is_said in of_dcgan.items() if is_said]
-    if network != "resnet" or not said:
+    given = [name for name, is_said in of_dcgan.items() if is_said]
+    if network != "resnet" or not given:
         return None
-    return Problem(BESIDE, said[0], "needs network=dcgan", "leave it out with network=resnet")
+    return Problem(BESIDE, given[0], "needs network=dcgan", "leave it out with network=resnet")
 
 
 class Config(AdversarialConfig):
