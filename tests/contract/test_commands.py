@@ -207,7 +207,19 @@ def test_weights_that_are_not_finite_are_begun_with_by_nobody(
 
 def test_a_runs_settings_are_taken_as_a_config(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        command(["train", "classifier", "model=mlp", "data=digits", "epochs=0.01", "image_size=8", "--name", "first"])
+        command(
+            [
+                "train",
+                "classifier",
+                "model=mlp",
+                "data=digits",
+                "steps=1",
+                "image_size=8",
+                "evaluate_every=0",
+                "--name",
+                "first",
+            ]
+        )
         == 0
     )
     capsys.readouterr()
@@ -302,7 +314,9 @@ def test_json_is_one_object_and_progress_goes_to_stderr(room: Path, capsys: pyte
 
 
 def test_a_config_file_says_settings_and_the_command_line_wins(room: Path) -> None:
-    (room / "small.yaml").write_text("family: dcgan\nimage_size: 16\nwidth: 4\nlatent: 8\nsteps: 1\nseed: 3\nevaluate_every: 0\n")
+    (room / "small.yaml").write_text(
+        "family: dcgan\nimage_size: 16\nwidth: 4\nlatent: 8\nsteps: 1\nseed: 3\nevaluate_every: 0\n"
+    )
     assert command(["train", "--config", "small.yaml", "seed=4"]) == 0
     stored = json.loads((room / "runs/dcgan-1/settings.json").read_text())["settings"]
     assert (stored["width"], stored["seed"]) == (4, 4)
@@ -338,7 +352,9 @@ def test_dcgan_takes_any_power_of_two(room: Path, size: int, upsample: str) -> N
     assert Image.open(room / "runs/dcgan-1/grids/step_00000001.png").size[0] > 8 * size
 
 
-@pytest.mark.parametrize(("name", "kind"), [("x.jpg", "JPEG"), *slow(("x.PNG", "PNG"), ("x.webp", "WEBP"), ("x", "PNG"))])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("x.jpg", "JPEG"), *slow(("x.PNG", "PNG"), ("x.webp", "WEBP"), ("x", "PNG"))]
+)
 def test_samples_are_written_as_the_ending_of_their_file_says(room: Path, name: str, kind: str) -> None:
     train("dcgan", name="run", steps=1, **dict(word.split("=") for word in TINY))
     assert command(["sample", "run", "--count", "4", "--out", name]) == 0
@@ -454,10 +470,12 @@ def test_a_run_of_a_family_of_ones_own_says_where_that_was(
             "the family declares mistake as its main metric, but its evaluation returns eval_error: "
             "no evaluation counts as the best; make both agree",
         ),
-        *slow((
-            '{"mistake": "min", "error": "min"}',
-            "the evaluation returns no eval_mistake: the best is chosen by eval_error",
-        )),
+        *slow(
+            (
+                '{"mistake": "min", "error": "min"}',
+                "the evaluation returns no eval_mistake: the best is chosen by eval_error",
+            )
+        ),
     ],
 )
 def test_a_metric_that_is_declared_under_another_name_is_told_once(

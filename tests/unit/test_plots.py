@@ -140,8 +140,10 @@ def test_a_wide_range_of_losses_has_a_log_scale(path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("name", "values", "best"),
-    [("eval_accuracy", (0.2, 0.7125, 0.5), "71.25 % at step 2"),
-     *slow(("eval_error", (0.2, 0.1, 0.5), "10.00 % at step 2"))],
+    [
+        ("eval_accuracy", (0.2, 0.7125, 0.5), "71.25 % at step 2"),
+        *slow(("eval_error", (0.2, 0.1, 0.5), "10.00 % at step 2")),
+    ],
 )
 def test_the_best_evaluation_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch, name: str, values: tuple[float, ...], best: str
