@@ -8,6 +8,7 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import tiers
@@ -18,14 +19,12 @@ from in_use import InUse
 from sentences import Golden, Sentences, name_of
 from tiers import pytest_collection_modifyitems, pytest_ignore_collect
 
-from cluster.backend import process_pool
-from cluster.backend.process_pool import LocalGroup
+if TYPE_CHECKING:
+    from cluster.backend.process_pool import LocalGroup
 
 __all__ = ["pytest_collection_modifyitems", "pytest_ignore_collect", "pytest_xdist_make_scheduler"]
 
 IN_USE = pytest.StashKey[InUse]()
-process_pool.METHOD = "forkserver"
-multiprocessing.set_forkserver_preload(list(warm.FOR_TRAINING))
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)  # it gives each of its processes 80, whatever the terminal has
 
@@ -33,6 +32,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two processes side by side for a whole tier; one where something is named."""
     return 0 if tiers.is_narrowed(config) or config.getoption("--write-sentences") else 2
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Here, as this needs torch, and the process that only shares the tests out need not wait for it."""
+    from cluster.backend import process_pool
+
+    process_pool.METHOD = "forkserver"
+    multiprocessing.set_forkserver_preload(list(warm.FOR_TRAINING))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -83,6 +90,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def pool() -> Iterator[LocalGroup]:
     """Four gloo processes for the whole test run."""
+    from cluster.backend.process_pool import LocalGroup
+
     with LocalGroup(4) as group:
         yield group
 
@@ -90,6 +99,8 @@ def pool() -> Iterator[LocalGroup]:
 @pytest.fixture
 def fresh_pool() -> Iterator[LocalGroup]:
     """Three processes of one's own, for a test that ends or breaks them."""
+    from cluster.backend.process_pool import LocalGroup
+
     with LocalGroup(3) as group:
         yield group
 

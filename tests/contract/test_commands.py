@@ -207,7 +207,19 @@ def test_weights_that_are_not_finite_are_begun_with_by_nobody(
 
 def test_a_runs_settings_are_taken_as_a_config(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        command(["train", "classifier", "model=mlp", "data=digits", "epochs=0.01", "image_size=8", "--name", "first"])
+        command(
+            [
+                "train",
+                "classifier",
+                "model=mlp",
+                "data=digits",
+                "steps=1",
+                "image_size=8",
+                "evaluate_every=0",
+                "--name",
+                "first",
+            ]
+        )
         == 0
     )
     capsys.readouterr()

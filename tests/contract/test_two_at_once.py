@@ -14,7 +14,7 @@ from cluster import train
 from trainers.base.errors import CONFLICT, TroupeError
 
 TINY: dict[str, Any] = {"image_size": 16, "width": 4, "latent_dim": 8, "batch_size": 8, "microbatch_size": 2,
-                        "steps": 30, "device": "cpu", "log_every": 1, "evaluate_every": 0}  # fmt: skip
+                        "steps": 40, "device": "cpu", "log_every": 1, "evaluate_every": 0}  # fmt: skip
 
 
 class Background(threading.Thread):

@@ -36,6 +36,7 @@ REMOVES = {"rmtree", "unlink", "rmdir", "removedirs", "rename", "renames", "trun
 ASKED = ("stop_job", "delete_job")  # of a cluster's dashboard
 KILLS = {"kill", "killpg", "terminate", "send_signal", "pidfd_send_signal", "prctl", "PyThreadState_SetAsyncExc"}
 OF_MODULES = {"os.remove", "os.replace", "shutil.move"}  # others have methods of these names
+OF_THEM = {name.rpartition(".")[2] for name in OF_MODULES}
 
 
 def places(file: Path) -> Iterator[str]:
@@ -47,7 +48,7 @@ def places(file: Path) -> Iterator[str]:
             deeper = (*within, inner.name) if is_named else within  # type: ignore[attr-defined]
             named = inner.attr if isinstance(inner, ast.Attribute) else inner.id if isinstance(inner, ast.Name) else ""
             asked = inner.value if isinstance(inner, ast.Constant) else ""
-            if named in REMOVES | KILLS or asked in ASKED or (named and ast.unparse(inner) in OF_MODULES):
+            if named in REMOVES | KILLS or asked in ASKED or (named in OF_THEM and ast.unparse(inner) in OF_MODULES):
                 yield f"{file.relative_to(ROOT)}: {'.'.join(within[:2])}"
             yield from look(inner, deeper)
 

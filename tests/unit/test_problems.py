@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -97,8 +98,13 @@ def test_rules_of_ones_own_may_be_texts() -> None:
 # Of the source
 
 
-def walked(path: Path) -> Iterator[ast.AST]:
-    return ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+@functools.cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def places(path: Path, lines: Iterator[int]) -> list[str]:
+    return [f"{path.relative_to(ROOT)}:{line}" for line in lines]
 
 
 def is_sentence(node: ast.AST) -> bool:
@@ -115,7 +121,7 @@ def is_sentence(node: ast.AST) -> bool:
     return False
 
 
-def decisions(tree: Iterator[ast.AST]) -> Iterator[int]:
+def decisions(tree: Iterable[ast.AST]) -> Iterator[int]:
     """The lines in which something is decided by a sentence."""
     for node in tree:
         if isinstance(node, ast.Compare) and any(isinstance(op, (ast.In, ast.NotIn)) for op in node.ops):
@@ -129,7 +135,7 @@ def decisions(tree: Iterator[ast.AST]) -> Iterator[int]:
                 yield node.lineno
 
 
-def texts(tree: Iterator[ast.AST]) -> Iterator[int]:
+def texts(tree: Iterable[ast.AST]) -> Iterator[int]:
     """The lines in which an error is given a text where a Problem belongs."""
     kinds = {kind.__name__ for kind in KINDS} | {"Unreachable"}
     for node in tree:
@@ -180,20 +186,17 @@ def test_an_error_with_a_text_is_found(line: str) -> None:
     assert list(texts(ast.walk(ast.parse(line))))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_decides_by_a_sentence(path: Path) -> None:
-    if path.name != "problems.py":
-        assert list(decisions(walked(path))) == []
+def test_nothing_decides_by_a_sentence() -> None:
+    paths = [path for path in MODULES if path.name != "problems.py"]
+    assert [place for path in paths for place in places(path, decisions(nodes_of(path)))] == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_errors_are_given_problems(path: Path) -> None:
-    assert list(texts(walked(path))) == []
+def test_errors_are_given_problems() -> None:
+    assert [place for path in MODULES for place in places(path, texts(nodes_of(path)))] == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_codes_are_words_in_lower_case_joined_by_hyphens(path: Path) -> None:
-    for node in walked(path):
+def test_codes_are_words_in_lower_case_joined_by_hyphens() -> None:
+    for node in (node for path in MODULES for node in nodes_of(path)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem" and node.args:
             code = node.args[0]
             if isinstance(code, ast.Constant):
