@@ -4,4 +4,4 @@ from trainers.base import old_names
 
 __distribution__ = "troupe"
 
-old_names.find()
+old_names.install_finder()

@@ -74,7 +74,7 @@ def run(plan: Plan, world: World, control: Control) -> dict[str, Any]:
     family = registry.family_class(plan.family, plan.families)(config, data.facts)
     try:
         with without_own_garbage():
-            return loop.train(family, data, config, world, RunFolder(plan.folder), control, plan.facts)
+            return loop.train_loop(family, data, config, world, RunFolder(plan.folder), control, plan.facts)
     except SystemExit as error:  # otherwise the process would exit as if successful
         raise RuntimeError(f"sys.exit({error.code!r}) was called during training") from error
 

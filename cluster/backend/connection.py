@@ -75,7 +75,7 @@ def ray_for(
         stack.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
         stack.enter_context(real_streams())
         if log is not None:
-            with checkpoint.writing(log):
+            with checkpoint.writing_checkpoint(log):
                 file = stack.enter_context(open(log, "a", encoding="utf-8", errors="backslashreplace"))
             stack.enter_context(contextlib.redirect_stdout(file))
             stack.enter_context(contextlib.redirect_stderr(file))

@@ -175,7 +175,7 @@ class LocalRay:
         """Remove what it created; a folder without its mark is recognized by its inode."""
         self.processes, self.files, self.missing_file = {}, [], ""
         _end_processes(self.folder, self.secret)
-        if not ownership.remove(self.folder, WHAT) and self.inode == os.lstat(self.folder).st_ino:
+        if not ownership.remove_marked(self.folder, WHAT) and self.inode == os.lstat(self.folder).st_ino:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.secret, self.inode = "", 0
         self.lock.release()
@@ -187,10 +187,10 @@ def cleanup_stale() -> None:
     for base in _bases():
         with contextlib.suppress(OSError):
             for folder in Path(base).glob(f"{PREFIX}*"):
-                mark = ownership.read(folder, WHAT)
+                mark = ownership.read_mark(folder, WHAT)
                 if mark is not None and not ownership.is_alive(mark) and not is_held(folder):
                     _end_processes(folder, str(mark["secret"]))
-                    ownership.remove(folder, WHAT)
+                    ownership.remove_marked(folder, WHAT)
 
 
 def _end_processes(folder: Path, secret: str) -> None:

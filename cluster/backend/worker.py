@@ -81,7 +81,7 @@ class Worker:
             if remote is not None:  # this machine may have no file of it yet
                 plan.folder.mkdir(parents=True, exist_ok=True)
                 RunFolder(plan.folder).make_parts()
-            with checkpoint.writing(log):
+            with checkpoint.writing_checkpoint(log):
                 write_to(log)
                 print(start_line(rank, size), flush=True)
                 if rank == 0:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.requests.models import REQUESTS, SENT, SubmitRequest
-from cluster.requests.request import Option, Request
+from cluster.requests.request import Option, VerbRequest
 from trainers.base.errors import did_you_mean
 from trainers.base.old_names import OPTIONS
 from trainers.base.old_names import SETTINGS as RENAMED
@@ -45,7 +45,7 @@ class Command:
     options: dict[str, list[str]] = field(default_factory=dict)  # the values of each; none for a flag
     help: bool = False
     problems: list[Problem] = field(default_factory=list)
-    request: Request | None = None  # with all that is valid; None if something required is missing
+    request: VerbRequest | None = None  # with all that is valid; None if something required is missing
 
     def has(self, option: str) -> bool:
         return option in self.options

@@ -33,10 +33,10 @@ from cluster.requests.models import (
     TrainRequest,
     VerifyRequest,
 )
-from cluster.requests.request import Request
+from cluster.requests.request import VerbRequest
 from cluster.terminal.progress import Progress, Silence
 
-RequestType = TypeVar("RequestType", bound=Request)
+RequestType = TypeVar("RequestType", bound=VerbRequest)
 R = TypeVar("R")
 Result = dict[str, Any]
 
@@ -57,7 +57,7 @@ def call_of(model: type[RequestType]) -> Callable[[Callable[[RequestType], R]], 
     return decorate
 
 
-def _result(request: Request, **more: Any) -> Result:
+def _result(request: VerbRequest, **more: Any) -> Result:
     shows_progress = getattr(request, "progress", False)
     answer = verbs.carry_out(request, Progress() if shows_progress else Progress(Silence()), **more)
     assert answer.result is not None

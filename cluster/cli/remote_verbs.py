@@ -35,7 +35,7 @@ def _end_of(job: Mapping[str, Any]) -> tuple[str, int, list[Problem]]:
     if job["state"] not in dashboard.ENDED:
         raise TroupeError(Problem("interrupted", job["name"], "detached; the job is still running"), STOPPED)
     kind, code = "stopped" if job["state"] == "STOPPED" else "job-failed", dashboard.code_of(job)
-    problem = Problem(kind, job["name"], dashboard.why(job))
+    problem = Problem(kind, job["name"], dashboard.reason_of_end(job))
     return sentence(problem), code, [problem] if code else []
 
 
@@ -54,7 +54,7 @@ def stop(address: str, name: str, notify: Callable[[str], None]) -> Answer:
         "step": None,
         "resume": stopped["resume"],
     }
-    problem = Problem("not-saved", job["name"], dashboard.why(stopped))
+    problem = Problem("not-saved", job["name"], dashboard.reason_of_end(stopped))
     if saved:
         return Answer(result, f"{sentence(problem)}; resume with `{stopped['resume']}`")
     return Answer(result, sentence(problem), *(() if finished else (FAILED, [problem])))
@@ -63,10 +63,10 @@ def stop(address: str, name: str, notify: Callable[[str], None]) -> Answer:
 def submit(request: SubmitRequest, progress: Progress) -> Answer:
     from cluster.ray_jobs import submission
 
-    sent = submission.submit(request, check_submit(request), progress.notify)
+    sent = submission.submit_job(request, check_submit(request), progress.notify)
     if not request.follow:
-        return Answer({**sent, "ended": None}, submission.text(sent))
-    progress.line(submission.text(sent))
+        return Answer({**sent, "ended": None}, submission.text_of_job(sent))
+    progress.line(submission.text_of_job(sent))
     followed_job = followed(sent["address"], sent["job"], True, False, progress.notify)
     assert followed_job.result is not None
     return followed_job._replace(result={**sent, "ended": followed_job.result["job"]})
@@ -77,7 +77,7 @@ def check_submit(request: SubmitRequest) -> str:
     from cluster.ray_jobs import dashboard, prepare_job
 
     inner, family = request.inner, ""
-    problems = [] if dashboard.address_of(request.address) else [dashboard.NO_ADDRESS]
+    problems = [] if dashboard.dashboard_address(request.address) else [dashboard.NO_ADDRESS]
     if inner is not None and inner.resume is not None:
         if inner.name is not None:
             reason = "a resumed job has the name of its run"
@@ -85,7 +85,7 @@ def check_submit(request: SubmitRequest) -> str:
     elif inner is not None:
         with tempfile.TemporaryDirectory() as nowhere:
             try:
-                family = prepare_job.prepare(inner, Path(nowhere))
+                family = prepare_job.prepare_job(inner, Path(nowhere))
             except TroupeError as error:
                 problems += error.problems
     if problems:
@@ -96,7 +96,7 @@ def check_submit(request: SubmitRequest) -> str:
 def jobs(request: JobsRequest, progress: Progress) -> Answer:
     from cluster.ray_jobs import dashboard
 
-    if not (address := dashboard.address_of(request.address)):
+    if not (address := dashboard.dashboard_address(request.address)):
         raise TroupeError(dashboard.NO_ADDRESS, USAGE)
     submitted = dashboard.reach(address).jobs()
     nothing = "no jobs; `troupe submit train dcgan data=digits --address ...` submits one"

@@ -27,7 +27,7 @@ from cluster.requests.models import (
     TrainRequest,
     VerifyRequest,
 )
-from cluster.requests.request import Request
+from cluster.requests.request import VerbRequest
 from cluster.terminal.answers import Answer
 from cluster.terminal.progress import Progress, from_here, lines_of, rows_of_packed, rows_of_runs, size
 from cluster.terminal.tables import table, width_of
@@ -40,7 +40,7 @@ from trainers.settings.fields import GROUPS
 OF_JOBS = ("stop", "logs")  # with an address they are about a job, whose run is on the cluster
 
 
-RequestType = TypeVar("RequestType", bound=Request)
+RequestType = TypeVar("RequestType", bound=VerbRequest)
 
 
 class Verb(NamedTuple):
@@ -50,7 +50,7 @@ class Verb(NamedTuple):
     check: Callable[[Any], Any] | None = None  # raises TroupeError with the problems that only this verb can find
 
 
-def carry_out(request: Request | None, progress: Progress, problems: Iterable[Problem] = (), **more: Any) -> Answer:
+def carry_out(request: VerbRequest | None, progress: Progress, problems: Iterable[Problem] = (), **more: Any) -> Answer:
     """Execute a request; `more` are arguments of its verb. Raises TroupeError; if there are `problems` already, with
     those that the verb finds in the rest of the request too."""
     try:
@@ -96,7 +96,7 @@ def train(request: TrainRequest, progress: Progress, own_process: bool = True) -
     from cluster.training import launch_run, prepare_run
 
     if request.dry_run:
-        return dry_run(prepare_run.dry_run(request), request.families)
+        return dry_run(prepare_run.dry_run_of_train(request), request.families)
     result = launch_run.launch(request, progress, own_process)
     return Answer(result, "\n".join(lines_of(result, launch_run.SHOWN)))
 
@@ -104,32 +104,32 @@ def train(request: TrainRequest, progress: Progress, own_process: bool = True) -
 def check_train(request: TrainRequest) -> None:
     from cluster.training import prepare_run
 
-    prepare_run.prepare(request)
+    prepare_run.prepare_run(request)
 
 
 def search(request: SearchRequest, progress: Progress) -> Answer:
     from cluster.searching import launch_search
 
     if request.dry_run:
-        expected = launch_search.dry_run(request)
+        expected = launch_search.dry_run_of_search(request)
         return Answer(expected, "\n".join(launch_search.text_of_dry_run(expected)))
-    result = launch_search.carry_out(request, progress)
-    return Answer(result, launch_search.text(result))
+    result = launch_search.launch_search(request, progress)
+    return Answer(result, launch_search.text_of_search(result))
 
 
 def check_search(request: SearchRequest) -> None:
     from cluster.searching import prepare_search
 
-    prepare_search.prepare(request)
+    prepare_search.prepare_search(request)
 
 
 def verify(request: VerifyRequest, progress: Progress) -> Answer:
     from cluster.inspection import verify
 
     if request.dry_run:
-        return dry_run(verify.dry_run(request), request.families)
+        return dry_run(verify.dry_run_of_verify(request), request.families)
     result = verify.verify(request, progress.line)
-    text = verify.text(result)
+    text = verify.text_of_verify(result)
     if result["passed"]:
         return Answer(result, text)
     return Answer(result, text, FAILED, [Problem("not-proven", reason=text)])
@@ -138,7 +138,7 @@ def verify(request: VerifyRequest, progress: Progress) -> Answer:
 def check_verify(request: VerifyRequest) -> None:
     from cluster.inspection import verify
 
-    verify.prepare(request)
+    verify.prepare_verify(request)
 
 
 def evaluate(request: EvaluateRequest, progress: Progress) -> Answer:
@@ -146,13 +146,13 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> Answer:
 
     result = evaluate.evaluate(request, progress.doing)
     progress.end()
-    return Answer(result, evaluate.text(result))
+    return Answer(result, evaluate.text_of_evaluation(result))
 
 
 def check_evaluate(request: EvaluateRequest) -> None:
     from cluster.inspection import evaluate
 
-    evaluate.prepare(request)
+    evaluate.prepare_evaluate(request)
 
 
 def sample(request: SampleRequest, progress: Progress) -> Answer:
@@ -194,19 +194,19 @@ def export(request: ExportRequest, progress: Progress) -> Answer:
 def predict(request: PredictRequest, progress: Progress) -> Answer:
     from cluster.inspection import predict
 
-    result = predict.carry_out(request, progress.doing)
+    result = predict.predict(request, progress.doing)
     progress.end()
     broken = predict.broken(result)
     for problem in broken:
         progress.notify(sentence(problem))
-    return Answer(result, predict.text(result, request.top), FAILED if broken else 0, broken)
+    return Answer(result, predict.text_of_predictions(result, request.top), FAILED if broken else 0, broken)
 
 
 def report(request: ReportRequest, progress: Progress) -> Answer:
     from cluster.reporting import make_report
 
-    result = make_report.carry_out(request, progress.notify)
-    return Answer(result, "\n".join(make_report.text({**result, "page": from_here(result["page"])})))
+    result = make_report.make_report(request, progress.notify)
+    return Answer(result, "\n".join(make_report.text_of_report({**result, "page": from_here(result["page"])})))
 
 
 def runs(request: RunsRequest, progress: Progress) -> Answer:
@@ -248,15 +248,15 @@ def check(request: CheckRequest, progress: Progress) -> Answer:
         if not os.path.isabs(request.runs_dir) and not bucket.is_address(request.runs_dir):
             reason = "specify the folder of the runs, an absolute path on the cluster"
             raise TroupeError(Problem("missing", "--runs-dir", reason), USAGE)
-        from cluster.ray_jobs.submission import check as check_cluster
+        from cluster.ray_jobs.submission import check_through_dashboard as check_cluster
 
         findings = check_cluster(request, progress.notify)
     else:
-        findings = preflight.check(request)
+        findings = preflight.check_from_here(request)
     again = f"troupe check {shlex.join(request.arguments())}".strip()
     wrong = [one.problem for one in findings if one.state == preflight.WRONG]
     result = {"failed": len(wrong), "findings": [one._asdict() for one in findings]}
-    return Answer(result, preflight.text(findings, again), ENVIRONMENT if wrong else 0, wrong)
+    return Answer(result, preflight.text_of_findings(findings, again), ENVIRONMENT if wrong else 0, wrong)
 
 
 def families(request: FamiliesRequest, progress: Progress) -> Answer:
@@ -283,7 +283,7 @@ def env(request: EnvRequest, progress: Progress) -> Answer:
     from cluster.inspection import environment_report
 
     facts = environment_report.facts()
-    return Answer(facts, environment_report.text(facts))
+    return Answer(facts, environment_report.text_of_environment(facts))
 
 
 VERBS = {

@@ -30,7 +30,7 @@ def remarks(config: Config, settled: Config) -> list[str]:
     """Remarks about this machine: limits of its GPUs and CPUs that affect the run."""
     notes = no_gpu(config, settled)
     if (why := hardware.why_few_cores()) and settled.device == "cpu":
-        notes.append(f"{counted(hardware.cores(), 'CPU')} can be used here: {why}")
+        notes.append(f"{plural(hardware.cores(), 'CPU')} can be used here: {why}")
     return notes
 
 
@@ -41,7 +41,7 @@ def no_gpu(config: Config, settled: Config) -> list[str]:
     return []
 
 
-def counted(count: int, what: str) -> str:
+def plural(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 

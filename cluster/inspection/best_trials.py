@@ -22,7 +22,7 @@ LINE = 24  # pixels for a trial's name above its sheet
 
 def best_of(runs: Path, name: str, count: int) -> tuple[Search, list[TrialRecord]]:
     """A search, and its best trials that have a checkpoint. Raises TroupeError if there is none."""
-    search = leaderboard.find(runs, name)
+    search = leaderboard.find_search(runs, name)
     valued = (
         trial for trial in search.ranked() if checkpoint.newest_intact(search.folder(trial).checkpoints) is not None
     )
@@ -62,7 +62,7 @@ def sample_top(request: SampleRequest) -> dict[str, Any]:
         raise TroupeError(Problem("pictures-and-texts", search.name, reason, hint), USAGE)
     out = request.out or manage_runs.free(Path(f"{search.name}-samples.{'txt' if texts else 'png'}"))
     manage_runs.check_ending(out, not texts)
-    with manage_runs.writing(out):
+    with manage_runs.writing_file(out):
         if texts:
             atomic_files.write(
                 out, "\n".join(f"{head}\n\n{pictures.sheet_of_texts(samples)}" for head, samples in sheets)

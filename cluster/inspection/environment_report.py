@@ -43,7 +43,7 @@ def facts() -> dict[str, Any]:
     }
 
 
-def text(report: Mapping[str, Any]) -> str:
+def text_of_environment(report: Mapping[str, Any]) -> str:
     """The block for a bug report."""
     shared, few = report["shared_memory_free"], f" ({report['few_cores']})" if report["few_cores"] else ""
     lines = {

@@ -26,7 +26,7 @@ TRAINED_ON = "learned-from"  # problem code: the run learned from these samples
 ALL = "all"  # evaluate_on=all: every sample of the data; for evaluations only
 
 
-class Prepared(NamedTuple):
+class PreparedEvaluation(NamedTuple):
     """An evaluation that can start."""
 
     family: str
@@ -48,7 +48,7 @@ class _Weights(NamedTuple):
     newest: bool = False
 
 
-def prepare(command: EvaluateRequest) -> Prepared:
+def prepare_evaluate(command: EvaluateRequest) -> PreparedEvaluation:
     """Family, settings and path of the weights. Raises TroupeError with all problems of the command."""
     problems: list[Problem] = []
     notes: list[str] = []
@@ -63,7 +63,7 @@ def prepare(command: EvaluateRequest) -> Prepared:
     problems += wrong
     if not kind.metrics:
         problems.append(Problem(NOTHING, source.family, "evaluates nothing", "`troupe sample` draws samples"))
-    if config is not None and (problem := sources.check_name(config.data, command.families, kind.input_kind)):
+    if config is not None and (problem := sources.check_source_name(config.data, command.families, kind.input_kind)):
         problems.append(problem)
     if problems:
         raise TroupeError(problems, USAGE)
@@ -72,14 +72,16 @@ def prepare(command: EvaluateRequest) -> Prepared:
     settled = config.model_copy(update=requirements.resolve(config, own_machine=True))
     notes += requirements.no_gpu(config, settled)
     part = str(command.settings.get("evaluate_on", config.evaluate_on))
-    return Prepared(source.family, settled, source.weights, source.source_run, tuple(notes), part, source.newest)
+    return PreparedEvaluation(
+        source.family, settled, source.weights, source.source_run, tuple(notes), part, source.newest
+    )
 
 
 def _find_run(command: EvaluateRequest, problems: list[Problem], notes: list[str]) -> _Weights:
     """The newest checkpoint of the run that the command names. Raises TroupeError if there is none."""
     if command.weights is not None and not (command.runs / command.name).exists():
         registry.config_class(command.name, command.families)  # raises if there is no such family
-    folder = run_folder.find(command.runs, command.name)
+    folder = run_folder.find_run(command.runs, command.name)
     if command.weights is not None:
         hint = f"{command.name} is a run and has its own weights"
         problems.append(Problem("settings-conflict", "--weights", "is for a family", hint, str(command.weights)))
@@ -166,11 +168,11 @@ def evaluate(command: EvaluateRequest, shows: Callable[[str], None] = lambda wha
 
     `shows` receives short progress texts.
     """
-    return _evaluated(command, prepare(command), shows)
+    return _evaluated(command, prepare_evaluate(command), shows)
 
 
 @with_default_globals
-def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[str], None]) -> dict[str, Any]:
+def _evaluated(command: EvaluateRequest, prepared: PreparedEvaluation, shows: Callable[[str], None]) -> dict[str, Any]:
     config = prepared.config
     data = _open_samples(command, config, prepared.part)
     held_out, problems, notes = compared(prepared.source_run, config, data, prepared.part)
@@ -201,7 +203,7 @@ def _evaluated(command: EvaluateRequest, prepared: Prepared, shows: Callable[[st
         load_weights(trainer.networks, weights, about, value)
         if "kept" in weights:
             trainer.set_buffers(weights["kept"])
-        inference.evaluate(trainer)
+        inference.evaluate_held_out(trainer)
         trainer.close()
     result: dict[str, Any] = {
         "name": command.name,
@@ -258,7 +260,7 @@ def _drawn(out: Path, draw: Callable[[], Mapping[str, Any]]) -> list[str]:
         raise TroupeError(replace(problem, value=str(out)), ENVIRONMENT) from error
 
 
-def text(result: Mapping[str, Any]) -> str:
+def text_of_evaluation(result: Mapping[str, Any]) -> str:
     """The metrics, one line each."""
     part = "samples, all of them" if result["split"] == ALL else f"samples of its {result['split']} part"
     what = "held-out samples" if result["held_out"] else part

@@ -27,7 +27,7 @@ def export(name: str, runs: Path, families: Sequence[Path], out: Path) -> dict[s
 
     `weights.safetensors` holds NETWORK.KEY for each tensor; the running average is used if there is one.
     """
-    run_folder.find(runs, name)
+    run_folder.find_run(runs, name)
     return _export(name, runs, families, out)
 
 
@@ -119,7 +119,7 @@ def config_of(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kinds = {"family": str, "settings": dict, "facts": dict}
         if all(isinstance(config.get(name), kind) for name, kind in kinds.items()):
-            return old_names.run(config)
+            return old_names.current_run(config)
     except OSError as error:
         reason = f"holds no exported networks ({error.strerror})"
         hint = f"`troupe export NAME --out {folder}` writes them"

@@ -35,7 +35,7 @@ def stop(runs: Path, name: str, notify: Callable[[str], None]) -> Answer:
     running, 130 if Ctrl-C ends the waiting.
     """
     is_search = leaderboard.is_search(runs, name)
-    path = leaderboard.find(runs, name).path if is_search else run_folder.find(runs, name).path
+    path = leaderboard.find_search(runs, name).path if is_search else run_folder.find_run(runs, name).path
     if path.parent.name == TRIALS and os.path.exists(path.parent.parent / SEARCH):
         hint = f"stop its search, `troupe stop {path.parent.parent.name}`"
         raise TroupeError(Problem("not-a-run", name, "is a trial", hint), USAGE)
@@ -46,14 +46,14 @@ def stop(runs: Path, name: str, notify: Callable[[str], None]) -> Answer:
     if not under_way():
         reason = "already finished" if _finished(path, is_search) else "not running"
         raise TroupeError(Problem("not-working", name, reason, "`troupe runs` shows what is running"), CONFLICT)
-    with checkpoint.writing(path):
+    with checkpoint.writing_checkpoint(path):
         (path / STOP_FILE).touch()
     started, next_line = time.monotonic(), 0.0
     try:
         while under_way():
             time.sleep(WAITS.poll_log)
             if under_way() and not (path / STOP_FILE).exists():  # a starting run removes old requests
-                with checkpoint.writing(path):
+                with checkpoint.writing_checkpoint(path):
                     (path / STOP_FILE).touch()
             waited = time.monotonic() - started
             if waited > next_line:
@@ -83,7 +83,7 @@ def stop(runs: Path, name: str, notify: Callable[[str], None]) -> Answer:
 def _finished(path: Path, is_search: bool) -> bool:
     """Whether a run, or every trial of a search, has finished."""
     if is_search:
-        return all(trial.state not in leaderboard.OPEN for trial in leaderboard.read(path).trials)
+        return all(trial.state not in leaderboard.OPEN for trial in leaderboard.read_search(path).trials)
     return RunFolder(path).read_result() is not None
 
 
@@ -107,8 +107,8 @@ def logs(runs: Path, name: str, rank: int | None, follow: bool) -> Iterator[Piec
     `follow`: of one rank (the first if none is named), until the run ends. Raises TroupeError (exit code 2) if there
     is no such run or rank.
     """
-    folder = run_folder.find(runs, name)
-    existing = sorted(folder.logs.glob("rank_*.log"), key=run_folder.natural)
+    folder = run_folder.find_run(runs, name)
+    existing = sorted(folder.logs.glob("rank_*.log"), key=run_folder.natural_path)
     if rank is not None and folder.log(rank) not in existing:
         ranks = ", ".join(path.stem.removeprefix("rank_") for path in existing) or "none"
         reason, hint = f"{folder.name} has no log of it", f"ranks that have one: {ranks}"

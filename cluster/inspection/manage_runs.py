@@ -42,7 +42,7 @@ def list_runs(runs: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     chosen: list[RunFolder] = []
     for name in names:
         trials = leaderboard.trials_of(runs, name)
-        chosen += trials if trials is not None else [run_folder.find(runs, name)]
+        chosen += trials if trials is not None else [run_folder.find_run(runs, name)]
     return [_row(folder) for folder in chosen]
 
 
@@ -59,7 +59,7 @@ def _row_of(path: Path, details: Callable[[], dict[str, Any]], **kind: str) -> d
 
 def _search_row(path: Path) -> dict[str, Any]:
     """The row of one search."""
-    search = leaderboard.read(path)
+    search = leaderboard.read_search(path)
     ended = sum(trial.state not in leaderboard.OPEN for trial in search.trials)
     state = "searching" if search.working else ("stopped" if ended < len(search.trials) else "finished")
     return {
@@ -83,7 +83,7 @@ def _run_row(folder: RunFolder) -> dict[str, Any]:
     if result is None and folder.result.exists():
         damaged.append("result.json: damaged; `troupe train --resume` rewrites it")
     step, seconds = _reached(folder)
-    if not bucket.address_of(bucket.runs_of(folder.path)) and not checkpoint.all_in(folder.checkpoints):
+    if not bucket.bucket_address(bucket.runs_of(folder.path)) and not checkpoint.all_in(folder.checkpoints):
         damaged += ["it has no checkpoint left"] if folder.read_metrics()[0] else []
     elif result and step < result["steps"]:
         damaged.append(f"its last checkpoint is at step {step}")
@@ -114,25 +114,25 @@ def remove_runs(runs: Path, names: Sequence[str], dry_run: bool = False) -> list
     problems = list[Problem]()
     for name in names:
         try:
-            folder = leaderboard.folder_of(runs, name) or run_folder.find_own(runs, name)
+            folder = leaderboard.search_folder(runs, name) or run_folder.find_own(runs, name)
             folders[folder.path] = folder
         except TroupeError as error:
             problems += error.problems
     if problems:
         raise TroupeError(problems, USAGE)
     for folder in folders.values():
-        removal.refuse_others(folder.path)
+        removal.refuse_foreign(folder.path)
     if dry_run and (busy := [folder.name for folder in folders.values() if folder.working]):
         reason = "another process is working on this run"
         raise TroupeError([Problem("held", name, reason, "stop it first") for name in busy], CONFLICT)
-    remove = RunFolder.size if dry_run else removal.remove
+    remove = RunFolder.size if dry_run else removal.remove_run
     return [{"name": folder.name, "bytes": remove(folder)} for folder in folders.values()]
 
 
 def sample_settings_of(request: SampleRequest, name: str, runs: Path) -> Any:
     """A request as sampling settings of a run's family. Raises TroupeError (exit code 2) with all problems."""
     families, settings, count = request.families, request.settings, request.count
-    folder = run_folder.find(runs, name)
+    folder = run_folder.find_run(runs, name)
     stored = folder.read_settings()
     family, kind = stored["family"], registry.class_of_run(stored, folder.name, families).sample_settings
     problems = [Problem("unknown-setting", "count", "is an option here, --count N")] if "count" in settings else []
@@ -149,7 +149,7 @@ def sample(request: SampleRequest) -> dict[str, Any]:
     are_images = not isinstance(samples, list)
     out = request.out or free(Path(f"{folder.name.replace('/', '-')}-samples.{'png' if are_images else 'txt'}"))
     check_ending(out, are_images)
-    with writing(out):
+    with writing_file(out):
         if are_images:
             pictures.write_grid(out, samples, sample_settings.columns)
         else:
@@ -180,7 +180,7 @@ def check_ending(out: Path, are_images: bool) -> None:
 
 
 @contextlib.contextmanager
-def writing(out: Path) -> Iterator[None]:
+def writing_file(out: Path) -> Iterator[None]:
     """Create the folder of a file; inside, a failed write raises TroupeError (exit code 3)."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -279,7 +279,7 @@ def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
     problems = list[Problem]()
     for _, folder in copies:
         try:
-            imagefolder.remove(folder)
+            imagefolder.remove_packed_folder(folder)
         except TroupeError as error:
             problems += error.problems
     if problems:
@@ -289,7 +289,7 @@ def remove_packed(data_dir: Path, source: str) -> dict[str, Any]:
 
 def opened(name: str, runs: Path, families: Sequence[Path]) -> tuple[RunFolder, Mapping[str, Any], dict[str, Any], Any]:
     """A run, its settings, the state in its newest complete checkpoint, and its family."""
-    folder = run_folder.find(runs, name)
+    folder = run_folder.find_run(runs, name)
     stored = folder.read_settings()
     kind = registry.class_of_run(stored, folder.name, families)
     settings = kind.of(stored["settings"], stored["family"])
@@ -330,7 +330,7 @@ def networks_of(family: Any, state: dict[str, Any]) -> dict[str, Any]:
 
 def _reached(folder: RunFolder) -> tuple[int, float]:
     """Steps and seconds of the newest checkpoint whose manifest is readable."""
-    if bucket.address_of(bucket.runs_of(folder.path)):  # its checkpoints may exist only there
+    if bucket.bucket_address(bucket.runs_of(folder.path)):  # its checkpoints may exist only there
         rows, _ = folder.read_metrics()
         return (int(rows[-1]["step"]), float(rows[-1].get("seconds", 0))) if rows else (0, 0.0)
     for path in reversed(checkpoint.all_in(folder.checkpoints)):

@@ -32,10 +32,10 @@ class Files(NamedTuple):
     passed: Counter[str]  # counts of files in folders that are not images by their names, by extension
 
 
-def carry_out(command: PredictRequest, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+def predict(command: PredictRequest, shows: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """Classify images, as `cluster.predict` describes it; `shows` receives the progress."""
-    name, folder, expected = prepare(command)
-    return _predicted(command, name, folder, expected, find(command.files), shows)
+    name, folder, expected = prepare_predict(command)
+    return _predicted(command, name, folder, expected, find_images(command.files), shows)
 
 
 @with_default_globals
@@ -74,7 +74,7 @@ def _predicted(
     }
 
 
-def prepare(command: PredictRequest) -> tuple[str, Path | None, Mapping[str, Any]]:
+def prepare_predict(command: PredictRequest) -> tuple[str, Path | None, Mapping[str, Any]]:
     """The run or the exported folder, and its expected input. Raises TroupeError with all problems."""
     problems = [
         Problem(
@@ -91,7 +91,7 @@ def prepare(command: PredictRequest) -> tuple[str, Path | None, Mapping[str, Any
             search, (trial,) = best_trials.best_of(command.runs, name, 1)
             name = f"{search.name}/{trial.name}"
         folder = None if command.best else _export(command)
-        stored = export.config_of(folder) if folder else run_folder.find(command.runs, name).read_settings()
+        stored = export.config_of(folder) if folder else run_folder.find_run(command.runs, name).read_settings()
         kind = registry.class_of_run(stored, name, command.families)
         expected = kind.of(stored["settings"], stored["family"]).input_spec(stored["facts"])
         if expected is None:
@@ -113,7 +113,7 @@ def _export(command: PredictRequest) -> Path | None:
     return folder if os.path.exists(folder / "weights.safetensors") else None
 
 
-def find(named: Sequence[Path]) -> Files:
+def find_images(named: Sequence[Path]) -> Files:
     """The named files, and all images in the folders, each once.
 
     Raises TroupeError (exit code 3) for folders without images and unreadable folders.
@@ -203,7 +203,7 @@ def _notes(family: Any, stored: Mapping[str, Any], families: Sequence[Path]) -> 
     return [f"how data={family.config.data} resizes images is not known here; files were resized to {size}x{size}"]
 
 
-def text(result: Mapping[str, Any], top: int | None) -> str:
+def text_of_predictions(result: Mapping[str, Any], top: int | None) -> str:
     """A row for each image: the class, its probability, and the next best."""
     rows = []
     for one in result["predictions"]:
@@ -213,7 +213,7 @@ def text(result: Mapping[str, Any], top: int | None) -> str:
             row["next best"] = ", ".join(f"{name} {share:.1%}" for name, share in ranked)
         rows.append(row)
     passed = result["skipped"]
-    lines = [f"skipped files that are not images: {listing.counted(passed)}"] if passed else []
+    lines = [f"skipped files that are not images: {listing.count_by_kind(passed)}"] if passed else []
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(filter(None, [table(rows), *lines]))
 

@@ -51,7 +51,7 @@ def wrong(what: str, problem: Problem) -> Finding:
     return Finding(what, WRONG, sentence(problem), problem.code)
 
 
-def check(command: CheckRequest) -> list[Finding]:
+def check_from_here(command: CheckRequest) -> list[Finding]:
     """Run all checks. Raises TroupeError (exit code 2) only for wrong arguments."""
     config = _config(command)
     if command.address is None:
@@ -77,7 +77,7 @@ def _config(command: CheckRequest) -> Config | None:
         return None
     kind = registry.config_class(command.family, command.families)
     config, problems = kind.from_words(dict(command.settings), command.family)
-    if config is not None and (problem := sources.check_name(config.data, command.families, kind.input_kind)):
+    if config is not None and (problem := sources.check_source_name(config.data, command.families, kind.input_kind)):
         problems.append(problem)
     if config is None or problems:
         raise TroupeError(problems, USAGE)
@@ -102,7 +102,7 @@ def _machine(config: Config | None) -> Iterator[Finding]:
             yield wrong("room", problem)
             return
     few = f" ({why})" if (why := hardware.why_few_cores()) else ""
-    cpus, gpus = requirements.counted(hardware.cores(), "CPU"), requirements.counted(hardware.gpus(), "GPU")
+    cpus, gpus = requirements.plural(hardware.cores(), "CPU"), requirements.plural(hardware.gpus(), "GPU")
     yield Finding("room", FINE, f"{cpus}{few}, {gpus}")
     if why := hardware.why_no_gpu():
         yield Finding("room", NOTE, f"torch cannot use the GPUs of this machine: {why}")
@@ -350,7 +350,7 @@ def _free(path: str) -> int:
         return 0
 
 
-def text(findings: Sequence[Finding], again: str) -> str:
+def text_of_findings(findings: Sequence[Finding], again: str) -> str:
     """One line for each, and how to check again."""
     rows = [{"": f"  {one.state}", " ": one.what, "  ": one.message} for one in findings]
     count = sum(one.state == WRONG for one in findings)

@@ -29,7 +29,7 @@ class Difference(NamedTuple):
     relative: float  # to the largest number of the tensor, or 1; 0 only for equal bits
 
 
-def prepare(command: VerifyRequest) -> list[tuple[str, Config]]:
+def prepare_verify(command: VerifyRequest) -> list[tuple[str, Config]]:
     """A small config for each variant of the family's networks, with the settings of the command."""
     kind = registry.config_class(command.family, command.families)
     problems: list[Problem] = []
@@ -57,7 +57,7 @@ def prepare(command: VerifyRequest) -> list[tuple[str, Config]]:
         [str(command.settings["data"])] if "data" in command.settings else [config.data for _, config in configs]
     )
     for data in dict.fromkeys(sources_named):
-        if problem := sources.check_name(data, command.families, kind.input_kind):
+        if problem := sources.check_source_name(data, command.families, kind.input_kind):
             problems.append(problem)
     if problems:
         raise TroupeError(problems, USAGE)
@@ -76,15 +76,15 @@ def variants(tiny: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) ->
     return chosen
 
 
-def dry_run(command: VerifyRequest) -> dict[str, Any]:
+def dry_run_of_verify(command: VerifyRequest) -> dict[str, Any]:
     """Every resolved setting of the first variant."""
-    name, config = prepare(command)[0]
+    name, config = prepare_verify(command)[0]
     return {"family": command.family, "variant": name, "settings": config.model_dump()}
 
 
 def verify(command: VerifyRequest, notify: Callable[[str], None] = print) -> dict[str, Any]:
     """Train each variant with 1 and with `workers` processes, with each `grad_sync`, and compare."""
-    configs = prepare(command)
+    configs = prepare_verify(command)
     refuse_in_pool()
     from cluster.backend.process_pool import LocalGroup  # imports torch: only after the arguments are checked
 
@@ -110,7 +110,7 @@ def refuse_in_pool() -> None:
         raise TroupeError(Problem("not-here", "verify", reason, hint), CONFLICT)
 
 
-def text(result: Mapping[str, Any]) -> str:
+def text_of_verify(result: Mapping[str, Any]) -> str:
     """The verdict in one line."""
     if result["passed"]:
         return f"passed: {result['workers']} processes give the same run as 1"

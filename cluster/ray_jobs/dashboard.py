@@ -30,7 +30,7 @@ NO_ADDRESS = Problem(
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-def address_of(given: str | None) -> str:
+def dashboard_address(given: str | None) -> str:
     """The address of the dashboard: as given, else from Ray's variable; empty if neither is."""
     return given or os.environ.get(ADDRESS, "")
 
@@ -213,7 +213,7 @@ def code_of(job: Mapping[str, Any]) -> int:
     return {"SUCCEEDED": 0, "STOPPED": STOPPED}.get(job["state"], 1)
 
 
-def why(job: Mapping[str, Any]) -> str:
+def reason_of_end(job: Mapping[str, Any]) -> str:
     """How a job ended, in a few words."""
     message = f": {job['message'].splitlines()[-1]}" if job["message"] and job["state"] == "FAILED" else ""
     saved = {True: " and saved", False: " without saving", None: ""}[job.get("saved")]

@@ -15,7 +15,7 @@ from trainers.settings.config import parts_of
 Inner = TrainRequest | SearchRequest
 
 
-def prepare(inner: Inner, runs: Path) -> str:
+def prepare_job(inner: Inner, runs: Path) -> str:
     """The family of a command that runs on other machines. Raises TroupeError with the problems of the command."""
     problems = [
         Problem("bad-value", about, "must be an absolute path on the cluster", value=value)
@@ -27,11 +27,13 @@ def prepare(inner: Inner, runs: Path) -> str:
     family = ""
     try:
         if isinstance(inner, TrainRequest):
-            family = prepare_run.prepare(
+            family = prepare_run.prepare_run(
                 inner.with_local_paths().model_copy(update={**changes, "init_from": None})
             ).family
         else:
-            family = str(prepare_search.prepare(inner.with_local_paths().model_copy(update=changes)).terms["family"])
+            family = str(
+                prepare_search.prepare_search(inner.with_local_paths().model_copy(update=changes)).terms["family"]
+            )
     except TroupeError as error:
         problems += [one for one in error.problems if one not in problems]
     if problems:

@@ -21,7 +21,7 @@ from typing import Any
 
 from cluster.host.import_path import ROOT
 from cluster.inspection.preflight import WRONG, Finding, wrong
-from cluster.ray_jobs.dashboard import ENDED, Dashboard, address_of, first_line, reach
+from cluster.ray_jobs.dashboard import ENDED, Dashboard, dashboard_address, first_line, reach
 from cluster.ray_jobs.prepare_job import to_check
 from cluster.requests.models import CheckRequest, SearchRequest, SubmitRequest, TrainRequest
 from cluster.terminal.answers import JOB
@@ -33,7 +33,7 @@ from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 from trainers.base.version import __version__
 from trainers.run_folders.bucket import is_address
-from trainers.run_folders.run_folder import check_name
+from trainers.run_folders.run_folder import check_run_name
 
 PACKAGES = ("cluster", "trainers", "searchspaces")
 LEFT_OUT = ("__pycache__", "*.pyc", "*.egg-info")
@@ -43,10 +43,10 @@ CHECK_PATIENCE, INSTALL_PATIENCE = 90.0, 1800.0  # seconds for a check, and if t
 LARGE = 512 << 20  # the most bytes that Ray accepts for one folder
 
 
-def submit(request: SubmitRequest, family: str, notify: Callable[[str], None]) -> dict[str, Any]:
+def submit_job(request: SubmitRequest, family: str, notify: Callable[[str], None]) -> dict[str, Any]:
     """Submit a job, and return its name. Raises TroupeError: exit code 2 for invalid arguments, 3 if the cluster cannot
     be reached or rejects the job, 4 if the name is in use."""
-    inner, address = request.inner, address_of(request.address)
+    inner, address = request.inner, dashboard_address(request.address)
     assert inner is not None
     name = _name_of_job(inner, family)
     client = reach(address)
@@ -97,7 +97,7 @@ def _name_of_job(inner: TrainRequest | SearchRequest, family: str) -> str:
         reason = "must be an absolute path on the cluster"
         problems.append(Problem("bad-value", "--runs-dir", reason, value=inner.runs_dir))
     name = inner.resume or inner.name or f"{family}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if problem := check_name(name):
+    if problem := check_run_name(name):
         problems.append(problem)
     if problems:
         raise TroupeError(problems, USAGE)
@@ -173,7 +173,7 @@ def _answer_in(printed: str) -> dict[str, Any] | None:
     return None
 
 
-def check(request: CheckRequest, notify: Callable[[str], None]) -> list[Finding]:
+def check_through_dashboard(request: CheckRequest, notify: Callable[[str], None]) -> list[Finding]:
     """`troupe check` of a cluster through its dashboard, with these packages."""
     try:
         client = reach(str(request.address))
@@ -216,7 +216,7 @@ def _sent(client: Dashboard, job: Mapping[str, Any]) -> str:
         time.sleep(WAITS.poll_job)
 
 
-def text(sent: Mapping[str, Any]) -> str:
+def text_of_job(sent: Mapping[str, Any]) -> str:
     """A submitted job, and the commands to follow it."""
     at = f"--address {sent['address']}"
     return "\n".join(

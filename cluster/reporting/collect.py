@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from cluster.reporting import importance
-from cluster.reporting.run_page import Read, command_of, is_known, main_metric, read_run, short, texts_of, thinned
+from cluster.reporting.run_page import (
+    Read,
+    command_of,
+    is_known,
+    main_metric_of_run,
+    read_run,
+    short,
+    texts_of,
+    thinned,
+)
 from cluster.searching import leaderboard
 from cluster.searching.leaderboard import FINISHED, OPEN, PRUNED, RUNNING, WAITING, Search, TrialRecord
 from trainers.base.errors import USAGE, TroupeError, did_you_mean
@@ -69,7 +78,7 @@ def collect(runs: Path, names: Sequence[str]) -> Collected:
     reads: list[Read] = []
     title: list[str] = []
     working = False
-    for group_source in find(runs, names):
+    for group_source in find_sources(runs, names):
         title += [group_source.name] if isinstance(group_source, Search) else [folder.name for folder in group_source]
         if isinstance(group_source, Search):
             group, added = _of_search(group_source, len(groups))
@@ -105,7 +114,7 @@ def collect(runs: Path, names: Sequence[str]) -> Collected:
     return Collected(page, trials, bulk, folders, reads, working, left_out)
 
 
-def find(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
+def find_sources(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
     """The named searches and runs, runs of one family together. Raises TroupeError with all problems."""
     found: list[Search | list[RunFolder]] = []
     of_family: dict[str, list[RunFolder]] = {}
@@ -113,9 +122,9 @@ def find(runs: Path, names: Sequence[str]) -> list[Search | list[RunFolder]]:
     for name in dict.fromkeys(names):
         try:
             if leaderboard.is_search(runs, name):
-                found.append(leaderboard.find(runs, name))
+                found.append(leaderboard.find_search(runs, name))
                 continue
-            folder = run_folder.find(runs, name)
+            folder = run_folder.find_run(runs, name)
         except TroupeError as error:
             if error.code != USAGE:
                 raise
@@ -181,7 +190,7 @@ def _of_runs(folders: Sequence[RunFolder], index: int) -> tuple[dict[str, Any], 
     reads = [read_run(folder) for folder in folders]
     family = next((str(read.stored["family"]) for read in reads if read.stored), "?")
     rows = [row for read in reads for row in read.rows]
-    metric, mode = main_metric(family, rows, next((read.result for read in reads if read.result), {}))
+    metric, mode = main_metric_of_run(family, rows, next((read.result for read in reads if read.result), {}))
     common = _common([read.settings for read in reads])
     differing = list(dict.fromkeys(name for read in reads for name in read.settings if name not in common))
     group = {

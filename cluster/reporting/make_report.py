@@ -19,12 +19,12 @@ SHARE = 4  # pause before the next page, as a multiple of the time that this one
 LARGE = 20e6  # bytes of a single-file page above which a note is shown
 
 
-def carry_out(command: ReportRequest, notify: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def make_report(command: ReportRequest, notify: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Write the page; with `watch` repeatedly, until nothing is running or Ctrl-C is pressed."""
     if not command.names:
         reason = "requires a name, as in `troupe report dcgan-search-1`"
         raise TroupeError(Problem("missing", "report", reason), USAGE)
-    out = folder_of(command)
+    out = page_folder(command)
     if not command.watch:
         return _once(command, out, 0)
     try:
@@ -41,9 +41,9 @@ def carry_out(command: ReportRequest, notify: Callable[[str], None] = lambda lin
     return _once(command, out, 0)  # a page that does not reload itself
 
 
-def folder_of(command: ReportRequest) -> Path:
+def page_folder(command: ReportRequest) -> Path:
     """The folder of the page: as given, else in the run or search shown, or `report` for several."""
-    sources = collect.find(command.runs, command.names)
+    sources = collect.find_sources(command.runs, command.names)
     if command.out is not None:
         return command.out
     if len(command.names) > 1:
@@ -56,7 +56,7 @@ def _trials(result: Mapping[str, Any]) -> str:
     return "1 trial" if result["trials"] == 1 else f"{result['trials']} trials"
 
 
-def text(result: dict[str, Any]) -> Sequence[str]:
+def text_of_report(result: dict[str, Any]) -> Sequence[str]:
     """What the command prints."""
     where = "in it" if result["single_file"] else "beside it"
     lines = [f"{result['page']}: {size(result['bytes'])}, {_trials(result)}, {result['pictures']} pictures {where}"]
@@ -73,5 +73,5 @@ def text(result: dict[str, Any]) -> Sequence[str]:
 
 def _once(command: ReportRequest, out: Path, renew: float) -> dict[str, Any]:
     collected = collect.collect(command.runs, command.names)
-    result = write.write(collected, out, command.runs, command.single_file, renew)
+    result = write.write_page(collected, out, command.runs, command.single_file, renew)
     return {**result, "working": collected.working}

@@ -106,7 +106,7 @@ def is_known(family: str) -> bool:
     return False
 
 
-def main_metric(family: str, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> tuple[str, str]:
+def main_metric_of_run(family: str, rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> tuple[str, str]:
     """The main metric of a run outside of a search, and whether higher or lower is better."""
     modes: Mapping[str, str] = {}
     with contextlib.suppress(Exception):

@@ -36,7 +36,7 @@ SEPARATOR = (",", ":")
 SHOWN = ("rank", "state", "value", "mean", "spread", "best", "best_step", "step", "steps", "seconds", "reason", "worry")
 
 
-def write(collected: Collected, out: Path, runs: Path, single_file: bool, renew: float = 0) -> dict[str, Any]:
+def write_page(collected: Collected, out: Path, runs: Path, single_file: bool, renew: float = 0) -> dict[str, Any]:
     """Write everything into `out`; with `renew` the page reloads itself after this many seconds.
 
     Returns the page's path and size, how many pictures it shows, and what was left out. Raises TroupeError (exit code
@@ -48,7 +48,7 @@ def write(collected: Collected, out: Path, runs: Path, single_file: bool, renew:
     if others := _others(out):
         reason = f"holds {', '.join(others)}, not written by `troupe report`"
         raise TroupeError(Problem("not-ours", str(out), reason, "use --out DIR"), CONFLICT)
-    with checkpoint.writing(out, of_run=False), atomic_files.new_folder(out):
+    with checkpoint.writing_checkpoint(out, of_run=False), atomic_files.new_folder(out):
         if not (out / "index.html").exists():  # marks the folder as ours
             atomic_files.write(out / "index.html", f'<!doctype html>\n{GENERATOR}{__version__}">\n')
         embedded: dict[str, Any] = {}
@@ -95,7 +95,7 @@ def render(page: Mapping[str, Any], bulk: Mapping[str, Any], embedded: Mapping[s
     def part(name: str) -> Markup:
         return Markup(resources.files("cluster.reporting").joinpath("static", name).read_text(encoding="utf-8"))
 
-    packed, nonce = pack(json.dumps(atomic_files.finite(bulk), separators=SEPARATOR).encode()), _nonce(page)
+    packed, nonce = pack_for_script(json.dumps(atomic_files.finite(bulk), separators=SEPARATOR).encode()), _nonce(page)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     source = resources.files("cluster.reporting").joinpath("static", "template.html").read_text(encoding="utf-8")
     template = environment.from_string(source)
@@ -124,7 +124,7 @@ def in_script(value: Any) -> Any:
     return Markup(text)
 
 
-def pack(data: bytes) -> Any:
+def pack_for_script(data: bytes) -> Any:
     """Bytes encoded for a script element: their compressed length, a colon, and base 85 without `<` and `&`."""
     from markupsafe import Markup
 
@@ -137,7 +137,7 @@ def pack(data: bytes) -> Any:
 def _plotly() -> Any:
     from plotly.offline import get_plotlyjs
 
-    return pack(get_plotlyjs().encode())
+    return pack_for_script(get_plotlyjs().encode())
 
 
 def files_of(read: Read) -> Iterator[Path]:

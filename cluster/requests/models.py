@@ -15,9 +15,9 @@ from cluster.requests.request import (
     Count,
     Name,
     Names,
-    Request,
     UserPath,
     UserPaths,
+    VerbRequest,
     flag,
     internal,
     option,
@@ -50,7 +50,7 @@ DRY_RUN: Any = flag("print every setting and the learning rate over the run, and
 PROGRESS: Any = python(False)
 
 
-class TrainRequest(Request):
+class TrainRequest(VerbRequest):
     verb: ClassVar[str] = "train"
     summary: ClassVar[str] = "train a family, or resume a run"
     example: ClassVar[str] = "troupe train dcgan data=digits workers=2"
@@ -77,7 +77,7 @@ class TrainRequest(Request):
         return [one for one in (self.resume, self.init_from) if one is not None]
 
 
-class SearchRequest(Request):
+class SearchRequest(VerbRequest):
     verb: ClassVar[str] = "search"
     summary: ClassVar[str] = "search hyperparameters of a family, or resume a search"
     example: ClassVar[str] = "troupe search wgan_gp n_critic=1,2,5 learning_rate=1e-5..1e-3 --scheduler asha"
@@ -119,7 +119,7 @@ class SearchRequest(Request):
         return [self.resume] if self.resume is not None else []
 
 
-class VerifyRequest(Request):
+class VerifyRequest(VerbRequest):
     verb: ClassVar[str] = "verify"
     summary: ClassVar[str] = "check that results do not depend on the number of workers"
     example: ClassVar[str] = "troupe verify dcgan workers=4"
@@ -133,7 +133,7 @@ class VerifyRequest(Request):
     setup: str = internal("")  # breaks something on purpose, for tests
 
 
-class _OfOneRun(Request):
+class _OfOneRun(VerbRequest):
     """A verb that reads the checkpoints of one run."""
 
     reads_checkpoints: ClassVar[bool] = True
@@ -197,7 +197,7 @@ class PredictRequest(_OfOneRun):
     progress: bool = PROGRESS
 
 
-class ReportRequest(Request):
+class ReportRequest(VerbRequest):
     verb: ClassVar[str] = "report"
     summary: ClassVar[str] = "write an offline page about searches or runs"
     example: ClassVar[str] = "troupe report dcgan-search-1"
@@ -213,7 +213,7 @@ class ReportRequest(Request):
         return self.names or None
 
 
-class RunsRequest(Request):
+class RunsRequest(VerbRequest):
     verb: ClassVar[str] = "runs"
     summary: ClassVar[str] = "list runs with their sizes, or remove some"
     example: ClassVar[str] = "troupe runs --remove dcgan-1"
@@ -236,7 +236,7 @@ class RunsRequest(Request):
         return problems
 
 
-class SubmitRequest(Request):
+class SubmitRequest(VerbRequest):
     verb: ClassVar[str] = "submit"
     summary: ClassVar[str] = "run train or search as a job on a Ray cluster"
     example: ClassVar[str] = (
@@ -285,7 +285,7 @@ class SubmitRequest(Request):
         )
 
 
-class JobsRequest(Request):
+class JobsRequest(VerbRequest):
     verb: ClassVar[str] = "jobs"
     summary: ClassVar[str] = "list the jobs on a Ray cluster"
     example: ClassVar[str] = "troupe jobs --address http://HEAD:8265"
@@ -293,7 +293,7 @@ class JobsRequest(Request):
     address: str | None = DASHBOARD
 
 
-class CheckRequest(Request):
+class CheckRequest(VerbRequest):
     verb: ClassVar[str] = "check"
     summary: ClassVar[str] = "preflight check of this machine or a Ray cluster"
     example: ClassVar[str] = "troupe check dcgan data=mnist workers=4 --address HEAD:6379 --runs-dir /shared/runs"
@@ -307,7 +307,7 @@ class CheckRequest(Request):
     progress: bool = PROGRESS
 
 
-class StopRequest(Request):
+class StopRequest(VerbRequest):
     verb: ClassVar[str] = "stop"
     summary: ClassVar[str] = "stop a run, search or job after saving a checkpoint"
     example: ClassVar[str] = "troupe stop dcgan-1"
@@ -321,7 +321,7 @@ class StopRequest(Request):
         return [] if self.address is not None else [self.name]
 
 
-class LogsRequest(Request):
+class LogsRequest(VerbRequest):
     verb: ClassVar[str] = "logs"
     summary: ClassVar[str] = "print the logs of a run or job"
     example: ClassVar[str] = "troupe logs dcgan-1 --follow"
@@ -342,7 +342,7 @@ class LogsRequest(Request):
         return [Problem("bad-value", "--rank", reason, hint)]
 
 
-class FamiliesRequest(Request):
+class FamiliesRequest(VerbRequest):
     verb: ClassVar[str] = "families"
     summary: ClassVar[str] = "list the model families"
     example: ClassVar[str] = "troupe families"
@@ -350,7 +350,7 @@ class FamiliesRequest(Request):
     families: UserPaths = FAMILIES
 
 
-class DatasetsRequest(Request):
+class DatasetsRequest(VerbRequest):
     verb: ClassVar[str] = "datasets"
     summary: ClassVar[str] = "list the data sets and packed image folders"
     example: ClassVar[str] = "troupe datasets"
@@ -360,13 +360,13 @@ class DatasetsRequest(Request):
     families: UserPaths = FAMILIES
 
 
-class EnvRequest(Request):
+class EnvRequest(VerbRequest):
     verb: ClassVar[str] = "env"
     summary: ClassVar[str] = "print versions and hardware for a bug report"
     example: ClassVar[str] = "troupe env"
 
 
-class LoadExportedRequest(Request):
+class LoadExportedRequest(VerbRequest):
     """Of a call that is no verb."""
 
     verb: ClassVar[str] = "load_exported"
@@ -375,7 +375,7 @@ class LoadExportedRequest(Request):
     families: UserPaths = FAMILIES
 
 
-REQUESTS: dict[str, type[Request]] = {
+REQUESTS: dict[str, type[VerbRequest]] = {
     one.verb: one
     for one in (
         TrainRequest,

@@ -89,7 +89,7 @@ def internal(default: Any) -> Any:
     return Field(default, json_schema_extra={"kind": "internal"})
 
 
-class Request(BaseModel):
+class VerbRequest(BaseModel):
     """The checked arguments of one verb."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", arbitrary_types_allowed=True)
@@ -317,7 +317,7 @@ def _plain_schema(model: type[BaseModel], names: Sequence[str]) -> dict[str, Any
 
 
 @functools.cache
-def _types_of(cls: type[Request]) -> dict[str, Any]:
+def _types_of(cls: type[VerbRequest]) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
@@ -376,7 +376,7 @@ def _is_empty(value: Any) -> bool:
     return any(isinstance(one, (str, Path)) and not str(one).strip() for one in several)
 
 
-def _renamed(cls: type[Request]) -> dict[str, str]:
+def _renamed(cls: type[VerbRequest]) -> dict[str, str]:
     """Former names of arguments that this verb has by other names."""
     fields = {one.name: field for field, one in cls.options().items()}
     of_options = {old.replace("-", "_"): fields[new] for old, new in OPTIONS.items() if new in fields}

@@ -31,7 +31,7 @@ from cluster.searching.leaderboard import (
     StopReason,
     TrialRecord,
 )
-from cluster.searching.prepare_search import Prepared, compare_by
+from cluster.searching.prepare_search import PreparedSearch, compare_by
 from cluster.searching.tune_job import Dead, Job
 from cluster.terminal.progress import Progress, about_trials, duration, size
 from trainers.base.errors import FAILED as RUN_FAILED
@@ -70,9 +70,9 @@ class RayLoss:
 class Driver:
     """One running search."""
 
-    def __init__(self, search: Search, prepared: Prepared, command: SearchRequest, progress: Progress) -> None:
+    def __init__(self, search: Search, prepared: PreparedSearch, command: SearchRequest, progress: Progress) -> None:
         self.search, self.prepared, self.command, self.progress = search, prepared, command, progress
-        self.proposals = samplers.of(search, prepared.space)
+        self.proposals = samplers.sampler_of(search, prepared.space)
         self.data: dict[tuple[Any, ...], DataFacts] = {}
         self.started, self.before = time.monotonic(), float(search.terms["seconds"])
         self.since: dict[int, float] = {}  # when the time of each running trial was last updated
@@ -184,7 +184,7 @@ class Driver:
         """After a restart of Ray: running trials continue from their checkpoints."""
         self.ray_loss, self.notified = None, False
         self.withdraw_stop()
-        self.proposals = samplers.of(self.search, self.prepared.space)
+        self.proposals = samplers.sampler_of(self.search, self.prepared.space)
 
     def withdraw_stop(self) -> None:
         """Withdraw the stop request to the trials."""
@@ -242,7 +242,7 @@ class Driver:
         config = config.model_copy(update=requirements.resolve(config, own_machine=not self.command.address))
         config = self.resolved(config)
         record.steps = config.steps
-        with checkpoint.writing(self.search.path):
+        with checkpoint.writing_checkpoint(self.search.path):
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.make_parts()
             folder.write_settings(description(terms["family"], config, self.data_facts(config), self.command.families))
@@ -302,7 +302,7 @@ class Driver:
     def _forget(self, record: TrialRecord, in_bucket: bool) -> None:
         """Remove a trial's checkpoints from this machine's disk, and (`in_bucket`) from the bucket."""
         folder = self.search.folder(record)
-        if stay := [path for path in checkpoint.all_in(folder.checkpoints) if not checkpoint.remove(path)]:
+        if stay := [path for path in checkpoint.all_in(folder.checkpoints) if not checkpoint.remove_checkpoint(path)]:
             self.staying.add(record.number)
             self.progress.notify(f"{stay[0]}: not recognized as a checkpoint of troupe, or damaged; kept")
         if in_bucket and self.bucket is not None:
@@ -376,7 +376,7 @@ def refuse_other_networks(driver: Driver) -> None:
         raise TroupeError(problems, USAGE)
 
 
-def drive(search: Search, prepared: Prepared, command: SearchRequest, progress: Progress) -> Driver:
+def drive(search: Search, prepared: PreparedSearch, command: SearchRequest, progress: Progress) -> Driver:
     """Carry out the remaining trials. Returns the driver, which knows how the search ended."""
     config = prepared.config
     driver = Driver(search, prepared, command, progress)
@@ -443,7 +443,7 @@ def _run_trials(driver: Driver, job: Job) -> None:
     search, most = driver.search, job.max_restarts
     restarts = 0
     while True:
-        tuner.carry_out(job)
+        tuner.run_tune_job(job)
         if driver.error is not None:
             raise driver.error
         loss = driver.ray_loss

@@ -16,7 +16,7 @@ from cluster.host.signals import deferred
 from cluster.requests.models import SearchRequest, TrainRequest
 from cluster.searching import samplers
 from cluster.searching.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, OPEN, WAITING, Search, StopReason
-from cluster.searching.prepare_search import Prepared, compare_by, prepare
+from cluster.searching.prepare_search import PreparedSearch, compare_by, prepare_search
 from cluster.terminal.progress import Progress, about_trials, duration, from_here
 from cluster.terminal.tables import table
 from trainers.base.errors import ENVIRONMENT, USAGE, Stopped, TroupeError, with_run_name
@@ -28,7 +28,7 @@ from trainers.run_folders import bucket, creation, mirror, removal, run_folder
 from trainers.run_folders.run_folder import RunFolder
 
 
-def carry_out(command: SearchRequest, progress: Progress) -> dict[str, Any]:
+def launch_search(command: SearchRequest, progress: Progress) -> dict[str, Any]:
     """Carry out a `search` command. Returns its result, with paths that can be opened from here.
 
     Raises TroupeError: exit code 1 if every trial failed, Stopped (130) if it was stopped.
@@ -36,7 +36,7 @@ def carry_out(command: SearchRequest, progress: Progress) -> dict[str, Any]:
     from cluster.searching import driver
     from cluster.training.launch_run import alone
 
-    prepared = prepare(command)
+    prepared = prepare_search(command)
     command = command.model_copy(
         update={"families": tuple(map(Path, prepared.terms["families"]))}
     )  # need not be repeated on a resume
@@ -61,7 +61,7 @@ def carry_out(command: SearchRequest, progress: Progress) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _locked_folder(command: SearchRequest, prepared: Prepared) -> Iterator[Search]:
+def _locked_folder(command: SearchRequest, prepared: PreparedSearch) -> Iterator[Search]:
     """Lock the folder of a search; a new one is removed after an error before its first trial."""
     search = prepared.search
     with contextlib.ExitStack() as stack:
@@ -146,7 +146,7 @@ def result_of(search: Search) -> dict[str, Any]:
     }
 
 
-def text(result: Mapping[str, Any], most: int = 10) -> str:
+def text_of_search(result: Mapping[str, Any], most: int = 10) -> str:
     """The best points of a result, as text."""
     rows = []
     for point in result["points"][:most]:
@@ -196,7 +196,7 @@ def text_of_dry_run(expected: Mapping[str, Any]) -> list[str]:
     return [*lines, *([] if texts else ["optuna chooses each trial after earlier ones have ended"]), f"all: {fixed}"]
 
 
-def _new_folder(command: SearchRequest, prepared: Prepared) -> Search:
+def _new_folder(command: SearchRequest, prepared: PreparedSearch) -> Search:
     """Create the folder of a new search, with all trials that are known before it starts."""
     terms, runs = prepared.terms, command.runs
     remote = bucket.bucket_for(runs)
@@ -217,7 +217,7 @@ def _new_folder(command: SearchRequest, prepared: Prepared) -> Search:
     return search
 
 
-def _final(search: Search, prepared: Prepared, command: SearchRequest, progress: Progress) -> None:
+def _final(search: Search, prepared: PreparedSearch, command: SearchRequest, progress: Progress) -> None:
     """Retrain the best point on the complete training part, and evaluate it once on the test part."""
     from cluster.training.launch_run import launch
 
@@ -249,11 +249,11 @@ def _final(search: Search, prepared: Prepared, command: SearchRequest, progress:
         mirror.retry(lambda: remote.send(search.path))
 
 
-def dry_run(command: SearchRequest) -> dict[str, Any]:
+def dry_run_of_search(command: SearchRequest) -> dict[str, Any]:
     """The trials of a search, how many run at once and why, and the expected time of one; nothing is kept."""
     from cluster.searching import driver
 
-    prepared = prepare(command)
+    prepared = prepare_search(command)
     command = command.model_copy(update={"families": tuple(map(Path, prepared.terms["families"]))})
     terms, search = prepared.terms, prepared.search
     if search is None:
@@ -293,7 +293,7 @@ def dry_run(command: SearchRequest) -> dict[str, Any]:
     }
 
 
-def _expected(prepared: Prepared, settings: Mapping[str, Any], command: SearchRequest) -> tuple[float, int, int]:
+def _expected(prepared: PreparedSearch, settings: Mapping[str, Any], command: SearchRequest) -> tuple[float, int, int]:
     """Expected seconds of a trial, its steps, and how many were measured: of the first trial, in a subprocess."""
     import subprocess
     import sys

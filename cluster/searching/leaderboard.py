@@ -107,7 +107,7 @@ class Search:
 
     @property
     def name(self) -> str:
-        return creation.name_of(self.path)
+        return creation.final_name(self.path)
 
     @property
     def sign(self) -> int:
@@ -155,7 +155,7 @@ class Search:
         head = json.dumps({"format": FORMAT, **self.terms}, indent=1)
         body = ",\n".join(f"  {json.dumps(vars(trial))}" for trial in self.trials)  # one line each, and fast
         record = f'{head[:-2]},\n "trials": [\n{body}\n ]\n}}\n'
-        with checkpoint.writing(self.path):
+        with checkpoint.writing_checkpoint(self.path):
             for file, text in ((SEARCH, record), ("leaderboard.csv", table)):
                 atomic_files.write(self.path / file, text, lasting)
 
@@ -209,7 +209,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return table.getvalue()
 
 
-def read(path: Path) -> Search:
+def read_search(path: Path) -> Search:
     """The search in a folder. Raises TroupeError (exit code 4) if its file is damaged."""
     try:
         stored = json.loads((path / SEARCH).read_text(encoding="utf-8"))
@@ -229,7 +229,7 @@ def read(path: Path) -> Search:
         reason = f"damaged ({type(error).__name__}: {error})"
         problem = Problem("damaged", str(path / SEARCH), reason, "restore it from a copy")
         raise TroupeError(problem, CONFLICT) from None
-    named: Any = old_names.search(stored)
+    named: Any = old_names.current_search(stored)
     return Search(path, named, trials)
 
 
@@ -238,11 +238,11 @@ def all_searches(runs: Path) -> list[Path]:
     return [path for path in folders_in(runs) if os.path.exists(path / SEARCH)]
 
 
-def find(runs: Path, name: str) -> Search:
+def find_search(runs: Path, name: str) -> Search:
     """The search of this name, or at this path. Raises TroupeError (exit code 2) if there is none."""
     for path in (runs / name, Path(name)):
         if os.path.exists(path / SEARCH):
-            return read(path.resolve())
+            return read_search(path.resolve())
     known = [path.name for path in all_searches(runs)]
     code, what = "unknown-run", "no such search"
     if os.path.exists(runs / name / "settings.json"):
@@ -260,7 +260,7 @@ def trials_of(runs: Path, name: str) -> list[RunFolder] | None:
     return None if inside is None else all_runs((inside / TRIALS).resolve())
 
 
-def folder_of(runs: Path, name: str) -> RunFolder | None:
+def search_folder(runs: Path, name: str) -> RunFolder | None:
     """The folder of a search in `runs` itself, to be removed; None if the name is not that of a search.
 
     Raises TroupeError (exit code 4) if its search.json does not prove it.
@@ -268,5 +268,5 @@ def folder_of(runs: Path, name: str) -> RunFolder | None:
     path = runs / name
     if path.parent.resolve() != runs.resolve() or path.is_symlink() or not os.path.exists(path / SEARCH):
         return None
-    read(path)
+    read_search(path)
     return RunFolder(path.resolve())

@@ -16,7 +16,7 @@ from cluster.searching.space import Range, Space, SpaceFile
 from cluster.training.prepare_run import read_config
 from trainers.base import old_names
 from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError, did_you_mean
-from trainers.base.problems import Problem, of, show_value
+from trainers.base.problems import Problem, attributed, show_value
 from trainers.data import sources
 from trainers.families import registry
 from trainers.run_folders import creation, run_folder
@@ -36,7 +36,7 @@ UNEQUAL = (
 
 
 @dataclass
-class Prepared:
+class PreparedSearch:
     """A search that can start."""
 
     kind: type[Config]
@@ -48,7 +48,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Request:
+class SearchInputs:
     """A command with the contents of the files that it names."""
 
     command: SearchRequest
@@ -80,7 +80,7 @@ class Strategy:
         return where.points if self.algorithm == "grid" else min(self.trials, where.points)
 
 
-def prepare(command: SearchRequest) -> Prepared:
+def prepare_search(command: SearchRequest) -> PreparedSearch:
     """Check every argument. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
     if command.resume is not None:
         return _prepare_resumed(command)
@@ -101,10 +101,10 @@ def prepare(command: SearchRequest) -> Prepared:
     terms = _terms(request, where, metric, strategy)
     if command.name is not None and creation.is_taken(command.runs / command.name):
         raise run_folder.in_use(command.runs, command.name)
-    return Prepared(request.kind, where, terms, config, None, [*notes, *remarks, *_notes(request, where, terms)])
+    return PreparedSearch(request.kind, where, terms, config, None, [*notes, *remarks, *_notes(request, where, terms)])
 
 
-def _read_request(command: SearchRequest, problems: list[Problem], notes: list[str]) -> Request:
+def _read_request(command: SearchRequest, problems: list[Problem], notes: list[str]) -> SearchInputs:
     """Read the files that a command names. Raises TroupeError (exit code 2) with all problems so far if its family is
     unknown."""
     from_file = read_config(command.config, problems, notes)
@@ -130,7 +130,7 @@ def _read_request(command: SearchRequest, problems: list[Problem], notes: list[s
     budget, renamed_in_budget = old_names.of_file(file.budget, kind.model_fields, file.source)
     notes += [*renamed, *renamed_in_space, *renamed_in_budget]
     file = file._replace(settings=space_settings, budget=budget)
-    return Request(command, family, kind, {**from_file, **command.settings}, file)
+    return SearchInputs(command, family, kind, {**from_file, **command.settings}, file)
 
 
 def _wrong_options(command: SearchRequest) -> list[Problem]:
@@ -143,30 +143,30 @@ def _wrong_options(command: SearchRequest) -> list[Problem]:
         if value is not None and value not in known:
             reason = f"is not one of {', '.join(known)}"
             problems.append(Problem("bad-value", option, reason, did_you_mean(value, known), value))
-    if command.name is not None and (problem := run_folder.check_name(command.name)):
+    if command.name is not None and (problem := run_folder.check_run_name(command.name)):
         problems.append(problem)
     return problems
 
 
-def _read_space(request: Request, problems: list[Problem]) -> Space | None:
+def _read_space(request: SearchInputs, problems: list[Problem]) -> Space | None:
     unread = bool(problems)  # the unreadable file may hold what to search
     file = request.file
-    where, wrong = space.read(request.kind, request.family, request.settings, file.settings, file.source)
+    where, wrong = space.read_space(request.kind, request.family, request.settings, file.settings, file.source)
     problems += [one for one in wrong if not (unread and one.code == space.NOTHING)]
     return where
 
 
-def _wrong_data(request: Request) -> list[Problem]:
+def _wrong_data(request: SearchInputs) -> list[Problem]:
     command, kind = request.command, request.kind
     data = str(request.given.get("data", kind.model_fields["data"].get_default()))
     try:
-        problem = sources.check_name(data, command.families, kind.input_kind, not command.runs_remotely)
+        problem = sources.check_source_name(data, command.families, kind.input_kind, not command.runs_remotely)
     except TroupeError as error:
         return error.problems
     return [problem] if problem else []
 
 
-def _choose_strategy(request: Request, where: Space | None, problems: list[Problem]) -> Strategy | None:
+def _choose_strategy(request: SearchInputs, where: Space | None, problems: list[Problem]) -> Strategy | None:
     """From the options of the command, else from the file of the space; None if there is no space."""
     command, budget, source = request.command, request.file.budget, request.file.source
     scheduler = command.scheduler or str(budget.get("scheduler", "fifo"))
@@ -191,7 +191,7 @@ def _choose_strategy(request: Request, where: Space | None, problems: list[Probl
     return strategy
 
 
-def _terms(request: Request, where: Space, metric: str, strategy: Strategy) -> Terms:
+def _terms(request: SearchInputs, where: Space, metric: str, strategy: Strategy) -> Terms:
     command = request.command
     mode = request.kind.metrics.get(metric.removeprefix("eval_"), "max" if "accuracy" in metric else "min")
     return {
@@ -214,7 +214,7 @@ def _terms(request: Request, where: Space, metric: str, strategy: Strategy) -> T
     }
 
 
-def _prepare_resumed(command: SearchRequest) -> Prepared:
+def _prepare_resumed(command: SearchRequest) -> PreparedSearch:
     """A resumed search, with the settings that it was started with."""
     search = _find_resumed(command)
     terms = search.terms
@@ -222,7 +222,7 @@ def _prepare_resumed(command: SearchRequest) -> Prepared:
     kind = registry.config_class(terms["family"], families)
     _with_own_names(search, kind)
     seeds = {"seed": ",".join(map(str, terms["seeds"]))} if terms["seeds"] else {}
-    where, wrong = space.read(kind, terms["family"], {**terms["fixed"], **terms["space"], **seeds}, {}, "")
+    where, wrong = space.read_space(kind, terms["family"], {**terms["fixed"], **terms["space"], **seeds}, {}, "")
     if where is None:
         raise TroupeError(wrong, CONFLICT)
     first, wrong = _possible(kind, terms["family"], where, random.Random(terms["seed"]))
@@ -236,15 +236,18 @@ def _prepare_resumed(command: SearchRequest) -> Prepared:
     terms["families"] = [str(path) for path in families]
     remaining = [trial for trial in search.trials if trial.state in OPEN]
     note = f"{search.name}: resuming with {len(remaining)} of {len(search.trials)} trials"
-    return Prepared(kind, where, terms, config, search, [*remarks, note])
+    return PreparedSearch(kind, where, terms, config, search, [*remarks, note])
 
 
 def _with_own_names(search: Search, kind: type[Config]) -> None:
     """Give settings and metric of a search back the names by which a custom family declares them."""
     terms, fields = search.terms, kind.model_fields
-    terms["fixed"], terms["space"] = old_names.own(terms["fixed"], fields), old_names.own(terms["space"], fields)
+    terms["fixed"], terms["space"] = (
+        old_names.own_names(terms["fixed"], fields),
+        old_names.own_names(terms["space"], fields),
+    )
     for trial in search.trials:
-        trial.settings = old_names.own(trial.settings, fields)
+        trial.settings = old_names.own_names(trial.settings, fields)
     declared = {old_names.metric(f"eval_{name}"): f"eval_{name}" for name in kind.metrics}
     terms["metric"] = declared.get(terms["metric"], terms["metric"])
 
@@ -257,11 +260,11 @@ def _find_resumed(command: SearchRequest) -> Search:
     problems: list[Problem] = []
     problems += [Problem("settings-conflict", about, reason, "leave it out") for about in given]
     try:
-        search = leaderboard.find(command.runs, str(command.resume))
+        search = leaderboard.find_search(command.runs, str(command.resume))
     except TroupeError as error:
         if error.code != USAGE:
             raise
-        raise TroupeError([*problems, *of(error.problems, "--resume")], USAGE) from None
+        raise TroupeError([*problems, *attributed(error.problems, "--resume")], USAGE) from None
     family = search.terms["family"]
     if command.family is not None and command.family != family:
         problems.append(Problem("settings-conflict", command.family, f"{search.name} searches {family}"))
@@ -277,7 +280,7 @@ def _fit_machine(first: Config, command: SearchRequest) -> tuple[Config, list[st
     remarks = [] if command.address else requirements.remarks(first, config)
     missing = [] if command.address else requirements.room(config, False)
     if problem := requirements.writable(command.runs):
-        missing += of([problem], "--runs-dir")
+        missing += attributed([problem], "--runs-dir")
     if command.trials_per_gpu > 1 and config.device != "cuda":
         reason = f"device={config.device} has no GPU"
         missing.append(Problem("settings-conflict", "--trials-per-gpu", reason, "leave it out", command.trials_per_gpu))
@@ -286,7 +289,7 @@ def _fit_machine(first: Config, command: SearchRequest) -> tuple[Config, list[st
     return config, remarks
 
 
-def _read_metric(request: Request, problems: list[Problem]) -> str:
+def _read_metric(request: SearchInputs, problems: list[Problem]) -> str:
     """The metric by which trials are compared."""
     kind, family, given = request.kind, request.family, request.command.metric
     evaluates = str(request.settings.get("evaluate_every", "auto")) != "0"
@@ -374,7 +377,7 @@ def _possible(
     return None, wrong
 
 
-def _notes(request: Request, where: Space, terms: Terms) -> list[str]:
+def _notes(request: SearchInputs, where: Space, terms: Terms) -> list[str]:
     """Notes for the user before the search starts."""
     searched = ", ".join(f"{name}={domain}" for name, domain in where.domains.items())
     of_file = [name for name in where.domains if name not in request.given]

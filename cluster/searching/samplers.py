@@ -15,9 +15,9 @@ from trainers.base.problems import Problem, show_value
 DRAWS = 1000  # of a new point, before the space counts as exhausted
 
 
-def of(search: Search, space: Space) -> Listed | Optuna:
+def sampler_of(search: Search, space: Space) -> RecordedPoints | Optuna:
     """The proposals of a search's algorithm. A resumed search proposes its remaining trials first."""
-    return Optuna(search, space) if search.terms["algorithm"] == "optuna" else Listed(search)
+    return Optuna(search, space) if search.terms["algorithm"] == "optuna" else RecordedPoints(search)
 
 
 def listed(space: Space, algorithm: str, points: int, seed: int) -> list[Point]:
@@ -48,7 +48,7 @@ def fill(search: Search, space: Space) -> None:
             add(search, space, point)
 
 
-class Listed:
+class RecordedPoints:
     """The trials that a search's record holds, in their order."""
 
     def __init__(self, search: Search) -> None:

@@ -119,7 +119,7 @@ class Space:
         }
 
 
-def read(
+def read_space(
     kind: type[Config], family: str, settings: Mapping[str, Any], from_file: Mapping[str, str], source: str
 ) -> tuple[Space | None, list[Problem]]:
     """A space from the settings of a command and, for others, of a file, its source; with all problems."""

@@ -307,7 +307,7 @@ def take_over(folder: RunFolder, donor: RunFolder, checkpoint_name: str | None, 
     If the wanted checkpoint has been removed meanwhile, the donor's newest complete one is used. Raises TroupeError if
     it has none: a clone never starts at step 0.
     """
-    with folder.lock(patience=10), checkpoint.writing(folder.path):
+    with folder.lock(patience=10), checkpoint.writing_checkpoint(folder.path):
         own_checkpoints = checkpoint.all_in(folder.checkpoints)
         copy = _copied(folder, donor, checkpoint_name)
         stored = folder.read_settings()
@@ -323,7 +323,7 @@ def take_over(folder: RunFolder, donor: RunFolder, checkpoint_name: str | None, 
         )
         for old in own_checkpoints:
             if old != copy:
-                checkpoint.remove(old)
+                checkpoint.remove_checkpoint(old)
         folder.result.unlink(missing_ok=True)
     return copy.name
 
@@ -338,7 +338,7 @@ def _copied(folder: RunFolder, donor: RunFolder, checkpoint_name: str | None) ->
         copy = checkpoint.clone(source, folder.checkpoints)
         if checkpoint.damage_of(copy) is None:
             return copy
-        checkpoint.remove(copy)
+        checkpoint.remove_checkpoint(copy)
         checkpoint_name = None
     reason = f"{donor.name} has no complete checkpoint to continue from"
     raise TroupeError(Problem("no-checkpoint", folder.name, reason), FAILED)

@@ -27,7 +27,7 @@ VARIABLES = {
 }
 
 
-def carry_out(job: Job) -> None:
+def run_tune_job(job: Job) -> None:
     """Run all trials that the job proposes, until there are no more or a stop is requested."""
     search = job.search
     living = job.at_once  # trials that have started and not ended

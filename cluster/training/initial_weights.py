@@ -31,7 +31,7 @@ def weights_path(given: str, runs: Path) -> Path:
     if path.suffix in (".safetensors", ".pt", ".pth", ".th"):
         raise TroupeError(Problem("missing-file", "--init-from", "no such file", value=given), USAGE)
     try:
-        folder = run_folder.find(runs, given)
+        folder = run_folder.find_run(runs, given)
     except TroupeError:
         known = [run.name for run in run_folder.all_runs(runs)]
         reason = "neither a run nor a weights file"
@@ -51,7 +51,7 @@ def source_run_of(weights: Path) -> Mapping[str, Any]:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stored: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
             if stored.keys() >= {"data", "settings", "facts"}:
-                return old_names.run(stored)
+                return old_names.current_run(stored)
     return {}
 
 

@@ -18,7 +18,7 @@ from cluster.host.signals import deferred, signals
 from cluster.requests.models import TrainRequest
 from cluster.terminal.progress import Progress
 from cluster.training import initial_weights
-from cluster.training.prepare_run import Prepared, prepare
+from cluster.training.prepare_run import PreparedRun, prepare_run
 from trainers.base.errors import CONFLICT, FAILED, USAGE, NotStarted, Stopped, TroupeError, of_worker, with_run_name
 from trainers.base.problems import Problem
 from trainers.engine.control import Control
@@ -64,7 +64,7 @@ def launch(
 
 
 def _launch(command: TrainRequest, progress: Progress, own_process: bool, report: Report) -> dict[str, Any]:
-    prepared = prepare(command)
+    prepared = prepare_run(command)
     config = prepared.config
     for note in prepared.notes:
         progress.notify(note)
@@ -102,7 +102,7 @@ def _carried_out(
     folder: RunFolder,
     config: Config,
     stored: Mapping[str, Any],
-    prepared: Prepared,
+    prepared: PreparedRun,
     command: TrainRequest,
     progress: Progress,
     own_process: bool,
@@ -150,7 +150,7 @@ def _carried_out(
 
 
 def _introduction(
-    name: str, config: Config, facts: Mapping[str, Any], prepared: Prepared, command: TrainRequest
+    name: str, config: Config, facts: Mapping[str, Any], prepared: PreparedRun, command: TrainRequest
 ) -> Iterator[str]:
     """What a run will do and what the user should know of it, one line each."""
     hint = requirements.hint(config) if not command.address else None
@@ -188,14 +188,14 @@ def _ended_before(folder: RunFolder, finished: Mapping[str, Any], config: Config
 
 
 def _go_on(
-    folder: RunFolder, prepared: Prepared, stored: Mapping[str, Any], command: TrainRequest, progress: Progress
+    folder: RunFolder, prepared: PreparedRun, stored: Mapping[str, Any], command: TrainRequest, progress: Progress
 ) -> None:
     """Update the folder of a resumed run with its current settings. No other process may be working on it."""
     if prepared.stored.get("data") != stored["data"] and not command.allow_changes:
         reason = f"training or held-out samples differ from those of {folder.name}"
         hint = "pass --allow-changes to resume anyway"
         raise TroupeError(Problem("data-differ", "data", reason, hint), CONFLICT)
-    with folder.lock(patience=10), checkpoint.writing(folder.path):
+    with folder.lock(patience=10), checkpoint.writing_checkpoint(folder.path):
         folder.make_parts()
         folder.stop.unlink(missing_ok=True)
         folder.resolve_settings_change()
@@ -210,7 +210,7 @@ def _go_on(
             progress.notify(f"{what} was {version} and is {current.get(what)}: the last bits may differ from here on")
 
 
-def _new_folder(prepared: Prepared, stored: Mapping[str, Any], command: TrainRequest) -> RunFolder:
+def _new_folder(prepared: PreparedRun, stored: Mapping[str, Any], command: TrainRequest) -> RunFolder:
     """Create the folder of a new run, complete with settings and initial weights, or nothing."""
 
     def fill(folder: RunFolder) -> None:
@@ -236,7 +236,7 @@ def _copy_weights(weights: Path, folder: RunFolder, command: TrainRequest) -> No
         shutil.copyfileobj(source, copy)
 
 
-def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, remote: bucket.Bucket | None) -> None:
+def _clear_up(folder: RunFolder, prepared: PreparedRun, error: TroupeError, remote: bucket.Bucket | None) -> None:
     """After a failure before the first checkpoint: free a new run's name, or restore a resumed run's settings."""
     with contextlib.suppress(TroupeError, OSError), folder.lock(patience=2):  # unless another process has resumed it
         if prepared.folder is not None:
@@ -249,7 +249,7 @@ def _clear_up(folder: RunFolder, prepared: Prepared, error: TroupeError, remote:
             remote.send(folder.path)
 
 
-def _earlier_data(prepared: Prepared, stored: Mapping[str, Any]) -> list[dict[str, str]]:
+def _earlier_data(prepared: PreparedRun, stored: Mapping[str, Any]) -> list[dict[str, str]]:
     """Samples that a resumed run learned from earlier but not now; an evaluation must know of them."""
     if prepared.folder is None:
         return []
@@ -261,7 +261,7 @@ def _earlier_data(prepared: Prepared, stored: Mapping[str, Any]) -> list[dict[st
     return before
 
 
-def _from(command: TrainRequest, prepared: Prepared) -> str | None:
+def _from(command: TrainRequest, prepared: PreparedRun) -> str | None:
     """The name of the run whose weights this one started from."""
     if prepared.folder is not None:
         before: str | None = prepared.stored.get("from")
@@ -269,7 +269,7 @@ def _from(command: TrainRequest, prepared: Prepared) -> str | None:
     return Path(command.init_from).name if command.init_from else None
 
 
-def _what(config: Config, prepared: Prepared) -> str:
+def _what(config: Config, prepared: PreparedRun) -> str:
     """A short description of what the run will do."""
     workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
     if config.min_workers:
@@ -313,7 +313,7 @@ def _run_locally(plan: Plan, progress: Progress, own_process: bool, report: Repo
     watcher.start()
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(checkpoint.writing(folder.log(0)))
+            stack.enter_context(checkpoint.writing_checkpoint(folder.log(0)))
             log = stack.enter_context(open(folder.log(0), "a", 1, "utf-8", "backslashreplace"))
             if own_process:
                 stack.enter_context(contextlib.redirect_stdout(log))

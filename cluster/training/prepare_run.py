@@ -17,7 +17,7 @@ from cluster.training import initial_weights
 from trainers.base import old_names
 from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.paths import expanded
-from trainers.base.problems import Problem, of, show_value
+from trainers.base.problems import Problem, attributed, show_value
 from trainers.contract import schedules
 from trainers.data import sources
 from trainers.families import registry
@@ -32,7 +32,7 @@ LARGEST_CONFIG = 200_000  # bytes of a settings file; one with all settings has 
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A run that can start: all its arguments have been checked."""
 
     family: str
@@ -73,13 +73,13 @@ class _Request:
         return replace(problem, source=self.file) if problem.about in self.only_in_file else problem
 
 
-def prepare(command: TrainRequest) -> Prepared:
+def prepare_run(command: TrainRequest) -> PreparedRun:
     """Check every argument. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
     findings = _Findings()
     request = _merge_settings(command, findings)
     if command.resume is not None:
         request = _open_run(command, command.resume, request, findings)
-    if command.name is not None and (problem := run_folder.check_name(command.name)):
+    if command.name is not None and (problem := run_folder.check_run_name(command.name)):
         findings.problems.append(problem)
     weights, source_run = _find_weights(command, findings)
     given = _build_config(command, request, source_run, findings)
@@ -99,7 +99,7 @@ def prepare(command: TrainRequest) -> Prepared:
     _refuse_conflicts(command, config, request)
     notes, origins = tuple(findings.notes), findings.origins
     stored, damaged = request.stored, request.damaged
-    return Prepared(request.family, config, folder, stored, notes, damaged, weights, finished, origins)
+    return PreparedRun(request.family, config, folder, stored, notes, damaged, weights, finished, origins)
 
 
 def _merge_settings(command: TrainRequest, findings: _Findings) -> _Request:
@@ -130,9 +130,9 @@ def _open_run(command: TrainRequest, name: str, request: _Request, findings: _Fi
             reason = "--resume continues a run as it is"
             findings.problems.append(Problem("settings-conflict", option, reason, f"leave {option} out", value))
     try:
-        folder = run_folder.find(command.runs, name)
+        folder = run_folder.find_run(command.runs, name)
     except TroupeError as error:
-        findings.problems += of(error.problems, "--resume")
+        findings.problems += attributed(error.problems, "--resume")
         return request
     damage: list[str] = []
     try:
@@ -188,7 +188,7 @@ def _build_config(
     findings.problems += map(request.sourced, wrong)
     data = str(given.get("data", old.get("data", kind.model_fields["data"].get_default())))
     try:
-        unfit_data = sources.check_name(data, command.families, kind.input_kind, not command.runs_remotely)
+        unfit_data = sources.check_source_name(data, command.families, kind.input_kind, not command.runs_remotely)
         findings.problems += [request.sourced(unfit_data)] if unfit_data is not None else []
     except TroupeError as error:
         findings.problems += error.problems
@@ -233,7 +233,7 @@ def _missing_locally(command: TrainRequest, config: Config, folder: RunFolder | 
     if command.dry_run or finished:
         return missing
     if problem := requirements.writable(command.runs if folder is None else folder.path):
-        missing += of([problem], "--runs-dir") if folder is None else [problem]
+        missing += attributed([problem], "--runs-dir") if folder is None else [problem]
     return missing
 
 
@@ -388,7 +388,7 @@ def _memory(config: Config, family: str, data: Any, command: TrainRequest) -> di
     return {"message": message, "bytes": {**need._asdict(), "free": free}}
 
 
-def _origins(prepared: Prepared, config: Config) -> dict[str, str]:
+def _origins(prepared: PreparedRun, config: Config) -> dict[str, str]:
     """Where the values of a run's settings come from, except those at their defaults."""
     kind, origins = type(config), {}
     for name, value in config.model_dump().items():
@@ -402,9 +402,9 @@ def _origins(prepared: Prepared, config: Config) -> dict[str, str]:
     return origins
 
 
-def dry_run(command: TrainRequest) -> dict[str, Any]:
+def dry_run_of_train(command: TrainRequest) -> dict[str, Any]:
     """All resolved settings of a command, and the folder that it would use."""
-    prepared = prepare(command.model_copy(update={"dry_run": True}))
+    prepared = prepare_run(command.model_copy(update={"dry_run": True}))
     if prepared.folder is not None:
         folder = prepared.folder.path
     else:

@@ -95,7 +95,7 @@ def as_checkpoint(bomb: Any, path: Path) -> None:
     state = torch.load(path / "state.pt", weights_only=True)
     torch.save({**state, "more": bomb}, path / "state.pt")
     facts = checkpoint.manifest_of(path)
-    digest, size = checkpoint.digest(path / "state.pt"), (path / "state.pt").stat().st_size
+    digest, size = checkpoint.digest_of_file(path / "state.pt"), (path / "state.pt").stat().st_size
     facts["files"]["state.pt"] = {"bytes": size, "sha256": digest}
     (path / "manifest.json").write_text(atomic_files.sealed(facts))
     assert checkpoint.damage_of(path) is None
@@ -191,7 +191,7 @@ def test_what_was_computed_is_computed_anew_where_a_pickle_lies_in_its_place(tmp
     said: list[str] = []
     for place in (pickled, as_torch_saves):
         place(Bomb(tmp_path / "exploded"), tmp_path / "kept.safetensors")
-        assert cache.read(tmp_path / "kept.safetensors", said.append) is None
+        assert cache.read_cached(tmp_path / "kept.safetensors", said.append) is None
     assert len(said) == 2
     assert not (tmp_path / "exploded").exists()
 

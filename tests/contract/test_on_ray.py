@@ -22,5 +22,5 @@ def test_a_search_tries_each_of_its_points(troupe: Commands) -> None:
     done = troupe.start("search", "curve", "degree=1,2", "steps=4", "evaluate_every=2", "--space", "none", "--families",
                         str(OWN_FAMILIES), "--max-concurrent", "1", "--name", "s", really=True).wait(120)  # fmt: skip
     assert done.code == 0, done
-    trials = leaderboard.read(troupe.path("s")).trials
+    trials = leaderboard.read_search(troupe.path("s")).trials
     assert [(trial.settings["degree"], trial.state) for trial in trials] == [(1, FINISHED), (2, FINISHED)]

@@ -182,13 +182,13 @@ def test_real_images_are_looked_at_once_and_damage_is_told(room: Path, capsys: p
 def test_a_cached_file_is_whole_or_not_there(tmp_path: Path) -> None:
     said: list[str] = []
     path = tmp_path / "folder/x.safetensors"
-    assert cache.read(path, said.append) is None
-    cache.write(path, {"a": torch.arange(3)})
-    found = cache.read(path, said.append)
+    assert cache.read_cached(path, said.append) is None
+    cache.write_cached(path, {"a": torch.arange(3)})
+    found = cache.read_cached(path, said.append)
     assert found is not None
     assert found["a"].tolist() == [0, 1, 2]
     path.write_bytes(path.read_bytes()[:-3])
-    assert cache.read(path, said.append) is None
+    assert cache.read_cached(path, said.append) is None
     assert len(said) == 1
 
 

@@ -71,7 +71,11 @@ def test_a_search_saves_every_running_trial(troupe: Commands, temporary: Path, n
     trials = [troupe.path("s") / "trials" / name for name in ("0001", "0002")]
     until(lambda: all((trial / "metrics.jsonl").exists() for trial in trials), "two trials train", 90)
     assert_ended(command, temporary, number)
-    assert [trial.state for trial in leaderboard.read(troupe.path("s")).trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
+    assert [trial.state for trial in leaderboard.read_search(troupe.path("s")).trials] == [
+        INTERRUPTED,
+        INTERRUPTED,
+        "waiting",
+    ]
     assert all(checkpoints(trial) for trial in trials)
 
 

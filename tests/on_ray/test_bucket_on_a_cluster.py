@@ -113,14 +113,14 @@ def test_a_trial_goes_on_from_one_on_another_node_through_the_bucket_and_a_stop_
     command = troupe.start("search", *words, *there, environment=cluster.environment)
     until(lambda: any(method == "PUT" and "/p/search.json" in path for method, path in server.gate.passed), "it", 60)
     here = runs_of(troupe.folder / "head") / "p"
-    until(lambda: any(trial.clones for trial in leaderboard.read(here).trials)
+    until(lambda: any(trial.clones for trial in leaderboard.read_search(here).trials)
           or command.process.poll() is not None, "a clone", 150)  # fmt: skip
     assert command.process.poll() is None, command.err.read_text()
     assert troupe.run("stop", "p", "--runs-dir", RUNS, seconds=60, environment=cluster.environment).code == 0
     assert command.wait(30).code == 130
-    clone = next(one for trial in leaderboard.read(here).trials for one in trial.clones)
+    clone = next(one for trial in leaderboard.read_search(here).trials for one in trial.clones)
     assert clone["step"] > 0
     for node in ("one", "two"):
         carried_out = list((runs_of(troupe.folder / node) / "p" / "trials").glob("*/logs/rank_0.log"))
         assert carried_out, f"each has room for one of two trials, and so has {node}"
-    assert FINISHED not in {trial.state for trial in leaderboard.read(here).trials}
+    assert FINISHED not in {trial.state for trial in leaderboard.read_search(here).trials}

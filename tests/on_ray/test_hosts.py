@@ -52,7 +52,7 @@ def log(run: Path, rank: int) -> Path:
 def written(run: Path) -> dict[str, str]:
     """All files of a run that its first worker alone writes to, by what is in them."""
     return {
-        str(path): checkpoint.digest(path) for path in run.rglob("*")
+        str(path): checkpoint.digest_of_file(path) for path in run.rglob("*")
         if path.is_file() and path.parent.name != "logs" and path.name not in ("starts.jsonl", "restarts.jsonl")
     }  # fmt: skip
 

@@ -41,7 +41,7 @@ def folders(*places: Path) -> list[Path]:
 def folders_of(command: Command, *places: Path) -> list[Path]:
     """Those of the Ray that a command has started; other tests may have some beside them."""
     there = folders(*places, Path("/tmp"), Path("/dev/shm"))
-    marks = {path: ownership.read(path, WHAT) or {} for path in there}
+    marks = {path: ownership.read_mark(path, WHAT) or {} for path in there}
     return [path for path, told in marks.items() if told.get("process") in command.members()]
 
 

@@ -98,13 +98,13 @@ def test_a_clone_goes_on_from_the_better_trials_weights_and_step_with_the_change
         **{**DIGITS, "steps": 600, "evaluate_every": 60},  # longer than one begins before
     )  # fmt: skip
     assert free(ray) == 2
-    found = leaderboard.read(tmp_path / "pbt")
+    found = leaderboard.read_search(tmp_path / "pbt")
     clones = [(trial, clone) for trial in found.trials for clone in trial.clones]
     assert clones, "one of two trials is always behind"
     assert all(len(trial.clones) < 10 for trial in found.trials), "a clone first comes to where it was"
     for trial, clone in clones:
         donor = found.trials[int(clone["from"]) - 1]
-        taken = found.folder(trial).checkpoints / checkpoint.name_of(clone["step"])
+        taken = found.folder(trial).checkpoints / checkpoint.checkpoint_name(clone["step"])
         if clone == trial.clones[-1]:
             assert checkpoint.damage_of(taken) is None, "what it took over is still there"
             rows = [row["step"] for row in found.folder(trial).read_metrics()[0] if "eval_accuracy" in row]
@@ -126,10 +126,10 @@ def test_trials_that_fail_are_told_and_the_others_go_on_and_may_be_tried_again(r
     assert all("is not finite" in trial["reason"] for trial in trials[1:])
     assert all(len(trial["reason"].splitlines()) == 1 for trial in trials[1:])
     assert free(ray) == 2
-    before = leaderboard.read(tmp_path / "some").trials
+    before = leaderboard.read_search(tmp_path / "some").trials
     assert search(resume="some", runs_dir=tmp_path)["failed"] == 2
     assert search(resume="some", retry_failed=True, runs_dir=tmp_path)["failed"] == 2
-    after = leaderboard.read(tmp_path / "some").trials
+    after = leaderboard.read_search(tmp_path / "some").trials
     assert after[1] == before[1], "what had ended well stays as it was"
     with pytest.raises(TroupeError, match="all 2 trials failed; the first: ") as error:
         search("classifier", name="all", learning_rate="1e9,9e8", **there)
@@ -141,7 +141,7 @@ def test_a_metric_that_no_run_reports_is_told_with_those_that_it_does(ray: Any, 
         search("classifier", name="s", learning_rate="0.1,0.2,0.3,0.4,0.5", metric="classify_lost", runs_dir=tmp_path,
                **DIGITS)  # fmt: skip
     assert error.value.code == FAILED
-    left = [trial for trial in leaderboard.read(tmp_path / "s").trials if trial.state == "waiting"]
+    left = [trial for trial in leaderboard.read_search(tmp_path / "s").trials if trial.state == "waiting"]
     assert left, "the others need not be tried"
 
 
@@ -178,13 +178,13 @@ def test_a_search_goes_on_after_its_driver_was_killed_and_its_folder_moved(
     until(lambda: "running" in states(), "another one runs", 20)
     time.sleep(0.5)
     command.kill()
-    found = leaderboard.read(troupe.path("s"))
+    found = leaderboard.read_search(troupe.path("s"))
     begun = [process_of(found.folder(trial).path, 0) for trial in found.trials]
     until(lambda: not any(lives(pid) for pid in begun if pid), "the end of its actors")
     ended = [trial for trial in found.trials if trial.state in (FINISHED, PRUNED)]
     troupe.path("s").parent.rename(troupe.folder / "elsewhere")
     search(resume="s", runs_dir=troupe.folder / "elsewhere")
-    found = leaderboard.read(troupe.folder / "elsewhere" / "s")
+    found = leaderboard.read_search(troupe.folder / "elsewhere" / "s")
     assert len(found.trials) == 4
     assert all(trial.state in (FINISHED, PRUNED) for trial in found.trials)
     for trial in ended:
@@ -208,7 +208,7 @@ def test_ctrl_c_saves_every_running_trial_first(troupe: Commands) -> None:
     done = command.wait(30)
     assert done.code == 130, done
     assert done.mistakes == ["troupe: s: stopped and saved; resume with `troupe search --resume s`"]
-    found = leaderboard.read(troupe.path("s"))
+    found = leaderboard.read_search(troupe.path("s"))
     assert [trial.state for trial in found.trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
     for trial in trials:
         assert state_of(trial)["step"] > 1
@@ -225,8 +225,8 @@ def test_optuna_learns_that_a_trial_which_was_stopped_early_was_pruned(ray: Any,
                     learning_rate="1e-7..0.3", momentum="0,0.9", runs_dir=tmp_path,
                     **{**DIGITS, "steps": 36})  # fmt: skip
     assert len(result["points"]) == 6
-    found = leaderboard.read(tmp_path / "optuna")
-    where, _ = space.read(registry.config_class("classifier"), "classifier",
+    found = leaderboard.read_search(tmp_path / "optuna")
+    where, _ = space.read_space(registry.config_class("classifier"), "classifier",
                           {"learning_rate": "1e-7..0.3", "momentum": "0,0.9"}, {}, "")  # fmt: skip
     assert where is not None
     study = samplers.Optuna(found, where).study

@@ -66,7 +66,11 @@ def test_a_search_that_is_stopped_saves_every_running_trial(troupe: Commands, cl
     assert stopped.out == "s: stopped and saved; resume with `troupe search --resume s`\n"
     done = command.wait(30)
     assert done.code == 130, done
-    assert [trial.state for trial in leaderboard.read(troupe.path("s")).trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
+    assert [trial.state for trial in leaderboard.read_search(troupe.path("s")).trials] == [
+        INTERRUPTED,
+        INTERRUPTED,
+        "waiting",
+    ]
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0, *long(0.0, 5.0)])
@@ -120,7 +124,11 @@ def test_a_search_whose_terminal_closes_saves_every_running_trial(troupe: Comman
     done = command.wait(30)
     assert done.code == 130, done
     assert done.mistakes == ["troupe: s: stopped and saved; resume with `troupe search --resume s`"]
-    assert [trial.state for trial in leaderboard.read(troupe.path("s")).trials] == [INTERRUPTED, INTERRUPTED, "waiting"]
+    assert [trial.state for trial in leaderboard.read_search(troupe.path("s")).trials] == [
+        INTERRUPTED,
+        INTERRUPTED,
+        "waiting",
+    ]
 
 
 def test_wrong_names_and_ranks_are_told(troupe: Commands) -> None:

@@ -22,7 +22,7 @@ Page = Any  # of conftest.py, which no test imports
 
 
 def page_of(runs: Path, *names: str, **options: Any) -> Path:
-    return Path(make_report.carry_out(ReportRequest(names=names, runs=runs, **options))["page"])
+    return Path(make_report.make_report(ReportRequest(names=names, runs=runs, **options))["page"])
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +310,7 @@ def test_a_page_that_is_watched_loads_itself_anew_as_it_was_left(tmp_path: Path,
 
     make_search(tmp_path, trials=4)
     found = collect.collect(tmp_path, ["search"])
-    written = Path(write.write(found, tmp_path / "search/report", tmp_path, False, renew=2)["page"])
+    written = Path(write.write_page(found, tmp_path / "search/report", tmp_path, False, renew=2)["page"])
     page.open(written)
     page.filter("width=8")
     page.click("#leaderboard-table tbody tr")

@@ -18,8 +18,8 @@ from cluster import search
 from cluster.cli import main
 from cluster.requests.models import SearchRequest
 from cluster.searching import launch_search
-from cluster.searching.leaderboard import read
-from cluster.searching.prepare_search import prepare
+from cluster.searching.leaderboard import read_search
+from cluster.searching.prepare_search import prepare_search
 from cluster.training import launch_run
 from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.run_folders import run_folder
@@ -125,10 +125,10 @@ def test_a_run_that_could_not_be_filled_leaves_nothing(tmp_path: Path, sentences
 def test_the_folder_of_a_search_appears_with_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = SearchRequest(family="dcgan", settings={"learning_rate": "1e-4,2e-4", "data": "digits"}, name="mine",
                             space="none", runs=tmp_path)  # fmt: skip
-    prepared = prepare(command)
+    prepared = prepare_search(command)
     made = launch_search._new_folder(command, prepared)
     assert (made.path, made.name) == (tmp_path / "mine", "mine")
-    assert [vars(trial) for trial in read(tmp_path / "mine").trials] == [vars(trial) for trial in made.trials]
+    assert [vars(trial) for trial in read_search(tmp_path / "mine").trials] == [vars(trial) for trial in made.trials]
     assert "mine/0001" in (tmp_path / "mine" / "leaderboard.csv").read_text()
     monkeypatch.setattr(launch_search.Search, "write", lambda *words, **more: os.abort())
     monkeypatch.setattr(os, "abort", lambda: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -166,7 +166,7 @@ def test_submit_hands_on_the_words_of_the_verb(
         sent.append(request)
         return {"name": "x", "job": "x", "address": request.address, "bytes": 1}
 
-    monkeypatch.setattr("cluster.ray_jobs.submission.submit", submit)
+    monkeypatch.setattr("cluster.ray_jobs.submission.submit_job", submit)
     told = cluster.submit("train", "dcgan", data="digits", workers=2, learning_rate=0.001, name="x", runs_dir="/s/runs",
                           data_dir=Path("/s/data"), families=[tmp_path], allow_changes=True,
                           address="http://h:1", install=True)  # fmt: skip

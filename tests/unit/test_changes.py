@@ -32,7 +32,9 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def state_of(name: str, step: int) -> dict[str, Any]:
-    loaded: dict[str, Any] = checkpoint.load(RunFolder(Path("runs") / name).checkpoints / checkpoint.name_of(step))
+    loaded: dict[str, Any] = checkpoint.load(
+        RunFolder(Path("runs") / name).checkpoints / checkpoint.checkpoint_name(step)
+    )
     return loaded
 
 

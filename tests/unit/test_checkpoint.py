@@ -29,7 +29,9 @@ def state_of(step: int) -> dict[str, Any]:
 
 
 def save(folder: Path, step: int) -> Path:
-    return checkpoint.save(folder, checkpoint.name_of(step), state_of(step), {"step": step, "versions": {"torch": "x"}})
+    return checkpoint.save(
+        folder, checkpoint.checkpoint_name(step), state_of(step), {"step": step, "versions": {"torch": "x"}}
+    )
 
 
 def nothing(line: str) -> None:
@@ -56,7 +58,7 @@ def test_the_manifest_says_what_is_in_the_checkpoint(tmp_path: Path) -> None:
     assert (manifest["format"], manifest["step"], manifest["versions"]) == (checkpoint.FORMAT, 500, {"torch": "x"})
     assert manifest["files"] == {
         "state.pt": {
-            "bytes": (path / "state.pt").stat().st_size, "sha256": checkpoint.digest(path / "state.pt"),
+            "bytes": (path / "state.pt").stat().st_size, "sha256": checkpoint.digest_of_file(path / "state.pt"),
         }
     }  # fmt: skip
     assert checkpoint.damage_of(path) is None
@@ -171,7 +173,7 @@ def test_nothing_is_removed_that_is_not_proved_to_be_a_checkpoint(tmp_path: Path
     (line,) = warnings
     assert line.startswith(f"{theirs[2]}: may not be troupe's")
     checkpoint.prune(tmp_path, 1, None)
-    assert not checkpoint.remove(tmp_path / "x")
+    assert not checkpoint.remove_checkpoint(tmp_path / "x")
     assert sorted(os.listdir(tmp_path)) == sorted([*(path.name for path in theirs), "step_00000500"])
     assert all((folder / "notes.txt").read_text() == "important" for folder in theirs)
     save(tmp_path, 200)
@@ -251,8 +253,8 @@ def test_where_all_are_damaged_nothing_is_changed_and_one_line_says_so(tmp_path:
 def test_the_newest_and_the_best_are_kept(tmp_path: Path, best: int | None, kept: list[int]) -> None:
     for step in (0, 100, 200, 300, 400):
         save(tmp_path, step)
-    checkpoint.prune(tmp_path, 2, checkpoint.name_of(best) if best is not None else None)
-    assert checkpoint.all_in(tmp_path) == [tmp_path / checkpoint.name_of(step) for step in kept]
+    checkpoint.prune(tmp_path, 2, checkpoint.checkpoint_name(best) if best is not None else None)
+    assert checkpoint.all_in(tmp_path) == [tmp_path / checkpoint.checkpoint_name(step) for step in kept]
 
 
 class Bomb:
@@ -289,9 +291,9 @@ def test_checkpoints_are_ordered_by_their_step(tmp_path: Path) -> None:
 
 
 def test_names_are_those_of_steps_and_of_phases_within_them() -> None:
-    assert checkpoint.name_of(500) == "step_00000500"
-    assert checkpoint.name_of(500, 3) == "step_00000500_phase_3"
-    assert checkpoint.name_of(123456789) == "step_123456789"
+    assert checkpoint.checkpoint_name(500) == "step_00000500"
+    assert checkpoint.checkpoint_name(500, 3) == "step_00000500_phase_3"
+    assert checkpoint.checkpoint_name(123456789) == "step_123456789"
 
 
 def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,15 +306,15 @@ def test_a_small_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
 
 def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_next(tmp_path: Path) -> None:
     for step in (10, 20):
-        checkpoint.save(tmp_path, checkpoint.name_of(step), {"of": step}, {"step": step})
+        checkpoint.save(tmp_path, checkpoint.checkpoint_name(step), {"of": step}, {"step": step})
 
     def read(path: Path) -> int:
-        if path.name == checkpoint.name_of(20) and not (tmp_path / checkpoint.name_of(30)).exists():
-            checkpoint.save(tmp_path, checkpoint.name_of(30), {"of": 30}, {"step": 30})
+        if path.name == checkpoint.checkpoint_name(20) and not (tmp_path / checkpoint.checkpoint_name(30)).exists():
+            checkpoint.save(tmp_path, checkpoint.checkpoint_name(30), {"of": 30}, {"step": 30})
             shutil.rmtree(path)
         return int(checkpoint.load(path)["of"])
 
-    assert checkpoint.read_newest(tmp_path, read) == (tmp_path / checkpoint.name_of(30), 30)
+    assert checkpoint.read_newest(tmp_path, read) == (tmp_path / checkpoint.checkpoint_name(30), 30)
 
     def fails(path: Path) -> int:
         raise OSError("a disk that fails")

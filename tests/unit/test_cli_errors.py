@@ -235,13 +235,13 @@ def test_a_search_that_this_machine_has_no_room_for_is_refused_with_code_3(
 
 def test_what_is_fixed_from_python_is_fixed_when_the_search_goes_on(command: Command) -> None:
     words = {"widths": (64, 128, 128), "learning_rate": "0.3..4"}
-    prepared = prepare_search.prepare(
+    prepared = prepare_search.prepare_search(
         SearchRequest(family="cifar_speed", settings=words, space="none", runs=command.folder)
     )
     found = leaderboard.Search(command.folder / "s", prepared.terms)
     found.path.mkdir()
     found.write()
-    again = prepare_search.prepare(SearchRequest(resume="s", runs=command.folder))
+    again = prepare_search.prepare_search(SearchRequest(resume="s", runs=command.folder))
     assert again.space.domains == prepared.space.domains
     assert again.config.widths == prepared.config.widths == (64, 128, 128)  # type: ignore[attr-defined]
 
@@ -514,11 +514,11 @@ def test_of_many_checkpoints_only_the_newest_whole_one_is_read(
 ) -> None:
     folder = command.run_folder("mine")
     for step in range(5):
-        checkpoint.save(folder.checkpoints, checkpoint.name_of(step), {}, {"step": step})
+        checkpoint.save(folder.checkpoints, checkpoint.checkpoint_name(step), {}, {"step": step})
     (folder.checkpoints / "step_00000004" / "manifest.json").write_text("[]")
     read: list[str] = []
-    digest = checkpoint.digest
-    monkeypatch.setattr(checkpoint, "digest", lambda path: read.append(path.parent.name) or digest(path))
+    digest = checkpoint.digest_of_file
+    monkeypatch.setattr(checkpoint, "digest_of_file", lambda path: read.append(path.parent.name) or digest(path))
     told = command("train", "--resume", "mine", "steps=2")
     assert told.kinds == [("bad-value", "steps")]
     sentences(told.problems)  # which say how many steps it has made
@@ -637,7 +637,7 @@ def test_a_run_of_a_family_of_ones_own_says_which_it_was(command: Command, sente
 def test_a_run_whose_weights_are_taken_is_left_as_it_is(command: Command, sentences: Sentences) -> None:
     folder = command.run_folder("mine")
     for step in (1, 2):
-        checkpoint.save(folder.checkpoints, checkpoint.name_of(step), {}, {"step": step})
+        checkpoint.save(folder.checkpoints, checkpoint.checkpoint_name(step), {}, {"step": step})
     (folder.checkpoints / "step_00000002" / "state.pt").write_bytes(b"damaged")
     told = command(*TRAIN, "--init-from", "mine", "--dry-run")
     assert told.kinds == [("weights-misfit", "--init-from")] * 2  # two networks, of the one before, which is whole
@@ -670,7 +670,7 @@ def test_a_damaged_run_never_hides_the_others(command: Command, sentences: Sente
 def test_a_damaged_manifest_is_no_reason_to_list_nothing(command: Command, content: str) -> None:
     folder = command.run_folder("mine", steps=7)
     for step in (3, 4):
-        checkpoint.save(folder.checkpoints, checkpoint.name_of(step), {}, {"step": step, "seconds": 61})
+        checkpoint.save(folder.checkpoints, checkpoint.checkpoint_name(step), {}, {"step": step, "seconds": 61})
     (folder.checkpoints / "step_00000004" / "manifest.json").write_text(content)
     (row,) = json.loads(command("runs", "--json").out)["result"]["runs"]
     assert (row["step"], row["steps"], row["seconds"], row["state"]) == (3, 7, 61, "stopped")

@@ -8,7 +8,7 @@ import pytest
 from sentences import Sentences
 
 from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
-from trainers.data.sources import all_sources, check_name, open_data
+from trainers.data.sources import all_sources, check_source_name, open_data
 
 EXTRA = """
 import numpy as np
@@ -39,9 +39,9 @@ def test_every_source_has_its_name_and_one_line_for_people() -> None:
 
 
 def test_right_names_are_no_mistake(tmp_path: Path) -> None:
-    assert check_name("digits") is None
-    assert check_name("cifar10") is None
-    assert check_name(f"imagefolder:{tmp_path}") is None
+    assert check_source_name("digits") is None
+    assert check_source_name("cifar10") is None
+    assert check_source_name(f"imagefolder:{tmp_path}") is None
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_right_names_are_no_mistake(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_name_is_told_in_one_line_with_advice(data: str, code: str, advice: str, sentences: Sentences) -> None:
-    problem = check_name(data)
+    problem = check_source_name(data)
     assert problem is not None
     assert (problem.code, problem.about, problem.value) == (code, "data", data)
     assert advice in problem.hint
@@ -68,7 +68,7 @@ def test_a_wrong_name_is_told_in_one_line_with_advice(data: str, code: str, advi
 
 
 def test_a_name_like_no_other_is_answered_with_all_names(sentences: Sentences) -> None:
-    problem = check_name("xyzzy")
+    problem = check_source_name("xyzzy")
     assert problem is not None
     assert (problem.code, problem.about, problem.value) == ("unknown-data", "data", "xyzzy")
     assert problem.hint.endswith(f" {', '.join(all_sources())}")
@@ -77,8 +77,8 @@ def test_a_name_like_no_other_is_answered_with_all_names(sentences: Sentences) -
 
 def test_data_from_outside_the_package_is_found_by_folder(tmp_path: Path) -> None:
     path = extra(tmp_path, EXTRA)
-    assert check_name("dots") is not None
-    assert check_name("dots", [path]) is None
+    assert check_source_name("dots") is not None
+    assert check_source_name("dots", [path]) is None
     data = open_data("dots", data_dir=tmp_path, extra=[path])
     assert (data.size, data.facts["image_size"], data.facts["classes"]) == (20, 8, 0)
     assert data.batch([0])["images"].sum() == 25 * 7

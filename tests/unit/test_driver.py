@@ -42,13 +42,13 @@ def driver(tmp_path: Path) -> Callable[..., Driver]:
 
     def made(**options: Any) -> Driver:
         command = SearchRequest(family="dcgan", settings={"width": "8,16", "steps": "4"}, space="none", runs=tmp_path)
-        prepared = prepare_search.prepare(command)
+        prepared = prepare_search.prepare_search(command)
         prepared.terms["keep_best"] = options.pop("keep_best", None)
         search = Search(tmp_path / "s", {**prepared.terms, "metric": "eval_x", "mode": "max"})
         for number in (1, 2, 3, 4):
             record = TrialRecord(number, {"width": 8 * number}, FINISHED, 4, 4, number / 10, number / 10, 4, 60.0)
             search.trials.append(record)
-            path = search.folder(record).checkpoints / checkpoint.name_of(4)
+            path = search.folder(record).checkpoints / checkpoint.checkpoint_name(4)
             path.mkdir(parents=True)
             manifest = atomic_files.sealed({"format": 1, "files": {"state.pt": {"bytes": 900, "sha256": "x"}}})
             (path / "manifest.json").write_text(manifest)
@@ -216,5 +216,5 @@ def test_where_no_trial_can_report_the_metric_the_search_is_hopeless(driver: Cal
 def test_a_mean_over_seeds_of_which_one_may_be_stopped_is_told(tmp_path: Path, scheduler: str) -> None:
     words = {"learning_rate": "0.1,0.2", "seed": "1,2"}
     command = SearchRequest(family="classifier", settings=words, space="none", scheduler=scheduler, runs=tmp_path)
-    told = [note for note in prepare_search.prepare(command).notes if note.startswith("asha can stop a point")]
+    told = [note for note in prepare_search.prepare_search(command).notes if note.startswith("asha can stop a point")]
     assert len(told) == (scheduler == "asha")

@@ -70,7 +70,7 @@ def test_it_is_told_wherever_cpus_are_counted(container: Any, sentences: Sentenc
     assert [(one.code, one.about) for one in problems] == [("no-room", "workers")]
     told = environment_report.facts()
     assert told["cores"] == 2
-    assert told["few_cores"] in environment_report.text(told)
+    assert told["few_cores"] in environment_report.text_of_environment(told)
     (room,) = [one for one in preflight._machine(None) if one.what == "room"]
     (remark,) = requirements.remarks(config, config)
     for line in (*(one.reason for one in problems), room.message, remark):

@@ -22,7 +22,7 @@ from sentences import Sentences
 from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.data.image_folders.decoding import decode, extensions
 from trainers.data.image_folders.listing import arranged, scan_folder
-from trainers.data.imagefolder import cached, remove
+from trainers.data.imagefolder import cached, remove_packed_folder
 from trainers.data.images import ImageData, Part
 from trainers.data.sources import open_data
 
@@ -406,7 +406,7 @@ def test_packed_folders_are_listed_with_their_size_and_removed(tmp_path: Path) -
     for _, size, place in found:
         side = json.loads((place / "packed.json").read_text())["image_size"]
         assert side**2 * 9 < size < side**2 * 9 + 3000
-        remove(place)
+        remove_packed_folder(place)
     assert cached(tmp_path) == []
 
 
@@ -425,7 +425,7 @@ def test_a_folder_that_is_being_packed_is_not_removed(tmp_path: Path) -> None:
     def meanwhile(done: int, total: int) -> None:
         ((_, _, place),) = cached(tmp_path)
         with pytest.raises(TroupeError) as caught:
-            remove(place)
+            remove_packed_folder(place)
         assert caught.value.code == CONFLICT
         assert [(one.code, one.about) for one in caught.value.problems] == [("held", str(place))]
         assert place.exists()

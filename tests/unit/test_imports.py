@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+import cluster
+
 ROOT = Path(__file__).parents[2]
 PARTS = ("cluster", "trainers", "searchspaces", "troupe", "benchmarks", "tests")
 ALLOWED_PRIVATE = ROOT / "tests" / "unit" / "test_documents.py"  # Ray's own check of a cluster file has no public name
@@ -244,6 +246,18 @@ DYNAMIC = {  # families and data sources by their folders, a function that a poo
 def test_what_is_imported_by_a_name_made_at_run_time_is_known() -> None:
     paths = files("cluster", "trainers", "searchspaces", "troupe")
     assert {str(path.relative_to(ROOT)) for path in paths if importing(path)} <= DYNAMIC
+
+
+def test_no_two_public_functions_or_classes_of_one_name_do_different_things() -> None:
+    """Names that can be searched for. A verb is a call from Python, its answer on the command line, and its work."""
+    found: dict[str, set[str]] = {}
+    for path in files("cluster", "trainers"):
+        own = path.parent.parent.name == "families" and path.stem in ("config", "networks", "training")
+        for node in tree_of(path).body if not own else ():
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                found.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
+    verbs = {*cluster.__all__, "main"}
+    assert {name: places for name, places in found.items() if len(places) > 1 and name not in verbs} == {}
 
 
 def test_the_formatter_is_switched_off_at_tables_of_data_only() -> None:

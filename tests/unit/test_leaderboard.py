@@ -56,7 +56,7 @@ def test_both_files_say_the_same_after_every_report_and_the_folder_may_be_moved(
     moved = tmp_path / "elsewhere" / "s"
     moved.parent.mkdir()
     search.path.rename(moved)
-    again = leaderboard.read(moved)
+    again = leaderboard.read_search(moved)
     assert again.trials == search.trials
     assert again.terms == search.terms
     with open(moved / "leaderboard.csv") as file:
@@ -75,7 +75,7 @@ def test_both_files_say_the_same_after_every_report_and_the_folder_may_be_moved(
 def test_a_damaged_search_is_told_in_one_line(tmp_path: Path, content: str, sentences: Sentences) -> None:
     (tmp_path / "search.json").write_text(content)
     with pytest.raises(TroupeError) as error:
-        leaderboard.read(tmp_path)
+        leaderboard.read_search(tmp_path)
     assert error.value.code == CONFLICT
     assert [(one.code, one.about) for one in error.value.problems] == [("damaged", str(tmp_path / "search.json"))]
     sentences(error.value.problems)
@@ -86,7 +86,7 @@ def test_a_search_of_a_newer_format_is_told(tmp_path: Path, sentences: Sentences
     told = json.loads((tmp_path / "s" / "search.json").read_text())
     (tmp_path / "s" / "search.json").write_text(json.dumps({**told, "format": 99}))
     with pytest.raises(TroupeError) as error:
-        leaderboard.read(tmp_path / "s")
+        leaderboard.read_search(tmp_path / "s")
     assert [(one.code, one.about) for one in error.value.problems] == [("newer", str(tmp_path / "s"))]
     sentences(error.value.problems)
 
@@ -96,12 +96,12 @@ def test_a_trial_is_found_by_the_name_of_its_search(tmp_path: Path, sentences: S
     folder = search.folder(search.trials[0])
     folder.path.mkdir(parents=True)
     folder.settings.write_text("{}")
-    found = run_folder.find(tmp_path, "widths/0001")
+    found = run_folder.find_run(tmp_path, "widths/0001")
     assert found.path == folder.path
     assert found.name == "widths/0001"
     for name, code in (("widths", "not-a-run"), ("widths/0002", "unknown-run"), ("width/0001", "unknown-run")):
         with pytest.raises(TroupeError) as error:
-            run_folder.find(tmp_path, name)
+            run_folder.find_run(tmp_path, name)
         assert error.value.code == USAGE
         assert [(one.code, one.about) for one in error.value.problems] == [(code, name)]
         sentences(error.value.problems)
@@ -111,10 +111,10 @@ def test_searches_are_found_by_name_and_runs_are_none(tmp_path: Path, sentences:
     search_of(tmp_path / "widths", 0.1)
     (tmp_path / "dcgan-1").mkdir()
     (tmp_path / "dcgan-1" / "settings.json").write_text("{}")
-    assert leaderboard.find(tmp_path, "widths").name == "widths"
+    assert leaderboard.find_search(tmp_path, "widths").name == "widths"
     for name, code in (("width", "unknown-run"), ("dcgan-1", "not-a-search")):
         with pytest.raises(TroupeError) as error:
-            leaderboard.find(tmp_path, name)
+            leaderboard.find_search(tmp_path, name)
         assert [(one.code, one.about) for one in error.value.problems] == [(code, name)]
         assert ("widths" in error.value.problems[0].hint) == (name == "width")
         sentences(error.value.problems)

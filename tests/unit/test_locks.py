@@ -43,7 +43,7 @@ def test_a_file_system_that_locks_nothing_is_told_at_once(answer: int, tmp_path:
         assert os.strerror(answer) in caught.value.problems[0].reason
         assert "lock" in caught.value.problems[0].reason
     with pytest.raises(TroupeError) as caught:
-        imagefolder.remove(tmp_path / "packed")
+        imagefolder.remove_packed_folder(tmp_path / "packed")
     assert caught.value.code == ENVIRONMENT
     assert time.monotonic() - began < 1
     assert not is_held(tmp_path)

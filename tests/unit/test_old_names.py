@@ -69,10 +69,10 @@ def test_a_run_of_an_older_version_is_read_and_its_digest_still_counts(tmp_path:
 
 def test_a_run_of_an_older_version_is_resumed_as_it_is(tmp_path: Path) -> None:
     shutil.copytree(OLD, tmp_path / "runs" / "old")
-    prepared = prepare_run.prepare(TrainRequest(resume="old", settings={}, runs=tmp_path / "runs"))
+    prepared = prepare_run.prepare_run(TrainRequest(resume="old", settings={}, runs=tmp_path / "runs"))
     assert (prepared.config.model_dump()["latent_dim"], prepared.config.worker_timeout, prepared.notes) == (8, 60.0, ())
     with pytest.raises(TroupeError) as caught:
-        prepare_run.prepare(TrainRequest(resume="old", settings={"latent_dim": 9}, runs=tmp_path / "runs"))
+        prepare_run.prepare_run(TrainRequest(resume="old", settings={"latent_dim": 9}, runs=tmp_path / "runs"))
     assert [one.about for one in caught.value.problems if one.about] == ["latent_dim"]
 
 
@@ -126,11 +126,11 @@ def test_a_search_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> Non
     for number, trial in enumerate(told["trials"]):
         trial |= {"state": "running", "settings": {"warm_up": number / 10}}
     (search.path / "search.json").write_text(json.dumps(told))
-    read = leaderboard.read(search.path)
+    read = leaderboard.read_search(search.path)
     assert read.terms["fixed"] == {"data": "digits", "keep_checkpoints": "1", "latent_dim": "16"}
     assert (read.terms["metric"], read.terms["space"]) == ("eval_memorization_rate", {"warmup": "0,0.1"})
     assert [trial.settings for trial in read.trials] == [{"warmup": 0.0}, {"warmup": 0.1}, {"warmup": 0.2}]
-    prepared = prepare_search.prepare(SearchRequest(resume="search", runs=tmp_path))
+    prepared = prepare_search.prepare_search(SearchRequest(resume="search", runs=tmp_path))
     assert list(prepared.space.domains) == ["warmup"]
 
 
@@ -151,7 +151,7 @@ def test_a_config_file_with_old_names_is_used_with_a_line_about_them(tmp_path: P
     words = {"latent": 7, "keep": 2, "target": "eval_copy_rate:0.5"}
     file.write_text(json.dumps({"family": "dcgan", "settings": words} if whole else words))
     command = TrainRequest(family="dcgan", settings={"keep_checkpoints": 4}, config=file, runs=tmp_path)
-    prepared = prepare_run.prepare(command)
+    prepared = prepare_run.prepare_run(command)
     assert isinstance(prepared.config, Dcgan)
     assert (prepared.config.latent_dim, prepared.config.keep_checkpoints) == (7, 4)
     line = (
@@ -164,7 +164,7 @@ def test_a_config_file_with_old_names_is_used_with_a_line_about_them(tmp_path: P
 def test_a_space_with_old_names_is_used_with_a_line_about_them(tmp_path: Path) -> None:
     file = tmp_path / "space.py"
     file.write_text('SEARCH = {"latent": "8,16"}\nBUDGET = {"trials": 2, "judged": 64}\n')
-    prepared = prepare_search.prepare(SearchRequest(family="dcgan", space=str(file), runs=tmp_path))
+    prepared = prepare_search.prepare_search(SearchRequest(family="dcgan", space=str(file), runs=tmp_path))
     assert [*prepared.space.domains] == ["latent_dim"]
     assert prepared.terms["fixed"]["num_eval_samples"] == "64"
     assert {f"{file}: latent is latent_dim now", f"{file}: judged is num_eval_samples now"} <= {*prepared.notes}

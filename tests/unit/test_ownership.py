@@ -105,16 +105,16 @@ def linked(folder: Path) -> None:
 def test_a_folder_that_does_not_agree_with_its_mark_stays(made: Path, change: Any) -> None:
     change(made)
     stays = next(path for path in (made, made.with_name("kept")) if path.exists())
-    ownership.remove(stays, "a test")
+    ownership.remove_marked(stays, "a test")
     assert (stays / "file").read_text() == "content"
 
 
 def test_a_folder_of_another_user_stays(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as other:
         other.setattr(os, "geteuid", lambda: 12345)
-        assert not ownership.remove(made, "a test")
+        assert not ownership.remove_marked(made, "a test")
     assert (made / "file").read_text() == "content"
-    assert ownership.remove(made, "a test")
+    assert ownership.remove_marked(made, "a test")
     assert not made.exists()
 
 
@@ -217,7 +217,7 @@ def test_an_export_replaces_an_export_and_nothing_else(
     assert [sample("mine")["file"] for _ in range(2)] == ["mine-samples-2.png", "mine-samples-3.png"]
     assert (tmp_path / "mine-samples.png").read_text() == "important"
     assert contents.foreign(contents.names_in(tmp_path / "runs/mine")) == [], "a run writes what contents.py knows"
-    assert removal.remove(run_folder.find_own(tmp_path / "runs", "mine")) > 0
+    assert removal.remove_run(run_folder.find_own(tmp_path / "runs", "mine")) > 0
 
 
 def test_a_packed_data_set_replaces_a_packed_one_and_nothing_else(tmp_path: Path, sentences: Sentences) -> None:

@@ -260,7 +260,7 @@ def test_a_name_in_another_script_is_drawn_with_a_font_that_has_it(machine_fonts
     whole = small_font(machine_fonts / "small.ttf", "狗猫,is (.%)0123456789")
     for text in ("狗", "狗 猫", "狗 (93.1%), is 猫"):
         assert fonts.drawable(text) == ((machine_fonts / "half.ttf") if text == "狗" else whole, text)
-    assert fonts.drawable("Größe, собака, σκύλος") == (fonts.own(), "Größe, собака, σκύλος")
+    assert fonts.drawable("Größe, собака, σκύλος") == (fonts.default_font(), "Größe, собака, σκύλος")
     font, lines = drawing._lines("狗 (93.1%), is 猫")
     assert font.getname() == ("Small", "Regular")
     assert "".join(lines) == "狗 (93.1%), is 猫"
@@ -269,7 +269,7 @@ def test_a_name_in_another_script_is_drawn_with_a_font_that_has_it(machine_fonts
 def test_a_name_that_no_font_has_is_written_in_ascii_and_not_as_boxes(
     machine_fonts: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    assert fonts.drawable("狗 dog") == (fonts.own(), "\\u72d7 dog")
+    assert fonts.drawable("狗 dog") == (fonts.default_font(), "\\u72d7 dog")
     image = drawing.draw_confusion(np.eye(2), ["狗", "猫"])
     assert np.array_equal(np.asarray(image), np.asarray(drawing.draw_confusion(np.eye(2), ["\\u72d7", "\\u732b"])))
     mistakes = drawing.draw_mistakes(photos(1), ["狗 (93.1%), is 猫"])

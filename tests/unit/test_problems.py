@@ -71,7 +71,7 @@ def test_sentences_as_people_see_them(problem: Problem, line: str) -> None:
 
 
 def test_problems_with_a_name_become_those_of_the_option_that_gave_it() -> None:
-    (one,) = problems.of([Problem("unknown-run", "mine", "no such run")], "--resume")
+    (one,) = problems.attributed([Problem("unknown-run", "mine", "no such run")], "--resume")
     assert sentence(one) == "--resume mine: no such run"
 
 

@@ -154,7 +154,7 @@ def test_the_first_attempt_begins_and_a_later_one_goes_on(job: dict[str, Any], t
     spec = job["spec"]
     name, runs = spec["metadata"]["run"], tmp_path / "runs"
     first = carried_out(spec["entrypoint"], tmp_path)
-    assert prepare_job.prepare(first.request, runs) == first.names[0]  # type: ignore[arg-type]
+    assert prepare_job.prepare_job(first.request, runs) == first.names[0]  # type: ignore[arg-type]
     assert first.options["name"] == [name]
     run = runs / name
     run.mkdir(parents=True)

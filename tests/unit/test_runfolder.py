@@ -70,12 +70,12 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, sentences: Sent
 
 @pytest.mark.parametrize("name", ["a", "dcgan-1", "A.b_c-9", "0", "x" * 100])
 def test_plain_names_are_taken(name: str) -> None:
-    assert run_folder.check_name(name) is None
+    assert run_folder.check_run_name(name) is None
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", ".hidden", "-x", "a b", "ä", "a\n", "a\\b", "a:b"])
 def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
-    problem, long = run_folder.check_name(name), run_folder.check_name("x" * 101)
+    problem, long = run_folder.check_run_name(name), run_folder.check_run_name("x" * 101)
     assert problem is not None
     assert (problem.code, problem.value) == ("bad-name", name)
     assert "starts with a letter or digit" in sentence(problem)
@@ -109,8 +109,8 @@ def test_all_runs_come_by_name_with_2_before_10(tmp_path: Path) -> None:
 
 def test_a_run_is_found_by_its_name_and_by_its_path(tmp_path: Path) -> None:
     make(tmp_path / "runs", "mine")
-    by_name = run_folder.find(tmp_path / "runs", "mine")
-    by_path = run_folder.find(tmp_path / "elsewhere", str(tmp_path / "runs" / "mine"))
+    by_name = run_folder.find_run(tmp_path / "runs", "mine")
+    by_path = run_folder.find_run(tmp_path / "elsewhere", str(tmp_path / "runs" / "mine"))
     assert by_name.path == by_path.path == tmp_path / "runs" / "mine"
 
 
@@ -118,7 +118,7 @@ def test_a_run_is_found_by_its_name_and_by_its_path(tmp_path: Path) -> None:
 def test_an_unknown_run_is_told_in_one_line(tmp_path: Path, name: str, sentences: Sentences) -> None:
     make(tmp_path, "mine")
     with pytest.raises(TroupeError) as caught:
-        run_folder.find(tmp_path, name)
+        run_folder.find_run(tmp_path, name)
     assert caught.value.code == USAGE
     assert [(one.code, one.about) for one in caught.value.problems] == [("unknown-run", name)]
     assert ("mine" in caught.value.problems[0].hint) == (name == "min")
@@ -202,7 +202,7 @@ def test_a_run_that_another_process_holds_is_left_alone_until_that_process_dies(
     assert [(one.code, one.about) for one in caught.value.problems] == [("held", "mine")]
     sentences(caught.value.problems)
     with pytest.raises(TroupeError) as caught:
-        removal.remove(folder)
+        removal.remove_run(folder)
     assert caught.value.code == CONFLICT
     assert folder.settings.exists()
     holder.kill()
@@ -223,7 +223,7 @@ def test_a_run_is_removed_as_a_whole(tmp_path: Path) -> None:
     folder = make(tmp_path, "mine")
     (folder.grids / "step_00000001.png").write_bytes(b"x" * 1000)
     assert folder.size() >= 1000
-    assert removal.remove(folder) >= 1000
+    assert removal.remove_run(folder) >= 1000
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,14 +19,14 @@ from trainers.families import registry
 
 
 def read(family: str, **words: str) -> Space:
-    where, problems = space.read(registry.config_class(family), family, words, {}, "")
+    where, problems = space.read_space(registry.config_class(family), family, words, {}, "")
     assert problems == []
     assert where is not None
     return where
 
 
 def problems_of(family: str, **words: str) -> list[Problem]:
-    where, wrong = space.read(registry.config_class(family), family, words, {}, "")
+    where, wrong = space.read_space(registry.config_class(family), family, words, {}, "")
     assert where is None
     return wrong
 
@@ -52,7 +52,9 @@ def test_a_list_is_one_choice_and_texts_are_choices_too() -> None:
 
 
 def test_a_list_from_python_is_choices() -> None:
-    where, _ = space.read(registry.config_class("dcgan"), "dcgan", {"width": [8, 16], "beta1": [0.0, 0.5]}, {}, "")
+    where, _ = space.read_space(
+        registry.config_class("dcgan"), "dcgan", {"width": [8, 16], "beta1": [0.0, 0.5]}, {}, ""
+    )
     assert where is not None
     assert where.domains == {"width": Choice((8, 16)), "beta1": Choice((0.0, 0.5))}
 
@@ -60,7 +62,7 @@ def test_a_list_from_python_is_choices() -> None:
 def test_words_of_the_command_replace_those_of_the_file() -> None:
     kind = registry.config_class("wgan")
     said = {"clip": "0.003..0.1", "n_critic": "1,2,5"}
-    where, _ = space.read(kind, "wgan", {"clip": "0.01", "n_critic": "3,4"}, said, "searchspaces/wgan.py")
+    where, _ = space.read_space(kind, "wgan", {"clip": "0.01", "n_critic": "3,4"}, said, "searchspaces/wgan.py")
     assert where is not None
     assert dict(where.domains) == {"n_critic": Choice((3, 4))}
     assert dict(where.fixed) == {"clip": "0.01"}
@@ -110,7 +112,7 @@ def test_what_cannot_be_searched_is_told_in_one_line(
 
 def test_all_mistakes_are_told_at_once_and_those_of_a_file_name_it(sentences: Sentences) -> None:
     kind = registry.config_class("dcgan")
-    _, wrong = space.read(kind, "dcgan", {"beta1": "2,3", "steps": "many"}, {"width": "9..8"}, "mine.py")
+    _, wrong = space.read_space(kind, "dcgan", {"beta1": "2,3", "steps": "many"}, {"width": "9..8"}, "mine.py")
     assert [(one.code, one.about, one.value, one.source) for one in wrong] == [
         ("bad-value", "width", "9..8", "mine.py"),
         ("bad-value", "beta1", "2,3", ""),
@@ -190,7 +192,7 @@ def test_every_family_has_a_space_whose_keys_are_settings_and_whose_values_are_p
     said, budget, source = space.module_of(family, None, ())
     assert said, f"{family} has no searchspaces/{family}.py"
     words = {key: value for key, value in budget.items() if key not in ("trials", "scheduler")}
-    where, wrong = space.read(registry.config_class(family), family, words, said, source)
+    where, wrong = space.read_space(registry.config_class(family), family, words, said, source)
     assert wrong == []
     assert where is not None
     assert set(budget) >= {"trials", "scheduler"}

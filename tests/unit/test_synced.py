@@ -19,7 +19,7 @@ from trainers.storage import checkpoint
 
 
 def save(run: Path, step: int, text: str) -> None:
-    checkpoint.save(run / "checkpoints", checkpoint.name_of(step), {"text": text}, {"step": step, "best": None})
+    checkpoint.save(run / "checkpoints", checkpoint.checkpoint_name(step), {"text": text}, {"step": step, "best": None})
 
 
 def text_of(run: Path) -> str:
@@ -70,11 +70,11 @@ def test_checkpoints_of_a_trial_that_took_over_another_one_are_forgotten_where_i
         path.rename(path.with_name(".gone"))
     save(there, 20, "taken over")
     other.send(there)
-    other.remove_checkpoints(there, checkpoint.name_of(20))
-    assert other.saved(there) == [checkpoint.name_of(20)]
+    other.remove_checkpoints(there, checkpoint.checkpoint_name(20))
+    assert other.saved(there) == [checkpoint.checkpoint_name(20)]
     one.fetch(here, checkpoints=True)
     assert text_of(here) == "taken over"
-    assert [path.name for path in checkpoint.all_in(here / "checkpoints")] == [checkpoint.name_of(20)]
+    assert [path.name for path in checkpoint.all_in(here / "checkpoints")] == [checkpoint.checkpoint_name(20)]
 
 
 def test_the_last_checkpoints_here_stay_where_somebody_has_removed_those_in_the_bucket(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_what_is_pruned_while_it_is_fetched_is_listed_once_more(tmp_path: Path) 
         if not checkpoint.all_in(here / "checkpoints")[-1].name.endswith("20"):
             save(here, 20, "new")
             one.send(here)
-            one.remove_checkpoints(here, checkpoint.name_of(20))
+            one.remove_checkpoints(here, checkpoint.checkpoint_name(20))
         return found
 
     other.list_files = then_pruned  # type: ignore[method-assign]
@@ -129,7 +129,7 @@ def test_a_finished_run_that_is_gone_on_with_is_sent_whole(tmp_path: Path, monke
     train("dcgan", name="run", **words, **settings)
     run = one.folder / "run"
     whole = one.list_files(run)
-    assert {"result.json", f"checkpoints/{checkpoint.name_of(2)}/manifest.json"} <= whole.keys()
+    assert {"result.json", f"checkpoints/{checkpoint.checkpoint_name(2)}/manifest.json"} <= whole.keys()
     one.remove(run)  # as where it could not be reached at the end
     (run / ".mirror.json").unlink()
     train(resume="run", **words)
@@ -193,4 +193,4 @@ def test_many_workers_that_need_the_folder_of_a_bucket_at_once_all_have_it(
         for number in range(3):
             made = list(pool.map(bucket.folder_for, [f"s3://b/{number}"] * 8))
             assert len(set(made)) == 1
-            assert bucket.address_of(made[0]) == f"s3://b/{number}"
+            assert bucket.bucket_address(made[0]) == f"s3://b/{number}"

@@ -24,7 +24,9 @@ def run_at(path: Path, *steps: int, **settings: Any) -> RunFolder:
     stored = {"family": "dcgan", "settings": {"steps": 9, **settings}, "facts": {}, "data": "x", "versions": {}}
     folder.write_settings(stored)
     for step in steps:
-        checkpoint.save(folder.checkpoints, checkpoint.name_of(step), {"of": path.name, "step": step}, {"step": step})
+        checkpoint.save(
+            folder.checkpoints, checkpoint.checkpoint_name(step), {"of": path.name, "step": step}, {"step": step}
+        )
     return folder
 
 
@@ -42,30 +44,30 @@ def take_over() -> Any:
 def test_a_clone_has_the_donors_checkpoint_its_own_settings_and_says_from_whom(tmp_path: Path, take_over: Any) -> None:
     donor = run_at(tmp_path / "0002", 4, 8, learning_rate=0.1, width=8)
     mine = run_at(tmp_path / "0001", 4, 6, 12, learning_rate=0.5, width=8)
-    take_over(mine, donor, checkpoint.name_of(8), {"learning_rate": 0.12, "width": 8})
-    assert names(mine) == [checkpoint.name_of(8)]
-    assert checkpoint.load(mine.checkpoints / checkpoint.name_of(8)) == {"of": "0002", "step": 8}
+    take_over(mine, donor, checkpoint.checkpoint_name(8), {"learning_rate": 0.12, "width": 8})
+    assert names(mine) == [checkpoint.checkpoint_name(8)]
+    assert checkpoint.load(mine.checkpoints / checkpoint.checkpoint_name(8)) == {"of": "0002", "step": 8}
     told = mine.read_settings()
     assert told["settings"] == {"steps": 9, "learning_rate": 0.12, "width": 8}
     assert told["clones"] == [{"from": "0002", "step": 8, "left": 12, "changed": {"learning_rate": [0.5, 0.12]}}]
-    assert names(donor) == [checkpoint.name_of(4), checkpoint.name_of(8)], "the donor keeps what it has"
-    take_over(mine, donor, checkpoint.name_of(4), {"learning_rate": 0.2, "width": 8})
+    assert names(donor) == [checkpoint.checkpoint_name(4), checkpoint.checkpoint_name(8)], "the donor keeps what it has"
+    take_over(mine, donor, checkpoint.checkpoint_name(4), {"learning_rate": 0.2, "width": 8})
     assert [clone["step"] for clone in mine.read_settings()["clones"]] == [8, 4], "its history is kept"
 
 
 def test_a_clone_of_the_same_step_is_the_donors(tmp_path: Path, take_over: Any) -> None:
     donor, mine = run_at(tmp_path / "0002", 4), run_at(tmp_path / "0001", 4)
-    take_over(mine, donor, checkpoint.name_of(4), {})
-    assert checkpoint.load(mine.checkpoints / checkpoint.name_of(4))["of"] == "0002"
+    take_over(mine, donor, checkpoint.checkpoint_name(4), {})
+    assert checkpoint.load(mine.checkpoints / checkpoint.checkpoint_name(4))["of"] == "0002"
     assert mine.read_settings()["clones"][0]["left"] == 4
 
 
 def test_where_the_checkpoint_has_been_removed_the_newest_whole_one_is_taken(tmp_path: Path, take_over: Any) -> None:
     donor, mine = run_at(tmp_path / "0002", 4, 8, 12), run_at(tmp_path / "0001", 2)
-    shutil.rmtree(donor.checkpoints / checkpoint.name_of(4))
-    (donor.checkpoints / checkpoint.name_of(12) / "state.pt").write_bytes(b"torn")
-    take_over(mine, donor, checkpoint.name_of(4), {})
-    assert names(mine) == [checkpoint.name_of(8)]
+    shutil.rmtree(donor.checkpoints / checkpoint.checkpoint_name(4))
+    (donor.checkpoints / checkpoint.checkpoint_name(12) / "state.pt").write_bytes(b"torn")
+    take_over(mine, donor, checkpoint.checkpoint_name(4), {})
+    assert names(mine) == [checkpoint.checkpoint_name(8)]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_a_trial_says_why_it_ended_and_fails_where_another_try_would_end_in_the_
     sentences([told["reason"]])
 
 
-@pytest.mark.parametrize("wanted", [None, checkpoint.name_of(4)])
+@pytest.mark.parametrize("wanted", [None, checkpoint.checkpoint_name(4)])
 def test_a_trial_without_a_checkpoint_is_never_cloned(
     tmp_path: Path, take_over: Any, wanted: str | None, sentences: Sentences
 ) -> None:
@@ -104,5 +106,5 @@ def test_a_trial_without_a_checkpoint_is_never_cloned(
         take_over(mine, donor, wanted, {})
     assert [(one.code, one.about) for one in error.value.problems] == [("no-checkpoint", "0001")]
     sentences(error.value.problems)
-    assert names(mine) == [checkpoint.name_of(2)], "nothing is lost"
+    assert names(mine) == [checkpoint.checkpoint_name(2)], "nothing is lost"
     assert "clones" not in mine.read_settings()

@@ -150,7 +150,7 @@ class OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.__spec__ = self.spec  # the import has replaced it by that of the old name
 
 
-def find() -> None:
+def install_finder() -> None:
     """Enable the old module names in this process."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.append(OldNames())
@@ -167,13 +167,13 @@ def settings(stored: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) 
     return {**named, "target": target(named["target"])} if "target" in named else named
 
 
-def run(stored: Mapping[str, Any]) -> dict[str, Any]:
+def current_run(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a settings.json, a manifest or the config.json of an export, under the current names."""
     parts = {part: stored[part] for part in ("settings", "recipe") if isinstance(stored.get(part), dict)}
     return {**stored, **{part: settings(values) for part, values in parts.items()}}
 
 
-def search(stored: Mapping[str, Any]) -> dict[str, Any]:
+def current_search(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a search.json, without its trials, under the current names."""
     record, fixed = best(stored), stored.get("fixed", {})
     if record.get("final"):
@@ -223,7 +223,7 @@ def target(word: str) -> str:
     return f"{metric(name)}{colon}{number}"
 
 
-def own(values: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+def own_names(values: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
     """Stored settings under the names of their class: a custom family can declare one that has an old name of ours."""
     back = {new: old for old, new in SETTINGS.items() if old in fields and new not in fields}
     return {back.get(name, name): value for name, value in values.items()}

@@ -51,7 +51,7 @@ def sentences(problems: Iterable[Problem]) -> list[str]:
     return [sentence(problem) for problem in problems]
 
 
-def of(problems: Iterable[Problem], option: str) -> list[Problem]:
+def attributed(problems: Iterable[Problem], option: str) -> list[Problem]:
     """Problems about a name, attributed to the option that gave it: `mine: no such run` becomes `--resume mine: ...`.
     Problems with a value already belong to another option."""
     return [replace(one, about=option, value=one.about) if one.value is None else one for one in problems]

@@ -29,7 +29,7 @@ from trainers.base.problems import Problem
 from trainers.data.image_folders import splitting, unreadable, values
 from trainers.data.image_folders.decoding import decode, extensions, is_grey
 from trainers.data.image_folders.levels import level_below
-from trainers.data.image_folders.listing import Layout, Listed, arranged, counted, scan_folder
+from trainers.data.image_folders.listing import ImageFile, Layout, arranged, count_by_kind, scan_folder
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
 from trainers.data.packed import read_array
 from trainers.storage import atomic_files, ownership
@@ -71,13 +71,13 @@ def _layout_of(root: Path, request: Request, value: str) -> Layout:
     """The contents of a folder; warns about what is left out."""
     scan = scan_folder(root)
     if not scan.images:
-        others = [counted(scan.passed, None)] if scan.passed else []
+        others = [count_by_kind(scan.passed, None)] if scan.passed else []
         others += [f"the system folder {printable(name)}" for name in sorted(scan.system)]
         reason = f"contains no images (only {', '.join(others)})" if others else "contains no images"
         hint = f"known extensions are {', '.join(extensions())}"
         raise TroupeError(Problem("no-images", "data", reason, hint, value), ENVIRONMENT)
     layout = arranged(scan, value, request.folders)
-    lines = [f"skipped files that are not images: {counted(scan.passed)}"] if scan.passed else []
+    lines = [f"skipped files that are not images: {count_by_kind(scan.passed)}"] if scan.passed else []
     lines += [
         f"the {count} images of its folder {printable(name)} are left out: it is not a training or test split"
         for name, count in layout.left_out.items()
@@ -137,7 +137,7 @@ def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evalua
             if not count
         }
     everything = Part(images, labels)
-    more: dict[str, Any] = {"own_validation": True} if splitting.apart(parts) else {}
+    more: dict[str, Any] = {"own_validation": True} if splitting.has_own_validation(parts) else {}
     more |= {key: facts[key] for key in ("strays", "learned_too", "value_range") if facts[key]}
     if layout and layout.links:
         more["links"] = layout.links
@@ -193,7 +193,7 @@ def _source_of(folder: Path) -> str:
         return "(damaged)"
 
 
-def remove(folder: Path) -> None:
+def remove_packed_folder(folder: Path) -> None:
     """Remove a packed folder from `cached`. Raises TroupeError: exit code 4 for one that is being packed, or is not
     proved to be packed by this user's troupe; 3 if its disk fails."""
     try:
@@ -211,7 +211,7 @@ def remove(folder: Path) -> None:
 def _cleared(folder: Path) -> bool:
     """Remove a packed folder; returns whether nothing is left. Its mark proves that it is one, or, from an older
     troupe, a packed.json whose source and size match the folder's name."""
-    if ownership.remove(folder, WHAT):
+    if ownership.remove_marked(folder, WHAT):
         return True
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         facts = json.loads((folder / "packed.json").read_text(encoding="utf-8"))
@@ -237,7 +237,7 @@ def _besides(value_range: values.Range) -> list[Any]:
     return [] if ends == "auto" else [{"value_range": ends}]
 
 
-def _digest(listing: Sequence[Listed]) -> str:
+def _digest(listing: Sequence[ImageFile]) -> str:
     return fingerprint([image._replace(path=in_utf8(image.path)) for image in listing])
 
 
@@ -282,7 +282,7 @@ def _pack(root: Path, layout: Layout, size: int, cache: Path, request: Request) 
 class _Lost(NamedTuple):
     """An image that cannot be read."""
 
-    image: Listed
+    image: ImageFile
     reason: str
     error: str
 
@@ -301,7 +301,9 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
                 content = (root / listed.path).read_bytes()
                 image = decode(content, size, channels, request.value_range, seen)
             except Exception as error:  # Pillow raises almost any exception for damaged images
-                lost.append(_Lost(listed, unreadable.why(error, content), f"{type(error).__name__}: {error}"))
+                lost.append(
+                    _Lost(listed, unreadable.reason_unreadable(error, content), f"{type(error).__name__}: {error}")
+                )
             else:
                 images.write(image.tobytes())
                 digests.append((listed.text, hashlib.sha256(content).hexdigest()))

@@ -195,7 +195,12 @@ def signed(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def in_memory(
-    train: Part, test: Part, class_names: Sequence[str], digest: str, request: Request, original_size: int | None = None
+    train: Part,
+    test: Part,
+    class_names: Sequence[str],
+    digest: str,
+    request: Request,
+    original_size: int | None = None,
 ) -> ImageData:
     """Data of a source whose images all have one size, converted to the requested size; `original_size` if that was
     done already."""

@@ -58,10 +58,10 @@ def pack(folder: Path, name: str, train: Part, test: Part, class_names: Sequence
     with Lock(folder / ".lock"), tempfile.TemporaryDirectory(prefix=".packing-", dir=folder) as temporary:
         files = [*(f"{key}.npy" for key in arrays), MANIFEST]
         existing = [file for file in files if os.path.lexists(folder / file)]
-        if existing and not _is_packed(folder) and ownership.read(folder, WHAT) is None:
+        if existing and not _is_packed(folder) and ownership.read_mark(folder, WHAT) is None:
             reason = f"contains {', '.join(existing)}, not packed by troupe"
             raise TroupeError(Problem("not-ours", str(folder), reason, "move it away"), CONFLICT)
-        if ownership.read(folder, WHAT) is None and not os.path.lexists(folder / ownership.MARK):
+        if ownership.read_mark(folder, WHAT) is None and not os.path.lexists(folder / ownership.MARK):
             ownership.mark(folder, WHAT)  # from here on the folder may hold half of a packed form
         for key, array in arrays.items():
             np.save(Path(temporary, f"{key}.npy"), array)

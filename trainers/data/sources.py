@@ -41,7 +41,7 @@ def all_sources(extra: Sequence[Path] = ()) -> dict[str, Source]:
     return sources
 
 
-def check_name(
+def check_source_name(
     data: str, extra: Sequence[Path] = (), input_kind: str = "images", must_exist: bool = True
 ) -> Problem | None:
     """What is wrong with `data=` for a family that learns from such samples, or None. With `must_exist`, its

@@ -12,7 +12,7 @@ import numpy as np
 
 from trainers.data.digits import open_digits
 from trainers.data.images import ImageData, Request, Source, fingerprint
-from trainers.data.torchvision_sets import missing, open_known
+from trainers.data.torchvision_sets import missing_set, open_known
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +84,6 @@ SOURCES = {
         "stacked_mnist",
         SUMMARY.format("mnist"),
         partial(open_stacked, partial(open_known, "mnist")),
-        missing=partial(missing, "mnist"),
+        missing=partial(missing_set, "mnist"),
     ),
 }

@@ -58,7 +58,7 @@ def open_known(name: str, request: Request) -> ImageData:
     return in_memory(*content, content_digest(*content), request)
 
 
-def missing(name: str, data_dir: Path) -> Problem | None:
+def missing_set(name: str, data_dir: Path) -> Problem | None:
     """The problem if the data set is not in the data folder, or None."""
     if any((data_dir / folder).exists() for folder in (name, KNOWN[name].torchvision, KNOWN[name].files)):
         return None
@@ -67,7 +67,7 @@ def missing(name: str, data_dir: Path) -> Problem | None:
 
 
 SOURCES = {
-    name: Source(name, known.summary, partial(open_known, name), missing=partial(missing, name))
+    name: Source(name, known.summary, partial(open_known, name), missing=partial(missing_set, name))
     for name, known in KNOWN.items()
 }
 

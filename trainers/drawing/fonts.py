@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def own(name: str = "DejaVuSans.ttf") -> Path:
+def default_font(name: str = "DejaVuSans.ttf") -> Path:
     """The font of all plots, which comes with matplotlib."""
     import matplotlib
 
@@ -20,17 +20,17 @@ def drawable(text: str) -> tuple[Path, str]:
     """A font, and the text as drawn with it: if no font has all characters, those missing in the default font are
     written as `\\u72d7`."""
     codes = np.array([ord(character) for character in text if not character.isspace()], np.int32)
-    if _has(own(), codes).all():
-        return own(), text
+    if _has(default_font(), codes).all():
+        return default_font(), text
     for font in _others():
         if _has(font, codes).all():
             return font, text
-    missing = set(codes[~_has(own(), codes)].tolist())
+    missing = set(codes[~_has(default_font(), codes)].tolist())
     parts = [
         character.encode("ascii", "backslashreplace").decode() if ord(character) in missing else character
         for character in text
     ]
-    return own(), "".join(parts)
+    return default_font(), "".join(parts)
 
 
 @cache

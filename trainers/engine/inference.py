@@ -114,7 +114,7 @@ def watch(trainer: Trainer, drawn: Tensor) -> Watch | None:
     return watch
 
 
-def evaluate(trainer: Trainer) -> None:
+def evaluate_held_out(trainer: Trainer) -> None:
     """Run the family's evaluation on the held-out samples; its results are the same on every rank.
 
     Raises Interrupted on every rank if a stop is requested meanwhile; earlier results are unchanged.
@@ -184,7 +184,7 @@ def _compute_reference_features(trainer: Trainer, name: str, stream: Stream, act
     """The judge's features of real samples: from the cache, or computed by all workers."""
     family = trainer.family
     path = cache.cache_path(trainer.data, name, family.features_key()) if trainer.world.rank == 0 else None
-    cached = cache.read(path, trainer.control.notify) if path is not None else None
+    cached = cache.read_cached(path, trainer.control.notify) if path is not None else None
     if trainer.world.broadcast(cached is not None):
         family.reference_features = {**family.reference_features, name: cached or {}}
         return
@@ -204,7 +204,7 @@ def _compute_reference_features(trainer: Trainer, name: str, stream: Stream, act
         seen |= family.summarize_features(seen, trainer.control.make_heartbeat(activity))
         family.reference_features = {**family.reference_features, name: seen}
         if path is not None:
-            cache.write(path, seen)
+            cache.write_cached(path, seen)
 
     trainer.on_rank0(summarized)
 

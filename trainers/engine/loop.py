@@ -25,7 +25,7 @@ from trainers.runtime import processor
 from trainers.settings.config import Config
 
 
-def train(
+def train_loop(
     family: Family,
     data: Data,
     config: Config,

@@ -110,7 +110,7 @@ class Recorder:
         samples = inference.draw_grid(trainer, interruptible=True) if drawn else None
         if evaluated:
             before = time.monotonic()
-            inference.evaluate(trainer)
+            inference.evaluate_held_out(trainer)
             self.evaluating += time.monotonic() - before
         trainer.pending = False  # from here on nothing takes long
         better = evaluated and self._record_evaluation()
@@ -189,10 +189,10 @@ class Recorder:
     def save(self) -> None:
         """Save a checkpoint if the replicas agree; do nothing if this state is already saved."""
         trainer = self.trainer
-        name = checkpoint.name_of(trainer.step, trainer.phases_done, trainer.pending)
+        name = checkpoint.checkpoint_name(trainer.step, trainer.phases_done, trainer.pending)
         if self.saved == name:
             return
-        state.check(trainer)
+        state.check_replicas(trainer)
         snapshot = state.state_of(trainer)
 
         def written() -> None:
@@ -210,7 +210,7 @@ class Recorder:
                     "watch_seconds": round(self.watching, 3),
                     "samples_per_second": round(self.speed, 2),
                 }
-                best = checkpoint.name_of(trainer.best["step"]) if trainer.best else None
+                best = checkpoint.checkpoint_name(trainer.best["step"]) if trainer.best else None
                 checkpoint.save(self.folder.checkpoints, name, snapshot, {**facts, "best": best})
                 checkpoint.prune(self.folder.checkpoints, self.config.keep_checkpoints, best)
             self.mirror.upload_now()
@@ -248,7 +248,7 @@ class Recorder:
             "samples_per_second": round(self.speed, 2),
             "metrics": {**trainer.metrics, **trainer.evaluation.results},
             "best": trainer.best,
-            "checkpoint": f"checkpoints/{checkpoint.name_of(trainer.step)}",
+            "checkpoint": f"checkpoints/{checkpoint.checkpoint_name(trainer.step)}",
             "grid": f"grids/{grids[-1].name}" if grids else None,
             "timelapse": None,
             "pictures": drawn,
@@ -278,7 +278,7 @@ class Recorder:
             drawn = any(self.folder.grids.glob(f"step_{step:08d}.*"))
         evaluated, drawn = trainer.world.broadcast((evaluated, drawn))
         if int(self.config.evaluate_every):
-            inference.evaluate(trainer)
+            inference.evaluate_held_out(trainer)
             if step > 0 and not evaluated:
                 inference.note_best(trainer)
                 self._write(trainer.evaluation.results)

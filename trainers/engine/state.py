@@ -108,7 +108,7 @@ def not_finite(state: Any) -> list[str]:
     return [name for name, tensor in named_tensors(state) if tensor.is_floating_point() and not tensor.isfinite().all()]
 
 
-def check(trainer: Trainer) -> None:
+def check_replicas(trainer: Trainer) -> None:
     """Compare the replicas. Raises TroupeError naming a tensor that is not finite or differs between workers."""
     tensors = dict(named_tensors(state_of_replica(trainer)))
     if sick := not_finite(tensors):

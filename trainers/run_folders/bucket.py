@@ -51,7 +51,7 @@ def folder_for(text: str) -> Path:
     text = text.rstrip("/")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.partition("://")[2].partition("?")[0])[:60]
     folder = expanded(DATA_DIR) / "buckets" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    with checkpoint.writing(folder):
+    with checkpoint.writing_checkpoint(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / MARK).exists():
             with hold(folder, str(folder), "folder", patience=10):  # workers of a node start at the same time
@@ -59,7 +59,7 @@ def folder_for(text: str) -> Path:
     return folder
 
 
-def address_of(runs: Path) -> str:
+def bucket_address(runs: Path) -> str:
     """The address of the bucket whose runs are in this folder; empty for an ordinary folder."""
     try:
         return (runs / MARK).read_text(encoding="utf-8").strip()
@@ -69,7 +69,7 @@ def address_of(runs: Path) -> str:
 
 def bucket_for(runs: Path) -> Bucket | None:
     """The bucket whose runs are in this folder, or None."""
-    address = address_of(runs)
+    address = bucket_address(runs)
     return Bucket(address, runs) if address else None
 
 
@@ -107,7 +107,7 @@ def fetch_runs(runs: Path, names: Sequence[str | None] | None = None, checkpoint
 
 def display_name(runs: Path) -> str:
     """A folder of runs for display: the address of its bucket, or its path."""
-    return address_of(runs) or str(runs)
+    return bucket_address(runs) or str(runs)
 
 
 class Unreachable(Transient):
@@ -188,7 +188,7 @@ class Bucket:
             return
         names = [name for name in remote if not name.startswith("checkpoints/")]
         with contextlib.ExitStack() as stack:
-            stack.enter_context(checkpoint.writing(path))
+            stack.enter_context(checkpoint.writing_checkpoint(path))
             path.mkdir(parents=True, exist_ok=True)
             # two processes would mix their files
             stack.enter_context(hold(path, path.name, "run", WAITS.fetch_of_others, FETCHING))
@@ -222,7 +222,12 @@ class Bucket:
         for local in checkpoint.all_in(path / "checkpoints"):
             manifest = f"checkpoints/{local.name}/manifest.json"
             sent = tuple(state.known.get(manifest, ())[2:])
-            if sent and remote.get(manifest) != sent and not state.changed(manifest) and checkpoint.remove(local):
+            if (
+                sent
+                and remote.get(manifest) != sent
+                and not state.changed(manifest)
+                and checkpoint.remove_checkpoint(local)
+            ):
                 state.forget(f"checkpoints/{local.name}/")
 
     def _fetch_checkpoint(self, path: Path, remote: Mapping[str, tuple[int, int]], state: SyncState) -> None:

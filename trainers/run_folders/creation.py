@@ -22,7 +22,7 @@ MAKING = ".making-"
 WHAT = "a run or a search that is being made"  # in the mark of its folder
 
 
-def name_of(path: Path) -> str:
+def final_name(path: Path) -> str:
     """The name of a run or search, also while its folder is being created."""
     return path.name.removeprefix(MAKING)
 
@@ -54,7 +54,7 @@ def create_atomically(
                     ownership.unmark(runs / candidate)
                     atomic_files.sync(runs)
             except BaseException:
-                ownership.remove(temporary, WHAT)
+                ownership.remove_marked(temporary, WHAT)
                 raise
             return runs / candidate
     return None
@@ -83,7 +83,7 @@ def _turn(runs: Path) -> Iterator[None]:
 def _reserved(runs: Path, name: str) -> Path | None:
     """The temporary folder that reserves this name; None if the name is in use."""
     temporary = runs / f"{MAKING}{name}"
-    if is_taken(runs / name) or is_held(temporary, DRIVER) or not ownership.remove(temporary, WHAT):
+    if is_taken(runs / name) or is_held(temporary, DRIVER) or not ownership.remove_marked(temporary, WHAT):
         return None
     return ownership.make(temporary, WHAT)
 
@@ -91,7 +91,7 @@ def _reserved(runs: Path, name: str) -> Path | None:
 def is_free(runs: Path, name: str) -> bool:
     """Whether the name is free for a new run or search."""
     temporary = runs / f"{MAKING}{name}"
-    left_behind = ownership.read(temporary, WHAT) is not None and not is_held(temporary, DRIVER)
+    left_behind = ownership.read_mark(temporary, WHAT) is not None and not is_held(temporary, DRIVER)
     return not is_taken(runs / name) and (left_behind or not os.path.lexists(temporary))
 
 

@@ -16,10 +16,10 @@ from trainers.run_folders.run_folder import RunFolder
 NOT_OURS = "not-ours"  # the code for files that troupe did not create, or of another user
 
 
-def remove(folder: RunFolder) -> int:
+def remove_run(folder: RunFolder) -> int:
     """Remove a run or search that is not running; returns its bytes. Raises TroupeError (exit code 4) if another
     process owns it, if it belongs to another user, or if it holds files that troupe did not create."""
-    refuse_others(folder.path)
+    refuse_foreign(folder.path)
     size = folder.size()
     with folder.driven(patience=1), folder.lock(patience=1):  # another process can be checking the locks
         doomed = folder.path.with_name(f".removed-{folder.name}-{os.getpid()}-{time.time_ns()}")
@@ -41,7 +41,7 @@ def discard(path: Path, remote: bucket.Bucket | None) -> bool:
     return True
 
 
-def refuse_others(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
     """Raise TroupeError (exit code 4) unless this user's troupe created everything in a run or search."""
     if os.stat(path).st_uid != os.geteuid():
         raise TroupeError(Problem(NOT_OURS, path.name, "belongs to another user, who can remove it"), CONFLICT)

@@ -44,7 +44,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = creation.name_of(path)
+        self.name = creation.final_name(path)
         if path.parent.name == TRIALS and os.path.exists(path.parents[1] / SEARCH):
             self.name = f"{path.parents[1].name}/{path.name}"
         self.settings = path / "settings.json"
@@ -91,7 +91,7 @@ class RunFolder:
                 raise TroupeError(Problem("damaged", str(path), reason, "restore it from a copy"), CONFLICT)
             assert stored is not None
             return stored
-        manifest = old_names.run(checkpoint.manifest_of(newest))
+        manifest = old_names.current_run(checkpoint.manifest_of(newest))
         counts = {part: manifest[part] for part in (*RECORDED, *SOMETIMES) if part in manifest}
         if "recipe" in manifest:  # 0.1.0 stored only these settings
             counts["settings"] = manifest["recipe"]
@@ -263,7 +263,7 @@ def _as_written(path: Path) -> tuple[dict[str, Any] | None, str]:
         damage = (
             "" if atomic_files.is_intact(stored) else "not as it was written"
         )  # under the names that it was written with
-        return old_names.run(stored), damage
+        return old_names.current_run(stored), damage
     except FileNotFoundError:
         return None, MISSING
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -275,7 +275,7 @@ def start_line(rank: int, size: int) -> str:
     return f"{time.strftime('%Y-%m-%d %H:%M:%S')} worker {rank} of {size}, process {os.getpid()}"
 
 
-def check_name(name: str) -> Problem | None:
+def check_run_name(name: str) -> Problem | None:
     """What is wrong with a run's name, or None."""
     if NAME.fullmatch(name):
         return None
@@ -334,7 +334,7 @@ def folders_in(runs: Path) -> list[Path]:
     except OSError as error:
         reason = f"cannot be read ({error.strerror})"
         raise TroupeError(Problem("not-read", "--runs-dir", reason, value=str(runs)), ENVIRONMENT) from None
-    return sorted((runs / name for name in names), key=natural)
+    return sorted((runs / name for name in names), key=natural_path)
 
 
 def is_run(path: Path) -> bool:
@@ -346,7 +346,7 @@ def is_run(path: Path) -> bool:
     return False
 
 
-def find(runs: Path, name: str) -> RunFolder:
+def find_run(runs: Path, name: str) -> RunFolder:
     """The run of this name, or at this path; `SEARCH/0007` is a trial. Raises TroupeError (exit code 2) if none."""
     search, _, trial = name.rpartition("/")
     for path in (runs / name, Path(name), *((runs / search / TRIALS / trial,) if search else ())):
@@ -369,7 +369,7 @@ def find(runs: Path, name: str) -> RunFolder:
 
 def find_own(runs: Path, name: str) -> RunFolder:
     """The run of this name in `runs` itself, or at a path to it. Raises TroupeError (exit code 2) otherwise."""
-    find(runs, name)
+    find_run(runs, name)
     inside = [
         path
         for path in (runs / name, Path(name))
@@ -389,7 +389,7 @@ def find_own(runs: Path, name: str) -> RunFolder:
     return folder
 
 
-def natural(path: Path) -> list[str | int]:
+def natural_path(path: Path) -> list[str | int]:
     """Sort key for paths by name, 2 before 10."""
     return paths.natural(path.name)
 

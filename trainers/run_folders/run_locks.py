@@ -90,7 +90,7 @@ class Writer:
 
         Raises TroupeError (exit code 4) if the run has been taken over.
         """
-        with self._turn(), checkpoint.writing(self.path):
+        with self._turn(), checkpoint.writing_checkpoint(self.path):
             if (self.path / LOCK).read_text(encoding="utf-8") != self.token:
                 raise TroupeError(
                     Problem("taken-over", self.name, "another worker group has taken over the run"), CONFLICT

@@ -146,7 +146,7 @@ class Settings(BaseModel):
         Returns (config, []) or (None, problems).
         """
         problems: list[Problem] = []
-        words = old_names.own(words, cls.model_fields)
+        words = old_names.own_names(words, cls.model_fields)
         words = {f"{name}_" if f"{name}_" in cls.model_fields else name: value for name, value in words.items()}
         good: dict[str, Any] = {name: field.get_default() for name, field in cls.model_fields.items()}
         good |= cls.overridden_defaults(words)
@@ -213,7 +213,7 @@ class Settings(BaseModel):
     @classmethod
     def stored(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Those of stored settings that the class has, under the names by which it declares them."""
-        named = old_names.own(settings, cls.model_fields)
+        named = old_names.own_names(settings, cls.model_fields)
         return {name: value for name, value in named.items() if name in cls.model_fields}
 
     if not TYPE_CHECKING:

@@ -22,14 +22,14 @@ def cache_path(data: Any, *key: object) -> Path | None:
     return folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.safetensors"
 
 
-def read(path: Path, notify: Callable[[str], None]) -> dict[str, Tensor] | None:
+def read_cached(path: Path, notify: Callable[[str], None]) -> dict[str, Tensor] | None:
     """Tensors that `write` cached; None if there are none, or if they are damaged, which is reported."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            intact = (file.metadata() or {}).get("digest") == digest(tensors)
+            intact = (file.metadata() or {}).get("digest") == digest_of_tensors(tensors)
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError):
@@ -40,7 +40,7 @@ def read(path: Path, notify: Callable[[str], None]) -> dict[str, Tensor] | None:
     return None
 
 
-def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_cached(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Cache tensors atomically. Does nothing if there is no space, since they can be computed again."""
     from safetensors.torch import save_file
 
@@ -48,13 +48,15 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_files.replacing(path) as temporary:
             save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"digest": digest(tensors)}
+                {name: tensor.contiguous() for name, tensor in tensors.items()},
+                temporary,
+                {"digest": digest_of_tensors(tensors)},
             )
     except OSError:
         return
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, shapes, dtypes and bits."""
     hashed = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

@@ -34,7 +34,7 @@ WEIGHTS = ("state.pt", "weights.safetensors")  # the weights file in a checkpoin
 NAME = re.compile(r"step_(\d{8,})(?:_(pending)|_phase_(\d+))?$")
 
 
-def name_of(step: int, phases_done: int = 0, pending: bool = False) -> str:
+def checkpoint_name(step: int, phases_done: int = 0, pending: bool = False) -> str:
     """`step_00000500`; `step_00000500_pending`, if its evaluation and grid are still missing; or, in the middle of the
     next step, `step_00000500_phase_3`."""
     return f"step_{step:08d}" + ("_pending" if pending else f"_phase_{phases_done}" if phases_done else "")
@@ -68,7 +68,7 @@ def save(folder: Path, name: str, state: Mapping[str, Any], facts: Mapping[str, 
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
-        files = {"state.pt": {"bytes": path.stat().st_size, "sha256": digest(path)}}
+        files = {"state.pt": {"bytes": path.stat().st_size, "sha256": digest_of_file(path)}}
         atomic_files.write(temporary / MANIFEST, atomic_files.sealed({"format": FORMAT, **facts, "files": files}))
     return folder / name
 
@@ -95,7 +95,7 @@ def new_checkpoint(folder: Path, name: str) -> Iterator[Path]:
             temporary = stack.enter_context(ownership.working_folder(folder / f"{MAKING}{name}", WHAT))
             yield temporary
             atomic_files.sync(temporary)
-            if not remove(folder / name):
+            if not remove_checkpoint(folder / name):
                 set_aside(folder / name)
             os.rename(temporary, folder / name)
             ownership.unmark(folder / name)
@@ -104,7 +104,7 @@ def new_checkpoint(folder: Path, name: str) -> Iterator[Path]:
             raise disk_error(folder, error) from error  # before space is freed
 
 
-def remove(path: Path) -> bool:
+def remove_checkpoint(path: Path) -> bool:
     """Remove a checkpoint; returns whether nothing is left. Only a folder with an unmodified manifest and no file that
     the manifest does not name is removed; everything else stays."""
     if not os.path.lexists(path):
@@ -151,7 +151,7 @@ def disk_error(path: Path, error: BaseException, prefix: str = "", of_run: bool 
 
 
 @contextlib.contextmanager
-def writing(path: Path, of_run: bool = True) -> Iterator[None]:
+def writing_checkpoint(path: Path, of_run: bool = True) -> Iterator[None]:
     """Inside, a failed write becomes one line (TroupeError, exit code 3); `of_run`: the write belongs to a run."""
     try:
         yield
@@ -214,7 +214,7 @@ def damage_of(path: Path) -> str | None:
         for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
             if (path / name).stat().st_size != facts["bytes"]:
                 return f"{name} differs in size from its manifest"
-            if digest(path / name) != facts["sha256"]:
+            if digest_of_file(path / name) != facts["sha256"]:
                 return f"{name} differs in SHA-256 from its manifest"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"manifest: {type(error).__name__}: {error}"
@@ -246,10 +246,10 @@ def prune(folder: Path, keep: int, best: str | None) -> None:
     """Remove all but the newest `keep` checkpoints and the best one."""
     for path in all_in(folder)[:-keep]:
         if path.name != best:
-            remove(path)
+            remove_checkpoint(path)
 
 
-def digest(path: Path) -> str:
+def digest_of_file(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -58,7 +58,7 @@ def mark(folder: Path, what: str, facts: Mapping[str, Any] | None = None, name: 
         os.fsync(file.fileno())
 
 
-def read(folder: Path, what: str) -> dict[str, Any] | None:
+def read_mark(folder: Path, what: str) -> dict[str, Any] | None:
     """The content of a folder's mark; None unless it proves that this user's troupe created it for this purpose."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         itself, file = os.lstat(folder), os.lstat(folder / MARK)
@@ -77,9 +77,9 @@ def read(folder: Path, what: str) -> dict[str, Any] | None:
     return None
 
 
-def remove(folder: Path, what: str) -> bool:
+def remove_marked(folder: Path, what: str) -> bool:
     """Remove a folder created for this purpose; returns whether it is gone. Without proof it stays."""
-    if read(folder, what) is None:
+    if read_mark(folder, what) is None:
         return not os.path.lexists(folder)
     shutil.rmtree(folder, ignore_errors=True)
     return not os.path.lexists(folder)
@@ -103,13 +103,13 @@ def working_folder(path: Path, what: str) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        remove(temporary, what)
+        remove_marked(temporary, what)
 
 
 def remove_stale(folder: Path, pattern: str, what: str, warn: Callable[[str], None] = lambda line: None) -> None:
     """Remove what killed processes left in a folder; what is not proved stays, with a warning."""
     for path in sorted(folder.glob(pattern)):
-        if not remove(path, what):
+        if not remove_marked(path, what):
             warn(f"{path}: may not be troupe's and is kept; remove it by hand if it is not needed")
 
 

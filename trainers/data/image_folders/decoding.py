@@ -50,7 +50,7 @@ def decode(
     image = image.convert("L" if channels == 1 else "RGB")
     if seen is not None:
         seen.add(kind, np.asarray(image if kind == values.EIGHT else given))
-    if kind == values.EIGHT and (levels := values.table(value_range)):
+    if kind == values.EIGHT and (levels := values.value_table(value_range)):
         image = image.point(levels * channels)
     image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(size, size, channels)

@@ -17,7 +17,7 @@ from trainers.data.image_folders.folders import DOUBTFUL, TRAIN, UNLABELED, of_s
 EVICTED = "not downloaded from iCloud"  # such a file is replaced by a hidden `.NAME.icloud`
 
 
-class Listed(NamedTuple):
+class ImageFile(NamedTuple):
     """An image of the folder; it is packed again if its size or time of change differs."""
 
     path: str  # within the folder, with /
@@ -33,7 +33,7 @@ class Listed(NamedTuple):
 class ScanResult(NamedTuple):
     """The contents of a folder. Paths are texts that are the same on every disk, except those of images."""
 
-    images: list[Listed]
+    images: list[ImageFile]
     passed: dict[str, int]  # number of files that are not images by their names, by extension
     holds: dict[str, Counter[str]]  # the same for each folder of the first two levels
     links: dict[str, str]  # links to folders that were found in another place, and that place
@@ -43,7 +43,7 @@ class ScanResult(NamedTuple):
 class Layout(NamedTuple):
     """How the images of a folder are arranged."""
 
-    images: list[Listed]  # for training or evaluation
+    images: list[ImageFile]  # for training or evaluation
     parts: dict[str, str]  # folders that are splits: train, and test or validation; {} if there are none
     classes: list[str]  # names of folders, in the order of the labels; [] for images without labels
     strays: list[str]  # images next to folders of images, which are therefore not classes
@@ -72,7 +72,7 @@ class _Scanner:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.images: list[Listed] = []
+        self.images: list[ImageFile] = []
         self.passed, self.system = Counter[str](), set[str]()
         self.holds: dict[str, Counter[str]] = {}
         self.seen: dict[str, str] = {}  # real paths of folders, and the text of the path by which they were found
@@ -106,7 +106,7 @@ class _Scanner:
             return
         elif name.lower().rpartition(".")[2] in extensions() and path.is_file():
             state = path.stat()
-            self.images.append(Listed(path.relative_to(self.root).as_posix(), state.st_size, state.st_mtime_ns))
+            self.images.append(ImageFile(path.relative_to(self.root).as_posix(), state.st_size, state.st_mtime_ns))
             return
         else:
             kind = printable(f".{name.rpartition('.')[2].lower()}" if "." in name else name)
@@ -129,7 +129,7 @@ def _refuse(error: OSError) -> None:
     raise TroupeError(Problem("not-read", printable(error.filename), reason, hint), ENVIRONMENT)
 
 
-def counted(kinds: Mapping[str, int], most: int | None = 5) -> str:
+def count_by_kind(kinds: Mapping[str, int], most: int | None = 5) -> str:
     """`12 .psd, 1 .txt`, the most frequent first."""
     order = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     rest = ["..."] if most is not None and len(order) > most else []
@@ -281,7 +281,7 @@ def _bare(scan: ScanResult, texts: Sequence[str], part: str) -> dict[str, str]:
         if folder.startswith(part) and folder.count("/") == part.count("/")
     }
     return {
-        printable(name): f"it holds {counted(content)}" if content else "it is empty"
+        printable(name): f"it holds {count_by_kind(content)}" if content else "it is empty"
         for name, content in kinds.items()
         if name not in filled
     }

@@ -24,14 +24,14 @@ def split(
     parts_of_rows = np.zeros(len(digests), np.uint8)
     if parts:
         codes = {name: CODES[part] for name, part in parts.items()}
-        if not apart(parts):  # the only other one is for evaluation, regardless of its name
+        if not has_own_validation(parts):  # the only other one is for evaluation, regardless of its name
             codes = {name: min(code, TEST) for name, code in codes.items()}
         parts_of_rows[:] = [codes[folder] for folder in folders]
     elif labels is not None:
         parts_of_rows[tenth_of_each(digests, labels, range(len(digests)))] = TEST
     else:  # each one by its own content alone; the first is a training image
         parts_of_rows[[row for row, digest in enumerate(digests) if row and int(digest[:8], 16) % 10 == 0]] = TEST
-    if not apart(parts):
+    if not has_own_validation(parts):
         training = np.flatnonzero(parts_of_rows == TRAIN)
         parts_of_rows[
             tenth_of_each(digests, labels, training.tolist())
@@ -43,12 +43,12 @@ def split(
 
 def count_in_both(codes: NDArray[np.uint8], digests: Sequence[str], parts: Mapping[str, str]) -> int:
     """How many images of the other splits are also in the training split, an error of the data set."""
-    other = codes != TRAIN if apart(parts) else codes == TEST
+    other = codes != TRAIN if has_own_validation(parts) else codes == TEST
     train_digests = {digest for digest, of_other in zip(digests, other, strict=True) if not of_other}
     return sum(1 for digest, of_other in zip(digests, other, strict=True) if of_other and digest in train_digests)
 
 
-def apart(parts: Mapping[str, str]) -> bool:
+def has_own_validation(parts: Mapping[str, str]) -> bool:
     """Whether the validation split has its own folder, besides that of the test split."""
     return {"test", "validation"} <= set(parts.values())
 
@@ -75,5 +75,5 @@ def rows_for(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of training images and of images to evaluate on, in order."""
     held_out = VALIDATION if evaluate_on == "validation" else TEST
-    is_train = codes == TRAIN if apart(parts) or evaluate_on == "validation" else codes != TEST
+    is_train = codes == TRAIN if has_own_validation(parts) or evaluate_on == "validation" else codes != TEST
     return np.flatnonzero(is_train), np.flatnonzero(codes == held_out)

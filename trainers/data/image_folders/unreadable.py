@@ -15,7 +15,7 @@ BEGINNINGS = {  # of files found in place of images, in lower case
 WAYS = {"git-lfs pointer": "fetch them with `git lfs pull`", "git-annex pointer": "fetch them with `git annex get .`"}
 
 
-def why(error: Exception, content: bytes) -> str:
+def reason_unreadable(error: Exception, content: bytes) -> str:
     """The reason why a file with this content, empty if it could not be read at all, is not an image."""
     if isinstance(error, OSError) and error.errno is not None:
         return str(error.strerror)

@@ -57,7 +57,7 @@ def in_eight_bits(numbers: NDArray[Any], kind: str, value_range: Range) -> NDArr
     return np.asarray(numbers.clip(0, 255).round(), np.uint8)
 
 
-def table(value_range: Range) -> list[int] | None:
+def value_table(value_range: Range) -> list[int] | None:
     """The new value of each of the 256 values of an 8-bit image; None if all stay unchanged."""
     if isinstance(value_range, str):
         return None

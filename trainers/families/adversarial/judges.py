@@ -200,7 +200,7 @@ def _loaded(family: Any, config: Any, facts: Mapping[str, Any], weights: Path, k
 def train_judge(judge: nn.Module, data: Any, heartbeat: Callable[[], None] = lambda: None) -> dict[str, Tensor]:
     """Train a classifier; returns its weights, and its `accuracy` on the held-out part; cached by the data."""
     path = cache.cache_path(data, "judge", str(judge), BATCH, EPOCHS, MOST_STEPS, SEED)
-    if path is not None and (cached := cache.read(path, lambda line: None)) is not None:
+    if path is not None and (cached := cache.read_cached(path, lambda line: None)) is not None:
         return cached
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(SEED)
@@ -228,5 +228,5 @@ def train_judge(judge: nn.Module, data: Any, heartbeat: Callable[[], None] = lam
         learner.accuracy.fill_(right / data.held_out if data.held_out else float("nan"))  # type: ignore[operator]
     weights = {name: tensor.detach().cpu() for name, tensor in learner.state_dict().items()}
     if path is not None:
-        cache.write(path, weights)
+        cache.write_cached(path, weights)
     return weights

@@ -67,7 +67,7 @@ class Judging(Family):
             judge = (
                 judge_from_weights(model, Path(path), self.facts) if model else judge_from_run(Path(path), self.facts)
             )
-        self.loaded = "" if self.trains_judge else cache.digest(judge.state_dict())
+        self.loaded = "" if self.trains_judge else cache.digest_of_tensors(judge.state_dict())
         return {"judge": judge}
 
     def setup_evaluation(
@@ -78,7 +78,7 @@ class Judging(Family):
         return {f"judge.{name}": tensor for name, tensor in train_judge(networks["judge"], data, heartbeat).items()}
 
     def features_key(self) -> str:
-        return f"{self.features_name} {self.config.precision} {self.loaded} {cache.digest(self.buffers)}"
+        return f"{self.features_name} {self.config.precision} {self.loaded} {cache.digest_of_tensors(self.buffers)}"
 
     @property
     def features_name(self) -> str:
@@ -148,7 +148,7 @@ class Judging(Family):
         self.newest_verdict = {
             "features": name,
             "distance": distance,
-            "judge": self.loaded or cache.digest(self.buffers),
+            "judge": self.loaded or cache.digest_of_tensors(self.buffers),
             **accuracy,
             "ema": self.config.ema,
             **verdict,

@@ -75,7 +75,7 @@ class Adversarial(Judging):
         """Scores (rows,) of each of these; in one pass unless a norm makes them depend on other images."""
         if self.critic_norm:
             return [networks[self.critic](*part).to(microbatch.dtype) for part in shown]
-        scores: Tensor = networks[self.critic](*joined(shown))
+        scores: Tensor = networks[self.critic](*concatenated_images(shown))
         return list(scores.to(microbatch.dtype).chunk(len(shown)))
 
     def mismatched(self, microbatch: MicroBatch) -> Tensor:
@@ -169,7 +169,7 @@ class Wasserstein(Adversarial):
         return Loss(-fake.mean())
 
 
-def joined(shown: Sequence[Shown]) -> Shown:
+def concatenated_images(shown: Sequence[Shown]) -> Shown:
     """Images and their classes, concatenated."""
     images, labels = zip(*shown, strict=True)
     known = [part for part in labels if part is not None]

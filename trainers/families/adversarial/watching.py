@@ -71,8 +71,8 @@ def numbers_of(rows: Rows, before: Mapping[str, float]) -> dict[str, float]:
     scores, pixels = rows["scores"].double(), rows["pixels"].double()
     some = min(int(real.sum()), int(generated.sum()))  # distances to neighbours depend on how many there are
     unlike = torch.cdist(pixels[real], pixels[generated]).square().mean().sqrt()
-    alike = apart(pixels[real][:some])
-    diversity = apart(pixels[generated][:some]) / alike if alike else 1.0  # no diversity to compare with
+    alike = nearest_distance(pixels[real][:some])
+    diversity = nearest_distance(pixels[generated][:some]) / alike if alike else 1.0  # no diversity to compare with
     metrics = {
         "critic_ranking_accuracy": above(scores[real], scores[generated]),
         **({"critic_ranking_accuracy_held_out": above(scores[held_out], scores[generated])} if held_out.any() else {}),
@@ -120,7 +120,7 @@ def above(ones: Tensor, others: Tensor) -> float:
     return float(((gap > 0).double() + (gap == 0).double() / 2).mean())
 
 
-def apart(points: Tensor) -> float:
+def nearest_distance(points: Tensor) -> float:
     """The mean distance of each point to the nearest other one; 0 for fewer than two points."""
     if len(points) < 2:
         return 0.0

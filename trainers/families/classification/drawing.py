@@ -75,7 +75,7 @@ def draw_mistakes(images: np.ndarray, captions: Sequence[str]) -> Image.Image | 
     """Images (count, height, width, channels), uint8, side by side, each at about 96 pixels over its caption."""
     if not len(images):
         return None
-    bold = _font(fonts.own("DejaVuSans-Bold.ttf"), 13)
+    bold = _font(fonts.default_font("DejaVuSans-Bold.ttf"), 13)
     texts = [_lines(caption) for caption in captions]
     columns, title = min(len(images), PER_ROW), "Most confident mistakes"
     width = max(columns * COLUMN, math.ceil(bold.getlength(title)) + 2 * MARGIN)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from trainers.contract.family import Loss, MicroBatch, Networks, Optimizers
-from trainers.families.adversarial.learning import Wasserstein, joined
+from trainers.families.adversarial.learning import Wasserstein, concatenated_images
 from trainers.families.wgan_gp.networks import ResNetCritic, ResNetGenerator
 
 
@@ -30,7 +30,7 @@ class WGANGP(Wasserstein):
         shown = self.shown(microbatch, fakes)
         part = torch.rand(len(fakes), 1, 1, 1, generator=microbatch.random, device=fakes.device, dtype=fakes.dtype)
         mixed = torch.lerp(self.real(microbatch), fakes, part)
-        scores, slopes = networks["critic"](*joined(shown), mixed)
+        scores, slopes = networks["critic"](*concatenated_images(shown), mixed)
         real, fake, *wrong = scores.to(microbatch.dtype).chunk(len(shown))
         steepness = slopes.to(microbatch.dtype).flatten(1).norm(dim=1)
         penalty = (steepness - 1).square().mean()
