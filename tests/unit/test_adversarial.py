@@ -45,7 +45,7 @@ def trainer_of(family: str, data: ImageData, **settings: Any) -> Trainer:
 # Defaults
 
 
-@pytest.mark.parametrize(("family", "of_the_paper"), [("dcgan", 2e-4), ("wgan", 5e-5)])
+@pytest.mark.parametrize(("family", "of_the_paper"), [("dcgan", 2e-4), ("wgan", 5e-5), ("wgan_gp", 1e-4)])
 def test_small_images_have_defaults_of_their_own_and_larger_ones_those_of_the_paper(
     family: str, of_the_paper: float
 ) -> None:
@@ -62,6 +62,11 @@ def test_small_images_have_defaults_of_their_own_and_larger_ones_those_of_the_pa
         assert rate(**words) == of_the_paper, words
     assert rate(learning_rate=1e-4) == 1e-4
     assert [row.source for row in kind.described() if row.name == "learning_rate"] == [""]
+
+
+def test_residual_networks_of_small_images_have_the_defaults_of_their_paper() -> None:
+    config = registry.config_class("wgan_gp").of({"network": "resnet"}, "wgan_gp")
+    assert (config.learning_rate, config.n_critic, config.steps) == (1e-4, 5, 3000)  # type: ignore[attr-defined]
 
 
 # Networks

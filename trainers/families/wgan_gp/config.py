@@ -37,8 +37,23 @@ class Config(AdversarialConfig):
         Check(("network", "n_extra_layers", "norm_after_activation", "upsample"), _resnet_plain),
     )
     defaults: ClassVar = {"cycle_momentum": (0.0, 0.0)}
+    small: ClassVar = {
+        "learning_rate": 2e-3,
+        "n_critic": 1,
+        "batch_size": 32,
+        "ema": 0.95,
+        "steps": 1500,
+    }  # docs/search.md
     tiny: ClassVar = {
-        "tiny": {**TINY, "width": 8, "latent_dim": 16, "batch_size": 16, "microbatch_size": 4, "n_critic": 2},
+        "tiny": {
+            **TINY,
+            "learning_rate": 1e-4,
+            "width": 8,
+            "latent_dim": 16,
+            "batch_size": 16,
+            "microbatch_size": 4,
+            "n_critic": 2,
+        },
         "resnet": {**TINY, "image_size": 32, "steps": 3, "n_critic": 2, "network": "resnet", "conditional": True},
     }
 
@@ -60,6 +75,11 @@ class Config(AdversarialConfig):
     learning_rate: float = rate(1e-4, "Adam", "Gulrajani 2017, algorithm 1")
     beta1: float = beta("beta1", 0.0, "Gulrajani 2017, algorithm 1")
     beta2: float = beta("beta2", 0.9, "Gulrajani 2017, algorithm 1")
+
+    @classmethod
+    def derived_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The residual networks keep the paper's, which are for their 32 pixels."""
+        return {} if said.get("network") == "resnet" else super().derived_defaults(said)
 
     def batches_per_step(self, step: int) -> int:
         return self.n_critic
