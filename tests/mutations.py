@@ -104,8 +104,8 @@ MUTATIONS = (
     ),
     Mutation(  # a checkpoint counts as whole only where the run was when it was written
         "A run folder can be moved or copied, and the run resumes", "trainers/storage/checkpoint.py",
-        (('"sha256": digest(path)}}\n',
-          '"sha256": digest(path)}}\n'
+        (('"sha256": digest_of_file(path)}}\n',
+          '"sha256": digest_of_file(path)}}\n'
           '        files[str(folder.resolve() / name / "state.pt")] = files["state.pt"]\n'),),
         ("tests/faults/test_damage.py::test_no_file_of_a_run_holds_a_path_outside_of_it_but_that_of_its_family",),
     ),

@@ -111,7 +111,7 @@ def half_a_file(state: Any, file: Any) -> None:
         (torch, "save", full, "no-space"),
         (os, "fsync", full, "no-space"),
         (os, "rename", full, "no-space"),
-        (checkpoint, "digest", full, "no-space"),
+        (checkpoint, "digest_of_file", full, "no-space"),
         (atomic_files, "write", full, "no-space"),
     ],
     ids=["half-a-file", "save", "fsync", "rename", "digest", "write"],

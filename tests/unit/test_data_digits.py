@@ -61,11 +61,11 @@ def test_opening_data_loads_no_torch(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from PIL import Image
-from trainers.data.sources import all_sources, check_name, open_data
+from trainers.data.sources import all_sources, check_source_name, open_data
 folder = Path(sys.argv[1], "images")
 folder.mkdir()
 Image.new("RGB", (9, 9), "red").save(folder / "red.png")
-assert len(all_sources()) >= 5 and check_name("digits") is None
+assert len(all_sources()) >= 5 and check_source_name("digits") is None
 assert open_data("digits", data_dir=Path("unused")).fingerprint
 assert open_data(f"imagefolder:{folder}", data_dir=Path(sys.argv[1])).size == 1
 heavy = {"torch", "torchvision"} & set(sys.modules)
