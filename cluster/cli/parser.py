@@ -216,5 +216,5 @@ def _parse_submit(arguments: Sequence[str]) -> Command:
         return Command(inner.verb, inner.names, inner.settings, inner.options, help=True)
     command.problems += inner.problems
     if isinstance(command.request, SubmitRequest):
-        command.request = command.request.model_copy(update={"inner": inner.request})
+        command.request = command.request.replaced(inner=inner.request)
     return command

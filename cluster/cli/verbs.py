@@ -85,11 +85,11 @@ def on_this_machine(request: RequestType, fetch: bool = True) -> RequestType:
     if not text or (request.verb in OF_JOBS and getattr(request, "address", None) is not None):
         return local
     if "://" not in text:
-        return local.model_copy(update={"runs": expanded(text)})
+        return local.replaced(runs=expanded(text))
     runs = bucket.folder_for(text)
     if fetch:
         bucket.fetch_runs(runs, request.reads(), request.reads_checkpoints)
-    return local.model_copy(update={"runs": runs})
+    return local.replaced(runs=runs)
 
 
 def train(request: TrainRequest, progress: Progress, own_process: bool = True) -> Answer:

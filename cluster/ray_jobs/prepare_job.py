@@ -27,13 +27,9 @@ def prepare_job(inner: Inner, runs: Path) -> str:
     family = ""
     try:
         if isinstance(inner, TrainRequest):
-            family = prepare_run.prepare_run(
-                inner.with_local_paths().model_copy(update={**changes, "init_from": None})
-            ).family
+            family = prepare_run.prepare_run(inner.with_local_paths().replaced(**changes, init_from=None)).family
         else:
-            family = str(
-                prepare_search.prepare_search(inner.with_local_paths().model_copy(update=changes)).terms["family"]
-            )
+            family = str(prepare_search.prepare_search(inner.with_local_paths().replaced(**changes)).terms["family"])
     except TroupeError as error:
         problems += [one for one in error.problems if one not in problems]
     if problems:

@@ -272,7 +272,7 @@ class SubmitRequest(VerbRequest):
             problems += error.problems
         if problems:
             raise TroupeError(problems, USAGE)
-        return request.model_copy(update={"inner": inner})
+        return request.replaced(inner=inner)
 
     @classmethod
     def signature(cls) -> Signature:

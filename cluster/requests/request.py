@@ -292,7 +292,13 @@ class VerbRequest(BaseModel):
                 changes[field] = tuple(map(expanded, value))
         if "families" in changes:
             changes["families"] = tuple(path.resolve() for path in changes["families"])
-        return self.model_copy(update=changes)
+        return self.replaced(**changes)
+
+    def replaced(self, **changes: Any) -> Self:
+        """A copy with other values; which fields the user has given stays the same."""
+        copy = self.model_copy(update=changes)
+        copy.model_fields_set.intersection_update(self.model_fields_set)
+        return copy
 
     def conflicts(self) -> list[Problem]:
         """Problems of options that are each valid."""

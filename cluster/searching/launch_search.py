@@ -37,8 +37,8 @@ def launch_search(command: SearchRequest, progress: Progress) -> dict[str, Any]:
     from cluster.training.launch_run import alone
 
     prepared = prepare_search(command)
-    command = command.model_copy(
-        update={"families": tuple(map(Path, prepared.terms["families"]))}
+    command = command.replaced(
+        families=tuple(map(Path, prepared.terms["families"]))
     )  # need not be repeated on a resume
     for note in prepared.notes:
         progress.notify(note)
@@ -254,7 +254,7 @@ def dry_run_of_search(command: SearchRequest) -> dict[str, Any]:
     from cluster.searching import driver
 
     prepared = prepare_search(command)
-    command = command.model_copy(update={"families": tuple(map(Path, prepared.terms["families"]))})
+    command = command.replaced(families=tuple(map(Path, prepared.terms["families"])))
     terms, search = prepared.terms, prepared.search
     if search is None:
         name = command.name or run_folder.next_name(command.runs, f"{terms['family']}-search")

@@ -404,7 +404,7 @@ def _origins(prepared: PreparedRun, config: Config) -> dict[str, str]:
 
 def dry_run_of_train(command: TrainRequest) -> dict[str, Any]:
     """All resolved settings of a command, and the folder that it would use."""
-    prepared = prepare_run(command.model_copy(update={"dry_run": True}))
+    prepared = prepare_run(command.replaced(dry_run=True))
     if prepared.folder is not None:
         folder = prepared.folder.path
     else:

@@ -49,6 +49,26 @@ def test_a_value_may_hold_equals_signs_and_a_setting_any_text() -> None:
     assert words.settings == {"data": "imagefolder:/x=y z", "name": ""}
 
 
+def test_a_request_gives_the_command_line_that_makes_it() -> None:
+    typed = [
+        "dcgan",
+        "data=digits",
+        "workers=2",
+        "--name",
+        "mine",
+        "--allow-changes",
+        "--families",
+        "a",
+        "--families",
+        "b",
+    ]
+    request = parse(["train", *typed]).request
+    assert request is not None
+    assert request.arguments() == tuple(typed)
+    assert request.with_local_paths().arguments("families") == tuple(typed[:6]), "defaults are not added"
+    assert parse(["train", *request.arguments()]).request == request
+
+
 def test_an_option_that_repeats_keeps_every_value() -> None:
     words = parse(["train", "dcgan", "--families", "one", "--families=two"])
     assert words.options["families"] == ["one", "two"]
