@@ -37,7 +37,7 @@ Rank = Annotated[int, Field(ge=0, le=LARGEST)]
 Points = Annotated[int, Field(ge=1, le=100_000)]
 Thousand = Annotated[int, Field(ge=1, le=1000)]
 Trials = Annotated[int, Field(ge=1, le=10_000)]
-ReportStep = Annotated[SkipJsonSchema[Callable[[int, dict[str, Any]], None]], "Report"]
+ReportStep = Annotated[SkipJsonSchema[Callable[[int, Mapping[str, float]], None]], "Report"]
 
 # Options of several verbs
 RUNS: Any = option("folder of the runs, or a bucket as s3://BUCKET/PATH (default: runs)", "DIR", "runs")

@@ -52,18 +52,16 @@ def alone() -> Iterator[None]:
         TRAINING.release()
 
 
-def launch(
-    command: TrainRequest, progress: Progress, own_process: bool = False, report: Report = lambda step, row: None
-) -> dict[str, Any]:
+def launch(command: TrainRequest, progress: Progress, own_process: bool = False) -> dict[str, Any]:
     """Carry out a `train` command. Returns the run's result, with paths that can be opened from here.
 
     `own_process`: the output of this process belongs to the run and goes to its logs.
     """
     with alone():
-        return _launch(command, progress, own_process, report)
+        return _launch(command, progress, own_process)
 
 
-def _launch(command: TrainRequest, progress: Progress, own_process: bool, report: Report) -> dict[str, Any]:
+def _launch(command: TrainRequest, progress: Progress, own_process: bool) -> dict[str, Any]:
     prepared = prepare_run(command)
     config = prepared.config
     for note in prepared.notes:
@@ -91,7 +89,7 @@ def _launch(command: TrainRequest, progress: Progress, own_process: bool, report
                 with deferred():
                     folder = _new_folder(prepared, stored, command)
                 stack.enter_context(folder.driven(patience=10))
-            return _carried_out(folder, config, stored, prepared, command, progress, own_process, report)
+            return _carried_out(folder, config, stored, prepared, command, progress, own_process)
         except KeyboardInterrupt:
             if folder is not None:
                 _clear_up(folder, prepared, NotStarted(), bucket.bucket_for(folder.path.parent))
@@ -106,9 +104,9 @@ def _carried_out(
     command: TrainRequest,
     progress: Progress,
     own_process: bool,
-    report: Report,
 ) -> dict[str, Any]:
     """Carry out a run whose folder is ready and locked."""
+    report: Report = command.report or (lambda step, row: None)
     remote = bucket.bucket_for(folder.path.parent)
     plan = Plan(
         prepared.family,
