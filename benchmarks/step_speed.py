@@ -2,8 +2,8 @@
 
 One worker, one micro-batch in a step; of Wasserstein GANs a step of the critic is timed. The plain loop
 (benchmarks/plain/FAMILY.py) runs without the environment that troupe gives its workers. Both begin with the same
-weights, pictures and noise: in float32 the losses of the first step must agree to 1e-4, or the comparison is worth
-nothing and fails. bfloat16 is ours only, against the same plain loop.
+weights, pictures and noise: in float32 the first loss must agree to 1e-4, and those after an optimizer step to 1e-2, or
+the comparison is worth nothing and fails. bfloat16 is ours only, against the same plain loop.
 Bounds are on wall time; the ratio by CPU time stands beside it, since it suffers less from what else the machine does.
 With --device cuda both run on the first GPU, ours as it comes there (grad_sync=ddp), and in float32 with
 grad_sync=exact too, whose ways give the same bits each time; nothing is asked of the ratios, and a CPU's environment
@@ -26,6 +26,7 @@ from typing import Any
 import common
 
 TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}  # a GPU's convolutions take TF32
+AFTER_A_STEP = 100  # times that for a loss after an optimizer step: Adam's first one is as large for any gradient
 
 
 def plain_side(family: str, device: str, warm_up: int, steps: int) -> dict[str, Any]:
@@ -134,16 +135,18 @@ def compare(
 
         ratio = common.paired(medians(theirs, "seconds"), medians(ours, "seconds"))
         losses = [name for name in theirs[0]["first"] if name.endswith("_loss")]
-        difference = max(abs(a["first"][loss] - b["first"][loss])
-                         for a, b in zip(ours, theirs, strict=True) for loss in losses)  # fmt: skip
-        if precision == "float32" and not difference <= TOLERANCE[device]:
-            sys.exit(f"{family}: the losses of the first step differ by {difference:.2g}: not the same training")
+        differences = [max(abs(a["first"][loss] - b["first"][loss]) for a, b in zip(ours, theirs, strict=True))
+                       for loss in losses]  # fmt: skip
+        of_first, of_later = differences[0], max(differences[1:], default=0.0)
+        same = of_first <= TOLERANCE[device] and of_later <= AFTER_A_STEP * TOLERANCE[device]
+        if precision == "float32" and not same:
+            sys.exit(f"{family}: the losses of the first step differ by {differences}: not the same training")
         rows.append({
             "family": family, "ours in": precision, "grad_sync": grad_sync, "n": rounds,
             "plain ms": common.spread(medians(theirs, "seconds")), "ours ms": common.spread(medians(ours, "seconds")),
             "times faster": ratio,
             "by CPU time": common.paired(medians(theirs, "cpu_seconds"), medians(ours, "cpu_seconds")),
-            "first losses differ by": difference,
+            "first losses differ by": max(differences),
         })  # fmt: skip
         speeds = [
             answer["operations"] / statistics.median(answer["seconds"]) / answer["product_operations_per_second"]
