@@ -14,9 +14,9 @@ from cluster.terminal.progress import Progress, duration
 from trainers.base.errors import FAILED, STOPPED, NotStarted, PeerLost, Stopped, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
+from trainers.engine.control import Report
 
 Row = tuple[int, Mapping[str, float]]  # step, metrics
-Report = Callable[[int, Mapping[str, float]], None]  # (step, row of metrics)
 Outcomes = Mapping[int, Any]  # by rank: results, and errors as values
 
 WORKER, NODE, PREEMPTED, HUNG, RAY, RESIZED = "worker lost", "node lost", "preempted", "hung", "ray lost", "resized"

@@ -33,10 +33,9 @@ from cluster.requests.models import (
     TrainRequest,
     VerifyRequest,
 )
-from cluster.requests.request import VerbRequest
+from cluster.requests.request import RequestType, VerbRequest
 from cluster.terminal.progress import Progress, Silence
 
-RequestType = TypeVar("RequestType", bound=VerbRequest)
 R = TypeVar("R")
 Result = dict[str, Any]
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from cluster.cli import remote_verbs
 from cluster.requests.models import (
@@ -27,7 +27,7 @@ from cluster.requests.models import (
     TrainRequest,
     VerifyRequest,
 )
-from cluster.requests.request import VerbRequest
+from cluster.requests.request import RequestType, VerbRequest
 from cluster.terminal.answers import Answer
 from cluster.terminal.progress import Progress, from_here, lines_of, rows_of_packed, rows_of_runs, size
 from cluster.terminal.tables import table, width_of
@@ -36,11 +36,6 @@ from trainers.base.paths import expanded
 from trainers.base.problems import Problem, sentence, show_value
 from trainers.run_folders import bucket
 from trainers.settings.fields import GROUPS
-
-OF_JOBS = ("stop", "logs")  # with an address they are about a job, whose run is on the cluster
-
-
-RequestType = TypeVar("RequestType", bound=VerbRequest)
 
 
 class Verb(NamedTuple):
@@ -81,8 +76,8 @@ def carry_out(request: VerbRequest | None, progress: Progress, problems: Iterabl
 def on_this_machine(request: RequestType, fetch: bool = True) -> RequestType:
     """The request with paths of this machine; for a bucket, after the files that it reads have been copied here.
     Raises TroupeError if its address is wrong, or the bucket cannot be reached."""
-    local, text = request.with_local_paths(), getattr(request, "runs_dir", "")
-    if not text or (request.verb in OF_JOBS and getattr(request, "address", None) is not None):
+    local, text = request.with_local_paths(), request.runs_given()
+    if text is None:
         return local
     if "://" not in text:
         return local.replaced(runs=expanded(text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from inspect import Signature
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -28,6 +28,7 @@ from cluster.requests.request import (
 from trainers.base.errors import USAGE, TroupeError
 from trainers.base.paths import DATA_DIR
 from trainers.base.problems import Problem
+from trainers.engine.control import Report
 from trainers.settings.fields import LARGEST
 
 SENT = ("train", "search")  # verbs that `submit` can send
@@ -37,7 +38,7 @@ Rank = Annotated[int, Field(ge=0, le=LARGEST)]
 Points = Annotated[int, Field(ge=1, le=100_000)]
 Thousand = Annotated[int, Field(ge=1, le=1000)]
 Trials = Annotated[int, Field(ge=1, le=10_000)]
-ReportStep = Annotated[SkipJsonSchema[Callable[[int, Mapping[str, float]], None]], "Report"]
+ReportRows = Annotated[SkipJsonSchema[Report], "Report"]
 
 # Options of several verbs
 RUNS: Any = option("folder of the runs, or a bucket as s3://BUCKET/PATH (default: runs)", "DIR", "runs")
@@ -70,7 +71,7 @@ class TrainRequest(VerbRequest):
     data_dir: UserPath = DATA
     families: UserPaths = FAMILIES
     progress: bool = PROGRESS
-    report: ReportStep | None = python(None)
+    report: ReportRows | None = python(None)
     runs_remotely: bool = internal(False)  # runs on other machines: data folders need not exist here
 
     def reads(self) -> Sequence[str]:
@@ -307,33 +308,34 @@ class CheckRequest(VerbRequest):
     progress: bool = PROGRESS
 
 
-class StopRequest(VerbRequest):
+class _OfRunOrJob(_OfOneRun):
+    """A verb about a run, or with an address about a job, whose run is on the cluster."""
+
+    reads_checkpoints: ClassVar[bool] = False
+
+    def runs_given(self) -> str | None:
+        return super().runs_given() if getattr(self, "address", None) is None else None
+
+
+class StopRequest(_OfRunOrJob):
     verb: ClassVar[str] = "stop"
     summary: ClassVar[str] = "stop a run, search or job after saving a checkpoint"
     example: ClassVar[str] = "troupe stop dcgan-1"
 
-    name: Name = positional("NAME")
     address: str | None = DASHBOARD
     runs_dir: Name = RUNS
     progress: bool = PROGRESS
 
-    def reads(self) -> Sequence[str]:
-        return [] if self.address is not None else [self.name]
 
-
-class LogsRequest(VerbRequest):
+class LogsRequest(_OfRunOrJob):
     verb: ClassVar[str] = "logs"
     summary: ClassVar[str] = "print the logs of a run or job"
     example: ClassVar[str] = "troupe logs dcgan-1 --follow"
 
-    name: Name = positional("NAME")
     rank: Rank | None = option("of this worker only", "N")
     follow: bool = flag("follow the log until the run ends; of worker 0, if no other is given")
     address: str | None = DASHBOARD
     runs_dir: Name = RUNS
-
-    def reads(self) -> Sequence[str]:
-        return [] if self.address is not None else [self.name]
 
     def conflicts(self) -> list[Problem]:
         if self.rank is None or self.address is None:

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import functools
 import os
-import types
 from collections.abc import Mapping, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -21,7 +31,7 @@ from trainers.base.errors import USAGE, TroupeError, did_you_mean
 from trainers.base.old_names import ARGUMENTS, OPTIONS
 from trainers.base.paths import expanded
 from trainers.base.problems import Problem, show_value
-from trainers.settings.fields import LARGEST
+from trainers.settings.fields import LARGEST, union_members
 
 Kind = Literal["name", "option", "settings", "python", "internal"]
 
@@ -153,7 +163,7 @@ class VerbRequest(BaseModel):
                 values[field] = tuple(given_texts) if one.repeats else _read(kinds[field], text)
                 texts[field] = (f"--{one.name}", text)
         request, problems = cls._made(values, texts)
-        return request, [one for one in problems if one.about.startswith("--")]  # the parser reports missing names
+        return request, [one for field, one in problems.items() if field in texts]  # the parser reports names
 
     @classmethod
     def from_call(cls, names: Sequence[Any], arguments: Mapping[str, Any]) -> Self:
@@ -176,7 +186,8 @@ class VerbRequest(BaseModel):
             unknown = [field for field in others if field not in renamed]
             problems += [Problem("unknown-option", field, reason, did_you_mean(field, fields)) for field in unknown]
         request, wrong = cls._made(values, {})
-        if problems := [*wrong, *problems, *(request.conflicts() if request is not None and not wrong else [])]:
+        conflicts = request.conflicts() if request is not None and not wrong else []
+        if problems := [*wrong.values(), *problems, *conflicts]:
             raise TroupeError(problems, USAGE)
         assert request is not None
         return request
@@ -196,8 +207,8 @@ class VerbRequest(BaseModel):
     @classmethod
     def _made(
         cls, values: Mapping[str, Any], texts: Mapping[str, tuple[str, Any]]
-    ) -> tuple[Self | None, list[Problem]]:
-        """A request of the values that are valid, and a problem for each other; `texts` are options as typed."""
+    ) -> tuple[Self | None, dict[str, Problem]]:
+        """A request of the valid values, and by field the problems of the others; `texts` are options as typed."""
         name_fields, problems = cls.fields("name"), dict[str, Problem]()
         for field, value in values.items():
             if field != "settings" and _is_empty(value):
@@ -206,7 +217,7 @@ class VerbRequest(BaseModel):
                 problems[field] = Problem("missing", about, "a name is empty" if inside else "is empty")
         good = {field: value for field, value in values.items() if field not in problems}
         try:
-            return cls(**good), list(problems.values())
+            return cls(**good), problems
         except ValidationError as error:
             for one in error.errors():
                 field = str(one["loc"][0])
@@ -215,7 +226,7 @@ class VerbRequest(BaseModel):
         order = sorted(
             cls.model_fields, key=lambda field: _holds(_types_of(cls)[field], tuple) and field in name_fields
         )
-        in_order = [problems[field] for field in sorted(problems, key=order.index)]
+        in_order = {field: problems[field] for field in sorted(problems, key=order.index)}
         try:
             return cls(**{field: value for field, value in good.items() if field not in problems}), in_order
         except ValidationError:
@@ -308,7 +319,14 @@ class VerbRequest(BaseModel):
         """The runs whose files are needed on this machine if they are in a bucket; None: all."""
         return []
 
+    def runs_given(self) -> str | None:
+        """The folder of runs, or the bucket, as given; None if the verb needs none on this machine."""
+        return getattr(self, "runs_dir", None)
+
     reads_checkpoints: ClassVar[bool] = False
+
+
+RequestType = TypeVar("RequestType", bound=VerbRequest)
 
 
 def _plain_schema(model: type[BaseModel], names: Sequence[str]) -> dict[str, Any]:
@@ -327,24 +345,19 @@ def _types_of(cls: type[VerbRequest]) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
-def _parts(annotation: Any) -> list[Any]:
-    """The members of a union, or the type itself."""
-    return [*get_args(annotation)] if get_origin(annotation) in (Union, types.UnionType) else [annotation]
-
-
 def _plain(annotation: Any) -> Any:
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _holds(annotation: Any, kind: type) -> bool:
     """Whether a type, or a member of a union, is `kind`."""
-    plain = [_plain(part) for part in _parts(annotation)]
+    plain = [_plain(part) for part in union_members(annotation)]
     return any(one is kind or get_origin(one) is kind for one in plain)
 
 
 def _least(annotation: Any) -> Any:
     """The lower bound of an integer."""
-    for part in _parts(annotation):
+    for part in union_members(annotation):
         for info in get_args(part)[1:] if get_origin(part) is Annotated else ():
             for bound in getattr(info, "metadata", ()):
                 if hasattr(bound, "ge"):
@@ -355,7 +368,7 @@ def _least(annotation: Any) -> Any:
 def shown_type(annotation: Any) -> str:
     """A type as a Python caller sees it."""
     parts = []
-    for part in _parts(annotation):
+    for part in union_members(annotation):
         texts = [one for one in get_args(part)[1:] if isinstance(one, str)] if get_origin(part) is Annotated else []
         plain = _plain(part)
         parts += texts[:1] or ["None" if plain is type(None) else getattr(plain, "__name__", str(plain))]
@@ -368,7 +381,7 @@ def _read(annotation: Any, text: Any) -> Any:
         return text
     if _holds(annotation, int):
         digits = text.lstrip("0") or text[:1]
-        return min(int(digits[:20]), LARGEST**3) if text.isdecimal() else text
+        return int(digits[:20]) if text.isdecimal() else text  # more digits are beyond any bound too
     if _holds(annotation, float) and "_" not in text:
         try:
             return float(text)

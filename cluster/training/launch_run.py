@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.backend.supervisor import Report
 from cluster.host import requirements
 from cluster.host.signals import deferred, signals
 from cluster.requests.models import TrainRequest
@@ -21,7 +20,7 @@ from cluster.training import initial_weights
 from cluster.training.prepare_run import PreparedRun, prepare_run
 from trainers.base.errors import CONFLICT, FAILED, USAGE, NotStarted, Stopped, TroupeError, of_worker, with_run_name
 from trainers.base.problems import Problem
-from trainers.engine.control import Control
+from trainers.engine.control import Control, Report
 from trainers.run import Plan, description, open_for, run
 from trainers.run_folders import bucket, removal, run_folder
 from trainers.run_folders.mirror import retry

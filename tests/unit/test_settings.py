@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import types
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import pytest
@@ -391,3 +392,15 @@ def test_help_lists_settings_by_subject_and_the_familys_own_first(family: str) -
     for group in GROUPS:
         inside = [row.name in kind.common() for row in kind.described() if row.group == group]
         assert inside == sorted(inside), "the family's own come first"
+
+
+def test_a_default_that_its_own_family_overrides_wrongly_ends_in_an_error() -> None:
+    class Wrong(Example):
+        @classmethod
+        def overridden_defaults(cls, words: Mapping[str, Any]) -> Mapping[str, Any]:
+            return {"depth": 0}
+
+    with pytest.raises(ValidationError, match="depth"):
+        Wrong.of({"rate": "0.5"})
+    with pytest.raises(ValidationError, match="depth"):
+        Wrong.of({"rate": "fast"})

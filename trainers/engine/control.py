@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+Report = Callable[[int, Mapping[str, float]], None]  # receives each row of metrics: its step, and numbers by name
+
 
 class Interrupted(Exception):
     """A stop was requested during work that changes nothing in the run: the work was abandoned, and is repeated when
@@ -18,7 +20,7 @@ class Control:
     def __init__(
         self,
         notify: Callable[[str], None] = lambda line: None,
-        report: Callable[[int, Mapping[str, float]], None] = lambda step, row: None,
+        report: Report = lambda step, row: None,
         plots: bool = True,
         on_activity: Callable[[str], None] = lambda what: None,
         on_step_end: Callable[[int], None] = lambda step: None,

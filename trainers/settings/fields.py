@@ -196,9 +196,11 @@ class Settings(BaseModel):
             return {**dict(cls.model_validate({**defaults, **given})), **texts}
         except ValidationError as error:
             errors = error.errors()
+            if not {one["loc"][0] for one in errors} & given.keys():
+                raise  # only defaults are wrong, which no user gave
         for one in sorted(errors, key=lambda one: one["type"] not in BOUNDS.values()):  # of a union, that of its number
-            name = str(one["loc"][0])
-            wrong.setdefault(name, ValueError(*_reason(cls.model_fields[name], one)))
+            if (name := str(one["loc"][0])) in given:
+                wrong.setdefault(name, ValueError(*_reason(cls.model_fields[name], one)))
         return cls._valid(defaults, {name: value for name, value in given.items() if name not in wrong}, wrong)
 
     @classmethod
@@ -319,7 +321,7 @@ def read_value(annotation: Any, text: str) -> Any:
 
     `1:2:4` is a list; `a,b` and `a..b` are choices and ranges, which only a search accepts.
     """
-    options = _options(annotation)
+    options = union_members(annotation)
     words = [word for option in options if get_origin(option) is Literal for word in get_args(option)]
     if str in options or text in words:
         return text
@@ -383,7 +385,7 @@ READERS: dict[Any, Callable[[str, Sequence[str]], Any]] = {bool: _read_bool, int
 def plain_value(annotation: Any, value: Any) -> Any:
     """A Python value that is not a text, as pydantic takes it: numbers of other libraries as Python's, lists as tuples.
     Raises ValueError with the expected types for bytes, and for a bool in the place of a number."""
-    if isinstance(value, (bytes, bytearray)) or (isinstance(value, bool) and bool not in _options(annotation)):
+    if isinstance(value, (bytes, bytearray)) or (isinstance(value, bool) and bool not in union_members(annotation)):
         raise ValueError(_must_be(annotation))
     if isinstance(value, numbers.Real) and not isinstance(value, (bool, int, float)):
         return int(value) if isinstance(value, numbers.Integral) else float(value)
@@ -392,7 +394,7 @@ def plain_value(annotation: Any, value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _options(annotation: Any) -> tuple[Any, ...]:
+def union_members(annotation: Any) -> tuple[Any, ...]:
     """The members of a union, or the type itself."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
@@ -406,7 +408,7 @@ def _must_be(annotation: Any) -> str:
         type(None): "None",
         Span: "a time such as '10min'",
     }
-    options = _options(annotation)
+    options = union_members(annotation)
     wanted = [names.get(option, "a tuple of numbers") for option in options if get_origin(option) is not Literal]
     wanted += [repr(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
     return f"must be {' or '.join(wanted)}"
@@ -461,7 +463,7 @@ def _reason(field: FieldInfo, error: ErrorDetails) -> tuple[str, ...]:
 def _bounds(field: FieldInfo) -> str:
     """Choices and bounds for display: `auto or at least 8, at most 1024`."""
     annotation = field.annotation
-    options = _options(annotation)
+    options = union_members(annotation)
     words = [str(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
     if bool in options:
         words = ["true", "false"]
