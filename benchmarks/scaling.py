@@ -21,6 +21,7 @@ BATCH = {"batch_size": 64, "microbatch_size": 16}
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {  # family, size of the pictures, settings
     "dcgan, 64 px": ("dcgan", 64, BATCH),
     "dcgan, 32 px": ("dcgan", 32, BATCH),
+    "darknet, 32 px": ("darknet", 32, BATCH),
 }
 OF_SILENT, OF_DDP = 0.9, 0.97
 WARM_UP = 4  # until the heap has its size
@@ -74,4 +75,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import scaling  # by its name, by which the processes of a group import its functions
+
+    scaling.main()
