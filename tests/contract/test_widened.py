@@ -314,9 +314,8 @@ def gradients_of_a_fork(world: World, choices: tuple[int, ...]) -> list[list[flo
             value: Tensor = networks["net"](taken[index], torch.full((3,), index + 1.0))
             return value
 
-        grad_sync.accumulate_gradients(parameters, loss, False)
-        grad_sync.all_reduce_metrics({index: torch.ones(1, dtype=torch.float64) for index in grad_sync.share})
-        grad_sync.all_reduce_gradients(parameters, 4.0, False)
+        rows = {index: torch.ones(1, dtype=torch.float64) for index in grad_sync.share}
+        grad_sync.reduce_gradients(parameters, lambda index: (loss(index), False), rows, (False, False), False, False)
         found.append([float(parameter.grad[0]) for parameter in parameters])  # type: ignore[index]
     grad_sync.close()
     return found
@@ -341,9 +340,8 @@ def two_phases_of_one_optimizer(world: World) -> list[float]:
             value: Tensor = sum(networks[name](torch.ones(1, 1)).sum() for name in ("one", "two"))
             return value
 
-        grad_sync.accumulate_gradients(parameters, loss, False)
-        grad_sync.all_reduce_metrics({index: torch.ones(1, dtype=torch.float64) for index in grad_sync.share})
-        grad_sync.all_reduce_gradients(parameters, 2.0, False)
+        rows = {index: torch.ones(1, dtype=torch.float64) for index in grad_sync.share}
+        grad_sync.reduce_gradients(parameters, lambda index: (loss(index), False), rows, (False, False), False, False)
         if names == ("one",):
             found = [float(parameter.grad) for parameter in parameters]  # type: ignore[arg-type]
     grad_sync.close()

@@ -23,9 +23,10 @@ from cluster.requests.models import VerifyRequest
 from tests.jobs import plan_of
 from tests.tiers import slow
 from trainers.base.errors import PeerLost, TroupeError
-from trainers.distributed import exact as grad_sync_module
+from trainers.distributed import flat_gradients
 from trainers.distributed.ddp import Ddp
 from trainers.distributed.exact import Exact
+from trainers.distributed.exchange import Exchange
 from trainers.distributed.process_group import World
 from trainers.distributed.reduction_tree import fold
 from trainers.distributed.shared_memory import ALIGNMENT, SharedBuffer, padded_length
@@ -50,7 +51,7 @@ class Placed(World):
 
 def add_up(world: World, layout: list[list[int]], microbatches: int, rounds: int) -> list[torch.Tensor]:
     """The mean of made-up gradients, and the sum of a made-up row, as this worker gets them."""
-    grad_sync_module.PIECE = 1000  # so that slices are cut, as those of large networks are
+    flat_gradients.PIECE, flat_gradients.BUCKET = 1000, 5000  # so that all is cut, as that of large networks is
     placed = Placed(world.rank, world.size, world.group)
     placed.layout = layout
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
@@ -61,15 +62,14 @@ def add_up(world: World, layout: list[list[int]], microbatches: int, rounds: int
     for turn in range(rounds):
         for chosen in (parameters, fewer):  # vectors of two lengths take turns in the same memory
 
-            def loss(index: int, chosen: Any = chosen) -> torch.Tensor:
+            def loss(index: int, chosen: Any = chosen) -> tuple[torch.Tensor, bool]:
                 wanted = gradient_of(index)
-                return torch.stack([(p * wanted[SHAPES.index(tuple(p.shape))]).sum() for p in chosen]).sum()
+                return torch.stack([(p * wanted[SHAPES.index(tuple(p.shape))]).sum() for p in chosen]).sum(), False
 
-            grad_sync.accumulate_gradients(chosen, loss, False)
-            total = grad_sync.all_reduce_metrics(
-                {index: torch.tensor([0.1 * index, turn]).double() for index in grad_sync.share}
-            )
-            grad_sync.all_reduce_gradients(chosen, microbatches, private=bool(turn % 2))
+            rows = {index: torch.tensor([1.0, 0.1 * index, turn]).double() for index in grad_sync.share}
+            requests = (world.rank == turn == 1, world.rank == turn == 0)
+            total, heard = grad_sync.reduce_gradients(chosen, loss, rows, requests, False, bool(turn % 2))
+            assert heard == (turn == 1, turn == 0)
             answers += [total, *(p.grad.clone() for p in chosen if p.grad is not None)]
     return answers
 
@@ -95,7 +95,7 @@ def test_sums_have_the_same_bits_on_any_placement(pool: LocalGroup, layout: list
                 assert torch.equal(found, known)
             assert torch.equal(answer[start + len(SHAPES) + 2], wanted[1])
             assert answer[start].tolist() == pytest.approx(
-                [0.05 * microbatches * (microbatches - 1), turn * microbatches]
+                [microbatches, 0.05 * microbatches * (microbatches - 1), turn * microbatches]
             )
 
 
@@ -150,36 +150,40 @@ def test_a_worker_that_is_killed_while_it_opens_shared_memory_leaves_nothing_of_
 
 def break_one_slice() -> None:
     """Let rank 1 leave one number of its slice out of every sum."""
-    whole = Exact._add_block
+    whole = Exchange._add_piece
 
-    def broken(self: Exact, parts: Any, result: torch.Tensor, weight: float) -> None:
-        whole(self, parts, result, weight)
-        if self.world.rank == 1:
-            result[0] = 0
+    def broken(self: Exchange, piece: range, *given: Any) -> None:
+        whole(self, piece, *given)
+        if self.peers.world.rank == 1:
+            self.flat.result[piece.start] = 0
 
-    Exact._add_block = broken  # type: ignore[method-assign]
+    Exchange._add_piece = broken  # type: ignore[method-assign]
 
 
 def break_the_mean() -> None:
     """Let all workers divide by the number of workers instead of micro-batches: replicas agree, the run is another."""
-    whole = Exact.all_reduce_gradients
+    whole = Exact.reduce_gradients
 
-    def broken(self: Exact, parameters: Any, weight: float, private: bool) -> None:
-        whole(self, parameters, self.world.size if self.world.size > 1 else weight, private)
+    def broken(self: Exact, parameters: Any, *given: Any) -> Any:
+        reduced = whole(self, parameters, *given)
+        for parameter in parameters if self.world.size > 1 else ():
+            parameter.grad = parameter.grad * (self.microbatches / self.world.size)
+        return reduced
 
-    Exact.all_reduce_gradients = broken  # type: ignore[method-assign]
+    Exact.reduce_gradients = broken  # type: ignore[method-assign]
 
 
 def break_one_worker() -> None:
     """Let rank 1 add something to its own gradients after the reduction: replicas drift apart."""
-    whole = Exact.all_reduce_gradients
+    whole = Exact.reduce_gradients
 
-    def broken(self: Exact, parameters: Any, weight: float, private: bool) -> None:
-        whole(self, parameters, weight, True)
+    def broken(self: Exact, parameters: Any, *given: Any) -> Any:
+        reduced = whole(self, parameters, *given)
         if self.world.rank == 1:
-            parameters[0].grad.add_(1)
+            parameters[0].grad = parameters[0].grad + 1
+        return reduced
 
-    Exact.all_reduce_gradients = broken  # type: ignore[method-assign]
+    Exact.reduce_gradients = broken  # type: ignore[method-assign]
 
 
 def verified(folder: Path, breaks: str) -> tuple[dict[str, Any], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,17 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from trainers.distributed.exact import (
-    Node,
-    accumulation,
-    fold,
-    host_share,
-    nodes_of,
-    shares,
-    slices,
-    views,
-)  # fmt: skip
-from trainers.distributed.shared_memory import ALIGNMENT, padded_length
+from trainers.distributed import flat_gradients
+from trainers.distributed.exchange import host_share
+from trainers.distributed.flat_gradients import slices, views
+from trainers.distributed.reduction_tree import Node, accumulation, fold, nodes_of, shares
+from trainers.distributed.shared_memory import ALIGNMENT, MOST_BUCKETS, padded_length, places
 
 MICROBATCHES = range(1, 25)
 WORKERS = range(1, 17)
@@ -144,12 +139,13 @@ def test_few_scratch_vectors_are_needed(microbatches: int) -> None:
 def test_slices_cover_a_vector_in_whole_cache_lines(lines: int, workers: int, bytes_each: int) -> None:
     line = ALIGNMENT // bytes_each
     length = lines * line
-    parts = slices(length, workers, bytes_each)
+    start = 7 * line
+    parts = slices(range(start, start + length), workers, bytes_each)
     assert len(parts) == workers
-    assert (parts[0][0], parts[-1][1]) == (0, length)
-    assert all(a[1] == b[0] for a, b in itertools.pairwise(parts))
-    assert all(start % line == 0 and end % line == 0 for start, end in parts)
-    sizes = [(end - start) // line for start, end in parts]
+    assert (parts[0].start, parts[-1].stop) == (start, start + length)
+    assert all(a.stop == b.start for a, b in itertools.pairwise(parts))
+    assert all(part.start % line == 0 and part.stop % line == 0 for part in parts)
+    sizes = [len(part) // line for part in parts]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -183,3 +179,17 @@ def test_views_of_a_part_of_a_vector_lie_in_that_part() -> None:
     assert memory[:length].sum() == 0
     assert memory[2 * length :].sum() == 0
     assert memory.sum() == 8
+
+
+@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=60), st.sampled_from([100, 5_000, 1 << 16]))
+def test_buckets_cover_a_vector_from_its_end_with_whole_parameters(lengths: list[int], least: int) -> None:
+    parameters = [torch.empty(length) for length in lengths]
+    with mock.patch.object(flat_gradients, "BUCKET", least):
+        parts, bucket_of = flat_gradients.buckets(parameters)
+    assert 1 <= len(parts) <= MOST_BUCKETS
+    assert (parts[-1].start, parts[0].stop) == (0, padded_length(parameters))
+    assert all(later.stop == earlier.start for earlier, later in itertools.pairwise(parts))
+    assert all(len(part) >= least for part in parts[:-1])
+    starts = places(parameters)
+    for number, bucket in enumerate(bucket_of):
+        assert parts[bucket].start <= starts[number] <= starts[number + 1] <= parts[bucket].stop

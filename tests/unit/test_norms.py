@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.engine.batch_norm import BatchNormRecorder, row_of, update_running_stats
+from trainers.engine.batch_norm import BatchNormRecorder, parts_of, update_running_stats
+from trainers.engine.gate import Gate
+
+
+@pytest.fixture(params=[True, False], ids=["on the host", "on a device"])
+def gate(request: pytest.FixtureRequest) -> Gate:
+    """An open gate, seen by its host or not."""
+    return Gate(torch.device("cpu"), on_host=request.param)
 
 
 def batches(count: int = 4) -> list[Tensor]:
@@ -31,7 +38,7 @@ def mean_row(norms: BatchNormRecorder, net: nn.Module, microbatches: Sequence[Te
     for microbatch in microbatches:
         net(microbatch)
         statistics = norms.take(["net"])["net"]
-        rows.append(torch.cat(row_of(statistics)))
+        rows.append(torch.cat(parts_of(statistics)))
     return statistics, torch.stack(rows).mean(0)
 
 
@@ -60,50 +67,50 @@ def expected(net: nn.Sequential, microbatches: Sequence[Tensor], momentum: float
     return [(1 - momentum) * before + momentum * mean for before, mean in zip(start, means, strict=True)]
 
 
-def test_averages_move_once_by_the_mean_over_the_microbatches() -> None:
+def test_averages_move_once_by_the_mean_over_the_microbatches(gate: Gate) -> None:
     net = network()
     wanted = expected(net, batches(), 0.1)
     statistics, means = mean_row(BatchNormRecorder({"net": net}), net, batches())
     assert [running(layer)[0].abs().max().item() for layer in layers(net)] == [0, 0]  # forwards move nothing
-    update_running_stats(statistics, means)
+    update_running_stats(statistics, means, gate)
     found = [part for layer in layers(net) for part in running(layer)]
     for part, target in zip(found, wanted, strict=True):
         torch.testing.assert_close(part, target, rtol=1e-12, atol=1e-12)
     assert [int(layer.num_batches_tracked or 0) for layer in layers(net)] == [1, 1]
 
 
-def test_the_output_is_that_of_a_plain_batch_norm() -> None:
+def test_the_output_is_that_of_a_plain_batch_norm(gate: Gate) -> None:
     net = network()
     plain = copy.deepcopy(net)
     BatchNormRecorder({"net": net})
     assert torch.equal(net(batches()[0]), plain(batches()[0]))
 
 
-def test_with_one_microbatch_they_move_as_a_plain_batch_norm_does() -> None:
+def test_with_one_microbatch_they_move_as_a_plain_batch_norm_does(gate: Gate) -> None:
     net = network(momentum=0.3)
     plain = copy.deepcopy(net)
     norms = BatchNormRecorder({"net": net})
     for microbatch in batches():
         plain(microbatch)
-        update_running_stats(*mean_row(norms, net, [microbatch]))
+        update_running_stats(*mean_row(norms, net, [microbatch]), gate)
     for ours, theirs in zip(layers(net), layers(plain), strict=True):
         torch.testing.assert_close(running(ours), running(theirs), rtol=1e-12, atol=1e-12)
         assert ours.num_batches_tracked == theirs.num_batches_tracked == 4
 
 
-def test_without_a_momentum_they_are_the_mean_over_all_steps() -> None:
+def test_without_a_momentum_they_are_the_mean_over_all_steps(gate: Gate) -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, momentum=None)).double()
     norms = BatchNormRecorder({"net": net})
     steps = [batches()[:2], batches()[2:]]
     for microbatches in steps:
-        update_running_stats(*mean_row(norms, net, microbatches))
+        update_running_stats(*mean_row(norms, net, microbatches), gate)
     each = torch.stack([microbatch.mean((0, 2, 3)) for step in steps for microbatch in step])
     torch.testing.assert_close(running(layers(net)[0])[0], each.mean(0), rtol=1e-12, atol=1e-12)
     assert layers(net)[0].num_batches_tracked == 2
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_a_layer_called_twice_moves_twice_in_the_order_of_its_calls(momentum: float | None) -> None:
+def test_a_layer_called_twice_moves_twice_in_the_order_of_its_calls(gate: Gate, momentum: float | None) -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum)).double()
     plain = copy.deepcopy(net)
     norms = BatchNormRecorder({"net": net})
@@ -112,24 +119,24 @@ def test_a_layer_called_twice_moves_twice_in_the_order_of_its_calls(momentum: fl
     net(second)
     statistics = norms.take(["net"])["net"]
     assert len(statistics) == 2
-    update_running_stats(statistics, torch.cat(row_of(statistics)))
+    update_running_stats(statistics, torch.cat(parts_of(statistics)), gate)
     plain(first)
     plain(second)
     torch.testing.assert_close(running(layers(net)[0]), running(layers(plain)[0]), rtol=1e-12, atol=1e-12)
     assert layers(net)[0].num_batches_tracked == 2
 
 
-def test_layers_may_differ_in_momentum() -> None:
+def test_layers_may_differ_in_momentum(gate: Gate) -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, momentum=0.1), nn.BatchNorm2d(3, momentum=0.7)).double()
     plain = copy.deepcopy(net)
     statistics, means = mean_row(BatchNormRecorder({"net": net}), net, batches()[:1])
-    update_running_stats(statistics, means)
+    update_running_stats(statistics, means, gate)
     plain(batches()[0])
     for ours, theirs in zip(layers(net), layers(plain), strict=True):
         torch.testing.assert_close(running(ours), running(theirs), rtol=1e-12, atol=1e-12)
 
 
-def test_nothing_is_noted_or_moved_in_eval_mode() -> None:
+def test_nothing_is_noted_or_moved_in_eval_mode(gate: Gate) -> None:
     net = network()
     norms = BatchNormRecorder({"net": net})
     plain = copy.deepcopy(network()).eval()
@@ -141,14 +148,14 @@ def test_nothing_is_noted_or_moved_in_eval_mode() -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_layers_that_use_batch_statistics_only_are_left_alone() -> None:
+def test_layers_that_use_batch_statistics_only_are_left_alone(gate: Gate) -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)).double()
     norms = BatchNormRecorder({"net": net})
     net(batches()[0])
     assert norms.take(["net"])["net"] == []
 
 
-def test_what_networks_that_nobody_asked_for_saw_is_forgotten() -> None:
+def test_what_networks_that_nobody_asked_for_saw_is_forgotten(gate: Gate) -> None:
     nets = {"net": network(), "other": network()}
     norms = BatchNormRecorder(nets)
     nets["net"](batches()[0])
@@ -157,7 +164,7 @@ def test_what_networks_that_nobody_asked_for_saw_is_forgotten() -> None:
     assert norms.take(["net", "other"]) == {"net": [], "other": []}
 
 
-def test_gradients_are_those_of_a_plain_batch_norm() -> None:
+def test_gradients_are_those_of_a_plain_batch_norm(gate: Gate) -> None:
     net = network()
     plain = copy.deepcopy(net)
     BatchNormRecorder({"net": net})
@@ -170,7 +177,7 @@ def test_gradients_are_those_of_a_plain_batch_norm() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d])
-def test_inputs_of_a_wrong_shape_are_refused_as_ever(kind: Any) -> None:
+def test_inputs_of_a_wrong_shape_are_refused_as_ever(gate: Gate, kind: Any) -> None:
     net = nn.Sequential(kind(3))
     BatchNormRecorder({"net": net})
     with pytest.raises(ValueError, match="expected"):

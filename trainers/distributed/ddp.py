@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -15,8 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainers.base.errors import FAILED, PeerLost, TroupeError
 from trainers.base.problems import Problem
+from trainers.distributed.grad_sync import Reduced, Requests, Rows
 from trainers.distributed.process_group import World
 from trainers.distributed.reduction_tree import fold, shares
+from trainers.distributed.shared_memory import REQUESTS
 
 
 class Ddp:
@@ -43,6 +46,8 @@ class Ddp:
         self.used: list[nn.Module] = []
         self.fired: set[int] = set()  # parameters that the newest backward gave a gradient
         self.hooks: list[Any] = []
+        self.sent: tuple[np.ndarray, Any] | None = None  # the requests of the newest phase, and their message
+        self.requested: Requests = (False,) * REQUESTS  # by any worker, in the phase before that
         self.complete: dict[tuple[int, ...], bool] = {}  # by trained parameters: whether all had gradients at first
         for network in networks.values() if self.wrappers else ():
             for parameter in network.parameters():
@@ -71,8 +76,11 @@ class Ddp:
     def accumulate_gradients(
         self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], kept_graphs: bool
     ) -> None:
+        """Add up the gradients of this worker's micro-batches in `.grad`, and average them over the workers."""
         for parameter in parameters:
-            parameter.grad = None
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        torch._foreach_zero_([parameter.grad for parameter in parameters if parameter.grad is not None])
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         key = tuple(map(id, trained))
         if kept_graphs:  # the wrapper has had all forwards: one backward, or it would reduce the first only
@@ -94,9 +102,6 @@ class Ddp:
                     with self._communicating() if last else contextlib.nullcontext():
                         value.backward()  # type: ignore[no-untyped-call]
             self._refuse_gaps(trained)
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
 
     def _add_up_plainly(
         self, parameters: Sequence[nn.Parameter], loss: Callable[[int], Tensor], key: tuple[int, ...]
@@ -116,18 +121,12 @@ class Ddp:
                 value.backward()  # type: ignore[no-untyped-call]
             complete &= expected <= self.fired
         with self._communicating():
-            flat = torch.cat(
-                [
-                    (parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)).reshape(-1)
-                    for parameter in parameters
-                ]
-            )
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
             dist.all_reduce(flat.div_(self.world.size), group=self.world.group)  # divided first, as the wrappers do
-        start = 0
-        for parameter in parameters:
-            part = flat[start : start + parameter.numel()].view(parameter.shape)
-            parameter.grad = torch.empty_like(parameter).copy_(part)
-            start += parameter.numel()
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
         if key not in self.complete:
             self.complete[key] = all(self.world.all_gather(complete))
 
@@ -145,21 +144,47 @@ class Ddp:
         with self._communicating(waiting=False):  # a wrapper's second forward agrees on buckets with the other workers
             return loss(index)
 
-    def all_reduce_metrics(self, rows: Mapping[int, Tensor]) -> Tensor:
+    def reduce_gradients(
+        self,
+        parameters: Sequence[nn.Parameter],
+        loss: Callable[[int], tuple[Tensor, bool]],
+        rows: Rows,
+        requests: Requests,
+        kept_graphs: bool,
+        private: bool,
+    ) -> Reduced:
+        self.accumulate_gradients(parameters, lambda index: loss(index)[0], kept_graphs)
+        reduced = self.reduce_rows(rows, requests)
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.world.size / reduced.total[0])
+        return reduced
+
+    def reduce_rows(self, rows: Rows, requests: Requests) -> Reduced:
         own = torch.stack(list(rows.values()))
-        most = len(self.shares[0])
-        padded = torch.zeros(most, own.shape[1], dtype=own.dtype)
+        padded = own.new_zeros(len(self.shares[0]), own.shape[1])
         padded[: len(own)] = own
-        gathered: list[Tensor] = [padded]
+        gathered = [padded]
         if self.world.size > 1:
             gathered = [torch.empty_like(padded) for _ in self.shares]
             with self.world.waits():
                 dist.all_gather(gathered, padded, group=self.world.group)
-        every: list[Tensor] = [row for share, of in zip(self.shares, gathered, strict=True) for row in of[: len(share)]]
-        return fold({(i, i + 1): row for i, row in enumerate(every)}, torch.add, 0, self.microbatches)
+                requests = self._newly_requested(requests)
+        every = [row for share, part in zip(self.shares, gathered, strict=True) for row in part[: len(share)]]
+        total = fold({(index, index + 1): row for index, row in enumerate(every)}, torch.add, 0, self.microbatches)
+        return Reduced(total, requests)
 
-    def all_reduce_gradients(self, parameters: Sequence[nn.Parameter], weight: float, private: bool) -> None:
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.world.size / weight)
+    def _newly_requested(self, requests: Requests) -> Requests:
+        """Send what this worker requests; returns what any worker began to request in the phase before, whose message
+        has had a phase of time to arrive."""
+        sent = np.array(requests, dtype=np.int32)
+        work = dist.all_reduce(torch.from_numpy(sent), dist.ReduceOp.MAX, group=self.world.group, async_op=True)
+        new: Requests = (False,) * len(requests)
+        if self.sent is not None:
+            received, under_way = self.sent
+            under_way.wait()
+            new = tuple(bool(now) and not before for now, before in zip(received, self.requested, strict=True))
+            self.requested = tuple(map(bool, received))
+        self.sent = sent, work
+        return new
 
     def close(self) -> None:
         for hook in self.hooks:

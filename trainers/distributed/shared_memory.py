@@ -1,4 +1,4 @@
-"""Shared memory of the workers of one host: a barrier, a few numbers of each, and flat vectors of gradients."""
+"""Shared memory of the workers of one host: counters, a few numbers of each worker, and flat vectors of gradients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -21,29 +21,40 @@ from trainers.distributed.process_group import World
 
 ALIGNMENT = 64  # bytes: every tensor in a flat vector starts at a multiple of it
 SHARED_MEMORY = "/dev/shm"
-TAIL_ROOM = 1 << 20  # bytes for what each worker publishes besides its gradients: metrics, averages, flags
+TAIL_ROOM = 1 << 20  # bytes for what each worker publishes besides its gradients: metrics and averages
+REQUESTS = 2  # of each worker: to stop, and to save
+MOST_BUCKETS = 32  # of a vector of gradients
+
+
+def places(parameters: Sequence[Tensor]) -> list[int]:
+    """Where each tensor starts in a flat vector, at a multiple of 64 bytes, and where the last one ends."""
+    line = ALIGNMENT // parameters[0].element_size()
+    lengths = [-(-parameter.numel() // line) * line for parameter in parameters]
+    return list(itertools.accumulate(lengths, initial=0))
 
 
 def padded_length(parameters: Sequence[Tensor]) -> int:
-    """Numbers in the flat vector of these tensors, each starting at a multiple of 64 bytes."""
-    line = ALIGNMENT // parameters[0].element_size()
-    return sum(-(-parameter.numel() // line) * line for parameter in parameters)
+    """Numbers in the flat vector of these tensors."""
+    return places(parameters)[-1]
 
 
 class SharedBuffer:
-    """Memory that the workers of one host share: counters for a barrier, a tail of each, then vectors."""
+    """Memory that the workers of one host share: counters and requests, a tail of each, then vectors."""
 
-    COUNTER = 64  # bytes apart, so that no two lie in one cache line
+    COUNTERS = 320  # bytes of each worker's counters and requests, in cache lines of their own
 
     def __init__(self, memory: mmap.mmap, place: int, nodes: Sequence[int], longest: int) -> None:
         self.place, self.nodes, self.longest = place, nodes, longest
         self.turn = 0
         self.parent = os.getppid()
         everything = torch.frombuffer(memory, dtype=torch.uint8)
-        head = len(nodes) * self.COUNTER
-        self.counters = np.frombuffer(memory, dtype=np.int64, count=head // 8)[:: self.COUNTER // 8]
-        # two of each, used alternately: a fast worker may write its next one while a slow one still reads
+        head = len(nodes) * self.COUNTERS
+        numbers = np.frombuffer(memory, dtype=np.int64, count=head // 8).reshape(len(nodes), -1)
+        self.counters = numbers[:, 0]  # the newest barrier that a worker has reached
+        # two of these, used alternately: a fast worker may write its next ones while a slow one still reads
+        self.requests = [numbers[:, 1 + REQUESTS * half : 1 + REQUESTS * (half + 1)] for half in range(2)]
         self.tails = everything[head : head + 2 * len(nodes) * TAIL_ROOM].view(2, len(nodes), TAIL_ROOM)
+        self.filled = numbers[:, 8 : 8 + MOST_BUCKETS]  # the newest round in which a worker has filled a bucket
         self.rest = everything[head + 2 * len(nodes) * TAIL_ROOM :]
 
     @classmethod
@@ -51,7 +62,7 @@ class SharedBuffer:
         """Let all workers of the host map an unnamed file: nothing is left when they are killed. Returns None if there
         is too little shared memory."""
         first = world.rank == host[0]
-        size = len(nodes) * (cls.COUNTER + 2 * TAIL_ROOM) + (sum(nodes) + 1) * longest
+        size = len(nodes) * (cls.COUNTERS + 2 * TAIL_ROOM) + (sum(nodes) + 1) * longest
         file, memory = ("", 0), None  # the path by which others open it, and its inode to verify
         with contextlib.ExitStack() as stack:
             if first and len(host) > 1:
@@ -88,22 +99,26 @@ class SharedBuffer:
     def barrier(self) -> None:
         """Wait until all workers of the host have called it."""
         self.turn += 1
-        _publish_writes()
+        publish_writes()
         self.counters[self.place] = self.turn
+        self.wait_until(lambda: bool(self.counters.min() >= self.turn))
+
+    def wait_until(self, done: Callable[[], bool]) -> None:
+        """Wait until another worker's writes have made this true; they are visible then."""
         waits = 0
-        while self.counters.min() < self.turn:
+        while not done():
             waits += 1
             if waits > 20:
                 time.sleep(min(0.001, 0.00005 * (waits - 20)))
                 if waits % 1000 == 0 and os.getppid() != self.parent:
                     raise PeerLost(Problem("lost", reason="the process that started this worker has exited"))
-        _publish_writes()
+        publish_writes()
 
 
 _FENCE = None if platform.machine() in ("x86_64", "AMD64", "i686") else threading.Lock()
 
 
-def _publish_writes() -> None:
+def publish_writes() -> None:
     """Order memory accesses between processes. x86 needs nothing: stores become visible in order."""
     if _FENCE is not None:
         for _ in range(2):

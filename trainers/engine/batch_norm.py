@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trainers.engine.gate import Gate
+
 
 class Statistics(NamedTuple):
     """Batch statistics of one forward of one layer: mean and variance as its running averages take them."""
@@ -63,36 +65,53 @@ class BatchNormRecorder:
         layer.forward = forward  # type: ignore[method-assign]
 
 
-def row_of(statistics: Sequence[Statistics]) -> list[Tensor]:
+def parts_of(statistics: Sequence[Statistics]) -> list[Tensor]:
     """The tensors of these statistics, to be averaged over micro-batches."""
     return [part for noted in statistics for part in (noted.mean, noted.variance)]
 
 
 @torch.no_grad()
-def update_running_stats(statistics: Sequence[Statistics], means: Tensor) -> None:
-    """Update the running averages of each layer once per call, with `means` in the order of `row_of`."""
-    start = 0
-    if statistics:
-        means = means.to(statistics[0].mean)  # in one copy: on a GPU each part would take as long
-    rounds: list[tuple[list[Tensor], list[Tensor], list[float]]] = []
+def update_running_stats(statistics: Sequence[Statistics], means: Tensor, gate: Gate) -> None:
+    """Update the running averages of each layer once per call, with `means` in the order of `parts_of`, if the gate is
+    open."""
+    if not statistics:
+        return
+    running = [average for noted in statistics for average in _averages(noted.layer)]
+    means = means.to(statistics[0].mean)  # in one copy: on a GPU each part would take as long
+    if not gate.on_host:  # behind a closed gate the averages move towards themselves
+        means = gate.choose(torch.cat(running), means)
+    parts = torch.split(means, [average.numel() for average in running])
+    rounds: list[tuple[list[Tensor], list[Tensor], list[float | Tensor]]] = []
     calls: dict[_BatchNorm, int] = {}
-    for noted in statistics:
+    for place, noted in enumerate(statistics):
         layer, call = noted.layer, calls.get(noted.layer, 0)
         calls[layer] = call + 1
-        assert layer.num_batches_tracked is not None
-        layer.num_batches_tracked += 1
-        momentum = layer.momentum if layer.momentum is not None else 1 / int(layer.num_batches_tracked)
+        momentum = _count(layer, gate)
         if call == len(rounds):
             rounds.append(([], [], []))
-        for running in (layer.running_mean, layer.running_var):
-            assert running is not None
-            rounds[call][0].append(running)
-            rounds[call][1].append(means[start : start + running.numel()].to(running))
-            rounds[call][2].append(momentum)
-            start += running.numel()
-    for running_averages, new, momenta in rounds:  # calls of one layer in order, all layers together
-        if len(set(momenta)) == 1:
-            torch._foreach_lerp_(running_averages, new, momenta[0])
+        rounds[call][0].extend(running[2 * place : 2 * place + 2])
+        rounds[call][1].extend(parts[2 * place : 2 * place + 2])
+        rounds[call][2].extend([momentum] * 2)
+    for averages, new, momenta in rounds:  # calls of one layer in order, all layers together
+        same = momenta[0]
+        if isinstance(same, float) and all(momentum is same or momentum == same for momentum in momenta):
+            torch._foreach_lerp_(averages, new, same)
         else:
-            for running, mean, momentum in zip(running_averages, new, momenta, strict=True):
-                running.lerp_(mean, momentum)
+            for average, mean, momentum in zip(averages, new, momenta, strict=True):
+                average.lerp_(mean, momentum)
+
+
+def _averages(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return layer.running_mean, layer.running_var
+
+
+def _count(layer: _BatchNorm, gate: Gate) -> float | Tensor:
+    """Count a batch of a layer; returns the share that its statistics get in the running averages."""
+    tracked = layer.num_batches_tracked
+    assert tracked is not None
+    tracked += 1 if gate.on_host else gate.is_open.to(tracked.dtype)
+    if layer.momentum is not None:
+        return layer.momentum
+    return (1 / tracked.double().clamp(min=1)).to(_averages(layer)[0].dtype)  # the mean of all batches

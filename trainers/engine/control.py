@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -71,3 +72,36 @@ class Control:
             self.slowest = max(self.slowest, now - self.last_heartbeat)
         self.heartbeats += 1
         self.last_heartbeat = now
+
+
+class Marks:
+    """Marks behind pieces of work: `done` is called for each one that the device has passed. A GPU is not waited for:
+    if it hangs, its marks are never passed, and `done` is not called any more."""
+
+    def __init__(self, done: Callable[[], None], device: str, event: Callable[[], Any] | None = None) -> None:
+        """`event` makes an event of the device, as `torch.cuda.Event`; by default, a CPU needs none."""
+        self.done = done
+        self.event = event
+        if event is None and device == "cuda":
+            import torch
+
+            self.event = torch.cuda.Event
+        self.waiting: deque[Any] = deque()
+
+    def set(self) -> None:
+        """Set a mark behind all work so far, and look which ones have been passed."""
+        if self.event is None:
+            self.done()
+            return
+        event = self.event()
+        event.record()
+        self.waiting.append(event)
+        while self.waiting and self.waiting[0].query():
+            self.waiting.popleft()
+            self.done()
+
+    def clear(self) -> None:
+        """The device has done everything."""
+        for _ in range(len(self.waiting)):
+            self.done()
+        self.waiting.clear()

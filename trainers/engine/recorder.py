@@ -103,6 +103,8 @@ class Recorder:
         logged = step % config.log_every == 0 or last
         evaluated = bool(every) and (step % every == 0 or last)
         drawn = step % config.sample_every == 0 or last
+        if logged or evaluated or drawn:
+            trainer.look()
         if self.is_rank0 and logged:
             self._write_metrics()
         self._update_progress()
@@ -192,6 +194,7 @@ class Recorder:
         name = checkpoint.checkpoint_name(trainer.step, trainer.phases_done, trainer.pending)
         if self.saved == name:
             return
+        trainer.look()
         state.check_replicas(trainer)
         snapshot = state.state_of(trainer)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from trainers.base import old_names
 from trainers.base.errors import CONFLICT, FAILED, TroupeError
@@ -38,7 +39,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "networks": {name: network.state_dict() for name, network in trainer.networks.items()},
         "ema": {name: average.network.state_dict() for name, average in trainer.averages.items()},
         "optimizers": {
-            name: {"kind": type(one.optimizer).__name__, "begun": one.group_defaults, **one.optimizer.state_dict()}
+            name: {"kind": type(one.optimizer).__name__, "begun": one.group_defaults, **_optimizer_state(one.optimizer)}
             for name, one in trainer.optimizers.items()
         },
         "carried": dict(sorted(microbatch_states.items())),
@@ -53,6 +54,13 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "worry": trainer.worry,
         "reached": trainer.config.target if trainer.reached else "",
     }
+
+
+def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
+    """An optimizer's state with learning rates as numbers."""
+    stored: dict[str, Any] = optimizer.state_dict()
+    groups = [{**group, "lr": float(group["lr"])} if "lr" in group else group for group in stored["param_groups"]]
+    return {**stored, "param_groups": groups}
 
 
 def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:

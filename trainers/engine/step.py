@@ -1,6 +1,7 @@
 """One step of a run: its phases, the gradients of their micro-batches, and their synchronization.
 
-`train_step` -> `run_phase` -> `_reduce` (losses and gradients of all micro-batches) -> the optimizer.
+`train_step` -> `run_phase` -> `_reduce` (losses and gradients of all micro-batches) -> the optimizer. Nothing here
+waits for a GPU: what a step computes is read at a look (`Trainer.look`), and a loss that is not finite closes the gate.
 """
 
 from __future__ import annotations
@@ -16,68 +17,12 @@ from trainers.base.errors import FAILED, TroupeError
 from trainers.base.problems import Problem
 from trainers.contract import streams
 from trainers.contract.family import Loss, MicroBatch, Phase
+from trainers.distributed.grad_sync import Reduced
 from trainers.engine import batch_norm
-from trainers.engine.batch_norm import Statistics
-from trainers.engine.trainer import Average, ScheduledOptimizer, Trainer
+from trainers.engine.gate import Gate, NotFinite
+from trainers.engine.phase_results import LOSS, WEIGHT, PhaseResults
+from trainers.engine.trainer import Average, ScheduledOptimizer, Trainer, in_place
 from trainers.runtime.precision import autocast_for
-
-
-class MetricsReducer:
-    """Results of the micro-batches of a phase besides gradients: a row of numbers for each, to be added up.
-
-    A row holds the weight, whether a stop was requested, whether a checkpoint is due, the loss, the metrics, and the
-    statistics of batch norms.
-    """
-
-    WEIGHT, STOP, SAVE, LOSS, METRICS = range(5)
-
-    def __init__(self) -> None:
-        self.noted: dict[int, tuple[list[float], list[Any], list[Tensor]]] = {}  # see `add`
-        self.names: list[str] = []  # of the metrics
-        self.statistics: list[Statistics] = []
-
-    def add(self, index: int, loss: Loss, trainer: Trainer, statistics: list[Statistics]) -> None:
-        """Add the results of one micro-batch. A GPU may still be computing them."""
-        requests = [float(trainer.control.stop_requested), float(trainer.save_due)]
-        self.names, self.statistics = list(loss.metrics), statistics
-        values = [1.0 if loss.weight is None else loss.weight, loss.value, *loss.metrics.values()]
-        self.noted[index] = (requests, [_read(value) for value in values], batch_norm.row_of(statistics))
-
-    def rows(self) -> dict[int, Tensor]:
-        """The rows, float64 on the CPU, by micro-batch. Waits for a GPU once per row."""
-        rows = {}
-        for index, (requests, values, statistics) in self.noted.items():
-            waiting = [value for value in values if isinstance(value, Tensor)]
-            if waiting:
-                came = torch.cat([torch.stack(waiting), *(part.double() for part in statistics)]).cpu()
-                read, statistics = iter(came.tolist()), [came[len(waiting) :]]
-                values = [next(read) if isinstance(value, Tensor) else value for value in values]
-            weight, value, *metrics = values
-            row = [weight, *requests, value, *(metric * weight for metric in metrics)]
-            rows[index] = torch.tensor(row, dtype=torch.float64)
-            if statistics:
-                rows[index] = torch.cat([rows[index], *(part.double() for part in statistics)])
-        return rows
-
-    def read(self, total: Tensor, phase: str) -> tuple[float, float, dict[str, float], Tensor]:
-        """Weight, mean loss, metrics by name, and sums of the statistics, from the sum of all rows."""
-        numbers = total[: self.METRICS + len(self.names)].tolist()
-        weight = numbers[self.WEIGHT]
-
-        def mean(number: float) -> float:
-            return number / weight if weight else math.nan
-
-        metrics = {f"{phase}_loss": mean(numbers[self.LOSS])}
-        metrics |= {name: mean(number) for name, number in zip(self.names, numbers[self.METRICS :], strict=True)}
-        return weight, mean(numbers[self.LOSS]), metrics, total[len(numbers) :]
-
-
-def _read(value: Any) -> Any:
-    """The number, or, on a GPU, a copy that will hold it: the original may change before it is read."""
-    if isinstance(value, Tensor):
-        value = value.detach()
-        return value.to(torch.float64, copy=True).reshape(()) if value.is_cuda else float(value)
-    return float(value)
 
 
 def train_step(trainer: Trainer) -> bool:
@@ -98,7 +43,8 @@ def train_step(trainer: Trainer) -> bool:
             return False
     trained = {name for phase in phases for name in phase.trains}
     for name in trained.intersection(trainer.averages):
-        _update_average(trainer.averages[name], trainer.config.ema)
+        _update_average(trainer.averages[name], trainer.config.ema, trainer.gate)
+    _settle_state(trainer)
     trainer.microbatches, trainer.deferred_statistics = {}, {}
     trainer.step += 1
     trainer.phases_done = 0
@@ -106,14 +52,24 @@ def train_step(trainer: Trainer) -> bool:
 
 
 def next_batch(trainer: Trainer) -> None:
-    """The next samples of the stream, cut into this worker's micro-batches."""
+    """The next samples of the stream, cut into this worker's micro-batches, in the same memory each time."""
+    _settle_state(trainer)  # it may hold samples
     size = trainer.config.microbatch_size
     trainer.deferred_statistics = {}
     trainer.microbatches = {}
     for index in trainer.grad_sync.share:
         start = trainer.position + index * size
-        trainer.microbatches[index] = trainer.microbatch(trainer.stream, range(start, start + size), index)
+        microbatch = trainer.microbatch(trainer.stream, range(start, start + size), index)
+        microbatch.tensors = in_place(trainer.sample_buffers.setdefault(index, {}), microbatch.tensors)
+        trainer.microbatches[index] = microbatch
     trainer.position += trainer.config.batch_size
+
+
+def _settle_state(trainer: Trainer) -> None:
+    """Move the state of micro-batches to where it lies from step to step. No graph that was made from it is left."""
+    for index, state in trainer.microbatch_state.items():
+        if state:
+            trainer.microbatch_state[index] = in_place(trainer.state_buffers.setdefault(index, {}), state)
 
 
 def run_phase(trainer: Trainer, phase: Phase) -> None:
@@ -138,24 +94,29 @@ def _require_gradients(trainer: Trainer, wanted: Sequence[str]) -> None:
 
 def _run_synchronized(trainer: Trainer, phase: Phase) -> None:
     """A phase whose gradients are synchronized between all micro-batches, for one optimizer step."""
-    optimizing = trainer.optimizers[phase.optimizer]
+    gate, optimizing = trainer.gate, trainer.optimizers[phase.optimizer]
     _set_values(trainer, phase.optimizer, optimizing)
     if phase.closure:
         _step_with_closure(trainer, phase, optimizing)
     else:
-        loss, statistics, means = _reduce(trainer, phase, optimizing)
-        if not math.isfinite(loss):
-            raise _not_finite(trainer, phase, loss)
-        batch_norm.update_running_stats(statistics, means)
+        results = _reduce(trainer, phase, optimizing)
+        trainer.require_finite(gate.check(trainer.step, phase.name, results.total[LOSS], results.total[WEIGHT]))
+        _update_running_stats(trainer, results)
         if phase.pre_step is not None:
             phase.pre_step(trainer.networks)
-        optimizing.optimizer.step()
+        with gate.protecting(optimizing.unguarded):
+            optimizing.optimizer.step()
     if phase.post_step is not None:
-        with torch.no_grad():
+
+        def trained() -> list[Tensor]:
+            return [parameter for name in phase.trains for parameter in trainer.networks[name].parameters()]
+
+        with torch.no_grad(), gate.protecting(trained):
             phase.post_step(trainer.networks)
     for index, microbatch in trainer.microbatches.items():
         if microbatch.state:
-            trainer.microbatch_state[index] = {name: value.detach() for name, value in microbatch.state.items()}
+            new = {name: value.detach() for name, value in microbatch.state.items()}
+            trainer.microbatch_state[index] = gate.choose_each(trainer.microbatch_state[index], new)
 
 
 def _set_values(trainer: Trainer, name: str, optimizing: ScheduledOptimizer) -> None:
@@ -164,32 +125,33 @@ def _set_values(trainer: Trainer, name: str, optimizing: ScheduledOptimizer) -> 
     if values is optimizing.last_values:  # the same object as in the step before
         return
     optimizing.last_values = values
-    set_groups(optimizing.optimizer, values)
+    set_groups(optimizing, values)
     prefix = f"{name}_" if len(trainer.optimizers) > 1 else ""
     for key, label in (("lr", "learning_rate"), ("momentum", "momentum")):
         if key in values:
             trainer.metrics[prefix + label] = values[key]
 
 
-def set_groups(optimizer: torch.optim.Optimizer, values: Mapping[str, float]) -> None:
+def set_groups(optimizing: ScheduledOptimizer, values: Mapping[str, float]) -> None:
     """Write a schedule's values to an optimizer's groups: beta1 is Adam's momentum, `lr_scale` is a group's own."""
-    for group in optimizer.param_groups:
+    for number, group in enumerate(optimizing.optimizer.param_groups):
         for key, value in values.items():
             if key == "lr":
-                group["lr"] = value * group.get("lr_scale", 1.0)
+                rate = value * group.get("lr_scale", 1.0)
+                group["lr"] = optimizing.rates[number].fill_(rate) if optimizing.rates else rate
             elif key == "momentum" and "betas" in group:
                 group["betas"] = (value, group["betas"][1])
             else:
                 group[key] = value
 
 
-def _reduce(trainer: Trainer, phase: Phase, optimizing: ScheduledOptimizer) -> tuple[float, list[Statistics], Tensor]:
-    """Write reduced gradients to `.grad`; returns the loss, and batch norm statistics with their means."""
+def _reduce(trainer: Trainer, phase: Phase, optimizing: ScheduledOptimizer) -> PhaseResults:
+    """Write reduced gradients to `.grad`; returns what the micro-batches computed besides, added up."""
     used = (*phase.trains, *phase.keeps_graph_of)
     networks = {**trainer.grad_sync.callables(used), **trainer.frozen_networks}
-    reducer = MetricsReducer()
+    results = trainer.results_of(phase.name)
 
-    def loss(index: int) -> Tensor:
+    def loss(index: int) -> tuple[Tensor, bool]:
         microbatch = trainer.microbatches[index]
         microbatch.state = dict(trainer.microbatch_state[index])
         result = _loss(trainer, phase, networks, microbatch)
@@ -198,30 +160,33 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: ScheduledOptimizer) -> t
         for name in phase.keeps_graph_of:
             deferred.setdefault(name, []).extend(noted[name])
         own = [note for name in phase.trains for note in [*deferred.get(name, ()), *noted[name]]]
-        reducer.add(index, result, trainer, own)
-        trainer.control.microbatch()
-        return result.value
+        results.write(index, result, own)
+        trainer.marks.set()
+        return result.value, result.weight is not None
 
     kept_graphs = any(name in deferred for deferred in trainer.deferred_statistics.values() for name in phase.trains)
-    trainer.grad_sync.accumulate_gradients(optimizing.parameters, loss, kept_graphs)
-    weight, mean, sums = _all_reduce_metrics(trainer, phase, reducer)
-    if math.isfinite(mean) or phase.closure:
-        private = phase.pre_step is not None or phase.closure or optimizing.modifies_gradients
-        trainer.grad_sync.all_reduce_gradients(optimizing.parameters, weight, private)
-    trainer.control.restart_clock()
-    return mean, reducer.statistics, sums / trainer.config.microbatches if reducer.statistics else sums
+    private = phase.pre_step is not None or phase.closure or optimizing.modifies_gradients
+    reduced = trainer.grad_sync.reduce_gradients(
+        optimizing.parameters, loss, results.rows, trainer.requests, kept_graphs, private
+    )
+    _note_reduced(trainer, results, reduced)
+    return results
 
 
-def _all_reduce_metrics(trainer: Trainer, phase: Phase, reducer: MetricsReducer) -> tuple[float, float, Tensor]:
-    """Add up the rows of all micro-batches over the workers: weight, mean loss, and sums of the statistics."""
-    rows = reducer.rows()
-    trainer.control.heartbeat()
-    total = trainer.grad_sync.all_reduce_metrics(rows)
-    weight, mean, metrics, sums = reducer.read(total, phase.name)
-    trainer.stop_agreed |= bool(total[MetricsReducer.STOP] > 0)
-    trainer.save_agreed |= bool(total[MetricsReducer.SAVE] > 0)
-    trainer.metrics |= metrics
-    return weight, mean, sums
+def _note_reduced(trainer: Trainer, results: PhaseResults, reduced: Reduced) -> None:
+    results.add_up(reduced.total)
+    stop, save = reduced.requests
+    trainer.stop_agreed |= stop
+    trainer.save_agreed |= save
+    if trainer.world.size == 1:
+        trainer.control.heartbeat()
+    else:
+        trainer.control.restart_clock()  # it has waited for others
+
+
+def _update_running_stats(trainer: Trainer, results: PhaseResults) -> None:
+    means = results.means / trainer.config.microbatches if results.statistics else results.means
+    batch_norm.update_running_stats(results.statistics, means, trainer.gate)
 
 
 def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatch: MicroBatch) -> Loss:
@@ -237,22 +202,28 @@ def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatc
 
 
 def _step_with_closure(trainer: Trainer, phase: Phase, optimizing: ScheduledOptimizer) -> None:
-    """Step an optimizer that computes the loss several times: always with the same samples, noise and state."""
-    newest: list[Any] = []
+    """Step an optimizer that computes the loss several times, and reads it: always with the same samples, noise and
+    state."""
+    trainer.require_finite(trainer.gate.look())  # it reads losses anyway
+    results = trainer.results_of(phase.name)
+    parameters = [parameter.detach() for parameter in optimizing.parameters]
+    before = [parameter.clone() for parameter in parameters]
+    losses: list[float] = []
 
     def closure() -> float:
-        newest[:] = _reduce(trainer, phase, optimizing)
+        _reduce(trainer, phase, optimizing)
         if phase.pre_step is not None:
             phase.pre_step(trainer.networks)
-        return float(newest[0])
+        losses.append(results.read_loss())
+        if not math.isfinite(losses[0]):
+            raise trainer.not_finite(NotFinite(trainer.step, phase.name, losses[0]))
+        return losses[-1]
 
-    first = optimizing.optimizer.step(closure)
-    assert first is not None
-    if not math.isfinite(first):
-        raise _not_finite(trainer, phase, first)
-    if not all(bool(parameter.isfinite().all()) for parameter in optimizing.parameters):
-        raise _not_finite(trainer, phase, float(newest[0]))
-    batch_norm.update_running_stats(newest[1], newest[2])
+    optimizing.optimizer.step(closure)
+    if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+        torch._foreach_copy_(parameters, before)
+        raise trainer.not_finite(NotFinite(trainer.step, phase.name, losses[-1]))
+    _update_running_stats(trainer, results)
 
 
 def _run_local(trainer: Trainer, phase: Phase) -> None:
@@ -261,8 +232,9 @@ def _run_local(trainer: Trainer, phase: Phase) -> None:
     assert phase.local_optimizer is not None, (
         "a phase that optimises the state of micro-batches defines an optimizer for it"
     )
+    gate = trainer.gate
     networks = {**trainer.networks, **trainer.frozen_networks}
-    reducer = MetricsReducer()
+    results = trainer.results_of(phase.name)
     changed: dict[int, tuple[dict[str, Tensor], dict[str, Any]]] = {}
     for index in trainer.grad_sync.share:
         microbatch = trainer.microbatches[index]
@@ -284,36 +256,33 @@ def _run_local(trainer: Trainer, phase: Phase) -> None:
             with torch.enable_grad():
                 losses.append(_loss(trainer, phase, networks, microbatch))
                 losses[-1].value.backward()  # type: ignore[no-untyped-call]
-            trainer.control.microbatch()
+            trainer.marks.set()
             return losses[-1].value.detach()
 
         optimizer.step(closure)  # type: ignore[arg-type]
         trainer.norms.take(())
-        finite = all(bool(tensor.isfinite().all()) for tensor in own.values())
-        first = losses[0] if finite else losses[0]._replace(value=torch.tensor(math.nan))
-        reducer.add(index, first, trainer, [])
+        sick = torch.stack([~tensor.detach().isfinite().all() for tensor in own.values()]).any()
+        value = torch.where(sick, math.nan, losses[0].value.detach())
+        results.write(index, losses[0]._replace(value=value), [])
         changed[index] = (
             {name: value.detach() for name, value in microbatch.state.items()},
             {"kind": type(optimizer).__name__, "state": optimizer.state_dict()["state"]},
         )
-    _, mean, _ = _all_reduce_metrics(trainer, phase, reducer)
-    trainer.control.restart_clock()
-    if not math.isfinite(mean):
-        raise _not_finite(trainer, phase, mean)
+    _note_reduced(trainer, results, trainer.grad_sync.reduce_rows(results.rows, trainer.requests))
+    trainer.require_finite(gate.check(trainer.step, phase.name, results.total[LOSS], results.total[WEIGHT]))
     for index, (states, optimizer_state) in changed.items():
-        trainer.microbatch_state[index] = states
+        trainer.microbatch_state[index] = gate.choose_each(trainer.microbatch_state[index], states)
         trainer.local_optimizers.setdefault(phase.name, {})[index] = optimizer_state
 
 
-def _not_finite(trainer: Trainer, phase: Phase, loss: float) -> TroupeError:
-    reason = f"the loss of phase {phase.name} is not finite ({loss})"
-    hint = f"the phase changed nothing, and {trainer.lower_rate_hint()}"
-    return TroupeError(Problem("not-finite", f"step {trainer.step}", reason, hint), FAILED)
-
-
 @torch.no_grad()
-def _update_average(average: Average, decay: float) -> None:
-    """Update the running average of a network's weights; buffers are copied."""
-    torch._foreach_lerp_(average.weights, average.source_weights, 1 - decay)
+def _update_average(average: Average, decay: float, gate: Gate) -> None:
+    """Update the running average of a network's weights, if the gate is open; buffers are copied."""
+    if gate.on_host:
+        torch._foreach_lerp_(average.weights, average.source_weights, 1 - decay)
+    else:
+        steps = torch._foreach_sub(average.source_weights, average.weights)
+        torch._foreach_mul_(steps, gate.is_open * (1 - decay))
+        torch._foreach_add_(average.weights, steps)
     if average.buffers:
         torch._foreach_copy_(average.buffers, average.source_buffers)

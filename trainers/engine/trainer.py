@@ -11,18 +11,22 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from trainers.base.errors import TroupeError
+from trainers.base.errors import FAILED, TroupeError
+from trainers.base.problems import Problem
 from trainers.contract import streams
 from trainers.contract.evaluation import Evaluation
 from trainers.contract.family import Data, Family, MicroBatch
 from trainers.contract.schedules import Schedule
 from trainers.contract.streams import Stream
 from trainers.distributed.ddp import Ddp
-from trainers.distributed.exact import Exact, GradSync
+from trainers.distributed.exact import Exact
+from trainers.distributed.grad_sync import GradSync, Requests
 from trainers.distributed.process_group import World
 from trainers.distributed.shared_memory import padded_length
 from trainers.engine.batch_norm import BatchNormRecorder, Statistics
-from trainers.engine.control import Control, Interrupted
+from trainers.engine.control import Control, Interrupted, Marks
+from trainers.engine.gate import Gate, NotFinite
+from trainers.engine.phase_results import PhaseResults
 from trainers.settings.config import Config
 from trainers.storage.tensors import load_buffers
 
@@ -38,7 +42,16 @@ class ScheduledOptimizer:
     parameters: list[nn.Parameter]
     group_defaults: list[dict[str, Any]]  # values of its groups under the current settings
     modifies_gradients: bool  # whether it may write into gradients
+    rates: list[Tensor]  # the learning rate of each group, in the same memory each time; [] if it takes only numbers
+    guarded: bool  # whether it changes nothing behind a closed gate
     last_values: Mapping[str, float] | None = None  # the schedule's newest values since the state was last restored
+
+    def unguarded(self) -> list[Tensor]:
+        """What a step changes, unless the optimizer itself keeps it behind a closed gate."""
+        if self.guarded:
+            return []
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        return [*self.parameters, *(value for value in states if isinstance(value, Tensor))]
 
 
 @dataclass(frozen=True)
@@ -111,10 +124,15 @@ class Trainer(RunState):
                 list(average.buffers()),
                 list(network.buffers()),
             )
+        self.gate = Gate(self.device)
+        self.marks = Marks(control.microbatch, self.device.type)
+        self.results: dict[str, PhaseResults] = {}  # by phase
+        self.sample_buffers: dict[int, dict[str, Tensor]] = {}  # by micro-batch
+        self.state_buffers: dict[int, dict[str, Tensor]] = {}
         self.trainable = {name: [p for p in net.parameters() if p.requires_grad] for name, net in self.networks.items()}
         self.norms = BatchNormRecorder(self.networks)
         self.optimizers = {
-            name: _scheduled(optimizer, schedule)
+            name: _scheduled(optimizer, schedule, self.gate)
             for name, (optimizer, schedule) in family.optimizers(self.networks).items()
         }
         self.grad_sync = self._grad_sync()
@@ -179,6 +197,35 @@ class Trainer(RunState):
             self.random,
         )
 
+    def results_of(self, phase: str) -> PhaseResults:
+        """The newest results of a phase, which it writes when it runs."""
+        if phase not in self.results:
+            self.results[phase] = PhaseResults(phase, self.device)
+        return self.results[phase]
+
+    def look(self) -> None:
+        """Read the metrics of the newest step. Waits for the device. Raises TroupeError if a loss was not finite."""
+        self.require_finite(self.gate.look())
+        for results in self.results.values():
+            if results.unread:
+                self.metrics |= results.read()
+        self.marks.clear()
+
+    def require_finite(self, found: NotFinite | None) -> None:
+        if found is not None:
+            raise self.not_finite(found)
+
+    def not_finite(self, found: NotFinite) -> TroupeError:
+        """The error for a loss that is not finite."""
+        reason = f"the loss of phase {found.phase} is not finite ({found.loss})"
+        hint = f"the phase changed nothing, and {self.lower_rate_hint()}"
+        return TroupeError(Problem("not-finite", f"step {found.step}", reason, hint), FAILED)
+
+    @property
+    def requests(self) -> Requests:
+        """What this worker requests of all: to stop, and to save."""
+        return self.control.stop_requested, self.save_due
+
     @property
     def save_due(self) -> bool:
         """Whether a checkpoint is due by rank 0's clock; the others learn it when they synchronize."""
@@ -237,13 +284,14 @@ class Trainer(RunState):
         return network.train()
 
     def _grad_sync(self) -> GradSync:
-        if self.config.grad_sync == "ddp":
+        in_tree = self.config.grad_sync == "exact"
+        if self.world.group is not None and not in_tree:
             return Ddp(self.world, self.config.microbatches, self.networks)
         longest = max(
             (padded_length(one.parameters) * one.parameters[0].element_size() for one in self.optimizers.values()),
             default=0,
         )
-        return Exact(self.world, self.config.microbatches, self.networks, longest)
+        return Exact(self.world, self.config.microbatches, self.networks, longest, in_tree)
 
     def _initial_microbatch_state(self, index: int) -> dict[str, Tensor]:
         """The state of a micro-batch before the first step."""
@@ -251,15 +299,33 @@ class Trainer(RunState):
         return self.to_device(self.family.microbatch_state(index))
 
 
-def _scheduled(optimizer: torch.optim.Optimizer, schedule: Schedule) -> ScheduledOptimizer:
+def _scheduled(optimizer: torch.optim.Optimizer, schedule: Schedule, gate: Gate) -> ScheduledOptimizer:
     groups = optimizer.param_groups
+    fused = all(group.get("fused") for group in groups)
+    guarded = fused and type(optimizer).__module__.startswith("torch.optim")
+    if guarded and not gate.on_host:
+        optimizer.found_inf = gate.closed  # type: ignore[attr-defined]  # as torch's GradScaler tells them
+    kind = torch.float64 if gate.closed.device.type == "cpu" else torch.float32
     return ScheduledOptimizer(
         optimizer,
         schedule,
         [parameter for group in groups for parameter in group["params"]],
         [{key: value for key, value in group.items() if key != "params"} for group in groups],
-        not all(group.get("fused") for group in groups),
+        not fused,
+        [torch.zeros((), dtype=kind, device=gate.closed.device) for _ in groups] if fused else [],
+        guarded,
     )
+
+
+def in_place(buffers: dict[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors moved to buffers of the same names, which are made, or made anew if a tensor no longer fits."""
+    for name, tensor in tensors.items():
+        buffer = buffers.get(name)
+        if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
+            buffers[name] = tensor.clone()
+        elif buffer is not tensor:
+            buffer.copy_(tensor)
+    return {name: buffers[name] for name in tensors}
 
 
 def default_generator(device: torch.device) -> torch.Generator:

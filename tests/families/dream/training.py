@@ -64,8 +64,12 @@ class DreamFamily(Family):
     def climb(self, octave: int, networks: Networks, microbatch: MicroBatch) -> Loss:
         picture = self.picture(signed(microbatch["images"], microbatch.dtype), microbatch.state, octave)
         reach = self.config.jitter
-        shifts = torch.randint(-reach, reach + 1, (2,), generator=microbatch.random, device=microbatch.device).tolist()
-        seen = networks["eye"](picture.roll(shifts, (2, 3)))
+        shifts = torch.randint(-reach, reach + 1, (2,), generator=microbatch.random, device=microbatch.device)
+        for axis, shift in zip((2, 3), shifts.unbind(), strict=True):  # as `roll`, by a number on the device
+            side = picture.shape[axis]
+            places = (torch.arange(side, device=microbatch.device) - shift) % side
+            picture = picture.index_select(axis, places)
+        seen = networks["eye"](picture)
         return Loss(-seen.square().mean().to(microbatch.dtype))
 
     def picture(self, original: Tensor, added: dict[str, Tensor], octave: int) -> Tensor:

@@ -67,9 +67,9 @@ class Everything(Family):
         microbatch.state = {"hidden": hidden, "cell": cell}
         mask = torch.rand(guesses.shape[:2], device=guesses.device) < 0.1 + 0.1 * microbatch.index  # unequal weights
         wanted = microbatch["labels"][:, None].expand(guesses.shape[:2])
-        total = cross_entropy(guesses[mask], wanted[mask], reduction="sum")
-        right = (guesses[mask].argmax(1) == wanted[mask]).double().mean() if mask.any() else 0.0
-        return Loss(total, {"right": right}, mask.sum())
+        losses = cross_entropy(guesses.flatten(0, 1), wanted.flatten(), reduction="none").view_as(mask)
+        right = ((guesses.argmax(2) == wanted) & mask).sum() / mask.sum().clamp(min=1)
+        return Loss((losses * mask).sum(), {"right": right.double()}, mask.sum())
 
     def fit(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         points = adaptive_avg_pool2d(signed(microbatch["images"], microbatch.dtype), 2).flatten(1)

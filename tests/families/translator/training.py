@@ -58,10 +58,11 @@ class TranslatorFamily(Family):
 
     def translate(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         draw = torch.rand((), generator=microbatch.random, device=microbatch.device)
-        forced = bool(draw < self.config.teacher_forcing)
-        guesses = self.decoded(networks, microbatch["digits"], microbatch["words"] if forced else None)
-        loss, words, _ = self.told(guesses.to(microbatch.dtype), microbatch["words"])
-        return Loss(loss, weight=words)
+        digits, words = microbatch["digits"], microbatch["words"]
+        forced = draw < self.config.teacher_forcing  # it stays on the device
+        guesses = torch.where(forced, self.decoded(networks, digits, words), self.decoded(networks, digits))
+        loss, count, _ = self.told(guesses.to(microbatch.dtype), words)
+        return Loss(loss, weight=count)
 
     def decoded(self, networks: Networks, digits: Tensor, true: Tensor | None = None) -> Tensor:
         """Guesses of each next word, (rows, 3, words); after the true words, or after those that it guessed."""
@@ -79,7 +80,7 @@ class TranslatorFamily(Family):
     def told(self, guesses: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss and the number of all words, ends of sentences too; and which sentences are right as a whole."""
         counts = torch.cat([torch.ones_like(words[:, :1], dtype=torch.bool), words[:, :-1] != END], 1)
-        loss = cross_entropy(guesses[counts], words[counts], reduction="sum")
+        loss = cross_entropy(guesses.flatten(0, 1), words.masked_fill(~counts, -100).flatten(), reduction="sum")
         return loss, counts.sum(), ((guesses.argmax(2) == words) | ~counts).all(1)
 
     def evaluate(self, networks: Networks, microbatch: MicroBatch) -> Totals:

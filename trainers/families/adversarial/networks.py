@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv_transpose2d, one_hot
+from torch.nn.functional import conv_transpose2d
 
 SLOPE = 0.2  # of the critics' activation below zero
 
@@ -160,7 +160,8 @@ def with_class(latent: Tensor, labels: Tensor | None, classes: int) -> Tensor:
     if labels is None:
         return latent
     flat = latent.flatten(1)
-    return torch.cat([flat, one_hot(labels, classes).to(flat.dtype)], 1)
+    one_hot = labels[:, None] == torch.arange(classes, device=labels.device)  # torch's own reads the labels
+    return torch.cat([flat, one_hot.to(flat.dtype)], 1)
 
 
 @torch.no_grad()
