@@ -198,10 +198,10 @@ def predict(request: PredictRequest, progress: Progress) -> Answer:
 
 
 def report(request: ReportRequest, progress: Progress) -> Answer:
-    from cluster.reporting import make_report
+    from cluster.reporting import report_command
 
-    result = make_report.make_report(request, progress.notify)
-    return Answer(result, "\n".join(make_report.text_of_report({**result, "page": from_here(result["page"])})))
+    result = report_command.make_report(request, progress.notify)
+    return Answer(result, "\n".join(report_command.text_of_report({**result, "page": from_here(result["page"])})))
 
 
 def runs(request: RunsRequest, progress: Progress) -> Answer:

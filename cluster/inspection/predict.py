@@ -17,7 +17,8 @@ from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
 from trainers.base.paths import expanded, natural, printable
 from trainers.base.problems import Problem
 from trainers.data import sources
-from trainers.data.image_folders import decoding, listing
+from trainers.data.image_folders import decoding
+from trainers.data.image_folders.layout import count_by_kind, scan_folder
 from trainers.families import registry
 from trainers.run_folders import run_folder
 from trainers.runtime.global_state import with_default_globals
@@ -124,7 +125,7 @@ def find_images(named: Sequence[Path]) -> Files:
         if not path.is_dir():
             images[path] = None
             continue
-        scan = listing.scan_folder(path)
+        scan = scan_folder(path)
         passed.update(scan.passed)
         paths = sorted(
             (Path(image.path) for image in scan.images), key=lambda inside: [natural(part) for part in inside.parts]
@@ -213,7 +214,7 @@ def text_of_predictions(result: Mapping[str, Any], top: int | None) -> str:
             row["next best"] = ", ".join(f"{name} {share:.1%}" for name, share in ranked)
         rows.append(row)
     passed = result["skipped"]
-    lines = [f"skipped files that are not images: {listing.count_by_kind(passed)}"] if passed else []
+    lines = [f"skipped files that are not images: {count_by_kind(passed)}"] if passed else []
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(filter(None, [table(rows), *lines]))
 

@@ -18,7 +18,7 @@ from cluster.host import requirements
 from cluster.host.requirements import needs
 from cluster.host.signals import signals
 from cluster.requests.models import SearchRequest
-from cluster.searching import samplers, tuner
+from cluster.searching import run_tune, samplers
 from cluster.searching.leaderboard import (
     FAILED,
     FINISHED,
@@ -443,7 +443,7 @@ def _run_trials(driver: Driver, job: Job) -> None:
     search, most = driver.search, job.max_restarts
     restarts = 0
     while True:
-        tuner.run_tune_job(job)
+        run_tune.run_tune_job(job)
         if driver.error is not None:
             raise driver.error
         loss = driver.ray_loss

@@ -12,7 +12,7 @@ from PIL import Image
 from searches import NASTY, make_run, make_search
 from tiers import long
 
-from cluster.reporting import make_report
+from cluster.reporting import report_command
 from cluster.requests.models import ReportRequest
 from trainers.run_folders.run_folder import RunFolder
 
@@ -22,7 +22,7 @@ Page = Any  # of conftest.py, which no test imports
 
 
 def page_of(runs: Path, *names: str, **options: Any) -> Path:
-    return Path(make_report.make_report(ReportRequest(names=names, runs=runs, **options))["page"])
+    return Path(report_command.make_report(ReportRequest(names=names, runs=runs, **options))["page"])
 
 
 @pytest.fixture(scope="module")
@@ -306,11 +306,11 @@ def test_one_file_alone_has_everything(search: Path, page: Page, tmp_path: Path)
 
 
 def test_a_page_that_is_watched_loads_itself_anew_as_it_was_left(tmp_path: Path, page: Page) -> None:
-    from cluster.reporting import collect, write
+    from cluster.reporting import collect, write_page
 
     make_search(tmp_path, trials=4)
     found = collect.collect(tmp_path, ["search"])
-    written = Path(write.write_page(found, tmp_path / "search/report", tmp_path, False, renew=2)["page"])
+    written = Path(write_page.write_page(found, tmp_path / "search/report", tmp_path, False, renew=2)["page"])
     page.open(written)
     page.filter("width=8")
     page.click("#leaderboard-table tbody tr")

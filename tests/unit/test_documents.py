@@ -21,10 +21,9 @@ from trainers.families import registry
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = sorted(registry.families())
-MODULES = [
+MODULES = [  # without those of one family
     path for part in ("cluster", "trainers") for path in (ROOT / part).rglob("*.py")
-    if not path.name.startswith("__") and not path.is_relative_to(ROOT / "trainers" / "data")
-    and (not path.is_relative_to(ROOT / "trainers" / "families") or path.parent.name == "families")
+    if not path.name.startswith("__") and not (path.parent / "config.py").exists()
 ]  # fmt: skip
 
 
@@ -54,7 +53,54 @@ def test_the_architecture_names_every_module_and_no_other() -> None:
     assert {path.name for path in MODULES} - named == set()
     assert named - every == set()
     packages = {path.parent.name for path in MODULES} - {"trainers"}
-    assert packages <= set(re.findall(r"^ {6}([a-z_]+)  ", listed, re.MULTILINE))
+    assert packages <= {name.strip() for name in re.findall(r"^ {6}[a-z_]+(?=  )|\b[a-z_]+(?=/)", listed, re.MULTILINE)}
+
+
+def names_in(text: str) -> list[str]:
+    """The names of functions, classes and modules in a document: in backticks, and in drawings of calls."""
+    words = re.findall(r"`([A-Za-z_][A-Za-z_.]*?)(?:\(.*?\))?`", text)
+    drawn = [line for line in text.splitlines() if line.startswith("    ") and "->" in line]
+    return words + [name for line in drawn for name in re.findall(r"[A-Za-z_]+(?:\.[A-Za-z_]+)+", line)]
+
+
+def test_names_in_drawings_of_calls_are_found() -> None:
+    text = "`Plan.of(folder)` and `samplers`, not `a=b`\n\n    main.command -> (else) Worker.train -> Ray Tune\n"
+    assert names_in(text) == ["Plan.of", "samplers", "main.command", "Worker.train"]
+
+
+def defined(path: Path) -> set[str]:
+    """What a module defines, by its dotted name: functions, classes, their methods, fields and attributes."""
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    found = {module}
+    for node in ast.parse(path.read_text()).body:
+        found |= {f"{module}.{name}" for name in names_of(node)}
+        for inside in ast.walk(node) if isinstance(node, ast.ClassDef) else ():
+            found |= {f"{module}.{node.name}.{name}" for name in names_of(inside)}
+    return found
+
+
+def names_of(node: ast.AST) -> set[str]:
+    """The names that one statement binds, here or on `self`."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    parts = [part for target in targets for part in ast.walk(target)]
+    return {part.id for part in parts if isinstance(part, ast.Name)} | {
+        part.attr for part in parts if isinstance(part, ast.Attribute)
+    }
+
+
+def test_the_architecture_names_nothing_that_is_not_there() -> None:
+    paths = [path for part in ("cluster", "trainers", "troupe") for path in (ROOT / part).rglob("*.py")]
+    whole = {name for path in paths for name in defined(path)}
+    ends = {name.split(".", start)[-1] for name in whole for start in range(name.count(".") + 1)}
+    source = "\n".join(path.read_text() for path in paths)
+    words = set(re.findall(r"\w+", source))
+    names = names_in((ROOT / "docs" / "architecture.md").read_text())
+    dotted = [name for name in names if "." in name and not re.search(r"\.(py|json)$", name)]
+    assert [name for name in dotted if name not in ends and name.split(".")[0] not in sys.stdlib_module_names] == []
+    assert [name for name in names if "." not in name and name not in words] == []
+    assert len(dotted) > 40
 
 
 def codes() -> set[str]:

@@ -17,8 +17,8 @@ from sentences import Sentences
 
 from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
-from trainers.data.image_folders.folders import SYSTEM_FOLDERS, part_kinds
-from trainers.data.image_folders.listing import arranged, scan_folder
+from trainers.data.image_folders.folder_names import SYSTEM_FOLDERS, part_kinds
+from trainers.data.image_folders.layout import arranged, scan_folder
 from trainers.data.images import ImageData
 from trainers.data.sources import open_data
 from trainers.families import registry

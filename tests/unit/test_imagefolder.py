@@ -21,7 +21,7 @@ from sentences import Sentences
 
 from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.data.image_folders.decoding import decode, extensions
-from trainers.data.image_folders.listing import arranged, scan_folder
+from trainers.data.image_folders.layout import arranged, scan_folder
 from trainers.data.imagefolder import cached, remove_packed_folder
 from trainers.data.images import ImageData, Part
 from trainers.data.sources import open_data

@@ -196,11 +196,12 @@ def test_imports_go_one_way_without_a_circle() -> None:
 
 
 def package_of(name: str) -> str:
-    """The package in which a module lies: `trainers.engine`; a part itself for what lies in none."""
-    return ".".join(name.split(".")[:2])
+    """The package in which a module lies: `trainers.engine`; a part itself if it has no packages inside."""
+    return ".".join(name.split(".")[: 2 if name.startswith(("cluster.", "trainers.")) else 1])
 
 
-def test_arrows_between_packages_go_one_way_without_a_circle() -> None:
+def imports_of_packages() -> dict[str, set[str]]:
+    """The packages that each package imports."""
     paths = files("cluster", "trainers", "searchspaces", "troupe")
     packages = {package_of(".".join(path.relative_to(ROOT).with_suffix("").parts)) for path in paths}
     knows: dict[str, set[str]] = {package: set() for package in packages}
@@ -208,11 +209,33 @@ def test_arrows_between_packages_go_one_way_without_a_circle() -> None:
         here = package_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
         seen = {package_of(imported.name) for imported in imports_of(path)}
         knows[here] |= seen & packages - {here}
+    return knows
+
+
+def test_arrows_between_packages_go_one_way_without_a_circle() -> None:
+    knows = imports_of_packages()
     order: list[str] = []
-    while rest := [package for package in sorted(packages) if package not in order]:
+    while rest := [package for package in sorted(knows) if package not in order]:
         free = [package for package in rest if knows[package] <= {*order}]
         assert free, f"a circle among {', '.join(rest)}"
         order += free
+
+
+def drawn_packages() -> list[str]:
+    """The packages in the drawing of docs/architecture.md, from the top."""
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("## The packages")[2].partition("\n## ")[0]
+    order, part = list[str](), ""
+    for found in re.finditer(r"^ {4}([a-z]+)/  |^ {6}([a-z_]+)(?:\.py)?  ", text, re.MULTILINE):
+        part = found[1] or part
+        order.append(part if found[1] else f"{part}.{found[2]}")
+    return order
+
+
+def test_the_architecture_draws_a_package_above_those_that_it_imports() -> None:
+    order, knows = drawn_packages(), imports_of_packages()
+    place = {name: order.index(name if name in order else name.partition(".")[0]) for name in knows}
+    wrong = [(name, other) for name, others in knows.items() for other in others if place[other] < place[name]]
+    assert wrong == []
 
 
 def test_a_package_has_at_most_a_dozen_files_and_says_what_lives_there() -> None:

@@ -21,7 +21,7 @@ from searches import NASTY, make_run, make_search
 
 import cluster
 from cluster.cli import main
-from cluster.reporting import collect, importance, make_report, run_page, write
+from cluster.reporting import collect, importance, report_command, run_page, write_page
 from cluster.requests.models import ReportRequest
 from cluster.searching.leaderboard import TrialRecord
 from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
@@ -41,7 +41,7 @@ def unpacked(text: str) -> bytes:
 
 
 def page_of(path: Path, *names: str, **options: Any) -> tuple[dict[str, Any], str]:
-    result = make_report.make_report(ReportRequest(names=names, runs=path, **options))
+    result = report_command.make_report(ReportRequest(names=names, runs=path, **options))
     return result, Path(result["page"]).read_text()
 
 
@@ -218,14 +218,14 @@ def test_nothing_from_users_ends_a_script_or_becomes_html(tmp_path: Path) -> Non
 
 def test_a_name_with_html_is_escaped_in_the_head(tmp_path: Path) -> None:
     found = collect.collect(tmp_path, [make_search(tmp_path, trials=1).name])
-    text = write.render({**found.page, "title": NASTY}, {"trials": []}, {}, True)
+    text = write_page.render({**found.page, "title": NASTY}, {"trials": []}, {}, True)
     assert NASTY not in text
     assert "&lt;img src=x" in text
 
 
 def test_what_is_packed_is_what_was_given() -> None:
     for data in (b"", b"a", bytes(range(256)) * 9, "Zürich".encode()):
-        assert unpacked(str(write.pack_for_script(data))) == data
+        assert unpacked(str(write_page.pack_for_script(data))) == data
 
 
 def test_pictures_are_linked_where_the_page_lies_in_the_runs_folder(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_search_without_any_trial_has_a_page(tmp_path: Path) -> None:
 def test_names_that_are_not_there_are_told_all_at_once(tmp_path: Path) -> None:
     make_search(tmp_path, trials=1)
     with pytest.raises(TroupeError) as raised:
-        make_report.make_report(ReportRequest(names=("serch", "xyzzy", "search/0009"), runs=tmp_path))
+        report_command.make_report(ReportRequest(names=("serch", "xyzzy", "search/0009"), runs=tmp_path))
     assert raised.value.code == USAGE
     assert raised.value.mistakes == [
         f"serch: no such run or search in {tmp_path}; did you mean search?",
@@ -292,7 +292,7 @@ def test_a_page_is_renewed_while_its_search_is_worked_on(tmp_path: Path, monkeyp
     said: list[str] = []
     with search.lock():
         thread = threading.Thread(
-            target=make_report.make_report,
+            target=report_command.make_report,
             args=(ReportRequest(names=("search",), watch=True, runs=tmp_path), said.append),
         )
         thread.start()

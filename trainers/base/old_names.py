@@ -25,10 +25,13 @@ CONTRACT = {
     "rules": "settings.rules", "runfolder": "run_folders.run_folder", "schedules": "contract.schedules",
     "settings": "settings.fields", "streams": "contract.streams", "tensors": "storage.tensors",
 }  # fmt: skip
-OF_FOLDERS = ("decoding", "folders", "levels", "listing", "splitting", "unreadable", "values")
+OF_FOLDERS = {
+    "decoding": "decoding", "folders": "folder_names", "levels": "levels", "listing": "layout",
+    "splitting": "splitting", "unreadable": "unreadable", "values": "values",
+}  # fmt: skip
 MODULES = {
     **{f"trainers.engine.{old}": f"trainers.{new}" for old, new in CONTRACT.items()},
-    **{f"trainers.data.{name}": f"trainers.data.image_folders.{name}" for name in OF_FOLDERS},
+    **{f"trainers.data.{old}": f"trainers.data.image_folders.{new}" for old, new in OF_FOLDERS.items()},
     "trainers.registry": "trainers.families.registry", "trainers.version": "trainers.base.version",
 }  # fmt: skip
 SETTINGS = {  # by the name until 0.2.0

@@ -28,8 +28,8 @@ from trainers.base.paths import expanded, in_utf8, printable
 from trainers.base.problems import Problem
 from trainers.data.image_folders import splitting, unreadable, values
 from trainers.data.image_folders.decoding import decode, extensions, is_grey
+from trainers.data.image_folders.layout import ImageFile, Layout, arranged, count_by_kind, scan_folder
 from trainers.data.image_folders.levels import level_below
-from trainers.data.image_folders.listing import ImageFile, Layout, arranged, count_by_kind, scan_folder
 from trainers.data.images import ImageData, Part, Request, Source, fingerprint
 from trainers.data.packed import read_array
 from trainers.storage import atomic_files, ownership

@@ -4,7 +4,7 @@ A folder that is removed later, possibly by another process, is created with a f
 name and inode, its owner, and the process that created it with its start time, under a digest. A folder that was
 copied, renamed or created by another program does not match its mark; nor does one whose mark is damaged.
 
-docs/architecture.md lists every removal and every kill, each with its proof.
+docs/removal.md lists every removal and every kill, each with its proof.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from pathlib import Path
 from trainers.base.errors import TroupeError
 from trainers.base.paths import printable
 from trainers.data.image_folders.decoding import extensions
-from trainers.data.image_folders.folders import TRAIN, of_system, part_kinds
-from trainers.data.image_folders.listing import ScanResult, parts_or_classes, scan_folder
+from trainers.data.image_folders.folder_names import TRAIN, of_system, part_kinds
+from trainers.data.image_folders.layout import ScanResult, parts_or_classes, scan_folder
 
 SCAN_LIMIT = 2000  # files and folders of a neighbour to check, at most, before it counts as one without images
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from trainers.base.problems import Problem
 from trainers.data.image_folders import decoding
-from trainers.data.image_folders.folders import part_kinds
+from trainers.data.image_folders.folder_names import part_kinds
 from trainers.data.image_folders.levels import where_labels_are
 from trainers.data.settings import ImageConfig
 from trainers.settings.config import MISFIT

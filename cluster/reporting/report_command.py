@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.reporting import collect, write
+from cluster.reporting import collect, write_page
 from cluster.requests.models import ReportRequest
 from cluster.searching.leaderboard import Search
 from cluster.terminal.progress import size
@@ -73,5 +73,5 @@ def text_of_report(result: dict[str, Any]) -> Sequence[str]:
 
 def _once(command: ReportRequest, out: Path, renew: float) -> dict[str, Any]:
     collected = collect.collect(command.runs, command.names)
-    result = write.write_page(collected, out, command.runs, command.single_file, renew)
+    result = write_page.write_page(collected, out, command.runs, command.single_file, renew)
     return {**result, "working": collected.working}

@@ -1,4 +1,4 @@
-"""The contents of a folder of images, before any is opened: files, classes, and splits for training and evaluation."""
+"""The contents of a folder of images, before any is opened: its files, and which folders are classes or splits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.paths import printable
 from trainers.base.problems import Problem
 from trainers.data.image_folders.decoding import extensions
-from trainers.data.image_folders.folders import DOUBTFUL, TRAIN, UNLABELED, of_system, part_kinds, placed, text_of
+from trainers.data.image_folders.folder_names import DOUBTFUL, TRAIN, UNLABELED, of_system, part_kinds, placed, text_of
 
 EVICTED = "not downloaded from iCloud"  # such a file is replaced by a hidden `.NAME.icloud`
 
