@@ -28,7 +28,7 @@ from trainers.engine import step
 from trainers.engine.control import Control, Marks
 from trainers.engine.gate import Gate
 from trainers.engine.state import state_of_replica
-from trainers.engine.trainer import ScheduledOptimizer, Trainer, _scheduled
+from trainers.engine.trainer import ScheduledOptimizer, Trainer, scheduled
 from trainers.families import registry
 from trainers.run import open_for
 
@@ -249,7 +249,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 def test_no_optimizer_changes_anything_behind_a_closed_gate(kind: str) -> None:
     net = nn.Linear(3, 2)
     gate = Gate(torch.device("cpu"), on_host=False)
-    optimizing = _scheduled(OPTIMIZERS[kind](net.parameters()), lambda step, history: {"lr": 0.1}, gate)
+    optimizing = scheduled(OPTIMIZERS[kind](net.parameters()), lambda step, history: {"lr": 0.1}, gate)
     step.set_groups(optimizing, {"lr": 0.1})
 
     def phase(gradient: float) -> None:

@@ -169,6 +169,7 @@ def test_weights_of_wgans_critic_are_clipped_after_each_of_its_steps() -> None:
     assert largest(trainer.networks["critic"]) > 0.5
     train_step(trainer)
     assert largest(trainer.networks["critic"]) <= 0.005
+    trainer.look()
     assert trainer.metrics["distance"] == pytest.approx(-trainer.metrics["critic_loss"])
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.engine.batch_norm import BatchNormRecorder, parts_of, update_running_stats
+from trainers.engine.batch_norm import BatchNormRecorder, tensors_of, update_running_stats
 from trainers.engine.gate import Gate
 
 
@@ -38,7 +38,7 @@ def mean_row(norms: BatchNormRecorder, net: nn.Module, microbatches: Sequence[Te
     for microbatch in microbatches:
         net(microbatch)
         statistics = norms.take(["net"])["net"]
-        rows.append(torch.cat(parts_of(statistics)))
+        rows.append(torch.cat(tensors_of(statistics)))
     return statistics, torch.stack(rows).mean(0)
 
 
@@ -119,7 +119,7 @@ def test_a_layer_called_twice_moves_twice_in_the_order_of_its_calls(gate: Gate, 
     net(second)
     statistics = norms.take(["net"])["net"]
     assert len(statistics) == 2
-    update_running_stats(statistics, torch.cat(parts_of(statistics)), gate)
+    update_running_stats(statistics, torch.cat(tensors_of(statistics)), gate)
     plain(first)
     plain(second)
     torch.testing.assert_close(running(layers(net)[0]), running(layers(plain)[0]), rtol=1e-12, atol=1e-12)

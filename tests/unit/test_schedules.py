@@ -14,8 +14,9 @@ from torch import nn
 from trainers.contract import schedules
 from trainers.distributed.process_group import World
 from trainers.engine.control import Control
+from trainers.engine.gate import Gate
 from trainers.engine.step import set_groups, train_step
-from trainers.engine.trainer import Trainer
+from trainers.engine.trainer import Trainer, scheduled
 from trainers.families.classification.learning import Classification
 from trainers.families.classification.settings import ClassificationConfig
 from trainers.run import open_for
@@ -249,7 +250,11 @@ def test_a_group_may_learn_at_a_multiple_of_the_rate(tmp_path: Any) -> None:
     config = ClassificationConfig.of(words)
     data = open_for(config, tmp_path)
     weight, bias = Linear(config, data.facts).networks()["network"].parameters()
-    optimizer = torch.optim.SGD([{"params": [weight]}, {"params": [bias], "lr_scale": 64.0}], lr=1.0)
-    set_groups(optimizer, {"lr": 0.5, "kept": 0.25})
-    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 32.0]
-    assert {group["kept"] for group in optimizer.param_groups} == {0.25}  # whatever else a schedule says
+    for fused in (False, True):  # a rate is a number, or a number on the device
+        groups = [{"params": [weight]}, {"params": [bias], "lr_scale": 64.0}]
+        optimizer = torch.optim.SGD(groups, lr=1.0, fused=fused)
+        set_groups(
+            scheduled(optimizer, schedules.constant(lr=1.0), Gate(torch.device("cpu"))), {"lr": 0.5, "kept": 0.25}
+        )
+        assert [group["lr"] for group in optimizer.param_groups] == [0.5, 32.0]
+        assert {group["kept"] for group in optimizer.param_groups} == {0.25}  # whatever else a schedule says

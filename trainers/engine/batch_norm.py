@@ -65,15 +65,15 @@ class BatchNormRecorder:
         layer.forward = forward  # type: ignore[method-assign]
 
 
-def parts_of(statistics: Sequence[Statistics]) -> list[Tensor]:
+def tensors_of(statistics: Sequence[Statistics]) -> list[Tensor]:
     """The tensors of these statistics, to be averaged over micro-batches."""
     return [part for noted in statistics for part in (noted.mean, noted.variance)]
 
 
 @torch.no_grad()
 def update_running_stats(statistics: Sequence[Statistics], means: Tensor, gate: Gate) -> None:
-    """Update the running averages of each layer once per call, with `means` in the order of `parts_of`, if the gate is
-    open."""
+    """Update the running averages of each layer once per call, if the gate is open; `means` in the order of
+    `tensors_of`."""
     if not statistics:
         return
     running = [average for noted in statistics for average in _averages(noted.layer)]

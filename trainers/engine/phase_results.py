@@ -36,7 +36,7 @@ class PhaseResults:
     def write(self, index: int, loss: Loss, statistics: list[Statistics]) -> None:
         """Write the row of a micro-batch."""
         self.names, self.statistics = list(loss.metrics), statistics
-        parts = batch_norm.parts_of(statistics)
+        parts = batch_norm.tensors_of(statistics)
         cells = self._cells(index, parts)
         into, sources = cells[METRICS + len(self.names) :], parts
         weight = 1.0 if loss.weight is None else loss.weight
@@ -71,7 +71,7 @@ class PhaseResults:
 
     @property
     def means(self) -> Tensor:
-        """Sums of the statistics over all micro-batches, in the order of `batch_norm.parts_of`."""
+        """Sums of the statistics over all micro-batches, in the order of `batch_norm.tensors_of`."""
         return self.total[METRICS + len(self.names) :]
 
     def read_loss(self) -> float:

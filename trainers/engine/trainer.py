@@ -132,7 +132,7 @@ class Trainer(RunState):
         self.trainable = {name: [p for p in net.parameters() if p.requires_grad] for name, net in self.networks.items()}
         self.norms = BatchNormRecorder(self.networks)
         self.optimizers = {
-            name: _scheduled(optimizer, schedule, self.gate)
+            name: scheduled(optimizer, schedule, self.gate)
             for name, (optimizer, schedule) in family.optimizers(self.networks).items()
         }
         self.grad_sync = self._grad_sync()
@@ -299,7 +299,7 @@ class Trainer(RunState):
         return self.to_device(self.family.microbatch_state(index))
 
 
-def _scheduled(optimizer: torch.optim.Optimizer, schedule: Schedule, gate: Gate) -> ScheduledOptimizer:
+def scheduled(optimizer: torch.optim.Optimizer, schedule: Schedule, gate: Gate) -> ScheduledOptimizer:
     groups = optimizer.param_groups
     fused = all(group.get("fused") for group in groups)
     guarded = fused and type(optimizer).__module__.startswith("torch.optim")
