@@ -1,10 +1,11 @@
-"""Time of grad_sync alone: `Exact` against gloo's all-reduce, from gradients in their place to the mean everywhere.
+"""Time of the gradient synchronization alone: `Exact` against gloo's all-reduce, from gradients in their place to the
+mean everywhere.
 
-Exact: `all_reduce_metrics` (with a small row, as in training) and `all_reduce_gradients`; gradients lie in their slots,
-added up within each worker. gloo: `all_reduce` of one flat vector, then its division. The slowest worker counts, the
+Exact: from the moment when a worker's last backward pass has computed its gradient, to the mean in `.grad`, with a
+small row of metrics, as in training. gloo: `all_reduce` of one flat vector, then its division. The slowest worker counts, the
 median of the repetitions in one process group. Each side of a round has processes of its own, in the environment of
-workers, one thread each. "messages" is grad_sync without shared memory, as between hosts. A row with more workers than
-cores is marked oversubscribed: processes then wait for cores as well as for each other.
+workers, one thread each. "messages" is without shared memory, as between hosts. A row with more workers than cores is
+marked oversubscribed: processes then wait for cores as well as for each other.
 """
 
 from __future__ import annotations
@@ -32,21 +33,34 @@ def exact(world: World, millions: float, microbatches: int, shares_memory: bool,
     from torch import nn
 
     from trainers.distributed.exact import Exact
+    from trainers.distributed.exchange import Exchange
 
     world = World(world.rank, world.size, world.group, shares_memory)
     parameters = [nn.Parameter(torch.zeros(int(millions * 1e6)))]
     gradient = torch.randn(parameters[0].shape, generator=torch.Generator().manual_seed(0))
     grad_sync = Exact(world, microbatches, {}, longest=4 * (parameters[0].numel() + 16))
     assert not grad_sync.notice, grad_sync.notice
-    seconds = []
-    for _ in range(WARM_UP + repetitions):
-        grad_sync.accumulate_gradients(parameters, lambda index: (parameters[0] * gradient).sum() * (index + 1), False)
-        rows = {index: torch.zeros(6, dtype=torch.float64) for index in grad_sync.share}
+    rows = {index: torch.tensor([1.0, 0, 0, 0], dtype=torch.float64) for index in grad_sync.share}
+    started, seconds = [0.0], []
+    note = Exchange.note
+
+    def noting(exchange: Exchange, number: int) -> None:
         dist.barrier(world.group)
-        started = time.perf_counter()
-        grad_sync.all_reduce_metrics(rows)
-        grad_sync.all_reduce_gradients(parameters, float(microbatches), private=False)
-        seconds.append(time.perf_counter() - started)
+        started[0] = time.perf_counter()
+        note(exchange, number)
+
+    Exchange.note = noting  # type: ignore[method-assign]
+    for _ in range(WARM_UP + repetitions):
+        grad_sync.reduce_gradients(
+            parameters,
+            lambda index: ((parameters[0] * gradient).sum() * (index + 1), False),
+            rows,
+            (False, False),
+            kept_graphs=False,
+            private=False,
+        )
+        seconds.append(time.perf_counter() - started[0])
+    Exchange.note = note  # type: ignore[method-assign]
     assert parameters[0].grad is not None
     torch.testing.assert_close(parameters[0].grad, gradient * ((microbatches + 1) / 2))
     return seconds[WARM_UP:]

@@ -23,7 +23,7 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {  # family, size of the pic
     "dcgan, 32 px": ("dcgan", 32, BATCH),
     "darknet, 32 px": ("darknet", 32, BATCH),
 }
-OF_SILENT, OF_DDP = 0.9, 0.97
+OF_SILENT, OF_DDP = 0.97, 0.97
 WARM_UP = 4  # until the heap has its size
 
 

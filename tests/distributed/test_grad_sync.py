@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint as reentrant
 
 from cluster.backend.process_pool import LocalGroup
 from cluster.inspection.verify import compare, last_state, train_quietly, verify
@@ -97,6 +98,83 @@ def test_sums_have_the_same_bits_on_any_placement(pool: LocalGroup, layout: list
             assert answer[start].tolist() == pytest.approx(
                 [microbatches, 0.05 * microbatches * (microbatches - 1), turn * microbatches]
             )
+
+
+def buckets_begun_early(world: World, layout: list[list[int]]) -> tuple[list[set[int]], int]:
+    """The buckets that this worker starts while its backward pass goes on, in three phases; and how many there are."""
+    flat_gradients.BUCKET = 5000
+    placed = Placed(world.rank, world.size, world.group)
+    placed.layout = layout
+    parameters = [nn.Parameter(torch.zeros(20_000)) for _ in range(3)]
+    grad_sync = Exact(placed, 2 * world.size, {}, padded_length(parameters) * 4)
+    begun: list[set[int]] = []
+    start = Exchange._start
+
+    def watched(exchange: Exchange, bucket: int) -> None:
+        if grad_sync.exchange is exchange:
+            begun[-1].add(bucket)
+        start(exchange, bucket)
+
+    Exchange._start = watched  # type: ignore[method-assign]
+    rows = {index: torch.ones(2).double() for index in grad_sync.share}
+    for _ in range(3):
+        begun.append(set())
+        grad_sync.reduce_gradients(parameters, lambda index: (torch.cat(parameters).square().sum(), False), rows,
+                                   (False, False), False, False)  # fmt: skip
+    Exchange._start = start  # type: ignore[method-assign]
+    return begun, len(next(iter(grad_sync.flat.values())).buckets)
+
+
+@pytest.mark.parametrize("layout", [[[0, 1]], [[0], [1]]])
+def test_buckets_are_synchronized_while_a_backward_pass_goes_on(pool: LocalGroup, layout: list[list[int]]) -> None:
+    told = pool.run(buckets_begun_early, layout, workers=2)
+    for turn in range(3):
+        begun = [worker[turn] for worker, _ in told]
+        if turn == 0:
+            assert begun == [set(), set()]  # the first pass is only watched
+        elif layout == [[0, 1]]:
+            assert begun[0] | begun[1] >= {0, 1}  # by the worker that fills it last; of the last one none may know it
+        else:
+            assert begun == [{0, 1, 2}] * 2
+
+
+def written_twice(world: World, turns: tuple[bool, ...]) -> list[Any]:
+    """The gradient, or the error, where a backward pass writes a gradient twice in some turns."""
+    weight = nn.Parameter(torch.ones(4))
+    grad_sync = Exact(world, 2, {}, padded_length([weight]) * 4)
+    parameters, found = [weight], list[Any]()
+    rows = {index: torch.ones(2).double() for index in grad_sync.share}
+    for twice in turns:
+
+        def loss(index: int, twice: bool = twice) -> tuple[torch.Tensor, bool]:
+            value = weight.sum() * (index + 1)
+            if twice:
+                value = value + checkpoint((weight * 1.0).detach().requires_grad_(), weight)
+            return value, False
+
+        try:
+            grad_sync.reduce_gradients(parameters, loss, rows, (False, False), False, False)
+        except TroupeError as error:
+            return [*found, error.problems[0].code]
+        assert weight.grad is not None
+        found.append(float(weight.grad[0]))
+    return found
+
+
+def checkpoint(given: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """A sum that is computed again in the backward pass, by a backward pass of its own."""
+    value: torch.Tensor = reentrant(lambda given: (given * weight).sum(), given, use_reentrant=True)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("turns", "found"),
+    [((True, True, False), [2.5, 2.5, 1.5]), ((False, False, True), [1.5, 1.5, "exchange-misfit"])],
+)
+def test_a_gradient_that_is_written_twice_in_a_pass_is_summed_at_its_end_or_refused(
+    fresh_pool: LocalGroup, turns: tuple[bool, ...], found: list[Any]
+) -> None:
+    assert fresh_pool.run(written_twice, turns, workers=2) == [found, found]
 
 
 def train_by_messages(world: World, plan: Plan) -> None:
