@@ -2,10 +2,10 @@
 mean everywhere.
 
 Exact: from the moment when a worker's last backward pass has computed its gradient, to the mean in `.grad`, with a
-small row of metrics, as in training. gloo: `all_reduce` of one flat vector, then its division. The slowest worker counts, the
-median of the repetitions in one process group. Each side of a round has processes of its own, in the environment of
-workers, one thread each. "messages" is without shared memory, as between hosts. A row with more workers than cores is
-marked oversubscribed: processes then wait for cores as well as for each other.
+small row of metrics, as in training. gloo: `all_reduce` of one flat vector, then its division. The slowest worker
+counts, the median of the repetitions in one process group. Each side of a round has processes of its own, in the
+environment of workers, one thread each. "messages" is without shared memory, as between hosts. A row with more workers
+than cores is marked oversubscribed: processes then wait for cores as well as for each other.
 """
 
 from __future__ import annotations

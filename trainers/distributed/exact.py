@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trainers.distributed import shared_memory
-from trainers.distributed.exchange import BLOCK, Exchange, Peers
+from trainers.distributed.exchange import Exchange, Peers
 from trainers.distributed.flat_gradients import FlatGradients
 from trainers.distributed.grad_sync import Reduced, Requests, Rows
 from trainers.distributed.process_group import World
@@ -93,38 +93,33 @@ class Exact:
         private: bool,
     ) -> Reduced:
         flat, weighted = self._flat(parameters), False
-        for leaf in self.leaves:
+
+        def forward(leaf: Leaf) -> Tensor:
+            nonlocal weighted
             if leaf.first:
                 flat.slots[leaf.slot].zero_()
             flat.point(parameters, leaf.slot)
             value, has_weight = loss(leaf.microbatch)
             weighted |= has_weight
-            if leaf is self.leaves[-1]:
-                break
-            value.backward()  # type: ignore[no-untyped-call]
-            for into, source in leaf.additions:
-                flat.slots[into].add_(flat.slots[source])
-        self.rows.publish(rows, requests)
-        if self.world.size == 1:
-            value.backward()  # type: ignore[no-untyped-call]
-            reduced = self.rows.gather()
-            if self.microbatches > 1 or weighted:
-                self._add_up_alone(flat, self.leaves[-1], reduced.total[0])
-        else:
-            reduced = self._exchange(parameters, flat, value)
-        if private and self.world.size > 1:
-            flat.slots[0].copy_(flat.received)
-        flat.point(parameters, 0 if private or self.world.size == 1 else -1)
-        return reduced
+            return value
 
-    def _add_up_alone(self, flat: FlatGradients, last: Leaf, weight: Tensor) -> None:
-        """The sums after the last micro-batch, and the division, block by block, in a worker that is alone."""
-        size = len(flat.result) if flat.result.is_cuda else BLOCK
-        for start in range(0, len(flat.result), size):
-            block = slice(start, start + size)
-            for into, source in last.additions:
-                flat.slots[into][block].add_(flat.slots[source][block])
-            flat.result[block].div_(weight)
+        *earlier, last = self.leaves
+        for leaf in earlier:
+            forward(leaf).backward()  # type: ignore[no-untyped-call]
+            flat.add(leaf.additions, slice(None))
+        value = forward(last)
+        self.rows.publish(rows, requests)
+        if self.world.size > 1:
+            reduced = self._exchange(parameters, flat, value)
+            if private:
+                flat.slots[0].copy_(flat.received)
+            flat.point(parameters, 0 if private else -1)
+            return reduced
+        value.backward()  # type: ignore[no-untyped-call]
+        reduced = self.rows.gather()
+        if self.microbatches > 1 or weighted:
+            flat.finish_alone(last.additions, reduced.total[0])
+        return reduced
 
     def _exchange(self, parameters: Sequence[nn.Parameter], flat: FlatGradients, value: Tensor) -> Reduced:
         """The last backward pass of this worker's share, and the sums over all workers."""

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from trainers.base.errors import FAILED, TroupeError
 from trainers.base.problems import Problem
-from trainers.distributed.flat_gradients import FlatGradients, pieces, slices
+from trainers.distributed.flat_gradients import BLOCK, FlatGradients, pieces, slices
 from trainers.distributed.grad_sync import Reduced
 from trainers.distributed.process_group import World
 from trainers.distributed.reduction_tree import Leaf, Node, fold, nodes_of
 from trainers.distributed.row_sums import RowSums
 from trainers.distributed.shared_memory import SharedBuffer, publish_writes
 
-BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
 Messages = list[Any]  # under way
 
 
@@ -118,9 +117,7 @@ class Exchange:
         """Complete this worker's nodes in these buckets, and let the other workers of the host read them."""
         flat, shared = self.flat, self.peers.shared
         for bucket in buckets:
-            part = _slice(flat.buckets[bucket])
-            for into, source in self.last.additions:
-                flat.slots[into][part].add_(flat.slots[source][part])
+            flat.add(self.last.additions, _slice(flat.buckets[bucket]))
         flat.publish()
         publish_writes()
         for bucket in buckets:

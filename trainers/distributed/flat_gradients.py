@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainers.distributed.shared_memory import ALIGNMENT, MOST_BUCKETS, padded_length, places
 
 BUCKET = 1 << 16  # numbers in a bucket, at least
+BLOCK = 1 << 16  # numbers added at a time, so that partial sums stay in the cache
 PIECES, PIECE = 4, 1 << 20  # messages per slice between hosts, at most, and numbers in each, at least
 
 
@@ -68,11 +69,26 @@ class FlatGradients:
         for parameter, view in zip(parameters, self.views[slot], strict=True):
             parameter.grad = view
 
+    def add(self, additions: Sequence[tuple[int, int]], part: slice) -> None:
+        """Add scratch slots to others, in a part of the vector."""
+        for into, source in additions:
+            self.slots[into][part].add_(self.slots[source][part])
+
+    def finish_alone(self, additions: Sequence[tuple[int, int]], weight: Tensor) -> None:
+        """The last additions and the division, where there is no other worker; in blocks, but on a GPU at once."""
+        size = len(self.result) if self.result.is_cuda else BLOCK
+        for start in range(0, len(self.result), size):
+            block = slice(start, start + size)
+            self.add(additions, block)
+            self.result[block].div_(weight)
+
     def publish(self) -> None:
+        """Copy this worker's nodes from the device to where other workers see them."""
         for seen, slot in zip(self.own, self.slots, strict=False) if self.moved else ():
             seen.copy_(slot)
 
     def receive(self) -> None:
+        """Copy the sum over all workers to the device."""
         if self.moved:
             self.received.copy_(self.result)
 
