@@ -55,7 +55,7 @@ def exact(world: World, millions: float, microbatches: int, shares_memory: bool,
             parameters,
             lambda index: ((parameters[0] * gradient).sum() * (index + 1), False),
             rows,
-            (False, False),
+            lambda: (False, False),
             kept_graphs=False,
             private=False,
         )

@@ -91,9 +91,9 @@ MUTATIONS = (
         ("tests/unit/test_cli_errors.py::test_every_mistake_of_a_command_is_told_at_once",),
     ),
     Mutation(  # hosts send one another rounded sums
-        "The exact sums do not depend on the placement of workers on hosts", "trainers/distributed/exact.py",
+        "The exact sums do not depend on the placement of workers on hosts", "trainers/distributed/exchange.py",
         (("partial = fold(parts, torch.add, *node)",
-          "partial = fold(parts, torch.add, *node).bfloat16().to(flat.result.dtype)"),),
+          "partial = fold(parts, torch.add, *node).bfloat16().to(result.dtype)"),),
         ("tests/distributed/test_grad_sync.py::test_sums_have_the_same_bits_on_any_placement",),
     ),
     Mutation(  # what another machine has written does not replace what was written here before it went on

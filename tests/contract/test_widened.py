@@ -301,6 +301,11 @@ class Forked(nn.Module):
         return (self.weights[which] * row).sum()
 
 
+def no_requests() -> tuple[bool, ...]:
+    """A worker that asks for neither a stop nor a checkpoint."""
+    return False, False
+
+
 def gradients_of_a_fork(world: World, choices: tuple[int, ...]) -> list[list[float]]:
     """Gradients that ddp leaves, where micro-batch i takes weight `choices[i]`; in two phases in a row."""
     network = Forked()
@@ -315,7 +320,7 @@ def gradients_of_a_fork(world: World, choices: tuple[int, ...]) -> list[list[flo
             return value
 
         rows = {index: torch.ones(1, dtype=torch.float64) for index in grad_sync.share}
-        grad_sync.reduce_gradients(parameters, lambda index: (loss(index), False), rows, (False, False), False, False)
+        grad_sync.reduce_gradients(parameters, lambda index: (loss(index), False), rows, no_requests, False, False)
         found.append([float(parameter.grad[0]) for parameter in parameters])  # type: ignore[index]
     grad_sync.close()
     return found
@@ -341,7 +346,7 @@ def two_phases_of_one_optimizer(world: World) -> list[float]:
             return value
 
         rows = {index: torch.ones(1, dtype=torch.float64) for index in grad_sync.share}
-        grad_sync.reduce_gradients(parameters, lambda index: (loss(index), False), rows, (False, False), False, False)
+        grad_sync.reduce_gradients(parameters, lambda index: (loss(index), False), rows, no_requests, False, False)
         if names == ("one",):
             found = [float(parameter.grad) for parameter in parameters]  # type: ignore[arg-type]
     grad_sync.close()

@@ -36,6 +36,11 @@ from trainers.run import Plan
 SHAPES = ((3, 5, 4, 4), (70_001,), (2, 129), (1,))
 
 
+def no_requests() -> tuple[bool, ...]:
+    """A worker that asks for neither a stop nor a checkpoint."""
+    return False, False
+
+
 def gradient_of(microbatch: int) -> list[torch.Tensor]:
     random = torch.Generator().manual_seed(microbatch)
     return [torch.randn(shape, generator=random) * 10**microbatch for shape in SHAPES]
@@ -68,7 +73,10 @@ def add_up(world: World, layout: list[list[int]], microbatches: int, rounds: int
                 return torch.stack([(p * wanted[SHAPES.index(tuple(p.shape))]).sum() for p in chosen]).sum(), False
 
             rows = {index: torch.tensor([1.0, 0.1 * index, turn]).double() for index in grad_sync.share}
-            requests = (world.rank == turn == 1, world.rank == turn == 0)
+
+            def requests(turn: int = turn) -> tuple[bool, ...]:
+                return world.rank == turn == 1, world.rank == turn == 0
+
             total, heard = grad_sync.reduce_gradients(chosen, loss, rows, requests, False, bool(turn % 2))
             assert heard == (turn == 1, turn == 0)
             answers += [total, *(p.grad.clone() for p in chosen if p.grad is not None)]
@@ -120,7 +128,7 @@ def buckets_begun_early(world: World, layout: list[list[int]]) -> tuple[list[set
     for _ in range(3):
         begun.append(set())
         grad_sync.reduce_gradients(parameters, lambda index: (torch.cat(parameters).square().sum(), False), rows,
-                                   (False, False), False, False)  # fmt: skip
+                                   no_requests, False, False)  # fmt: skip
     Exchange._start = start  # type: ignore[method-assign]
     return begun, len(next(iter(grad_sync.flat.values())).buckets)
 
@@ -153,7 +161,7 @@ def written_twice(world: World, turns: tuple[bool, ...]) -> list[Any]:
             return value, False
 
         try:
-            grad_sync.reduce_gradients(parameters, loss, rows, (False, False), False, False)
+            grad_sync.reduce_gradients(parameters, loss, rows, no_requests, False, False)
         except TroupeError as error:
             return [*found, error.problems[0].code]
         assert weight.grad is not None

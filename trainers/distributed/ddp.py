@@ -149,7 +149,7 @@ class Ddp:
         parameters: Sequence[nn.Parameter],
         loss: Callable[[int], tuple[Tensor, bool]],
         rows: Rows,
-        requests: Requests,
+        requests: Callable[[], Requests],
         kept_graphs: bool,
         private: bool,
     ) -> Reduced:
@@ -158,19 +158,20 @@ class Ddp:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], self.world.size / reduced.total[0])
         return reduced
 
-    def reduce_rows(self, rows: Rows, requests: Requests) -> Reduced:
+    def reduce_rows(self, rows: Rows, requests: Callable[[], Requests]) -> Reduced:
         own = torch.stack(list(rows.values()))
         padded = own.new_zeros(len(self.shares[0]), own.shape[1])
         padded[: len(own)] = own
         gathered = [padded]
+        requested = requests()
         if self.world.size > 1:
             gathered = [torch.empty_like(padded) for _ in self.shares]
             with self.world.waits():
                 dist.all_gather(gathered, padded, group=self.world.group)
-                requests = self._newly_requested(requests)
+                requested = self._newly_requested(requested)
         every = [row for share, part in zip(self.shares, gathered, strict=True) for row in part[: len(share)]]
         total = fold({(index, index + 1): row for index, row in enumerate(every)}, torch.add, 0, self.microbatches)
-        return Reduced(total, requests)
+        return Reduced(total, requested)
 
     def _newly_requested(self, requests: Requests) -> Requests:
         """Send what this worker requests; returns what any worker began to request in the phase before, whose message

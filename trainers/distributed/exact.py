@@ -76,8 +76,8 @@ class Exact:
     def callables(self, used: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
         return self.networks
 
-    def reduce_rows(self, rows: Rows, requests: Requests) -> Reduced:
-        self.rows.publish(rows, requests)
+    def reduce_rows(self, rows: Rows, requests: Callable[[], Requests]) -> Reduced:
+        self.rows.publish(rows, requests())
         with self.world.waits():
             if self.shared_buffer is not None:
                 self.shared_buffer.barrier()
@@ -88,7 +88,7 @@ class Exact:
         parameters: Sequence[nn.Parameter],
         loss: Callable[[int], tuple[Tensor, bool]],
         rows: Rows,
-        requests: Requests,
+        requests: Callable[[], Requests],
         kept_graphs: bool,
         private: bool,
     ) -> Reduced:
@@ -108,7 +108,7 @@ class Exact:
             forward(leaf).backward()  # type: ignore[no-untyped-call]
             flat.add(leaf.additions, slice(None))
         value = forward(last)
-        self.rows.publish(rows, requests)
+        self.rows.publish(rows, requests())
         if self.world.size > 1:
             reduced = self._exchange(parameters, flat, value)
             if private:
@@ -119,6 +119,7 @@ class Exact:
         reduced = self.rows.gather()
         if self.microbatches > 1 or weighted:
             flat.finish_alone(last.additions, reduced.total[0])
+        flat.point(parameters, 0)
         return reduced
 
     def _exchange(self, parameters: Sequence[nn.Parameter], flat: FlatGradients, value: Tensor) -> Reduced:

@@ -152,7 +152,8 @@ class Exchange:
                 self.leaving.append(peers.receive(result[_slice(piece)], rank, 2 * bucket + 1))
                 parts = {node: slot[_slice(piece)] for node, slot in self.nodes.items()}
                 for node in peers.own_host_nodes:
-                    self.leaving.append(peers.send(fold(parts, torch.add, *node), rank, 2 * bucket))
+                    partial = fold(parts, torch.add, *node)
+                    self.leaving.append(peers.send(partial, rank, 2 * bucket))
 
     def _receive_sums(self, bucket: int, piece: range) -> tuple[range, dict[Node, Tensor], Messages]:
         """The other hosts' sums of a piece of this worker's slice, and the messages that bring them."""

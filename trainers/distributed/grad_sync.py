@@ -32,18 +32,18 @@ class GradSync(Protocol):
         parameters: Sequence[nn.Parameter],
         loss: Callable[[int], tuple[Tensor, bool]],
         rows: Rows,
-        requests: Requests,
+        requests: Callable[[], Requests],
         kept_graphs: bool,
         private: bool,
     ) -> Reduced:
         """Leave in `.grad` the sum of the gradients of all micro-batches over the sum of their weights.
 
         `loss` computes the loss of a micro-batch of the share, returns it and whether it has a weight, and writes the
-        micro-batch's row. `kept_graphs`: the graphs of several
+        micro-batch's row. `requests` is called as late as possible. `kept_graphs`: the graphs of several
         micro-batches were made in an earlier phase. `private`: `.grad` will be changed in place.
         """
 
-    def reduce_rows(self, rows: Rows, requests: Requests) -> Reduced:
+    def reduce_rows(self, rows: Rows, requests: Callable[[], Requests]) -> Reduced:
         """Add up rows, in a phase without gradients to synchronize."""
 
     def close(self) -> None:

@@ -221,7 +221,6 @@ class Trainer(RunState):
         hint = f"the phase changed nothing, and {self.lower_rate_hint()}"
         return TroupeError(Problem("not-finite", f"step {found.step}", reason, hint), FAILED)
 
-    @property
     def requests(self) -> Requests:
         """What this worker requests of all: to stop, and to save."""
         return self.control.stop_requested, self.save_due
