@@ -113,7 +113,9 @@ def _warnings(facts: Mapping[str, Any], cache: Path, value_range: values.Range) 
     lines = []
     if count := facts["unreadable"]:
         skipped = "1 unreadable image was skipped" if count == 1 else f"{count} unreadable images were skipped"
-        lines.append(f"{unreadable.summary(facts['reasons'])}: {skipped}; {cache / 'unreadable.txt'} lists them")
+        lists = f"{cache / 'unreadable.txt'} lists them"
+        ways = [f"; {way}" for way in [unreadable.way_out(facts["reasons"])] if way]
+        lines.append("".join([f"{unreadable.summary(facts['reasons'])}: {skipped}; {lists}", *ways]))
     if facts["learned_too"]:
         lines.append(f"{facts['learned_too']} images to evaluate on are also training images")
     return lines + values.lines(facts["values"], value_range)
@@ -141,6 +143,8 @@ def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evalua
     more |= {key: facts[key] for key in ("strays", "learned_too", "value_range") if facts[key]}
     if layout and layout.links:
         more["links"] = layout.links
+    if parts and facts["reasons"] and not len(held_out):
+        more["unread_held_out"] = ", ".join(sorted(facts["reasons"]))
     return ImageData(
         everything,
         everything,
