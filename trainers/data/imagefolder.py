@@ -39,8 +39,8 @@ AUTO_SIZE = 64
 WHAT, PARTIAL = "a packed folder of images", "a folder of images that is being packed"  # in the marks of folders
 FILES = {"images.bin", "labels.npy", "parts.npy", "unreadable.txt", "packed.json"}
 FACTS = {  # in packed.json, besides those that check its files
-    "fingerprint", "class_names", "unreadable", "reasons", "lost", "values", "value_range", "parts", "strays",
-    "learned_too",
+    "fingerprint", "class_names", "unreadable", "reasons", "lost", "values", "narrow_values", "value_range", "parts",
+    "strays", "learned_too",
 }  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def _warnings(facts: Mapping[str, Any], cache: Path, value_range: values.Range) 
         lines.append("".join([f"{unreadable.summary(facts['reasons'])}: {skipped}; {lists}", *ways]))
     if facts["learned_too"]:
         lines.append(f"{facts['learned_too']} images to evaluate on are also training images")
-    return lines + values.lines(facts["values"], value_range)
+    return lines + values.lines(facts["values"], value_range) + values.mixed_lines(facts["narrow_values"])
 
 
 def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evaluate_on: str) -> ImageData:
@@ -338,6 +338,7 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
         "values": seen.ranges(),
         "value_range": None if request.value_range == "auto" else request.value_range,
         "learned_too": splitting.count_in_both(codes, hashes, parts) if parts else 0,
+        "narrow_values": seen.narrow(request.value_range),
         "fingerprint": fingerprint(
             digests, made_of["class_names"], channels, size, *how, *_besides(request.value_range)
         ),
