@@ -71,7 +71,7 @@ def _layout_of(root: Path, request: Request, value: str) -> Layout:
     """The contents of a folder; warns about what is left out."""
     scan = scan_folder(root)
     if not scan.images:
-        others = [count_by_kind(scan.passed, None)] if scan.passed else []
+        others = [count_by_kind(scan.passed)] if scan.passed else []
         others += [f"the system folder {printable(name)}" for name in sorted(scan.system)]
         reason = f"contains no images (only {', '.join(others)})" if others else "contains no images"
         hint = f"known extensions are {', '.join(extensions())}"
@@ -80,6 +80,8 @@ def _layout_of(root: Path, request: Request, value: str) -> Layout:
     lines = [f"skipped files that are not images: {count_by_kind(scan.passed)}"] if scan.passed else []
     lines += [
         f"the {count} images of its folder {printable(name)} are left out: it is not a training or test split"
+        if name
+        else f"the {count} images beside its folders are left out: they are in no split"
         for name, count in layout.left_out.items()
     ]
     if scan.links:
@@ -141,10 +143,10 @@ def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evalua
     everything = Part(images, labels)
     more: dict[str, Any] = {"own_validation": True} if splitting.has_own_validation(parts) else {}
     more |= {key: facts[key] for key in ("strays", "learned_too", "value_range") if facts[key]}
-    if layout and layout.links:
-        more["links"] = layout.links
     if parts and facts["reasons"] and not len(held_out):
         more["unread_held_out"] = ", ".join(sorted(facts["reasons"]))
+    if layout and layout.links:
+        more["links"] = layout.links
     return ImageData(
         everything,
         everything,
@@ -336,9 +338,9 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
         "reasons": reasons,
         "lost": lost_of,
         "values": seen.ranges(),
+        "narrow_values": seen.narrow(request.value_range),
         "value_range": None if request.value_range == "auto" else request.value_range,
         "learned_too": splitting.count_in_both(codes, hashes, parts) if parts else 0,
-        "narrow_values": seen.narrow(request.value_range),
         "fingerprint": fingerprint(
             digests, made_of["class_names"], channels, size, *how, *_besides(request.value_range)
         ),
