@@ -329,6 +329,8 @@ EITHER = {
     "stations": ("test_tube", "train_station"),
     "two letters": ("tr/cat", "tr/dog", "te/cat", "te/dog"),
     "the same folders in each": ("learn/cat", "learn/dog", "check/cat", "check/dog"),
+    "masks": ("images", "masks"),
+    "Pascal VOC": ("JPEGImages", "SegmentationClass", "SegmentationObject"),
     "labels of some": ("train_labeled/cat", "train_labeled/dog", "train_unlabeled"),
 }
 
@@ -382,6 +384,13 @@ def test_a_split_among_the_classes_of_splits_is_asked_for(tmp_path: Path, senten
     folder = filled(tmp_path / "pets", *places)
     sentences([refused(folder)])
     assert opened(folder, folders="parts").facts["class_names"] == ("cat", "dog", "val")
+    masks = filled(tmp_path / "cells", *(f"{part}/{name}" for part in ("train", "test") for name in ("images", "gt")))
+    sentences([refused(masks)])
+    assert opened(masks, folders="parts").facts["class_names"] == ("gt", "images")
+
+
+def test_a_mark_before_the_only_folder_beside_images_is_asked_for(tmp_path: Path) -> None:
+    assert "@thumbs may be" in refused(filled(tmp_path / "pictures", ".", "@thumbs")).reason
 
 
 # --- a level too high or too low, and links ---

@@ -14,6 +14,7 @@ from trainers.data.image_folders.folder_names import (
     TRAIN,
     UNLABELED,
     alike_but_for_parts,
+    inputs_and_target,
     is_opposed,
     part_kinds,
     perhaps_of_system,
@@ -40,7 +41,9 @@ def refuse_ambiguous(paths: Sequence[str], kinds: Mapping[str, str], data: str) 
     named = [name for name in kinds if name]
     complete = is_complete(splits_of(kinds))
     leave_out = "use folders=parts to leave it out, or folders=classes if all are classes"
-    _refuse_of_system(named, leave_out if complete else "use folders=classes if it is a class, or move it away", data)
+    leave_out = leave_out if complete else "use folders=classes if it is a class, or move it away"
+    _refuse_of_system(list(kinds), leave_out, data)
+    _refuse_targets(named, "folders=classes", data)
     inside = {name: _folders_in(name, paths) for name in named}
     if split := _split_beside_others(kinds, inside):
         _refuse_beside(split, kinds, inside, complete, data)
@@ -54,6 +57,7 @@ def refuse_ambiguous_classes(split: str, classes: Sequence[str], data: str) -> N
     """Raise TroupeError if the folders of a split may be something else than classes."""
     say = "use folders=parts if it is a class, or move it away"
     _refuse_of_system(classes, say, data, f"{split}/")
+    _refuse_targets(classes, "folders=parts", data, f"{split}/")
     kinds = part_kinds(classes)
     others = [name for name, kind in kinds.items() if not kind]
     if name := _split_beside_others(kinds, {name: set() for name in classes}):
@@ -71,6 +75,14 @@ def _refuse_of_system(names: Sequence[str], hint: str, data: str, within: str = 
     """Raise TroupeError for a folder that a system may have made."""
     for name in perhaps_of_system(names):
         raise either(f"its folder {printable(within + name)} may be a class, or left by a system", hint, data)
+
+
+def _refuse_targets(names: Sequence[str], setting: str, data: str, within: str = "") -> None:
+    """Raise TroupeError for a folder with masks or the like, beside one with images."""
+    if found := inputs_and_target(names):
+        images, target = (printable(within + name) for name in found)
+        reason = f"its folder {target} may belong to the images of its folder {images}, or be a class"
+        raise either(reason, f"move it away, or use {setting} if all are classes", data)
 
 
 def _split_beside_others(kinds: Mapping[str, str], inside: Mapping[str, set[str]]) -> str:

@@ -98,6 +98,25 @@ VARIANTS = frozenset(  # words for a variant of a split: `train_cleaned` is a tr
     ("aug", "augment", "augmented", "augmentation", "mini", "small", "tiny", "full", "clean", "cleaned", "labeled",
      "labelled", "resized", "cropped", "original", "orig", "raw", "final", "jpg", "jpeg", "png", "tif", "tiff", "webp")
 )  # fmt: skip
+INPUTS = frozenset(("images", "image", "imgs", "img", "jpegimages", "photos", "inputs", "input"))
+TARGETS = frozenset(  # of other tasks, beside such folders
+    (
+        "masks",
+        "mask",
+        "labels",
+        "label",
+        "annotations",
+        "annotation",
+        "groundtruth",
+        "gt",
+        "targets",
+        "target",
+        "segmentation",
+        "segmentations",
+        "segmentationclass",
+        "segmentationobject",
+    )
+)
 
 
 def text_of(path: str) -> str:
@@ -185,6 +204,14 @@ def alike_but_for_parts(names: Collection[str]) -> list[str]:
     if len(named) == len(names) and others and any(kind == TRAIN for kind, _ in named.values()):
         return list(named)
     return [name for name, (_, rest) in named.items() if rest in pairs]
+
+
+def inputs_and_target(names: Iterable[str]) -> tuple[str, str] | None:
+    """A folder of images and one of masks or other images that belong to them, as for segmentation; they may be two
+    classes."""
+    joined = {"".join(_words(name)): name for name in names}
+    inputs, targets = INPUTS & joined.keys(), TARGETS & joined.keys()
+    return (joined[min(inputs)], joined[min(targets)]) if inputs and targets else None
 
 
 def is_opposed(name: str, others: Iterable[str]) -> bool:
