@@ -13,6 +13,7 @@ from cluster.inspection.manage_runs import networks_of, not_written, opened
 from trainers.base import old_names
 from trainers.base.errors import CONFLICT, USAGE, TroupeError
 from trainers.base.paths import expanded
+from trainers.base.placeholders import how_to_fetch, placeholder_at
 from trainers.base.problems import Problem
 from trainers.families import registry
 from trainers.run_folders import run_folder
@@ -99,8 +100,10 @@ def exported(folder: Path, families: Sequence[Path]) -> tuple[dict[str, Any], An
 
 
 def not_exported(folder: Path) -> TroupeError:
-    reason = "was not written by `troupe export`"
-    return TroupeError(Problem("damaged", f"{folder}/config.json", reason, "export again"), CONFLICT)
+    instead = placeholder_at(folder / "config.json")
+    reason = f"is a {instead}" if instead else "was not written by `troupe export`"
+    hint = how_to_fetch(instead) or "export again"
+    return TroupeError(Problem("damaged", f"{folder}/config.json", reason, hint), CONFLICT)
 
 
 def _is_export(folder: Path) -> bool:

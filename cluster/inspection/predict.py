@@ -15,10 +15,12 @@ from cluster.terminal.tables import table
 from cluster.training.launch_run import alone
 from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
 from trainers.base.paths import expanded, natural, printable
+from trainers.base.placeholders import how_to_fetch
 from trainers.base.problems import Problem
 from trainers.data import sources
 from trainers.data.image_folders import decoding
 from trainers.data.image_folders.layout import count_by_kind, scan_folder
+from trainers.data.image_folders.unreadable import reason_unreadable
 from trainers.families import registry
 from trainers.run_folders import run_folder
 from trainers.runtime.global_state import with_default_globals
@@ -144,14 +146,13 @@ def _decoded(
 ) -> Iterator[tuple[Path, Any]]:
     """Each readable file with its image; the others are added to `unreadable`."""
     for file in files:
+        content = b""
         try:
+            content = file.read_bytes()
             with warnings.catch_warnings(action="ignore"):  # Pillow's, about images that it can read
-                image = decoding.preprocessed(file.read_bytes(), facts)
-        except OSError as error:
-            unreadable.append({"file": printable(file), "why": error.strerror or "damaged, or not an image"})
+                image = decoding.preprocessed(content, facts)
         except Exception as error:  # Pillow raises nearly any exception for damaged images
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            unreadable.append({"file": printable(file), "why": printable(why)})
+            unreadable.append({"file": printable(file), "why": printable(reason_unreadable(error, content))})
         else:
             yield file, image
 
@@ -221,4 +222,7 @@ def text_of_predictions(result: Mapping[str, Any], top: int | None) -> str:
 
 def broken(result: Mapping[str, Any]) -> list[Problem]:
     """The images that could not be read."""
-    return [Problem("not-read", one["file"], f"cannot be read ({one['why']})") for one in result["unreadable"]]
+    return [
+        Problem("not-read", one["file"], f"cannot be read ({one['why']})", how_to_fetch(one["why"]))
+        for one in result["unreadable"]
+    ]

@@ -17,7 +17,7 @@ from sentences import Sentences
 
 from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
-from trainers.data.image_folders.folder_names import SYSTEM_FOLDERS, part_kinds
+from trainers.data.image_folders.folder_names import SYSTEM_FOLDERS, of_system, part_kinds
 from trainers.data.image_folders.layout import arranged, scan_folder
 from trainers.data.images import ImageData
 from trainers.data.sources import open_data
@@ -110,18 +110,57 @@ def test_a_folder_with_nothing_but_what_systems_leave_says_so(tmp_path: Path, se
     assert "1 not downloaded from iCloud, the system folder @eaDir" in problem.reason
 
 
-def test_names_that_people_give_to_classes_are_not_taken_from_them(tmp_path: Path) -> None:
-    names = ("recycled", "recycler", "snapshot", "trash", "trash can", "@nasa", "#1", "found", "temporary")
+@pytest.mark.parametrize(
+    "names",
+    [("recycled", "recycler", "snapshot", "trash", "trash can", "recovery", "found", "temporary", "windows"),
+     ("@esa", "@nasa"), ("#1", "#2", "#10"), ("$1", "$100")],
+)  # fmt: skip
+def test_names_that_people_give_to_classes_are_not_taken_from_them(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Marks before every name are those of the user."""
     assert opened(filled(tmp_path / "waste", *names)).facts["class_names"] == tuple(sorted(names))
 
 
-@pytest.mark.parametrize("name", ["Recycle Bin", "trashbox"])
-def test_a_bin_that_may_be_a_class_is_asked_for(tmp_path: Path, name: str, sentences: Sentences) -> None:
+MADE_BY_SYSTEMS = [
+    "@appstore", "@docker", "@S2S", "@sharesync", "@iphoto", "@database", "#snapshots", "$AV_ASW", "$AV_AVG",
+    "$WINDOWS.~Q", "$Windows.~LS", "$INPLACE.~TR", "Windows.old", "PerfLogs", "OneDriveTemp", "FileHistory",
+    "found.1000", "msdownld.tmp", "Desktop Folder", "Cleanup At Startup", "__MACOSX 2", "__MACOSX copy",
+    "System Volume Information (1)", "$RECYCLE.BIN - Copy",
+]  # fmt: skip
+
+
+def test_folders_that_systems_make_in_other_versions_and_their_copies_are_no_classes() -> None:
+    assert [name for name in MADE_BY_SYSTEMS if not of_system(name, is_folder=True)] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Recycle Bin", "trashbox", "recycle bin", "RECYCLE BIN", "Trash", "Recycle", "Recycled", "Recycle Bin 2",
+     "Recovery", "@home", "$100", "#new", "@unheard-of", "~backup"],
+)  # fmt: skip
+def test_what_a_system_may_have_left_or_a_class_is_asked_for(tmp_path: Path, name: str, sentences: Sentences) -> None:
     folder = filled(tmp_path / "pets", "cat", "dog", name)
     problem = refused(folder)
     assert (problem.code, "folders=classes" in problem.hint) == ("parts-or-classes", True)
     sentences([problem])
     assert name in opened(folder, folders="classes").facts["class_names"]
+
+
+def test_what_a_system_may_have_left_beside_splits_or_in_them_is_asked_for(
+    tmp_path: Path, sentences: Sentences
+) -> None:
+    places = ("train/cat", "train/dog", "test/cat", "test/dog")
+    beside, within = filled(tmp_path / "beside", *places, "@home"), filled(tmp_path / "within", *places)
+    filled(within, "train/@home", "test/@home")
+    sentences([refused(beside), refused(within)])
+    assert opened(beside, folders="parts").facts["class_names"] == ("cat", "dog")
+    assert opened(within, folders="parts").facts["class_names"] == ("@home", "cat", "dog")
+
+
+def test_what_a_system_may_have_left_without_images_is_no_class_and_no_mistake(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "pets", "cat", "dog")
+    for name in ("@unheard-of", "$AV_X", "Trash"):
+        (folder / name).mkdir()
+    assert "lost_classes" not in opened(folder).facts or opened(folder).facts["lost_classes"] == {}
 
 
 # --- the same pictures, however they came to the disk ---
@@ -214,6 +253,10 @@ SPELLINGS = [
     ("train", "dev"), ("train", "eval"), ("train", "holdout"), ("train", "hold-out"), ("TrainImages", "TestImages"),
     ("train_data", "validation_data"), ("train2017", "val2017"), ("seg_train", "seg_test"), ("Training", "PrivateTest"),
     ("training", "evaluation"), ("dataset_train", "dataset_valid"), ("TRAIN SET", "held out"),
+    ("trainval", "test"), ("train_val", "test"), ("train_aug", "val"), ("train_mini", "val"), ("train_cleaned", "test"),
+    ("train-augmented", "val"), ("train-jpg", "test-tif"), ("treino", "teste"), ("Trainingsdaten", "Testdaten"),
+    ("entrenamiento", "validación"), ("Entrainement", "Validation"), ("Обучающая выборка", "Тестовая выборка"),
+    ("训练集", "测试集"), ("学習データ", "テストデータ"),
 ]  # fmt: skip
 
 
@@ -224,7 +267,7 @@ def test_parts_are_known_in_their_usual_spellings(tmp_path: Path, train: str, ot
     assert (data.size, data.held_out, data.facts["class_names"]) == (8, 8, ("cat", "dog"))
 
 
-@pytest.mark.parametrize("name", ["unlabeled", "Unlabelled", "un-labeled", "no_labels"])
+@pytest.mark.parametrize("name", ["unlabeled", "Unlabelled", "un-labeled", "no_labels", "train_unlabeled"])
 def test_images_without_labels_are_left_out_and_that_is_told(tmp_path: Path, name: str) -> None:
     folder = filled(tmp_path / "stl10", "train/cat", "train/dog", "test/cat", "test/dog", name)
     said: list[str] = []
@@ -252,11 +295,16 @@ def test_words_that_only_hold_the_name_of_a_part_are_none() -> None:
         assert [kinds[name] for name in names if name != "valid"] == [""] * (2 - ("valid" in names)), names
 
 
-@pytest.mark.parametrize("others", [("truck",), ("truck", "bus")])
-def test_a_train_beside_trucks_is_a_class(tmp_path: Path, others: tuple[str, ...]) -> None:
-    assert opened(filled(tmp_path / "things", "train", *others)).facts["class_names"] == tuple(
-        sorted(("train", *others))
-    )
+@pytest.mark.parametrize(
+    "names",
+    [("train", "truck"), ("train", "truck", "bus"), ("trains", "cars"), ("valid", "invalid"), ("de", "te", "tr"),
+     ("dog", "test_tube", "train_station"), ("cat/2023", "cat/2024", "dog/2023", "dog/2024"),
+     ("cat/front", "cat/back", "dog/front", "dog/side"), tuple(f"{name}/{view}" for name in "abcd" for view in "xy")],
+)  # fmt: skip
+def test_names_that_cannot_be_those_of_splits_are_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """A train beside trucks is a vehicle."""
+    classes = {name.partition("/")[0] for name in names}
+    assert opened(filled(tmp_path / "things", *names)).facts["class_names"] == tuple(sorted(classes))
 
 
 EITHER = {
@@ -268,6 +316,22 @@ EITHER = {
     "none to learn from": ("test/cat", "test/dog", "val/cat", "val/dog"),
     "none to test": ("train/cat", "train/dog", "unlabeled"),
     "within classes": ("cat/train", "cat/test", "dog/train", "dog/test"),
+    "a test beside classes": ("cat", "dog", "test"),
+    "a val beside classes": ("cat", "dog", "val"),
+    "the same classes in it": ("cat", "dog", "validation/cat", "validation/dog"),
+    "Omniglot": tuple(f"images_{part}/{name}" for part in ("background", "evaluation") for name in "ab"),
+    "no known training": ("full/cat", "full/dog", "test/cat", "test/dog"),
+    "no known training, flat": ("main", "holdout"),
+    "fit": ("fit/cat", "fit/dog", "eval/cat", "eval/dog"),
+    "training beside trucks": ("training", "truck"),
+    "CycleGAN": ("trainA", "trainB", "testA", "testB"),
+    "Market-1501": ("bounding_box_train", "bounding_box_test", "query"),
+    "stations": ("test_tube", "train_station"),
+    "two letters": ("tr/cat", "tr/dog", "te/cat", "te/dog"),
+    "the same folders in each": ("learn/cat", "learn/dog", "check/cat", "check/dog"),
+    "masks": ("images", "masks"),
+    "Pascal VOC": ("JPEGImages", "SegmentationClass", "SegmentationObject"),
+    "labels of some": ("train_labeled/cat", "train_labeled/dog", "train_unlabeled"),
 }
 
 
@@ -296,8 +360,37 @@ def test_folders_that_are_parts_by_word_leave_the_others_out(tmp_path: Path, sen
     data = opened(folder, said, folders="parts")
     assert (data.size, data.held_out, data.facts["class_names"]) == (8, 8, ("cat", "dog"))
     assert len(said) == 1
+    noise(folder / "me.png", 77)
+    opened(folder, said, folders="parts")
+    assert "the 1 images beside its folders are left out" in said[-1]
     problem = refused(filled(tmp_path / "others", "cat", "dog"), folders="parts")
     sentences([problem])
+
+
+def test_two_letters_are_splits_by_word(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "pets", "tr/cat", "tr/dog", "te/cat", "te/dog")
+    data = opened(folder, folders="parts")
+    assert (data.size, data.held_out, data.facts["class_names"]) == (8, 8, ("cat", "dog"))
+
+
+@pytest.mark.parametrize("part", ["test", "val", "unlabeled"])
+def test_a_split_beside_images_without_folders_is_asked_for(tmp_path: Path, part: str, sentences: Sentences) -> None:
+    """Else a GAN would learn from what it is judged by."""
+    sentences([refused(filled(tmp_path / "pictures", ".", part))])
+
+
+def test_a_split_among_the_classes_of_splits_is_asked_for(tmp_path: Path, sentences: Sentences) -> None:
+    places = [f"{part}/{name}" for part in ("train", "test") for name in ("cat", "dog", "val")]
+    folder = filled(tmp_path / "pets", *places)
+    sentences([refused(folder)])
+    assert opened(folder, folders="parts").facts["class_names"] == ("cat", "dog", "val")
+    masks = filled(tmp_path / "cells", *(f"{part}/{name}" for part in ("train", "test") for name in ("images", "gt")))
+    sentences([refused(masks)])
+    assert opened(masks, folders="parts").facts["class_names"] == ("gt", "images")
+
+
+def test_a_mark_before_the_only_folder_beside_images_is_asked_for(tmp_path: Path) -> None:
+    assert "@thumbs may be" in refused(filled(tmp_path / "pictures", ".", "@thumbs")).reason
 
 
 # --- a level too high or too low, and links ---
@@ -393,6 +486,36 @@ def test_every_reason_why_images_were_left_out_is_in_the_message(tmp_path: Path,
     for kept in (folder / "cat").glob("[0-9].png"):
         kept.unlink()
     assert "git-lfs pointer: 2" in misfit(folder).reason
+
+
+def test_every_reason_why_files_were_skipped_is_in_the_message(tmp_path: Path, sentences: Sentences) -> None:
+    """However many other files there are."""
+    folder = filled(tmp_path / "pets", "cat", "dog")
+    for kind, count in {
+        "txt": 9,
+        "json": 8,
+        "xml": 7,
+        "csv": 6,
+        "md": 5,
+        "log": 4,
+        "py": 2,
+        "psd": 1,
+        "heics": 1,
+    }.items():
+        for number in range(count):
+            (folder / "cat" / f"{number}.{kind}").touch()
+    (folder / "cat" / "gone.png").symlink_to("nowhere")
+    (folder / "cat" / ".photo.jpg.icloud").touch()
+    os.mkfifo(folder / "cat" / "pipe.png")
+    (folder / "ox").mkdir()
+    (folder / "ox" / "gone.png").symlink_to("nowhere")
+    said: list[str] = []
+    data = opened(folder, said)
+    (line,) = said
+    for kind in ("2 broken links", "1 not downloaded from iCloud", "1 special files", "1 .psd", "7 others"):
+        assert kind in line
+    sentences([line])
+    assert data.facts["lost_classes"] == {"ox": "it holds 1 broken links"}
 
 
 def test_images_that_are_all_pointers_are_named_as_such(tmp_path: Path, sentences: Sentences) -> None:

@@ -101,6 +101,39 @@ def test_a_dead_pixel_and_one_image_of_many_hide_nothing(tmp_path: Path) -> None
     assert [line.count("use value_range=0:4095") for line in said] == [1]
 
 
+@pytest.mark.parametrize(
+    ("small", "large", "kind", "most", "white", "say"),
+    [(18, 2, np.uint16, 4095, 65535, "0:4095"), (10, 10, np.uint16, 4095, 65535, "0:4095"),
+     (2, 18, np.uint16, 255, 65535, "0:255"), (10, 10, np.float32, 0.05, 1, "0:0.05"),
+     (10, 10, np.uint8, 1, 255, "0:1")],
+)  # fmt: skip
+def test_images_that_fill_little_of_the_range_of_others_are_told(
+    tmp_path: Path, sentences: Sentences, small: int, large: int, kind: Any, most: float, white: float, say: str
+) -> None:
+    saved(tmp_path / "scans" / "few", most, kind, count=small)
+    saved(tmp_path / "scans" / "full", white, kind, count=large)
+    said: list[str] = []
+    opened(tmp_path / "scans", said)
+    (line,) = [one for one in said if "all of its images" not in one]
+    assert f"{small} of its {small + large} " in line
+    assert f"values from 0 to {most:g}, under a tenth of the 0 to {white:g}" in line
+    assert f"value_range={say}," in line
+    sentences([line])
+    for value_range in (kept(say), "full"):
+        opened(tmp_path / "scans", said := [], value_range=value_range)
+        assert said == []
+
+
+def test_a_few_dark_images_and_blank_ones_are_not_spoken_of(tmp_path: Path) -> None:
+    saved(tmp_path / "scans", 255, np.uint8, count=20)
+    for number in range(5):
+        Image.fromarray(np.full((16, 16), 255 * (number % 2), np.uint8)).save(tmp_path / "scans" / f"blank{number}.tif")
+    saved(tmp_path / "scans" / "dark", 9, np.uint8, count=1)
+    said: list[str] = []
+    opened(tmp_path / "scans", said)
+    assert [line for line in said if "values" in line] == []
+
+
 def test_full_is_the_same_pixels_and_nothing_is_told(tmp_path: Path) -> None:
     folder, said = saved(tmp_path / "scans", 4095, np.uint16), list[str]()
     full = opened(folder, said, value_range="full")

@@ -39,8 +39,8 @@ AUTO_SIZE = 64
 WHAT, PARTIAL = "a packed folder of images", "a folder of images that is being packed"  # in the marks of folders
 FILES = {"images.bin", "labels.npy", "parts.npy", "unreadable.txt", "packed.json"}
 FACTS = {  # in packed.json, besides those that check its files
-    "fingerprint", "class_names", "unreadable", "reasons", "lost", "values", "value_range", "parts", "strays",
-    "learned_too",
+    "fingerprint", "class_names", "unreadable", "reasons", "lost", "values", "narrow_values", "value_range", "parts",
+    "strays", "learned_too",
 }  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def _layout_of(root: Path, request: Request, value: str) -> Layout:
     """The contents of a folder; warns about what is left out."""
     scan = scan_folder(root)
     if not scan.images:
-        others = [count_by_kind(scan.passed, None)] if scan.passed else []
+        others = [count_by_kind(scan.passed)] if scan.passed else []
         others += [f"the system folder {printable(name)}" for name in sorted(scan.system)]
         reason = f"contains no images (only {', '.join(others)})" if others else "contains no images"
         hint = f"known extensions are {', '.join(extensions())}"
@@ -80,6 +80,8 @@ def _layout_of(root: Path, request: Request, value: str) -> Layout:
     lines = [f"skipped files that are not images: {count_by_kind(scan.passed)}"] if scan.passed else []
     lines += [
         f"the {count} images of its folder {printable(name)} are left out: it is not a training or test split"
+        if name
+        else f"the {count} images beside its folders are left out: they are in no split"
         for name, count in layout.left_out.items()
     ]
     if scan.links:
@@ -113,10 +115,12 @@ def _warnings(facts: Mapping[str, Any], cache: Path, value_range: values.Range) 
     lines = []
     if count := facts["unreadable"]:
         skipped = "1 unreadable image was skipped" if count == 1 else f"{count} unreadable images were skipped"
-        lines.append(f"{unreadable.summary(facts['reasons'])}: {skipped}; {cache / 'unreadable.txt'} lists them")
+        lists = f"{cache / 'unreadable.txt'} lists them"
+        ways = [f"; {way}" for way in [unreadable.way_out(facts["reasons"])] if way]
+        lines.append("".join([f"{unreadable.summary(facts['reasons'])}: {skipped}; {lists}", *ways]))
     if facts["learned_too"]:
         lines.append(f"{facts['learned_too']} images to evaluate on are also training images")
-    return lines + values.lines(facts["values"], value_range)
+    return lines + values.lines(facts["values"], value_range) + values.mixed_lines(facts["narrow_values"])
 
 
 def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evaluate_on: str) -> ImageData:
@@ -139,6 +143,8 @@ def _opened(cache: Path, facts: Mapping[str, Any], layout: Layout | None, evalua
     everything = Part(images, labels)
     more: dict[str, Any] = {"own_validation": True} if splitting.has_own_validation(parts) else {}
     more |= {key: facts[key] for key in ("strays", "learned_too", "value_range") if facts[key]}
+    if parts and facts["reasons"] and not len(held_out):
+        more["unread_held_out"] = ", ".join(sorted(facts["reasons"]))
     if layout and layout.links:
         more["links"] = layout.links
     return ImageData(
@@ -332,6 +338,7 @@ def _write(root: Path, layout: Layout, size: int, target: Path, request: Request
         "reasons": reasons,
         "lost": lost_of,
         "values": seen.ranges(),
+        "narrow_values": seen.narrow(request.value_range),
         "value_range": None if request.value_range == "auto" else request.value_range,
         "learned_too": splitting.count_in_both(codes, hashes, parts) if parts else 0,
         "fingerprint": fingerprint(

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
+from trainers.base.placeholders import how_to_fetch, placeholder_at
 from trainers.base.problems import Problem
 from trainers.data.images import Part, array_digest
 from trainers.storage import atomic_files, ownership
@@ -116,5 +117,7 @@ def _read(file: Path, shape: list[int], sha256: str) -> NDArray[Any]:
 
 
 def _damaged(file: Path, reason: object) -> TroupeError:
-    message, hint = " ".join(str(reason).split()), f"remove {file.parent} and pack it again"
+    instead = placeholder_at(file)
+    message = instead or " ".join(str(reason).split())
+    hint = how_to_fetch(instead) or f"remove {file.parent} and pack it again"
     return TroupeError(Problem("damaged", str(file), f"damaged ({message})", hint), ENVIRONMENT)

@@ -58,6 +58,10 @@ class ImageConfig(Config):
             for name in of_folders
         ]
 
+    def no_held_out_reason(self, facts: Mapping[str, Any]) -> str:
+        reasons = facts.get("unread_held_out", "")
+        return f"none of the held-out images can be read ({reasons})" if reasons else super().no_held_out_reason(facts)
+
     @classmethod
     def side(cls, said: Mapping[str, Any]) -> int:
         """The side of the images in pixels, as far as the given settings determine it; otherwise 64."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.base.errors import ENVIRONMENT, TroupeError
+from trainers.base.placeholders import how_to_fetch, placeholder_at
 from trainers.base.problems import Problem
 from trainers.data.images import FETCHED, ImageData, Part, Request, Source, content_digest, in_memory
 from trainers.data.packed import Content, pack, read_packed
@@ -83,7 +84,9 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
         shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
         return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
     except (OSError, EOFError, ValueError, LookupError, zlib.error) as error:
-        problem = Problem("damaged", str(file), f"damaged ({error})", "download it again")
+        instead = placeholder_at(file)
+        hint = how_to_fetch(instead) or "download it again"
+        problem = Problem("damaged", str(file), f"damaged ({instead or error})", hint)
         raise TroupeError(problem, ENVIRONMENT) from error
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trainers.base.errors import CONFLICT, ENVIRONMENT, Transient, TroupeError
+from trainers.base.placeholders import how_to_fetch, placeholder_at
 from trainers.base.problems import Problem
 from trainers.storage import atomic_files, ownership
 
@@ -193,12 +194,13 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
         damaged[path] = damage
     if damaged:
         path, reason = next(iter(damaged.items()))
+        fetch = how_to_fetch(placeholder_at(path / "state.pt"))
         raise TroupeError(
             Problem(
                 "damaged",
                 str(folder),
                 f"no checkpoint is intact ({path.name}: {reason})",
-                "restore one from a copy, or start a new run",
+                fetch or "restore one from a copy, or start a new run",
             ),
             CONFLICT,
         )
@@ -213,6 +215,8 @@ def damage_of(path: Path) -> str | None:
             return "manifest.json was modified"
         for name, facts in {"state.pt": manifest["files"]["state.pt"], **manifest["files"]}.items():
             if (path / name).stat().st_size != facts["bytes"]:
+                if instead := placeholder_at(path / name):
+                    return f"{name} is a {instead}"
                 return f"{name} differs in size from its manifest"
             if digest_of_file(path / name) != facts["sha256"]:
                 return f"{name} differs in SHA-256 from its manifest"

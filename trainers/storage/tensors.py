@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.base.errors import CONFLICT, TroupeError
+from trainers.base.placeholders import how_to_fetch, placeholder_at
 from trainers.base.problems import Problem
 from trainers.storage.checkpoint import WEIGHTS
 
@@ -72,9 +73,11 @@ def read_weights(
         if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
             raise _NotPlain("it contains more than tensors")
     except Exception as error:  # both libraries raise many types of exceptions
-        reason = error.strerror if isinstance(error, OSError) else "damaged, or another format"
+        instead = placeholder_at(file)
+        reason = (error.strerror if isinstance(error, OSError) else instead) or "damaged, or another format"
         reason = f"no weights can be read ({error if isinstance(error, _NotPlain) else reason})"
         hint = "pass a state dict saved by torch, or a file or folder written by `troupe export`"
+        hint = how_to_fetch(instead) or hint
         raise TroupeError(Problem("no-weights", about or str(path), reason, hint, value), CONFLICT) from error
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if len(networks) == 1 and not all(name.startswith(f"{networks[0]}.") for name in tensors):

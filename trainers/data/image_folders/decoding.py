@@ -19,6 +19,10 @@ from trainers.data.images import fit
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
 NEWER = ("avif", "heic", "heif")  # readable by newer Pillow, or with pillow-heif installed
+NEVER_READ = frozenset(  # formats of images that are left out, besides those that Pillow alone knows
+    (".heic", ".heif", ".avif", ".jxl", ".svg", ".svgz", ".psd", ".psb", ".xcf", ".kra", ".raw", ".cr2", ".cr3", ".nef",
+     ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw", ".exr", ".dcm", ".nii", ".czi", ".lif", ".nd2", ".svs")
+)  # fmt: skip
 GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -29,6 +33,11 @@ def extensions() -> tuple[str, ...]:
         importlib.import_module("pillow_heif").register_heif_opener()
     known = Image.registered_extensions()
     return (*EXTENSIONS, *(name for name in NEWER if f".{name}" in known))
+
+
+def is_image_format(extension: str) -> bool:
+    """Whether files with this extension, `.psd`, hold images, though they may not be read here."""
+    return extension in NEVER_READ or extension in Image.registered_extensions()
 
 
 def decode(

@@ -11,10 +11,19 @@ from typing import NamedTuple
 from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.paths import printable
 from trainers.base.problems import Problem
-from trainers.data.image_folders.decoding import extensions
-from trainers.data.image_folders.folder_names import DOUBTFUL, TRAIN, UNLABELED, of_system, part_kinds, placed, text_of
+from trainers.data.image_folders.ambiguous import (
+    either,
+    is_complete,
+    names_of,
+    refuse_ambiguous,
+    refuse_ambiguous_classes,
+    splits_of,
+)
+from trainers.data.image_folders.decoding import extensions, is_image_format
+from trainers.data.image_folders.folder_names import TRAIN, of_system, part_kinds, perhaps_of_system, placed, text_of
 
 EVICTED = "not downloaded from iCloud"  # such a file is replaced by a hidden `.NAME.icloud`
+BROKEN, SPECIAL = "broken links", "special files"
 
 
 class ImageFile(NamedTuple):
@@ -110,8 +119,9 @@ class _Scanner:
             return
         else:
             kind = printable(f".{name.rpartition('.')[2].lower()}" if "." in name else name)
-        is_regular = path.is_file() or kind == EVICTED
-        self.passed[kind if is_regular else "broken links" if path.is_symlink() else "special files"] += 1
+        if kind != EVICTED and not path.is_file():
+            kind = BROKEN if path.is_symlink() else SPECIAL
+        self.passed[kind] += 1
         for parent in above:
             self.holds[parent][kind] += 1
 
@@ -129,11 +139,14 @@ def _refuse(error: OSError) -> None:
     raise TroupeError(Problem("not-read", printable(error.filename), reason, hint), ENVIRONMENT)
 
 
-def count_by_kind(kinds: Mapping[str, int], most: int | None = 5) -> str:
-    """`12 .psd, 1 .txt`, the most frequent first."""
+def count_by_kind(kinds: Mapping[str, int], most: int = 5) -> str:
+    """`12 .txt, 3 .psd, 1 broken links`, the most frequent first: all reasons why images are left out, and the most
+    frequent of other files."""
     order = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-    rest = ["..."] if most is not None and len(order) > most else []
-    return ", ".join([f"{count} {kind}" for kind, count in order[:most]] + rest)
+    others = [kind for kind, _ in order if kind not in (EVICTED, BROKEN, SPECIAL) and not is_image_format(kind)]
+    hidden = set(others[most:]) if len(others) > most + 1 else set()
+    rest = [f"{sum(kinds[kind] for kind in hidden)} others"] if hidden else []
+    return ", ".join([f"{count} {kind}" for kind, count in order if kind not in hidden] + rest)
 
 
 def arranged(scan: ScanResult, data: str, folders: str = "auto") -> Layout:
@@ -144,16 +157,19 @@ def arranged(scan: ScanResult, data: str, folders: str = "auto") -> Layout:
     """
     texts = [image.text for image in scan.images]
     parts, left_out = _parts(texts, data, folders)
-    kept = [image for image in scan.images if image.text.partition("/")[0] not in left_out]
+    kept = [image for image in scan.images if _first_folder(image.text) not in left_out]
     if not parts:
         classes, strays = _classes(texts)
-        return Layout(kept, {}, classes, strays, _bare(scan, texts, ""), _links(scan, {}), left_out)
+        return Layout(kept, {}, classes, strays, _bare(scan, texts, "", folders), _links(scan, {}), left_out)
     inside = {name: [path.partition("/")[2] for path in texts if path.startswith(f"{name}/")] for name in parts}
     every = {name: _classes(paths_inside) for name, paths_inside in inside.items()}
     strays = [f"{name}/{path}" for name, (_, beside) in every.items() for path in beside]
     if strays:
         return Layout(kept, parts, [], strays, {}, _links(scan, parts), left_out)
     train = next(name for name, part in parts.items() if part == TRAIN)
+    if folders == "auto":
+        for name, (classes, _) in every.items():
+            refuse_ambiguous_classes(name, classes, data)
     if any(classes for classes, _ in every.values()):
         _refuse_unlike(
             {
@@ -163,7 +179,7 @@ def arranged(scan: ScanResult, data: str, folders: str = "auto") -> Layout:
             train,
             data,
         )
-    bare = _bare(scan, texts, f"{train}/")
+    bare = _bare(scan, texts, f"{train}/", folders)
     return Layout(kept, parts, every[train][0], [], bare, _links(scan, parts), left_out)
 
 
@@ -172,92 +188,38 @@ def _parts(paths: Sequence[str], data: str, folders: str) -> tuple[dict[str, str
 
     Raises TroupeError if their names do not show what they are.
     """
-    counts = Counter(path.partition("/")[0] if "/" in path else "" for path in paths)
-    kinds = placed(part_kinds(sorted(name for name in counts if name)))
+    counts = Counter(map(_first_folder, paths))
+    kinds = placed(part_kinds(sorted(name for name in counts if name), short=folders == "parts"))
     if "" in counts:
         kinds[""] = ""  # images beside all folders
     if folders == "classes":
         return {}, {}
     if folders == "auto":
-        _refuse_doubtful(paths, kinds, data)
+        refuse_ambiguous(paths, kinds, data)
         if "" in kinds.values() or len(kinds) < 2:
             return {}, {}
-    parts = _of_parts(kinds)
+    parts = splits_of(kinds)
     instead = "leave folders=parts out" if folders == "parts" else "use folders=classes if all are classes"
     for kind in parts.values():
         if len(same := [other for other in parts if parts[other] == kind]) > 1:
-            raise _either(f"{_names(same)} have names of the same split", f"merge them, or {instead}", data)
+            raise either(f"{names_of(same)} have names of the same split", f"merge them, or {instead}", data)
     if TRAIN not in parts.values():
-        raise _either(f"{_names(kinds)} include no training split", instead, data)
-    if not _is_complete(parts):
+        raise either(f"{names_of(kinds)} include no training split", instead, data)
+    if not is_complete(parts):
         (name,) = parts
         hint = f"use data={data}/{printable(name)}, which holds out a tenth, or {instead}"
-        raise _either(f"{_names(kinds)} include no test or validation split", hint, data)
+        raise either(f"{names_of(kinds)} include no test or validation split", hint, data)
     return parts, {name: counts[name] for name in kinds if name not in parts}
 
 
-def _of_parts(kinds: Mapping[str, str]) -> dict[str, str]:
-    """The folders that are training, test or validation splits."""
-    return {name: kind for name, kind in kinds.items() if kind not in ("", UNLABELED)}
-
-
-def _is_complete(parts: Mapping[str, str]) -> bool:
-    """Whether there is one training split, one or two splits to evaluate on, and no other."""
-    kinds = list(parts.values())
-    return TRAIN in kinds and len(kinds) > 1 and len(kinds) == len(set(kinds))
-
-
-def _refuse_doubtful(paths: Sequence[str], kinds: Mapping[str, str], data: str) -> None:
-    """Raise TroupeError if folders may be splits or classes: some of them have names of splits; each of them has its
-    own splits; one may be a recycle bin."""
-    known = {kind for kind in kinds.values() if kind}
-    bins = [name for name in kinds if name in DOUBTFUL]
-    if bins:
-        hint = "use folders=classes if it is a class, or move it away"
-        raise _either(f"its folder {bins[0]} may be a class, or a recycle bin", hint, data)
-    inside: dict[str, set[str]] = {name: set() for name in kinds}
-    for path in paths:
-        if path.count("/") > 1:
-            name, deeper, _ = path.split("/", 2)
-            inside[name].add(deeper)
-    if "" in kinds.values() and known:
-        deep = any(kind == TRAIN and len(inside[name]) > 1 for name, kind in kinds.items())
-        if UNLABELED in known or deep or (TRAIN in known and len(known) > 1):
-            complete = _is_complete(_of_parts(kinds))
-            leave = "use folders=parts to leave the others out," if complete else "move away what is not a class,"
-            hint = f"{leave} or use folders=classes if all are"
-            part = next(name for name, kind in kinds.items() if kind)
-            beside = [name for name, kind in kinds.items() if not kind]
-            raise _either(f"its folder {printable(part)} may be a split, or a class like {_names(beside)}", hint, data)
-    if not known and len(kinds) > 1 and all(_has_parts(names) for names in inside.values()):
-        hint = "put the splits above the classes (train/CLASS, test/CLASS), or use folders=classes to merge them"
-        raise _either(f"each of {_names(kinds)} has its own splits", hint, data)
+def _first_folder(path: str) -> str:
+    """The first-level folder of a file, "" for one that is in none."""
+    return path.partition("/")[0] if "/" in path else ""
 
 
 def parts_or_classes(paths: Sequence[str]) -> bool:
     """Whether images with such paths have labels, or splits, by their folders."""
     return bool(_classes([text_of(path) for path in paths])[0])
-
-
-def _has_parts(names: set[str]) -> bool:
-    kinds = placed(part_kinds(sorted(names)))
-    return "" not in kinds.values() and _is_complete(_of_parts(kinds))
-
-
-def _either(reason: str, hint: str, data: str) -> TroupeError:
-    return TroupeError(Problem("parts-or-classes", "data", reason, hint, data), ENVIRONMENT)
-
-
-def _names(names: Mapping[str, str] | Sequence[str]) -> str:
-    """`its folders a, b and c`."""
-    filled = [name for name in names if name]
-    beside = ["the images beside them" if filled else "images"] if "" in names else []
-    return f"its folder{'s' * (len(filled) > 1)} {_and(filled[:8] + ['...'] * (len(filled) > 8) + beside)}"
-
-
-def _and(names: Sequence[str]) -> str:
-    texts = [printable(name) for name in names]
-    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
 def _classes(paths: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -269,8 +231,9 @@ def _classes(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     return ([], strays) if strays else (sorted(first), [])
 
 
-def _bare(scan: ScanResult, texts: Sequence[str], part: str) -> dict[str, str]:
-    """Folders of a split (`train/`, or "" for all) that contain no image, if each image is in some folder."""
+def _bare(scan: ScanResult, texts: Sequence[str], part: str, folders: str) -> dict[str, str]:
+    """Folders of a split (`train/`, or "" for all) that contain no image, if each image is in some folder; without
+    those that a system may have made."""
     paths = [path.removeprefix(part) for path in texts if path.startswith(part)]
     if any("/" not in path for path in paths):
         return {}
@@ -280,10 +243,11 @@ def _bare(scan: ScanResult, texts: Sequence[str], part: str) -> dict[str, str]:
         for folder, kinds in scan.holds.items()
         if folder.startswith(part) and folder.count("/") == part.count("/")
     }
+    ignored = filled if folders == "classes" else filled.union(perhaps_of_system(kinds))
     return {
         printable(name): f"it holds {count_by_kind(content)}" if content else "it is empty"
         for name, content in kinds.items()
-        if name not in filled
+        if name not in ignored
     }
 
 

@@ -7,12 +7,7 @@ from collections.abc import Mapping
 
 from PIL import Image, UnidentifiedImageError
 
-BEGINNINGS = {  # of files found in place of images, in lower case
-    b"version https://git-lfs.github.com/spec/": "git-lfs pointer", b"version https://hawser.github.com/spec/":
-    "git-lfs pointer", b"/annex/objects/": "git-annex pointer", b"<!doctype html": "web page", b"<html": "web page",
-    b"<?xml": "XML file",
-}  # fmt: skip
-WAYS = {"git-lfs pointer": "fetch them with `git lfs pull`", "git-annex pointer": "fetch them with `git annex get .`"}
+from trainers.base.placeholders import COMMANDS, placeholder
 
 
 def reason_unreadable(error: Exception, content: bytes) -> str:
@@ -21,8 +16,7 @@ def reason_unreadable(error: Exception, content: bytes) -> str:
         return str(error.strerror)
     if not content:
         return "empty file"
-    begins = content[:200].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if known := next((kind for beginning, kind in BEGINNINGS.items() if begins.startswith(beginning)), ""):
+    if known := placeholder(content):
         return known
     if not content.strip(b"\0"):
         return "only zeros"
@@ -42,4 +36,4 @@ def summary(reasons: Mapping[str, int]) -> str:
 
 def way_out(reasons: Mapping[str, int]) -> str:
     """What to do about them, if known."""
-    return "; ".join(way for reason, way in WAYS.items() if reason in reasons)
+    return "; ".join(f"fetch them with `{command}`" for reason, command in COMMANDS.items() if reason in reasons)

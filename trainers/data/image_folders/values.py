@@ -15,6 +15,7 @@ WHITE = {EIGHT: 255.0, SIXTEEN: 65535.0, FLOAT: 1.0}  # of the full range of a k
 LITTLE = 0.1  # of a range: images that fill less of it look alike
 NOISE = 1e-4  # of a step, as of 0.05 in 32 bits, which is 0.0500000007
 GRID = 32  # pixels per side, at least, at which the values of an image are sampled
+REST_IMAGES = 20  # one image in so many may be an outlier
 REST = 1000  # one sampled pixel in this many may be an outlier at either end, such as a dead pixel
 
 
@@ -38,10 +39,41 @@ class Values:
 
     def ranges(self) -> dict[str, list[float]]:
         """The lowest and the highest value of each kind, except for one image in twenty."""
-        return {
-            kind: [sorted(lows)[len(lows) // 20], sorted(self.highs[kind])[-1 - len(lows) // 20]]
-            for kind, lows in self.lows.items()
-        }
+        return {kind: _range(lows, self.highs[kind]) for kind, lows in self.lows.items()}
+
+    def narrow(self, value_range: Range) -> dict[str, dict[str, Any]]:
+        """Of each kind, the images that fill little of their range among others that fill it: how many of how many,
+        and their range. Not those of one value, and not one image in twenty; nothing where `lines` warns of all."""
+        found: dict[str, dict[str, Any]] = {}
+        for kind, lows in self.lows.items():
+            ends = list(zip(lows, self.highs[kind], strict=True))
+            little = [(low, high) for low, high in ends if low < high and _fills_little(kind, low, high, value_range)]
+            if value_range == "full" or len(little) <= len(ends) // REST_IMAGES:
+                continue
+            if not lines({kind: self.ranges()[kind]}, value_range):
+                black_white = list(_ends_of(kind, max(high for _, high in little), value_range))
+                held = _range(*map(list, zip(*little, strict=True)))
+                found[kind] = {"images": len(little), "of": len(ends), "values": held, "range": black_white}
+        return found
+
+
+def _range(lows: Sequence[float], highs: Sequence[float]) -> list[float]:
+    """The lowest and the highest of these, except for one in twenty."""
+    rest = len(lows) // REST_IMAGES
+    return [sorted(lows)[rest], sorted(highs)[-1 - rest]]
+
+
+def _ends_of(kind: str, high: float, value_range: Range) -> tuple[float, float]:
+    """The values of black and white for an image with values up to `high`."""
+    if not isinstance(value_range, str):
+        black, white = value_range
+        return black, white
+    return 0.0, 255.0 if kind == FLOAT and high > 1 else WHITE[kind]
+
+
+def _fills_little(kind: str, low: float, high: float, value_range: Range) -> bool:
+    black, white = _ends_of(kind, high, value_range)
+    return high - low < LITTLE * (white - black)
 
 
 def in_eight_bits(numbers: NDArray[Any], kind: str, value_range: Range) -> NDArray[np.uint8]:
@@ -68,17 +100,32 @@ def lines(ranges: Mapping[str, Sequence[float]], value_range: Range) -> list[str
     """Warnings for the user about images whose values use little of their range, or exceed it."""
     texts = []
     for kind, (low, high) in ranges.items() if value_range != "full" else ():
-        black, white = (0.0, WHITE[kind]) if isinstance(value_range, str) else value_range
-        if kind == FLOAT and isinstance(value_range, str) and high > 1:
-            white = 255.0
+        black, white = _ends_of(kind, high, value_range)
         leaves = isinstance(value_range, str) and (low < black or high > white)
-        if not leaves and high - low >= LITTLE * (white - black):
+        if not leaves and not _fills_little(kind, low, high, value_range):
             continue
         trouble = "beyond" if leaves else "under a tenth of"
         what = f"its {kind} images have values from {low:g} to {high:g}, {trouble} the {black:g} to {white:g} of black "
-        way = f"use value_range={':'.join(f'{end:.9g}' for end in usual(low, high))}, or value_range=full"
-        texts.append(f"{what}to white; {way} to keep them")
+        texts.append(f"{what}to white; use value_range={_usual_text(low, high)}, or value_range=full to keep them")
     return texts
+
+
+def mixed_lines(narrow: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Warnings about images whose values use little of the range that others use, from `Values.narrow`."""
+    texts = []
+    for kind, found in narrow.items():
+        (low, high), (black, white) = found["values"], found["range"]
+        texts.append(
+            f"{found['images']} of its {found['of']} {kind} images have values from {low:g} to {high:g}, under a tenth "
+            f"of the {black:g} to {white:g} of black to white, which others fill; use value_range="
+            f"{_usual_text(low, high)}, which clips the others, or value_range=full to keep them"
+        )
+    return texts
+
+
+def _usual_text(low: float, high: float) -> str:
+    """The probable range as a setting: `0:4095`."""
+    return ":".join(f"{end:.9g}" for end in usual(low, high))
 
 
 def usual(low: float, high: float) -> tuple[float, float]:

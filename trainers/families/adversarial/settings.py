@@ -220,6 +220,8 @@ class AdversarialConfig(ImageConfig):
 
     def no_held_out_reason(self, facts: Mapping[str, Any]) -> str:
         count = facts["held_out"]
+        if facts.get("unread_held_out"):
+            return super().no_held_out_reason(facts)
         return f"the data has {count or 'none'} of the {FEWEST} held-out images that a verdict needs"
 
     def validate_data(self, facts: Mapping[str, Any]) -> list[Problem]:
