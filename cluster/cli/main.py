@@ -5,8 +5,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import faulthandler
 import os
-import signal
 import stat
 import sys
 import threading
@@ -68,14 +68,17 @@ def end(code: int) -> None:
         time.sleep(WAITS.clean_up)
         os._exit(code)
 
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(int(WAITS.clean_up) + 2)  # in case no Python thread gets to run
     try:
         threading.Thread(target=give_up, daemon=True).start()
+        with contextlib.suppress(OSError):  # exits with code 1 if no Python thread gets to run
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            faulthandler.dump_traceback_later(WAITS.clean_up + 2, exit=True, file=nowhere)
     except RuntimeError:  # no process id is left for a thread to use
         os._exit(code)
-    if (ray := sys.modules.get("ray")) is not None:  # tearing down what it leaves in this process takes a second
+    if (ray := sys.modules.get("ray")) is not None:
         atexit.unregister(ray.shutdown)  # if it had started, it has been disconnected; if not, this can hang
+    if ray is not None or "torch" in sys.modules:  # their destructors take a second, and can hang
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         os._exit(code)
     sys.exit(code)
