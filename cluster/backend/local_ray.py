@@ -14,6 +14,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ WHAT = "a Ray of our own"  # in the mark of its folder
 SECRET = "TROUPE_RAY"  # in the environment of its processes, and in that mark
 SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest socket path in its folder
 LONGEST = 107 if sys.platform == "linux" else 103  # bytes of a socket's complete path
+THREADS = 128  # fewer than Ray needs, in all of its processes, before the first worker
 PROCESSES = ("raylet", "gcs_server")  # Ray is dead without these; they are our children
 
 
@@ -67,6 +69,7 @@ class LocalRay:
 
         cleanup_stale()
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns about a small /dev/shm, which is fine
+        _check_threads()
         self.folder, self.secret = _new_folder(), secrets.token_hex(32)
         self.inode, self.lock = self.folder.stat().st_ino, Lock(self.folder / LOCK)
         try:
@@ -180,6 +183,25 @@ class LocalRay:
         self.secret, self.inode = "", 0
         self.lock.release()
         auth.reload_token_settings()  # after the environment of our caller is restored
+
+
+def _check_threads() -> None:
+    """Raise TroupeError (exit code 3) if Ray would lack threads: its core then aborts this process."""
+    started: list[threading.Thread] = []
+    ended = threading.Event()
+    try:
+        for _ in range(THREADS):
+            started.append(threading.Thread(target=ended.wait, daemon=True))
+            started[-1].start()
+    except RuntimeError:
+        reason = f"it needs more than {THREADS} processes and threads, and only {len(started) - 1} can be started here"
+        hint = "end other processes, or raise the limit (`ulimit -u`, `ulimit -v`, or that of the container)"
+        raise TroupeError(_not_started(reason, hint), ENVIRONMENT) from None
+    finally:
+        ended.set()
+        for thread in started:
+            if thread.ident is not None:
+                thread.join()
 
 
 def cleanup_stale() -> None:

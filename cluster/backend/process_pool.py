@@ -13,6 +13,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, cast
@@ -20,7 +21,7 @@ from typing import Any, Self, cast
 from cluster.host.environment import environment, worker_environment
 from cluster.host.ray_environment import search_path
 from cluster.host.signals import ignore_signals, unheard
-from trainers.base.errors import FAILED, PeerLost, TroupeError
+from trainers.base.errors import ENVIRONMENT, FAILED, PeerLost, TroupeError, shortage_of
 from trainers.base.problems import Problem
 from trainers.distributed.process_group import World, free_port
 
@@ -66,7 +67,8 @@ class LocalGroup:
             self.start()
         size = workers or self.workers
         for connection in self.connections[:size]:
-            connection.send((function, args, size))
+            with contextlib.suppress(BrokenPipeError):  # it has ended; its answer says why
+                connection.send((function, args, size))
         results: dict[int, Any] = {}
         errors: dict[int, BaseException] = {}
         waiting = dict(zip(self.connections[:size], range(size), strict=True))
@@ -132,6 +134,25 @@ def _serve(connection: Connection, rank: int, size: int, port: int, setup: str, 
     die_with_parent()
     os.environ.update(variables)
     ignore_signals()  # the parent handles them
+    try:
+        groups = _joined_groups(rank, size, port, setup)
+    except (Exception, SystemExit) as error:
+        _answer(connection, (False, _portable(error, rank)))  # to the first task
+        os._exit(1)
+    while True:
+        try:
+            task, args, workers = connection.recv()
+        except EOFError:
+            os._exit(0)
+        try:
+            answer = (True, task(World(rank, workers, groups[workers]), *args))
+        except (Exception, SystemExit) as error:
+            answer = (False, _portable(error, rank))
+        _answer(connection, answer)
+
+
+def _joined_groups(rank: int, size: int, port: int, setup: str) -> dict[int, Any]:
+    """Join the other processes; returns a group for each number of workers."""
     import torch
     import torch.distributed as dist
 
@@ -145,23 +166,20 @@ def _serve(connection: Connection, rank: int, size: int, port: int, setup: str, 
     if setup:
         module, function = setup.split(":")
         getattr(importlib.import_module(module), function)()
-    while True:
-        try:
-            task, args, workers = connection.recv()
-        except EOFError:
-            os._exit(0)
-        try:
-            answer = (True, task(World(rank, workers, groups[workers]), *args))
-        except (Exception, SystemExit) as error:
-            answer = (False, _portable(error, rank))
-        with contextlib.suppress(BrokenPipeError):
-            connection.send(answer)
+    return groups
+
+
+def _answer(connection: Connection, answer: tuple[bool, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        connection.send(answer)
 
 
 def _portable(error: BaseException, rank: int) -> BaseException:
     """An error that can be pickled; one that is not a TroupeError keeps its traceback as text."""
     if isinstance(error, TroupeError):
         return error
+    if (shortage := shortage_of(error)) is not None:
+        return TroupeError(replace(shortage, about=f"worker {rank}"), ENVIRONMENT)
     reason = "".join(traceback.format_exception(error)).strip()
     return TroupeError(Problem("worker-error", f"worker {rank}", reason), FAILED)
 

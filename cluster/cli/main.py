@@ -5,8 +5,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import faulthandler
 import os
-import signal
 import stat
 import sys
 import threading
@@ -24,7 +24,7 @@ from cluster.terminal.answers import JOB, Answer, as_json, as_record
 from cluster.terminal.progress import Progress
 from cluster.terminal.streams import descriptor, flush, never_refuse, open_streams
 from cluster.terminal.tables import ROWS, paragraphs
-from trainers.base.errors import ENVIRONMENT, FAILED, STOPPED, NotStarted, Stopped, TroupeError
+from trainers.base.errors import ENVIRONMENT, FAILED, STOPPED, NotStarted, Stopped, TroupeError, shortage_of
 from trainers.base.problems import Problem, sentence
 from trainers.base.timeouts import WAITS
 from trainers.base.version import __version__
@@ -68,14 +68,17 @@ def end(code: int) -> None:
         time.sleep(WAITS.clean_up)
         os._exit(code)
 
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(int(WAITS.clean_up) + 2)  # in case no Python thread gets to run
     try:
         threading.Thread(target=give_up, daemon=True).start()
+        with contextlib.suppress(OSError):  # exits with code 1 if no Python thread gets to run
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            faulthandler.dump_traceback_later(WAITS.clean_up + 2, exit=True, file=nowhere)
     except RuntimeError:  # no process id is left for a thread to use
         os._exit(code)
-    if (ray := sys.modules.get("ray")) is not None:  # tearing down what it leaves in this process takes a second
+    if (ray := sys.modules.get("ray")) is not None:
         atexit.unregister(ray.shutdown)  # if it had started, it has been disconnected; if not, this can hang
+    if ray is not None or "torch" in sys.modules:  # their destructors take a second, and can hang
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         os._exit(code)
     sys.exit(code)
@@ -129,6 +132,8 @@ def answer_of(error: BaseException) -> Answer:
     if isinstance(error, KeyboardInterrupt):
         problem = Problem("interrupted", reason="interrupted; saved checkpoints are kept")
         return Answer(None, None, STOPPED, [problem], False)
+    if (shortage := shortage_of(error)) is not None:
+        return Answer(None, None, ENVIRONMENT, [shortage])
     line = (str(error).splitlines() or [""])[0]
     reason = f"{line} (internal error: --debug shows where; please report it with `troupe env`)"
     return Answer(None, None, FAILED, [Problem("internal", type(error).__name__, reason)])

@@ -48,10 +48,11 @@ def cores() -> int:
 
 
 def why_few_cores() -> str:
-    """Why fewer CPUs can be used than `allowed`, in a few words; empty if not fewer."""
-    quota = cgroups.quota()
+    """Why fewer CPUs can be used than the machine has, in a few words; empty if not fewer."""
+    quota, all_cpus = cgroups.quota(), os.cpu_count() or 1
     if quota is None or quota >= allowed():
-        return ""
+        few = f"the affinity of this process, as of taskset, is {allowed()} of {all_cpus} CPUs"
+        return few if allowed() < all_cpus else ""
     up = "" if quota == math.ceil(quota) else ", rounded up"
     return f"the quota of its container is {quota:.3g} of {allowed()} CPUs{up}"
 

@@ -1,4 +1,5 @@
-"""Signals that request a stop: Ctrl-C, SIGTERM, a closed terminal, and those that batch systems send before SIGKILL.
+"""Signals that request a stop: Ctrl-C, SIGTERM, and all others that would end this process and can be caught, such as
+SIGHUP of a closed terminal, SIGALRM of a timer, and those that batch systems send before SIGKILL.
 
 They can be sent to this process, to its group, or to all processes of a job, and more than once: those within
 `WAITS.same_request` count as one request. A signal ignored at the start, as SIGHUP under nohup, stays ignored.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,22 @@ from typing import Any
 from trainers.base.timeouts import WAITS
 
 INSISTING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)  # a second one ends the command immediately
-REQUESTS = (*INSISTING, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+NO_REQUESTS = {
+    "cannot be caught": "SIGKILL SIGSTOP",
+    "does not end a process": "SIGTSTP SIGTTIN SIGTTOU SIGCONT SIGCHLD SIGURG SIGWINCH SIGINFO",
+    "a fault, after which nothing can be saved": "SIGILL SIGTRAP SIGABRT SIGBUS SIGFPE SIGSEGV SIGSYS SIGEMT",
+    "a failed write, which Python reports as an error": "SIGPIPE SIGXFSZ",
+    "does not end a process, except on Linux": "" if sys.platform == "linux" else "SIGIO",
+}
+
+
+def _requests() -> tuple[int, ...]:
+    """All other signals of this system, including real-time signals, which have no names."""
+    others = {getattr(signal, name, 0) for names in NO_REQUESTS.values() for name in names.split()}
+    return (*INSISTING, *sorted(signal.valid_signals() - {*INSISTING, *others}))
+
+
+REQUESTS = _requests()
 ALWAYS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # handlers of our caller for the others stay
 
 heard = -1e9  # time of the latest request
@@ -46,7 +63,7 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _handlers() -> dict[signal.Signals, Any]:
+def _handlers() -> dict[int, Any]:
     """The current handlers of the signals that we handle: not of ignored ones, nor of those with a caller's handler."""
     before = {number: signal.getsignal(number) for number in REQUESTS}
     replaceable = (signal.SIG_DFL, _interrupt)

@@ -17,6 +17,10 @@ def small_memory() -> None:
     shared_memory.SHARED_MEMORY = os.environ["SMALL_MEMORY"]
 
 
+def no_memory() -> None:
+    raise MemoryError
+
+
 def one_rank() -> None:
     """The second worker moves one parameter a little after its third step."""
     train_step = loop.train_step

@@ -15,7 +15,7 @@ from tiers import long
 
 from cluster.backend.process_pool import LocalGroup
 from cluster.inspection.verify import compare, train_quietly
-from trainers.base.errors import FAILED, TroupeError
+from trainers.base.errors import ENVIRONMENT, FAILED, TroupeError
 from trainers.engine import step
 from trainers.engine.control import Control
 from trainers.engine.state import state_of_replica
@@ -152,6 +152,13 @@ def when_it_has_saved(run: Path, do: Callable[[], None]) -> None:
 def step_of_newest(run: Path) -> int:
     found = checkpoints(run)
     return checkpoint.position_of(found[-1].name)[0] if found else -1
+
+
+def test_a_worker_that_cannot_begin_says_why(tmp_path: Path) -> None:
+    with LocalGroup(2, "broken:no_memory") as pool, pytest.raises(TroupeError) as caught:
+        pool.run(train_quietly, plan_of(tmp_path, workers=2))
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.about[:-1], caught.value.code) == ("no-memory", "worker ", ENVIRONMENT)
 
 
 def test_too_little_shared_memory_costs_speed_and_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

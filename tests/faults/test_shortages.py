@@ -11,6 +11,8 @@ import pytest
 from commands import DCGAN, Commands, until
 from tiers import long
 
+from trainers.base.errors import ENVIRONMENT, FAILED, STOPPED
+
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 PATIENCE = 150  # Ray itself waits half a minute for its own start
@@ -25,15 +27,18 @@ VERBS = {
     "report": ("report", "run"),
     "check": ("check",),
 }
-LIMITS = {"files": "ulimit -n 24", "memory": "ulimit -v 1500000", "disk": "ulimit -f 4", "time": "ulimit -t 3"}
-FEW = 40  # process ids
-PAIRS = [("train on Ray", "process ids"), ("search", "files"), ("verify", "memory"), ("train", "disk"),
-         ("evaluate", "time"), ("check", "process ids")]  # fmt: skip
-MORE = [("train", "process ids"), ("search", "process ids"), ("verify", "process ids"), ("sample", "process ids"),
-        ("train", "files"), ("train on Ray", "files"), ("evaluate", "files"), ("report", "files"),
-        ("train on Ray", "memory"), ("search", "memory"), ("sample", "memory"), ("check", "memory"),
-        ("train on Ray", "disk"), ("search", "disk"), ("sample", "disk"), ("report", "disk"),
-        ("train", "time"), ("train on Ray", "time")]  # fmt: skip
+# The time has a soft limit, as of batch systems: beyond a hard one the kernel sends SIGKILL
+LIMITS = {"files": "ulimit -n", "memory": "ulimit -v", "disk": "ulimit -f", "time": "ulimit -S -t"}
+# Of each pair: how much there is, in files, KiB, blocks, seconds or process ids; each is too little
+PAIRS = [("train on Ray", "process ids", 40), ("search", "files", 24), ("verify", "memory", 1500000),
+         ("train", "disk", 4), ("evaluate", "time", 1), ("report", "memory", 250000)]  # fmt: skip
+MORE = [("search", "process ids", 40), ("verify", "process ids", 5),
+        ("train", "files", 8), ("train on Ray", "files", 24), ("verify", "files", 8), ("sample", "process ids", 2),
+        ("train", "memory", 1500000), ("train on Ray", "memory", 1500000), ("search", "memory", 1500000),
+        ("sample", "memory", 1500000), ("check", "memory", 60000), ("evaluate", "memory", 1500000),
+        ("train on Ray", "disk", 4), ("search", "disk", 4), ("sample", "disk", 1), ("report", "disk", 4),
+        ("train", "time", 3), ("train on Ray", "time", 1)]  # fmt: skip
+PYTHON = {"PYTHONDONTWRITEBYTECODE": "1"}  # it writes half of what it compiles where files are limited
 CONTROLLERS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
 
 
@@ -45,14 +50,14 @@ def runs(shared: Commands) -> Commands:
 
 
 @pytest.fixture
-def few_processes() -> Iterator[str]:
+def few_processes(amount: int) -> Iterator[str]:
     """What lets a shell, and all that it starts, have few process ids."""
     for controller in CONTROLLERS:
         group = controller / "troupe-tests"
         with contextlib.suppress(OSError):
             group.mkdir(exist_ok=True)
             if (group / "pids.max").exists():
-                (group / "pids.max").write_text(str(FEW))
+                (group / "pids.max").write_text(str(amount))
                 yield f"echo $$ >{shlex.quote(str(group / 'cgroup.procs'))}"
                 until(lambda: not (group / "cgroup.procs").read_text(), "the end of all processes", 20)  # noqa: B023
                 group.rmdir()
@@ -62,19 +67,24 @@ def few_processes() -> Iterator[str]:
 
 
 @pytest.fixture
-def limit(request: pytest.FixtureRequest, shortage: str) -> str:
-    return LIMITS.get(shortage) or request.getfixturevalue("few_processes")
+def limit(request: pytest.FixtureRequest, shortage: str, amount: int) -> str:
+    return f"{LIMITS[shortage]} {amount}" if shortage in LIMITS else request.getfixturevalue("few_processes")
 
 
-@pytest.mark.parametrize(("verb", "shortage"), [*PAIRS, *long(*MORE)])
-def test_a_verb_ends_whatever_is_short(runs: Commands, limit: str, verb: str, shortage: str) -> None:
-    command = runs.start(*VERBS[verb], prefix=("sh", "-c", f'{limit} && exec "$0" "$@"'))
-    command.wait(PATIENCE)
+@pytest.mark.parametrize(("verb", "shortage", "amount"), [*PAIRS, *long(*MORE)])
+def test_a_verb_ends_and_says_why_whatever_is_short(runs: Commands, limit: str, verb: str, shortage: str) -> None:
+    words = (f"new-{verb}-{shortage}".replace(" ", "-") if word == "new" else word for word in VERBS[verb])
+    command = runs.start(*words, prefix=("sh", "-c", f'{limit} && exec "$0" "$@"'), environment=PYTHON)
+    done = command.wait(PATIENCE)
     until(lambda: not command.members(), "the end of all its processes", 20)
+    assert done.code in ((STOPPED,) if shortage == "time" else (FAILED, ENVIRONMENT)), done
+    assert done.err, done
+    assert [line for line in done.mistakes if not line.startswith("troupe: ")] == [], done
+    assert "(internal error" not in done.err, done
 
 
 def test_all_verbs_and_shortages_are_covered() -> None:
-    pairs: list[tuple[str, str]] = [*PAIRS, *MORE]
-    assert len(set(pairs)) == 24
-    assert {verb for verb, _ in pairs} == {*VERBS}
-    assert {shortage for _, shortage in pairs} == {*LIMITS, "process ids"} == {shortage for _, shortage in PAIRS}
+    pairs: list[tuple[str, str, int]] = [*PAIRS, *MORE]
+    assert len({(verb, shortage) for verb, shortage, _ in pairs}) == 24
+    assert {verb for verb, _, _ in pairs} == {*VERBS}
+    assert {shortage for _, shortage, _ in PAIRS} == {*LIMITS, "process ids"}

@@ -27,6 +27,7 @@ def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(cgroups, "CGROUPS", tmp_path / "cgroups")
     monkeypatch.setattr(cgroups, "OWN_CGROUPS", tmp_path / "own")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
 
     def begin(own: str, folder: str, quota: str, period: str = "100000") -> None:
         (tmp_path / "own").write_text(own + "\n")
@@ -59,11 +60,19 @@ def test_the_narrowest_of_all_groups_counts_and_the_affinity_too(
     container("0::/pod/box", "pod/box", "max")
     assert hardware.cores() == 3
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {5})
-    assert (hardware.cores(), hardware.why_few_cores()) == (1, "")
+    assert hardware.cores() == 1
+    assert "affinity" in hardware.why_few_cores()
+    assert "1 of 8 CPUs" in hardware.why_few_cores()
 
 
-def test_it_is_told_wherever_cpus_are_counted(container: Any, sentences: Sentences) -> None:
-    container("0::/", ".", "150000")
+LIMITED_BY = ("quota", "affinity")
+
+
+@pytest.mark.parametrize("limit", LIMITED_BY)
+def test_it_is_told_wherever_cpus_are_counted(
+    container: Any, sentences: Sentences, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    limited(container, monkeypatch, limit)
     kind = registry.config_class("dcgan")
     config = kind.of({"device": "cpu", "workers": 4, "batch_size": 64, "microbatch_size": 4}, "dcgan")
     problems = requirements.room(config, oversubscribe=False)
@@ -79,6 +88,33 @@ def test_it_is_told_wherever_cpus_are_counted(container: Any, sentences: Sentenc
     alone = config.model_copy(update={"workers": 1})
     assert "0 of 2 cores" not in str(requirements.hint(alone)), "one stays idle, where two can be used"
     assert "workers=2" in str(requirements.hint(alone))
+
+
+@pytest.mark.parametrize("limit", LIMITED_BY)
+def test_a_search_counts_and_tells_them_too(
+    container: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], limit: str
+) -> None:
+    limited(container, monkeypatch, limit)
+    words = ["search", "classifier", "model=mlp_bn", "data=digits", "steps=2", "device=cpu", "--space", "none",
+             "learning_rate=0.1,0.2,0.3", "--runs-dir", str(tmp_path / "runs"), "--dry-run", "--json"]  # fmt: skip
+    monkeypatch.setattr("cluster.searching.launch_search._expected", lambda *_: (1.0, 2, 2))
+    assert command(words) == 0
+    told = json.loads(capsys.readouterr().out)["result"]
+    assert told["concurrent_trials"] == 2
+    assert [line for line in told["lines"] if hardware.why_few_cores() in line]
+    assert command([*words, "workers=3"]) == 3
+    (problem,) = json.loads(capsys.readouterr().out)["errors"]
+    assert (problem["code"], problem["about"]) == ("no-room", "workers")
+    assert hardware.why_few_cores() in problem["reason"]
+
+
+def limited(container: Any, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """Two CPUs of eight can be used."""
+    if limit == "quota":
+        container("0::/", ".", "150000")
+    else:
+        container("0::/", ".", "max")
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: {5, 6})
 
 
 @pytest.fixture

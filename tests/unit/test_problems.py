@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import functools
 import itertools
 import json
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from sentences import Sentences
 
+from cluster.cli.main import answer_of
 from trainers.base import errors, problems
 from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem, sentence
@@ -45,6 +48,36 @@ def test_a_sentence_is_the_subject_the_reason_the_way_out_and_the_file(about: st
         if resumes and kept:
             expected += (", then " if hint else "; ") + "continue with --resume" + (" mine" if run else "")
         assert told == expected + (" (in s.yaml)" if source else "")
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), "no-memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "no-memory"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "no-memory"),
+        (caused(ImportError(""), ImportError("libblas.so: failed to map segment from shared object")), "no-memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "no-memory"),
+        (OSError(errno.EMFILE, "Too many open files"), "limit-reached"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "limit-reached"),
+        (RuntimeError("can't start new thread"), "limit-reached"),
+        (OSError(errno.EFBIG, "File too large"), "limit-reached"),
+        (OSError(errno.ENOSPC, "No space left on device"), "no-space"),
+        (OSError(errno.ENOENT, "No such file or directory"), "internal"),
+        (ImportError("No module named 'torch'"), "internal"),
+        (KeyError("too many open files"), "internal"),
+    ],
+)
+def test_a_shortage_is_no_internal_error(error: Exception, code: str, sentences: Sentences) -> None:
+    answer = answer_of(error)
+    assert [problem.code for problem in answer.problems] == [code]
+    assert answer.code == (errors.FAILED if code == "internal" else errors.ENVIRONMENT)
+    sentences(answer.problems)
 
 
 @pytest.mark.parametrize(

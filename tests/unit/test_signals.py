@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tiers import slow
 
 from cluster.host import signals as asking
 from cluster.host.signals import INSISTING, REQUESTS, none_swallowed, signals, take_signals, unheard
 from trainers.base.timeouts import WAITS
 
 MOMENT = 0.05
+NAMED = [number for number in REQUESTS if number <= signal.SIGRTMIN]  # one of the real-time signals stands for all
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +42,36 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", REQUESTS)
-def test_what_comes_to_a_process_and_to_its_group_is_one_request(number: signal.Signals) -> None:
+ENDED = """
+import os, resource, signal
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+for number in sorted(signal.valid_signals()):
+    child = os.fork()
+    if child == 0:
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        os._exit(0)
+    status = os.waitpid(child, os.WUNTRACED)[1]
+    if os.WIFSTOPPED(status):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    elif os.WIFSIGNALED(status):
+        print(int(number))
+"""
+ERRORS = {signal.SIGPIPE, signal.SIGXFSZ, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE,
+          signal.SIGSEGV, signal.SIGSYS}  # fmt: skip
+
+
+def test_every_signal_that_ends_a_process_and_is_no_error_is_a_request() -> None:
+    """As the kernel has it, including real-time signals, which have no names."""
+    done = subprocess.run([sys.executable, "-c", ENDED], capture_output=True, text=True, check=True)
+    assert set(map(int, done.stdout.split())) - {signal.SIGKILL} - ERRORS == set(REQUESTS)
+    assert {signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO} <= set(REQUESTS)
+
+
+@pytest.mark.parametrize("number", NAMED)
+def test_what_comes_to_a_process_and_to_its_group_is_one_request(number: int) -> None:
     asked: list[str] = []
     with signals(lambda: asked.append("to stop")):
         send(number)
@@ -53,8 +83,8 @@ def test_what_comes_to_a_process_and_to_its_group_is_one_request(number: signal.
     assert asked == ["to stop"]
 
 
-@pytest.mark.parametrize("number", REQUESTS)
-def test_what_was_ignored_at_the_start_stays_ignored(number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", NAMED)
+def test_what_was_ignored_at_the_start_stays_ignored(number: int) -> None:
     signal.signal(number, signal.SIG_IGN)
     take_signals()
     with unheard(), none_swallowed(), signals(lambda: pytest.fail("was ignored")):
@@ -111,17 +141,26 @@ def test_a_child_never_hears_what_its_parent_hears_at_once() -> None:
 
 
 HANGS = """
-import atexit, sys, time
+import atexit, ctypes, os, signal, sys, time
 from cluster.cli.main import end
+from cluster.host.signals import REQUESTS, ignore_signals
 from trainers.base.timeouts import WAITS
 WAITS.clean_up = 0.3
 sys.modules["ray"] = type(sys)("ray")
 sys.modules["ray"].shutdown = print
-atexit.register(time.sleep, 60)
+ignore_signals()
+atexit.register({hangs})
+atexit.register(lambda: [os.kill(os.getpid(), number) for number in REQUESTS])
 end(7)
 """
 
 
-def test_what_libraries_do_at_their_end_has_a_limit() -> None:
-    done = subprocess.run([sys.executable, "-c", HANGS], check=False, timeout=20)
-    assert done.returncode == 7
+@pytest.mark.parametrize(
+    ("hangs", "code"),
+    [("time.sleep, 60", 7), *slow(("ctypes.PyDLL(None).sleep, 60", 1))],  # which lets no other thread run
+)
+def test_what_libraries_do_at_their_end_has_a_limit(hangs: str, code: int) -> None:
+    """And no signal ends it sooner with another exit code."""
+    done = subprocess.run([sys.executable, "-c", HANGS.format(hangs=hangs)], check=False, timeout=20,
+                          capture_output=True, text=True)  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")

@@ -10,6 +10,7 @@ import pwd
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -309,6 +310,27 @@ def test_a_relative_folder_for_rays_files_is_told_by_its_variable(
         LocalRay(1).start()
     assert caught.value.code == ENVIRONMENT
     assert [(one.code, one.about, one.value) for one in caught.value.problems] == [("bad-value", "RAY_TMPDIR", "mine")]
+    assert not list(tmp_path.iterdir())
+    sentences(caught.value.problems)
+
+
+def test_a_ray_that_would_lack_threads_is_not_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sentences: Sentences
+) -> None:
+    """Its core would abort this process."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    start, before = threading.Thread.start, threading.active_count()
+
+    def few(thread: threading.Thread) -> None:
+        if threading.active_count() >= before + 20:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    with pytest.raises(TroupeError) as caught:
+        LocalRay(1).start()
+    assert (caught.value.code, [one.code for one in caught.value.problems]) == (ENVIRONMENT, ["ray-failed"])
+    assert threading.active_count() == before
     assert not list(tmp_path.iterdir())
     sentences(caught.value.problems)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import traceback
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from trainers.base.problems import Problem, sentences
 
@@ -84,6 +86,48 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"sys.exit({error.code!r}) was called{where}"
     return ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())])) + where
+
+
+class Shortage(NamedTuple):
+    """A shortage of this machine, or a limit of this process, and the errors that it causes."""
+
+    code: str
+    numbers: tuple[int, ...]  # of an OSError
+    texts: tuple[str, ...]  # in other errors of libraries, in lower case
+    reason: str
+    hint: str
+
+    def causes(self, error: BaseException) -> bool:
+        number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+        text = str(error).lower() if isinstance(error, (ImportError, RuntimeError)) else ""
+        return number in self.numbers or any(part in text for part in self.texts)
+
+
+SHORTAGES = (
+    Shortage("no-memory", (errno.ENOMEM,), ("allocate memory", "failed to map segment", "out of memory", "bad_alloc"),
+             "not enough memory", "end other processes, or raise the limit (`ulimit -v`, or that of the container)"),
+    Shortage("limit-reached", (errno.EMFILE, errno.ENFILE), ("too many open files",), "too many open files",
+             "raise the limit (`ulimit -n`)"),
+    Shortage("limit-reached", (errno.EAGAIN,), ("can't start new thread", "resource temporarily unavailable"),
+             "no more processes or threads can be started",
+             "end other processes, or raise the limit (`ulimit -u`, or that of the container)"),
+    Shortage("limit-reached", (errno.EFBIG,), (), "a file is larger than allowed", "raise the limit (`ulimit -f`)"),
+    Shortage("no-space", (errno.ENOSPC, errno.EDQUOT), (), "the disk or its quota is full", "free some space"),
+)  # fmt: skip
+
+
+def shortage_of(error: BaseException) -> Problem | None:
+    """The problem if an error, or one that led to it, was caused by a shortage; or None."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for one in seen:
+        for shortage in SHORTAGES:
+            if shortage.causes(one):
+                return Problem(shortage.code, reason=shortage.reason, hint=shortage.hint)
+    return None
 
 
 def lines_of_others(error: BaseException) -> list[tuple[Path, int]]:
