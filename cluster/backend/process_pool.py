@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Self, cast
 
 from cluster.host.environment import environment, worker_environment
+from cluster.host.import_path import ours_first
 from cluster.host.ray_environment import search_path
 from cluster.host.signals import ignore_signals, unheard
 from trainers.base.errors import FAILED, PeerLost, TroupeError
@@ -46,7 +47,13 @@ class LocalGroup:
         context: Any = multiprocessing.get_context(METHOD)
         port = free_port()
         util.get_temp_dir()  # shared with them; removed when this process ends, however they end
-        with environment({**worker_environment(), **LOOPBACK, **search_path()}), unheard(), _no_script(), _no_reader():
+        with (
+            environment({**worker_environment(), **LOOPBACK, **search_path()}),
+            ours_first(),
+            unheard(),
+            _no_script(),
+            _no_reader(),
+        ):
             variables = dict(os.environ)  # a process forked from an older one inherits that one's variables
             for rank in range(self.workers):
                 parent_end, child_end = context.Pipe()

@@ -11,12 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import site
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.host.import_path import ROOT, without_folder
+from cluster.host.import_path import folders, without_folder
 
 # Variables in capitals switch on features of Ray's Python code; others (`RAY_worker_...`) are parameters of its core.
 # KEPT are those for the location of its files, and for its log level.
@@ -66,11 +65,6 @@ def search_path() -> dict[str, str]:
     """Variables with which child processes find our modules, and none in the current folder."""
     parts = [part for part in without_folder(os.environ.get("PYTHONPATH", "")).split(os.pathsep) if part]
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys([*folders(), *parts]))}
-
-
-def folders() -> list[str]:
-    """Folders of our modules for the search path; empty if they are in site-packages."""
-    return [] if ROOT in (*site.getsitepackages(), site.getusersitepackages()) else [ROOT]
 
 
 def job() -> Any:
