@@ -24,7 +24,7 @@ from cluster.terminal.answers import JOB, Answer, as_json, as_record
 from cluster.terminal.progress import Progress
 from cluster.terminal.streams import descriptor, flush, never_refuse, open_streams
 from cluster.terminal.tables import ROWS, paragraphs
-from trainers.base.errors import ENVIRONMENT, FAILED, STOPPED, NotStarted, Stopped, TroupeError
+from trainers.base.errors import ENVIRONMENT, FAILED, STOPPED, NotStarted, Stopped, TroupeError, message_of
 from trainers.base.problems import Problem, sentence
 from trainers.base.timeouts import WAITS
 from trainers.base.version import __version__
@@ -129,7 +129,7 @@ def answer_of(error: BaseException) -> Answer:
     if isinstance(error, KeyboardInterrupt):
         problem = Problem("interrupted", reason="interrupted; saved checkpoints are kept")
         return Answer(None, None, STOPPED, [problem], False)
-    line = (str(error).splitlines() or [""])[0]
+    line = (message_of(error).splitlines() or [""])[0]
     reason = f"{line} (internal error: --debug shows where; please report it with `troupe env`)"
     return Answer(None, None, FAILED, [Problem("internal", type(error).__name__, reason)])
 

@@ -85,10 +85,12 @@ def test_a_wheel_has_all_that_it_needs_and_is_not_confused_by_names_of_its_user(
 
 
 def test_workers_of_what_is_installed_take_nothing_of_a_folder_that_precedes_it(installed: Installed) -> None:
-    for words in (("train", "dcgan", *SMALL["dcgan"], "data=digits", "steps=2", "workers=2", "--name", "two"),
-                  ("verify", "dcgan", "workers=2")):  # fmt: skip
-        ended = installed.troupe(*words, path=str(installed.commands.folder))
-        assert (ended.code, ended.err) == (0, ""), (words, ended)
+    path = str(installed.commands.folder)
+    run = ("train", "dcgan", *SMALL["dcgan"], "data=digits", "steps=2", "workers=2", "--name", "two")
+    ended = installed.troupe(*run, path=path)
+    assert (ended.code, ended.err) == (0, ""), ended
+    ended = installed.troupe("verify", "dcgan", "workers=2", path=path)
+    assert ("conditional, ddp" in ended.out, ended.err) == (True, ""), ended
 
 
 @pytest.mark.long
