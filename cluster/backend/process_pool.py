@@ -19,7 +19,7 @@ from typing import Any, Self, cast
 
 from cluster.host.environment import environment, worker_environment
 from cluster.host.import_path import ours_first
-from cluster.host.ray_environment import search_path
+from cluster.host.ray_environment import no_error_on_warnings, search_path
 from cluster.host.signals import ignore_signals, unheard
 from trainers.base.errors import FAILED, PeerLost, TroupeError
 from trainers.base.problems import Problem
@@ -50,6 +50,7 @@ class LocalGroup:
         with (
             environment({**worker_environment(), **LOOPBACK, **search_path()}),
             ours_first(),
+            no_error_on_warnings(),
             unheard(),
             _no_script(),
             _no_reader(),

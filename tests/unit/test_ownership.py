@@ -191,16 +191,16 @@ def test_a_sweep_takes_what_a_killed_owner_left_and_only_its_processes(temporary
 def test_what_ray_makes_again_in_the_place_of_its_folder_is_removed_and_what_else_is_there_stays(
     temporary: Path, theirs: str
 ) -> None:
-    ray = local_ray.LocalRay(1)
-    ray.folder, ray.inode, ray.sessions = temporary / "troupe-12345678", -1, [f"session_2026_{os.getpid()}"]
-    (ray.folder / ray.sessions[0] / "sockets").mkdir(parents=True)
+    own = local_ray.LocalRay(1)
+    own.folder, own.inode, own.sessions = temporary / "troupe-12345678", -1, [f"session_2026_{os.getpid()}"]
+    (own.folder / own.sessions[0] / "sockets").mkdir(parents=True)
     if theirs:
-        (ray.folder / theirs).parent.mkdir(exist_ok=True)
-        (ray.folder / theirs).write_text("important")
-    ray._clear()
-    stays = [str(path.relative_to(ray.folder)) for path in ray.folder.rglob("*") if path.is_file()]
+        (own.folder / theirs).parent.mkdir(exist_ok=True)
+        (own.folder / theirs).write_text("important")
+    own._clear()
+    stays = [str(path.relative_to(own.folder)) for path in own.folder.rglob("*") if path.is_file()]
     assert stays == ([theirs] if theirs else [])
-    assert ray.folder.exists() == bool(theirs)
+    assert own.folder.exists() == bool(theirs)
 
 
 def test_an_export_replaces_an_export_and_nothing_else(

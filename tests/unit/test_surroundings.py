@@ -11,6 +11,7 @@ import pwd
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -131,6 +132,28 @@ def test_workers_are_told_of_no_folder_of_the_driver(monkeypatch: pytest.MonkeyP
     told = common_pb2.JobConfig()
     told.ParseFromString(job._serialize())
     assert list(told.py_driver_sys_path) == import_path.folders()
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [("error", ""), ("e", ""), ("error::DeprecationWarning,ignore", "ignore"), ("", ""),
+     ("default,Error:x, always", "default, always")],
+)  # fmt: skip
+def test_no_warning_ends_a_process_that_is_started(monkeypatch: pytest.MonkeyPatch, options: str, kept: str) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", options)
+    assert ray_environment.search_path()["PYTHONWARNINGS"] == kept
+
+
+def test_nor_one_of_a_library_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "warnoptions", ["error", "ignore::UserWarning"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ray_environment.no_error_on_warnings():
+            assert sys.warnoptions == ["ignore::UserWarning"]
+            assert "error" not in [action for action, *_ in warnings.filters]
+        assert sys.warnoptions == ["error", "ignore::UserWarning"]
+        with pytest.raises(DeprecationWarning):
+            warnings.warn("outdated", DeprecationWarning, stacklevel=1)
 
 
 SWITCHES = ("RAY_RUNTIME_ENV_HOOK", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_REDIS_ADDRESS", "RAY_OVERRIDE_RESOURCES",
@@ -299,7 +322,26 @@ class Refusing(AndFlush):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("kind", [Only, AndFlush, Refusing])
+class Attributes(Only):
+    """As of who thinks that these are no methods."""
+
+    isatty = flush = reconfigure = False
+    fileno = 1
+
+
+class Failing(AndFlush):
+    def isatty(self) -> bool:
+        raise RuntimeError("no terminal in sight")
+
+    fileno = reconfigure = isatty
+
+
+class Numbered(AndFlush):
+    def fileno(self) -> int:
+        return -1
+
+
+@pytest.mark.parametrize("kind", [Only, AndFlush, Refusing, Attributes, Failing, Numbered])
 def test_any_stream_that_can_be_written_to_will_do(
     kind: type[Only], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,5 @@
 """Stands for the package `searchspaces` of troupe."""
 
-from troupe_packages import load
+from troupe_packages import load_package
 
-load(__name__)
+load_package(__name__)

@@ -11,7 +11,7 @@ import sys
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
 
 
-def load(name: str) -> None:
+def load_package(name: str) -> None:
     """Import the package of this name, in place of the module in this folder that has it."""
     folder = os.path.join(ROOT, name)
     file = os.path.join(folder, "__init__.py")
