@@ -74,6 +74,7 @@ def ray_for(
     with contextlib.ExitStack() as stack:
         stack.enter_context(environment({name: os.environ.get(name) for name in IMPORTED}))
         stack.enter_context(real_streams())
+        stack.enter_context(ray_environment.no_error_on_warnings())
         if log is not None:
             with checkpoint.writing_checkpoint(log):
                 file = stack.enter_context(open(log, "a", encoding="utf-8", errors="backslashreplace"))

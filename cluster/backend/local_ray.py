@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 import threading
@@ -61,6 +62,7 @@ class LocalRay:
         self.folder, self.lock, self.secret = Path(), Lock(Path(os.devnull)), ""
         self.processes: dict[int, str] = {}
         self.files: list[Path] = []  # files that must exist while it lives
+        self.sessions: list[str] = []  # names that Ray has made of the time and the id of this process
         self.inode, self.checked_at, self.touched, self.missing_file = 0, 0.0, 0.0, ""
 
     def start(self) -> None:
@@ -122,6 +124,7 @@ class LocalRay:
         self.files = [
             path for path in self._contents() if "logs" not in path.parent.parts and path.name not in replaced
         ]
+        self.sessions = [path.name for path in self.folder.glob(f"session_*_{os.getpid()}")]
         self.checked_at = self.touched = time.monotonic()
 
     def died(self) -> str:
@@ -175,14 +178,27 @@ class LocalRay:
         return [self.folder, *self.folder.rglob("*")]
 
     def _clear(self) -> None:
-        """Remove what it created; a folder without its mark is recognized by its inode."""
+        """Remove what it created, after its processes have ended."""
         self.processes, self.files, self.missing_file = {}, [], ""
         _end_processes(self.folder, self.secret)
-        if not ownership.remove_marked(self.folder, WHAT) and self.inode == os.lstat(self.folder).st_ino:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if not ownership.remove_marked(self.folder, WHAT):
+            with contextlib.suppress(OSError):
+                self._remove_unmarked()
+        self.sessions = []
         self.secret, self.inode = "", 0
         self.lock.release()
         auth.reload_token_settings()  # after the environment of our caller is restored
+
+    def _remove_unmarked(self) -> None:
+        """Remove its folder without the mark, which is recognized by its inode; or, if the folder was deleted, the
+        session's folder that Ray makes again while it ends."""
+        there = os.lstat(self.folder)
+        if self.inode == there.st_ino:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif there.st_uid == os.geteuid() and stat.S_ISDIR(there.st_mode):
+            for name in self.sessions:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            os.rmdir(self.folder)
 
 
 def _check_threads() -> None:

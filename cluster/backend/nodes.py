@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.base.errors import ENVIRONMENT, TroupeError
+from trainers.base.errors import ENVIRONMENT, TroupeError, message_of
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
@@ -20,7 +20,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 def last_line(error: BaseException) -> str:
     """The last line of an error: Ray writes paragraphs in colours, and the reason comes last."""
-    lines = [line.strip() for line in COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    lines = [line.strip() for line in COLOURS.sub("", message_of(error)).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 

@@ -19,7 +19,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Self, cast
 
 from cluster.host.environment import environment, worker_environment
-from cluster.host.ray_environment import search_path
+from cluster.host.import_path import ours_first
+from cluster.host.ray_environment import no_error_on_warnings, search_path
 from cluster.host.signals import ignore_signals, unheard
 from trainers.base.errors import ENVIRONMENT, FAILED, PeerLost, TroupeError, shortage_of
 from trainers.base.problems import Problem
@@ -47,7 +48,14 @@ class LocalGroup:
         context: Any = multiprocessing.get_context(METHOD)
         port = free_port()
         util.get_temp_dir()  # shared with them; removed when this process ends, however they end
-        with environment({**worker_environment(), **LOOPBACK, **search_path()}), unheard(), _no_script(), _no_reader():
+        with (
+            environment({**worker_environment(), **LOOPBACK, **search_path()}),
+            ours_first(),
+            no_error_on_warnings(),
+            unheard(),
+            _no_script(),
+            _no_reader(),
+        ):
             variables = dict(os.environ)  # a process forked from an older one inherits that one's variables
             for rank in range(self.workers):
                 parent_end, child_end = context.Pipe()

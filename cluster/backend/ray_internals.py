@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from cluster.host.signals import nothing_heard
 from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem
 
+FORKED = 0x40  # Linux's PF_FORKNOEXEC
+STAYS = "gcs_client_io"  # in the name of a thread that outlives Ray's shutdown
 used_in = 0  # id of the process that has used Ray
 
 
@@ -47,10 +50,24 @@ def reject_forked() -> None:
     import ray
     from ray._private.worker import global_worker
 
-    listening = getattr(global_worker, "listener_thread", None)  # of a driver that joined
+    listening = getattr(global_worker, "listener_thread", None)  # of a driver that joined, which may have left since
     stayed = ray.is_initialized() and listening is not None and not listening.is_alive()
-    if used_in not in (0, os.getpid()) or stayed:
+    elsewhere = used_in not in (0, os.getpid()) or (used_in == 0 and listening is not None and _has_lost_threads())
+    if elsewhere or stayed:
         reason = "this process was forked from one that had used Ray, which cannot be used in both"
         hint = "start it with multiprocessing's spawn, or use workers=1"
         raise TroupeError(Problem("ray-inherited", "workers", reason, hint), ENVIRONMENT)
     used_in = os.getpid()
+
+
+def _has_lost_threads() -> bool:
+    """Whether this process is a fork without the threads that a used Ray leaves in a process when it is shut down.
+
+    Ray's own state is inherited, and does not name the process; so the kernel is asked (Linux).
+    """
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        flags = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()[6])
+        if flags & FORKED:
+            names = [file.read_text(encoding="utf-8") for file in Path("/proc/self/task").glob("*/comm")]
+            return not any(name.startswith(STAYS) for name in names)
+    return False

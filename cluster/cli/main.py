@@ -24,7 +24,16 @@ from cluster.terminal.answers import JOB, Answer, as_json, as_record
 from cluster.terminal.progress import Progress
 from cluster.terminal.streams import descriptor, flush, never_refuse, open_streams
 from cluster.terminal.tables import ROWS, paragraphs
-from trainers.base.errors import ENVIRONMENT, FAILED, STOPPED, NotStarted, Stopped, TroupeError, shortage_of
+from trainers.base.errors import (
+    ENVIRONMENT,
+    FAILED,
+    STOPPED,
+    NotStarted,
+    Stopped,
+    TroupeError,
+    message_of,
+    shortage_of,
+)
 from trainers.base.problems import Problem, sentence
 from trainers.base.timeouts import WAITS
 from trainers.base.version import __version__
@@ -134,7 +143,7 @@ def answer_of(error: BaseException) -> Answer:
         return Answer(None, None, STOPPED, [problem], False)
     if (shortage := shortage_of(error)) is not None:
         return Answer(None, None, ENVIRONMENT, [shortage])
-    line = (str(error).splitlines() or [""])[0]
+    line = (message_of(error).splitlines() or [""])[0]
     reason = f"{line} (internal error: --debug shows where; please report it with `troupe env`)"
     return Answer(None, None, FAILED, [Problem("internal", type(error).__name__, reason)])
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import site
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cluster.host.import_path import ROOT, without_folder
+from cluster.host.import_path import folders, without_folder
 
 # Variables in capitals switch on features of Ray's Python code; others (`RAY_worker_...`) are parameters of its core.
 # KEPT are those for the location of its files, and for its log level.
@@ -63,14 +63,34 @@ def without_proxies() -> dict[str, str]:
 
 
 def search_path() -> dict[str, str]:
-    """Variables with which child processes find our modules, and none in the current folder."""
+    """Variables with which child processes find our modules, and none in the current folder; and with which no warning
+    ends them."""
     parts = [part for part in without_folder(os.environ.get("PYTHONPATH", "")).split(os.pathsep) if part]
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys([*folders(), *parts]))}
+    return {
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys([*folders(), *parts])),
+        "PYTHONWARNINGS": ",".join(_without_errors(os.environ.get("PYTHONWARNINGS", "").split(","))),
+    }
 
 
-def folders() -> list[str]:
-    """Folders of our modules for the search path; empty if they are in site-packages."""
-    return [] if ROOT in (*site.getsitepackages(), site.getusersitepackages()) else [ROOT]
+def _without_errors(options: Iterable[str]) -> list[str]:
+    """Those of Python's options for warnings that do not turn them into errors."""
+    actions = [(option, option.partition(":")[0].strip().lower()) for option in options]
+    return [option for option, action in actions if not (action and "error".startswith(action))]
+
+
+@contextlib.contextmanager
+def no_error_on_warnings() -> Iterator[None]:
+    """Inside, no warning is an error, here and in processes that get this one's options: libraries warn each other's
+    users."""
+    before = sys.warnoptions[:]
+    with warnings.catch_warnings():
+        warnings.filters[:] = [one for one in warnings.filters if one[0] != "error"]  # type: ignore[index]
+        sys.warnoptions[:] = _without_errors(before)
+        try:
+            yield
+        finally:
+            sys.warnoptions[:] = before
 
 
 def job() -> Any:

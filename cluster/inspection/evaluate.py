@@ -12,7 +12,7 @@ from cluster.requests.models import EvaluateRequest
 from cluster.terminal.progress import verdict_lines
 from cluster.training.initial_weights import source_run_of
 from cluster.training.launch_run import alone
-from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
+from trainers.base.errors import CONFLICT, ENDS, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.problems import Problem
 from trainers.data import sources
 from trainers.families import registry
@@ -251,9 +251,9 @@ def _drawn(out: Path, draw: Callable[[], Mapping[str, Any]]) -> list[str]:
         out.mkdir(parents=True, exist_ok=True)
         with matplotlib_of_ours():
             return [str(path) for path in write_named(out, draw())]
-    except TroupeError:
+    except (TroupeError, *ENDS):
         raise
-    except Exception as error:
+    except BaseException as error:
         problem = not_made("--out", error)
         if isinstance(error, OSError) and error.strerror:
             problem = Problem("not-written", "--out", f"cannot be written ({error.strerror})")

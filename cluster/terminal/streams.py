@@ -27,30 +27,31 @@ def open_streams() -> None:
 
 def never_refuse(stream: TextIO) -> None:
     """Write characters that a stream's encoding lacks as `\\u4e2d`."""
-    with contextlib.suppress(AttributeError, ValueError, OSError):
+    with contextlib.suppress(Exception):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a stream is a terminal. The replacements in editors and notebooks can lack `isatty`."""
+    """Whether a stream is a terminal. The replacements in editors and notebooks can have any `isatty`, or none."""
     try:
         return bool(stream.isatty())
-    except (AttributeError, NotImplementedError, OSError, ValueError):  # ValueError: it is closed
+    except Exception:  # it may also be closed
         return False
 
 
 def flush(stream: TextIO) -> None:
     """Flush a stream, if it can be flushed. Raises what its `flush` raises."""
-    if (let_out := getattr(stream, "flush", None)) is not None:
+    if callable(let_out := getattr(stream, "flush", None)):
         let_out()
 
 
 def descriptor(stream: TextIO) -> int | None:
     """The file descriptor of a stream, or None."""
     try:
-        return stream.fileno()
-    except (AttributeError, NotImplementedError, OSError, ValueError):
+        number = stream.fileno()
+    except Exception:  # as of `isatty`
         return None
+    return number if isinstance(number, int) and number >= 0 else None
 
 
 class RealStream(io.TextIOBase):

@@ -8,8 +8,10 @@ import os
 import pkgutil
 import re
 import resource
+import signal
 import subprocess
 import sys
+from asyncio import CancelledError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,11 @@ from tiers import slow
 from wrong import Wrong
 
 from cluster.cli import main
-from trainers.base.errors import ENVIRONMENT
+from trainers.base.errors import ENDS, ENVIRONMENT
 from trainers.base.problems import sentence
 from trainers.base.timeouts import WAITS
 from trainers.drawing import decoration, event_file, plots
 from trainers.run_folders.run_folder import RunFolder
-from trainers.runtime import global_state
 
 ROOT = Path(__file__).parents[2]
 RUN = ("train", "dcgan", "data=digits", "image_size=16", "width=8", "latent_dim=16", "batch_size=16",
@@ -34,6 +35,22 @@ RUN = ("train", "dcgan", "data=digits", "image_size=16", "width=8", "latent_dim=
        "num_eval_samples=100", "device=cpu")  # fmt: skip
 PARTS = ("steps", "metrics", "best", "verdict", "checkpoint", "worry", "restarts")
 INLINE = "module://matplotlib_inline.backend_inline"  # of a notebook, whose library is in no other environment
+
+
+class Panic(BaseException):
+    """As code in Rust raises it."""
+
+
+class Unprintable(OSError):
+    """An error that cannot be shown either."""
+
+    @property
+    def strerror(self) -> str:  # type: ignore[override]
+        raise ZeroDivisionError
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -97,6 +114,11 @@ BROKEN: dict[str, tuple[Break, set[str]]] = {  # how, and what the run is then w
     "tensorboardX": (not_there("tensorboardX"), {"events"}),
     "the event file": (full("events.out"), {"events"}),
     "an event": (raising("tensorboardX.summary.scalar", TypeError("no scalar")), set()),
+    "a picture that exits": (raising("trainers.drawing.plots.write_curves", SystemExit(0)), {"curves.png"}),
+    "a panic": (raising("trainers.drawing.pictures.grid", Panic("index out of bounds")),
+                {"real.png", "grids", "timelapse.gif"}),
+    "an error that cannot be shown": (raising("trainers.families.adversarial.judging.draw_verdict", Unprintable()),
+                                      {"verdict.png", "copies.png"}),
     "the progress line": (raising("cluster.terminal.progress.describe", KeyError("step")), set()),
 }  # fmt: skip
 
@@ -123,7 +145,7 @@ def there(run: Path) -> set[str]:
     return found | ({"events"} if [*run.glob("events.out*")] else set())
 
 
-FIRST = ("Pillow", "the event file", "the progress line")
+FIRST = ("Pillow", "a picture that exits", "the event file", "the progress line")
 
 
 @pytest.mark.parametrize("what", [*FIRST, *slow(*(what for what in BROKEN if what not in FIRST))])
@@ -156,11 +178,54 @@ def test_a_run_is_whole_without_whatever_shows_it(
     assert leftovers(run) == []
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, global_state.Abandoned])
-def test_what_ends_a_process_is_no_failure_of_a_decoration(end: type[BaseException]) -> None:
+@pytest.mark.parametrize("end", ENDS)
+def test_what_asks_for_an_end_is_no_failure_of_a_decoration(end: type[BaseException]) -> None:
     said: list[str] = []
     with pytest.raises(end), decoration.Decorations(said.append).making("curves.png"):
         raise end
+    assert said == []
+
+
+class Unnamed:
+    def __repr__(self) -> str:
+        raise Panic
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        SystemExit(),
+        SystemExit(Unnamed()),
+        Panic("deep"),
+        Unprintable(),
+        OSError(5, Unnamed()),
+        CancelledError(),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_anything_else_is_one(failure: BaseException, sentences: Sentences) -> None:
+    said: list[str] = []
+    with decoration.Decorations(said.append).making("curves.png"):
+        raise failure
+    sentences(without_place(line) for line in said)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("end", [SystemExit, TimeoutError])
+def test_what_a_signal_handler_raises_is_no_failure_of_a_decoration(end: type[BaseException]) -> None:
+    """As of a program that sets a time limit for a call."""
+
+    class Limit:
+        def over(self, *_: object) -> None:
+            raise end
+
+    said: list[str] = []
+    before = signal.signal(signal.SIGUSR1, Limit().over)
+    try:
+        with pytest.raises(end), decoration.Decorations(said.append).making("the progress line"):
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
     assert said == []
 
 
@@ -178,9 +243,11 @@ def test_a_full_disk_still_ends_a_run_where_a_number_or_a_checkpoint_has_no_room
     assert [problem.code for problem in wrong.problems] == ["no-space"]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), *slow(RuntimeError("no canvas"), OSError("broken data stream"))])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), *slow(RuntimeError("no canvas"), OSError("broken data stream"), SystemExit(0))]
+)
 def test_evaluate_says_that_its_pictures_cannot_be_made(
-    error: Exception, straight: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    error: BaseException, straight: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     wrong: Wrong, sentences: Sentences,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(straight[0].parents[1])

@@ -18,6 +18,7 @@ INSTALLED = (sys.executable, "-c", "import sys; sys.argv[0] = 'troupe'; from tro
 WORDS = (*DCGAN, "steps=4", "log_every=1", "workers=2", "device=cpu")
 NOTHING = "http://127.0.0.1:9"  # nobody listens there
 HOSTILE = {
+    "PYTHONWARNINGS": "error",
     "PYTHONPATH": f":{TESTS.parent}:",
     "RAY_RUNTIME_ENV_HOOK": "no.such.hook",
     "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://_ray_pkg_0123456789abcdef.zip"}}),

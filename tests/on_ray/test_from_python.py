@@ -10,6 +10,7 @@ import pytest
 from clusters import Cluster
 from commands import FRAGILE, Commands, assert_same_run, metrics
 from sentences import Sentences
+from tiers import long
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -148,11 +149,33 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_a_process_that_inherited_a_ray_is_refused(troupe: Commands, sentences: Sentences) -> None:
-    done = troupe.call(sys.executable, "-c", FORKS).wait(120)
+OURS = 'train("dcgan", name="parent", **words)'
+THEIRS = "import ray; ray.init(num_cpus=2, include_dashboard=False, logging_level=50); ray.shutdown()"
+OWN = f"""
+import os, ray
+if os.fork() == 0:  # then the process has its own
+    {THEIRS}
+    from cluster import train
+    train("dcgan", data="digits", image_size=16, width=4, latent_dim=8, batch_size=8, microbatch_size=2,
+          evaluate_every=0, steps=1, workers=2, name="mine")
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.parametrize("used", [OURS, THEIRS], ids=["a run", "a program"])
+def test_a_process_that_inherited_a_ray_is_refused(troupe: Commands, sentences: Sentences, used: str) -> None:
+    done = troupe.call(sys.executable, "-c", FORKS.replace(OURS, used)).wait(120)
     assert done.code == 0, done
     problem, code, sentence = done.out.splitlines()
     assert (problem, code) == ("('ray-inherited', 'workers')", "3")
     sentences([sentence])
     assert not troupe.path("child").exists()
     assert troupe.path("alone").exists()
+
+
+@pytest.mark.parametrize("code", [OWN, *long(OWN.replace("os.fork() == 0", "True").replace("os._exit(0)", "exit()"))])
+def test_a_process_that_has_used_a_ray_of_its_own_is_not(troupe: Commands, code: str) -> None:
+    done = troupe.call(sys.executable, "-c", code).wait(120)
+    assert done.code == 0, done
+    assert metrics(troupe.path("mine"))

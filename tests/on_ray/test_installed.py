@@ -49,8 +49,8 @@ class Installed:
         (packages / "others.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))
         done([*pip[:3], "--python", str(self.python), *pip[3:], "install", "--no-deps", "--no-index", str(wheel)])
 
-    def troupe(self, *words: str, seconds: float = 120) -> Done:
-        command = self.commands.call(str(self.python.with_name("troupe")), *words, environment={"PYTHONPATH": ""})
+    def troupe(self, *words: str, seconds: float = 120, path: str = "") -> Done:
+        command = self.commands.call(str(self.python.with_name("troupe")), *words, environment={"PYTHONPATH": path})
         return command.wait(seconds)
 
 
@@ -82,6 +82,15 @@ def test_a_wheel_has_all_that_it_needs_and_is_not_confused_by_names_of_its_user(
     result = json.loads((installed.commands.path("one") / "result.json").read_text())
     assert result["not_made"] == []
     assert json.loads(installed.troupe("--version", "--json").out)["result"]["version"] == __version__
+
+
+def test_workers_of_what_is_installed_take_nothing_of_a_folder_that_precedes_it(installed: Installed) -> None:
+    path = str(installed.commands.folder)
+    run = ("train", "dcgan", *SMALL["dcgan"], "data=digits", "steps=2", "workers=2", "--name", "two")
+    ended = installed.troupe(*run, path=path)
+    assert (ended.code, ended.err) == (0, ""), ended
+    ended = installed.troupe("verify", "dcgan", "workers=2", path=path)
+    assert ("conditional, ddp" in ended.out, ended.err) == (True, ""), ended
 
 
 @pytest.mark.long

@@ -71,13 +71,13 @@ def test_a_ray_of_our_own_that_dies_is_begun_anew_and_no_bit_is_lost(
 
 def cleaned(folder: Path, what: str) -> str:
     """Take something out of the folder of a Ray, as a cleaner of temporary files does; the name of what has gone."""
-    (gone,) = folder.glob(what)
+    (gone,) = folder.glob(what) if what else [folder]
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     return str(gone)
 
 
 @pytest.mark.parametrize(
-    "what", ["token", *long("session_2*", "session_2*/sockets/raylet", ".made-by-troupe", ".lock")]
+    "what", ["", *long("token", "session_2*", "session_2*/sockets/raylet", ".made-by-troupe", ".lock")]
 )
 def test_a_ray_of_our_own_whose_files_are_cleaned_away_is_begun_anew_and_no_step_is_lost(
     troupe: Commands, straight: Commands, temporary: Path, what: str

@@ -187,6 +187,22 @@ def test_a_sweep_takes_what_a_killed_owner_left_and_only_its_processes(temporary
         process.wait()
 
 
+@pytest.mark.parametrize("theirs", ["", "notes", "session_2026_1/notes"])
+def test_what_ray_makes_again_in_the_place_of_its_folder_is_removed_and_what_else_is_there_stays(
+    temporary: Path, theirs: str
+) -> None:
+    own = local_ray.LocalRay(1)
+    own.folder, own.inode, own.sessions = temporary / "troupe-12345678", -1, [f"session_2026_{os.getpid()}"]
+    (own.folder / own.sessions[0] / "sockets").mkdir(parents=True)
+    if theirs:
+        (own.folder / theirs).parent.mkdir(exist_ok=True)
+        (own.folder / theirs).write_text("important")
+    own._clear()
+    stays = [str(path.relative_to(own.folder)) for path in own.folder.rglob("*") if path.is_file()]
+    assert stays == ([theirs] if theirs else [])
+    assert own.folder.exists() == bool(theirs)
+
+
 def test_an_export_replaces_an_export_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentences: Sentences
 ) -> None:

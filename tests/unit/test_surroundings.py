@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import multiprocessing
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -25,13 +27,14 @@ from cluster.backend import auth, connection
 from cluster.backend.local_ray import LocalRay
 from cluster.backend.nodes import last_line
 from cluster.cli.main import command
-from cluster.host import ray_environment
+from cluster.host import import_path, ray_environment
 from cluster.host.import_path import ROOT, without_folder
 from cluster.ray_jobs import dashboard
 from cluster.terminal.progress import Progress
 from cluster.terminal.streams import real_streams
 from trainers.base import paths
 from trainers.base.errors import ENVIRONMENT, TroupeError
+from troupe import PACKAGES
 
 NAMES = ("trainers", "searchspaces", "torch", "ray", "numpy", "PIL", "yaml", "pydantic", "rich", "matplotlib")
 SCRIPT = (
@@ -65,6 +68,23 @@ def test_the_command_takes_no_module_of_the_folder_in_which_it_is_typed(
     assert done.stderr.startswith("troupe: steps=many")
 
 
+LOADED = "import sys\nprint(*{name.partition('.')[0] for name in sys.modules})\n"
+
+
+@pytest.mark.parametrize("start", [["-m", "troupe"], *slow(["-c", SCRIPT])], ids=["module", "installed"])
+def test_nor_a_module_of_the_standard_library(tmp_path: Path, start: list[str]) -> None:
+    """Any of them, except for those that Python itself imports before the first line of the command."""
+    (tmp_path / "loaded.py").write_text(LOADED)
+    path = f":{ROOT}"
+    first = called([sys.executable, "-m", "loaded"], tmp_path, path).stdout.split()
+    theirs = sorted(name for name in sys.stdlib_module_names - {*first} if importlib.util.find_spec(name))
+    assert {"random", "copy", "token", "inspect", "typing", "dataclasses", "tempfile"} <= {*theirs}
+    for name in theirs:
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('this is the user\\'s {name}.py')\n")
+    done = called([sys.executable, *start, "runs"], tmp_path, path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.slow
 def test_nor_what_we_stand_on(foreign: Path) -> None:
     words = ["train", "dcgan", "data=digits", "--dry-run", "--json"]
@@ -77,8 +97,32 @@ def test_processes_that_are_started_look_for_modules_where_they_are_told(monkeyp
     monkeypatch.setenv("PYTHONPATH", ":/mine::.:/other:")
     found = ray_environment.search_path()
     assert found["PYTHONSAFEPATH"] == "1"
-    assert found["PYTHONPATH"].split(":") == [*ray_environment.folders(), "/mine", "/other"]
+    assert found["PYTHONPATH"].split(":") == [*import_path.folders(), "/mine", "/other"]
     assert without_folder("") == ""
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_processes_that_are_started_find_our_packages_whatever_else_has_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    """In a checkout, and where other packages are installed too; and these keep their places on the path."""
+    for name in (*PACKAGES, "troupe", "troupe_beside"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('somebody else')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), str(ROOT), *sys.path])
+    if installed:
+        monkeypatch.setattr(os, "listdir", lambda folder: ["torch.dist-info"] if folder == ROOT else [])
+    assert import_path.folders() == [import_path.OURS if installed else ROOT]
+    variables = {**os.environ, **ray_environment.search_path()}
+    told = f"import sys, troupe, {', '.join(PACKAGES)}; print(troupe.__file__, {'.__file__, '.join(PACKAGES)}.__file__)"
+    code = f"{told}; from cluster.cli import help; troupe.check_packages()"
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.stderr) == ([f"{ROOT}/{name}/__init__.py" for name in ("troupe", *PACKAGES)], "")
+    before = sys.path[:]
+    with import_path.ours_first():
+        assert sys.path == [*import_path.folders(), *before]
+    assert sys.path == before
 
 
 def test_workers_are_told_of_no_folder_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +132,29 @@ def test_workers_are_told_of_no_folder_of_the_driver(monkeypatch: pytest.MonkeyP
     job._py_driver_sys_path += ["/folder/of/the/script", "/folder/of/now"]  # as Ray does
     told = common_pb2.JobConfig()
     told.ParseFromString(job._serialize())
-    assert list(told.py_driver_sys_path) == ray_environment.folders()
+    assert list(told.py_driver_sys_path) == import_path.folders()
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [("error", ""), ("e", ""), ("error::DeprecationWarning,ignore", "ignore"), ("", ""),
+     ("default,Error:x, always", "default, always")],
+)  # fmt: skip
+def test_no_warning_ends_a_process_that_is_started(monkeypatch: pytest.MonkeyPatch, options: str, kept: str) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", options)
+    assert ray_environment.search_path()["PYTHONWARNINGS"] == kept
+
+
+def test_nor_one_of_a_library_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "warnoptions", ["error", "ignore::UserWarning"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ray_environment.no_error_on_warnings():
+            assert sys.warnoptions == ["ignore::UserWarning"]
+            assert "error" not in [action for action, *_ in warnings.filters]
+        assert sys.warnoptions == ["error", "ignore::UserWarning"]
+        with pytest.raises(DeprecationWarning):
+            warnings.warn("outdated", DeprecationWarning, stacklevel=1)
 
 
 SWITCHES = ("RAY_RUNTIME_ENV_HOOK", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_REDIS_ADDRESS", "RAY_OVERRIDE_RESOURCES",
@@ -257,7 +323,26 @@ class Refusing(AndFlush):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("kind", [Only, AndFlush, Refusing])
+class Attributes(Only):
+    """As of who thinks that these are no methods."""
+
+    isatty = flush = reconfigure = False
+    fileno = 1
+
+
+class Failing(AndFlush):
+    def isatty(self) -> bool:
+        raise RuntimeError("no terminal in sight")
+
+    fileno = reconfigure = isatty
+
+
+class Numbered(AndFlush):
+    def fileno(self) -> int:
+        return -1
+
+
+@pytest.mark.parametrize("kind", [Only, AndFlush, Refusing, Attributes, Failing, Numbered])
 def test_any_stream_that_can_be_written_to_will_do(
     kind: type[Only], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

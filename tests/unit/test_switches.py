@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cluster import sample, train
 from cluster.backend.process_pool import LocalGroup
 from cluster.inspection.verify import train_quietly
-from trainers.base.errors import CONFLICT, TroupeError
+from trainers.base.errors import CONFLICT, Abandoned, TroupeError
 from trainers.drawing.decoration import Decorations
 from trainers.run import Plan
 from trainers.runtime import global_state
@@ -355,7 +355,7 @@ def test_an_error_that_comes_meanwhile_is_taken_for_no_failure_of_a_decoration()
             global_state.with_default_globals(endless)()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert (said, ended) == ([], [global_state.Abandoned])
+    assert (said, ended) == ([], [Abandoned])
 
 
 def test_a_thread_that_cannot_be_started_keeps_nobody_else_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import difflib
 import errno
 import os
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +65,13 @@ class PeerLost(TroupeError):
     """Another worker no longer answers. Never shown: the error of the failed worker is shown instead."""
 
 
+class Abandoned(BaseException):
+    """The caller no longer waits for the computation. Not an Exception, so that no handler treats it as a failure."""
+
+
+ENDS = (KeyboardInterrupt, GeneratorExit, Abandoned)  # requests for an end; any other exception is a failure
+
+
 def with_run_name(error: TroupeError, name: str, kept: bool) -> TroupeError:
     """The same error with the name of the run or search to resume; if not `kept`, it never started and nothing is
     saved."""
@@ -74,7 +81,7 @@ def with_run_name(error: TroupeError, name: str, kept: bool) -> TroupeError:
 
 def of_worker(rank: int, error: Exception, log: object) -> TroupeError:
     """An unexpected error in one line; its traceback is in the worker's log."""
-    message = (str(error).strip().splitlines() or ["no reason given"])[0]
+    message = (message_of(error).strip().splitlines() or ["no reason given"])[0]
     where = "".join(f"{file}:{line}: " for file, line in lines_of_others(error)[-1:])
     reason = f"{where}{type(error).__name__}: {message} (traceback in {log})"
     return TroupeError(Problem("worker-error", f"worker {rank}", reason), FAILED)
@@ -84,8 +91,19 @@ def describe_error(error: BaseException) -> str:
     """An error in custom code, in one line: its type and message, and the line and file."""
     where = "".join(f" (line {line} of {file.name})" for file, line in lines_of_others(error)[-1:])
     if isinstance(error, SystemExit):
-        return f"sys.exit({error.code!r}) was called{where}"
-    return ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())])) + where
+        return f"sys.exit({message_of(error, lambda: repr(error.code))}) was called{where}"
+    return ": ".join(filter(None, [type(error).__name__, " ".join(message_of(error).split())])) + where
+
+
+def message_of(error: BaseException, tell: Callable[[], object] | None = None) -> str:
+    """What `tell` returns about an error, by default its message; empty if that fails: errors of others can raise when
+    they are shown."""
+    try:
+        return str((tell or error.__str__)())
+    except ENDS:
+        raise
+    except BaseException:
+        return ""
 
 
 class Shortage(NamedTuple):

@@ -13,14 +13,16 @@ import io
 import locale
 import logging
 import os
+import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trainers.base.errors import describe_error
+from trainers.base.errors import ENDS, describe_error, message_of
 from trainers.base.problems import Problem, sentence
 
 LIBRARY, BACKEND = "matplotlib", "MPLBACKEND"
@@ -38,13 +40,17 @@ class Decorations:
 
     @contextlib.contextmanager
     def making(self, what: str) -> Iterator[None]:
-        """Inside, a decoration is made; on any exception the run continues without it.
+        """Inside, a decoration is made; on any exception the run continues without it, also on `sys.exit`.
 
-        Only Ctrl-C and `sys.exit` propagate.
+        Only requests for an end propagate: Ctrl-C, and what a signal handler raises.
         """
         try:
             yield
-        except Exception as error:
+        except ENDS:
+            raise
+        except BaseException as error:
+            if _by_signal(error):
+                raise
             problem = not_made(what, error, "the run continues without it")
             if not self.reported & {what, problem.reason}:
                 self.not_made.append(sentence(problem))
@@ -52,10 +58,16 @@ class Decorations:
             self.reported |= {what, problem.reason}
 
 
-def not_made(what: str, error: Exception, hint: str = "") -> Problem:
+def not_made(what: str, error: BaseException, hint: str = "") -> Problem:
     """Why a decoration could not be made."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else describe_error(error)
-    return Problem(NOT_MADE, what, f"cannot be made ({reason})", hint)
+    reason = message_of(error, lambda: error.strerror or "") if isinstance(error, OSError) else ""
+    return Problem(NOT_MADE, what, f"cannot be made ({reason or describe_error(error)})", hint)
+
+
+def _by_signal(error: BaseException) -> bool:
+    """Whether a signal handler has raised an error, as those of our caller can: a time limit, an exit."""
+    handlers = [getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()]
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
-from trainers.base.errors import CONFLICT, TroupeError
+from trainers.base.errors import CONFLICT, Abandoned, TroupeError
 from trainers.base.problems import Problem
 from trainers.base.timeouts import WAITS
 
@@ -28,10 +28,6 @@ R = TypeVar("R")
 SEED = 0  # of Python's and numpy's own generators, which families should not use
 COMPUTING = threading.Lock()  # held by the thread that computes
 inside = threading.local()  # `.yes` in that thread
-
-
-class Abandoned(BaseException):
-    """The caller no longer waits for the computation. Not an Exception, so that no handler treats it as a failure."""
 
 
 class Switch(NamedTuple):
@@ -108,7 +104,7 @@ class _Computation(Generic[R]):
         """Stop waiting for the thread: end it, or release the lock if it never started."""
         self.abandoned.set()
         if self.thread.is_alive():
-            _raise_in(self.thread, Abandoned if isinstance(error, Exception) else type(error))
+            _raise_in(self.thread, KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else Abandoned)
             self.done.wait(WAITS.end_of_thread)
         elif isinstance(error, RuntimeError) and not self.nested:  # it could not be started
             COMPUTING.release()

@@ -1,0 +1,5 @@
+"""Stands for the package `troupe` of troupe."""
+
+from troupe_packages import load_package
+
+load_package(__name__)
