@@ -119,6 +119,10 @@ class LocalRay:
         except BaseException:
             self._clear()
             raise
+        self._note_parts()
+
+    def _note_parts(self) -> None:
+        """Record its processes and files, to notice when one of them is gone."""
         self.processes = {pid: name for pid, name in _children() if name in PROCESSES}
         replaced = ("session_latest",)  # a link that each new worker removes and creates again
         self.files = [
