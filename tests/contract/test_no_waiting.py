@@ -21,14 +21,16 @@ from cluster.inspection.verify import compare
 from tests.contract.test_contract import FEW
 from tests.jobs import OWN_FAMILIES, each, plan_of, variants
 from trainers.base.errors import TroupeError
+from trainers.contract.family import Loss
 from trainers.distributed import ddp
 from trainers.distributed.exact import Exact
 from trainers.distributed.process_group import World
 from trainers.engine import step
 from trainers.engine.control import Control, Marks
 from trainers.engine.gate import Gate
+from trainers.engine.phase_results import PhaseResults
 from trainers.engine.state import state_of_replica
-from trainers.engine.trainer import ScheduledOptimizer, Trainer, scheduled
+from trainers.engine.trainer import ScheduledOptimizer, Trainer, in_place, scheduled
 from trainers.families import registry
 from trainers.run import open_for
 
@@ -313,6 +315,9 @@ class Event:
     def query(self) -> bool:
         return not Event.hangs
 
+    def synchronize(self) -> None:
+        pass
+
 
 def test_a_device_that_hangs_gives_no_heartbeat() -> None:
     beats: list[None] = []
@@ -324,7 +329,7 @@ def test_a_device_that_hangs_gives_no_heartbeat() -> None:
         for _ in range(3):
             marks.set()
         assert len(beats) == 3
-    marks.clear()
+    marks.wait()
     assert len(beats) == 6
 
 
@@ -358,3 +363,58 @@ def test_a_loss_that_is_not_finite_stops_a_run_at_its_next_look(tmp_path: Path) 
     (problem,) = raised.value.problems
     assert (problem.code, problem.about) == ("not-finite", "step 1")
     assert [difference for difference in compare(before, everything(trainer)) if difference.relative] == []
+
+
+def test_state_that_changes_its_name_is_copied_before_it_is_overwritten() -> None:
+    buffers: dict[str, Tensor] = {}
+    state = in_place(buffers, {"latest": torch.tensor([1.0]), "previous": torch.tensor([0.0])})
+    places = {name: tensor.data_ptr() for name, tensor in state.items()}
+    for number in (2.0, 3.0):
+        state = in_place(buffers, {"latest": torch.tensor([number]), "previous": state["latest"]})
+        assert (float(state["latest"]), float(state["previous"])) == (number, number - 1)
+    state = in_place(buffers, {"latest": state["previous"], "previous": state["latest"]})
+    assert (float(state["latest"]), float(state["previous"])) == (2.0, 3.0)
+    assert {name: tensor.data_ptr() for name, tensor in state.items()} == places
+    state["latest"].requires_grad_()  # by a loss: it does not last
+    assert float(in_place(buffers, {"latest": torch.tensor([5.0])})["latest"]) == 5.0
+
+
+def test_metrics_that_only_some_steps_return_are_kept_until_a_look() -> None:
+    results = PhaseResults("train", torch.device("cpu"))
+    for value, metrics in ((1.0, {"rare": 7.0}), (2.0, {"often": 3.0}), (4.0, {"often": 5.0})):
+        results.write(0, Loss(torch.tensor(value), metrics), [])
+        results.add_up(results.rows[0])
+    assert results.read() == {"train_loss": 4.0, "rare": 7.0, "often": 5.0}
+    assert results.read() == {}
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_a_gate_closes_with_any_default_precision(default: torch.dtype) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        gate, one = Gate(torch.device("cpu"), on_host=False), torch.ones((), dtype=torch.float64)
+    finally:
+        torch.set_default_dtype(before)
+    gate.check(0, "train", one * float("nan"), one)
+    assert float(gate.closed) == 1
+
+
+def test_what_a_loss_leaks_into_other_networks_is_nobodys_gradient(tmp_path: Path) -> None:
+    trainer = trainer_of("dcgan", "tiny", tmp_path / "run")
+    other = trainer_of("dcgan", "tiny", tmp_path / "run")
+    loss_of = step._loss
+
+    def leaking(trainer: Trainer, phase: Any, networks: Any, microbatch: Any) -> Any:
+        loss = loss_of(trainer, phase, networks, microbatch)
+        if phase.name != "discriminator":
+            return loss
+        parts = [parameter.sum() for parameter in trainer.networks["generator"].parameters()]
+        return loss._replace(value=loss.value + torch.stack(parts).sum())
+
+    with mock.patch.object(step, "_loss", leaking):
+        for _ in range(2):
+            step.train_step(trainer)
+    for _ in range(2):
+        step.train_step(other)
+    assert [one for one in compare(everything(trainer), everything(other)) if one.relative] == []

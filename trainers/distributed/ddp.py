@@ -19,7 +19,6 @@ from trainers.base.problems import Problem
 from trainers.distributed.grad_sync import Reduced, Requests, Rows
 from trainers.distributed.process_group import World
 from trainers.distributed.reduction_tree import fold, shares
-from trainers.distributed.shared_memory import REQUESTS
 
 
 class Ddp:
@@ -47,7 +46,6 @@ class Ddp:
         self.fired: set[int] = set()  # parameters that the newest backward gave a gradient
         self.hooks: list[Any] = []
         self.sent: tuple[np.ndarray, Any] | None = None  # the requests of the newest phase, and their message
-        self.requested: Requests = (False,) * REQUESTS  # by any worker, in the phase before that
         self.complete: dict[tuple[int, ...], bool] = {}  # by trained parameters: whether all had gradients at first
         for network in networks.values() if self.wrappers else ():
             for parameter in network.parameters():
@@ -168,24 +166,22 @@ class Ddp:
             gathered = [torch.empty_like(padded) for _ in self.shares]
             with self.world.waits():
                 dist.all_gather(gathered, padded, group=self.world.group)
-                requested = self._newly_requested(requested)
+                requested = self._heard(requested)
         every = [row for share, part in zip(self.shares, gathered, strict=True) for row in part[: len(share)]]
         total = fold({(index, index + 1): row for index, row in enumerate(every)}, torch.add, 0, self.microbatches)
         return Reduced(total, requested)
 
-    def _newly_requested(self, requests: Requests) -> Requests:
-        """Send what this worker requests; returns what any worker began to request in the phase before, whose message
-        has had a phase of time to arrive."""
+    def _heard(self, requests: Requests) -> Requests:
+        """Send what this worker requests; returns what any worker requested in the phase before, whose message has had
+        a phase of time to arrive."""
         sent = np.array(requests, dtype=np.int32)
         work = dist.all_reduce(torch.from_numpy(sent), dist.ReduceOp.MAX, group=self.world.group, async_op=True)
-        new: Requests = (False,) * len(requests)
-        if self.sent is not None:
-            received, under_way = self.sent
-            under_way.wait()
-            new = tuple(bool(now) and not before for now, before in zip(received, self.requested, strict=True))
-            self.requested = tuple(map(bool, received))
-        self.sent = sent, work
-        return new
+        before, self.sent = self.sent, (sent, work)
+        if before is None:
+            return (False,) * len(requests)
+        received, under_way = before
+        under_way.wait()
+        return tuple(map(bool, received))
 
     def close(self) -> None:
         for hook in self.hooks:

@@ -142,6 +142,7 @@ class Exact:
         for number, parameter in enumerate(parameters if len(flat.watched) < len(parameters) else ()):
             if number not in flat.watched and parameter.requires_grad:
                 flat.watched.add(number)
+                flat.exchanged = False  # its first pass is only watched
                 self.hooks.append(parameter.register_post_accumulate_grad_hook(partial(note, number)))  # type: ignore[no-untyped-call]
 
     def _flat(self, parameters: Sequence[nn.Parameter]) -> FlatGradients:

@@ -91,7 +91,8 @@ class Exchange:
         self.missing[bucket] -= 1
         if flat.overlaps and self.missing[bucket] == 0:
             self._fill([bucket])
-            self._advance()
+            with self.peers.world.waits():  # a message to a worker that has gone fails at once
+                self._advance()
 
     def finish(self) -> Reduced:
         """Wait for the other workers, and leave the sums over the weight in the vector's `received`."""
@@ -172,6 +173,7 @@ class Exchange:
 
     def _add(self, bucket: int, weight: Tensor) -> None:
         """Add up this worker's slice of a bucket, and send the result to every other host."""
+        weight = weight.to(self.flat.result.device)
         arriving = self.arriving.get(bucket)
         if arriving is None:
             arriving = [(self._slices(bucket)[self.peers.world.rank], {}, [])]

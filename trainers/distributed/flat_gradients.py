@@ -34,22 +34,20 @@ class FlatGradients:
     ) -> None:
         length = padded_length(parameters)
         like = parameters[0]
-        on_device = like.device.type != "cpu"
+        # On a GPU, other workers see copies on the CPU of the slots, and the sum is copied back.
+        self.moved = like.device.type != "cpu" and workers > 1
+        where = like.device if workers == 1 else "cpu"
 
         def new(device: Any = like.device) -> Tensor:
             return torch.zeros(length, dtype=like.dtype, device=device)
 
         if shared is None:
-            own = [new("cpu") for _ in range(nodes)]
-            shared = [own], new("cpu") if workers > 1 else own[0]
-        self.published, self.result = shared  # on the CPU, where the workers of this host see them
-        own = self.published[place]
-        self.moved = on_device  # then slots and received sum are on the device, and are copied from and to the CPU
-        self.slots = [new() for _ in own] if on_device else list(own)
+            own = [new(where) for _ in range(nodes)]
+            shared = [own], new(where) if workers > 1 else own[0]
+        self.published, self.result = shared
+        self.own = self.published[place]
+        self.slots = [new() for _ in self.own] if self.moved else list(self.own)
         self.slots += [new() for _ in range(scratch)]
-        self.own = own
-        if on_device and workers == 1:
-            self.moved, self.result = False, self.slots[0]
         self.received = new() if self.moved else self.result
         self.views = [views(vector, parameters) for vector in [*self.slots, self.received]]
         self.buckets, self.bucket_of = buckets(parameters)

@@ -100,8 +100,9 @@ class Marks:
             self.waiting.popleft()
             self.done()
 
-    def clear(self) -> None:
-        """The device has done everything."""
-        for _ in range(len(self.waiting)):
+    def wait(self) -> None:
+        """Wait until the device has passed all marks."""
+        while self.waiting:
+            self.waiting[0].synchronize()
+            self.waiting.popleft()
             self.done()
-        self.waiting.clear()

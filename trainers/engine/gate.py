@@ -36,8 +36,8 @@ class Gate:
         self.memory = memory if self.on_host else None
         self.losses = torch.from_numpy(memory).to(device)
         self.cells = self.losses.unbind()
-        self.closed = torch.zeros((), device=device)  # 1 if it is
-        self._scale = torch.ones(1, device=device)
+        self.closed = torch.zeros((), dtype=torch.float32, device=device)  # 1 if it is
+        self._scale = torch.ones(1, dtype=torch.float32, device=device)
         self.phases: list[tuple[int, str]] = []  # step and name, since the last look
 
     def check(self, step: int, phase: str, loss: Tensor, weight: Tensor) -> NotFinite | None:
@@ -78,7 +78,7 @@ class Gate:
         """The value after a phase, or the one before it if the gate is closed."""
         if self.on_host or before.shape != after.shape:
             return after
-        return torch.where(self.closed > 0, before, after)
+        return torch.where(self.closed > 0, before.to(after), after)
 
     def choose_each(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`choose` for tensors by name."""

@@ -29,8 +29,8 @@ class PhaseResults:
         self.rows: dict[int, Tensor] = {}
         self.cells: dict[int, list[Tensor]] = {}  # the parts of each row
         self.sizes: dict[int, list[int]] = {}  # of these parts
-        self.total = torch.zeros(0)
-        self.unread = False
+        self.totals: dict[tuple[str, ...], Tensor] = {}  # by the names of the metrics: some steps may have others
+        self.unread: dict[tuple[str, ...], None] = {}  # those that nobody has read, the newest last
 
     @torch.no_grad()
     def write(self, index: int, loss: Loss, statistics: list[Statistics]) -> None:
@@ -64,10 +64,17 @@ class PhaseResults:
 
     def add_up(self, total: Tensor) -> None:
         """Keep the sum over all workers."""
-        if self.total.shape != total.shape:
-            self.total = torch.zeros_like(total)
+        names = tuple(self.names)
+        if names not in self.totals or self.totals[names].shape != total.shape:
+            self.totals[names] = torch.zeros_like(total)
         self.total.copy_(total)
-        self.unread = True
+        self.unread.pop(names, None)
+        self.unread[names] = None
+
+    @property
+    def total(self) -> Tensor:
+        """The newest sum over all workers."""
+        return self.totals[tuple(self.names)]
 
     @property
     def means(self) -> Tensor:
@@ -81,11 +88,10 @@ class PhaseResults:
 
     def read(self) -> dict[str, float]:
         """The mean loss and metrics by name. Waits for the device."""
-        self.unread = False
-        weight, *sums = self.total[: METRICS + len(self.names)].tolist()
-        names = [f"{self.phase}_loss", *self.names]
-        return {name: value / weight if weight else math.nan for name, value in zip(names, sums, strict=True)}
-
-
-def _scalar(value: Tensor) -> Tensor:
-    return value if value.dim() == 0 else value.reshape(())
+        found: dict[str, float] = {}
+        for names in self.unread:
+            weight, *sums = self.totals[names][: METRICS + len(names)].tolist()
+            for name, value in zip((f"{self.phase}_loss", *names), sums, strict=True):
+                found[name] = value / weight if weight else math.nan
+        self.unread.clear()
+        return found

@@ -150,6 +150,10 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: ScheduledOptimizer) -> P
     used = (*phase.trains, *phase.keeps_graph_of)
     networks = {**trainer.grad_sync.callables(used), **trainer.frozen_networks}
     results = trainer.results_of(phase.name)
+    for name in used:  # what a loss leaks into networks of other optimizers is nobody's gradient
+        for parameter in trainer.trainable[name]:
+            if id(parameter) not in optimizing.own:
+                parameter.grad = None
 
     def loss(index: int) -> tuple[Tensor, bool]:
         microbatch = trainer.microbatches[index]
@@ -178,10 +182,10 @@ def _note_reduced(trainer: Trainer, results: PhaseResults, reduced: Reduced) -> 
     stop, save = reduced.requests
     trainer.stop_agreed |= stop
     trainer.save_agreed |= save
-    if trainer.world.size == 1:
-        trainer.control.heartbeat()
-    else:
+    if trainer.world.size > 1:
         trainer.control.restart_clock()  # it has waited for others
+    elif trainer.gate.on_host:
+        trainer.control.heartbeat()  # else the marks tell
 
 
 def _update_running_stats(trainer: Trainer, results: PhaseResults) -> None:

@@ -44,6 +44,7 @@ class ScheduledOptimizer:
     modifies_gradients: bool  # whether it may write into gradients
     rates: list[Tensor]  # the learning rate of each group, in the same memory each time; [] if it takes only numbers
     guarded: bool  # whether it changes nothing behind a closed gate
+    own: frozenset[int]  # the ids of its parameters
     last_values: Mapping[str, float] | None = None  # the schedule's newest values since the state was last restored
 
     def unguarded(self) -> list[Tensor]:
@@ -51,7 +52,9 @@ class ScheduledOptimizer:
         if self.guarded:
             return []
         states = [value for state in self.optimizer.state.values() for value in state.values()]
-        return [*self.parameters, *(value for value in states if isinstance(value, Tensor))]
+        tensors = [value for value in states if isinstance(value, Tensor)]
+        device = self.parameters[0].device  # counters of steps may lie on the host, which would wait
+        return [*self.parameters, *(tensor for tensor in tensors if tensor.device == device)]
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class RunState:
     has_checkpoint: bool = False  # from which the run can resume
     saved_at: float = field(default_factory=lambda: monotonic())  # time of the newest checkpoint, or of process start
     save_agreed: bool = False  # by the clock of rank 0
+    save_requested: bool = False  # by this worker, since the newest checkpoint
     metrics: dict[str, float] = field(default_factory=dict)  # of the newest step
     evaluation: Evaluation = field(default_factory=Evaluation)  # the newest
     watch_metrics: dict[str, float] = field(default_factory=dict)  # newest results of the checks for signs of failure
@@ -198,18 +202,17 @@ class Trainer(RunState):
         )
 
     def results_of(self, phase: str) -> PhaseResults:
-        """The newest results of a phase, which it writes when it runs."""
-        if phase not in self.results:
-            self.results[phase] = PhaseResults(phase, self.device)
-        return self.results[phase]
+        """The newest results of a phase, for it to write when it runs; it comes last then."""
+        results = self.results.pop(phase, None) or PhaseResults(phase, self.device)
+        self.results[phase] = results
+        return results
 
     def look(self) -> None:
         """Read the metrics of the newest step. Waits for the device. Raises TroupeError if a loss was not finite."""
+        self.marks.wait()
         self.require_finite(self.gate.look())
         for results in self.results.values():
-            if results.unread:
-                self.metrics |= results.read()
-        self.marks.clear()
+            self.metrics |= results.read()
 
     def require_finite(self, found: NotFinite | None) -> None:
         if found is not None:
@@ -222,8 +225,10 @@ class Trainer(RunState):
         return TroupeError(Problem("not-finite", f"step {found.step}", reason, hint), FAILED)
 
     def requests(self) -> Requests:
-        """What this worker requests of all: to stop, and to save."""
-        return self.control.stop_requested, self.save_due
+        """What this worker requests of all: to stop, and to save, once for each checkpoint that is due."""
+        save = not self.save_requested and self.save_due
+        self.save_requested |= save
+        return self.control.stop_requested, save
 
     @property
     def save_due(self) -> bool:
@@ -234,6 +239,7 @@ class Trainer(RunState):
     def note_saved(self) -> None:
         """Record that a checkpoint was made, which restarts the clock for the next one."""
         self.saved_at, self.save_agreed, self.has_checkpoint = monotonic(), False, True
+        self.save_requested = False
 
     def lower_rate_hint(self) -> str:
         """The hint for numbers that are no longer finite."""
@@ -313,18 +319,36 @@ def scheduled(optimizer: torch.optim.Optimizer, schedule: Schedule, gate: Gate) 
         not fused,
         [torch.zeros((), dtype=kind, device=gate.closed.device) for _ in groups] if fused else [],
         guarded,
+        frozenset(id(parameter) for group in groups for parameter in group["params"]),
     )
 
 
 def in_place(buffers: dict[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors moved to buffers of the same names, which are made, or made anew if a tensor no longer fits."""
+    kept = {buffer.untyped_storage().data_ptr() for buffer in buffers.values()}
+    moved: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        buffer = buffers.get(name)
+        if buffer is not None and _same_memory(buffer, tensor):
+            continue
+        in_buffer = tensor.untyped_storage().data_ptr() in kept  # of another name, which may be written first
+        moved[name] = tensor.clone() if in_buffer else tensor
+    for name, tensor in moved.items():
         buffer = buffers.get(name)
         if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
             buffers[name] = tensor.clone()
-        elif buffer is not tensor:
+        else:
             buffer.copy_(tensor)
-    return {name: buffers[name] for name in tensors}
+    return {name: buffers[name].detach() for name in tensors}  # what a loss does to these does not last
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    return (one.data_ptr(), one.shape, one.stride(), one.dtype) == (
+        other.data_ptr(),
+        other.shape,
+        other.stride(),
+        other.dtype,
+    )
 
 
 def default_generator(device: torch.device) -> torch.Generator:
