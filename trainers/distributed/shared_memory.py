@@ -109,7 +109,7 @@ class SharedBuffer:
         while not done():
             waits += 1
             if waits > 20:
-                time.sleep(min(0.001, 0.000005 * (waits - 20)))  # up to a millisecond after a tenth of a second
+                time.sleep(min(0.001, 0.00005 * (waits - 20)))
                 if waits % 1000 == 0 and os.getppid() != self.parent:
                     raise PeerLost(Problem("lost", reason="the process that started this worker has exited"))
         publish_writes()
