@@ -38,7 +38,7 @@ class FlatGradients:
         self.moved = like.device.type != "cpu" and workers > 1
         where = like.device if workers == 1 else "cpu"
 
-        def new(device: Any = like.device) -> Tensor:
+        def new(device: Any) -> Tensor:
             return torch.zeros(length, dtype=like.dtype, device=device)
 
         if shared is None:
@@ -46,9 +46,9 @@ class FlatGradients:
             shared = [own], new(where) if workers > 1 else own[0]
         self.published, self.result = shared
         self.own = self.published[place]
-        self.slots = [new() for _ in self.own] if self.moved else list(self.own)
-        self.slots += [new() for _ in range(scratch)]
-        self.received = new() if self.moved else self.result
+        self.slots = [new(like.device) for _ in self.own] if self.moved else list(self.own)
+        self.slots += [new(like.device) for _ in range(scratch)]
+        self.received = new(like.device) if self.moved else self.result
         self.views = [views(vector, parameters) for vector in [*self.slots, self.received]]
         self.buckets, self.bucket_of = buckets(parameters)
         self.bucket_sizes = [self.bucket_of.count(bucket) for bucket in range(len(self.buckets))]

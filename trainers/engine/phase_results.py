@@ -1,7 +1,7 @@
 """What the micro-batches of a phase compute besides gradients: a row of numbers each, added up like gradients.
 
 A row holds the weight, the loss, the metrics, and the statistics of batch norms, as float64 on the device. Rows and
-their sum stay where they are from step to step, and nothing is read before somebody looks.
+their sum stay where they are from step to step, and are read only when a number is needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PhaseResults:
         self.cells: dict[int, list[Tensor]] = {}  # the parts of each row
         self.sizes: dict[int, list[int]] = {}  # of these parts
         self.totals: dict[tuple[str, ...], Tensor] = {}  # by the names of the metrics: some steps may have others
-        self.unread: dict[tuple[str, ...], None] = {}  # those that nobody has read, the newest last
+        self.unread: dict[tuple[str, ...], None] = {}  # those not yet read, the newest last
 
     @torch.no_grad()
     def write(self, index: int, loss: Loss, statistics: list[Statistics]) -> None:
@@ -77,7 +77,7 @@ class PhaseResults:
         return self.totals[tuple(self.names)]
 
     @property
-    def means(self) -> Tensor:
+    def sums_of_statistics(self) -> Tensor:
         """Sums of the statistics over all micro-batches, in the order of `batch_norm.tensors_of`."""
         return self.total[METRICS + len(self.names) :]
 

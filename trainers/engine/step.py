@@ -150,7 +150,7 @@ def _reduce(trainer: Trainer, phase: Phase, optimizing: ScheduledOptimizer) -> P
     used = (*phase.trains, *phase.keeps_graph_of)
     networks = {**trainer.grad_sync.callables(used), **trainer.frozen_networks}
     results = trainer.results_of(phase.name)
-    for name in used:  # what a loss leaks into networks of other optimizers is nobody's gradient
+    for name in used:  # gradients that reach networks of other optimizers are discarded
         for parameter in trainer.trainable[name]:
             if id(parameter) not in optimizing.own:
                 parameter.grad = None
@@ -189,7 +189,7 @@ def _note_reduced(trainer: Trainer, results: PhaseResults, reduced: Reduced) -> 
 
 
 def _update_running_stats(trainer: Trainer, results: PhaseResults) -> None:
-    means = results.means / trainer.config.microbatches if results.statistics else results.means
+    means = results.sums_of_statistics / trainer.config.microbatches
     batch_norm.update_running_stats(results.statistics, means, trainer.gate)
 
 
