@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sentences import Sentences
 from tiers import slow
 from wrong import Wrong
@@ -44,31 +42,6 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (str(self.folder),)
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images, a run that learned from them, and what was exported of it."""
-    room = tmp_path_factory.mktemp("learned")
-    for folder in (room / "pets" / part / name for part in ("train", "test") for name in ("cat", "dog")):
-        folder.mkdir(parents=True)
-        for number in range(16):
-            pixels = np.random.default_rng(number).integers(0, 255, (8, 8), np.uint8)
-            Image.fromarray(pixels).save(folder / f"{folder.parent.name}{number}.png")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(room)
-        assert main.command([*TRAIN, "data=imagefolder:pets", "--name", "run"]) == 0
-        assert main.command(["export", "run", "--out", "out"]) == 0
-    return room
-
-
-@pytest.fixture
-def room(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it."""
-    room = tmp_path / "room"
-    shutil.copytree(learned, room, ignore=shutil.ignore_patterns("data"))
-    monkeypatch.chdir(room)
-    return room
 
 
 Place = Callable[[Bomb], None]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from sentences import Sentences
 from tiers import slow
 from wrong import Wrong
@@ -22,35 +19,6 @@ MODEL = ("model=mlp_bn", "image_size=8", "batch_size=16", "microbatch_size=8")
 TRAIN = ("train", "classifier", *MODEL, "steps=1", "device=cpu", "--data-dir", "data")
 PETS = (*TRAIN, "data=imagefolder:pets", "--name", "new")
 GAN = ("train", "dcgan", "image_size=16", "width=4", "latent_dim=8", "batch_size=8", "microbatch_size=4", "steps=1")
-
-
-def filled(folder: Path) -> Path:
-    for number in range(64):
-        part, name = ("train", "test")[number % 8 // 6], ("cat", "dog")[number % 2]
-        path = folder / part / name / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(number).integers(0, 255, (8, 8), np.uint8)).save(path)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images, a run that learned from them, and its export."""
-    room = tmp_path_factory.mktemp("learned")
-    filled(room / "pets")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(room)
-        assert main.command([*TRAIN, "data=imagefolder:pets", "--name", "run"]) == 0
-        assert main.command(["export", "run", "--out", "out"]) == 0
-    return room
-
-
-@pytest.fixture
-def room(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    room = tmp_path / "room"
-    shutil.copytree(learned, room, ignore=shutil.ignore_patterns("data"))
-    monkeypatch.chdir(room)
-    return room
 
 
 PLACES: dict[str, tuple[str, tuple[str, ...], int]] = {
