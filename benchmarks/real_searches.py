@@ -5,17 +5,15 @@
 DIR holds MNIST's four files in DIR/mnist, and CIFAR-10 as benchmarks/pack_cifar10.py writes it. A search that was
 interrupted goes on (`troupe search --resume`). Of each, results/KIND/searches holds NAME.csv (the leaderboard),
 NAME.json (search.json), NAME.png (a picture of its page, where there is Chromium) and, in real_searches.json, the
-command, its minutes and what the seeds allow saying: the points in their order, the least difference of two means that
-is more than chance at the spread over seeds, and which points are within it of the best.
+command, its minutes, the points in their order, and which of them differ from the best by no more than chance
+(docs/search.md, "What is luck"). Older results hold a rule of thumb instead: the least difference of two means.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -25,8 +23,6 @@ from typing import Any
 import common
 from report import browser, until
 
-from cluster.searching.leaderboard import FINISHED
-
 FAST = "precision=bfloat16 sample_every=1000000"
 DIGITS = "--space none data=digits epochs=5 evaluate_every=100000 sample_every=100000 --scheduler fifo"
 QUICK = DIGITS.replace("epochs=5", "epochs=2 batch_size=32 ema=0.95 seed=1")
@@ -34,6 +30,9 @@ SEEDS = QUICK.replace("epochs=2", "steps=1500").replace("seed=1", "seed=11,12,13
 SEARCHES = {
     "dcgan_digits": f"dcgan {DIGITS} learning_rate=1e-3,2e-3,4e-3 batch_size=32,64 "
                     f"schedule=constant,linear seed=1",
+    "dcgan_rate_digits": "dcgan --space none data=digits steps=400 evaluate_every=100000 sample_every=100000 "
+                         "--scheduler fifo learning_rate=5e-4,1e-3,2e-3,3e-3,4e-3,8e-3 seed=1,2,3 --confirm 3 "
+                         "--confirm-seeds 12",
     "wgan_gp_digits": f"wgan_gp {QUICK} n_critic=1,2 learning_rate=5e-4,1e-3,2e-3 beta1=0,0.5",
     "wgan_digits": f"wgan {QUICK} n_critic=1,2 learning_rate=1e-3,2e-3,4e-3 clip=0.03,0.1 n_critic_warmup=0",
     "wgan_digits_seeds": f"wgan {SEEDS} n_critic=1 n_critic_warmup=0 learning_rate=1e-3 clip=0.03,0.1",
@@ -76,22 +75,12 @@ def run(name: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def told(found: dict[str, Any]) -> dict[str, Any]:
-    """What the spread over seeds allows saying of points that all of their seeds have finished.
-
-    The spread is pooled over the points. Two means of n seeds each differ by more than chance where they are further
-    apart than twice the standard error of such a difference; with few seeds that is a rule of thumb and no test.
-    """
-    better = -1 if found["mode"] == "max" else 1
-    whole = [one for one in found["points"] if all(trial["state"] == FINISHED for trial in one["trials"])]
-    points = [{"settings": one["settings"], "mean": one["mean"], "deviation": one["spread"],
-               "values": [trial["value"] for trial in one["trials"]]}
-              for one in sorted(whole, key=lambda one: better * one["mean"])]  # fmt: skip
-    if not points or points[0]["deviation"] is None:  # one seed says nothing of luck
-        return {"points": points}
-    pooled = math.sqrt(statistics.fmean(point["deviation"] ** 2 for point in points))
-    least = 2 * pooled * math.sqrt(2 / min(len(point["values"]) for point in points))
-    as_good = sum(abs(point["mean"] - points[0]["mean"]) <= least for point in points)
-    return {"points": points, "pooled_deviation": pooled, "least_difference": least, "as_good_as_the_best": as_good}
+    """The points in their order, and what the seeds say of them."""
+    points = [{**{key: one[key] for key in ("settings", "mean", "spread", "first", "vs_best")},
+               "values": [trial["value"] for trial in one["trials"]],
+               "fresh": [trial["value"] for trial in one["trials"] if trial["fresh"]]}
+              for one in found["points"] if one["mean"] is not None]  # fmt: skip
+    return {"points": points, "comparison": found["comparison"]}
 
 
 def photograph(page: Path, picture: Path) -> None:
@@ -126,7 +115,7 @@ def summary(done: dict[str, Any]) -> tuple[list[dict[str, Any]], list[common.Bou
             "search": name, "minutes": one["minutes"], "metric": one["metric"],
             "best": f"{best['mean']:.4g}" if best else "-",
             "with": " ".join(f"{key}={value}" for key, value in best["settings"].items()) if best else "-",
-            "least difference": one.get("least_difference", "-"), "as good": one.get("as_good_as_the_best", "-"),
+            "tied with it": len(one["comparison"]["tied"]) if "comparison" in one else "-",
         })  # fmt: skip
     return rows, [common.at_most(f"{name}: minutes", one["minutes"], 40) for name, one in done.items()]
 

@@ -28,7 +28,7 @@ from typing import Any
 import common
 from PIL import Image
 
-from cluster.searching.leaderboard import FINISHED, PRUNED, Search, TrialRecord
+from cluster.ranking.leaderboard import FINISHED, PRUNED, Search, TrialRecord
 from trainers.base.paths import TRIALS
 from trainers.families import registry
 from trainers.run_folders import run_folder

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from cluster.searching.leaderboard import FINISHED, Search, TrialRecord
+from cluster.ranking.leaderboard import FINISHED, Search, TrialRecord
 from trainers.base.paths import TRIALS
 from trainers.families import registry
 from trainers.run_folders import run_folder

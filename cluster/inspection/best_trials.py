@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.inspection import export, manage_runs
+from cluster.ranking import leaderboard
+from cluster.ranking.leaderboard import Search, TrialRecord
 from cluster.requests.models import SampleRequest
-from cluster.searching import leaderboard
-from cluster.searching.leaderboard import Search, TrialRecord
 from trainers.base.errors import CONFLICT, USAGE, TroupeError
 from trainers.base.problems import Problem
 from trainers.drawing import pictures

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.searching import leaderboard
+from cluster.ranking import leaderboard
 from cluster.terminal.answers import Answer
 from cluster.terminal.progress import duration
 from cluster.terminal.streams import flush

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.ranking import leaderboard
 from cluster.requests.models import SampleRequest
-from cluster.searching import leaderboard
 from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
 from trainers.base.paths import expanded, printable
 from trainers.base.problems import Problem, sentence

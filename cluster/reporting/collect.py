@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.ranking import confirmation, leaderboard
+from cluster.ranking.leaderboard import FINISHED, OPEN, PRUNED, RUNNING, WAITING, Search, TrialRecord
 from cluster.reporting import importance
 from cluster.reporting.run_page import (
     Read,
@@ -25,8 +27,6 @@ from cluster.reporting.run_page import (
     texts_of,
     thinned,
 )
-from cluster.searching import leaderboard
-from cluster.searching.leaderboard import FINISHED, OPEN, PRUNED, RUNNING, WAITING, Search, TrialRecord
 from trainers.base.errors import USAGE, TroupeError, did_you_mean
 from trainers.base.problems import Problem
 from trainers.run_folders import run_folder
@@ -159,12 +159,15 @@ def _of_search(search: Search, index: int) -> tuple[dict[str, Any], Added]:
         "searched": [*terms["space"]],
         **{key: terms.get(key) for key in SHOWN_TERMS},
     }
-    if terms.get("seeds"):
+    if terms.get("seeds") or search.confirming:
         group["searched"] = [*terms["space"], "seed"]
+    found, points = confirmation.standing(search), search.points()
+    compared = sum(point.mean is not None for point in points)
+    group["luck"] = confirmation.in_words(search.name, confirmation.comparison_of(search, found), compared)
     added: Added = []
     families = "".join(f" --families {path}" for path in terms.get("families") or ())
-    for rank, (members, mean, spread) in enumerate(search.points(), 1):
-        for record in sorted(members, key=lambda trial: trial.number):
+    for rank, point in enumerate(points, 1):
+        for record in [*point.fresh, *point.trials]:
             folder = search.folder(record)
             read = read_run(folder) if os.path.exists(folder.settings) or record.state not in OPEN else Read()
             value = _finite(record.value)
@@ -175,9 +178,10 @@ def _of_search(search: Search, index: int) -> tuple[dict[str, Any], Added]:
                 "value": value,
                 "best": _finite(record.best),
                 "seconds": round(record.seconds, 1),
-                "rank": rank if mean is not None else None,
-                "mean": _finite(mean),
-                "spread": _finite(spread),
+                "rank": rank if point.mean is not None else None,
+                "mean": _finite(point.mean),
+                "spread": _finite(point.spread),
+                "vs_best": found.of(point) if record in point.judged else None,
                 "command": search.command_of(record) + families,
                 "repeats": _about(record),
             }
@@ -225,6 +229,7 @@ def _of_runs(folders: Sequence[RunFolder], index: int) -> tuple[dict[str, Any], 
             "worry": read.result.get("worry", ""),
             "mean": None,
             "spread": None,
+            "vs_best": None,
             "settings": {name: read.settings.get(name) for name in differing},
             "clones": read.stored.get("clones", []),
             "command": command_of(family, read.settings),
@@ -262,7 +267,7 @@ def _about(record: TrialRecord) -> str:
 
 def _importance(search: Search) -> dict[str, Any] | None:
     """The importance of a search's settings; None if fewer than three trials have a value."""
-    ended = [trial for trial in search.trials if trial.state not in (WAITING, RUNNING)]
+    ended = [trial for trial in search.trials if trial.state not in (WAITING, RUNNING) and not trial.fresh]
     valued = [trial for trial in ended if _finite(trial.value) is not None]
     rows = importance.importance([trial.settings for trial in valued], [float(trial.value or 0) for trial in valued])
     names = len(search.terms["space"])

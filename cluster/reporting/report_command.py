@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.ranking.leaderboard import Search
 from cluster.reporting import collect, write_page
 from cluster.requests.models import ReportRequest
-from cluster.searching.leaderboard import Search
 from cluster.terminal.progress import size
 from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from cluster.ranking import leaderboard
 from cluster.reporting.collect import Collected
 from cluster.reporting.run_page import Read
-from cluster.searching import leaderboard
 from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem, show_value
 from trainers.base.version import __version__
@@ -33,7 +33,21 @@ GENERATOR = '<meta name="generator" content="troupe '  # in template.html: ident
 OLDER = " · troupe</title>"  # identifies a page of an older version
 PICTURES = "pictures"  # the folder of copies
 SEPARATOR = (",", ":")
-SHOWN = ("rank", "state", "value", "mean", "spread", "best", "best_step", "step", "steps", "seconds", "reason", "worry")
+SHOWN = (
+    "rank",
+    "state",
+    "value",
+    "mean",
+    "spread",
+    "vs_best",
+    "best",
+    "best_step",
+    "step",
+    "steps",
+    "seconds",
+    "reason",
+    "worry",
+)
 
 
 def write_page(collected: Collected, out: Path, runs: Path, single_file: bool, renew: float = 0) -> dict[str, Any]:

@@ -36,6 +36,8 @@ Seed32 = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy accepts no larger on
 Seed64 = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Rank = Annotated[int, Field(ge=0, le=LARGEST)]
 Points = Annotated[int, Field(ge=1, le=100_000)]
+SeveralPoints = Annotated[int, Field(ge=2, le=1000)]
+SeveralSeeds = Annotated[int, Field(ge=2, le=10_000)]
 Thousand = Annotated[int, Field(ge=1, le=1000)]
 Trials = Annotated[int, Field(ge=1, le=10_000)]
 ReportRows = Annotated[SkipJsonSchema[Report], "Report"]
@@ -106,6 +108,10 @@ class SearchRequest(VerbRequest):
         "most disk space of the search; checkpoints of the worst trials are removed", "GB"
     )
     keep_best: Points | None = option("keep the checkpoints of the best N trials only", "N")
+    confirm: SeveralPoints | None = option(
+        "train the best K points again with fresh seeds, until one of them is significantly better", "K"
+    )
+    confirm_seeds: SeveralSeeds | None = option("most fresh seeds of each point (default: 6)", "N")
     retrain_best: bool = flag("retrain the best point on the whole training split, and report its test metric")
     address: str | None = ADDRESS
     config: UserPath | None = CONFIG
@@ -118,6 +124,11 @@ class SearchRequest(VerbRequest):
 
     def reads(self) -> Sequence[str]:
         return [self.resume] if self.resume is not None else []
+
+    def conflicts(self) -> list[Problem]:
+        if self.confirm_seeds is None or self.confirm is not None:
+            return []
+        return [Problem("missing", "--confirm-seeds", "limits the seeds of --confirm", "add --confirm K")]
 
 
 class VerifyRequest(VerbRequest):

@@ -17,9 +17,9 @@ from cluster.backend.supervisor import CLEANED, RAY
 from cluster.host import requirements
 from cluster.host.requirements import needs
 from cluster.host.signals import signals
-from cluster.requests.models import SearchRequest
-from cluster.searching import run_tune, samplers
-from cluster.searching.leaderboard import (
+from cluster.ranking import confirmation
+from cluster.ranking.confirmation import FIRST
+from cluster.ranking.leaderboard import (
     FAILED,
     FINISHED,
     NO_METRIC,
@@ -31,6 +31,8 @@ from cluster.searching.leaderboard import (
     StopReason,
     TrialRecord,
 )
+from cluster.requests.models import SearchRequest
+from cluster.searching import run_tune, samplers
 from cluster.searching.prepare_search import PreparedSearch, compare_by
 from cluster.searching.tune_job import Dead, Job
 from cluster.terminal.progress import Progress, about_trials, duration, size
@@ -185,6 +187,21 @@ class Driver:
         self.ray_loss, self.notified = None, False
         self.withdraw_stop()
         self.proposals = samplers.sampler_of(self.search, self.prepared.space)
+
+    def confirm(self) -> bool:
+        """After all trials have ended: add those of the next look of `--confirm`; returns whether there are any."""
+        search, seeds = self.search, self.search.terms["seeds"] or [self.prepared.config.seed]
+        if any(trial.state in OPEN for trial in search.trials):  # to be resumed first
+            return False
+        added = confirmation.advance(search, seeds)
+        if added:
+            count = len({trial.repeats for trial in added})
+            numbers = sorted({trial.settings["seed"] for trial in added})
+            self.progress.notify(
+                f"{search.name}: confirming the best {count} points with seeds {numbers[0]} to {numbers[-1]}"
+            )
+            self.proposals = samplers.sampler_of(search, self.prepared.space)
+        return bool(added)
 
     def withdraw_stop(self) -> None:
         """Withdraw the stop request to the trials."""
@@ -394,6 +411,7 @@ def drive(search: Search, prepared: PreparedSearch, command: SearchRequest, prog
     ):
         _run_trials(driver, _job(driver, longest, install))
     progress.end()
+    search.terms["comparison"] = confirmation.comparison_of(search, confirmation.standing(search))
     search.write(lasting=True)
     with contextlib.suppress(OSError):
         saved = StopReason.REQUESTED in driver.stops and (search.path / STOP_FILE).exists()
@@ -408,7 +426,8 @@ def _job(driver: Driver, longest: Config, install_handlers: Callable[[], None]) 
     search, command, config = driver.search, driver.command, driver.prepared.config
     each = takes(search, config)
     room = rooms(each, config.workers, [node["Resources"] for node in nodes.live_nodes().values()])
-    driver.at_once = max(1, min(room, search.requested, search.terms["max_concurrent"] or room))
+    wanted = max(search.requested, FIRST * search.terms.get("confirmation", {}).get("points", 0))
+    driver.at_once = max(1, min(room, wanted, search.terms["max_concurrent"] or room))
     about = about_trials(search.terms, driver.at_once, each, config.workers, room)
     driver.progress.notify(f"{search.name}: {about}")
     shared = {
@@ -448,6 +467,8 @@ def _run_trials(driver: Driver, job: Job) -> None:
             raise driver.error
         loss = driver.ray_loss
         if loss is None or StopReason.REQUESTED in driver.stops:
+            if not driver.stops and driver.confirm():
+                continue
             return
         count = ""
         if loss.kind == RAY:

@@ -13,9 +13,10 @@ from typing import Any
 from cluster.host import hardware
 from cluster.host.ray_environment import search_path
 from cluster.host.signals import deferred
+from cluster.ranking import confirmation
+from cluster.ranking.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, OPEN, WAITING, Search, StopReason
 from cluster.requests.models import SearchRequest, TrainRequest
 from cluster.searching import samplers
-from cluster.searching.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, OPEN, WAITING, Search, StopReason
 from cluster.searching.prepare_search import PreparedSearch, compare_by, prepare_search
 from cluster.terminal.progress import Progress, about_trials, duration, from_here
 from cluster.terminal.tables import table
@@ -113,8 +114,8 @@ def _check_outcome(search: Search, stops: Mapping[StopReason, str]) -> None:
 
 def result_of(search: Search) -> dict[str, Any]:
     """The result of a search: its points, the best first, and the trials of each."""
-    points = []
-    for group, mean, spread in search.points():
+    found, points = confirmation.standing(search), []
+    for point in search.points():
         trials = [
             {
                 "name": f"{search.name}/{trial.name}",
@@ -125,14 +126,24 @@ def result_of(search: Search) -> dict[str, Any]:
                 "best": trial.best,
                 "seconds": round(trial.seconds, 1),
                 "settings": trial.settings,
+                "fresh": trial.fresh,
                 "reason": trial.reason,
                 "code": trial.code,
                 "clones": trial.clones,
             }
-            for trial in group
+            for trial in [*point.trials, *point.fresh]
         ]
-        settings = {name: value for name, value in group[0].settings.items() if name != "seed"}
-        points.append({"settings": settings, "mean": mean, "spread": spread, "trials": trials})
+        points.append(
+            {
+                "settings": point.settings,
+                "mean": point.mean,
+                "spread": point.spread,
+                "values": len(point.values),
+                "first": point.first,
+                "vs_best": found.of(point),
+                "trials": trials,
+            }
+        )
     return {
         "name": search.name,
         "family": search.terms["family"],
@@ -141,6 +152,7 @@ def result_of(search: Search) -> dict[str, Any]:
         "mode": search.terms["mode"],
         "seconds": search.terms["seconds"],
         "points": points,
+        "comparison": confirmation.comparison_of(search, found),
         "failed": sum(trial.state == FAILED for trial in search.trials),
         "final": search.terms.get("final"),
     }
@@ -148,26 +160,17 @@ def result_of(search: Search) -> dict[str, Any]:
 
 def text_of_search(result: Mapping[str, Any], most: int = 10) -> str:
     """The best points of a result, as text."""
-    rows = []
-    for point in result["points"][:most]:
-        first = point["trials"][0]
-        row = {"trial": first["name"] + (f" +{len(point['trials']) - 1}" if len(point["trials"]) > 1 else "")}
-        row[result["metric"]] = "-" if point["mean"] is None else f"{point['mean']:.4g}"
-        if any(other["spread"] is not None for other in result["points"]):
-            row["+-"] = "" if point["spread"] is None else f"{point['spread']:.2g}"
-        row["step"] = f"{first['step']}/{first['steps']}"
-        row |= {name: show_value(value) for name, value in point["settings"].items()}
-        rows.append({**row, "": "" if first["state"] == FINISHED else first["state"]})
-    lines = [f"{result['name']}: {len(result['points'])} points in {duration(result['seconds'])}, the best first", ""]
-    lines.append(table(rows))
-    if len(result["points"]) > most:
-        lines.append(f"{len(result['points']) - most} more in leaderboard.csv")
+    points = result["points"]
+    count = "1 point" if len(points) == 1 else f"{len(points)} points"
+    lines = [f"{result['name']}: {count} in {duration(result['seconds'])}, the best first", ""]
+    lines.append(table([_row(point, result) for point in points[:most]]))
+    if len(points) > most:
+        lines.append(f"{len(points) - most} more in leaderboard.csv")
+    valued = sum(point["mean"] is not None for point in points)
+    lines += ["", *confirmation.in_words(result["name"], result["comparison"], valued)]
     if result["failed"]:
         reasons = {
-            trial["reason"]: trial["name"]
-            for point in result["points"]
-            for trial in point["trials"]
-            if trial["state"] == FAILED
+            trial["reason"]: trial["name"] for point in points for trial in point["trials"] if trial["state"] == FAILED
         }
         lines += ["", f"{result['failed']} failed:", *(f"  {name}: {reason}" for reason, name in reasons.items())]
     if result["final"]:
@@ -175,6 +178,22 @@ def text_of_search(result: Mapping[str, Any], most: int = 10) -> str:
         lines += ["", f"{result['final']['run']}: on the test part {metrics}"]
     lines += ["", *_best(result), f"  folder          {from_here(result['folder'])}"]
     return "\n".join(lines)
+
+
+def _row(point: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """A point as a row of the table: its mean and spread, and for a confirmed one the value that it was chosen for."""
+    first, several = point["trials"][0], any(other["spread"] is not None for other in result["points"])
+    row = {"trial": first["name"] + (f" +{len(point['trials']) - 1}" if len(point["trials"]) > 1 else "")}
+    row[result["metric"]] = "-" if point["mean"] is None else f"{point['mean']:.4g}"
+    if several:
+        row["+-"] = "" if point["spread"] is None else f"{point['spread']:.2g}"
+        row["seeds"] = str(point["values"])
+        row["vs best"] = point["vs_best"] or ""
+    if result["comparison"]["confirmed"]:
+        row["first"] = "" if point["first"] is None else f"{point['first']:.4g}"
+    row["step"] = f"{first['step']}/{first['steps']}"
+    row |= {name: show_value(value) for name, value in point["settings"].items()}
+    return {**row, "": "" if first["state"] == FINISHED else first["state"]}
 
 
 def _best(result: Mapping[str, Any]) -> list[str]:
@@ -221,7 +240,7 @@ def _final(search: Search, prepared: PreparedSearch, command: SearchRequest, pro
     """Retrain the best point on the complete training part, and evaluate it once on the test part."""
     from cluster.training.launch_run import launch
 
-    best = next(group for group, mean, _ in search.points() if mean is not None)[0]
+    best = next(point for point in search.points() if point.mean is not None).trials[0]
     settings = {**search.terms["fixed"], **best.settings, "evaluate_on": "test"}
     name = f"{search.name}-final"
     progress.notify(
@@ -280,6 +299,10 @@ def dry_run_of_search(command: SearchRequest) -> dict[str, Any]:
         f"evaluations, {duration(seconds * count / at_once)} for all of them"
         + (" at most" if terms["scheduler"] == "asha" else "")
     )
+    if confirmed := terms.get("confirmation"):
+        lines.append(
+            f"then the best {confirmed['points']} points again, each with at most {confirmed['most_seeds']} fresh seeds"
+        )
     values = config.model_dump()
     return {
         **terms,

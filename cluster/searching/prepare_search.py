@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.host import requirements
+from cluster.ranking import confirmation, leaderboard
+from cluster.ranking.confirmation import MOST_SEEDS
+from cluster.ranking.leaderboard import OPEN, POPULATION, Confirmation, Search, Terms
 from cluster.requests.models import SearchRequest
-from cluster.searching import leaderboard, space
-from cluster.searching.leaderboard import OPEN, POPULATION, Search, Terms
+from cluster.searching import space
 from cluster.searching.space import Range, Space, SpaceFile
 from cluster.training.prepare_run import read_config
 from trainers.base import old_names
@@ -99,6 +101,8 @@ def prepare_search(command: SearchRequest) -> PreparedSearch:
         raise TroupeError([none, *wrong], USAGE)
     config, remarks = _fit_machine(first, command)
     terms = _terms(request, where, metric, strategy)
+    if command.confirm is not None:
+        terms["confirmation"] = _confirmation(command, command.confirm)
     if command.name is not None and creation.is_taken(command.runs / command.name):
         raise run_folder.in_use(command.runs, command.name)
     return PreparedSearch(request.kind, where, terms, config, None, [*notes, *remarks, *_notes(request, where, terms)])
@@ -188,6 +192,8 @@ def _choose_strategy(request: SearchInputs, where: Space | None, problems: list[
     default = "grid" if few else "random"
     strategy = Strategy(scheduler, default if command.algorithm is None else command.algorithm, trials)
     problems += _conflicts(where, strategy, command)
+    if command.confirm is not None:
+        problems += _cannot_confirm(command.confirm, scheduler, strategy.points(where))
     return strategy
 
 
@@ -214,6 +220,10 @@ def _terms(request: SearchInputs, where: Space, metric: str, strategy: Strategy)
     }
 
 
+def _confirmation(command: SearchRequest, points: int) -> Confirmation:
+    return {"points": points, "most_seeds": command.confirm_seeds or MOST_SEEDS, "chosen": []}
+
+
 def _prepare_resumed(command: SearchRequest) -> PreparedSearch:
     """A resumed search, with the settings that it was started with."""
     search = _find_resumed(command)
@@ -234,9 +244,35 @@ def _prepare_resumed(command: SearchRequest) -> PreparedSearch:
     if command.keep_best is not None:
         terms["keep_best"] = command.keep_best
     terms["families"] = [str(path) for path in families]
+    if command.confirm is not None:
+        _confirm_resumed(command, command.confirm, search)
     remaining = [trial for trial in search.trials if trial.state in OPEN]
     note = f"{search.name}: resuming with {len(remaining)} of {len(search.trials)} trials"
     return PreparedSearch(kind, where, terms, config, search, [*remarks, note])
+
+
+def _confirm_resumed(command: SearchRequest, points: int, search: Search) -> None:
+    """Have a resumed search confirmed. Raises TroupeError (exit code 2) if it cannot be, or confirms other points."""
+    chosen = search.terms.get("confirmation", {}).get("chosen", [])
+    problems = _cannot_confirm(points, search.terms["scheduler"], search.terms["points"])
+    if chosen and points != len(chosen):
+        reason, hint = f"{search.name} confirms {len(chosen)} points", f"use --confirm {len(chosen)}, or leave it out"
+        problems.append(Problem("settings-conflict", "--confirm", reason, hint, points))
+    if problems:
+        raise TroupeError(problems, USAGE)
+    if all(trial.state not in OPEN for trial in search.trials):
+        confirmation.choose(search, points, USAGE)
+    search.terms["confirmation"] = {**_confirmation(command, points), "chosen": chosen}
+
+
+def _cannot_confirm(points: int, scheduler: str, tried: int) -> list[Problem]:
+    if scheduler in POPULATION:
+        reason = f"trials of --scheduler {scheduler} take over weights and settings, so no point can be repeated"
+        return [Problem("settings-conflict", "--confirm", reason, "leave it out", points)]
+    if tried < points:
+        reason = f"the search tries {tried} point{'s' * (tried != 1)}"
+        return [Problem("too-few-points", "--confirm", reason, "use fewer, or search more", points)]
+    return []
 
 
 def _with_own_names(search: Search, kind: type[Config]) -> None:
@@ -352,6 +388,8 @@ def _conflicts(where: Space, strategy: Strategy, command: SearchRequest) -> list
         wrong("--algorithm", "grid", f"{ranges[0]} is a range", hint)
     elif algorithm == "grid" and command.trials is not None and where.points is not None and trials < where.points:
         wrong("--trials", trials, f"the grid has {where.points} points", "omit one of them")
+    if algorithm == "optuna" and not where.domains:
+        wrong("--algorithm", "optuna", "there is one point, repeated with several seeds", "omit it")
     if scheduler in POPULATION:
         if where.seeds:
             wrong("--scheduler", scheduler, "its trials clone each other, regardless of seed", "set one seed")
@@ -379,7 +417,7 @@ def _possible(
 
 def _notes(request: SearchInputs, where: Space, terms: Terms) -> list[str]:
     """Notes for the user before the search starts."""
-    searched = ", ".join(f"{name}={domain}" for name, domain in where.domains.items())
+    searched = ", ".join(f"{name}={domain}" for name, domain in where.domains.items()) or "nothing but the seed"
     of_file = [name for name in where.domains if name not in request.given]
     notes = [
         f"searching {searched}" + (f" ({', '.join(of_file)} by {where.source})" if of_file and where.source else "")

@@ -10,7 +10,7 @@ import logging
 import warnings
 
 from cluster.host.environment import environment
-from cluster.searching.leaderboard import INTERRUPTED, POPULATION, RUNNING, TrialRecord
+from cluster.ranking.leaderboard import INTERRUPTED, POPULATION, RUNNING, TrialRecord
 from cluster.searching.tune_job import Dead, Job
 from trainers.storage import ownership
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.searching.leaderboard import FAILED, FINISHED, OPEN, Search, TrialRecord
+from cluster.ranking.leaderboard import FAILED, FINISHED, OPEN, Search, TrialRecord
 from cluster.searching.space import Choice, Point, Space
 from trainers.base.errors import ENVIRONMENT, TroupeError
 from trainers.base.problems import Problem, show_value
@@ -17,7 +17,8 @@ DRAWS = 1000  # of a new point, before the space counts as exhausted
 
 def sampler_of(search: Search, space: Space) -> RecordedPoints | Optuna:
     """The proposals of a search's algorithm. A resumed search proposes its remaining trials first."""
-    return Optuna(search, space) if search.terms["algorithm"] == "optuna" else RecordedPoints(search)
+    chooses = search.terms["algorithm"] == "optuna" and not search.confirming
+    return Optuna(search, space) if chooses else RecordedPoints(search)
 
 
 def listed(space: Space, algorithm: str, points: int, seed: int) -> list[Point]:
@@ -83,9 +84,9 @@ class Optuna:
         self.study = optuna.create_study(direction=direction, sampler=sampler)
         self.proposed: dict[int, Any] = {}  # Optuna's trials by the number of our first trial of the point
         self.remaining = [trial for trial in search.trials if trial.state in OPEN]
-        for group, _, _ in search.points():
-            if all(trial.state not in OPEN for trial in group):
-                self._tell_result(group)
+        for point in search.points():
+            if all(trial.state not in OPEN for trial in point.trials):
+                self._tell_result(point.trials)
 
     def next(self) -> TrialRecord | None:
         if self.remaining:
@@ -100,7 +101,7 @@ class Optuna:
         return made[0]
 
     def ended(self, trial: TrialRecord) -> None:
-        group = next(group for group, _, _ in self.search.points() if trial in group)
+        group = next(point.trials for point in self.search.points() if trial in point.trials)
         if all(one.state not in OPEN for one in group):
             self._tell_result(group)
 

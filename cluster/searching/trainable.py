@@ -25,7 +25,7 @@ from ray.util import get_current_placement_group
 from cluster.backend.actors import ActorGroup
 from cluster.backend.supervisor import WorkerLost, supervise
 from cluster.backend.worker import write_to
-from cluster.searching.leaderboard import NO_METRIC
+from cluster.ranking.leaderboard import NO_METRIC
 from cluster.terminal.progress import Progress, Silence
 from trainers.base.errors import FAILED, NotStarted, Stopped, Transient, TroupeError, of_worker
 from trainers.base.paths import TRIALS

@@ -14,7 +14,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining
 from ray.tune.search import Searcher
 
 from cluster.backend.nodes import last_line
-from cluster.searching.leaderboard import FAILED, FINISHED, INTERRUPTED, POPULATION, PRUNED, RUNNING, TrialRecord
+from cluster.ranking.leaderboard import FAILED, FINISHED, INTERRUPTED, POPULATION, PRUNED, RUNNING, TrialRecord
 from cluster.searching.space import Range
 from cluster.searching.trainable import SHARED
 from cluster.searching.tune_job import Job, note
@@ -125,6 +125,8 @@ def scheduler_of(job: Job, records: Records) -> Any:
     """Tune's scheduler; None for first in, first out."""
     terms = job.search.terms
     options: dict[str, Any] = {"time_attr": "step", "metric": terms["metric"], "mode": terms["mode"]}
+    if job.search.confirming:
+        return None  # all seeds of a point must make the same number of steps
     if terms["scheduler"] == "asha":
         return Remembering(job, records, **options)
     if terms["scheduler"] not in POPULATION:

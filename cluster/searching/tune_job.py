@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.searching.leaderboard import Search, TrialRecord
+from cluster.ranking.leaderboard import Search, TrialRecord
 from cluster.searching.space import Space
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from commands import DCGAN, OWN_FAMILIES, Commands, assert_same_run
 
 from cluster import train
-from cluster.searching import leaderboard
-from cluster.searching.leaderboard import FINISHED
+from cluster.ranking import leaderboard
+from cluster.ranking.leaderboard import FINISHED
 
 
 def test_two_workers_give_the_run_of_one(troupe: Commands) -> None:

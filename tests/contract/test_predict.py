@@ -22,7 +22,7 @@ from wrong import Wrong
 from cluster import predict, train
 from cluster.cli import main
 from cluster.inspection import export
-from cluster.searching.leaderboard import FINISHED, Search, TrialRecord
+from cluster.ranking.leaderboard import FINISHED, Search, TrialRecord
 from trainers.base.errors import ENVIRONMENT, FAILED, USAGE, TroupeError
 from trainers.data.digits import FILE
 from trainers.families import registry

@@ -12,8 +12,8 @@ from tiers import long
 
 from cluster.backend.local_ray import PREFIX
 from cluster.host.signals import REQUESTS
-from cluster.searching import leaderboard
-from cluster.searching.leaderboard import INTERRUPTED
+from cluster.ranking import leaderboard
+from cluster.ranking.leaderboard import INTERRUPTED
 from trainers.storage import checkpoint
 
 NAMED = [number for number in REQUESTS if number <= signal.SIGRTMIN]  # one of the real-time signals stands for all

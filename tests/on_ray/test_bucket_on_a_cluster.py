@@ -13,8 +13,8 @@ from buckets import BUCKET, Server, runs_of
 from clusters import Cluster
 from commands import DCGAN, Commands, assert_same_run, checkpoints, until
 
-from cluster.searching import leaderboard
-from cluster.searching.leaderboard import FINISHED
+from cluster.ranking import leaderboard
+from cluster.ranking.leaderboard import FINISHED
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(240)]
 

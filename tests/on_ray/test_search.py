@@ -15,8 +15,8 @@ from commands import OWN_FAMILIES, Commands, assert_same_state, lives, process_o
 from tiers import long
 
 from cluster import search, train
-from cluster.searching import leaderboard
-from cluster.searching.leaderboard import FINISHED, INTERRUPTED, PRUNED
+from cluster.ranking import leaderboard
+from cluster.ranking.leaderboard import FINISHED, INTERRUPTED, PRUNED
 from trainers.base.errors import FAILED, USAGE, TroupeError
 from trainers.run_folders.run_folder import RunFolder
 from trainers.storage import checkpoint
@@ -232,6 +232,55 @@ def test_optuna_learns_that_a_trial_which_was_stopped_early_was_pruned(ray: Any,
     study = samplers.Optuna(found, where).study
     states = [trial.state.name for trial in study.trials]
     assert sorted(states) == sorted("PRUNED" if trial.state == PRUNED else "COMPLETE" for trial in found.trials)
+
+
+def test_one_point_is_repeated_and_the_best_of_several_is_confirmed_with_fresh_seeds(ray: Any, tmp_path: Path) -> None:
+    there = {**DIGITS, "runs_dir": tmp_path}
+    once = search("classifier", name="once", seed="1,2,3", learning_rate=0.1, **there)
+    (point,) = once["points"]
+    assert [trial["settings"] for trial in point["trials"]] == [{"seed": 1}, {"seed": 2}, {"seed": 3}]
+    assert point["spread"] is not None
+    search("classifier", name="rates", learning_rate="0.1,0.05,1e-6,1e-7", **there)
+    result = search(resume="rates", confirm=3, runs_dir=tmp_path)
+    assert free(ray) == 2
+    confirmed = [point for point in result["points"] if point["first"] is not None]
+    assert result["points"][:3] == confirmed
+    assert [point["settings"]["learning_rate"] for point in confirmed][2] <= 1e-6
+    assert confirmed[2]["vs_best"] == "worse"
+    assert [trial["settings"].get("seed") for trial in confirmed[0]["trials"] if trial["fresh"]][:3] == [1, 2, 3]
+    found = leaderboard.read_search(tmp_path / "rates")
+    fresh = next(trial for trial in found.trials if trial.fresh)
+    alone = train("classifier", **{k: v for k, v in DIGITS.items() if k != "space"}, **fresh.settings,
+                  evaluate_on="validation", keep_checkpoints=1, runs_dir=tmp_path)  # fmt: skip
+    assert_same_state(found.folder(fresh).path, Path(alone["folder"]))
+    before = found.trials
+    again = search(resume="rates", runs_dir=tmp_path)
+    assert again["points"] == result["points"]
+    assert leaderboard.read_search(tmp_path / "rates").trials == before, "nothing is left to do"
+    with pytest.raises(TroupeError) as error:
+        search(resume="rates", confirm=2, runs_dir=tmp_path)
+    assert [problem.code for problem in error.value.problems] == ["settings-conflict"]
+
+
+@pytest.mark.long
+def test_a_confirmation_that_was_killed_goes_on(troupe: Commands, cluster: Cluster) -> None:
+    words = ("search", "classifier", "model=mlp_bn", "data=digits", "learning_rate=0.1,0.2", "steps=200", "--confirm",
+             "2", "evaluate_every=50", "checkpoint_every=20", "--space", "none", "--name", "s")  # fmt: skip
+    command = troupe.start(*words, on=cluster)
+
+    def fresh() -> list[str]:
+        path = troupe.path("s") / "search.json"
+        trials = json.loads(path.read_text())["trials"] if path.exists() else []
+        return [trial["state"] for trial in trials if trial["repeats"] is not None]
+
+    until(lambda: FINISHED in fresh() and "running" in fresh(), "one fresh trial has ended, and another runs", 90)
+    command.kill()
+    done = troupe.start("search", "--resume", "s", on=cluster).wait(120)
+    assert done.code == 0, done
+    found = leaderboard.read_search(troupe.path("s"))
+    assert all(trial.state == FINISHED for trial in found.trials)
+    assert found.terms["comparison"]["confirmed"]
+    assert len({(trial.repeats, trial.settings["seed"]) for trial in found.trials if trial.fresh}) == len(fresh())
 
 
 def test_words_are_checked_before_anything_starts(tmp_path: Path) -> None:

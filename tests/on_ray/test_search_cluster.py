@@ -10,7 +10,7 @@ from clusters import ray_here
 from commands import until
 
 from cluster import search
-from cluster.searching.leaderboard import FINISHED
+from cluster.ranking.leaderboard import FINISHED
 from trainers.base.errors import ENVIRONMENT, TroupeError
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(400)]

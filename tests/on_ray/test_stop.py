@@ -12,8 +12,8 @@ from clusters import Cluster
 from commands import DCGAN, FRAGILE_RUN, Commands, assert_same_run, checkpoints, step_of, until, until_step
 from tiers import long
 
-from cluster.searching import leaderboard
-from cluster.searching.leaderboard import INTERRUPTED
+from cluster.ranking import leaderboard
+from cluster.ranking.leaderboard import INTERRUPTED
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(150)]
 

@@ -16,9 +16,9 @@ from sentences import Sentences
 
 from cluster import search
 from cluster.cli import main
+from cluster.ranking.leaderboard import read_search
 from cluster.requests.models import SearchRequest
 from cluster.searching import launch_search
-from cluster.searching.leaderboard import read_search
 from cluster.searching.prepare_search import prepare_search
 from cluster.training import launch_run
 from trainers.base.errors import CONFLICT, ENVIRONMENT, TroupeError

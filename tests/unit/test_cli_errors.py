@@ -19,8 +19,9 @@ from cluster import train
 from cluster.cli import main, verbs
 from cluster.cli.parser import options_of
 from cluster.host import hardware
+from cluster.ranking import leaderboard
 from cluster.requests.models import REQUESTS, SearchRequest
-from cluster.searching import leaderboard, prepare_search
+from cluster.searching import prepare_search
 from cluster.training import launch_run
 from trainers.base.errors import CONFLICT, ENVIRONMENT, FAILED, USAGE, TroupeError
 from trainers.base.problems import Problem, sentence
@@ -189,6 +190,15 @@ WRONG_SEARCHES = [
             ("bad-value", "--keep-best"),
         ],
     ),
+    (["dcgan", "--space", "none", "width=8,16", "--confirm", "3"], [("too-few-points", "--confirm")]),
+    (["dcgan", "--space", "none", "seed=1,2,3", "--confirm", "2"], [("too-few-points", "--confirm")]),
+    (["dcgan", "--scheduler", "pbt", "--confirm", "2"], [("settings-conflict", "--confirm")]),
+    (
+        ["dcgan", "--confirm", "1", "--confirm-seeds", "1"],
+        [("bad-value", "--confirm"), ("bad-value", "--confirm-seeds")],
+    ),
+    (["dcgan", "--confirm-seeds", "4"], [("missing", "--confirm-seeds")]),
+    (["dcgan", "--space", "none", "seed=1,2", "--algorithm", "optuna"], [("settings-conflict", "--algorithm")]),
     (["dcgan", "--scheduler", "ahsa"], [("bad-value", "--scheduler")]),
     (["dcgan", "--metric", "frechet"], [("unknown-metric", "--metric")]),
     (["dcgan", "width=16,32", "--metric", "eval_recal"], [("unknown-metric", "--metric")]),

@@ -12,10 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.requests.models import SearchRequest
-from cluster.searching import prepare_search, tune_job
-from cluster.searching.driver import Driver, rooms
-from cluster.searching.leaderboard import (
+from cluster.ranking.leaderboard import (
     FAILED,
     FINISHED,
     INTERRUPTED,
@@ -27,6 +24,9 @@ from cluster.searching.leaderboard import (
     StopReason,
     TrialRecord,
 )
+from cluster.requests.models import SearchRequest
+from cluster.searching import prepare_search, tune_job
+from cluster.searching.driver import Driver, rooms
 from cluster.terminal.progress import Progress
 from tests.folder_buckets import machine
 from trainers.run_folders import bucket

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from sentences import Sentences
 
-from cluster.searching import leaderboard
-from cluster.searching.leaderboard import FAILED, FINISHED, RUNNING, Search, TrialRecord
+from cluster.ranking import leaderboard
+from cluster.ranking.leaderboard import FAILED, FINISHED, RUNNING, Search, TrialRecord
 from trainers.base.errors import CONFLICT, USAGE, TroupeError
 from trainers.run_folders import run_folder
 
@@ -43,10 +43,10 @@ def test_trials_are_ranked_by_the_metric_and_those_without_a_value_come_last(tmp
 def test_points_are_ranked_by_the_mean_of_their_seeds_and_show_the_spread(tmp_path: Path) -> None:
     search = search_of(tmp_path / "s", 0.9, 0.1, 0.6, 0.7, None, 0.99, seeds=2)
     rows = search.points()
-    assert [[trial.number for trial in group] for group, _, _ in rows] == [[5, 6], [3, 4], [1, 2]]
-    assert [mean for _, mean, _ in rows] == pytest.approx([0.99, 0.65, 0.5])
-    assert rows[0][2] is None, "one value has no spread"
-    assert rows[1][2] == pytest.approx(0.1 / math.sqrt(2))
+    assert [[trial.number for trial in row.trials] for row in rows] == [[5, 6], [3, 4], [1, 2]]
+    assert [row.mean for row in rows] == pytest.approx([0.99, 0.65, 0.5])
+    assert rows[0].spread is None, "one value has no spread"
+    assert rows[1].spread == pytest.approx(0.1 / math.sqrt(2))
 
 
 def test_both_files_say_the_same_after_every_report_and_the_folder_may_be_moved(tmp_path: Path) -> None:

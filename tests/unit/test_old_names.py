@@ -13,9 +13,10 @@ from searches import make_run, make_search
 
 from cluster.cli import main
 from cluster.inspection import export
+from cluster.ranking import leaderboard
 from cluster.reporting import collect
 from cluster.requests.models import SearchRequest, TrainRequest
-from cluster.searching import leaderboard, prepare_search
+from cluster.searching import prepare_search
 from cluster.training import initial_weights, prepare_run
 from trainers.base import old_names
 from trainers.base.errors import TroupeError

@@ -21,9 +21,9 @@ from searches import NASTY, make_run, make_search
 
 import cluster
 from cluster.cli import main
+from cluster.ranking.leaderboard import TrialRecord
 from cluster.reporting import collect, importance, report_command, run_page, write_page
 from cluster.requests.models import ReportRequest
-from cluster.searching.leaderboard import TrialRecord
 from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
 from trainers.base.timeouts import WAITS
 from trainers.run_folders.run_folder import RunFolder

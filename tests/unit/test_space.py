@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sentences import Sentences
 
+from cluster.ranking.leaderboard import Search
 from cluster.requests.models import SearchRequest
 from cluster.searching import prepare_search, samplers, space
-from cluster.searching.leaderboard import Search
 from cluster.searching.space import Choice, Range, Space
 from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem

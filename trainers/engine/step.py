@@ -189,8 +189,9 @@ def _note_reduced(trainer: Trainer, results: PhaseResults, reduced: Reduced) -> 
 
 
 def _update_running_stats(trainer: Trainer, results: PhaseResults) -> None:
-    means = results.sums_of_statistics / trainer.config.microbatches
-    batch_norm.update_running_stats(results.statistics, means, trainer.gate)
+    if results.statistics:
+        means = results.sums_of_statistics / trainer.config.microbatches
+        batch_norm.update_running_stats(results.statistics, means, trainer.gate)
 
 
 def _loss(trainer: Trainer, phase: Phase, networks: Mapping[str, Any], microbatch: MicroBatch) -> Loss:

@@ -9,7 +9,7 @@ function makeSummary() {
     if (one.kind === "search") Object.assign(told, { scheduler: one.scheduler, points: one.algorithm, took: duration(one.seconds || 0) });
     const made = Object.entries(told).filter(([, value]) => value).map(([name, value]) => element("span", { class: "chip" }, element("b", {}, `${name} `), String(value)));
     for (const [name, domain] of Object.entries(one.space || {})) made.push(element("span", { class: "chip" }, element("b", {}, `${name} `), show(domain)));
-    return [PAGE.groups.length > 1 ? element("h3", {}, one.name) : null, element("div", { class: "chips" }, ...made), bestOf(one, trials)];
+    return [PAGE.groups.length > 1 ? element("h3", {}, one.name) : null, element("div", { class: "chips" }, ...made), bestOf(one, trials), ...(one.luck || []).map((line) => element("p", { class: "hint" }, line))];
   };
   $("summary").replaceChildren(...PAGE.groups.flatMap(chips).filter(Boolean));
   if (PAGE.left_out.length) {

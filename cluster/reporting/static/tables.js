@@ -21,6 +21,7 @@ function leaderColumns() {
     columns.push(column("mean", "mean of seeds", (trial) => trial.mean, true,
       (trial) => (trial.mean == null ? "–" : `${short(trial.mean)}` + (trial.spread == null ? "" : ` ± ${short(trial.spread, 2)}`))));
   }
+  if (some((trial) => trial.vs_best)) columns.push(column("vs_best", "vs best", (trial) => trial.vs_best, false, (trial) => trial.vs_best || ""));
   if (some((trial) => trial.best != null && trial.best !== trial.value)) {
     columns.push(column("best", "best", (trial) => trial.best, true, (trial) => (trial.best == null ? "–" : `${short(trial.best)} at ${trial.best_step}`)));
   }
@@ -44,7 +45,8 @@ function makeLeaderboard() {
   for (const trial of TRIALS) LEADING.set(trial, leaderRow(trial));
   const seeds = TRIALS.some((trial) => trial.spread != null);
   $("leaderboard-hint").textContent = "Click a row to highlight its trial in all parts of the page, a heading to sort." + (seeds
-    ? " Trials that differ only in their seed share the rank of their mean; ± is the standard deviation over the seeds." : "");
+    ? " Trials that differ only in their seed share the rank of their mean; ± is the standard deviation over the seeds." : "")
+    + (TRIALS.some((trial) => trial.vs_best) ? " Tied: the difference from the best may be chance." : "");
   addPart("leaderboard", "leaderboard", drawLeaderboard);
 }
 

@@ -17,7 +17,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from trainers.base import old_names
 from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError, did_you_mean
@@ -68,10 +68,24 @@ class TrialRecord:
     code: str = ""  # of the problem
     clones: list[dict[str, Any]] = field(default_factory=list)  # which trials' weights it took over, and when
     worry: str = ""  # the warning of the GAN watch
+    repeats: int | None = None  # `--confirm`: the first trial of the point that this one repeats with a fresh seed
 
     @property
     def name(self) -> str:
         return f"{self.number:04d}"
+
+    @property
+    def fresh(self) -> bool:
+        """Whether its seed is one that the search itself had not used."""
+        return self.repeats is not None
+
+
+class Confirmation(TypedDict):
+    """The arguments of `--confirm`, and the points that it chose."""
+
+    points: int  # to repeat
+    most_seeds: int  # fresh ones of each point
+    chosen: list[int]  # the first trial of each point; empty until the search itself has ended
 
 
 class Terms(TypedDict):
@@ -95,6 +109,52 @@ class Terms(TypedDict):
     keep_best: int | None
     restarts: NotRequired[list[dict[str, str]]]  # of Ray
     final: NotRequired[dict[str, Any]]  # the run of the best point
+    confirmation: NotRequired[Confirmation]
+    comparison: NotRequired[dict[str, Any]]  # of the points with the best one: confirmation.comparison_of
+
+
+class Point(NamedTuple):
+    """Trials that differ only in their seed."""
+
+    trials: list[TrialRecord]  # of the search itself
+    fresh: list[TrialRecord]  # of `--confirm`
+
+    @property
+    def number(self) -> int:
+        return self.trials[0].number
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {name: value for name, value in self.trials[0].settings.items() if name != "seed"}
+
+    @property
+    def judged(self) -> list[TrialRecord]:
+        """The trials by which the point is ranked: the fresh ones, if there are any with a value."""
+        return self.fresh if _values(self.fresh) else self.trials
+
+    @property
+    def values(self) -> list[float]:
+        return _values(self.judged)
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation; None of fewer than two values."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def first(self) -> float | None:
+        """Of a point with fresh trials, the mean of the search itself, which chose it for being good: too good, on
+        average."""
+        values = _values(self.trials) if self.judged is self.fresh else []
+        return statistics.fmean(values) if values else None
+
+
+def _values(trials: Sequence[TrialRecord]) -> list[float]:
+    return [trial.value for trial in trials if trial.value is not None]
 
 
 @dataclass
@@ -119,13 +179,18 @@ class Search:
         """The requested number of trials: the points, each with every seed."""
         return int(self.terms["points"]) * max(1, len(self.terms["seeds"]))
 
+    @property
+    def confirming(self) -> bool:
+        """Whether the search itself has ended, and its best points are being confirmed."""
+        return bool(self.terms.get("confirmation", {}).get("chosen"))
+
     def folder(self, trial: TrialRecord) -> RunFolder:
         return RunFolder(self.path / TRIALS / trial.name)
 
     def ranked(self) -> list[TrialRecord]:
-        """Trials that have a value, the best first."""
+        """Trials that have a value, the best first; those of confirmed points before all others."""
         valued = [trial for trial in self.trials if trial.value is not None]
-        return sorted(valued, key=lambda trial: (-self.sign * (trial.value or 0.0), trial.number))
+        return sorted(valued, key=lambda trial: (not trial.fresh, -self.sign * (trial.value or 0.0), trial.number))
 
     def in_order(self) -> list[TrialRecord]:
         """All trials: the best first, those without a value last, in the order of their numbers."""
@@ -134,20 +199,25 @@ class Search:
     def better(self, one: float, other: float | None) -> bool:
         return other is None or self.sign * one > self.sign * other
 
-    def points(self) -> list[tuple[list[TrialRecord], float | None, float | None]]:
-        """Trials that differ only in their seed, with the mean and standard deviation of their values, the best mean
-        first; if a point has only one trial, there is no deviation."""
-        groups: dict[str, list[TrialRecord]] = {}
+    def points(self) -> list[Point]:
+        """The points, the best mean first: those with fresh trials before all others, those without a value last."""
+        groups: dict[str, Point] = {}
         for trial in self.trials:
             point = {name: value for name, value in trial.settings.items() if name != "seed"}
             alone = "" if "seed" in trial.settings else trial.name  # trials of a population can become equal
-            groups.setdefault(alone + json.dumps(point, sort_keys=True), []).append(trial)
-        rows: list[tuple[list[TrialRecord], float | None, float | None]] = []
-        for group in groups.values():
-            values = [trial.value for trial in group if trial.value is not None]
-            mean = statistics.fmean(values) if values else None
-            rows.append((group, mean, statistics.stdev(values) if len(values) > 1 else None))
-        return sorted(rows, key=lambda row: (row[1] is None, -self.sign * (row[1] or 0.0), row[0][0].number))
+            if not trial.fresh:
+                groups.setdefault(alone + json.dumps(point, sort_keys=True), Point([], [])).trials.append(trial)
+        by_number = {point.number: point for point in groups.values()}
+        for trial in self.trials:
+            if trial.repeats is not None:
+                by_number[trial.repeats].fresh.append(trial)
+
+        def order(point: Point) -> tuple[bool, int, float, int]:
+            # Of confirmed points, those with more fresh seeds remained tied with the best for longer.
+            fresh = len(point.fresh) if point.judged is point.fresh else 0
+            return point.mean is None, -fresh, -self.sign * (point.mean or 0.0), point.number
+
+        return sorted(groups.values(), key=order)
 
     def write(self, lasting: bool = False) -> None:
         """Write both files; `lasting`: durably, so that they survive a power loss."""
@@ -161,6 +231,7 @@ class Search:
 
     def leaderboard(self) -> list[dict[str, Any]]:
         """A row for each trial, the best first, those without a value last, in the order of their numbers."""
+        states = self.vs_best()
         return [
             {
                 "trial": f"{self.name}/{trial.name}",
@@ -172,11 +243,27 @@ class Search:
                 "best_step": trial.best_step,
                 "seconds": round(trial.seconds, 1),
                 **{k: show_value(v) for k, v in trial.settings.items()},
+                "vs_best": states.get(trial.number, ""),
                 "reason": trial.reason,
                 "worry": trial.worry,
             }
             for trial in self.in_order()
         ]
+
+    def vs_best(self) -> dict[int, str]:
+        """Whether the point of each trial is the `best`, `tied` with it (the difference may be chance) or `worse`.
+
+        By the trials' numbers; without those that the comparison leaves out. Of confirmed points, only fresh trials
+        count.
+        """
+        compared = self.terms.get("comparison") or {}
+        named = {compared.get("best"): "best"}
+        named |= {name: state for state in ("tied", "worse") for name in compared.get(state, ())}
+        found: dict[int, str] = {}
+        for point in self.points():
+            if state := named.get(point.trials[0].name):
+                found |= {trial.number: state for trial in (point.fresh if compared["confirmed"] else point.trials)}
+        return found
 
     def command_of(self, trial: TrialRecord) -> str:
         """The command that repeats a trial; it cannot express what the trial took over from others."""
