@@ -57,6 +57,7 @@ def our_side(family: str, device: str, precision: str, grad_sync: str, warm_up: 
         trainer = workload.trainer_of(family, config, workload.generated(plain.PICTURE_SIZE))
         step = partial(getattr(plain, "OF_OURS", workload.train_step), trainer)
         step()
+        trainer.look()
         answer = {"first": dict(trainer.metrics), **timed(step, warm_up, steps)}
         if device == "cpu":
             answer["data_seconds"] = seconds_of_data(family, plain)

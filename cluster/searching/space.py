@@ -146,7 +146,7 @@ def read_space(
     _, wrong = kind.from_words({**fixed, **first}, family)
     problems += [one for one in wrong if one.about in fixed]
     if not problems and not domains and not seeds:
-        hint = "name choices (n_critic=1,2,5), a range (learning_rate=1e-4..1e-2) or seeds (seed=1,2,3), or use `troupe train`"
+        hint = "name choices (n_critic=1,2,5), a range (beta1=0..0.9) or seeds (seed=1,2,3), or use `troupe train`"
         problems.append(Problem(NOTHING, reason="nothing to search: each setting has one value", hint=hint))
     return (None, problems) if problems else (Space(domains, fixed, seeds, source), [])
 
