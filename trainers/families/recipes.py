@@ -138,7 +138,12 @@ class Recipe(_Part):
     def our_result(self) -> str:
         """What troupe reaches, or why there is no run of it."""
         results = [f"{one}{' (with other settings)' if one.changed else ''}" for one in self.ours]
-        return "; ".join([*results, *([f"not run: {self.not_run}"] if self.not_run else [])])
+        return "; ".join([*results, *([self.why_not] if self.not_run else [])])
+
+    @property
+    def why_not(self) -> str:
+        """Why there is no complete run."""
+        return f"{'not run as it is' if self.ours else 'not run'}: {self.not_run}"
 
     @property
     def command(self) -> str:
