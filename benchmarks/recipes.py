@@ -2,10 +2,10 @@
 
     python benchmarks/recipes.py --data-dir DIR [--time MINUTES] [--write] [NAME ...]
 
-DIR holds MNIST's four files in DIR/mnist, and CIFAR-10 as benchmarks/pack_cifar10.py writes it. A recipe runs with three
-seeds, one after another; one that takes too long for that runs once, shortened by the settings in SHORTENED, or not at
-all. `--time` leaves out those that are expected to take longer. What is finished is in results/KIND/recipes.json and is
-not repeated, unless it is removed there. The values are those of the last step on the test part. `--write` writes them
+DIR holds MNIST's four files in DIR/mnist, and CIFAR-10 as benchmarks/pack_cifar10.py writes it. A recipe runs with
+three seeds, one after another; one that takes too long for that runs once, shortened by the settings in SHORTENED.
+`--time` leaves out those that are expected to take longer. What is finished is in results/KIND/recipes.json and is not
+repeated, unless it is removed there. The values are those of the last step on the test part. `--write` writes them
 into `ours` of the recipe's file; what explains a difference (`differs`) is for a person to say.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,7 +56,7 @@ def run(recipe: Recipe, data_dir: Path, runs_dir: Path) -> dict[str, Any]:
     begun = (runs_dir / name).exists()
     given = [words[0], "--resume", name] if begun else [*words, "--name", name]
     options = ["--data-dir", str(data_dir), "--runs-dir", str(runs_dir), "--json"]
-    done = subprocess.run([shutil.which("troupe") or "troupe", *given, *options], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-m", "troupe", *given, *options], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{name}: ended with code {done.returncode}; the same command goes on with it")
     folders = {SEEDS[0]: runs_dir / name}

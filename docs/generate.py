@@ -1,8 +1,7 @@
-"""Write what the documents say of verbs from their requests, and of recipes from their files: the tables of options, the
-signatures of the calls, and the tables of recipes.
+"""Write what the documents say of verbs from their requests, and of recipes from their files.
 
-`python docs/generate.py` rewrites the parts of docs/*.md between `<!-- options of VERB -->`, `<!-- signature of CALL -->`
-or `<!-- recipes of FAMILY -->` and `<!-- end -->`; a test compares them.
+`python docs/generate.py` rewrites the parts of docs/*.md between `<!-- options of VERB -->`,
+`<!-- signature of CALL -->` or `<!-- recipes of FAMILY -->` and `<!-- end -->`; a test compares them.
 """
 
 from __future__ import annotations

@@ -119,8 +119,7 @@ def prepare_search(command: SearchRequest) -> PreparedSearch:
     if command.name is not None and creation.is_taken(command.runs / command.name):
         raise run_folder.in_use(command.runs, command.name)
     notes += [*remarks, *_notes(request, where, terms)]
-    defining = [name for name in first.defining_settings() if name in where.fixed]
-    if (record := request.given_settings.record(first, defining)) is not None:
+    if (record := request.given_settings.record(first, where.fixed)) is not None:
         searched = [*where.domains, *(["seed"] if where.seeds else [])]
         own = {name: value for name, value in record["changed"].items() if name not in searched}
         terms["recipe"] = {**record, "changed": own}

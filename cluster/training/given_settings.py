@@ -65,19 +65,14 @@ class GivenSettings:
         return replace(self, in_file=named), notes
 
     def record(self, config: Config, others: Collection[str] = ()) -> dict[str, Any] | None:
-        """What is stored of the recipe with a run: its name, and the settings that were given besides or instead of its
-        own, as well as `others` that differ. None without a recipe."""
+        """What is stored of the recipe with a run: its name, and those of the given settings and of `others` whose
+        values are not the recipe's. None without a recipe."""
         if self.recipe is None:
             return None
-        kind, own = type(config), self.recipe.words
-        alone = kind.from_words(own, self.recipe.family)[0] or config
-        given, dropped = self.overriding, [name for name in own if name not in self.values]
-        changed = {}
-        for name in dict.fromkeys([*dropped, *given, *others]):
-            known = name if name in kind.model_fields else f"{name}_"
-            value = getattr(config, known, None)
-            if value != getattr(alone, known, None) or (name in given and name not in own):
-                changed[name] = value
+        fields = type(config).model_fields
+        alone = type(config).from_words(self.recipe.words, self.recipe.family)[0] or config
+        names = [name if name in fields else f"{name}_" for name in (*self.overriding, *others)]
+        changed = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(alone, name)}
         return {"name": self.recipe.name, "changed": plain(changed)}
 
 
@@ -150,8 +145,7 @@ def _is_unknown(error: TroupeError) -> bool:
 
 def _introduction(given: GivenSettings, recipe: Recipe) -> str:
     """A recipe and what a command changes in it, in one line."""
-    dropped = [name for name in recipe.words if name not in given.values]
-    changed = ", ".join([*dropped, *given.overriding])
+    changed = ", ".join(given.overriding)
     with_them = f"; the command also sets {changed}" if changed else ""
     return f"recipe {recipe.name}: {recipe.title}; published: {recipe.published}{with_them}"
 
