@@ -1,12 +1,11 @@
-"""`troupe recipes`: all recipes as a table, or one in full."""
+"""`troupe recipes`: all recipes, a few lines each, or one in full."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from cluster.requests.models import RecipesRequest
-from cluster.terminal.tables import table
-from trainers.families.recipes import Recipe, all_recipes, as_row, find_recipe
+from trainers.families.recipes import Recipe, all_recipes, find_recipe
 
 
 def listed(request: RecipesRequest) -> list[Recipe]:
@@ -15,10 +14,21 @@ def listed(request: RecipesRequest) -> list[Recipe]:
 
 
 def text_of_recipes(request: RecipesRequest, found: Sequence[Recipe]) -> str:
-    """A table of recipes, or the file of the one that is named, which explains each of its numbers."""
+    """Some lines about each recipe; with the file of the one that is named, which explains each of its numbers."""
+    texts = ["\n".join(_lines_of(recipe)) for recipe in found]
     if request.name is None:
-        rows = [as_row(recipe) for recipe in found]
-        return f"{table(rows)}\n\n`troupe recipes NAME` explains one, `troupe train --recipe NAME` runs it"
+        return "\n\n".join([*texts, "`troupe recipes NAME` explains one, `troupe train --recipe NAME` runs it"])
     (recipe,) = found
-    facts = "\n".join(f"{name}: {text}" for name, text in as_row(recipe).items())
-    return f"{facts}\n\n{recipe.file.read_text(encoding='utf-8').rstrip()}\n\n{recipe.command}"
+    return "\n\n".join([*texts, recipe.file.read_text(encoding="utf-8").rstrip(), recipe.command])
+
+
+def _lines_of(recipe: Recipe) -> list[str]:
+    """Name, family, source, results and times."""
+    return [
+        f"{recipe.name}: {recipe.title}",
+        f"  family     {recipe.family}",
+        f"  source     {recipe.source}",
+        f"  published  {recipe.published}",
+        f"  ours       {recipe.our_result}",
+        f"  takes      {recipe.time.two_cores} on two cores, {recipe.time.one_gpu} on one GPU",
+    ]

@@ -7,7 +7,7 @@ nor the settings of a family.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -111,7 +111,7 @@ class Recipe(_Part):
     """A published result, and the settings that reproduce it."""
 
     title: str = Field(min_length=1)
-    source: str = Field(min_length=1)
+    source: str = Field(min_length=1)  # the paper or book, with the section
     published: Published
     settings: dict[str, str | list[str]] = Field(min_length=1)
     ours: tuple[Ours, ...] = ()
@@ -205,7 +205,7 @@ def _read(name: str, family: str, file: Path) -> Recipe:
         raise wrong(*map(_reason, error.errors())) from None
 
 
-def _content(file: Path, wrong: Any) -> dict[str, Any]:
+def _content(file: Path, wrong: Callable[..., TroupeError]) -> dict[str, Any]:
     """The content of a file as texts, which pydantic turns into numbers. Raises what `wrong` makes of a reason."""
     import yaml
 
@@ -264,16 +264,3 @@ def _time(minutes: float) -> str:
     if minutes < 120:
         return f"{minutes:.0f} min"
     return f"{minutes / 60:.0f} h" if minutes < 2880 else f"{minutes / 1440:.0f} days"
-
-
-def as_row(recipe: Recipe) -> Mapping[str, str]:
-    """A recipe as a row of a table."""
-    return {
-        "name": recipe.name,
-        "family": recipe.family,
-        "source": recipe.source,
-        "published": str(recipe.published),
-        "ours": recipe.our_result,
-        "two cores": str(recipe.time.two_cores),
-        "one GPU": str(recipe.time.one_gpu),
-    }
