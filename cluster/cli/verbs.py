@@ -265,7 +265,7 @@ def families(request: FamiliesRequest, progress: Progress) -> Answer:
 def recipes(request: RecipesRequest, progress: Progress) -> Answer:
     from cluster.inspection import recipe_list
 
-    found = recipe_list.listed(request)
+    found = recipe_list.requested_recipes(request)
     return Answer({"recipes": [one.as_json() for one in found]}, recipe_list.text_of_recipes(request, found))
 
 

@@ -8,7 +8,7 @@ from cluster.requests.models import RecipesRequest
 from trainers.families.recipes import Recipe, all_recipes, find_recipe
 
 
-def listed(request: RecipesRequest) -> list[Recipe]:
+def requested_recipes(request: RecipesRequest) -> list[Recipe]:
     """All recipes, or the one that is named. Raises TroupeError (exit code 2) if there is none of that name."""
     return all_recipes(request.families) if request.name is None else [find_recipe(request.name, request.families)]
 

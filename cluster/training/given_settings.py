@@ -82,7 +82,9 @@ def _beneath(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in lower.items() if name not in overridden}
 
 
-def updated(record: Mapping[str, Any], given: GivenSettings, stored: Mapping[str, Any], config: Config) -> Any:
+def updated(
+    record: Mapping[str, Any], given: GivenSettings, stored: Mapping[str, Any], config: Config
+) -> dict[str, Any]:
     """The record of a resumed run's recipe, with the settings that change now."""
     now = plain({name: getattr(config, name) for name in given.values if name in type(config).model_fields})
     changes = {name: value for name, value in now.items() if stored.get(name) != value}

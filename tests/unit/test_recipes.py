@@ -17,11 +17,11 @@ from sentences import Sentences
 import cluster
 from cluster.cli import main
 from cluster.cli.parser import parse
+from cluster.ranking.leaderboard import Search, TrialRecord
 from cluster.ray_jobs import prepare_job
 from cluster.requests.models import SearchRequest, TrainRequest
 from cluster.searching import prepare_search
 from cluster.searching.driver import Driver
-from cluster.searching.leaderboard import Search, TrialRecord
 from cluster.terminal.progress import Progress, Silence
 from cluster.training import launch_run, prepare_run
 from trainers.base import old_names
@@ -337,6 +337,15 @@ def test_a_search_fixes_the_settings_of_a_recipe_and_ignores_the_space_of_its_fa
     assert found.terms["recipe"] == {
         "name": "small", "changed": {"steps": 5, "evaluate_on": "validation", "keep_checkpoints": 1}
     }  # fmt: skip
+
+
+def test_a_search_of_nothing_but_seeds_repeats_what_train_does_with_a_recipe(own: Path, tmp_path: Path) -> None:
+    """On the split of the recipe: nothing is chosen by it."""
+    found = searched(recipe="small", families=(own,), settings={"seed": "1,2,3"}, runs=tmp_path)
+    assert (found.space.seeds, found.space.domains, found.terms["points"]) == ((1, 2, 3), {}, 1)
+    assert (found.config.evaluate_on, found.terms["recipe"]["changed"]) == ("test", {"keep_checkpoints": 1})
+    words = {"seed": "1,2,3", "evaluate_on": "validation"}
+    assert searched(recipe="small", families=(own,), settings=words, runs=tmp_path).config.evaluate_on == "validation"
 
 
 def test_a_search_of_a_recipe_may_read_a_file_of_a_space(own: Path, tmp_path: Path) -> None:
