@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         load_exported,
         logs,
         predict,
+        recipes,
         report,
         runs,
         sample,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TroupeError", "check", "datasets", "env", "evaluate", "export", "families", "jobs", "load_exported", "logs",
-    "predict", "report", "runs", "sample", "search", "stop", "submit", "train", "verify",
+    "predict", "recipes", "report", "runs", "sample", "search", "stop", "submit", "train", "verify",
 ]  # fmt: skip
 
 

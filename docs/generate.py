@@ -1,7 +1,7 @@
-"""Write what the documents say of verbs from their requests: the tables of options and the signatures of the calls.
+"""Write what the documents say of verbs from their requests, and of recipes from their files.
 
-`python docs/generate.py` rewrites the parts of docs/*.md between `<!-- options of VERB -->` or
-`<!-- signature of CALL -->` and `<!-- end -->`; a test compares them.
+`python docs/generate.py` rewrites the parts of docs/*.md between `<!-- options of VERB -->`,
+`<!-- signature of CALL -->` or `<!-- recipes of FAMILY -->` and `<!-- end -->`; a test compares them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ sys.path.insert(0, str(ROOT))
 import cluster  # noqa: E402
 from cluster.cli.parser import HELP, options_of  # noqa: E402
 from cluster.requests.request import Option  # noqa: E402
+from trainers.families.recipes import Recipe, all_recipes  # noqa: E402
 
-PART = re.compile(r"(<!-- (options|signature) of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- (options|signature|recipes) of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WIDTH = 108
 SHARED = ("runs-dir", "data-dir", "families", "json", "debug")  # in one table for all verbs
 
@@ -50,9 +51,25 @@ def signature_of(call: str) -> str:
     return f"```\n{whole}\n```\n"
 
 
+def table_of_recipes(family: str) -> str:
+    """The recipes of one family as a Markdown table."""
+    rows = [_row_of(recipe) for recipe in all_recipes() if recipe.family == family]
+    heads = ("recipe and source", "published", "ours", "what explains the difference", "two cores; one GPU")
+    lines = [heads, ("---",) * len(heads), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
+
+
+def _row_of(recipe: Recipe) -> tuple[str, ...]:
+    results = [f"{one} ({one.processor}{f'; with `{one.changes}`' if one.changes else ''})" for one in recipe.ours]
+    results += [recipe.why_not] if recipe.not_run else []
+    times = f"{recipe.time.two_cores}; {recipe.time.one_gpu}"
+    name = f"`{recipe.name}`: {recipe.title}. {recipe.source}"
+    return name, str(recipe.published), "; ".join(results), recipe.differs.strip(), times
+
+
 def generated(text: str) -> str:
     """A document with its generated parts written anew."""
-    makers = {"options": table_of, "signature": signature_of}
+    makers = {"options": table_of, "signature": signature_of, "recipes": table_of_recipes}
     return PART.sub(lambda part: part[1] + makers[part[2]](part[3]) + part[4], text)
 
 

@@ -24,6 +24,7 @@ from cluster.requests.models import (
     LoadExportedRequest,
     LogsRequest,
     PredictRequest,
+    RecipesRequest,
     ReportRequest,
     RunsRequest,
     SampleRequest,
@@ -226,6 +227,16 @@ def check(request: CheckRequest) -> Result:
 @call_of(FamiliesRequest)
 def families(request: FamiliesRequest) -> Result:
     """List `families`, each with name and summary; the argument `families` adds folders with custom families."""
+    return _result(request)
+
+
+@call_of(RecipesRequest)
+def recipes(request: RecipesRequest) -> Result:
+    """List `recipes`, or the one of this `name`: published results, each with the `settings` that `train(recipe=NAME)`
+    runs, its `source`, what was `published`, what troupe reaches (`ours`: by seed, with mean and standard deviation),
+    what explains the difference (`differs`), and its `time` in minutes. Exit code 2 if there is no such recipe, or if
+    the file of a custom family is wrong.
+    """
     return _result(request)
 
 

@@ -19,6 +19,7 @@ from cluster.requests.models import (
     FamiliesRequest,
     LogsRequest,
     PredictRequest,
+    RecipesRequest,
     ReportRequest,
     RunsRequest,
     SampleRequest,
@@ -261,6 +262,13 @@ def families(request: FamiliesRequest, progress: Progress) -> Answer:
     return Answer({"families": rows}, f"{table(rows)}\n\n`troupe train FAMILY --help` shows the settings of one")
 
 
+def recipes(request: RecipesRequest, progress: Progress) -> Answer:
+    from cluster.inspection import recipe_list
+
+    found = recipe_list.requested_recipes(request)
+    return Answer({"recipes": [one.as_json() for one in found]}, recipe_list.text_of_recipes(request, found))
+
+
 def datasets(request: DatasetsRequest, progress: Progress) -> Answer:
     from cluster.inspection import manage_runs
 
@@ -286,7 +294,8 @@ VERBS = {
     "evaluate": Verb(evaluate, check_evaluate), "sample": Verb(sample, check_sample), "export": Verb(export),
     "predict": Verb(predict), "report": Verb(report), "runs": Verb(runs), "stop": Verb(stop), "logs": Verb(logs),
     "submit": Verb(remote_verbs.submit, remote_verbs.check_submit), "jobs": Verb(remote_verbs.jobs),
-    "check": Verb(check), "families": Verb(families), "datasets": Verb(datasets), "env": Verb(env),
+    "check": Verb(check), "families": Verb(families), "recipes": Verb(recipes), "datasets": Verb(datasets),
+    "env": Verb(env),
 }  # fmt: skip
 
 

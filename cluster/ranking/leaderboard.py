@@ -107,6 +107,7 @@ class Terms(TypedDict):
     max_concurrent: int | None
     trials_per_gpu: int
     keep_best: int | None
+    recipe: NotRequired[dict[str, Any]]  # its name, and the settings of all trials that differ from it
     restarts: NotRequired[list[dict[str, str]]]  # of Ray
     final: NotRequired[dict[str, Any]]  # the run of the best point
     confirmation: NotRequired[Confirmation]

@@ -8,6 +8,7 @@ from pathlib import Path
 from cluster.requests.models import SearchRequest, TrainRequest
 from cluster.searching import prepare_search
 from cluster.training import prepare_run
+from cluster.training.given_settings import with_recipe
 from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem, show_value
 from trainers.settings.config import parts_of
@@ -39,9 +40,10 @@ def prepare_job(inner: Inner, runs: Path) -> str:
 
 def _paths(inner: Inner) -> list[tuple[str, str, str]]:
     """Settings and options that name folders on the cluster, their values, and the paths in these."""
-    parts = parts_of(str(inner.settings.get("data", "digits")))
+    _, settings = with_recipe(inner)
+    parts = parts_of(str(settings.get("data", "digits")))
     paths = [("data", part, part.partition(":")[2]) for part in parts if ":" in part]
-    for name, value in inner.settings.items():
+    for name, value in settings.items():
         if _is_path(name, value):
             paths.append((name, str(value), str(value).rpartition(":")[2]))
     if "data_dir" in inner.model_fields_set:
@@ -57,6 +59,7 @@ def _is_path(name: str, value: object) -> bool:
 def to_check(inner: Inner) -> tuple[str, ...]:
     """The arguments of `troupe check` for a command that runs on a cluster."""
     data = ("--data-dir", str(inner.data_dir)) if "data_dir" in inner.model_fields_set else ()
-    if isinstance(inner, SearchRequest) or inner.family is None or inner.config is not None:
+    family, settings = with_recipe(inner)
+    if isinstance(inner, SearchRequest) or family is None or inner.config is not None:
         return data  # the arguments of a search are not settings
-    return (inner.family, *(f"{key}={show_value(value)}" for key, value in inner.settings.items()), *data)
+    return (family, *(f"{key}={show_value(value)}" for key, value in settings.items()), *data)

@@ -49,6 +49,7 @@ FAMILIES: Any = option("a folder with custom families, and custom data sources i
 ADDRESS: Any = option("join the Ray cluster at this address", "ADDRESS")
 DASHBOARD: Any = option("the dashboard of a Ray cluster, http://HEAD:8265", "URL")
 CONFIG: Any = option("read settings from a YAML or JSON file, `key: value`; the command line overrides it", "FILE")
+RECIPE: Any = option("the settings of a recipe; --config and the command line override them", "NAME")
 DRY_RUN: Any = flag("print every setting and the learning rate over the run, and exit")
 PROGRESS: Any = python(False)
 
@@ -61,6 +62,7 @@ class TrainRequest(VerbRequest):
 
     family: str | None = positional("FAMILY", None)
     settings: dict[str, Any] = settings_field()
+    recipe: str | None = RECIPE
     name: str | None = option("name of the new run (default: dcgan-1, dcgan-2, ...)", "NAME")
     resume: Name | None = option("resume this run, on any number of workers; also takes the path of a run", "NAME")
     init_from: Name | None = option("start with the weights of another run, or of a file of weights", "NAME|PATH")
@@ -87,6 +89,7 @@ class SearchRequest(VerbRequest):
 
     family: str | None = positional("FAMILY", None)
     settings: dict[str, Any] = settings_field()
+    recipe: str | None = RECIPE
     name: str | None = option("name of the new search (default: dcgan-search-1, ...)", "NAME")
     resume: Name | None = option("resume this search: its trials that have not ended", "NAME")
     retry_failed: bool = flag("with --resume: retry failed trials too")
@@ -363,6 +366,15 @@ class FamiliesRequest(VerbRequest):
     families: UserPaths = FAMILIES
 
 
+class RecipesRequest(VerbRequest):
+    verb: ClassVar[str] = "recipes"
+    summary: ClassVar[str] = "list the recipes: published results, and what troupe reaches"
+    example: ClassVar[str] = "troupe recipes mnist_mlp_bn"
+
+    name: str | None = positional("NAME", None)
+    families: UserPaths = FAMILIES
+
+
 class DatasetsRequest(VerbRequest):
     verb: ClassVar[str] = "datasets"
     summary: ClassVar[str] = "list the data sets and packed image folders"
@@ -406,6 +418,7 @@ REQUESTS: dict[str, type[VerbRequest]] = {
         StopRequest,
         LogsRequest,
         FamiliesRequest,
+        RecipesRequest,
         DatasetsRequest,
         EnvRequest,
     )

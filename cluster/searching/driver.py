@@ -36,6 +36,7 @@ from cluster.searching import run_tune, samplers
 from cluster.searching.prepare_search import PreparedSearch, compare_by
 from cluster.searching.tune_job import Dead, Job
 from cluster.terminal.progress import Progress, about_trials, duration, size
+from cluster.training.given_settings import naming_recipe
 from trainers.base.errors import FAILED as RUN_FAILED
 from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem, sentences, show_value
@@ -262,9 +263,17 @@ class Driver:
         with checkpoint.writing_checkpoint(self.search.path):
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.make_parts()
-            folder.write_settings(description(terms["family"], config, self.data_facts(config), self.command.families))
+            described = description(terms["family"], config, self.data_facts(config), self.command.families)
+            folder.write_settings({**described, **self._recipe_of(record)})
         if (remote := self.bucket) is not None:
             retry(lambda: remote.send(folder.path), self._refuse_to_wait)
+
+    def _recipe_of(self, record: TrialRecord) -> dict[str, Any]:
+        """What a trial stores of the search's recipe: what all trials change, and what is searched."""
+        recipe = self.search.terms.get("recipe")
+        if recipe is None:
+            return {}
+        return {"recipe": {**recipe, "changed": {**recipe["changed"], **plain(record.settings)}}}
 
     def _refuse_to_wait(self) -> None:
         """Raise bucket.Unreachable if no more trials are to be started."""
@@ -277,9 +286,10 @@ class Driver:
             getattr(config, name, "auto") for name in ("data", "image_size", "evaluate_on", "folders", "value_range")
         )
         if key not in self.data:
-            data = open_for(
-                config, self.command.data_dir, self.command.families, self.progress.notify, self.progress.packing
-            )
+            with naming_recipe(self.prepared.origins):
+                data = open_for(
+                    config, self.command.data_dir, self.command.families, self.progress.notify, self.progress.packing
+                )
             self.data[key] = DataFacts(data)
         return self.data[key]
 

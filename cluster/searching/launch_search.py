@@ -20,6 +20,7 @@ from cluster.searching import samplers
 from cluster.searching.prepare_search import PreparedSearch, compare_by, prepare_search
 from cluster.terminal.progress import Progress, about_trials, duration, from_here
 from cluster.terminal.tables import table
+from cluster.training.given_settings import naming_recipe
 from trainers.base.errors import ENVIRONMENT, USAGE, Stopped, TroupeError, with_run_name
 from trainers.base.errors import FAILED as RUN_FAILED
 from trainers.base.paths import TRIALS
@@ -281,7 +282,8 @@ def dry_run_of_search(command: SearchRequest) -> dict[str, Any]:
         samplers.fill(search, prepared.space)
     config = prepared.config
     each = driver.takes(search, config)
-    facts = open_for(config, command.data_dir, command.families).facts
+    with naming_recipe(prepared.origins):
+        facts = open_for(config, command.data_dir, command.families).facts
     lines = [*prepared.notes, *filter(None, [compare_by(terms, command, config, facts)])]
     remaining = [trial for trial in search.trials if trial.state in OPEN]
     count = len(remaining) or search.requested

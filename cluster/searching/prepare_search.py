@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from cluster.ranking.leaderboard import OPEN, POPULATION, Confirmation, Search, 
 from cluster.requests.models import SearchRequest
 from cluster.searching import space
 from cluster.searching.space import Range, Space, SpaceFile
-from cluster.training.prepare_run import read_config
+from cluster.training.given_settings import GivenSettings, read_given
 from trainers.base import old_names
 from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError, did_you_mean
 from trainers.base.problems import Problem, attributed, show_value
@@ -47,6 +47,7 @@ class PreparedSearch:
     config: Config  # of its first point, for what is the same in all
     search: Search | None  # the one to resume
     notes: list[str]
+    origins: Mapping[str, str] = field(default_factory=dict)  # of the given settings
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,18 @@ class SearchInputs:
     command: SearchRequest
     family: str
     kind: type[Config]
-    given: Mapping[str, Any]  # settings of the command and of its settings file
+    given_settings: GivenSettings
     file: SpaceFile
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings of the command, of its settings file and of its recipe, whose place a file of a space takes."""
+        given = self.given_settings
+        return {
+            name: value
+            for name, value in given.values.items()
+            if name in given.overriding or name not in self.file.settings
+        }
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -90,6 +101,8 @@ def prepare_search(command: SearchRequest) -> PreparedSearch:
     notes: list[str] = []
     request = _read_request(command, problems, notes)
     where = _read_space(request, problems)
+    if where is not None and request.given_settings.recipe is not None:
+        where = _as_recipe(request, where)
     problems += _wrong_data(request)
     metric = _read_metric(request, problems)
     strategy = _choose_strategy(request, where, problems)
@@ -105,15 +118,18 @@ def prepare_search(command: SearchRequest) -> PreparedSearch:
         terms["confirmation"] = _confirmation(command, command.confirm)
     if command.name is not None and creation.is_taken(command.runs / command.name):
         raise run_folder.in_use(command.runs, command.name)
-    return PreparedSearch(request.kind, where, terms, config, None, [*notes, *remarks, *_notes(request, where, terms)])
+    notes += [*remarks, *_notes(request, where, terms)]
+    if (record := request.given_settings.record(first, where.fixed)) is not None:
+        searched = [*where.domains, *(["seed"] if where.seeds else [])]
+        own = {name: value for name, value in record["changed"].items() if name not in searched}
+        terms["recipe"] = {**record, "changed": own}
+    return PreparedSearch(request.kind, where, terms, config, None, notes, request.given_settings.origins)
 
 
 def _read_request(command: SearchRequest, problems: list[Problem], notes: list[str]) -> SearchInputs:
     """Read the files that a command names. Raises TroupeError (exit code 2) with all problems so far if its family is
     unknown."""
-    from_file = read_config(command.config, problems, notes)
-    in_file = from_file.pop("family", None)
-    family = command.family if command.family is not None else in_file
+    family, given = read_given(command, problems, notes)
     if family is None:
         if not problems:  # else the unreadable file may name it
             reason = "needs a family, as in `troupe search wgan_gp n_critic=1,2,5`, or --resume NAME"
@@ -125,16 +141,17 @@ def _read_request(command: SearchRequest, problems: list[Problem], notes: list[s
     except TroupeError as error:
         raise TroupeError([*problems, *error.problems], USAGE) from None
     try:
-        file = space.module_of(family, command.space, command.families)
+        chosen = "none" if command.space is None and given.recipe is not None else command.space
+        file = space.module_of(family, chosen, command.families)
     except TroupeError as error:
         file = space.NO_FILE
         problems += error.problems
-    from_file, renamed = old_names.of_file(from_file, kind.model_fields, f"--config {command.config}")
+    given, renamed = given.with_current_names(kind)
     space_settings, renamed_in_space = old_names.of_file(file.settings, kind.model_fields, file.source)
     budget, renamed_in_budget = old_names.of_file(file.budget, kind.model_fields, file.source)
     notes += [*renamed, *renamed_in_space, *renamed_in_budget]
     file = file._replace(settings=space_settings, budget=budget)
-    return SearchInputs(command, family, kind, {**from_file, **command.settings}, file)
+    return SearchInputs(command, family, kind, given, file)
 
 
 def _wrong_options(command: SearchRequest) -> list[Problem]:
@@ -156,8 +173,16 @@ def _read_space(request: SearchInputs, problems: list[Problem]) -> Space | None:
     unread = bool(problems)  # the unreadable file may hold what to search
     file = request.file
     where, wrong = space.read_space(request.kind, request.family, request.settings, file.settings, file.source)
-    problems += [one for one in wrong if not (unread and one.code == space.NOTHING)]
+    found = [one for one in wrong if not (unread and one.code == space.NOTHING)]
+    problems += map(request.given_settings.sourced, found)
     return where
+
+
+def _as_recipe(request: SearchInputs, where: Space) -> Space:
+    """The space with the recipe's own split to evaluate on if only seeds differ: trials repeat what `train` does."""
+    if where.domains or "evaluate_on" in request.given:
+        return where
+    return replace(where, fixed={name: value for name, value in where.fixed.items() if name != "evaluate_on"})
 
 
 def _wrong_data(request: SearchInputs) -> list[Problem]:
@@ -167,7 +192,7 @@ def _wrong_data(request: SearchInputs) -> list[Problem]:
         problem = sources.check_source_name(data, command.families, kind.input_kind, not command.runs_remotely)
     except TroupeError as error:
         return error.problems
-    return [problem] if problem else []
+    return [request.given_settings.sourced(problem)] if problem else []
 
 
 def _choose_strategy(request: SearchInputs, where: Space | None, problems: list[Problem]) -> Strategy | None:
@@ -290,7 +315,7 @@ def _with_own_names(search: Search, kind: type[Config]) -> None:
 
 def _find_resumed(command: SearchRequest) -> Search:
     """The search to resume. Raises TroupeError (exit code 2) if there is none or the command asks for another."""
-    options = ("name", "space", "metric", "mode", "scheduler", "algorithm", "trials")
+    options = ("recipe", "name", "space", "metric", "mode", "scheduler", "algorithm", "trials")
     given = [*command.settings, *(f"--{name}" for name in options if getattr(command, name) is not None)]
     reason = "--resume continues a search as it is"
     problems: list[Problem] = []

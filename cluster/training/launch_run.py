@@ -17,6 +17,7 @@ from cluster.host.signals import deferred, signals
 from cluster.requests.models import TrainRequest
 from cluster.terminal.progress import Progress
 from cluster.training import initial_weights
+from cluster.training.given_settings import naming_recipe
 from cluster.training.prepare_run import PreparedRun, prepare_run
 from trainers.base.errors import CONFLICT, FAILED, USAGE, NotStarted, Stopped, TroupeError, of_worker, with_run_name
 from trainers.base.problems import Problem
@@ -67,14 +68,17 @@ def _launch(command: TrainRequest, progress: Progress, own_process: bool) -> dic
         progress.notify(note)
     if prepared.folder is not None and prepared.finished is not None:
         return _ended_before(prepared.folder, prepared.finished, config, progress)
-    data = open_for(config, command.data_dir, command.families, progress.notify, progress.packing)
-    if problems := config.data_problems(data.facts):
-        raise TroupeError(problems, USAGE)
+    with naming_recipe(prepared.origins):
+        data = open_for(config, command.data_dir, command.families, progress.notify, progress.packing)
+        if problems := config.data_problems(data.facts):
+            raise TroupeError(problems, USAGE)
     config = config.finalize(data.facts)
     initial_weights.refuse_unfit(
         prepared.weights, command.init_from, prepared.family, command.families, config, data.facts
     )
     stored = {**description(prepared.family, config, data, command.families), "from": _from(command, prepared)}
+    if prepared.recipe is not None:
+        stored["recipe"] = prepared.recipe
     del data
     if before := _earlier_data(prepared, stored):
         stored["learned_before"] = before

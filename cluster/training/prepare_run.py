@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections import Counter
-from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +11,9 @@ from typing import Any
 from cluster.host import requirements
 from cluster.requests.models import TrainRequest
 from cluster.training import initial_weights
+from cluster.training.given_settings import GivenSettings, naming_recipe, read_given, updated
 from trainers.base import old_names
 from trainers.base.errors import CONFLICT, ENVIRONMENT, USAGE, TroupeError
-from trainers.base.paths import expanded
 from trainers.base.problems import Problem, attributed, show_value
 from trainers.contract import schedules
 from trainers.data import sources
@@ -27,8 +24,6 @@ from trainers.run_folders.run_folder import RunFolder
 from trainers.settings.config import Config
 from trainers.settings.fields import plain, show_size
 from trainers.storage import checkpoint
-
-LARGEST_CONFIG = 200_000  # bytes of a settings file; one with all settings has some 3,000
 
 
 @dataclass(frozen=True)
@@ -44,6 +39,7 @@ class PreparedRun:
     weights: Path | None = None  # initial weights of a new run
     finished: Mapping[str, Any] | None = None  # its result, if it has made all its steps
     origins: Mapping[str, str] = field(default_factory=dict)  # of the given settings
+    recipe: Mapping[str, Any] | None = None  # its name, and the settings that were changed
 
 
 @dataclass
@@ -54,29 +50,24 @@ class _Findings:
     notes: list[str] = field(default_factory=list)
     conflict: TroupeError | None = None  # raised when all arguments are right
     origins: dict[str, str] = field(default_factory=dict)  # by setting: where its value was given
+    recipe: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class _Request:
-    """The requested run, new or resumed, with its settings: the command line overrides the file."""
+    """The requested run, new or resumed, with the settings that the command gives."""
 
     family: str | None  # None: a problem says why
-    settings: Mapping[str, Any]
-    file: str
-    only_in_file: AbstractSet[str]
+    given: GivenSettings
     folder: RunFolder | None = None
     stored: Mapping[str, Any] = field(default_factory=dict)
     damaged: bool = False
-
-    def sourced(self, problem: Problem) -> Problem:
-        """A problem of a setting, with the file that gives it."""
-        return replace(problem, source=self.file) if problem.about in self.only_in_file else problem
 
 
 def prepare_run(command: TrainRequest) -> PreparedRun:
     """Check every argument. Raises TroupeError: exit code 2 with all that is wrong first, then 3, then 4."""
     findings = _Findings()
-    request = _merge_settings(command, findings)
+    request = _read_request(command, findings)
     if command.resume is not None:
         request = _open_run(command, command.resume, request, findings)
     if command.name is not None and (problem := run_folder.check_run_name(command.name)):
@@ -97,35 +88,34 @@ def prepare_run(command: TrainRequest) -> PreparedRun:
     if missing := _missing_locally(command, config, folder, finished is not None):
         raise TroupeError(missing, ENVIRONMENT)
     _refuse_conflicts(command, config, request)
-    notes, origins = tuple(findings.notes), findings.origins
-    stored, damaged = request.stored, request.damaged
-    return PreparedRun(request.family, config, folder, stored, notes, damaged, weights, finished, origins)
+    return PreparedRun(
+        request.family,
+        config,
+        folder,
+        request.stored,
+        tuple(findings.notes),
+        request.damaged,
+        weights,
+        finished,
+        findings.origins,
+        findings.recipe,
+    )
 
 
-def _merge_settings(command: TrainRequest, findings: _Findings) -> _Request:
-    """The settings of the file and of the command line. Raises TroupeError if they are for two families."""
-    from_file = read_config(command.config, findings.problems, findings.notes)
-    typed = dict(command.settings)
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if one in typed and other not in typed:
-            from_file.pop(other, None)
-    settings = {**from_file, **typed}
-    in_file = settings.pop("family", None)
-    if command.family is not None and in_file not in (None, command.family):
-        reason, hint = f"is for {in_file}, you passed {command.family}", "omit one of them"
-        findings.problems.append(Problem("settings-conflict", "--config", reason, hint, str(command.config)))
-        raise TroupeError(findings.problems, USAGE)
-    family = command.family if command.family is not None or in_file is None else str(in_file)
-    unread = bool(findings.problems) and not from_file  # a file that cannot be read may name a family
+def _read_request(command: TrainRequest, findings: _Findings) -> _Request:
+    """The family and the settings of a command. Raises TroupeError if they are for two families."""
+    family, given = read_given(command, findings.problems, findings.notes)
+    unread = bool(findings.problems) and not given.in_file  # what cannot be read may name a family
     if family is None and command.resume is None and not unread:
         reason = "needs a family, as in `troupe train dcgan data=digits`, or --resume NAME"
         findings.problems.append(Problem("missing", "train", reason))
-    return _Request(family, settings, str(command.config), from_file.keys() - typed.keys())
+    return _Request(family, given)
 
 
 def _open_run(command: TrainRequest, name: str, request: _Request, findings: _Findings) -> _Request:
     """A request for the run of `--resume`, with what its folder stores."""
-    for option, value in (("--name", command.name), ("--init-from", command.init_from)):
+    options = {"--name": command.name, "--init-from": command.init_from, "--recipe": command.recipe}
+    for option, value in options.items():
         if value is not None:
             reason = "--resume continues a run as it is"
             findings.problems.append(Problem("settings-conflict", option, reason, f"leave {option} out", value))
@@ -166,8 +156,9 @@ def _build_config(
     kind = _class_of_config(command, request, findings)
     if kind is None:
         return None
-    request = _with_current_names(request, kind, findings)
-    family, given, stored = str(request.family), request.settings, request.stored
+    settings, notes = request.given.with_current_names(kind)
+    findings.notes += notes
+    family, given, stored = str(request.family), settings.values, request.stored
     old = kind.stored(stored.get("settings", {}))
     if "steps" in given and given.get("epochs", "none") not in (None, "none"):
         hint = "each follows from the other and the size of the data"
@@ -183,27 +174,27 @@ def _build_config(
         comes = "comes" if len(inherited) == 1 else "come"
         findings.notes.append(f"--init-from {command.init_from}: {listing} {comes} with its weights")
     findings.origins |= dict.fromkeys(old, "the run") | dict.fromkeys(inherited, "the weights of --init-from")
-    findings.origins |= {name: "config file" if name in request.only_in_file else "command line" for name in given}
+    findings.origins |= settings.origins
     config, wrong = kind.from_words({**old, **inherited, **given}, family)
-    findings.problems += map(request.sourced, wrong)
+    findings.problems += map(settings.sourced, wrong)
     data = str(given.get("data", old.get("data", kind.model_fields["data"].get_default())))
     try:
         unfit_data = sources.check_source_name(data, command.families, kind.input_kind, not command.runs_remotely)
-        findings.problems += [request.sourced(unfit_data)] if unfit_data is not None else []
+        findings.problems += [settings.sourced(unfit_data)] if unfit_data is not None else []
     except TroupeError as error:
         findings.problems += error.problems
+    if config is not None:
+        findings.recipe = _recipe_record(settings, stored, config)
     if config is not None and old and "size" in stored.get("facts", {}):
         return config.finalize(stored["facts"])
     return config
 
 
-def _with_current_names(request: _Request, kind: type[Config], findings: _Findings) -> _Request:
-    """A request whose file has the current names of settings; `findings` notes which it has under old ones."""
-    in_file = {name: value for name, value in request.settings.items() if name in request.only_in_file}
-    typed = {name: value for name, value in request.settings.items() if name not in in_file}
-    named, notes = old_names.of_file(in_file, kind.model_fields, f"--config {request.file}")
-    findings.notes += notes
-    return replace(request, settings={**named, **typed}, only_in_file=named.keys() - typed.keys())
+def _recipe_record(given: GivenSettings, stored: Mapping[str, Any], config: Config) -> Mapping[str, Any] | None:
+    """What the run stores of its recipe; None if it has none."""
+    if isinstance(stored.get("recipe"), dict):
+        return updated(stored["recipe"], given, stored["settings"], config)
+    return given.record(config)
 
 
 def _class_of_config(command: TrainRequest, request: _Request, findings: _Findings) -> type[Config] | None:
@@ -243,7 +234,7 @@ def _refuse_conflicts(command: TrainRequest, config: Config, request: _Request) 
         raise run_folder.in_use(command.runs, command.name)
     if (folder := request.folder) is None:
         return
-    _compare_recipes(folder, request.stored, config, command.allow_changes)
+    _compare_settings(folder, request.stored, config, command.allow_changes)
     if command.allow_changes or checkpoint.all_in(folder.checkpoints):
         return
     if made := max((int(row["step"]) for row in folder.read_metrics()[0]), default=0):
@@ -276,61 +267,7 @@ def _finished(folder: RunFolder, config: Config, notes: list[str]) -> dict[str, 
     return None
 
 
-def read_config(path: Path | None, problems: list[Problem], notes: list[str]) -> dict[str, Any]:
-    """Settings from a YAML or JSON file, which can be the settings.json of a run."""
-    if path is None:
-        return {}
-
-    def wrong(reason: str, code: str = "bad-value") -> None:
-        problems.append(Problem(code, "--config", reason, value=str(path)))
-
-    read = _parse(path, wrong)
-    if isinstance(read.get("settings"), dict) and "family" in read:
-        note = f"--config {path}: from a run of {read['family']}; only its settings are used"
-        unused = ", ".join(sorted(read.keys() - {"family", "settings", "format", "digest", "since"}))
-        notes.append(f"{note} (not {unused})" if unused else note)
-        read = {"family": read["family"], **read["settings"]}
-        if read.get("epochs", "null") != "null":
-            read.pop("steps", None)  # they followed from its data
-    texts: dict[str, str] = {}
-    for key, value in read.items():
-        if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(part, str) for part in value)):
-            wrong(f"{key}: requires one value or a list of values")
-        else:
-            word = ":".join(value) if isinstance(value, list) else value
-            texts[key] = "none" if word in ("", "~", "null") else word
-    return texts
-
-
-def _parse(path: Path, wrong: Callable[..., None]) -> dict[str, Any]:
-    """The contents of a settings file, as texts; empty if it is not one, with the reason passed to `wrong`."""
-    import yaml
-
-    try:
-        if os.stat(expanded(path)).st_size > LARGEST_CONFIG:
-            wrong(f"is larger than {show_size(LARGEST_CONFIG)}: not a settings file")
-            return {}
-        text = expanded(path).read_text(encoding="utf-8")
-        read: dict[str, Any] = yaml.load(text, yaml.BaseLoader)  # texts, read as those on the command line
-        node = yaml.compose(text, yaml.BaseLoader)
-    except OSError as error:
-        wrong(str(error.strerror), "not-read")
-    except RecursionError:
-        wrong("is nested too deeply; it requires lines `setting: value`")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        wrong(f"neither YAML nor JSON ({' '.join(str(error).split())[:200]})")
-    else:
-        if not isinstance(node, yaml.MappingNode):
-            wrong("requires lines of the form `setting: value`")
-            return {}
-        for key, count in Counter(key.value for key, _ in node.value).items():
-            if count > 1:
-                wrong(f"{key}: given twice", "said-twice")
-        return read
-    return {}
-
-
-def _compare_recipes(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:
+def _compare_settings(folder: RunFolder, stored: Mapping[str, Any], config: Config, allow_changes: bool) -> None:
     """Reject a resume if the settings that define the run differ; name each difference."""
     old = type(config).stored(stored["settings"])
     newest = checkpoint.newest_intact(folder.checkpoints)
@@ -413,9 +350,10 @@ def dry_run_of_train(command: TrainRequest) -> dict[str, Any]:
     follows = config.epochs is not None or (config.evaluate_every == "auto" and config.metrics)  # from the data
     at_hand = ":" not in config.data and sources.missing(config.data, command.data_dir, command.families) is None
     if follows or (at_hand and command.address is None):
-        data = open_for(config, command.data_dir, command.families)
-        if problems := config.data_problems(data.facts):
-            raise TroupeError(problems, USAGE)
+        with naming_recipe(prepared.origins):
+            data = open_for(config, command.data_dir, command.families)
+            if problems := config.data_problems(data.facts):
+                raise TroupeError(problems, USAGE)
         config = config.finalize(data.facts)
         initial_weights.refuse_unfit(
             prepared.weights, command.init_from, prepared.family, command.families, config, data.facts
@@ -424,6 +362,8 @@ def dry_run_of_train(command: TrainRequest) -> dict[str, Any]:
     resolved["memory"] = _memory(config, prepared.family, data, command)
     resolved["settings"] = plain(config.model_dump())
     resolved["origins"] = _origins(prepared, config)
+    if prepared.recipe is not None:
+        resolved["recipe"] = prepared.recipe
     if config.schedule != "constant" or config.warmup > 0:
         course = schedules.of(config, 1.0)
         rows = [course(round(config.steps * index / 60), ()) for index in range(60)]

@@ -83,7 +83,7 @@ def test_raising_steps_goes_on_with_the_bits_of_one_run(
     sentences(wrong.problems)
 
 
-def test_another_recipe_is_refused_with_each_difference(
+def test_other_settings_are_refused_with_each_difference(
     room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
 ) -> None:
     assert command(["train", "dcgan", *TINY, "steps=2"]) == 0
@@ -100,7 +100,7 @@ def test_another_recipe_is_refused_with_each_difference(
     assert len(checkpoint.all_in(room / "runs/dcgan-1/checkpoints")) == 1
 
 
-def test_a_folder_of_images_that_changed_is_another_recipe(
+def test_a_folder_of_images_that_changed_is_other_data(
     room: Path, capsys: pytest.CaptureFixture[str], wrong: Wrong, sentences: Sentences
 ) -> None:
     (room / "pictures").mkdir()

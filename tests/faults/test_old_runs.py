@@ -44,7 +44,7 @@ def test_a_run_of_an_older_version_goes_on(troupe: Commands, old: Path) -> None:
 
 
 def test_a_flipped_bit_in_settings_of_an_older_version_is_told_too(troupe: Commands, old: Path) -> None:
-    """Its settings.json has no digest, but its manifest holds the recipe."""
+    """Its settings.json has no digest, but its manifest holds the settings that define it."""
     text = (old / "settings.json").read_text()
     (old / "settings.json").write_text(text.replace('"learning_rate": 0.0002', '"learning_rate": 0.0003'))
     done = troupe.train("--resume", "old", "steps=5")

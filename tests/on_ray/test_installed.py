@@ -66,7 +66,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
 
 
 def test_a_wheel_has_all_that_it_needs_and_is_not_confused_by_names_of_its_user(installed: Installed) -> None:
-    """Families, the built-in data, search spaces, and the parts of the page."""
+    """Families and their recipes, the built-in data, search spaces, and the parts of the page."""
     told = subprocess.run(
         [installed.python, "-c", "import cluster, trainers, searchspaces; print(cluster.__file__, trainers.__file__)"],
         cwd=installed.python.parent, env={}, capture_output=True, text=True, check=True,
@@ -74,7 +74,7 @@ def test_a_wheel_has_all_that_it_needs_and_is_not_confused_by_names_of_its_user(
     assert told.count(str(installed.python.parents[1])) == 2
     run = ("train", "classifier", "model=mlp_bn", "data=digits", "steps=4", "evaluate_every=2", "--name", "one")
     for words in (
-        ("families",), run, ("evaluate", "one", "--out", "seen"), ("report", "one"),
+        ("families",), ("recipes", "mnist_mlp_bn"), run, ("evaluate", "one", "--out", "seen"), ("report", "one"),
         ("verify", "classifier", "workers=2"), ("search", "classifier", "data=digits", "epochs=1", "--dry-run"),
     ):  # fmt: skip
         ended = installed.troupe(*words)

@@ -58,6 +58,23 @@ def test_trials_are_equal_to_runs_to_the_bit_in_any_order_and_in_reused_actors(r
     assert len(pids) == 2, "each process carried out several trials"
 
 
+def test_trials_of_a_recipe_are_runs_of_it_and_know_it(ray: Any, tmp_path: Path) -> None:
+    """With fewer steps on other data: `mnist_mlp_bn` would need MNIST."""
+    short = {"data": "digits", "steps": 12, "evaluate_every": 4}
+    (point,) = search(recipe="mnist_mlp_bn", name="s", seed="1,2", runs_dir=tmp_path, **short)["points"]
+    assert free(ray) == 2
+    changed = {**short, "keep_checkpoints": 1}
+    assert leaderboard.read_search(tmp_path / "s").terms["recipe"] == {"name": "mnist_mlp_bn", "changed": changed}
+    for trial in point["trials"]:
+        folder = RunFolder(tmp_path / "s" / "trials" / trial["name"].partition("/")[2])
+        recipe = {"name": "mnist_mlp_bn", "changed": {**changed, **trial["settings"]}}
+        assert folder.read_settings()["recipe"] == recipe
+        assert checkpoint.manifest_of(checkpoint.all_in(folder.checkpoints)[-1])["recipe"] == recipe
+        alone = train(recipe="mnist_mlp_bn", runs_dir=tmp_path, **changed, **trial["settings"])
+        assert_same_state(folder.path, Path(alone["folder"]))
+        assert trial["value"] == alone["metrics"]["eval_accuracy"]
+
+
 def test_two_trials_of_two_workers_on_two_cores_wait_for_one_another(ray: Any, tmp_path: Path) -> None:
     result = search("classifier", name="wide", learning_rate="0.01,0.1", workers=2, runs_dir=tmp_path, **DIGITS)
     assert [point["trials"][0]["state"] for point in result["points"]] == [FINISHED] * 2

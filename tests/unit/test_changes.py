@@ -72,14 +72,14 @@ def test_another_optimizer_begins_without_a_memory_and_says_so(capsys: pytest.Ca
 
 
 @pytest.mark.slow
-def test_the_fast_recipe_learns_in_fewer_steps_than_its_average_takes() -> None:
+def test_cifar_speed_learns_in_fewer_steps_than_its_average_takes() -> None:
     train("cifar_speed", name="short", **{**FAST, "steps": 4, "lookahead": 5})
     first, last = weights_of("short", 0), weights_of("short", 4)
     assert not torch.equal(first["head.weight"], last["head.weight"])
 
 
 @pytest.mark.slow
-def test_the_fast_recipe_cannot_be_extended_silently_since_its_pull_spans_the_run(sentences: Sentences) -> None:
+def test_cifar_speed_cannot_be_extended_silently_since_its_pull_spans_the_run(sentences: Sentences) -> None:
     train("cifar_speed", name="short", **{**FAST, "steps": 2, "schedule": "constant"})
     with pytest.raises(TroupeError) as caught:
         train(resume="short", steps=4)
@@ -96,7 +96,7 @@ def test_the_fast_recipe_cannot_be_extended_silently_since_its_pull_spans_the_ru
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
-def test_the_fast_recipe_takes_no_momentum_too(schedule: str) -> None:
+def test_cifar_speed_takes_no_momentum_too(schedule: str) -> None:
     assert train("cifar_speed", **{**FAST, "steps": 2, "schedule": schedule, "momentum": 0})["steps"] == 2
 
 

@@ -460,7 +460,7 @@ def test_a_run_that_goes_on_keeps_its_name_and_its_family(command: Command, sent
     assert command("train", "dcgan", "--resume", "mine", "--dry-run").code == 0
 
 
-def test_another_recipe_is_refused_with_every_difference_unless_it_is_allowed(
+def test_other_settings_are_refused_with_every_difference_unless_that_is_allowed(
     command: Command, sentences: Sentences
 ) -> None:
     command.run_folder("mine")
@@ -482,7 +482,7 @@ def test_another_recipe_is_refused_with_every_difference_unless_it_is_allowed(
     assert command(*words, "--allow-changes", "--dry-run").code == 0
 
 
-def test_running_settings_and_more_steps_are_no_other_recipe(command: Command) -> None:
+def test_running_settings_and_more_steps_are_no_difference(command: Command) -> None:
     command.run_folder("mine")
     words = (
         "workers=2",
@@ -505,7 +505,7 @@ def test_a_run_cannot_go_back_behind_the_steps_it_has_made(command: Command, sen
     assert command("train", "--resume", "mine", "steps=3", "--dry-run").code == 0
 
 
-def test_too_few_steps_are_told_with_what_else_is_another_recipe(command: Command, sentences: Sentences) -> None:
+def test_too_few_steps_are_told_with_what_else_differs(command: Command, sentences: Sentences) -> None:
     folder = command.run_folder("mine")
     checkpoint.save(folder.checkpoints, "step_00000003", {}, {"step": 3})
     words = ("train", "--resume", "mine", "steps=2", "learning_rate=1e-3", "beta1=0.9")

@@ -223,7 +223,7 @@ def test_a_workers_own_error_is_shown_at_once_and_nothing_is_started_anew() -> N
 
 
 def test_an_own_error_wins_over_a_loss_and_those_who_missed_others_are_never_shown() -> None:
-    own = TroupeError(Problem("test", reason="another recipe"), CONFLICT)
+    own = TroupeError(Problem("test", reason="other settings"), CONFLICT)
     missed = PeerLost(Problem("test", reason="lost the other workers: connection closed"))
     stopped = Stopped(Problem("test", reason="stopped"))
     assert root_cause({}) is None

@@ -171,9 +171,16 @@ def settings(stored: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) 
 
 
 def current_run(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a settings.json, a manifest or the config.json of an export, under the current names."""
-    parts = {part: stored[part] for part in ("settings", "recipe") if isinstance(stored.get(part), dict)}
-    return {**stored, **{part: settings(values) for part, values in parts.items()}}
+    """The content of a settings.json, a manifest or the config.json of an export, under the current names.
+
+    In the manifests of 0.1.0 `recipe` held the settings that define the run; now it names the recipe of a run.
+    """
+    current = dict(stored)
+    if "settings" not in current and isinstance(current.get("recipe"), dict):
+        current["settings"] = current.pop("recipe")
+    if isinstance(current.get("settings"), dict):
+        current["settings"] = settings(current["settings"])
+    return current
 
 
 def current_search(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
 FORMAT = 1
 SEARCH = "search.json"  # of a search, whose folder holds one run for each trial, in TRIALS
 RECORDED = ("family", "data", "settings", "facts", "from")  # parts of settings.json and of each manifest
-SOMETIMES = ("learned_before", "families")  # optional parts
+SOMETIMES = ("learned_before", "families", "recipe")  # optional parts
 MISSING = "it is missing"
 STOP_FILE, SAVED = ".stop", "saved"  # requests an active run or search to save and end, which writes SAVED
 
@@ -93,8 +93,6 @@ class RunFolder:
             return stored
         manifest = old_names.current_run(checkpoint.manifest_of(newest))
         counts = {part: manifest[part] for part in (*RECORDED, *SOMETIMES) if part in manifest}
-        if "recipe" in manifest:  # 0.1.0 stored only these settings
-            counts["settings"] = manifest["recipe"]
         if stored is None:
             if not counts.keys() >= {*RECORDED}:
                 reason, hint = f"damaged ({damage})", "restore it from a copy"
