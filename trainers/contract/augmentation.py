@@ -13,21 +13,65 @@ import torch
 from torch import Tensor
 
 
-def crop_and_flip(images: Tensor, padding: int, flipped: Tensor | None, random: torch.Generator) -> Tensor:
-    """Shift each image by up to `padding` pixels per axis with reflection padding, and mirror it if requested.
+def crop_and_flip(
+    images: Tensor, padding: int, flipped: Tensor | None, random: torch.Generator, reflect: bool = True
+) -> Tensor:
+    """Shift each image by up to `padding` pixels per axis, and mirror it if requested; uses a single gather.
 
-    `flipped` holds a bool for each row. Height and width must be greater than `padding`. Uses a single gather.
+    The border shows the image reflected, or zeros. `flipped` holds a bool for each row. Height and width must be greater
+    than `padding`.
     """
     rows, _, height, width = images.shape
     device = images.device
     shifts = torch.randint(-padding, padding + 1, (2, rows, 1), generator=random, device=device)
     down, across = torch.arange(height, device=device) + shifts[0], torch.arange(width, device=device) + shifts[1]
-    down, across = reflected(down, height), reflected(across, width)
     if flipped is not None:
         across = torch.where(flipped[:, None], across.flip(1), across)
-    places = (torch.arange(rows, device=device)[:, None, None] * height + down[:, :, None]) * width + across[:, None]
+    if reflect:
+        return _pixels_at(images, reflected(down, height), reflected(across, width))
+    inside = ((down >= 0) & (down < height))[:, :, None] & ((across >= 0) & (across < width))[:, None, :]
+    moved = _pixels_at(images, down.clamp(0, height - 1), across.clamp(0, width - 1))
+    return moved * inside[:, None]
+
+
+def enlarge_and_crop(images: Tensor, side: int, flipped: Tensor | None, random: torch.Generator) -> Tensor:
+    """Enlarge images to `side` pixels, crop each at random to the size it had, and mirror it if requested."""
+    rows, _, height, width = images.shape
+    device = images.device
+    down, across = (
+        torch.randint(0, side - size + 1, (rows, 1), generator=random, device=device)
+        + torch.arange(size, device=device)
+        for size in (height, width)
+    )
+    if flipped is not None:
+        across = torch.where(flipped[:, None], across.flip(1), across)
+    return _pixels_at(enlarged(images, side), down, across)
+
+
+def enlarged(images: Tensor, side: int) -> Tensor:
+    """Images of `side` pixels, at most 1400, by bilinear interpolation, which keeps the images' outer edges in place.
+
+    In integers of 32 bits, rounded once: the same on every kind of processor.
+    """
+    numbers, whole = images.to(torch.int32), 2 * side
+    for axis in (2, 3):
+        size = images.shape[axis]
+        places = (2 * torch.arange(side, dtype=torch.int32, device=images.device) + 1) * size - side
+        places = places.clamp(0, whole * (size - 1))  # in units of 1 / `whole` pixels
+        low = places // whole
+        part = (places % whole).view(-1, *[1] * (3 - axis))
+        high = (low + 1).clamp(max=size - 1)
+        numbers = numbers.index_select(axis, low) * (whole - part) + numbers.index_select(axis, high) * part
+    return ((numbers + whole * whole // 2) // (whole * whole)).to(torch.uint8)
+
+
+def _pixels_at(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """The pixels of each image in these rows (images, height) and columns (images, width) of it."""
+    rows, _, height, width = images.shape
+    starts = torch.arange(rows, device=images.device)[:, None, None] * height
+    places = (starts + down[:, :, None]) * width + across[:, None]
     pixels = images.permute(0, 2, 3, 1).reshape(rows * height * width, -1)
-    return pixels[places.view(-1)].view(rows, height, width, -1).permute(0, 3, 1, 2)
+    return pixels[places.view(-1)].view(rows, down.shape[1], across.shape[1], -1).permute(0, 3, 1, 2)
 
 
 def reflected(places: Tensor, size: int) -> Tensor:

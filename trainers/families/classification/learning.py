@@ -56,7 +56,7 @@ class Classification(Family):
         return cross_entropy(logits.to(dtype), labels, label_smoothing=self.config.label_smoothing)
 
     def augmented(self, microbatch: MicroBatch) -> Tensor:
-        """uint8 images of a micro-batch, shifted, flipped and cut out according to the settings."""
+        """uint8 images of a micro-batch, shifted or enlarged, flipped and cut out according to the settings."""
         config, images = self.config, microbatch["images"]
         flipped = None
         if config.flip == "random":
@@ -65,8 +65,12 @@ class Classification(Family):
             flipped = augmentation.alternating_flips(microbatch.indices, microbatch.epochs, config.seed).to(
                 images.device
             )
-        if config.crop_padding or flipped is not None:
-            images = augmentation.crop_and_flip(images, config.crop_padding, flipped, microbatch.random)
+        if config.enlarge:
+            images = augmentation.enlarge_and_crop(images, config.enlarge, flipped, microbatch.random)
+        elif config.crop_padding or flipped is not None:
+            images = augmentation.crop_and_flip(
+                images, config.crop_padding, flipped, microbatch.random, config.padding == "reflect"
+            )
         if config.cutout:
             channels = images.shape[1]
             fill = torch.tensor(config.channel_moments(channels)[0], device=images.device).mul(255).round()

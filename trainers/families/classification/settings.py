@@ -41,13 +41,39 @@ def _padding_fits(crop_padding: int, image_size: int | str) -> Problem | None:
     return Problem(BESIDE, "crop_padding", f"must be less than image_size={image_size}", value=crop_padding)
 
 
+def _padding_used(padding: str, crop_padding: int) -> Problem | None:
+    if padding == "reflect" or crop_padding:
+        return None
+    return Problem(BESIDE, "padding", "has no effect with crop_padding=0", "use crop_padding=4, or leave it out", padding)
+
+
+def _one_crop(enlarge: int, crop_padding: int) -> Problem | None:
+    if not enlarge or not crop_padding:
+        return None
+    reason, hint = f"crop_padding={crop_padding} crops too", "use crop_padding=0"
+    return Problem(BESIDE, "enlarge", reason, hint, enlarge)
+
+
+def _enlarges(enlarge: int, image_size: int | str) -> Problem | None:
+    if image_size == "auto" or not enlarge or enlarge > int(image_size):
+        return None
+    hint = f"use enlarge={int(image_size) * 5 // 4}"  # as 40 for 32 pixels
+    return Problem(BESIDE, "enlarge", f"must be more than the images' {image_size} pixels", hint, enlarge)
+
+
 class ClassificationConfig(ImageConfig):
     """The settings of every family that classifies images."""
 
     metrics: ClassVar[Mapping[str, Literal["max", "min"]]] = {"accuracy": "max", "loss": "min"}
     momentum_setting: ClassVar[str] = "momentum"
     defaults: ClassVar[Mapping[str, Any]] = {"batch_size": 128, "microbatch_size": 32}
-    checks: ClassVar[tuple[Check, ...]] = (*ImageConfig.checks, Check(("crop_padding", "image_size"), _padding_fits))
+    checks: ClassVar[tuple[Check, ...]] = (
+        *ImageConfig.checks,
+        Check(("crop_padding", "image_size"), _padding_fits),
+        Check(("padding", "crop_padding"), _padding_used),
+        Check(("enlarge", "crop_padding"), _one_crop),
+        Check(("enlarge", "image_size"), _enlarges),
+    )
 
     data: str = setting(
         "cifar10", "data set; `troupe datasets` lists them; it must have labels", free=True, group="data"
@@ -77,9 +103,20 @@ class ClassificationConfig(ImageConfig):
     )
     crop_padding: int = setting(
         4,
-        "random crop after padding by this many pixels, by reflection",
+        "random crop after padding by this many pixels; 0 if images are enlarged instead",
         unit="pixels",
         at_least=0,
+        group="data",
+    )
+    padding: Literal["reflect", "zero"] = setting(
+        "reflect", "what the border of crop_padding shows: the image reflected, or black", group="data"
+    )
+    enlarge: int = setting(
+        0,
+        "enlarge training images to this side, and crop them at random to their own; 0: as they are",
+        unit="pixels",
+        at_least=0,
+        at_most=1400,
         group="data",
     )
     flip: Literal["none", "random", "alternating"] = setting(
@@ -111,7 +148,8 @@ class ClassificationConfig(ImageConfig):
 
     @classmethod
     def derived_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"learning_rate": ADAMW_RATE} if said.get("optimizer") == "adamw" else {}
+        rate = {"learning_rate": ADAMW_RATE} if said.get("optimizer") == "adamw" else {}
+        return rate | ({"crop_padding": 0} if said.get("enlarge") else {})
 
     @classmethod
     def target_problem(cls, target: str, family: str = "the family") -> Problem | None:
@@ -202,4 +240,5 @@ class ClassificationConfig(ImageConfig):
         if self.crop_padding >= size:
             reason = f"must be less than the images' {size} pixels"
             problems.append(Problem(MISFIT, "crop_padding", reason, value=self.crop_padding))
-        return problems
+        enlarged = _enlarges(self.enlarge, size)
+        return [*problems, *([enlarged] if enlarged else [])]

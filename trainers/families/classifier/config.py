@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from trainers.base.errors import did_you_mean
 from trainers.base.problems import Problem
 from trainers.families.classification.settings import TINY, ClassificationConfig
 from trainers.settings.fields import Check, setting
+from trainers.settings.rules import BESIDE, VALUE
 
 HE = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 OWN = ("mlp", "mlp_relu", "mlp_bn", "cnn", "lstm_rows", "lenet", "simple_cnn", "residual", *HE)
@@ -19,6 +20,14 @@ MODELS: Mapping[str, Mapping[str, Any]] = {  # models that the family's defaults
     "lstm_rows": {"optimizer": "adamw"},
 }
 ANY = ("mlp", "mlp_relu", "lstm_rows", "residual", *HE)  # fit any image size and micro-batch size
+
+OF_MODEL: Mapping[str, tuple[str, Any]] = {  # settings of one model: which, and the default
+    "blocks": ("residual", (3, 3, 3)),
+    "cell": ("lstm_rows", "lstm"),
+    "units": ("lstm_rows", 128),
+    "layers": ("lstm_rows", 2),
+    "bidirectional": ("lstm_rows", False),
+}
 
 
 @cache
@@ -41,9 +50,32 @@ def _model_problem(model: str) -> Problem | None:
     return Problem("unknown-model", "model", "no such model", hint, model)
 
 
+def _of_other_model(name: str) -> Check:
+    """A rule against a setting of one model that is given with another."""
+    owner, default = OF_MODEL[name]
+
+    def rule(model: str, value: Any) -> Problem | None:
+        if model == owner or value == default or _model_problem(model):
+            return None
+        return Problem(BESIDE, name, f"is for model={owner}, and has no effect with model={model}", "leave it out", value)
+
+    return Check(("model", name), rule)
+
+
+def _three_stages(blocks: tuple[int, ...]) -> Problem | None:
+    if len(blocks) == 3:
+        return None
+    return Problem(VALUE, "blocks", "needs three numbers, as in blocks=3:3:3", value=blocks)
+
+
 class Config(ClassificationConfig):
     summary: ClassVar[str] = "small classifiers, He et al.'s CIFAR ResNets, and torchvision's models by name"
-    checks: ClassVar[tuple[Check, ...]] = (*ClassificationConfig.checks, Check(("model",), _model_problem))
+    checks: ClassVar[tuple[Check, ...]] = (
+        *ClassificationConfig.checks,
+        Check(("model",), _model_problem),
+        Check(("blocks",), _three_stages),
+        *map(_of_other_model, OF_MODEL),
+    )
     defaults: ClassVar[Mapping[str, Any]] = {
         "data": "digits",
         "epochs": 10.0,
@@ -65,12 +97,27 @@ class Config(ClassificationConfig):
         "cnn", f"{', '.join(OWN)}, or any classification model of torchvision, as resnet18", network=True
     )
 
+    blocks: tuple[int, ...] = setting(
+        (3, 3, 3), "residual: blocks of its three stages, as 3:3:3", at_least=1, at_most=1000, network=True
+    )
+    cell: Literal["lstm", "gru", "rnn"] = setting("lstm", "lstm_rows: the recurrent cell; rnn: tanh", network=True)
+    units: int = setting(
+        128, "lstm_rows: units of each layer, in each direction", at_least=1, at_most=100_000, network=True
+    )
+    layers: int = setting(2, "lstm_rows: recurrent layers", at_least=1, at_most=100, network=True)
+    bidirectional: bool = setting(False, "lstm_rows: read the rows upwards too", network=True)
+
     @classmethod
     def derived_defaults(cls, said: Mapping[str, Any]) -> Mapping[str, Any]:
         own = MODELS.get(said.get("model", ""), {})
         if said.get("optimizer", own.get("optimizer", "sgd")) != own.get("optimizer", "sgd"):
             own = {}  # for another optimizer
         return {**super().derived_defaults({**own, **said}), **own}
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """The settings that the model alone has."""
+        return {name: getattr(self, name) for name, (model, _) in OF_MODEL.items() if model == self.model}
 
     @classmethod
     def suggestion(cls, word: str) -> str | None:

@@ -19,9 +19,11 @@ from trainers.settings.config import MISFIT
 USUAL_SIZES = (8, 16, 28, 32, 64, 96, 128, 224, 256, 299, 384, 512)
 
 
-def build(model: str, channels: int, size: int, classes: int) -> nn.Module:
+def build(model: str, channels: int, size: int, classes: int, **settings: Any) -> nn.Module:
     """The network of that name: images (rows, channels, size, size) to logits (rows, classes).
 
+    `settings` are those of the model alone: `blocks` of `residual`; `cell`, `units`, `layers` and `bidirectional` of
+    `lstm_rows`.
     `googlenet` and `inception_v3` return a named tuple in training mode: `logits` and those of their auxiliary heads.
     """
     match model:
@@ -38,9 +40,9 @@ def build(model: str, channels: int, size: int, classes: int) -> nn.Module:
         case "lenet":
             return lenet(channels, size, classes)
         case "lstm_rows":
-            return RowsLSTM(channels, size, classes)
+            return RowsLSTM(channels, size, classes, **settings)
         case "residual":
-            return ResNet((3, 3, 3), channels, classes, projection=True)
+            return ResNet(settings.get("blocks", (3, 3, 3)), channels, classes, projection=True)
         case "resnet20" | "resnet32" | "resnet44" | "resnet56" | "resnet110":
             return ResNet([int(model.removeprefix("resnet")) // 6] * 3, channels, classes)
         case _:
@@ -132,20 +134,38 @@ def flat(channels: int, grid: int) -> int:
     return channels * grid**2
 
 
+CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
 class RowsLSTM(nn.Module):
-    """Reads an image row by row, all channels of a row at once (the book, section 5.3.2).
+    """Reads an image row by row, all channels of a row at once (the book, section 5.3.2), with one of the cells of its
+    section 5.2. Read upwards too, the logits follow from what either direction has read last.
 
     The book does not specify units and layers: 128 and 2 are chosen here.
     """
 
-    def __init__(self, channels: int, size: int, classes: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        classes: int,
+        cell: str = "lstm",
+        units: int = 128,
+        layers: int = 2,
+        bidirectional: bool = False,
+    ) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(channels * size, 128, num_layers=2, batch_first=True)
-        self.linear = nn.Linear(128, classes)
+        kind: Any = CELLS[cell]
+        self.units, self.bidirectional = units, bidirectional
+        self.lstm = kind(channels * size, units, num_layers=layers, batch_first=True, bidirectional=bidirectional)
+        self.linear = nn.Linear(units * (1 + bidirectional), classes)
 
     def forward(self, images: Tensor) -> Tensor:
         outputs, _ = self.lstm(images.transpose(1, 2).flatten(2))  # (rows, height, channels * width)
-        logits: Tensor = self.linear(outputs[:, -1])
+        last = outputs[:, -1]
+        if self.bidirectional:
+            last = torch.cat([last[:, : self.units], outputs[:, 0, self.units :]], 1)
+        logits: Tensor = self.linear(last)
         return logits
 
 

@@ -8,4 +8,5 @@ from trainers.families.classifier.networks import build
 
 class Classifier(Classification):
     def network(self, channels: int, classes: int) -> nn.Module:
-        return build(self.config.model, channels, self.facts["image_size"], classes)
+        size = self.facts["image_size"]
+        return build(self.config.model, channels, size, classes, **self.config.model_settings)

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from trainers.base.problems import Problem
-from trainers.families.classification.settings import TINY, ClassificationConfig
-from trainers.settings.config import MISFIT
+from trainers.families.classification.residual import ResidualConfig
+from trainers.families.classification.settings import TINY
 from trainers.settings.fields import Check, setting
 from trainers.settings.rules import BESIDE, VALUE
+
+INNER = 0.5  # of the lesson
+WIDEST = 10**9  # channels
 
 
 def _ten_groups(blocks: tuple[int, ...]) -> Problem | None:
@@ -23,12 +26,40 @@ def _group(stride_one: int, blocks: tuple[int, ...]) -> Problem | None:
     return Problem(BESIDE, "stride_one", reason, f"use at most {len(blocks) - 1}", stride_one)
 
 
-class Config(ClassificationConfig):
+def _inner(inner: float, convs_per_block: int) -> Problem | None:
+    if convs_per_block > 1 or inner == INNER:
+        return None
+    hint = "leave it out, or use convs_per_block=2"
+    return Problem(BESIDE, "inner", "a residual layer of one convolution has no inner channels", hint, inner)
+
+
+def _no_layers(
+    blocks: tuple[int, ...], inner: float, kernel_size: int, convs_per_block: int
+) -> Problem | None:
+    given = {"inner": (inner, INNER), "kernel_size": (kernel_size, 3), "convs_per_block": (convs_per_block, 2)}
+    without_effect = [name for name, (value, usual) in given.items() if value != usual]
+    if any(blocks) or not without_effect:
+        return None
+    name = without_effect[0]
+    return Problem(BESIDE, name, "blocks has no residual layer", "leave it out", given[name][0])
+
+
+def _last_width(blocks: tuple[int, ...], first_width: int, width_multiplier: float) -> Problem | None:
+    if first_width * width_multiplier ** len(blocks) <= WIDEST:
+        return None
+    reason = f"the last of {len(blocks)} groups would have more than {WIDEST} channels"
+    return Problem(BESIDE, "width_multiplier", reason, "use a smaller one, or fewer groups", width_multiplier)
+
+
+class Config(ResidualConfig):
     summary: ClassVar[str] = "Darknet: residual layers with a bottleneck or a widening, in groups"
     checks: ClassVar[tuple[Check, ...]] = (
-        *ClassificationConfig.checks,
+        *ResidualConfig.checks,
         Check(("stride_one", "blocks"), _group),
         Check(("blocks",), _ten_groups),
+        Check(("inner", "convs_per_block"), _inner),
+        Check(("blocks", "inner", "kernel_size", "convs_per_block"), _no_layers),
+        Check(("blocks", "first_width", "width_multiplier"), _last_width),
     )
     defaults: ClassVar[Mapping[str, Any]] = {
         "epochs": 30.0,
@@ -56,13 +87,13 @@ class Config(ClassificationConfig):
     )
     first_width: int = setting(
         32,
-        "channels before the first group, which doubles them, as each does",
+        "channels before the first group, which multiplies them by width_multiplier, as each does",
         at_least=1,
         at_most=100_000,
         network=True,
     )
     inner: float = setting(
-        0.5,
+        INNER,
         "channels inside a residual layer, as a part of those outside: a bottleneck below 1, a widening above",
         above=0,
         at_most=100,
@@ -76,7 +107,4 @@ class Config(ClassificationConfig):
         problems, side = super().validate_data(facts), facts["image_size"]
         for group in range(len(self.blocks)):
             side = side if group == self.stride_one else -(-side // 2)
-        if side == 1 and self.microbatch_size == 1:
-            reason = "the last norms need at least two images"
-            problems.append(Problem(MISFIT, "microbatch_size", reason, "use microbatch_size=2", 1))
-        return problems
+        return [*problems, *self.lonely_norms(side)]

@@ -1,24 +1,47 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016, arXiv 1605.07146), for images of any size."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
+from trainers.families.classification.layers import ConvLayers, convolution
+
+PAPER = ConvLayers("norm_act_conv", norm_momentum=0.1, leaky_slope=0.0)
+
 
 class WideResNet(nn.Module):
-    """Images (rows, channels, height, width) to logits (rows, classes); depth is 6 n + 4 (Zagoruyko 2016, table 1)."""
+    """Images (rows, channels, height, width) to logits (rows, classes) (Zagoruyko 2016, table 1).
 
-    def __init__(self, depth: int, widen_factor: int, dropout: float, channels: int, classes: int) -> None:
+    `depth` is groups * convs * n + groups + 1, for n blocks of `convs` convolutions in each group: 6 n + 4 in the paper.
+    A group has `multiplier` times the channels of the one before, and all but the first halve the grid.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        widen_factor: int,
+        dropout: float,
+        channels: int,
+        classes: int,
+        kernel_size: int = 3,
+        convs: int = 2,
+        groups: int = 3,
+        multiplier: float = 2.0,
+        layers: ConvLayers = PAPER,
+    ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        stem = layers.stem(channels, 16)
+        self.stem = stem if len(stem) > 1 else stem[0]
+        count = (depth - groups - 1) // (groups * convs)
+        widths = [16, *(round(16 * widen_factor * multiplier**group) for group in range(groups))]
         blocks: list[nn.Module] = []
-        before = 16
-        for after, first_stride in ((16 * widen_factor, 1), (32 * widen_factor, 2), (64 * widen_factor, 2)):
-            for stride in [first_stride] + [1] * ((depth - 4) // 6 - 1):
-                blocks.append(Block(before, after, stride, dropout))
-                before = after
+        for group, (before, after) in enumerate(pairwise(widths)):
+            blocks.append(Block(before, after, 2 if group else 1, dropout, kernel_size, convs, layers))
+            blocks += [Block(after, after, 1, dropout, kernel_size, convs, layers) for _ in range(count - 1)]
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Sequential(nn.BatchNorm2d(before), nn.ReLU(True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.linear = nn.Linear(before, classes)
+        self.head = nn.Sequential(*layers.before(widths[-1]), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.linear = nn.Linear(widths[-1], classes)
         self.apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -27,26 +50,30 @@ class WideResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Twice norm, ReLU, 3x3 convolution, added to the input: `basic-wide`, `wide-dropout` (figure 1)."""
+    """Convolutions added to the input, in the paper twice norm, ReLU, 3x3: `basic-wide`, `wide-dropout` (figure 1).
 
-    def __init__(self, before: int, after: int, stride: int, dropout: float) -> None:
+    Dropout is between the convolutions.
+    """
+
+    def __init__(
+        self, before: int, after: int, stride: int, dropout: float, kernel_size: int, convs: int, layers: ConvLayers
+    ) -> None:
         super().__init__()
-        self.activate = nn.Sequential(nn.BatchNorm2d(before), nn.ReLU(True))
-        self.residual = nn.Sequential(
-            nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.ReLU(True),
-            *([nn.Dropout(dropout)] if dropout else []),
-            nn.Conv2d(after, after, 3, padding=1, bias=False),
-        )
+        self.activate = nn.Sequential(*layers.before(before))
+        parts: list[nn.Module] = [convolution(before, after, kernel_size, stride), *layers.after(after)]
+        for _ in range(convs - 1):
+            parts += layers.layer(after, after, kernel_size, dropout=dropout)
+        self.residual = nn.Sequential(*parts)
         changes = before != after or stride != 1
         self.shortcut = nn.Conv2d(before, after, 1, stride, bias=False) if changes else None
 
     def forward(self, images: Tensor) -> Tensor:
         activated = self.activate(images)
         shortcut = images if self.shortcut is None else self.shortcut(activated)  # as in the authors' code
-        added: Tensor = self.residual(activated).add_(shortcut)  # in place: a convolution keeps no output for backward
-        return added
+        residual: Tensor = self.residual(activated)
+        if isinstance(self.residual[-1], nn.Conv2d):
+            return residual.add_(shortcut)  # in place: a convolution keeps no output for backward
+        return residual + shortcut
 
 
 @torch.no_grad()
