@@ -7,6 +7,9 @@ SEARCH = {
     "label_smoothing": "0,0.1,0.2",
     "crop_padding": "1,2,4",
     "cycle_peak": "0.1,0.23,0.4",
+    "cycle_ratio": "5,20,50",  # 5 published; 20 in fast.ai's lesson 12 of 2018, 50 in its record run
+    "cycle_tail": "0.2,0.15",  # 20 % in both; 15 % in the record run
+    "cycle_momentum": "0.85:0.85,0.95:0.85",  # published; the lesson
     "lookahead": "0,5,10",
 }
 

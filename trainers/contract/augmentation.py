@@ -18,8 +18,8 @@ def crop_and_flip(
 ) -> Tensor:
     """Shift each image by up to `padding` pixels per axis, and mirror it if requested; uses a single gather.
 
-    The border shows the image reflected, or zeros. `flipped` holds a bool for each row. Height and width must be greater
-    than `padding`.
+    The border shows the image reflected, or zeros. `flipped` holds a bool for each row. Height and width must be
+    greater than `padding`.
     """
     rows, _, height, width = images.shape
     device = images.device

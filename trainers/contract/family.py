@@ -122,6 +122,7 @@ class Phase:
     closure: bool = False  # the optimizer computes the loss several times in its step, as L-BFGS does
     local_params: tuple[str, ...] = ()  # tensors of its state that each micro-batch optimises itself
     local_optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
+    pre_loss: Callable[[Mapping[str, nn.Module]], None] | None = None  # precedes the losses: clip weights here
 
     def __new__(cls, *values: Any, **named: Any) -> Self:
         if problems := old_names.renamed("Phase", named, f"phase {(values or ['?'])[0]}"):

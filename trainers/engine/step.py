@@ -7,7 +7,7 @@ waits for a GPU: what a step computes is read at a look (`Trainer.look`), and a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,6 +96,7 @@ def _run_synchronized(trainer: Trainer, phase: Phase) -> None:
     """A phase whose gradients are synchronized between all micro-batches, for one optimizer step."""
     gate, optimizing = trainer.gate, trainer.optimizers[phase.optimizer]
     _set_values(trainer, phase.optimizer, optimizing)
+    _change_weights(trainer, phase, phase.pre_loss)
     if phase.closure:
         _step_with_closure(trainer, phase, optimizing)
     else:
@@ -106,17 +107,23 @@ def _run_synchronized(trainer: Trainer, phase: Phase) -> None:
             phase.pre_step(trainer.networks)
         with gate.protecting(optimizing.unguarded):
             optimizing.optimizer.step()
-    if phase.post_step is not None:
-
-        def trained() -> list[Tensor]:
-            return [parameter for name in phase.trains for parameter in trainer.networks[name].parameters()]
-
-        with torch.no_grad(), gate.protecting(trained):
-            phase.post_step(trainer.networks)
+    _change_weights(trainer, phase, phase.post_step)
     for index, microbatch in trainer.microbatches.items():
         if microbatch.state:
             new = {name: value.detach() for name, value in microbatch.state.items()}
             trainer.microbatch_state[index] = gate.choose_each(trainer.microbatch_state[index], new)
+
+
+def _change_weights(trainer: Trainer, phase: Phase, change: Callable[[Mapping[str, nn.Module]], None] | None) -> None:
+    """Let the family change the weights that a phase trains, if the gate is open."""
+    if change is None:
+        return
+
+    def trained() -> list[Tensor]:
+        return [parameter for name in phase.trains for parameter in trainer.networks[name].parameters()]
+
+    with torch.no_grad(), trainer.gate.protecting(trained):
+        change(trainer.networks)
 
 
 def _set_values(trainer: Trainer, name: str, optimizing: ScheduledOptimizer) -> None:

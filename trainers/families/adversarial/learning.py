@@ -16,8 +16,10 @@ from trainers.data.images import signed
 from trainers.families.adversarial import watching
 from trainers.families.adversarial.judging import Judging
 from trainers.families.adversarial.networks import Critic, Generator
+from trainers.families.adversarial.perceptrons import PerceptronCritic, PerceptronGenerator
 from trainers.settings.config import SampleSettings
 
+AUTO_WIDTHS = {"mlp": 512, "resnet": 128}  # of networks whose papers have the same for all images
 ROWS, COLUMNS = 16, 8  # of the grid of a conditional run, one row per class
 Shown = tuple[Tensor, Tensor | None]  # images, and their classes in a conditional run
 
@@ -27,7 +29,11 @@ class Adversarial(Judging):
 
     ema_networks = ("generator",)
     critic: ClassVar[str] = "critic"
-    critic_norm: ClassVar[bool] = True  # whether batch norms make scores depend on other images
+
+    @property
+    def critic_norm(self) -> bool:
+        """Whether batch norms make scores depend on other images."""
+        return bool(self.config.critic_norm)
 
     @property
     def classes(self) -> int:
@@ -36,14 +42,22 @@ class Adversarial(Judging):
 
     @property
     def width(self) -> int:
-        return min(64, self.facts["image_size"]) if self.config.width == "auto" else int(self.config.width)
+        usual = AUTO_WIDTHS.get(self.config.network, min(64, self.facts["image_size"]))
+        return usual if self.config.width == "auto" else int(self.config.width)
 
     def networks(self) -> dict[str, nn.Module]:
         config, channels, size = self.config, self.facts["channels"], self.facts["image_size"]
-        more = {"classes": self.classes, "extra": config.n_extra_layers, "norm_after": config.norm_after_activation}
+        more = {"classes": self.classes, "norm_after": config.norm_after_activation}
+        images, norms = (self.width, channels, size), (config.generator_norm, self.critic_norm)
+        if config.network == "mlp":
+            return {
+                "generator": PerceptronGenerator(config.latent_dim, *images, norms[0], **more),
+                self.critic: PerceptronCritic(*images, norms[1], **more),
+            }
+        more["extra"] = config.n_extra_layers
         return {
-            "generator": Generator(config.latent_dim, self.width, channels, size, config.upsample, **more),
-            self.critic: Critic(self.width, channels, size, self.critic_norm, **more),
+            "generator": Generator(config.latent_dim, *images, config.upsample, norm=norms[0], **more),
+            self.critic: Critic(*images, norms[1], head=config.head, **more),
         }
 
     def alike(self, networks: Mapping[str, nn.Module], kind: Callable[..., Any], **arguments: Any) -> Optimizers:
@@ -150,15 +164,16 @@ class Wasserstein(Adversarial):
     """
 
     def phases(self, step: int) -> tuple[Phase, ...]:
-        critic = Phase("critic", ("critic",), "critic", self.criticise, post_step=self.constrain)
+        critic = Phase("critic", ("critic",), "critic", self.criticise, **self.constraints())
         generator = Phase("generator", ("generator",), "generator", self.generate, new_batch=False)
         return (*[critic] * self.config.batches_per_step(step), generator)
 
     def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         raise NotImplementedError
 
-    def constrain(self, networks: Mapping[str, nn.Module]) -> None:
-        """Called after each step of the critic."""
+    def constraints(self) -> dict[str, Callable[[Mapping[str, nn.Module]], None]]:
+        """What bounds the critic in each of its phases, as `pre_loss` or `post_step`."""
+        return {}
 
     def distance(self, real: Tensor, fake: Tensor, wrong: Sequence[Tensor] = ()) -> Tensor:
         """Mean score of real images minus that of all others."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv_transpose2d
+from torch.nn.functional import conv_transpose2d, interpolate
 
 SLOPE = 0.2  # of the critics' activation below zero
 
@@ -30,29 +30,53 @@ class Generator(nn.Module):
         classes: int = 0,
         extra: int = 0,
         norm_after: bool = False,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         self.classes = classes
         widths = [width << level for level in reversed(range(int(math.log2(size)) - 2))]
 
         def active(channels: int) -> list[nn.Module]:
+            if not norm:
+                return [nn.ReLU(inplace=True)]
             both = [nn.BatchNorm2d(channels), nn.ReLU(inplace=not norm_after)]
             return both[::-1] if norm_after else both
 
         layers: list[nn.Module] = [Project(latent + classes, widths[0])]
-        for before, after in zip(widths, [*widths[1:], channels], strict=True):
+        for level, (before, after) in enumerate(zip(widths, [*widths[1:], channels], strict=True)):
             layers += active(before)
             for _ in range(extra if after == channels else 0):
                 layers += [nn.Conv2d(before, before, 3, padding=1, bias=False), *active(before)]
             if upsample == "transposed":
                 layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)]
             else:
-                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1, bias=False)]
+                layers += [upsampling(upsample, 4 << level), nn.Conv2d(before, after, 3, padding=1, bias=False)]
         self.main = nn.Sequential(*layers, nn.Tanh()).apply(initialise)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         images: Tensor = self.main(with_class(latent, labels, self.classes))
         return images
+
+
+def upsampling(mode: str, side: int) -> nn.Module:
+    """Doubles images of this side; `mode` is nearest, bilinear or bicubic."""
+    return nn.Upsample(scale_factor=2) if mode == "nearest" else SmoothUpsampling(mode, side)
+
+
+class SmoothUpsampling(nn.Module):
+    """Images (rows, channels, side, side) to twice the side, as `interpolate` makes them without aligned corners.
+
+    By products with a matrix, whose gradients are the same in every pass: those of `interpolate` are not on GPUs.
+    """
+
+    def __init__(self, mode: str, side: int) -> None:
+        super().__init__()
+        one_axis = interpolate(torch.eye(side)[None, None], size=(2 * side, side), mode=mode, align_corners=False)
+        self.matrix: Tensor
+        self.register_buffer("matrix", one_axis[0, 0], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.matrix @ images @ self.matrix.T
 
 
 class Project(nn.Module):
@@ -83,6 +107,7 @@ class Critic(nn.Module):
         classes: int = 0,
         extra: int = 0,
         norm_after: bool = False,
+        head: str = "conv",
     ) -> None:
         super().__init__()
         widths = [width << level for level in range(int(math.log2(size)) - 2)]
@@ -99,7 +124,8 @@ class Critic(nn.Module):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False), *active(after, norm and not first)]
             for _ in range(extra if first else 0):
                 layers += [nn.Conv2d(after, after, 3, padding=1, bias=False), *active(after, norm)]
-        self.main = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, bias=False)).apply(initialise)
+        last = nn.Conv2d(widths[-1], 1, 4, bias=False) if head == "conv" else PooledHead(widths[-1])
+        self.main = nn.Sequential(*layers, last).apply(initialise)
         self.of_class = nn.Embedding(classes, widths[-1]).apply(initialise) if classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None, mixed: Tensor | None = None) -> Any:
@@ -130,7 +156,8 @@ class Critic(nn.Module):
                     above, below = images.new_tensor(1.0), images.new_tensor(layer.negative_slope)
                     bends.append(torch.where(images > 0, above, below))
         last: Any = self.main[-1]
-        slopes: Tensor = last.weight.expand(len(images), -1, -1, -1)
+        filters = last.filters(images.shape[-1]) if isinstance(last, PooledHead) else last.weight
+        slopes: Tensor = filters.expand(len(images), -1, -1, -1)
         if self.of_class is not None and labels is not None:
             slopes = slopes + self.of_class(labels)[:, :, None, None]
         for layer in reversed(self.main[:-1]):
@@ -139,6 +166,22 @@ class Critic(nn.Module):
             else:
                 slopes = slopes * bends.pop()
         return slopes
+
+
+class PooledHead(nn.Module):
+    """Features (rows, channels, height, width) to scores (rows, 1): their means over the image, and a linear layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, 1, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        scores: Tensor = self.linear(features.mean((2, 3)))
+        return scores
+
+    def filters(self, side: int) -> Tensor:
+        """The same as filters (1, channels, side, side) of a convolution."""
+        return self.linear.weight[:, :, None, None].expand(-1, -1, side, side) / side**2
 
 
 def slopes_by_autograd(

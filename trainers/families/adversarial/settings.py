@@ -19,6 +19,10 @@ from trainers.settings.rules import BESIDE, VALUE
 from trainers.storage.checkpoint import WEIGHTS, all_in
 
 SIZES = (16, 32, 64, 128)
+WITHOUT = {  # settings without effect on other networks than DCGAN's
+    "mlp": ("n_extra_layers", "upsample", "head"),
+    "resnet": ("n_extra_layers", "norm_after_activation", "head"),
+}
 OWN_FEATURES = ("auto", "pixels", "inception")
 MODELS = {"squeezenet": "squeezenet1_1"}  # of `classifier`, by shorter names
 FEWEST = 16  # held-out images that an evaluation needs
@@ -79,6 +83,11 @@ def beta(name: str, default: float, source: str) -> Any:
     return setting(default, about, at_least=0, below=1, source=source, group="optimizer")
 
 
+def norm_of_critic(name: str, source: str) -> Any:
+    """The setting of batch norms in the critic or discriminator."""
+    return setting(True, f"batch norms in the {name}", source=source, network=True)
+
+
 def critic_steps(source: str) -> Any:
     """The setting of how often the critic learns in a step."""
     return setting(5, "critic steps per step", at_least=1, at_most=1000, source=source, group="optimizer")
@@ -121,11 +130,26 @@ class AdversarialConfig(ImageConfig):
         network=True,
     )
     width: int | Literal["auto"] = setting(
-        "auto", "channels at half size; auto: image size, at most 64", at_least=1, at_most=1_000_000, network=True
+        "auto",
+        "channels at half size; auto: image size, at most 64; units with network=mlp (auto: 512)",
+        at_least=1,
+        at_most=1_000_000,
+        network=True,
     )
-    upsample: Literal["transposed", "nearest"] = setting(
-        "transposed", "upsampling; nearest: no checkerboard artifacts", network=True
+    network: Literal["dcgan", "mlp"] = setting(
+        "dcgan", "DCGAN's, or mlp: fully connected with four hidden layers", network=True
     )
+    upsample: Literal["transposed", "nearest", "bilinear", "bicubic"] = setting(
+        "transposed",
+        "upsampling; all but transposed: no checkerboard artifacts; with network=resnet, transposed is nearest",
+        network=True,
+    )
+    head: Literal["conv", "pool"] = setting(
+        "conv",
+        "last layer of the critic: a 4x4 convolution, or the mean over the image and a linear layer",
+        network=True,
+    )
+    generator_norm: bool = setting(True, "batch norms in the generator", source="Radford 2016, section 3", network=True)
     n_extra_layers: int = setting(
         0,
         "additional 3x3 convolutions in each network, at half size",
@@ -180,7 +204,8 @@ class AdversarialConfig(ImageConfig):
 
     @classmethod
     def validate_settings(cls, good: Mapping[str, Any], family: str) -> list[Problem]:
-        problems, features = super().validate_settings(good, family), str(good.get("features", "auto"))
+        problems = [*super().validate_settings(good, family), *cls._network_problems(good)]
+        features = str(good.get("features", "auto"))
         model, _, path = features.rpartition(":")
 
         def no_judge(reason: str, hint: str = "", code: str = NO_JUDGE) -> None:
@@ -200,6 +225,24 @@ class AdversarialConfig(ImageConfig):
                 no_judge("is a folder without weights", "use a file of weights")
         elif not model and any(why := _no_judge(_resolved(path))):
             no_judge(*why)
+        return problems
+
+    @classmethod
+    def _network_problems(cls, good: Mapping[str, Any]) -> list[Problem]:
+        """A problem for each setting that has no effect on the networks, and for norms over one number."""
+        network = good.get("network", "dcgan")
+        problems = [
+            Problem(BESIDE, name, "needs network=dcgan", f"leave it out with network={network}")
+            for name in WITHOUT.get(network, ())
+            if name in good and good[name] != cls.model_fields[name].get_default()
+        ]
+        norms = good.get("generator_norm", True) or good.get("critic_norm", False)
+        if good.get("norm_after_activation", False) and not norms:
+            hint = "leave it out, or use generator_norm=true"
+            problems.append(Problem(BESIDE, "norm_after_activation", "the networks have no norms", hint, True))
+        if network == "mlp" and norms and good.get("microbatch_size") == 1:
+            reason, hint = "a norm of network=mlp needs at least two images", "use microbatch_size=2"
+            problems.append(Problem(BESIDE, "microbatch_size", reason, hint, 1))
         return problems
 
     def num_held_out(self, facts: Mapping[str, Any]) -> int:

@@ -21,9 +21,7 @@ class ResidualConfig(ClassificationConfig):
 
     checks: ClassVar[tuple[Check, ...]] = (*ClassificationConfig.checks, Check(("kernel_size",), _odd))
 
-    kernel_size: int = setting(
-        3, "side of the filters of residual layers, odd", at_least=1, at_most=31, network=True
-    )
+    kernel_size: int = setting(3, "side of the filters of residual layers, odd", at_least=1, at_most=31, network=True)
     convs_per_block: int = setting(
         2,
         "convolutions that are added to the input together",
@@ -40,12 +38,8 @@ class ResidualConfig(ClassificationConfig):
         "order of convolution, batch norm and activation; norm_act_conv is the pre-activation of He 2016",
         network=True,
     )
-    norm_momentum: float = setting(
-        0.1, "share of each step in the running averages of batch norms", above=0, at_most=1
-    )
-    leaky_slope: float = setting(
-        0.1, "slope of the activation below zero; 0: ReLU", at_least=0, below=1, network=True
-    )
+    norm_momentum: float = setting(0.1, "share of each step in the running averages of batch norms", above=0, at_most=1)
+    leaky_slope: float = setting(0.1, "slope of the activation below zero; 0: ReLU", at_least=0, below=1, network=True)
 
     def lonely_norms(self, side: int) -> list[Problem]:
         """A problem if the last batch norms, of images of this many pixels, would see a single number."""

@@ -44,7 +44,9 @@ def _padding_fits(crop_padding: int, image_size: int | str) -> Problem | None:
 def _padding_used(padding: str, crop_padding: int) -> Problem | None:
     if padding == "reflect" or crop_padding:
         return None
-    return Problem(BESIDE, "padding", "has no effect with crop_padding=0", "use crop_padding=4, or leave it out", padding)
+    return Problem(
+        BESIDE, "padding", "has no effect with crop_padding=0", "use crop_padding=4, or leave it out", padding
+    )
 
 
 def _one_crop(enlarge: int, crop_padding: int) -> Problem | None:

@@ -57,7 +57,9 @@ def _of_other_model(name: str) -> Check:
     def rule(model: str, value: Any) -> Problem | None:
         if model == owner or value == default or _model_problem(model):
             return None
-        return Problem(BESIDE, name, f"is for model={owner}, and has no effect with model={model}", "leave it out", value)
+        return Problem(
+            BESIDE, name, f"is for model={owner}, and has no effect with model={model}", "leave it out", value
+        )
 
     return Check(("model", name), rule)
 

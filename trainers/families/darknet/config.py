@@ -33,9 +33,7 @@ def _inner(inner: float, convs_per_block: int) -> Problem | None:
     return Problem(BESIDE, "inner", "a residual layer of one convolution has no inner channels", hint, inner)
 
 
-def _no_layers(
-    blocks: tuple[int, ...], inner: float, kernel_size: int, convs_per_block: int
-) -> Problem | None:
+def _no_layers(blocks: tuple[int, ...], inner: float, kernel_size: int, convs_per_block: int) -> Problem | None:
     given = {"inner": (inner, INNER), "kernel_size": (kernel_size, 3), "convs_per_block": (convs_per_block, 2)}
     without_effect = [name for name, (value, usual) in given.items() if value != usual]
     if any(blocks) or not without_effect:

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from trainers.families.adversarial.settings import TINY, AdversarialConfig, beta, rate
+from trainers.families.adversarial.settings import TINY, AdversarialConfig, beta, norm_of_critic, rate
 
 
 class Config(AdversarialConfig):
@@ -18,3 +18,4 @@ class Config(AdversarialConfig):
 
     learning_rate: float = rate(2e-4, "Adam", "Radford 2016, section 4")
     beta1: float = beta("beta1", 0.5, "Radford 2016, section 4")
+    critic_norm: bool = norm_of_critic("discriminator", "Radford 2016, section 3")

@@ -1,8 +1,8 @@
 """Settings of WGAN: Arjovsky, Chintala, Bottou, "Wasserstein GAN", 2017 (arXiv 1701.07875)."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from trainers.families.adversarial.settings import TINY, AdversarialConfig, critic_steps, rate
+from trainers.families.adversarial.settings import TINY, AdversarialConfig, critic_steps, norm_of_critic, rate
 from trainers.settings.fields import setting
 
 
@@ -69,9 +69,13 @@ class Config(AdversarialConfig):
         source="Arjovsky 2017, algorithm 1",
         group="optimizer",
     )
-    critic_norm: bool = setting(
-        True, "batch norms in the critic", source="Arjovsky 2017, section 4.3 shows both", network=True
+    clip_when: Literal["after", "before"] = setting(
+        "after",
+        "clip after each critic step, or before it, which leaves the last one unclipped",
+        source="Arjovsky 2017, algorithm 1",
+        group="optimizer",
     )
+    critic_norm: bool = norm_of_critic("critic", "Arjovsky 2017, section 4.3 shows both")
 
     def batches_per_step(self, step: int) -> int:
         long = self.n_critic_warmup and (step < self.warmup_steps or step % 500 == 0)

@@ -16,16 +16,10 @@ def _resnet_size(network: str, image_size: int | str) -> Problem | None:
     return Problem(BESIDE, "image_size", reason, hint, image_size)
 
 
-def _resnet_plain(network: str, n_extra_layers: int, norm_after_activation: bool, upsample: str) -> Problem | None:
-    of_dcgan = {
-        "n_extra_layers": n_extra_layers > 0,
-        "norm_after_activation": norm_after_activation,
-        "upsample": upsample != "transposed",
-    }
-    given = [name for name, is_said in of_dcgan.items() if is_said]
-    if network != "resnet" or not given:
+def _penalised(penalty: float, penalty_sides: str) -> Problem | None:
+    if penalty or penalty_sides == "two":
         return None
-    return Problem(BESIDE, given[0], "needs network=dcgan", "leave it out with network=resnet")
+    return Problem(BESIDE, "penalty_sides", "has no effect with penalty=0", "leave it out", penalty_sides)
 
 
 class Config(AdversarialConfig):
@@ -34,7 +28,7 @@ class Config(AdversarialConfig):
     checks: ClassVar[tuple[Check, ...]] = (
         *AdversarialConfig.checks,
         Check(("network", "image_size"), _resnet_size),
-        Check(("network", "n_extra_layers", "norm_after_activation", "upsample"), _resnet_plain),
+        Check(("penalty", "penalty_sides"), _penalised),
     )
     defaults: ClassVar = {"cycle_momentum": (0.0, 0.0)}
     small: ClassVar = {
@@ -57,9 +51,9 @@ class Config(AdversarialConfig):
         "resnet": {**TINY, "image_size": 32, "steps": 3, "n_critic": 2, "network": "resnet", "conditional": True},
     }
 
-    network: Literal["dcgan", "resnet"] = setting(
+    network: Literal["dcgan", "mlp", "resnet"] = setting(
         "dcgan",
-        "DCGAN's, without norms in the critic, or the paper's residual one for 32 pixels",
+        "DCGAN's, without norms in the critic; mlp: fully connected; or the paper's residual ones for 32 pixels",
         source="Gulrajani 2017, appendices B and C",
         network=True,
     )
@@ -69,6 +63,12 @@ class Config(AdversarialConfig):
         at_least=0,
         log=True,
         source="Gulrajani 2017, algorithm 1",
+        group="optimizer",
+    )
+    penalty_sides: Literal["two", "one"] = setting(
+        "two",
+        "two: on gradient norms above and below 1; one: above 1 only",
+        source="Gulrajani 2017, section 4",
         group="optimizer",
     )
     n_critic: int = critic_steps("Gulrajani 2017, algorithm 1")

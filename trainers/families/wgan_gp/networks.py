@@ -3,28 +3,27 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, relu
+from torch.nn.functional import avg_pool2d, relu
 
-from trainers.families.adversarial.networks import Project, labels_of, slopes_by_autograd, with_class
+from trainers.families.adversarial.networks import Project, labels_of, slopes_by_autograd, upsampling, with_class
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; `resample` is "up", "down" or "none"."""
+    """Two 3x3 convolutions beside a shortcut; `resample` is "down", "none", or an `upsampling`."""
 
-    def __init__(self, before: int, after: int, resample: str, norm: bool) -> None:
+    def __init__(self, before: int, after: int, resample: str | nn.Module, norm: bool) -> None:
         super().__init__()
-        self.resample = resample
+        self.down, self.larger = resample == "down", resample if isinstance(resample, nn.Module) else nn.Identity()
         self.norms = nn.ModuleList([nn.BatchNorm2d(before), nn.BatchNorm2d(after)] if norm else [])
         self.convolutions = nn.ModuleList([convolution(before, after), convolution(after, after)])
         self.shortcut = convolution(before, after, 1) if before != after or resample != "none" else None
 
     def forward(self, images: Tensor) -> Tensor:
         first, second = self.convolutions
-        inner = relu(self.norms[0](images) if self.norms else images)
-        inner = first(larger(inner) if self.resample == "up" else inner)
+        inner = first(self.larger(relu(self.norms[0](images) if self.norms else images)))
         inner = second(relu(self.norms[1](inner) if self.norms else inner))
-        beside = larger(images) if self.resample == "up" else images
-        if self.resample == "down":
+        beside = self.larger(images)
+        if self.down:
             inner, beside = avg_pool2d(inner, 2), avg_pool2d(beside, 2)
         features: Tensor = inner + (beside if self.shortcut is None else self.shortcut(beside))
         return features
@@ -33,14 +32,22 @@ class Block(nn.Module):
 class ResNetGenerator(nn.Module):
     """Latent (rows, latent, 1, 1), and labels (rows,) if there are classes, to images (rows, channels, 32, 32)."""
 
-    def __init__(self, latent: int, width: int, channels: int, classes: int = 0) -> None:
+    def __init__(
+        self,
+        latent: int,
+        width: int,
+        channels: int,
+        classes: int = 0,
+        norm: bool = True,
+        upsample: str = "nearest",
+    ) -> None:
         super().__init__()
         self.classes = classes
         last = convolution(width, channels)
         self.main = nn.Sequential(
             Project(latent + classes, width),
-            *[Block(width, width, "up", norm=True) for _ in range(3)],
-            nn.BatchNorm2d(width),
+            *[Block(width, width, upsampling(upsample, side), norm) for side in (4, 8, 16)],
+            *([nn.BatchNorm2d(width)] if norm else []),
             nn.ReLU(),
             last,
             nn.Tanh(),
@@ -97,7 +104,3 @@ def convolution(before: int, after: int, size: int = 3) -> nn.Conv2d:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def larger(images: Tensor) -> Tensor:
-    return interpolate(images, scale_factor=2, mode="nearest")

@@ -11,15 +11,20 @@ from trainers.families.wgan_gp.networks import ResNetCritic, ResNetGenerator
 
 
 class WGANGP(Wasserstein):
-    critic_norm = False  # the penalty is on the slopes of each image's own score
+    @property
+    def critic_norm(self) -> bool:
+        return False  # the penalty is on the slopes of each image's own score
 
     def networks(self) -> dict[str, nn.Module]:
-        if self.config.network == "dcgan":
+        config, channels = self.config, self.facts["channels"]
+        if config.network != "resnet":
             return super().networks()
-        width = 128 if self.config.width == "auto" else self.config.width
+        upsample = "nearest" if config.upsample == "transposed" else config.upsample  # as in the paper
         return {
-            "generator": ResNetGenerator(self.config.latent_dim, width, self.facts["channels"], self.classes),
-            "critic": ResNetCritic(width, self.facts["channels"], self.classes),
+            "generator": ResNetGenerator(
+                config.latent_dim, self.width, channels, self.classes, config.generator_norm, upsample
+            ),
+            "critic": ResNetCritic(self.width, channels, self.classes),
         }
 
     def optimizers(self, networks: Mapping[str, nn.Module]) -> Optimizers:
@@ -33,6 +38,7 @@ class WGANGP(Wasserstein):
         scores, slopes = networks["critic"](*concatenated_images(shown), mixed)
         real, fake, *wrong = scores.to(microbatch.dtype).chunk(len(shown))
         steepness = slopes.to(microbatch.dtype).flatten(1).norm(dim=1)
-        penalty = (steepness - 1).square().mean()
+        excess = steepness - 1
+        penalty = (excess if self.config.penalty_sides == "two" else excess.clamp(min=0)).square().mean()
         loss = self.config.penalty * penalty - self.distance(real, fake, wrong)
         return Loss(loss, {"distance": self.distance(real, fake), "steepness": steepness.mean()})

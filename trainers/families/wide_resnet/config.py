@@ -51,7 +51,9 @@ class Config(ResidualConfig):
         "tiny": {**TINY, "depth": 10, "widen_factor": 1, "dropout": 0.3, "crop_padding": 1, "label_smoothing": 0.1}
     }
 
-    depth: int = setting(28, "convolutions in a row: 6n + 4 with 2 in a block and 3 groups", at_least=3, at_most=10_000, network=True)
+    depth: int = setting(
+        28, "convolutions in a row: 6n + 4 with 2 in a block and 3 groups", at_least=3, at_most=10_000, network=True
+    )
     widen_factor: int = setting(10, "times the width of the thin network", at_least=1, at_most=10_000, network=True)
     groups: int = setting(
         3,

@@ -13,8 +13,8 @@ PAPER = ConvLayers("norm_act_conv", norm_momentum=0.1, leaky_slope=0.0)
 class WideResNet(nn.Module):
     """Images (rows, channels, height, width) to logits (rows, classes) (Zagoruyko 2016, table 1).
 
-    `depth` is groups * convs * n + groups + 1, for n blocks of `convs` convolutions in each group: 6 n + 4 in the paper.
-    A group has `multiplier` times the channels of the one before, and all but the first halve the grid.
+    `depth` is groups * convs * n + groups + 1, for n blocks of `convs` convolutions in each group: in the paper
+    6 n + 4. A group has `multiplier` times the channels of the one before, and all but the first halve the grid.
     """
 
     def __init__(
