@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,24 @@ from sentences import Sentences
 from torch import Tensor, nn
 
 from trainers.base.errors import TroupeError
+from trainers.contract import schedules
 from trainers.data.images import ImageData, Part
 from trainers.distributed.process_group import World
 from trainers.engine.control import Control
 from trainers.engine.step import run_phase, train_step
 from trainers.engine.trainer import Trainer
 from trainers.families import classifiers, registry
-from trainers.families.adversarial.networks import Critic, Generator, slopes_by_autograd
+from trainers.families.adversarial.networks import (
+    Critic,
+    Generator,
+    PooledHead,
+    SmoothUpsampling,
+    slopes_by_autograd,
+    upsampling,
+)
+from trainers.families.adversarial.perceptrons import PerceptronCritic, PerceptronGenerator
 from trainers.families.classification.settings import ClassificationConfig
+from trainers.settings.fields import plain
 
 ADVERSARIAL = ("dcgan", "wgan", "wgan_gp")
 
@@ -95,10 +106,109 @@ def test_the_norm_lies_where_it_is_asked_for() -> None:
     assert kinds == [nn.Conv2d, nn.LeakyReLU, nn.Conv2d, nn.LeakyReLU, nn.BatchNorm2d, nn.Conv2d]
 
 
-@pytest.mark.parametrize(("extra", "classes"), [(0, 0), (2, 0), (1, 5)])
-def test_slopes_by_hand_are_those_of_autograd_and_so_are_their_gradients(extra: int, classes: int) -> None:
+@pytest.mark.parametrize("side", [4, 5, 16])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_smooth_upsampling_is_that_of_interpolate_and_so_is_its_gradient(mode: str, side: int) -> None:
+    images = torch.randn(2, 3, side, side, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 3, 2 * side, 2 * side, dtype=torch.float64)
+    found = {}
+    for name, layer in (
+        ("ours", upsampling(mode, side).double()),
+        ("torch", nn.Upsample(scale_factor=2, mode=mode, align_corners=False)),
+    ):
+        images.grad = None
+        made = layer(images)
+        (made * weights).sum().backward()
+        found[name] = (made.detach(), images.grad)
+    for one, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert list(upsampling(mode, side).state_dict()) == [], "exports need no matrix"
+
+
+@pytest.mark.parametrize("upsample", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_generator_upsamples_in_every_mode(upsample: str, size: int) -> None:
+    generator = Generator(7, 4, 3, size, upsample)
+    assert generator(torch.randn(2, 7, 1, 1)).shape == (2, 3, size, size)
+    assert generator.state_dict().keys() == Generator(7, 4, 3, size, "nearest").state_dict().keys()
+
+
+@pytest.mark.parametrize("head", ["conv", "pool"])
+def test_a_critic_has_the_head_that_is_asked_for(head: str) -> None:
+    critic = Critic(4, 1, 16, head=head)
+    images = torch.randn(3, 1, 16, 16)
+    features = critic.main[:-1](images)
+    kinds = {"conv": nn.Conv2d, "pool": PooledHead}
+    assert type(critic.main[-1]) is kinds[head]
+    if head == "pool":
+        wanted = features.mean((2, 3)) @ critic.main[-1].linear.weight[0]  # type: ignore[index, union-attr]
+        torch.testing.assert_close(critic(images), wanted)
+
+
+def norms_of(networks: Mapping[str, nn.Module]) -> list[bool]:
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    return [any(isinstance(layer, kinds) for layer in network.modules()) for network in networks.values()]
+
+
+@pytest.mark.parametrize("network", ["dcgan", "mlp"])
+@pytest.mark.parametrize("family", ["dcgan", "wgan"])
+def test_each_network_has_norms_only_if_asked_for(family: str, network: str) -> None:
+    for generator, critic in itertools.product((True, False), repeat=2):
+        networks = trainer_of(family, data_of(), network=network, generator_norm=generator, critic_norm=critic).networks
+        assert norms_of(networks) == [generator, critic]
+
+
+@pytest.mark.parametrize("network", ["dcgan", "mlp", "resnet"])
+def test_the_critic_of_wgan_gp_has_no_norms_and_its_generator_if_asked_for(network: str) -> None:
+    for generator in (True, False):
+        words: dict[str, Any] = {"network": network, "generator_norm": generator, "image_size": 32}
+        assert norms_of(trainer_of("wgan_gp", data_of(size=32), **words).networks) == [generator, False]
+
+
+@pytest.mark.parametrize("upsample", ["transposed", "nearest", "bicubic"])
+def test_residual_generators_upsample_as_asked_for_and_by_default_as_in_the_paper(upsample: str) -> None:
+    words: dict[str, Any] = {"network": "resnet", "image_size": 32, "upsample": upsample}
+    generator = trainer_of("wgan_gp", data_of(size=32), **words).networks["generator"]
+    kind = SmoothUpsampling if upsample == "bicubic" else nn.Upsample
+    assert sum(type(layer) is kind for layer in generator.modules()) == 3
+    assert generator(torch.randn(2, 8, 1, 1)).shape == (2, 1, 32, 32)
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_fully_connected_networks_have_four_hidden_layers(classes: int) -> None:
+    generator = PerceptronGenerator(7, 24, 3, 16, True, False, classes)
+    critic = PerceptronCritic(24, 3, 16, True, False, classes)
+    labels = torch.tensor([0, 4]) if classes else None
+    images = generator(torch.randn(2, 7, 1, 1), labels)
+    assert images.shape == (2, 3, 16, 16)
+    assert critic(images, labels).shape == (2,)
+    linear = [[layer.out_features for layer in network.modules() if isinstance(layer, nn.Linear)]
+              for network in (generator, critic)]  # fmt: skip
+    assert linear == [[24] * 4 + [3 * 16 * 16], [24] * 4 + [1]]
+    scores, slopes = critic.eval()(images, labels, images)
+    torch.testing.assert_close(slopes, slopes_by_autograd(critic.score, images, labels))
+
+
+def test_fully_connected_networks_have_the_units_of_the_paper_by_default() -> None:
+    networks = trainer_of("wgan", data_of(), network="mlp", width="auto").networks
+    assert {layer.out_features for layer in networks["critic"].modules() if isinstance(layer, nn.Linear)} == {512, 1}
+
+
+@pytest.mark.parametrize("family", ADVERSARIAL)
+def test_settings_stored_without_the_newest_ones_are_those_of_before(family: str) -> None:
+    kind = registry.config_class(family)
+    new = {"head", "generator_norm", "clip_when", "penalty_sides"}
+    new |= {"dcgan": {"network", "critic_norm"}, "wgan": {"network"}, "wgan_gp": set()}[family]
+    for words in ({}, {"image_size": 64}):
+        whole = kind.of(words, family)
+        stored = {name: value for name, value in plain(whole.model_dump()).items() if name not in new}
+        assert kind.of(kind.stored(stored), family) == whole
+
+
+@pytest.mark.parametrize(("extra", "classes", "head"), [(0, 0, "conv"), (2, 0, "pool"), (1, 5, "conv"), (0, 5, "pool")])
+def test_slopes_by_hand_are_those_of_autograd_and_so_are_their_gradients(extra: int, classes: int, head: str) -> None:
     torch.manual_seed(0)
-    critic = Critic(6, 3, 32, norm=False, classes=classes, extra=extra).double()
+    critic = Critic(6, 3, 32, norm=False, classes=classes, extra=extra, head=head).double()
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     labels = torch.arange(4) if classes else None
     found = {}
@@ -171,6 +281,45 @@ def test_weights_of_wgans_critic_are_clipped_after_each_of_its_steps() -> None:
     assert largest(trainer.networks["critic"]) <= 0.005
     trainer.look()
     assert trainer.metrics["distance"] == pytest.approx(-trainer.metrics["critic_loss"])
+
+
+def test_weights_of_wgans_critic_can_be_clipped_before_each_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its losses see clipped weights, and the last step stays as it is."""
+    words: dict[str, Any] = {"clip": 0.005, "n_critic": 2, "n_critic_warmup": 0, "learning_rate": 0.01}
+    trainer = trainer_of("wgan", data_of(), clip_when="before", **words)
+    critic, seen = trainer.networks["critic"], list[float]()
+    critic.register_forward_pre_hook(lambda module, given: seen.append(largest(critic)))
+    *steps, last = trainer.family.phases(1000)
+    for phase in steps:
+        run_phase(trainer, phase)
+    assert len(seen) == 8  # two steps of two micro-batches, real and fake apart
+    assert max(seen) <= 0.005
+    assert largest(critic) > 0.005
+    run_phase(trainer, last)
+    assert seen[-1] > 0.005, "the generator learns from the critic as its last step left it"
+
+
+@pytest.mark.parametrize(("sides", "wanted"), [("two", (0.25, 0.25)), ("one", (0.0, 0.25))])
+def test_a_penalty_has_two_sides_or_one(sides: str, wanted: tuple[float, float]) -> None:
+    """Of a critic whose gradient has a norm of 0.5 and 1.5 everywhere."""
+    trainer = trainer_of("wgan_gp", data_of(), penalty_sides=sides, penalty=1.0)
+    run_phase(trainer, trainer.family.phases(0)[0])
+    microbatch = next(iter(trainer.microbatches.values()))
+
+    for norm, penalty in zip((0.5, 1.5), wanted, strict=True):
+
+        def critic(images: Tensor, labels: Any, mixed: Tensor, norm: float = norm) -> Any:
+            return images.flatten(1)[:, 0] * 0, torch.full_like(mixed, norm / mixed[0].numel() ** 0.5)
+
+        networks: Any = {"generator": trainer.networks["generator"], "critic": critic}
+        assert trainer.family.criticise(networks, microbatch).value.item() == pytest.approx(penalty)  # type: ignore[attr-defined]
+
+
+def test_the_rate_of_the_lesson_falls_to_a_tenth_for_the_second_half() -> None:
+    words = {"learning_rate": "1e-4", "schedule": "step", "decay_at": "0.5", "decay_factor": "0.1", "steps": "100"}
+    config = registry.config_class("wgan").of(words, "wgan")
+    course = schedules.of(config, config.learning_rate)  # type: ignore[attr-defined]
+    assert [course(step, ())["lr"] for step in (0, 49, 50, 99)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
 
 
 def largest(network: nn.Module) -> float:
@@ -266,10 +415,21 @@ def test_mistakes_are_told_in_a_line_each(sentences: Sentences) -> None:
         ({"network": "resnet", "image_size": "64"}, "settings-conflict", "image_size"),
         ({"network": "resnet", "n_extra_layers": "1"}, "settings-conflict", "n_extra_layers"),
         ({"penalty": "-1"}, "bad-value", "penalty"),
+        ({"penalty": "0", "penalty_sides": "one"}, "settings-conflict", "penalty_sides"),
+        ({"network": "resnet", "head": "pool"}, "settings-conflict", "head"),
+        ({"network": "mlp", "upsample": "bicubic"}, "settings-conflict", "upsample"),
+        ({"network": "mlp", "head": "pool"}, "settings-conflict", "head"),
+        ({"network": "mlp", "microbatch_size": "1"}, "settings-conflict", "microbatch_size"),
+        ({"generator_norm": "false", "norm_after_activation": "true"}, "settings-conflict", "norm_after_activation"),
+        ({"upsample": "linear"}, "bad-value", "upsample"),
+        ({"penalty_sides": "both"}, "bad-value", "penalty_sides"),
     ):
         _, problems = kind.from_words(words, "wgan_gp")
         assert [(one.code, one.about) for one in problems] == [(code, about)]
         sentences(problems)
+    _, problems = registry.config_class("wgan").from_words({"clip_when": "during"}, "wgan")
+    assert [(one.code, one.about) for one in problems] == [("bad-value", "clip_when")]
+    sentences(problems)
     problems = kind.of({"network": "resnet"}).validate_data(data_of(size=64).facts)
     assert [(one.code, one.about, one.value) for one in problems] == [("settings-conflict", "image_size", 64)]
     sentences(problems)

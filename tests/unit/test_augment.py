@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ from numpy.typing import NDArray
 from tiers import slow
 from torch import Tensor
 
-from trainers.contract.augmentation import alternating_flips, crop_and_flip, cutout, random_flips, reflected
+from trainers.contract.augmentation import (
+    alternating_flips,
+    crop_and_flip,
+    cutout,
+    enlarge_and_crop,
+    enlarged,
+    random_flips,
+    reflected,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -26,10 +35,10 @@ def noise(rows: int, channels: int, height: int, width: int) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def crops(image: NDArray[np.uint8], padding: int, mirrored: bool) -> list[bytes]:
+def crops(image: NDArray[np.uint8], padding: int, mirrored: bool, mode: Any = "reflect") -> list[bytes]:
     """The slow way: all that a (channels, height, width) image may become, by shift down and across."""
     _, height, width = image.shape
-    wide = np.pad(image, ((0, 0), (padding, padding), (padding, padding)), mode="reflect")
+    wide = np.pad(image, ((0, 0), (padding, padding), (padding, padding)), mode=mode)
     return [
         (crop[:, :, ::-1] if mirrored else crop).tobytes()
         for down in range(2 * padding + 1) for across in range(2 * padding + 1)
@@ -55,6 +64,49 @@ def test_each_image_becomes_a_crop_of_its_reflected_self(
     assert torch.equal(images, before)
     for row, (image, result) in enumerate(zip(images.numpy(), moved.numpy(), strict=True)):
         assert result.tobytes() in crops(image, padding, flips and row % 3 == 0), row
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 9)])
+@pytest.mark.parametrize("flips", [False, True])
+def test_the_border_can_be_black(shape: tuple[int, int, int], flips: bool) -> None:
+    images = noise(12, *shape)
+    flipped = torch.arange(12) % 3 == 0 if flips else None
+    moved = crop_and_flip(images, 3, flipped, generator(), reflect=False)
+    reflecting = crop_and_flip(images, 3, flipped, generator())
+    assert moved.dtype == torch.uint8
+    for row, (image, result) in enumerate(zip(images.numpy(), moved.numpy(), strict=True)):
+        assert result.tobytes() in crops(image, 3, flips and row % 3 == 0, "constant"), row
+    assert torch.equal(torch.where(moved == 0, reflecting, moved), reflecting), "the same crops as with reflection"
+
+
+@pytest.mark.parametrize(("shape", "side"), [((3, 8, 8), 10), ((1, 32, 32), 40), ((2, 9, 9), 31), ((1, 1, 1), 4)])
+def test_enlarging_is_bilinear_to_the_nearest_integer(shape: tuple[int, int, int], side: int) -> None:
+    images = noise(5, *shape)
+    exact = torch.nn.functional.interpolate(images.double(), size=(side, side), mode="bilinear")
+    made = enlarged(images, side)
+    assert made.dtype == torch.uint8
+    assert made.shape == (5, shape[0], side, side)
+    assert (made.double() - exact).abs().max() <= 0.5 + 1e-9
+
+
+def test_the_largest_image_is_enlarged_without_overflow() -> None:
+    assert enlarged(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), 1400).eq(255).all()
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_an_enlarged_image_is_cropped_to_the_size_it_had(flips: bool) -> None:
+    images = noise(12, 3, 8, 8)
+    flipped = torch.arange(12) % 3 == 0 if flips else None
+    result = enlarge_and_crop(images, 11, flipped, generator())
+    assert result.shape == images.shape
+    places = set()
+    for row, (large, crop) in enumerate(zip(enlarged(images, 11), result, strict=True)):
+        crop = crop.flip(2) if flips and row % 3 == 0 else crop
+        found = [(down, across) for down in range(4) for across in range(4)
+                 if torch.equal(large[:, down : down + 8, across : across + 8], crop)]  # fmt: skip
+        assert len(found) == 1
+        places |= {*found}
+    assert len(places) > 6
 
 
 def test_every_shift_comes_and_none_much_more_often_than_others() -> None:

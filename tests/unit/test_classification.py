@@ -22,6 +22,7 @@ from trainers.families.classification.learning import AUXILIARY, Classification,
 from trainers.families.classification.settings import MEANS, ClassificationConfig
 from trainers.families.classifier.config import OWN
 from trainers.settings.config import Config
+from trainers.settings.fields import plain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,6 +114,39 @@ WRONG = [
     ("darknet", {"cycle_momentum": "0.9"}, "bad-value", "cycle_momentum"),
     ("wide_resnet", {"decay_at": "0.6:0.3"}, "bad-value", "decay_at"),
     ("wide_resnet", {"image_size": "32", "crop_padding": "32"}, "settings-conflict", "crop_padding"),
+    ("darknet", {"kernel_size": "2"}, "bad-value", "kernel_size"),
+    ("wide_resnet", {"kernel_size": "4"}, "bad-value", "kernel_size"),
+    ("darknet", {"convs_per_block": "0"}, "bad-value", "convs_per_block"),
+    ("darknet", {"layer_order": "act_conv_norm"}, "bad-value", "layer_order"),
+    ("darknet", {"norm_momentum": "0"}, "bad-value", "norm_momentum"),
+    ("darknet", {"leaky_slope": "1"}, "bad-value", "leaky_slope"),
+    ("darknet", {"width_multiplier": "0.5"}, "bad-value", "width_multiplier"),
+    ("darknet", {"inner": "0.25", "convs_per_block": "1"}, "settings-conflict", "inner"),
+    ("darknet", {"kernel_size": "5", "blocks": "0:0"}, "settings-conflict", "kernel_size"),
+    (
+        "darknet",
+        {"width_multiplier": "4", "first_width": "100000", "blocks": "1:1:1:1:1:1:1"},
+        "settings-conflict",
+        "width_multiplier",
+    ),
+    ("wide_resnet", {"depth": "28", "convs_per_block": "3"}, "bad-value", "depth"),
+    ("wide_resnet", {"depth": "22", "groups": "4"}, "bad-value", "depth"),
+    ("wide_resnet", {"depth": "4", "groups": "1"}, "bad-value", "depth"),
+    ("wide_resnet", {"depth": "28", "groups": "1", "width_multiplier": "3"}, "settings-conflict", "width_multiplier"),
+    ("wide_resnet", {"padding": "zero", "crop_padding": "0"}, "settings-conflict", "padding"),
+    ("classifier", {"padding": "zero"}, "settings-conflict", "padding"),
+    ("darknet", {"padding": "edge"}, "bad-value", "padding"),
+    ("darknet", {"enlarge": "40", "crop_padding": "4"}, "settings-conflict", "enlarge"),
+    ("darknet", {"enlarge": "32", "image_size": "32"}, "settings-conflict", "enlarge"),
+    ("darknet", {"enlarge": "1401"}, "bad-value", "enlarge"),
+    ("classifier", {"model": "residual", "blocks": "3:3"}, "bad-value", "blocks"),
+    ("classifier", {"model": "residual", "blocks": "3:0:3"}, "bad-value", "blocks"),
+    ("classifier", {"model": "resnet20", "blocks": "2:2:2"}, "settings-conflict", "blocks"),
+    ("classifier", {"model": "cnn", "cell": "gru"}, "settings-conflict", "cell"),
+    ("classifier", {"model": "lstm_rows", "cell": "lstmm"}, "bad-value", "cell"),
+    ("classifier", {"model": "residual", "units": "64"}, "settings-conflict", "units"),
+    ("classifier", {"model": "residual", "layers": "1"}, "settings-conflict", "layers"),
+    ("classifier", {"model": "resnet18", "bidirectional": "true"}, "settings-conflict", "bidirectional"),
     ("classifier", {"classes": "1"}, "bad-value", "classes"),
     ("classifier", {"epochs": "0"}, "bad-value", "epochs"),
     ("classifier", {"flip": "always"}, "bad-value", "flip"),
@@ -139,6 +173,12 @@ def test_an_unknown_model_like_no_other_is_answered_with_all_of_ours(sentences: 
     assert kinds(found) == [("unknown-model", "model", "xyzzy")]
     assert all(model in found[0].hint for model in OWN)
     sentences(found)
+
+
+def test_settings_of_another_model_are_told_all_at_once() -> None:
+    found = mistakes_of("classifier", model="cnn", cell="gru", units="64", blocks="1:1:1")
+    assert [one.about for one in found] == ["blocks", "cell", "units"]
+    assert [one.about for one in mistakes_of("classifier", model="lennet", cell="gru")] == ["model"]
 
 
 # Words that are wrong for such data
@@ -209,6 +249,20 @@ def test_a_border_wider_than_the_images_is_told(sentences: Sentences) -> None:
     assert kinds(found) == [("data-misfit", "crop_padding", "32")]
     sentences(found)
     assert misfits_of("classifier", GREY, crop_padding=31) == []
+
+
+def test_enlarging_to_less_than_the_images_is_told(sentences: Sentences) -> None:
+    found = misfits_of("darknet", COLOUR, enlarge=32)
+    assert kinds(found) == [("settings-conflict", "enlarge", "32")]
+    sentences(found)
+    assert misfits_of("darknet", COLOUR, enlarge=40) == []
+    assert config_of("darknet", enlarge=40).crop_padding == 0, "the crop is that of the enlarged image"
+
+
+def test_a_norm_after_many_groups_is_told(sentences: Sentences) -> None:
+    found = misfits_of("wide_resnet", COLOUR, depth=25, groups=6, batch_size=4, microbatch_size=1)
+    assert kinds(found) == [("data-misfit", "microbatch_size", "1")]
+    sentences(found)
 
 
 @pytest.mark.parametrize(
@@ -322,6 +376,34 @@ def test_auto_normalization_is_that_of_the_weights_of_the_data_or_half() -> None
     assert config_of("classifier", model="cnn", data="cifar10").channel_moments(3) == MEANS["cifar10"]
     assert config_of("darknet").channel_moments(3) == MEANS["cifar10"]
     assert config_of("darknet", normalization="none").channel_moments(3) == MEANS["none"]
+
+
+# Recipes of papers and lessons are reachable by settings
+
+
+def test_the_record_run_of_the_lesson_is_reachable() -> None:
+    words = {"depth": "22", "widen_factor": "4", "schedule": "one_cycle", "precision": "bfloat16",
+             "cycle_ratio": "50", "cycle_tail": "0.15"}  # fmt: skip
+    assert mistakes_of("wide_resnet", **words) == []
+    lesson = {"norm_momentum": "0.01", "learning_rate": "1.3", "layer_order": "norm_act_conv", "kernel_size": "5"}
+    assert mistakes_of("darknet", **lesson) == []
+
+
+NEW = {  # settings that runs of earlier versions did not store
+    "darknet": ("kernel_size", "convs_per_block", "width_multiplier", "layer_order", "norm_momentum", "leaky_slope",
+                "padding", "enlarge"),
+    "wide_resnet": ("kernel_size", "convs_per_block", "width_multiplier", "layer_order", "norm_momentum", "leaky_slope",
+                    "groups", "padding", "enlarge"),
+    "classifier": ("blocks", "cell", "units", "layers", "bidirectional", "padding", "enlarge"),
+    "cifar_speed": ("padding", "enlarge"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_settings_stored_without_the_newest_ones_are_those_of_before(family: str) -> None:
+    kind, whole = registry.config_class(family), config_of(family)
+    stored = {name: value for name, value in plain(whole.model_dump()).items() if name not in NEW[family]}
+    assert kind.of(kind.stored(stored), family) == whole
 
 
 # Loss, evaluation and groups, against what a plain computation gives

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,9 @@ from tiers import slow
 from torch import Tensor, nn
 
 from trainers.base.problems import sentence, sentences
+from trainers.families.classification.layers import ConvLayers
 from trainers.families.classifier.config import OWN, Config, torchvision_models
-from trainers.families.classifier.networks import Subsample, build, misfit
+from trainers.families.classifier.networks import RowsLSTM, Subsample, build, misfit
 from trainers.families.darknet.networks import Darknet, ResLayer
 from trainers.families.wide_resnet.networks import WideResNet
 from trainers.runtime.precision import autocast_for
@@ -23,12 +24,31 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 SHARED = [folder / "shared" / "data" / "resnet_cifar10" for folder in (ROOT, ROOT.parent)]
 AUXILIARY = ("googlenet", "inception_v3")
+ORDERS = ("conv_norm_act", "norm_act_conv", "conv_act_norm")
 
 SMALL: dict[str, Callable[[int, int, int], nn.Module]] = {
     "wide_resnet": lambda channels, size, classes: WideResNet(10, 2, 0.0, channels, classes),
     "dropout": lambda channels, size, classes: WideResNet(16, 1, 0.3, channels, classes),
     "darknet": lambda channels, size, classes: Darknet([1, 2], 4, 0.5, 1, channels, classes),
     "widening": lambda channels, size, classes: Darknet([1, 1], 4, 1.5, 0, channels, classes),
+    **{
+        f"darknet-{order}": lambda channels, size, classes, order=order: Darknet(
+            [1, 2], 4, 0.5, 1, channels, classes, 5, 3, 1.5, ConvLayers(order, 0.01, 0.2)
+        )
+        for order in ORDERS
+    },
+    **{
+        f"wide_resnet-{order}": lambda channels, size, classes, order=order: WideResNet(
+            15, 1, 0.3, channels, classes, 5, 3, 2, 1.5, ConvLayers(order, 0.01, 0.0)
+        )
+        for order in ORDERS
+    },
+    **{
+        f"rows-{cell}": lambda channels, size, classes, cell=cell: build(
+            "lstm_rows", channels, size, classes, cell=cell, units=8, layers=3, bidirectional=True
+        )
+        for cell in ("lstm", "gru", "rnn")
+    },
     **{
         name: lambda channels, size, classes, name=name: build(name, channels, size, classes)
         for name in OWN
@@ -101,6 +121,110 @@ def test_darknet_is_the_network_of_the_lesson() -> None:
     assert len(convolutions(network)) == 38
     grids = list(dict.fromkeys((shape.shape[1], shape.shape[2]) for shape in shapes[1:]))
     assert grids == [(32, 32), (64, 16), (128, 16), (256, 8), (512, 4), (1024, 2)]
+
+
+@pytest.mark.parametrize(
+    ("depth", "convs", "groups"), [(28, 1, 3), (28, 2, 3), (40, 3, 3), (40, 4, 3), (21, 2, 4), (7, 5, 1)]
+)
+def test_the_depth_of_a_wide_resnet_counts_its_convolutions(depth: int, convs: int, groups: int) -> None:
+    with torch.device("meta"):
+        network = WideResNet(depth, 4, 0.0, 3, 10, convs=convs, groups=groups)
+        grid = network.blocks(network.stem(torch.empty(2, 3, 32, 32)))
+    assert len(convolutions(network)) == depth
+    assert len(network.blocks) * convs + groups + 1 == depth
+    assert grid.shape == (2, 64 << (groups - 1), 64 >> groups, 64 >> groups)
+
+
+def test_groups_have_a_multiple_of_the_channels_of_the_group_before() -> None:
+    def widths(network: nn.Module) -> list[int]:
+        found = [layer.out_channels for layer in convolutions(network)]
+        return list(dict.fromkeys(found))
+
+    with torch.device("meta"):
+        assert widths(Darknet([0, 0, 0], 8, 0.5, 1, 3, 10, multiplier=1.5)) == [8, 12, 18, 27]
+        assert widths(WideResNet(10, 2, 0.0, 3, 10, multiplier=3.0)) == [16, 32, 96, 288]
+
+
+@pytest.mark.parametrize(
+    ("convs", "inner", "kernels"),
+    [(1, 0.5, [5]), (2, 0.5, [1, 5]), (3, 0.5, [1, 5, 5]), (3, 1.0, [5, 5, 5]), (2, 2.0, [5, 5])],
+)
+def test_a_residual_layer_has_as_many_convolutions_of_that_size(convs: int, inner: float, kernels: list[int]) -> None:
+    found = convolutions(ResLayer(8, inner, kernel_size=5, convs=convs))
+    assert [layer.kernel_size[0] for layer in found] == kernels
+    assert (found[0].in_channels, found[-1].out_channels) == (8, 8)
+    assert {layer.out_channels for layer in found[:-1]} <= {round(8 * inner)}
+
+
+@pytest.mark.parametrize("make", [SMALL[f"{name}-{order}"] for name in ("darknet", "wide_resnet") for order in ORDERS])
+@pytest.mark.parametrize("momentum", [0.01])
+def test_norms_move_by_the_momentum(make: Callable[[int, int, int], nn.Module], momentum: float) -> None:
+    norms = [layer for layer in make(3, 16, 10).modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert {layer.momentum for layer in norms} == {momentum}
+
+
+@pytest.mark.parametrize(
+    ("order", "layer", "stem", "end"),
+    [
+        ("conv_norm_act", "conv norm act", "conv norm act", ""),
+        ("conv_act_norm", "conv act norm", "conv act norm", ""),
+        ("norm_act_conv", "norm act conv", "conv", "norm act"),  # an image is not normalized, the last sum is
+    ],
+)
+def test_norm_and_activation_lie_where_they_are_asked_for(order: str, layer: str, stem: str, end: str) -> None:
+    def kinds(parts: Iterable[nn.Module]) -> str:
+        names = {nn.Conv2d: "conv", nn.BatchNorm2d: "norm", nn.LeakyReLU: "act", nn.ReLU: "act"}
+        return " ".join(names[type(part)] for part in parts)  # type: ignore[index]
+
+    layers = ConvLayers(order, 0.1, 0.1)
+    assert kinds(layers.layer(4, 8, 3)) == layer
+    assert kinds(layers.stem(3, 8)) == stem
+    assert kinds(layers.before(8)) == end
+    darknet = Darknet([1], 4, 0.5, 0, 3, 10, layers=layers)
+    assert kinds(part for part in darknet.modules() if not list(part.children()) and type(part) in (
+        nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU,
+    )) == " ".join(filter(None, [stem, *[layer] * 3, end]))  # fmt: skip
+
+
+def test_the_slope_of_the_activation_is_the_one_that_is_asked_for() -> None:
+    for slope, kind in ((0.3, nn.LeakyReLU), (0.0, nn.ReLU)):
+        activation = ConvLayers("conv_norm_act", 0.1, slope).after(4)[1]
+        assert type(activation) is kind
+        assert activation(torch.tensor([-1.0])).item() == pytest.approx(-slope)
+
+
+def test_dropout_of_a_single_convolution_precedes_it() -> None:
+    network = WideResNet(7, 1, 0.3, 3, 10, convs=1)
+    kinds = [[type(part) for part in block.residual] for block in network.blocks]  # type: ignore[union-attr]
+    assert kinds == [[nn.Dropout, nn.Conv2d]] * 3
+
+
+def test_the_stages_of_the_residual_network_have_the_blocks_that_are_asked_for() -> None:
+    with torch.device("meta"):
+        network = build("residual", 3, 32, 10, blocks=(1, 2, 4))
+        assert [len(stage) for stage in (network.layer1, network.layer2, network.layer3)] == [1, 2, 4]  # type: ignore[arg-type]
+        assert parameters(build("residual", 3, 32, 10, blocks=(2, 2, 2))) == 195_738
+
+
+def test_a_row_network_reads_rows_both_ways_to_the_end() -> None:
+    """The last row of the downward direction, the first one of the upward direction: both have seen all rows."""
+    network = RowsLSTM(1, 6, 3, "gru", 4, 1, bidirectional=True)
+    for row in (0, 5):
+        given = images(1, 6, 1).requires_grad_(True)
+        network(given).sum().backward()
+        assert given.grad is not None
+        assert given.grad[0, 0, row].abs().min() > 0
+    outputs = network.lstm(given.detach().transpose(1, 2).flatten(2))[0]
+    whole = torch.cat([outputs[:, -1, :4], outputs[:, 0, 4:]], 1)
+    torch.testing.assert_close(network(given), network.linear(whole))
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("lstm", 4), ("gru", 3), ("rnn", 1)])
+def test_a_row_network_has_the_cells_units_and_layers_that_are_asked_for(cell: str, gates: int) -> None:
+    network = RowsLSTM(1, 28, 10, cell, 32, 3)
+    assert [tuple(network.lstm.weight_ih_l0.shape), tuple(network.lstm.weight_hh_l2.shape)] == [
+        (gates * 32, 28), (gates * 32, 32),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

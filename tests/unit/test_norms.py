@@ -86,8 +86,9 @@ def test_the_output_is_that_of_a_plain_batch_norm(gate: Gate) -> None:
     assert torch.equal(net(batches()[0]), plain(batches()[0]))
 
 
-def test_with_one_microbatch_they_move_as_a_plain_batch_norm_does(gate: Gate) -> None:
-    net = network(momentum=0.3)
+@pytest.mark.parametrize("momentum", [0.01, 0.3, 1, 1.0])
+def test_with_one_microbatch_they_move_as_a_plain_batch_norm_does(gate: Gate, momentum: float) -> None:
+    net = network(momentum=momentum)
     plain = copy.deepcopy(net)
     norms = BatchNormRecorder({"net": net})
     for microbatch in batches():

@@ -19,7 +19,10 @@ def hidden_layers(inputs: int, units: int, slope: float, norms: Sequence[bool], 
     for norm in norms:
         both = [nn.BatchNorm1d(units)] if norm else []
         act = nn.LeakyReLU(slope) if slope else nn.ReLU()
-        layers += [nn.Linear(inputs, units, bias=norm_after or not norm), *([act, *both] if norm_after else [*both, act])]
+        layers += [
+            nn.Linear(inputs, units, bias=norm_after or not norm),
+            *([act, *both] if norm_after else [*both, act]),
+        ]
         inputs = units
     return layers
 

@@ -20,13 +20,6 @@ def _depth(depth: int, convs_per_block: int, groups: int) -> Problem | None:
     return Problem(VALUE, "depth", reason, f"use depth={near} or depth={near + step}", depth)
 
 
-def _dropout(dropout: float, convs_per_block: int) -> Problem | None:
-    if not dropout or convs_per_block > 1:
-        return None
-    hint = "leave it out, or use convs_per_block=2"
-    return Problem(BESIDE, "dropout", "is between the convolutions of a block, which has one", hint, dropout)
-
-
 def _one_group(width_multiplier: float, groups: int) -> Problem | None:
     if groups > 1 or width_multiplier == 2:
         return None
@@ -38,7 +31,6 @@ class Config(ResidualConfig):
     checks: ClassVar[tuple[Check, ...]] = (
         *ResidualConfig.checks,
         Check(("depth", "convs_per_block", "groups"), _depth),
-        Check(("dropout", "convs_per_block"), _dropout),
         Check(("width_multiplier", "groups"), _one_group),
     )
     defaults: ClassVar[Mapping[str, Any]] = {
@@ -64,7 +56,11 @@ class Config(ResidualConfig):
         network=True,
     )
     dropout: float = setting(
-        0.0, "between the convolutions of a block", at_least=0, below=1, source="Zagoruyko 2016, section 2.4"
+        0.0,
+        "before each convolution of a block but the first, or before its only one",
+        at_least=0,
+        below=1,
+        source="Zagoruyko 2016, section 2.4",
     )
 
     def validate_data(self, facts: Mapping[str, Any]) -> list[Problem]:

@@ -52,7 +52,7 @@ class WideResNet(nn.Module):
 class Block(nn.Module):
     """Convolutions added to the input, in the paper twice norm, ReLU, 3x3: `basic-wide`, `wide-dropout` (figure 1).
 
-    Dropout is between the convolutions.
+    Dropout precedes all convolutions but the first, or the only one.
     """
 
     def __init__(
@@ -60,7 +60,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.activate = nn.Sequential(*layers.before(before))
-        parts: list[nn.Module] = [convolution(before, after, kernel_size, stride), *layers.after(after)]
+        parts: list[nn.Module] = [nn.Dropout(dropout)] if dropout and convs == 1 else []
+        parts += [convolution(before, after, kernel_size, stride), *layers.after(after)]
         for _ in range(convs - 1):
             parts += layers.layer(after, after, kernel_size, dropout=dropout)
         self.residual = nn.Sequential(*parts)
