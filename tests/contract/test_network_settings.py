@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import pytest
 import torch
 
 from tests.jobs import OWN_FAMILIES, each, variants
@@ -23,9 +24,33 @@ def others(config: Config, name: str) -> Iterator[Any]:
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, (int, float)):
-        yield from (value + 1, 2 * value, value / 2)
+        yield from (value + 1, 2 * value, value / 2, value - 1, value + 2, value + 6, value + 0.5)
     elif isinstance(value, tuple):
         yield tuple(2 * part for part in value)
+
+
+MODELS = {"classifier": [{"model": "residual"}, {"model": "lstm_rows"}]}  # have settings of their own
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_every_network_setting_changes_the_networks(tmp_path: Path, family: str) -> None:
+    kind, make = registry.config_class(family), registry.family_class(family)
+    changing = {"image_size", "model"}  # the data and the name of the whole network
+
+    def layers(config: Config) -> str:
+        with torch.device("meta"):
+            return repr(make(config.finalize(facts), facts).networks())
+
+    for words in MODELS.get(family, [{}]):
+        config = kind.of({**next(iter(kind.tiny.values())), **words}, family)
+        facts = open_for(config, tmp_path, ()).facts
+        own = layers(config)
+        for name in {*kind.network_settings()} - changing:
+            for value in others(config, name):
+                other, _ = kind.from_words({**config.model_dump(), name: value}, family)
+                if other is not None and not other.validate_data(facts) and layers(other) != own:
+                    changing.add(name)
+    assert {*kind.network_settings()} - changing == set()
 
 
 @each(variants(), fast=[("dcgan", "tiny"), ("classifier", "mlp_bn")])

@@ -185,7 +185,7 @@ def test_fully_connected_networks_have_four_hidden_layers(classes: int) -> None:
     linear = [[layer.out_features for layer in network.modules() if isinstance(layer, nn.Linear)]
               for network in (generator, critic)]  # fmt: skip
     assert linear == [[24] * 4 + [3 * 16 * 16], [24] * 4 + [1]]
-    scores, slopes = critic.eval()(images, labels, images)
+    _, slopes = critic.eval()(images, labels, images)
     torch.testing.assert_close(slopes, slopes_by_autograd(critic.score, images, labels))
 
 

@@ -78,6 +78,18 @@ class Config(ResidualConfig):
             "flip": "alternating",
             "crop_padding": 0,
         },
+        "preactivation": {
+            **TINY,
+            "blocks": (1, 1),
+            "first_width": 4,
+            "kernel_size": 5,
+            "convs_per_block": 3,
+            "width_multiplier": 1.5,
+            "layer_order": "norm_act_conv",
+            "norm_momentum": 0.01,
+            "leaky_slope": 0.0,
+            "enlarge": 10,
+        },
     }
 
     blocks: tuple[int, ...] = setting(

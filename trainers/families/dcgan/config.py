@@ -13,6 +13,7 @@ class Config(AdversarialConfig):
     tiny: ClassVar = {
         "tiny": {"image_size": 16, "width": 8, "latent_dim": 16, "batch_size": 16, "microbatch_size": 4, "steps": 4},
         "nearest": {**TINY, "upsample": "nearest", "ema": 0.9},
+        "bicubic": {**TINY, "upsample": "bicubic", "head": "pool", "generator_norm": False, "critic_norm": False},
         "conditional": {**TINY, "conditional": True, "mismatched_negatives": True},
     }
 

@@ -41,6 +41,15 @@ class Config(AdversarialConfig):
             "norm_after_activation": True,
             "conditional": True,
         },
+        "clip_before": {
+            **TINY,
+            "learning_rate": 5e-5,
+            "clip": 0.01,
+            "clip_when": "before",
+            "n_critic": 2,
+            "n_critic_warmup": 0,
+            "network": "mlp",
+        },
     }
 
     learning_rate: float = rate(5e-5, "RMSprop", "Arjovsky 2017, algorithm 1")
