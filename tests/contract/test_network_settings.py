@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -51,6 +52,20 @@ def test_every_network_setting_changes_the_networks(tmp_path: Path, family: str)
                 if other is not None and not other.validate_data(facts) and layers(other) != own:
                     changing.add(name)
     assert {*kind.network_settings()} - changing == set()
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_settings_from_a_stored_config_rebuild_the_networks(tmp_path: Path, family: str) -> None:
+    kind, make = registry.config_class(family), registry.family_class(family)
+    for words in kind.tiny.values():
+        config = kind.of(words, family)
+        facts = open_for(config, tmp_path, ()).facts
+        stored = kind.of(json.loads(json.dumps(config.model_dump())), family)
+        assert stored == config
+        networks, rebuilt = (make(one.finalize(facts), facts).networks() for one in (config, stored))
+        assert repr(networks) == repr(rebuilt)
+        for name, network in networks.items():
+            rebuilt[name].load_state_dict(network.state_dict())
 
 
 @each(variants(), fast=[("dcgan", "tiny"), ("classifier", "mlp_bn")])

@@ -127,7 +127,8 @@ OTHER_NAMES = {
     "num_workers": "workers", "gpus": "workers", "max_steps": "steps", "max_epochs": "epochs", "num_epochs": "epochs",
     "scheduler": "schedule", "lr_scheduler": "schedule", "dtype": "precision",
     "img_size": "image_size", "size": "image_size", "arch": "model",
-    "width_factor": "widen_factor",
+    "width_factor": "widen_factor", "hidden_size": "units", "num_layers": "layers", "padding_mode": "padding",
+    "negative_slope": "leaky_slope",
 }  # what other tools call a setting  # fmt: skip
 
 
