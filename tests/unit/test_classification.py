@@ -131,7 +131,7 @@ WRONG = [
     ),
     ("wide_resnet", {"depth": "28", "convs_per_block": "3"}, "bad-value", "depth"),
     ("wide_resnet", {"depth": "22", "groups": "4"}, "bad-value", "depth"),
-    ("wide_resnet", {"depth": "4", "groups": "1"}, "bad-value", "depth"),
+    ("wide_resnet", {"depth": "5", "groups": "1"}, "bad-value", "depth"),
     ("wide_resnet", {"depth": "28", "groups": "1", "width_multiplier": "3"}, "settings-conflict", "width_multiplier"),
     ("wide_resnet", {"padding": "zero", "crop_padding": "0"}, "settings-conflict", "padding"),
     ("classifier", {"padding": "zero"}, "settings-conflict", "padding"),
