@@ -30,7 +30,11 @@ def others(config: Config, name: str) -> Iterator[Any]:
         yield tuple(2 * part for part in value)
 
 
-MODELS = {"classifier": [{"model": "residual"}, {"model": "lstm_rows"}]}  # have settings of their own
+BESIDES: dict[str, list[dict[str, Any]]] = {  # settings beside which others can be tried
+    "classifier": [{"model": "residual"}, {"model": "lstm_rows"}],
+    "wgan": [{}, {"n_extra_layers": 0}],
+    "wide_resnet": [{}, {"depth": 13, "convs_per_block": 1}],
+}
 
 
 @pytest.mark.parametrize("family", registry.families())
@@ -42,7 +46,7 @@ def test_every_network_setting_changes_the_networks(tmp_path: Path, family: str)
         with torch.device("meta"):
             return repr(make(config.finalize(facts), facts).networks())
 
-    for words in MODELS.get(family, [{}]):
+    for words in BESIDES.get(family, [{}]):
         config = kind.of({**next(iter(kind.tiny.values())), **words}, family)
         facts = open_for(config, tmp_path, ()).facts
         own = layers(config)

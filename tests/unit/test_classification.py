@@ -260,7 +260,7 @@ def test_enlarging_to_less_than_the_images_is_told(sentences: Sentences) -> None
 
 
 def test_a_norm_after_many_groups_is_told(sentences: Sentences) -> None:
-    found = misfits_of("wide_resnet", COLOUR, depth=25, groups=6, batch_size=4, microbatch_size=1)
+    found = misfits_of("wide_resnet", COLOUR, depth=19, groups=6, batch_size=4, microbatch_size=1)
     assert kinds(found) == [("data-misfit", "microbatch_size", "1")]
     sentences(found)
 

@@ -171,7 +171,7 @@ class Wasserstein(Adversarial):
     def criticise(self, networks: Networks, microbatch: MicroBatch) -> Loss:
         raise NotImplementedError
 
-    def constraints(self) -> dict[str, Callable[[Mapping[str, nn.Module]], None]]:
+    def constraints(self) -> dict[str, Any]:
         """What bounds the critic in each of its phases, as `pre_loss` or `post_step`."""
         return {}
 

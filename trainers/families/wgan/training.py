@@ -1,6 +1,7 @@
 """Training of WGAN: several steps of a critic with clipped weights, then one of the generator."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class WGAN(Wasserstein):
         real, fake, *wrong = self.scores(networks, microbatch, *shown)
         return Loss(-self.distance(real, fake, wrong), {"distance": self.distance(real, fake)})
 
-    def constraints(self) -> dict[str, Callable[[Mapping[str, nn.Module]], None]]:
+    def constraints(self) -> dict[str, Any]:
         return {"post_step" if self.config.clip_when == "after" else "pre_loss": self.clip}
 
     def clip(self, networks: Mapping[str, nn.Module]) -> None:

@@ -51,7 +51,7 @@ class Config(AdversarialConfig):
         "resnet": {**TINY, "image_size": 32, "steps": 3, "n_critic": 2, "network": "resnet", "conditional": True},
     }
 
-    network: Literal["dcgan", "mlp", "resnet"] = setting(
+    network: Literal["dcgan", "mlp", "resnet"] = setting(  # type: ignore[assignment]
         "dcgan",
         "DCGAN's, without norms in the critic; mlp: fully connected; or the paper's residual ones for 32 pixels",
         source="Gulrajani 2017, appendices B and C",
