@@ -43,8 +43,9 @@ class Config(AdversarialConfig):
         },
         "clip_before": {
             **TINY,
-            "learning_rate": 5e-5,
-            "clip": 0.01,
+            "learning_rate": 1e-3,
+            "width": 16,
+            "clip": 0.1,
             "clip_when": "before",
             "n_critic": 2,
             "n_critic_warmup": 0,
