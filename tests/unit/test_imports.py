@@ -152,7 +152,7 @@ def test_a_family_has_no_loop_over_steps_no_backward_no_device_and_no_rank(folde
 def test_settings_of_a_family_are_read_without_torch(folder: Path) -> None:
     for imported in imports_of(folder / "config.py"):
         allowed = ("trainers.settings", "trainers.base.errors", "trainers.base.problems", "trainers.data.settings",
-                   "trainers.families.classification.settings",
+                   "trainers.families.classification.settings", "trainers.families.classification.residual",
                    "trainers.families.adversarial.settings")  # fmt: skip
         assert within(imported.name, *allowed, *sys.stdlib_module_names) or not imported.at_start, imported.name
 
