@@ -30,8 +30,13 @@ from trainers.families.recipes import Ours, Recipe, all_recipes
 SEEDS = (1, 2, 3)
 FAST = "precision=bfloat16 workers=2"
 SHORTENED = {  # what does not fit into an hour: one run with these settings
-    "cifar10_residual": f"epochs=10 microbatch_size=32 {FAST}",
-    "wrn_16_4": f"epochs=5 microbatch_size=64 {FAST}",
+    "cifar10_residual": f"epochs=5 microbatch_size=32 {FAST}",
+    "wrn_16_4": f"epochs=2 microbatch_size=64 {FAST}",
+    "cifar10_darknet": f"epochs=2 {FAST}",
+    "cifar10_wrn_22": f"epochs=1 {FAST}",
+    "cifar10_wrn_22_record": f"epochs=1 {FAST}",
+    "mnist_cnn": "epochs=2 microbatch_size=32 workers=2",
+    "lsun_wgan_lesson": f"steps=100 n_critic_warmup=0 microbatch_size=64 {FAST}",
     "wrn_28_10": f"steps=200 microbatch_size=64 {FAST}",
     "cifar10_dcgan": f"epochs=1 microbatch_size=32 {FAST}",
     "lsun_wgan": f"steps=100 n_critic_warmup=0 microbatch_size=32 {FAST}",
