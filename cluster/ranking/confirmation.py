@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cluster.ranking import significance
-from cluster.ranking.leaderboard import FAILED, FINISHED, OPEN, Point, Search, TrialRecord
+from cluster.ranking.leaderboard import FAILED, FINISHED, OPEN, POPULATION, Point, Search, TrialRecord
 from cluster.ranking.significance import LEVEL, Comparison
 from trainers.base.errors import FAILED as RUN_FAILED
 from trainers.base.errors import TroupeError
@@ -157,6 +157,7 @@ def comparison_of(search: Search, found: Standing) -> dict[str, Any]:
         "seeds_needed": None if by is None else significance.seeds_needed(by),
         "seeds": max((len(point.values) for point in search.points()), default=0),
         "confirmed": search.confirming,
+        "repeatable": search.terms.get("scheduler") not in POPULATION,
     }
 
 
@@ -170,8 +171,9 @@ def in_words(name: str, compared: Mapping[str, Any], points: int) -> list[str]:
     if compared["best"] is None and compared["seeds"] > 1:
         return [*lines, "Too few points have finished with several seeds to be compared."]
     if compared["best"] is None:
-        again = f"`troupe search --resume {name} --confirm {min(3, points)}` trains the best points again"
-        return [*lines, f"One seed for each point: the spread is unknown, the best may be luck; {again}."]
+        again = f"; `troupe search --resume {name} --confirm {min(3, points)}` trains the best points again"
+        unknown = "One seed for each point: the spread is unknown, the best may be luck"
+        return [*lines, f"{unknown}{again if compared['repeatable'] else ''}."]
     by = f"({compared['test']}, {100 * compared['level']:.3g} %)"
     if not compared["tied"]:
         return [*lines, f"{compared['best']} is significantly better than all others {by}."]
