@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,12 @@ def best_of(runs: Path, name: str, count: int) -> tuple[Search, list[TrialRecord
     valued = (
         trial for trial in search.ranked() if checkpoint.newest_intact(search.folder(trial).checkpoints) is not None
     )
-    best = list(itertools.islice(valued, count))  # checks no more trials than needed
+    best: list[TrialRecord] = []
+    for trial in valued:  # checks no more trials than needed
+        if len(best) == count:
+            break
+        if trial.repeats is None or trial.repeats not in [one.repeats for one in best]:  # one of each confirmed point
+            best.append(trial)
     if not best:
         reason = "no trial has both a value and a checkpoint"
         raise TroupeError(Problem("no-checkpoint", search.name, reason), CONFLICT)

@@ -13,11 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cluster.ranking import significance
-from cluster.ranking.leaderboard import FAILED, FINISHED, OPEN, POPULATION, Point, Search, TrialRecord
+from cluster.ranking.leaderboard import FINISHED, OPEN, POPULATION, Point, Search, TrialRecord
 from cluster.ranking.significance import LEVEL, Comparison
-from trainers.base.errors import FAILED as RUN_FAILED
-from trainers.base.errors import TroupeError
-from trainers.base.problems import Problem
 
 FIRST = 3  # fresh seeds of each point at the first look
 MOST_SEEDS = 6  # by default
@@ -47,9 +44,8 @@ NOTHING = Standing(None, [], [])
 
 
 def looks(most: int) -> list[int]:
-    """Numbers of seeds after which points are compared."""
-    doubled = itertools.takewhile(lambda seeds: seeds < most, (FIRST * 2**number for number in itertools.count()))
-    return [*doubled, most]
+    """Numbers of seeds after which points are compared, at most `most`: a higher limit adds looks and changes none."""
+    return list(itertools.takewhile(lambda seeds: seeds <= most, (FIRST * 2**number for number in itertools.count())))
 
 
 def level_of(look: int) -> float:
@@ -61,13 +57,17 @@ def standing(search: Search) -> Standing:
     """Which points are as good as the best within chance: of those confirmed, by their fresh seeds alone."""
     if search.confirming:
         return _confirmed(search)
-    points = [point for point in search.points() if point.values and _complete(point.trials)]
+    points = complete_points(search)
     return _compared(points, [point.values for point in points], search.sign, LEVEL)
 
 
-def _complete(trials: Sequence[TrialRecord]) -> bool:
-    """Whether all have made all their steps, or failed: values after other numbers of steps cannot be compared."""
-    return all(trial.state in (FINISHED, FAILED) for trial in trials)
+def complete_points(search: Search) -> list[Point]:
+    """The points whose trials have all finished with a value, the best first: other values are of fewer steps."""
+    return [point for point in search.points() if _is_complete(point.trials)]
+
+
+def _is_complete(trials: Sequence[TrialRecord]) -> bool:
+    return all(trial.state == FINISHED and trial.value is not None for trial in trials)
 
 
 def _compared(points: Sequence[Point], values: Sequence[Sequence[float]], sign: int, level: float) -> Standing:
@@ -93,35 +93,40 @@ def _confirmed(search: Search) -> Standing:
         seen = [point.fresh[:seeds] for point in left]
         if any(len(trials) < seeds or any(trial.state in OPEN for trial in trials) for trials in seen):
             return so_far._replace(next_look=seeds)
-        values = [[trial.value for trial in trials if trial.value is not None] for trials in seen]
-        valued = [number for number, one in enumerate(values) if one]
-        worse += [point.number for number, point in enumerate(left) if number not in valued]
-        left = [left[number] for number in valued]
-        found = _compared(left, [values[number] for number in valued], search.sign, level_of(look))
+        worse += [point.number for point, trials in zip(left, seen, strict=True) if not _is_complete(trials)]
+        left = [point for point in left if point.number not in worse]  # a point with a seed that fails is no candidate
+        values = [[trial.value or 0.0 for trial in point.fresh[:seeds]] for point in left]
+        found = _compared(left, values, search.sign, level_of(look))
         if found.best is not None:
             worse += found.worse
             left = [point for point in left if point.number not in worse]
-            so_far = found._replace(worse=list(worse))
+            so_far = found
+        so_far = so_far._replace(worse=list(worse))
         if len(left) < 2:
             break
-    if so_far.best is None and len(left) == 1:  # no fresh trial of the others has a value
+    if so_far.best is None and len(left) == 1:  # seeds of all others failed
         return Standing(left[0].number, [], worse)
     return so_far
 
 
 def advance(search: Search, used: Collection[int]) -> list[TrialRecord]:
-    """Add the trials of the next look, if one is due; `used` are the seeds of the search itself.
+    """Add the trials of the next look of a search that has ended, if one is due; `used` are its own seeds.
 
-    Raises TroupeError (exit code 1) if fewer than two points have finished with a value.
+    Of fewer than two complete points nothing can be confirmed: then the request is dropped.
     """
     terms = search.terms.get("confirmation")
     if terms is None:
         return []
     if not terms["chosen"]:
-        terms["chosen"] = choose(search, terms["points"])
+        chosen = [point.number for point in complete_points(search)[: terms["points"]]]
+        if len(chosen) < 2:
+            del search.terms["confirmation"]
+            return []
+        terms["chosen"] = chosen
     due = standing(search)
     if due.next_look is None:
         return []
+    search.terms.pop("comparison", None)
     seeds = list(itertools.islice((seed for seed in itertools.count(1) if seed not in used), due.next_look))
     added: list[TrialRecord] = []
     for point in search.points():
@@ -131,15 +136,6 @@ def advance(search: Search, used: Collection[int]) -> list[TrialRecord]:
                 added.append(TrialRecord(number, {**point.settings, "seed": seed}, repeats=point.number))
                 search.trials.append(added[-1])
     return added
-
-
-def choose(search: Search, most: int, code: int = RUN_FAILED) -> list[int]:
-    """The best points, by the search itself. Raises TroupeError if there are fewer than two."""
-    candidates = [point for point in search.points() if point.values and _complete(point.trials)]
-    if len(candidates) < 2:
-        reason = f"--confirm compares at least 2 points, but {len(candidates)} finished with a value"
-        raise TroupeError(Problem("too-few-points", search.name, reason), code)
-    return [point.number for point in candidates[:most]]
 
 
 def comparison_of(search: Search, found: Standing) -> dict[str, Any]:
@@ -157,28 +153,34 @@ def comparison_of(search: Search, found: Standing) -> dict[str, Any]:
         "seeds_needed": None if by is None else significance.seeds_needed(by),
         "seeds": max((len(point.values) for point in search.points()), default=0),
         "confirmed": search.confirming,
-        "repeatable": search.terms.get("scheduler") not in POPULATION,
+        "repeatable": 0 if search.terms.get("scheduler") in POPULATION else len(complete_points(search)),
+        "left_out": sum(not _is_complete(point.judged) for point in search.points()),
     }
 
 
-def in_words(name: str, compared: Mapping[str, Any], points: int) -> list[str]:
-    """What the seeds say of the points of a search, of which so many have a value, in a sentence or two."""
+def in_words(name: str, compared: Mapping[str, Any]) -> list[str]:
+    """What the seeds say of the points of a search, in a sentence or two."""
     lines = []
     if compared["confirmed"]:
         lines.append("Confirmed points are ranked by fresh seeds alone; `first` is the value they were chosen for.")
-    if points < 2:
-        return lines
-    if compared["best"] is None and compared["seeds"] > 1:
-        return [*lines, "Too few points have finished with several seeds to be compared."]
     if compared["best"] is None:
-        again = f"; `troupe search --resume {name} --confirm {min(3, points)}` trains the best points again"
-        unknown = "One seed for each point: the spread is unknown, the best may be luck"
-        return [*lines, f"{unknown}{again if compared['repeatable'] else ''}."]
+        return [*lines, *_unknown(name, compared)]
+    others = "all others" + (" that were completed" if compared["left_out"] and not compared["confirmed"] else "")
     by = f"({compared['test']}, {100 * compared['level']:.3g} %)"
     if not compared["tied"]:
-        return [*lines, f"{compared['best']} is significantly better than all others {by}."]
+        return [*lines, f"{compared['best']} is significantly better than {others} {by}."]
     tied = ", ".join(compared["tied"][:5])
     tied += f" and {len(compared['tied']) - 5} more" if len(compared["tied"]) > 5 else ""
     needed = compared["seeds_needed"]
     more = f"; about {needed} seeds of each would separate the first two" if needed else ""
     return [*lines, f"{compared['best']} is not significantly better than {tied} {by}{more}."]
+
+
+def _unknown(name: str, compared: Mapping[str, Any]) -> list[str]:
+    """Why nothing is known of chance, and what would tell; nothing of a search without several points."""
+    if compared["repeatable"] < 2:
+        return []
+    if compared["seeds"] > 1:
+        return ["Too few points were completed with different values to be compared."]
+    again = f"`troupe search --resume {name} --confirm {min(3, compared['repeatable'])}`"
+    return [f"One seed for each point: the best may be luck; {again} trains the best points again."]

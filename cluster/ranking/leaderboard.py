@@ -155,7 +155,7 @@ class Point(NamedTuple):
 
 
 def _values(trials: Sequence[TrialRecord]) -> list[float]:
-    return [trial.value for trial in trials if trial.value is not None]
+    return [trial.value for trial in trials if trial.value is not None and trial.state != FAILED]
 
 
 @dataclass
@@ -189,9 +189,14 @@ class Search:
         return RunFolder(self.path / TRIALS / trial.name)
 
     def ranked(self) -> list[TrialRecord]:
-        """Trials that have a value, the best first; those of confirmed points before all others."""
-        valued = [trial for trial in self.trials if trial.value is not None]
-        return sorted(valued, key=lambda trial: (not trial.fresh, -self.sign * (trial.value or 0.0), trial.number))
+        """Trials that have a value, the best first; those of confirmed points before all others, point by point."""
+        points = self.points() if self.confirming else []
+        places = {trial.number: place for place, point in enumerate(points) for trial in point.fresh}
+
+        def order(trial: TrialRecord) -> tuple[int, float, int]:
+            return places.get(trial.number, len(points)), -self.sign * (trial.value or 0.0), trial.number
+
+        return sorted((trial for trial in self.trials if trial.value is not None), key=order)
 
     def in_order(self) -> list[TrialRecord]:
         """All trials: the best first, those without a value last, in the order of their numbers."""
@@ -224,7 +229,7 @@ class Search:
         """Write both files; `lasting`: durably, so that they survive a power loss."""
         table = as_csv(self.leaderboard())
         head = json.dumps({"format": FORMAT, **self.terms}, indent=1)
-        body = ",\n".join(f"  {json.dumps(vars(trial))}" for trial in self.trials)  # one line each, and fast
+        body = ",\n".join(f"  {json.dumps(_stored(trial))}" for trial in self.trials)  # one line each, and fast
         record = f'{head[:-2]},\n "trials": [\n{body}\n ]\n}}\n'
         with checkpoint.writing_checkpoint(self.path):
             for file, text in ((SEARCH, record), ("leaderboard.csv", table)):
@@ -245,6 +250,7 @@ class Search:
                 "seconds": round(trial.seconds, 1),
                 **{k: show_value(v) for k, v in trial.settings.items()},
                 "vs_best": states.get(trial.number, ""),
+                "repeats": "" if trial.repeats is None else f"{trial.repeats:04d}",
                 "reason": trial.reason,
                 "worry": trial.worry,
             }
@@ -287,6 +293,14 @@ class Search:
         return run_locks.is_held(self.path)
 
 
+def _stored(trial: TrialRecord) -> dict[str, Any]:
+    """An entry of search.json; one that older versions can read, unless it is of `--confirm`."""
+    entry = dict(vars(trial))
+    if trial.repeats is None:
+        del entry["repeats"]
+    return entry
+
+
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV with a column for each key of any row."""
     table = io.StringIO()
@@ -301,14 +315,14 @@ def read_search(path: Path) -> Search:
     """The search in a folder. Raises TroupeError (exit code 4) if its file is damaged."""
     try:
         stored = json.loads((path / SEARCH).read_text(encoding="utf-8"))
+        if stored.pop("format") > FORMAT:
+            problem = Problem("newer", str(path), "written by a newer troupe", "install that version")
+            raise TroupeError(problem, ENVIRONMENT)
         trials = [TrialRecord(**trial) for trial in stored.pop("trials")]
         for trial in trials:
             numbers = (trial.value, trial.best, trial.seconds, trial.number, trial.step, trial.steps)
             if not all(isinstance(one, (int, float, type(None))) for one in numbers):
                 raise TypeError(f"trial {trial.number}: a value is not a number")
-        if stored.pop("format") > FORMAT:
-            problem = Problem("newer", str(path), "written by a newer troupe", "install that version")
-            raise TroupeError(problem, ENVIRONMENT)
         if not isinstance(stored["metric"], str) or stored["mode"] not in ("max", "min"):
             raise ValueError("no metric")
         for trial in trials:

@@ -36,15 +36,17 @@ class Comparison(NamedTuple):
 
 def compare_with_best(points: Sequence[Values], best: int, sign: int, level: float = LEVEL) -> Comparison | None:
     """Compare points with the one at index `best`, that of the best mean; `sign` is 1 if a higher value is better,
-    else -1. Returns None if no point has two values, since the spread is unknown then, or if there is one point only.
+    else -1. Returns None if there is one point, or if the spread is unknown, as no point has two different values.
     """
     values, logs = _scaled(points, sign)
     freedom = sum(len(one) - 1 for one in values)
     if freedom < 1 or len(values) < 2:
         return None
     deviation = math.sqrt(sum((len(one) - 1) * statistics.variance(one) for one in values if len(one) > 1) / freedom)
+    if deviation == 0:
+        return None
     means = [statistics.fmean(one) for one in values]
-    factor = critical_value(len(values) - 1, freedom, level) * deviation
+    factor = _bound(len(values), freedom, level) * deviation
 
     def close(one: int) -> bool:
         least = factor * math.sqrt(1 / len(values[best]) + 1 / len(values[one]))
@@ -70,7 +72,7 @@ def seeds_needed(found: Comparison) -> int | None:
     """
 
     def told(count: int) -> bool:
-        bound = critical_value(found.points - 1, found.points * (count - 1), found.level)
+        bound = _bound(found.points, found.points * (count - 1), found.level)
         return found.gap > bound * found.deviation * math.sqrt(2 / count)
 
     low, high = max(2, found.fewest), MOST_SEEDS
@@ -80,6 +82,11 @@ def seeds_needed(found: Comparison) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if told(middle) else (middle + 1, high)
     return high
+
+
+def _bound(points: int, freedom: int, level: float) -> float:
+    """The critical value for the best of so many points. Of two, either can be the best by chance: half the level."""
+    return critical_value(points - 1, freedom, level if points > 2 else level / 2)
 
 
 @cache

@@ -162,8 +162,8 @@ def _of_search(search: Search, index: int) -> tuple[dict[str, Any], Added]:
     if terms.get("seeds") or search.confirming:
         group["searched"] = [*terms["space"], "seed"]
     found, points = confirmation.standing(search), search.points()
-    compared = sum(point.mean is not None for point in points)
-    group["luck"] = confirmation.in_words(search.name, confirmation.comparison_of(search, found), compared)
+    comparison = confirmation.comparison_of(search, found)
+    group["luck"] = [] if group["working"] else confirmation.in_words(search.name, comparison)
     added: Added = []
     families = "".join(f" --families {path}" for path in terms.get("families") or ())
     for rank, point in enumerate(points, 1):

@@ -194,14 +194,16 @@ class Driver:
         search, seeds = self.search, self.search.terms["seeds"] or [self.prepared.config.seed]
         if any(trial.state in OPEN for trial in search.trials):  # to be resumed first
             return False
+        asked = search.terms.get("confirmation")
         added = confirmation.advance(search, seeds)
+        if asked is not None and not search.confirming:
+            self.progress.notify(f"{search.name}: nothing to confirm: fewer than 2 points were completed with a value")
         if added:
             count = len({trial.repeats for trial in added})
-            numbers = sorted({trial.settings["seed"] for trial in added})
-            self.progress.notify(
-                f"{search.name}: confirming the best {count} points with seeds {numbers[0]} to {numbers[-1]}"
-            )
+            numbers = ", ".join(str(seed) for seed in sorted({trial.settings["seed"] for trial in added}))
+            self.progress.notify(f"{search.name}: confirming the best {count} points with seeds {numbers}")
             self.proposals = samplers.sampler_of(search, self.prepared.space)
+            search.write(lasting=True)  # before any of their folders is made
         return bool(added)
 
     def withdraw_stop(self) -> None:

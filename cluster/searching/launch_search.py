@@ -14,7 +14,17 @@ from cluster.host import hardware
 from cluster.host.ray_environment import search_path
 from cluster.host.signals import deferred
 from cluster.ranking import confirmation
-from cluster.ranking.leaderboard import FAILED, FINISHED, INTERRUPTED, NO_METRIC, OPEN, WAITING, Search, StopReason
+from cluster.ranking.leaderboard import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    NO_METRIC,
+    OPEN,
+    WAITING,
+    Search,
+    StopReason,
+    TrialRecord,
+)
 from cluster.requests.models import SearchRequest, TrainRequest
 from cluster.searching import samplers
 from cluster.searching.prepare_search import PreparedSearch, compare_by, prepare_search
@@ -167,8 +177,7 @@ def text_of_search(result: Mapping[str, Any], most: int = 10) -> str:
     lines.append(table([_row(point, result) for point in points[:most]]))
     if len(points) > most:
         lines.append(f"{len(points) - most} more in leaderboard.csv")
-    valued = sum(point["mean"] is not None for point in points)
-    lines += ["", *confirmation.in_words(result["name"], result["comparison"], valued)]
+    lines += ["", *confirmation.in_words(result["name"], result["comparison"])]
     if result["failed"]:
         reasons = {
             trial["reason"]: trial["name"] for point in points for trial in point["trials"] if trial["state"] == FAILED
@@ -176,7 +185,7 @@ def text_of_search(result: Mapping[str, Any], most: int = 10) -> str:
         lines += ["", f"{result['failed']} failed:", *(f"  {name}: {reason}" for reason, name in reasons.items())]
     if result["final"]:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in result["final"]["metrics"].items())
-        lines += ["", f"{result['final']['run']}: on the test part {metrics}"]
+        lines += ["", f"{result['final']['run']}, {result['final']['of']} retrained: on the test part {metrics}"]
     lines += ["", *_best(result), f"  folder          {from_here(result['folder'])}"]
     return "\n".join(lines)
 
@@ -243,11 +252,10 @@ def _final(search: Search, prepared: PreparedSearch, command: SearchRequest, pro
 
     best = next(point for point in search.points() if point.mean is not None).trials[0]
     settings = {**search.terms["fixed"], **best.settings, "evaluate_on": "test"}
-    name = f"{search.name}-final"
+    name = _name_of_final(search, best, command.runs)
     progress.notify(
         f"{name}: retraining {search.name}/{best.name} on the complete training part, evaluated on the test part"
     )
-    bucket.fetch_runs(command.runs, [name], checkpoints=True)
     resumes = (command.runs / name / "settings.json").exists()
     result = launch(
         TrainRequest(
@@ -269,6 +277,19 @@ def _final(search: Search, prepared: PreparedSearch, command: SearchRequest, pro
         mirror.retry(lambda: remote.send(search.path))
 
 
+def _name_of_final(search: Search, best: TrialRecord, runs: Path) -> str:
+    """The run that retrains this trial, or a free name: an earlier one may have retrained another."""
+    count, name = 1, f"{search.name}-final"
+    while True:
+        bucket.fetch_runs(runs, [name], checkpoints=True)
+        folder = RunFolder(runs / name)
+        stored = folder.read_settings()["settings"] if folder.settings.exists() else best.settings
+        if all(show_value(stored.get(key)) == show_value(value) for key, value in best.settings.items()):
+            return name
+        count += 1
+        name = f"{search.name}-final-{count}"
+
+
 def dry_run_of_search(command: SearchRequest) -> dict[str, Any]:
     """The trials of a search, how many run at once and why, and the expected time of one; nothing is kept."""
     from cluster.searching import driver
@@ -286,7 +307,7 @@ def dry_run_of_search(command: SearchRequest) -> dict[str, Any]:
         facts = open_for(config, command.data_dir, command.families).facts
     lines = [*prepared.notes, *filter(None, [compare_by(terms, command, config, facts)])]
     remaining = [trial for trial in search.trials if trial.state in OPEN]
-    count = len(remaining) or search.requested
+    count = len(remaining) if prepared.search is not None else search.requested
     if command.address is None:
         room = driver.rooms(each, config.workers, [{"CPU": hardware.cores(), "GPU": hardware.gpus()}])
         at_once = max(1, min(room, count, terms["max_concurrent"] or room))
@@ -302,8 +323,10 @@ def dry_run_of_search(command: SearchRequest) -> dict[str, Any]:
         + (" at most" if terms["scheduler"] == "asha" else "")
     )
     if confirmed := terms.get("confirmation"):
+        most = confirmed["points"] * confirmed["most_seeds"]
         lines.append(
-            f"then the best {confirmed['points']} points again, each with at most {confirmed['most_seeds']} fresh seeds"
+            f"then the best {confirmed['points']} points again, each with at most {confirmed['most_seeds']} fresh "
+            f"seeds: {most} more trials, {duration(seconds * most / at_once)}, at most"
         )
     values = config.model_dump()
     return {

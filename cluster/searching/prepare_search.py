@@ -11,7 +11,7 @@ from typing import Any
 from cluster.host import requirements
 from cluster.ranking import confirmation, leaderboard
 from cluster.ranking.confirmation import MOST_SEEDS
-from cluster.ranking.leaderboard import OPEN, POPULATION, Confirmation, Search, Terms
+from cluster.ranking.leaderboard import OPEN, POPULATION, Search, Terms
 from cluster.requests.models import SearchRequest
 from cluster.searching import space
 from cluster.searching.space import Range, Space, SpaceFile
@@ -115,7 +115,8 @@ def prepare_search(command: SearchRequest) -> PreparedSearch:
     config, remarks = _fit_machine(first, command)
     terms = _terms(request, where, metric, strategy)
     if command.confirm is not None:
-        terms["confirmation"] = _confirmation(command, command.confirm)
+        most = command.confirm_seeds or MOST_SEEDS
+        terms["confirmation"] = {"points": command.confirm, "most_seeds": most, "chosen": []}
     if command.name is not None and creation.is_taken(command.runs / command.name):
         raise run_folder.in_use(command.runs, command.name)
     notes += [*remarks, *_notes(request, where, terms)]
@@ -245,10 +246,6 @@ def _terms(request: SearchInputs, where: Space, metric: str, strategy: Strategy)
     }
 
 
-def _confirmation(command: SearchRequest, points: int) -> Confirmation:
-    return {"points": points, "most_seeds": command.confirm_seeds or MOST_SEEDS, "chosen": []}
-
-
 def _prepare_resumed(command: SearchRequest) -> PreparedSearch:
     """A resumed search, with the settings that it was started with."""
     search = _find_resumed(command)
@@ -278,16 +275,24 @@ def _prepare_resumed(command: SearchRequest) -> PreparedSearch:
 
 def _confirm_resumed(command: SearchRequest, points: int, search: Search) -> None:
     """Have a resumed search confirmed. Raises TroupeError (exit code 2) if it cannot be, or confirms other points."""
-    chosen = search.terms.get("confirmation", {}).get("chosen", [])
-    problems = _cannot_confirm(points, search.terms["scheduler"], search.terms["points"])
-    if chosen and points != len(chosen):
-        reason, hint = f"{search.name} confirms {len(chosen)} points", f"use --confirm {len(chosen)}, or leave it out"
+    terms, asked = search.terms, search.terms.get("confirmation")
+    problems = _cannot_confirm(points, terms["scheduler"], terms["points"])
+    if asked is not None and asked["chosen"] and points != asked["points"]:
+        reason, hint = f"{search.name} confirms {asked['points']} points", f"use --confirm {asked['points']}"
         problems.append(Problem("settings-conflict", "--confirm", reason, hint, points))
+    if asked is not None and command.confirm_seeds is not None and command.confirm_seeds < asked["most_seeds"]:
+        reason, hint = f"{search.name} takes up to {asked['most_seeds']}", "use as many, or more"
+        problems.append(Problem("settings-conflict", "--confirm-seeds", reason, hint, command.confirm_seeds))
+    ended = len(search.points()) >= terms["points"] and all(trial.state not in OPEN for trial in search.trials)
+    complete = len(confirmation.complete_points(search))
+    if ended and not command.retry_failed and complete < 2:
+        reason = f"{search.name} completed {complete} point{'s' * (complete != 1)} with a value"
+        problems.append(Problem("too-few-points", "--confirm", reason, "at least 2 are compared", points))
     if problems:
         raise TroupeError(problems, USAGE)
-    if all(trial.state not in OPEN for trial in search.trials):
-        confirmation.choose(search, points, USAGE)
-    search.terms["confirmation"] = {**_confirmation(command, points), "chosen": chosen}
+    most = command.confirm_seeds or (asked["most_seeds"] if asked is not None else MOST_SEEDS)
+    chosen = asked["chosen"] if asked is not None else []
+    terms["confirmation"] = {"points": points, "most_seeds": most, "chosen": chosen}
 
 
 def _cannot_confirm(points: int, scheduler: str, tried: int) -> list[Problem]:

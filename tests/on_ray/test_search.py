@@ -274,9 +274,12 @@ def test_one_point_is_repeated_and_the_best_of_several_is_confirmed_with_fresh_s
     again = search(resume="rates", runs_dir=tmp_path)
     assert again["points"] == result["points"]
     assert leaderboard.read_search(tmp_path / "rates").trials == before, "nothing is left to do"
-    with pytest.raises(TroupeError) as error:
-        search(resume="rates", confirm=2, runs_dir=tmp_path)
-    assert [problem.code for problem in error.value.problems] == ["settings-conflict"]
+    found.terms["confirmation"]["most_seeds"] = 6
+    found.write()
+    for words in ({"confirm": 2}, {"confirm": 3, "confirm_seeds": 3}):
+        with pytest.raises(TroupeError) as error:
+            search(resume="rates", runs_dir=tmp_path, **words)
+        assert [problem.code for problem in error.value.problems] == ["settings-conflict"]
 
 
 @pytest.mark.long

@@ -26,7 +26,7 @@ function bestOf(one, trials) {
   const line = element("p", {}, "Best: ", element("b", {}, `${one.metric} ${told}`), ` by ${nameOf(best)}`, settings ? element("span", {}, " with ", element("code", {}, settings)) : "");
   if (one.final) {
     const metrics = Object.entries(one.final.metrics || {}).map(([name, value]) => `${name} ${short(value)}`).join(", ");
-    line.append(`. Retrained as ${one.final.run}, on the test part: ${metrics}`);
+    line.append(`. ${one.final.of} retrained as ${one.final.run}, on the test part: ${metrics}`);
   }
   return line;
 }
