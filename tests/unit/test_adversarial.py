@@ -20,6 +20,7 @@ from trainers.engine.control import Control
 from trainers.engine.step import run_phase, train_step
 from trainers.engine.trainer import Trainer
 from trainers.families import classifiers, registry
+from trainers.families.adversarial.learning import Wasserstein
 from trainers.families.adversarial.networks import (
     Critic,
     Generator,
@@ -433,6 +434,14 @@ def test_mistakes_are_told_in_a_line_each(sentences: Sentences) -> None:
     problems = kind.of({"network": "resnet"}).validate_data(data_of(size=64).facts)
     assert [(one.code, one.about, one.value) for one in problems] == [("settings-conflict", "image_size", 64)]
     sentences(problems)
+
+
+def test_a_critic_has_norms_where_the_settings_of_its_family_do_not_say() -> None:
+    """As before `critic_norm`: settings of custom families may be without it."""
+    data, config = data_of(), registry.config_class("wgan_gp").of({"image_size": 16, "width": 4}, "wgan_gp")
+    assert not hasattr(config, "critic_norm")
+    networks = Wasserstein(config, data.facts).networks()
+    assert any(isinstance(module, nn.BatchNorm2d) for module in networks["critic"].modules())
 
 
 def test_every_adversarial_family_is_short() -> None:

@@ -16,6 +16,7 @@ from trainers.base.old_names import CONTRACT_NAMES
 from trainers.contract import evaluation
 from trainers.contract.family import Family, Loss, MicroBatch, Phase, Watch
 from trainers.families import registry
+from trainers.families.adversarial.learning import Wasserstein
 from trainers.families.old_contract import renamed_in
 from trainers.settings import config
 
@@ -137,6 +138,27 @@ def test_a_family_is_told_what_a_library_defines_that_it_extends(
     ]
 
 
+def test_old_names_of_a_built_in_family_are_told_to_one_that_extends_it(tmp_path: Path) -> None:
+    """Only to it: another may define a method of this name."""
+    config_of = "from trainers.families.{}.config import Config as Base\nclass Config(Base): pass\n"
+    method = "    def constrain(self, networks): pass\n"
+    extending = f"from trainers.families.wgan.training import WGAN\nclass Mine(WGAN):\n{method}"
+    folder = make(tmp_path, config_of.format("wgan"), extending)
+    with pytest.raises(TroupeError) as caught:
+        registry.family_class("older", [tmp_path])
+    assert [(one.about, one.reason, one.hint) for one in caught.value.problems] == [
+        (str(folder / "training.py"), "Wasserstein.constrain was renamed", "use constraints")
+    ]
+    other = tmp_path / "other"
+    other.mkdir()
+    make(
+        other,
+        config_of.format("dcgan"),
+        f"from trainers.families.dcgan.training import DCGAN\nclass Mine(DCGAN):\n{method}",
+    )
+    registry.family_class("older", [other])
+
+
 def test_keywords_that_are_made_at_run_time_are_told_by_the_phase() -> None:
     def loss(networks: object, microbatch: MicroBatch) -> Loss:
         raise AssertionError
@@ -165,6 +187,7 @@ def test_new_names_exist_and_old_ones_do_not() -> None:
         "Watch": {field.name for field in fields(Watch)},
         "MicroBatch": {field.name for field in fields(MicroBatch)},
         "Evaluation": {field.name for field in fields(evaluation.Evaluation)},
+        "Wasserstein": set(dir(Wasserstein)),
     }
     for owner, there in told.items():
         assert set(CONTRACT_NAMES[owner].values()) <= there, owner

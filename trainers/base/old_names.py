@@ -116,6 +116,7 @@ CONTRACT_NAMES: dict[str, dict[str, str]] = {
     "Watch": {"look": "extract_features", "conclude": "compute_metrics"},
     "MicroBatch": {"carried": "state", "kept": "intermediates"},
     "Evaluation": {"beat": "heartbeat"},
+    "Wasserstein": {"constrain": "constraints"},
     "": {
         "Asked": "SampleSettings",
         "AskedImages": "ImageSampleSettings",

@@ -100,9 +100,13 @@ def _only_class(name: str, folder: Path, part: str, base: type[Kind]) -> type[Ki
 
 
 def _refuse_renamed(family: type, owner: str, file: str) -> None:
-    """Raise TroupeError for each old name that the class, or one of another package that it extends, defines."""
-    names = [name for base in family.__mro__ for name in vars(base)]
-    if problems := old_names.renamed(owner, dict.fromkeys(names), file):
+    """Raise TroupeError for each old name that the class, or one of another package that it extends, defines: of the
+    contract's class `owner`, and of classes of built-in families that it extends."""
+    names = dict.fromkeys(name for base in family.__mro__ for name in vars(base))
+    own_package = family.__module__.rpartition(".")[0]
+    shared = [base.__name__ for base in family.__mro__ if base.__module__.rpartition(".")[0] != own_package]
+    owners = dict.fromkeys([owner, *shared])
+    if problems := [problem for one in owners for problem in old_names.renamed(one, names, file)]:
         raise TroupeError(problems, USAGE)
 
 

@@ -33,7 +33,7 @@ class Adversarial(Judging):
     @property
     def critic_norm(self) -> bool:
         """Whether batch norms make scores depend on other images."""
-        return bool(self.config.critic_norm)
+        return bool(getattr(self.config, "critic_norm", True))
 
     @property
     def classes(self) -> int:
