@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from sentences import Sentences
 import cluster
 from cluster.cli import main
 from cluster.cli.parser import parse
+from cluster.host import hardware
 from cluster.ranking.leaderboard import Search, TrialRecord
 from cluster.ray_jobs import prepare_job
 from cluster.requests.models import SearchRequest, TrainRequest
@@ -95,6 +97,33 @@ def test_the_settings_of_a_recipe_are_valid_and_change_what_they_say(recipe: Rec
     assert found.recipe == {"name": recipe.name, "changed": {}}
     assert {name: found.origins[name] for name in recipe.words} == dict.fromkeys(recipe.words, f"recipe {recipe.name}")
     assert found.config.warnings() == []
+
+
+def examples(verb: str) -> list[str]:
+    """The commands of a verb that name a recipe, in the documents."""
+    texts = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    found = [re.findall(rf"^    (?:\$ )?troupe ({verb} .*--recipe \w.*)$", text, re.MULTILINE) for text in texts]
+    return [line.partition("  #")[0] for lines in found for line in lines]
+
+
+@pytest.mark.parametrize("line", [*examples("train"), *examples("search")])
+def test_the_commands_of_the_documents_that_name_a_recipe_are_accepted(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without their data, on a machine with as many cores as they need."""
+    monkeypatch.setattr(hardware, "cores", lambda: 64)
+    request = parse(shlex.split(line)).request
+    assert isinstance(request, (TrainRequest, SearchRequest))
+    command = request.replaced(runs=tmp_path, runs_remotely=True)
+    if isinstance(command, TrainRequest):
+        prepare_run.prepare_run(command)
+    else:
+        prepare_search.prepare_search(command)
+
+
+def test_the_documents_have_commands_with_a_recipe() -> None:
+    assert len(examples("train")) > 1
+    assert examples("search")
 
 
 def test_every_setting_and_every_published_number_has_a_comment(recipe: Recipe) -> None:
