@@ -36,7 +36,7 @@ from cluster.searching import run_tune, samplers
 from cluster.searching.prepare_search import PreparedSearch, compare_by
 from cluster.searching.tune_job import Dead, Job
 from cluster.terminal.progress import Progress, about_trials, duration, size
-from cluster.training.given_settings import naming_recipe
+from cluster.training.given_settings import naming_recipe, with_changes
 from trainers.base.errors import FAILED as RUN_FAILED
 from trainers.base.errors import USAGE, TroupeError
 from trainers.base.problems import Problem, sentences, show_value
@@ -275,7 +275,7 @@ class Driver:
         recipe = self.search.terms.get("recipe")
         if recipe is None:
             return {}
-        return {"recipe": {**recipe, "changed": {**recipe["changed"], **plain(record.settings)}}}
+        return {"recipe": with_changes(recipe, record.settings, self.prepared.kind, self.command.families)}
 
     def _refuse_to_wait(self) -> None:
         """Raise bucket.Unreachable if no more trials are to be started."""

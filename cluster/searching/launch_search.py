@@ -30,7 +30,7 @@ from cluster.searching import samplers
 from cluster.searching.prepare_search import PreparedSearch, compare_by, prepare_search
 from cluster.terminal.progress import Progress, about_trials, duration, from_here
 from cluster.terminal.tables import table
-from cluster.training.given_settings import naming_recipe
+from cluster.training.given_settings import name_of_recipe, naming_recipe
 from trainers.base.errors import ENVIRONMENT, USAGE, Stopped, TroupeError, with_run_name
 from trainers.base.errors import FAILED as RUN_FAILED
 from trainers.base.paths import TRIALS
@@ -263,6 +263,7 @@ def _final(search: Search, prepared: PreparedSearch, command: SearchRequest, pro
             settings={} if resumes else settings,
             name=None if resumes else name,
             resume=name if resumes else None,
+            recipe=None if resumes else name_of_recipe(search.terms.get("recipe"), command.families),
             address=command.address,
             runs=command.runs,
             data_dir=command.data_dir,

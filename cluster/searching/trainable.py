@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,14 @@ from cluster.backend.supervisor import WorkerLost, supervise
 from cluster.backend.worker import write_to
 from cluster.ranking.leaderboard import NO_METRIC
 from cluster.terminal.progress import Progress, Silence
+from cluster.training.given_settings import with_changes
 from trainers.base.errors import FAILED, NotStarted, Stopped, Transient, TroupeError, of_worker
 from trainers.base.paths import TRIALS
 from trainers.base.problems import Problem, sentence
 from trainers.base.timeouts import WAITS
 from trainers.drawing.decoration import EVENTS, Decorations
 from trainers.engine.control import Control
+from trainers.families import registry
 from trainers.run import Plan, run
 from trainers.run_folders import bucket
 from trainers.run_folders.mirror import retry
@@ -132,7 +134,8 @@ class Trial(tune.Trainable):
             varied = {name: value for name, value in self.config.items() if name != SHARED}
             try:
                 self._fetch(self.folder, donor)
-                clone = take_over(self.folder, donor, checkpoint["checkpoint"], varied)
+                families = tuple(map(Path, self.shared["families"]))
+                clone = take_over(self.folder, donor, checkpoint["checkpoint"], varied, families)
                 if (remote := self.bucket_here) is not None:
                     retry(lambda: remote.send(self.folder.path), self._raise_if_stopped)
                     retry(lambda: remote.remove_checkpoints(self.folder.path, clone), self._raise_if_stopped)
@@ -301,7 +304,13 @@ class KeptGroup(ActorGroup):
         super().end()
 
 
-def take_over(folder: RunFolder, donor: RunFolder, checkpoint_name: str | None, varied: Mapping[str, Any]) -> str:
+def take_over(
+    folder: RunFolder,
+    donor: RunFolder,
+    checkpoint_name: str | None,
+    varied: Mapping[str, Any],
+    families: Sequence[Path] = (),
+) -> str:
     """Let a trial continue from another one's checkpoint with its own settings. Returns the name of the copy.
 
     If the wanted checkpoint has been removed meanwhile, the donor's newest complete one is used. Raises TroupeError if
@@ -318,9 +327,11 @@ def take_over(folder: RunFolder, donor: RunFolder, checkpoint_name: str | None, 
             "left": checkpoint.position_of(own_checkpoints[-1].name)[0] if own_checkpoints else 0,
             "changed": {name: [before[name], value] for name, value in varied.items() if before[name] != value},
         }
-        folder.write_settings(
-            {**stored, "settings": {**before, **varied}, "clones": [*stored.get("clones", ()), clone]}
-        )
+        stored |= {"settings": {**before, **varied}, "clones": [*stored.get("clones", ()), clone]}
+        if recipe := stored.get("recipe"):
+            kind = registry.class_of_run(stored, folder.name, families)
+            stored["recipe"] = with_changes(recipe, varied, kind, families)
+        folder.write_settings(stored)
         for old in own_checkpoints:
             if old != copy:
                 checkpoint.remove_checkpoint(old)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,9 @@ class GivenSettings:
         if self.recipe is None:
             return None
         fields = type(config).model_fields
-        alone = type(config).from_words(self.recipe.words, self.recipe.family)[0] or config
         names = [name if name in fields else f"{name}_" for name in (*self.overriding, *others)]
-        changed = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(alone, name)}
-        return {"name": self.recipe.name, "changed": plain(changed)}
+        changed = _not_of(self.recipe, type(config), {name: getattr(config, name) for name in names})
+        return {"name": self.recipe.name, "changed": changed}
 
 
 def _beneath(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,13 +81,47 @@ def _beneath(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in lower.items() if name not in overridden}
 
 
+def _not_of(recipe: Recipe, kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of these settings whose values are not the recipe's own, as JSON stores them."""
+    alone, _ = kind.from_words(recipe.words, recipe.family)
+    own = plain(alone.model_dump()) if alone is not None else {}
+    return {name: value for name, value in plain(values).items() if name not in own or own[name] != value}
+
+
+def name_of_recipe(record: Mapping[str, Any] | None, families: Sequence[Path]) -> str | None:
+    """The name in a stored record of a recipe; None without one, or if there is no valid recipe of this name now."""
+    recipe = _recorded(record, families) if record is not None else None
+    return recipe.name if recipe is not None else None
+
+
+def _recorded(record: Mapping[str, Any], families: Sequence[Path]) -> Recipe | None:
+    try:
+        return find_recipe(str(record["name"]), families)
+    except TroupeError:
+        return None
+
+
+def with_changes(
+    record: Mapping[str, Any], values: Mapping[str, Any], kind: type[Config], families: Sequence[Path]
+) -> dict[str, Any]:
+    """The record of a recipe after these settings have changed: without those that have the recipe's own values again,
+    but with all of them if the recipe is no longer known."""
+    changed = {**_beneath(record.get("changed", {}), values), **plain(values)}
+    recipe = _recorded(record, families)
+    return {**record, "changed": changed if recipe is None else _not_of(recipe, kind, changed)}
+
+
 def updated(
-    record: Mapping[str, Any], given: GivenSettings, stored: Mapping[str, Any], config: Config
+    record: Mapping[str, Any],
+    given: GivenSettings,
+    stored: Mapping[str, Any],
+    config: Config,
+    families: Sequence[Path],
 ) -> dict[str, Any]:
     """The record of a resumed run's recipe, with the settings that change now."""
     now = plain({name: getattr(config, name) for name in given.values if name in type(config).model_fields})
     changes = {name: value for name, value in now.items() if stored.get(name) != value}
-    return {**record, "changed": {**record.get("changed", {}), **changes}}
+    return with_changes(record, changes, type(config), families)
 
 
 @contextlib.contextmanager
@@ -147,7 +180,7 @@ def _is_unknown(error: TroupeError) -> bool:
 
 def _introduction(given: GivenSettings, recipe: Recipe) -> str:
     """A recipe and what a command changes in it, in one line."""
-    changed = ", ".join(given.overriding)
+    changed = ", ".join(name for name, value in given.overriding.items() if recipe.words.get(name) != str(value))
     with_them = f"; the command also sets {changed}" if changed else ""
     return f"recipe {recipe.name}: {recipe.title}; published: {recipe.published}{with_them}"
 

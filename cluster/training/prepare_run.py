@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -184,16 +184,18 @@ def _build_config(
     except TroupeError as error:
         findings.problems += error.problems
     if config is not None:
-        findings.recipe = _recipe_record(settings, stored, config)
+        findings.recipe = _recipe_record(settings, stored, config, command.families)
     if config is not None and old and "size" in stored.get("facts", {}):
         return config.finalize(stored["facts"])
     return config
 
 
-def _recipe_record(given: GivenSettings, stored: Mapping[str, Any], config: Config) -> Mapping[str, Any] | None:
+def _recipe_record(
+    given: GivenSettings, stored: Mapping[str, Any], config: Config, families: Sequence[Path]
+) -> Mapping[str, Any] | None:
     """What the run stores of its recipe; None if it has none."""
     if isinstance(stored.get("recipe"), dict):
-        return updated(stored["recipe"], given, stored["settings"], config)
+        return updated(stored["recipe"], given, stored["settings"], config, families)
     return given.record(config)
 
 

@@ -50,10 +50,13 @@ def test_a_run_keeps_its_recipe_and_what_was_changed(families: Path, tmp_path: P
     assert train(resume="one", steps=6, log_every=3, **runs)["steps"] == 6
     changed = {**record["changed"], "steps": 6, "log_every": 3}  # type: ignore[dict-item]
     assert folder.read_settings()["recipe"] == {"name": "fit", "changed": changed}
+    assert train(resume="one", steps=8, learning_rate=0.25, allow_changes=True, **runs)["steps"] == 8
+    changed = {"seed": 5, "device": "cpu", "steps": 8, "log_every": 3}
+    assert folder.read_settings()["recipe"] == {"name": "fit", "changed": changed}, "the recipe's own rate again"
     folder.settings.write_text("{")
     notes: list[str] = []
     stored = folder.read_settings(notes.append)
-    assert (stored["recipe"], stored["settings"]["learning_rate"]) == ({"name": "fit", "changed": changed}, 0.2)
+    assert (stored["recipe"], stored["settings"]["learning_rate"]) == ({"name": "fit", "changed": changed}, 0.25)
     assert len(notes) == 1, "its checkpoint has them too"
 
 

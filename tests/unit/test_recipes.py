@@ -19,13 +19,14 @@ import cluster
 from cluster.cli import main
 from cluster.cli.parser import parse
 from cluster.host import hardware
-from cluster.ranking.leaderboard import Search, TrialRecord
+from cluster.ranking.leaderboard import FINISHED, Search, TrialRecord
 from cluster.ray_jobs import prepare_job
 from cluster.requests.models import SearchRequest, TrainRequest
-from cluster.searching import prepare_search
+from cluster.searching import launch_search, prepare_search
 from cluster.searching.driver import Driver
 from cluster.terminal.progress import Progress, Silence
-from cluster.training import launch_run, prepare_run
+from cluster.training import given_settings, launch_run, prepare_run
+from cluster.training.given_settings import GivenSettings
 from trainers.base import old_names
 from trainers.base.errors import ENVIRONMENT, USAGE, TroupeError
 from trainers.base.problems import Problem
@@ -402,6 +403,57 @@ def test_a_trial_stores_the_recipe_with_what_is_searched_and_a_resumed_search_ke
     search.write()
     resumed = searched(resume="s", runs=tmp_path)
     assert resumed.terms["recipe"] == ready.terms["recipe"]
+
+
+def test_a_searched_value_that_is_the_recipes_own_is_no_change(tmp_path: Path) -> None:
+    words = {"seed": "1,2", "momentum": "0,0.9"}
+    command = SearchRequest(recipe="mnist_mlp_bn", settings=words, runs=tmp_path, runs_remotely=True)
+    ready = prepare_search.prepare_search(command)
+    driver = Driver(Search(tmp_path / "s", ready.terms), ready, command, Progress(Silence()))
+    own, other = (driver._recipe_of(TrialRecord(1, {"momentum": value, "seed": 1})) for value in (0.0, 0.9))
+    assert other["recipe"]["changed"].items() - own["recipe"]["changed"].items() == {("momentum", 0.9)}
+    assert own["recipe"]["changed"] == {"evaluate_on": "validation", "keep_checkpoints": 1, "seed": 1}
+
+
+def test_a_setting_that_a_resumed_run_changes_back_is_no_change(own: Path) -> None:
+    def after(changed: dict[str, Any], stored: dict[str, Any], **words: str) -> Any:
+        config = registry.config_class("mine", [own]).of({**stored, **words}, "mine")
+        record = {"name": "small", "changed": changed}
+        return given_settings.updated(record, GivenSettings(words), stored, config, [own])["changed"]
+
+    assert after({"width": 16, "seed": 3}, {"width": 16, "seed": 3}, width="8") == {"seed": 3}
+    assert after({"width": 16}, {"width": 16}, width="16", log_every="3") == {"width": 16, "log_every": 3}
+    assert after({"epochs": 2.0}, {"steps": 50}, steps="60") == {"steps": 60}
+    assert after({"epochs": 2.0}, {"steps": 50}, steps="7") == {}
+    (own / "mine" / "recipes" / "small.yaml").unlink()
+    assert after({"width": 16}, {"width": 16}, width="8") == {"width": 8}, "what is its own is no longer known"
+
+
+def test_a_retrained_point_stores_the_recipe_of_its_search(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = {"seed": "1,2", "beta1": "0,0.5"}
+    command = SearchRequest(recipe="small", families=(own,), settings=words, runs=tmp_path)
+    ready = prepare_search.prepare_search(command)
+    search = Search(tmp_path / "s", ready.terms)
+    search.path.mkdir()
+    best = TrialRecord(1, {"beta1": 0.0, "seed": 2}, state=FINISHED, value=1.0)
+    search.trials.append(best)
+    runs: list[prepare_run.PreparedRun] = []
+
+    def launch(request: TrainRequest, progress: Progress) -> dict[str, Any]:
+        runs.append(prepare_run.prepare_run(request))
+        return {"metrics": {}}
+
+    monkeypatch.setattr(launch_run, "launch", launch)
+    launch_search._final(search, ready, command, Progress(Silence()))
+    changed = {"keep_checkpoints": 1, "beta1": 0.0, "seed": 2}
+    assert runs[0].recipe == {"name": "small", "changed": changed}, "of which the recipe evaluates on the test part"
+    (note,) = [note for note in runs[0].notes if note.startswith("recipe small: ")]
+    assert note.endswith("the command also sets evaluate_on, keep_checkpoints, beta1, seed")
+    (own / "mine" / "recipes" / "small.yaml").unlink()
+    launch_search._final(search, ready, command, Progress(Silence()))
+    assert runs[1].recipe is None
 
 
 def test_a_search_is_not_resumed_with_a_recipe(tmp_path: Path, sentences: Sentences) -> None:

@@ -12,6 +12,8 @@ from sentences import Sentences
 
 from trainers.base.errors import ENVIRONMENT, Transient, TroupeError
 from trainers.base.problems import Problem
+from trainers.families import registry
+from trainers.families.recipes import find_recipe
 from trainers.run_folders.bucket import Unreachable
 from trainers.run_folders.run_folder import RunFolder
 from trainers.storage import checkpoint
@@ -53,6 +55,17 @@ def test_a_clone_has_the_donors_checkpoint_its_own_settings_and_says_from_whom(t
     assert names(donor) == [checkpoint.checkpoint_name(4), checkpoint.checkpoint_name(8)], "the donor keeps what it has"
     take_over(mine, donor, checkpoint.checkpoint_name(4), {"learning_rate": 0.2, "width": 8})
     assert [clone["step"] for clone in mine.read_settings()["clones"]] == [8, 4], "its history is kept"
+
+
+def test_a_clone_says_what_of_its_recipe_it_changes_now(tmp_path: Path, take_over: Any) -> None:
+    family = "wgan"
+    rate = registry.config_class(family).of(find_recipe("lsun_wgan").words, family).learning_rate
+    donor, mine = (run_at(tmp_path / name, 4, learning_rate=0.1) for name in ("0002", "0001"))
+    recipe = {"name": "lsun_wgan", "changed": {"learning_rate": 0.1, "seed": 3}}
+    for clone, changed in ((0.12, {"learning_rate": 0.12, "seed": 3}), (rate, {"seed": 3})):
+        mine.write_settings({**mine.read_settings(), "family": family, "recipe": recipe})
+        take_over(mine, donor, checkpoint.checkpoint_name(4), {"learning_rate": clone})
+        assert mine.read_settings()["recipe"] == {**recipe, "changed": changed}
 
 
 def test_a_clone_of_the_same_step_is_the_donors(tmp_path: Path, take_over: Any) -> None:
