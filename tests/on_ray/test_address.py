@@ -23,8 +23,8 @@ def test_a_run_on_a_cluster_is_the_run_of_this_machine(troupe: Commands, shared:
     done = troupe.run("train", *RUN, seconds=90, on=cluster)
     assert done.code == 0, done
     assert done.err == ""
-    lines = [line for line in done.out.splitlines() if "samples/s  " not in line]  # of progress: more when it is slow
-    assert len(lines) <= 8, "Ray adds none of its own"
+    lines = [line for line in done.out.splitlines() if not line.startswith("step ") and "bfloat16" not in line]
+    assert len(lines) <= 8, "Ray adds none; more of progress where it is slow, and of bfloat16 where a processor has it"
     shared.train(*WORDS[:-1], "--name", "straight")
     assert_same_run(troupe.path("run"), shared.path("straight"))
     assert not list(troupe.path("run").glob(".seen*"))
