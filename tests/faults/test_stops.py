@@ -184,6 +184,7 @@ UNTRAINED = {
     "stop": (("stop", "run"), "runs/run"),
     "families": (("families", *THERE), str(OWN_FAMILIES)),
     "datasets": (("datasets",), "trainers/data"),
+    "recipes": (("recipes",), "mnist_mlp_bn"),
     "env": (("env",), "METADATA"),
     "check": (("check",), "runs"),
     "jobs": (("jobs", *NOWHERE), "127.0.0.1"),

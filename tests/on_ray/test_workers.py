@@ -30,7 +30,8 @@ def test_two_workers_give_the_run_of_one(troupe: Commands, straight: Commands, c
     assert done.err == ""
     lines = done.out.splitlines()
     assert lines[0] == "troupe: run: training 30 steps of 8 samples with 2 workers, grad_sync=exact"
-    assert len(lines) <= 8, "nobody reads more than that"
+    own = [line for line in lines if not line.startswith("step ") and "bfloat16" not in line]  # see test_address.py
+    assert len(own) <= 8, "nobody reads more than that"
     for rank in range(2):
         log = (run / "logs" / f"rank_{rank}.log").read_text()
         assert re.search(rf"worker {rank} of 2, process \d+", log)
