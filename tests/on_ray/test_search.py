@@ -291,7 +291,7 @@ def test_a_confirmation_that_was_killed_goes_on(troupe: Commands, cluster: Clust
     def fresh() -> list[str]:
         path = troupe.path("s") / "search.json"
         trials = json.loads(path.read_text())["trials"] if path.exists() else []
-        return [trial["state"] for trial in trials if trial["repeats"] is not None]
+        return [trial["state"] for trial in trials if "repeats" in trial]
 
     until(lambda: FINISHED in fresh() and "running" in fresh(), "one fresh trial has ended, and another runs", 90)
     command.kill()
