@@ -13,12 +13,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cluster.ranking import significance
-from cluster.ranking.leaderboard import FINISHED, OPEN, POPULATION, Point, Search, TrialRecord
+from cluster.ranking.leaderboard import BEST, FINISHED, OPEN, POPULATION, TIED, WORSE, Point, Search, TrialRecord
 from cluster.ranking.significance import LEVEL, Comparison
 
 FIRST = 3  # fresh seeds of each point at the first look
 MOST_SEEDS = 6  # by default
-BEST, TIED, WORSE = "best", "tied", "worse"  # tied: the difference from the best may be chance
 
 
 class Standing(NamedTuple):
@@ -31,13 +30,11 @@ class Standing(NamedTuple):
     next_look: int | None = None  # of `--confirm`: seeds of each point that is left, at the look that is due
 
     def of(self, point: Point) -> str | None:
-        return (
-            BEST
-            if point.number == self.best
-            else TIED
-            if point.number in self.tied
-            else (WORSE if point.number in self.worse else None)
-        )
+        if point.number == self.best:
+            return BEST
+        if point.number in self.tied:
+            return TIED
+        return WORSE if point.number in self.worse else None
 
 
 NOTHING = Standing(None, [], [])

@@ -39,6 +39,7 @@ WAITING, RUNNING, FINISHED, PRUNED, FAILED, INTERRUPTED = (
 OPEN = (WAITING, RUNNING, INTERRUPTED)  # states from which a trial continues when the search is resumed
 
 NO_METRIC = "no-metric"  # problem code: a trial does not report the metric, so no other trial will
+BEST, TIED, WORSE = "best", "tied", "worse"  # of points; tied: the difference from the best may be chance
 POPULATION = ("pbt", "pb2")  # schedulers whose trials are all alive at once and clone each other
 
 
@@ -264,8 +265,8 @@ class Search:
         count.
         """
         compared = self.terms.get("comparison") or {}
-        named = {compared.get("best"): "best"}
-        named |= {name: state for state in ("tied", "worse") for name in compared.get(state, ())}
+        named = {compared.get(BEST): BEST}
+        named |= {name: state for state in (TIED, WORSE) for name in compared.get(state, ())}
         found: dict[int, str] = {}
         for point in self.points():
             if state := named.get(point.trials[0].name):

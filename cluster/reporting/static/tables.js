@@ -22,6 +22,7 @@ function leaderColumns() {
       (trial) => (trial.mean == null ? "–" : `${short(trial.mean)}` + (trial.spread == null ? "" : ` ± ${short(trial.spread, 2)}`))));
   }
   if (some((trial) => trial.vs_best)) columns.push(column("vs_best", "vs best", (trial) => trial.vs_best, false, (trial) => trial.vs_best || ""));
+  if (some((trial) => trial.first != null)) columns.push(column("first", "first", (trial) => trial.first));
   if (some((trial) => trial.best != null && trial.best !== trial.value)) {
     columns.push(column("best", "best", (trial) => trial.best, true, (trial) => (trial.best == null ? "–" : `${short(trial.best)} at ${trial.best_step}`)));
   }
